@@ -1,0 +1,209 @@
+"""
+C{deferrals}: what an operator does beside running the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import email.utils
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet import task
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.endpoints import clientFromString
+
+from deferrals import __version__
+from deferrals.client import Result, sendMessage, withCRLF
+from deferrals.config import load
+from deferrals.errors import ConfigError
+from deferrals.model.envelope import Form
+from deferrals.service import checkConfig
+from deferrals.stages.content.match import EICAR, GTUBE
+from deferrals.stages.plugin import stagePlugins
+
+_FORMS = {
+    "auto": (Form.DEFERRALS, Form.PRDR),
+    "deferrals": (Form.DEFERRALS,),
+    "prdr": (Form.PRDR,),
+    "plain": (),
+}
+_SAMPLES = {
+    "plain": b"An ordinary message.\r\n",
+    "gtube": GTUBE.encode() + b"\r\n",
+    "eicar": EICAR + b"\r\n",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """
+    The command line.
+    """
+    top = argparse.ArgumentParser(prog="deferrals", description=__doc__.partition(": ")[2])
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check-config", help="read a configuration, and start nothing")
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(run=checkConfigFile)
+    send = commands.add_parser(
+        "send",
+        help="send a message, and show what each recipient was answered",
+        description="Exit status: 0 all recipients accepted, 1 some refused, 2 none accepted.",
+    )
+    send.add_argument(
+        "--to", required=True, metavar="HOST:PORT", help="the server; or a Twisted client endpoint"
+    )
+    send.add_argument("--from", dest="sender", required=True, metavar="ADDRESS", help='"" for <>')
+    send.add_argument(
+        "--rcpt", dest="recipients", action="append", required=True, metavar="ADDRESS"
+    )
+    send.add_argument("--hello", default="", metavar="NAME", help="the name to give with EHLO")
+    send.add_argument("--lmtp", action="store_true", help="speak LMTP")
+    send.add_argument("--ask", choices=_FORMS, default="auto", help="the extension to ask for")
+    send.add_argument("--verbose", "-v", action="store_true", help="show the dialogue")
+    message = send.add_mutually_exclusive_group(required=True)
+    message.add_argument("--sample", choices=_SAMPLES, help="send a message made up here")
+    message.add_argument("file", nargs="?", metavar="FILE", help="the message; - is standard input")
+    send.set_defaults(run=send_)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    The program.
+
+    @return: the exit status.
+    """
+    arguments = parser().parse_args(argv)
+    run: Callable[[Any], int] = arguments.run
+    return run(arguments)
+
+
+def _complain(text: str) -> None:
+    print(f"deferrals: {text}", file=sys.stderr)
+
+
+def checkConfigFile(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals check-config}: 0 if it is good, 1 if it is not.
+    """
+    from twisted.internet import reactor
+
+    try:
+        config = load(arguments.file, stagePlugins())
+        checkConfig(config, reactor)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    rules, listeners = len(config.recipients), len(config.listen)
+    print(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> bytes:
+    now = time.time()
+    fields = {
+        "From": arguments.sender or "mailer-daemon",
+        "To": ", ".join(arguments.recipients),
+        "Subject": f"a {arguments.sample} sample",
+        "Date": email.utils.formatdate(now),
+        "Message-ID": email.utils.make_msgid(domain="sample.invalid"),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return head.encode("utf-8") + b"\r\n" + _SAMPLES[arguments.sample]
+
+
+def _message(arguments: argparse.Namespace) -> bytes:
+    if arguments.sample is not None:
+        return _sample(arguments)
+    if arguments.file == "-":
+        return withCRLF(sys.stdin.buffer.read())
+    with open(arguments.file, "rb") as file:
+        return withCRLF(file.read())
+
+
+def _endpoint(reactor: Any, to: str) -> Any:
+    """
+    @raise ValueError: C{to} names no server.
+    """
+    host, colon, port = to.rpartition(":")
+    if colon and port.isdigit() and "=" not in to and not to.startswith(("tcp:", "unix:", "tls:")):
+        host = host.removeprefix("[").removesuffix("]").replace(":", "\\:")
+        return clientFromString(reactor, f"tcp:{host}:{port}")
+    if ":" not in to:
+        raise ValueError("HOST:PORT, or a Twisted client endpoint such as unix:/run/lmtp")
+    return clientFromString(reactor, to)
+
+
+def send_(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals send}.
+    """
+    try:
+        message = _message(arguments)
+    except OSError as error:
+        _complain(f"{arguments.file}: {error.strerror}")
+        return 2
+    status = 2
+
+    @inlineCallbacks
+    def run(reactor: Any) -> Any:
+        nonlocal status
+        try:
+            result = yield sendMessage(
+                reactor,
+                _endpoint(reactor, arguments.to),
+                arguments.sender,
+                arguments.recipients,
+                message,
+                hello=arguments.hello,
+                lmtp=arguments.lmtp,
+                forms=_FORMS[arguments.ask],
+                trace=_show if arguments.verbose else None,
+            )
+        except Exception as error:
+            _complain(f"{arguments.to}: {error}")
+            return
+        if arguments.verbose:
+            print()
+        _table(result)
+        status = _status(result)
+
+    _react(run)
+    return status
+
+
+def _react(run: Callable[[Any], Any]) -> None:
+    """
+    Run the reactor until C{run} has ended; the exit status is ours to give.
+    """
+    try:
+        task.react(run)
+    except SystemExit as done:
+        if done.code not in (0, None):
+            raise
+
+
+def _show(who: str, line: str) -> None:
+    print(f"{who}: {line}")
+
+
+def _table(result: Result) -> None:
+    width = max(len(answer.recipient) for answer in result.answers)
+    for answer in result.answers:
+        reply = answer.reply
+        text = " / ".join(reply.lines())
+        print(f"{answer.recipient:<{width}}  {reply.code}  {reply.enhanced or '-':<7}  {text}")
+    print(f"{'final reply':<{width}}  {result.final or 'none'}")
+
+
+def _status(result: Result) -> int:
+    if not result.accepted:
+        return 2
+    return 1 if result.refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

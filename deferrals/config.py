@@ -1,0 +1,442 @@
+"""
+The configuration: TOML into settings, with errors that name file, key and what
+was expected.  No objects are made here beyond settings; L{deferrals.service}
+builds from them.
+
+The attributes of the classes below are the keys of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Optional, get_args
+
+import attrs
+import cattrs
+from cattrs.errors import (
+    BaseValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+)
+from zope.interface import Interface
+
+from deferrals.errors import ConfigError
+from deferrals.interfaces import IContentStage, IDeliveryStage
+from deferrals.model.address import AddressError, normalDomain
+from deferrals.model.reply import Reply
+from deferrals.model.settings import (
+    BadSetting,
+    Octets,
+    Seconds,
+    checked,
+    parseOctets,
+    parseSeconds,
+    positive,
+)
+from deferrals.stages.envelope.rules import Pattern
+
+_UNION = type(Optional[int])  # noqa: UP045 (its type differs from that of int | None)
+
+Plugins = Mapping[tuple[type[Interface], str], Any]
+
+#: What runs without --config.  {hostname} is this machine's name.
+DEFAULT = """\
+state_dir = "deferrals-state"
+
+[[listen]]
+endpoint = "tcp:2525:interface=127.0.0.1"
+
+[policies.open]
+envelope = "accept"
+
+[policies.checked]
+envelope = "defer"
+content = [
+  { use = "match", rules = [
+    { test = "gtube" },
+    { test = "eicar" },
+    { attachment = ["*.exe", "*.scr", "*.com", "*.pif", "*.bat", "*.vbs"] },
+  ] },
+]
+
+[[recipients]]
+match = "postmaster@localhost"
+policy = "open"
+deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
+
+[[recipients]]
+match = "postmaster@{hostname}"
+policy = "open"
+deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
+
+[[recipients]]
+match = "*@localhost"
+policy = "checked"
+deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
+
+[[recipients]]
+match = "*@{hostname}"
+policy = "checked"
+deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
+"""
+
+
+def _underAMinute(value: float) -> None:
+    if not 0 < value <= 55:
+        raise ValueError(
+            "more than 0 and at most 55 seconds: each reply is due within a minute (D-25)"
+        )
+
+
+def _headerSize(value: int) -> None:
+    if not 0 < value <= 256 << 10:
+        raise ValueError("more than 0 and at most 256K")
+
+
+def defaultHostname() -> str:
+    """
+    This machine's name, as far as it is one that mail can use.  Asks no DNS.
+    """
+    name = socket.gethostname().lower()
+    try:
+        return normalDomain(name)
+    except AddressError:
+        return "localhost"
+
+
+@attrs.frozen
+class Stage:
+    """
+    One stage's table.
+
+    @ivar plugin: the L{IStagePlugin<deferrals.interfaces.IStagePlugin>} that
+        C{use} names.
+    @ivar settings: an instance of its settings class.
+    """
+
+    plugin: Any
+    settings: Any
+
+
+@attrs.frozen
+class ContentStage(Stage):
+    """
+    A table in a policy's C{content}.
+    """
+
+
+@attrs.frozen
+class DeliveryStage(Stage):
+    """
+    A C{deliver} table.
+    """
+
+
+@attrs.frozen
+class Listener:
+    """
+    One C{[[listen]]} table.
+
+    @ivar endpoint: a Twisted server endpoint string.
+    @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
+    @ivar mixed: what a plain sender gets when its recipients differ; by default
+        C{"split"}, for submission C{"strictest"}.
+    """
+
+    endpoint: str
+    protocol: Literal["smtp", "submission", "lmtp"] = "smtp"
+    mixed: Literal["split", "strictest"] | None = None
+
+
+@attrs.frozen
+class LimitsTable:
+    """
+    The C{[limits]} table.
+
+    @ivar message_size: a larger message is refused, 552 5.3.4.
+    @ivar header_size: a larger header section is refused, 552 5.3.4.
+    @ivar recipients: per message; more get 452 4.5.3.
+    @ivar extension_recipients: the same, under DEFERRALS or PRDR (P-13).
+    @ivar hops: Received fields; more are a loop, 554 5.4.6.
+    @ivar errors: commands refused with 5xx per connection, before it is closed.
+    @ivar command_timeout: the longest silence between commands.
+    @ivar data_timeout: the longest silence within the data.
+    @ivar envelope_timeout: how long an envelope stage may take.
+    """
+
+    message_size: Octets = attrs.field(default=Octets(50 << 20), validator=checked(positive))
+    header_size: Octets = attrs.field(default=Octets(256 << 10), validator=checked(_headerSize))
+    recipients: int = attrs.field(default=1000, validator=checked(positive))
+    extension_recipients: int = attrs.field(default=1000, validator=checked(positive))
+    hops: int = attrs.field(default=50, validator=checked(positive))
+    errors: int = attrs.field(default=20, validator=checked(positive))
+    command_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    data_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    envelope_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))
+
+
+@attrs.frozen
+class Policy:
+    """
+    One C{[policies.NAME]} table.
+
+    @ivar envelope: what RCPT TO is answered: C{"accept"}, C{"defer"} (judged on
+        content) or C{"refuse"}.
+    @ivar content: the content stages, in their order.
+    @ivar reply: with C{"refuse"}: the reply.
+    """
+
+    envelope: Literal["accept", "defer", "refuse"] = "defer"
+    content: tuple[ContentStage, ...] = ()
+    reply: str | None = attrs.field(default=None, validator=checked(Reply.parseRefusal))
+
+    def __attrs_post_init__(self) -> None:
+        if self.content and self.envelope != "defer":
+            raise BadSetting("content", 'no content stages, unless envelope = "defer"')
+        if self.reply is not None and self.envelope != "refuse":
+            raise BadSetting("reply", 'no reply, unless envelope = "refuse"')
+
+
+@attrs.frozen
+class RecipientRule:
+    """
+    One C{[[recipients]]} table.
+
+    @ivar match: C{user@domain}, C{*@domain}, C{*@*.domain} or C{*}.
+    @ivar policy: the name of a policy.
+    @ivar deliver: where its mail goes; nowhere, if the policy refuses.
+    """
+
+    match: str = attrs.field(validator=checked(Pattern.parse))
+    policy: str
+    deliver: DeliveryStage | None = None
+
+
+@attrs.frozen
+class Config:
+    """
+    A whole file.
+
+    @ivar hostname: how the server introduces itself; this machine's name.
+    @ivar state_dir: where the spool is; made with mode 0700.
+    @ivar reply_deadline: the longest silence after the data, and between two
+        replies there (D-25).
+    @ivar consolidation_window: how long 353 is held back in the hope of a
+        unanimous answer.
+    @ivar max_judging: messages in the content stage at once.
+    @ivar retry_interval: how long a recipient waits for the next attempt.
+    @ivar grace: how long transactions may take to end when the server stops.
+    @ivar listen: at least one.
+    """
+
+    listen: tuple[Listener, ...]
+    hostname: str = attrs.field(factory=defaultHostname, validator=checked(normalDomain))
+    state_dir: str = "state"
+    reply_deadline: Seconds = attrs.field(default=Seconds(50), validator=checked(_underAMinute))
+    consolidation_window: Seconds = Seconds(2)
+    max_judging: int = attrs.field(default=200, validator=checked(positive))
+    retry_interval: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    grace: Seconds = Seconds(10)
+    limits: LimitsTable = LimitsTable()
+    policies: dict[str, Policy] = attrs.field(factory=dict)
+    recipients: tuple[RecipientRule, ...] = ()
+    path: str | None = attrs.field(default=None, init=False, eq=False)
+
+    @property
+    def baseDir(self) -> str:
+        """
+        Where relative paths start: the file's directory, or the current one.
+        """
+        return os.path.dirname(os.path.abspath(self.path)) if self.path else os.getcwd()
+
+    @property
+    def stateDir(self) -> str:
+        """
+        The absolute path of C{state_dir}.
+        """
+        return os.path.join(self.baseDir, self.state_dir)
+
+
+def load(path: str | None, plugins: Plugins) -> Config:
+    """
+    Read a configuration.
+
+    @param path: the file; L{None} for the built-in default.
+    @param plugins: the stages there are, by interface and name.
+    @raise ConfigError: with every problem that was found.
+    """
+    if path is None:
+        text = DEFAULT.replace("{hostname}", defaultHostname())
+    else:
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(path, [("", f"cannot be read: {error}")]) from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(path, [("", f"not TOML: {error}")]) from None
+    try:
+        config: Config = _converter(plugins).structure(data, Config)
+    except BaseValidationError as error:
+        raise ConfigError(path, _problems(error, "")) from None
+    problems = _crossCheck(config)
+    if problems:
+        raise ConfigError(path, problems)
+    object.__setattr__(config, "path", path)
+    return config
+
+
+def _crossCheck(config: Config) -> list[tuple[str, str]]:
+    """
+    What no single table can know.
+    """
+    problems = []
+    if not config.listen:
+        problems.append(("listen", "at least one [[listen]] table"))
+    if config.consolidation_window >= config.reply_deadline:
+        problems.append(("consolidation_window", "less than reply_deadline"))
+    for index, listener in enumerate(config.listen):
+        if listener.protocol == "submission" and listener.mixed == "split":
+            problems.append(
+                (
+                    f"listen[{index}].mixed",
+                    "never split for submission: clients show a 452 as a failure",
+                )
+            )
+    for index, rule in enumerate(config.recipients):
+        policy = config.policies.get(rule.policy)
+        if policy is None:
+            names = ", ".join(config.policies) or "none there"
+            problems.append((f"recipients[{index}].policy", f"the name of a policy ({names})"))
+        elif policy.envelope != "refuse" and rule.deliver is None:
+            problems.append(
+                (f"recipients[{index}].deliver", "a delivery, since its policy may accept")
+            )
+    return problems
+
+
+def _converter(plugins: Plugins) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind, name in ((str, "text"), (bool, "true or false")):
+        converter.register_structure_hook(kind, _exactly(kind, name))
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(Seconds, lambda value, _: parseSeconds(value))
+    converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
+    converter.register_structure_hook_func(_isOptional, _optional(converter))
+    converter.register_structure_hook_func(_isLiteral, _literal)
+    converter.register_structure_hook(
+        ContentStage,
+        lambda value, _: _stage(converter, plugins, value, IContentStage, ContentStage),
+    )
+    converter.register_structure_hook(
+        DeliveryStage,
+        lambda value, _: _stage(converter, plugins, value, IDeliveryStage, DeliveryStage),
+    )
+    return converter
+
+
+def _exactly(kind: type, name: str) -> Any:
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError(name)
+        return value
+
+    return structure
+
+
+def _integer(value: Any, _: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number")
+    return value
+
+
+def _number(value: Any, _: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError("a number")
+    return float(value)
+
+
+def _isLiteral(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is Literal
+
+
+def _isOptional(kind: Any) -> bool:
+    return isinstance(kind, types.UnionType | _UNION) and types.NoneType in get_args(kind)
+
+
+def _optional(converter: cattrs.Converter) -> Any:
+    """
+    TOML has no null: what is there has the other type.
+    """
+
+    def structure(value: Any, kind: Any) -> Any:
+        (other,) = (one for one in get_args(kind) if one is not types.NoneType)
+        return converter.structure(value, other)
+
+    return structure
+
+
+def _literal(value: Any, kind: Any) -> Any:
+    allowed = get_args(kind)
+    if value not in allowed or isinstance(value, bool):
+        raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed))
+    return value
+
+
+def _stage(
+    converter: cattrs.Converter, plugins: Plugins, value: Any, interface: Any, kind: type[Stage]
+) -> Stage:
+    """
+    A stage's table into the settings of the plugin that C{use} names.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("use"), str):
+        raise ValueError('a table such as { use = "NAME", … }')
+    plugin = plugins.get((interface, value["use"]))
+    if plugin is None:
+        names = sorted(name for found, name in plugins if found is interface)
+        raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
+    rest = {key: one for key, one in value.items() if key != "use"}
+    return kind(plugin, converter.structure(rest, plugin.settings))
+
+
+def _problems(error: BaseException, key: str) -> list[tuple[str, str]]:
+    """
+    What cattrs found, flat.
+    """
+    if isinstance(error, IterableValidationError):
+        found = []
+        for inner, note in error.group_exceptions()[0]:
+            where = f"[{note.index}]" if isinstance(note.index, int) else f".{note.index}"
+            found += _problems(inner, f"{key}{where}".lstrip("."))
+        return found + [
+            one for inner in error.group_exceptions()[1] for one in _problems(inner, key)
+        ]
+    if isinstance(error, cattrs.ClassValidationError):
+        found = []
+        noted, others = error.group_exceptions()
+        for inner, attribute in noted:
+            found += _problems(inner, f"{key}.{attribute.name}".lstrip("."))
+        return found + [one for inner in others for one in _problems(inner, key)]
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = sorted(field.name for field in attrs.fields(error.cl) if field.init)
+        return [
+            (
+                f"{key}.{name}".lstrip("."),
+                f"no such key here; there are: {', '.join(known) or 'none'}",
+            )
+            for name in sorted(error.extra_fields)
+        ]
+    if isinstance(error, BadSetting):
+        return [(f"{key}.{error.key}".lstrip("."), f"expected {error}")]
+    if isinstance(error, KeyError):
+        return [(key, "is missing")]
+    if isinstance(error, TypeError | AttributeError):
+        return [(key, "a table or a list: not what stands there")]
+    return [(key, f"expected {error}")]

@@ -1,0 +1,60 @@
+"""
+Every exception that C{deferrals} raises on purpose, sorted by whose fault it is.
+
+Nothing here depends on anything else of the package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DeferralsError(Exception):
+    """
+    The root of all of them: catch this to catch what the package itself raises.
+    """
+
+
+class PeerError(DeferralsError):
+    """
+    The other side broke the protocol.
+
+    @ivar reply: the L{Reply<deferrals.model.reply.Reply>} that tells a client
+        so; L{None} where the peer is a server.
+    """
+
+    def __init__(self, message: str, reply: Any = None) -> None:
+        super().__init__(message)
+        self.reply = reply
+
+
+class StageError(DeferralsError):
+    """
+    A stage failed, or gave an answer that is none.  It becomes a temporary
+    refusal for the recipients that the stage was asked about, and for nobody
+    else.
+    """
+
+
+class SpoolError(DeferralsError):
+    """
+    The spool could not make a message durable (a full disk, a failed sync, an
+    unwritable directory).  The sender still owns the message.
+    """
+
+
+class ConfigError(DeferralsError):
+    """
+    The configuration says something that cannot be.
+
+    @ivar path: the file, or L{None} for the built-in default.
+    @ivar problems: each as (key, what was expected there), the key written
+        like C{policies.strict.content[0].url}.
+    """
+
+    def __init__(self, path: str | None, problems: list[tuple[str, str]]) -> None:
+        where = path or "built-in default"
+        lines = [": ".join(filter(None, (where, key, expected))) for key, expected in problems]
+        super().__init__("\n".join(lines))
+        self.path = path
+        self.problems = problems

@@ -1,0 +1,293 @@
+"""
+The points at which C{deferrals} is extended.
+
+A stage is given values and returns verdicts.  It never sees a protocol or a
+transport and never writes a reply.  Every method below may return a Deferred;
+where the text says that it may be cancelled, the caller does so when nobody
+waits for the answer any longer (the sender is gone, the deadline is over), and
+the stage should then let go of what it holds.
+
+What a stage raises, or an answer that is none, is logged with the transaction
+and becomes a temporary refusal for the recipients that it was asked about.
+"""
+
+from __future__ import annotations
+
+from zope.interface import Attribute, Interface
+
+
+class IMessage(Interface):
+    """
+    The content of one message: octets as they came in, dots unstuffed, every
+    line ended by CRLF, without any field that this server adds.  The same
+    octets are judged, stored and delivered.
+    """
+
+    size = Attribute("Its size in octets.")
+    digest = Attribute("The SHA-256 of its octets, 32 bytes.")
+    header = Attribute(
+        "The raw header section, up to and without the empty line; cut off at the header limit."
+    )
+
+    def fields():
+        """
+        The header fields in their order.
+
+        @return: a list of (name, value): text; unfolded; octets that are not
+            UTF-8 replaced; MIME words not decoded.
+        """
+
+    def open():
+        """
+        @return: a binary file object at the message's first octet, for the
+            caller to close.  It may be read in another thread.
+        """
+
+    def shared(key, function):
+        """
+        Compute something once for this message: a scan, a parse.  The first
+        one to ask for C{key} has C{function(message)} called; everyone who
+        asks gets a Deferred of that same result.
+
+        @param key: hashable; the asker's own, e.g. C{(__name__, socket)}.
+        @param function: takes the message; may return a Deferred, which is
+            cancelled when all who wait for it have cancelled theirs.
+        @return: a Deferred of the result or of its failure; may be cancelled.
+        """
+
+
+class IEnvelopeStage(Interface):
+    """
+    Decides about a recipient before the data: accept, refuse or defer (S-1).
+    """
+
+    def judge(envelope, recipient):
+        """
+        Called once per RCPT TO, in the middle of the transaction; several may
+        be under way at once when they came pipelined.
+
+        @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
+        @param recipient: L{Recipient<deferrals.model.envelope.Recipient>};
+            its route is what an earlier envelope stage has said, or L{None}.
+        @return: L{Accept}, L{Refuse} or L{Defer} of
+            L{deferrals.model.verdict}; or L{None}, for no opinion: what the
+            stages before have said stands.  May be a Deferred, which may be
+            cancelled.
+        """
+
+
+class IContentStage(Interface):
+    """
+    Decides about deferred recipients, and only those, by the content (S-2).
+    """
+
+    def cohort(recipient):
+        """
+        Recipients with equal keys get the same answer for any message.
+
+        @param recipient: with its route.
+        @return: a hashable key, at once.
+        """
+
+    def judge(message, envelope, recipients):
+        """
+        Called at most once per message and cohort, while the sender waits for
+        its replies.
+
+        @param message: L{IMessage}; valid until the answer.
+        @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
+        @param recipients: the undecided recipients of one cohort.
+        @return: L{Accept<deferrals.model.verdict.Accept>}, perhaps with marks,
+            or L{Refuse<deferrals.model.verdict.Refuse>}: one verdict for all
+            of them.  May be a Deferred, which may be cancelled.
+        """
+
+
+class IDeliveryStage(Interface):
+    """
+    Hands a message over for good (S-3).  Called only after the final reply has
+    taken responsibility (S-4, D-20, P-10).
+    """
+
+    def deliver(message, envelope, recipients):
+        """
+        Called again for those who had to be retried, and again after a crash
+        for those whose outcome was not recorded: what it does must bear that.
+
+        @param message: L{IMessage}.
+        @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
+        @param recipients: a list of
+            L{Addressee<deferrals.model.delivery.Addressee>}: each recipient
+            with its marks.
+        @return: a dictionary with, for each of them, L{Delivered}, L{Failed}
+            or L{Retry} of L{deferrals.model.verdict}.  May be a Deferred,
+            which is cancelled when it takes too long; a recipient without an
+            outcome, and every recipient after a failure, is retried.
+        """
+
+
+class IStagePlugin(Interface):
+    """
+    How a stage is found and built.  Offer an instance that also provides
+    L{twisted.plugin.IPlugin} in a module below C{deferrals/plugins/}; the
+    configuration then names it like a built-in.
+    """
+
+    name = Attribute("The word behind C{use =} in the configuration.")
+    stage = Attribute("What it builds: IEnvelopeStage, IContentStage or IDeliveryStage.")
+    settings = Attribute(
+        "An attrs class.  Its attributes are the keys of the stage's table; their"
+        " types and validators say what is allowed; it should be frozen, since equal"
+        " settings share one stage.  It is called only with the keys that are there."
+    )
+
+    def build(settings, services):
+        """
+        Called once per different settings, before the server listens.  Must
+        not wait for anything: what is down now may be up when mail comes.
+
+        @param settings: an instance of C{self.settings}.
+        @param services: L{IServices}.
+        @return: the stage.
+        @raise ValueError: these settings cannot be; the text says what was
+            expected, and the configuration's error names file and key.
+        """
+
+
+class IServices(Interface):
+    """
+    What the server lends to its stages.
+    """
+
+    reactor = Attribute("The reactor: timers (seconds, callLater) and the network.")
+    hostname = Attribute("The server's name, text.")
+    stateDir = Attribute("Absolute path of the state directory.")
+    baseDir = Attribute("Absolute path of the directory that relative paths start from.")
+
+    def inThread(function, *args):
+        """
+        Run what blocks (a file's sync, a large parse) outside the reactor
+        thread.
+
+        @return: a Deferred of its result.
+        """
+
+    def connect(endpoint):
+        """
+        @param endpoint: a Twisted client endpoint string.
+        @return: L{twisted.internet.interfaces.IStreamClientEndpoint}.
+        @raise ValueError: it is none.
+        """
+
+
+class ISpool(Interface):
+    """
+    The only thing that makes a message durable, and the queue of what is
+    ours.  A message is in it from L{stage} until its last recipient has an
+    outcome.
+    """
+
+    def open():
+        """
+        Start, before anything else is called: messages that were staged when
+        the last process died are released (nobody knows whether their senders
+        saw the reply, RFC 1047), and what was leased to it is due now.
+
+        @return: a Deferred that fires when mail can be taken.
+        """
+
+    def close():
+        """
+        Finish what was begun; the last call.
+
+        @return: a Deferred.
+        """
+
+    def newBody(transaction):
+        """
+        @param transaction: the number of the transaction.
+        @return: an L{IBodyWriter}.
+        """
+
+    def stage(envelope, message, addressees):
+        """
+        Make a message and the recipients that will be delivered durable: data
+        and metadata synced.
+
+        @param addressees: a list of
+            L{Addressee<deferrals.model.delivery.Addressee>}.
+        @return: a Deferred of a L{Work<deferrals.model.delivery.Work>}, or a
+            failure with L{SpoolError<deferrals.errors.SpoolError>}: then the
+            sender still owns the message and the spool holds nothing of it.
+            It cannot be cancelled: call L{abandon} with what it fires with.
+        """
+
+    def release(work, keep):
+        """
+        The final reply has been written: the message is ours.
+
+        @param keep: whether the caller delivers it now; otherwise it is due
+            for L{claim} at once.
+        """
+
+    def abandon(work):
+        """
+        The sender still owns the message: forget it.
+        """
+
+    def claim(limit):
+        """
+        Take released work that is due.  It is leased: nobody else gets it
+        until its outcomes are recorded or the lease has run out.
+
+        @param limit: how many messages at most.
+        @return: a Deferred of a list of
+            L{Work<deferrals.model.delivery.Work>}.
+        """
+
+    def record(work, outcomes, retryAt):
+        """
+        What became of recipients.  Who is delivered leaves the queue, and the
+        message with its last recipient; who is to be retried is due at
+        C{retryAt}; who failed is kept as failed.
+
+        @param outcomes: a dictionary of addressee to outcome.
+        @param retryAt: seconds since the epoch.
+        @return: a Deferred that fires when it is durable.
+        """
+
+    def waiting():
+        """
+        @return: a Deferred of (messages, recipients) that are in the spool.
+        """
+
+
+class IBodyWriter(Interface):
+    """
+    Takes the content of one message as it comes in.
+    """
+
+    congested = Attribute("Whether the disk is behind: stop writing until drained() fires.")
+
+    def write(chunk):
+        """
+        @param chunk: the next octets.
+        """
+
+    def drained():
+        """
+        @return: a Deferred that fires when there is room again.
+        """
+
+    def finish():
+        """
+        The content is complete.
+
+        @return: a Deferred of an L{IMessage}, or a failure with
+            L{SpoolError<deferrals.errors.SpoolError>}.
+        """
+
+    def abort():
+        """
+        The content is not wanted; may be called at any time, more than once.
+        """

@@ -1,0 +1,163 @@
+"""
+Mail addresses: the Mailbox and Path of RFC 5321 §4.1.2, with RFC 6531's UTF-8.
+
+The parser reads a path from the front of a command's arguments in one pass,
+without backtracking.  Source routes are read and dropped (RFC 5321 §4.1.1.3).
+Strings here are text; octets that are not UTF-8 never become an address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import attrs
+import idna
+
+MAX_LOCAL_OCTETS = 64  # RFC 5321 §4.5.3.1.1
+MAX_DOMAIN_OCTETS = 255  # RFC 5321 §4.5.3.1.2
+MAX_PATH_OCTETS = 256  # RFC 5321 §4.5.3.1.3, angle brackets included
+
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff"
+_LOCAL = re.compile(rf'[{_ATEXT}]+(?:\.[{_ATEXT}]+)*|"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"')
+_DOMAIN = re.compile(
+    r"[A-Za-z0-9\u0080-\U0010ffff_](?:[A-Za-z0-9\u0080-\U0010ffff._\-]*)|\[[^\[\]\\\s]*\]"
+)
+_ROUTE = re.compile(r"@[^:<>\s\"]*:")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?")
+_DOT_ATOM = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")
+
+
+class AddressError(ValueError):
+    """
+    The text is no address.
+    """
+
+
+def normalDomain(domain: str) -> str:
+    """
+    One spelling for one domain: lower case, A-labels (RFC 5891, mapped by
+    UTS 46), no trailing dot; an address literal in its canonical form.
+
+    @raise AddressError: it is no domain and no address literal.
+    """
+    if domain.startswith("["):
+        return _normalLiteral(domain)
+    if len(domain.encode("utf-8")) > MAX_DOMAIN_OCTETS:
+        raise AddressError("domain too long")
+    if not domain.isascii():
+        try:
+            domain = idna.encode(domain, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise AddressError(f"bad international domain: {error}") from None
+    domain = domain.lower().rstrip(".") if domain.endswith(".") else domain.lower()
+    if not domain or not all(_LABEL.fullmatch(label) for label in domain.split(".")):
+        raise AddressError("bad domain")
+    return domain
+
+
+def _normalLiteral(literal: str) -> str:
+    """
+    C{[192.0.2.1]} or C{[IPv6:2001:db8::1]} (RFC 5321 §4.1.3).
+    """
+    inside = literal[1:-1]
+    try:
+        if inside[:5].lower() == "ipv6:":
+            return f"[IPv6:{ipaddress.IPv6Address(inside[5:])}]"
+        return f"[{ipaddress.IPv4Address(inside)}]"
+    except ValueError:
+        raise AddressError("bad address literal") from None
+
+
+def _unquoted(local: str) -> str:
+    if not local.startswith('"'):
+        return local
+    return re.sub(r"\\(.)", r"\1", local[1:-1], flags=re.S)
+
+
+@attrs.frozen
+class Mailbox:
+    """
+    One address.
+
+    @ivar local: the local part without quoting, as the client wrote it.
+    @ivar domain: the domain in its one spelling (L{normalDomain}); empty for
+        the bare C{postmaster} that every server must know (RFC 5321 §4.5.1).
+    @ivar shownDomain: the domain as the client wrote it.
+    """
+
+    local: str
+    domain: str
+    shownDomain: str = attrs.field(default="", eq=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Mailbox:
+        """
+        Read C{local@domain}, the whole text.
+
+        @raise AddressError: it is none.
+        """
+        local = _LOCAL.match(text)
+        if local is None:
+            raise AddressError("bad local part")
+        if len(local[0].encode("utf-8")) > MAX_LOCAL_OCTETS:
+            raise AddressError("local part too long")
+        rest = text[local.end() :]
+        domain = _DOMAIN.fullmatch(rest, 1) if rest.startswith("@") else None
+        if domain is None:
+            raise AddressError("bad domain")
+        return cls(_unquoted(local[0]), normalDomain(domain[0]), domain[0])
+
+    @property
+    def key(self) -> str:
+        """
+        What two spellings of one mailbox have in common: this server compares
+        local parts without case.
+        """
+        return f"{self.local.casefold()}@{self.domain}"
+
+    @property
+    def needsUTF8(self) -> bool:
+        """
+        Whether only SMTPUTF8 can carry it as it was written (RFC 6531 §3.2).
+        """
+        return not (self.local.isascii() and self.shownDomain.isascii())
+
+    def __str__(self) -> str:
+        local = self.local
+        if not _DOT_ATOM.fullmatch(local):
+            local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
+        domain = self.shownDomain or self.domain
+        return f"{local}@{domain}" if domain else local
+
+
+def takePath(text: str, bare: bool = False) -> tuple[Mailbox | None, str]:
+    """
+    Take a path in angle brackets from the front of C{text}.
+
+    @param bare: whether C{<postmaster>} without a domain is a path
+        (RFC 5321 §4.1.1.3: for RCPT only).
+    @return: the mailbox, L{None} for the null path C{<>}; and the rest of the
+        text behind the closing bracket.
+    @raise AddressError: there is no valid path.
+    """
+    if text.startswith("<>"):
+        return None, text[2:]
+    if not text.startswith("<"):
+        raise AddressError("an address stands in angle brackets")
+    start = 1
+    route = _ROUTE.match(text, 1)
+    if route is not None:
+        start = route.end()
+    local = _LOCAL.match(text, start)
+    if local is None:
+        raise AddressError("bad local part")
+    end = local.end()
+    if bare and text[end : end + 1] == ">" and local[0].lower() == "postmaster":
+        return Mailbox("postmaster", ""), text[end + 1 :]
+    domain = _DOMAIN.match(text, end + 1) if text[end : end + 1] == "@" else None
+    if domain is None or text[domain.end() : domain.end() + 1] != ">":
+        raise AddressError("bad address")
+    if len(text[start : domain.end()].encode("utf-8")) > MAX_PATH_OCTETS - 2 + MAX_LOCAL_OCTETS:
+        raise AddressError("address too long")
+    return Mailbox.parse(text[start : domain.end()]), text[domain.end() + 1 :]

@@ -1,0 +1,117 @@
+"""
+What the replies of a server mean for each recipient: the sending side's view
+of a transaction.  Pure rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from deferrals.model.envelope import Form
+from deferrals.model.reply import Reply
+
+#: What a recipient's answer is when the server never gave one.
+R451_NO_ANSWER = Reply(451, "4.4.2", "the connection was lost before the final reply")
+
+
+@attrs.frozen
+class Answer:
+    """
+    What one recipient was answered, all things considered.
+
+    @ivar recipient: its address as text.
+    @ivar reply: the reply that counts for it.
+    @ivar stage: which one that was: C{"envelope"} (MAIL, RCPT), C{"data"}, the
+        recipient's own reply after it (C{"recipient"}), C{"final"}, or
+        C{"none"} where the connection failed.
+    """
+
+    recipient: str
+    reply: Reply
+    stage: str
+
+    @property
+    def accepted(self) -> bool:
+        """
+        Whether the server has taken responsibility for this recipient.
+        """
+        return self.reply.isPositive
+
+    @property
+    def temporary(self) -> bool:
+        """
+        Whether this recipient, and it is to be tried again.
+        """
+        return self.reply.isTemporary
+
+
+@attrs.frozen
+class Result:
+    """
+    What became of one message at one server.
+
+    @ivar answers: one per recipient, in the order in which they were named.
+    @ivar final: the last reply to the data; L{None} where there was none.
+    @ivar form: what was asked for in MAIL FROM.
+    @ivar enumerated: whether the server answered each recipient after the data.
+    """
+
+    answers: tuple[Answer, ...]
+    final: Reply | None
+    form: Form
+    enumerated: bool = False
+
+    @property
+    def accepted(self) -> list[Answer]:
+        """
+        The recipients that are the server's now.
+        """
+        return [answer for answer in self.answers if answer.accepted]
+
+    @property
+    def refused(self) -> list[Answer]:
+        """
+        The recipients that are still ours.
+        """
+        return [answer for answer in self.answers if not answer.accepted]
+
+
+def weigh(
+    recipients: Sequence[str],
+    envelope: Sequence[Reply],
+    form: Form,
+    block: Mapping[int, Reply],
+    final: Reply | None,
+) -> Result:
+    """
+    Put the replies together.
+
+    A refusal in the envelope stands.  For the others the final reply has
+    priority: where there is none, the message is still ours as a whole (D-21);
+    where it is negative, it is everybody's answer (P-11); where it is
+    positive, each recipient's own reply counts, as if it had answered RCPT TO
+    (D-11), or that to its RCPT TO where the block has none.
+
+    @param envelope: the replies to RCPT TO.
+    @param block: the replies between 353 and the final one (or, under LMTP,
+        all replies after the data), by recipient.
+    @param final: the final reply; under LMTP L{None}.
+    """
+    answers = []
+    for index, (recipient, reply) in enumerate(zip(recipients, envelope, strict=True)):
+        if not (reply.isPositive or reply.isIntermediate):
+            answers.append(Answer(recipient, reply, "envelope"))
+        elif form is Form.LMTP:
+            own = block.get(index)
+            answers.append(Answer(recipient, own or R451_NO_ANSWER, "recipient" if own else "none"))
+        elif final is None:
+            answers.append(Answer(recipient, R451_NO_ANSWER, "none"))
+        elif final.isPositive and index in block:
+            answers.append(Answer(recipient, block[index], "recipient"))
+        elif final.isPositive and block:
+            answers.append(Answer(recipient, reply, "envelope"))
+        else:
+            answers.append(Answer(recipient, final, "final"))
+    return Result(tuple(answers), final, form, bool(block))

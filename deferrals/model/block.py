@@ -1,0 +1,289 @@
+"""
+Everything a server says after the data, and nothing else: one reply, or 353,
+one reply per recipient and a final one.  Pure rules; the caller has the clock,
+the stages and the spool.
+
+Verdicts come in, in any order; replies go out, in RCPT order.  A verdict is a
+latch: once a recipient has one, whether from its stages or because it came
+late, no other takes its place, and only recipients that L{accepted} names may
+ever be delivered.
+
+::
+
+    WAITING ----- one answer for all: D-9, P-4 ----------------------+
+       |                                                             v
+       +-- two differ, or the window is over: 353 --> ENUMERATING --> OVER
+                                                       (prefix in order, then final)
+
+A positive end waits for L{committed}: the message must be durable before the
+reply that takes responsibility (D-20, D-23).  L{uncommitted} ends it with that
+negative reply instead, whatever the recipients said (P-9).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import attrs
+
+from deferrals.model.envelope import Form
+from deferrals.model.reply import (
+    R250_CONTENT,
+    R353_ENUMERATE,
+    R450_SOME_TEMPORARY,
+    R550_REFUSED_BY_ALL,
+    Reply,
+)
+from deferrals.model.transaction import Candidate
+from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Refuse
+
+_ENUMERATING_FORMS = {Form.DEFERRALS, Form.PRDR}
+
+
+class _State(enum.Enum):
+    WAITING = 1
+    ENUMERATING = 2
+    OVER = 3
+
+
+def refusedByAll(replies: Sequence[Reply]) -> Reply:
+    """
+    The one reply for a message that nobody takes: what all have in common, and
+    4xx as soon as one of the causes is temporary (D-18, D-19).
+
+    @param replies: the refusals, at least one.
+    """
+    temporary = [reply for reply in replies if reply.isTemporary]
+    causes = temporary or list(replies)
+    if len(set(replies)) == 1:
+        return replies[0]
+    general = R450_SOME_TEMPORARY if temporary else R550_REFUSED_BY_ALL
+    kinds = {(reply.code, reply.enhanced) for reply in causes}
+    if len(kinds) == 1:
+        return attrs.evolve(general, code=causes[0].code, enhanced=causes[0].enhanced)
+    return general
+
+
+class Block:
+    """
+    The answers to one message.
+
+    @param form: how the sender can be told.
+    @param candidates: who is in, in RCPT order; at least one.
+    @param taken: the text of a positive final reply.
+    """
+
+    def __init__(self, form: Form, candidates: Sequence[Candidate], taken: str) -> None:
+        self._form = form
+        self._candidates = candidates
+        self._taken = taken
+        self._verdicts: list[ContentVerdict | None] = [
+            None if candidate.deferred else ACCEPT for candidate in candidates
+        ]
+        self._open = sum(candidate.deferred for candidate in candidates)
+        self._listed = [
+            index
+            for index, candidate in enumerate(candidates)
+            if form is not Form.DEFERRALS or candidate.deferred
+        ]
+        self._state = _State.WAITING
+        self._next = 0
+        self._windowOver = False
+        self._committed = False
+        self._veto: Reply | None = None
+        self.final: Reply | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the last reply has been taken."""
+        return self._state is _State.OVER
+
+    @property
+    def enumerated(self) -> bool:
+        """Whether each recipient got a reply of its own after the data."""
+        return self._next > 0
+
+    @property
+    def needsCommit(self) -> bool:
+        """
+        Whether all verdicts are in, somebody accepts, and the message has to
+        become durable before the end can be said.
+        """
+        return (
+            self._open == 0
+            and not self._committed
+            and self._veto is None
+            and self._state is not _State.OVER
+            and bool(self.accepted())
+        )
+
+    def accepted(self) -> list[int]:
+        """
+        Who takes the message: indexes into the candidates.  Nobody, once the
+        message as a whole cannot be taken.
+        """
+        if self._veto is not None:
+            return []
+        accepts = [i for i, v in enumerate(self._verdicts) if isinstance(v, Accept)]
+        if self._form is Form.PLAIN and any(isinstance(v, Refuse) for v in self._verdicts):
+            return []
+        return accepts
+
+    def verdictOf(self, index: int) -> ContentVerdict | None:
+        """The latched verdict, or L{None}."""
+        return self._verdicts[index]
+
+    def verdict(self, index: int, verdict: ContentVerdict) -> bool:
+        """
+        A stage has decided.
+
+        @return: whether it counts: L{False} where another one was first.
+        """
+        if self._verdicts[index] is not None:
+            return False
+        if isinstance(verdict, Refuse):
+            verdict = Refuse(verdict.reply.forRecipient())
+        self._verdicts[index] = verdict
+        self._open -= 1
+        return True
+
+    def windowOver(self) -> None:
+        """
+        A unanimous answer is not to be waited for any longer.
+        """
+        self._windowOver = True
+
+    def late(self) -> list[int]:
+        """
+        Whose verdict is now overdue: once the block has begun, the recipient
+        whose turn it is, and with it the undecided of its cohort, whose answer
+        is the same (D-25); before that, everybody undecided.
+        """
+        undecided = [i for i, verdict in enumerate(self._verdicts) if verdict is None]
+        if self._state is not _State.ENUMERATING or not undecided:
+            return undecided
+        head = self._candidates[undecided[0]].cohort
+        return [i for i in undecided if self._candidates[i].cohort == head]
+
+    def committed(self) -> None:
+        """
+        The message is durable for those who accept it.
+        """
+        self._committed = True
+
+    def uncommitted(self, reply: Reply) -> None:
+        """
+        The message as a whole cannot be taken: C{reply} ends it (P-9).  Who
+        has not been answered yet gets it, too.
+        """
+        self._veto = reply
+
+    def take(self) -> list[Reply]:
+        """
+        The replies that can be said now, in order; each is handed out once.
+        """
+        replies: list[Reply] = []
+        if self._state is _State.WAITING:
+            replies += self._begin()
+        if self._state is _State.ENUMERATING:
+            replies += self._continue()
+        return replies
+
+    def _begin(self) -> list[Reply]:
+        known = [verdict for verdict in self._verdicts if verdict is not None]
+        differ = any(_answer(verdict) != _answer(known[0]) for verdict in known)
+        if self._form is Form.LMTP:
+            return self._lmtp()
+        if self._veto is not None:
+            return self._end(self._veto)
+        enumerates = self._form in _ENUMERATING_FORMS and len(self._candidates) > 1
+        if enumerates and (differ or (self._windowOver and self._open)):
+            self._state = _State.ENUMERATING
+            return [R353_ENUMERATE]
+        if self._open:
+            return []
+        if self.accepted():
+            return self._end(self._positive()) if self._committed else []
+        return self._end(self._refusal(differ))
+
+    def _refusal(self, differ: bool) -> Reply:
+        """
+        One reply for a message that is refused as a whole.  A plain sender
+        whose recipients give different reasons is told each of them.
+        """
+        refusals = [
+            (str(candidate.recipient), verdict.reply)
+            for candidate, verdict in zip(self._candidates, self._verdicts, strict=True)
+            if isinstance(verdict, Refuse)
+        ]
+        reply = refusedByAll([reply for _, reply in refusals])
+        if not differ:
+            return reply
+        reasons = [f"<{address}> {reason.text}" for address, reason in refusals]
+        return attrs.evolve(reply, text="\n".join([reply.text, *reasons]))
+
+    def _continue(self) -> list[Reply]:
+        replies = []
+        while self._next < len(self._listed):
+            reply = self._answerFor(self._listed[self._next])
+            if reply is None:
+                return replies
+            replies.append(reply)
+            self._next += 1
+        if self._veto is not None:
+            return replies + self._end(self._veto)
+        if self._open:
+            return replies
+        if not self.accepted():
+            refusals = [v.reply for v in self._verdicts if isinstance(v, Refuse)]
+            reply = refusedByAll(refusals)
+            return replies + self._end(attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text))
+        return replies + self._end(self._positive()) if self._committed else replies
+
+    def _answerFor(self, index: int) -> Reply | None:
+        candidate, verdict = self._candidates[index], self._verdicts[index]
+        address = str(candidate.recipient)
+        if isinstance(verdict, Refuse):
+            return verdict.reply.addressed(address)
+        if self._veto is not None:
+            return self._veto.forRecipient().addressed(address)
+        if verdict is None:
+            return None
+        if candidate.reply.isPositive and not candidate.deferred:
+            return candidate.reply  # P-7
+        return R250_CONTENT.addressed(address)
+
+    def _lmtp(self) -> list[Reply]:
+        """
+        RFC 2033 §4.2: one reply per recipient, each of which takes or refuses
+        responsibility; so all of them wait until the message is durable.
+        """
+        if self._veto is None and (self._open or self.needsCommit):
+            return []
+        replies = []
+        for index in self._listed:
+            reply = self._answerFor(index)
+            assert reply is not None
+            replies.append(reply)
+        self._next = len(replies)
+        self._state = _State.OVER
+        self.final = self._veto or (self._positive() if self.accepted() else self._refusal(False))
+        return replies
+
+    def _positive(self) -> Reply:
+        accepted, all_ = len(self.accepted()), len(self._candidates)
+        some = "" if accepted == all_ else f" for {accepted} of {all_} recipients"
+        return Reply(250, "2.6.0", f"message accepted{some}, {self._taken}")
+
+    def _end(self, reply: Reply) -> list[Reply]:
+        self._state = _State.OVER
+        self.final = reply
+        return [reply]
+
+
+def _answer(verdict: ContentVerdict) -> Reply | None:
+    """
+    What the sender is told of a verdict: marks are the recipient's own affair.
+    """
+    return verdict.reply if isinstance(verdict, Refuse) else None

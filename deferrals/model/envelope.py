@@ -1,0 +1,208 @@
+"""
+What is known of a message beside its content: who sends it, from where, under
+which parameters, and for whom (the envelope of RFC 5321 §2.3.1).
+
+All of it is immutable, and has a JSON form in which the spool keeps it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import attrs
+
+from deferrals.model.address import Mailbox
+from deferrals.model.ids import formatId
+from deferrals.model.verdict import Route
+
+
+class Form(enum.Enum):
+    """
+    The form in which a sender can be told one answer per recipient: the rungs
+    of the ladder that depend on what the sender speaks.
+    """
+
+    PLAIN = "plain"
+    DEFERRALS = "deferrals"
+    PRDR = "prdr"
+    LMTP = "lmtp"
+
+
+@attrs.frozen
+class Client:
+    """
+    The other end of an SMTP session.
+
+    @ivar address: its IP address as text; C{"local"} on a Unix socket.
+    @ivar port: its port, 0 where there is none.
+    @ivar helo: the name it gave with HELO, EHLO or LHLO.
+    @ivar protocol: the C{with} clause of its Received line: SMTP, ESMTP,
+        ESMTPS, ESMTPA, ESMTPSA, UTF8SMTP…, LMTP (RFC 3848, RFC 6531 §4.3).
+    @ivar user: the identity that it authenticated as, or L{None}.
+    @ivar tls: protocol and cipher, e.g. C{"TLSv1.3 TLS_AES_256_GCM_SHA384"},
+        or L{None} without TLS.
+    """
+
+    address: str
+    port: int = 0
+    helo: str = ""
+    protocol: str = "SMTP"
+    user: str | None = None
+    tls: str | None = None
+
+
+@attrs.frozen
+class Parameters:
+    """
+    What MAIL FROM carried beside the address.
+
+    @ivar form: the way of answering that the client asked for.
+    @ivar size: SIZE= (RFC 1870), in octets, or L{None}.
+    @ivar body: BODY= (RFC 6152, RFC 3030): 7BIT, 8BITMIME or BINARYMIME.
+    @ivar smtputf8: SMTPUTF8 (RFC 6531).
+    @ivar ret: RET= (RFC 3461 §4.3): FULL, HDRS or L{None}.
+    @ivar envid: ENVID=, xtext decoded (RFC 3461 §4.4).
+    @ivar auth: AUTH= (RFC 4954 §5), xtext decoded; C{"<>"} or L{None}.
+    @ivar requireTLS: REQUIRETLS (RFC 8689).
+    """
+
+    form: Form = Form.PLAIN
+    size: int | None = None
+    body: str = "7BIT"
+    smtputf8: bool = False
+    ret: str | None = None
+    envid: str | None = None
+    auth: str | None = None
+    requireTLS: bool = False
+
+
+@attrs.frozen
+class Recipient:
+    """
+    One RCPT TO.
+
+    @ivar address: the forward path.
+    @ivar notify: NOTIFY= (RFC 3461 §4.1), a set of NEVER, SUCCESS, FAILURE,
+        DELAY; L{None} where the client said nothing.
+    @ivar orcpt: ORCPT= as C{"rfc822;user@example.net"}, xtext decoded.
+    @ivar route: what applies to it, once the envelope stage has said so.
+    """
+
+    address: Mailbox
+    notify: frozenset[str] | None = None
+    orcpt: str | None = None
+    route: Route | None = None
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+
+@attrs.frozen
+class Envelope:
+    """
+    One transaction's envelope without its recipients: a stage is told only of
+    the recipients that it is asked about.
+
+    @ivar transaction: the number of the transaction (L{deferrals.model.ids}).
+    @ivar received: when MAIL FROM came, in seconds since the epoch.
+    @ivar client: who sends.
+    @ivar sender: the reverse path; L{None} is the null path C{<>}.
+    @ivar parameters: what MAIL FROM asked for.
+    @ivar listener: the name of the listener that it came in through.
+    """
+
+    transaction: int
+    received: float
+    client: Client
+    sender: Mailbox | None
+    parameters: Parameters = Parameters()
+    listener: str = ""
+
+    @property
+    def id(self) -> str:
+        """
+        The transaction's number as people see it.
+        """
+        return formatId(self.transaction)
+
+    @property
+    def senderText(self) -> str:
+        """
+        The reverse path without brackets; empty for the null path.
+        """
+        return "" if self.sender is None else str(self.sender)
+
+
+_CLIENT_DEFAULTS = attrs.asdict(Client(""))
+_PARAMETER_DEFAULTS = attrs.asdict(Parameters())
+
+
+def _changed(value: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    found = {name: getattr(value, name) for name in defaults}
+    return {name: now for name, now in found.items() if now != defaults[name]}
+
+
+def _mailboxToJSON(mailbox: Mailbox) -> list[str]:
+    return [mailbox.local, mailbox.domain, mailbox.shownDomain]
+
+
+def envelopeToJSON(envelope: Envelope) -> dict[str, Any]:
+    """
+    What the spool keeps of an envelope, without the transaction's number and
+    time, which have columns of their own.
+    """
+    parameters = _changed(envelope.parameters, _PARAMETER_DEFAULTS)
+    if "form" in parameters:
+        parameters["form"] = parameters["form"].value
+    return {
+        "client": _changed(envelope.client, _CLIENT_DEFAULTS),
+        "sender": None if envelope.sender is None else _mailboxToJSON(envelope.sender),
+        "parameters": parameters,
+        "listener": envelope.listener,
+    }
+
+
+def envelopeFromJSON(data: dict[str, Any], transaction: int, received: float) -> Envelope:
+    """
+    The inverse of L{envelopeToJSON}.
+    """
+    parameters = dict(data["parameters"])
+    if "form" in parameters:
+        parameters["form"] = Form(parameters["form"])
+    return Envelope(
+        transaction,
+        received,
+        Client(**{"address": "", **data["client"]}),
+        None if data["sender"] is None else Mailbox(*data["sender"]),
+        Parameters(**parameters),
+        data["listener"],
+    )
+
+
+def recipientToJSON(recipient: Recipient) -> dict[str, Any]:
+    """
+    What the spool keeps of a recipient, its delivery excepted, which has a
+    column of its own.
+    """
+    data: dict[str, Any] = {"address": _mailboxToJSON(recipient.address)}
+    if recipient.notify is not None:
+        data["notify"] = sorted(recipient.notify)
+    if recipient.orcpt is not None:
+        data["orcpt"] = recipient.orcpt
+    if recipient.route is not None:
+        data["policy"] = recipient.route.policy
+    return data
+
+
+def recipientFromJSON(data: dict[str, Any], delivery: str) -> Recipient:
+    """
+    The inverse of L{recipientToJSON}.
+    """
+    notify = data.get("notify")
+    return Recipient(
+        Mailbox(*data["address"]),
+        None if notify is None else frozenset(notify),
+        data.get("orcpt"),
+        Route(data.get("policy", ""), delivery),
+    )

@@ -1,0 +1,220 @@
+"""
+SMTP replies as values (RFC 5321 §4.2, RFC 2034).
+
+A L{Reply} is a code, an enhanced status code where one is allowed, and a text.
+It is the only thing that becomes a reply line: what goes into its text is made
+harmless here, once, so that no line is ever put together from bytes that came
+from outside.
+"""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+#: The codes that answer RCPT TO (RFC 5321 §4.3.2), and so the ones that are
+#: allowed for a recipient after the data (D-12, P-8).
+RECIPIENT_CODES = frozenset({250, 251, 450, 451, 452, 455, 550, 551, 552, 553, 555})
+
+#: RFC 5321 §4.5.3.1.5: a reply line, its code and CRLF included, in octets.
+MAX_LINE_OCTETS = 512
+
+_LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(.*))?", re.S)
+_CONTROL = {**dict.fromkeys(range(0x20), " "), **dict.fromkeys(range(0x7F, 0xA0), " ")}
+del _CONTROL[0x0A]
+_PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
+
+
+def _pieces(line: str, room: int) -> list[str]:
+    """
+    Break one line of text into pieces of at most C{room} octets, at blanks
+    where there are any.
+    """
+    pieces = []
+    while len(line.encode("utf-8")) > room:
+        head = line.encode("utf-8")[:room].decode("utf-8", "ignore")
+        cut = head.rfind(" ")
+        head = head[:cut] if cut > room // 2 else head
+        pieces.append(head)
+        line = line[len(head) :].lstrip(" ")
+    pieces.append(line)
+    return pieces
+
+
+@attrs.frozen
+class Reply:
+    """
+    One reply.
+
+    @ivar code: the three digits.
+    @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; L{None} on the
+        replies that carry none: all of 3xx (P-5), the greeting and EHLO.
+    @ivar text: what a postmaster reads.  A line feed in it makes a multi-line
+        reply; every other control character becomes a blank.
+    """
+
+    code: int
+    enhanced: str | None = None
+    text: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Reply:
+        """
+        Read C{"550 5.1.1 no such user"}, as configurations and stages write it.
+
+        @raise ValueError: it is no reply: no code from 200 to 599, an enhanced
+            code of another class, control characters, or more than 512 octets.
+        """
+        if len(text.encode("utf-8", "replace")) > MAX_LINE_OCTETS:
+            raise ValueError(f"a reply of at most {MAX_LINE_OCTETS} octets")
+        if text != text.translate(_CONTROL) or "\n" in text:
+            raise ValueError("a reply without control characters")
+        match = _LINE.fullmatch(text)
+        if match is None:
+            raise ValueError("a reply such as '550 5.1.1 no such recipient'")
+        code, enhanced, rest = int(match[1]), match[2], match[3] or ""
+        if enhanced and enhanced[0] != match[1][0]:
+            raise ValueError(f"an enhanced status code of class {match[1][0]}")
+        return cls(code, enhanced, rest)
+
+    @classmethod
+    def parseRefusal(cls, text: str) -> Reply:
+        """
+        Like L{parse}, for a reply that refuses a recipient: 4xx or 5xx, with
+        an enhanced status code (X.0.0 where the text has none, D-13), and the
+        forward path that a 551 must carry (D-12).
+
+        @raise ValueError: it is no such reply.
+        """
+        reply = cls.parse(text)
+        if reply.code < 400:
+            raise ValueError("a reply that refuses: 4xx or 5xx")
+        if reply.code == 551 and not _PATH.search(reply.text):
+            raise ValueError("the new address in angle brackets, as a 551 must carry it")
+        if reply.enhanced is None:
+            reply = attrs.evolve(reply, enhanced=f"{reply.code // 100}.0.0")
+        return reply
+
+    @property
+    def isPositive(self) -> bool:
+        """Whether this is a 2xx."""
+        return 200 <= self.code < 300
+
+    @property
+    def isIntermediate(self) -> bool:
+        """Whether this is a 3xx."""
+        return 300 <= self.code < 400
+
+    @property
+    def isTemporary(self) -> bool:
+        """Whether this is a 4xx."""
+        return 400 <= self.code < 500
+
+    @property
+    def isPermanent(self) -> bool:
+        """Whether this is a 5xx."""
+        return self.code >= 500
+
+    def forRecipient(self) -> Reply:
+        """
+        This reply with a code that is valid for RCPT TO (D-12, P-8): a code
+        that is not, such as 554, becomes the general one of its class.
+        """
+        if self.code in RECIPIENT_CODES:
+            return self
+        return attrs.evolve(self, code=550 if self.isPermanent else 451)
+
+    def addressed(self, address: str) -> Reply:
+        """
+        This reply with the recipient's address in front of its text.  A 251
+        or 551 stays as it is: its text has a path of its own (D-12).
+        """
+        if self.code in (251, 551):
+            return self
+        return attrs.evolve(self, text=f"<{address}> {self.text}".rstrip())
+
+    def lines(self) -> list[str]:
+        """
+        The text, made harmless and cut into lines that fit.
+        """
+        room = MAX_LINE_OCTETS - 6 - (len(self.enhanced) + 1 if self.enhanced else 0)
+        lines: list[str] = []
+        for line in self.text.translate(_CONTROL).split("\n"):
+            lines += _pieces(line, room) if len(line) * 4 > room else [line]
+        return lines
+
+    def encode(self, utf8: bool = False) -> bytes:
+        """
+        The octets for the wire, CRLF included.
+
+        @param utf8: whether the client asked for SMTPUTF8, and so may be sent
+            UTF-8 (RFC 6531 §3.5); otherwise what is not ASCII becomes C{?}.
+        """
+        prefix = f"{self.enhanced} " if self.enhanced else ""
+        lines = self.lines()
+        out = [f"{self.code}-{prefix}{line}" for line in lines[:-1]]
+        out.append(
+            f"{self.code} {prefix}{lines[-1]}".rstrip(" ")
+            if not lines[-1]
+            else f"{self.code} {prefix}{lines[-1]}"
+        )
+        return "".join(line + "\r\n" for line in out).encode(
+            "utf-8" if utf8 else "ascii", "replace"
+        )
+
+    def __str__(self) -> str:
+        prefix = f"{self.enhanced} " if self.enhanced else ""
+        return f"{self.code} {prefix}{' / '.join(self.lines())}".rstrip()
+
+
+R220_READY_FOR_TLS = Reply(220, "2.0.0", "ready to start TLS")
+R221_BYE = Reply(221, "2.0.0", "closing the connection")
+R235_AUTHENTICATED = Reply(235, "2.7.0", "authenticated")
+R250_OK = Reply(250, "2.0.0", "ok")
+R250_SENDER = Reply(250, "2.1.0", "sender ok")
+R250_RECIPIENT = Reply(250, "2.1.5", "recipient ok")
+R250_CONTENT = Reply(250, "2.1.5", "accepts the content")
+R252_VRFY = Reply(252, "2.1.5", "not verified here: send the message and see")
+R352_DEFERRED = Reply(352, None, "decided after the data")
+R353_ENUMERATE = Reply(353, None, "data received, each recipient's answer follows")
+R354_GO_AHEAD = Reply(354, None, "end data with <CR><LF>.<CR><LF>")
+R421_SHUTDOWN = Reply(421, "4.3.2", "the server is shutting down, try again later")
+R421_TIMEOUT = Reply(421, "4.4.2", "timeout, closing the connection")
+R421_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, closing the connection")
+R421_LOCAL_ERROR = Reply(421, "4.3.0", "local error, closing the connection")
+R450_SOME_TEMPORARY = Reply(
+    450, "4.7.1", "refused for all recipients, for some of them only for now"
+)
+R451_LATE = Reply(451, "4.3.0", "no decision in time, try again later")
+R451_STAGE_FAILED = Reply(451, "4.3.0", "local error while judging the message, try again later")
+R451_LOCAL_ERROR = Reply(451, "4.3.0", "local error in processing, try again later")
+R451_CLIENT_GONE = Reply(451, "4.4.2", "the connection was closed before the answer")
+R452_NO_STORAGE = Reply(452, "4.3.1", "not enough storage, try again later")
+R452_OVERLOADED = Reply(452, "4.3.1", "too many messages are being judged, try again later")
+R452_OTHER_COHORT = Reply(
+    452,
+    "4.5.3",
+    "has other rules than the recipients before: send again in a transaction of its own",
+)
+R452_TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients in one message")
+R500_UNKNOWN_COMMAND = Reply(500, "5.5.1", "command not recognised")
+R500_LINE_TOO_LONG = Reply(500, "5.5.2", "line too long")
+R500_BAD_LINE = Reply(500, "5.5.2", "control character in the command line")
+R500_BARE_LF = Reply(500, "5.5.2", "command lines end with <CR><LF>")
+R501_SYNTAX = Reply(501, "5.5.4", "syntax error in the arguments")
+R501_SENDER_SYNTAX = Reply(501, "5.1.7", "bad sender address syntax")
+R501_RECIPIENT_SYNTAX = Reply(501, "5.1.3", "bad recipient address syntax")
+R502_NOT_HERE = Reply(502, "5.5.1", "command not implemented")
+R503_SEQUENCE = Reply(503, "5.5.1", "bad sequence of commands")
+R503_NO_RECIPIENT = Reply(503, "5.5.1", "no valid recipients")
+R503_HELO_FIRST = Reply(503, "5.5.1", "say EHLO first")
+R550_UNKNOWN_RECIPIENT = Reply(550, "5.1.1", "no such recipient here")
+R550_RELAYING_DENIED = Reply(550, "5.7.1", "relaying denied")
+R550_BARE_NEWLINE = Reply(550, "5.6.0", "the message has a bare CR or LF: lines end with <CR><LF>")
+R550_REFUSED_BY_ALL = Reply(550, "5.7.1", "refused for all recipients")
+R552_TOO_LARGE = Reply(552, "5.3.4", "message too large")
+R552_HEADER_TOO_LARGE = Reply(552, "5.3.4", "message header too large")
+R553_NEEDS_UTF8 = Reply(553, "5.6.7", "address needs SMTPUTF8")
+R554_ROUTING_LOOP = Reply(554, "5.4.6", "too many Received headers: the message is in a loop")
+R555_UNKNOWN_PARAMETER = Reply(555, "5.5.4", "parameter not recognised")

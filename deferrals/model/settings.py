@@ -1,0 +1,82 @@
+"""
+What settings classes are made of: numbers with a unit, as configurations write
+them (C{30}, C{"5m"}, C{"10M"}), and validators that say which key is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NewType
+
+#: A time span: a number of seconds, or text such as C{"30s"}, C{"5m"}, C{"1h 30m"}, C{"5d"}.
+Seconds = NewType("Seconds", float)
+
+#: A size: a number of octets, or text such as C{"512K"}, C{"10M"}, C{"2G"} (powers of 1024).
+Octets = NewType("Octets", int)
+
+_SPAN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def parseSeconds(value: object) -> Seconds:
+    """
+    @raise ValueError: it is no time span.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return Seconds(float(value))
+    words = value.split() if isinstance(value, str) else []
+    found = [re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", word) for word in words]
+    if not found or not all(found):
+        raise ValueError("a time span: seconds, or text such as '30s', '5m', '1h 30m', '5d'")
+    return Seconds(sum(float(match[1]) * _SPAN[match[2]] for match in found if match))
+
+
+def parseOctets(value: object) -> Octets:
+    """
+    @raise ValueError: it is no size.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Octets(value)
+    match = re.fullmatch(r"(\d+)([KMG]?)", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a size: octets, or text such as '512K', '10M', '2G'")
+    return Octets(int(match[1]) * _SIZE[match[2]])
+
+
+class BadSetting(ValueError):
+    """
+    A value that cannot be; the text says what was expected.
+
+    @ivar key: the attribute, and so the key of the configuration.
+    """
+
+    def __init__(self, key: str, expected: str) -> None:
+        super().__init__(expected)
+        self.key = key
+
+
+def checked(read: Callable[[Any], object]) -> Callable[[Any, Any, Any], None]:
+    """
+    An attrs validator out of a function that reads the value or raises
+    L{ValueError} with what was expected.  L{None} is always allowed: whether a
+    setting may be left out is said by its default.
+    """
+
+    def validate(instance: object, attribute: Any, value: Any) -> None:
+        if value is not None:
+            try:
+                read(value)
+            except ValueError as error:
+                raise BadSetting(attribute.name, str(error)) from None
+
+    return validate
+
+
+def positive(value: float) -> float:
+    """
+    For L{checked}.
+    """
+    if value <= 0:
+        raise ValueError("more than 0")
+    return value

@@ -1,0 +1,150 @@
+"""
+One message on its way in: from MAIL FROM to the end of the data.
+
+A transaction goes through the phases below.  Which command may come when is
+one table; everything that is decided before the data about a recipient is in
+L{Transaction.admit}.  What comes after the data is L{deferrals.model.block}.
+
+::
+
+    START --EHLO--> READY --MAIL--> SENDER --RCPT 2xx/352--> RECIPIENTS --DATA--> (block)
+                      ^                                        |  BDAT
+                      +---------------- RSET, end -------------+--> CHUNKS --LAST--> (block)
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable
+
+import attrs
+
+from deferrals.model.envelope import Envelope, Form, Recipient
+from deferrals.model.reply import (
+    R250_RECIPIENT,
+    R352_DEFERRED,
+    R452_OTHER_COHORT,
+    R452_TOO_MANY_RECIPIENTS,
+    R503_HELO_FIRST,
+    R503_NO_RECIPIENT,
+    R503_SEQUENCE,
+    Reply,
+)
+from deferrals.model.verdict import Defer, EnvelopeVerdict, Refuse
+
+
+class Phase(enum.Enum):
+    """
+    Where a session stands.
+    """
+
+    START = "no greeting yet"
+    READY = "no transaction"
+    SENDER = "a sender, no recipient"
+    RECIPIENTS = "recipients"
+    CHUNKS = "between chunks"
+
+
+_ALLOWED = {
+    "MAIL": {Phase.READY},
+    "RCPT": {Phase.SENDER, Phase.RECIPIENTS},
+    "DATA": {Phase.RECIPIENTS},
+    "BDAT": {Phase.RECIPIENTS, Phase.CHUNKS},
+    "AUTH": {Phase.READY},
+    "STARTTLS": {Phase.READY},
+}
+
+
+def outOfSequence(verb: str, phase: Phase) -> Reply | None:
+    """
+    The 503 that C{verb} gets in this phase, or L{None} where it may come.
+    Verbs that are not in the table may always come.
+    """
+    allowed = _ALLOWED.get(verb)
+    if allowed is None or phase in allowed:
+        return None
+    if phase is Phase.START:
+        return R503_HELO_FIRST
+    if phase is Phase.SENDER and verb in ("DATA", "BDAT"):
+        return R503_NO_RECIPIENT
+    return R503_SEQUENCE
+
+
+class Mixed(enum.Enum):
+    """
+    What a plain sender gets when its recipients differ: a listener's choice
+    (the design's section on the mixed rung).
+    """
+
+    SPLIT = "split"
+    STRICTEST = "strictest"
+
+
+@attrs.frozen(eq=False)
+class Candidate:
+    """
+    A recipient that the envelope has let in: one per RCPT TO that was answered
+    2xx or 352, so the same address given twice is two of them.
+
+    @ivar recipient: with its route.
+    @ivar reply: what its RCPT TO was answered.
+    @ivar deferred: whether the content decides.
+    @ivar cohort: equal for recipients whose answer must be the same for any
+        message.
+    """
+
+    recipient: Recipient
+    reply: Reply
+    deferred: bool
+    cohort: Hashable
+
+
+class Transaction:
+    """
+    The state of one transaction before its data has ended.
+
+    @ivar envelope: what MAIL FROM said.
+    @ivar form: how its sender can be told one answer per recipient.
+    @ivar candidates: the recipients that are in, in RCPT order.
+    @ivar sentAway: recipients that got 452 because of another cohort.
+    """
+
+    def __init__(self, envelope: Envelope, form: Form, mixed: Mixed, maxRecipients: int) -> None:
+        self.envelope = envelope
+        self.form = form
+        self.candidates: list[Candidate] = []
+        self.sentAway = 0
+        self._cohorts: dict[Hashable, int] = {}
+        self._splits = form is Form.PLAIN and mixed is Mixed.SPLIT
+        self._maxRecipients = maxRecipients
+
+    def admit(self, recipient: Recipient, verdict: EnvelopeVerdict, cohort: Hashable) -> Reply:
+        """
+        Apply the envelope's verdict on the next recipient, in RCPT order.
+
+        @param recipient: with its route, unless it is refused.
+        @param cohort: its cohort; meaningless for a refused one.
+        @return: the reply to its RCPT TO (D-4, D-5, P-3).
+        """
+        if isinstance(verdict, Refuse):
+            return verdict.reply.forRecipient().addressed(str(recipient))
+        if len(self.candidates) >= self._maxRecipients:
+            return R452_TOO_MANY_RECIPIENTS
+        if self._splits and self.candidates and self.candidates[0].cohort != cohort:
+            self.sentAway += 1
+            return R452_OTHER_COHORT.addressed(str(recipient))
+        deferred = isinstance(verdict, Defer)
+        reply = R352_DEFERRED if deferred and self.form is Form.DEFERRALS else R250_RECIPIENT
+        reply = reply.addressed(str(recipient))
+        self.candidates.append(Candidate(recipient, reply, deferred, cohort))
+        return reply
+
+    def cohortName(self, index: int) -> str:
+        """
+        A short name of a candidate's cohort within this transaction, for the
+        log: its policy, and a number that its members have in common.
+        """
+        candidate = self.candidates[index]
+        number = self._cohorts.setdefault(candidate.cohort, len(self._cohorts) + 1)
+        route = candidate.recipient.route
+        return f"{'' if route is None else route.policy}/{number}"

@@ -1,0 +1,3 @@
+"""
+From release to the last recipient's outcome.
+"""

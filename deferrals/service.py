@@ -1,0 +1,329 @@
+"""
+Everything is built and wired here, and nowhere else.
+
+L{MailService} is what twistd runs: listeners in front, stages behind them, the
+spool, and the scheduler of deliveries.  A reload builds new stages from the new
+configuration and hands them to the listeners; sessions that are under way end
+with what they began with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from twisted.application import service
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.config import Config, Listener, Policy, RecipientRule, Stage
+from deferrals.errors import ConfigError
+from deferrals.interfaces import IServices
+from deferrals.model.ids import TransactionIds
+from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
+from deferrals.model.transaction import Mixed
+from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
+from deferrals.relay.scheduler import Scheduler
+from deferrals.smtp.server import SessionFactory
+from deferrals.smtp.settings import Intake, Limits, ListenerSettings
+from deferrals.spool.sqlite import SqliteSpool
+from deferrals.stages.chain import ContentJudge
+from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable
+
+_log = Logger(namespace="deferrals")
+
+
+@implementer(IServices)
+@attrs.frozen(eq=False)
+class Services:
+    """
+    See L{IServices}.
+    """
+
+    reactor: Any
+    hostname: str
+    stateDir: str
+    baseDir: str
+
+    def inThread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """
+        See L{IServices.inThread}.
+        """
+        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), function, *args)
+
+    def connect(self, endpoint: str) -> Any:
+        """
+        See L{IServices.connect}.
+        """
+        return endpoints.clientFromString(self.reactor, endpoint)
+
+
+def deliveryNames(rules: tuple[RecipientRule, ...]) -> list[str]:
+    """
+    The names under which the spool remembers the deliveries of rules: what
+    they match, numbered where several match the same.  So queued mail follows
+    its rule when the configuration changes.
+    """
+    seen: dict[str, int] = {}
+    names = []
+    for rule in rules:
+        count = seen[rule.match] = seen.get(rule.match, 0) + 1
+        names.append(rule.match if count == 1 else f"{rule.match}#{count}")
+    return names
+
+
+class House:
+    """
+    What one configuration makes of the stages.
+
+    @ivar envelope: the first envelope stage.
+    @ivar content: the judge over all policies.
+    @ivar deliveries: delivery stages by name.
+    @param former: the house before a reload: stages with equal settings are
+        taken over, with their connections.
+    """
+
+    def __init__(self, config: Config, services: Services, former: House | None = None) -> None:
+        self._services = services
+        self._former = former.built if former is not None else {}
+        self.built: dict[tuple[Any, Any], Any] = {}
+        policies = {
+            name: [
+                self._build(stage, config, f"policies.{name}.content[{place}]")
+                for place, stage in enumerate(policy.content)
+            ]
+            for name, policy in config.policies.items()
+        }
+        self.content = ContentJudge(policies, config.max_judging)
+        self.deliveries = {}
+        rules = []
+        names = deliveryNames(config.recipients)
+        for place, (rule, name) in enumerate(zip(config.recipients, names, strict=True)):
+            if rule.deliver is not None:
+                key = f"recipients[{place}].deliver"
+                self.deliveries[name] = self._build(rule.deliver, config, key)
+            route = Route(rule.policy, name)
+            verdict = _verdict(config.policies[rule.policy], route)
+            rules.append(Rule(Pattern.parse(rule.match), verdict))
+        self.envelope = RuleTable(rules, services.hostname)
+
+    def _build(self, stage: Stage, config: Config, key: str) -> Any:
+        """
+        A stage's object; one for all tables that say the same.
+        """
+        same = (stage.plugin, stage.settings)
+        if same not in self.built:
+            try:
+                self.built[same] = self._former.get(same) or stage.plugin.build(
+                    stage.settings, self._services
+                )
+            except ValueError as error:
+                raise ConfigError(config.path, [(key, f"expected {error}")]) from None
+        return self.built[same]
+
+
+def _verdict(policy: Policy, route: Route) -> EnvelopeVerdict:
+    if policy.envelope == "refuse":
+        return Refuse(Reply.parseRefusal(policy.reply) if policy.reply else R550_UNKNOWN_RECIPIENT)
+    return Accept(route=route) if policy.envelope == "accept" else Defer(route)
+
+
+class MailService(service.Service):
+    """
+    The server.
+
+    @param config: what to begin with.
+    @param reload: reads the configuration again, or raises L{ConfigError}.
+    """
+
+    def __init__(self, config: Config, reactor: Any, reload: Callable[[], Config]) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._reload = reload
+        self._ids = TransactionIds(os.getpid())
+        services = Services(reactor, config.hostname, config.stateDir, config.baseDir)
+        self._services = services
+        self._house = House(config, services)
+        self._spool = SqliteSpool(
+            os.path.join(config.stateDir, "spool"), reactor, services.inThread
+        )
+        self._scheduler = Scheduler(
+            self._spool,
+            lambda name: self._house.deliveries.get(name),
+            reactor,
+            config.retry_interval,
+        )
+        self._factories: dict[str, SessionFactory] = {}
+        self._ports: dict[str, Any] = {}
+
+    @property
+    def addresses(self) -> dict[str, Any]:
+        """
+        Where the listeners are, by endpoint.
+        """
+        return {endpoint: port.getHost() for endpoint, port in self._ports.items()}
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind all ports, or say why not and end the process.
+        """
+        for listener in self._config.listen:
+            failures: list[Failure] = []
+            self._listen(listener).addErrback(failures.append)
+            if failures:
+                text = failures[0].getErrorMessage()
+                _log.critical(
+                    "cannot listen on {endpoint}: {error}", endpoint=listener.endpoint, error=text
+                )
+                raise SystemExit(1)
+
+    def _listen(self, listener: Listener) -> Deferred[Any]:
+        factory = SessionFactory(
+            self._settings(self._config, listener), self._intake(), self._reactor
+        )
+        self._factories[listener.endpoint] = factory
+
+        def listening(port: Any) -> None:
+            self._ports[listener.endpoint] = port
+            _log.info(
+                "listening on {address} for {protocol}",
+                address=describe(port.getHost()),
+                protocol=listener.protocol,
+            )
+
+        endpoint = endpoints.serverFromString(self._reactor, listener.endpoint)
+        return maybeDeferred(endpoint.listen, factory).addCallback(listening)
+
+    def _intake(self) -> Intake:
+        return Intake(
+            self._ids,
+            self._house.envelope,
+            self._house.content,
+            self._spool,
+            self._scheduler.release,
+        )
+
+    def _settings(self, config: Config, listener: Listener) -> ListenerSettings:
+        limits = config.limits
+        default = "strictest" if listener.protocol == "submission" else "split"
+        return ListenerSettings(
+            name=listener.endpoint,
+            hostname=config.hostname,
+            protocol=listener.protocol,
+            mixed=Mixed(listener.mixed or default),
+            limits=Limits(
+                messageOctets=limits.message_size,
+                headerOctets=limits.header_size,
+                recipients=limits.recipients,
+                extensionRecipients=limits.extension_recipients,
+                hops=limits.hops,
+                errors=limits.errors,
+                commandSeconds=limits.command_timeout,
+                dataSeconds=limits.data_timeout,
+                envelopeSeconds=limits.envelope_timeout,
+                replyDeadlineSeconds=config.reply_deadline,
+                consolidationSeconds=config.consolidation_window,
+            ),
+        )
+
+    def startService(self) -> None:
+        """
+        Open the spool, then deliver.
+        """
+        service.Service.startService(self)
+        self._opened = maybeDeferred(self._spool.open)
+        self._opened.addCallbacks(lambda _: self._scheduler.start(), self._noSpool)
+
+    def _noSpool(self, failure: Failure) -> None:
+        _log.critical("no spool, no mail: {error}", error=failure.getErrorMessage())
+        self._reactor.callWhenRunning(self._reactor.stop)
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """
+        Take no more connections, let transactions end, then deliveries, then
+        close the spool.  What is not delivered stays in it.
+        """
+        service.Service.stopService(self)
+        for port in self._ports.values():
+            yield maybeDeferred(port.stopListening)
+        for factory in self._factories.values():
+            yield factory.shutdown(self._config.grace)
+        yield self._scheduler.stop()
+        yield self._spool.close()
+
+    def reload(self) -> None:
+        """
+        Read the configuration again.  If it is broken, the old one stays.
+        """
+        try:
+            config = self._reload()
+            house = House(config, self._services, self._house)
+        except ConfigError as error:
+            _log.error("configuration not reloaded, the old one stays: {error}", error=str(error))
+            return
+        for name in ("state_dir", "hostname", "max_judging"):
+            if getattr(config, name) != getattr(self._config, name):
+                _log.warn("{key} changes at the next start", key=name)
+        self._config, self._house = config, house
+        wanted = {listener.endpoint: listener for listener in config.listen}
+        for endpoint in set(self._factories) - set(wanted):
+            self._unlisten(endpoint)
+        for endpoint, listener in wanted.items():
+            if endpoint in self._factories:
+                self._factories[endpoint].settings = self._settings(config, listener)
+                self._factories[endpoint].intake = self._intake()
+            else:
+                self._listen(listener).addErrback(self._notListening, endpoint)
+        _log.info("configuration reloaded")
+
+    def _unlisten(self, endpoint: str) -> None:
+        self._factories.pop(endpoint).shutdown(self._config.grace)
+        port = self._ports.pop(endpoint, None)
+        if port is not None:
+            port.stopListening()
+        _log.info("no longer listening on {endpoint}", endpoint=endpoint)
+
+    def _notListening(self, failure: Failure, endpoint: str) -> None:
+        del self._factories[endpoint]
+        _log.error(
+            "cannot listen on {endpoint}: {error}",
+            endpoint=endpoint,
+            error=failure.getErrorMessage(),
+        )
+
+
+def describe(address: Any) -> str:
+    """
+    An address as one writes it: C{127.0.0.1:2525}, C{[::1]:2525}, a path.
+    """
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return str(getattr(address, "name", address))
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def checkConfig(config: Config, reactor: Any) -> Mapping[str, Any]:
+    """
+    Build everything that a configuration says, and start nothing.
+
+    @return: the deliveries, by name.
+    @raise ConfigError: a stage does not want its settings, or an endpoint is
+        none.
+    """
+    services = Services(reactor, config.hostname, config.stateDir, config.baseDir)
+    problems = []
+    for place, listener in enumerate(config.listen):
+        try:
+            endpoints.serverFromString(reactor, listener.endpoint)
+        except Exception as error:
+            problems.append((f"listen[{place}].endpoint", f"expected a server endpoint: {error}"))
+    if problems:
+        raise ConfigError(config.path, problems)
+    return House(config, services).deliveries

@@ -1,0 +1,3 @@
+"""
+The wire: SMTP and LMTP sessions, both sides.  No policy.
+"""

@@ -1,0 +1,81 @@
+"""
+What the log says of a transaction: one event per recipient's verdict and one
+per transaction.  Never any content.
+
+The keys of an event are public: C{--log-format json} writes them as they are.
+"""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from deferrals.model.envelope import Envelope
+from deferrals.model.reply import Reply
+
+log = Logger(namespace="deferrals.transaction")
+
+
+def recipientVerdict(
+    envelope: Envelope, recipient: str, stage: str, cohort: str, reply: Reply, seconds: float
+) -> None:
+    """
+    One recipient has its answer.
+
+    @param stage: C{"envelope"} or C{"content"}.
+    @param cohort: e.g. C{"strict/2"}: its policy, and a number that is equal
+        for the members of one cohort of this transaction; empty if refused in
+        the envelope.
+    @param seconds: how long it took: since RCPT TO, or since the data's end.
+    """
+    log.info(
+        "{transaction} to=<{recipient}> {stage} {cohort}: {reply} ({milliseconds} ms)",
+        event="recipient",
+        transaction=envelope.id,
+        client=envelope.client.address,
+        sender=envelope.senderText,
+        recipient=recipient,
+        stage=stage,
+        cohort=cohort,
+        reply=str(reply),
+        milliseconds=round(seconds * 1000, 1),
+    )
+
+
+def transactionEnd(
+    envelope: Envelope,
+    rung: str,
+    recipients: int,
+    accepted: int,
+    sentAway: int,
+    size: int,
+    reply: str,
+    seconds: float,
+) -> None:
+    """
+    One transaction is over.
+
+    @param rung: how it was answered; C{"aborted"} where there was no answer.
+    @param sentAway: recipients that got 452 because of another cohort.
+    @param size: octets of the message, as far as they came.
+    @param reply: the final reply, or why there was none.
+    @param seconds: since MAIL FROM.
+    """
+    log.info(
+        "{transaction} {client} from=<{sender}> size={size} {rung}, {accepted} of {recipients}"
+        " accepted: {reply} ({milliseconds} ms)",
+        event="transaction",
+        transaction=envelope.id,
+        client=envelope.client.address,
+        helo=envelope.client.helo,
+        user=envelope.client.user,
+        tls=envelope.client.tls,
+        listener=envelope.listener,
+        sender=envelope.senderText,
+        size=size,
+        rung=rung,
+        recipients=recipients,
+        accepted=accepted,
+        sentAway=sentAway,
+        reply=reply,
+        milliseconds=round(seconds * 1000, 1),
+    )

@@ -1,0 +1,306 @@
+"""
+From the end of the data to the final reply: the stages' Deferreds, the clock
+and the spool on one side, the rules of L{deferrals.model.block} on the other.
+
+Order of commitment: all verdicts are in, the message is staged (durable), the
+final reply is written, the message is released.  Wherever this is cut short
+before the final reply (the client is gone, the deadline is over, the spool
+fails), what was staged is abandoned and the sender still owns the message
+(D-15, D-21).
+
+There is one timer, started anew with each reply: when it ends, whoever is due
+is refused for now (D-25).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from deferrals.model.block import Block
+from deferrals.model.delivery import Addressee, Work
+from deferrals.model.envelope import Form
+from deferrals.model.reply import (
+    R250_CONTENT,
+    R451_CLIENT_GONE,
+    R451_LOCAL_ERROR,
+    R452_NO_STORAGE,
+    Reply,
+)
+from deferrals.model.transaction import Transaction
+from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
+from deferrals.smtp import journal
+from deferrals.smtp.settings import Intake, Limits
+
+_log = Logger(namespace="deferrals.transaction")
+
+
+class PostData:
+    """
+    The part of one transaction behind its data.
+
+    @param clock: timers.
+    @param send: writes replies to the client, at once.
+    @param done: called once, after the last reply was written, or when there
+        will be none.
+    """
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        limits: Limits,
+        intake: Intake,
+        clock: Any,
+        send: Callable[[Sequence[Reply]], None],
+        done: Callable[[], None],
+    ) -> None:
+        self._transaction = transaction
+        self._envelope = transaction.envelope
+        self._limits = limits
+        self._intake = intake
+        self._clock = clock
+        self._send = send
+        self._done = done
+        self._block = Block(transaction.form, transaction.candidates, f"id {self._envelope.id}")
+        self._began = clock.seconds()
+        self._message: Any = None
+        self._writer: Any = None
+        self._verdicts: list[tuple[int, Deferred[ContentVerdict]]] = []
+        self._timer: Any = None
+        self._window: Any = None
+        self._committing = False
+        self._work: Work | None = None
+        self._turning = False
+        self._over = False
+
+    def refuse(self, reply: Reply) -> None:
+        """
+        The message as a whole cannot be taken, whatever its recipients say:
+        too large, malformed, unreadable.
+        """
+        self._block.uncommitted(reply)
+        self._turn()
+
+    def start(self, writer: Any) -> None:
+        """
+        The data is complete.
+
+        @param writer: the L{IBodyWriter<deferrals.interfaces.IBodyWriter>} that has it.
+        """
+        self._writer = writer
+        self._setTimer()
+        writer.finish().addCallbacks(self._judge, self._unreadable)
+
+    def _unreadable(self, failure: Failure) -> None:
+        _log.error(
+            "{transaction}: {error}", transaction=self._envelope.id, error=failure.getErrorMessage()
+        )
+        if not self._over:
+            self.refuse(R452_NO_STORAGE)
+
+    def _judge(self, message: Any) -> None:
+        """
+        Ask the content stages about the deferred recipients, and only them
+        (S-2).
+        """
+        self._message = message
+        if self._over:
+            return
+        candidates = self._transaction.candidates
+        deferred = [index for index, candidate in enumerate(candidates) if candidate.deferred]
+        if deferred:
+            asked = [(candidates[index].recipient, candidates[index].cohort) for index in deferred]
+            verdicts = self._intake.content.judge(message, self._envelope, asked)
+            self._verdicts = list(zip(deferred, verdicts, strict=True))
+            self._turning = True
+            for index, verdict in self._verdicts:
+                verdict.addCallback(self._decided, index)
+                verdict.addErrback(self._broken, index)
+            self._turning = False
+            if self._transaction.form in (Form.DEFERRALS, Form.PRDR):
+                self._window = self._clock.callLater(
+                    self._limits.consolidationSeconds, self._windowOver
+                )
+        self._turn()
+
+    def _broken(self, failure: Failure, index: int) -> None:
+        """
+        The judge promises not to fail: answer all the same.
+        """
+        _log.failure("{transaction}: judging", failure, transaction=self._envelope.id)
+        self._decided(Refuse(R451_LOCAL_ERROR), index)
+
+    def _decided(self, verdict: ContentVerdict, index: int) -> None:
+        if self._over or not self._block.verdict(index, verdict):
+            return
+        latched = self._block.verdictOf(index)
+        self._logVerdict(index, latched.reply if isinstance(latched, Refuse) else R250_CONTENT)
+        self._turn()
+
+    def _logVerdict(self, index: int, reply: Reply) -> None:
+        candidate = self._transaction.candidates[index]
+        journal.recipientVerdict(
+            self._envelope,
+            str(candidate.recipient),
+            "content",
+            self._transaction.cohortName(index),
+            reply,
+            self._clock.seconds() - self._began,
+        )
+
+    def _windowOver(self) -> None:
+        self._window = None
+        self._block.windowOver()
+        self._turn()
+
+    def _setTimer(self) -> None:
+        if self._timer is not None:
+            self._timer.reset(self._limits.replyDeadlineSeconds)
+        else:
+            self._timer = self._clock.callLater(self._limits.replyDeadlineSeconds, self._late)
+
+    def _late(self) -> None:
+        """
+        Nothing was said for as long as may be.
+        """
+        self._timer = None
+        self._setTimer()
+        late = set(self._block.late())
+        if not late or not self._verdicts:
+            self._block.uncommitted(R452_NO_STORAGE)
+        self._turning = True
+        for index, verdict in self._verdicts:
+            if index in late:
+                verdict.cancel()
+        self._turning = False
+        self._turn()
+
+    def _turn(self) -> None:
+        """
+        Say what can be said, commit when it is time, end when it is over.
+        """
+        if self._turning or self._over:
+            return
+        self._speak()
+        if self._block.needsCommit and not self._committing:
+            self._turning = True
+            self._commit()
+            self._turning = False
+            self._speak()
+
+    def _speak(self) -> None:
+        replies = self._block.take()
+        if not replies:
+            return
+        self._over = self._block.over
+        self._send(replies)
+        if self._over:
+            self._end()
+        else:
+            self._setTimer()
+
+    def _commit(self) -> None:
+        """
+        Make the message durable for those who take it: each mailbox once,
+        however often it was named.
+        """
+        self._committing = True
+        addressees: dict[tuple[str, Any], Addressee] = {}
+        for seq, index in enumerate(self._block.accepted()):
+            recipient = self._transaction.candidates[index].recipient
+            verdict = self._block.verdictOf(index)
+            marks = verdict.marks if isinstance(verdict, Accept) else NO_MARKS
+            addressee = Addressee(recipient, marks, seq)
+            addressees.setdefault((recipient.address.key, recipient.route), addressee)
+        d = maybeDeferred(
+            self._intake.spool.stage, self._envelope, self._message, list(addressees.values())
+        )
+        d.addCallbacks(self._staged, self._notStaged)
+
+    def _staged(self, work: Work) -> None:
+        if self._over or not self._block.accepted():
+            self._intake.spool.abandon(work)
+            return
+        self._work = work
+        self._block.committed()
+        self._turn()
+
+    def _notStaged(self, failure: Failure) -> None:
+        _log.error(
+            "{transaction}: not durable: {error}",
+            transaction=self._envelope.id,
+            error=failure.getErrorMessage(),
+        )
+        self._committing = False
+        if self._over:
+            self._writer.abort()
+        else:
+            self.refuse(R452_NO_STORAGE)
+
+    def _end(self) -> None:
+        """
+        The last reply has been written.
+        """
+        self._stopWaiting()
+        final = self._block.final
+        assert final is not None
+        accepted = self._block.accepted()
+        if self._work is not None:
+            self._intake.release(self._work)
+        elif self._writer is not None and not self._committing:
+            self._writer.abort()
+        self._logEnd(self._rung(), len(accepted), str(final))
+        self._done()
+
+    def _rung(self) -> str:
+        """
+        How the sender was told, in the words of the ladder of answers.
+        """
+        form = self._transaction.form
+        if form is Form.LMTP or self._block.enumerated:
+            return form.value
+        return "single" if len(self._transaction.candidates) == 1 else "unanimous"
+
+    def _logEnd(self, rung: str, accepted: int, reply: str) -> None:
+        journal.transactionEnd(
+            self._envelope,
+            rung,
+            len(self._transaction.candidates),
+            accepted,
+            self._transaction.sentAway,
+            0 if self._message is None else self._message.size,
+            reply,
+            self._clock.seconds() - self._envelope.received,
+        )
+
+    def clientLeaves(self) -> None:
+        """
+        The client has closed its side: tell it 4xx for what is outstanding
+        (P-12).
+        """
+        if not self._over:
+            self.refuse(R451_CLIENT_GONE)
+
+    def clientGone(self) -> None:
+        """
+        The connection is lost.  What was not answered stays the sender's.
+        """
+        if self._over:
+            return
+        self._over = True
+        self._stopWaiting()
+        if self._writer is not None and not self._committing:
+            self._writer.abort()
+        self._logEnd("aborted", 0, "the client was gone before the final reply")
+
+    def _stopWaiting(self) -> None:
+        for timer in (self._timer, self._window):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._timer = self._window = None
+        for _, verdict in self._verdicts:
+            verdict.cancel()

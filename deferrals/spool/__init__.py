@@ -1,0 +1,3 @@
+"""
+Durable ownership of messages.
+"""

@@ -1,0 +1,271 @@
+"""
+The content of a message: written as it comes in, read by whoever needs it.
+
+Up to a threshold it stays in memory (and later in the database); above it, it
+goes to a file.  Files are written, synced and removed in threads; what waits
+to be written is bounded, since a writer that is behind says so
+(L{BodyWriter.congested}).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Hashable
+from typing import Any, BinaryIO
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.errors import SpoolError
+from deferrals.interfaces import IBodyWriter, IMessage
+from deferrals.waiting import Shared
+
+#: A message larger than this goes to a file.
+MEMORY_OCTETS = 256 * 1024
+
+#: A writer that has more than this to write asks its sender to pause.
+CONGESTED_OCTETS = 1024 * 1024
+
+#: How much of a message L{Message.header} may show.
+HEADER_OCTETS = 256 * 1024
+
+_FIELD = re.compile(r"([!-9;-~]+)[ \t]*:(.*)", re.S)
+_FOLD = re.compile(r"\r\n(?=[ \t])")
+
+
+@implementer(IMessage)
+class Message:
+    """
+    See L{IMessage}.
+
+    @ivar body: the octets, where they are in memory; otherwise L{None}.
+    @ivar path: the file that holds them; otherwise L{None}.
+    """
+
+    def __init__(
+        self, size: int, digest: bytes, body: bytes | None, path: str | None, head: bytes
+    ) -> None:
+        self.size = size
+        self.digest = digest
+        self.body = body
+        self.path = path
+        self._head = head
+        self._shared: dict[Hashable, Shared] = {}
+
+    @property
+    def header(self) -> bytes:
+        """
+        See L{IMessage}.
+        """
+        if self._head.startswith(b"\r\n"):
+            return b""
+        head, end, _ = self._head.partition(b"\r\n\r\n")
+        return head if end else head.removesuffix(b"\r\n")
+
+    def fields(self) -> list[tuple[str, str]]:
+        """
+        See L{IMessage.fields}.
+        """
+        text = _FOLD.sub("", self.header.decode("utf-8", "replace"))
+        found = map(_FIELD.fullmatch, text.split("\r\n"))
+        return [(match[1], match[2].strip()) for match in found if match]
+
+    def open(self) -> BinaryIO:
+        """
+        See L{IMessage.open}.
+        """
+        if self.path is not None:
+            return open(self.path, "rb")
+        return io.BytesIO(self.body or b"")
+
+    def shared(self, key: Hashable, function: Callable[[Message], Any]) -> Deferred[Any]:
+        """
+        See L{IMessage.shared}.
+        """
+        if key not in self._shared:
+            self._shared[key] = Shared(maybeDeferred(function, self))
+        return self._shared[key].wait()
+
+
+@implementer(IBodyWriter)
+class BodyWriter:
+    """
+    See L{IBodyWriter}.
+
+    @param path: the file to use when the message is large.
+    @param inThread: runs a function outside the reactor thread and returns a
+        Deferred of its result.
+    """
+
+    def __init__(self, path: str, inThread: Callable[..., Deferred[Any]]) -> None:
+        self._path = path
+        self._inThread = inThread
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._size = 0
+        self._digest = hashlib.sha256()
+        self._head = b""
+        self._file: _BodyFile | None = None
+        self._writing: Deferred[None] | None = None
+        self._failure: Failure | None = None
+        self._drained: Deferred[None] | None = None
+        self._aborted = False
+
+    @property
+    def congested(self) -> bool:
+        """
+        See L{IBodyWriter}.
+        """
+        return self._held > CONGESTED_OCTETS
+
+    @property
+    def size(self) -> int:
+        """How many octets have been written so far."""
+        return self._size
+
+    @property
+    def head(self) -> bytes:
+        """The first octets, as far as they have come and are kept."""
+        return self._head or b"".join(self._chunks)[:HEADER_OCTETS]
+
+    def write(self, chunk: bytes) -> None:
+        """
+        See L{IBodyWriter.write}.
+        """
+        self._size += len(chunk)
+        self._held += len(chunk)
+        self._chunks.append(chunk)
+        if self._size > MEMORY_OCTETS and self._writing is None and self._held >= MEMORY_OCTETS:
+            self._flush()
+
+    def drained(self) -> Deferred[None]:
+        """
+        See L{IBodyWriter.drained}.
+        """
+        if not self.congested:
+            return succeed(None)
+        self._drained = Deferred()
+        return self._drained
+
+    def _flush(self) -> None:
+        """
+        Write what is held, in a thread; one write at a time.
+        """
+        if self._failure is not None or self._aborted:
+            self._chunks, self._held = [], 0
+            return
+        if self._file is None:
+            self._head = b"".join(self._chunks)[:HEADER_OCTETS]
+            self._file = _BodyFile(self._path)
+        chunks, self._chunks = self._chunks, []
+        octets = sum(map(len, chunks))
+        self._writing = Deferred()
+        d = self._inThread(self._file.write, chunks, self._digest)
+        d.addErrback(self._failed)
+        d.addCallback(self._written, octets)
+
+    def _failed(self, failure: Failure) -> None:
+        self._failure = failure
+
+    def _written(self, _: Any, octets: int) -> None:
+        self._held -= octets
+        writing, self._writing = self._writing, None
+        if self._drained is not None and not self.congested:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+        if self._held >= MEMORY_OCTETS and self._writing is None:
+            self._flush()
+        if self._aborted:
+            self._remove()
+        assert writing is not None
+        writing.callback(None)
+
+    def finish(self) -> Deferred[Message]:
+        """
+        See L{IBodyWriter.finish}.
+        """
+        if self._size <= MEMORY_OCTETS:
+            body = b"".join(self._chunks)
+            self._digest.update(body)
+            return succeed(
+                Message(self._size, self._digest.digest(), body, None, body[:HEADER_OCTETS])
+            )
+        return self._finishFile()
+
+    def _finishFile(self) -> Deferred[Message]:
+        if self._writing is None and self._chunks:
+            self._flush()
+        if self._writing is not None:
+            return self._writing.addCallback(lambda _: self._finishFile())
+        if self._failure is not None:
+            self.abort()
+            return fail(SpoolError(f"cannot write {self._path}: {self._failure.getErrorMessage()}"))
+        assert self._file is not None
+        self._file.close()
+        return succeed(Message(self._size, self._digest.digest(), None, self._path, self._head))
+
+    def abort(self) -> None:
+        """
+        See L{IBodyWriter.abort}.
+        """
+        if self._aborted:
+            return
+        self._aborted = True
+        self._chunks, self._held = [], 0
+        if self._writing is None:
+            self._remove()
+
+    def _remove(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            self._inThread(file.remove).addErrback(lambda failure: None)
+
+
+class _BodyFile:
+    """
+    The file of a large message; used by one thread at a time.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def write(self, chunks: list[bytes], digest: Any) -> None:
+        """Append, and hash."""
+        if self._fd < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._fd = os.open(self._path, flags, 0o600)
+        for chunk in chunks:
+            digest.update(chunk)
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def close(self) -> None:
+        """No more writes; the data is synced when the message is staged."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Close and delete."""
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+def syncFile(path: str) -> None:
+    """
+    Make a file's content and its name durable.  Blocks: call it in a thread.
+    """
+    for name in (path, os.path.dirname(path)):
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,4 @@
+"""
+Who may have the message: the envelope, content and delivery stages, and the
+chain that asks them.
+"""

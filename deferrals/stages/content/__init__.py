@@ -1,0 +1,3 @@
+"""
+Content stages: what deferred recipients think of the message.
+"""

@@ -1,0 +1,205 @@
+"""
+The content stage C{http}: a service of yours decides, over HTTP.
+
+The raw message is POSTed with request headers that say who is asked about; the
+answer is JSON with a verdict for each of them (the design's public format, in
+C{docs/stages/http}).  Each recipient is a cohort of its own unless the
+configuration says that all are one.
+
+On an error (another status, no JSON, a verdict that is missing or no verdict, a
+timeout, no connection) C{on_error} decides, for the recipients asked about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal
+
+import attrs
+import treq
+from treq.client import HTTPClient
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Cooperator
+from twisted.logger import Logger
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from zope.interface import implementer
+
+from deferrals.errors import StageError
+from deferrals.interfaces import IContentStage
+from deferrals.model.address import AddressError, Mailbox
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import R451_STAGE_FAILED, Reply
+from deferrals.model.settings import Seconds, checked, positive
+from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
+from deferrals.waiting import Slots, withDeadline
+
+_log = Logger(namespace="deferrals.stages.http")
+
+#: A longer answer is none.
+MAX_ANSWER_OCTETS = 1024 * 1024
+
+#: Requests under way at once.
+CONCURRENCY = 64
+
+
+def httpURL(value: str) -> None:
+    """
+    For L{checked}.
+    """
+    if not value.startswith(("http://", "https://")) or not value.isascii() or " " in value:
+        raise ValueError("an http:// or https:// URL")
+
+
+@attrs.frozen
+class HTTPSettings:
+    """
+    @ivar url: where the message is POSTed.
+    @ivar timeout: for the whole request.
+    @ivar on_error: what a failure means for the recipients asked about.
+    @ivar cohort: C{"recipient"}: a request for each recipient; C{"all"}: one
+        request for all of them, and one answer.
+    """
+
+    url: str = attrs.field(validator=checked(httpURL))
+    timeout: Seconds = attrs.field(default=Seconds(30.0), validator=checked(positive))
+    on_error: Literal["refuse-temporarily", "accept"] = "refuse-temporarily"
+    cohort: Literal["recipient", "all"] = "recipient"
+
+
+def requestHeaders(envelope: Envelope, recipients: Sequence[Any]) -> Headers:
+    """
+    What a service is told beside the message.
+
+    @param recipients: those asked about; C{str()} of each is its address.
+    """
+    headers = Headers()
+    headers.setRawHeaders("Content-Type", ["message/rfc822"])
+    headers.setRawHeaders("Deferrals-Transaction", [envelope.id])
+    headers.setRawHeaders("Deferrals-Mail-From", [envelope.senderText])
+    headers.setRawHeaders("Deferrals-Client-Address", [envelope.client.address])
+    headers.setRawHeaders("Deferrals-Helo", [envelope.client.helo])
+    if envelope.client.user is not None:
+        headers.setRawHeaders("Deferrals-User", [envelope.client.user])
+    headers.setRawHeaders("Deferrals-Rcpt-To", [str(recipient) for recipient in recipients])
+    return headers
+
+
+@implementer(IContentStage)
+class HTTPStage:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    def __init__(self, settings: HTTPSettings, services: Any) -> None:
+        self._settings = settings
+        self._reactor = services.reactor
+        pool = HTTPConnectionPool(services.reactor)
+        pool.maxPersistentPerHost = CONCURRENCY
+        self._client = HTTPClient(Agent(services.reactor, pool=pool))
+        self._slots = Slots(CONCURRENCY)
+        self._cooperator = Cooperator(scheduler=lambda work: self._reactor.callLater(0, work))
+
+    def cohort(self, recipient: Recipient) -> Hashable:
+        """
+        See L{IContentStage.cohort}.
+        """
+        return None if self._settings.cohort == "all" else recipient.address.key
+
+    @inlineCallbacks
+    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
+        """
+        See L{IContentStage.judge}.
+        """
+        try:
+            answer = yield withDeadline(
+                self._reactor, self._settings.timeout, self._ask, message, envelope, recipients
+            )
+            return _verdict(answer, recipients)
+        except Exception as error:
+            _log.warn(
+                "{transaction}: {url}: {error}, so {on_error}",
+                transaction=envelope.id,
+                url=self._settings.url,
+                error=f"{type(error).__name__}: {error}",
+                on_error=self._settings.on_error,
+            )
+        return ACCEPT if self._settings.on_error == "accept" else Refuse(R451_STAGE_FAILED)
+
+    @inlineCallbacks
+    def _ask(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
+        yield self._slots.acquire()
+        try:
+            headers = requestHeaders(envelope, recipients)
+            try:
+                response = yield self._post(message, headers)
+            except ResponseNeverReceived as error:
+                if not all(
+                    reason.check(ConnectionDone, ConnectionLost) for reason in error.reasons
+                ):
+                    raise
+                # A connection from the pool that the other side had closed.
+                response = yield self._post(message, headers)
+            body = bytearray()
+
+            def collect(data: bytes) -> None:
+                body.extend(data)
+                if len(body) > MAX_ANSWER_OCTETS:
+                    raise StageError("the answer is too long")
+
+            yield treq.collect(response, collect)
+        finally:
+            self._slots.release()
+        if response.code != 200:
+            raise StageError(f"HTTP status {response.code}")
+        try:
+            return json.loads(bytes(body))
+        except ValueError:
+            raise StageError("the answer is no JSON") from None
+
+    def _post(self, message: Any, headers: Headers) -> Any:
+        producer = FileBodyProducer(message.open(), self._cooperator)
+        return self._client.post(self._settings.url, data=producer, headers=headers)
+
+
+def _verdict(answer: Any, recipients: Sequence[Recipient]) -> ContentVerdict:
+    """
+    The one verdict of the recipients asked about.
+
+    @raise StageError: there is none, or there are several.
+    """
+    if not isinstance(answer, dict) or not isinstance(answer.get("verdicts", {}), dict):
+        raise StageError("the answer is no object with verdicts")
+    named = {_key(address): verdict for address, verdict in answer.get("verdicts", {}).items()}
+    default = answer.get("default")
+    found = [
+        _read(named.get(recipient.address.key, default), recipient) for recipient in recipients
+    ]
+    if any(verdict != found[0] for verdict in found):
+        raise StageError("different verdicts for recipients that are configured as one cohort")
+    return found[0]
+
+
+def _key(address: str) -> str:
+    try:
+        return Mailbox.parse(address).key
+    except AddressError:
+        return address
+
+
+def _read(verdict: Any, recipient: Recipient) -> ContentVerdict:
+    if not isinstance(verdict, dict) or not isinstance(verdict.get("accept"), bool):
+        raise StageError(f"no verdict for <{recipient}>")
+    if verdict["accept"]:
+        headers = verdict.get("headers", {})
+        if not isinstance(headers, dict) or not all(isinstance(v, str) for v in headers.values()):
+            raise StageError("headers that are no object of strings")
+        return Accept(Marks(tuple(headers.items()))) if headers else ACCEPT
+    try:
+        return Refuse(Reply.parseRefusal(verdict.get("reply")))
+    except (ValueError, AttributeError, TypeError):
+        raise StageError(f"an invalid reply for <{recipient}>") from None

@@ -1,0 +1,3 @@
+"""
+Delivery stages: where a message goes when it is ours.
+"""

@@ -1,0 +1,42 @@
+"""
+Delivery into nothing: for tests, benchmarks, and addresses whose mail nobody
+wants although it is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from zope.interface import implementer
+
+from deferrals.interfaces import IDeliveryStage
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope
+from deferrals.model.verdict import Delivered, Outcome
+
+
+@attrs.frozen
+class DiscardSettings:
+    """
+    There is nothing to set.
+    """
+
+
+@implementer(IDeliveryStage)
+class DiscardDelivery:
+    """
+    See the module.
+    """
+
+    def __init__(self, settings: DiscardSettings, services: Any) -> None:
+        pass
+
+    def deliver(
+        self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> dict[Addressee, Outcome]:
+        """
+        See L{IDeliveryStage.deliver}.
+        """
+        return dict.fromkeys(recipients, Delivered())

@@ -1,0 +1,3 @@
+"""
+Envelope stages: who is let in, and what applies to them.
+"""

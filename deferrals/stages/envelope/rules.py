@@ -1,0 +1,150 @@
+"""
+The envelope stage by configuration: the C{[[recipients]]} rules.
+
+The first rule that matches a recipient decides which policy and which delivery
+apply.  Without one the recipient is refused: 550 5.1.1 in a domain that some
+rule names, 550 5.7.1 elsewhere.  Nothing is relayed that no rule lets in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+from zope.interface import implementer
+
+from deferrals.interfaces import IEnvelopeStage
+from deferrals.model.address import AddressError, Mailbox, normalDomain
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import R550_RELAYING_DENIED, R550_UNKNOWN_RECIPIENT
+from deferrals.model.verdict import EnvelopeVerdict, Refuse
+from deferrals.stages.chain import askInTurn, routed
+
+
+@attrs.frozen
+class Pattern:
+    """
+    What a rule matches, one of
+
+      - C{user@domain}: this address, its local part compared without case;
+      - C{*@domain}: everybody at this domain;
+      - C{*@*.domain}: everybody at any domain below it;
+      - C{*}: everybody.
+
+    @ivar local: the local part, case-folded; C{*} for all.
+    @ivar domain: in its one spelling; C{*} for all.
+    @ivar below: whether the domain stands for those below it.
+    """
+
+    local: str
+    domain: str
+    below: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """
+        @raise ValueError: it is none of the four.
+        """
+        if text == "*":
+            return cls("*", "*")
+        local, mark, domain = text.rpartition("@")
+        try:
+            if not mark:
+                raise AddressError("no @")
+            if local != "*":
+                mailbox = Mailbox.parse(text)
+                return cls(mailbox.local.casefold(), mailbox.domain)
+            if domain.startswith("*."):
+                return cls("*", normalDomain(domain[2:]), True)
+            return cls("*", normalDomain(domain))
+        except AddressError:
+            raise ValueError("user@domain, *@domain, *@*.domain or *") from None
+
+
+@attrs.frozen
+class Rule:
+    """
+    One C{[[recipients]]} table.
+
+    @ivar pattern: whom it matches.
+    @ivar verdict: what it says of them, route included.
+    @ivar checks: envelope stages that are asked afterwards.
+    """
+
+    pattern: Pattern
+    verdict: EnvelopeVerdict
+    checks: Sequence[Any] = ()
+
+
+@implementer(IEnvelopeStage)
+class RuleTable:
+    """
+    All rules, found by address and by domain: the cost of a look-up does not
+    grow with their number.
+
+    @param rules: in the order of the configuration.
+    @param hostname: the domain of the bare C{postmaster}.
+    """
+
+    def __init__(self, rules: Sequence[Rule], hostname: str) -> None:
+        self._rules = rules
+        self._places: dict[Pattern, list[int]] = {}
+        for place, rule in enumerate(rules):
+            self._places.setdefault(rule.pattern, []).append(place)
+        found = [rule.pattern.domain for rule in rules if not rule.pattern.below]
+        self._domains = [hostname, *dict.fromkeys(found)]
+        self._local = {domain for domain in found if domain != "*"}
+        self._parents = {rule.pattern.domain for rule in rules if rule.pattern.below}
+
+    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+        """
+        See L{IEnvelopeStage.judge}.
+        """
+        if not recipient.address.domain:
+            recipient = self._postmaster(recipient)
+        rule = self._match(recipient.address)
+        if rule is None:
+            return Refuse(self._unmatched(recipient.address))
+        if isinstance(rule.verdict, Refuse) or not rule.checks:
+            return rule.verdict
+        recipient = routed(recipient, rule.verdict.route)
+        return askInTurn(rule.checks, envelope, recipient, rule.verdict)
+
+    def _match(self, address: Mailbox) -> Rule | None:
+        places = [place for key in _keys(address) for place in self._places.get(key, ())]
+        return self._rules[min(places)] if places else None
+
+    def _postmaster(self, recipient: Recipient) -> Recipient:
+        """
+        RFC 5321 §4.5.1: C{<postmaster>} without a domain is this server's, so
+        the first of our domains that has one.
+        """
+        for domain in self._domains:
+            address = Mailbox("postmaster", domain)
+            if self._match(address) is not None:
+                return attrs.evolve(recipient, address=address)
+        return recipient
+
+    def _unmatched(self, address: Mailbox) -> Any:
+        below = any(parent in self._parents for parent in _parents(address.domain))
+        local = not address.domain or address.domain in self._local or below
+        return R550_UNKNOWN_RECIPIENT if local else R550_RELAYING_DENIED
+
+
+def _parents(domain: str) -> Iterator[str]:
+    _, dot, rest = domain.partition(".")
+    while dot:
+        yield rest
+        _, dot, rest = rest.partition(".")
+
+
+def _keys(address: Mailbox) -> Iterator[Pattern]:
+    """
+    All patterns that match an address.
+    """
+    yield Pattern(address.local.casefold(), address.domain)
+    yield Pattern("*", address.domain)
+    for parent in _parents(address.domain):
+        yield Pattern("*", parent, True)
+    yield Pattern("*", "*")

@@ -1,0 +1,60 @@
+"""
+How the stages that come with the server are offered, and how all are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.plugin import IPlugin, getPlugins
+from twisted.python.reflect import namedAny
+from zope.interface import implementer
+
+import deferrals.plugins
+from deferrals.interfaces import IStagePlugin
+
+
+@implementer(IStagePlugin, IPlugin)
+@attrs.frozen
+class StagePlugin:
+    """
+    A stage named by strings, so that its module, and what that imports, is
+    loaded only where a configuration uses it.
+
+    @ivar name: the word behind C{use =}.
+    @ivar stage: the interface of what it builds.
+    @ivar module: where it is.
+    @ivar settingsName: its settings class.
+    @ivar stageName: its class, called with the settings and the services.
+    """
+
+    name: str
+    stage: Any
+    module: str
+    settingsName: str
+    stageName: str
+
+    @property
+    def settings(self) -> type:
+        """
+        See L{IStagePlugin}.
+        """
+        found: type = namedAny(f"{self.module}.{self.settingsName}")
+        return found
+
+    def build(self, settings: Any, services: Any) -> Any:
+        """
+        See L{IStagePlugin.build}.
+        """
+        build: Callable[[Any, Any], Any] = namedAny(f"{self.module}.{self.stageName}")
+        return build(settings, services)
+
+
+def stagePlugins() -> dict[tuple[Any, str], Any]:
+    """
+    All stages there are, by interface and name.
+    """
+    found = getPlugins(IStagePlugin, deferrals.plugins)
+    return {(plugin.stage, plugin.name): plugin for plugin in found}

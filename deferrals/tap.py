@@ -1,0 +1,132 @@
+"""
+C{twistd deferrals}: options, and the service made from them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from twisted.logger import (
+    FilteringLogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    jsonFileLogObserver,
+)
+from twisted.python import usage
+from twisted.python.logfile import LogFile
+
+from deferrals.config import Config, load
+from deferrals.errors import ConfigError
+from deferrals.service import MailService, checkConfig, describe
+from deferrals.stages.plugin import stagePlugins
+
+_log = Logger(namespace="deferrals")
+
+
+class Options(usage.Options):
+    """
+    The command line behind C{twistd deferrals}.
+    """
+
+    synopsis = "[options]"
+    longdesc = "A mail server that gives every recipient their own answer."
+    optParameters = [
+        ["config", "c", None, "Configuration file (TOML). Without it a built-in default runs."],
+        ["log-format", None, "plain", "How the log is written: plain or json."],
+    ]
+
+    def postOptions(self) -> None:
+        """
+        Read the configuration, so that what is wrong with it is said before
+        anything starts.
+        """
+        if self["log-format"] not in ("plain", "json"):
+            raise usage.UsageError("--log-format: expected plain or json")
+        self.path = None if self["config"] is None else os.path.abspath(self["config"])
+        try:
+            self.config = self.load()
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from None
+        if self["log-format"] == "json" and self.parent is not None:
+            self.parent["logger"] = self._jsonObserver(self.parent.get("logfile"))
+
+    def load(self) -> Config:
+        """
+        @raise ConfigError: what is wrong with the configuration.
+        """
+        from twisted.internet import reactor
+
+        config = load(self.path, stagePlugins())
+        checkConfig(config, reactor)
+        return config
+
+    def _jsonObserver(self, path: str | None) -> Any:
+        """
+        Makes the observer once twistd has set up its process.
+        """
+
+        def make() -> Any:
+            file = sys.stdout if path in (None, "-") else LogFile.fromFullPath(path)
+            level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
+            return FilteringLogObserver(jsonFileLogObserver(file, recordSeparator=""), [level])
+
+        return make
+
+
+class _Server(MailService):
+    """
+    The service with what only a process of its own has: SIGHUP, and the lines
+    that tell a newcomer what to do.
+    """
+
+    def startService(self) -> None:
+        """
+        Say what runs.
+        """
+        super().startService()
+        signal.signal(signal.SIGHUP, self._hangup)
+        self._opened.addCallback(lambda _: self._introduce())
+
+    def _hangup(self, number: int, frame: Any) -> None:
+        self._reactor.callFromThread(self.reload)
+
+    def _introduce(self) -> None:
+        for rule in self._config.recipients:
+            settings = rule.deliver.settings if rule.deliver is not None else None
+            path = getattr(settings, "path", None)
+            where = (
+                os.path.join(self._config.baseDir, path)
+                if path
+                else "nowhere"
+                if settings is None
+                else ""
+            )
+            _log.info(
+                "mail for {match}: policy {policy}, {use} {where}",
+                match=rule.match,
+                policy=rule.policy,
+                use="" if rule.deliver is None else rule.deliver.plugin.name,
+                where=where,
+            )
+        if self._config.path is None:
+            address = next(iter(self.addresses.values()))
+            program = os.path.join(os.path.dirname(sys.argv[0]), "deferrals")
+            _log.info(
+                "try it: {program} send --to {address} --from you@example.org"
+                " --rcpt postmaster@localhost --rcpt you@localhost --sample gtube --verbose",
+                program=program,
+                address=describe(address),
+            )
+
+
+def makeService(options: Options) -> MailService:
+    """
+    What twistd runs.
+    """
+    from twisted.internet import reactor
+
+    return _Server(options.config, reactor, options.load)

@@ -1,0 +1,146 @@
+"""
+What Deferreds need to be waited for by several, and for a limited time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    TimeoutError,
+    fail,
+    maybeDeferred,
+    succeed,
+)
+from twisted.python.failure import Failure
+
+
+class Shared:
+    """
+    One result for everybody who asks.
+
+    Each asker gets a Deferred of its own, so that nobody's callbacks change
+    what the others see.  When every asker has cancelled, and only then, what
+    is waited for is cancelled, too.
+
+    @param source: a Deferred; it belongs to this object from now on.
+    """
+
+    def __init__(self, source: Deferred[Any]) -> None:
+        self._waiting: list[Deferred[Any]] | None = []
+        self._result: Any = None
+        self._source = source
+        source.addBoth(self._arrived)
+
+    def wait(self) -> Deferred[Any]:
+        """
+        @return: a Deferred of the result or its failure; may be cancelled.
+        """
+        if self._waiting is None:
+            return (
+                fail(self._result) if isinstance(self._result, Failure) else succeed(self._result)
+            )
+        waiter: Deferred[Any] = Deferred(self._left)
+        self._waiting.append(waiter)
+        return waiter
+
+    def _left(self, waiter: Deferred[Any]) -> None:
+        assert self._waiting is not None
+        self._waiting.remove(waiter)
+        if not self._waiting:
+            self._source.cancel()
+
+    def _arrived(self, result: Any) -> None:
+        waiting, self._waiting, self._result = self._waiting or [], None, result
+        for waiter in waiting:
+            waiter.callback(result)
+
+
+def withDeadline(
+    clock: Any, seconds: float, function: Callable[..., Any], *args: Any
+) -> Deferred[Any]:
+    """
+    Call C{function}, and wait for the Deferred that it returns for so many
+    seconds, no longer: when time is up that is cancelled, and what it says
+    later is not heard.
+
+    No timer is made for what is there at once.
+
+    @return: a Deferred of its result; fails with L{TimeoutError
+        <twisted.internet.defer.TimeoutError>} when time is up.
+    """
+    source = maybeDeferred(function, *args)
+    if source.called and not source.paused:
+        return source
+    result: Deferred[Any] = Deferred(lambda _: source.cancel())
+
+    isLate = False
+
+    def late() -> None:
+        nonlocal isLate
+        isLate = True
+        source.cancel()
+        if not result.called:
+            result.errback(TimeoutError(seconds, "Deferred"))
+
+    timer = clock.callLater(seconds, late)
+
+    def arrived(value: Any) -> None:
+        if isLate and isinstance(value, Failure) and value.check(CancelledError):
+            value = Failure(TimeoutError(seconds, "Deferred"))
+        if not result.called:
+            result.callback(value)
+
+    def left(value: Any) -> Any:
+        if timer.active():
+            timer.cancel()
+        return value
+
+    source.addBoth(arrived)
+    return result.addBoth(left)
+
+
+class Slots:
+    """
+    At most so many at once; the others wait in the order in which they came.
+
+    @param limit: how many.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.free = limit
+        self._queue: dict[Deferred[None], None] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
+    def acquire(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when a slot is yours; cancelling it
+            gives up the place in the queue.
+        """
+        if self.free > 0:
+            self.free -= 1
+            return succeed(None)
+        place: Deferred[None] = Deferred(lambda d: self._queue.pop(d))
+        self._queue[place] = None
+        return place
+
+    def release(self) -> None:
+        """
+        Give the slot to the next one.
+        """
+        if self._queue:
+            place = next(iter(self._queue))
+            del self._queue[place]
+            place.callback(None)
+        else:
+            self.free += 1
+
+
+__all__ = ["CancelledError", "Shared", "Slots", "TimeoutError", "withDeadline"]

@@ -1,0 +1,230 @@
+"""
+Tests that are dialogues: C{tests/dialogues/*.smtp}.
+
+::
+
+    # a comment; the first ones are the test's description
+    @ NAME VALUE            a setting of the listener, or of its limits
+    @ greeted no            without this, greeting and EHLO have happened
+    C: a line of the client's
+    C+: the same, in one segment with the line before
+    S: a line of the server's, exactly; " ..." at its end matches the rest
+    T: 55 s                 time passes
+    X: lost                 the connection is lost
+    X: half-close           the client closes its sending side
+    X: closed               the server has closed the connection
+    ! content WHO accept | refuse REPLY | raise | nonsense
+    ! cohort WHO WHO …      these are one cohort
+    ! envelope WHO accept | defer | refuse REPLY | raise | pending
+    ! spool full | slow | go
+    = delivered WHO …       whom the server has taken responsibility for
+
+At the end the server must be silent.  Every dialogue runs three times: as it
+stands; with the client's octets one by one; with stage Deferreds that fire
+later.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import attrs
+
+from deferrals.errors import StageError
+from deferrals.model.reply import Reply
+from deferrals.model.transaction import Mixed
+from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.smtp.settings import Limits
+from tests.harness import Bench
+
+DIRECTORY = os.path.join(os.path.dirname(__file__), "dialogues")
+_LIMITS = {field.name for field in attrs.fields(Limits)}
+
+
+@attrs.frozen
+class Step:
+    """One line of a dialogue."""
+
+    number: int
+    kind: str
+    text: str
+
+
+def read(path: str) -> tuple[str, list[Step]]:
+    """
+    @return: the description, and the steps.
+    """
+    comments, steps = [], []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            line = line.rstrip("\n")
+            match = re.fullmatch(r"(C\+?:|S:|T:|X:|!|@|=) ?(.*)", line)
+            if line.startswith("#"):
+                if not steps:
+                    comments.append(line[1:].strip())
+            elif match:
+                steps.append(Step(number, match[1].rstrip(":"), match[2]))
+            elif line.strip():
+                raise ValueError(f"{path}:{number}: {line!r}")
+    return " ".join(comments), steps
+
+
+class Dialogue:
+    """
+    One run of a dialogue.
+
+    @param mode: C{"whole"}, C{"bytes"} or C{"late"}.
+    """
+
+    def __init__(self, case: Any, path: str, mode: str) -> None:
+        self.case = case
+        self.path = path
+        self.mode = mode
+        _, self.steps = read(path)
+        self.lines: list[str] = []
+        self.pending = b""
+        self.bench = self._bench()
+
+    def _bench(self) -> Bench:
+        limits: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
+        for step in self.steps:
+            if step.kind == "@":
+                name, _, value = step.text.partition(" ")
+                if name == "greeted":
+                    continue
+                if name in _LIMITS:
+                    limits[name] = type(getattr(Limits(), name))(value)
+                else:
+                    settings[name] = Mixed(value) if name == "mixed" else value
+        bench = Bench(limits, **settings)
+        bench.content.late = self.mode == "late"
+        return bench
+
+    def run(self) -> None:
+        if not any(step.text == "greeted no" for step in self.steps):
+            lmtp = self.bench.settings.protocol == "lmtp"
+            self.bench.say("LHLO client.example.com" if lmtp else "EHLO client.example.com")
+            self.bench.take()
+        for place, step in enumerate(self.steps):
+            following = self.steps[place + 1].kind if place + 1 < len(self.steps) else ""
+            getattr(self, f"_{_NAMES[step.kind]}")(step, following)
+        self._listen()
+        self.case.assertEqual(self.lines, [], f"{self.path}: the server should be silent")
+
+    def _fail(self, step: Step, text: str) -> None:
+        self.case.fail(f"{os.path.basename(self.path)}:{step.number} ({self.mode}): {text}")
+
+    def _listen(self) -> None:
+        said = self.bench.take().decode("utf-8")
+        if said and not said.endswith("\r\n"):
+            self.case.fail(f"{self.path}: half a line: {said!r}")
+        self.lines += said.split("\r\n")[:-1]
+
+    def _setting(self, step: Step, following: str) -> None:
+        pass
+
+    def _client(self, step: Step, following: str) -> None:
+        self.pending += step.text.encode("utf-8").replace(b"\\0", b"\0") + b"\r\n"
+        if following == "C+":
+            return
+        data, self.pending = self.pending, b""
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if self.mode == "bytes":
+            for place in range(len(data)):
+                self.bench.send(data[place : place + 1])
+        else:
+            self.bench.send(data)
+
+    def _server(self, step: Step, following: str) -> None:
+        if not self.lines:
+            self._listen()
+        if not self.lines and self.mode == "late":
+            self.bench.content.decideKnown()
+            self._listen()
+        if not self.lines:
+            self._fail(step, f"expected {step.text!r}, the server is silent")
+        said = self.lines.pop(0)
+        wanted = step.text
+        good = said.startswith(wanted[:-3]) if wanted.endswith(" ...") else said == wanted
+        if not good and not (wanted.endswith(" ...") and said == wanted[:-4]):
+            self._fail(step, f"expected {wanted!r}, got {said!r}")
+
+    def _time(self, step: Step, following: str) -> None:
+        self._listen()
+        if self.lines:
+            self._fail(step, f"unexpected: {self.lines[0]!r}")
+        if self.mode == "late":
+            self.bench.content.decideKnown()
+        self.bench.clock.advance(float(step.text.removesuffix("s")))
+
+    def _event(self, step: Step, following: str) -> None:
+        if step.text == "lost":
+            self.bench.lose()
+        elif step.text == "half-close":
+            self.bench.session.readConnectionLost()
+        elif step.text == "closed":
+            if not self.bench.closed:
+                self._fail(step, "the connection is still open")
+        else:
+            self._fail(step, "no such event")
+
+    def _order(self, step: Step, following: str) -> None:
+        what, who, *rest = step.text.split(" ", 2)
+        getattr(self, f"_order_{what}")(who, rest[0] if rest else "")
+
+    def _order_content(self, who: str, what: str) -> None:
+        verdict: Any = ACCEPT
+        if what.startswith("refuse "):
+            verdict = Refuse(Reply.parse(what.removeprefix("refuse ")))
+        elif what == "raise":
+            verdict = StageError("broken on purpose")
+        elif what == "nonsense":
+            verdict = "yes"
+        self.bench.content.verdicts[who] = verdict
+        if self.mode != "late":
+            self.bench.content.decide(who, verdict)
+
+    def _order_cohort(self, who: str, others: str) -> None:
+        for other in [who, *others.split()]:
+            self.bench.content.cohorts[other] = who
+
+    def _order_envelope(self, who: str, what: str) -> None:
+        verdict: Any = what
+        if what.startswith("refuse "):
+            verdict = Reply.parse(what.removeprefix("refuse "))
+        elif what == "raise":
+            verdict = StageError("broken on purpose")
+        if who in self.bench.envelope.pending:
+            self.bench.envelope.decide(who, verdict)
+        else:
+            self.bench.envelope.verdicts[who] = verdict
+
+    def _order_spool(self, what: str, _: str) -> None:
+        spool = self.bench.spool
+        spool.full = what == "full"
+        spool.slow = what == "slow"
+        if what == "go":
+            spool.go()
+
+    def _check(self, step: Step, following: str) -> None:
+        what, *who = step.text.split()
+        assert what == "delivered"
+        if self.bench.released != who:
+            self._fail(step, f"delivered to {self.bench.released}")
+
+
+_NAMES = {
+    "C": "client",
+    "C+": "client",
+    "S": "server",
+    "T": "time",
+    "X": "event",
+    "!": "order",
+    "@": "setting",
+    "=": "check",
+}

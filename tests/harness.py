@@ -1,0 +1,164 @@
+"""
+A session with everything around it, without sockets and with a clock that
+stands still.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.interfaces import IEnvelopeStage
+from deferrals.model.delivery import Work
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.ids import TransactionIds
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.smtp.server import Session
+from deferrals.smtp.settings import Intake, Limits, ListenerSettings
+from deferrals.spool.memory import MemorySpool
+from deferrals.stages.chain import ContentJudge
+from deferrals.testing import FakeContent
+
+
+@implementer(IEnvelopeStage)
+class FakeEnvelope:
+    """
+    C{postmaster} accepts, C{old-user} refuses, everybody else is deferred;
+    unless C{verdicts} says otherwise.  C{"pending"} waits for L{decide}.
+    """
+
+    def __init__(self) -> None:
+        self.verdicts: dict[str, Any] = {}
+        self.pending: dict[str, Deferred[Any]] = {}
+        self.cancelled: list[str] = []
+
+    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+        verdict = self.verdicts.get(str(recipient), recipient.address.local)
+        if verdict == "pending":
+            d: Deferred[Any] = Deferred(lambda _: self.cancelled.append(str(recipient)))
+            self.pending[str(recipient)] = d
+            return d
+        return self.verdict(verdict)
+
+    def verdict(self, verdict: Any) -> Any:
+        if isinstance(verdict, Exception):
+            raise verdict
+        if verdict in ("postmaster", "accept"):
+            return Accept(route=Route("open", "box"))
+        if verdict == "old-user":
+            return Refuse(Reply(550, "5.1.1", "gone"))
+        if isinstance(verdict, Reply):
+            return Refuse(verdict)
+        return Defer(Route("strict", "box"))
+
+    def decide(self, address: str, verdict: Any) -> None:
+        self.pending.pop(address).callback(self.verdict(verdict))
+
+
+class SlowSpool(MemorySpool):
+    """
+    A spool that can be told to wait.
+
+    @ivar held: Deferreds of C{stage} that wait for L{go}.
+    """
+
+    slow = False
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self.held: list[tuple[Deferred[Any], Deferred[Any]]] = []
+        self.abandoned: list[Work] = []
+
+    def stage(self, *args: Any) -> Deferred[Any]:
+        result = super().stage(*args)
+        if not self.slow:
+            return result
+        d: Deferred[Any] = Deferred()
+        self.held.append((d, result))
+        return d
+
+    def abandon(self, work: Work) -> None:
+        self.abandoned.append(work)
+        super().abandon(work)
+
+    def go(self) -> None:
+        held, self.held = self.held, []
+        for d, result in held:
+            result.addCallbacks(d.callback, d.errback)
+
+
+class Transport(StringTransport):
+    """
+    Remembers that it was closed; ends a connection when told to.
+    """
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = self.disconnecting = True
+
+
+class Bench:
+    """
+    A session on the bench.
+
+    @ivar released: whom the session has released, in order.
+    """
+
+    def __init__(self, limits: dict[str, Any] | None = None, **settings: Any) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000000000)
+        self.envelope = FakeEnvelope()
+        self.content = FakeContent()
+        self.spool = SlowSpool(self.clock)
+        self.released: list[str] = []
+        self.works: list[Work] = []
+        judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
+        self.intake = Intake(TransactionIds(), self.envelope, judge, self.spool, self._release)
+        self.settings = ListenerSettings(
+            "test", "mx.example.net", limits=attrs.evolve(Limits(), **(limits or {})), **settings
+        )
+        self.transport = Transport()
+        self.session = Session(self.settings, self.intake, self.clock)
+        self.session.makeConnection(self.transport)
+
+    def _release(self, work: Work) -> None:
+        self.spool.release(work, True)
+        self.works.append(work)
+        self.released += [str(addressee) for addressee in work.addressees]
+
+    def send(self, data: bytes) -> None:
+        self.session.dataReceived(data)
+
+    def take(self) -> bytes:
+        """
+        What the session has said since the last time.
+        """
+        said = self.transport.value()
+        self.transport.clear()
+        return said
+
+    def say(self, *lines: str) -> list[str]:
+        """
+        Send lines; return what is said to them.
+        """
+        self.send("".join(line + "\r\n" for line in lines).encode())
+        return self.take().decode().splitlines()
+
+    def lose(self) -> None:
+        self.session.connectionLost(Failure(ConnectionDone()))
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.transport.disconnecting)
+
+
+GREETING = ("EHLO client.example.com",)

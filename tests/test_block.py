@@ -1,0 +1,262 @@
+"""
+The replies after the data, as a table.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.block import Block, refusedByAll
+from deferrals.model.envelope import Form
+from deferrals.model.reply import R250_RECIPIENT, R352_DEFERRED, R452_NO_STORAGE, Reply
+from deferrals.model.transaction import Candidate
+from deferrals.model.verdict import ACCEPT, Accept, Marks, Refuse
+from deferrals.testing import makeRecipient
+
+NO = Refuse(Reply(550, "5.6.0", "no"))
+NEVER = Refuse(Reply(550, "5.7.1", "never"))
+LATER = Refuse(Reply(450, "4.7.1", "later"))
+
+
+def candidates(form: Form, deferred: str) -> list[Candidate]:
+    """
+    @param deferred: a letter for each: C{d} deferred, C{a} accepted.
+    """
+    found = []
+    for number, letter in enumerate(deferred):
+        recipient = makeRecipient(f"r{number}@example.net")
+        reply = R352_DEFERRED if letter == "d" and form is Form.DEFERRALS else R250_RECIPIENT
+        found.append(Candidate(recipient, reply.addressed(str(recipient)), letter == "d", number))
+    return found
+
+
+def codes(replies: list[Reply]) -> list[int]:
+    return [reply.code for reply in replies]
+
+
+class TableTests(SynchronousTestCase):
+    """
+    Form, who was deferred, the verdicts, what the disk does; and the codes.
+    """
+
+    def run_(self, form: Form, deferred: str, verdicts: list[Any], disk: bool = True) -> list[int]:
+        block = Block(form, candidates(form, deferred), "id X")
+        waiting = [index for index, letter in enumerate(deferred) if letter == "d"]
+        said = block.take()
+        for index, verdict in zip(waiting, verdicts, strict=True):
+            block.verdict(index, verdict)
+            said += block.take()
+        if block.needsCommit:
+            if disk:
+                block.committed()
+            else:
+                block.uncommitted(R452_NO_STORAGE)
+            said += block.take()
+        self.assertTrue(block.over)
+        self.assertEqual(block.take(), [])
+        return codes(said)
+
+    def test_table(self) -> None:
+        """The forms and what they say (D-8 to D-19, P-3 to P-9, RFC 2033)."""
+        d, p, t, lm = Form.DEFERRALS, Form.PRDR, Form.PLAIN, Form.LMTP
+        for form, deferred, verdicts, disk, wanted in (
+            # one recipient: no block (P-4)
+            (d, "d", [ACCEPT], True, [250]),
+            (d, "d", [NO], True, [550]),
+            (p, "d", [LATER], True, [450]),
+            # unanimous: one reply (D-9, P-4)
+            (d, "dd", [ACCEPT, ACCEPT], True, [250]),
+            (d, "dd", [NO, NO], True, [550]),
+            (p, "dd", [LATER, LATER], True, [450]),
+            (d, "aa", [], True, [250]),
+            (p, "aa", [], True, [250]),
+            # all accept and the disk is gone (P-9)
+            (p, "dd", [ACCEPT, ACCEPT], False, [452]),
+            (d, "dd", [ACCEPT, NO], False, [353, 250, 550, 452]),
+            # mixed (D-10, D-17, P-3)
+            (d, "dd", [NO, ACCEPT], True, [353, 550, 250, 250]),
+            (d, "add", [NO, ACCEPT], True, [353, 550, 250, 250]),
+            (d, "ad", [NO], True, [353, 550, 250]),
+            (p, "add", [NO, ACCEPT], True, [353, 250, 550, 250, 250]),
+            # refused by all, for different reasons (D-18, D-19)
+            (d, "dd", [NO, NEVER], True, [353, 550, 550, 550]),
+            (d, "dd", [NO, LATER], True, [353, 550, 450, 450]),
+            (p, "dd", [LATER, NEVER], True, [353, 450, 550, 450]),
+            # plain: one refusal is everybody's, where nobody kept them apart
+            (t, "dd", [NO, ACCEPT], True, [550]),
+            (t, "dd", [NO, LATER], True, [450]),
+            (t, "ad", [ACCEPT], True, [250]),
+            # LMTP: one each, whatever happens
+            (lm, "dd", [NO, ACCEPT], True, [550, 250]),
+            (lm, "ad", [NO], False, [452, 550]),
+            (lm, "dd", [NO, NO], True, [550, 550]),
+        ):
+            got = self.run_(form, deferred, verdicts, disk)
+            self.assertEqual(got, wanted, f"{form} {deferred} {verdicts} {disk}")
+
+
+class LatchTests(SynchronousTestCase):
+    """
+    Verdicts are latches.
+    """
+
+    def test_firstCounts(self) -> None:
+        """A second verdict changes nothing (D-25)."""
+        block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "dd"), "id X")
+        self.assertTrue(block.verdict(0, NO))
+        self.assertFalse(block.verdict(0, ACCEPT))
+        self.assertEqual(block.verdictOf(0), NO)
+        block.verdict(1, ACCEPT)
+        self.assertEqual(block.accepted(), [1])
+
+    def test_code(self) -> None:
+        """A code that RCPT TO does not know is replaced (P-8)."""
+        block = Block(Form.PRDR, candidates(Form.PRDR, "d"), "id X")
+        block.verdict(0, Refuse(Reply(554, "5.7.1", "no")))
+        self.assertEqual(block.take(), [Reply(550, "5.7.1", "no")])
+
+    def test_vetoAcceptsNobody(self) -> None:
+        """When the message as a whole cannot be taken, nobody is delivered (P-9)."""
+        block = Block(Form.PRDR, candidates(Form.PRDR, "dd"), "id X")
+        block.verdict(0, ACCEPT)
+        block.uncommitted(R452_NO_STORAGE)
+        self.assertEqual(block.accepted(), [])
+
+    def test_353(self) -> None:
+        """The 353 carries no enhanced code (P-5)."""
+        block = Block(Form.PRDR, candidates(Form.PRDR, "dd"), "id X")
+        block.windowOver()
+        (reply,) = block.take()
+        self.assertEqual((reply.code, reply.enhanced), (353, None))
+
+    def test_finalIsGlobal(self) -> None:
+        """The final reply names no recipient (D-16)."""
+        for verdicts in ([NO, ACCEPT], [NO, NEVER], [NO, LATER]):
+            block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "dd"), "id X")
+            for index, verdict in enumerate(verdicts):
+                block.verdict(index, verdict)
+            said = block.take()
+            block.committed()
+            said += block.take()
+            self.assertNotIn("@", said[-1].text)
+
+    def test_marksDoNotShow(self) -> None:
+        """Two accepting recipients whose copies are marked differently are unanimous."""
+        block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "dd"), "id X")
+        block.verdict(0, Accept(Marks((("X-Score", "1"),))))
+        block.verdict(1, ACCEPT)
+        block.committed()
+        self.assertEqual(codes(block.take()), [250])
+
+
+class RefusedByAllTests(SynchronousTestCase):
+    """
+    L{refusedByAll}.
+    """
+
+    def test_common(self) -> None:
+        """What all have in common is kept."""
+        one, two = Reply(552, "5.2.2", "full"), Reply(552, "5.2.2", "really full")
+        self.assertEqual(refusedByAll([one, one]), one)
+        self.assertEqual(
+            (refusedByAll([one, two]).code, refusedByAll([one, two]).enhanced), (552, "5.2.2")
+        )
+
+    def test_temporaryWins(self) -> None:
+        """One temporary cause makes it 4xx, and its code is that cause's (D-19)."""
+        reply = refusedByAll([Reply(550, "5.7.1", "no"), Reply(452, "4.3.1", "full")])
+        self.assertEqual((reply.code, reply.enhanced), (452, "4.3.1"))
+
+
+_verdicts = st.sampled_from([ACCEPT, NO, NEVER, LATER])
+
+
+class PropertyTests(SynchronousTestCase):
+    """
+    Whatever the order of events, the block keeps its promises.
+    """
+
+    @given(
+        st.sampled_from([Form.DEFERRALS, Form.PRDR, Form.LMTP, Form.PLAIN]),
+        st.text("ad", min_size=1, max_size=6),
+        st.data(),
+    )
+    def test_promises(self, form: Form, deferred: str, data: Any) -> None:
+        """
+        One reply per recipient that must have one, in order, after exactly one
+        353; a positive end only if somebody accepts and the message is durable
+        (D-10, D-14, D-17, D-19, D-22, D-23, P-6, P-9).
+        """
+        block = Block(form, candidates(form, deferred), "id X")
+        waiting = [index for index, letter in enumerate(deferred) if letter == "d"]
+        events: list[Any] = data.draw(st.permutations([*waiting, "window"]))
+        verdicts = {index: data.draw(_verdicts) for index in waiting}
+        disk = data.draw(st.booleans())
+        said: list[Reply] = []
+        for event in events:
+            said += block.take()
+            if event == "window":
+                block.windowOver()
+            else:
+                block.verdict(event, verdicts[event])
+        said += block.take()
+        accepts = [i for i in range(len(deferred)) if verdicts.get(i, ACCEPT) == ACCEPT]
+        committed = block.needsCommit
+        if committed:
+            self.assertFalse(block.over)
+            block.committed() if disk else block.uncommitted(R452_NO_STORAGE)
+            said += block.take()
+        self.assertTrue(block.over)
+        assert block.final is not None
+        if form is Form.LMTP:
+            self.assertEqual(len(said), len(deferred))
+            return
+        self.assertEqual(said[-1], block.final)
+        self.assertEqual(block.final.isPositive, committed and disk)
+        if form is Form.PLAIN:
+            self.assertEqual(len(said), 1)
+            self.assertEqual(committed, len(accepts) == len(deferred))
+            return
+        self.assertEqual(committed, bool(accepts))
+        if not accepts:
+            temporary = any(verdicts[index] == LATER for index in waiting)
+            self.assertEqual(block.final.isTemporary, temporary)
+        listed = waiting if form is Form.DEFERRALS else list(range(len(deferred)))
+        if len(said) > 1:
+            self.assertEqual(codes(said).count(353), 1)
+            self.assertEqual(said[0].code, 353)
+            self.assertEqual(len(said), len(listed) + 2)
+            for index, reply in zip(listed, said[1:-1], strict=True):
+                self.assertIn(f"<r{index}@example.net>", reply.text)
+                self.assertEqual(reply.isPositive, index in accepts)
+        elif len({str(verdicts.get(i, ACCEPT)) for i in range(len(deferred))}) > 1:
+            self.fail("a mixed outcome needs a block")
+
+
+class WindowTests(SynchronousTestCase):
+    """
+    When 353 is said.
+    """
+
+    def test_heldBack(self) -> None:
+        """Not before two verdicts differ or the window is over (P-5)."""
+        for first, second in itertools.permutations([ACCEPT, NO]):
+            block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "ddd"), "id X")
+            block.verdict(0, first)
+            self.assertEqual(block.take(), [])
+            block.verdict(2, second)
+            self.assertEqual(codes(block.take())[0], 353)
+
+    def test_late(self) -> None:
+        """Before the block everybody undecided is late, within it whose turn it is (D-25)."""
+        block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "ddd"), "id X")
+        block.verdict(1, NO)
+        self.assertEqual(block.late(), [0, 2])
+        block.windowOver()
+        block.take()
+        self.assertEqual(block.late(), [0])

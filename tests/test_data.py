@@ -1,0 +1,134 @@
+"""
+The data phase: chunks in, the message out, and nothing smuggled.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.smtp.data import DataDecoder, normalised
+from tests.harness import Bench
+
+_mail = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a", b"\0"]), max_size=20).map(
+    b"".join
+)
+
+
+def byLines(data: bytes) -> tuple[bytes, bytes] | None:
+    """
+    The same, line by line, as RFC 5321 tells it.
+    """
+    out, place = [], 0
+    while (end := data.find(b"\r\n", place)) >= 0:
+        line, place = data[place:end], end + 2
+        if line == b".":
+            return b"".join(out), data[place:]
+        out.append((line[1:] if line[:1] == b"." else line) + b"\r\n")
+    return None
+
+
+def decode(data: bytes, sizes: list[int]) -> tuple[bytes, bytes, bool]:
+    decoder, content, place = DataDecoder(), b"", 0
+    rest: bytes | None = None
+    sizes = sizes or [1]
+    step = 0
+    while rest is None and place < len(data):
+        size = sizes[step % len(sizes)]
+        chunk, rest = decoder.feed(data[place : place + size])
+        content += chunk
+        place += size
+        step += 1
+    return content, (rest or b"") + data[place:], decoder.bare
+
+
+class DecoderTests(SynchronousTestCase):
+    """
+    L{DataDecoder} against a reader by lines.
+    """
+
+    @given(_mail, st.lists(st.integers(1, 7), min_size=1, max_size=5))
+    def test_anySegments(self, body: bytes, sizes: list[int]) -> None:
+        """However the octets come in pieces, message and rest are the same."""
+        data = body + b"\r\n.\r\nNOOP\r\n"
+        expected = byLines(data)
+        assert expected is not None
+        content, rest, bare = decode(data, sizes)
+        self.assertEqual((content, rest), expected)
+        stripped = data[: len(data) - len(rest)].replace(b"\r\n", b"")
+        self.assertEqual(bare, b"\r" in stripped or b"\n" in stripped)
+
+    @given(_mail)
+    def test_normalised(self, body: bytes) -> None:
+        """A normalised message has no bare CR or LF."""
+        text = normalised(body).replace(b"\r\n", b"")
+        self.assertFalse(b"\r" in text or b"\n" in text)
+
+
+ENDS = {
+    "LF.LF": b"\n.\n",
+    "LF.CRLF": b"\n.\r\n",
+    "CRLF.LF": b"\r\n.\n",
+    "CR.CR": b"\r.\r",
+    "CRLF.CR": b"\r\n.\r",
+    "CR.CRLF": b"\r.\r\n",
+    "CRLF.CRCRLF": b"\r\n.\r\r\n",
+    "NUL": b"\r\n.\0\r\n",
+    "NULdot": b"\r\n\0.\r\n",
+    "spacedot": b"\r\n. \r\n",
+}
+
+
+class SmugglingTests(SynchronousTestCase):
+    """
+    Nothing but CRLF.CRLF ends a message (traps b1 to b4).
+    """
+
+    def deliver(self, data: bytes, step: int, **settings: str) -> Bench:
+        bench = Bench(**settings)
+        bench.say("EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<postmaster@example.net>", "DATA")
+        for place in range(0, len(data), step):
+            bench.send(data[place : place + step])
+        return bench
+
+    def test_refused(self) -> None:
+        """A bare CR or LF is refused with 550 5.6.0, and what follows is no command."""
+        for name, end in ENDS.items():
+            for step in (1, 2, 3, 5, 1000):
+                for before in (b"text", b"x" * 40000):
+                    data = before + end + b"MAIL FROM:<evil@example.com>\r\n\r\n.\r\n"
+                    bench = self.deliver(data, step)
+                    said = bench.take()
+                    bare = b"\r" in end.replace(b"\r\n", b"") or b"\n" in end.replace(b"\r\n", b"")
+                    expected = b"550 5.6.0" if bare else b"250 2.6.0"
+                    self.assertTrue(said.startswith(expected), (name, step, said))
+                    self.assertEqual(said.count(b"\r\n"), 1, (name, step, said))
+
+    def test_normalised(self) -> None:
+        """With bare_lf = "normalise" they become line ends, and the message goes on."""
+        for step in (1, 2, 3, 1000):
+            data = b"a\n.\nb\r.\rc\r\n..d\r\n.\r\n"
+            bench = self.deliver(data, step, bareNewlines="normalise")
+            self.assertTrue(bench.take().startswith(b"250 2.6.0"))
+            with bench.works[0].message.open() as file:
+                self.assertEqual(file.read(), b"a\r\n.\r\nb\r\n.\r\nc\r\n.d\r\n")
+
+    def test_longLine(self) -> None:
+        """A line of any length is data, and kept as it is."""
+        data = b"x" * 200000 + b"\r\nMAIL FROM:<evil@example.com>\r\n.\r\n"
+        bench = self.deliver(data, 16384)
+        said = bench.take()
+        self.assertEqual(said.count(b"\r\n"), 1)
+        self.assertTrue(said.startswith(b"250 2.6.0"))
+        self.assertEqual(bench.works[0].message.size, len(data) - 3)
+
+    def test_afterTooLarge(self) -> None:
+        """Behind a message that is dropped nothing is executed either."""
+        bench = Bench({"messageOctets": 10})
+        bench.say("EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<postmaster@example.net>", "DATA")
+        bench.send(b"x" * 100)
+        bench.send(b"\n.\nMAIL FROM:<evil@example.com>\r\n")
+        self.assertEqual(bench.take(), b"")
+        bench.send(b".\r\nNOOP\r\n")
+        self.assertEqual([line[:3] for line in bench.take().splitlines()], [b"552", b"250"])

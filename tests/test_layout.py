@@ -1,0 +1,136 @@
+"""
+The house rules that a machine can check.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import deferrals
+
+ROOT = os.path.dirname(deferrals.__file__)
+SIBLINGS = ("smtp", "stages", "spool", "relay", "web")
+
+#: What a part may import of the package, beside itself.
+ALLOWED = {
+    "errors": set(),
+    "model": {"errors"},
+    "interfaces": {"errors", "model"},
+    "waiting": set(),
+    **{part: {"errors", "model", "interfaces", "waiting", "plugins"} for part in SIBLINGS},
+    "plugins": {"interfaces", "stages"},
+    "config": {"errors", "model", "interfaces", "stages"},
+    "client": {"errors", "model", "smtp"},
+    "testing": {"errors", "model", "interfaces", "spool", "stages"},
+}
+
+
+def modules() -> Iterator[tuple[str, str, ast.Module]]:
+    """
+    @return: part, path and tree of every module of the package.
+    """
+    for directory, _, names in os.walk(ROOT):
+        for name in sorted(names):
+            if name.endswith(".py"):
+                path = os.path.join(directory, name)
+                relative = os.path.relpath(path, ROOT)
+                part = relative.split(os.sep)[0].removesuffix(".py")
+                with open(path, encoding="utf-8") as file:
+                    yield part, relative, ast.parse(file.read())
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+class ImportTests(SynchronousTestCase):
+    """
+    Imports go one way.
+    """
+
+    def test_oneWay(self) -> None:
+        """A part imports only what stands below it."""
+        wrong = []
+        for part, path, tree in modules():
+            allowed = ALLOWED.get(part)
+            if allowed is None:
+                continue
+            for name in imported(tree):
+                words = name.split(".")
+                if words[0] == "deferrals" and len(words) > 1 and words[1] not in {part, *allowed}:
+                    wrong.append(f"{path} imports {name}")
+        self.assertEqual(wrong, [])
+
+    def test_model(self) -> None:
+        """The model imports no Twisted, no zope, no os and no time."""
+        for part, path, tree in modules():
+            if part == "model":
+                for name in imported(tree):
+                    self.assertNotIn(name.split(".")[0], ("twisted", "zope", "os", "time"), path)
+
+    def test_reactor(self) -> None:
+        """Only tap and cli import the global reactor."""
+        for part, path, tree in modules():
+            if part not in ("tap", "cli"):
+                self.assertNotIn("twisted.internet.reactor", set(imported(tree)), path)
+
+    def test_config(self) -> None:
+        """Only service, tap and cli read the configuration; nobody imports testing."""
+        for part, path, tree in modules():
+            names = set(imported(tree))
+            if part not in ("service", "tap", "cli", "config"):
+                self.assertNotIn("deferrals.config", names, path)
+            self.assertNotIn("deferrals.testing", names, path)
+
+    def test_plugin(self) -> None:
+        """No __init__.py hides Twisted's plugins, and the plugin file imports nothing of ours."""
+        top = os.path.dirname(ROOT)
+        directory = os.path.join(top, "twisted", "plugins")
+        if not os.path.isdir(os.path.join(top, "tests")):
+            directory = os.path.join(
+                os.path.dirname(sys.modules["twisted"].__file__ or ""), "plugins"
+            )
+        path = os.path.join(directory, "deferrals_plugin.py")
+        with open(path, encoding="utf-8") as file:
+            names = set(imported(ast.parse(file.read())))
+        self.assertFalse([name for name in names if name.startswith("deferrals")])
+        if os.path.isdir(os.path.join(top, "tests")):
+            for place in ("twisted", os.path.join("twisted", "plugins")):
+                self.assertFalse(os.path.exists(os.path.join(top, place, "__init__.py")))
+
+
+class DocstringTests(SynchronousTestCase):
+    """
+    What is public is described.
+    """
+
+    def test_public(self) -> None:
+        """Every module, and every public class and function, has a docstring."""
+        missing = []
+        for _, path, tree in modules():
+            nodes: list[ast.AST] = [tree]
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef | ast.Module) and not getattr(
+                    node, "name", ""
+                ).startswith("_"):
+                    nodes += [
+                        inner
+                        for inner in node.body
+                        if isinstance(inner, ast.FunctionDef | ast.ClassDef)
+                        and not inner.name.startswith("_")
+                    ]
+            for node in nodes:
+                if ast.get_docstring(node) is None:  # type: ignore[arg-type]
+                    missing.append(f"{path}: {getattr(node, 'name', 'module')}")
+        self.assertEqual(missing, [])

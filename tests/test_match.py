@@ -1,0 +1,273 @@
+"""
+The content stage C{match}, and the MIME structure that it looks into.
+"""
+
+from __future__ import annotations
+
+import email.message
+import email.policy
+import time
+import zlib
+from typing import Any
+
+import cattrs
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.stages.content.match import (
+    EICAR,
+    GTUBE,
+    MatchRule,
+    MatchSettings,
+    MatchStage,
+)
+from deferrals.stages.content.mime import MAX_PARTS, TooComplex, parts
+from deferrals.testing import (
+    ContentStageContract,
+    FakeServices,
+    makeEnvelope,
+    makeMessage,
+    makeRecipient,
+)
+
+
+def mail(**content: Any) -> email.message.EmailMessage:
+    message = email.message.EmailMessage(email.policy.SMTP)
+    message["Subject"] = content.get("subject", "test")
+    message.set_content(content.get("text", "hello"), cte=content.get("cte"))
+    if "html" in content:
+        message.add_alternative(content["html"], subtype="html")
+    for name, kind, data in content.get("attachments", ()):
+        maintype, subtype = kind.split("/")
+        message.add_attachment(data, maintype, subtype, filename=name)
+    return message
+
+
+class MatchTests(ContentStageContract, SynchronousTestCase):
+    """
+    L{MatchStage}.
+    """
+
+    def makeStage(self, *rules: MatchRule) -> MatchStage:
+        return MatchStage(MatchSettings(rules or (MatchRule(test="gtube"),)), FakeServices())
+
+    def judge(self, message: Any, *rules: MatchRule) -> Any:
+        content = message if isinstance(message, bytes) else message.as_bytes()
+        stage = self.makeStage(*rules)
+        d = stage.judge(makeMessage(content), makeEnvelope(), [makeRecipient("a@b.example")])
+        return self.successResultOf(d)
+
+    def matches(self, message: Any, **rule: Any) -> bool:
+        return isinstance(self.judge(message, MatchRule(**rule)), Refuse)
+
+    def test_header(self) -> None:
+        """Words and patterns in a field, MIME words decoded, without regard to case."""
+        message = mail(subject="G\u00fcnstige CASINO Angebote")
+        self.assertTrue(self.matches(message, header="subject", words=("casino",)))
+        self.assertTrue(self.matches(message, header="Subject", words=("g\u00fcnstige casino",)))
+        self.assertTrue(self.matches(message, header="Subject", pattern="^g.nstige"))
+        self.assertFalse(self.matches(message, header="Subject", words=("casin",)))
+        self.assertFalse(self.matches(message, header="From", pattern="."))
+
+    def test_body(self) -> None:
+        """Words and patterns in the text, whatever its transfer encoding."""
+        for cte in ("base64", "quoted-printable", "8bit"):
+            message = mail(text="a g\u00fcnstiges Angebot\n", cte=cte)
+            self.assertTrue(
+                self.matches(message, body=True, words=("g\u00fcnstiges angebot",)), cte
+            )
+            self.assertFalse(self.matches(message, body=True, words=("unstiges",)), cte)
+        message = mail(html="<b>casino</b>")
+        self.assertTrue(self.matches(message, body=True, pattern="<b>casino"))
+
+    def test_attachment(self) -> None:
+        """File names, however they are written."""
+        message = mail(attachments=[("Rechnung \u00e4.EXE", "application/octet-stream", b"MZ")])
+        self.assertTrue(self.matches(message, attachment=("*.exe",)))
+        self.assertFalse(self.matches(message, attachment=("*.scr",)))
+        for field in (
+            b'Content-Disposition: attachment; filename="a.exe"',
+            b"Content-Type: application/x; name=a.exe",
+            b"Content-Disposition: attachment; filename*=utf-8''a%2Eexe",
+            b'Content-Disposition: attachment; filename="=?utf-8?q?a=2Eexe?="',
+            b'Content-Disposition: attachment; filename*0="a.e"; filename*1="xe"',
+            b'Content-Disposition: attachment;\r\n\tfilename="a.exe "',
+        ):
+            self.assertTrue(self.matches(field + b"\r\n\r\nMZ\r\n", attachment=("*.exe",)), field)
+
+    def test_mimeType(self) -> None:
+        """MIME types of all parts."""
+        message = mail(attachments=[("a", "application/x-msdownload", b"MZ")])
+        self.assertTrue(self.matches(message, mime_type=("application/x-ms*",)))
+        self.assertFalse(self.matches(message, mime_type=("image/*",)))
+
+    def test_size(self) -> None:
+        """The size of the whole message."""
+        self.assertTrue(self.matches(b"x" * 101, larger_than=100))
+        self.assertFalse(self.matches(b"x" * 100, larger_than=100))
+
+    def test_gtube(self) -> None:
+        """The test string of spam filters, encoded or not."""
+        self.assertTrue(self.matches(mail(text=GTUBE), test="gtube"))
+        self.assertTrue(self.matches(mail(text=GTUBE, cte="base64"), test="gtube"))
+        self.assertFalse(self.matches(mail(text=GTUBE[1:]), test="gtube"))
+
+    def test_eicar(self) -> None:
+        """The test string of virus scanners, as text and as an attachment."""
+        self.assertTrue(self.matches(mail(text=EICAR.decode()), test="eicar"))
+        message = mail(attachments=[("e.com", "application/octet-stream", EICAR)])
+        self.assertTrue(self.matches(message, test="eicar"))
+        self.assertFalse(self.matches(mail(), test="eicar"))
+
+    def test_replies(self) -> None:
+        """The first rule that matches refuses, with its own reply."""
+        rules = (
+            MatchRule(header="Subject", words=("nothing",), reply="550 5.7.1 one"),
+            MatchRule(header="Subject", words=("test",), reply="450 4.7.1 two"),
+            MatchRule(larger_than=1, reply="552 5.2.3 three"),
+        )
+        self.assertEqual(str(self.judge(mail(), *rules).reply), "450 4.7.1 two")
+        self.assertEqual(self.judge(mail(subject="x"), rules[0]), ACCEPT)
+
+    def test_settings(self) -> None:
+        """A rule looks at one thing, and searches with words or with a pattern."""
+        for rule in (
+            {},
+            {"header": "a"},
+            {"header": "a", "words": ["b"], "pattern": "c"},
+            {"header": "a", "words": ["b"], "test": "gtube"},
+            {"larger_than": 5, "words": ["x"]},
+            {"header": "a", "pattern": "("},
+            {"test": "gtube", "reply": "250 ok"},
+        ):
+            self.assertRaises(cattrs.BaseValidationError, cattrs.structure, rule, MatchRule)
+
+    def test_catastrophicPattern(self) -> None:
+        """A pattern that would take a backtracking engine years takes no time."""
+        began = time.perf_counter()
+        self.matches(mail(text="a" * 50000), body=True, pattern="(a+)+$b")
+        self.assertLess(time.perf_counter() - began, 10)
+
+    def test_oncePerMessage(self) -> None:
+        """The message is taken apart once for all policies."""
+        message, calls = makeMessage(mail(text="hello").as_bytes()), 0
+        content = message.open
+
+        def counted() -> Any:
+            nonlocal calls
+            calls += 1
+            return content()
+
+        message.open = counted  # type: ignore[method-assign]
+        for word in ("one", "two"):
+            stage = self.makeStage(MatchRule(body=True, words=(word,)))
+            self.successResultOf(stage.judge(message, makeEnvelope(), []))
+        self.assertEqual(len(message._shared), 1)
+
+    def test_tooComplex(self) -> None:
+        """A message with more parts than can be looked into is refused."""
+        self.assertIn(
+            "MIME", str(self.judge(many(MAX_PARTS + 1), MatchRule(attachment=("x",))).reply)
+        )
+
+
+def many(count: int) -> bytes:
+    part = b"--b\r\nContent-Type: text/plain; name=a.txt\r\n\r\nhello\r\n"
+    return b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + part * count + b"--b--\r\n"
+
+
+def nested(depth: int) -> bytes:
+    levels = [
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n)
+        for n in range(depth)
+    ]
+    return b"".join(levels) + b"\r\n" + b"hello\r\n--b\r\n" * 20000
+
+
+PIECES = [
+    *(b"--b", b"--", b"\r\n", b"x", b"\r\n\r\n"),
+    b"Content-Type: multipart/mixed; boundary=b",
+    b"Content-Type: message/rfc822",
+]
+
+
+class MimeTests(SynchronousTestCase):
+    """
+    L{parts}.
+    """
+
+    def structure(self, data: bytes) -> list[tuple[str, bytes]]:
+        return [(part.mimeType, data[part.start : part.end]) for part in parts(data)]
+
+    def test_likeTheLibrary(self) -> None:
+        """Ordinary mail has the parts that the standard library finds."""
+        inner = mail(subject="inner", text="inside")
+        message = mail(
+            text="text",
+            html="<p>html</p>",
+            attachments=[("a.bin", "application/x", zlib.compress(b"x"))],
+        )
+        message.add_attachment(inner)
+        data = message.as_bytes()
+        found = [(p.mimeType, p.fileName) for p in parts(data)]
+        wanted = [
+            (part.get_content_type(), part.get_filename() or "")
+            for part in email.message_from_bytes(data, policy=email.policy.compat32).walk()
+        ]
+        self.assertEqual(found, wanted)
+
+    def test_contents(self) -> None:
+        """What each part contains."""
+        data = (
+            b'Content-Type: multipart/mixed; boundary="a b"\r\n\r\npreamble\r\n'
+            b"--a b\r\n\r\none\r\n"
+            b"--a b  \r\nContent-Type: text/html\r\n\r\ntwo\r\n\r\n--a b--\r\nepilogue\r\n"
+        )
+        self.assertEqual(
+            self.structure(data),
+            [("multipart/mixed", b"preamble"), ("text/plain", b"one"), ("text/html", b"two\r\n")],
+        )
+
+    def test_sameBoundaryTwice(self) -> None:
+        """An inner multipart that reuses the boundary hides nothing."""
+        data = (
+            b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+            b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b\r\n"
+            b"Content-Type: application/evil\r\n\r\ny\r\n--b--\r\n"
+        )
+        self.assertIn("application/evil", [kind for kind, _ in self.structure(data)])
+
+    def test_unfinished(self) -> None:
+        """A message that stops anywhere has parts."""
+        data = mail(html="<p>x</p>", attachments=[("a", "a/b", b"x")]).as_bytes()
+        for end in range(len(data)):
+            list(parts(data[:end]))
+
+    def test_linear(self) -> None:
+        """Ten thousand parts, or a hundred levels, take no longer than their octets."""
+        began = time.perf_counter()
+        self.assertEqual(len(list(parts(many(10000)))), 10001)
+        list(parts(nested(90)))
+        self.assertLess(time.perf_counter() - began, 10)
+        noEmptyLine = b"--b\r\nContent-Type: text/plain\r\n" * 10000
+        began = time.perf_counter()
+        list(parts(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + noEmptyLine))
+        self.assertLess(time.perf_counter() - began, 10)
+
+    def test_tooComplex(self) -> None:
+        """There is a limit."""
+        self.assertRaises(TooComplex, list, parts(nested(1000)))
+
+    @given(st.lists(st.sampled_from(PIECES), max_size=30))
+    def test_anything(self, pieces: list[bytes]) -> None:
+        """Parts of any octets are inside them, in order."""
+        data = b"".join(pieces)
+        place = 0
+        for part in parts(data):
+            self.assertTrue(0 <= part.start <= part.end <= len(data), (data, part))
+            self.assertGreaterEqual(part.start, place)
+            place = part.start
+            part.text(data, 1000)
+            str(part.fileName)

@@ -1,0 +1,167 @@
+"""
+Deliveries: fresh ones, due ones, and what becomes of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.delivery import Work
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import Delivered, Failed, Retry
+from deferrals.relay.scheduler import DELIVERY_SECONDS, Scheduler
+from deferrals.spool.memory import MemorySpool
+from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+
+LATER = Retry(Reply(451, "4.3.0", "later"))
+
+
+class FakeDelivery:
+    """
+    Remembers what it was to deliver, and says what it is told to say.
+    """
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+        self.asked: list[list[str]] = []
+
+    def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
+        self.asked.append([str(recipient) for recipient in recipients])
+        if callable(self.answer):
+            return self.answer(recipients)
+        return {r: self.answer or Delivered() for r in recipients}
+
+
+class SchedulerTests(SynchronousTestCase):
+    """
+    L{Scheduler}.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.spool = MemorySpool(self.clock)
+        self.delivery = FakeDelivery()
+        self.scheduler = Scheduler(
+            self.spool, {"box": self.delivery}.get, self.clock, retrySeconds=60, concurrency=2
+        )
+
+    def stage(self, *addresses: str) -> Work:
+        addressees = makeAddressees(*addresses)
+        work: Work = self.successResultOf(
+            self.spool.stage(makeEnvelope(), makeMessage(), addressees)
+        )
+        return work
+
+    def left(self) -> tuple[int, int]:
+        waiting: tuple[int, int] = self.successResultOf(self.spool.waiting())
+        return waiting
+
+    def test_fresh(self) -> None:
+        """What is released is delivered at once, and leaves the spool."""
+        self.scheduler.release(self.stage("a@x.example", "b@x.example"))
+        self.assertEqual(self.delivery.asked, [["a@x.example", "b@x.example"]])
+        self.assertEqual(self.left(), (0, 0))
+
+    def test_retried(self) -> None:
+        """Who is to be retried is tried again on the timer, and only they."""
+        self.delivery.answer = lambda recipients: {
+            recipients[0]: Delivered(),
+            recipients[-1]: LATER,
+        }
+        self.scheduler.start(5)
+        self.scheduler.release(self.stage("a@x.example", "b@x.example"))
+        self.assertEqual(self.left(), (1, 1))
+        self.delivery.answer = None
+        self.clock.advance(59)
+        self.clock.advance(6)
+        self.assertEqual(self.delivery.asked[1:], [["b@x.example"]])
+        self.assertEqual(self.left(), (0, 0))
+
+    def test_atStart(self) -> None:
+        """What was left in the spool is delivered at the start."""
+        self.stage("a@x.example")
+        self.successResultOf(self.spool.open())
+        self.scheduler.start()
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+
+    def test_raises(self) -> None:
+        """A delivery that raises, or forgets somebody, is tried again for them."""
+
+        def broken(recipients: Any) -> Any:
+            raise ValueError("on purpose")
+
+        for answer in (broken, lambda recipients: {}, lambda recipients: {recipients[0]: "yes"}):
+            self.setUp()
+            self.delivery.answer = answer
+            self.scheduler.release(self.stage("a@x.example"))
+            self.assertEqual(self.left(), (1, 1))
+
+    def test_hangs(self) -> None:
+        """A delivery that hangs is cancelled and tried again."""
+        cancelled: list[Any] = []
+        self.delivery.answer = lambda recipients: Deferred(cancelled.append)
+        self.scheduler.release(self.stage("a@x.example"))
+        self.clock.advance(DELIVERY_SECONDS)
+        self.assertEqual(len(cancelled), 1)
+        self.assertEqual(self.left(), (1, 1))
+
+    def test_unknownDelivery(self) -> None:
+        """A delivery that the configuration does not have any longer is waited for."""
+        scheduler = Scheduler(self.spool, lambda name: None, self.clock)
+        scheduler.release(self.stage("a@x.example"))
+        self.assertEqual(self.left(), (1, 1))
+
+    def test_bounded(self) -> None:
+        """What cannot be delivered now is left to the queue, and follows when there is room."""
+        held: list[Deferred[Any]] = []
+
+        def hold(recipients: Any) -> Deferred[Any]:
+            d: Deferred[Any] = Deferred()
+            held.append(d.addCallback(lambda _: {r: Delivered() for r in recipients}))
+            return d
+
+        self.delivery.answer = hold
+        self.scheduler.start(5)
+        for number in range(4):
+            self.scheduler.release(self.stage(f"r{number}@x.example"))
+        self.assertEqual(len(self.delivery.asked), 2)
+        for d in held[:2]:
+            d.callback(None)
+        self.clock.advance(5)
+        self.assertEqual(len(self.delivery.asked), 4)
+
+    def test_stop(self) -> None:
+        """Stopping begins nothing more, and waits for what was begun."""
+        d: Deferred[Any] = Deferred()
+        self.delivery.answer = lambda recipients: d.addCallback(
+            lambda _: {recipients[0]: Delivered()}
+        )
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        stopped = self.scheduler.stop()
+        self.scheduler.release(self.stage("b@x.example"))
+        self.assertNoResult(stopped)
+        d.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+        self.assertEqual(self.left(), (1, 1))
+
+    def test_failed(self) -> None:
+        """Who failed is not tried again."""
+        self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))
+        self.scheduler.start(5)
+        self.scheduler.release(self.stage("a@x.example"))
+        self.clock.advance(10000)
+        self.assertEqual(len(self.delivery.asked), 1)
+
+    def test_notRecorded(self) -> None:
+        """An outcome that cannot be recorded is logged; the lease brings it back."""
+        self.spool.record = lambda *args: succeed(None).addCallback(  # type: ignore[method-assign]
+            lambda _: 1 // 0
+        )
+        self.scheduler.release(self.stage("a@x.example"))
+        self.assertEqual(self.left(), (1, 1))

@@ -1,0 +1,283 @@
+"""
+What dialogues cannot show: octets, buffers, flow control, shutting down.
+Each regression against the base class is named by its row in the notes on it.
+"""
+
+from __future__ import annotations
+
+import attrs
+from twisted.mail import smtp
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.verdict import ACCEPT
+from deferrals.smtp.server import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS, Session, SessionFactory
+from tests.harness import GREETING, Bench, Transport
+
+
+def message(local: bytes) -> bytes:
+    """
+    A session that sends one message, in one piece.
+    """
+    return (
+        b"EHLO c\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<%s@example.net>\r\n"
+        b"DATA\r\ntext\r\n.\r\n" % local
+    )
+
+
+class LineTests(SynchronousTestCase):
+    """
+    Command lines.
+    """
+
+    def test_subclass(self) -> None:
+        """The session is a twisted.mail.smtp.ESMTP."""
+        self.assertTrue(issubclass(Session, smtp.ESMTP))
+
+    def test_bareLF(self) -> None:
+        """A line that ends with LF alone is refused, not executed (b3)."""
+        bench = Bench()
+        bench.take()
+        bench.send(b"EHLO me\nMAIL FROM:<a@b.example>\r\nNOOP\r\n")
+        said = bench.take().splitlines()
+        self.assertEqual([line[:9] for line in said], [b"500 5.5.2", b"503 5.5.1", b"250 2.0.0"])
+
+    def test_control(self) -> None:
+        """CR, NUL and other control characters in a command are refused (b3)."""
+        bench = Bench()
+        bench.say(*GREETING)
+        for line in (
+            b"MAIL FROM:<a@b.example>\rRCPT TO:<x>\r\n",
+            b"NO\0OP\r\n",
+            b"EHLO a\x1bb\r\n",
+        ):
+            bench.send(line)
+            self.assertTrue(bench.take().startswith(b"500 5.5.2"))
+
+    def test_notUTF8(self) -> None:
+        """Octets that are no UTF-8 are refused, and the connection stays (f1)."""
+        bench = Bench()
+        bench.take()
+        bench.send(b"\xff\xfe\r\nEHLO \xe4\r\nNOOP\r\n")
+        said = [line[:3] for line in bench.take().splitlines()]
+        self.assertEqual(said, [b"500", b"500", b"250"])
+
+    def test_tooLong(self) -> None:
+        """A command line over the limit gets one 500, in whatever pieces it comes (b5)."""
+        for step in (1, 100, 5000, 100000):
+            bench = Bench()
+            bench.take()
+            data = b"NOOP " + b"x" * (3 * MAX_COMMAND_OCTETS) + b"\r\nNOOP\r\n"
+            for place in range(0, len(data), step):
+                bench.send(data[place : place + step])
+            said = bench.take().splitlines()
+            self.assertEqual([line[:3] for line in said], [b"500", b"250"])
+
+    def test_longestLine(self) -> None:
+        """A command line of just the limit is one."""
+        bench = Bench()
+        bench.take()
+        bench.send(b"NOOP " + b"x" * (MAX_COMMAND_OCTETS - 7) + b"\r\n")
+        self.assertEqual(bench.take(), b"250 2.0.0 ok\r\n")
+
+    def test_manyInOneSegment(self) -> None:
+        """A thousand commands in one segment get a thousand replies, written at once (i1)."""
+        bench = Bench()
+        bench.take()
+        writes: list[bytes] = []
+        bench.transport.write = writes.append  # type: ignore[method-assign]
+        bench.send(b"NOOP\r\n" * 1000)
+        self.assertEqual(b"".join(writes), b"250 2.0.0 ok\r\n" * 1000)
+        self.assertEqual(len(writes), 1)
+
+
+class BufferTests(SynchronousTestCase):
+    """
+    Memory is bounded.
+    """
+
+    def waiting(self) -> Bench:
+        bench = Bench()
+        bench.envelope.verdicts["slow@example.net"] = "pending"
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<slow@example.net>")
+        return bench
+
+    def test_paused(self) -> None:
+        """A client that goes on sending while it has to wait is not read from (i5)."""
+        bench = self.waiting()
+        bench.send(b"NOOP\r\n" * 100)
+        self.assertEqual(bench.transport.producerState, "producing")
+        bench.send(b"NOOP\r\n" * (MAX_BUFFER_OCTETS // 6))
+        self.assertEqual(bench.transport.producerState, "paused")
+        bench.envelope.decide("slow@example.net", "accept")
+        self.assertEqual(bench.transport.producerState, "producing")
+        self.assertEqual(bench.take().count(b"250 2.0.0 ok"), 100 + MAX_BUFFER_OCTETS // 6)
+
+    def test_deafClient(self) -> None:
+        """A client that does not read its replies is not listened to."""
+        bench = Bench()
+        bench.take()
+        bench.session.pauseProducing()
+        bench.send(b"NOOP\r\n" * 10)
+        self.assertEqual(bench.take(), b"")
+        bench.session.resumeProducing()
+        self.assertEqual(bench.take().count(b"250"), 10)
+
+    def test_manySlots(self) -> None:
+        """More pipelined recipients than are judged side by side are answered, too."""
+        bench = Bench()
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>")
+        bench.envelope.verdicts["r0@example.net"] = "pending"
+        bench.content.cohorts.update({f"r{n}@example.net": "all" for n in range(300)})
+        bench.send(b"".join(b"RCPT TO:<r%d@example.net>\r\n" % n for n in range(300)))
+        self.assertEqual(bench.take(), b"")
+        bench.envelope.decide("r0@example.net", "defer")
+        self.assertEqual(bench.take().count(b"250 2.1.5"), 300)
+
+
+class LostTests(SynchronousTestCase):
+    """
+    The connection is lost.
+    """
+
+    def test_pendingRecipient(self) -> None:
+        """A pending envelope verdict is cancelled (h1)."""
+        bench = Bench()
+        bench.envelope.verdicts["slow@example.net"] = "pending"
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<slow@example.net>")
+        bench.lose()
+        self.assertEqual(bench.envelope.cancelled, ["slow@example.net"])
+
+    def test_pendingVerdict(self) -> None:
+        """A pending content verdict is cancelled, and nothing is delivered (h1, D-15)."""
+        bench = Bench()
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<one@example.net>", "DATA")
+        bench.say("text", ".")
+        bench.lose()
+        self.assertEqual(bench.content.cancelled, ["one@example.net"])
+        self.assertEqual(bench.released, [])
+        self.assertEqual(bench.clock.getDelayedCalls(), [])
+
+    def test_inData(self) -> None:
+        """Half a message is forgotten."""
+        bench = Bench()
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>", "DATA")
+        bench.say("text")
+        bench.lose()
+        self.assertEqual(bench.released, [])
+        self.assertEqual(bench.clock.getDelayedCalls(), [])
+
+    def test_lateCommit(self) -> None:
+        """What becomes durable after the client has gone is abandoned (D-21)."""
+        bench = Bench()
+        bench.spool.slow = True
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>", "DATA")
+        bench.say("text", ".")
+        bench.lose()
+        bench.spool.go()
+        self.assertEqual(bench.released, [])
+        self.assertEqual(len(bench.spool.abandoned), 1)
+
+    def test_releasedAfterFinal(self) -> None:
+        """The message is released after the final reply was written, not before (D-20)."""
+        bench = Bench()
+        order: list[str] = []
+        release, write = bench.intake.release, bench.transport.write
+        object.__setattr__(
+            bench.intake, "release", lambda work: (order.append("release"), release(work))
+        )
+
+        def watch(data: bytes) -> None:
+            order.append(data[:3].decode())
+            write(data)
+
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>", "DATA")
+        bench.transport.write = watch  # type: ignore[method-assign]
+        bench.say("text", ".")
+        self.assertEqual(order, ["250", "release"])
+
+
+class ShutdownTests(SynchronousTestCase):
+    """
+    The server stops.
+    """
+
+    def factory(self) -> tuple[Bench, SessionFactory, Session, Transport]:
+        bench = Bench()
+        factory = SessionFactory(bench.settings, bench.intake, bench.clock)
+        session, transport = factory.buildProtocol(None), Transport()
+        session.makeConnection(transport)
+        transport.clear()
+        return bench, factory, session, transport
+
+    def test_idle(self) -> None:
+        """Who has no transaction is told 421 at once."""
+        _, factory, session, transport = self.factory()
+        done = factory.shutdown(10)
+        self.assertTrue(transport.value().startswith(b"421 4.3.2"))
+        self.assertTrue(transport.disconnecting)
+        self.assertNoResult(done)
+        session.connectionLost(None)  # type: ignore[arg-type]
+        self.successResultOf(done)
+
+    def test_answered(self) -> None:
+        """A transaction that waits for its answer gets it, then 421."""
+        bench, factory, session, transport = self.factory()
+        session.dataReceived(message(b"one"))
+        transport.clear()
+        factory.shutdown(10)
+        self.assertEqual(transport.value(), b"")
+        bench.content.decide("one@example.net", ACCEPT)
+        self.assertEqual([line[:3] for line in transport.value().splitlines()], [b"250", b"421"])
+        self.assertEqual(bench.released, ["one@example.net"])
+
+    def test_graceIsOver(self) -> None:
+        """Whose answer takes longer than the grace is refused for now (P-12)."""
+        bench, factory, session, transport = self.factory()
+        session.dataReceived(message(b"one"))
+        transport.clear()
+        factory.shutdown(10)
+        bench.clock.advance(10)
+        self.assertEqual([line[:3] for line in transport.value().splitlines()], [b"451", b"421"])
+        self.assertEqual(bench.released, [])
+
+
+class OverloadTests(SynchronousTestCase):
+    """
+    More messages than may be judged at once (the bench allows two).
+    """
+
+    def test_452(self) -> None:
+        """Those that wait too long get 452 4.3.1; nothing is lost (P-8)."""
+        bench = Bench()
+        sessions = []
+        limits = bench.settings.limits
+        for seconds in (50, 50, 40):
+            limits = attrs.evolve(limits, replyDeadlineSeconds=seconds)
+            settings = attrs.evolve(bench.settings, limits=limits)
+            session, transport = Session(settings, bench.intake, bench.clock), Transport()
+            session.makeConnection(transport)
+            session.dataReceived(message(b"r"))
+            transport.clear()
+            sessions.append(transport)
+        self.assertEqual(len(bench.content.asked), 2)
+        bench.clock.advance(50)
+        self.assertEqual(
+            [transport.value()[:9] for transport in sessions],
+            [b"451 4.3.0", b"451 4.3.0", b"452 4.3.1"],
+        )
+
+    def test_next(self) -> None:
+        """When one is done, the next one is judged."""
+        bench = Bench()
+        transports = []
+        for number in range(3):
+            session, transport = Session(bench.settings, bench.intake, bench.clock), Transport()
+            session.makeConnection(transport)
+            session.dataReceived(message(b"r%d" % number))
+            transport.clear()
+            transports.append(transport)
+        bench.content.decide("r0@example.net", ACCEPT)
+        self.assertEqual(len(bench.content.asked), 3)
+        bench.content.decide("r2@example.net", ACCEPT)
+        bench.content.decide("r1@example.net", ACCEPT)
+        self.assertTrue(all(t.value().startswith(b"250 2.6.0") for t in transports))

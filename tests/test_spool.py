@@ -1,0 +1,305 @@
+"""
+Both spools against the contract, and what the embedded one does beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sqlite3
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from deferrals.errors import SpoolError
+from deferrals.model.verdict import Delivered
+from deferrals.spool.database import Database
+from deferrals.spool.memory import MemorySpool
+from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
+from deferrals.spool.sqlite import SqliteSpool
+from deferrals.testing import SpoolContract, makeAddressees, makeEnvelope
+
+
+class MemorySpoolTests(SpoolContract, SynchronousTestCase):
+    """
+    L{MemorySpool}.
+    """
+
+    def makeSpool(self) -> MemorySpool:
+        self.clock = Clock()
+        return MemorySpool(self.clock)
+
+    def reopen(self, spool: MemorySpool) -> MemorySpool:
+        self.successResultOf(spool.open())
+        return spool
+
+
+class PumpedReactor(Clock):
+    """
+    A clock whose C{callFromThread} is done when somebody waits for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fromThread: queue.Queue[Any] = queue.Queue()
+
+    def callFromThread(self, function: Any, *args: Any) -> None:
+        self.fromThread.put((function, args))
+
+    def wait(self, d: Deferred[Any]) -> Any:
+        results: list[Any] = []
+        d.addBoth(results.append)
+        while not results:
+            function, args = self.fromThread.get(timeout=30)
+            function(*args)
+        return results[0]
+
+
+class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
+    """
+    L{SqliteSpool}, with a real disk and a clock that stands still.
+    """
+
+    def makeSpool(self) -> SqliteSpool:
+        self.clock = self.reactor = PumpedReactor()
+        self.directory = os.path.join(self.mktemp(), "spool")
+        return self.opened()
+
+    def opened(self) -> SqliteSpool:
+        spool = SqliteSpool(self.directory, self.reactor, self.inThread)
+        self.assertIsNone(self.reactor.wait(spool.open()))
+        self.addCleanup(lambda: spool.closed or self.reactor.wait(spool.close()))
+        return spool
+
+    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+        d: Deferred[Any] = Deferred()
+        try:
+            d.callback(function(*args))
+        except Exception:
+            d.errback()
+        return d
+
+    def reopen(self, spool: SqliteSpool) -> SqliteSpool:
+        self.reactor.wait(spool.close())
+        return self.opened()
+
+    def resultOf(self, d: Deferred[Any]) -> Any:
+        return self.reactor.wait(d)
+
+    def test_modes(self) -> None:
+        """Nobody else may look into the spool."""
+        self.makeSpool()
+        self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
+
+    def test_locked(self) -> None:
+        """Two processes do not share one spool."""
+        self.makeSpool()
+        second = SqliteSpool(self.directory, self.reactor, self.inThread)
+        failure = self.reactor.wait(second.open())
+        self.assertIn("in use by another process", failure.getErrorMessage())
+
+    def test_otherVersion(self) -> None:
+        """A spool of another format is left alone."""
+        spool = self.makeSpool()
+        self.reactor.wait(spool.close())
+        with sqlite3.connect(os.path.join(self.directory, "spool.sqlite")) as db:
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+        again = SqliteSpool(self.directory, self.reactor, self.inThread)
+        failure = self.reactor.wait(again.open())
+        self.assertIn("format 99", failure.getErrorMessage())
+        self.assertTrue(again.closed)
+
+    def test_unwritable(self) -> None:
+        """A directory that cannot be made is an error that says so."""
+        self.reactor = PumpedReactor()
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write("a file")
+        spool = SqliteSpool(os.path.join(path, "spool"), self.reactor, self.inThread)
+        failure = self.reactor.wait(spool.open())
+        failure.trap(SpoolError)
+
+    def test_large(self) -> None:
+        """A large body is a file, gone with its message; a small one is none."""
+        spool, envelope = self.makeSpool(), makeEnvelope()
+        content = b"x" * MEMORY_OCTETS + b"\r\n"
+        message = self.body(spool, envelope, content[:100], content[100:])
+        self.assertIsNone(message.body)
+        work = self.resultOf(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        spool.release(work, False)
+        (claimed,) = self.resultOf(spool.claim(1))
+        with claimed.message.open() as file:
+            self.assertEqual(file.read(), content)
+        self.assertEqual(len(os.listdir(os.path.join(self.directory, "bodies"))), 1)
+        self.resultOf(spool.record(claimed, {claimed.addressees[0]: Delivered()}, 0))
+        self.resultOf(spool.waiting())
+        self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
+
+    def test_largeAborted(self) -> None:
+        """The file of a message that was not wanted is removed."""
+        spool = self.makeSpool()
+        writer = spool.newBody(1)
+        writer.write(b"x" * (MEMORY_OCTETS + 1))
+        self.resultOf(writer.finish())
+        writer.abort()
+        writer.abort()
+        self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
+
+    def test_sameNumber(self) -> None:
+        """A message that cannot be inserted fails alone, with a SpoolError."""
+        spool = self.makeSpool()
+        work = self.staged(spool, "a@b.example")
+        failure = self.resultOf(
+            spool.stage(work.envelope, work.message, makeAddressees("c@d.example"))
+        )
+        failure.trap(SpoolError)
+        spool.release(work, False)
+        self.assertEqual(len(self.resultOf(spool.claim(9))), 1)
+
+    def test_afterClose(self) -> None:
+        """A closed spool takes nothing."""
+        spool = self.makeSpool()
+        self.reactor.wait(spool.close())
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"x\r\n")
+        failure = self.resultOf(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        failure.trap(SpoolError)
+
+
+class DatabaseTests(SynchronousTestCase):
+    """
+    Group commit.
+    """
+
+    def setUp(self) -> None:
+        self.reactor = PumpedReactor()
+        self.path = self.mktemp()
+        self.db = Database(self.path, self.reactor, self.prepare)
+        self.reactor.wait(self.db.open())
+        self.addCleanup(lambda: self.reactor.wait(self.db.close()))
+
+    def prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)")
+
+    def insert(self, db: sqlite3.Connection, number: int) -> int:
+        db.execute("INSERT INTO t VALUES (?)", (number,))
+        return number
+
+    def test_grouped(self) -> None:
+        """What waits while a commit runs goes into the next one."""
+        gate = threading.Event()
+        first = self.db.run(lambda db: gate.wait(30))
+        waiting = [self.db.run(self.insert, number) for number in range(100)]
+        before = self.db.commits
+        gate.set()
+        self.reactor.wait(first)
+        self.assertEqual([self.reactor.wait(d) for d in waiting], list(range(100)))
+        self.assertLessEqual(self.db.commits - before, 3)
+
+    def test_oneFails(self) -> None:
+        """One that fails does not take the others with it."""
+        gate = threading.Event()
+        first = self.db.run(lambda db: gate.wait(30))
+        good = self.db.run(self.insert, 1)
+        bad = self.db.run(self.insert, 1)
+        broken = self.db.run(lambda db: 1 // 0)
+        other = self.db.run(self.insert, 2)
+        gate.set()
+        self.reactor.wait(first)
+        self.assertEqual(self.reactor.wait(good), 1)
+        self.reactor.wait(bad).trap(SpoolError)
+        self.reactor.wait(broken).trap(ZeroDivisionError)
+        self.assertEqual(self.reactor.wait(other), 2)
+
+
+class WriterTests(TestCase):
+    """
+    Bodies on a real disk, with real threads.
+    """
+
+    def test_congestion(self) -> Any:
+        """A writer that is behind says so, and says when it is not any longer."""
+        path = self.mktemp()
+        writer = BodyWriter(path, deferToThread)
+        chunk = b"x" * (1024 * 1024)
+        for _ in range(3):
+            writer.write(chunk)
+        self.assertTrue(writer.congested)
+
+        def drained(_: Any) -> Any:
+            self.assertFalse(writer.congested)
+            writer.write(b"end")
+            return writer.finish()
+
+        def finished(message: Any) -> None:
+            self.assertEqual(message.size, 3 * len(chunk) + 3)
+            with message.open() as file:
+                self.assertEqual(file.read(), chunk * 3 + b"end")
+
+        self.assertGreater(3 * len(chunk), CONGESTED_OCTETS)
+        return writer.drained().addCallback(drained).addCallback(finished)
+
+    def test_noDisk(self) -> Any:
+        """A file that cannot be written is a SpoolError at the end, and memory stays bounded."""
+        writer = BodyWriter("/nonexistent/file", deferToThread)
+        writer.write(b"x" * (MEMORY_OCTETS + 1))
+
+        def more(_: Any) -> Any:
+            if writer._failure is None:
+                return deferToThread(lambda: None).addCallback(more)
+            writer.write(b"x" * (2 * CONGESTED_OCTETS))
+            self.assertFalse(writer.congested)
+            return self.assertFailure(writer.finish(), SpoolError)
+
+        return deferToThread(lambda: None).addCallback(more)
+
+
+class CrashTests(SynchronousTestCase):
+    """
+    A process that dies.
+    """
+
+    PROGRAM = """
+import os, sys
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from deferrals.spool.sqlite import SqliteSpool
+from deferrals.testing import makeAddressees, makeEnvelope
+spool = SqliteSpool(sys.argv[1], reactor, deferToThread)
+def begin(_):
+    envelope = makeEnvelope()
+    writer = spool.newBody(envelope.transaction)
+    writer.write(b"Subject: x\\r\\n\\r\\n" + b"x" * int(sys.argv[2]) + b"\\r\\n")
+    d = writer.finish()
+    d.addCallback(lambda message: spool.stage(envelope, message, makeAddressees("a@b.example")))
+    d.addCallback(lambda work: os._exit(7))
+spool.open().addCallback(begin)
+reactor.run()
+"""
+
+    def test_staged(self) -> None:
+        """What was durable before the process died is there afterwards, whole (D-23)."""
+        for size in (10, MEMORY_OCTETS + 10):
+            directory = self.mktemp()
+            status = subprocess.run(
+                [sys.executable, "-c", self.PROGRAM, directory, str(size)],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                timeout=60,
+                check=False,
+            ).returncode
+            self.assertEqual(status, 7)
+            clock = PumpedReactor()
+            clock.advance(2e9)
+            spool = SqliteSpool(directory, clock, SqliteSpoolTests.inThread.__get__(self))
+            clock.wait(spool.open())
+            (work,) = clock.wait(spool.claim(10))
+            with work.message.open() as file:
+                self.assertEqual(len(file.read()), work.message.size)
+            clock.wait(spool.close())

@@ -1,0 +1,110 @@
+"""
+Deferreds that several wait for, and for a limited time.
+"""
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.waiting import Shared, Slots, withDeadline
+
+
+class SharedTests(SynchronousTestCase):
+    """
+    L{Shared}.
+    """
+
+    def test_everybody(self) -> None:
+        """Early and late, everybody gets the result; nobody's callbacks change it."""
+        source: Deferred[int] = Deferred()
+        shared = Shared(source)
+        early = shared.wait().addCallback(lambda result: result + 1)
+        other = shared.wait()
+        source.callback(1)
+        self.assertEqual(self.successResultOf(early), 2)
+        self.assertEqual(self.successResultOf(other), 1)
+        self.assertEqual(self.successResultOf(shared.wait()), 1)
+
+    def test_failure(self) -> None:
+        """A failure is everybody's, and is not reported as lost."""
+        source: Deferred[int] = Deferred()
+        shared = Shared(source)
+        early = shared.wait()
+        source.errback(ValueError())
+        self.failureResultOf(early, ValueError)
+        self.failureResultOf(shared.wait(), ValueError)
+
+    def test_cancel(self) -> None:
+        """The source is cancelled with its last waiter."""
+        cancelled = []
+        source: Deferred[int] = Deferred(cancelled.append)
+        shared = Shared(source)
+        one, two = shared.wait(), shared.wait()
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.assertEqual(cancelled, [])
+        two.cancel()
+        self.assertEqual(cancelled, [source])
+        self.failureResultOf(two, CancelledError)
+
+
+class SlotsTests(SynchronousTestCase):
+    """
+    L{Slots}.
+    """
+
+    def test_order(self) -> None:
+        """First come, first served; who gives up is left out."""
+        slots = Slots(1)
+        self.successResultOf(slots.acquire())
+        one, two, three = slots.acquire(), slots.acquire(), slots.acquire()
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.assertEqual(slots.waiting, 2)
+        slots.release()
+        self.successResultOf(two)
+        self.assertNoResult(three)
+        slots.release()
+        self.successResultOf(three)
+        slots.release()
+        self.assertEqual(slots.free, 1)
+
+
+class DeadlineTests(SynchronousTestCase):
+    """
+    L{withDeadline}.
+    """
+
+    def test_atOnce(self) -> None:
+        """What is there at once costs no timer."""
+        clock = Clock()
+        self.assertEqual(self.successResultOf(withDeadline(clock, 5, lambda: 3)), 3)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_late(self) -> None:
+        """What takes too long is cancelled."""
+        clock = Clock()
+        cancelled: list[object] = []
+        d = withDeadline(clock, 5, lambda: Deferred(cancelled.append))
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
+        self.assertEqual(len(cancelled), 1)
+
+    def test_deaf(self) -> None:
+        """What does not let itself be cancelled is not waited for either, nor heard later."""
+        clock = Clock()
+        source: Deferred[int] = Deferred(lambda d: None)
+        chained: Deferred[int] = Deferred().addCallback(lambda _: source)
+        d = withDeadline(clock, 5, lambda: chained)
+        chained.callback(0)
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
+        source.addErrback(lambda _: None)
+
+    def test_cancel(self) -> None:
+        """It may be cancelled, which ends its timer."""
+        clock = Clock()
+        d = withDeadline(clock, 5, Deferred)
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.assertEqual(clock.getDelayedCalls(), [])
