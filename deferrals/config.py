@@ -230,7 +230,10 @@ class Config:
     @ivar max_judging: messages in the content stage at once.
     @ivar retry_interval: how long a recipient waits for the next attempt.
     @ivar grace: how long transactions may take to end when the server stops.
-    @ivar listen: at least one.
+    @ivar listen: where mail comes in: at least one.
+    @ivar limits: what one client may ask for.
+    @ivar policies: what recipients think of mail, by name.
+    @ivar recipients: who is here; the first rule that matches counts.
     """
 
     listen: tuple[Listener, ...]

@@ -238,10 +238,15 @@ class MailService(service.Service):
         """
         service.Service.startService(self)
         self._opened = maybeDeferred(self._spool.open)
-        self._opened.addCallbacks(lambda _: self._scheduler.start(), self._noSpool)
+        self._opened.addCallback(lambda _: self._scheduler.start())
+        self._opened.addErrback(self._noSpool)
 
     def _noSpool(self, failure: Failure) -> None:
-        _log.critical("no spool, no mail: {error}", error=failure.getErrorMessage())
+        """
+        Without a spool there is no mail: end, with exit status 1.
+        """
+        _log.critical("cannot run without a spool: {error}", error=failure.getErrorMessage())
+        self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._reactor.callWhenRunning(self._reactor.stop)
 
     @inlineCallbacks
@@ -251,6 +256,7 @@ class MailService(service.Service):
         close the spool.  What is not delivered stays in it.
         """
         service.Service.stopService(self)
+        yield self._opened
         for port in self._ports.values():
             yield maybeDeferred(port.stopListening)
         for factory in self._factories.values():

@@ -9,18 +9,13 @@ import signal
 import sys
 from typing import Any
 
-from twisted.logger import (
-    FilteringLogObserver,
-    Logger,
-    LogLevel,
-    LogLevelFilterPredicate,
-    jsonFileLogObserver,
-)
+from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from deferrals.config import Config, load
 from deferrals.errors import ConfigError
+from deferrals.log import JSONObserver
 from deferrals.service import MailService, checkConfig, describe
 from deferrals.stages.plugin import stagePlugins
 
@@ -52,7 +47,8 @@ class Options(usage.Options):
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         if self["log-format"] == "json" and self.parent is not None:
-            self.parent["logger"] = self._jsonObserver(self.parent.get("logfile"))
+            _logFile[:] = [self.parent.get("logfile")]
+            self.parent["logger"] = "deferrals.tap.jsonObserver"
 
     def load(self) -> Config:
         """
@@ -64,17 +60,17 @@ class Options(usage.Options):
         checkConfig(config, reactor)
         return config
 
-    def _jsonObserver(self, path: str | None) -> Any:
-        """
-        Makes the observer once twistd has set up its process.
-        """
 
-        def make() -> Any:
-            file = sys.stdout if path in (None, "-") else LogFile.fromFullPath(path)
-            level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
-            return FilteringLogObserver(jsonFileLogObserver(file, recordSeparator=""), [level])
+#: Where twistd was told to log: it calls L{jsonObserver} without arguments.
+_logFile: list[str | None] = [None]
 
-        return make
+
+def jsonObserver() -> Any:
+    """
+    The log for machines: one JSON object per line.
+    """
+    path = _logFile[0]
+    return JSONObserver(sys.stdout if path in (None, "-") else LogFile.fromFullPath(path))
 
 
 class _Server(MailService):
@@ -89,7 +85,7 @@ class _Server(MailService):
         """
         super().startService()
         signal.signal(signal.SIGHUP, self._hangup)
-        self._opened.addCallback(lambda _: self._introduce())
+        self._introduce()
 
     def _hangup(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self.reload)

@@ -10,7 +10,8 @@ from twisted.mail import smtp
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT
-from deferrals.smtp.server import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS, Session, SessionFactory
+from deferrals.smtp.pipeline import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
+from deferrals.smtp.server import Session, SessionFactory
 from tests.harness import GREETING, Bench, Transport
 
 

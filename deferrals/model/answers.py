@@ -92,7 +92,7 @@ def weigh(
     priority: where there is none, the message is still ours as a whole (D-21);
     where it is negative, it is everybody's answer (P-11); where it is
     positive, each recipient's own reply counts, as if it had answered RCPT TO
-    (D-11), or that to its RCPT TO where the block has none.
+    (D-6, D-11), or that to its RCPT TO where the block has none.
 
     @param envelope: the replies to RCPT TO.
     @param block: the replies between 353 and the final one (or, under LMTP,

@@ -199,7 +199,7 @@ class Block:
             return self._end(self._veto)
         enumerates = self._form in _ENUMERATING_FORMS and len(self._candidates) > 1
         if enumerates and (differ or (self._windowOver and self._open)):
-            self._state = _State.ENUMERATING
+            self._state = _State.ENUMERATING  # D-7; somebody is listed: D-8
             return [R353_ENUMERATE]
         if self._open:
             return []
@@ -224,7 +224,7 @@ class Block:
         return attrs.evolve(reply, text="\n".join([reply.text, *reasons]))
 
     def _continue(self) -> list[Reply]:
-        replies = []
+        replies: list[Reply] = []
         while self._next < len(self._listed):
             reply = self._answerFor(self._listed[self._next])
             if reply is None:
@@ -234,7 +234,7 @@ class Block:
         if self._veto is not None:
             return replies + self._end(self._veto)
         if self._open:
-            return replies
+            return replies  # D-22
         if not self.accepted():
             refusals = [v.reply for v in self._verdicts if isinstance(v, Refuse)]
             reply = refusedByAll(refusals)
@@ -261,7 +261,7 @@ class Block:
         """
         if self._veto is None and (self._open or self.needsCommit):
             return []
-        replies = []
+        replies: list[Reply] = []
         for index in self._listed:
             reply = self._answerFor(index)
             assert reply is not None
@@ -272,6 +272,10 @@ class Block:
         return replies
 
     def _positive(self) -> Reply:
+        """
+        Positive as soon as anybody accepts, and about the message as a whole
+        (D-14, D-16, D-17).
+        """
         accepted, all_ = len(self.accepted()), len(self._candidates)
         some = "" if accepted == all_ else f" for {accepted} of {all_} recipients"
         return Reply(250, "2.6.0", f"message accepted{some}, {self._taken}")

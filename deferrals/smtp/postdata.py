@@ -26,7 +26,6 @@ from deferrals.model.delivery import Addressee, Work
 from deferrals.model.envelope import Form
 from deferrals.model.reply import (
     R250_CONTENT,
-    R451_CLIENT_GONE,
     R451_LOCAL_ERROR,
     R452_NO_STORAGE,
     Reply,
@@ -277,13 +276,13 @@ class PostData:
             self._clock.seconds() - self._envelope.received,
         )
 
-    def clientLeaves(self) -> None:
+    def giveUp(self, reply: Reply) -> None:
         """
-        The client has closed its side: tell it 4xx for what is outstanding
+        The connection is about to be closed: 4xx for what is outstanding
         (P-12).
         """
         if not self._over:
-            self.refuse(R451_CLIENT_GONE)
+            self.refuse(reply)
 
     def clientGone(self) -> None:
         """

@@ -1,27 +1,15 @@
 """
 The server's side of an SMTP or LMTP session.
 
-L{Session} is a L{twisted.mail.smtp.ESMTP}: verbs are found as C{do_VERB} and
-C{ext_KEYWORD}, EHLO lists C{extensions()}, timers are TimeoutMixin's.  How the
-base class's traps are dealt with:
+L{Session} has the commands, on the lower half in L{deferrals.smtp.pipeline};
+verbs are found as C{do_VERB} and C{ext_KEYWORD}, EHLO lists C{extensions()}.
+More traps of the base class, and how they are dealt with:
 
-  - I{Replies overtake one another.}  Input is taken command by command, and not
-    at all while a command's Deferred is pending.  Only RCPTs in a row are judged
-    side by side; their replies leave in order, through slots (D-2).
   - I{A late answer lands in the next transaction.}  An answer belongs to the
     L{Transaction} it was asked for; RSET and EHLO wait behind it, a lost
     connection cancels it.
-  - I{The data phase is line by line, private, and executes the rest of a message
-    with a long line.}  C{dataReceived} is our own: a reader takes the raw octets
-    until it says that the message has ended.
   - I{Parameters are parsed and dropped.}  L{deferrals.model.extensions}.
   - I{One failure is a 550 for everybody.}  L{deferrals.smtp.postdata}.
-  - I{Exceptions close the connection without a word.}  Whatever a command raises
-    is logged and answered.
-
-Memory: what a client sends while it has to wait stays in a buffer of at most
-L{MAX_BUFFER_OCTETS}; over that, nothing is read from it.  A client that does
-not read its replies is not listened to either.
 
 This module decides nothing about mail.  On an error of the client it sends the
 reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
@@ -30,18 +18,14 @@ reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
-from twisted.mail import smtp
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from deferrals.errors import PeerError, StageError
 from deferrals.model.envelope import Client, Envelope, Form, Recipient
@@ -52,14 +36,12 @@ from deferrals.model.reply import (
     R250_SENDER,
     R252_VRFY,
     R354_GO_AHEAD,
-    R421_LOCAL_ERROR,
     R421_SHUTDOWN,
     R421_TIMEOUT,
     R421_TOO_MANY_ERRORS,
     R451_LOCAL_ERROR,
+    R451_SHUTDOWN,
     R500_BAD_LINE,
-    R500_BARE_LF,
-    R500_LINE_TOO_LONG,
     R500_UNKNOWN_COMMAND,
     R501_SYNTAX,
     R502_NOT_HERE,
@@ -73,20 +55,12 @@ from deferrals.model.transaction import Phase, Transaction, outOfSequence
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp import journal
 from deferrals.smtp.data import DataDecoder, normalised
+from deferrals.smtp.pipeline import PipelinedESMTP
 from deferrals.smtp.postdata import PostData
 from deferrals.smtp.settings import Intake, ListenerSettings
 from deferrals.waiting import CancelledError, withDeadline
 
 _log = Logger(namespace="deferrals.session")
-
-#: The longest command line, CRLF included.
-MAX_COMMAND_OCTETS = 4096
-
-#: How much is read from a client that has to wait.
-MAX_BUFFER_OCTETS = 64 * 1024
-
-#: RCPTs that are judged side by side; the next one waits.
-MAX_SLOTS = 100
 
 _VERB = re.compile(rb"[A-Za-z]{1,16}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -94,21 +68,7 @@ _HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]{1,255}")
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.I | re.M)
 
 
-@attrs.define(eq=False)
-class _Slot:
-    """
-    The place of one reply in the order of replies.
-
-    @ivar settle: makes the reply, once it is this slot's turn; L{None} while
-        its answer is pending.
-    """
-
-    settle: Callable[[], Reply] | None
-    pending: Deferred[Any] | None = None
-
-
-@implementer(IHalfCloseableProtocol, IPushProducer)
-class Session(smtp.ESMTP):
+class Session(PipelinedESMTP):
     """
     One connection.
 
@@ -118,17 +78,6 @@ class Session(smtp.ESMTP):
     @param ended: called with this session when its connection is lost.
     """
 
-    noisy = False
-    _buffer = b""
-    _offset = 0
-    _reader: Callable[[bytes], bytes] | None = None
-    _skippingLine = False
-    _running = False
-    _busy = False
-    _closing = False
-    _lost = False
-    _writeBlocked = False
-    _readPaused = False
     _shutdown = False
     _transaction: Transaction | None = None
     _postData: PostData | None = None
@@ -144,25 +93,16 @@ class Session(smtp.ESMTP):
         clock: Any,
         ended: Callable[[Session], None] = lambda session: None,
     ) -> None:
-        smtp.ESMTP.__init__(self)
+        PipelinedESMTP.__init__(self, clock)
         self.host = settings.hostname
         self._settings = settings
         self._limits = settings.limits
         self._intake = intake
-        self._clock = clock
         self._ended = ended
         self._phase = Phase.START
         self._client = Client("")
-        self._slots: deque[_Slot] | None = None
-        self._out: list[bytes] = []
 
     # The connection.
-
-    def callLater(self, period: float, func: Callable[[], None]) -> Any:
-        """
-        TimeoutMixin's timers run on our clock.
-        """
-        return self._clock.callLater(period, func)
 
     def connectionMade(self) -> None:
         """
@@ -171,12 +111,10 @@ class Session(smtp.ESMTP):
         peer = self.transport.getPeer()
         address = getattr(peer, "host", "local")
         self._client = Client(address, getattr(peer, "port", 0), protocol="SMTP")
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-        self.transport.registerProducer(self, True)
+        PipelinedESMTP.connectionMade(self)
         self.setTimeout(self._limits.commandSeconds)
         self.reply(Reply(220, None, self.greeting().decode("ascii")))
-        self._flush()
+        self.flush()
 
     def greeting(self) -> bytes:
         """
@@ -190,44 +128,22 @@ class Session(smtp.ESMTP):
 
     def connectionLost(self, reason: Failure) -> None:
         """
-        Nobody is there any longer: everything that is pending is cancelled,
-        and what was not answered stays the sender's.
+        What was not answered stays the sender's.
         """
-        self._lost = self._closing = True
-        self.setTimeout(None)
-        self._buffer = b""
-        slots, self._slots = self._slots, None
-        for slot in slots or ():
-            if slot.pending is not None:
-                slot.pending.cancel()
+        PipelinedESMTP.connectionLost(self, reason)
         if self._postData is not None:
             self._postData.clientGone()
             self._postData = None
         self._abort("the connection was lost")
         self._ended(self)
 
-    def readConnectionLost(self) -> None:
-        """
-        The client has closed its sending side.  What it still waits for is
-        answered 4xx (P-12).
-        """
-        if self._postData is not None:
-            self._postData.clientLeaves()
-        self._close()
-
-    def writeConnectionLost(self) -> None:
-        """
-        The client does not hear us: neither do we listen.
-        """
-        self.transport.loseConnection()
-
     def timeoutConnection(self) -> None:
         """
         The client was silent for too long (RFC 5321 §4.5.3.2).
         """
         self._abort("timeout")
-        self._say(R421_TIMEOUT)
-        self._close()
+        self.say(R421_TIMEOUT)
+        self.close()
 
     def shutdown(self) -> None:
         """
@@ -236,105 +152,19 @@ class Session(smtp.ESMTP):
         """
         self._shutdown = True
         if not self._busy and self._reader is None and self._phase in (Phase.START, Phase.READY):
-            self._say(R421_SHUTDOWN)
-            self._close()
+            self.say(R421_SHUTDOWN)
+            self.close()
 
     def shutdownNow(self) -> None:
         """
         Time is up.
         """
         if self._postData is not None:
-            self._postData.clientLeaves()
+            self._postData.giveUp(R451_SHUTDOWN)
         if not self._closing:
             self._abort("the server is stopping")
-            self._say(R421_SHUTDOWN)
-            self._close()
-
-    def _close(self) -> None:
-        """
-        Write what is written, then end the connection.
-        """
-        if self._closing:
-            return
-        self._closing = True
-        self._buffer = b""
-        self._flush()
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
-
-    # Input.
-
-    def dataReceived(self, data: bytes) -> None:
-        """
-        Octets from the wire, in pieces of any size.
-        """
-        if self._closing:
-            return
-        self._buffer = self._buffer + data if self._buffer else data
-        self._advance()
-
-    def _advance(self) -> None:
-        """
-        Take commands and data as far as possible.
-        """
-        if self._running:
-            return
-        self._running = True
-        try:
-            self._take()
-            while self._settle():
-                self._take()
-        except Exception:
-            _log.failure("{client}: session failed", client=self._client.address)
-            self._abort("local error")
-            self._say(R421_LOCAL_ERROR)
-            self._close()
-        finally:
-            self._running = False
-        if not self._closing:
-            self._buffer, self._offset = self._buffer[self._offset :], 0
-            self._flush()
-            self._regulate()
-
-    def _take(self) -> None:
-        while self._offset < len(self._buffer) and not (
-            self._busy or self._closing or self._writeBlocked
-        ):
-            if self._reader is not None:
-                octets, self._offset = self._buffer[self._offset :], 0
-                self.resetTimeout()
-                self._buffer = self._reader(octets)
-            elif not self._takeLine():
-                return
-
-    def _takeLine(self) -> bool:
-        """
-        Take one command line.
-
-        @return: L{False} where there is none, or it has to wait.
-        """
-        buffer, start = self._buffer, self._offset
-        end = buffer.find(b"\n", start) + 1
-        if not end:
-            if len(buffer) - start > MAX_COMMAND_OCTETS:
-                self._skippingLine = True
-                self._offset = len(buffer)
-            return False
-        if self._slots and (
-            len(self._slots) >= MAX_SLOTS or buffer[start : start + 4].upper() != b"RCPT"
-        ):
-            return False
-        line = buffer[start:end]
-        self._offset = end
-        self.resetTimeout()
-        if self._skippingLine or len(line) > MAX_COMMAND_OCTETS:
-            self._skippingLine = False
-            self.reply(R500_LINE_TOO_LONG)
-        elif not line.endswith(b"\r\n"):
-            self.reply(R500_BARE_LF)
-        else:
-            self.lineReceived(line[:-2])
-        return True
+            self.say(R421_SHUTDOWN)
+            self.close()
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -359,142 +189,66 @@ class Session(smtp.ESMTP):
             self.reply(error.reply)
         else:
             if pending is not None and not self._closing:
-                self._wait(pending)
+                self.wait(pending)
 
-    def _wait(self, pending: Deferred[Any]) -> None:
-        """
-        Take nothing more from the client until C{pending} fires.
-        """
-        self._busy = True
-        self.setTimeout(None)
-        pending.addErrback(self._commandFailed)
-        pending.addCallback(self._resume)
+    # What the lower half asks.
 
-    def _commandFailed(self, failure: Failure) -> None:
-        _log.failure("{client}: command failed", failure, client=self._client.address)
-        if not self._lost:
-            self.reply(R451_LOCAL_ERROR)
+    def peerName(self) -> str:
+        """
+        See L{PipelinedESMTP.peerName}.
+        """
+        return self._client.address
 
-    def _resume(self, _: Any) -> None:
-        self._busy = False
-        if self._closing:
-            return
-        self.setTimeout(self._limits.commandSeconds)
-        if self._shutdown:
-            self._say(R421_SHUTDOWN)
-            self._close()
-        else:
-            self._advance()
+    def wantsUTF8(self) -> bool:
+        """
+        See L{PipelinedESMTP.wantsUTF8}.
+        """
+        return self._transaction is not None and self._transaction.envelope.parameters.smtputf8
 
-    # Flow control.  The transport tells us through pauseProducing when the
-    # client does not read; we tell it through its own when we do not want more.
+    def mayOverlap(self, line: bytes) -> bool:
+        """
+        RCPTs in a row are judged side by side.
+        """
+        return line[:4].upper() == b"RCPT"
 
-    def pauseProducing(self) -> None:
+    def congestion(self) -> Any:
         """
-        The client does not read its replies.
+        A disk that is behind.
         """
-        self._writeBlocked = True
-        self._regulate()
+        return self._writer if self._writer is not None and self._writer.congested else None
 
-    def resumeProducing(self) -> None:
+    def answered(self, reply: Reply) -> None:
         """
-        The client has read them.
+        Count errors.  What is refused in a transaction that has recipients
+        does not count: mail for many recipients, some of them wrong, is honest.
         """
-        self._writeBlocked = False
-        if not self._closing:
-            self._advance()
-
-    def stopProducing(self) -> None:
-        """
-        The connection is lost; L{connectionLost} does what is to be done.
-        """
-
-    def _regulate(self) -> None:
-        """
-        Read from the client, or do not.
-        """
-        congested = self._writer is not None and self._writer.congested
-        pause = congested or len(self._buffer) > MAX_BUFFER_OCTETS
-        if congested and not self._readPaused:
-            self._writer.drained().addCallback(lambda _: self._lost or self._regulate())
-        if pause != self._readPaused and not self._lost:
-            self._readPaused = pause
-            if pause:
-                self.transport.pauseProducing()
-            else:
-                self.transport.resumeProducing()
-
-    # Output.
-
-    def sendCode(self, code: int, message: bytes = b"") -> None:
-        """
-        The base class's way of replying.
-        """
-        self.reply(Reply(code, None, message.decode("ascii", "replace")))
-
-    def reply(self, reply: Reply) -> None:
-        """
-        Say this behind everything that is still to be said.
-        """
-        if self._slots:
-            self._slots.append(_Slot(lambda: reply))
-        else:
-            self._answer(reply)
-
-    def _answer(self, reply: Reply) -> None:
-        """
-        It is this reply's turn.  What is refused in a transaction that has
-        recipients does not count as an error: mail for many recipients, some
-        of them wrong, is honest.
-        """
-        self._write(reply)
         if reply.isPermanent and not (self._transaction and self._transaction.candidates):
             self._errors += 1
             if self._errors == self._limits.errors:
                 self._abort("too many errors")
-                self._say(R421_TOO_MANY_ERRORS)
-                self._close()
+                self.say(R421_TOO_MANY_ERRORS)
+                self.close()
 
-    def _write(self, reply: Reply) -> None:
-        utf8 = self._transaction is not None and self._transaction.envelope.parameters.smtputf8
-        self._out.append(reply.encode(utf8))
-
-    def _say(self, reply: Reply) -> None:
+    def resumed(self) -> None:
         """
-        Say this now, whatever else was to be said.
+        The client's turn, unless the server is stopping.
         """
-        if not self._closing:
-            self._write(reply)
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._out and not self._lost:
-            out, self._out = b"".join(self._out), []
-            self.transport.write(out)
-
-    def _settle(self) -> bool:
-        """
-        Say what RCPTs are answered, as far as that is known, in their order.
-
-        @return: whether nothing is pending any longer that was before.
-        """
-        if not self._slots:
-            return False
-        while self._slots and not self._closing:
-            settle = self._slots[0].settle
-            if settle is None:
-                return False
-            self._slots.popleft()
-            self._answer(settle())
-        self._slots = None
         self.setTimeout(self._limits.commandSeconds)
-        return True
+        if self._shutdown:
+            self.say(R421_SHUTDOWN)
+            self.close()
+
+    def broken(self) -> None:
+        """
+        Forget the transaction.
+        """
+        self._abort("local error")
 
     # Greetings.
 
     def extensions(self) -> dict[bytes, list[bytes] | None]:
         """
-        What EHLO and LHLO list (D-1, P-1).
+        What EHLO and LHLO list (D-1, P-1, with what they require: D-2, P-2).
         """
         found: dict[bytes, list[bytes] | None] = {
             b"PIPELINING": None,
@@ -599,8 +353,8 @@ class Session(smtp.ESMTP):
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
         self._abort("QUIT")
-        self._say(R221_BYE)
-        self._close()
+        self.say(R221_BYE)
+        self.close()
 
     # The transaction.
 
@@ -628,10 +382,7 @@ class Session(smtp.ESMTP):
         assert self._transaction is not None
         envelope = self._transaction.envelope
         recipient = parseRcpt(rest, self._offered(), envelope.parameters.smtputf8)
-        slot = _Slot(None)
-        if self._slots is None:
-            self._slots = deque()
-        self._slots.append(slot)
+        slot = self.slot()
         d = withDeadline(
             self._clock,
             self._limits.envelopeSeconds,
@@ -656,10 +407,8 @@ class Session(smtp.ESMTP):
             )
         return Refuse(R451_LOCAL_ERROR)
 
-    def _judged(self, verdict: Any, slot: _Slot, recipient: Recipient, began: float) -> None:
-        slot.settle = lambda: self._admit(verdict, recipient, began)
-        if self._slots and self._slots[0] is slot:
-            self._advance()
+    def _judged(self, verdict: Any, slot: Any, recipient: Recipient, began: float) -> None:
+        self.ready(slot, lambda: self._admit(verdict, recipient, began))
 
     def _admit(self, verdict: Any, recipient: Recipient, began: float) -> Reply:
         """
@@ -754,8 +503,7 @@ class Session(smtp.ESMTP):
         utf8 = transaction.envelope.parameters.smtputf8
 
         def send(replies: Sequence[Reply]) -> None:
-            self._out += [reply.encode(utf8) for reply in replies]
-            self._flush()
+            self.transport.write(b"".join(reply.encode(utf8) for reply in replies))
 
         def done() -> None:
             self._postData = None
@@ -764,7 +512,7 @@ class Session(smtp.ESMTP):
         self._postData = postData = PostData(
             transaction, self._limits, self._intake, self._clock, send, done
         )
-        self._wait(answered)
+        self.wait(answered)
         if veto is not None:
             postData.refuse(veto)
         else:

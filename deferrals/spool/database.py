@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from deferrals.errors import SpoolError
@@ -79,6 +79,8 @@ class Database:
         @return: a Deferred that fires when everything before it is done and
             the database is closed.
         """
+        if self._thread is None:
+            return succeed(None)
         closed: Deferred[None] = Deferred()
         self._queue.put((_STOP, (), closed))
         self._thread = None

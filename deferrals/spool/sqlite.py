@@ -49,6 +49,9 @@ _log = Logger(namespace="deferrals.spool")
 #: How long claimed work belongs to the one who claimed it.
 LEASE_SECONDS = 300.0
 
+#: So many recipients that wait for another attempt are tried again at the start.
+RETRIED_AT_START = 1000
+
 _VERSION = 1
 _STAGED, _RELEASED = 0, 1
 _QUEUED, _FAILED = 0, 1
@@ -153,7 +156,8 @@ class SqliteSpool:
         See L{ISpool.close}.
         """
         yield self._db.close()
-        self.unlock()
+        if not self.closed:
+            self.unlock()
 
     @property
     def closed(self) -> bool:
@@ -370,6 +374,11 @@ def _recover(db: sqlite3.Connection, now: float) -> int:
     db.execute(
         "UPDATE recipients SET due = ? WHERE status = 0 AND due > ? AND due <= ?",
         (now, now, now + LEASE_SECONDS),
+    )
+    db.execute(
+        "UPDATE recipients SET due = ? WHERE (message, seq) IN (SELECT message, seq"
+        " FROM recipients WHERE status = 0 AND due > ? ORDER BY due LIMIT ?)",
+        (now, now, RETRIED_AT_START),
     )
     return staged
 

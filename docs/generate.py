@@ -1,0 +1,236 @@
+"""
+Writes what the documentation says twice: the tables of settings, from the
+docstrings of the settings classes, and the table of requirements, from the
+places that cite them.
+
+    python docs/generate.py          rewrites the files
+    python docs/generate.py --check  says which ones would change, and exits 1
+
+A test runs the second one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import typing
+from typing import Any
+
+import attrs
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+sys.path.insert(0, ROOT)
+
+from twisted.python.reflect import namedAny  # noqa: E402
+
+from deferrals.model.settings import Octets, Seconds  # noqa: E402
+
+_MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
+_IDS = re.compile(r"\b([DPS])-(\d+)(?: to \1-(\d+))?")
+
+REQUIREMENTS = {
+    "D-1": "EHLO keyword and MAIL FROM parameter DEFERRALS, without values",
+    "D-2": "PIPELINING, and enhanced status codes",
+    "D-3": "the client sends the parameter only if the keyword was offered",
+    "D-4": "352 answers RCPT TO: decided after the data",
+    "D-5": "no 352 unless MAIL FROM carried DEFERRALS",
+    "D-6": "a client that got 352 expects a later refusal",
+    "D-7": "353 after the data",
+    "D-8": "no 353 unless there was a 352",
+    "D-9": "one reply instead of the block, where all say the same",
+    "D-10": "one reply per 352'd recipient, in their order",
+    "D-11": "the client goes by the per-recipient replies",
+    "D-12": "codes that are valid for RCPT TO; a 551 carries the path",
+    "D-13": "enhanced status codes in per-recipient replies",
+    "D-14": "independent replies, then one final reply",
+    "D-15": "only the final reply takes responsibility",
+    "D-16": "the final reply is about the message, not a recipient",
+    "D-17": "accepted for anybody: the final reply is positive",
+    "D-18": "refused for all: negative, with a global code",
+    "D-19": "refused for all, for some of them for now: 4xx",
+    "D-20": "no delivery before the final reply",
+    "D-21": "the client owns the message until the final reply",
+    "D-22": "no final reply before all recipients are answered",
+    "D-23": "after the final reply the server owns the message",
+    "D-24": "the client waits ten minutes for each reply",
+    "D-25": "each reply within a minute of the one before",
+    "D-26": "a client may stop using the extension with a bad server",
+    "P-1": "EHLO keyword and MAIL FROM parameter PRDR",
+    "P-2": "PIPELINING and enhanced status codes on both ends",
+    "P-3": "ordinary RCPT replies; every 2xx'd recipient is enumerated",
+    "P-4": "one traditional reply, or the block",
+    "P-5": "353 without an enhanced code, as soon as possible",
+    "P-6": "per-recipient replies in RCPT order",
+    "P-7": "an accepting recipient's reply repeats its RCPT code",
+    "P-8": "codes valid for RCPT TO; lack of resources is 452",
+    "P-9": "what the final reply says",
+    "P-10": "nothing is acted upon before the final reply",
+    "P-11": "what the client makes of the replies",
+    "P-12": "the end of a connection: 4xx for what is outstanding",
+    "P-13": "fewer recipients when the extension is on",
+    "S-1": "envelope: rejected, accepted or deferred",
+    "S-2": "content: only the deferred are scanned",
+    "S-3": "delivery: accepted on envelope or on content",
+    "S-4": "no delivery before responsibility is taken",
+    "S-5": "SMTP and LMTP: DSNs for whom the mail store refuses",
+    "S-6": "pure LMTP: delivery first, its results enumerated",
+}
+
+
+#: What is not there yet; the page says so.
+NOT_YET = {"D-26", "S-5", "S-6"}
+
+
+def typeName(kind: Any) -> str:
+    """
+    A type as the reader of a configuration knows it.
+    """
+    if kind is Seconds:
+        return "time span"
+    if kind is Octets:
+        return "size"
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(f'`"{word}"`' for word in arguments)
+    if arguments and type(None) in arguments:
+        return typeName(next(one for one in arguments if one is not type(None)))
+    if origin is tuple:
+        return f"list of {typeName(arguments[0])}"
+    if origin is dict:
+        return f"tables of {typeName(arguments[1])}"
+    plain = {str: "text", bool: "true or false", int: "number", float: "number"}
+    return plain.get(kind, "table")
+
+
+def default(field: Any) -> str:
+    """
+    A field's default as TOML would say it.
+    """
+    value = field.default
+    if value is attrs.NOTHING:
+        return "required"
+    if isinstance(value, attrs.Factory):
+        return "see below" if field.name == "hostname" else "none"
+    if value is None or value == () or attrs.has(type(value)):
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def described(cls: type) -> dict[str, str]:
+    """
+    What a class's docstring says of its attributes.
+    """
+    text = cls.__doc__ or ""
+    found = re.findall(r"@ivar (\w+): (.*?)(?=\n\s*@|\n\s*\n|\Z)", text, re.S)
+    return {name: plain(" ".join(body.split())) for name, body in found}
+
+
+def plain(text: str) -> str:
+    """
+    Epytext as Markdown.
+    """
+    text = text.replace("{{", "\x01").replace("}}", "\x02")
+    text = re.sub(r"[CL]\{((?:[^{}]|\x01|\x02)*)\}", r"`\1`", text)
+    return text.replace("\x01", "{").replace("\x02", "}").replace("|", "\\|")
+
+
+def settingsTable(name: str) -> str:
+    """
+    One class of settings as a table.
+    """
+    cls = namedAny(name)
+    hints = typing.get_type_hints(cls)
+    words = described(cls)
+    lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for field in attrs.fields(cls):
+        if field.init:
+            kind = typeName(hints[field.name])
+            lines.append(f"| `{field.name}` | {kind} | {default(field)} | {words[field.name]} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "There is nothing to set.\n"
+
+
+def withTables(text: str) -> str:
+    """
+    A page with its tables of settings made anew.
+    """
+    return _MARK.sub(lambda match: match[1] + settingsTable(match[2]) + match[3], text)
+
+
+def citations(*directories: str) -> dict[str, list[str]]:
+    """
+    Which files cite which requirement.
+    """
+    found: dict[str, list[str]] = {}
+    for directory in directories:
+        for path, _, names in sorted(os.walk(os.path.join(ROOT, directory))):
+            for name in sorted(names):
+                if name.endswith((".py", ".smtp")):
+                    full = os.path.join(path, name)
+                    with open(full, encoding="utf-8") as file:
+                        text = file.read()
+                    for letter, first, last in _IDS.findall(text):
+                        for number in range(int(first), int(last or first) + 1):
+                            files = found.setdefault(f"{letter}-{number}", [])
+                            relative = os.path.relpath(full, ROOT)
+                            if relative not in files:
+                                files.append(relative)
+    return found
+
+
+def requirementsPage(text: str) -> str:
+    """
+    The page of requirements with its table made anew.
+    """
+    code, tests = citations("deferrals"), citations("tests")
+    lines = ["| id | requirement | status | code | tests |", "| --- | --- | --- | --- | --- |"]
+    for name, statement in REQUIREMENTS.items():
+        where = [f"`{path.removeprefix('deferrals/')}`" for path in code.get(name, [])]
+        cited = [f"`{path.removeprefix('tests/')}`" for path in tests.get(name, [])]
+        status = "done" if where and cited else "not yet" if name in NOT_YET else "missing"
+        shown = ", ".join(cited[:4]) + (f" and {len(cited) - 4} more" if len(cited) > 4 else "")
+        lines.append(f"| {name} | {statement} | {status} | {', '.join(where)} | {shown} |")
+    table = "\n".join(lines)
+    start, end = "<!-- requirements -->\n", "\n<!-- end -->"
+    head, _, rest = text.partition(start)
+    return head + start + table + end + rest.partition(end)[2]
+
+
+def pages() -> list[str]:
+    """
+    All pages of the documentation.
+    """
+    found = []
+    for path, _, names in os.walk(HERE):
+        found += [os.path.join(path, name) for name in names if name.endswith(".md")]
+    return sorted(found)
+
+
+def main(check: bool) -> int:
+    """
+    @return: the exit status.
+    """
+    changed = []
+    for path in pages():
+        with open(path, encoding="utf-8") as file:
+            before = file.read()
+        after = withTables(before)
+        if os.path.basename(path) == "requirements.md":
+            after = requirementsPage(after)
+        if after != before:
+            changed.append(os.path.relpath(path, ROOT))
+            if not check:
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(after)
+    for path in changed:
+        print(f"{'differs' if check else 'rewritten'}: {path}")
+    return 1 if check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

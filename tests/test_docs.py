@@ -1,0 +1,85 @@
+"""
+The documentation says what is so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.stages.plugin import stagePlugins
+
+ROOT = os.path.dirname(os.path.dirname(__file__))
+
+
+class DocsTests(SynchronousTestCase):
+    """
+    Pages, tables, links.
+    """
+
+    def setUp(self) -> None:
+        self.generate = runpy.run_path(os.path.join(ROOT, "docs", "generate.py"))
+
+    def page(self, *path: str) -> str:
+        with open(os.path.join(ROOT, *path), encoding="utf-8") as file:
+            return file.read()
+
+    def test_generated(self) -> None:
+        """The tables are what docs/generate.py would write."""
+        self.assertEqual(self.generate["main"](True), 0, "run: python docs/generate.py")
+
+    def test_requirements(self) -> None:
+        """Every requirement is listed, with code and tests that cite it."""
+        page = self.page("docs", "requirements.md")
+        wanted = [f"D-{n}" for n in range(1, 27)] + [f"P-{n}" for n in range(1, 14)]
+        wanted += [f"S-{n}" for n in range(1, 7)]
+        rows = dict(re.findall(r"^\| ([DPS]-\d+) \| [^|]* \| ([\w ]+) \|", page, re.M))
+        self.assertEqual(list(rows), wanted)
+        self.assertEqual([n for n, status in rows.items() if status == "missing"], [])
+
+    def test_everyStage(self) -> None:
+        """Every built-in stage has a page with the table of its settings, and is listed."""
+        listed = self.page("docs", "configuration.md")
+        for plugin in stagePlugins().values():
+            if not type(plugin).__module__.startswith("deferrals."):
+                continue
+            settings = f"{plugin.settings.__module__}.{plugin.settings.__name__}"
+            pages = [
+                p
+                for p in self.generate["pages"]()
+                if f"<!-- settings: {settings} -->" in self.page(p)
+            ]
+            self.assertEqual(len(pages), 1, settings)
+            self.assertIn(f"stages/{os.path.basename(pages[0])}", listed)
+
+    def test_everySetting(self) -> None:
+        """Every settings class describes each of its keys."""
+        for plugin in stagePlugins().values():
+            if type(plugin).__module__.startswith("deferrals."):
+                words = self.generate["described"](plugin.settings)
+                names = [field.name for field in attrs.fields(plugin.settings)]
+                self.assertEqual(sorted(words), sorted(names), plugin.name)
+
+    def test_links(self) -> None:
+        """Links between pages lead somewhere."""
+        for path in [*self.generate["pages"](), os.path.join(ROOT, "README.md")]:
+            for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", self.page(path)):
+                if "://" not in target:
+                    full = os.path.join(os.path.dirname(path), target)
+                    self.assertTrue(os.path.exists(full), f"{path}: {target}")
+
+    def test_readme(self) -> None:
+        """The README has both commands as they are run, and no path of any machine."""
+        page = self.page("README.md")
+        run = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/twistd -n deferrals"
+        test = (
+            "python3 -m venv .venv && .venv/bin/pip install -q '.[test]'"
+            " && .venv/bin/python -m twisted.trial tests"
+        )
+        self.assertIn(run, page)
+        self.assertIn(test, page)
+        self.assertIn(test, self.page(".ci", "run"))
