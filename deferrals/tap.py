@@ -79,12 +79,18 @@ class _Server(MailService):
     that tell a newcomer what to do.
     """
 
+    def privilegedStartService(self) -> None:
+        """
+        SIGHUP is for us before anybody can know that we are there.
+        """
+        signal.signal(signal.SIGHUP, self._hangup)
+        super().privilegedStartService()
+
     def startService(self) -> None:
         """
         Say what runs.
         """
         super().startService()
-        signal.signal(signal.SIGHUP, self._hangup)
         self._introduce()
 
     def _hangup(self, number: int, frame: Any) -> None:
