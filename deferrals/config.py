@@ -9,6 +9,7 @@ The attributes of the classes below are the keys of the file.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tomllib
 import types
@@ -25,7 +26,7 @@ from cattrs.errors import (
 from zope.interface import Interface
 
 from deferrals.errors import ConfigError
-from deferrals.interfaces import IContentStage, IDeliveryStage
+from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.reply import Reply
 from deferrals.model.settings import (
@@ -92,6 +93,12 @@ def _underAMinute(value: float) -> None:
         )
 
 
+def _deliveryNames(value: Mapping[str, Any]) -> None:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(f"names of letters, digits, - and _, not {name!r}")
+
+
 def _headerSize(value: int) -> None:
     if not 0 < value <= 256 << 10:
         raise ValueError("more than 0 and at most 256K")
@@ -133,6 +140,13 @@ class ContentStage(Stage):
 class DeliveryStage(Stage):
     """
     A C{deliver} table.
+    """
+
+
+@attrs.frozen
+class EnvelopeStage(Stage):
+    """
+    A table in a rule's C{check}.
     """
 
 
@@ -208,12 +222,16 @@ class RecipientRule:
 
     @ivar match: C{user@domain}, C{*@domain}, C{*@*.domain} or C{*}.
     @ivar policy: the name of a policy.
-    @ivar deliver: where its mail goes; nowhere, if the policy refuses.
+    @ivar deliver: where its mail goes: a delivery's table, or the name of one
+        of C{[deliveries]}; nowhere, if the policy refuses.
+    @ivar check: envelope stages that are asked about those whom the policy
+        lets in.
     """
 
     match: str = attrs.field(validator=checked(Pattern.parse))
     policy: str
-    deliver: DeliveryStage | None = None
+    deliver: DeliveryStage | str | None = None
+    check: tuple[EnvelopeStage, ...] = ()
 
 
 @attrs.frozen
@@ -233,6 +251,7 @@ class Config:
     @ivar listen: where mail comes in: at least one.
     @ivar limits: what one client may ask for.
     @ivar policies: what recipients think of mail, by name.
+    @ivar deliveries: deliveries that several rules, or stages, refer to by name.
     @ivar recipients: who is here; the first rule that matches counts.
     """
 
@@ -246,6 +265,9 @@ class Config:
     grace: Seconds = Seconds(10)
     limits: LimitsTable = LimitsTable()
     policies: dict[str, Policy] = attrs.field(factory=dict)
+    deliveries: dict[str, DeliveryStage] = attrs.field(
+        factory=dict, validator=checked(_deliveryNames)
+    )
     recipients: tuple[RecipientRule, ...] = ()
     path: str | None = attrs.field(default=None, init=False, eq=False)
 
@@ -321,6 +343,9 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
             problems.append(
                 (f"recipients[{index}].deliver", "a delivery, since its policy may accept")
             )
+        if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
+            names = ", ".join(config.deliveries) or "none there"
+            problems.append((f"recipients[{index}].deliver", f"the name of a delivery ({names})"))
     return problems
 
 
@@ -337,6 +362,10 @@ def _converter(plugins: Plugins) -> cattrs.Converter:
     converter.register_structure_hook(
         ContentStage,
         lambda value, _: _stage(converter, plugins, value, IContentStage, ContentStage),
+    )
+    converter.register_structure_hook(
+        EnvelopeStage,
+        lambda value, _: _stage(converter, plugins, value, IEnvelopeStage, EnvelopeStage),
     )
     converter.register_structure_hook(
         DeliveryStage,
@@ -376,12 +405,15 @@ def _isOptional(kind: Any) -> bool:
 
 def _optional(converter: cattrs.Converter) -> Any:
     """
-    TOML has no null: what is there has the other type.
+    TOML has no null: what is there has the other type; text, where that is one
+    of several.
     """
 
     def structure(value: Any, kind: Any) -> Any:
-        (other,) = (one for one in get_args(kind) if one is not types.NoneType)
-        return converter.structure(value, other)
+        others = [one for one in get_args(kind) if one is not types.NoneType]
+        if str in others and (isinstance(value, str) or len(others) == 1):
+            return converter.structure(value, str)
+        return converter.structure(value, next(one for one in others if one is not str))
 
     return structure
 

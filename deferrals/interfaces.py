@@ -163,6 +163,10 @@ class IServices(Interface):
     hostname = Attribute("The server's name, text.")
     stateDir = Attribute("Absolute path of the state directory.")
     baseDir = Attribute("Absolute path of the directory that relative paths start from.")
+    status = Attribute(
+        "L{Status<deferrals.status.Status>}: where a stage counts what happens, and says"
+        " what state it is in."
+    )
 
     def inThread(function, *args):
         """

@@ -35,6 +35,7 @@ from deferrals.smtp.settings import Intake, Limits, ListenerSettings
 from deferrals.spool.sqlite import SqliteSpool
 from deferrals.stages.chain import ContentJudge
 from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable
+from deferrals.status import Status
 
 _log = Logger(namespace="deferrals")
 
@@ -50,6 +51,7 @@ class Services:
     hostname: str
     stateDir: str
     baseDir: str
+    status: Status = attrs.field(factory=Status)
 
     def inThread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """
@@ -66,13 +68,17 @@ class Services:
 
 def deliveryNames(rules: tuple[RecipientRule, ...]) -> list[str]:
     """
-    The names under which the spool remembers the deliveries of rules: what
-    they match, numbered where several match the same.  So queued mail follows
-    its rule when the configuration changes.
+    The names under which the spool remembers the deliveries of rules: the
+    delivery's own, where it has one; otherwise what the rule matches, numbered
+    where several match the same.  So queued mail follows its rule when the
+    configuration changes.
     """
     seen: dict[str, int] = {}
     names = []
     for rule in rules:
+        if isinstance(rule.deliver, str):
+            names.append(rule.deliver)
+            continue
         count = seen[rule.match] = seen.get(rule.match, 0) + 1
         names.append(rule.match if count == 1 else f"{rule.match}#{count}")
     return names
@@ -101,16 +107,22 @@ class House:
             for name, policy in config.policies.items()
         }
         self.content = ContentJudge(policies, config.max_judging)
-        self.deliveries = {}
+        self.deliveries = {
+            name: self._build(stage, config, f"deliveries.{name}")
+            for name, stage in config.deliveries.items()
+        }
         rules = []
         names = deliveryNames(config.recipients)
         for place, (rule, name) in enumerate(zip(config.recipients, names, strict=True)):
-            if rule.deliver is not None:
-                key = f"recipients[{place}].deliver"
-                self.deliveries[name] = self._build(rule.deliver, config, key)
-            route = Route(rule.policy, name)
-            verdict = _verdict(config.policies[rule.policy], route)
-            rules.append(Rule(Pattern.parse(rule.match), verdict))
+            key = f"recipients[{place}]"
+            if isinstance(rule.deliver, Stage):
+                self.deliveries[name] = self._build(rule.deliver, config, f"{key}.deliver")
+            verdict = _verdict(config.policies[rule.policy], Route(rule.policy, name))
+            checks = [
+                self._build(stage, config, f"{key}.check[{number}]")
+                for number, stage in enumerate(rule.check)
+            ]
+            rules.append(Rule(Pattern.parse(rule.match), verdict, checks))
         self.envelope = RuleTable(rules, services.hostname)
 
     def _build(self, stage: Stage, config: Config, key: str) -> Any:
@@ -207,6 +219,7 @@ class MailService(service.Service):
             self._house.content,
             self._spool,
             self._scheduler.release,
+            self._services.status,
         )
 
     def _settings(self, config: Config, listener: Listener) -> ListenerSettings:

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
-from deferrals.config import Config, load
+from deferrals.config import Config, RecipientRule, load
 from deferrals.errors import ConfigError
 from deferrals.log import JSONObserver
 from deferrals.service import MailService, checkConfig, describe
@@ -98,21 +98,11 @@ class _Server(MailService):
 
     def _introduce(self) -> None:
         for rule in self._config.recipients:
-            settings = rule.deliver.settings if rule.deliver is not None else None
-            path = getattr(settings, "path", None)
-            where = (
-                os.path.join(self._config.baseDir, path)
-                if path
-                else "nowhere"
-                if settings is None
-                else ""
-            )
             _log.info(
-                "mail for {match}: policy {policy}, {use} {where}",
+                "mail for {match}: policy {policy}, {where}",
                 match=rule.match,
                 policy=rule.policy,
-                use="" if rule.deliver is None else rule.deliver.plugin.name,
-                where=where,
+                where=self._where(rule),
             )
         if self._config.path is None:
             address = next(iter(self.addresses.values()))
@@ -123,6 +113,18 @@ class _Server(MailService):
                 program=program,
                 address=describe(address),
             )
+
+    def _where(self, rule: RecipientRule) -> str:
+        """
+        Where a rule's mail goes, in a few words.
+        """
+        if rule.deliver is None:
+            return "refused"
+        if isinstance(rule.deliver, str):
+            return f"delivery {rule.deliver}"
+        path = getattr(rule.deliver.settings, "path", None)
+        name = str(rule.deliver.plugin.name)
+        return f"{name} {os.path.join(self._config.baseDir, path)}" if path else name
 
 
 def makeService(options: Options) -> MailService:

@@ -31,6 +31,7 @@ from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Accept, Delivered, Failed, Marks, Refuse, Retry, Route
 from deferrals.spool.message import HEADER_OCTETS, Message
+from deferrals.status import Status
 
 _numbers = itertools.count(1 << 20)
 
@@ -86,6 +87,7 @@ class FakeServices:
     def __init__(self, directory: str = "", reactor: Any = None) -> None:
         self.reactor = Clock() if reactor is None else reactor
         self.stateDir = self.baseDir = directory
+        self.status = Status()
 
     def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
         """

@@ -25,6 +25,7 @@ from deferrals.smtp.server import Session
 from deferrals.smtp.settings import Intake, Limits, ListenerSettings
 from deferrals.spool.memory import MemorySpool
 from deferrals.stages.chain import ContentJudge
+from deferrals.status import Status
 from deferrals.testing import FakeContent
 
 
@@ -119,10 +120,13 @@ class Bench:
         self.envelope = FakeEnvelope()
         self.content = FakeContent()
         self.spool = SlowSpool(self.clock)
+        self.status = Status()
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
-        self.intake = Intake(TransactionIds(), self.envelope, judge, self.spool, self._release)
+        self.intake = Intake(
+            TransactionIds(), self.envelope, judge, self.spool, self._release, self.status
+        )
         self.settings = ListenerSettings(
             "test", "mx.example.net", limits=attrs.evolve(Limits(), **(limits or {})), **settings
         )

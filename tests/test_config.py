@@ -173,6 +173,14 @@ class LoadTests(ConfigCase):
                 "recipients[0].deliver.path: expected a path",
             ),
             (
+                f"{LISTEN}[policies.a]\n[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = 'b'",
+                "recipients[0].deliver: the name of a delivery (none there)",
+            ),
+            (
+                f"{LISTEN}[deliveries.'a b']\nuse = 'discard'",
+                "deliveries: expected names of letters",
+            ),
+            (
                 f"{LISTEN}protocol = 'submission'\nmixed = 'split'",
                 "listen[0].mixed: never split for submission",
             ),
@@ -279,6 +287,16 @@ policy = "no"
         """A policy that refuses has its own reply."""
         verdict = self.judge(self.house(), "c@x.example")
         self.assertEqual(str(verdict.reply), "550 5.1.1 moved away")
+
+    def test_namedDelivery(self) -> None:
+        """Several rules share a delivery by its name."""
+        config = self.load(
+            LISTEN + "[policies.a]\n[deliveries.store]\nuse = 'discard'\n"
+            "[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = 'store'\n"
+            "[[recipients]]\nmatch = '*@z.y'\npolicy = 'a'\ndeliver = 'store'\n"
+        )
+        house = House(config, Services(Clock(), "mx", "", ""))
+        self.assertEqual(list(house.deliveries), ["store"])
 
     def test_reload(self) -> None:
         """A reload takes over the stages whose settings are the same."""

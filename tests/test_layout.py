@@ -22,11 +22,12 @@ ALLOWED = {
     "model": {"errors"},
     "interfaces": {"errors", "model"},
     "waiting": set(),
+    "status": set(),
     **{part: {"errors", "model", "interfaces", "waiting", "plugins"} for part in SIBLINGS},
     "plugins": {"interfaces", "stages"},
     "config": {"errors", "model", "interfaces", "stages"},
     "client": {"errors", "model", "smtp"},
-    "testing": {"errors", "model", "interfaces", "spool", "stages"},
+    "testing": {"errors", "model", "interfaces", "spool", "stages", "status"},
 }
 
 

@@ -252,7 +252,9 @@ class PostData:
             self._intake.release(self._work)
         elif self._writer is not None and not self._committing:
             self._writer.abort()
-        self._logEnd(self._rung(), len(accepted), str(final))
+        rung = self._rung()
+        self._intake.status.count("transactions", rung)
+        self._logEnd(rung, len(accepted), str(final))
         self._done()
 
     def _rung(self) -> str:
@@ -294,6 +296,7 @@ class PostData:
         self._stopWaiting()
         if self._writer is not None and not self._committing:
             self._writer.abort()
+        self._intake.status.count("transactions", "aborted")
         self._logEnd("aborted", 0, "the client was gone before the final reply")
 
     def _stopWaiting(self) -> None:

@@ -79,6 +79,7 @@ class Intake:
     @ivar spool: L{ISpool<deferrals.interfaces.ISpool>}.
     @ivar release: called with the L{Work} of a staged message right after its
         final reply was written: from here on it is ours.
+    @ivar status: L{Status<deferrals.status.Status>}.
     """
 
     ids: TransactionIds
@@ -86,3 +87,4 @@ class Intake:
     content: Any
     spool: Any
     release: Callable[[Work], None]
+    status: Any
