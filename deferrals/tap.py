@@ -15,7 +15,7 @@ from twisted.python.logfile import LogFile
 
 from deferrals.config import Config, RecipientRule, load
 from deferrals.errors import ConfigError
-from deferrals.log import JSONObserver
+from deferrals.log import JSONObserver, PlainObserver
 from deferrals.service import MailService, checkConfig, describe
 from deferrals.stages.plugin import stagePlugins
 
@@ -46,9 +46,9 @@ class Options(usage.Options):
             self.config = self.load()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
-        if self["log-format"] == "json" and self.parent is not None:
-            _logFile[:] = [self.parent.get("logfile")]
-            self.parent["logger"] = "deferrals.tap.jsonObserver"
+        if self.parent is not None and not (self.parent.get("logger") or self.parent.get("syslog")):
+            _logging.update(format=self["log-format"], path=self.parent.get("logfile"))
+            self.parent["logger"] = "deferrals.tap.logObserver"
 
     def load(self) -> Config:
         """
@@ -61,16 +61,20 @@ class Options(usage.Options):
         return config
 
 
-#: Where twistd was told to log: it calls L{jsonObserver} without arguments.
-_logFile: list[str | None] = [None]
+#: What L{logObserver} is to make: twistd calls it without arguments.
+_logging: dict[str, Any] = {"format": "plain", "path": None}
 
 
-def jsonObserver() -> Any:
+def logObserver() -> Any:
     """
-    The log for machines: one JSON object per line.
+    The log, unless twistd was told of another one.
     """
-    path = _logFile[0]
-    return JSONObserver(sys.stdout if path in (None, "-") else LogFile.fromFullPath(path))
+    from twisted.internet import reactor
+
+    path = _logging["path"]
+    file = sys.stdout if path in (None, "-") else LogFile.fromFullPath(path)
+    kind = JSONObserver if _logging["format"] == "json" else PlainObserver
+    return kind(file, lambda flush: reactor.callLater(0, flush))  # type: ignore[attr-defined]
 
 
 class _Server(MailService):

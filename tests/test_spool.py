@@ -56,6 +56,9 @@ class PumpedReactor(Clock):
         results: list[Any] = []
         d.addBoth(results.append)
         while not results:
+            self.advance(0)
+            if results:
+                break
             function, args = self.fromThread.get(timeout=30)
             function(*args)
         return results[0]

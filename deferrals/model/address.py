@@ -8,6 +8,7 @@ Strings here are text; octets that are not UTF-8 never become an address.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 
@@ -124,16 +125,21 @@ class Mailbox:
         return not (self.local.isascii() and self.shownDomain.isascii())
 
     def __str__(self) -> str:
-        local = self.local
-        if not _DOT_ATOM.fullmatch(local):
-            local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
-        domain = self.shownDomain or self.domain
-        return f"{local}@{domain}" if domain else local
+        return _text(self.local, self.shownDomain or self.domain)
 
 
+@functools.lru_cache(maxsize=4096)
+def _text(local: str, domain: str) -> str:
+    if not _DOT_ATOM.fullmatch(local):
+        local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
+    return f"{local}@{domain}" if domain else local
+
+
+@functools.lru_cache(maxsize=4096)
 def takePath(text: str, bare: bool = False) -> tuple[Mailbox | None, str]:
     """
-    Take a path in angle brackets from the front of C{text}.
+    Take a path in angle brackets from the front of C{text}.  Remembered: the
+    same paths come again and again.
 
     @param bare: whether C{<postmaster>} without a domain is a path
         (RFC 5321 §4.1.1.3: for RCPT only).

@@ -81,12 +81,13 @@ class Block:
         self._verdicts: list[ContentVerdict | None] = [
             None if candidate.deferred else ACCEPT for candidate in candidates
         ]
-        self._open = sum(candidate.deferred for candidate in candidates)
-        self._listed = [
-            index
-            for index, candidate in enumerate(candidates)
-            if form is not Form.DEFERRALS or candidate.deferred
-        ]
+        self._open = self._verdicts.count(None)
+        self._answers = {_answer(verdict) for verdict in self._verdicts if verdict is not None}
+        self._listed = (
+            [index for index, candidate in enumerate(candidates) if candidate.deferred]
+            if form is Form.DEFERRALS
+            else range(len(candidates))
+        )
         self._state = _State.WAITING
         self._next = 0
         self._windowOver = False
@@ -115,20 +116,24 @@ class Block:
             and not self._committed
             and self._veto is None
             and self._state is not _State.OVER
-            and bool(self.accepted())
+            and self._takes
         )
+
+    @property
+    def _takes(self) -> bool:
+        """
+        Whether, by what is known, somebody takes the message.
+        """
+        return None in self._answers and (self._form is not Form.PLAIN or len(self._answers) == 1)
 
     def accepted(self) -> list[int]:
         """
         Who takes the message: indexes into the candidates.  Nobody, once the
         message as a whole cannot be taken.
         """
-        if self._veto is not None:
+        if self._veto is not None or not self._takes:
             return []
-        accepts = [i for i, v in enumerate(self._verdicts) if isinstance(v, Accept)]
-        if self._form is Form.PLAIN and any(isinstance(v, Refuse) for v in self._verdicts):
-            return []
-        return accepts
+        return [i for i, verdict in enumerate(self._verdicts) if isinstance(verdict, Accept)]
 
     def verdictOf(self, index: int) -> ContentVerdict | None:
         """The latched verdict, or L{None}."""
@@ -145,6 +150,7 @@ class Block:
         if isinstance(verdict, Refuse):
             verdict = Refuse(verdict.reply.forRecipient())
         self._verdicts[index] = verdict
+        self._answers.add(_answer(verdict))
         self._open -= 1
         return True
 
@@ -191,8 +197,7 @@ class Block:
         return replies
 
     def _begin(self) -> list[Reply]:
-        known = [verdict for verdict in self._verdicts if verdict is not None]
-        differ = any(_answer(verdict) != _answer(known[0]) for verdict in known)
+        differ = len(self._answers) > 1
         if self._form is Form.LMTP:
             return self._lmtp()
         if self._veto is not None:
@@ -203,7 +208,7 @@ class Block:
             return [R353_ENUMERATE]
         if self._open:
             return []
-        if self.accepted():
+        if self._takes:
             return self._end(self._positive()) if self._committed else []
         return self._end(self._refusal(differ))
 
@@ -235,7 +240,7 @@ class Block:
             return replies + self._end(self._veto)
         if self._open:
             return replies  # D-22
-        if not self.accepted():
+        if not self._takes:
             refusals = [v.reply for v in self._verdicts if isinstance(v, Refuse)]
             reply = refusedByAll(refusals)
             return replies + self._end(attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text))

@@ -40,8 +40,10 @@ class Work:
     @ivar envelope: where it came from.
     @ivar message: L{IMessage<deferrals.interfaces.IMessage>}.
     @ivar addressees: who is to have it now.
+    @ivar whole: whether nobody else is left to have it.
     """
 
     envelope: Envelope
     message: Any
     addressees: tuple[Addressee, ...]
+    whole: bool = False

@@ -8,6 +8,7 @@ All of it is immutable, and has a JSON form in which the spool keeps it.
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Any
 
 import attrs
@@ -94,6 +95,12 @@ class Recipient:
     orcpt: str | None = None
     route: Route | None = None
 
+    def routed(self, route: Route) -> Recipient:
+        """
+        The same, under this route.
+        """
+        return Recipient(self.address, self.notify, self.orcpt, route)
+
     def __str__(self) -> str:
         return str(self.address)
 
@@ -110,6 +117,7 @@ class Envelope:
     @ivar sender: the reverse path; L{None} is the null path C{<>}.
     @ivar parameters: what MAIL FROM asked for.
     @ivar listener: the name of the listener that it came in through.
+    @ivar id: the transaction's number as people see it.
     """
 
     transaction: int
@@ -118,12 +126,10 @@ class Envelope:
     sender: Mailbox | None
     parameters: Parameters = Parameters()
     listener: str = ""
+    id: str = attrs.field(init=False, eq=False, repr=False)
 
-    @property
-    def id(self) -> str:
-        """
-        The transaction's number as people see it.
-        """
+    @id.default
+    def _id(self) -> str:
         return formatId(self.transaction)
 
     @property
@@ -135,12 +141,18 @@ class Envelope:
 
 
 _CLIENT_DEFAULTS = attrs.asdict(Client(""))
-_PARAMETER_DEFAULTS = attrs.asdict(Parameters())
+_PLAIN = Parameters()
+_PARAMETER_DEFAULTS = attrs.asdict(_PLAIN)
 
 
 def _changed(value: Any, defaults: dict[str, Any]) -> dict[str, Any]:
     found = {name: getattr(value, name) for name in defaults}
     return {name: now for name, now in found.items() if now != defaults[name]}
+
+
+@functools.lru_cache(maxsize=1024)
+def _clientToJSON(client: Client) -> dict[str, Any]:
+    return _changed(client, _CLIENT_DEFAULTS)
 
 
 def _mailboxToJSON(mailbox: Mailbox) -> list[str]:
@@ -152,11 +164,13 @@ def envelopeToJSON(envelope: Envelope) -> dict[str, Any]:
     What the spool keeps of an envelope, without the transaction's number and
     time, which have columns of their own.
     """
-    parameters = _changed(envelope.parameters, _PARAMETER_DEFAULTS)
-    if "form" in parameters:
-        parameters["form"] = parameters["form"].value
+    parameters: dict[str, Any] = {}
+    if envelope.parameters != _PLAIN:
+        parameters = _changed(envelope.parameters, _PARAMETER_DEFAULTS)
+        if "form" in parameters:
+            parameters["form"] = parameters["form"].value
     return {
-        "client": _changed(envelope.client, _CLIENT_DEFAULTS),
+        "client": _clientToJSON(envelope.client),
         "sender": None if envelope.sender is None else _mailboxToJSON(envelope.sender),
         "parameters": parameters,
         "listener": envelope.listener,

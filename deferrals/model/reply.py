@@ -20,6 +20,9 @@ RECIPIENT_CODES = frozenset({250, 251, 450, 451, 452, 455, 550, 551, 552, 553, 5
 #: RFC 5321 §4.5.3.1.5: a reply line, its code and CRLF included, in octets.
 MAX_LINE_OCTETS = 512
 
+#: A text that fits into one line whatever stands before it.
+_SHORT = MAX_LINE_OCTETS - 20
+
 _LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(.*))?", re.S)
 _CONTROL = {**dict.fromkeys(range(0x20), " "), **dict.fromkeys(range(0x7F, 0xA0), " ")}
 del _CONTROL[0x0A]
@@ -132,7 +135,7 @@ class Reply:
         """
         if self.code in (251, 551):
             return self
-        return attrs.evolve(self, text=f"<{address}> {self.text}".rstrip())
+        return Reply(self.code, self.enhanced, f"<{address}> {self.text}".rstrip())
 
     def lines(self) -> list[str]:
         """
@@ -152,6 +155,9 @@ class Reply:
             UTF-8 (RFC 6531 §3.5); otherwise what is not ASCII becomes C{?}.
         """
         prefix = f"{self.enhanced} " if self.enhanced else ""
+        text = self.text
+        if len(text) < _SHORT and text.isascii() and text.isprintable():
+            return f"{self.code} {prefix}{text}".rstrip(" ").encode("ascii") + b"\r\n"
         lines = self.lines()
         out = [f"{self.code}-{prefix}{line}" for line in lines[:-1]]
         out.append(

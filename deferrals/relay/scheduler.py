@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, gatherResults, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -54,7 +54,8 @@ class Scheduler:
         self._clock = clock
         self._retrySeconds = retrySeconds
         self._concurrency = concurrency
-        self._running: dict[Work, Deferred[None]] = {}
+        self._running: dict[Work, int] = {}
+        self._idle: Deferred[None] | None = None
         self._stopping = False
         self._claiming: Deferred[Any] | None = None
         self._loop = LoopingCall(self._claim)
@@ -75,7 +76,10 @@ class Scheduler:
         self._stopping = True
         if self._loop.running:
             self._loop.stop()
-        return DeferredList([*self._running.values(), self._claiming or succeed(None)])
+        if not self._running:
+            return succeed(None)
+        self._idle = Deferred()
+        return self._idle
 
     def release(self, work: Work) -> None:
         """
@@ -100,7 +104,10 @@ class Scheduler:
     def _claimed(self, works: Sequence[Work]) -> None:
         self._claiming = None
         for work in works:
-            self._begin(work)
+            if self._stopping:
+                self._spool.release(work, False)
+            else:
+                self._begin(work)
 
     def _begin(self, work: Work) -> None:
         """
@@ -111,24 +118,29 @@ class Scheduler:
         for addressee in work.addressees:
             route = addressee.recipient.route
             groups.setdefault("" if route is None else route.delivery, []).append(addressee)
-        done = gatherResults([self._deliver(work, name, group) for name, group in groups.items()])
-        self._running[work] = done
-        done.addBoth(self._ended, work)
+        self._running[work] = len(groups)
+        for name, group in groups.items():
+            d = self._deliver(work, name, group)
+            d.addErrback(self._failed, work, name)
+            d.addCallback(self._record, work, group, name)
+            d.addErrback(self._notRecorded, work)
+            d.addCallback(self._ended, work)
 
     def _ended(self, _: Any, work: Work) -> None:
-        self._running.pop(work, None)
+        self._running[work] -= 1
+        if not self._running[work]:
+            del self._running[work]
+            if not self._running and self._idle is not None:
+                idle, self._idle = self._idle, None
+                idle.callback(None)
 
-    def _deliver(self, work: Work, name: str, group: list[Addressee]) -> Deferred[None]:
+    def _deliver(self, work: Work, name: str, group: list[Addressee]) -> Deferred[Any]:
         stage = self._delivery(name)
         if stage is None:
-            d: Deferred[Any] = succeed({one: Retry(_NO_SUCH_DELIVERY) for one in group})
-        else:
-            d = withDeadline(
-                self._clock, DELIVERY_SECONDS, stage.deliver, work.message, work.envelope, group
-            )
-        d.addErrback(self._failed, work, name)
-        d.addCallback(self._record, work, group, name)
-        return d.addErrback(self._notRecorded, work)
+            return succeed({one: Retry(_NO_SUCH_DELIVERY) for one in group})
+        return withDeadline(
+            self._clock, DELIVERY_SECONDS, stage.deliver, work.message, work.envelope, group
+        )
 
     def _failed(self, failure: Failure, work: Work, name: str) -> dict[Addressee, Outcome]:
         _log.error(

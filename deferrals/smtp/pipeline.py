@@ -88,6 +88,8 @@ class PipelinedESMTP(smtp.ESMTP):
     _writeBlocked = False
     _readPaused = False
     _inputEnded = False
+    _timer: Any = None
+    _active = 0.0
 
     def __init__(self, clock: Any) -> None:
         smtp.ESMTP.__init__(self)
@@ -140,11 +142,40 @@ class PipelinedESMTP(smtp.ESMTP):
 
     # The connection.
 
-    def callLater(self, period: float, func: Callable[[], None]) -> Any:
+    def setTimeout(self, period: float | None) -> float | None:
         """
-        TimeoutMixin's timers run on our clock.
+        TimeoutMixin's, at less cost: one timer per connection, which looks at
+        the time of the last activity when it goes off.
         """
-        return self._clock.callLater(period, func)
+        previous, self.timeOut = self.timeOut, period
+        self._active = self._clock.seconds()
+        if period is not None and (
+            self._timer is None or self._timer.getTime() > self._active + period
+        ):
+            self._stopTimer()
+            self._timer = self._clock.callLater(period, self._timerOff)
+        return previous
+
+    def resetTimeout(self) -> None:
+        """
+        The client has done something.
+        """
+        self._active = self._clock.seconds()
+
+    def _stopTimer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _timerOff(self) -> None:
+        self._timer = None
+        if self.timeOut is None:
+            return
+        left = self._active + self.timeOut - self._clock.seconds()
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._timerOff)
+        else:
+            self.timeoutConnection()
 
     def connectionMade(self) -> None:
         """
@@ -159,7 +190,7 @@ class PipelinedESMTP(smtp.ESMTP):
         Nobody is there any longer: what is pending is cancelled.
         """
         self._lost = self._closing = True
-        self.setTimeout(None)
+        self._stopTimer()
         self._buffer = b""
         slots, self._slots = self._slots, None
         for slot in slots or ():
@@ -273,17 +304,26 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Take nothing more from the client until C{pending} fires.
         """
+        self.hold()
+        pending.addErrback(self._commandFailed)
+        pending.addCallback(lambda _: self.resume())
+
+    def hold(self) -> None:
+        """
+        Take nothing more from the client until L{resume}.
+        """
         self._busy = True
         self.setTimeout(None)
-        pending.addErrback(self._commandFailed)
-        pending.addCallback(self._resume)
 
     def _commandFailed(self, failure: Failure) -> None:
         _log.failure("{client}: command failed", failure, client=self.peerName())
         if not self._lost:
             self.reply(R451_LOCAL_ERROR)
 
-    def _resume(self, _: Any) -> None:
+    def resume(self) -> None:
+        """
+        The client's turn again.
+        """
         self._busy = False
         if self._closing:
             return
@@ -399,6 +439,13 @@ class PipelinedESMTP(smtp.ESMTP):
             self._slots = deque()
         self._slots.append(slot)
         return slot
+
+    @property
+    def hasSlots(self) -> bool:
+        """
+        Whether replies are still to come before the next one.
+        """
+        return bool(self._slots)
 
     def ready(self, slot: _Slot, settle: Callable[[], Reply]) -> None:
         """

@@ -92,7 +92,8 @@ class PostData:
         """
         self._writer = writer
         self._setTimer()
-        writer.finish().addCallbacks(self._judge, self._unreadable)
+        d = writer.finish()
+        d.addCallbacks(self._judge, self._unreadable)
 
     def _unreadable(self, failure: Failure) -> None:
         _log.error(

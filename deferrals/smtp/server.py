@@ -22,12 +22,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.errors import PeerError, StageError
+from deferrals.errors import PeerError
 from deferrals.model.envelope import Client, Envelope, Form, Recipient
 from deferrals.model.extensions import parseMail, parseRcpt
 from deferrals.model.reply import (
@@ -85,6 +85,7 @@ class Session(PipelinedESMTP):
     _decoder: DataDecoder | None = None
     _veto: Reply | None = None
     _errors = 0
+    _offered: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -261,19 +262,13 @@ class Session(PipelinedESMTP):
             found[b"DEFERRALS"] = None
         return found
 
-    def _offered(self) -> set[str]:
-        """
-        The keywords that this client may use: none after HELO.
-        """
-        if self._client.protocol == "SMTP":
-            return set()
-        return {keyword.decode("ascii") for keyword in self.extensions()}
-
     def _greet(self, name: str, protocol: str) -> None:
         if not _HELO.fullmatch(name):
             raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
         self._abort("a new greeting")
         self._client = attrs.evolve(self._client, helo=name, protocol=protocol)
+        extensions = () if protocol == "SMTP" else self.extensions()
+        self._offered = frozenset(keyword.decode("ascii") for keyword in extensions)
         self._phase = Phase.READY
 
     def do_HELO(self, rest: str) -> None:
@@ -362,7 +357,7 @@ class Session(PipelinedESMTP):
         """
         RFC 5321 §4.1.1.2; D-1, P-1.
         """
-        sender, parameters = parseMail(rest, self._offered())
+        sender, parameters = parseMail(rest, self._offered)
         if parameters.size is not None and parameters.size > self._limits.messageOctets:
             raise PeerError("too large", R552_TOO_LARGE)
         now = self._clock.seconds()
@@ -381,22 +376,23 @@ class Session(PipelinedESMTP):
         """
         assert self._transaction is not None
         envelope = self._transaction.envelope
-        recipient = parseRcpt(rest, self._offered(), envelope.parameters.smtputf8)
-        slot = self.slot()
-        d = withDeadline(
-            self._clock,
-            self._limits.envelopeSeconds,
-            self._intake.envelope.judge,
-            envelope,
-            recipient,
-        )
-        slot.pending = d
+        recipient = parseRcpt(rest, self._offered, envelope.parameters.smtputf8)
         began = self._clock.seconds()
-        if not d.called:
-            self.setTimeout(None)
-        d.addCallback(_checked)
-        d.addErrback(self._envelopeFailed, envelope)
-        d.addCallback(self._judged, slot, recipient, began)
+        try:
+            verdict = self._intake.envelope.judge(envelope, recipient)
+        except Exception:
+            verdict = fail()
+        if not isinstance(verdict, Deferred) and not self.hasSlots:
+            return self.reply(self._admit(_checked(verdict), recipient, began))
+        slot = self.slot()
+        if not isinstance(verdict, Deferred):
+            return self._judged(_checked(verdict), slot, recipient, began)
+        self.setTimeout(None)
+        seconds = self._limits.envelopeSeconds
+        slot.pending = withDeadline(self._clock, seconds, lambda: verdict)
+        slot.pending.addErrback(self._envelopeFailed, envelope)
+        slot.pending.addCallback(_checked)
+        slot.pending.addCallback(self._judged, slot, recipient, began)
 
     def _envelopeFailed(self, failure: Failure, envelope: Envelope) -> EnvelopeVerdict:
         if not failure.check(CancelledError):
@@ -418,7 +414,7 @@ class Session(PipelinedESMTP):
         assert transaction is not None
         cohort = None
         if isinstance(verdict, Accept | Defer):
-            recipient = attrs.evolve(recipient, route=verdict.route)
+            recipient = recipient.routed(verdict.route)
             try:
                 cohort = self._intake.content.cohort(recipient, verdict)
             except Exception:
@@ -499,7 +495,6 @@ class Session(PipelinedESMTP):
             veto = R554_ROUTING_LOOP
             writer.abort()
         self._phase = Phase.READY
-        answered: Deferred[None] = Deferred()
         utf8 = transaction.envelope.parameters.smtputf8
 
         def send(replies: Sequence[Reply]) -> None:
@@ -507,12 +502,12 @@ class Session(PipelinedESMTP):
 
         def done() -> None:
             self._postData = None
-            answered.callback(None)
+            self.resume()
 
         self._postData = postData = PostData(
             transaction, self._limits, self._intake, self._clock, send, done
         )
-        self.wait(answered)
+        self.hold()
         if veto is not None:
             postData.refuse(veto)
         else:
@@ -548,13 +543,14 @@ class Session(PipelinedESMTP):
 
 def _checked(verdict: Any) -> EnvelopeVerdict:
     """
-    @raise StageError: this is no envelope verdict on a recipient.
+    An envelope stage's answer; a temporary refusal, where it is none.
     """
     if isinstance(verdict, Refuse) and verdict.reply.code >= 400:
         return verdict
     if isinstance(verdict, Accept | Defer) and verdict.route is not None:
         return verdict
-    raise StageError(f"{verdict!r} is no verdict")
+    _log.error("{verdict} is no verdict on a recipient", verdict=repr(verdict))
+    return Refuse(R451_LOCAL_ERROR)
 
 
 class SessionFactory(ServerFactory):

@@ -90,7 +90,9 @@ class Database:
 
     def _work(self, opened: Deferred[None]) -> None:
         try:
-            db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False, cached_statements=1024
+            )
             for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 db.execute(f"PRAGMA {setting}")
             self._prepare(db)

@@ -23,10 +23,11 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import SpoolError
@@ -43,6 +44,7 @@ from deferrals.model.ids import formatId
 from deferrals.model.verdict import Delivered, Failed, Marks, Outcome
 from deferrals.spool.database import Database
 from deferrals.spool.message import HEADER_OCTETS, BodyWriter, Message, syncFile
+from deferrals.spool.turn import Collector, Insert, Turn
 
 _log = Logger(namespace="deferrals.spool")
 
@@ -51,6 +53,8 @@ LEASE_SECONDS = 300.0
 
 #: So many recipients that wait for another attempt are tried again at the start.
 RETRIED_AT_START = 1000
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 _VERSION = 1
 _STAGED, _RELEASED = 0, 1
@@ -118,6 +122,7 @@ class SqliteSpool:
         self._inThread = inThread
         self._bodies = os.path.join(directory, "bodies")
         self._db = Database(os.path.join(directory, "spool.sqlite"), reactor, _prepare)
+        self._collector = Collector(lambda flush: reactor.callLater(0, flush), self._write)
         self._lock = -1
 
     @inlineCallbacks
@@ -155,6 +160,7 @@ class SqliteSpool:
         """
         See L{ISpool.close}.
         """
+        self._collector.flush()
         yield self._db.close()
         if not self.closed:
             self.unlock()
@@ -180,54 +186,83 @@ class SqliteSpool:
     def _bodyPath(self, transaction: int) -> str:
         return os.path.join(self._bodies, formatId(transaction))
 
-    @inlineCallbacks
-    def stage(self, envelope: Envelope, message: Message, addressees: Sequence[Addressee]) -> Any:
+    def stage(
+        self, envelope: Envelope, message: Message, addressees: Sequence[Addressee]
+    ) -> Deferred[Work]:
         """
         See L{ISpool.stage}.
         """
-        if message.path is not None:
-            try:
-                yield self._inThread(syncFile, message.path)
-            except OSError as error:
-                raise SpoolError(f"cannot sync {message.path}: {error}") from None
+        if message.path is None:
+            return self._insert(None, envelope, message, addressees)
+        d = self._inThread(syncFile, message.path)
+        d.addErrback(_asSpoolError, f"cannot sync {message.path}")
+        return d.addCallback(self._insert, envelope, message, addressees)
+
+    def _insert(
+        self, _: Any, envelope: Envelope, message: Message, addressees: Sequence[Addressee]
+    ) -> Deferred[Work]:
         due = self._reactor.seconds() + LEASE_SECONDS
-        rows = [_row(envelope.transaction, addressee, due) for addressee in addressees]
-        yield self._db.run(
-            _insert,
-            (
-                envelope.transaction,
-                _STAGED,
-                envelope.received,
-                json.dumps(envelopeToJSON(envelope), separators=(",", ":")),
-                message.size,
-                message.digest,
-            ),
-            message.body,
-            rows,
+        row = (
+            envelope.transaction,
+            _STAGED,
+            envelope.received,
+            _encode(envelopeToJSON(envelope)),
+            message.size,
+            message.digest,
         )
-        return Work(envelope, message, tuple(addressees))
+        recipients = [_row(envelope.transaction, addressee, due) for addressee in addressees]
+        work = Work(envelope, message, tuple(addressees), True)
+        insert = Insert(row, message.body, recipients, work)
+        self._collector.turn().inserts.append(insert)
+        return insert.done
+
+    def _write(self, turn: Turn) -> Deferred[Any]:
+        """
+        Write what a turn of the reactor has asked for.
+        """
+        return self._db.run(turn.apply).addCallbacks(
+            self._written, self._notWritten, (turn,), {}, (turn,), {}
+        )
+
+    def _written(self, _: Any, turn: Turn) -> None:
+        for insert in turn.inserts:
+            insert.done.callback(insert.result)
+
+    def _notWritten(self, failure: Failure, turn: Turn) -> None:
+        parts = list(turn.parts())
+        if len(parts) > 1:
+            for part in parts:
+                self._write(part)
+        elif turn.inserts:
+            turn.inserts[0].done.errback(failure)
+        else:
+            # Repeated by the next start, which finds the message as it was.
+            _log.error("spool: {error}", error=failure.getErrorMessage())
 
     def release(self, work: Work, keep: bool) -> None:
         """
         See L{ISpool.release}.
         """
-        due = None if keep else self._reactor.seconds()
-        self._forget(self._db.run(_release, work.envelope.transaction, due))
+        self._collector.turn().released[work.envelope.transaction] = None
+        if not keep:
+            self._collector.flush()
+            self._forget(self._db.run(_makeDue, work.envelope.transaction, self._reactor.seconds()))
 
     def abandon(self, work: Work) -> None:
         """
         See L{ISpool.abandon}.
         """
-        self._forget(self._db.run(self._delete, work.envelope.transaction))
+        self._remove(work)
 
-    def _delete(self, db: sqlite3.Connection, number: int) -> None:
+    def _remove(self, work: Work) -> None:
         """
-        Remove a message and all that belongs to it (in the thread).
+        Remove a message and all that belongs to it.
         """
-        for table, column in (("messages", "id"), ("recipients", "message")):
-            db.execute(f"DELETE FROM {table} WHERE {column} = ?", (number,))
-        if not db.execute("DELETE FROM bodies WHERE id = ?", (number,)).rowcount:
-            self._reactor.callFromThread(self._unlink, self._bodyPath(number))
+        turn = self._collector.turn()
+        turn.released.pop(work.envelope.transaction, None)
+        turn.gone.append(work.envelope.transaction)
+        if work.message.path is not None:
+            self._unlink(work.message.path)
 
     def _unlink(self, path: str) -> None:
         d = self._inThread(os.unlink, path)
@@ -244,6 +279,7 @@ class SqliteSpool:
         """
         See L{ISpool.claim}.
         """
+        self._collector.flush()
         return self._db.run(self._claim, self._reactor.seconds(), limit)
 
     def _claim(self, db: sqlite3.Connection, now: float, limit: int) -> list[Work]:
@@ -295,34 +331,23 @@ class SqliteSpool:
         """
         See L{ISpool.record}.
         """
-        number = work.envelope.transaction
-        return self._db.run(self._record, number, list(outcomes.items()), retryAt)
+        delivered = all(isinstance(outcome, Delivered) for outcome in outcomes.values())
+        if work.whole and delivered and len(outcomes) == len(work.addressees):
+            self._remove(work)
+            return succeed(None)
+        self._collector.flush()
+        d = self._db.run(_record, work.envelope.transaction, list(outcomes.items()), retryAt)
+        return d.addCallback(self._recorded, work)
 
-    def _record(
-        self,
-        db: sqlite3.Connection,
-        number: int,
-        outcomes: list[tuple[Addressee, Outcome]],
-        retryAt: float,
-    ) -> None:
-        gone = [(number, addressee.seq) for addressee, o in outcomes if isinstance(o, Delivered)]
-        db.executemany("DELETE FROM recipients WHERE message = ? AND seq = ?", gone)
-        for addressee, outcome in outcomes:
-            if not isinstance(outcome, Delivered):
-                status = _FAILED if isinstance(outcome, Failed) else _QUEUED
-                db.execute(
-                    "UPDATE recipients SET status = ?, due = ?, attempts = attempts + 1, reply = ?"
-                    " WHERE message = ? AND seq = ?",
-                    (status, retryAt, str(outcome.reply), number, addressee.seq),
-                )
-        left = db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
-        if left.fetchone() is None:
-            self._delete(db, number)
+    def _recorded(self, isLast: bool, work: Work) -> None:
+        if isLast:
+            self._remove(work)
 
     def waiting(self) -> Deferred[tuple[int, int]]:
         """
         See L{ISpool.waiting}.
         """
+        self._collector.flush()
         return self._db.run(_count)
 
 
@@ -341,29 +366,46 @@ def _row(number: int, addressee: Addressee, due: float) -> tuple[Any, ...]:
     return (
         number,
         addressee.seq,
+        _QUEUED,
         due,
+        0,
         "" if recipient.route is None else recipient.route.delivery,
-        json.dumps(recipientToJSON(recipient), separators=(",", ":")),
-        None if marks is None else json.dumps(marks),
+        _encode(recipientToJSON(recipient)),
+        None if marks is None else _encode(marks),
+        None,
     )
 
 
-def _insert(
+def _makeDue(db: sqlite3.Connection, number: int, due: float) -> None:
+    db.execute("UPDATE recipients SET due = ? WHERE message = ?", (due, number))
+
+
+def _record(
     db: sqlite3.Connection,
-    message: tuple[Any, ...],
-    body: bytes | None,
-    rows: list[tuple[Any, ...]],
-) -> None:
-    db.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", message)
-    if body is not None:
-        db.execute("INSERT INTO bodies VALUES (?, ?)", (message[0], body))
-    db.executemany("INSERT INTO recipients VALUES (?, ?, 0, ?, 0, ?, ?, ?, NULL)", rows)
+    number: int,
+    outcomes: list[tuple[Addressee, Outcome]],
+    retryAt: float,
+) -> bool:
+    """
+    @return: whether nobody is left.
+    """
+    for addressee, outcome in outcomes:
+        if isinstance(outcome, Delivered):
+            sql = "DELETE FROM recipients WHERE message = ? AND seq = ?"
+            db.execute(sql, (number, addressee.seq))
+        else:
+            status = _FAILED if isinstance(outcome, Failed) else _QUEUED
+            db.execute(
+                "UPDATE recipients SET status = ?, due = ?, attempts = attempts + 1, reply = ?"
+                " WHERE message = ? AND seq = ?",
+                (status, retryAt, str(outcome.reply), number, addressee.seq),
+            )
+    left = db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
+    return left.fetchone() is None
 
 
-def _release(db: sqlite3.Connection, number: int, due: float | None) -> None:
-    db.execute(f"UPDATE messages SET state = {_RELEASED} WHERE id = ?", (number,))
-    if due is not None:
-        db.execute("UPDATE recipients SET due = ? WHERE message = ?", (due, number))
+def _asSpoolError(failure: Failure, what: str) -> NoReturn:
+    raise SpoolError(f"{what}: {failure.getErrorMessage()}")
 
 
 def _recover(db: sqlite3.Connection, now: float) -> int:

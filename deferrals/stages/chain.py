@@ -71,7 +71,7 @@ def routed(recipient: Recipient, route: Route | None) -> Recipient:
     """
     The recipient under C{route}; as it is, where there is none.
     """
-    return recipient if route is None else attrs.evolve(recipient, route=route)
+    return recipient if route is None else recipient.routed(route)
 
 
 class ContentJudge:

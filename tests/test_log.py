@@ -1,0 +1,92 @@
+"""
+How the log is written.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from twisted.logger import Logger, LogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals import log
+from deferrals.log import JSONObserver, PlainObserver
+
+
+class LogTests(SynchronousTestCase):
+    """
+    L{PlainObserver} and L{JSONObserver}.
+    """
+
+    def logger(self, kind: Any, namespace: str = "deferrals.test") -> Logger:
+        self.patch(log, "isInIOThread", lambda: True)
+        self.file = io.StringIO()
+        self.turns: list[Any] = []
+        self.publisher = LogPublisher(kind(self.file, self.turns.append))
+        return Logger(namespace=namespace, observer=self.publisher)
+
+    def written(self) -> str:
+        for turn in self.turns:
+            turn()
+        return self.file.getvalue()
+
+    def test_plain(self) -> None:
+        """Time, who, what; the level where it is not info."""
+        logger = self.logger(PlainObserver)
+        logger.info("{transaction} to=<{recipient}>", transaction="X", recipient="a@b.c")
+        logger.error("bad {thing}", thing="luck")
+        logger.debug("nothing")
+        first, second = self.written().splitlines()
+        self.assertRegex(
+            first,
+            r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4} \[deferrals.test\] X to=<a@b.c>$",
+        )
+        self.assertTrue(second.endswith(" [deferrals.test error] bad luck"))
+
+    def test_oneWrite(self) -> None:
+        """The events of one turn are written together."""
+        logger = self.logger(PlainObserver)
+        for number in range(5):
+            logger.info("{number}", number=number)
+        self.assertEqual(len(self.turns), 1)
+        self.assertEqual(self.file.getvalue(), "")
+        self.assertEqual(len(self.written().splitlines()), 5)
+
+    def test_oneLine(self) -> None:
+        """A text with line feeds cannot be taken for another event."""
+        logger = self.logger(PlainObserver)
+        logger.info("{text}", text="a\n2026 [deferrals] forged")
+        self.assertEqual(self.written().count("\n2026"), 0)
+
+    def test_traceback(self) -> None:
+        """A failure shows where it came from."""
+        for kind in (PlainObserver, JSONObserver):
+            logger = self.logger(kind)
+            try:
+                raise ValueError("on purpose")
+            except ValueError:
+                logger.failure("oh", Failure())
+            self.assertIn("ValueError: on purpose", self.written())
+
+    def test_json(self) -> None:
+        """The event's own keys stand beside time, level, logger and text."""
+        logger = self.logger(JSONObserver)
+        logger.info("{a} {b}", event="test", a=1, b={"c": None})
+        found = json.loads(self.written())
+        del found["time"]
+        self.assertEqual(
+            found,
+            {
+                **{"level": "info", "logger": "deferrals.test", "text": "1 {'c': None}"},
+                **{"event": "test", "a": 1, "b": {"c": None}},
+            },
+        )
+
+    def test_others(self) -> None:
+        """Other people's events are formatted the way they expect."""
+        logger = self.logger(PlainObserver, "twisted.something")
+        logger.info("{call()}", call=lambda: "called")
+        self.assertIn("called", self.written())
