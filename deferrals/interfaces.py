@@ -109,6 +109,16 @@ class IDeliveryStage(Interface):
     taken responsibility (S-4, D-20, P-10).
     """
 
+    def destination(recipient):
+        """
+        Where a recipient's copy goes next: recipients with equal answers share
+        one next hop, and so its limits and its bad days.
+
+        @param recipient: with its route.
+        @return: text for people, at once: C{"maildir"},
+            C{"lmtp unix:/run/dovecot/lmtp"}, C{"mx example.org"}.
+        """
+
     def deliver(message, envelope, recipients):
         """
         Called again for those who had to be retried, and again after a crash
@@ -118,7 +128,7 @@ class IDeliveryStage(Interface):
         @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
         @param recipients: a list of
             L{Addressee<deferrals.model.delivery.Addressee>}: each recipient
-            with its marks.
+            with its marks; all of one destination.
         @return: a dictionary with, for each of them, L{Delivered}, L{Failed}
             or L{Retry} of L{deferrals.model.verdict}.  May be a Deferred,
             which is cancelled when it takes too long; a recipient without an

@@ -213,6 +213,12 @@ class DeliveryStageContract:
         """It provides the interface."""
         self.assertTrue(verifyObject(IDeliveryStage, self.makeStage()))
 
+    def test_destination(self: Any) -> None:
+        """It says where a recipient's copy goes next."""
+        destination = self.makeStage().destination(makeRecipient("a@example.net"))
+        self.assertIsInstance(destination, str)
+        self.assertTrue(destination)
+
     def test_outcomeForEach(self: Any) -> None:
         """Every recipient gets an outcome."""
         stage = self.makeStage()

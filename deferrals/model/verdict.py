@@ -126,14 +126,18 @@ ContentVerdict = Accept | Refuse
 @attrs.frozen
 class Delivered:
     """
-    The recipient has the message.
+    The recipient has the message, or the next hop has taken it.
 
     @ivar reply: what the next hop said, if there is one.
     @ivar host: who said it.
+    @ivar action: what a sender who asked for it (NOTIFY=SUCCESS) is to be told
+        by us (RFC 3461 §5.2): C{"delivered"}; C{"relayed"}, to a hop that knows
+        no DSN; or nothing, C{"passed"} to a hop that will tell.
     """
 
     reply: Reply | None = None
     host: str = ""
+    action: str = "delivered"
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.delivery import Addressee
-from deferrals.model.envelope import Envelope
+from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.verdict import Delivered, Outcome
 
 
@@ -32,6 +32,12 @@ class DiscardDelivery:
 
     def __init__(self, settings: DiscardSettings, services: Any) -> None:
         pass
+
+    def destination(self, recipient: Recipient) -> str:
+        """
+        See L{IDeliveryStage.destination}.
+        """
+        return "discard"
 
     def deliver(
         self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]

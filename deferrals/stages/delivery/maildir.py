@@ -25,7 +25,7 @@ from zope.interface import implementer
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
-from deferrals.model.envelope import Envelope
+from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import checked
 from deferrals.model.trace import deliveredTo, received, returnPath
@@ -87,6 +87,12 @@ class MaildirDelivery:
         )
         path = os.path.join(self._services.baseDir, path)
         return os.path.join(path, ".Junk") if junk else path
+
+    def destination(self, recipient: Recipient) -> str:
+        """
+        See L{IDeliveryStage.destination}.
+        """
+        return "maildir"
 
     @inlineCallbacks
     def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
