@@ -6,6 +6,7 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
     # a comment; the first ones are the test's description
     @ NAME VALUE            a setting of the listener, or of its limits
     @ greeted no            without this, greeting and EHLO have happened
+    @ pieces matter         it does not run byte by byte
     C: a line of the client's
     C+: the same, in one segment with the line before
     S: a line of the server's, exactly; " ..." at its end matches the rest
@@ -33,8 +34,8 @@ from typing import Any
 import attrs
 
 from deferrals.errors import StageError
+from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
-from deferrals.model.transaction import Mixed
 from deferrals.model.verdict import ACCEPT, Refuse
 from deferrals.smtp.settings import Limits
 from tests.harness import Bench
@@ -93,7 +94,7 @@ class Dialogue:
         for step in self.steps:
             if step.kind == "@":
                 name, _, value = step.text.partition(" ")
-                if name == "greeted":
+                if name in ("greeted", "pieces"):
                     continue
                 if name in _LIMITS:
                     limits[name] = type(getattr(Limits(), name))(value)

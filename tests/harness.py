@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -16,11 +16,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.interfaces import IEnvelopeStage
-from deferrals.model.delivery import Work
+from deferrals.model.delivery import Addressee, Work
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
+from deferrals.model.mixed import Memory, Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.smtp.mixed import MixedRung
 from deferrals.smtp.server import Session
 from deferrals.smtp.settings import Intake, Limits, ListenerSettings
 from deferrals.spool.memory import MemorySpool
@@ -121,11 +123,28 @@ class Bench:
         self.content = FakeContent()
         self.spool = SlowSpool(self.clock)
         self.status = Status()
+        self.memory = Memory()
+        self.mixed = MixedRung(
+            settings.get("mixed", Mixed.SPLIT),
+            Mixed.FILE,
+            2,
+            self.memory,
+            lambda policy: f"{policy}-quarantine",
+            lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
+            maybeDeferred,
+            self.status,
+        )
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
         self.intake = Intake(
-            TransactionIds(), self.envelope, judge, self.spool, self._release, self.status
+            TransactionIds(),
+            self.envelope,
+            judge,
+            self.spool,
+            self._release,
+            self.status,
+            self.mixed,
         )
         self.settings = ListenerSettings(
             "test", "mx.example.net", limits=attrs.evolve(Limits(), **(limits or {})), **settings
@@ -137,7 +156,7 @@ class Bench:
     def _release(self, work: Work) -> None:
         self.spool.release(work, True)
         self.works.append(work)
-        self.released += [str(addressee) for addressee in work.addressees]
+        self.released += map(_shown, work.addressees)
 
     def send(self, data: bytes) -> None:
         self.session.dataReceived(data)
@@ -163,6 +182,18 @@ class Bench:
     @property
     def closed(self) -> bool:
         return bool(self.transport.disconnecting)
+
+
+def _shown(addressee: Addressee) -> str:
+    """
+    An address, and how it got there if not in the usual way.
+    """
+    route = addressee.recipient.route
+    if addressee.refusal is not None:
+        return f"{addressee}:notified"
+    return (
+        f"{addressee}:filed" if route and route.delivery.endswith("quarantine") else str(addressee)
+    )
 
 
 GREETING = ("EHLO client.example.com",)

@@ -12,7 +12,7 @@ import attrs
 
 from deferrals.model.delivery import Work
 from deferrals.model.ids import TransactionIds
-from deferrals.model.transaction import Mixed
+from deferrals.model.mixed import Mixed
 
 
 @attrs.frozen
@@ -80,6 +80,7 @@ class Intake:
     @ivar release: called with the L{Work} of a staged message right after its
         final reply was written: from here on it is ours.
     @ivar status: L{Status<deferrals.status.Status>}.
+    @ivar mixed: L{MixedRung<deferrals.smtp.mixed.MixedRung>}.
     """
 
     ids: TransactionIds
@@ -88,3 +89,4 @@ class Intake:
     spool: Any
     release: Callable[[Work], None]
     status: Any
+    mixed: Any
