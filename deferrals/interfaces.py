@@ -13,6 +13,7 @@ and becomes a temporary refusal for the recipients that it was asked about.
 
 from __future__ import annotations
 
+from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, Interface
 
 
@@ -304,4 +305,34 @@ class IBodyWriter(Interface):
     def abort():
         """
         The content is not wanted; may be called at any time, more than once.
+        """
+
+
+class IScramCredentials(ICredentials):
+    """
+    What somebody who uses SCRAM-SHA-256 has instead of a password: a proof.
+    """
+
+    username = Attribute("Who says to be there, octets of UTF-8.")
+
+    def check(keys):
+        """
+        @param keys: L{ScramKeys<deferrals.model.sasl.ScramKeys>} of the user.
+        @return: whether the proof was made with the password that belongs to
+            them.
+        """
+
+
+class IScramChecker(Interface):
+    """
+    A credentials checker that knows keys for SCRAM-SHA-256: it provides this
+    beside L{ICredentialsChecker<twisted.cred.checkers.ICredentialsChecker>},
+    and accepts L{IScramCredentials}.
+    """
+
+    def scramKeys(user):
+        """
+        @param user: octets of UTF-8.
+        @return: L{ScramKeys<deferrals.model.sasl.ScramKeys>}, or L{None} where
+            there are none.  May be a Deferred.
         """
