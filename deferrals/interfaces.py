@@ -20,8 +20,9 @@ from zope.interface import Attribute, Interface
 class IMessage(Interface):
     """
     The content of one message: octets as they came in, dots unstuffed, every
-    line ended by CRLF, without any field that this server adds.  The same
-    octets are judged, stored and delivered.
+    line ended by CRLF (unless the envelope says BODY=BINARYMIME), without any
+    field that this server adds.  The same octets are judged, stored and
+    delivered.
     """
 
     size = Attribute("Its size in octets.")
@@ -108,6 +109,10 @@ class IDeliveryStage(Interface):
     """
     Hands a message over for good (S-3).  Called only after the final reply has
     taken responsibility (S-4, D-20, P-10).
+
+    A stage that hands on any octets as they are, bare CR and LF included, has an
+    attribute C{takesBinary} that is true; BINARYMIME (RFC 3030) is offered only
+    where all of them have.
     """
 
     def destination(recipient):

@@ -15,6 +15,7 @@ class _PasswordFileFactory:
         return namedAny("deferrals.auth.checker.PasswordFile").credentialInterfaces
 
     def generateChecker(self, argstring):
+        namedAny("deferrals.auth.checker.readPasswords")(argstring)  # say now what is wrong
         inThread = namedAny("twisted.internet.threads.deferToThread")
         return namedAny("deferrals.auth.checker.PasswordFile")(argstring, inThread)
 
