@@ -220,7 +220,8 @@ class Contents(Envelopes):
         utf8 = transaction.envelope.parameters.smtputf8
 
         def send(replies: Sequence[Reply]) -> None:
-            self.transport.write(b"".join(reply.encode(utf8) for reply in replies))
+            self._out += [reply.encode(utf8) for reply in replies]
+            self.flush()
 
         def done() -> None:
             self._postData = None
