@@ -107,6 +107,7 @@ class Transport(StringTransport):
     """
 
     aborted = False
+    protocol: Any = None
 
     def __init__(self, host: str = "192.0.2.1") -> None:
         kind = IPv6Address if ":" in host else IPv4Address
@@ -160,6 +161,7 @@ class Bench:
         )
         self.transport = Transport() if transport is None else transport
         self.session = Session(self.settings, self.intake, self.clock)
+        self.transport.protocol = self.session
         self.session.makeConnection(self.transport)
 
     def _release(self, work: Work) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from OpenSSL import SSL, crypto
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.logger import Logger
@@ -105,13 +106,14 @@ def _context(certificate: str, key: str) -> Any:
     context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
     try:
         with open(key, "rb") as file:
-            private = crypto.load_privatekey(crypto.FILETYPE_PEM, file.read(), b"")
+            # OpenSSL would ask the terminal for a passphrase.
+            load_pem_private_key(file.read(), None)
         context.use_certificate_chain_file(certificate)
-        context.use_privatekey(private)
+        context.use_privatekey_file(key)
         context.check_privatekey()
     except OSError as error:
         raise ValueError(f"a readable file: {error}") from None
-    except (SSL.Error, crypto.Error, ValueError) as error:
+    except (SSL.Error, ValueError, TypeError) as error:
         raise ValueError(
             f"a certificate and its key, in PEM, without a passphrase: {error}"
         ) from None
