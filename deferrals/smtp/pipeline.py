@@ -265,6 +265,14 @@ class PipelinedESMTP(smtp.ESMTP):
         self._timer = None
         self.transport.abortConnection()
 
+    def cutOff(self) -> None:
+        """
+        End the connection at once, without a word.
+        """
+        self._closing = True
+        self._buffer = b""
+        self.transport.abortConnection()
+
     # Input.
 
     def dataReceived(self, data: bytes) -> None:

@@ -73,7 +73,7 @@ class Introduction(SessionBase):
         """
         if self.connection not in self._settings.proxies:
             _log.warn("{client} is not a trusted proxy", client=self.connection)
-            self.transport.abortConnection()
+            self.cutOff()
             return
         self._reader = self._readHeader
         self.setTimeout(self._limits.handshakeSeconds)
@@ -85,7 +85,7 @@ class Introduction(SessionBase):
         except ProxyError as error:
             _log.warn("{client}: {error}", client=self.connection, error=str(error))
             self._header = b""
-            self.transport.abortConnection()
+            self.cutOff()
             return b""
         if found is None:
             return b""

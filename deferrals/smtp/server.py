@@ -135,7 +135,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
         self._intake.status.count("connections", "turned away")
         if self._settings.tls == "implicit" or self.isEncryptedOutside:
-            self.transport.abortConnection()
+            self.cutOff()
         else:
             self.say(refusal)
             self.close()
@@ -199,7 +199,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         The client was silent for too long (RFC 5321 §4.5.3.2), or too slow.
         """
         if not self._isGreeted or self._handshaking:
-            return self.transport.abortConnection()
+            return self.cutOff()
         self.abort("timeout")
         self.say(R421_TIMEOUT)
         self.close()
@@ -211,7 +211,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         self._shutdown = True
         if not self._isGreeted or self._handshaking:
-            self.transport.abortConnection()
+            self.cutOff()
         elif not self._busy and self._reader is None:
             self._leaveIfStopping()
 
