@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
@@ -15,6 +17,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from deferrals.auth.gate import Gate
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.delivery import Addressee, Work
 from deferrals.model.envelope import Envelope, Recipient
@@ -101,12 +104,26 @@ class SlowSpool(MemorySpool):
 class Transport(StringTransport):
     """
     Remembers that it was closed; ends a connection when told to.
+
+    @param host: the client's address.
     """
 
     aborted = False
+    protocol: Any = None
+
+    def __init__(self, host: str = "192.0.2.1") -> None:
+        kind = IPv6Address if ":" in host else IPv4Address
+        super().__init__(peerAddress=kind("TCP", host, 54321))
 
     def abortConnection(self) -> None:
         self.aborted = self.disconnecting = True
+
+
+def gate(**users: bytes) -> Gate:
+    """
+    Who knows one of these passwords may log in.
+    """
+    return Gate([InMemoryUsernamePasswordDatabaseDontUse(**users)])
 
 
 class Bench:
@@ -116,7 +133,13 @@ class Bench:
     @ivar released: whom the session has released, in order.
     """
 
-    def __init__(self, limits: dict[str, Any] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        limits: dict[str, Any] | None = None,
+        intake: dict[str, Any] | None = None,
+        transport: Transport | None = None,
+        **settings: Any,
+    ) -> None:
         self.clock = Clock()
         self.clock.advance(1000000000)
         self.envelope = FakeEnvelope()
@@ -145,12 +168,14 @@ class Bench:
             self._release,
             self.status,
             self.mixed,
+            **(intake or {}),
         )
         self.settings = ListenerSettings(
             "test", "mx.example.net", limits=attrs.evolve(Limits(), **(limits or {})), **settings
         )
-        self.transport = Transport()
+        self.transport = Transport() if transport is None else transport
         self.session = Session(self.settings, self.intake, self.clock)
+        self.transport.protocol = self.session
         self.session.makeConnection(self.transport)
 
     def _release(self, work: Work) -> None:
@@ -178,6 +203,15 @@ class Bench:
 
     def lose(self) -> None:
         self.session.connectionLost(Failure(ConnectionDone()))
+
+    @property
+    def body(self) -> bytes:
+        """
+        The message that was released last.
+        """
+        with self.works[-1].message.open() as file:
+            content: bytes = file.read()
+            return content
 
     @property
     def closed(self) -> bool:

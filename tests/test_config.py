@@ -96,7 +96,8 @@ class LoadTests(ConfigCase):
             ),
             (
                 f"{LISTEN}colour = 1",
-                "listen[0].colour: no such key here; there are: endpoint, mixed, protocol",
+                "listen[0].colour: no such key here; there are: auth, auth_without_tls, bare_lf,"
+                " certificate, endpoint, greet_delay, key, mixed, protocol, proxies, tls, xclient",
             ),
             (
                 f"reply_deadline = 60\n{LISTEN}",
