@@ -28,7 +28,7 @@ from zope.interface import Interface
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import AddressError, normalDomain
-from deferrals.model.networks import Networks
+from deferrals.model.networks import Networks, dnsServers
 from deferrals.model.reply import Reply
 from deferrals.model.settings import (
     BadSetting,
@@ -165,6 +165,9 @@ class Listener:
     @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
     @ivar mixed: what a plain sender gets when its recipients differ; by default
         C{"split"}, for submission C{"strictest"}.
+    @ivar mixed_fallback: what follows when a message has been refused for now
+        C{retry_limit} times, to bring its recipients apart.
+    @ivar retry_limit: how often that may be, for one message.
     @ivar bare_lf: what becomes of a message with a bare CR or LF: refused, 550
         5.6.0, or made to have CRLF everywhere.
     @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
@@ -186,7 +189,9 @@ class Listener:
 
     endpoint: str
     protocol: Literal["smtp", "submission", "lmtp"] = "smtp"
-    mixed: Literal["split", "strictest"] | None = None
+    mixed: Literal["split", "retry", "notify", "file", "strictest"] | None = None
+    mixed_fallback: Literal["notify", "file"] = "file"
+    retry_limit: int = attrs.field(default=2, validator=checked(positive))
     bare_lf: Literal["refuse", "normalise"] = "refuse"
     tls: Literal["none", "starttls", "required", "implicit"] | None = None
     certificate: str | None = None
@@ -202,6 +207,14 @@ class Listener:
     def __attrs_post_init__(self) -> None:
         if self.key is not None and self.certificate is None:
             raise BadSetting("key", "no key without a certificate")
+
+    @property
+    def mayNotify(self) -> bool:
+        """
+        Whether refusals may become notices to senders.
+        """
+        retries = self.mixed == "retry" and self.mixed_fallback == "notify"
+        return retries or self.mixed == "notify"
 
     @property
     def authentication(self) -> str:
@@ -291,10 +304,14 @@ class Policy:
         content) or C{"refuse"}.
     @ivar content: the content stages, in their order.
     @ivar reply: with C{"refuse"}: the reply.
+    @ivar quarantine: where a copy goes that is refused although its message
+        had to be accepted (C{mixed = "file"}): a delivery's table, or the name
+        of one of C{[deliveries]}.
     """
 
     envelope: Literal["accept", "defer", "refuse"] = "defer"
     content: tuple[ContentStage, ...] = ()
+    quarantine: DeliveryStage | str | None = None
     reply: str | None = attrs.field(default=None, validator=checked(Reply.parseRefusal))
 
     def __attrs_post_init__(self) -> None:
@@ -302,6 +319,8 @@ class Policy:
             raise BadSetting("content", 'no content stages, unless envelope = "defer"')
         if self.reply is not None and self.envelope != "refuse":
             raise BadSetting("reply", 'no reply, unless envelope = "refuse"')
+        if self.quarantine is not None and self.envelope != "defer":
+            raise BadSetting("quarantine", 'no quarantine, unless envelope = "defer"')
 
 
 @attrs.frozen
@@ -337,6 +356,8 @@ class Config:
     @ivar max_judging: messages in the content stage at once.
     @ivar retry_interval: how long a recipient waits for the next attempt.
     @ivar grace: how long transactions may take to end when the server stops.
+    @ivar dns: the DNS servers that are asked whether a sender may be written to
+        (SPF), each perhaps with C{:PORT}; by default the system's.
     @ivar listen: where mail comes in: at least one.
     @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
@@ -353,6 +374,7 @@ class Config:
     max_judging: int = attrs.field(default=200, validator=checked(positive))
     retry_interval: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
     grace: Seconds = Seconds(10)
+    dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     tls: TLSTable | None = None
     limits: LimitsTable = LimitsTable()
     policies: dict[str, Policy] = attrs.field(factory=dict)
@@ -426,14 +448,8 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
         problems.append(("listen", "at least one [[listen]] table"))
     if config.consolidation_window >= config.reply_deadline:
         problems.append(("consolidation_window", "less than reply_deadline"))
+    problems += _mixedProblems(config)
     for index, listener in enumerate(config.listen):
-        if listener.protocol == "submission" and listener.mixed == "split":
-            problems.append(
-                (
-                    f"listen[{index}].mixed",
-                    "never split for submission: clients show a 452 as a failure",
-                )
-            )
         if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
             problems.append((f"listen[{index}].tls", "a certificate, here or in [tls]"))
     for index, rule in enumerate(config.recipients):
@@ -448,6 +464,29 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
         if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
             names = ", ".join(config.deliveries) or "none there"
             problems.append((f"recipients[{index}].deliver", f"the name of a delivery ({names})"))
+    return problems
+
+
+def _mixedProblems(config: Config) -> list[tuple[str, str]]:
+    """
+    What listeners may choose for mixed mail, and what they need for it.
+    """
+    problems = []
+    filing = ""
+    for index, listener in enumerate(config.listen):
+        key = f"listen[{index}].mixed"
+        if listener.protocol == "submission" and listener.mixed in ("split", "retry"):
+            why = f"never {listener.mixed} for submission: clients show a 4xx as a failure"
+            problems.append((key, why))
+        if listener.mixed in ("retry", "notify", "file"):
+            filing = filing or f'{key} = "{listener.mixed}"'
+    for name, policy in config.policies.items():
+        key = f"policies.{name}.quarantine"
+        if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:
+            names = ", ".join(config.deliveries) or "none there"
+            problems.append((key, f"the name of a delivery ({names})"))
+        if filing and policy.envelope == "defer" and policy.quarantine is None:
+            problems.append((key, f"a delivery: {filing} may have to file what is refused"))
     return problems
 
 

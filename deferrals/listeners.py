@@ -77,6 +77,8 @@ def _settings(
         hostname=config.hostname,
         protocol=listener.protocol,
         mixed=Mixed(listener.mixed or _MIXED.get(listener.protocol, "split")),
+        mixedFallback=Mixed(listener.mixed_fallback),
+        retryLimit=listener.retry_limit,
         bareNewlines=listener.bare_lf,
         tls=tls,
         certificates=None if tls == "none" or pair is None else certificates.get(*pair),

@@ -22,15 +22,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.config import Config, Listener, Policy, RecipientRule, Stage
+from deferrals.config import Config, DeliveryStage, Listener, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IServices
 from deferrals.listeners import Keyring, limitGuard, listenerSettings, serverEndpoint
 from deferrals.model.ids import TransactionIds
+from deferrals.model.mixed import Memory
+from deferrals.model.networks import dnsServers
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.relay.scheduler import Scheduler
+from deferrals.relay.spf import SPF
 from deferrals.smtp.guard import Guard
+from deferrals.smtp.mixed import MixedRung
 from deferrals.smtp.server import SessionFactory
 from deferrals.smtp.settings import Intake, ListenerSettings
 from deferrals.spool.sqlite import SqliteSpool
@@ -112,6 +116,11 @@ class House:
             name: self._build(stage, config, f"deliveries.{name}")
             for name, stage in config.deliveries.items()
         }
+        self._quarantines = {
+            name: self._named(policy.quarantine, f"policies.{name}.quarantine", config)
+            for name, policy in config.policies.items()
+            if policy.quarantine is not None
+        }
         rules = []
         names = deliveryNames(config.recipients)
         for place, (rule, name) in enumerate(zip(config.recipients, names, strict=True)):
@@ -129,6 +138,22 @@ class House:
         self.takesBinary = all(
             getattr(stage, "takesBinary", False) for stage in self.deliveries.values()
         )
+
+    def quarantine(self, policy: str) -> str | None:
+        """
+        The name of the delivery that gets what a policy refuses of a message
+        that had to be accepted; L{None} for none.
+        """
+        return self._quarantines.get(policy)
+
+    def _named(self, delivery: DeliveryStage | str, key: str, config: Config) -> str:
+        """
+        A delivery's own name; that of its place, where it has none.
+        """
+        if isinstance(delivery, str):
+            return delivery
+        self.deliveries[key] = self._build(delivery, config, key)
+        return key
 
     def _build(self, stage: Stage, config: Config, key: str) -> Any:
         """
@@ -175,6 +200,8 @@ class MailService(service.Service):
         services = Services(reactor, config.hostname, config.stateDir, config.baseDir)
         self._services = services
         self._house = House(config, services)
+        self._memory = Memory()
+        self._spf = SPF(reactor, services.inThread, dnsServers(config.dns))
         self._spool = SqliteSpool(
             os.path.join(config.stateDir, "spool"), reactor, services.inThread
         )
@@ -209,7 +236,7 @@ class MailService(service.Service):
                 raise SystemExit(1)
 
     def _listen(self, listener: Listener, settings: ListenerSettings) -> Deferred[Any]:
-        factory = SessionFactory(settings, self._intake(), self._reactor)
+        factory = SessionFactory(settings, self._intake(settings), self._reactor)
         self._factories[listener.endpoint] = factory
 
         def listening(port: Any) -> None:
@@ -223,7 +250,19 @@ class MailService(service.Service):
         endpoint = serverEndpoint(self._reactor, listener.endpoint)
         return maybeDeferred(endpoint.listen, factory).addCallback(listening)
 
-    def _intake(self) -> Intake:
+    def _mixed(self, settings: ListenerSettings) -> MixedRung:
+        return MixedRung(
+            settings.mixed,
+            settings.mixedFallback,
+            settings.retryLimit,
+            self._memory,
+            self._house.quarantine,
+            self._spf.passes,
+            self._services.inThread,
+            self._services.status,
+        )
+
+    def _intake(self, settings: ListenerSettings) -> Intake:
         return Intake(
             self._ids,
             self._house.envelope,
@@ -231,6 +270,7 @@ class MailService(service.Service):
             self._spool,
             self._scheduler.release,
             self._services.status,
+            self._mixed(settings),
             self._guard,
             self._gate,
             self._house.takesBinary,
@@ -241,6 +281,11 @@ class MailService(service.Service):
         Open the spool, then deliver.
         """
         service.Service.startService(self)
+        if not self._spf.available and any(one.mayNotify for one in self._config.listen):
+            _log.warn(
+                "the extra deferrals[spf] is not installed: only authenticated senders get"
+                " notices, the others' refused copies are filed"
+            )
         self._opened = maybeDeferred(self._spool.open)
         self._opened.addCallback(lambda _: self._scheduler.start())
         self._opened.addErrback(self._noSpool)
@@ -281,7 +326,7 @@ class MailService(service.Service):
         except ConfigError as error:
             _log.error("configuration not reloaded, the old one stays: {error}", error=str(error))
             return
-        for name in ("state_dir", "hostname", "max_judging"):
+        for name in ("state_dir", "hostname", "max_judging", "dns"):
             if getattr(config, name) != getattr(self._config, name):
                 _log.warn("{key} changes at the next start", key=name)
         self._config, self._house = config, house
@@ -292,7 +337,7 @@ class MailService(service.Service):
         for endpoint, (listener, settings) in wanted.items():
             if endpoint in self._factories:
                 self._factories[endpoint].settings = settings
-                self._factories[endpoint].intake = self._intake()
+                self._factories[endpoint].intake = self._intake(settings)
             else:
                 self._listen(listener, settings).addErrback(self._notListening, endpoint)
         _log.info("configuration reloaded")

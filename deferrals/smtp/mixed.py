@@ -38,6 +38,13 @@ class Diversion:
     quarantine: str | None = None
     notify: bool = False
 
+    @property
+    def kind(self) -> str:
+        """
+        One word for it, for who counts.
+        """
+        return "notified" if self.notify else "filed" if self.quarantine else "dropped"
+
     def addressee(self, recipient: Recipient, seq: int) -> Addressee | None:
         """
         Who is written into the spool for it; L{None} where nothing is left to
@@ -164,7 +171,9 @@ class MixedRung:
     @inlineCallbacks
     def _divert(self, transaction: Transaction, refusals: dict[int, Reply], choice: Mixed) -> Any:
         """
-        The message is accepted; what becomes of the refusers.
+        The message is accepted; what becomes of the refusers.  It is not, if a
+        refusal would be lost by that: somebody can be told, and there is no
+        place to file.
         """
         envelope = transaction.envelope
         notify = choice is Mixed.NOTIFY and envelope.sender is not None
@@ -175,8 +184,11 @@ class MixedRung:
             route = transaction.candidates[index].recipient.route
             name = None if notify or route is None else self.quarantine(route.policy)
             diversions[index] = Diversion(reply, name, notify)
-            kind = "notified" if notify else "filed" if name else "dropped"
-            self.status.count("mixed", kind)
+        if envelope.sender is not None and not all(map(_leadsOn, diversions.values())):
+            self.status.count("mixed", "one refusal for all")
+            return Resolution.STRICTEST, {}
+        for diversion in diversions.values():
+            self.status.count("mixed", diversion.kind)
         return Resolution.ACCEPT, diversions
 
     def answered(self, transaction: Transaction, block: Block, message: Any, now: float) -> None:
@@ -195,6 +207,10 @@ class MixedRung:
                 self.status.count("seconds to the last recipient", _bucket(now - done.created))
 
         self.fingerprint(message).addCallback(forget).addErrback(lambda failure: None)
+
+
+def _leadsOn(diversion: Diversion) -> bool:
+    return diversion.kind != "dropped"
 
 
 def _sides(transaction: Transaction, block: Block) -> tuple[list[str], list[str]]:

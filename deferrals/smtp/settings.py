@@ -80,6 +80,9 @@ class ListenerSettings:
     @ivar hostname: how the server introduces itself.
     @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
     @ivar mixed: what a plain sender gets when its recipients differ.
+    @ivar mixedFallback: what follows when a message has been refused for now
+        too often.
+    @ivar retryLimit: how often that may be, for one message.
     @ivar bareNewlines: C{"refuse"} or C{"normalise"}.
     @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
         without it) or C{"implicit"} (from the first octet).
@@ -98,6 +101,8 @@ class ListenerSettings:
     hostname: str
     protocol: str = "smtp"
     mixed: Mixed = Mixed.SPLIT
+    mixedFallback: Mixed = Mixed.FILE
+    retryLimit: int = 2
     bareNewlines: str = "refuse"
     tls: str = "none"
     certificates: Any = None
