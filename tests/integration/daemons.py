@@ -84,6 +84,12 @@ class Exim:
         if done.returncode != 0:
             raise AssertionError(done.stderr + self.log() + self.log("panic"))
 
+    def runQueue(self) -> None:
+        """
+        Try again what it still has, whatever its retry times say.
+        """
+        run([self.path, "-C", self.config, "-qff"])
+
     def bounce(self) -> str:
         """
         The body of the bounce that it wrote to its own directory.
