@@ -13,7 +13,7 @@ import re
 import socket
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Optional, get_args
 
 import attrs
@@ -110,6 +110,27 @@ def _commandLine(value: int) -> None:
         raise ValueError("from 1K to 64K")
 
 
+#: What C{withhold} can take back.
+WITHHELD = frozenset(
+    [
+        "8BITMIME",
+        "BINARYMIME",
+        "CHUNKING",
+        "DEFERRALS",
+        "DSN",
+        "LIMITS",
+        "PRDR",
+        "REQUIRETLS",
+        "SMTPUTF8",
+    ]
+)
+
+
+def _withheld(value: Sequence[str]) -> None:
+    if not WITHHELD.issuperset(value):
+        raise ValueError(f"some of {', '.join(sorted(WITHHELD))}")
+
+
 def defaultHostname() -> str:
     """
     This machine's name, as far as it is one that mail can use.  Asks no DNS.
@@ -185,6 +206,7 @@ class Listener:
         whose PROXY header is believed; C{"unix"} for Unix sockets.
     @ivar xclient: the addresses and networks that may use XCLIENT; C{"unix"}
         for Unix sockets.
+    @ivar withhold: extensions that are not offered, by their EHLO keywords.
     """
 
     endpoint: str
@@ -203,6 +225,7 @@ class Listener:
         default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
     )
     xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
+    withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
 
     def __attrs_post_init__(self) -> None:
         if self.key is not None and self.certificate is None:

@@ -88,6 +88,7 @@ def _settings(
         proxied=listener.endpoint.startswith(_PROXIED),
         proxies=Networks.parse(listener.proxies),
         xclient=Networks.parse(listener.xclient),
+        withheld=frozenset(listener.withhold),
         limits=limits,
     )
 

@@ -82,6 +82,8 @@ def _setting(name: str, value: str) -> Any:
     default = getattr(ListenerSettings("", ""), name)
     if isinstance(default, Networks):
         return Networks.parse(value.split())
+    if isinstance(default, frozenset):
+        return frozenset(value.split())
     if isinstance(default, bool):
         return value == "yes"
     return type(default)(value)

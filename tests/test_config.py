@@ -98,7 +98,11 @@ class LoadTests(ConfigCase):
                 f"{LISTEN}colour = 1",
                 "listen[0].colour: no such key here; there are: auth, auth_without_tls, bare_lf,"
                 " certificate, endpoint, greet_delay, key, mixed, mixed_fallback,"
-                " protocol, proxies, retry_limit, tls, xclient",
+                " protocol, proxies, retry_limit, tls, withhold, xclient",
+            ),
+            (
+                f"{LISTEN}withhold = ['PIPELINING']",
+                "listen[0].withhold: expected some of 8BITMIME, BINARYMIME, CHUNKING,",
             ),
             (
                 f"reply_deadline = 60\n{LISTEN}",

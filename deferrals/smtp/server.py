@@ -349,6 +349,10 @@ class Session(Introduction, Authentication, Encryption, Contents):
             found[b"PRDR"] = None
             found[b"DEFERRALS"] = None
         found.update(self._situation())
+        for keyword in self._settings.withheld:
+            found.pop(keyword.encode("ascii"), None)
+        if b"CHUNKING" not in found:
+            found.pop(b"BINARYMIME", None)  # RFC 3030 §3
         return found
 
     def _situation(self) -> dict[bytes, list[bytes] | None]:

@@ -95,6 +95,7 @@ class ListenerSettings:
     @ivar proxied: whether connections begin with a PROXY header.
     @ivar proxies: whose PROXY header is believed.
     @ivar xclient: who may use XCLIENT.
+    @ivar withheld: EHLO keywords that are not offered.
     """
 
     name: str
@@ -112,6 +113,7 @@ class ListenerSettings:
     proxied: bool = False
     proxies: Networks = Networks()
     xclient: Networks = Networks()
+    withheld: frozenset[str] = frozenset()
     limits: Limits = Limits()
 
 

@@ -86,7 +86,7 @@ class Exim:
 
     def flush(self) -> None:
         """
-        Try what waits.
+        Try again what it still has, whatever its retry times say.
         """
         run([self.path, "-C", self.config, "-qff"])
 
