@@ -38,6 +38,14 @@ def httpURL(value: str) -> None:
         raise ValueError("an http:// or https:// URL")
 
 
+class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc]
+    noisy = False  # otherwise two lines of log for each connection
+
+
+class _Pool(HTTPConnectionPool):
+    _factory = _QuietFactory
+
+
 class WebClient:
     """
     @param reactor: the network and the timers.
@@ -46,7 +54,7 @@ class WebClient:
 
     def __init__(self, reactor: Any, connections: int) -> None:
         self._reactor = reactor
-        pool = HTTPConnectionPool(reactor)
+        pool = _Pool(reactor)
         pool.maxPersistentPerHost = connections
         self._client = HTTPClient(Agent(reactor, pool=pool))
         self._cooperator = Cooperator(scheduler=lambda work: reactor.callLater(0, work))
