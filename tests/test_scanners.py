@@ -642,11 +642,11 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
         return [self.successResultOf(d) for d in ds]
 
     def test_oneScan(self) -> None:
-        """Many recipients in three cohorts: three judgements, one scan for all of them."""
+        """A thousand recipients in three cohorts: three judgements, one scan for all of them."""
         stage = self.makeStage()
-        people = [person(f"u{n}", refuse_score=4.0 + n % 3) for n in range(450)]
+        people = [person(f"u{n}", refuse_score=4.0 + n % 3) for n in range(1000)]
         verdicts = self.judged(stage, *people)
-        self.assertEqual(sum(isinstance(verdict, Refuse) for verdict in verdicts), 300)
+        self.assertEqual(sum(isinstance(verdict, Refuse) for verdict in verdicts), 667)
         self.assertEqual(len(self.rspamd.requests), 1)
         named = sorted(self.rspamd.header("Rcpt"))
         self.assertEqual(named, sorted(str(one) for one in people))
