@@ -17,6 +17,7 @@ from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 
 from deferrals.errors import StageError
@@ -462,6 +463,8 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
         self.rspamd = FakeRspamd()
         self.agent = RequestTraversalAgent(self.rspamd)
         self.patch(web, "Agent", lambda reactor, pool: self.agent)
+        self.patch(HTTPChannel, "maxHeaders", 2000)
+        self.patch(HTTPChannel, "totalHeadersSize", 1 << 20)
 
     def makeStage(self, **settings: Any) -> rspamd.RspamdStage:
         return rspamd.RspamdStage(rspamd.RspamdSettings(**settings), self.services)
