@@ -73,7 +73,9 @@ class IEnvelopeStage(Interface):
             its route is what an earlier envelope stage has said, or L{None}.
         @return: L{Accept}, L{Refuse} or L{Defer} of
             L{deferrals.model.verdict}; or L{None}, for no opinion: what the
-            stages before have said stands.  May be a Deferred, which may be
+            stages before have said stands.  A route with another policy than
+            the rule's puts the recipient under that policy, which then says
+            what RCPT TO is answered.  May be a Deferred, which may be
             cancelled.
         """
 
@@ -102,6 +104,21 @@ class IContentStage(Interface):
         @return: L{Accept<deferrals.model.verdict.Accept>}, perhaps with marks,
             or L{Refuse<deferrals.model.verdict.Refuse>}: one verdict for all
             of them.  May be a Deferred, which may be cancelled.
+        """
+
+
+class IExpectingStage(IContentStage):
+    """
+    A content stage that wants to know beforehand about whom it may be asked,
+    because it asks somebody else once for all of them.
+    """
+
+    def expect(message, envelope, recipients):
+        """
+        Called once per message, before its first C{judge}.
+
+        @param recipients: all whose policies have this stage.  Those whom an
+            earlier stage refuses will not be asked about.
         """
 
 
@@ -190,6 +207,17 @@ class IServices(Interface):
         thread.
 
         @return: a Deferred of its result.
+        """
+
+    def common(key, build):
+        """
+        One object for all stages that ask with the same key, as long as the
+        server runs: what is known of a daemon that several policies use, and
+        the connections to it.
+
+        @param key: hashable, e.g. C{(__name__, url)}.
+        @param build: called without arguments, if it is not there yet.
+        @return: the object.
         """
 
     def connect(endpoint):

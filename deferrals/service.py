@@ -57,6 +57,15 @@ class Services:
     stateDir: str
     baseDir: str
     status: Status = attrs.field(factory=Status)
+    _common: dict[Any, Any] = attrs.field(factory=dict, init=False)
+
+    def common(self, key: Any, build: Callable[[], Any]) -> Any:
+        """
+        See L{IServices.common}.
+        """
+        if key not in self._common:
+            self._common[key] = build()
+        return self._common[key]
 
     def inThread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """
@@ -133,7 +142,10 @@ class House:
                 for number, stage in enumerate(rule.check)
             ]
             rules.append(Rule(Pattern.parse(rule.match), verdict, checks))
-        self.envelope = RuleTable(rules, services.hostname)
+        verdicts = {
+            name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
+        }
+        self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries)
         #: Whether BODY=BINARYMIME can go everywhere as it is.
         self.takesBinary = all(
             getattr(stage, "takesBinary", False) for stage in self.deliveries.values()

@@ -16,6 +16,7 @@ import email.parser
 import email.policy
 import mmap
 import re
+import string
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,8 @@ MAX_DEPTH = 100
 
 _MAX_HEADER_OCTETS = 64 * 1024
 _MAX_BOUNDARY_OCTETS = 200
+_PIECE_OCTETS = 256 * 1024
+_NOT_BASE64 = bytes(sorted(set(range(256)) - set(string.ascii_letters.encode() + b"0123456789+/")))
 _PARSER = email.parser.BytesHeaderParser(policy=email.policy.compat32)
 
 #: What L{parts} reads: octets with C{find} and slices.
@@ -85,6 +88,30 @@ class Part:
         if encoding == "quoted-printable":
             return binascii.a2b_qp(raw)
         return raw
+
+    def pieces(self, data: Buffer) -> Iterator[bytes]:
+        """
+        The whole content without its transfer encoding, piece by piece.
+        """
+        encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
+        held = b""
+        for start in range(self.start, self.end, _PIECE_OCTETS):
+            raw = held + data[start : min(self.end, start + _PIECE_OCTETS)]
+            if encoding == "base64":
+                raw = raw.translate(None, _NOT_BASE64)
+                cut = len(raw) // 4 * 4
+                held = raw[cut:]
+                yield binascii.a2b_base64(raw[:cut])
+            elif encoding == "quoted-printable":
+                cut = raw.rfind(b"\n") + 1
+                held = raw[cut:] if len(raw) - cut < _PIECE_OCTETS else b""
+                yield binascii.a2b_qp(raw[: len(raw) - len(held)])
+            else:
+                yield raw
+        if encoding != "base64":
+            yield binascii.a2b_qp(held)
+        elif len(held) > 1:
+            yield binascii.a2b_base64(held + b"=" * (4 - len(held)))
 
     def text(self, data: Buffer, limit: int) -> str:
         """
