@@ -19,6 +19,10 @@ from twisted.internet.defer import Deferred
 #: Rows per statement; SQLite takes 32,766 values in one.
 ROWS = 256
 
+#: The columns of a fresh recipient; the others keep their defaults until its
+#: first attempt has failed.
+RECIPIENT = "recipients (message, seq, status, due, owner, delivery, recipient, marks)"
+
 
 @attrs.define(eq=False)
 class Insert:
@@ -43,12 +47,13 @@ class Turn:
     """
     @ivar inserts: messages to be staged.
     @ivar released: numbers of messages that became ours.
-    @ivar gone: numbers of messages that are delivered to all, or abandoned.
+    @ivar gone: numbers of messages that are delivered to all, or abandoned,
+        with the files of their bodies, which are removed afterwards.
     """
 
     inserts: list[Insert] = attrs.field(factory=list)
     released: dict[int, None] = attrs.field(factory=dict)
-    gone: list[int] = attrs.field(factory=list)
+    gone: dict[int, str | None] = attrs.field(factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.inserts or self.released or self.gone)
@@ -60,14 +65,14 @@ class Turn:
         _insert(db, "messages", [insert.message for insert in self.inserts])
         bodies = [(i.message[0], i.body) for i in self.inserts if i.body is not None]
         _insert(db, "bodies", bodies)
-        _insert(db, "recipients", [row for i in self.inserts for row in i.recipients])
+        _insert(db, RECIPIENT, [row for i in self.inserts for row in i.recipients])
         _forAll(db, "UPDATE messages SET state = 1 WHERE id IN", list(self.released))
         for sql in (
             "DELETE FROM messages WHERE id IN",
             "DELETE FROM bodies WHERE id IN",
             "DELETE FROM recipients WHERE message IN",
         ):
-            _forAll(db, sql, self.gone)
+            _forAll(db, sql, list(self.gone))
 
     def parts(self) -> Iterator[Turn]:
         """
@@ -78,8 +83,8 @@ class Turn:
             yield Turn(inserts=[insert])
         for number in self.released:
             yield Turn(released={number: None})
-        for number in self.gone:
-            yield Turn(gone=[number])
+        for number, path in self.gone.items():
+            yield Turn(gone={number: path})
 
 
 @functools.cache
