@@ -321,6 +321,29 @@ class ISpool(Interface):
         """
 
 
+    def notes():
+        """
+        What somebody wanted to remember.
+
+        @return: a Deferred of a dictionary of names to values, both text:
+            those that have not expired.
+        """
+
+    def note(name, value, seconds):
+        """
+        Remember something for a while, soon: a crash may forget the newest.
+
+        @param name: text; what was noted under it before is replaced.
+        @param value: text.
+        @param seconds: for how long.
+        """
+
+    def forget(name):
+        """
+        Forget it, now.
+        """
+
+
 class IQueue(Interface):
     """
     What an operator may do with a spool, while the server runs.

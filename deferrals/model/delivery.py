@@ -22,6 +22,8 @@ class Addressee:
     @ivar marks: how its copy is marked.
     @ivar seq: its number in the message.
     @ivar attempts: how often its delivery has been tried.
+    @ivar refusal: for one who refuses a message that was accepted for all: it is
+        not delivered, its sender is told of this reply.
     @ivar action: what its sender is to be told of it, an L{Ended.action} or
         C{"delayed"}; empty while it is to be delivered.
     @ivar reply: what was last said about it.
@@ -32,6 +34,7 @@ class Addressee:
     marks: Marks = NO_MARKS
     seq: int = 0
     attempts: int = 0
+    refusal: Reply | None = None
     action: str = attrs.field(default="", eq=False)
     reply: Reply | None = attrs.field(default=None, eq=False)
     host: str = attrs.field(default="", eq=False)

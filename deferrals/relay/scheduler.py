@@ -55,7 +55,9 @@ SHARE = 20
 RECORD_SECONDS, RECORD_LONGEST_SECONDS = 1.0, 60.0
 
 _NO_SUCH_DELIVERY = Reply(451, "4.3.5", "the configuration has no such delivery any longer")
-_DELIVERED = Gone()
+
+#: Where those go who refuse what was accepted for all (L{Addressee.refusal}).
+_NOWHERE = "nowhere: refused"
 
 
 @attrs.define(eq=False)
@@ -193,7 +195,8 @@ class Scheduler:
         for addressee in work.addressees:
             route = addressee.recipient.route
             name = "" if route is None else route.delivery
-            groups.setdefault((name, self._destination(name, addressee)), []).append(addressee)
+            where = self._destination(name, addressee) if addressee.refusal is None else _NOWHERE
+            groups.setdefault((name, where), []).append(addressee)
         now = self._clock.seconds()
         attempts = []
         for (name, destination), group in groups.items():
@@ -288,7 +291,9 @@ class Scheduler:
         stage, work = self._delivery(attempt.delivery), attempt.work
         group = list(work.addressees)
         d: Deferred[Any]
-        if stage is None:
+        if attempt.destination == _NOWHERE:
+            d = succeed({one: Failed(one.refusal) for one in group if one.refusal is not None})
+        elif stage is None:
             d = succeed(dict.fromkeys(group, Retry(_NO_SUCH_DELIVERY)))
         else:
             d = withDeadline(

@@ -114,7 +114,11 @@ class Database:
             target=self._work, args=(opened,), name="deferrals-spool", daemon=True
         )
         self._thread.start()
-        return opened
+        return opened.addErrback(self._notOpened)
+
+    def _notOpened(self, failure: Failure) -> Failure:
+        self._thread = None
+        return failure
 
     def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """

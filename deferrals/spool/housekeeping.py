@@ -3,7 +3,7 @@ What a spool does now and then, a little at a time: nothing here takes longer
 than a moment of the database's thread, so acceptance never waits for it.
 
   - the spool's time is saved;
-  - the history is kept short;
+  - the history is kept short, notes that have expired are removed;
   - room that is not needed any longer is given back to the disk;
   - files of bodies that no message has are removed;
   - messages without recipients are removed, messages without a body moved aside.
@@ -32,6 +32,9 @@ PAUSE_SECONDS = 1.0
 
 #: Entries of the history that are kept.
 HISTORY_ROWS = 100_000
+
+#: Notes that are kept: of more, those that expire first are removed.
+NOTES_ROWS = 100_000
 
 #: Messages, files, or entries of the history looked at in one slice.
 SLICE = 500
@@ -91,8 +94,9 @@ class Housekeeping:
             yield run(saveClock, *self._spool.clock.saved())
             if self._rounds % FILES_ROUNDS == 1:
                 yield self._files()
-            for work in (trimHistory, vacuum):
-                while (yield run(work)) and (yield self._goOn()):
+            now = self._spool.clock.now()
+            for work, *args in ((trimHistory,), (trimNotes, now), (vacuum,)):
+                while (yield run(work, *args)) and (yield self._goOn()):
                     pass
             yield self._rows()
         except Exception as error:
@@ -105,6 +109,8 @@ class Housekeeping:
 
         @return: a Deferred of whether to go on after it.
         """
+        if not self._loop.running:
+            return False
         self._pause = deferLater(self._reactor, PAUSE_SECONDS)
         self._pause.addErrback(lambda failure: None)
         yield self._pause
@@ -183,6 +189,20 @@ def trimHistory(db: sqlite3.Connection) -> bool:
         ).rowcount
         == SLICE
     )
+
+
+def trimNotes(db: sqlite3.Connection, now: float) -> bool:
+    """
+    @param now: the spool's time.
+    @return: whether there is more to do.
+    """
+    (count,) = db.execute("SELECT COUNT(*) FROM notes").fetchone()
+    sql = "DELETE FROM notes WHERE name IN (SELECT name FROM notes {} ORDER BY expires LIMIT ?)"
+    expired = db.execute(sql.format("WHERE expires <= ?"), (now, SLICE)).rowcount
+    more = min(SLICE, count - expired - NOTES_ROWS)
+    if more > 0:
+        db.execute(sql.format(""), (more,))
+    return expired == SLICE or more == SLICE
 
 
 def vacuum(db: sqlite3.Connection) -> bool:

@@ -68,6 +68,7 @@ class MemorySpool:
         self._entries: dict[int, _Entry] = {}
         self._gates: dict[str, float] = {}
         self._turns: dict[str, int] = {}
+        self._notes: dict[str, tuple[str, float]] = {}
         self.full = False
 
     def open(self) -> Deferred[None]:
@@ -279,6 +280,25 @@ class MemorySpool:
             return [attrs.evolve(place.addressee, action="expired")]
         place.notice = now + LEASE_SECONDS
         return [attrs.evolve(place.addressee, action="delayed")]
+
+    def notes(self) -> Deferred[dict[str, str]]:
+        """
+        See L{ISpool.notes}.
+        """
+        now = self._reactor.seconds()
+        return succeed({name: value for name, (value, end) in self._notes.items() if end > now})
+
+    def note(self, name: str, value: str, seconds: float) -> None:
+        """
+        See L{ISpool.note}.
+        """
+        self._notes[name] = (value, self._reactor.seconds() + seconds)
+
+    def forget(self, name: str) -> None:
+        """
+        See L{ISpool.forget}.
+        """
+        self._notes.pop(name, None)
 
     def waiting(self) -> Deferred[tuple[int, int]]:
         """

@@ -28,7 +28,7 @@ from deferrals.spool.turn import Insert
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 #: The columns that L{addressee} reads.
-ADDRESSEE = "seq, attempts, delivery, recipient, marks, action, reply, host"
+ADDRESSEE = "seq, attempts, delivery, recipient, marks, refusal, action, reply, host"
 
 #: The columns that L{envelope} reads.
 ENVELOPE = "id, received, envelope"
@@ -77,6 +77,7 @@ def _recipient(number: int, addressee: Addressee, owner: str, until: float) -> t
         "" if recipient.route is None else recipient.route.delivery,
         _encode(recipientToJSON(recipient)),
         None if marks is None else _encode(marks),
+        replyText(addressee.refusal),
     )
 
 
@@ -116,17 +117,18 @@ def envelope(row: tuple[Any, ...]) -> Envelope:
 def addressee(row: tuple[Any, ...], action: str = "") -> Addressee:
     """
     @param row: the columns of L{ADDRESSEE}.
-    @param action: what the sender is to be told, unless the row says so.
+    @param action: what the sender is to be told, if that is not what the row says.
     @raise ValueError: it is damaged.
     """
-    seq, attempts, delivery, recipient, marks, ended, text, host = row
+    seq, attempts, delivery, recipient, marks, refusal, ended, text, host = row
     try:
         found = Addressee(
             recipientFromJSON(json.loads(recipient), delivery),
             Marks.fromJSON(None if marks is None else json.loads(marks)),
             seq,
             attempts,
-            ended or action,
+            reply(refusal),
+            action or ended or "",
             reply(text),
             host or "",
         )

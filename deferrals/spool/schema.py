@@ -34,6 +34,7 @@ CREATE TABLE recipients (
     delivery TEXT NOT NULL,
     recipient TEXT NOT NULL,
     marks TEXT,
+    refusal TEXT,
     destination TEXT NOT NULL DEFAULT '',
     attempts INTEGER NOT NULL DEFAULT 0,
     expires REAL,
@@ -67,6 +68,12 @@ CREATE TABLE history (
     host TEXT
 );
 CREATE INDEX history_message ON history (message);
+CREATE TABLE notes (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    expires REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX notes_expires ON notes (expires);
 CREATE TABLE info (
     name TEXT PRIMARY KEY,
     value

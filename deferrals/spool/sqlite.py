@@ -256,6 +256,7 @@ class SqliteSpool:
         else:
             self._unwritten.released.update(turn.released)
             self._unwritten.gone.update(turn.gone)
+            self._unwritten.notes = {**turn.notes, **self._unwritten.notes}
             if self._again is None or not self._again.active():
                 _log.error("{error}", error=failure.getErrorMessage())
                 self._again = self._reactor.callLater(AGAIN_SECONDS, self._writeAgain)
@@ -428,6 +429,25 @@ class SqliteSpool:
         """
         self._forget(self.db.run(backOff, destination, self.clock.now(), seconds))
 
+    def notes(self) -> Deferred[dict[str, str]]:
+        """
+        See L{ISpool.notes}.
+        """
+        self._collector.flush()
+        return self.db.run(_notes, self.clock.now())
+
+    def note(self, name: str, value: str, seconds: float) -> None:
+        """
+        See L{ISpool.note}.
+        """
+        self._collector.turn().notes[name] = (value, self.clock.now() + seconds)
+
+    def forget(self, name: str) -> None:
+        """
+        See L{ISpool.forget}.
+        """
+        self._collector.turn().notes[name] = None
+
     def waiting(self) -> Deferred[tuple[int, int]]:
         """
         See L{ISpool.waiting}.
@@ -452,6 +472,10 @@ def _renew(
         "UPDATE recipients SET due = ? WHERE message = ? AND seq = ? AND status = 1 AND owner = ?",
         [(until, *key, owner) for key in keys],
     )
+
+
+def _notes(db: sqlite3.Connection, now: float) -> dict[str, str]:
+    return dict(db.execute("SELECT name, value FROM notes WHERE expires > ?", (now,)))
 
 
 def _asSpoolError(failure: Failure, what: str) -> NoReturn:

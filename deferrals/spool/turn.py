@@ -21,7 +21,9 @@ ROWS = 256
 
 #: The columns of a fresh recipient; the others keep their defaults until its
 #: first attempt has failed.
-RECIPIENT = "recipients (message, seq, status, due, owner, delivery, recipient, marks)"
+RECIPIENT = (
+    "recipients (message, seq, status, due, owner, delivery, recipient, marks, refusal)"
+)
 
 
 @attrs.define(eq=False)
@@ -49,14 +51,16 @@ class Turn:
     @ivar released: numbers of messages that became ours.
     @ivar gone: numbers of messages that are delivered to all, or abandoned,
         with the files of their bodies, which are removed afterwards.
+    @ivar notes: what is noted: name to (value, expires); L{None} to forget it.
     """
 
     inserts: list[Insert] = attrs.field(factory=list)
     released: dict[int, None] = attrs.field(factory=dict)
     gone: dict[int, str | None] = attrs.field(factory=dict)
+    notes: dict[str, tuple[str, float] | None] = attrs.field(factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.inserts or self.released or self.gone)
+        return bool(self.inserts or self.released or self.gone or self.notes)
 
     def apply(self, db: sqlite3.Connection) -> None:
         """
@@ -73,6 +77,7 @@ class Turn:
             "DELETE FROM recipients WHERE message IN",
         ):
             _forAll(db, sql, list(self.gone))
+        _note(db, self.notes)
 
     def parts(self) -> Iterator[Turn]:
         """
@@ -85,6 +90,8 @@ class Turn:
             yield Turn(released={number: None})
         for number, path in self.gone.items():
             yield Turn(gone={number: path})
+        for name, note in self.notes.items():
+            yield Turn(notes={name: note})
 
 
 @functools.cache
@@ -106,6 +113,17 @@ def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]])
 def _forAll(db: sqlite3.Connection, sql: str, numbers: Sequence[int]) -> None:
     for some in _slices(numbers):
         db.execute(f"{sql} ({_placeholders(len(some), 0)})", some)
+
+
+def _note(db: sqlite3.Connection, notes: dict[str, tuple[str, float] | None]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO notes (name, value, expires) VALUES (?, ?, ?)",
+        [(name, *note) for name, note in notes.items() if note is not None],
+    )
+    db.executemany(
+        "DELETE FROM notes WHERE name = ?",
+        [(name,) for name, note in notes.items() if note is None],
+    )
 
 
 class Collector:
