@@ -320,7 +320,6 @@ class ISpool(Interface):
         @return: a Deferred of (messages, recipients) that are in the spool.
         """
 
-
     def notes():
         """
         What somebody wanted to remember.

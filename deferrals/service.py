@@ -25,14 +25,14 @@ from zope.interface import implementer
 from deferrals.config import Config, Listener, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IServices
+from deferrals.model.address import Mailbox
 from deferrals.model.ids import TransactionIds
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.transaction import Mixed
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
-from deferrals.relay.scheduler import Scheduler
+from deferrals.queue import Queue
 from deferrals.smtp.server import SessionFactory
 from deferrals.smtp.settings import Intake, Limits, ListenerSettings
-from deferrals.spool.sqlite import SqliteSpool
 from deferrals.stages.chain import ContentJudge
 from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable
 from deferrals.status import Status
@@ -91,6 +91,7 @@ class House:
     @ivar envelope: the first envelope stage.
     @ivar content: the judge over all policies.
     @ivar deliveries: delivery stages by name.
+    @ivar schedules: when what they could not deliver is tried again, by name.
     @param former: the house before a reload: stages with equal settings are
         taken over, with their connections.
     """
@@ -111,12 +112,15 @@ class House:
             name: self._build(stage, config, f"deliveries.{name}")
             for name, stage in config.deliveries.items()
         }
+        self.schedules = {name: stage.schedule for name, stage in config.deliveries.items()}
+        self.bounces = config.bounces
         rules = []
         names = deliveryNames(config.recipients)
         for place, (rule, name) in enumerate(zip(config.recipients, names, strict=True)):
             key = f"recipients[{place}]"
             if isinstance(rule.deliver, Stage):
                 self.deliveries[name] = self._build(rule.deliver, config, f"{key}.deliver")
+                self.schedules[name] = rule.deliver.schedule
             verdict = _verdict(config.policies[rule.policy], Route(rule.policy, name))
             checks = [
                 self._build(stage, config, f"{key}.check[{number}]")
@@ -124,6 +128,15 @@ class House:
             ]
             rules.append(Rule(Pattern.parse(rule.match), verdict, checks))
         self.envelope = RuleTable(rules, services.hostname)
+
+    def routeBack(self, sender: Mailbox) -> Route | None:
+        """
+        Where notices for a sender go: as the rules say for one of our own, and
+        for all others to the delivery C{bounces}.
+        """
+        if self.envelope.isOurs(sender):
+            return self.envelope.route(sender)
+        return None if self.bounces is None else Route("", self.bounces)
 
     def _build(self, stage: Stage, config: Config, key: str) -> Any:
         """
@@ -162,15 +175,7 @@ class MailService(service.Service):
         services = Services(reactor, config.hostname, config.stateDir, config.baseDir)
         self._services = services
         self._house = House(config, services)
-        self._spool = SqliteSpool(
-            os.path.join(config.stateDir, "spool"), reactor, services.inThread
-        )
-        self._scheduler = Scheduler(
-            self._spool,
-            lambda name: self._house.deliveries.get(name),
-            reactor,
-            config.retry_interval,
-        )
+        self._queue = Queue(config, services, self._ids, lambda: self._house)
         self._factories: dict[str, SessionFactory] = {}
         self._ports: dict[str, Any] = {}
 
@@ -217,8 +222,8 @@ class MailService(service.Service):
             self._ids,
             self._house.envelope,
             self._house.content,
-            self._spool,
-            self._scheduler.release,
+            self._queue.spool,
+            self._queue.release,
             self._services.status,
         )
 
@@ -250,8 +255,7 @@ class MailService(service.Service):
         Open the spool, then deliver.
         """
         service.Service.startService(self)
-        self._opened = maybeDeferred(self._spool.open)
-        self._opened.addCallback(lambda _: self._scheduler.start())
+        self._opened = maybeDeferred(self._queue.start)
         self._opened.addErrback(self._noSpool)
 
     def _noSpool(self, failure: Failure) -> None:
@@ -274,8 +278,7 @@ class MailService(service.Service):
             yield maybeDeferred(port.stopListening)
         for factory in self._factories.values():
             yield factory.shutdown(self._config.grace)
-        yield self._scheduler.stop()
-        yield self._spool.close()
+        yield self._queue.stop()
 
     def reload(self) -> None:
         """
@@ -291,6 +294,7 @@ class MailService(service.Service):
             if getattr(config, name) != getattr(self._config, name):
                 _log.warn("{key} changes at the next start", key=name)
         self._config, self._house = config, house
+        self._queue.reloaded(config)
         wanted = {listener.endpoint: listener for listener in config.listen}
         for endpoint in set(self._factories) - set(wanted):
             self._unlisten(endpoint)

@@ -479,7 +479,9 @@ class SpoolContract:
         number = work.envelope.transaction
         (telling,) = self.resultOf(spool.notices(1, number))
         (addressee,) = telling.addressees
-        self.assertEqual((addressee.action, addressee.reply, addressee.host), ("failed", reply, "mx.test"))
+        self.assertEqual(
+            (addressee.action, addressee.reply, addressee.host), ("failed", reply, "mx.test")
+        )
         self.clock.advance(61)
         self.assertEqual(self.told(spool), [])
         self.assertEqual(self.resultOf(spool.waiting()), (1, 2))

@@ -176,7 +176,7 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual(self.left(), (1, 1))
 
     def test_nobodyToTell(self) -> None:
-        """Where nobody is or wants to be told, a failure just ends (RFC 3461 §4.1, RFC 5321 §4.5.5)."""
+        """Where nobody is or wants to be told, a failure just ends (RFC 3461 §4.1)."""
         self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))
         addressees = makeAddressees("a@x.example")
         never = attrs.evolve(addressees[0].recipient, notify=frozenset({"NEVER"}))
@@ -193,9 +193,7 @@ class SchedulerTests(SynchronousTestCase):
         reply = Reply(550, "5.6.0", "refuses the content")
         one, two = makeAddressees("a@x.example", "b@x.example")
         work = self.successResultOf(
-            self.spool.stage(
-                makeEnvelope(), makeMessage(), [one, attrs.evolve(two, refusal=reply)]
-            )
+            self.spool.stage(makeEnvelope(), makeMessage(), [one, attrs.evolve(two, refusal=reply)])
         )
         self.scheduler.release(work)
         self.assertEqual(self.delivery.asked, [["a@x.example"]])
@@ -205,13 +203,13 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual((addressee.reply, addressee.host), (reply, ""))
 
     def test_expired(self) -> None:
-        """The schedule's last step repeats; who is too old after an attempt is given up."""
+        """The schedule's last step repeats; who is too old at an attempt is given up after it."""
         self.delivery.answer = LATER
         self.scheduler.start()
         self.scheduler.release(self.stage("a@x.example"))
         for _ in range(400):
             self.clock.advance(5)
-        self.assertEqual(len(self.delivery.asked), 5)  # at 0, 60, 360, 660, 960
+        self.assertEqual(len(self.delivery.asked), 6)  # at 0, 60, 360, 660, 960, 1260
         works = self.successResultOf(self.spool.notices(1))
         self.assertEqual([a.action for w in works for a in w.addressees], ["expired"])
 

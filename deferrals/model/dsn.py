@@ -24,7 +24,7 @@ from deferrals.model.trace import rfc5322Date
 HEADER_OCTETS = 64 * 1024
 
 _FOLD = 76
-_CONTROL = {code: " " for code in (*range(0x20), 0x7F)}
+_CONTROL = dict.fromkeys((*range(32), 127), " ")
 _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(<[!-~]{1,250}>)[ \t]*$", re.I | re.M)
 
 #: What Action (RFC 3464 §2.3.3) becomes of what is to be told.
@@ -155,16 +155,19 @@ class Notification:
         """
         lines = [f"This is the mail server {self.hostname}.", ""]
         sentence = ""
-        for addressee in sorted(self.addressees, key=lambda one: list(_SENTENCES).index(one.action)):
+        for addressee in sorted(
+            self.addressees, key=lambda one: list(_SENTENCES).index(one.action)
+        ):
             if sentence != _SENTENCES[addressee.action]:
                 sentence = _SENTENCES[addressee.action]
-                lines += _wrapped(f"Your message of {rfc5322Date(self.envelope.received)} {sentence}:")
+                lines += _wrapped(
+                    f"Your message of {rfc5322Date(self.envelope.received)} {sentence}:"
+                )
                 lines.append("")
             lines += self._personally(addressee)
         text = "\r\n".join(_clean(line) for line in lines)
         kind = "us-ascii" if text.isascii() else "utf-8"
-        how = "7bit" if text.isascii() else "8bit"
-        return _part(f"text/plain; charset={kind}", how, text.encode("utf-8"))
+        return _part(f"text/plain; charset={kind}", *self._eightBit(text.encode("utf-8")))
 
     def _personally(self, addressee: Addressee) -> list[str]:
         lines = [f"<{addressee}>"]
@@ -212,8 +215,7 @@ class Notification:
             kind = "x-local" if "/" in addressee.host else "dns"
             fields.append(("Remote-MTA", f"{kind}; {addressee.host}"))
         if addressee.reply is not None:
-            kind = "smtp" if addressee.host else "x-deferrals"
-            fields.append(("Diagnostic-Code", f"{kind}; {_said(addressee.reply)}"))
+            fields.append(("Diagnostic-Code", f"smtp; {_said(addressee.reply)}"))
         fields.append(("Last-Attempt-Date", rfc5322Date(self.now)))
         if action == "delayed":
             fields.append(("Will-Retry-Until", rfc5322Date(self.now + self.leftSeconds)))

@@ -74,9 +74,7 @@ class Destinations:
     @param chance: returns numbers from 0 to 1, for jitter.
     """
 
-    def __init__(
-        self, clock: Any, limit: int, chance: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, clock: Any, limit: int, chance: Callable[[], float] = random.random) -> None:
         self._clock = clock
         self._chance = chance
         self._states: dict[str, _State] = {}

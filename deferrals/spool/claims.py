@@ -88,7 +88,9 @@ class Claims:
             (name,),
         ).fetchone()
         if first is None:
-            self.db.execute("DELETE FROM destinations WHERE name = ? AND gate <= ?", (name, self.now))
+            self.db.execute(
+                "DELETE FROM destinations WHERE name = ? AND gate <= ?", (name, self.now)
+            )
         else:
             self.db.execute(
                 "UPDATE destinations SET ready = max(gate, ?) WHERE name = ?",

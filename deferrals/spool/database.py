@@ -47,7 +47,9 @@ def connect(path: str) -> sqlite3.Connection:
     """
     Open a database as all of ours are opened.
     """
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=1024)
+    db = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=1024
+    )
     try:
         for setting in (
             "auto_vacuum=INCREMENTAL",
@@ -67,8 +69,7 @@ def isBroken(error: BaseException) -> bool:
     Whether an error says that the database itself is damaged.
     """
     return (
-        isinstance(error, sqlite3.Error)
-        and getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
+        isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from deferrals.errors import SpoolError
-from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Stuck, Waits, Warned
+from deferrals.model.delivery import Addressee, Ended, Standing, Stuck, Waits, Warned
 from deferrals.model.reply import Reply
 from deferrals.spool.claims import waitFor
 from deferrals.spool.rows import replyText
@@ -79,7 +79,9 @@ class Outcomes:
             return self._changed(sql, (number, seq))
         if isinstance(standing, Ended):
             self.note(number, seq, standing.action, standing.reply, standing.host)
-            sql = f"UPDATE recipients SET status = {ENDED}, due = ?, action = ?, reply = ?, host = ?"
+            sql = (
+                f"UPDATE recipients SET status = {ENDED}, due = ?, action = ?, reply = ?, host = ?"
+            )
             reply = replyText(standing.reply)
             values = (self.now + TELL_SECONDS, standing.action, reply, standing.host)
             return self._changed(sql + _OURS, (*values, *key))

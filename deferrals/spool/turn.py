@@ -21,9 +21,7 @@ ROWS = 256
 
 #: The columns of a fresh recipient; the others keep their defaults until its
 #: first attempt has failed.
-RECIPIENT = (
-    "recipients (message, seq, status, due, owner, delivery, recipient, marks, refusal)"
-)
+RECIPIENT = "recipients (message, seq, status, due, owner, delivery, recipient, marks, refusal)"
 
 
 @attrs.define(eq=False)

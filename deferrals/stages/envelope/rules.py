@@ -18,7 +18,7 @@ from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.address import AddressError, Mailbox, normalDomain
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_RELAYING_DENIED, R550_UNKNOWN_RECIPIENT
-from deferrals.model.verdict import EnvelopeVerdict, Refuse
+from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
 from deferrals.stages.chain import askInTurn, routed
 
 
@@ -111,6 +111,21 @@ class RuleTable:
         recipient = routed(recipient, rule.verdict.route)
         return askInTurn(rule.checks, envelope, recipient, rule.verdict)
 
+    def isOurs(self, address: Mailbox) -> bool:
+        """
+        Whether a rule, other than one for everybody, is about its domain.
+        """
+        below = any(parent in self._parents for parent in _parents(address.domain))
+        return below or address.domain in self._local
+
+    def route(self, address: Mailbox) -> Route | None:
+        """
+        Where mail for an address goes, checks aside; L{None} if no rule lets
+        it in.
+        """
+        rule = self._match(address)
+        return None if rule is None or isinstance(rule.verdict, Refuse) else rule.verdict.route
+
     def _match(self, address: Mailbox) -> Rule | None:
         places = [place for key in _keys(address) for place in self._places.get(key, ())]
         return self._rules[min(places)] if places else None
@@ -127,8 +142,7 @@ class RuleTable:
         return recipient
 
     def _unmatched(self, address: Mailbox) -> Any:
-        below = any(parent in self._parents for parent in _parents(address.domain))
-        local = not address.domain or address.domain in self._local or below
+        local = not address.domain or self.isOurs(address)
         return R550_UNKNOWN_RECIPIENT if local else R550_RELAYING_DENIED
 
 
