@@ -13,7 +13,6 @@ pattern.
 
 from __future__ import annotations
 
-import email.header
 import fnmatch
 import mmap
 import threading
@@ -31,6 +30,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, checked
 from deferrals.model.verdict import ACCEPT, ContentVerdict, Refuse
 from deferrals.stages.content.archives import Budget, Unreadable, isArchive, members, newFile
+from deferrals.stages.content.fields import words
 from deferrals.stages.content.kinds import HEAD_OCTETS, kindsOf
 from deferrals.stages.content.mime import Buffer, Part, TooComplex, parts
 
@@ -296,9 +296,7 @@ class _Rule:
     def _header(self, content: _Content, data: Buffer) -> bool:
         wanted = (self._rule.header or "").lower()
         fields = content.message.fields()
-        return any(
-            name.lower() == wanted and self._search(_decoded(value)) for name, value in fields
-        )
+        return any(name.lower() == wanted and self._search(words(value)) for name, value in fields)
 
     def _body(self, content: _Content, data: Buffer) -> bool:
         return any(self._search(text) for text in content.texts(data))
@@ -348,13 +346,3 @@ def _searcher(rule: MatchRule) -> Any:
 def _like(text: str, globs: Sequence[str]) -> bool:
     text = text.strip().lower()
     return any(fnmatch.fnmatchcase(text, glob.lower()) for glob in globs)
-
-
-def _decoded(value: str) -> str:
-    """
-    A field's value with its MIME words (RFC 2047) decoded.
-    """
-    try:
-        return str(email.header.make_header(email.header.decode_header(value)))
-    except (LookupError, ValueError, UnicodeError, email.errors.HeaderParseError):
-        return value

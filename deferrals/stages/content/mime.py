@@ -10,17 +10,16 @@ headers of parts and their parameters are read by C{email}.
 from __future__ import annotations
 
 import binascii
-import email.header
 import email.message
 import email.parser
 import email.policy
 import mmap
-import re
 import string
 from collections.abc import Iterator
-from typing import Any
 
 import attrs
+
+from deferrals.stages.content.fields import base64, decoded, parameters, words
 
 #: A message with more parts, or nested deeper, is not looked into any further.
 MAX_PARTS = 20000
@@ -69,11 +68,14 @@ class Part:
         The name that a mail program would show, from Content-Disposition or
         Content-Type, RFC 2231 and RFC 2047 decoded; empty where there is none.
         """
-        try:
-            name = self.header.get_filename("") or ""
-            return str(email.header.make_header(email.header.decode_header(name)))
-        except (LookupError, ValueError, UnicodeError, email.errors.HeaderParseError):
-            return str(self.header.get("Content-Disposition", ""))
+        for field, name in (("Content-Disposition", "filename"), ("Content-Type", "name")):
+            found = words(self._parameters(field).get(name, ""))
+            if found:
+                return found
+        return ""
+
+    def _parameters(self, field: str) -> dict[str, str]:
+        return parameters(str(self.header.get(field, "")))
 
     def content(self, data: Buffer, limit: int) -> bytes:
         """
@@ -84,7 +86,7 @@ class Part:
         raw = data[self.start : min(self.end, self.start + limit)]
         encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
         if encoding == "base64":
-            return _base64(raw)
+            return base64(raw)
         if encoding == "quoted-printable":
             return binascii.a2b_qp(raw)
         return raw
@@ -117,23 +119,9 @@ class Part:
         """
         The content as text.
         """
-        content = self.content(data, limit)
-        charset = str(self.header.get_content_charset("utf-8"))
-        try:
-            return content.decode(charset, "replace")
-        except (LookupError, ValueError):
-            return content.decode("utf-8", "replace")
-
-
-def _base64(raw: bytes) -> bytes:
-    """
-    What a lenient mail program makes of it.
-    """
-    raw = raw.translate(None, b"\r\n\t ")
-    try:
-        return binascii.a2b_base64(raw[: len(raw) // 4 * 4])
-    except binascii.Error:
-        return binascii.a2b_base64(re.sub(rb"[^A-Za-z0-9+/]", b"", raw) + b"A===")
+        return decoded(
+            self.content(data, limit), self._parameters("Content-Type").get("charset", "")
+        )
 
 
 def parts(data: Buffer) -> Iterator[Part]:
@@ -202,7 +190,7 @@ class _Scanner:
     def _boundaryOf(self, header: email.message.Message) -> bytes | None:
         if header.get_content_maintype() != "multipart":
             return None
-        boundary: Any = header.get_boundary()
+        boundary = parameters(str(header.get("Content-Type", ""))).get("boundary")
         if not boundary:
             return None
         return boundary.encode("utf-8", "surrogateescape")[:_MAX_BOUNDARY_OCTETS].rstrip()
