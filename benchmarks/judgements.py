@@ -33,7 +33,8 @@ import attrs
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from tests.integration.daemons import Exim, Spamd
+from tests.integration.daemons import Exim
+from tests.integration.scanners import Spamd
 from tests.integration.support import Dialogue, IntegrationCase, Server, message, until
 
 RECIPIENTS = (1, 10, 100, 1000)
@@ -79,7 +80,8 @@ acl_spam:
     set acl_m_rcpt = ${{if def:local_part{{$local_part}}{{${{local_part:$recipients}}}}}}
     set acl_m_cohort = ${{sg{{$acl_m_rcpt}}{{-.*}}{{}}}}
   accept spam = {user}:true
-    condition = ${{if >={{$spam_score_int}}{{${{lookup{{$acl_m_cohort}}lsearch{{{directory}/limits}}}}}}}}
+    set acl_m_limit = ${{lookup{{$acl_m_cohort}}lsearch{{{directory}/limits}}}}
+    condition = ${{if >={{$spam_score_int}}{{$acl_m_limit}}}}
   deny
 """
 

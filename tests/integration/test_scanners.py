@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping
 
 from deferrals.stages.content.match import EICAR, GTUBE
-from tests.integration.daemons import OWN_VIRUS, Clamd, Exim, Rspamd, Spamd
+from tests.integration.daemons import Exim
+from tests.integration.scanners import OWN_VIRUS, Clamd, Rspamd, Spamd
 from tests.integration.support import IntegrationCase, Server, message, until
 
 HEAD = """
