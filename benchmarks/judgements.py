@@ -185,25 +185,46 @@ def send(port: int, to: list[str]) -> tuple[float, int]:
     return milliseconds, sum(reply.startswith("550") for reply in replies)
 
 
-def measure(port: int, to: list[str], runs: int, judged: Callable[[], int], spamd: Spamd) -> Result:
+@attrs.frozen
+class Subject:
     """
-    Some messages, one after the other; the first one is not counted.
+    A server that is measured.
+
+    @ivar judged: how many judgements its log has.
     """
-    send(port, to)
-    settle(judged)
-    before, scanned = judged(), settle(spamd.scans)
-    found = []
+
+    port: int
+    judged: Callable[[], int]
+
+
+def measure(subjects: list[Subject], to: list[str], runs: int, spamd: Spamd) -> list[Result]:
+    """
+    The same messages to all servers in turn, so that what else the machine
+    does hits them alike; the first round is not counted.
+    """
+    found: list[list[tuple[float, int]]] = [[] for _ in subjects]
+    scans = [0] * len(subjects)
+    for subject in subjects:
+        send(subject.port, to)
+    before = [settle(subject.judged) for subject in subjects]
     for _ in range(runs):
-        found.append(send(port, to))
-        time.sleep(0.1 + len(to) / 2000)  # what is left to do after the replies
-    refused = {count for _, count in found}
-    assert len(refused) == 1, refused
-    return Result(
-        (settle(judged) - before) / runs,
-        (settle(spamd.scans) - scanned) / runs,
-        statistics.median(milliseconds for milliseconds, _ in found),
-        refused.pop(),
-    )
+        for place, subject in enumerate(subjects):
+            scanned = settle(spamd.scans)
+            found[place].append(send(subject.port, to))
+            scans[place] += settle(spamd.scans) - scanned
+    results = []
+    for place, subject in enumerate(subjects):
+        refused = {count for _, count in found[place]}
+        assert len(refused) == 1, refused
+        results.append(
+            Result(
+                (settle(subject.judged) - before[place]) / runs,
+                scans[place] / runs,
+                statistics.median(milliseconds for milliseconds, _ in found[place]),
+                refused.pop(),
+            )
+        )
+    return results
 
 
 def settle(count: Callable[[], int]) -> int:
@@ -252,14 +273,14 @@ def table(case: Bench, runs: int, ownUsers: bool) -> None:
     def theirs() -> int:
         return exim.log().count("judged")
 
+    subjects = [Subject(server.port, ours), Subject(exim.port, theirs)]
     print("| recipients | cohorts | judgements | scans | ms | Exim: judgements | scans | ms |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for recipients in RECIPIENTS:
         for cohorts in COHORTS:
             if cohorts <= recipients:
                 to = addresses(recipients, cohorts)
-                a = measure(server.port, to, runs, ours, spamd)
-                b = measure(exim.port, to, runs, theirs, spamd)
+                a, b = measure(subjects, to, runs, spamd)
                 assert a.refused == b.refused, (a, b)
                 cells: list[Any] = [recipients, cohorts]
                 for one in (a, b):
