@@ -28,8 +28,9 @@ from zope.interface import Interface
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import AddressError, normalDomain
-from deferrals.model.networks import Networks
+from deferrals.model.networks import Networks, dnsServers
 from deferrals.model.reply import Reply
+from deferrals.model.schedule import Schedule, Steps, parseSteps
 from deferrals.model.settings import (
     BadSetting,
     Octets,
@@ -167,7 +168,11 @@ class ContentStage(Stage):
 class DeliveryStage(Stage):
     """
     A C{deliver} table.
+
+    @ivar schedule: when its recipients are tried again, and given up.
     """
+
+    schedule: Schedule = Schedule()
 
 
 @attrs.frozen
@@ -186,6 +191,9 @@ class Listener:
     @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
     @ivar mixed: what a plain sender gets when its recipients differ; by default
         C{"split"}, for submission C{"strictest"}.
+    @ivar mixed_fallback: what follows when a message has been refused for now
+        C{retry_limit} times, to bring its recipients apart.
+    @ivar retry_limit: how often that may be, for one message.
     @ivar bare_lf: what becomes of a message with a bare CR or LF: refused, 550
         5.6.0, or made to have CRLF everywhere.
     @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
@@ -208,7 +216,9 @@ class Listener:
 
     endpoint: str
     protocol: Literal["smtp", "submission", "lmtp"] = "smtp"
-    mixed: Literal["split", "strictest"] | None = None
+    mixed: Literal["split", "retry", "notify", "file", "strictest"] | None = None
+    mixed_fallback: Literal["notify", "file"] = "file"
+    retry_limit: int = attrs.field(default=2, validator=checked(positive))
     bare_lf: Literal["refuse", "normalise"] = "refuse"
     tls: Literal["none", "starttls", "required", "implicit"] | None = None
     certificate: str | None = None
@@ -225,6 +235,14 @@ class Listener:
     def __attrs_post_init__(self) -> None:
         if self.key is not None and self.certificate is None:
             raise BadSetting("key", "no key without a certificate")
+
+    @property
+    def mayNotify(self) -> bool:
+        """
+        Whether refusals may become notices to senders.
+        """
+        retries = self.mixed == "retry" and self.mixed_fallback == "notify"
+        return retries or self.mixed == "notify"
 
     @property
     def authentication(self) -> str:
@@ -314,10 +332,14 @@ class Policy:
         content) or C{"refuse"}.
     @ivar content: the content stages, in their order.
     @ivar reply: with C{"refuse"}: the reply.
+    @ivar quarantine: where a copy goes that is refused although its message
+        had to be accepted (C{mixed = "file"}): a delivery's table, or the name
+        of one of C{[deliveries]}.
     """
 
     envelope: Literal["accept", "defer", "refuse"] = "defer"
     content: tuple[ContentStage, ...] = ()
+    quarantine: DeliveryStage | str | None = None
     reply: str | None = attrs.field(default=None, validator=checked(Reply.parseRefusal))
 
     def __attrs_post_init__(self) -> None:
@@ -325,6 +347,8 @@ class Policy:
             raise BadSetting("content", 'no content stages, unless envelope = "defer"')
         if self.reply is not None and self.envelope != "refuse":
             raise BadSetting("reply", 'no reply, unless envelope = "refuse"')
+        if self.quarantine is not None and self.envelope != "defer":
+            raise BadSetting("quarantine", 'no quarantine, unless envelope = "defer"')
 
 
 @attrs.frozen
@@ -358,8 +382,13 @@ class Config:
     @ivar consolidation_window: how long 353 is held back in the hope of a
         unanimous answer.
     @ivar max_judging: messages in the content stage at once.
-    @ivar retry_interval: how long a recipient waits for the next attempt.
+    @ivar max_delivering: attempts to deliver that are under way at once.
+    @ivar bounces: the name of the delivery that takes notices to senders whom
+        no rule for recipients knows; without it they are not told.
+    @ivar bounce_size: no larger message is sent back whole (RET=FULL).
     @ivar grace: how long transactions may take to end when the server stops.
+    @ivar dns: the DNS servers that are asked whether a sender may be written to
+        (SPF), each perhaps with C{:PORT}; by default the system's.
     @ivar listen: where mail comes in: at least one.
     @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
@@ -374,8 +403,11 @@ class Config:
     reply_deadline: Seconds = attrs.field(default=Seconds(50), validator=checked(_underAMinute))
     consolidation_window: Seconds = Seconds(2)
     max_judging: int = attrs.field(default=200, validator=checked(positive))
-    retry_interval: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    max_delivering: int = attrs.field(default=100, validator=checked(positive))
+    bounces: str | None = None
+    bounce_size: Octets = Octets(1 << 20)
     grace: Seconds = Seconds(10)
+    dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     tls: TLSTable | None = None
     limits: LimitsTable = LimitsTable()
     policies: dict[str, Policy] = attrs.field(factory=dict)
@@ -449,16 +481,13 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
         problems.append(("listen", "at least one [[listen]] table"))
     if config.consolidation_window >= config.reply_deadline:
         problems.append(("consolidation_window", "less than reply_deadline"))
+    problems += _mixedProblems(config)
     for index, listener in enumerate(config.listen):
-        if listener.protocol == "submission" and listener.mixed == "split":
-            problems.append(
-                (
-                    f"listen[{index}].mixed",
-                    "never split for submission: clients show a 452 as a failure",
-                )
-            )
         if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
             problems.append((f"listen[{index}].tls", "a certificate, here or in [tls]"))
+    if config.bounces is not None and config.bounces not in config.deliveries:
+        names = ", ".join(config.deliveries) or "none there"
+        problems.append(("bounces", f"the name of a delivery ({names})"))
     for index, rule in enumerate(config.recipients):
         policy = config.policies.get(rule.policy)
         if policy is None:
@@ -474,6 +503,29 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
     return problems
 
 
+def _mixedProblems(config: Config) -> list[tuple[str, str]]:
+    """
+    What listeners may choose for mixed mail, and what they need for it.
+    """
+    problems = []
+    filing = ""
+    for index, listener in enumerate(config.listen):
+        key = f"listen[{index}].mixed"
+        if listener.protocol == "submission" and listener.mixed in ("split", "retry"):
+            why = f"never {listener.mixed} for submission: clients show a 4xx as a failure"
+            problems.append((key, why))
+        if listener.mixed in ("retry", "notify", "file"):
+            filing = filing or f'{key} = "{listener.mixed}"'
+    for name, policy in config.policies.items():
+        key = f"policies.{name}.quarantine"
+        if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:
+            names = ", ".join(config.deliveries) or "none there"
+            problems.append((key, f"the name of a delivery ({names})"))
+        if filing and policy.envelope == "defer" and policy.quarantine is None:
+            problems.append((key, f"a delivery: {filing} may have to file what is refused"))
+    return problems
+
+
 def _converter(plugins: Plugins) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind, name in ((str, "text"), (bool, "true or false")):
@@ -481,6 +533,7 @@ def _converter(plugins: Plugins) -> cattrs.Converter:
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(Seconds, lambda value, _: parseSeconds(value))
+    converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
     converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
     converter.register_structure_hook_func(_isOptional, _optional(converter))
     converter.register_structure_hook_func(_isLiteral, _literal)
@@ -494,7 +547,7 @@ def _converter(plugins: Plugins) -> cattrs.Converter:
     )
     converter.register_structure_hook(
         DeliveryStage,
-        lambda value, _: _stage(converter, plugins, value, IDeliveryStage, DeliveryStage),
+        lambda value, _: _delivery(converter, plugins, value),
     )
     return converter
 
@@ -551,8 +604,8 @@ def _literal(value: Any, kind: Any) -> Any:
 
 
 def _stage(
-    converter: cattrs.Converter, plugins: Plugins, value: Any, interface: Any, kind: type[Stage]
-) -> Stage:
+    converter: cattrs.Converter, plugins: Plugins, value: Any, interface: Any, kind: type[Any]
+) -> Any:
     """
     A stage's table into the settings of the plugin that C{use} names.
     """
@@ -564,6 +617,18 @@ def _stage(
         raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
     rest = {key: one for key, one in value.items() if key != "use"}
     return kind(plugin, converter.structure(rest, plugin.settings))
+
+
+def _delivery(converter: cattrs.Converter, plugins: Plugins, value: Any) -> DeliveryStage:
+    """
+    The same for a delivery, whose table also has the keys of its schedule.
+    """
+    keys = {field.name for field in attrs.fields(Schedule)}
+    own = value if isinstance(value, dict) else {}
+    rest = {key: one for key, one in own.items() if key not in keys} if own else value
+    stage = _stage(converter, plugins, rest, IDeliveryStage, DeliveryStage)
+    schedule = {key: one for key, one in own.items() if key in keys}
+    return attrs.evolve(stage, schedule=converter.structure(schedule, Schedule))
 
 
 def _problems(error: BaseException, key: str) -> list[tuple[str, str]]:

@@ -15,8 +15,8 @@ from twisted.logger import Logger
 
 from deferrals.config import Config, LimitsTable, Listener
 from deferrals.errors import ConfigError
+from deferrals.model.mixed import Mixed
 from deferrals.model.networks import Networks
-from deferrals.model.transaction import Mixed
 from deferrals.smtp.certificates import Certificates
 from deferrals.smtp.guard import Guard
 from deferrals.smtp.settings import Limits, ListenerSettings
@@ -77,6 +77,8 @@ def _settings(
         hostname=config.hostname,
         protocol=listener.protocol,
         mixed=Mixed(listener.mixed or _MIXED.get(listener.protocol, "split")),
+        mixedFallback=Mixed(listener.mixed_fallback),
+        retryLimit=listener.retry_limit,
         bareNewlines=listener.bare_lf,
         tls=tls,
         certificates=None if tls == "none" or pair is None else certificates.get(*pair),

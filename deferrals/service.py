@@ -22,18 +22,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.config import Config, Listener, Policy, RecipientRule, Stage
+from deferrals.config import Config, DeliveryStage, Listener, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IServices
 from deferrals.listeners import Keyring, limitGuard, listenerSettings, serverEndpoint
+from deferrals.model.address import Mailbox
 from deferrals.model.ids import TransactionIds
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
-from deferrals.relay.scheduler import Scheduler
+from deferrals.queue import Queue
+from deferrals.rungs import Rungs
 from deferrals.smtp.guard import Guard
 from deferrals.smtp.server import SessionFactory
 from deferrals.smtp.settings import Intake, ListenerSettings
-from deferrals.spool.sqlite import SqliteSpool
 from deferrals.stages.chain import ContentJudge
 from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable
 from deferrals.status import Status
@@ -53,6 +54,15 @@ class Services:
     stateDir: str
     baseDir: str
     status: Status = attrs.field(factory=Status)
+    _common: dict[Any, Any] = attrs.field(factory=dict, init=False)
+
+    def common(self, key: Any, build: Callable[[], Any]) -> Any:
+        """
+        See L{IServices.common}.
+        """
+        if key not in self._common:
+            self._common[key] = build()
+        return self._common[key]
 
     def inThread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """
@@ -92,6 +102,7 @@ class House:
     @ivar envelope: the first envelope stage.
     @ivar content: the judge over all policies.
     @ivar deliveries: delivery stages by name.
+    @ivar schedules: when what they could not deliver is tried again, by name.
     @param former: the house before a reload: stages with equal settings are
         taken over, with their connections.
     """
@@ -112,23 +123,60 @@ class House:
             name: self._build(stage, config, f"deliveries.{name}")
             for name, stage in config.deliveries.items()
         }
+        self.schedules = {name: stage.schedule for name, stage in config.deliveries.items()}
+        self.bounces = config.bounces
+        self._quarantines = {
+            name: self._named(policy.quarantine, f"policies.{name}.quarantine", config)
+            for name, policy in config.policies.items()
+            if policy.quarantine is not None
+        }
         rules = []
         names = deliveryNames(config.recipients)
         for place, (rule, name) in enumerate(zip(config.recipients, names, strict=True)):
             key = f"recipients[{place}]"
             if isinstance(rule.deliver, Stage):
                 self.deliveries[name] = self._build(rule.deliver, config, f"{key}.deliver")
+                self.schedules[name] = rule.deliver.schedule
             verdict = _verdict(config.policies[rule.policy], Route(rule.policy, name))
             checks = [
                 self._build(stage, config, f"{key}.check[{number}]")
                 for number, stage in enumerate(rule.check)
             ]
             rules.append(Rule(Pattern.parse(rule.match), verdict, checks))
-        self.envelope = RuleTable(rules, services.hostname)
+        verdicts = {
+            name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
+        }
+        self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries)
         #: Whether BODY=BINARYMIME can go everywhere as it is.
         self.takesBinary = all(
             getattr(stage, "takesBinary", False) for stage in self.deliveries.values()
         )
+
+    def quarantine(self, policy: str) -> str | None:
+        """
+        The name of the delivery that gets what a policy refuses of a message
+        that had to be accepted; L{None} for none.
+        """
+        return self._quarantines.get(policy)
+
+    def _named(self, delivery: DeliveryStage | str, key: str, config: Config) -> str:
+        """
+        A delivery's own name; that of its place, where it has none.
+        """
+        if isinstance(delivery, str):
+            return delivery
+        self.deliveries[key] = self._build(delivery, config, key)
+        self.schedules[key] = delivery.schedule
+        return key
+
+    def routeBack(self, sender: Mailbox) -> Route | None:
+        """
+        Where notices for a sender go: as the rules say for one of our own, and
+        for all others to the delivery C{bounces}.
+        """
+        if self.envelope.isOurs(sender):
+            return self.envelope.route(sender)
+        return None if self.bounces is None else Route("", self.bounces)
 
     def _build(self, stage: Stage, config: Config, key: str) -> Any:
         """
@@ -175,15 +223,8 @@ class MailService(service.Service):
         services = Services(reactor, config.hostname, config.stateDir, config.baseDir)
         self._services = services
         self._house = House(config, services)
-        self._spool = SqliteSpool(
-            os.path.join(config.stateDir, "spool"), reactor, services.inThread
-        )
-        self._scheduler = Scheduler(
-            self._spool,
-            lambda name: self._house.deliveries.get(name),
-            reactor,
-            config.retry_interval,
-        )
+        self._queue = Queue(config, services, self._ids, lambda: self._house)
+        self._rungs = Rungs(config, services, self._queue.spool)
         self._factories: dict[str, SessionFactory] = {}
         self._ports: dict[str, Any] = {}
 
@@ -209,7 +250,7 @@ class MailService(service.Service):
                 raise SystemExit(1)
 
     def _listen(self, listener: Listener, settings: ListenerSettings) -> Deferred[Any]:
-        factory = SessionFactory(settings, self._intake(), self._reactor)
+        factory = SessionFactory(settings, self._intake(settings), self._reactor)
         self._factories[listener.endpoint] = factory
 
         def listening(port: Any) -> None:
@@ -223,14 +264,15 @@ class MailService(service.Service):
         endpoint = serverEndpoint(self._reactor, listener.endpoint)
         return maybeDeferred(endpoint.listen, factory).addCallback(listening)
 
-    def _intake(self) -> Intake:
+    def _intake(self, settings: ListenerSettings) -> Intake:
         return Intake(
             self._ids,
             self._house.envelope,
             self._house.content,
-            self._spool,
-            self._scheduler.release,
+            self._queue.spool,
+            self._queue.release,
             self._services.status,
+            self._rungs.rung(settings, self._house.quarantine),
             self._guard,
             self._gate,
             self._house.takesBinary,
@@ -241,8 +283,8 @@ class MailService(service.Service):
         Open the spool, then deliver.
         """
         service.Service.startService(self)
-        self._opened = maybeDeferred(self._spool.open)
-        self._opened.addCallback(lambda _: self._scheduler.start())
+        self._opened = maybeDeferred(self._queue.start)
+        self._opened.addCallback(lambda _: self._rungs.load())
         self._opened.addErrback(self._noSpool)
 
     def _noSpool(self, failure: Failure) -> None:
@@ -265,8 +307,7 @@ class MailService(service.Service):
             yield maybeDeferred(port.stopListening)
         for factory in self._factories.values():
             yield factory.shutdown(self._config.grace)
-        yield self._scheduler.stop()
-        yield self._spool.close()
+        yield self._queue.stop()
 
     def reload(self) -> None:
         """
@@ -281,18 +322,19 @@ class MailService(service.Service):
         except ConfigError as error:
             _log.error("configuration not reloaded, the old one stays: {error}", error=str(error))
             return
-        for name in ("state_dir", "hostname", "max_judging"):
+        for name in ("state_dir", "hostname", "max_judging", "dns"):
             if getattr(config, name) != getattr(self._config, name):
                 _log.warn("{key} changes at the next start", key=name)
         self._config, self._house = config, house
         limitGuard(self._guard, config.limits)
         self._keyring.reload(settings.certificates for _, settings in wanted.values())
+        self._queue.reloaded(config)
         for endpoint in set(self._factories) - set(wanted):
             self._unlisten(endpoint)
         for endpoint, (listener, settings) in wanted.items():
             if endpoint in self._factories:
                 self._factories[endpoint].settings = settings
-                self._factories[endpoint].intake = self._intake()
+                self._factories[endpoint].intake = self._intake(settings)
             else:
                 self._listen(listener, settings).addErrback(self._notListening, endpoint)
         _log.info("configuration reloaded")

@@ -8,6 +8,7 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
     @ user NAME PASSWORD    who may log in
     @ binary yes            all deliveries take BINARYMIME
     @ greeted no            without this, greeting and EHLO have happened
+    @ pieces matter         it does not run byte by byte
     C: a line of the client's
     C+: the same, in one segment with the line before
     S: a line of the server's, exactly; " ..." at its end matches the rest
@@ -110,7 +111,7 @@ class Dialogue:
         intake: dict[str, Any] = {}
         for step in self.steps:
             name, _, value = step.text.partition(" ")
-            if step.kind != "@" or name == "greeted":
+            if step.kind != "@" or name in ("greeted", "pieces"):
                 continue
             if name == "user":
                 user, _, password = value.partition(" ")

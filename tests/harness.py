@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -19,11 +19,13 @@ from zope.interface import implementer
 
 from deferrals.auth.gate import Gate
 from deferrals.interfaces import IEnvelopeStage
-from deferrals.model.delivery import Work
+from deferrals.model.delivery import Addressee, Work
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
+from deferrals.model.mixed import Memory, Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.smtp.mixed import MixedRung
 from deferrals.smtp.server import Session
 from deferrals.smtp.settings import Intake, Limits, ListenerSettings
 from deferrals.spool.memory import MemorySpool
@@ -144,6 +146,17 @@ class Bench:
         self.content = FakeContent()
         self.spool = SlowSpool(self.clock)
         self.status = Status()
+        self.memory = Memory()
+        self.mixed = MixedRung(
+            settings.get("mixed", Mixed.SPLIT),
+            Mixed.FILE,
+            2,
+            self.memory,
+            lambda policy: f"{policy}-quarantine",
+            lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
+            maybeDeferred,
+            self.status,
+        )
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
@@ -154,6 +167,7 @@ class Bench:
             self.spool,
             self._release,
             self.status,
+            self.mixed,
             **(intake or {}),
         )
         self.settings = ListenerSettings(
@@ -165,9 +179,9 @@ class Bench:
         self.session.makeConnection(self.transport)
 
     def _release(self, work: Work) -> None:
-        self.spool.release(work, True)
+        self.spool.release(work, {})
         self.works.append(work)
-        self.released += [str(addressee) for addressee in work.addressees]
+        self.released += map(_shown, work.addressees)
 
     def send(self, data: bytes) -> None:
         self.session.dataReceived(data)
@@ -202,6 +216,18 @@ class Bench:
     @property
     def closed(self) -> bool:
         return bool(self.transport.disconnecting)
+
+
+def _shown(addressee: Addressee) -> str:
+    """
+    An address, and how it got there if not in the usual way.
+    """
+    route = addressee.recipient.route
+    if addressee.refusal is not None:
+        return f"{addressee}:notified"
+    return (
+        f"{addressee}:filed" if route and route.delivery.endswith("quarantine") else str(addressee)
+    )
 
 
 GREETING = ("EHLO client.example.com",)

@@ -203,6 +203,9 @@ R450_SOME_TEMPORARY = Reply(
 R451_LATE = Reply(451, "4.3.0", "no decision in time, try again later")
 R451_STAGE_FAILED = Reply(451, "4.3.0", "local error while judging the message, try again later")
 R451_LOCAL_ERROR = Reply(451, "4.3.0", "local error in processing, try again later")
+R451_MIXED = Reply(
+    451, "4.7.1", "recipients of this message differ: try again, and each gets its own answer"
+)
 R451_SHUTDOWN = Reply(451, "4.3.2", "the server is shutting down, try again later")
 R452_NO_STORAGE = Reply(452, "4.3.1", "not enough storage, try again later")
 R452_OVERLOADED = Reply(452, "4.3.1", "too many messages are being judged, try again later")
@@ -210,6 +213,11 @@ R452_OTHER_COHORT = Reply(
     452,
     "4.5.3",
     "has other rules than the recipients before: send again in a transaction of its own",
+)
+R452_OTHERS_FIRST = Reply(
+    452,
+    "4.5.3",
+    "send it to the others first, then to this one again in a transaction of its own",
 )
 R452_TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients in one message")
 R454_TLS_NOT_READY = Reply(454, "4.7.0", "TLS is not available at the moment")

@@ -259,7 +259,7 @@ class Contents(Envelopes):
                 "aborted",
                 len(transaction.candidates),
                 0,
-                transaction.sentAway,
+                len(transaction.sentAway),
                 0 if writer is None else writer.size,
                 why,
                 self._clock.seconds() - transaction.envelope.received,

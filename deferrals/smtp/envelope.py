@@ -11,6 +11,7 @@ Traps of the base class, and how they are dealt with:
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import attrs
@@ -35,6 +36,32 @@ from deferrals.smtp.base import SessionBase
 from deferrals.waiting import CancelledError, withDeadline
 
 _log = Logger(namespace="deferrals.session")
+
+
+@attrs.frozen
+class _Judged:
+    """
+    A recipient that the envelope has judged.
+
+    @ivar began: when it was named.
+    @ivar cohort: its cohort, unless it is refused.
+    @ivar company: whom it may share a transaction with, where one is split.
+    @ivar held: whether it has to wait for others of a remembered message.
+    """
+
+    recipient: Recipient
+    verdict: EnvelopeVerdict
+    began: float
+    cohort: Hashable = None
+    company: Hashable = None
+    held: bool = False
+
+    @property
+    def isIn(self) -> bool:
+        """
+        Whether it can be in the transaction.
+        """
+        return not (self.held or isinstance(self.verdict, Refuse))
 
 
 class Envelopes(SessionBase):
@@ -114,8 +141,10 @@ class Envelopes(SessionBase):
             verdict = self._intake.envelope.judge(envelope, recipient)
         except Exception:
             verdict = fail()
-        if not isinstance(verdict, Deferred) and not self.hasSlots:
-            return self.reply(self._admit(_checked(verdict), recipient, began))
+        atOnce = not (self.hasSlots or self._transaction.undivided)
+        if atOnce and not isinstance(verdict, Deferred):
+            judged = self._judge(_checked(verdict), recipient, began)
+            return self.reply(self._admit(judged))
         slot = self.slot()
         if not isinstance(verdict, Deferred):
             return self._judged(_checked(verdict), slot, recipient, began)
@@ -136,30 +165,57 @@ class Envelopes(SessionBase):
         return Refuse(R451_LOCAL_ERROR)
 
     def _judged(self, verdict: Any, slot: Any, recipient: Recipient, began: float) -> None:
-        self.ready(slot, lambda: self._admit(verdict, recipient, began))
+        judged = self._judge(verdict, recipient, began)
+        self.ready(slot, lambda: self._admit(judged), judged)
 
-    def _admit(self, verdict: Any, recipient: Recipient, began: float) -> Reply:
+    def _judge(self, verdict: EnvelopeVerdict, recipient: Recipient, began: float) -> _Judged:
+        """
+        What the envelope says of a recipient, and whose cohort it is in.
+        """
+        assert self._transaction is not None
+        if isinstance(verdict, Refuse):
+            return _Judged(recipient, verdict, began)
+        recipient = recipient.routed(verdict.route)
+        try:
+            cohort = self._intake.content.cohort(recipient, verdict)
+        except Exception:
+            _log.failure("{transaction}: no cohort", transaction=self._transaction.envelope.id)
+            return _Judged(recipient, Refuse(R451_LOCAL_ERROR), began)
+        now = self._clock.seconds()
+        company, held = self._intake.mixed.place(self._transaction, recipient, cohort, now)
+        return _Judged(recipient, verdict, began, cohort, company, held)
+
+    def maySettle(self, slots: Sequence[Any]) -> bool:
+        """
+        Where a transaction is to be split, recipients that came in one piece
+        are answered together: the largest company leads.
+        """
+        transaction = self._transaction
+        if transaction is None or not transaction.undivided:
+            return True
+        if any(slot.settle is None for slot in slots):
+            return False
+        judged = [slot.answer for slot in slots if slot.answer is not None]
+        transaction.lead([one.company for one in judged if one.isIn])
+        return True
+
+    def _admit(self, judged: _Judged) -> Reply:
         """
         It is this recipient's turn to be answered.
         """
         transaction = self._transaction
         assert transaction is not None
-        cohort = None
-        if isinstance(verdict, Accept | Defer):
-            recipient = recipient.routed(verdict.route)
-            try:
-                cohort = self._intake.content.cohort(recipient, verdict)
-            except Exception:
-                _log.failure("{transaction}: no cohort", transaction=transaction.envelope.id)
-                verdict = Refuse(R451_LOCAL_ERROR)
-        reply = transaction.admit(recipient, verdict, cohort)
+        verdict = judged.verdict
+        reply = transaction.admit(
+            judged.recipient, verdict, judged.cohort, judged.company, judged.held
+        )
         if transaction.candidates:
             self._phase = Phase.RECIPIENTS
         if not (reply.code < 400 and isinstance(verdict, Defer)):
             named = transaction.cohortName(-1) if reply.isPositive else ""
-            seconds = self._clock.seconds() - began
+            seconds = self._clock.seconds() - judged.began
             journal.recipientVerdict(
-                transaction.envelope, str(recipient), "envelope", named, reply, seconds
+                transaction.envelope, str(judged.recipient), "envelope", named, reply, seconds
             )
         return reply
 

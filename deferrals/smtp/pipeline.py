@@ -23,7 +23,7 @@ not read its replies is not listened to either.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -66,10 +66,13 @@ class _Slot:
 
     @ivar settle: makes the reply, once it is this slot's turn; L{None} while
         its answer is pending.
+    @ivar pending: what is waited for.
+    @ivar answer: what has come of it; the subclass's affair.
     """
 
     settle: Callable[[], Reply] | None
     pending: Deferred[Any] | None = None
+    answer: Any = None
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -135,6 +138,16 @@ class PipelinedESMTP(smtp.ESMTP):
         although slots are pending.
         """
         return False
+
+    def maySettle(self, slots: Sequence[Any]) -> bool:
+        """
+        Slots are about to be answered, the first ones of them at least.
+
+        @param slots: all that there are: what came in one piece, as far as it
+            has been taken.
+        @return: L{False} where the others are to be waited for first.
+        """
+        return True
 
     def congestion(self) -> Any:
         """
@@ -474,7 +487,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
         @return: whether nothing is pending any longer that was before.
         """
-        if not self._slots:
+        if not self._slots or not self.maySettle(self._slots):
             return False
         while self._slots and not self._closing:
             settle = self._slots[0].settle
@@ -503,12 +516,13 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         return bool(self._slots)
 
-    def ready(self, slot: _Slot, settle: Callable[[], Reply]) -> None:
+    def ready(self, slot: _Slot, settle: Callable[[], Reply], answer: Any = None) -> None:
         """
         The answer of a slot is there.
 
         @param settle: makes the reply; called when it is the slot's turn.
+        @param answer: for L{maySettle}.
         """
         slot.settle = settle
-        if self._slots and self._slots[0] is slot:
-            self._advance()
+        slot.answer = answer
+        self._advance()

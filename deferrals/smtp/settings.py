@@ -12,8 +12,8 @@ import attrs
 
 from deferrals.model.delivery import Work
 from deferrals.model.ids import TransactionIds
+from deferrals.model.mixed import Mixed
 from deferrals.model.networks import Networks
-from deferrals.model.transaction import Mixed
 from deferrals.smtp.guard import Guard
 
 
@@ -80,6 +80,9 @@ class ListenerSettings:
     @ivar hostname: how the server introduces itself.
     @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
     @ivar mixed: what a plain sender gets when its recipients differ.
+    @ivar mixedFallback: what follows when a message has been refused for now
+        too often.
+    @ivar retryLimit: how often that may be, for one message.
     @ivar bareNewlines: C{"refuse"} or C{"normalise"}.
     @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
         without it) or C{"implicit"} (from the first octet).
@@ -99,6 +102,8 @@ class ListenerSettings:
     hostname: str
     protocol: str = "smtp"
     mixed: Mixed = Mixed.SPLIT
+    mixedFallback: Mixed = Mixed.FILE
+    retryLimit: int = 2
     bareNewlines: str = "refuse"
     tls: str = "none"
     certificates: Any = None
@@ -125,6 +130,7 @@ class Intake:
     @ivar release: called with the L{Work} of a staged message right after its
         final reply was written: from here on it is ours.
     @ivar status: L{Status<deferrals.status.Status>}.
+    @ivar mixed: L{MixedRung<deferrals.smtp.mixed.MixedRung>}.
     @ivar guard: counts connections and failed passwords.
     @ivar gate: L{Gate<deferrals.smtp.auth.Gate>}: who may log in; L{None}
         where nobody can.
@@ -137,6 +143,7 @@ class Intake:
     spool: Any
     release: Callable[[Work], None]
     status: Any
+    mixed: Any
     guard: Guard = attrs.field(factory=Guard)
     gate: Any = None
     binary: bool = False

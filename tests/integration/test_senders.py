@@ -89,8 +89,8 @@ class EximTests(IntegrationCase):
         exim = Exim(self, f"127.0.0.1::{server.port}", prdr=False)
         self._sendToThree(exim)
         self.assertEqual(exim.log().count("452 4.5.3"), 2)
-        exim.runQueue()
-        exim.runQueue()
+        exim.flush()
+        exim.flush()
         self._eachTheirOwn(server, exim)
 
     def _sendToThree(self, exim: Exim) -> None:
