@@ -88,10 +88,11 @@ def main() -> int:
     parser.add_argument("--peers", default=",".join(PEERS), help="default: %(default)s")
     parser.add_argument("--works", default=",".join(WORKS), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--part", type=float, default=1.0, help="how much of the work; 1 is all")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, one round")
     arguments = parser.parse_args()
     peers, works = arguments.peers.split(","), arguments.works.split(",")
-    rounds, part = (1, 0.1) if arguments.quick else (arguments.rounds, 1.0)
+    rounds, part = (1, 0.1) if arguments.quick else (arguments.rounds, arguments.part)
     found: dict[str, dict[str, list[float]]] = {name: {} for name in peers}
     for number in range(rounds):
         for name in list(found):
