@@ -33,17 +33,18 @@ class Work:
 
 
 WORKS = {
+    # First, while nothing has been freed that could be used again.
+    "idle": Work(
+        "KiB/conn",
+        lambda peer, part: load.idle(peer.port, peer.pid, int(peer.connections * part)),
+        True,
+    ),
     "small": Work("msg/s", lambda peer, part: load.source(peer.port, int(10000 * part), 50, 4096)),
     "large": Work(
         "MiB/s", lambda peer, part: 10 * load.source(peer.port, int(120 * part) or 4, 4, 10 << 20)
     ),
     "pipelined": Work(
         "msg/s", lambda peer, part: load.pipelined(peer.port, int(10000 * part), 50, 4096)
-    ),
-    "idle": Work(
-        "KiB/conn",
-        lambda peer, part: load.idle(peer.port, peer.pid, int(peer.connections * part)),
-        True,
     ),
 }
 
@@ -55,7 +56,7 @@ def one(name: str, works: list[str], part: float) -> Iterator[tuple[str, float]]
     with contextlib.ExitStack() as stack:
         ground = Ground(stack)
         peer: Peer = PEERS[name](ground)
-        load.source(peer.port, 200, 10, 4096)  # warm
+        load.source(peer.port, 200, 50, 4096)  # warm
         for work in works:
             yield work, WORKS[work].measure(peer, part)  # type: ignore[operator]
 

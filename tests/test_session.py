@@ -5,12 +5,19 @@ Each regression against the base class is named by its row in the notes on it.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import attrs
 from twisted.mail import smtp
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.envelope import (
+    envelopeFromJSON,
+    envelopeToJSON,
+    recipientFromJSON,
+    recipientToJSON,
+)
 from deferrals.model.verdict import ACCEPT
 from deferrals.smtp.pipeline import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
 from deferrals.smtp.server import Session, SessionFactory
@@ -129,6 +136,32 @@ class LineTests(SynchronousTestCase):
         bench.send(b"NOOP\r\n" * 1000)
         self.assertEqual(b"".join(writes), b"250 2.0.0 ok\r\n" * 1000)
         self.assertEqual(len(writes), 1)
+
+
+class EnvelopeTests(SynchronousTestCase):
+    """
+    What is handed to the spool.
+    """
+
+    def test_parameters(self) -> None:
+        """Every parameter is kept with the message, or with its recipient (RFC 3461, RFC 6531)."""
+        bench = Bench()
+        bench.say(
+            *GREETING,
+            "MAIL FROM:<j\u00f6rg@example.com> SMTPUTF8 BODY=8BITMIME RET=HDRS ENVID=a+2Bb SIZE=9",
+            "RCPT TO:<postmaster@example.net> NOTIFY=DELAY,FAILURE ORCPT=rfc822;x+2By@example.org",
+            *("DATA", "text", "."),
+        )
+        work = bench.works[0]
+        kept = envelopeFromJSON(json.loads(json.dumps(envelopeToJSON(work.envelope))), 1, 2)
+        asked = kept.parameters
+        self.assertEqual((asked.ret, asked.envid, asked.size), ("HDRS", "a+b", 9))
+        self.assertEqual((asked.smtputf8, asked.body), (True, "8BITMIME"))
+        self.assertEqual(kept.client.protocol, "UTF8SMTP")
+        said = json.loads(json.dumps(recipientToJSON(work.addressees[0].recipient)))
+        recipient = recipientFromJSON(said, "box")
+        self.assertEqual(recipient.notify, {"DELAY", "FAILURE"})
+        self.assertEqual(recipient.orcpt, "rfc822;x+y@example.org")
 
 
 class BufferTests(SynchronousTestCase):
