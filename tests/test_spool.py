@@ -164,6 +164,24 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         failure.trap(SpoolError)
         self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
 
+    def test_beforeOpen(self) -> None:
+        """Mail that comes before the spool is open waits, and is not taken for a dead process's."""
+        spool = self.makeSpool()
+        self.owned(spool, "a@b.example")
+        self.reactor.wait(spool.close())
+        spool = SqliteSpool(self.directory, self.reactor, self.inThread)
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"x\r\n")
+        staged = spool.stage(envelope, message, makeAddressees("c@d.example"))
+        opened = spool.open()
+        self.assertNoResult(staged)
+        self.reactor.wait(opened)
+        self.addCleanup(lambda: self.reactor.wait(spool.close()))
+        work = self.reactor.wait(staged)
+        spool.release(work, {})
+        (other,) = self.claimed(spool)
+        self.assertEqual(str(other.addressees[0]), "a@b.example")
+
     def test_afterClose(self) -> None:
         """A closed spool takes nothing."""
         spool = self.makeSpool()
