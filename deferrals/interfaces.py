@@ -13,14 +13,16 @@ and becomes a temporary refusal for the recipients that it was asked about.
 
 from __future__ import annotations
 
+from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, Interface
 
 
 class IMessage(Interface):
     """
     The content of one message: octets as they came in, dots unstuffed, every
-    line ended by CRLF, without any field that this server adds.  The same
-    octets are judged, stored and delivered.
+    line ended by CRLF (unless the envelope says BODY=BINARYMIME), without any
+    field that this server adds.  The same octets are judged, stored and
+    delivered.
     """
 
     size = Attribute("Its size in octets.")
@@ -71,7 +73,9 @@ class IEnvelopeStage(Interface):
             its route is what an earlier envelope stage has said, or L{None}.
         @return: L{Accept}, L{Refuse} or L{Defer} of
             L{deferrals.model.verdict}; or L{None}, for no opinion: what the
-            stages before have said stands.  May be a Deferred, which may be
+            stages before have said stands.  A route with another policy than
+            the rule's puts the recipient under that policy, which then says
+            what RCPT TO is answered.  May be a Deferred, which may be
             cancelled.
         """
 
@@ -103,10 +107,29 @@ class IContentStage(Interface):
         """
 
 
+class IExpectingStage(IContentStage):
+    """
+    A content stage that wants to know beforehand about whom it may be asked,
+    because it asks somebody else once for all of them.
+    """
+
+    def expect(message, envelope, recipients):
+        """
+        Called once per message, before its first C{judge}.
+
+        @param recipients: all whose policies have this stage.  Those whom an
+            earlier stage refuses will not be asked about.
+        """
+
+
 class IDeliveryStage(Interface):
     """
     Hands a message over for good (S-3).  Called only after the final reply has
     taken responsibility (S-4, D-20, P-10).
+
+    A stage that hands on any octets as they are, bare CR and LF included, has an
+    attribute C{takesBinary} that is true; BINARYMIME (RFC 3030) is offered only
+    where all of them have.
     """
 
     def destination(recipient):
@@ -184,6 +207,17 @@ class IServices(Interface):
         thread.
 
         @return: a Deferred of its result.
+        """
+
+    def common(key, build):
+        """
+        One object for all stages that ask with the same key, as long as the
+        server runs: what is known of a daemon that several policies use, and
+        the connections to it.
+
+        @param key: hashable, e.g. C{(__name__, url)}.
+        @param build: called without arguments, if it is not there yet.
+        @return: the object.
         """
 
     def connect(endpoint):
@@ -423,4 +457,34 @@ class IBodyWriter(Interface):
     def abort():
         """
         The content is not wanted; may be called at any time, more than once.
+        """
+
+
+class IScramCredentials(ICredentials):
+    """
+    What somebody who uses SCRAM-SHA-256 has instead of a password: a proof.
+    """
+
+    username = Attribute("Who says to be there, octets of UTF-8.")
+
+    def check(keys):
+        """
+        @param keys: L{ScramKeys<deferrals.model.sasl.ScramKeys>} of the user.
+        @return: whether the proof was made with the password that belongs to
+            them.
+        """
+
+
+class IScramChecker(Interface):
+    """
+    A credentials checker that knows keys for SCRAM-SHA-256: it provides this
+    beside L{ICredentialsChecker<twisted.cred.checkers.ICredentialsChecker>},
+    and accepts L{IScramCredentials}.
+    """
+
+    def scramKeys(user):
+        """
+        @param user: octets of UTF-8.
+        @return: L{ScramKeys<deferrals.model.sasl.ScramKeys>}, or L{None} where
+            there are none.  May be a Deferred.
         """

@@ -91,6 +91,15 @@ class FakeServices:
         self.reactor = Clock() if reactor is None else reactor
         self.stateDir = self.baseDir = directory
         self.status = Status()
+        self._common: dict[Any, Any] = {}
+
+    def common(self, key: Any, build: Any) -> Any:
+        """
+        One object for each key.
+        """
+        if key not in self._common:
+            self._common[key] = build()
+        return self._common[key]
 
     def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
         """

@@ -11,6 +11,7 @@ A test runs the second one.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -118,6 +119,8 @@ def default(field: Any) -> str:
         return "see below" if field.name == "hostname" else "none"
     if value is None or value == () or attrs.has(type(value)):
         return "none"
+    if isinstance(value, tuple):
+        return f"`{json.dumps(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):

@@ -78,6 +78,13 @@ class MaildirDelivery:
         self._services = services
         self._host = services.hostname.replace("/", "\\057").replace(":", "\\072")
 
+    @property
+    def takesBinary(self) -> bool:
+        """
+        See L{IDeliveryStage}.
+        """
+        return self._settings.line_ends == "crlf"
+
     def mailbox(self, address: Mailbox, junk: bool = False) -> str:
         """
         The absolute path of somebody's Maildir, or of the Junk folder in it.

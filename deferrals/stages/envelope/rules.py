@@ -8,12 +8,13 @@ rule names, 550 5.7.1 elsewhere.  Nothing is relayed that no rule lets in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 from zope.interface import implementer
 
+from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.address import AddressError, Mailbox, normalDomain
 from deferrals.model.envelope import Envelope, Recipient
@@ -85,10 +86,20 @@ class RuleTable:
 
     @param rules: in the order of the configuration.
     @param hostname: the domain of the bare C{postmaster}.
+    @param policies: what each policy says in the envelope.
+    @param deliveries: the names of the deliveries there are.
     """
 
-    def __init__(self, rules: Sequence[Rule], hostname: str) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        hostname: str,
+        policies: Mapping[str, EnvelopeVerdict] | None = None,
+        deliveries: Container[str] = (),
+    ) -> None:
         self._rules = rules
+        self._policies = policies or {}
+        self._deliveries = deliveries
         self._places: dict[Pattern, list[int]] = {}
         for place, rule in enumerate(rules):
             self._places.setdefault(rule.pattern, []).append(place)
@@ -109,7 +120,27 @@ class RuleTable:
         if isinstance(rule.verdict, Refuse) or not rule.checks:
             return rule.verdict
         recipient = routed(recipient, rule.verdict.route)
-        return askInTurn(rule.checks, envelope, recipient, rule.verdict)
+        d = askInTurn(rule.checks, envelope, recipient, rule.verdict)
+        return d.addCallback(self._settled, rule.verdict.route)
+
+    def _settled(self, verdict: EnvelopeVerdict, ruled: Route | None) -> EnvelopeVerdict:
+        """
+        Where a check has put a recipient under another policy, that policy
+        says what RCPT TO is answered.
+
+        @raise StageError: there is no such policy, or no such delivery.
+        """
+        if isinstance(verdict, Refuse) or verdict.route is None or verdict.route == ruled:
+            return verdict
+        route, ruled = verdict.route, ruled or Route("", "")
+        if route.delivery != ruled.delivery and route.delivery not in self._deliveries:
+            raise StageError(f"no delivery is named {route.delivery!r}")
+        if route.policy == ruled.policy:
+            return verdict
+        if route.policy not in self._policies:
+            raise StageError(f"no policy is named {route.policy!r}")
+        settled = self._policies[route.policy]
+        return settled if isinstance(settled, Refuse) else attrs.evolve(settled, route=route)
 
     def isOurs(self, address: Mailbox) -> bool:
         """
@@ -127,7 +158,7 @@ class RuleTable:
         return None if rule is None or isinstance(rule.verdict, Refuse) else rule.verdict.route
 
     def _match(self, address: Mailbox) -> Rule | None:
-        places = [place for key in _keys(address) for place in self._places.get(key, ())]
+        places = [place for key in patternsOf(address) for place in self._places.get(key, ())]
         return self._rules[min(places)] if places else None
 
     def _postmaster(self, recipient: Recipient) -> Recipient:
@@ -153,7 +184,7 @@ def _parents(domain: str) -> Iterator[str]:
         _, dot, rest = rest.partition(".")
 
 
-def _keys(address: Mailbox) -> Iterator[Pattern]:
+def patternsOf(address: Mailbox) -> Iterator[Pattern]:
     """
     All patterns that match an address.
     """
