@@ -108,10 +108,10 @@ class SqliteSpool:
         rescue.putAsideLog(self.path, self._aside)
         try:
             yield self.db.open()
-            saved = yield self.db.run(savedClock)
+            saved = yield self._twice(savedClock)
             if saved is not None:
                 self.clock.resume(*saved)
-            recovered = yield self.db.run(recover, self.clock.now())
+            recovered = yield self._twice(lambda db: recover(db, self.clock.now()))
         except SpoolError:
             self._goOn(Failure())
             yield self.db.close()
@@ -123,6 +123,14 @@ class SqliteSpool:
                 "released {count} messages that were staged at the last stop", count=recovered
             )
         self._housekeeping.start()
+
+    def _twice(self, function: Callable[[sqlite3.Connection], Any]) -> Deferred[Any]:
+        """
+        A database that turns out to be damaged is mended before the next
+        operation.
+        """
+        d = self.db.run(function)
+        return d.addErrback(lambda failure: failure.trap(SpoolError) and self.db.run(function))
 
     def _goOn(self, result: Any) -> None:
         """
