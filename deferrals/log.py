@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -25,6 +26,8 @@ from zope.interface import implementer
 
 #: Keys that Twisted's legacy log adds.
 _LEGACY = {"message", "time", "isError", "system", "format", "log_text"}
+
+_PORTS = re.compile(r"^\S+ starting on |^\(.* Closed\)$|^(Starting|Stopping) factory ")
 
 _encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
@@ -39,6 +42,16 @@ def _text(event: dict[str, Any]) -> str:
         except (KeyError, AttributeError, IndexError, ValueError):
             pass
     return formatEvent(event)
+
+
+def _isAboutPorts(event: dict[str, Any]) -> bool:
+    """
+    Whether it is Twisted's own word on a port or a factory: we say better where
+    we listen.
+    """
+    if event.get("log_namespace") != "log_legacy":
+        return False
+    return _PORTS.search(formatEvent(event)) is not None
 
 
 @implementer(ILogObserver)
@@ -56,9 +69,9 @@ class _Observer:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """
-        Take one event; debugging excepted.
+        Take one event; debugging excepted, and what Twisted says of its ports.
         """
-        if event.get("log_level") is LogLevel.debug:
+        if event.get("log_level") is LogLevel.debug or _isAboutPorts(event):
             return
         line = self.line(event)
         if not isInIOThread():

@@ -33,6 +33,15 @@ class LogTests(SynchronousTestCase):
             turn()
         return self.file.getvalue()
 
+    def test_ports(self) -> None:
+        """What Twisted says of its ports is left out; what others say is not."""
+        logger = self.logger(PlainObserver, "log_legacy")
+        logger.info("SessionFactory starting on 2525")
+        logger.info("(TCP Port 2525 Closed)")
+        self.assertEqual(self.written(), "")
+        logger.info("a stage that logs in the old way")
+        self.assertIn("old way", self.written())
+
     def test_plain(self) -> None:
         """Time, who, what; the level where it is not info."""
         logger = self.logger(PlainObserver)
