@@ -142,6 +142,21 @@ class RuleTable:
         settled = self._policies[route.policy]
         return settled if isinstance(settled, Refuse) else attrs.evolve(settled, route=route)
 
+    def isOurs(self, address: Mailbox) -> bool:
+        """
+        Whether a rule, other than one for everybody, is about its domain.
+        """
+        below = any(parent in self._parents for parent in _parents(address.domain))
+        return below or address.domain in self._local
+
+    def route(self, address: Mailbox) -> Route | None:
+        """
+        Where mail for an address goes, checks aside; L{None} if no rule lets
+        it in.
+        """
+        rule = self._match(address)
+        return None if rule is None or isinstance(rule.verdict, Refuse) else rule.verdict.route
+
     def _match(self, address: Mailbox) -> Rule | None:
         places = [place for key in patternsOf(address) for place in self._places.get(key, ())]
         return self._rules[min(places)] if places else None
@@ -158,8 +173,7 @@ class RuleTable:
         return recipient
 
     def _unmatched(self, address: Mailbox) -> Any:
-        below = any(parent in self._parents for parent in _parents(address.domain))
-        local = not address.domain or address.domain in self._local or below
+        local = not address.domain or self.isOurs(address)
         return R550_UNKNOWN_RECIPIENT if local else R550_RELAYING_DENIED
 
 
