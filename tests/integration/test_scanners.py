@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from deferrals.stages.content.match import EICAR, GTUBE
 from tests.integration.daemons import Exim
 from tests.integration.scanners import OWN_VIRUS, Clamd, Rspamd, Spamd
-from tests.integration.support import ROOT, IntegrationCase, Server, message, until
+from tests.integration.support import ROOT, IntegrationCase, Server, cli, message, until
 from tests.test_archives import zipped
 
 HEAD = """
@@ -496,6 +496,10 @@ class FailureTests(ScannerCase):
         until(lambda: server.log.count("is left alone for") == 3, f"breakers\n{server.log}")
         before = server.log.count("TimeoutError")
         self.check(server, "open")
+        status = cli("status", "--config", server.path).stdout
+        for name in ("rspamd http://", "clamav tcp:", "spamassassin tcp:"):
+            self.assertIn(name, status)
+        self.assertEqual(status.count("resting") + status.count("probing"), 3, status)
         self.assertEqual(server.log.count("TimeoutError"), before)
         self.assertIn("Resting: left alone after", server.log)
         for daemon in self.daemons:
