@@ -195,6 +195,18 @@ class XClientTests(SynchronousTestCase):
         self.assertEqual(bench.session._client.address, "198.51.100.8")
         self.assertIsNone(bench.session._user)
 
+    def test_name(self) -> None:
+        """The client's name in DNS, if it is one; it is not the next client's."""
+        bench = self.bench()
+        for said, wanted in (
+            ("NAME=Mail.Client.Example.", "mail.client.example"),
+            ("NAME=[UNAVAILABLE]", ""),
+            ("NAME=no+0Aname", ""),
+            ("PORT=99", ""),
+        ):
+            bench.say(f"XCLIENT ADDR=198.51.100.7 {said}")
+            self.assertEqual(bench.session._client.hostname, wanted, said)
+
     def test_counted(self) -> None:
         """The new client counts, and the front end does not."""
         guard = Guard(perNeighbourhood=1)

@@ -717,10 +717,21 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
             {"messages": None, "milter": []},
             {"messages": {"smtp_message": 5}, "milter": {"add_headers": ["x"]}},
             {"milter": {"remove_headers": 5, "add_headers": {"X": None}}},
-            {"required_score": None, "subject": 5},
+            {"required_score": None, "subject": 5, "thresholds": [4]},
         ):
             scan = readScan(result(**more))
             self.assertEqual((scan.score, scan.marks, scan.text), (5.0, Marks(), ""))
+
+    def test_forced(self) -> None:
+        """A reject below rspamd's own threshold is forced; newer ones have thresholds."""
+        for more, wanted in (
+            ({"required_score": 15.0}, True),
+            ({"required_score": 5.0}, False),
+            ({"required_score": None, "thresholds": {"reject": 5.0}}, False),
+            ({"required_score": None, "thresholds": {"reject": 6.0}}, True),
+            ({"required_score": None, "thresholds": {"reject": None}}, True),
+        ):
+            self.assertEqual(readScan(result(5.0, "reject", **more)).forced, wanted, more)
 
     def test_sameSettings(self) -> None:
         """Equal settings are equal, weights included: one stage, one cohort."""

@@ -39,6 +39,7 @@ class SessionBase(PipelinedESMTP):
     _offered: frozenset[str] = frozenset()
     _address = ""
     _port = 0
+    _hostname = ""
     _hello = ""
     _isExtended = False
     _user: str | None = None
@@ -98,7 +99,13 @@ class SessionBase(PipelinedESMTP):
             protocol += "S" if self._tls else ""
             protocol += "A" if self._user is not None else ""
         self._client = Client(
-            self._address, self._port, self._hello, protocol, self._user, self._tls
+            self._address,
+            self._port,
+            self._hello,
+            protocol,
+            self._user,
+            self._tls,
+            self._hostname,
         )
 
 

@@ -13,6 +13,7 @@ import attrs
 from twisted.logger import Logger
 
 from deferrals.errors import PeerError
+from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.extensions import decodeXtext
 from deferrals.model.networks import LOCAL, normalAddress
 from deferrals.model.proxyprotocol import ProxyError, takeHeader
@@ -22,8 +23,8 @@ from deferrals.smtp.base import SessionBase
 
 _log = Logger(namespace="deferrals.session")
 
-#: Attributes of XCLIENT; those that are not ADDR, PORT or LOGIN say nothing that
-#: this server asks for.
+#: Attributes of XCLIENT; those that are not NAME, ADDR, PORT or LOGIN say nothing
+#: that this server asks for.
 XCLIENT = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 
 _UNKNOWN = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
@@ -132,6 +133,7 @@ class Introduction(SessionBase):
         if address is not None:
             self._address = address
         self._port = port if port is not None else self._port
+        self._hostname = _hostname(found.get("NAME"))
         self._user = found.get("LOGIN") or None
         refusal = self.count()
         self.identify()
@@ -157,6 +159,16 @@ def _attributes(rest: str) -> Iterator[tuple[str, str]]:
             yield name.upper(), "" if value.upper() in _UNKNOWN else decodeXtext(value)
         except ValueError:
             raise _bad(f"bad value of {name.upper()}") from None
+
+
+def _hostname(value: str | None) -> str:
+    """
+    The client's name in DNS; a content stage may ask for it.
+    """
+    try:
+        return normalDomain(value or "")
+    except AddressError:
+        return ""
 
 
 def _address(value: str | None) -> str | None:

@@ -14,7 +14,7 @@ import signal
 import socket
 
 from deferrals.stages.content.match import EICAR, GTUBE
-from tests.integration.support import IntegrationCase, Process, freePort, program
+from tests.integration.support import IntegrationCase, Process, freePort, program, until
 
 
 def _lines(text: str) -> str:
@@ -81,8 +81,19 @@ class Daemon:
         os.killpg(self.process.process.pid, number)
 
     def kill(self) -> None:
+        """
+        Returns when nobody listens any longer: its children end on their own.
+        """
         self.signal(signal.SIGKILL)
         self.process.process.wait()
+        until(lambda: not self.listens(), f"{self.what} has gone")
+
+    def listens(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5):
+                return True
+        except OSError:
+            return False
 
     def freeze(self) -> None:
         """

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from deferrals.stages.content.match import EICAR, GTUBE
 from tests.integration.daemons import Exim
 from tests.integration.scanners import OWN_VIRUS, Clamd, Rspamd, Spamd
-from tests.integration.support import ROOT, IntegrationCase, Server, message, until
+from tests.integration.support import ROOT, IntegrationCase, Server, cli, message, until
 from tests.test_archives import zipped
 
 HEAD = """
@@ -496,6 +496,10 @@ class FailureTests(ScannerCase):
         until(lambda: server.log.count("is left alone for") == 3, f"breakers\n{server.log}")
         before = server.log.count("TimeoutError")
         self.check(server, "open")
+        status = cli("status", "--config", server.path).stdout
+        for name in ("rspamd http://", "clamav tcp:", "spamassassin tcp:"):
+            self.assertIn(name, status)
+        self.assertEqual(status.count("resting") + status.count("probing"), 3, status)
         self.assertEqual(server.log.count("TimeoutError"), before)
         self.assertIn("Resting: left alone after", server.log)
         for daemon in self.daemons:
@@ -521,6 +525,7 @@ class FailureTests(ScannerCase):
         killer.join()
         for daemon in self.daemons:
             daemon.process.process.wait()
+            until(lambda daemon=daemon: not daemon.listens(), "its port is free")
             daemon.start()
         found = self.codes(server, message(), *self.policies)
         self.assertEqual(set(found.values()), {"250"})
@@ -647,7 +652,8 @@ class HostileTests(ScannerCase):
         Bombs, ten thousand parts, fields that cost: each has its answer within
         the deadline, and other senders have theirs meanwhile.
         """
-        server = self.server(config({"judged": self.RULES, "plain": ""}))
+        head = HEAD.replace("reply_deadline = 20", "reply_deadline = 50")
+        server = self.server(config({"judged": self.RULES, "plain": ""}, head=head))
         zeros = gzip.compress(b"\0" * (300 << 20))
         part = b"--b\nContent-Type: text/plain; name=a.txt\n\nhello\n"
         costly = b'--b\nContent-Type: text/plain; name="' + b";" * 60_000 + b"\n\nhello\n"

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IPullProducer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -53,10 +52,24 @@ def exchange(endpoint: Any, pieces: Iterator[bytes], isWhole: Callable[[bytes], 
         cancelled.
     """
     try:
-        protocol = yield connectProtocol(endpoint, _Exchange(pieces, isWhole))
+        protocol = yield endpoint.connect(_Once(_Exchange(pieces, isWhole)))
         return (yield protocol.answered)
     finally:
         pieces.close()  # type: ignore[attr-defined]
+
+
+class _Once(Factory):
+    """
+    Makes one connection, without a line of log.
+    """
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._protocol
 
 
 @implementer(IPullProducer)

@@ -68,6 +68,9 @@ def readScan(answer: Any) -> Scan:
     if score is None or not isinstance(action, str):
         raise StageError("the answer has no score and action")
     required = _number(answer.get("required_score"))
+    thresholds = answer.get("thresholds")
+    if required is None and isinstance(thresholds, dict):
+        required = _number(thresholds.get("reject"))
     messages = answer.get("messages")
     text = messages.get("smtp_message") if isinstance(messages, dict) else ""
     subject = answer.get("subject")

@@ -135,8 +135,9 @@ class UsersStage:
         except Exception as error:
             onError = "what was known" if known is not None else self._settings.on_error
             _log.warn(
-                "{transaction}: no look-up of <{recipient}>, so {on_error}: {error}",
+                "{transaction}: no look-up of <{recipient}> in {table}, so {on_error}: {error}",
                 transaction=envelope.id,
+                table=self._settings.sqlite or self._settings.url,
                 recipient=str(recipient),
                 on_error=onError,
                 error=f"{type(error).__name__}: {error}",
