@@ -8,7 +8,7 @@ import argparse
 import contextlib
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 from twisted.trial.unittest import SkipTest
@@ -22,63 +22,65 @@ class Work:
     """
     One column.
 
-    @ivar unit: of the figures, which are the higher the better unless
-        C{lowerIsBetter}.
-    @ivar measure: takes a running peer, and how much to do (1 is everything).
+    @ivar unit: of its figures.
+    @ivar measure: takes a running peer, and how many of it there are to do.
+    @ivar amount: how many that is.
+    @ivar size: units in each; C{None} where the processor's time says nothing.
     """
 
     unit: str
-    measure: object
-    lowerIsBetter: bool = False
+    measure: Callable[[Peer, int], float]
+    amount: int
+    size: int | None = 1
 
 
 WORKS = {
     # First, while nothing has been freed that could be used again.
-    "idle": Work(
-        "KiB/conn",
-        lambda peer, part: load.idle(peer.port, peer.pid, int(peer.connections * part)),
-        True,
-    ),
-    "small": Work("msg/s", lambda peer, part: load.source(peer.port, int(10000 * part), 50, 4096)),
-    "large": Work(
-        "MiB/s", lambda peer, part: 10 * load.source(peer.port, int(120 * part) or 4, 4, 10 << 20)
-    ),
-    "pipelined": Work(
-        "msg/s", lambda peer, part: load.pipelined(peer.port, int(10000 * part), 50, 4096)
-    ),
+    "idle": Work("KiB", lambda peer, n: load.idle(peer.port, peer.pid, n), 5000, None),
+    "small": Work("msg/s", lambda peer, n: load.source(peer.port, n, 50, 4096), 10000),
+    "large": Work("MiB/s", lambda peer, n: 10 * load.source(peer.port, n, 4, 10 << 20), 120, 10),
+    "pipelined": Work("msg/s", lambda peer, n: load.pipelined(peer.port, n, 50, 4096), 10000),
 }
 
 
 def one(name: str, works: list[str], part: float) -> Iterator[tuple[str, float]]:
     """
-    Start a peer, and have it do the works.
+    Start a peer, and have it do the works; what that costs it follows, in
+    milliseconds of processor time for each unit.
     """
     with contextlib.ExitStack() as stack:
-        ground = Ground(stack)
-        peer: Peer = PEERS[name](ground)
+        peer = PEERS[name](Ground(stack))
         load.source(peer.port, 200, 50, 4096)  # warm
-        for work in works:
-            yield work, WORKS[work].measure(peer, part)  # type: ignore[operator]
+        for name in works:
+            work = WORKS[name]
+            amount = int(min(work.amount, peer.most if work.size is None else work.amount) * part)
+            amount = max(amount, 8)
+            before = load.cpu(peer.pid)
+            yield name, work.measure(peer, amount)
+            if work.size is not None:
+                used = load.cpu(peer.pid) - before
+                yield f"{name}, CPU ms", 1000 * used / amount / work.size
 
 
-def table(found: dict[str, dict[str, list[float]]], works: list[str]) -> str:
+def table(found: dict[str, dict[str, list[float]]], columns: list[str]) -> str:
     """
     Medians with their ranges, and the ratio to stock.
     """
     base = found.get("stock", {})
-    lines = ["| server | " + " | ".join(f"{work}, {WORKS[work].unit}" for work in works) + " |"]
-    lines.append("| --- |" + " --- |" * len(works))
+    titles = [
+        f"{column}, {WORKS[column].unit}" if column in WORKS else column for column in columns
+    ]
+    lines = ["| server | " + " | ".join(titles) + " |", "| --- |" + " --- |" * len(columns)]
     for name, row in found.items():
         cells = []
-        for work in works:
-            figures = row.get(work)
-            if not figures:
-                cells.append("-")
-                continue
-            middle = statistics.median(figures)
-            cell = f"{middle:.4g} ({min(figures):.4g} to {max(figures):.4g})"
-            if name != "stock" and base.get(work):
-                cell += f", {middle / statistics.median(base[work]):.2f} x stock"
+        for column in columns:
+            figures = row.get(column, [])
+            cell = "-"
+            if figures:
+                middle = statistics.median(figures)
+                cell = f"{middle:.3g} ({min(figures):.3g} to {max(figures):.3g})"
+                if name != "stock" and base.get(column):
+                    cell += f", {middle / statistics.median(base[column]):.2f} x stock"
             cells.append(cell)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -104,7 +106,8 @@ def main() -> int:
             except SkipTest as reason:
                 print(f"{name}: left out: {reason}", file=sys.stderr)
                 del found[name]
-    print(table(found, works))
+    columns = dict.fromkeys(column for row in found.values() for column in row)
+    print(table(found, list(columns)))
     return 0
 
 

@@ -52,12 +52,12 @@ class Peer:
     """
     A server that runs.
 
-    @ivar connections: how many idle ones it is asked to hold.
+    @ivar most: how many idle connections it is asked to hold at most.
     """
 
     port: int
     pid: int
-    connections: int = 5000
+    most: int = 5000
 
 
 _OURS = """

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 from twisted.application import service
 from twisted.internet import endpoints
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -305,8 +305,9 @@ class MailService(service.Service):
         yield self._opened
         for port in self._ports.values():
             yield maybeDeferred(port.stopListening)
-        for factory in self._factories.values():
-            yield factory.shutdown(self._config.grace)
+        yield gatherResults(
+            [factory.shutdown(self._config.grace) for factory in self._factories.values()]
+        )
         yield self._queue.stop()
 
     def reload(self) -> None:

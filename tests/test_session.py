@@ -20,7 +20,7 @@ from deferrals.model.envelope import (
 )
 from deferrals.model.verdict import ACCEPT
 from deferrals.smtp.pipeline import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
-from deferrals.smtp.server import Session, SessionFactory
+from deferrals.smtp.server import FAREWELL_SECONDS, Session, SessionFactory
 from tests.harness import GREETING, Bench, Transport
 
 
@@ -313,6 +313,9 @@ class ShutdownTests(SynchronousTestCase):
         bench.clock.advance(10)
         self.assertEqual([line[:3] for line in transport.value().splitlines()], [b"451", b"421"])
         self.assertEqual(bench.released, [])
+        self.assertFalse(transport.aborted, "the client has not read it yet")
+        bench.clock.advance(FAREWELL_SECONDS)
+        self.assertTrue(transport.aborted)
 
 
 class OverloadTests(SynchronousTestCase):

@@ -52,6 +52,10 @@ _VERB = re.compile(rb"[A-Za-z]{1,16}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]{1,255}")
 
+#: How long clients may take to read that the server stops, once their time is
+#: up, in seconds.
+FAREWELL_SECONDS = 2.0
+
 #: Commands that are limited by what they do, and so not by their number.
 _UNCOUNTED = frozenset({"RCPT", "BDAT"})
 
@@ -506,11 +510,24 @@ class SessionFactory(ServerFactory):
             self._empty = None
             done.callback(None)
             return done
-        timer = self._clock.callLater(graceSeconds, self._timeIsUp)
-        done.addBoth(lambda result: timer.active() and timer.cancel())
+        for seconds, act in (
+            (graceSeconds, self._timeIsUp),
+            (graceSeconds + FAREWELL_SECONDS, self._cutOff),
+        ):
+            timer = self._clock.callLater(seconds, act)
+            done.addBoth(_cancel, timer)
         return done
 
     def _timeIsUp(self) -> None:
         for session in list(self.sessions):
             session.shutdownNow()
-            session.transport.abortConnection()
+
+    def _cutOff(self) -> None:
+        for session in list(self.sessions):
+            session.cutOff()
+
+
+def _cancel(result: Any, timer: Any) -> Any:
+    if timer.active():
+        timer.cancel()
+    return result

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import signal
 import smtplib
 import socket
 import threading
@@ -94,3 +95,35 @@ class HostileTests(IntegrationCase):
                 client.sendmail("a@client.test", ["lover@example.net"], crlf(message()))
             took.append(time.monotonic() - began)
         return took
+
+
+class StopTests(IntegrationCase):
+    """
+    The server is told to stop, and one client does not hurry.
+    """
+
+    def test_grace(self) -> None:
+        """
+        On each listener the idle are told 421 at once, and a transaction when its
+        time is up; one grace is for all listeners together.
+        """
+        listener = '[[listen]]\nendpoint = "tcp:0:interface=127.0.0.1"\n'
+        more = (listener.replace(":0:", f":0:backlog={size}:") for size in (10, 20))
+        server = self.server("grace = 4\n" + CONFIG.replace(listener, listener + "".join(more)))
+        idle = [self.dialogue(port) for port in server.ports]
+        slow = [self.dialogue(port) for port in server.ports]
+        for one in (*idle, *slow):
+            one.reply()
+        for one in slow:
+            one.say("EHLO c", "MAIL FROM:<a@client.test>", "RCPT TO:<lover@example.net>", "DATA")
+        began = time.monotonic()
+        server.process.process.send_signal(signal.SIGTERM)
+        for one in idle:
+            self.assertTrue(one.reply().startswith("421 4.3.2"))
+            self.assertEqual(one.reply(), "")
+        self.assertLess(time.monotonic() - began, 4)
+        for one in slow:
+            self.assertTrue(one.reply().startswith("421 4.3.2"))
+            self.assertEqual(one.reply(), "")
+        server.process.process.wait(30)
+        self.assertLess(time.monotonic() - began, 11)

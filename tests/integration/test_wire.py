@@ -38,12 +38,12 @@ endpoint = "tcp:0:interface=127.0.0.1"
 xclient = ["127.0.0.1"]
 
 [[listen]]
-endpoint = "tcp:0:interface=127.0.0.1"
+endpoint = "tcp:0:interface=127.0.0.1:backlog=10"
 protocol = "submission"
 tls = "required"
 
 [[listen]]
-endpoint = "tcp:0:interface=127.0.0.1"
+endpoint = "tcp:0:interface=127.0.0.1:backlog=20"
 protocol = "submission"
 tls = "implicit"
 
