@@ -33,7 +33,7 @@ _log = Logger(namespace="deferrals.operator")
 READ_OCTETS = 96 * 1024
 
 #: How long a client waits for an answer.
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 600.0
 
 #: A longer name does not fit into a socket's address.
 _NAME_OCTETS = 100

@@ -119,15 +119,23 @@ def default(field: Any) -> str:
         return "see below" if field.name == "hostname" else "none"
     if value is None or value == () or attrs.has(type(value)):
         return "none"
+    if isinstance(value, tuple) and all(isinstance(one, float) for one in value):
+        return '`"' + " ".join(map(span, value)) + '"`'
     if isinstance(value, tuple):
         return f"`{json.dumps(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    if isinstance(value, tuple):
-        return '`"' + " ".join(f"{one:g}s" for one in value) + '"`'
     if isinstance(value, str):
         return f'`"{value}"`'
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def span(seconds: float) -> str:
+    """
+    A time span as a configuration writes it.
+    """
+    unit, size = next(u for u in (("h", 3600), ("m", 60), ("s", 1)) if seconds % u[1] == 0)
+    return f"{seconds / size:g}{unit}"
 
 
 def described(cls: type) -> dict[str, str]:

@@ -282,7 +282,8 @@ def _wrapped(text: str, width: int = _FOLD) -> list[str]:
     Text in lines, broken at blanks; a long word is broken where it must be
     (RFC 5322 §2.1.1).
     """
-    lines, line = [], ""
+    lines: list[str] = []
+    line = ""
     for word in _clean(text).split(" "):
         while len(word) > 900:
             lines, line, word = [*lines, *([line] if line else []), word[:900]], "", word[900:]

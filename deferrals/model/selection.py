@@ -72,9 +72,12 @@ class Selection:
         """
         The inverse of L{toJSON}.
 
-        @raise TypeError: it is none.
+        @raise ValueError: it is none.
         """
-        return cls(**{**data, "ids": tuple(data.get("ids", ()))})
+        try:
+            return cls(**{**data, "ids": tuple(data.get("ids", ()))})
+        except TypeError as error:
+            raise ValueError(f"no selection: {error}") from None
 
 
 def _fits(pattern: str | None, text: str) -> bool:

@@ -170,3 +170,30 @@ class NoticeTests(CrashCase):
         self.assertEqual(returned.get_content_type(), "text/rfc822-headers")
         self.assertIn("<gone-2@a.example>", people.get_content())
         self.assertNotIn("ok@a.example", notice.as_string())
+
+    def test_asked(self) -> None:
+        """A sender says what it wants to be told, and how (RFC 3461 §4)."""
+        server = self.server(CONFIG)
+        dialogue = self.dialogue(server.port)
+        dialogue.reply()
+        replies = dialogue.say(
+            "EHLO client.test",
+            "MAIL FROM:<me@client.test> RET=FULL ENVID=e1",
+            "RCPT TO:<gone-1@a.example> ORCPT=rfc822;list@b.example",
+            "RCPT TO:<gone-2@a.example> NOTIFY=NEVER",
+            "RCPT TO:<ok@a.example> NOTIFY=SUCCESS",
+            "DATA",
+            "Subject: a test\r\n\r\nhello\r\n.",
+        )
+        self.assertTrue(replies[-1].startswith("250 2.6.0"), replies)
+        (data,) = server.arrived("me", 1)
+        notice: Any = email.message_from_bytes(data, policy=email.policy.default)
+        _, programs, returned = notice.iter_parts()
+        perMessage, *perRecipient = programs.get_payload()
+        self.assertEqual(perMessage["Original-Envelope-Id"], "e1")
+        self.assertEqual(
+            [(one["Final-Recipient"], one["Action"]) for one in perRecipient],
+            [("rfc822; gone-1@a.example", "failed"), ("rfc822; ok@a.example", "relayed")],
+        )
+        self.assertEqual(perRecipient[0]["Original-Recipient"], "rfc822; list@b.example")
+        self.assertIn("hello", returned.get_payload(0).get_content())
