@@ -10,7 +10,7 @@ with what they began with.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -29,7 +29,9 @@ from deferrals.model.ids import TransactionIds
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.transaction import Mixed
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
+from deferrals.network import makeResolver, reachable
 from deferrals.relay.scheduler import Scheduler
+from deferrals.smtp.nexthops import NextHops
 from deferrals.smtp.server import SessionFactory
 from deferrals.smtp.settings import Intake, Limits, ListenerSettings
 from deferrals.spool.sqlite import SqliteSpool
@@ -52,6 +54,13 @@ class Services:
     stateDir: str
     baseDir: str
     status: Status = attrs.field(factory=Status)
+    listening: Callable[[], Iterable[tuple[str, int]]] = tuple
+    nextHops: NextHops = attrs.field(init=False)
+    _resolvers: dict[Any, Any] = attrs.field(init=False, factory=dict)
+
+    @nextHops.default
+    def _makeNextHops(self) -> NextHops:
+        return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
 
     def inThread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """
@@ -64,6 +73,20 @@ class Services:
         See L{IServices.connect}.
         """
         return endpoints.clientFromString(self.reactor, endpoint)
+
+    def resolver(self, servers: tuple[tuple[str, int], ...] = ()) -> Any:
+        """
+        See L{IServices.resolver}.
+        """
+        if servers not in self._resolvers:
+            self._resolvers[servers] = makeResolver(self.reactor, servers)
+        return self._resolvers[servers]
+
+    def listensOn(self, address: str, port: int) -> bool:
+        """
+        See L{IServices.listensOn}.
+        """
+        return reachable(self.listening(), address, port)
 
 
 def deliveryNames(rules: tuple[RecipientRule, ...]) -> list[str]:
@@ -159,8 +182,17 @@ class MailService(service.Service):
         self._reactor = reactor
         self._reload = reload
         self._ids = TransactionIds(os.getpid())
-        services = Services(reactor, config.hostname, config.stateDir, config.baseDir)
+        services = Services(
+            reactor,
+            config.hostname,
+            config.stateDir,
+            config.baseDir,
+            listening=lambda: [
+                (a.host, a.port) for a in self.addresses.values() if hasattr(a, "port")
+            ],
+        )
         self._services = services
+        services.status.show("next hops", services.nextHops.describe)
         self._house = House(config, services)
         self._spool = SqliteSpool(
             os.path.join(config.stateDir, "spool"), reactor, services.inThread
@@ -275,6 +307,7 @@ class MailService(service.Service):
         for factory in self._factories.values():
             yield factory.shutdown(self._config.grace)
         yield self._scheduler.stop()
+        yield self._services.nextHops.close()
         yield self._spool.close()
 
     def reload(self) -> None:
