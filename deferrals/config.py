@@ -38,7 +38,7 @@ from deferrals.model.settings import (
     parseSeconds,
     positive,
 )
-from deferrals.stages.envelope.rules import Pattern
+from deferrals.stages.envelope.rules import Allowed, Pattern
 
 _UNION = type(Optional[int])  # noqa: UP045 (its type differs from that of int | None)
 
@@ -91,6 +91,12 @@ def _underAMinute(value: float) -> None:
         raise ValueError(
             "more than 0 and at most 55 seconds: each reply is due within a minute (D-25)"
         )
+
+
+def _clients(value: tuple[str, ...] | None) -> None:
+    if value is not None and not value:
+        raise ValueError('"authenticated", addresses, networks; without any, nobody is meant')
+    Allowed.parse(value or ())
 
 
 def _deliveryNames(value: Mapping[str, Any]) -> None:
@@ -226,12 +232,17 @@ class RecipientRule:
         of C{[deliveries]}; nowhere, if the policy refuses.
     @ivar check: envelope stages that are asked about those whom the policy
         lets in.
+    @ivar allow: for whom the rule is: C{"authenticated"}, addresses and
+        networks, C{"unix"} for Unix sockets; it does not match for others.  By
+        default it is for all, which C{"*"} with a delivery that leads out
+        cannot be.
     """
 
     match: str = attrs.field(validator=checked(Pattern.parse))
     policy: str
     deliver: DeliveryStage | str | None = None
     check: tuple[EnvelopeStage, ...] = ()
+    allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
 
 
 @attrs.frozen
@@ -346,7 +357,29 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
         if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
             names = ", ".join(config.deliveries) or "none there"
             problems.append((f"recipients[{index}].deliver", f"the name of a delivery ({names})"))
+        if _opensRelay(config, rule):
+            problems.append(
+                (
+                    f"recipients[{index}].allow",
+                    "the clients that may send to everybody, such as authenticated: without"
+                    " them this would be an open relay",
+                )
+            )
     return problems
+
+
+def _opensRelay(config: Config, rule: RecipientRule) -> bool:
+    """
+    Whether strangers could send to strangers by a rule.
+    """
+    policy = config.policies.get(rule.policy)
+    if Pattern.parse(rule.match).domain != "*" or (policy and policy.envelope == "refuse"):
+        return False
+    named = isinstance(rule.deliver, str)
+    stage = config.deliveries.get(rule.deliver) if named else rule.deliver
+    if not getattr(getattr(stage, "plugin", None), "outward", False):
+        return False
+    return rule.allow is None or Allowed.parse(rule.allow).everybody
 
 
 def _converter(plugins: Plugins) -> cattrs.Converter:

@@ -110,8 +110,7 @@ class IDeliveryStage(Interface):
 
     A stage that provides L{IEnvelopeStage} as well is asked at RCPT TO about
     the recipients that come its way, and can refuse there what it could not
-    deliver.  A stage whose attempts may take long says so with an attribute
-    C{attemptSeconds}.
+    deliver.
     """
 
     def destination(recipient):

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from deferrals.config import Config, Listener, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
-from deferrals.interfaces import IServices
+from deferrals.interfaces import IEnvelopeStage, IServices
 from deferrals.model.ids import TransactionIds
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.transaction import Mixed
@@ -36,7 +36,7 @@ from deferrals.smtp.server import SessionFactory
 from deferrals.smtp.settings import Intake, Limits, ListenerSettings
 from deferrals.spool.sqlite import SqliteSpool
 from deferrals.stages.chain import ContentJudge
-from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable
+from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
 from deferrals.status import Status
 
 _log = Logger(namespace="deferrals")
@@ -145,7 +145,11 @@ class House:
                 self._build(stage, config, f"{key}.check[{number}]")
                 for number, stage in enumerate(rule.check)
             ]
-            rules.append(Rule(Pattern.parse(rule.match), verdict, checks))
+            delivery = self.deliveries.get(name)
+            if IEnvelopeStage.providedBy(delivery):
+                checks.append(delivery)
+            allow = None if rule.allow is None else Allowed.parse(rule.allow)
+            rules.append(Rule(Pattern.parse(rule.match), verdict, checks, allow))
         self.envelope = RuleTable(rules, services.hostname)
 
     def _build(self, stage: Stage, config: Config, key: str) -> Any:

@@ -126,7 +126,7 @@ def described(cls: type) -> dict[str, str]:
     """
     What a class's docstring says of its attributes.
     """
-    text = cls.__doc__ or ""
+    text = "\n\n".join(one.__doc__ or "" for one in reversed(cls.__mro__[:-1]))
     found = re.findall(r"@ivar (\w+): (.*?)(?=\n\s*@|\n\s*\n|\Z)", text, re.S)
     return {name: plain(" ".join(body.split())) for name, body in found}
 
@@ -135,6 +135,7 @@ def plain(text: str) -> str:
     """
     Epytext as Markdown.
     """
+    text = re.sub(r"C\{\{(\w+)\}\}", "`\x01\\1\x02`", text)
     text = text.replace("{{", "\x01").replace("}}", "\x02")
     text = re.sub(r"[CL]\{((?:[^{}]|\x01|\x02)*)\}", r"`\1`", text)
     return text.replace("\x01", "{").replace("\x02", "}").replace("|", "\\|")

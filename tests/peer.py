@@ -44,6 +44,7 @@ class Peer:
     @ivar accepted: (sender, recipient, message) for which it has taken
         responsibility: the final reply was written as a whole.
     @ivar connections: how many there have been.
+    @ivar answer: all that was to be said to the last message.
     """
 
     def __init__(self, *keywords: str, lmtp: bool = False, name: str = "peer.example") -> None:
@@ -61,6 +62,7 @@ class Peer:
         self.commands: list[str] = []
         self.accepted: list[tuple[str, str, bytes]] = []
         self.connections = 0
+        self.answer = b""
         self.sessions: list[PeerSession] = []
 
     def took(self, sender: str, recipients: list[str], message: bytes) -> None:
@@ -201,6 +203,7 @@ class PeerSession(Protocol):
                 taken = [a for a, _ in rcpts if a not in listed or own[a].startswith("2")]
         self.reset()
         octets = "".join(line + "\r\n" for line in lines).encode()
+        peer.answer = octets
         end = peer.drop(sender)
         self.transport.write(octets[:end])
         complete = end is None or end >= len(octets)

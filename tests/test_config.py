@@ -21,7 +21,7 @@ from deferrals.model.settings import parseOctets, parseSeconds
 from deferrals.model.verdict import Accept, Defer, Refuse
 from deferrals.service import House, Services, checkConfig, deliveryNames
 from deferrals.stages.plugin import stagePlugins
-from deferrals.testing import makeEnvelope
+from deferrals.testing import FakeServices, makeEnvelope
 
 LISTEN = '[[listen]]\nendpoint = "tcp:2525"\n'
 
@@ -192,6 +192,32 @@ class LoadTests(ConfigCase):
         """All problems are told at once."""
         self.assertEqual(len(self.problems("a = 1\nmax_judging = 0\nhostname = 3\n")), 3)
 
+    def test_openRelay(self) -> None:
+        """An open relay is not to be had by accident (design, section 8)."""
+        head = LISTEN + '[policies.open]\nenvelope = "accept"\n[deliveries.out]\nuse = "mx"\n'
+        rule = '[[recipients]]\nmatch = "*"\npolicy = "open"\n'
+        for lines in (
+            'deliver = "out"',
+            'deliver = { use = "smtp", endpoint = "tcp:hub.example:25" }',
+            'deliver = "out"\nallow = ["10.0.0.0/8", "0.0.0.0/0"]',
+        ):
+            (problem,) = self.problems(head + rule + lines)
+            self.assertTrue(problem.startswith("recipients[0].allow: the clients"), problem)
+            self.assertIn("open relay", problem)
+        self.assertEqual(
+            self.problems(head + rule + 'deliver = "out"\nallow = []'),
+            [
+                'recipients[0].allow: expected "authenticated", addresses, networks;'
+                " without any, nobody is meant"
+            ],
+        )
+        for lines in (
+            'deliver = "out"\nallow = ["authenticated"]',
+            'deliver = { use = "discard" }',
+        ):
+            self.load(head + rule + lines)
+        self.load(head + rule.replace('"*"', '"*@example.net"') + 'deliver = "out"')
+
     def test_unreadable(self) -> None:
         """A file that is not there, or no TOML, is said so."""
         error = self.assertRaises(ConfigError, load, "/nonexistent/file", stagePlugins())
@@ -303,6 +329,21 @@ policy = "no"
         first = self.house()
         second = self.house(first)
         self.assertEqual(self.judge(first, "a@x.example"), self.judge(second, "a@x.example"))
+
+    def test_deliveryJudges(self) -> None:
+        """A delivery that can judge at RCPT TO is asked there: here, a mailbox that is not there."""
+        os.mkdir("boxes")
+        config = self.load(
+            LISTEN + '[policies.open]\nenvelope = "accept"\n[[recipients]]\n'
+            'match = "*@example.net"\npolicy = "open"\n'
+            'deliver = { use = "maildir", path = "boxes/{local}", create = false }\n'
+        )
+        services = FakeServices(os.getcwd())
+        house = House(config, services)
+        verdict = self.successResultOf(
+            house.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse("a@example.net")))
+        )
+        self.assertEqual((verdict.reply.code, verdict.reply.enhanced), (550, "5.1.1"))
 
     def test_names(self) -> None:
         """The spool remembers a delivery by what its rule matches."""

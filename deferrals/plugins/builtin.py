@@ -2,7 +2,7 @@
 The stages that come with the server.
 """
 
-from deferrals.interfaces import IContentStage, IDeliveryStage
+from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.stages.plugin import StagePlugin
 
 match = StagePlugin(
@@ -24,4 +24,28 @@ discard = StagePlugin(
     "deferrals.stages.delivery.discard",
     "DiscardSettings",
     "DiscardDelivery",
+)
+lmtp = StagePlugin(
+    "lmtp", IDeliveryStage, "deferrals.stages.delivery.lmtp", "LMTPSettings", "LMTPDelivery"
+)
+smtp = StagePlugin(
+    "smtp",
+    IDeliveryStage,
+    "deferrals.stages.delivery.smtp",
+    "SMTPSettings",
+    "SMTPDelivery",
+    outward=True,
+)
+mx = StagePlugin(
+    "mx", IDeliveryStage, "deferrals.stages.delivery.mx", "MXSettings", "MXDelivery", outward=True
+)
+file = StagePlugin(
+    "file", IDeliveryStage, "deferrals.stages.delivery.file", "FileSettings", "FileDelivery"
+)
+callout = StagePlugin(
+    "callout",
+    IEnvelopeStage,
+    "deferrals.stages.envelope.callout",
+    "CalloutSettings",
+    "CalloutStage",
 )

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -38,19 +38,13 @@ from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.delivery.copy import byMarks, relayed
+from deferrals.waiting import together
 
 _log = Logger(namespace="deferrals.delivery")
-
-#: How long one attempt may take, in seconds: each reply behind the data may
-#: take ten minutes (D-24).
-ATTEMPT_SECONDS = 3600.0
 
 #: A message of at most this size is looked through in the reactor thread.
 _SMALL_OCTETS = 64 * 1024
 
-_HOST = re.compile(
-    r"(?:tcp|tls|ssl):(?:(?!port=)[a-z]+=(?:\\.|[^:\\])*:)*?(?:host=)?((?:\\.|[^:=\\])+)"
-)
 _FORMS = {"deferrals": Form.DEFERRALS, "prdr": Form.PRDR}
 
 Outcomes = dict[Addressee, Outcome]
@@ -89,8 +83,12 @@ def hostOf(endpoint: str) -> str:
     """
     The host in a client endpoint string; empty, where it has none.
     """
-    match = _HOST.match(endpoint)
-    return re.sub(r"\\(.)", r"\1", match[1]) if match else ""
+    kind, *words = re.split(r"(?<!\\):", endpoint)
+    if kind not in ("tcp", "tls", "ssl"):
+        return ""
+    named = [word.removeprefix("host=") for word in words if word.startswith("host=")]
+    host = named[0] if named else words[0] if words and "=" not in words[0] else ""
+    return re.sub(r"\\(.)", r"\1", host)
 
 
 def isLoopback(host: str) -> bool:
@@ -168,12 +166,8 @@ class Handover:
             return dict.fromkeys(addressees, Failed(R554_ROUTING_LOOP))
         outcomes: Outcomes = {}
         for found in (
-            yield gatherResults(
-                [
-                    self._copy(message, envelope, facts, group, hops)
-                    for group in byMarks(addressees)
-                ],
-                consumeErrors=True,
+            yield together(
+                [self._copy(message, envelope, facts, group, hops) for group in byMarks(addressees)]
             )
         ):
             outcomes.update(found)
@@ -232,7 +226,9 @@ class Handover:
                 sent = yield self._services.nextHops.send(hop, outgoing.only(pending))
             except HopError as error:
                 for index in pending:
-                    outcomes.setdefault(group[index], _noSession(error, hop, outgoing))
+                    # One that may work later counts for more than one that never will.
+                    if not isinstance(outcomes.get(group[index]), Retry):
+                        outcomes[group[index]] = _noSession(error, hop, outgoing)
                 continue
             again = []
             for index, answer in zip(pending, sent.answers, strict=True):

@@ -21,7 +21,6 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Hop, Security, Timeouts
 from deferrals.model.settings import checked, positive
 from deferrals.stages.delivery.handover import (
-    ATTEMPT_SECONDS,
     ConnectionSettings,
     Handover,
     checkEndpoint,
@@ -56,8 +55,6 @@ class LMTPDelivery:
 
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
-
-    attemptSeconds = ATTEMPT_SECONDS
 
     def __init__(self, settings: LMTPSettings, services: Any) -> None:
         endpoint = checkEndpoint(services, settings.endpoint)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import attrs
-from twisted.internet.defer import CancelledError, gatherResults, inlineCallbacks
+from twisted.internet.defer import CancelledError, inlineCallbacks
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -28,12 +28,12 @@ from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
 from deferrals.model.verdict import Failed, Retry
 from deferrals.stages.delivery.handover import (
-    ATTEMPT_SECONDS,
     ConnectionSettings,
     Handover,
     forms,
 )
 from deferrals.stages.delivery.route import Names, NoRoute, Router, Target
+from deferrals.waiting import together
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -124,8 +124,6 @@ class MXDelivery:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    attemptSeconds = ATTEMPT_SECONDS
-
     def __init__(self, settings: MXSettings, services: Any) -> None:
         self._settings = settings
         self._services = services
@@ -179,12 +177,11 @@ class MXDelivery:
             domains.setdefault(self._domain(addressee.recipient), []).append(addressee)
         outcomes = {}
         for found in (
-            yield gatherResults(
+            yield together(
                 [
                     self._toDomain(message, envelope, domain, group)
                     for domain, group in domains.items()
-                ],
-                consumeErrors=True,
+                ]
             )
         ):
             outcomes.update(found)

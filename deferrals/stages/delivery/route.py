@@ -18,13 +18,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.names import dns
 from twisted.names.error import DNSNameError
 
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Failed, Retry
-from deferrals.waiting import withDeadline
+from deferrals.waiting import together, withDeadline
 
 #: How long a look-up may take, in seconds; the resolver has its own, shorter ones.
 LOOKUP_SECONDS = 30.0
@@ -231,7 +231,7 @@ class Router:
         """
         names = [name for group in groups for name in group][: self._limit]
         lookups = [self._addresses(name) for name in names]
-        found = yield gatherResults(lookups, consumeErrors=True)
+        found = yield together(lookups)
         addresses = dict(zip(names, found, strict=True))
         unknown = [one for one in found if isinstance(one, NoRoute)]
         if unknown and not any(isinstance(one, list) and one for one in found):

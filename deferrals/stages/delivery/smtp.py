@@ -20,7 +20,6 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Hop, Login, Security, Timeouts
 from deferrals.model.settings import BadSetting, checked, positive
 from deferrals.stages.delivery.handover import (
-    ATTEMPT_SECONDS,
     ConnectionSettings,
     Handover,
     checkEndpoint,
@@ -85,8 +84,6 @@ class SMTPDelivery:
 
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
-
-    attemptSeconds = ATTEMPT_SECONDS
 
     def __init__(self, settings: SMTPSettings, services: Any) -> None:
         endpoint = checkEndpoint(services, settings.endpoint)

@@ -1,0 +1,89 @@
+"""
+Networks, as configurations name those whom they trust.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Iterable
+
+import attrs
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: The client's address where there is no IP address: a Unix socket's.
+LOCAL = "local"
+
+
+def normalAddress(text: str) -> str:
+    """
+    One spelling for one address: IPv4 in IPv6 is IPv4, no zone.
+
+    @raise ValueError: it is no address.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+@functools.lru_cache(maxsize=4096)
+def neighbourhood(address: str) -> str:
+    """
+    Whom an address is counted with: an IPv4 address by itself, an IPv6 address
+    with its /64, since that is what one customer gets at least.
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    return str(ipaddress.ip_network((found, 64), strict=False))
+
+
+@attrs.frozen
+class Networks:
+    """
+    @ivar networks: addresses are in one of them.
+    @ivar unix: whether whoever comes over a Unix socket counts, too.
+    """
+
+    networks: tuple[_Network, ...] = ()
+    unix: bool = False
+
+    @classmethod
+    def parse(cls, words: Iterable[str]) -> Networks:
+        """
+        Read addresses and networks, and the word C{unix}.
+
+        @raise ValueError: one of them is none.
+        """
+        found = []
+        unix = False
+        for word in words:
+            if word == "unix":
+                unix = True
+                continue
+            try:
+                found.append(ipaddress.ip_network(word))
+            except ValueError:
+                raise ValueError(
+                    f"addresses, networks such as 192.0.2.0/24, or unix; not {word!r}"
+                ) from None
+        return cls(tuple(found), unix)
+
+    def __contains__(self, address: str) -> bool:
+        """
+        Whether somebody with this address is in them.
+        """
+        if address == LOCAL:
+            return self.unix
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(found in network for network in self.networks)
+
+    def __bool__(self) -> bool:
+        return self.unix or bool(self.networks)
