@@ -57,7 +57,7 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
         that recipient at RCPT, before responsibility is taken (S-5).
         """
         self.peer.rcpt = {
-            "unknown@x.example": "550 5.1.1 User doesn't exist",
+            "unknown@x.example": "550 5.1.1 <unknown@x.example> User doesn't exist",
             "full@x.example": "552 5.2.2 Quota exceeded",
             "later@x.example": "451 4.3.0 not now",
             "odd@x.example": "554 no",

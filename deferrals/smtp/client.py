@@ -531,6 +531,8 @@ def _reason(reason: Failure) -> str:
     """
     words = reason.getErrorMessage()
     errors = getattr(reason.value, "args", ())
-    if errors and isinstance(errors[0], list):  # OpenSSL's: (library, function, reason)
+    if hasattr(reason.value, "errors"):  # service_identity's
+        words = "the certificate has another name"
+    elif errors and isinstance(errors[0], list):  # OpenSSL's: (library, function, reason)
         words = "; ".join(str(one[-1]) for one in errors[0] if one)
     return " ".join(words.split())[:200]

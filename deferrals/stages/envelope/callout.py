@@ -170,7 +170,7 @@ class CalloutStage:
             raise StageError(f"MAIL FROM was answered {mail}")
         if rcpt.isIntermediate or rcpt.code == 421:
             raise StageError(f"RCPT TO was answered {rcpt}")
-        refusal = None if rcpt.isPositive else self._refusal(rcpt)
+        refusal = None if rcpt.isPositive else self._refusal(address, rcpt)
         if refusal is None or refusal.isPermanent:
             seconds = settings.positive_cache if refusal is None else settings.negative_cache
             self._known[address] = (self._clock.seconds() + seconds, refusal)
@@ -179,11 +179,12 @@ class CalloutStage:
                 self._known.popitem(last=False)
         return refusal
 
-    def _refusal(self, reply: Reply) -> Reply:
+    def _refusal(self, address: str, reply: Reply) -> Reply:
         """
-        A server's reply as our own.
+        A server's reply as our own, which has the address in front anyway.
         """
-        text = " ".join(reply.text.split()) or "refused by the mail store"
+        text = " ".join(reply.text.split()).removeprefix(f"<{address}>").lstrip()
+        text = text or "refused by the mail store"
         full = reply.code == 552 or reply.enhanced in ("5.2.2", "4.2.2")
         if full and self._settings.over_quota == "refuse-temporarily":
             return Reply(452, "4.2.2", text)
