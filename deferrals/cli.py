@@ -16,6 +16,7 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.endpoints import clientFromString
 
 from deferrals import __version__
+from deferrals.auth.command import addCommand
 from deferrals.client import Result, sendMessage, withCRLF
 from deferrals.config import load
 from deferrals.errors import ConfigError
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     send.add_argument("--lmtp", action="store_true", help="speak LMTP")
     send.add_argument("--ask", choices=_FORMS, default="auto", help="the extension to ask for")
     send.add_argument("--verbose", "-v", action="store_true", help="show the dialogue")
+    addCommand(commands)
     message = send.add_mutually_exclusive_group(required=True)
     message.add_argument("--sample", choices=_SAMPLES, help="send a message made up here")
     message.add_argument("file", nargs="?", metavar="FILE", help="the message; - is standard input")

@@ -13,7 +13,7 @@ import re
 import socket
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Optional, get_args
 
 import attrs
@@ -28,6 +28,7 @@ from zope.interface import Interface
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import AddressError, normalDomain
+from deferrals.model.networks import Networks, dnsServers
 from deferrals.model.reply import Reply
 from deferrals.model.settings import (
     BadSetting,
@@ -110,6 +111,32 @@ def _headerSize(value: int) -> None:
         raise ValueError("more than 0 and at most 256K")
 
 
+def _commandLine(value: int) -> None:
+    if not 1024 <= value <= 64 << 10:
+        raise ValueError("from 1K to 64K")
+
+
+#: What C{withhold} can take back.
+WITHHELD = frozenset(
+    [
+        "8BITMIME",
+        "BINARYMIME",
+        "CHUNKING",
+        "DEFERRALS",
+        "DSN",
+        "LIMITS",
+        "PRDR",
+        "REQUIRETLS",
+        "SMTPUTF8",
+    ]
+)
+
+
+def _withheld(value: Sequence[str]) -> None:
+    if not WITHHELD.issuperset(value):
+        raise ValueError(f"some of {', '.join(sorted(WITHHELD))}")
+
+
 def defaultHostname() -> str:
     """
     This machine's name, as far as it is one that mail can use.  Asks no DNS.
@@ -165,11 +192,80 @@ class Listener:
     @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
     @ivar mixed: what a plain sender gets when its recipients differ; by default
         C{"split"}, for submission C{"strictest"}.
+    @ivar mixed_fallback: what follows when a message has been refused for now
+        C{retry_limit} times, to bring its recipients apart.
+    @ivar retry_limit: how often that may be, for one message.
+    @ivar bare_lf: what becomes of a message with a bare CR or LF: refused, 550
+        5.6.0, or made to have CRLF everywhere.
+    @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
+        without it) or C{"implicit"} (from the first octet); by default
+        C{"starttls"} where there is a certificate.
+    @ivar certificate: a PEM file for this listener: its certificate, then those
+        between it and its root; C{[tls]} has the one for all others.
+    @ivar key: a PEM file with its key; by default the certificate's file.
+    @ivar auth: C{"no"}, C{"offered"} or C{"required"}; by default C{"required"}
+        for submission, C{"no"} for the others.
+    @ivar auth_without_tls: whether passwords may come in clear text.
+    @ivar greet_delay: how long the greeting is held back; who talks before it
+        is refused, 554 5.5.1; 0 is not at all.
+    @ivar proxies: with an endpoint C{haproxy:…}: the addresses and networks
+        whose PROXY header is believed; C{"unix"} for Unix sockets.
+    @ivar xclient: the addresses and networks that may use XCLIENT; C{"unix"}
+        for Unix sockets.
+    @ivar withhold: extensions that are not offered, by their EHLO keywords.
     """
 
     endpoint: str
     protocol: Literal["smtp", "submission", "lmtp"] = "smtp"
-    mixed: Literal["split", "strictest"] | None = None
+    mixed: Literal["split", "retry", "notify", "file", "strictest"] | None = None
+    mixed_fallback: Literal["notify", "file"] = "file"
+    retry_limit: int = attrs.field(default=2, validator=checked(positive))
+    bare_lf: Literal["refuse", "normalise"] = "refuse"
+    tls: Literal["none", "starttls", "required", "implicit"] | None = None
+    certificate: str | None = None
+    key: str | None = None
+    auth: Literal["no", "offered", "required"] | None = None
+    auth_without_tls: bool = False
+    greet_delay: Seconds = Seconds(0)
+    proxies: tuple[str, ...] = attrs.field(
+        default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
+    )
+    xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
+    withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
+
+    def __attrs_post_init__(self) -> None:
+        if self.key is not None and self.certificate is None:
+            raise BadSetting("key", "no key without a certificate")
+
+    @property
+    def mayNotify(self) -> bool:
+        """
+        Whether refusals may become notices to senders.
+        """
+        retries = self.mixed == "retry" and self.mixed_fallback == "notify"
+        return retries or self.mixed == "notify"
+
+    @property
+    def authentication(self) -> str:
+        """
+        C{auth}, or what it is by default.
+        """
+        return self.auth or ("required" if self.protocol == "submission" else "no")
+
+
+@attrs.frozen
+class TLSTable:
+    """
+    The C{[tls]} table.
+
+    @ivar certificate: a PEM file: the server's certificate, then those between
+        it and its root; read again when it changes.
+    @ivar key: a PEM file with its key, without a passphrase; by default the
+        certificate's file.
+    """
+
+    certificate: str
+    key: str | None = None
 
 
 @attrs.frozen
@@ -183,8 +279,27 @@ class LimitsTable:
     @ivar extension_recipients: the same, under DEFERRALS or PRDR (P-13).
     @ivar hops: Received fields; more are a loop, 554 5.4.6.
     @ivar errors: commands refused with 5xx per connection, before it is closed.
+    @ivar commands: per connection, RCPT and BDAT not counted; then it is closed
+        with 421.
+    @ivar transactions: per connection, told as MAILMAX (RFC 9422); then it is
+        closed with 421.
+    @ivar command_line: octets of the longest command line, CRLF included.
+    @ivar connections: in total; more get 421 4.3.2.
+    @ivar connections_per_address: from one IPv4 address, or one IPv6 /64; more
+        get 421 4.7.0.
+    @ivar handshake_timeout: how long a PROXY header, or a TLS handshake, may
+        take.
     @ivar command_timeout: the longest silence between commands.
+    @ivar idle_timeout: the longest time without a transaction, whatever else is
+        said.
     @ivar data_timeout: the longest silence within the data.
+    @ivar data_rate: octets per second that the data must have, measured over
+        five minutes.
+    @ivar auth_failures: failed attempts to authenticate per connection, before
+        it is closed with 421.
+    @ivar auth_delay: how long the answer to a failed attempt is held back;
+        doubled with each further one from the same address within an hour, up
+        to 30 seconds.
     @ivar envelope_timeout: how long an envelope stage may take.
     """
 
@@ -194,8 +309,18 @@ class LimitsTable:
     extension_recipients: int = attrs.field(default=1000, validator=checked(positive))
     hops: int = attrs.field(default=50, validator=checked(positive))
     errors: int = attrs.field(default=20, validator=checked(positive))
+    commands: int = attrs.field(default=20000, validator=checked(positive))
+    transactions: int = attrs.field(default=1000, validator=checked(positive))
+    command_line: Octets = attrs.field(default=Octets(4096), validator=checked(_commandLine))
+    connections: int = attrs.field(default=5000, validator=checked(positive))
+    connections_per_address: int = attrs.field(default=100, validator=checked(positive))
+    handshake_timeout: Seconds = attrs.field(default=Seconds(60), validator=checked(positive))
     command_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    idle_timeout: Seconds = attrs.field(default=Seconds(600), validator=checked(positive))
     data_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    data_rate: Octets = attrs.field(default=Octets(100), validator=checked(positive))
+    auth_failures: int = attrs.field(default=3, validator=checked(positive))
+    auth_delay: Seconds = Seconds(3)
     envelope_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))
 
 
@@ -208,10 +333,14 @@ class Policy:
         content) or C{"refuse"}.
     @ivar content: the content stages, in their order.
     @ivar reply: with C{"refuse"}: the reply.
+    @ivar quarantine: where a copy goes that is refused although its message
+        had to be accepted (C{mixed = "file"}): a delivery's table, or the name
+        of one of C{[deliveries]}.
     """
 
     envelope: Literal["accept", "defer", "refuse"] = "defer"
     content: tuple[ContentStage, ...] = ()
+    quarantine: DeliveryStage | str | None = None
     reply: str | None = attrs.field(default=None, validator=checked(Reply.parseRefusal))
 
     def __attrs_post_init__(self) -> None:
@@ -219,6 +348,8 @@ class Policy:
             raise BadSetting("content", 'no content stages, unless envelope = "defer"')
         if self.reply is not None and self.envelope != "refuse":
             raise BadSetting("reply", 'no reply, unless envelope = "refuse"')
+        if self.quarantine is not None and self.envelope != "defer":
+            raise BadSetting("quarantine", 'no quarantine, unless envelope = "defer"')
 
 
 @attrs.frozen
@@ -259,7 +390,11 @@ class Config:
     @ivar max_judging: messages in the content stage at once.
     @ivar retry_interval: how long a recipient waits for the next attempt.
     @ivar grace: how long transactions may take to end when the server stops.
+    @ivar dns: the DNS servers that are asked where mail goes (MX), and whether
+        a sender may be written to (SPF), each perhaps with C{:PORT}; by default
+        the system's.
     @ivar listen: where mail comes in: at least one.
+    @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
     @ivar policies: what recipients think of mail, by name.
     @ivar deliveries: deliveries that several rules, or stages, refer to by name.
@@ -274,6 +409,8 @@ class Config:
     max_judging: int = attrs.field(default=200, validator=checked(positive))
     retry_interval: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
     grace: Seconds = Seconds(10)
+    dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
+    tls: TLSTable | None = None
     limits: LimitsTable = LimitsTable()
     policies: dict[str, Policy] = attrs.field(factory=dict)
     deliveries: dict[str, DeliveryStage] = attrs.field(
@@ -295,6 +432,15 @@ class Config:
         The absolute path of C{state_dir}.
         """
         return os.path.join(self.baseDir, self.state_dir)
+
+    def certificateOf(self, listener: Listener) -> tuple[str, str] | None:
+        """
+        The files with a listener's certificate and its key.
+        """
+        table = self.tls if listener.certificate is None else listener
+        if table is None or table.certificate is None:
+            return None
+        return table.certificate, table.key or table.certificate
 
 
 def load(path: str | None, plugins: Plugins) -> Config:
@@ -337,14 +483,10 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
         problems.append(("listen", "at least one [[listen]] table"))
     if config.consolidation_window >= config.reply_deadline:
         problems.append(("consolidation_window", "less than reply_deadline"))
+    problems += _mixedProblems(config)
     for index, listener in enumerate(config.listen):
-        if listener.protocol == "submission" and listener.mixed == "split":
-            problems.append(
-                (
-                    f"listen[{index}].mixed",
-                    "never split for submission: clients show a 452 as a failure",
-                )
-            )
+        if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
+            problems.append((f"listen[{index}].tls", "a certificate, here or in [tls]"))
     for index, rule in enumerate(config.recipients):
         policy = config.policies.get(rule.policy)
         if policy is None:
@@ -380,6 +522,29 @@ def _opensRelay(config: Config, rule: RecipientRule) -> bool:
     if not getattr(getattr(stage, "plugin", None), "outward", False):
         return False
     return rule.allow is None or Allowed.parse(rule.allow).everybody
+
+
+def _mixedProblems(config: Config) -> list[tuple[str, str]]:
+    """
+    What listeners may choose for mixed mail, and what they need for it.
+    """
+    problems = []
+    filing = ""
+    for index, listener in enumerate(config.listen):
+        key = f"listen[{index}].mixed"
+        if listener.protocol == "submission" and listener.mixed in ("split", "retry"):
+            why = f"never {listener.mixed} for submission: clients show a 4xx as a failure"
+            problems.append((key, why))
+        if listener.mixed in ("retry", "notify", "file"):
+            filing = filing or f'{key} = "{listener.mixed}"'
+    for name, policy in config.policies.items():
+        key = f"policies.{name}.quarantine"
+        if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:
+            names = ", ".join(config.deliveries) or "none there"
+            problems.append((key, f"the name of a delivery ({names})"))
+        if filing and policy.envelope == "defer" and policy.quarantine is None:
+            problems.append((key, f"a delivery: {filing} may have to file what is refused"))
+    return problems
 
 
 def _converter(plugins: Plugins) -> cattrs.Converter:

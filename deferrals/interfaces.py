@@ -13,14 +13,16 @@ and becomes a temporary refusal for the recipients that it was asked about.
 
 from __future__ import annotations
 
+from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, Interface
 
 
 class IMessage(Interface):
     """
     The content of one message: octets as they came in, dots unstuffed, every
-    line ended by CRLF, without any field that this server adds.  The same
-    octets are judged, stored and delivered.
+    line ended by CRLF (unless the envelope says BODY=BINARYMIME), without any
+    field that this server adds.  The same octets are judged, stored and
+    delivered.
     """
 
     size = Attribute("Its size in octets.")
@@ -111,6 +113,10 @@ class IDeliveryStage(Interface):
     A stage that provides L{IEnvelopeStage} as well is asked at RCPT TO about
     the recipients that come its way, and can refuse there what it could not
     deliver.
+
+    A stage that hands on any octets as they are, bare CR and LF included, has an
+    attribute C{takesBinary} that is true; BINARYMIME (RFC 3030) is offered only
+    where all of them have.
     """
 
     def destination(recipient):
@@ -206,7 +212,7 @@ class IServices(Interface):
     def resolver(servers):
         """
         @param servers: DNS servers, as (address, port) pairs; none, for those
-            of the system.
+            of the configuration, or of the system.
         @return: L{twisted.internet.interfaces.IResolver}.
         """
 
@@ -358,4 +364,34 @@ class IBodyWriter(Interface):
     def abort():
         """
         The content is not wanted; may be called at any time, more than once.
+        """
+
+
+class IScramCredentials(ICredentials):
+    """
+    What somebody who uses SCRAM-SHA-256 has instead of a password: a proof.
+    """
+
+    username = Attribute("Who says to be there, octets of UTF-8.")
+
+    def check(keys):
+        """
+        @param keys: L{ScramKeys<deferrals.model.sasl.ScramKeys>} of the user.
+        @return: whether the proof was made with the password that belongs to
+            them.
+        """
+
+
+class IScramChecker(Interface):
+    """
+    A credentials checker that knows keys for SCRAM-SHA-256: it provides this
+    beside L{ICredentialsChecker<twisted.cred.checkers.ICredentialsChecker>},
+    and accepts L{IScramCredentials}.
+    """
+
+    def scramKeys(user):
+        """
+        @param user: octets of UTF-8.
+        @return: L{ScramKeys<deferrals.model.sasl.ScramKeys>}, or L{None} where
+            there are none.  May be a Deferred.
         """

@@ -22,18 +22,23 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.config import Config, Listener, Policy, RecipientRule, Stage
+from deferrals.config import Config, DeliveryStage, Listener, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IEnvelopeStage, IServices
+from deferrals.listeners import Keyring, limitGuard, listenerSettings, serverEndpoint
 from deferrals.model.ids import TransactionIds
+from deferrals.model.mixed import Memory
+from deferrals.model.networks import dnsServers
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
-from deferrals.model.transaction import Mixed
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.network import makeResolver, reachable
 from deferrals.relay.scheduler import Scheduler
+from deferrals.relay.spf import SPF
+from deferrals.smtp.guard import Guard
+from deferrals.smtp.mixed import MixedRung
 from deferrals.smtp.nexthops import NextHops
 from deferrals.smtp.server import SessionFactory
-from deferrals.smtp.settings import Intake, Limits, ListenerSettings
+from deferrals.smtp.settings import Intake, ListenerSettings
 from deferrals.spool.sqlite import SqliteSpool
 from deferrals.stages.chain import ContentJudge
 from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
@@ -54,6 +59,7 @@ class Services:
     stateDir: str
     baseDir: str
     status: Status = attrs.field(factory=Status)
+    dns: tuple[tuple[str, int], ...] = ()
     listening: Callable[[], Iterable[tuple[str, int]]] = tuple
     nextHops: NextHops = attrs.field(init=False)
     _resolvers: dict[Any, Any] = attrs.field(init=False, factory=dict)
@@ -78,6 +84,7 @@ class Services:
         """
         See L{IServices.resolver}.
         """
+        servers = servers or self.dns
         if servers not in self._resolvers:
             self._resolvers[servers] = makeResolver(self.reactor, servers)
         return self._resolvers[servers]
@@ -134,6 +141,11 @@ class House:
             name: self._build(stage, config, f"deliveries.{name}")
             for name, stage in config.deliveries.items()
         }
+        self._quarantines = {
+            name: self._named(policy.quarantine, f"policies.{name}.quarantine", config)
+            for name, policy in config.policies.items()
+            if policy.quarantine is not None
+        }
         rules = []
         names = deliveryNames(config.recipients)
         for place, (rule, name) in enumerate(zip(config.recipients, names, strict=True)):
@@ -151,6 +163,26 @@ class House:
             allow = None if rule.allow is None else Allowed.parse(rule.allow)
             rules.append(Rule(Pattern.parse(rule.match), verdict, checks, allow))
         self.envelope = RuleTable(rules, services.hostname)
+        #: Whether BODY=BINARYMIME can go everywhere as it is.
+        self.takesBinary = all(
+            getattr(stage, "takesBinary", False) for stage in self.deliveries.values()
+        )
+
+    def quarantine(self, policy: str) -> str | None:
+        """
+        The name of the delivery that gets what a policy refuses of a message
+        that had to be accepted; L{None} for none.
+        """
+        return self._quarantines.get(policy)
+
+    def _named(self, delivery: DeliveryStage | str, key: str, config: Config) -> str:
+        """
+        A delivery's own name; that of its place, where it has none.
+        """
+        if isinstance(delivery, str):
+            return delivery
+        self.deliveries[key] = self._build(delivery, config, key)
+        return key
 
     def _build(self, stage: Stage, config: Config, key: str) -> Any:
         """
@@ -179,18 +211,27 @@ class MailService(service.Service):
 
     @param config: what to begin with.
     @param reload: reads the configuration again, or raises L{ConfigError}.
+    @param gate: L{Gate<deferrals.auth.gate.Gate>}, or L{None} where nobody can
+        log in.
     """
 
-    def __init__(self, config: Config, reactor: Any, reload: Callable[[], Config]) -> None:
+    def __init__(
+        self, config: Config, reactor: Any, reload: Callable[[], Config], gate: Any = None
+    ) -> None:
         self._config = config
         self._reactor = reactor
         self._reload = reload
         self._ids = TransactionIds(os.getpid())
+        self._gate = gate
+        self._guard = Guard()
+        limitGuard(self._guard, config.limits)
+        self._keyring = Keyring(config.baseDir, reactor)
         services = Services(
             reactor,
             config.hostname,
             config.stateDir,
             config.baseDir,
+            dns=dnsServers(config.dns),
             listening=lambda: [
                 (a.host, a.port) for a in self.addresses.values() if hasattr(a, "port")
             ],
@@ -198,6 +239,8 @@ class MailService(service.Service):
         self._services = services
         services.status.show("next hops", services.nextHops.describe)
         self._house = House(config, services)
+        self._memory = Memory()
+        self._spf = SPF(reactor, services.inThread, dnsServers(config.dns))
         self._spool = SqliteSpool(
             os.path.join(config.stateDir, "spool"), reactor, services.inThread
         )
@@ -221,9 +264,9 @@ class MailService(service.Service):
         """
         Bind all ports, or say why not and end the process.
         """
-        for listener in self._config.listen:
+        for listener, settings in listenerSettings(self._config, self._keyring):
             failures: list[Failure] = []
-            self._listen(listener).addErrback(failures.append)
+            self._listen(listener, settings).addErrback(failures.append)
             if failures:
                 text = failures[0].getErrorMessage()
                 _log.critical(
@@ -231,10 +274,8 @@ class MailService(service.Service):
                 )
                 raise SystemExit(1)
 
-    def _listen(self, listener: Listener) -> Deferred[Any]:
-        factory = SessionFactory(
-            self._settings(self._config, listener), self._intake(), self._reactor
-        )
+    def _listen(self, listener: Listener, settings: ListenerSettings) -> Deferred[Any]:
+        factory = SessionFactory(settings, self._intake(settings), self._reactor)
         self._factories[listener.endpoint] = factory
 
         def listening(port: Any) -> None:
@@ -245,10 +286,22 @@ class MailService(service.Service):
                 protocol=listener.protocol,
             )
 
-        endpoint = endpoints.serverFromString(self._reactor, listener.endpoint)
+        endpoint = serverEndpoint(self._reactor, listener.endpoint)
         return maybeDeferred(endpoint.listen, factory).addCallback(listening)
 
-    def _intake(self) -> Intake:
+    def _mixed(self, settings: ListenerSettings) -> MixedRung:
+        return MixedRung(
+            settings.mixed,
+            settings.mixedFallback,
+            settings.retryLimit,
+            self._memory,
+            self._house.quarantine,
+            self._spf.passes,
+            self._services.inThread,
+            self._services.status,
+        )
+
+    def _intake(self, settings: ListenerSettings) -> Intake:
         return Intake(
             self._ids,
             self._house.envelope,
@@ -256,29 +309,10 @@ class MailService(service.Service):
             self._spool,
             self._scheduler.release,
             self._services.status,
-        )
-
-    def _settings(self, config: Config, listener: Listener) -> ListenerSettings:
-        limits = config.limits
-        default = "strictest" if listener.protocol == "submission" else "split"
-        return ListenerSettings(
-            name=listener.endpoint,
-            hostname=config.hostname,
-            protocol=listener.protocol,
-            mixed=Mixed(listener.mixed or default),
-            limits=Limits(
-                messageOctets=limits.message_size,
-                headerOctets=limits.header_size,
-                recipients=limits.recipients,
-                extensionRecipients=limits.extension_recipients,
-                hops=limits.hops,
-                errors=limits.errors,
-                commandSeconds=limits.command_timeout,
-                dataSeconds=limits.data_timeout,
-                envelopeSeconds=limits.envelope_timeout,
-                replyDeadlineSeconds=config.reply_deadline,
-                consolidationSeconds=config.consolidation_window,
-            ),
+            self._mixed(settings),
+            self._guard,
+            self._gate,
+            self._house.takesBinary,
         )
 
     def startService(self) -> None:
@@ -286,6 +320,11 @@ class MailService(service.Service):
         Open the spool, then deliver.
         """
         service.Service.startService(self)
+        if not self._spf.available and any(one.mayNotify for one in self._config.listen):
+            _log.warn(
+                "the extra deferrals[spf] is not installed: only authenticated senders get"
+                " notices, the others' refused copies are filed"
+            )
         self._opened = maybeDeferred(self._spool.open)
         self._opened.addCallback(lambda _: self._scheduler.start())
         self._opened.addErrback(self._noSpool)
@@ -321,22 +360,26 @@ class MailService(service.Service):
         try:
             config = self._reload()
             house = House(config, self._services, self._house)
+            wanted = {
+                one.endpoint: (one, new) for one, new in listenerSettings(config, self._keyring)
+            }
         except ConfigError as error:
             _log.error("configuration not reloaded, the old one stays: {error}", error=str(error))
             return
-        for name in ("state_dir", "hostname", "max_judging"):
+        for name in ("state_dir", "hostname", "max_judging", "dns"):
             if getattr(config, name) != getattr(self._config, name):
                 _log.warn("{key} changes at the next start", key=name)
         self._config, self._house = config, house
-        wanted = {listener.endpoint: listener for listener in config.listen}
+        limitGuard(self._guard, config.limits)
+        self._keyring.reload(settings.certificates for _, settings in wanted.values())
         for endpoint in set(self._factories) - set(wanted):
             self._unlisten(endpoint)
-        for endpoint, listener in wanted.items():
+        for endpoint, (listener, settings) in wanted.items():
             if endpoint in self._factories:
-                self._factories[endpoint].settings = self._settings(config, listener)
-                self._factories[endpoint].intake = self._intake()
+                self._factories[endpoint].settings = settings
+                self._factories[endpoint].intake = self._intake(settings)
             else:
-                self._listen(listener).addErrback(self._notListening, endpoint)
+                self._listen(listener, settings).addErrback(self._notListening, endpoint)
         _log.info("configuration reloaded")
 
     def _unlisten(self, endpoint: str) -> None:
@@ -377,9 +420,10 @@ def checkConfig(config: Config, reactor: Any) -> Mapping[str, Any]:
     problems = []
     for place, listener in enumerate(config.listen):
         try:
-            endpoints.serverFromString(reactor, listener.endpoint)
+            serverEndpoint(reactor, listener.endpoint)
         except Exception as error:
             problems.append((f"listen[{place}].endpoint", f"expected a server endpoint: {error}"))
     if problems:
         raise ConfigError(config.path, problems)
+    listenerSettings(config, Keyring(config.baseDir, reactor))
     return House(config, services).deliveries

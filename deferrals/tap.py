@@ -9,12 +9,15 @@ import signal
 import sys
 from typing import Any
 
+from twisted.cred.strcred import AuthOptionMixin
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
+from deferrals.auth.gate import CREDENTIALS, Gate
 from deferrals.config import Config, RecipientRule, load
 from deferrals.errors import ConfigError
+from deferrals.listeners import raiseFileLimit
 from deferrals.log import JSONObserver, PlainObserver
 from deferrals.service import MailService, checkConfig, describe
 from deferrals.stages.plugin import stagePlugins
@@ -22,10 +25,12 @@ from deferrals.stages.plugin import stagePlugins
 _log = Logger(namespace="deferrals")
 
 
-class Options(usage.Options):
+class Options(usage.Options, AuthOptionMixin):
     """
     The command line behind C{twistd deferrals}.
     """
+
+    supportedInterfaces = CREDENTIALS
 
     synopsis = "[options]"
     longdesc = "A mail server that gives every recipient their own answer."
@@ -46,9 +51,20 @@ class Options(usage.Options):
             self.config = self.load()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
+        checkers = self.get("credCheckers")
+        self.gate = Gate(checkers) if checkers else None
+        self._checkAuth()
         if self.parent is not None and not (self.parent.get("logger") or self.parent.get("syslog")):
             _logging.update(format=self["log-format"], path=self.parent.get("logfile"))
             self.parent["logger"] = "deferrals.tap.logObserver"
+
+    def _checkAuth(self) -> None:
+        for listener in self.config.listen:
+            if listener.authentication == "required" and self.gate is None:
+                raise usage.UsageError(
+                    f"--auth: {listener.endpoint} requires authentication: say against what,"
+                    " e.g. --auth passwd:FILE (see --help-auth)"
+                )
 
     def load(self) -> Config:
         """
@@ -88,6 +104,7 @@ class _Server(MailService):
         SIGHUP is for us before anybody can know that we are there.
         """
         signal.signal(signal.SIGHUP, self._hangup)
+        raiseFileLimit(self._config.limits)
         super().privilegedStartService()
 
     def startService(self) -> None:
@@ -137,4 +154,4 @@ def makeService(options: Options) -> MailService:
     """
     from twisted.internet import reactor
 
-    return _Server(options.config, reactor, options.load)
+    return _Server(options.config, reactor, options.load, options.gate)

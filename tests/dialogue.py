@@ -5,7 +5,10 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
 
     # a comment; the first ones are the test's description
     @ NAME VALUE            a setting of the listener, or of its limits
+    @ user NAME PASSWORD    who may log in
+    @ binary yes            all deliveries take BINARYMIME
     @ greeted no            without this, greeting and EHLO have happened
+    @ pieces matter         it does not run byte by byte
     C: a line of the client's
     C+: the same, in one segment with the line before
     S: a line of the server's, exactly; " ..." at its end matches the rest
@@ -18,6 +21,7 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
     ! envelope WHO accept | defer | refuse REPLY | raise | pending
     ! spool full | slow | go
     = delivered WHO …       whom the server has taken responsibility for
+    = body TEXT             the last message, with \\r\\n for CRLF
 
 At the end the server must be silent.  Every dialogue runs three times: as it
 stands; with the client's octets one by one; with stage Deferreds that fire
@@ -33,11 +37,11 @@ from typing import Any
 import attrs
 
 from deferrals.errors import StageError
+from deferrals.model.networks import Networks
 from deferrals.model.reply import Reply
-from deferrals.model.transaction import Mixed
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.smtp.settings import Limits
-from tests.harness import Bench
+from deferrals.smtp.settings import Limits, ListenerSettings
+from tests.harness import Bench, gate
 
 DIRECTORY = os.path.join(os.path.dirname(__file__), "dialogues")
 _LIMITS = {field.name for field in attrs.fields(Limits)}
@@ -71,6 +75,20 @@ def read(path: str) -> tuple[str, list[Step]]:
     return " ".join(comments), steps
 
 
+def _setting(name: str, value: str) -> Any:
+    """
+    A setting of the listener, in the type that it has there.
+    """
+    default = getattr(ListenerSettings("", ""), name)
+    if isinstance(default, Networks):
+        return Networks.parse(value.split())
+    if isinstance(default, frozenset):
+        return frozenset(value.split())
+    if isinstance(default, bool):
+        return value == "yes"
+    return type(default)(value)
+
+
 class Dialogue:
     """
     One run of a dialogue.
@@ -90,16 +108,21 @@ class Dialogue:
     def _bench(self) -> Bench:
         limits: dict[str, Any] = {}
         settings: dict[str, Any] = {}
+        intake: dict[str, Any] = {}
         for step in self.steps:
-            if step.kind == "@":
-                name, _, value = step.text.partition(" ")
-                if name == "greeted":
-                    continue
-                if name in _LIMITS:
-                    limits[name] = type(getattr(Limits(), name))(value)
-                else:
-                    settings[name] = Mixed(value) if name == "mixed" else value
-        bench = Bench(limits, **settings)
+            name, _, value = step.text.partition(" ")
+            if step.kind != "@" or name in ("greeted", "pieces"):
+                continue
+            if name == "user":
+                user, _, password = value.partition(" ")
+                intake["gate"] = gate(**{user: password.encode()})
+            elif name == "binary":
+                intake["binary"] = value == "yes"
+            elif name in _LIMITS:
+                limits[name] = type(getattr(Limits(), name))(value)
+            else:
+                settings[name] = _setting(name, value)
+        bench = Bench(limits, intake, **settings)
         bench.content.late = self.mode == "late"
         return bench
 
@@ -213,6 +236,11 @@ class Dialogue:
 
     def _check(self, step: Step, following: str) -> None:
         what, *who = step.text.split()
+        if what == "body":
+            text = self.bench.body.decode("utf-8").replace("\r\n", "\\r\\n")
+            if text != step.text.partition(" ")[2]:
+                self._fail(step, f"the message is {text}")
+            return
         assert what == "delivered"
         if self.bench.released != who:
             self._fail(step, f"delivered to {self.bench.released}")

@@ -8,19 +8,24 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from deferrals.auth.gate import Gate
 from deferrals.interfaces import IEnvelopeStage
-from deferrals.model.delivery import Work
+from deferrals.model.delivery import Addressee, Work
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
+from deferrals.model.mixed import Memory, Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.smtp.mixed import MixedRung
 from deferrals.smtp.server import Session
 from deferrals.smtp.settings import Intake, Limits, ListenerSettings
 from deferrals.spool.memory import MemorySpool
@@ -99,12 +104,26 @@ class SlowSpool(MemorySpool):
 class Transport(StringTransport):
     """
     Remembers that it was closed; ends a connection when told to.
+
+    @param host: the client's address.
     """
 
     aborted = False
+    protocol: Any = None
+
+    def __init__(self, host: str = "192.0.2.1") -> None:
+        kind = IPv6Address if ":" in host else IPv4Address
+        super().__init__(peerAddress=kind("TCP", host, 54321))
 
     def abortConnection(self) -> None:
         self.aborted = self.disconnecting = True
+
+
+def gate(**users: bytes) -> Gate:
+    """
+    Who knows one of these passwords may log in.
+    """
+    return Gate([InMemoryUsernamePasswordDatabaseDontUse(**users)])
 
 
 class Bench:
@@ -114,30 +133,55 @@ class Bench:
     @ivar released: whom the session has released, in order.
     """
 
-    def __init__(self, limits: dict[str, Any] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        limits: dict[str, Any] | None = None,
+        intake: dict[str, Any] | None = None,
+        transport: Transport | None = None,
+        **settings: Any,
+    ) -> None:
         self.clock = Clock()
         self.clock.advance(1000000000)
         self.envelope = FakeEnvelope()
         self.content = FakeContent()
         self.spool = SlowSpool(self.clock)
         self.status = Status()
+        self.memory = Memory()
+        self.mixed = MixedRung(
+            settings.get("mixed", Mixed.SPLIT),
+            Mixed.FILE,
+            2,
+            self.memory,
+            lambda policy: f"{policy}-quarantine",
+            lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
+            maybeDeferred,
+            self.status,
+        )
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
         self.intake = Intake(
-            TransactionIds(), self.envelope, judge, self.spool, self._release, self.status
+            TransactionIds(),
+            self.envelope,
+            judge,
+            self.spool,
+            self._release,
+            self.status,
+            self.mixed,
+            **(intake or {}),
         )
         self.settings = ListenerSettings(
             "test", "mx.example.net", limits=attrs.evolve(Limits(), **(limits or {})), **settings
         )
-        self.transport = Transport()
+        self.transport = Transport() if transport is None else transport
         self.session = Session(self.settings, self.intake, self.clock)
+        self.transport.protocol = self.session
         self.session.makeConnection(self.transport)
 
     def _release(self, work: Work) -> None:
         self.spool.release(work, True)
         self.works.append(work)
-        self.released += [str(addressee) for addressee in work.addressees]
+        self.released += map(_shown, work.addressees)
 
     def send(self, data: bytes) -> None:
         self.session.dataReceived(data)
@@ -161,8 +205,29 @@ class Bench:
         self.session.connectionLost(Failure(ConnectionDone()))
 
     @property
+    def body(self) -> bytes:
+        """
+        The message that was released last.
+        """
+        with self.works[-1].message.open() as file:
+            content: bytes = file.read()
+            return content
+
+    @property
     def closed(self) -> bool:
         return bool(self.transport.disconnecting)
+
+
+def _shown(addressee: Addressee) -> str:
+    """
+    An address, and how it got there if not in the usual way.
+    """
+    route = addressee.recipient.route
+    if addressee.refusal is not None:
+        return f"{addressee}:notified"
+    return (
+        f"{addressee}:filed" if route and route.delivery.endswith("quarantine") else str(addressee)
+    )
 
 
 GREETING = ("EHLO client.example.com",)

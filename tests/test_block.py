@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.block import Block, refusedByAll
+from deferrals.model.block import Block, Resolution, refusedByAll
 from deferrals.model.envelope import Form
 from deferrals.model.reply import R250_RECIPIENT, R352_DEFERRED, R452_NO_STORAGE, Reply
 from deferrals.model.transaction import Candidate
@@ -50,6 +50,9 @@ class TableTests(SynchronousTestCase):
         said = block.take()
         for index, verdict in zip(waiting, verdicts, strict=True):
             block.verdict(index, verdict)
+            said += block.take()
+        if block.dilemma:
+            block.resolve(Resolution.STRICTEST)
             said += block.take()
         if block.needsCommit:
             if disk:
@@ -154,6 +157,62 @@ class LatchTests(SynchronousTestCase):
         self.assertEqual(codes(block.take()), [250])
 
 
+class DilemmaTests(SynchronousTestCase):
+    """
+    A plain sender, and no one reply is exact.
+    """
+
+    def block(self, *verdicts: Any, sentAway: bool = False) -> Block:
+        deferred = "d" * len(verdicts)
+        block = Block(Form.PLAIN, candidates(Form.PLAIN, deferred), "id X", sentAway)
+        for index, verdict in enumerate(verdicts):
+            block.verdict(index, verdict)
+        return block
+
+    def test_when(self) -> None:
+        """When recipients differ, or refuse for good while others were sent away."""
+        for verdicts, sentAway, wanted in (
+            ([ACCEPT, NO], False, True),
+            ([ACCEPT, LATER], False, True),
+            ([ACCEPT, ACCEPT], True, False),
+            ([NO, NEVER], False, False),
+            ([NO, NEVER], True, True),
+            ([NO, LATER], True, False),
+            ([LATER], True, False),
+        ):
+            block = self.block(*verdicts, sentAway=sentAway)
+            self.assertEqual(block.dilemma, wanted, (verdicts, sentAway))
+            if wanted:
+                self.assertFalse(block.needsCommit)
+                self.assertEqual(block.take(), [])
+
+    def test_later(self) -> None:
+        """Refused for now: nobody is delivered."""
+        block = self.block(ACCEPT, NO)
+        block.resolve(Resolution.LATER)
+        self.assertEqual(codes(block.take()), [451])
+        self.assertEqual((block.accepted(), block.diverted()), ([], []))
+
+    def test_accept(self) -> None:
+        """Accepted for all: who refuses is named, for what becomes of it."""
+        block = self.block(ACCEPT, NO)
+        block.resolve(Resolution.ACCEPT)
+        self.assertTrue(block.needsCommit)
+        self.assertEqual(block.take(), [])
+        block.committed()
+        (reply,) = block.take()
+        self.assertEqual(str(reply), "250 2.6.0 message accepted, id X")
+        self.assertEqual((block.accepted(), block.diverted()), ([0], [(1, NO.reply)]))
+
+    def test_noDisk(self) -> None:
+        """A disk that is full is everybody's refusal here, too."""
+        block = self.block(ACCEPT, NO)
+        block.resolve(Resolution.ACCEPT)
+        block.uncommitted(R452_NO_STORAGE)
+        self.assertEqual(codes(block.take()), [452])
+        self.assertEqual(block.diverted(), [])
+
+
 class RefusedByAllTests(SynchronousTestCase):
     """
     L{refusedByAll}.
@@ -205,6 +264,10 @@ class PropertyTests(SynchronousTestCase):
             else:
                 block.verdict(event, verdicts[event])
         said += block.take()
+        if block.dilemma:
+            self.assertEqual(said, [])
+            block.resolve(Resolution.STRICTEST)
+            said += block.take()
         accepts = [i for i in range(len(deferred)) if verdicts.get(i, ACCEPT) == ACCEPT]
         committed = block.needsCommit
         if committed:

@@ -96,7 +96,13 @@ class LoadTests(ConfigCase):
             ),
             (
                 f"{LISTEN}colour = 1",
-                "listen[0].colour: no such key here; there are: endpoint, mixed, protocol",
+                "listen[0].colour: no such key here; there are: auth, auth_without_tls, bare_lf,"
+                " certificate, endpoint, greet_delay, key, mixed, mixed_fallback,"
+                " protocol, proxies, retry_limit, tls, withhold, xclient",
+            ),
+            (
+                f"{LISTEN}withhold = ['PIPELINING']",
+                "listen[0].withhold: expected some of 8BITMIME, BINARYMIME, CHUNKING,",
             ),
             (
                 f"reply_deadline = 60\n{LISTEN}",
@@ -184,6 +190,24 @@ class LoadTests(ConfigCase):
                 f"{LISTEN}protocol = 'submission'\nmixed = 'split'",
                 "listen[0].mixed: never split for submission",
             ),
+            (
+                f"{LISTEN}protocol = 'submission'\nmixed = 'retry'",
+                "listen[0].mixed: never retry for submission",
+            ),
+            (
+                f"{LISTEN}mixed = 'file'\n[policies.p]\n",
+                'policies.p.quarantine: a delivery: listen[0].mixed = "file" may have to file',
+            ),
+            (
+                f"{LISTEN}[policies.p]\nquarantine = 'q'",
+                "policies.p.quarantine: the name of a delivery (none there)",
+            ),
+            (
+                f"{LISTEN}[policies.p]\nenvelope = 'accept'\nquarantine = {{ use = 'discard' }}",
+                "policies.p.quarantine: expected no quarantine, unless",
+            ),
+            (f"dns = ['here']\n{LISTEN}", "dns: expected addresses of DNS servers"),
+            (f"{LISTEN}retry_limit = 0", "listen[0].retry_limit: expected more than 0"),
         ):
             found = self.problems(text)
             self.assertTrue(found[0].startswith(wanted), f"{text!r}\n{found[0]!r}\n{wanted!r}")

@@ -31,5 +31,7 @@ def _add(name: str, mode: str) -> None:
 
 for _name in sorted(os.listdir(DIRECTORY)):
     if _name.endswith(".smtp"):
-        for _mode in ("whole", "bytes", "late"):
+        _, _steps = read(os.path.join(DIRECTORY, _name))
+        _pieces = any(step.text == "pieces matter" for step in _steps)
+        for _mode in ("whole", "late") if _pieces else ("whole", "bytes", "late"):
             _add(_name, _mode)

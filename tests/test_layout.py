@@ -26,6 +26,8 @@ ALLOWED = {
     "network": set(),
     **{part: {"errors", "model", "interfaces", "waiting", "plugins"} for part in SIBLINGS},
     "plugins": {"interfaces", "stages"},
+    "auth": {"errors", "model", "interfaces", "waiting"},
+    "listeners": {"errors", "model", "config", "smtp"},
     "config": {"errors", "model", "interfaces", "stages"},
     "client": {"errors", "model", "smtp"},
     "testing": {"errors", "model", "interfaces", "spool", "stages", "status"},
@@ -91,7 +93,7 @@ class ImportTests(SynchronousTestCase):
         """Only service, tap and cli read the configuration; nobody imports testing."""
         for part, path, tree in modules():
             names = set(imported(tree))
-            if part not in ("service", "tap", "cli", "config"):
+            if part not in ("service", "listeners", "tap", "cli", "config"):
                 self.assertNotIn("deferrals.config", names, path)
             self.assertNotIn("deferrals.testing", names, path)
 

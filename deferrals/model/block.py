@@ -32,6 +32,7 @@ from deferrals.model.reply import (
     R250_CONTENT,
     R353_ENUMERATE,
     R450_SOME_TEMPORARY,
+    R451_MIXED,
     R550_REFUSED_BY_ALL,
     Reply,
 )
@@ -39,6 +40,16 @@ from deferrals.model.transaction import Candidate
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Refuse
 
 _ENUMERATING_FORMS = {Form.DEFERRALS, Form.PRDR}
+
+
+class Resolution(enum.Enum):
+    """
+    How a dilemma ends.
+    """
+
+    STRICTEST = "one refusal refuses all"
+    LATER = "refused for now"
+    ACCEPT = "accepted; what becomes of the refusers is said elsewhere"
 
 
 class _State(enum.Enum):
@@ -72,9 +83,14 @@ class Block:
     @param form: how the sender can be told.
     @param candidates: who is in, in RCPT order; at least one.
     @param taken: the text of a positive final reply.
+    @param sentAway: whether recipients got 452 in this transaction.
     """
 
-    def __init__(self, form: Form, candidates: Sequence[Candidate], taken: str) -> None:
+    def __init__(
+        self, form: Form, candidates: Sequence[Candidate], taken: str, sentAway: bool = False
+    ) -> None:
+        self._sentAway = sentAway
+        self._resolution: Resolution | None = None
         self._form = form
         self._candidates = candidates
         self._taken = taken
@@ -106,6 +122,28 @@ class Block:
         return self._next > 0
 
     @property
+    def dilemma(self) -> bool:
+        """
+        Whether all verdicts are in, and no one reply is exact: a plain sender's
+        recipients differ, or they refuse for good while others of the
+        transaction were sent away (L{deferrals.model.mixed}).  It waits for
+        L{resolve}.
+        """
+        if self._form is not Form.PLAIN or self._open or self._veto is not None:
+            return False
+        if self._resolution is not None:
+            return False
+        refusedForGood = not any(answer is None or answer.isTemporary for answer in self._answers)
+        mixed = None in self._answers and len(self._answers) > 1
+        return mixed or (refusedForGood and self._sentAway)
+
+    def resolve(self, resolution: Resolution) -> None:
+        """
+        End the dilemma.
+        """
+        self._resolution = resolution
+
+    @property
     def needsCommit(self) -> bool:
         """
         Whether all verdicts are in, somebody accepts, and the message has to
@@ -124,7 +162,10 @@ class Block:
         """
         Whether, by what is known, somebody takes the message.
         """
-        return None in self._answers and (self._form is not Form.PLAIN or len(self._answers) == 1)
+        if None not in self._answers or self._resolution is Resolution.LATER:
+            return False
+        exact = self._form is not Form.PLAIN or len(self._answers) == 1
+        return exact or self._resolution is Resolution.ACCEPT
 
     def accepted(self) -> list[int]:
         """
@@ -134,6 +175,16 @@ class Block:
         if self._veto is not None or not self._takes:
             return []
         return [i for i, verdict in enumerate(self._verdicts) if isinstance(verdict, Accept)]
+
+    def diverted(self) -> list[tuple[int, Reply]]:
+        """
+        Who refuses a message that is accepted for all: indexes into the
+        candidates, each with its reply.
+        """
+        if self._resolution is not Resolution.ACCEPT or not self.accepted():
+            return []
+        found = enumerate(self._verdicts)
+        return [(i, verdict.reply) for i, verdict in found if isinstance(verdict, Refuse)]
 
     def verdictOf(self, index: int) -> ContentVerdict | None:
         """The latched verdict, or L{None}."""
@@ -206,8 +257,10 @@ class Block:
         if enumerates and (differ or (self._windowOver and self._open)):
             self._state = _State.ENUMERATING  # D-7; somebody is listed: D-8
             return [R353_ENUMERATE]
-        if self._open:
+        if self._open or self.dilemma:
             return []
+        if self._resolution is Resolution.LATER:
+            return self._end(R451_MIXED)
         if self._takes:
             return self._end(self._positive()) if self._committed else []
         return self._end(self._refusal(differ))
@@ -281,7 +334,8 @@ class Block:
         Positive as soon as anybody accepts, and about the message as a whole
         (D-14, D-16, D-17).
         """
-        accepted, all_ = len(self.accepted()), len(self._candidates)
+        accepted = len(self.accepted()) + len(self.diverted())
+        all_ = len(self._candidates)
         some = "" if accepted == all_ else f" for {accepted} of {all_} recipients"
         return Reply(250, "2.6.0", f"message accepted{some}, {self._taken}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
 from deferrals.model.verdict import NO_MARKS, Marks
 
 
@@ -21,12 +22,15 @@ class Addressee:
     @ivar marks: how its copy is marked.
     @ivar seq: its number in the message.
     @ivar attempts: how often its delivery has been tried.
+    @ivar refusal: for one who refuses a message that was accepted for all: it is
+        not delivered, its sender is told of this reply.
     """
 
     recipient: Recipient
     marks: Marks = NO_MARKS
     seq: int = 0
     attempts: int = 0
+    refusal: Reply | None = None
 
     def __str__(self) -> str:
         return str(self.recipient)

@@ -27,6 +27,32 @@ def normalAddress(text: str) -> str:
     return str(mapped or address)
 
 
+def dnsServers(values: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """
+    C{"192.0.2.53"}, C{"192.0.2.53:5353"}, C{"[2001:db8::53]:53"}.
+
+    @return: addresses and ports.
+    @raise ValueError: one of them is none.
+    """
+    return tuple(map(_dnsServer, values))
+
+
+def _dnsServer(value: str) -> tuple[str, int]:
+    host, port = value, "53"
+    if value.startswith("["):
+        host, _, rest = value[1:].partition("]")
+        port = rest.removeprefix(":") or port
+    elif value.count(":") == 1:
+        host, _, port = value.partition(":")
+    try:
+        number = int(port)
+        if not 0 < number < 65536:
+            raise ValueError(port)
+        return normalAddress(host), number
+    except ValueError:
+        raise ValueError("addresses of DNS servers, each perhaps with :PORT") from None
+
+
 @functools.lru_cache(maxsize=4096)
 def neighbourhood(address: str) -> str:
     """

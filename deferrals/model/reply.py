@@ -157,7 +157,10 @@ class Reply:
         prefix = f"{self.enhanced} " if self.enhanced else ""
         text = self.text
         if len(text) < _SHORT and text.isascii() and text.isprintable():
-            return f"{self.code} {prefix}{text}".rstrip(" ").encode("ascii") + b"\r\n"
+            line = f"{self.code} {prefix}{text}"
+            if self.code != 334:  # RFC 4954 §4: an empty challenge keeps its blank
+                line = line.rstrip(" ")
+            return line.encode("ascii") + b"\r\n"
         lines = self.lines()
         out = [f"{self.code}-{prefix}{line}" for line in lines[:-1]]
         out.append(
@@ -188,6 +191,11 @@ R354_GO_AHEAD = Reply(354, None, "end data with <CR><LF>.<CR><LF>")
 R421_SHUTDOWN = Reply(421, "4.3.2", "the server is shutting down, try again later")
 R421_TIMEOUT = Reply(421, "4.4.2", "timeout, closing the connection")
 R421_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, closing the connection")
+R421_TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands on one connection")
+R421_TOO_MANY_MESSAGES = Reply(421, "4.7.0", "too many messages on one connection, make a new one")
+R421_TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "too many connections, try again later")
+R421_TOO_MANY_FROM_YOU = Reply(421, "4.7.0", "too many connections from your address")
+R421_AUTH_FAILURES = Reply(421, "4.7.0", "too many failed authentications")
 R421_LOCAL_ERROR = Reply(421, "4.3.0", "local error, closing the connection")
 R450_SOME_TEMPORARY = Reply(
     450, "4.7.1", "refused for all recipients, for some of them only for now"
@@ -195,6 +203,9 @@ R450_SOME_TEMPORARY = Reply(
 R451_LATE = Reply(451, "4.3.0", "no decision in time, try again later")
 R451_STAGE_FAILED = Reply(451, "4.3.0", "local error while judging the message, try again later")
 R451_LOCAL_ERROR = Reply(451, "4.3.0", "local error in processing, try again later")
+R451_MIXED = Reply(
+    451, "4.7.1", "recipients of this message differ: try again, and each gets its own answer"
+)
 R451_SHUTDOWN = Reply(451, "4.3.2", "the server is shutting down, try again later")
 R452_NO_STORAGE = Reply(452, "4.3.1", "not enough storage, try again later")
 R452_OVERLOADED = Reply(452, "4.3.1", "too many messages are being judged, try again later")
@@ -203,18 +214,37 @@ R452_OTHER_COHORT = Reply(
     "4.5.3",
     "has other rules than the recipients before: send again in a transaction of its own",
 )
+R452_OTHERS_FIRST = Reply(
+    452,
+    "4.5.3",
+    "send it to the others first, then to this one again in a transaction of its own",
+)
 R452_TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients in one message")
+R454_TLS_NOT_READY = Reply(454, "4.7.0", "TLS is not available at the moment")
+R454_AUTH_NOT_NOW = Reply(454, "4.7.0", "authentication does not work at the moment")
 R500_UNKNOWN_COMMAND = Reply(500, "5.5.1", "command not recognised")
 R500_LINE_TOO_LONG = Reply(500, "5.5.2", "line too long")
 R500_BAD_LINE = Reply(500, "5.5.2", "control character in the command line")
 R500_BARE_LF = Reply(500, "5.5.2", "command lines end with <CR><LF>")
+R500_AUTH_LINE_TOO_LONG = Reply(500, "5.5.6", "authentication line too long")
+R501_AUTH_CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
+R501_AUTH_SYNTAX = Reply(501, "5.5.2", "not what this authentication mechanism says")
 R501_SYNTAX = Reply(501, "5.5.4", "syntax error in the arguments")
 R501_SENDER_SYNTAX = Reply(501, "5.1.7", "bad sender address syntax")
 R501_RECIPIENT_SYNTAX = Reply(501, "5.1.3", "bad recipient address syntax")
 R502_NOT_HERE = Reply(502, "5.5.1", "command not implemented")
+R503_AUTHENTICATED = Reply(503, "5.5.1", "already authenticated")
+R503_NOT_BY_DATA = Reply(503, "5.5.1", "BODY=BINARYMIME comes with BDAT, not with DATA")
+R503_TLS_IS_ON = Reply(503, "5.5.1", "TLS is already in use")
+R504_NO_MECHANISM = Reply(504, "5.5.4", "authentication mechanism not offered")
+R530_STARTTLS_FIRST = Reply(530, "5.7.0", "say STARTTLS first")
+R530_AUTH_FIRST = Reply(530, "5.7.0", "authentication required")
+R535_AUTH_FAILED = Reply(535, "5.7.8", "authentication failed")
+R538_NEEDS_TLS = Reply(538, "5.7.11", "authentication needs TLS: say STARTTLS first")
 R503_SEQUENCE = Reply(503, "5.5.1", "bad sequence of commands")
 R503_NO_RECIPIENT = Reply(503, "5.5.1", "no valid recipients")
 R503_HELO_FIRST = Reply(503, "5.5.1", "say EHLO first")
+R550_NOT_TRUSTED = Reply(550, "5.7.0", "not from you")
 R550_UNKNOWN_RECIPIENT = Reply(550, "5.1.1", "no such recipient here")
 R550_RELAYING_DENIED = Reply(550, "5.7.1", "relaying denied")
 R550_BARE_NEWLINE = Reply(550, "5.6.0", "the message has a bare CR or LF: lines end with <CR><LF>")
@@ -222,5 +252,7 @@ R550_REFUSED_BY_ALL = Reply(550, "5.7.1", "refused for all recipients")
 R552_TOO_LARGE = Reply(552, "5.3.4", "message too large")
 R552_HEADER_TOO_LARGE = Reply(552, "5.3.4", "message header too large")
 R553_NEEDS_UTF8 = Reply(553, "5.6.7", "address needs SMTPUTF8")
+R554_EARLY_TALKER = Reply(554, "5.5.1", "you talk before the greeting")
+R554_BEHIND_STARTTLS = Reply(554, "5.5.1", "nothing may follow STARTTLS before the handshake")
 R554_ROUTING_LOOP = Reply(554, "5.4.6", "too many Received headers: the message is in a loop")
 R555_UNKNOWN_PARAMETER = Reply(555, "5.5.4", "parameter not recognised")

@@ -15,15 +15,17 @@ L{Transaction.admit}.  What comes after the data is L{deferrals.model.block}.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import attrs
 
 from deferrals.model.envelope import Envelope, Form, Recipient
+from deferrals.model.mixed import Mixed
 from deferrals.model.reply import (
     R250_RECIPIENT,
     R352_DEFERRED,
     R452_OTHER_COHORT,
+    R452_OTHERS_FIRST,
     R452_TOO_MANY_RECIPIENTS,
     R503_HELO_FIRST,
     R503_NO_RECIPIENT,
@@ -70,16 +72,6 @@ def outOfSequence(verb: str, phase: Phase) -> Reply | None:
     return R503_SEQUENCE
 
 
-class Mixed(enum.Enum):
-    """
-    What a plain sender gets when its recipients differ: a listener's choice
-    (the design's section on the mixed rung).
-    """
-
-    SPLIT = "split"
-    STRICTEST = "strictest"
-
-
 @attrs.frozen(eq=False)
 class Candidate:
     """
@@ -99,6 +91,10 @@ class Candidate:
     cohort: Hashable
 
 
+#: No cohort equals it.
+_NOBODY = object()
+
+
 class Transaction:
     """
     The state of one transaction before its data has ended.
@@ -106,38 +102,79 @@ class Transaction:
     @ivar envelope: what MAIL FROM said.
     @ivar form: how its sender can be told one answer per recipient.
     @ivar candidates: the recipients that are in, in RCPT order.
-    @ivar sentAway: recipients that got 452 because of another cohort.
+    @ivar sentAway: keys of the recipients that got 452, because of another
+        cohort or because of what is remembered of the message.
+    @ivar remembered: fingerprints of remembered messages that this may be.
     """
 
     def __init__(self, envelope: Envelope, form: Form, mixed: Mixed, maxRecipients: int) -> None:
         self.envelope = envelope
         self.form = form
         self.candidates: list[Candidate] = []
-        self.sentAway = 0
+        self.sentAway: list[str] = []
+        self.remembered: dict[str, None] = {}
         self._cohorts: dict[Hashable, int] = {}
-        self._splits = form is Form.PLAIN and mixed is Mixed.SPLIT
+        # Bounces come once: nobody comes back with them for the others.
+        self.splits = form is Form.PLAIN and mixed is Mixed.SPLIT and envelope.sender is not None
+        self._lead: Hashable = _NOBODY
         self._maxRecipients = maxRecipients
 
-    def admit(self, recipient: Recipient, verdict: EnvelopeVerdict, cohort: Hashable) -> Reply:
+    @property
+    def undivided(self) -> bool:
+        """
+        Whether it splits, and nobody has decided yet whose company leads: then
+        recipients that come in one piece are to be judged together (L{lead}).
+        """
+        return self.splits and self._lead is _NOBODY
+
+    def lead(self, companies: Sequence[Hashable]) -> None:
+        """
+        Of several recipients that came in one piece, the largest company
+        leads; the first one of equals.
+
+        @param companies: of those whom the envelope lets in, in RCPT order.
+        """
+        if self.undivided and companies:
+            self._lead = max(dict.fromkeys(companies), key=companies.count)
+
+    def admit(
+        self,
+        recipient: Recipient,
+        verdict: EnvelopeVerdict,
+        cohort: Hashable,
+        company: Hashable = None,
+        held: bool = False,
+    ) -> Reply:
         """
         Apply the envelope's verdict on the next recipient, in RCPT order.
 
         @param recipient: with its route, unless it is refused.
         @param cohort: its cohort; meaningless for a refused one.
+        @param company: equal for those who may share a transaction that is
+            split: the cohort, unless more is known.
+        @param held: whether it is remembered to refuse this sender's message
+            while others are pending.
         @return: the reply to its RCPT TO (D-4, D-5, P-3).
         """
         if isinstance(verdict, Refuse):
             return verdict.reply.forRecipient().addressed(str(recipient))
         if len(self.candidates) >= self._maxRecipients:
             return R452_TOO_MANY_RECIPIENTS
-        if self._splits and self.candidates and self.candidates[0].cohort != cohort:
-            self.sentAway += 1
-            return R452_OTHER_COHORT.addressed(str(recipient))
+        if held:
+            return self._sendAway(recipient, R452_OTHERS_FIRST)
+        if self.undivided:
+            self._lead = company
+        if self.splits and self._lead != company:
+            return self._sendAway(recipient, R452_OTHER_COHORT)
         deferred = isinstance(verdict, Defer)
         reply = R352_DEFERRED if deferred and self.form is Form.DEFERRALS else R250_RECIPIENT
         reply = reply.addressed(str(recipient))
         self.candidates.append(Candidate(recipient, reply, deferred, cohort))
         return reply
+
+    def _sendAway(self, recipient: Recipient, reply: Reply) -> Reply:
+        self.sentAway.append(recipient.address.key)
+        return reply.addressed(str(recipient))
 
     def cohortName(self, index: int) -> str:
         """

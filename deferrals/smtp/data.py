@@ -1,9 +1,10 @@
 """
-The content of a message as it comes in over DATA, chunk by chunk.
+The content of a message as it comes in, piece by piece: over DATA, or in chunks
+over BDAT.
 
-One search for the terminator per chunk and no Python call per line.  Only
-CRLF.CRLF ends a message (RFC 5321 §4.1.1.4): what could be the beginning of
-that, at the end of a chunk, is held back until the next one.  A bare CR or a
+No Python call per line.  Over DATA, one search for the terminator per piece:
+only CRLF.CRLF ends a message (RFC 5321 §4.1.1.4); what could be the beginning
+of that, at the end of a piece, is held back until the next one.  A bare CR or a
 bare LF ends nothing and is noted, since the next hop might think otherwise
 (SMTP smuggling).
 """
@@ -41,14 +42,79 @@ class DataDecoder:
         else:
             self._held = next((held for held in _HELD if data.endswith(held)), b"")
             data = data[: len(data) - len(self._held)]
-        pairs = data.count(b"\r\n")
-        if data.count(b"\r") != pairs or data.count(b"\n") != pairs:
-            self.bare = True
+        self.bare = self.bare or hasBare(data)
         data = data.replace(b"\r\n.", b"\r\n")
         if self._first and data:
             self._first = False
             data = data[2:]
         return data, rest
+
+
+class ChunkDecoder:
+    """
+    Puts BDAT's chunks together.  A line may go from one to the next, so a CR at
+    the end of a piece waits for what follows it.
+
+    @ivar bare: whether a bare CR or a bare LF has been seen.
+    """
+
+    def __init__(self) -> None:
+        self.bare = False
+        self._held = b""
+        self._atLineStart = True
+
+    def feed(self, data: bytes) -> bytes:
+        """
+        @param data: the next octets of a chunk.
+        @return: the next octets of the message.
+        """
+        data = self._held + data
+        self._held = b"\r" if data.endswith(b"\r") else b""
+        if self._held:
+            data = data[:-1]
+        if data:
+            self._atLineStart = data.endswith(b"\r\n")
+            self.bare = self.bare or hasBare(data)
+        return data
+
+    def end(self) -> bytes:
+        """
+        The last chunk has come.
+
+        @return: what is missing of the message: its last line's end, too, which
+            the next hop would get with DATA.
+        """
+        if self._held:
+            self.bare = True
+        return b"" if self._atLineStart and not self._held else b"\r\n"
+
+
+class BinaryDecoder:
+    """
+    Chunks of BODY=BINARYMIME (RFC 3030 §3): octets, no lines.
+    """
+
+    bare = False
+
+    def feed(self, data: bytes) -> bytes:
+        """
+        As it is.
+        """
+        return data
+
+    def end(self) -> bytes:
+        """
+        Nothing is missing.
+        """
+        return b""
+
+
+def hasBare(data: bytes) -> bool:
+    """
+    Whether there is a CR or an LF that is not part of a CRLF.
+    """
+    pairs = data.count(b"\r\n")
+    return data.count(b"\r") != pairs or data.count(b"\n") != pairs
 
 
 def normalised(data: bytes) -> bytes:

@@ -23,7 +23,7 @@ not read its replies is not listened to either.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -44,7 +44,9 @@ from deferrals.model.reply import (
 
 _log = Logger(namespace="deferrals.session")
 
-#: The longest command line, CRLF included.
+_NEVER = float("inf")
+
+#: The longest command line, CRLF included, unless a subclass says otherwise.
 MAX_COMMAND_OCTETS = 4096
 
 #: How much is read from a client that has to wait.
@@ -52,6 +54,9 @@ MAX_BUFFER_OCTETS = 64 * 1024
 
 #: RCPTs that are judged side by side; the next one waits.
 MAX_SLOTS = 100
+
+#: How long a client may take to read its last replies, in seconds.
+LINGER_SECONDS = 30.0
 
 
 @attrs.define(eq=False)
@@ -61,10 +66,13 @@ class _Slot:
 
     @ivar settle: makes the reply, once it is this slot's turn; L{None} while
         its answer is pending.
+    @ivar pending: what is waited for.
+    @ivar answer: what has come of it; the subclass's affair.
     """
 
     settle: Callable[[], Reply] | None
     pending: Deferred[Any] | None = None
+    answer: Any = None
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -89,7 +97,7 @@ class PipelinedESMTP(smtp.ESMTP):
     _readPaused = False
     _inputEnded = False
     _timer: Any = None
-    _active = 0.0
+    _deadline = 0.0
 
     def __init__(self, clock: Any) -> None:
         smtp.ESMTP.__init__(self)
@@ -111,6 +119,19 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         return False
 
+    def lineLimit(self) -> int:
+        """
+        The longest line that may come now, CRLF included, in octets.
+        """
+        return MAX_COMMAND_OCTETS
+
+    def latest(self) -> float:
+        """
+        When the connection ends, whatever the client does until then; in
+        seconds since the epoch.
+        """
+        return _NEVER
+
     def mayOverlap(self, line: bytes) -> bool:
         """
         Whether a command, of which C{line} is the beginning, may be taken
@@ -118,12 +139,27 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         return False
 
+    def maySettle(self, slots: Sequence[Any]) -> bool:
+        """
+        Slots are about to be answered, the first ones of them at least.
+
+        @param slots: all that there are: what came in one piece, as far as it
+            has been taken.
+        @return: L{False} where the others are to be waited for first.
+        """
+        return True
+
     def congestion(self) -> Any:
         """
         Where the client's octets go too slowly: an object with C{drained()}; or
         L{None}.
         """
         return None
+
+    def decongested(self) -> None:
+        """
+        The client's octets go on, after a while in which we were slow.
+        """
 
     def answered(self, reply: Reply) -> None:
         """
@@ -145,22 +181,30 @@ class PipelinedESMTP(smtp.ESMTP):
     def setTimeout(self, period: float | None) -> float | None:
         """
         TimeoutMixin's, at less cost: one timer per connection, which looks at
-        the time of the last activity when it goes off.
+        the deadline when it goes off.
         """
         previous, self.timeOut = self.timeOut, period
-        self._active = self._clock.seconds()
-        if period is not None and (
-            self._timer is None or self._timer.getTime() > self._active + period
-        ):
-            self._stopTimer()
-            self._timer = self._clock.callLater(period, self._timerOff)
+        if period is not None:
+            self._deadline = self._clock.seconds() + period
+            self._startTimer(min(self._deadline, self.latest()))
         return previous
 
     def resetTimeout(self) -> None:
         """
         The client has done something.
         """
-        self._active = self._clock.seconds()
+        if self.timeOut is not None:
+            self._deadline = self._clock.seconds() + self.timeOut
+
+    def _startTimer(self, when: float) -> None:
+        """
+        Look at the deadline not later than then.
+        """
+        if self._timer is not None:
+            if self._timer.getTime() <= when:
+                return
+            self._stopTimer()
+        self._timer = self._clock.callLater(max(0.0, when - self._clock.seconds()), self._timerOff)
 
     def _stopTimer(self) -> None:
         timer, self._timer = self._timer, None
@@ -171,9 +215,11 @@ class PipelinedESMTP(smtp.ESMTP):
         self._timer = None
         if self.timeOut is None:
             return
-        left = self._active + self.timeOut - self._clock.seconds()
-        if left > 0:
-            self._timer = self._clock.callLater(left, self._timerOff)
+        if self.congestion() is not None:
+            self.resetTimeout()  # it is we who are slow
+        deadline = min(self._deadline, self.latest())
+        if deadline > self._clock.seconds():
+            self._startTimer(deadline)
         else:
             self.timeoutConnection()
 
@@ -223,6 +269,22 @@ class PipelinedESMTP(smtp.ESMTP):
         self.flush()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
+        if not self._lost:
+            # A client that does not read must not keep the connection.
+            self._stopTimer()
+            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered)
+
+    def _lingered(self) -> None:
+        self._timer = None
+        self.transport.abortConnection()
+
+    def cutOff(self) -> None:
+        """
+        End the connection at once, without a word.
+        """
+        self._closing = True
+        self._buffer = b""
+        self.transport.abortConnection()
 
     # Input.
 
@@ -266,7 +328,6 @@ class PipelinedESMTP(smtp.ESMTP):
         ):
             if self._reader is not None:
                 octets, self._offset = self._buffer[self._offset :], 0
-                self.resetTimeout()
                 self._buffer = self._reader(octets)
             elif not self._takeLine():
                 return
@@ -280,7 +341,7 @@ class PipelinedESMTP(smtp.ESMTP):
         buffer, start = self._buffer, self._offset
         end = buffer.find(b"\n", start) + 1
         if not end:
-            if len(buffer) - start > MAX_COMMAND_OCTETS:
+            if len(buffer) - start > self.lineLimit():
                 self._skippingLine = True
                 self._offset = len(buffer)
             return False
@@ -291,14 +352,20 @@ class PipelinedESMTP(smtp.ESMTP):
         line = buffer[start:end]
         self._offset = end
         self.resetTimeout()
-        if self._skippingLine or len(line) > MAX_COMMAND_OCTETS:
+        if self._skippingLine or len(line) > self.lineLimit():
             self._skippingLine = False
-            self.reply(R500_LINE_TOO_LONG)
+            self.lineTooLong()
         elif not line.endswith(b"\r\n"):
             self.reply(R500_BARE_LF)
         else:
             self.lineReceived(line[:-2])
         return True
+
+    def lineTooLong(self) -> None:
+        """
+        A line over the limit has been dropped.
+        """
+        self.reply(R500_LINE_TOO_LONG)
 
     def wait(self, pending: Deferred[Any]) -> None:
         """
@@ -370,6 +437,8 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def _drained(self, _: Any) -> None:
         if not self._lost:
+            self.resetTimeout()
+            self.decongested()
             self._regulate()
 
     # Output.
@@ -418,7 +487,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
         @return: whether nothing is pending any longer that was before.
         """
-        if not self._slots:
+        if not self._slots or not self.maySettle(self._slots):
             return False
         while self._slots and not self._closing:
             settle = self._slots[0].settle
@@ -447,12 +516,13 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         return bool(self._slots)
 
-    def ready(self, slot: _Slot, settle: Callable[[], Reply]) -> None:
+    def ready(self, slot: _Slot, settle: Callable[[], Reply], answer: Any = None) -> None:
         """
         The answer of a slot is there.
 
         @param settle: makes the reply; called when it is the slot's turn.
+        @param answer: for L{maySettle}.
         """
         slot.settle = settle
-        if self._slots and self._slots[0] is slot:
-            self._advance()
+        slot.answer = answer
+        self._advance()

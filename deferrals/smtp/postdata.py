@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.model.block import Block
+from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee, Work
 from deferrals.model.envelope import Form
 from deferrals.model.reply import (
@@ -33,6 +33,7 @@ from deferrals.model.reply import (
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
 from deferrals.smtp import journal
+from deferrals.smtp.mixed import Diversion
 from deferrals.smtp.settings import Intake, Limits
 
 _log = Logger(namespace="deferrals.transaction")
@@ -64,7 +65,14 @@ class PostData:
         self._clock = clock
         self._send = send
         self._done = done
-        self._block = Block(transaction.form, transaction.candidates, f"id {self._envelope.id}")
+        self._block = Block(
+            transaction.form,
+            transaction.candidates,
+            f"id {self._envelope.id}",
+            bool(transaction.sentAway),
+        )
+        self._resolving = False
+        self._diversions: dict[int, Diversion] = {}
         self._began = clock.seconds()
         self._message: Any = None
         self._writer: Any = None
@@ -186,11 +194,38 @@ class PostData:
         if self._turning or self._over:
             return
         self._speak()
-        if self._block.needsCommit and not self._committing:
+        if self._block.dilemma and not self._resolving:
+            self._resolve()
+        elif self._block.needsCommit and not self._committing:
             self._turning = True
             self._commit()
             self._turning = False
             self._speak()
+
+    def _resolve(self) -> None:
+        """
+        A plain sender, and no one reply is exact.
+        """
+        self._resolving = True
+        d = maybeDeferred(
+            self._intake.mixed.resolve,
+            self._transaction,
+            self._block,
+            self._message,
+            self._clock.seconds(),
+        )
+        d.addErrback(self._unresolved)
+        d.addCallback(self._resolved)
+
+    def _unresolved(self, failure: Failure) -> tuple[Resolution, dict[int, Diversion]]:
+        _log.failure("{transaction}: mixed", failure, transaction=self._envelope.id)
+        return Resolution.LATER, {}
+
+    def _resolved(self, resolved: tuple[Resolution, dict[int, Diversion]]) -> None:
+        if not self._over:
+            resolution, self._diversions = resolved
+            self._block.resolve(resolution)
+            self._turn()
 
     def _speak(self) -> None:
         replies = self._block.take()
@@ -210,12 +245,17 @@ class PostData:
         """
         self._committing = True
         addressees: dict[tuple[str, Any], Addressee] = {}
+        candidates = self._transaction.candidates
         for seq, index in enumerate(self._block.accepted()):
-            recipient = self._transaction.candidates[index].recipient
+            recipient = candidates[index].recipient
             verdict = self._block.verdictOf(index)
             marks = verdict.marks if isinstance(verdict, Accept) else NO_MARKS
             addressee = Addressee(recipient, marks, seq)
             addressees.setdefault((recipient.address.key, recipient.route), addressee)
+        for index, diversion in self._diversions.items():
+            diverted = diversion.addressee(candidates[index].recipient, len(candidates) + index)
+            if diverted is not None:
+                addressees.setdefault((str(index), diverted.recipient.route), diverted)
         d = maybeDeferred(
             self._intake.spool.stage, self._envelope, self._message, list(addressees.values())
         )
@@ -254,6 +294,9 @@ class PostData:
         elif self._writer is not None and not self._committing:
             self._writer.abort()
         rung = self._rung()
+        if self._message is not None:
+            now = self._clock.seconds()
+            self._intake.mixed.answered(self._transaction, self._block, self._message, now)
         self._intake.status.count("transactions", rung)
         self._logEnd(rung, len(accepted), str(final))
         self._done()
@@ -265,6 +308,8 @@ class PostData:
         form = self._transaction.form
         if form is Form.LMTP or self._block.enumerated:
             return form.value
+        if self._resolving:
+            return "mixed"
         return "single" if len(self._transaction.candidates) == 1 else "unanimous"
 
     def _logEnd(self, rung: str, accepted: int, reply: str) -> None:
@@ -273,7 +318,7 @@ class PostData:
             rung,
             len(self._transaction.candidates),
             accepted,
-            self._transaction.sentAway,
+            len(self._transaction.sentAway),
             0 if self._message is None else self._message.size,
             reply,
             self._clock.seconds() - self._envelope.received,

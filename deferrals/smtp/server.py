@@ -1,15 +1,9 @@
 """
 The server's side of an SMTP or LMTP session.
 
-L{Session} has the commands, on the lower half in L{deferrals.smtp.pipeline};
-verbs are found as C{do_VERB} and C{ext_KEYWORD}, EHLO lists C{extensions()}.
-More traps of the base class, and how they are dealt with:
-
-  - I{A late answer lands in the next transaction.}  An answer belongs to the
-    L{Transaction} it was asked for; RSET and EHLO wait behind it, a lost
-    connection cancels it.
-  - I{Parameters are parsed and dropped.}  L{deferrals.model.extensions}.
-  - I{One failure is a 550 for everybody.}  L{deferrals.smtp.postdata}.
+L{Session} puts the parts of L{deferrals.smtp.base} together, and has what is in
+none of them: the connection's life, greetings, commands without a transaction.
+Verbs are found as C{do_VERB} and C{ext_KEYWORD}, EHLO lists C{extensions()}.
 
 This module decides nothing about mail.  On an error of the client it sends the
 reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
@@ -18,57 +12,51 @@ reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.errors import PeerError
-from deferrals.model.envelope import Client, Envelope, Form, Recipient
-from deferrals.model.extensions import parseMail, parseRcpt
+from deferrals.model.networks import LOCAL, normalAddress
 from deferrals.model.reply import (
     R221_BYE,
     R250_OK,
-    R250_SENDER,
     R252_VRFY,
-    R354_GO_AHEAD,
     R421_SHUTDOWN,
     R421_TIMEOUT,
+    R421_TOO_MANY_COMMANDS,
     R421_TOO_MANY_ERRORS,
-    R451_LOCAL_ERROR,
     R451_SHUTDOWN,
     R500_BAD_LINE,
     R500_UNKNOWN_COMMAND,
     R501_SYNTAX,
     R502_NOT_HERE,
-    R550_BARE_NEWLINE,
-    R552_HEADER_TOO_LARGE,
-    R552_TOO_LARGE,
-    R554_ROUTING_LOOP,
+    R554_EARLY_TALKER,
     Reply,
 )
-from deferrals.model.transaction import Phase, Transaction, outOfSequence
-from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
-from deferrals.smtp import journal
-from deferrals.smtp.data import DataDecoder, normalised
-from deferrals.smtp.pipeline import PipelinedESMTP
-from deferrals.smtp.postdata import PostData
+from deferrals.model.transaction import Phase, outOfSequence
+from deferrals.smtp.auth import MAX_AUTH_LINE_OCTETS, Authentication
+from deferrals.smtp.content import Contents
+from deferrals.smtp.proxy import XCLIENT, Introduction
 from deferrals.smtp.settings import Intake, ListenerSettings
-from deferrals.waiting import CancelledError, withDeadline
+from deferrals.smtp.starttls import Encryption
 
 _log = Logger(namespace="deferrals.session")
 
 _VERB = re.compile(rb"[A-Za-z]{1,16}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]{1,255}")
-_RECEIVED = re.compile(rb"^received[ \t]*:", re.I | re.M)
+
+#: Commands that are limited by what they do, and so not by their number.
+_UNCOUNTED = frozenset({"RCPT", "BDAT"})
 
 
-class Session(PipelinedESMTP):
+class Session(Introduction, Authentication, Encryption, Contents):
     """
     One connection.
 
@@ -79,13 +67,11 @@ class Session(PipelinedESMTP):
     """
 
     _shutdown = False
-    _transaction: Transaction | None = None
-    _postData: PostData | None = None
-    _writer: Any = None
-    _decoder: DataDecoder | None = None
-    _veto: Reply | None = None
+    _isGreeted = False
+    _accepted = False
+    _greeter: Any = None
+    _commands = 0
     _errors = 0
-    _offered: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -94,25 +80,93 @@ class Session(PipelinedESMTP):
         clock: Any,
         ended: Callable[[Session], None] = lambda session: None,
     ) -> None:
-        PipelinedESMTP.__init__(self, clock)
-        self.host = settings.hostname
-        self._settings = settings
-        self._limits = settings.limits
-        self._intake = intake
+        super().__init__(settings, intake, clock)
         self._ended = ended
-        self._phase = Phase.START
-        self._client = Client("")
 
-    # The connection.
+    # The connection: accepted, introduced, encrypted, greeted.
 
     def connectionMade(self) -> None:
         """
-        Greet.
+        Somebody is there.
         """
+        self._idleSince = self._clock.seconds()
         peer = self.transport.getPeer()
-        address = getattr(peer, "host", "local")
-        self._client = Client(address, getattr(peer, "port", 0), protocol="SMTP")
-        PipelinedESMTP.connectionMade(self)
+        address = getattr(peer, "host", LOCAL)
+        self._address = normalAddress(address) if ":" in address else address
+        self._port = getattr(peer, "port", 0)
+        self.connection = self._address
+        super().connectionMade()
+        self._accepted = True
+        refusal = self._intake.guard.accept()
+        if refusal is not None:
+            self._turnAway(refusal)
+        elif self._settings.proxied:
+            self.awaitHeader()
+        else:
+            self.introduced(b"")
+
+    def introduced(self, rest: bytes) -> bytes:
+        """
+        See L{Introduction.introduced}.
+        """
+        self.identify()
+        refusal = self.count()
+        if refusal is not None:
+            self._turnAway(refusal)
+        elif self._settings.tls == "implicit":
+            self.encrypt()
+            if rest:
+                self.transport.protocol.dataReceived(rest)
+            return b""
+        elif self.isEncryptedOutside:
+            self.awaitHandshake()
+        else:
+            self._welcome()
+        return rest
+
+    def encrypted(self) -> None:
+        """
+        See L{Encryption.encrypted}.
+        """
+        if not self._isGreeted:
+            self._welcome()
+
+    def _turnAway(self, refusal: Reply) -> None:
+        _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
+        self._intake.status.count("connections", "turned away")
+        if self._settings.tls == "implicit" or self.isEncryptedOutside:
+            self.cutOff()
+        else:
+            self.say(refusal)
+            self.close()
+
+    def _welcome(self) -> None:
+        """
+        Greet; or see first whether the client can wait for it.
+        """
+        if not self._settings.greetSeconds:
+            return self._greet()
+        self._reader = self._talksEarly
+        self.setTimeout(None)
+        self._greeter = self._clock.callLater(self._settings.greetSeconds, self._greet)
+
+    def _talksEarly(self, octets: bytes) -> bytes:
+        _log.info("{client} talks before the greeting", client=self._address)
+        self._intake.status.count("connections", "early talkers")
+        self._stopGreeter()
+        self.say(R554_EARLY_TALKER)
+        self.close()
+        return b""
+
+    def _stopGreeter(self) -> None:
+        greeter, self._greeter = self._greeter, None
+        if greeter is not None:
+            greeter.cancel()
+
+    def _greet(self) -> None:
+        self._greeter = self._reader = None
+        self._isGreeted = True
+        self._idleSince = self._clock.seconds()
         self.setTimeout(self._limits.commandSeconds)
         self.reply(Reply(220, None, self.greeting().decode("ascii")))
         self.flush()
@@ -123,36 +177,46 @@ class Session(PipelinedESMTP):
         """
         return self.host + (b" LMTP" if self._isLMTP else b" ESMTP") + b" deferrals"
 
-    @property
-    def _isLMTP(self) -> bool:
-        return self._settings.protocol == "lmtp"
-
     def connectionLost(self, reason: Failure) -> None:
         """
         What was not answered stays the sender's.
         """
-        PipelinedESMTP.connectionLost(self, reason)
+        super().connectionLost(reason)
+        self._stopGreeter()
+        self.exchangeLost()
+        self.handshakeLost(reason)
         if self._postData is not None:
             self._postData.clientGone()
             self._postData = None
-        self._abort("the connection was lost")
+        self.abort("the connection was lost")
+        if self._accepted:
+            self.uncount()
+            self._intake.guard.depart()
         self._ended(self)
 
     def timeoutConnection(self) -> None:
         """
-        The client was silent for too long (RFC 5321 §4.5.3.2).
+        The client was silent for too long (RFC 5321 §4.5.3.2), or too slow.
         """
-        self._abort("timeout")
+        if not self._isGreeted or self._handshaking:
+            return self.cutOff()
+        self.abort("timeout")
         self.say(R421_TIMEOUT)
         self.close()
 
     def shutdown(self) -> None:
         """
-        The server stops.  A transaction that is waiting for its answer gets
-        it; everybody else is told 421 at once.
+        The server stops.  A transaction that is under way may end; everybody
+        else is told 421 at once.
         """
         self._shutdown = True
-        if not self._busy and self._reader is None and self._phase in (Phase.START, Phase.READY):
+        if not self._isGreeted or self._handshaking:
+            self.cutOff()
+        elif not self._busy and self._reader is None:
+            self._leaveIfStopping()
+
+    def _leaveIfStopping(self) -> None:
+        if self._shutdown and not self._closing and self._phase in (Phase.START, Phase.READY):
             self.say(R421_SHUTDOWN)
             self.close()
 
@@ -163,27 +227,51 @@ class Session(PipelinedESMTP):
         if self._postData is not None:
             self._postData.giveUp(R451_SHUTDOWN)
         if not self._closing:
-            self._abort("the server is stopping")
+            self.abort("the server is stopping")
             self.say(R421_SHUTDOWN)
             self.close()
 
+    # Lines.
+
+    def lineLimit(self) -> int:
+        """
+        See L{PipelinedESMTP.lineLimit}.
+        """
+        return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.lineOctets
+
+    def lineTooLong(self) -> None:
+        """
+        See L{PipelinedESMTP.lineTooLong}.
+        """
+        if self.inExchange:
+            self.answerReceived(None)
+        else:
+            super().lineTooLong()
+
     def lineReceived(self, line: bytes) -> None:
         """
-        One command, without its CRLF.
+        One command, without its CRLF; or an answer to a challenge.
         """
+        if self.inExchange:
+            return self.answerReceived(line)
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
             return self.reply(R500_BAD_LINE)
         if _CONTROL.search(line):
             return self.reply(R500_BAD_LINE)
-        verb, _, rest = text.strip(" \t").partition(" ")
-        method = self.lookupMethod(verb.encode()) if _VERB.fullmatch(verb.encode()) else None
+        word, _, rest = text.strip(" \t").partition(" ")
+        method = self.lookupMethod(word.encode()) if _VERB.fullmatch(word.encode()) else None
         if method is None:
             return self.reply(R500_UNKNOWN_COMMAND)
-        refusal = outOfSequence(verb.upper(), self._phase)
+        verb = word.upper()
+        refusal = self._mayNot(verb)
         if refusal is not None:
             return self.reply(refusal)
+        if verb not in _UNCOUNTED:
+            self._commands += 1
+            if self._commands > self._limits.commands:
+                return self._enough(R421_TOO_MANY_COMMANDS)
         try:
             pending = method(rest.strip(" \t"))
         except PeerError as error:
@@ -191,59 +279,50 @@ class Session(PipelinedESMTP):
         else:
             if pending is not None and not self._closing:
                 self.wait(pending)
+        if self._shutdown:
+            self._leaveIfStopping()
+
+    def _mayNot(self, verb: str) -> Reply | None:
+        """
+        Why a command may not come now.  BDAT says so itself: its octets follow.
+        """
+        if verb == "BDAT":
+            return None
+        settings = self._settings
+        if settings.tls == "required" or settings.auth == "required":
+            refusal = self.needsTLS(verb) or self.needsAuth(verb)
+            if refusal is not None:
+                return refusal
+        return outOfSequence(verb, self._phase)
+
+    def _enough(self, reply: Reply) -> None:
+        self.abort(reply.text)
+        self.say(reply)
+        self.close()
 
     # What the lower half asks.
 
-    def peerName(self) -> str:
-        """
-        See L{PipelinedESMTP.peerName}.
-        """
-        return self._client.address
-
-    def wantsUTF8(self) -> bool:
-        """
-        See L{PipelinedESMTP.wantsUTF8}.
-        """
-        return self._transaction is not None and self._transaction.envelope.parameters.smtputf8
-
-    def mayOverlap(self, line: bytes) -> bool:
-        """
-        RCPTs in a row are judged side by side.
-        """
-        return line[:4].upper() == b"RCPT"
-
-    def congestion(self) -> Any:
-        """
-        A disk that is behind.
-        """
-        return self._writer if self._writer is not None and self._writer.congested else None
-
     def answered(self, reply: Reply) -> None:
         """
-        Count errors.  What is refused in a transaction that has recipients
-        does not count: mail for many recipients, some of them wrong, is honest.
+        Count errors.
         """
-        if reply.isPermanent and not (self._transaction and self._transaction.candidates):
+        if reply.isPermanent and not self.isHonest():
             self._errors += 1
             if self._errors == self._limits.errors:
-                self._abort("too many errors")
-                self.say(R421_TOO_MANY_ERRORS)
-                self.close()
+                self._enough(R421_TOO_MANY_ERRORS)
 
     def resumed(self) -> None:
         """
         The client's turn, unless the server is stopping.
         """
         self.setTimeout(self._limits.commandSeconds)
-        if self._shutdown:
-            self.say(R421_SHUTDOWN)
-            self.close()
+        self._leaveIfStopping()
 
     def broken(self) -> None:
         """
         Forget the transaction.
         """
-        self._abort("local error")
+        self.abort("local error")
 
     # Greetings.
 
@@ -251,23 +330,54 @@ class Session(PipelinedESMTP):
         """
         What EHLO and LHLO list (D-1, P-1, with what they require: D-2, P-2).
         """
+        limits = self._limits
         found: dict[bytes, list[bytes] | None] = {
             b"PIPELINING": None,
-            b"SIZE": [b"%d" % self._limits.messageOctets],
+            b"SIZE": [b"%d" % limits.messageOctets],
             b"8BITMIME": None,
             b"ENHANCEDSTATUSCODES": None,
+            b"SMTPUTF8": None,
+            b"DSN": None,
+            b"CHUNKING": None,
         }
+        if self._intake.binary:
+            found[b"BINARYMIME"] = None
+        # RFC 9422; what holds in every transaction (P-13).
+        recipients = min(limits.recipients, limits.extensionRecipients)
+        found[b"LIMITS"] = [b"RCPTMAX=%d" % recipients, b"MAILMAX=%d" % limits.transactions]
         if not self._isLMTP:
             found[b"PRDR"] = None
             found[b"DEFERRALS"] = None
+        found.update(self._situation())
+        for keyword in self._settings.withheld:
+            found.pop(keyword.encode("ascii"), None)
+        if b"CHUNKING" not in found:
+            found.pop(b"BINARYMIME", None)  # RFC 3030 §3
         return found
 
-    def _greet(self, name: str, protocol: str) -> None:
+    def _situation(self) -> dict[bytes, list[bytes] | None]:
+        """
+        What is offered now, and perhaps not in another moment.
+        """
+        found: dict[bytes, list[bytes] | None] = {}
+        if self.offersTLS:
+            found[b"STARTTLS"] = None
+        if self._tls is not None:
+            found[b"REQUIRETLS"] = None  # RFC 8689 §2
+        mechanisms = self.mechanisms()
+        if mechanisms:
+            found[b"AUTH"] = [name.encode("ascii") for name in mechanisms]
+        if self.offersXCLIENT:
+            found[b"XCLIENT"] = [name.encode("ascii") for name in XCLIENT]
+        return found
+
+    def _hear(self, name: str, isExtended: bool) -> None:
         if not _HELO.fullmatch(name):
             raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
-        self._abort("a new greeting")
-        self._client = attrs.evolve(self._client, helo=name, protocol=protocol)
-        extensions = () if protocol == "SMTP" else self.extensions()
+        self.abort("a new greeting")
+        self._hello, self._isExtended = name, isExtended
+        self.identify()
+        extensions = self.extensions() if isExtended else ()
         self._offered = frozenset(keyword.decode("ascii") for keyword in extensions)
         self._phase = Phase.READY
 
@@ -277,7 +387,7 @@ class Session(PipelinedESMTP):
         """
         if self._isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
-        self._greet(rest, "SMTP")
+        self._hear(rest, False)
         self.reply(Reply(250, None, self._settings.hostname))
 
     def do_EHLO(self, rest: str) -> None:
@@ -286,8 +396,7 @@ class Session(PipelinedESMTP):
         """
         if self._isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
-        self._greet(rest, "ESMTP")
-        self._introduce()
+        self._introduce(rest)
 
     def do_LHLO(self, rest: str) -> None:
         """
@@ -295,10 +404,10 @@ class Session(PipelinedESMTP):
         """
         if not self._isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
-        self._greet(rest, "LMTP")
-        self._introduce()
+        self._introduce(rest)
 
-    def _introduce(self) -> None:
+    def _introduce(self, name: str) -> None:
+        self._hear(name, True)
         lines = self.listExtensions().decode("ascii")
         self.reply(Reply(250, None, f"{self._settings.hostname}\n{lines}"))
 
@@ -338,7 +447,7 @@ class Session(PipelinedESMTP):
         """
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
-        self._abort("RSET")
+        self.abort("RSET")
         self.reply(R250_OK)
 
     def do_QUIT(self, rest: str) -> None:
@@ -347,210 +456,9 @@ class Session(PipelinedESMTP):
         """
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
-        self._abort("QUIT")
+        self.abort("QUIT")
         self.say(R221_BYE)
         self.close()
-
-    # The transaction.
-
-    def do_MAIL(self, rest: str) -> None:
-        """
-        RFC 5321 §4.1.1.2; D-1, P-1.
-        """
-        sender, parameters = parseMail(rest, self._offered)
-        if parameters.size is not None and parameters.size > self._limits.messageOctets:
-            raise PeerError("too large", R552_TOO_LARGE)
-        now = self._clock.seconds()
-        number = self._intake.ids.next(now)
-        envelope = Envelope(number, now, self._client, sender, parameters, self._settings.name)
-        form = Form.LMTP if self._isLMTP else parameters.form
-        extended = form in (Form.DEFERRALS, Form.PRDR)
-        limit = self._limits.extensionRecipients if extended else self._limits.recipients
-        self._transaction = Transaction(envelope, form, self._settings.mixed, limit)
-        self._phase = Phase.SENDER
-        self.reply(R250_SENDER)
-
-    def do_RCPT(self, rest: str) -> None:
-        """
-        RFC 5321 §4.1.1.3.  Judged at once; answered in order.
-        """
-        assert self._transaction is not None
-        envelope = self._transaction.envelope
-        recipient = parseRcpt(rest, self._offered, envelope.parameters.smtputf8)
-        began = self._clock.seconds()
-        try:
-            verdict = self._intake.envelope.judge(envelope, recipient)
-        except Exception:
-            verdict = fail()
-        if not isinstance(verdict, Deferred) and not self.hasSlots:
-            return self.reply(self._admit(_checked(verdict), recipient, began))
-        slot = self.slot()
-        if not isinstance(verdict, Deferred):
-            return self._judged(_checked(verdict), slot, recipient, began)
-        self.setTimeout(None)
-        seconds = self._limits.envelopeSeconds
-        slot.pending = withDeadline(self._clock, seconds, lambda: verdict)
-        slot.pending.addErrback(self._envelopeFailed, envelope)
-        slot.pending.addCallback(_checked)
-        slot.pending.addCallback(self._judged, slot, recipient, began)
-
-    def _envelopeFailed(self, failure: Failure, envelope: Envelope) -> EnvelopeVerdict:
-        if not failure.check(CancelledError):
-            _log.error(
-                "{transaction}: envelope stage failed: {error}",
-                transaction=envelope.id,
-                error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
-            )
-        return Refuse(R451_LOCAL_ERROR)
-
-    def _judged(self, verdict: Any, slot: Any, recipient: Recipient, began: float) -> None:
-        self.ready(slot, lambda: self._admit(verdict, recipient, began))
-
-    def _admit(self, verdict: Any, recipient: Recipient, began: float) -> Reply:
-        """
-        It is this recipient's turn to be answered.
-        """
-        transaction = self._transaction
-        assert transaction is not None
-        cohort = None
-        if isinstance(verdict, Accept | Defer):
-            recipient = recipient.routed(verdict.route)
-            try:
-                cohort = self._intake.content.cohort(recipient, verdict)
-            except Exception:
-                _log.failure("{transaction}: no cohort", transaction=transaction.envelope.id)
-                verdict = Refuse(R451_LOCAL_ERROR)
-        reply = transaction.admit(recipient, verdict, cohort)
-        if transaction.candidates:
-            self._phase = Phase.RECIPIENTS
-        if not (reply.code < 400 and isinstance(verdict, Defer)):
-            named = transaction.cohortName(-1) if reply.isPositive else ""
-            seconds = self._clock.seconds() - began
-            journal.recipientVerdict(
-                transaction.envelope, str(recipient), "envelope", named, reply, seconds
-            )
-        return reply
-
-    def do_DATA(self, rest: str) -> None:
-        """
-        RFC 5321 §4.1.1.4.
-        """
-        if rest:
-            raise PeerError("an argument", R501_SYNTAX)
-        assert self._transaction is not None
-        self._writer = self._intake.spool.newBody(self._transaction.envelope.transaction)
-        self._decoder = DataDecoder()
-        self._reader = self._readData
-        self.setTimeout(self._limits.dataSeconds)
-        self.reply(R354_GO_AHEAD)
-
-    def _readData(self, octets: bytes) -> bytes:
-        """
-        @return: what stands behind the end of the message.
-        """
-        assert self._decoder is not None
-        content, rest = self._decoder.feed(octets)
-        if self._decoder.bare:
-            if self._settings.bareNewlines == "normalise":
-                content = normalised(content)
-            else:
-                self._forbid(R550_BARE_NEWLINE)
-        self._receive(content)
-        if rest is None:
-            return b""
-        self._reader = self._decoder = None
-        self._endOfMessage()
-        return rest
-
-    def _receive(self, content: bytes) -> None:
-        """
-        The next octets of the message.  One that cannot be taken is read to
-        its end and dropped.
-        """
-        if self._veto is not None:
-            return
-        if self._writer.size + len(content) > self._limits.messageOctets:
-            return self._forbid(R552_TOO_LARGE)
-        began = self._writer.size
-        self._writer.write(content)
-        if began <= self._limits.headerOctets < self._writer.size:
-            head = self._writer.head[: self._limits.headerOctets]
-            if b"\r\n\r\n" not in head and not head.startswith(b"\r\n"):
-                self._forbid(R552_HEADER_TOO_LARGE)
-
-    def _forbid(self, reply: Reply) -> None:
-        if self._veto is None:
-            self._veto = reply
-            self._writer.abort()
-
-    def _endOfMessage(self) -> None:
-        """
-        The data is complete: from here on the client waits for us.
-        """
-        transaction, self._transaction = self._transaction, None
-        assert transaction is not None
-        writer, self._writer = self._writer, None
-        veto, self._veto = self._veto, None
-        if veto is None and self._loops(writer.head):
-            veto = R554_ROUTING_LOOP
-            writer.abort()
-        self._phase = Phase.READY
-        utf8 = transaction.envelope.parameters.smtputf8
-
-        def send(replies: Sequence[Reply]) -> None:
-            self.transport.write(b"".join(reply.encode(utf8) for reply in replies))
-
-        def done() -> None:
-            self._postData = None
-            self.resume()
-
-        self._postData = postData = PostData(
-            transaction, self._limits, self._intake, self._clock, send, done
-        )
-        self.hold()
-        if veto is not None:
-            postData.refuse(veto)
-        else:
-            postData.start(writer)
-
-    def _loops(self, head: bytes) -> bool:
-        header = head.partition(b"\r\n\r\n")[0]
-        return len(_RECEIVED.findall(header)) > self._limits.hops
-
-    def _abort(self, why: str) -> None:
-        """
-        Forget the transaction, if there is one.
-        """
-        transaction, self._transaction = self._transaction, None
-        self._reader = self._decoder = self._veto = None
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.abort()
-        if self._phase is not Phase.START:
-            self._phase = Phase.READY
-        if transaction is not None:
-            journal.transactionEnd(
-                transaction.envelope,
-                "aborted",
-                len(transaction.candidates),
-                0,
-                transaction.sentAway,
-                0 if writer is None else writer.size,
-                why,
-                self._clock.seconds() - transaction.envelope.received,
-            )
-
-
-def _checked(verdict: Any) -> EnvelopeVerdict:
-    """
-    An envelope stage's answer; a temporary refusal, where it is none.
-    """
-    if isinstance(verdict, Refuse) and verdict.reply.code >= 400:
-        return verdict
-    if isinstance(verdict, Accept | Defer) and verdict.route is not None:
-        return verdict
-    _log.error("{verdict} is no verdict on a recipient", verdict=repr(verdict))
-    return Refuse(R451_LOCAL_ERROR)
 
 
 class SessionFactory(ServerFactory):

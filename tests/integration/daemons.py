@@ -84,6 +84,12 @@ class Exim:
         if done.returncode != 0:
             raise AssertionError(done.stderr + self.log() + self.log("panic"))
 
+    def flush(self) -> None:
+        """
+        Try again what it still has, whatever its retry times say.
+        """
+        run([self.path, "-C", self.config, "-qff"])
+
     def bounce(self) -> str:
         """
         The body of the bounce that it wrote to its own directory.
@@ -264,4 +270,73 @@ anvil unix - - n - - anvil
 scache unix - - n - - scache
 tlsmgr unix - - n 1000? 1 tlsmgr
 postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+class OpenSMTPD:
+    """
+    OpenSMTPD as a sender, with one relay host.  Its paths are compiled in, so it
+    lives in a mount namespace in which they are a directory of ours.
+
+    @param port: the next hop, on loopback.
+    """
+
+    def __init__(self, case: IntegrationCase, port: int) -> None:
+        needsRoot()
+        self.path = program("opensmtpd")
+        unshare = program("unshare")
+        queue = _user("opensmtpq")
+        self.directory = case.directory()
+        self.port = freePort()
+        conf = os.path.join(self.directory, "smtpd.conf")
+        with open(conf, "w", encoding="utf-8") as file:
+            file.write(_OPENSMTPD.format(own=self.port, hop=port))
+        os.chmod(conf, 0o600)
+        spool = os.path.join(self.directory, "spool")
+        os.mkdir(spool)
+        os.chmod(spool, 0o711)
+        for name in ("incoming", "purge", "queue", "temporary"):
+            os.mkdir(os.path.join(spool, name), 0o700)
+            os.chown(os.path.join(spool, name), queue, -1)
+        os.mkdir(os.path.join(spool, "offline"))
+        os.chown(os.path.join(spool, "offline"), 0, pwd.getpwnam("opensmtpq").pw_gid)
+        os.chmod(os.path.join(spool, "offline"), 0o770)
+        os.mkdir(os.path.join(self.directory, "run"))
+        script = (
+            f"mount --bind {self.directory}/spool /var/spool/smtpd"
+            f" && mount --bind {self.directory}/run /run"
+            f" && exec {self.path} -d -v -f {conf}"
+        )
+        if run([unshare, "--mount", "true"]).returncode != 0:
+            raise SkipTest("may not make a mount namespace")
+        self.process: Process = case.daemon(
+            [unshare, "--mount", "sh", "-c", script],
+            self.directory,
+            lambda: greeting(self.port).startswith(b"220"),
+            "opensmtpd",
+        )
+
+    def log(self) -> str:
+        return self.process.output()
+
+    def send(self, data: bytes, sender: str, *recipients: str) -> None:
+        """
+        Submit a message; it is delivered in the background.
+        """
+        with smtplib.SMTP("127.0.0.1", self.port) as client:
+            client.sendmail(sender, recipients, data)
+
+    def flush(self) -> None:
+        """
+        Try what waits.
+        """
+        control = os.path.join(os.path.dirname(self.path), "smtpctl")
+        pid = str(self.process.process.pid)
+        run(["nsenter", "-t", pid, "-m", control, "schedule", "all"])
+
+
+_OPENSMTPD = """
+listen on 127.0.0.1 port {own}
+action "relay" relay host smtp://127.0.0.1:{hop}
+match from any for any action "relay"
 """

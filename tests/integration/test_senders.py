@@ -11,6 +11,7 @@ from tests.integration.daemons import Exim
 from tests.integration.support import (
     CONFIG,
     IntegrationCase,
+    Server,
     cli,
     crlf,
     events,
@@ -43,7 +44,9 @@ class EximTests(IntegrationCase):
         log = exim.log()
         self.assertRegex(log, r"=> lover@example\.net .* PRDR .*C=\"250 2\.1\.5")
         self.assertRegex(log, r"(=>|->) postmaster@example\.net .* PRDR")
-        self.assertRegex(log, r"\*\* fighter@example\.net .*PRDR error after DATA: 550 5\.7\.1")
+        self.assertRegex(
+            log, r"\*\* fighter@example\.net .*PRDR error after BDAT \d+ LAST: 550 5\.7\.1"
+        )
         self.assertRegex(log, r"\*\* nobody@example\.org .*550 5\.7\.1 .*relaying denied")
         self.assertRegex(log, r"== waiter@example\.net .*450 4\.7\.1")
         bounce = exim.bounce()
@@ -67,14 +70,37 @@ class EximTests(IntegrationCase):
             self.assertRegex(exim.log(), rf"\*\* {local}@example\.net .*550 5\.7\.1")
 
     def test_withoutPRDR(self) -> None:
-        """Without PRDR the other cohorts come in the next transactions of the connection."""
+        """
+        Without PRDR and CHUNKING the other cohorts come in the next
+        transactions of the connection.
+        """
+        server = self.server(CONFIG.replace("[[listen]]", '[[listen]]\nwithhold = ["CHUNKING"]'))
+        exim = Exim(self, f"127.0.0.1::{server.port}", prdr=False)
+        self._sendToThree(exim)
+        self._eachTheirOwn(server, exim)
+
+    def test_withoutPRDRInChunks(self) -> None:
+        """
+        Without PRDR but with CHUNKING the other cohorts come with the next runs
+        of the queue: Exim looks at the 452 only when the first one's message is
+        on its way.
+        """
         server = self.server()
         exim = Exim(self, f"127.0.0.1::{server.port}", prdr=False)
+        self._sendToThree(exim)
+        self.assertEqual(exim.log().count("452 4.5.3"), 2)
+        exim.flush()
+        exim.flush()
+        self._eachTheirOwn(server, exim)
+
+    def _sendToThree(self, exim: Exim) -> None:
         exim.send(
             spam(),
             "me@client.test",
             *("lover@example.net", "postmaster@example.net", "fighter@example.net"),
         )
+
+    def _eachTheirOwn(self, server: Server, exim: Exim) -> None:
         log = exim.log()
         self.assertRegex(log, r"(=>|->) lover@example\.net ")
         self.assertRegex(log, r"(=>|->) postmaster@example\.net ")

@@ -30,6 +30,8 @@ class DiscardDelivery:
     See the module.
     """
 
+    takesBinary = True
+
     def __init__(self, settings: DiscardSettings, services: Any) -> None:
         pass
 

@@ -57,6 +57,13 @@ class FileDelivery:
         self._settings = settings
         self._services = services
 
+    @property
+    def takesBinary(self) -> bool:
+        """
+        See L{IDeliveryStage}.
+        """
+        return self._settings.line_ends == "crlf"
+
     def destination(self, recipient: Recipient) -> str:
         """
         See L{IDeliveryStage.destination}.

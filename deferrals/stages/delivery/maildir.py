@@ -89,6 +89,13 @@ class MaildirDelivery:
         if settings.quota is not None or not settings.create:
             alsoProvides(self, IEnvelopeStage)
 
+    @property
+    def takesBinary(self) -> bool:
+        """
+        See L{IDeliveryStage}.
+        """
+        return self._settings.line_ends == "crlf"
+
     def mailbox(self, address: Mailbox) -> str:
         """
         The absolute path of somebody's Maildir.

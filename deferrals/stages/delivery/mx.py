@@ -22,6 +22,7 @@ from zope.interface import implementer
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.networks import dnsServers
 from deferrals.model.outgoing import Hop, Timeouts
 from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.sending import R550_NO_REQUIRETLS
@@ -49,30 +50,6 @@ def _port(value: int) -> None:
         raise ValueError("a port, 1 to 65535")
 
 
-def dnsServers(values: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """
-    C{"192.0.2.53"}, C{"192.0.2.53:5353"}, C{"[2001:db8::53]:53"}.
-
-    @raise ValueError: one of them is none.
-    """
-    return tuple(map(_dnsServer, values))
-
-
-def _dnsServer(value: str) -> tuple[str, int]:
-    host, port = value, "53"
-    if value.startswith("["):
-        host, _, rest = value[1:].partition("]")
-        port = rest.removeprefix(":") or port
-    elif value.count(":") == 1:
-        host, _, port = value.partition(":")
-    try:
-        number = int(port)
-        _port(number)
-        return str(ipaddress.ip_address(host)), number
-    except ValueError:
-        raise ValueError("addresses of DNS servers, each perhaps with :PORT") from None
-
-
 def networks(values: Sequence[str]) -> tuple[Any, ...]:
     """
     @raise ValueError: one of them is no network.
@@ -89,8 +66,8 @@ class MXSettings(ConnectionSettings):
     @ivar port: where mail servers listen.
     @ivar tls: C{"none"}; C{"opportunistic"}, where it can be had;
         C{"required"}, TLS or nothing.
-    @ivar dns: the DNS servers that are asked, each perhaps with C{:PORT};
-        those of C{/etc/resolv.conf}.
+    @ivar dns: the DNS servers that are asked, each perhaps with C{:PORT}; by
+        default those of the whole configuration.
     @ivar ipv6: whether mail servers are tried at their IPv6 addresses, too.
     @ivar own: names and addresses by which others reach this server, beside
         its C{hostname} and the addresses where it listens: a public address

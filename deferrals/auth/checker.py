@@ -1,0 +1,132 @@
+"""
+A password file as a credentials checker: C{--auth passwd:FILE}.
+
+Passwords are hashed in threads, not more than two at once, so that a client
+that tries many takes no time from the others.  The file is read again when it
+has changed.
+
+On an error (the file cannot be read, a line is none) the checker fails, and the
+client is told to come again later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from deferrals.interfaces import IScramChecker, IScramCredentials
+from deferrals.model.passwords import ScryptHash, Secrets, parseLine
+from deferrals.model.sasl import SaslError, ScramKeys, prepared
+from deferrals.waiting import Slots
+
+#: Passwords that are hashed at once.
+AT_ONCE = 2
+
+#: What is hashed for somebody who is not there: it takes as long.
+_NOBODY = Secrets(ScryptHash(14, 8, 1, b"nobody's salt...", b"\0" * 32))
+
+
+def readPasswords(path: str) -> dict[str, Secrets]:
+    """
+    All users of a file.  Blocks.
+
+    @raise ValueError: a line is none; the text says which one.
+    @raise OSError: the file cannot be read.
+    """
+    users = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                found = parseLine(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: expected {error}") from None
+            if found is not None:
+                users[found[0]] = found[1]
+    return users
+
+
+@implementer(ICredentialsChecker, IScramChecker)
+class PasswordFile:
+    """
+    See the module.
+
+    @param path: the file, as L{deferrals.model.passwords} describes it.
+    @param inThread: runs a function outside the reactor thread and returns a
+        Deferred of its result.
+    """
+
+    credentialInterfaces = (IUsernamePassword, IScramCredentials)
+
+    def __init__(self, path: str, inThread: Callable[..., Deferred[Any]]) -> None:
+        self._path = os.path.abspath(path)
+        self._inThread = inThread
+        self._slots = Slots(AT_ONCE)
+        self._users: dict[str, Secrets] = {}
+        self._version: tuple[int, int, int] | None = None
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[bytes]:
+        """
+        See L{ICredentialsChecker}.
+        """
+        if IScramCredentials.providedBy(credentials):
+            return self._inTurn(self._proved, credentials)
+        return self._inTurn(self._checked, credentials.username, credentials.password)
+
+    def scramKeys(self, user: bytes) -> Deferred[ScramKeys | None]:
+        """
+        See L{IScramChecker.scramKeys}.
+        """
+        return self._inTurn(lambda: self._find(user).scram)
+
+    def _inTurn(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        d = self._slots.acquire()
+        return d.addCallback(lambda _: self._begin(function, *args))
+
+    def _begin(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """
+        Who waits may give up; the thread has its slot until it has ended.
+        """
+        result: Deferred[Any] = Deferred()
+        self._inThread(function, *args).addBoth(self._ended, result)
+        return result
+
+    def _ended(self, value: Any, result: Deferred[Any]) -> None:
+        self._slots.release()
+        result.callback(value)
+
+    # In a thread.
+
+    def _find(self, user: bytes) -> Secrets:
+        """
+        @return: what is kept of a user's password; empty for a stranger.
+        """
+        stat = os.stat(self._path)
+        version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if version != self._version:
+            self._users, self._version = readPasswords(self._path), version
+        try:
+            return self._users.get(prepared(user.decode("utf-8")), Secrets())
+        except (SaslError, UnicodeDecodeError):
+            return Secrets()
+
+    def _checked(self, user: bytes, password: bytes) -> bytes:
+        secrets = self._find(user)
+        known = secrets.scrypt is not None or secrets.scram is not None
+        good = (secrets if known else _NOBODY).check(password.decode("utf-8", "replace"))
+        if not good:
+            raise UnauthorizedLogin()
+        return user
+
+    def _proved(self, credentials: Any) -> bytes:
+        keys = self._find(credentials.username).scram
+        if keys is None or not credentials.check(keys):
+            raise UnauthorizedLogin()
+        user: bytes = credentials.username
+        return user

@@ -1,0 +1,112 @@
+"""
+The header by which a proxy says whom it speaks for: the PROXY protocol of
+HAProxy, versions 1 (a line) and 2 (binary).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import struct
+
+import attrs
+
+from deferrals.model.networks import LOCAL, normalAddress
+
+#: The longest header of version 1, CRLF included.
+_MAX_LINE_OCTETS = 107
+
+#: The longest header of version 2 that is taken, with everything that the proxy
+#: tells beside addresses.
+_MAX_BINARY_OCTETS = 16 * 1024
+
+_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+_LINE = re.compile(
+    r"PROXY (?:(TCP4|TCP6) (\S+) (\S+) (\d{1,5}) (\d{1,5})|UNKNOWN(?: [^\r\n]*)?)", re.A
+)
+_IPV4, _IPV6, _UNIX = 1, 2, 3
+
+
+class ProxyError(ValueError):
+    """
+    This is no such header.
+    """
+
+
+@attrs.frozen
+class Source:
+    """
+    Whom the proxy speaks for.
+
+    @ivar address: their IP address, or C{"local"}; L{None} where the proxy
+        speaks for itself (a health check), or does not know.
+    """
+
+    address: str | None = None
+    port: int = 0
+
+
+def takeHeader(data: bytes) -> tuple[Source, int] | None:
+    """
+    Take a header from the front of what a proxy has sent.
+
+    @return: what it says, and its length; L{None} while it is not complete.
+    @raise ProxyError: there is none.
+    """
+    if data[: len(_SIGNATURE)] == _SIGNATURE[: len(data)]:
+        return _binary(data)
+    if data[:6] == b"PROXY "[: len(data)]:
+        return _line(data)
+    raise ProxyError("no PROXY header")
+
+
+def _line(data: bytes) -> tuple[Source, int] | None:
+    end = data.find(b"\r\n", 0, _MAX_LINE_OCTETS)
+    if end < 0:
+        if len(data) >= _MAX_LINE_OCTETS:
+            raise ProxyError("a PROXY header without end")
+        return None
+    match = _LINE.fullmatch(data[:end].decode("latin-1"))
+    if match is None:
+        raise ProxyError("a malformed PROXY header")
+    if match[1] is None:
+        return Source(), end + 2
+    family = ipaddress.IPv4Address if match[1] == "TCP4" else ipaddress.IPv6Address
+    try:
+        family(match[2])
+        family(match[3])
+    except ValueError:
+        raise ProxyError("a bad address in the PROXY header") from None
+    port = int(match[4])
+    if max(port, int(match[5])) > 65535:
+        raise ProxyError("a bad port in the PROXY header")
+    return Source(normalAddress(match[2]), port), end + 2
+
+
+def _binary(data: bytes) -> tuple[Source, int] | None:
+    if len(data) < 16:
+        return None
+    kind, family, length = struct.unpack_from("!BBH", data, 12)
+    if kind >> 4 != 2 or kind & 15 > 1:
+        raise ProxyError("an unknown version of the PROXY protocol")
+    if length > _MAX_BINARY_OCTETS:
+        raise ProxyError("a PROXY header too long")
+    end = 16 + length
+    if len(data) < end:
+        return None
+    if kind & 15 == 0:
+        return Source(), end
+    return _source(family >> 4, data[16:end]), end
+
+
+def _source(family: int, addresses: bytes) -> Source:
+    try:
+        if family == _IPV4:
+            source, _, port, _ = struct.unpack_from("!4s4sHH", addresses)
+        elif family == _IPV6:
+            source, _, port, _ = struct.unpack_from("!16s16sHH", addresses)
+        else:
+            return Source(LOCAL) if family == _UNIX else Source()
+    except struct.error:
+        raise ProxyError("a PROXY header too short for its addresses") from None
+    return Source(normalAddress(str(ipaddress.ip_address(source))), port)

@@ -1,0 +1,129 @@
+"""
+The server's certificate and key: from two files, read again when they change.
+
+The files are looked at when a client begins a handshake, at most once a second.
+A new pair that cannot be used (half written, a key that does not belong to it,
+unreadable) is logged, and the old one stays in use until the files change again.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.logger import Logger
+from zope.interface import implementer
+
+_log = Logger(namespace="deferrals.tls")
+
+#: How often the files are looked at, at most, in seconds.
+LOOK_SECONDS = 1.0
+
+_Version = tuple[tuple[int, int, int], ...]
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Certificates:
+    """
+    Makes the server's side of TLS connections: TLS 1.2 and later.
+
+    @param certificate: a PEM file: the certificate, then those between it and
+        its root.
+    @param key: a PEM file with its key, without a passphrase; may be the same.
+    @param clock: the time.
+    """
+
+    def __init__(self, certificate: str, key: str, clock: Any) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._clock = clock
+        self._context: Any = None
+        self._version: _Version = ()
+        self._looked = 0.0
+
+    def load(self) -> None:
+        """
+        Read the files.
+
+        @raise ValueError: they cannot be used; the text says why.
+        """
+        version = self._stat()
+        try:
+            self._context = _context(self._certificate, self._key)
+        finally:
+            self._version, self._looked = version, self._clock.seconds()
+
+    def reload(self) -> None:
+        """
+        Read the files again; what cannot be used is logged.
+        """
+        try:
+            self.load()
+        except ValueError as error:
+            _log.error(
+                "{certificate} not reloaded, the old one stays: {error}",
+                certificate=self._certificate,
+                error=str(error),
+            )
+        else:
+            _log.info("{certificate} reloaded", certificate=self._certificate)
+
+    def _stat(self) -> _Version:
+        try:
+            found = [os.stat(path) for path in (self._certificate, self._key)]
+        except OSError as error:
+            raise ValueError(f"a readable file: {error}") from None
+        return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in found)
+
+    def _look(self) -> None:
+        now = self._clock.seconds()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            changed = self._stat() != self._version
+        except ValueError:
+            changed = False  # being replaced, or gone: the old pair is good
+        if changed:
+            self.reload()
+
+    def serverConnectionForTLS(self, protocol: Any) -> Any:
+        """
+        See L{IOpenSSLServerConnectionCreator}.
+        """
+        self._look()
+        return SSL.Connection(self._context, None)
+
+
+def _context(certificate: str, key: str) -> Any:
+    """
+    @raise ValueError: the files cannot be used.
+    """
+    context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
+    try:
+        with open(key, "rb") as file:
+            # OpenSSL would ask the terminal for a passphrase.
+            load_pem_private_key(file.read(), None)
+        context.use_certificate_chain_file(certificate)
+        context.use_privatekey_file(key)
+        context.check_privatekey()
+    except OSError as error:
+        raise ValueError(f"a readable file: {error}") from None
+    except (SSL.Error, ValueError, TypeError) as error:
+        raise ValueError(
+            f"a certificate and its key, in PEM, without a passphrase: {error}"
+        ) from None
+    return context
+
+
+def describe(transport: Any) -> str:
+    """
+    Protocol and cipher of a TLS connection, e.g. C{"TLSv1.3
+    TLS_AES_256_GCM_SHA384"}.
+    """
+    handle = transport.getHandle()
+    return f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"

@@ -1,0 +1,121 @@
+"""
+Whatever the sender speaks, and whatever the listener's choice: at the end every
+recipient that accepts has the message once, none that refuses has it, and the
+sender was told of every refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.envelope import Form
+from deferrals.model.mixed import Mixed
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import ACCEPT, Refuse
+from tests.harness import Bench
+from tests.senders import Sender, decide, run
+
+REFUSALS = [Refuse(Reply(550, "5.7.1", "no")), Refuse(Reply(552, "5.2.3", "too long"))]
+
+#: (first recipient's cohort, verdict) for each cohort there is.
+_cohorts = st.lists(st.sampled_from([ACCEPT, ACCEPT, *REFUSALS]), min_size=1, max_size=4)
+_envelope = st.sampled_from(["defer", "defer", "defer", "accept", "old-user"])
+
+ADDRESSES: list[Callable[[int], str]] = [
+    lambda attempt: "sender@example.com",
+    lambda attempt: f"prvs={attempt}123abcdef=sender@example.com",
+    lambda attempt: f"SRS0=ab{attempt}d=X{attempt}=example.com=sender@forward.example",
+    lambda attempt: f"bounce-{attempt}00{attempt}@news.example",
+]
+
+
+class SenderTests(SynchronousTestCase):
+    """
+    Models of senders against real sessions.
+    """
+
+    def check(self, bench: Bench, sender: Sender, verdicts: dict[str, Any]) -> None:
+        """
+        Exactly once, never, and told.
+        """
+        delivered = [name for name in bench.released if ":" not in name]
+        diverted = {name.partition(":")[0] for name in bench.released if ":" in name}
+        accepts = [recipient for recipient, verdict in verdicts.items() if verdict == "accept"]
+        self.assertEqual(sorted(delivered), sorted(accepts), bench.released)
+        for recipient, verdict in verdicts.items():
+            told = sender.told.get(recipient, "nothing")
+            if verdict == "accept" or recipient in diverted:
+                self.assertEqual(told[0], "2", (recipient, sender.told))
+            else:
+                self.assertEqual(told[0], "5", (recipient, sender.told))
+        allowed = {Mixed.NOTIFY, Mixed.FILE}
+        if bench.mixed.choice not in allowed or sender.form is not Form.PLAIN:
+            self.assertEqual(diverted, set())
+
+    @settings(max_examples=300)
+    @given(st.data())
+    def test_exact(self, data: Any) -> None:
+        """
+        For random recipients, cohorts, verdicts and sender behaviours (D-10,
+        D-17, P-3, P-6, P-11, S-1 to S-3).
+        """
+        form = data.draw(st.sampled_from([Form.PLAIN] * 4 + [Form.PRDR, Form.DEFERRALS, Form.LMTP]))
+        choice = data.draw(st.sampled_from([Mixed.SPLIT, Mixed.RETRY, Mixed.NOTIFY, Mixed.FILE]))
+        protocol = "lmtp" if form is Form.LMTP else "smtp"
+        bench = Bench(mixed=choice, protocol=protocol)
+        cohorts = data.draw(_cohorts)
+        wanted: dict[str, Any] = {}
+        for number in range(data.draw(st.integers(1, 6))):
+            address = f"r{number}@example.net"
+            cohort = data.draw(st.integers(0, len(cohorts) - 1))
+            envelope = data.draw(_envelope)
+            bench.envelope.verdicts[address] = envelope
+            decide(bench, {address: cohorts[cohort]}, {address: cohort})
+            wanted[address] = {"accept": "accept", "old-user": "refuse"}.get(
+                envelope, "accept" if cohorts[cohort] == ACCEPT else "refuse"
+            )
+        # A cohort is asked about once, under the name of its first member.
+        for address, cohort in bench.content.cohorts.items():
+            decide(bench, {address: cohorts[cohort]}, {})
+        sender = Sender(
+            bench,
+            data.draw(st.permutations(list(wanted))),
+            form,
+            pipelined=data.draw(st.booleans()),
+            keepsApart=data.draw(st.booleans()),
+            again=data.draw(st.booleans()),
+            address=data.draw(st.sampled_from(ADDRESSES)),
+        )
+        waits = data.draw(st.lists(st.sampled_from([0.001, 60, 900]), min_size=25, max_size=25))
+        run(sender, waits)
+        self.assertEqual(sender.pending, [])
+        self.check(bench, sender, wanted)
+
+    def test_strictest(self) -> None:
+        """strictest: one refusal refuses all, and all are told."""
+        bench = Bench(mixed=Mixed.STRICTEST)
+        decide(bench, {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]}, {})
+        sender = Sender(bench, ["a@example.net", "b@example.net"])
+        run(sender, [])
+        self.assertEqual({reply[0] for reply in sender.told.values()}, {"5"})
+        self.assertEqual(bench.released, [])
+
+    def test_unrecognised(self) -> None:
+        """A sender that is not recognised when it comes back gets to an end all the same."""
+        for choice in (Mixed.SPLIT, Mixed.RETRY):
+            bench = Bench(mixed=choice)
+            decide(bench, {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]}, {})
+            names = ["anna", "berta", "carla", "dora", "emma", "frieda", "gerda", "hilde"]
+            sender = Sender(
+                bench,
+                ["b@example.net", "a@example.net"],
+                address=lambda attempt, names=names: f"{names[attempt]}@example.com",
+            )
+            run(sender, [300] * 7)
+            self.assertEqual(sender.pending, [], choice)
+            self.assertEqual(bench.released[0], "a@example.net")
