@@ -30,6 +30,7 @@ from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.networks import Networks, dnsServers
 from deferrals.model.reply import Reply
+from deferrals.model.schedule import Schedule, Steps, parseSteps
 from deferrals.model.settings import (
     BadSetting,
     Octets,
@@ -173,7 +174,11 @@ class ContentStage(Stage):
 class DeliveryStage(Stage):
     """
     A C{deliver} table.
+
+    @ivar schedule: when its recipients are tried again, and given up.
     """
+
+    schedule: Schedule = Schedule()
 
 
 @attrs.frozen
@@ -388,7 +393,10 @@ class Config:
     @ivar consolidation_window: how long 353 is held back in the hope of a
         unanimous answer.
     @ivar max_judging: messages in the content stage at once.
-    @ivar retry_interval: how long a recipient waits for the next attempt.
+    @ivar max_delivering: attempts to deliver that are under way at once.
+    @ivar bounces: the name of the delivery that takes notices to senders whom
+        no rule for recipients knows; without it they are not told.
+    @ivar bounce_size: no larger message is sent back whole (RET=FULL).
     @ivar grace: how long transactions may take to end when the server stops.
     @ivar dns: the DNS servers that are asked where mail goes (MX), and whether
         a sender may be written to (SPF), each perhaps with C{:PORT}; by default
@@ -407,7 +415,9 @@ class Config:
     reply_deadline: Seconds = attrs.field(default=Seconds(50), validator=checked(_underAMinute))
     consolidation_window: Seconds = Seconds(2)
     max_judging: int = attrs.field(default=200, validator=checked(positive))
-    retry_interval: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    max_delivering: int = attrs.field(default=100, validator=checked(positive))
+    bounces: str | None = None
+    bounce_size: Octets = Octets(1 << 20)
     grace: Seconds = Seconds(10)
     dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     tls: TLSTable | None = None
@@ -487,6 +497,9 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
     for index, listener in enumerate(config.listen):
         if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
             problems.append((f"listen[{index}].tls", "a certificate, here or in [tls]"))
+    if config.bounces is not None and config.bounces not in config.deliveries:
+        names = ", ".join(config.deliveries) or "none there"
+        problems.append(("bounces", f"the name of a delivery ({names})"))
     for index, rule in enumerate(config.recipients):
         policy = config.policies.get(rule.policy)
         if policy is None:
@@ -554,6 +567,7 @@ def _converter(plugins: Plugins) -> cattrs.Converter:
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(Seconds, lambda value, _: parseSeconds(value))
+    converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
     converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
     converter.register_structure_hook_func(_isOptional, _optional(converter))
     converter.register_structure_hook_func(_isLiteral, _literal)
@@ -567,7 +581,7 @@ def _converter(plugins: Plugins) -> cattrs.Converter:
     )
     converter.register_structure_hook(
         DeliveryStage,
-        lambda value, _: _stage(converter, plugins, value, IDeliveryStage, DeliveryStage),
+        lambda value, _: _delivery(converter, plugins, value),
     )
     return converter
 
@@ -624,8 +638,8 @@ def _literal(value: Any, kind: Any) -> Any:
 
 
 def _stage(
-    converter: cattrs.Converter, plugins: Plugins, value: Any, interface: Any, kind: type[Stage]
-) -> Stage:
+    converter: cattrs.Converter, plugins: Plugins, value: Any, interface: Any, kind: type[Any]
+) -> Any:
     """
     A stage's table into the settings of the plugin that C{use} names.
     """
@@ -637,6 +651,18 @@ def _stage(
         raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
     rest = {key: one for key, one in value.items() if key != "use"}
     return kind(plugin, converter.structure(rest, plugin.settings))
+
+
+def _delivery(converter: cattrs.Converter, plugins: Plugins, value: Any) -> DeliveryStage:
+    """
+    The same for a delivery, whose table also has the keys of its schedule.
+    """
+    keys = {field.name for field in attrs.fields(Schedule)}
+    own = value if isinstance(value, dict) else {}
+    rest = {key: one for key, one in own.items() if key not in keys} if own else value
+    stage = _stage(converter, plugins, rest, IDeliveryStage, DeliveryStage)
+    schedule = {key: one for key, one in own.items() if key in keys}
+    return attrs.evolve(stage, schedule=converter.structure(schedule, Schedule))
 
 
 def _problems(error: BaseException, key: str) -> list[tuple[str, str]]:

@@ -73,7 +73,9 @@ class IEnvelopeStage(Interface):
             its route is what an earlier envelope stage has said, or L{None}.
         @return: L{Accept}, L{Refuse} or L{Defer} of
             L{deferrals.model.verdict}; or L{None}, for no opinion: what the
-            stages before have said stands.  May be a Deferred, which may be
+            stages before have said stands.  A route with another policy than
+            the rule's puts the recipient under that policy, which then says
+            what RCPT TO is answered.  May be a Deferred, which may be
             cancelled.
         """
 
@@ -102,6 +104,21 @@ class IContentStage(Interface):
         @return: L{Accept<deferrals.model.verdict.Accept>}, perhaps with marks,
             or L{Refuse<deferrals.model.verdict.Refuse>}: one verdict for all
             of them.  May be a Deferred, which may be cancelled.
+        """
+
+
+class IExpectingStage(IContentStage):
+    """
+    A content stage that wants to know beforehand about whom it may be asked,
+    because it asks somebody else once for all of them.
+    """
+
+    def expect(message, envelope, recipients):
+        """
+        Called once per message, before its first C{judge}.
+
+        @param recipients: all whose policies have this stage.  Those whom an
+            earlier stage refuses will not be asked about.
         """
 
 
@@ -200,6 +217,17 @@ class IServices(Interface):
         @return: a Deferred of its result.
         """
 
+    def common(key, build):
+        """
+        One object for all stages that ask with the same key, as long as the
+        server runs: what is known of a daemon that several policies use, and
+        the connections to it.
+
+        @param key: hashable, e.g. C{(__name__, url)}.
+        @param build: called without arguments, if it is not there yet.
+        @return: the object.
+        """
+
     def connect(endpoint):
         """
         @param endpoint: a Twisted client endpoint string.
@@ -259,6 +287,9 @@ class ISpool(Interface):
     The only thing that makes a message durable, and the queue of what is
     ours.  A message is in it from L{stage} until its last recipient has an
     outcome.
+
+    It keeps the time: nobody else says when, only after how many seconds, so
+    that a clock that is set makes nothing expire early and nothing stick.
     """
 
     def open():
@@ -296,12 +327,13 @@ class ISpool(Interface):
             It cannot be cancelled: call L{abandon} with what it fires with.
         """
 
-    def release(work, keep):
+    def release(work, later):
         """
-        The final reply has been written: the message is ours.
+        The final reply has been written: the message is ours, and its
+        recipients are leased to the caller, who delivers them now.
 
-        @param keep: whether the caller delivers it now; otherwise it is due
-            for L{claim} at once.
+        @param later: a dictionary: those who have to wait, each with its
+            L{Waits<deferrals.model.delivery.Waits>}.
         """
 
     def abandon(work):
@@ -309,30 +341,145 @@ class ISpool(Interface):
         The sender still owns the message: forget it.
         """
 
-    def claim(limit):
+    def claim(limit, shares, share):
         """
         Take released work that is due.  It is leased: nobody else gets it
-        until its outcomes are recorded or the lease has run out.
+        until its outcomes are recorded or the lease has run out.  No
+        destination is served before one that has waited longer for its turn.
+
+        @param limit: how much at most: recipients of one message and one
+            destination count as one.
+        @param shares: a dictionary of destinations to how much of that they
+            may have now.
+        @param share: the same, for all others.
+        @return: a Deferred of a list of
+            L{Work<deferrals.model.delivery.Work>}, each for one destination.
+            A message that cannot be read is moved aside, and is not in it.
+        """
+
+    def renew(works):
+        """
+        The caller is still at it: the leases begin anew.
+        """
+
+    def check(work):
+        """
+        Before a delivery: is the content what was stored?
+
+        @return: a Deferred, or L{None} for yes, where that is sure.  It fails
+            with L{SpoolError<deferrals.errors.SpoolError>} if not: then the
+            message has been moved aside, and nothing is to be recorded.
+        """
+
+    def record(work, standings, messages=()):
+        """
+        What became of recipients, and the messages that say so: all of it in
+        one transaction, or nothing.
+
+        @param standings: a dictionary of addressee to
+            L{Standing<deferrals.model.delivery.Standing>}.  The message leaves
+            with its last recipient.
+        @param messages: notices about it, each as (envelope, message,
+            addressees): they are ours at once.
+        @return: a Deferred of a list of L{Work<deferrals.model.delivery.Work>},
+            the notices, leased to the caller, which fires when it is durable.
+        """
+
+    def backOff(destination, seconds):
+        """
+        Nothing that waits for this destination is due before that; 0 takes
+        back what was said.
+        """
+
+    def notices(limit, transaction=None):
+        """
+        Recipients whose senders are to be told something: their outcome
+        stands, or they have waited for too long.  Leased, like claimed work.
 
         @param limit: how many messages at most.
+        @param transaction: the number of the one message to look at.
         @return: a Deferred of a list of
-            L{Work<deferrals.model.delivery.Work>}.
-        """
-
-    def record(work, outcomes, retryAt):
-        """
-        What became of recipients.  Who is delivered leaves the queue, and the
-        message with its last recipient; who is to be retried is due at
-        C{retryAt}; who failed is kept as failed.
-
-        @param outcomes: a dictionary of addressee to outcome.
-        @param retryAt: seconds since the epoch.
-        @return: a Deferred that fires when it is durable.
+            L{Work<deferrals.model.delivery.Work>}, one for each message, whose
+            addressees have an C{action}.
         """
 
     def waiting():
         """
         @return: a Deferred of (messages, recipients) that are in the spool.
+        """
+
+    def notes():
+        """
+        What somebody wanted to remember.
+
+        @return: a Deferred of a dictionary of names to values, both text:
+            those that have not expired.
+        """
+
+    def note(name, value, seconds):
+        """
+        Remember something for a while, soon: a crash may forget the newest.
+
+        @param name: text; what was noted under it before is replaced.
+        @param value: text.
+        @param seconds: for how long.
+        """
+
+    def forget(name):
+        """
+        Forget it, now.
+        """
+
+
+class IQueue(Interface):
+    """
+    What an operator may do with a spool, while the server runs.
+
+    A selection is a L{Selection<deferrals.model.selection.Selection>}.
+    """
+
+    def look(selection, limit, after):
+        """
+        @param limit: how many recipients at most.
+        @param after: where the last look ended; L{None} to begin.
+        @return: a Deferred of (recipients, after): dictionaries as
+            C{deferrals queue list --json} shows them; C{after} is L{None} when
+            there is no more.
+        """
+
+    def show(number):
+        """
+        @return: a Deferred of all that is known of a message; L{None} if it is
+            unknown.
+        """
+
+    def change(command, selection, after):
+        """
+        Change some of the recipients that are selected, and go on from
+        C{after} with the next call.
+
+        @param command: C{"retry"}, C{"hold"}, C{"release"}, C{"remove"} or
+            C{"bounce"}.
+        @return: a Deferred of (how many were changed, after).
+        """
+
+    def content(number):
+        """
+        @return: a Deferred of an L{IMessage}; L{None} if there is none.
+        """
+
+    def inspect(after):
+        """
+        Look at a part of the spool for what is damaged or does not belong
+        there, and go on from C{after} with the next call.
+
+        @return: a Deferred of (problems, messages looked at, after): problems
+            are dictionaries.
+        """
+
+    def numbers():
+        """
+        @return: a Deferred of a dictionary: what is in the spool.
         """
 
 

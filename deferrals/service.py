@@ -26,20 +26,18 @@ from deferrals.config import Config, DeliveryStage, Listener, Policy, RecipientR
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IEnvelopeStage, IServices
 from deferrals.listeners import Keyring, limitGuard, listenerSettings, serverEndpoint
+from deferrals.model.address import Mailbox
 from deferrals.model.ids import TransactionIds
-from deferrals.model.mixed import Memory
 from deferrals.model.networks import dnsServers
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.network import makeResolver, reachable
-from deferrals.relay.scheduler import Scheduler
-from deferrals.relay.spf import SPF
+from deferrals.queue import Queue
+from deferrals.rungs import Rungs
 from deferrals.smtp.guard import Guard
-from deferrals.smtp.mixed import MixedRung
 from deferrals.smtp.nexthops import NextHops
 from deferrals.smtp.server import SessionFactory
 from deferrals.smtp.settings import Intake, ListenerSettings
-from deferrals.spool.sqlite import SqliteSpool
 from deferrals.stages.chain import ContentJudge
 from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
 from deferrals.status import Status
@@ -63,10 +61,19 @@ class Services:
     listening: Callable[[], Iterable[tuple[str, int]]] = tuple
     nextHops: NextHops = attrs.field(init=False)
     _resolvers: dict[Any, Any] = attrs.field(init=False, factory=dict)
+    _common: dict[Any, Any] = attrs.field(factory=dict, init=False)
 
     @nextHops.default
     def _makeNextHops(self) -> NextHops:
         return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
+
+    def common(self, key: Any, build: Callable[[], Any]) -> Any:
+        """
+        See L{IServices.common}.
+        """
+        if key not in self._common:
+            self._common[key] = build()
+        return self._common[key]
 
     def inThread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """
@@ -121,6 +128,7 @@ class House:
     @ivar envelope: the first envelope stage.
     @ivar content: the judge over all policies.
     @ivar deliveries: delivery stages by name.
+    @ivar schedules: when what they could not deliver is tried again, by name.
     @param former: the house before a reload: stages with equal settings are
         taken over, with their connections.
     """
@@ -141,6 +149,8 @@ class House:
             name: self._build(stage, config, f"deliveries.{name}")
             for name, stage in config.deliveries.items()
         }
+        self.schedules = {name: stage.schedule for name, stage in config.deliveries.items()}
+        self.bounces = config.bounces
         self._quarantines = {
             name: self._named(policy.quarantine, f"policies.{name}.quarantine", config)
             for name, policy in config.policies.items()
@@ -152,6 +162,7 @@ class House:
             key = f"recipients[{place}]"
             if isinstance(rule.deliver, Stage):
                 self.deliveries[name] = self._build(rule.deliver, config, f"{key}.deliver")
+                self.schedules[name] = rule.deliver.schedule
             verdict = _verdict(config.policies[rule.policy], Route(rule.policy, name))
             checks = [
                 self._build(stage, config, f"{key}.check[{number}]")
@@ -162,7 +173,10 @@ class House:
                 checks.append(delivery)
             allow = None if rule.allow is None else Allowed.parse(rule.allow)
             rules.append(Rule(Pattern.parse(rule.match), verdict, checks, allow))
-        self.envelope = RuleTable(rules, services.hostname)
+        verdicts = {
+            name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
+        }
+        self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries)
         #: Whether BODY=BINARYMIME can go everywhere as it is.
         self.takesBinary = all(
             getattr(stage, "takesBinary", False) for stage in self.deliveries.values()
@@ -182,7 +196,17 @@ class House:
         if isinstance(delivery, str):
             return delivery
         self.deliveries[key] = self._build(delivery, config, key)
+        self.schedules[key] = delivery.schedule
         return key
+
+    def routeBack(self, sender: Mailbox) -> Route | None:
+        """
+        Where notices for a sender go: as the rules say for one of our own, and
+        for all others to the delivery C{bounces}.
+        """
+        if self.envelope.isOurs(sender):
+            return self.envelope.route(sender)
+        return None if self.bounces is None else Route("", self.bounces)
 
     def _build(self, stage: Stage, config: Config, key: str) -> Any:
         """
@@ -239,17 +263,8 @@ class MailService(service.Service):
         self._services = services
         services.status.show("next hops", services.nextHops.describe)
         self._house = House(config, services)
-        self._memory = Memory()
-        self._spf = SPF(reactor, services.inThread, dnsServers(config.dns))
-        self._spool = SqliteSpool(
-            os.path.join(config.stateDir, "spool"), reactor, services.inThread
-        )
-        self._scheduler = Scheduler(
-            self._spool,
-            lambda name: self._house.deliveries.get(name),
-            reactor,
-            config.retry_interval,
-        )
+        self._queue = Queue(config, services, self._ids, lambda: self._house)
+        self._rungs = Rungs(config, services, self._queue.spool)
         self._factories: dict[str, SessionFactory] = {}
         self._ports: dict[str, Any] = {}
 
@@ -289,27 +304,15 @@ class MailService(service.Service):
         endpoint = serverEndpoint(self._reactor, listener.endpoint)
         return maybeDeferred(endpoint.listen, factory).addCallback(listening)
 
-    def _mixed(self, settings: ListenerSettings) -> MixedRung:
-        return MixedRung(
-            settings.mixed,
-            settings.mixedFallback,
-            settings.retryLimit,
-            self._memory,
-            self._house.quarantine,
-            self._spf.passes,
-            self._services.inThread,
-            self._services.status,
-        )
-
     def _intake(self, settings: ListenerSettings) -> Intake:
         return Intake(
             self._ids,
             self._house.envelope,
             self._house.content,
-            self._spool,
-            self._scheduler.release,
+            self._queue.spool,
+            self._queue.release,
             self._services.status,
-            self._mixed(settings),
+            self._rungs.rung(settings, self._house.quarantine),
             self._guard,
             self._gate,
             self._house.takesBinary,
@@ -320,13 +323,8 @@ class MailService(service.Service):
         Open the spool, then deliver.
         """
         service.Service.startService(self)
-        if not self._spf.available and any(one.mayNotify for one in self._config.listen):
-            _log.warn(
-                "the extra deferrals[spf] is not installed: only authenticated senders get"
-                " notices, the others' refused copies are filed"
-            )
-        self._opened = maybeDeferred(self._spool.open)
-        self._opened.addCallback(lambda _: self._scheduler.start())
+        self._opened = maybeDeferred(self._queue.start)
+        self._opened.addCallback(lambda _: self._rungs.load())
         self._opened.addErrback(self._noSpool)
 
     def _noSpool(self, failure: Failure) -> None:
@@ -349,9 +347,8 @@ class MailService(service.Service):
             yield maybeDeferred(port.stopListening)
         for factory in self._factories.values():
             yield factory.shutdown(self._config.grace)
-        yield self._scheduler.stop()
+        yield self._queue.stop()
         yield self._services.nextHops.close()
-        yield self._spool.close()
 
     def reload(self) -> None:
         """
@@ -372,6 +369,7 @@ class MailService(service.Service):
         self._config, self._house = config, house
         limitGuard(self._guard, config.limits)
         self._keyring.reload(settings.certificates for _, settings in wanted.values())
+        self._queue.reloaded(config)
         for endpoint in set(self._factories) - set(wanted):
             self._unlisten(endpoint)
         for endpoint, (listener, settings) in wanted.items():

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -26,7 +27,7 @@ from deferrals.interfaces import (
     ISpool,
 )
 from deferrals.model.address import Mailbox
-from deferrals.model.delivery import Addressee, Work
+from deferrals.model.delivery import Addressee, Ended, Gone, Stuck, Waits, Warned, Work
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Accept, Delivered, Failed, Marks, Refuse, Retry, Route
@@ -34,6 +35,8 @@ from deferrals.spool.message import HEADER_OCTETS, Message
 from deferrals.status import Status
 
 _numbers = itertools.count(1 << 20)
+
+LATER = Reply(451, "4.3.0", "later")
 
 
 def makeMessage(content: bytes = b"Subject: test\r\n\r\nhello\r\n") -> Message:
@@ -89,6 +92,15 @@ class FakeServices:
         self.reactor = Clock() if reactor is None else reactor
         self.stateDir = self.baseDir = directory
         self.status = Status()
+        self._common: dict[Any, Any] = {}
+
+    def common(self, key: Any, build: Any) -> Any:
+        """
+        One object for each key.
+        """
+        if key not in self._common:
+            self._common[key] = build()
+        return self._common[key]
 
     def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
         """
@@ -312,12 +324,42 @@ class SpoolContract:
         with message.open() as file:
             self.assertEqual(file.read(), content)
 
+    def claimed(self, spool: Any, limit: int = 10, share: int = 10, **shares: int) -> list[Work]:
+        """
+        @return: what is due.
+        """
+        works: list[Work] = self.resultOf(spool.claim(limit, shares, share))
+        return works
+
+    def owned(self, spool: Any, *addresses: str) -> Work:
+        """
+        @return: released work for these addresses, leased to us.
+        """
+        work = self.staged(spool, *addresses)
+        spool.release(work, {})
+        return work
+
+    def waits(self, destination: str = "there", seconds: float = 60.0, **more: Any) -> Waits:
+        """
+        @return: another attempt after so many seconds.
+        """
+        values = {"expireSeconds": 1000.0, "warnSeconds": 0.0, "reply": LATER, "host": "mx.test"}
+        return Waits(destination, seconds, **{**values, **more})  # type: ignore[arg-type]
+
+    def queued(self, spool: Any, address: str, *args: Any, **more: Any) -> Work:
+        """
+        @return: released work, whose recipient L{waits}.
+        """
+        work = self.owned(spool, address)
+        self.resultOf(spool.record(work, {work.addressees[0]: self.waits(*args, **more)}))
+        return work
+
     def test_stagedIsNotClaimed(self: Any) -> None:
         """Nobody delivers what is not released (D-20)."""
         spool = self.makeSpool()
         self.staged(spool, "a@example.net")
         self.clock.advance(10000)
-        self.assertEqual(self.resultOf(spool.claim(10)), [])
+        self.assertEqual(self.claimed(spool), [])
 
     def test_abandoned(self: Any) -> None:
         """An abandoned message is gone (D-15)."""
@@ -325,16 +367,23 @@ class SpoolContract:
         spool.abandon(self.staged(spool, "a@example.net"))
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
         spool = self.reopen(spool)
-        self.assertEqual(self.resultOf(spool.claim(10)), [])
+        self.assertEqual(self.claimed(spool), [])
 
-    def test_keptWork(self: Any) -> None:
-        """Released work that its receiver delivers itself is leased to it."""
+    def test_leased(self: Any) -> None:
+        """Released work belongs to the one who staged it, until its lease runs out."""
         spool = self.makeSpool()
-        spool.release(self.staged(spool, "a@example.net"), True)
-        self.assertEqual(self.resultOf(spool.claim(10)), [])
+        work = self.owned(spool, "a@example.net")
+        self.assertEqual(self.claimed(spool), [])
+        self.clock.advance(200)
+        spool.renew([work])
+        self.clock.advance(200)
+        self.assertEqual(self.claimed(spool), [])
+        self.clock.advance(101)
+        self.assertEqual(len(self.claimed(spool)), 1)
+        self.assertEqual(self.claimed(spool), [])
 
     def test_claimed(self: Any) -> None:
-        """Released work is claimed once, complete."""
+        """What is claimed is what was stored, complete."""
         spool = self.makeSpool()
         envelope = makeEnvelope("", smtputf8=True, ret="HDRS", envid="e1")
         message = self.body(spool, envelope, b"\r\nhello\r\n")
@@ -344,45 +393,212 @@ class SpoolContract:
         )
         addressees = [*makeAddressees("a@example.net"), Addressee(recipient, marks, 1)]
         work = self.resultOf(spool.stage(envelope, message, addressees))
-        spool.release(work, False)
-        (claimed,) = self.resultOf(spool.claim(10))
+        spool.release(work, dict.fromkeys(addressees, self.waits("there", 0.0, attempted=False)))
+        (claimed,) = self.claimed(spool)
         self.assertEqual(claimed.envelope, envelope)
         self.assertEqual(list(claimed.addressees), addressees)
         with claimed.message.open() as file:
             self.assertEqual(file.read(), b"\r\nhello\r\n")
-        self.assertEqual(self.resultOf(spool.claim(10)), [])
-
-    def test_leaseRunsOut(self: Any) -> None:
-        """A dead worker's work is due again when its lease has run out."""
-        spool = self.makeSpool()
-        spool.release(self.staged(spool, "a@example.net"), True)
-        self.clock.advance(301)
-        self.assertEqual(len(self.resultOf(spool.claim(10))), 1)
+        self.assertEqual(self.claimed(spool), [])
 
     def test_recorded(self: Any) -> None:
-        """Who is delivered leaves; who is to be retried is due at that time."""
+        """Who is delivered leaves; who waits is due at its time, with its attempts counted."""
         spool = self.makeSpool()
-        work = self.staged(spool, "a@example.net", "b@example.net")
-        spool.release(work, True)
+        work = self.owned(spool, "a@example.net", "b@example.net")
         one, two = work.addressees
-        later = self.clock.seconds() + 60
-        outcomes = {one: Delivered(), two: Retry(Reply(451, "4.3.0", "later"))}
-        self.resultOf(spool.record(work, outcomes, later))
+        self.resultOf(spool.record(work, {one: Gone(), two: self.waits()}))
         self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
-        self.assertEqual(self.resultOf(spool.claim(10)), [])
+        self.assertEqual(self.claimed(spool), [])
         self.clock.advance(61)
-        (again,) = self.resultOf(spool.claim(10))
-        self.assertEqual([(str(a), a.attempts) for a in again.addressees], [("b@example.net", 1)])
-        self.resultOf(spool.record(again, {again.addressees[0]: Delivered()}, later))
+        (again,) = self.claimed(spool)
+        (addressee,) = again.addressees
+        self.assertEqual((str(addressee), addressee.attempts), ("b@example.net", 1))
+        self.assertEqual((addressee.reply, addressee.host), (LATER, "mx.test"))
+        self.assertEqual(again.ageSeconds, 61)
+        self.resultOf(spool.record(again, {addressee: Gone()}))
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
+
+    def test_putBack(self: Any) -> None:
+        """Who was put back without an attempt has not used one up."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", seconds=0.0, attempted=False)
+        (again,) = self.claimed(spool)
+        self.assertEqual(again.addressees[0].attempts, 0)
+
+    def test_shares(self: Any) -> None:
+        """No destination gets more than its share, and all have their turn."""
+        spool = self.makeSpool()
+        for number in range(6):
+            self.queued(spool, f"{number}@dead.example", "dead", 1.0)
+        for number in range(2):
+            self.queued(spool, f"{number}@live.example", "live", 2.0)
+        self.clock.advance(3)
+        names = [str(work.addressees[0]) for work in self.claimed(spool, 9, 9, dead=1)]
+        self.assertEqual(sorted(names), ["0@dead.example", "0@live.example", "1@live.example"])
+        self.assertEqual(self.claimed(spool, 9, 9, dead=0), [])
+        self.assertEqual(len(self.claimed(spool, 4, 9)), 4)
+        self.assertEqual(len(self.claimed(spool, 9, 9)), 1)
+
+    def test_turns(self: Any) -> None:
+        """A destination that has just had its turn is behind the others."""
+        spool = self.makeSpool()
+        for number in range(3):
+            self.queued(spool, f"{number}@a.example", "a", 1.0)
+            self.queued(spool, f"{number}@b.example", "b", 1.0)
+        self.clock.advance(2)
+        found = [str(self.claimed(spool, 1, 1)[0].addressees[0]) for _ in range(2)]
+        self.assertEqual({name.partition("@")[2] for name in found}, {"a.example", "b.example"})
+
+    def test_backOff(self: Any) -> None:
+        """A destination that is left alone is not due, and due again when that is taken back."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", "dead", 1.0)
+        spool.backOff("dead", 500.0)
+        self.clock.advance(200)
+        self.queued(spool, "b@example.net", "dead", 1.0)
+        self.clock.advance(100)
+        self.assertEqual(self.claimed(spool), [])
+        spool.backOff("dead", 0)
+        self.assertEqual(len(self.claimed(spool)), 2)
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_backOffEnds(self: Any) -> None:
+        """A destination that was left alone is due when its time is over."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", "dead", 1.0)
+        spool.backOff("dead", 500.0)
+        self.clock.advance(501)
+        self.assertEqual(len(self.claimed(spool)), 1)
 
     def test_restart(self: Any) -> None:
         """After a crash, what was staged is released: a duplicate is the lesser evil (RFC 1047)."""
         spool = self.makeSpool()
         self.staged(spool, "a@example.net")
-        spool.release(self.staged(spool, "b@example.net"), True)
+        self.owned(spool, "b@example.net")
         spool = self.reopen(spool)
-        claimed = self.resultOf(spool.claim(10))
         self.assertEqual(
-            sorted(str(work.addressees[0]) for work in claimed), ["a@example.net", "b@example.net"]
+            sorted(str(work.addressees[0]) for work in self.claimed(spool)),
+            ["a@example.net", "b@example.net"],
         )
+
+    def told(self, spool: Any, transaction: int | None = None) -> list[tuple[str, str]]:
+        """
+        @return: whose sender is to be told of what, now.
+        """
+        works = self.resultOf(spool.notices(10, transaction))
+        return sorted((str(a), a.action) for work in works for a in work.addressees)
+
+    def test_ended(self: Any) -> None:
+        """Whose outcome stands is there until its sender is told; one asker gets it."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net", "b@example.net")
+        reply = Reply(550, "5.1.1", "gone")
+        standings = {
+            work.addressees[0]: Ended("failed", reply, "mx.test"),
+            work.addressees[1]: self.waits(),
+        }
+        self.resultOf(spool.record(work, standings))
+        number = work.envelope.transaction
+        (telling,) = self.resultOf(spool.notices(1, number))
+        (addressee,) = telling.addressees
+        self.assertEqual(
+            (addressee.action, addressee.reply, addressee.host), ("failed", reply, "mx.test")
+        )
+        self.clock.advance(61)
+        self.assertEqual(self.told(spool), [])
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 2))
+
+    def test_endedAndDied(self: Any) -> None:
+        """When the process dies before the sender is told, the next one tells."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net")
+        self.resultOf(spool.record(work, {work.addressees[0]: Ended("failed", LATER)}))
+        self.assertEqual(self.told(spool), [])
+        spool = self.reopen(spool)
+        self.assertEqual(self.told(spool), [("a@example.net", "failed")])
+
+    def test_notice(self: Any) -> None:
+        """A notice is ours in the moment in which the recipients leave (RFC 3464)."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net")
+        self.resultOf(spool.record(work, {work.addressees[0]: Ended("failed", LATER)}))
+        (telling,) = self.resultOf(spool.notices(1, work.envelope.transaction))
+        envelope = makeEnvelope("")
+        message = self.body(spool, envelope, b"\r\nsorry\r\n")
+        notice = (envelope, message, makeAddressees("sender@example.com"))
+        standings = {telling.addressees[0]: Gone("failed")}
+        (leased,) = self.resultOf(spool.record(telling, standings, [notice]))
+        self.assertEqual(str(leased.addressees[0]), "sender@example.com")
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.assertEqual(self.claimed(spool), [])
+        (again,) = self.claimed(self.reopen(spool))
+        self.assertEqual(again.envelope, envelope)
+
+    def test_late(self: Any) -> None:
+        """Who is late is told of once; who is too late is given up, and not delivered."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", seconds=5000.0, warnSeconds=300.0)
+        self.clock.advance(299)
+        self.assertEqual(self.told(spool), [])
+        self.clock.advance(2)
+        (late,) = self.resultOf(spool.notices(10))
+        self.assertEqual(late.addressees[0].action, "delayed")
+        self.assertEqual(late.expireSeconds, 1000.0)
+        self.resultOf(spool.record(late, {late.addressees[0]: Warned()}))
+        self.clock.advance(600)
+        self.assertEqual(self.told(spool), [])
+        self.clock.advance(100)
+        self.assertEqual(self.told(spool), [("a@example.net", "expired")])
+        self.clock.advance(10)
+        self.assertEqual(self.told(spool), [])
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_lateButDue(self: Any) -> None:
+        """Who is merely late can still be delivered while its sender is told."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", seconds=400.0, warnSeconds=300.0)
+        self.clock.advance(301)
+        (late,) = self.resultOf(spool.notices(10))
+        self.clock.advance(100)
+        (work,) = self.claimed(spool)
+        self.resultOf(spool.record(late, {late.addressees[0]: Warned()}))
+        self.resultOf(spool.record(work, {work.addressees[0]: Gone()}))
+        self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
+
+    def test_stuck(self: Any) -> None:
+        """Whose sender cannot be told stays, for the operator, until it is given up."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net")
+        self.resultOf(spool.record(work, {work.addressees[0]: Ended("failed", LATER)}))
+        (telling,) = self.resultOf(spool.notices(1, work.envelope.transaction))
+        self.resultOf(spool.record(telling, {telling.addressees[0]: Stuck(1000.0)}))
+        self.clock.advance(900)
+        self.assertEqual((self.told(spool), self.claimed(spool)), ([], []))
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.clock.advance(101)
+        self.assertEqual(self.told(spool), [("a@example.net", "stuck")])
+
+    def test_refusal(self: Any) -> None:
+        """A refusal that is to be told instead of a delivery is kept (P-11)."""
+        spool = self.makeSpool()
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"\r\nhello\r\n")
+        reply = Reply(550, "5.6.0", "refuses\nthe content")
+        addressees = [attrs.evolve(one, refusal=reply) for one in makeAddressees("a@example.net")]
+        spool.release(self.resultOf(spool.stage(envelope, message, addressees)), {})
+        (work,) = self.claimed(self.reopen(spool))
+        self.assertEqual(work.addressees[0].refusal, reply)
+
+    def test_notes(self: Any) -> None:
+        """Notes survive the process, until they are forgotten or have expired."""
+        spool = self.makeSpool()
+        for name, seconds in (("a", 100.0), ("b", 100.0), ("c", 10.0)):
+            spool.note(name, f"value {name}", seconds)
+        spool.note("a", "another", 1000.0)
+        spool.forget("b")
+        spool.forget("unknown")
+        self.clock.advance(20)
+        spool = self.reopen(spool)
+        self.assertEqual(self.resultOf(spool.notes()), {"a": "another"})
+        self.clock.advance(1000)
+        self.assertEqual(self.resultOf(spool.notes()), {})

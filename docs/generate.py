@@ -26,6 +26,7 @@ sys.path.insert(0, ROOT)
 
 from twisted.python.reflect import namedAny  # noqa: E402
 
+from deferrals.model.schedule import Steps  # noqa: E402
 from deferrals.model.settings import Octets, Seconds  # noqa: E402
 
 _MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
@@ -92,6 +93,8 @@ def typeName(kind: Any) -> str:
         return "time span"
     if kind is Octets:
         return "size"
+    if kind is Steps:
+        return "time spans"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return " or ".join(f'`"{word}"`' for word in arguments)
@@ -120,6 +123,8 @@ def default(field: Any) -> str:
         return f"`{json.dumps(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return '`"' + " ".join(f"{one:g}s" for one in value) + '"`'
     if isinstance(value, str):
         return f'`"{value}"`'
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

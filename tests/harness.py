@@ -179,7 +179,7 @@ class Bench:
         self.session.makeConnection(self.transport)
 
     def _release(self, work: Work) -> None:
-        self.spool.release(work, True)
+        self.spool.release(work, {})
         self.works.append(work)
         self.released += map(_shown, work.addressees)
 

@@ -9,8 +9,10 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides
 
 from deferrals.errors import StageError
+from deferrals.interfaces import IExpectingStage
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Marks, Refuse, Route
 from deferrals.stages.chain import ContentJudge, askInTurn
@@ -135,6 +137,30 @@ class JudgeTests(SynchronousTestCase):
         (fourth,) = self.ask(("d@x.example", "first"))
         self.one.decide("d@x.example", ACCEPT)
         self.assertEqual(self.successResultOf(fourth), ACCEPT)
+
+    def test_expect(self) -> None:
+        """A stage that wants to know is told of all whom it may be asked about, first."""
+        expecting, told = FakeContent(), []
+
+        def expect(message: Any, envelope: Any, recipients: Any) -> None:
+            self.assertEqual(expecting.asked, [])
+            told.append([str(recipient) for recipient in recipients])
+
+        expecting.expect = expect  # type: ignore[attr-defined]
+        directlyProvides(expecting, IExpectingStage)
+        self.judge = ContentJudge({"p": [self.one, expecting], "q": [expecting], "r": []}, 1)
+        self.ask(("a@x.example", "p"), ("b@x.example", "q"), ("c@x.example", "r"))
+        self.assertEqual(told, [["a@x.example", "b@x.example"]])
+
+    def test_expectFails(self) -> None:
+        """A stage that fails to listen is asked all the same."""
+        expecting = FakeContent()
+        expecting.expect = lambda *_: 1 / 0  # type: ignore[attr-defined]
+        directlyProvides(expecting, IExpectingStage)
+        self.judge = ContentJudge({"p": [expecting]}, 1)
+        (verdict,) = self.ask(("a@x.example", "p"))
+        expecting.decide("a@x.example", ACCEPT)
+        self.assertEqual(self.successResultOf(verdict), ACCEPT)
 
     def test_cohort(self) -> None:
         """A cohort is what a recipient meets, not what its policy is called."""

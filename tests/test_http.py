@@ -18,6 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from deferrals.model.verdict import ACCEPT, Accept, Marks, Refuse
+from deferrals.stages import web
 from deferrals.stages.content import http
 from deferrals.testing import (
     ContentStageContract,
@@ -71,7 +72,7 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
         services = FakeServices(reactor=self.clock)
         settings = {"url": "http://127.0.0.1:1/judge", **settings}
         agent = RequestTraversalAgent(self.judge)
-        self.patch(http, "Agent", lambda reactor, pool: agent)
+        self.patch(web, "Agent", lambda reactor, pool: agent)
         stage = http.HTTPStage(http.HTTPSettings(**settings), services)
         self.flush = agent.flush
         return stage
@@ -145,7 +146,7 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
             {"default": {**refuse, "reply": "550 " + "x" * 600}},
             {"default": {**refuse, "reply": 550}},
             {"default": {"accept": True, "headers": ["X"]}},
-            b" " * (http.MAX_ANSWER_OCTETS + 1),
+            b" " * (web.MAX_ANSWER_OCTETS + 1),
         ):
             stage = self.makeStage(answer)
             verdict = self.successResultOf(self.ask(stage, "a@example.net"))
@@ -178,18 +179,18 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
             tries.append(1)
             return Deferred(lambda d: d.errback(ResponseNeverReceived([Failure(CancelledError())])))
 
-        stage._client.post = post
+        stage._web._client.request = post
         d = self.ask(stage, "a@example.net")
-        self.assertEqual(stage._slots.free, http.CONCURRENCY - 1)
+        self.assertEqual(stage._service._slots.free, http.CONCURRENCY - 1)
         d.cancel()
-        self.successResultOf(d)
+        self.failureResultOf(d, CancelledError)
         self.assertEqual(len(tries), 1)
-        self.assertEqual(stage._slots.free, http.CONCURRENCY)
+        self.assertEqual(stage._service._slots.free, http.CONCURRENCY)
 
     def test_staleConnection(self) -> None:
         """A pooled connection that the other side had closed costs a second try, no error."""
         stage = self.makeStage()
-        real, tries = stage._client.post, []
+        real, tries = stage._web._client.request, []
 
         def post(*args: Any, **kwargs: Any) -> Any:
             tries.append(1)
@@ -199,7 +200,7 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
                 return failed
             return real(*args, **kwargs)
 
-        stage._client.post = post
+        stage._web._client.request = post
         self.assertEqual(self.successResultOf(self.ask(stage, "lover@example.net")), ACCEPT)
         self.assertEqual(len(tries), 2)
 

@@ -93,7 +93,7 @@ class ImportTests(SynchronousTestCase):
         """Only service, tap and cli read the configuration; nobody imports testing."""
         for part, path, tree in modules():
             names = set(imported(tree))
-            if part not in ("service", "listeners", "tap", "cli", "config"):
+            if part not in ("service", "queue", "listeners", "rungs", "tap", "cli", "config"):
                 self.assertNotIn("deferrals.config", names, path)
             self.assertNotIn("deferrals.testing", names, path)
 

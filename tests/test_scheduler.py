@@ -6,18 +6,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.delivery import Work
 from deferrals.model.reply import Reply
+from deferrals.model.schedule import Schedule, parseSteps
+from deferrals.model.settings import Seconds
 from deferrals.model.verdict import Delivered, Failed, Retry
 from deferrals.relay.scheduler import DELIVERY_SECONDS, Scheduler
 from deferrals.spool.memory import MemorySpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
 
-LATER = Retry(Reply(451, "4.3.0", "later"))
+LATER = Retry(Reply(451, "4.2.0", "later"))
+SCHEDULE = Schedule(parseSteps("60s 5m"), Seconds(1000.0), Seconds(0.0))
 
 
 class FakeDelivery:
@@ -28,6 +32,9 @@ class FakeDelivery:
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer
         self.asked: list[list[str]] = []
+
+    def destination(self, recipient: Any) -> str:
+        return str(recipient.address.domain)
 
     def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
         self.asked.append([str(recipient) for recipient in recipients])
@@ -46,8 +53,15 @@ class SchedulerTests(SynchronousTestCase):
         self.spool = MemorySpool(self.clock)
         self.delivery = FakeDelivery()
         self.scheduler = Scheduler(
-            self.spool, {"box": self.delivery}.get, self.clock, retrySeconds=60, concurrency=2
+            self.spool,
+            {"box": self.delivery}.get,
+            lambda name: SCHEDULE,
+            self.clock,
+            concurrency=2,
+            chance=lambda: 0.5,
         )
+        self.told: list[int] = []
+        self.scheduler.tell = self.told.append
 
     def stage(self, *addresses: str) -> Work:
         addressees = makeAddressees(*addresses)
@@ -72,7 +86,7 @@ class SchedulerTests(SynchronousTestCase):
             recipients[0]: Delivered(),
             recipients[-1]: LATER,
         }
-        self.scheduler.start(5)
+        self.scheduler.start()
         self.scheduler.release(self.stage("a@x.example", "b@x.example"))
         self.assertEqual(self.left(), (1, 1))
         self.delivery.answer = None
@@ -111,7 +125,7 @@ class SchedulerTests(SynchronousTestCase):
 
     def test_unknownDelivery(self) -> None:
         """A delivery that the configuration does not have any longer is waited for."""
-        scheduler = Scheduler(self.spool, lambda name: None, self.clock)
+        scheduler = Scheduler(self.spool, lambda name: None, lambda name: SCHEDULE, self.clock)
         scheduler.release(self.stage("a@x.example"))
         self.assertEqual(self.left(), (1, 1))
 
@@ -125,7 +139,7 @@ class SchedulerTests(SynchronousTestCase):
             return d
 
         self.delivery.answer = hold
-        self.scheduler.start(5)
+        self.scheduler.start()
         for number in range(4):
             self.scheduler.release(self.stage(f"r{number}@x.example"))
         self.assertEqual(len(self.delivery.asked), 2)
@@ -151,17 +165,85 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual(self.left(), (1, 1))
 
     def test_failed(self) -> None:
-        """Who failed is not tried again."""
+        """Who failed is not tried again, and the sender is to be told."""
         self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))
-        self.scheduler.start(5)
-        self.scheduler.release(self.stage("a@x.example"))
+        self.scheduler.start()
+        work = self.stage("a@x.example")
+        self.scheduler.release(work)
+        self.assertEqual(self.told, [work.envelope.transaction])
         self.clock.advance(10000)
         self.assertEqual(len(self.delivery.asked), 1)
+        self.assertEqual(self.left(), (1, 1))
+
+    def test_nobodyToTell(self) -> None:
+        """Where nobody is or wants to be told, a failure just ends (RFC 3461 §4.1)."""
+        self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))
+        addressees = makeAddressees("a@x.example")
+        never = attrs.evolve(addressees[0].recipient, notify=frozenset({"NEVER"}))
+        for sender, one in (
+            ("", addressees[0]),
+            ("s@x.example", attrs.evolve(addressees[0], recipient=never)),
+        ):
+            d = self.spool.stage(makeEnvelope(sender), makeMessage(), [one])
+            self.scheduler.release(self.successResultOf(d))
+            self.assertEqual((self.told, self.left()), ([], (0, 0)))
+
+    def test_refusal(self) -> None:
+        """Who refuses what was accepted for all is not delivered: the sender is told (P-11)."""
+        reply = Reply(550, "5.6.0", "refuses the content")
+        one, two = makeAddressees("a@x.example", "b@x.example")
+        work = self.successResultOf(
+            self.spool.stage(makeEnvelope(), makeMessage(), [one, attrs.evolve(two, refusal=reply)])
+        )
+        self.scheduler.release(work)
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+        (telling,) = self.successResultOf(self.spool.notices(1, self.told[0]))
+        (addressee,) = telling.addressees
+        self.assertEqual((str(addressee), addressee.action), ("b@x.example", "failed"))
+        self.assertEqual((addressee.reply, addressee.host), (reply, ""))
+
+    def test_expired(self) -> None:
+        """The schedule's last step repeats; who is too old at an attempt is given up after it."""
+        self.delivery.answer = LATER
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        for _ in range(400):
+            self.clock.advance(5)
+        self.assertEqual(len(self.delivery.asked), 6)  # at 0, 60, 360, 660, 960, 1260
+        works = self.successResultOf(self.spool.notices(1))
+        self.assertEqual([a.action for w in works for a in w.addressees], ["expired"])
+
+    def test_deadDestination(self) -> None:
+        """A dead destination is probed by one message, and does not keep a slot from others."""
+        dead = Retry(Reply(451, "4.4.1", "no answer"))
+        self.delivery.answer = lambda recipients: {
+            r: dead if str(r).endswith("dead.example") else Delivered() for r in recipients
+        }
+        self.scheduler.start()
+        for number in range(20):
+            self.scheduler.release(self.stage(f"{number}@dead.example"))
+        self.assertEqual(len(self.delivery.asked), 3)
+        self.scheduler.release(self.stage("a@live.example"))
+        self.assertEqual(self.delivery.asked[-1], ["a@live.example"])
+        self.clock.pump([1] * 59)
+        self.assertEqual(len(self.delivery.asked), 4)
+        self.clock.pump([1] * 10)
+        self.assertEqual(len(self.delivery.asked), 5)
+        self.delivery.answer = None
+        self.clock.pump([1] * 400)
+        self.assertEqual(self.left(), (0, 0))
 
     def test_notRecorded(self) -> None:
-        """An outcome that cannot be recorded is logged; the lease brings it back."""
+        """An outcome that cannot be recorded is recorded later, and not delivered again."""
+        record = self.spool.record
         self.spool.record = lambda *args: succeed(None).addCallback(  # type: ignore[method-assign]
             lambda _: 1 // 0
         )
+        self.scheduler.start()
         self.scheduler.release(self.stage("a@x.example"))
         self.assertEqual(self.left(), (1, 1))
+        self.clock.pump([1] * 5)
+        self.spool.record = record  # type: ignore[method-assign]
+        self.clock.pump([1] * 70)
+        self.assertEqual((len(self.delivery.asked), self.left()), (1, (0, 0)))
+        self.assertEqual(len(self.flushLoggedErrors()), 0)

@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from deferrals.errors import SpoolError
-from deferrals.model.verdict import Delivered
+from deferrals.model.delivery import Gone
 from deferrals.spool.database import Database
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
@@ -136,12 +136,11 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         message = self.body(spool, envelope, content[:100], content[100:])
         self.assertIsNone(message.body)
         work = self.resultOf(spool.stage(envelope, message, makeAddressees("a@b.example")))
-        spool.release(work, False)
-        (claimed,) = self.resultOf(spool.claim(1))
-        with claimed.message.open() as file:
+        spool.release(work, {})
+        with work.message.open() as file:
             self.assertEqual(file.read(), content)
         self.assertEqual(len(os.listdir(os.path.join(self.directory, "bodies"))), 1)
-        self.resultOf(spool.record(claimed, {claimed.addressees[0]: Delivered()}, 0))
+        self.resultOf(spool.record(work, {work.addressees[0]: Gone()}))
         self.resultOf(spool.waiting())
         self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
 
@@ -163,8 +162,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
             spool.stage(work.envelope, work.message, makeAddressees("c@d.example"))
         )
         failure.trap(SpoolError)
-        spool.release(work, False)
-        self.assertEqual(len(self.resultOf(spool.claim(9))), 1)
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
 
     def test_afterClose(self) -> None:
         """A closed spool takes nothing."""
@@ -184,12 +182,15 @@ class DatabaseTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = PumpedReactor()
         self.path = self.mktemp()
-        self.db = Database(self.path, self.reactor, self.prepare)
+        self.db = Database(self.path, self.reactor, self.prepare, self.mend)
         self.reactor.wait(self.db.open())
         self.addCleanup(lambda: self.reactor.wait(self.db.close()))
 
     def prepare(self, db: sqlite3.Connection) -> None:
         db.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)")
+
+    def mend(self, db: sqlite3.Connection | None) -> str:
+        raise AssertionError("nothing is broken")
 
     def insert(self, db: sqlite3.Connection, number: int) -> int:
         db.execute("INSERT INTO t VALUES (?)", (number,))
@@ -230,7 +231,7 @@ class WriterTests(TestCase):
     def test_congestion(self) -> Any:
         """A writer that is behind says so, and says when it is not any longer."""
         path = self.mktemp()
-        writer = BodyWriter(path, deferToThread)
+        writer = BodyWriter(path, deferToThread, lambda: None)
         chunk = b"x" * (1024 * 1024)
         for _ in range(3):
             writer.write(chunk)
@@ -251,7 +252,7 @@ class WriterTests(TestCase):
 
     def test_noDisk(self) -> Any:
         """A file that cannot be written is a SpoolError at the end, and memory stays bounded."""
-        writer = BodyWriter("/nonexistent/file", deferToThread)
+        writer = BodyWriter("/nonexistent/file", deferToThread, lambda: None)
         writer.write(b"x" * (MEMORY_OCTETS + 1))
 
         def more(_: Any) -> Any:
@@ -302,7 +303,7 @@ reactor.run()
             clock.advance(2e9)
             spool = SqliteSpool(directory, clock, SqliteSpoolTests.inThread.__get__(self))
             clock.wait(spool.open())
-            (work,) = clock.wait(spool.claim(10))
+            (work,) = clock.wait(spool.claim(10, {}, 10))
             with work.message.open() as file:
                 self.assertEqual(len(file.read()), work.message.size)
             clock.wait(spool.close())

@@ -43,6 +43,8 @@ class Client:
     @ivar user: the identity that it authenticated as, or L{None}.
     @ivar tls: protocol and cipher, e.g. C{"TLSv1.3 TLS_AES_256_GCM_SHA384"},
         or L{None} without TLS.
+    @ivar hostname: the name that its address has in DNS, both ways; empty
+        where it is not known.
     """
 
     address: str
@@ -51,6 +53,7 @@ class Client:
     protocol: str = "SMTP"
     user: str | None = None
     tls: str | None = None
+    hostname: str = ""
 
 
 @attrs.frozen

@@ -68,6 +68,10 @@ class Marks:
 NO_MARKS = Marks()
 
 
+#: A recipient's own settings: pairs of name and value, sorted by name.
+Overrides = tuple[tuple[str, float | str], ...]
+
+
 @attrs.frozen
 class Route:
     """
@@ -75,10 +79,22 @@ class Route:
 
     @ivar policy: the name of the policy whose content stages judge for it.
     @ivar delivery: the name under which the configuration knows its delivery.
+    @ivar overrides: settings of its own, in place of those of the policy's
+        content stages.  For the content stages only: the spool forgets them.
     """
 
     policy: str
     delivery: str
+    overrides: Overrides = ()
+
+    def own(self, stage: str, key: str) -> float | str | None:
+        """
+        The recipient's own value of a stage's setting: what is said for this
+        stage (C{rspamd.refuse_score}), otherwise what is said for all
+        (C{refuse_score}); L{None}, where nothing is.
+        """
+        own = dict(self.overrides)
+        return own.get(f"{stage}.{key}", own.get(key))
 
 
 @attrs.frozen

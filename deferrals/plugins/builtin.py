@@ -11,6 +11,22 @@ match = StagePlugin(
 http = StagePlugin(
     "http", IContentStage, "deferrals.stages.content.http", "HTTPSettings", "HTTPStage"
 )
+rspamd = StagePlugin(
+    "rspamd", IContentStage, "deferrals.stages.content.rspamd", "RspamdSettings", "RspamdStage"
+)
+spamassassin = StagePlugin(
+    "spamassassin",
+    IContentStage,
+    "deferrals.stages.content.spamassassin",
+    "SpamAssassinSettings",
+    "SpamAssassinStage",
+)
+clamav = StagePlugin(
+    "clamav", IContentStage, "deferrals.stages.content.clamav", "ClamAVSettings", "ClamAVStage"
+)
+users = StagePlugin(
+    "users", IEnvelopeStage, "deferrals.stages.envelope.users", "UsersSettings", "UsersStage"
+)
 maildir = StagePlugin(
     "maildir",
     IDeliveryStage,

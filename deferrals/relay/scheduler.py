@@ -1,33 +1,80 @@
 """
 Deliveries: fresh ones right after release, the others when they are due.
 
-What is delivered at once is already leased to us (L{ISpool.release} with
-C{keep}); when too much is under way it is left to the queue, so that memory
-stays bounded.  An outcome is recorded right after it is known: a crash in
-between repeats that one delivery.
+A message's recipients of one delivery and one destination make one attempt.
+Attempts that may not begin now (too much is under way, or the destination is
+left alone) are put into the queue, so that memory stays bounded.
+
+An outcome is recorded right after it is known: a crash in between repeats that
+one delivery.  While it cannot be recorded (a full disk) its attempt keeps its
+slot, and is recorded later; so a spool that cannot be written stops deliveries
+instead of repeating them.
 """
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.model.delivery import Addressee, Work
+from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Waits, Work
+from deferrals.model.dsn import isWanted
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
+from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.relay.destinations import Destinations, isAlive
 from deferrals.waiting import withDeadline
 
 _log = Logger(namespace="deferrals.delivery")
 
-#: How long one attempt may take, in seconds.
-DELIVERY_SECONDS = 240.0
+#: How long one attempt may take, in seconds: delivery stages know better, and
+#: this is for those that hang.
+DELIVERY_SECONDS = 3600.0
+
+#: How often due work is looked for when nothing else is the occasion.
+EVERY_SECONDS = 5.0
+
+#: After an attempt has ended, the next work is looked for.
+REFILL_SECONDS = 0.02
+
+#: How often the leases of what takes long are renewed.
+RENEW_SECONDS = 60.0
+
+#: So many works of one destination are claimed at once before its own limit is
+#: known.
+SHARE = 20
+
+#: How long to wait before an outcome is recorded again; twice as long each time.
+RECORD_SECONDS, RECORD_LONGEST_SECONDS = 1.0, 60.0
 
 _NO_SUCH_DELIVERY = Reply(451, "4.3.5", "the configuration has no such delivery any longer")
+
+#: Where those go who refuse what was accepted for all (L{Addressee.refusal}).
+_NOWHERE = "nowhere: refused"
+
+
+@attrs.define(eq=False)
+class Attempt:
+    """
+    @ivar work: the message, for these addressees.
+    @ivar delivery: the name of the delivery.
+    @ivar destination: where it goes.
+    @ivar schedule: what applies to it.
+    @ivar began: when it was handed to us.
+    """
+
+    work: Work
+    delivery: str
+    destination: str
+    schedule: Schedule
+    began: float
 
 
 class Scheduler:
@@ -36,36 +83,49 @@ class Scheduler:
     @param delivery: finds the
         L{IDeliveryStage<deferrals.interfaces.IDeliveryStage>} by the name that
         a recipient's route gives; L{None} where there is none.
-    @param clock: timers, and the time of day.
-    @param retrySeconds: how long a recipient waits for the next attempt.
-    @param concurrency: messages that are delivered at once.
+    @param schedule: finds a delivery's L{Schedule} by its name.
+    @param clock: timers.
+    @param concurrency: attempts that are under way at once.
+    @param chance: returns numbers from 0 to 1, for jitter.
+    @ivar tell: called with the number of a message when senders are to be told
+        of some of its recipients.
     """
 
     def __init__(
         self,
         spool: Any,
         delivery: Callable[[str], Any],
+        schedule: Callable[[str], Schedule],
         clock: Any,
-        retrySeconds: float = 300.0,
         concurrency: int = 100,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._spool = spool
         self._delivery = delivery
+        self._schedule = schedule
         self._clock = clock
-        self._retrySeconds = retrySeconds
-        self._concurrency = concurrency
-        self._running: dict[Work, int] = {}
+        self._chance = chance
+        self.destinations = Destinations(clock, concurrency, chance)
+        self.tell: Callable[[int], object] = lambda number: None
+        self._attempts: dict[Attempt, None] = {}
+        self._perMessage: Counter[int] = Counter()
+        self._toTell: set[int] = set()
         self._idle: Deferred[None] | None = None
         self._stopping = False
-        self._claiming: Deferred[Any] | None = None
-        self._loop = LoopingCall(self._claim)
-        self._loop.clock = clock
+        self._claiming = False
+        self._more = True
+        self._refill: Any = None
+        self._loops = (LoopingCall(self._claim), LoopingCall(self._renew))
+        for loop in self._loops:
+            loop.clock = clock
 
-    def start(self, everySeconds: float = 5.0) -> None:
+    def start(self) -> None:
         """
         Look for due work now, and every so many seconds.
         """
-        self._loop.start(everySeconds)
+        claiming, renewing = self._loops
+        claiming.start(EVERY_SECONDS)
+        renewing.start(RENEW_SECONDS, False)
 
     def stop(self) -> Deferred[Any]:
         """
@@ -74,9 +134,12 @@ class Scheduler:
         @return: a Deferred that fires when what was begun has ended.
         """
         self._stopping = True
-        if self._loop.running:
-            self._loop.stop()
-        if not self._running:
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        if self._refill is not None and self._refill.active():
+            self._refill.cancel()
+        if not self._attempts:
             return succeed(None)
         self._idle = Deferred()
         return self._idle
@@ -85,102 +148,306 @@ class Scheduler:
         """
         A message has become ours: deliver it now, or as soon as there is room.
         """
-        room = not self._stopping and len(self._running) < self._concurrency
-        self._spool.release(work, room)
-        if room:
-            self._begin(work)
+        attempts, later = self._admit(work)
+        self._spool.release(work, later)
+        self._beginAll(attempts)
+
+    def take(self, work: Work) -> None:
+        """
+        The same, for what is leased to us and was ours before.
+        """
+        attempts, later = self._admit(work)
+        if later:
+            d = self._spool.record(work, later)
+            d.addErrback(self._notPutBack)
+        self._beginAll(attempts)
+
+    def _notPutBack(self, failure: Failure) -> None:
+        _log.error("it waits for its lease: {error}", error=failure.getErrorMessage())
+
+    def reloaded(self, concurrency: int) -> None:
+        """
+        The configuration has changed.
+        """
+        self.destinations.limit = concurrency
+        self.destinations.forget()
+
+    # What may begin.
+
+    def _admit(self, work: Work) -> tuple[list[Attempt], dict[Addressee, Standing]]:
+        """
+        @return: the attempts that begin now, and the recipients that wait.
+        """
+        begin, later = [], {}
+        for attempt in self._attemptsOf(work):
+            name, limit = attempt.destination, attempt.schedule.concurrency
+            if not self._stopping and self.destinations.begin(name, limit):
+                begin.append(attempt)
+            else:
+                reply, host = self.destinations.said(name)
+                waits = _waits(attempt, 0.0, reply, host, False)
+                later.update(dict.fromkeys(attempt.work.addressees, waits))
+        self._more = self._more or bool(later)
+        return begin, later
+
+    def _attemptsOf(self, work: Work) -> list[Attempt]:
+        groups: dict[tuple[str, str], list[Addressee]] = {}
+        for addressee in work.addressees:
+            route = addressee.recipient.route
+            name = "" if route is None else route.delivery
+            where = self._destination(name, addressee) if addressee.refusal is None else _NOWHERE
+            groups.setdefault((name, where), []).append(addressee)
+        now = self._clock.seconds()
+        attempts = []
+        for (name, destination), group in groups.items():
+            part = work
+            if len(groups) > 1:
+                part = attrs.evolve(work, addressees=tuple(group), whole=False)
+            attempts.append(Attempt(part, name, destination, self._schedule(name), now))
+        return attempts
+
+    def _destination(self, name: str, addressee: Addressee) -> str:
+        stage = self._delivery(name)
+        if stage is None:
+            return f"no delivery {name}"
+        try:
+            return str(stage.destination(addressee.recipient))
+        except Exception:
+            _log.failure("delivery {delivery} has no destination", delivery=name)
+            return f"delivery {name}"
+
+    # Due work.
 
     def _claim(self) -> None:
-        room = self._concurrency - len(self._running)
-        if self._stopping or room <= 0 or self._claiming is not None:
+        room = self.destinations.room
+        if self._stopping or room <= 0 or self._claiming:
             return
-        self._claiming = d = self._spool.claim(room)
+        self._claiming = True
+        d = self._spool.claim(room, self.destinations.shares(), SHARE)
         d.addCallbacks(self._claimed, self._claimFailed)
 
     def _claimFailed(self, failure: Failure) -> None:
-        self._claiming = None
+        self._claiming = False
         _log.error("cannot read the queue: {error}", error=failure.getErrorMessage())
 
     def _claimed(self, works: Sequence[Work]) -> None:
-        self._claiming = None
+        self._claiming = False
+        self._more = bool(works)
+        under = {
+            (attempt.work.envelope.transaction, addressee.seq)
+            for attempt in self._attempts
+            for addressee in attempt.work.addressees
+        }
         for work in works:
-            if self._stopping:
-                self._spool.release(work, False)
+            # Only a lease that could not be renewed brings back what is still under way.
+            keys = {(work.envelope.transaction, addressee.seq) for addressee in work.addressees}
+            if not keys & under:
+                self.take(work)
+
+    def _wake(self) -> None:
+        """
+        There is room again: perhaps somebody waits for it.
+        """
+        if self._more and not self._stopping and (self._refill is None or self._refill.called):
+            self._refill = self._clock.callLater(REFILL_SECONDS, self._claim)
+
+    def _renew(self) -> None:
+        late = self._clock.seconds() - RENEW_SECONDS
+        works = [attempt.work for attempt in self._attempts if attempt.began <= late]
+        if works:
+            self._spool.renew(works)
+
+    # One attempt.
+
+    def _beginAll(self, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            self._attempts[attempt] = None
+            self._perMessage[attempt.work.envelope.transaction] += 1
+        for attempt in attempts:
+            check = self._spool.check(attempt.work)
+            if check is None:
+                self._deliver(attempt)
             else:
-                self._begin(work)
+                check.addCallback(lambda _, attempt: self._deliver(attempt), attempt)
+                check.addErrback(self._broken, attempt)
 
-    def _begin(self, work: Work) -> None:
+    def _broken(self, failure: Failure, attempt: Attempt) -> None:
         """
-        One message to all who are to have it now, one delivery stage beside
-        the other.
+        There was no attempt.
         """
-        groups: dict[str, list[Addressee]] = {}
-        for addressee in work.addressees:
-            route = addressee.recipient.route
-            groups.setdefault("" if route is None else route.delivery, []).append(addressee)
-        self._running[work] = len(groups)
-        for name, group in groups.items():
-            d = self._deliver(work, name, group)
-            d.addErrback(self._failed, work, name)
-            d.addCallback(self._record, work, group, name)
-            d.addErrback(self._notRecorded, work)
-            d.addCallback(self._ended, work)
+        self._say(attempt, failure)
+        if attempt in self._attempts:
+            self._end(attempt, None)
 
-    def _ended(self, _: Any, work: Work) -> None:
-        self._running[work] -= 1
-        if not self._running[work]:
-            del self._running[work]
-            if not self._running and self._idle is not None:
-                idle, self._idle = self._idle, None
-                idle.callback(None)
-
-    def _deliver(self, work: Work, name: str, group: list[Addressee]) -> Deferred[Any]:
-        stage = self._delivery(name)
-        if stage is None:
-            return succeed({one: Retry(_NO_SUCH_DELIVERY) for one in group})
-        return withDeadline(
-            self._clock, DELIVERY_SECONDS, stage.deliver, work.message, work.envelope, group
-        )
-
-    def _failed(self, failure: Failure, work: Work, name: str) -> dict[Addressee, Outcome]:
+    def _say(self, attempt: Attempt, failure: Failure) -> None:
         _log.error(
             "{transaction}: delivery {delivery} failed: {error}",
-            transaction=work.envelope.id,
-            delivery=name,
+            transaction=attempt.work.envelope.id,
+            delivery=attempt.delivery,
             error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
         )
+
+    def _deliver(self, attempt: Attempt) -> None:
+        stage, work = self._delivery(attempt.delivery), attempt.work
+        group = list(work.addressees)
+        d: Deferred[Any]
+        if attempt.destination == _NOWHERE:
+            d = succeed({one: Failed(one.refusal) for one in group if one.refusal is not None})
+        elif stage is None:
+            d = succeed(dict.fromkeys(group, Retry(_NO_SUCH_DELIVERY)))
+        else:
+            d = withDeadline(
+                self._clock, DELIVERY_SECONDS, stage.deliver, work.message, work.envelope, group
+            )
+        d.addErrback(self._failed, attempt)
+        d.addCallback(self._delivered, attempt)
+        d.addErrback(self._broken, attempt)
+
+    def _failed(self, failure: Failure, attempt: Attempt) -> dict[Addressee, Outcome]:
+        self._say(attempt, failure)
         return {}
 
-    def _record(
-        self, outcomes: Mapping[Addressee, Outcome], work: Work, group: list[Addressee], name: str
-    ) -> Deferred[None]:
+    def _delivered(self, outcomes: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
+        chance = self._chance()
         complete: dict[Addressee, Outcome] = {}
-        for addressee in group:
-            outcome = outcomes.get(addressee)
+        standings: dict[Addressee, Standing] = {}
+        for addressee in attempt.work.addressees:
+            outcome = outcomes.get(addressee) if isinstance(outcomes, Mapping) else None
             if not isinstance(outcome, Delivered | Failed | Retry):
                 outcome = Retry(R451_LOCAL_ERROR)
             complete[addressee] = outcome
-            self._logOutcome(work, addressee, outcome, name)
-        return self._spool.record(work, complete, self._clock.seconds() + self._retrySeconds)
+            standings[addressee] = self._standing(attempt, addressee, outcome, chance)
+            self._logOutcome(attempt, addressee, outcome)
+        first = next(iter(complete.values()))
+        alive = isAlive(complete.values())
+        self._record(attempt, standings, (alive, (first.reply, first.host)), RECORD_SECONDS)
 
-    def _logOutcome(self, work: Work, addressee: Addressee, outcome: Outcome, name: str) -> None:
+    def _standing(
+        self, attempt: Attempt, addressee: Addressee, outcome: Outcome, chance: float
+    ) -> Standing:
+        """
+        What an outcome makes of a recipient.
+        """
+        tells = attempt.work.envelope.sender is not None
+        notify = addressee.recipient.notify
+        if isinstance(outcome, Delivered):
+            if notify is None or outcome.action == "passed":
+                return Gone("delivered", outcome.reply, outcome.host)
+            action = "relayed" if outcome.action == "relayed" else "delivered"
+            if tells and isWanted(notify, action):
+                return Ended(action, outcome.reply, outcome.host)
+            return Gone("delivered", outcome.reply, outcome.host)
+        action = "failed"
+        if isinstance(outcome, Retry):
+            age = attempt.work.ageSeconds + self._clock.seconds() - attempt.began
+            if age < attempt.schedule.expire:
+                attempts = addressee.attempts + 1
+                seconds = attempt.schedule.wait(attempts, outcome.after, chance)
+                return _waits(attempt, seconds, outcome.reply, outcome.host, True)
+            action = "expired"
+        if tells and isWanted(notify, action):
+            return Ended(action, outcome.reply, outcome.host)
+        return Gone(action, outcome.reply, outcome.host)
+
+    def _logOutcome(self, attempt: Attempt, addressee: Addressee, outcome: Outcome) -> None:
         word = type(outcome).__name__.lower()
         _log.info(
             "{transaction} to=<{recipient}> {outcome} by {delivery} {reply}",
             event="delivery",
-            transaction=work.envelope.id,
+            transaction=attempt.work.envelope.id,
             recipient=str(addressee),
             outcome=word,
-            delivery=name,
+            delivery=attempt.delivery,
+            destination=attempt.destination,
             attempt=addressee.attempts + 1,
             reply="" if outcome.reply is None else str(outcome.reply),
             host=outcome.host,
         )
 
-    def _notRecorded(self, failure: Failure, work: Work) -> None:
+    # What became of it.
+
+    def _record(
+        self,
+        attempt: Attempt,
+        standings: Mapping[Addressee, Standing],
+        ended: tuple[bool, tuple[Reply | None, str]],
+        again: float,
+    ) -> None:
+        if any(isinstance(standing, Ended) for standing in standings.values()):
+            self._toTell.add(attempt.work.envelope.transaction)
+        d = self._spool.record(attempt.work, standings)
+        d.addCallbacks(
+            lambda _: self._end(attempt, ended),
+            self._notRecorded,
+            errbackArgs=(attempt, standings, ended, again),
+        )
+
+    def _notRecorded(
+        self,
+        failure: Failure,
+        attempt: Attempt,
+        standings: Mapping[Addressee, Standing],
+        ended: tuple[bool, tuple[Reply | None, str]],
+        again: float,
+    ) -> None:
         _log.error(
-            "{transaction}: an outcome could not be recorded, and its delivery will be repeated:"
-            " {error}",
-            transaction=work.envelope.id,
+            "{transaction}: an outcome could not be recorded {consequence}: {error}",
+            transaction=attempt.work.envelope.id,
+            consequence="and its delivery will be repeated" if self._stopping else "yet",
             error=failure.getErrorMessage(),
         )
+        if self._stopping:
+            self._end(attempt, ended)
+            return
+        longer = min(2 * again, RECORD_LONGEST_SECONDS)
+        self._clock.callLater(again, self._record, attempt, standings, ended, longer)
+
+    def _end(self, attempt: Attempt, ended: tuple[bool, tuple[Reply | None, str]] | None) -> None:
+        alive, said = (None, (None, "")) if ended is None else ended
+        wait = self.destinations.ended(attempt.destination, alive, said)
+        if wait is not None:
+            self._backOff(attempt.destination, wait)
+        del self._attempts[attempt]
+        self._endMessage(attempt.work.envelope.transaction)
+        self._wake()
+        if not self._attempts and self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.callback(None)
+
+    def _backOff(self, destination: str, seconds: float) -> None:
+        if seconds:
+            reply, host = self.destinations.said(destination)
+            _log.warn(
+                "{destination} is left alone for {seconds} s: {host} {reply}",
+                event="backoff",
+                destination=destination,
+                seconds=round(seconds),
+                host=host,
+                reply="" if reply is None else str(reply),
+            )
+        else:
+            _log.info("{destination} works again", event="works", destination=destination)
+            self._more = True
+        self._spool.backOff(destination, seconds)
+
+    def _endMessage(self, number: int) -> None:
+        """
+        When nothing more of a message is under way, its sender is told of all
+        who are ready for that together.
+        """
+        self._perMessage[number] -= 1
+        if self._perMessage[number]:
+            return
+        del self._perMessage[number]
+        if number in self._toTell:
+            self._toTell.discard(number)
+            self.tell(number)
+
+
+def _waits(
+    attempt: Attempt, seconds: float, reply: Reply | None, host: str, attempted: bool
+) -> Waits:
+    schedule = attempt.schedule
+    return Waits(
+        attempt.destination, seconds, schedule.expire, schedule.warn, reply, host, attempted
+    )

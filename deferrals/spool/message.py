@@ -34,6 +34,8 @@ CONGESTED_OCTETS = 1024 * 1024
 #: How much of a message L{Message.header} may show.
 HEADER_OCTETS = 256 * 1024
 
+READ_OCTETS = 256 * 1024
+
 _FIELD = re.compile(r"([!-9;-~]+)[ \t]*:(.*)", re.S)
 _FOLD = re.compile(r"\r\n(?=[ \t])")
 
@@ -45,15 +47,24 @@ class Message:
 
     @ivar body: the octets, where they are in memory; otherwise L{None}.
     @ivar path: the file that holds them; otherwise L{None}.
+    @ivar fresh: whether the octets are the ones that came in: not read back
+        from a disk that may have changed them.
     """
 
     def __init__(
-        self, size: int, digest: bytes, body: bytes | None, path: str | None, head: bytes
+        self,
+        size: int,
+        digest: bytes,
+        body: bytes | None,
+        path: str | None,
+        head: bytes,
+        fresh: bool = True,
     ) -> None:
         self.size = size
         self.digest = digest
         self.body = body
         self.path = path
+        self.fresh = fresh
         self._head = head
         self._shared: dict[Hashable, Shared] = {}
 
@@ -83,6 +94,17 @@ class Message:
             return open(self.path, "rb")
         return io.BytesIO(self.body or b"")
 
+    def measured(self) -> tuple[int, bytes]:
+        """
+        @return: the size and the digest of what is really there.  Blocks.
+        """
+        size, digest = 0, hashlib.sha256()
+        with self.open() as file:
+            while chunk := file.read(READ_OCTETS):
+                size += len(chunk)
+                digest.update(chunk)
+        return size, digest.digest()
+
     def shared(self, key: Hashable, function: Callable[[Message], Any]) -> Deferred[Any]:
         """
         See L{IMessage.shared}.
@@ -100,11 +122,16 @@ class BodyWriter:
     @param path: the file to use when the message is large.
     @param inThread: runs a function outside the reactor thread and returns a
         Deferred of its result.
+    @param aborted: called when the content was not wanted, and its file, if
+        there was one, is gone.
     """
 
-    def __init__(self, path: str, inThread: Callable[..., Deferred[Any]]) -> None:
+    def __init__(
+        self, path: str, inThread: Callable[..., Deferred[Any]], aborted: Callable[[], object]
+    ) -> None:
         self._path = path
         self._inThread = inThread
+        self._gone = aborted
         self._chunks: list[bytes] = []
         self._held = 0
         self._size = 0
@@ -207,7 +234,9 @@ class BodyWriter:
             return fail(SpoolError(f"cannot write {self._path}: {self._failure.getErrorMessage()}"))
         assert self._file is not None
         self._file.close()
-        return succeed(Message(self._size, self._digest.digest(), None, self._path, self._head))
+        return succeed(
+            Message(self._size, self._digest.digest(), None, self._path, self._head, False)
+        )
 
     def abort(self) -> None:
         """
@@ -221,9 +250,13 @@ class BodyWriter:
             self._remove()
 
     def _remove(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            self._inThread(file.remove).addErrback(lambda failure: None)
+        if self._file is None:
+            self._gone()
+            return
+        file, self._file = self._file, None
+        d = self._inThread(file.remove)
+        d.addErrback(lambda failure: None)
+        d.addCallback(lambda _: self._gone())
 
 
 class _BodyFile:

@@ -5,6 +5,7 @@ The embedded spool: an L{ISpool<deferrals.interfaces.ISpool>} in one directory.
 
     spool.sqlite    messages, recipients, and bodies up to 256 KiB
     bodies/         larger bodies, one file each, named by transaction id
+    damaged/        what could not be read
     lock            held while a process has the spool open
 
 Order of commitment: a large body's file is synced before its row commits; the
@@ -13,94 +14,49 @@ is written behind the final reply without anybody waiting for it, since a
 message that is found staged after a crash is released anyway.
 
 On an error every method fails with L{SpoolError} and leaves nothing behind
-that another process would take for a message.
+that another process would take for a message.  What nobody waits for (who is
+released, who is gone) is written again until it is.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import SpoolError
 from deferrals.interfaces import ISpool
-from deferrals.model.delivery import Addressee, Work
-from deferrals.model.envelope import (
-    Envelope,
-    envelopeFromJSON,
-    envelopeToJSON,
-    recipientFromJSON,
-    recipientToJSON,
-)
+from deferrals.model.delivery import Addressee, Gone, Standing, Waits, Work
+from deferrals.model.envelope import Envelope
 from deferrals.model.ids import formatId
-from deferrals.model.verdict import Delivered, Failed, Marks, Outcome
+from deferrals.spool import rescue, room
+from deferrals.spool.claims import LEASE_SECONDS, Claims, moveBody, setAside, verify
+from deferrals.spool.clock import SpoolClock
 from deferrals.spool.database import Database
-from deferrals.spool.message import HEADER_OCTETS, BodyWriter, Message, syncFile
+from deferrals.spool.housekeeping import Housekeeping, saveClock
+from deferrals.spool.message import BodyWriter, Message, syncFile
+from deferrals.spool.outcomes import Outcomes, backOff
+from deferrals.spool.rows import insertion
+from deferrals.spool.schema import RELEASED, STAGED, prepare
+from deferrals.spool.start import recover, savedClock
 from deferrals.spool.turn import Collector, Insert, Turn
 
 _log = Logger(namespace="deferrals.spool")
 
-#: How long claimed work belongs to the one who claimed it.
-LEASE_SECONDS = 300.0
+#: What could not be written, and nobody waits for, is tried again after so long.
+AGAIN_SECONDS = 5.0
 
-#: So many recipients that wait for another attempt are tried again at the start.
-RETRIED_AT_START = 1000
+_DELIVERED = Gone()
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
-_VERSION = 1
-_STAGED, _RELEASED = 0, 1
-_QUEUED, _FAILED = 0, 1
-
-_SCHEMA = """
-CREATE TABLE messages (
-    id INTEGER PRIMARY KEY,
-    state INTEGER NOT NULL,
-    received REAL NOT NULL,
-    envelope TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    digest BLOB NOT NULL
-);
-CREATE TABLE bodies (
-    id INTEGER PRIMARY KEY,
-    body BLOB NOT NULL
-);
-CREATE TABLE recipients (
-    message INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
-    status INTEGER NOT NULL,
-    due REAL NOT NULL,
-    attempts INTEGER NOT NULL,
-    delivery TEXT NOT NULL,
-    recipient TEXT NOT NULL,
-    marks TEXT,
-    reply TEXT,
-    PRIMARY KEY (message, seq)
-) WITHOUT ROWID;
-CREATE INDEX recipients_due ON recipients (due) WHERE status = 0;
-CREATE INDEX messages_staged ON messages (id) WHERE state = 0;
-"""
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    """
-    Make the tables, or see that they are ours.
-    """
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
-    elif version != _VERSION:
-        raise SpoolError(
-            f"made by another version of the program (format {version}, not {_VERSION})"
-        )
+NewMessage = tuple[Envelope, Message, Sequence[Addressee]]
 
 
 @implementer(ISpool)
@@ -112,18 +68,35 @@ class SqliteSpool:
     @param reactor: timers' time is its C{seconds()}, Deferreds fire in it.
     @param inThread: runs a function outside the reactor thread and returns a
         Deferred of its result.
+    @param wall: the time of day; by default the reactor's time.
+    @ivar owner: who this is, in leases.
+    @ivar clock: the spool's time.
     """
 
     def __init__(
-        self, directory: str, reactor: Any, inThread: Callable[..., Deferred[Any]]
+        self,
+        directory: str,
+        reactor: Any,
+        inThread: Callable[..., Deferred[Any]],
+        wall: Callable[[], float] | None = None,
     ) -> None:
         self.directory = directory
+        self.path = os.path.join(directory, "spool.sqlite")
+        self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.clock = SpoolClock(reactor.seconds, wall or reactor.seconds)
         self._reactor = reactor
         self._inThread = inThread
         self._bodies = os.path.join(directory, "bodies")
-        self._db = Database(os.path.join(directory, "spool.sqlite"), reactor, _prepare)
+        self._aside = os.path.join(directory, "damaged")
+        self.db = Database(self.path, reactor, prepare, self._mend)
         self._collector = Collector(lambda flush: reactor.callLater(0, flush), self._write)
+        self._unwritten = Turn()
+        self._writing: set[int] = set()
+        self._again: Any = None
+        self._housekeeping = Housekeeping(self, reactor, inThread, self._writing)
         self._lock = -1
+
+    # Its life.
 
     @inlineCallbacks
     def open(self) -> Any:
@@ -131,37 +104,62 @@ class SqliteSpool:
         See L{ISpool.open}.
         """
         self._makeDirectories()
+        rescue.putAsideLog(self.path, self._aside)
         try:
-            yield self._db.open()
+            yield self.db.open()
+            saved = yield self.db.run(savedClock)
+            if saved is not None:
+                self.clock.resume(*saved)
+            recovered = yield self.db.run(recover, self.clock.now())
         except SpoolError:
+            yield self.db.close()
             self.unlock()
             raise
-        recovered = yield self._db.run(_recover, self._reactor.seconds())
         if recovered:
             _log.info(
                 "released {count} messages that were staged at the last stop", count=recovered
             )
+        self._housekeeping.start()
 
     def _makeDirectories(self) -> None:
         try:
             _makePrivate(self._bodies)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._lock = os.open(os.path.join(self.directory, "lock"), flags, 0o600)
+            lock = os.open(os.path.join(self.directory, "lock"), flags, 0o600)
         except OSError as error:
             raise SpoolError(f"cannot make the spool: {error}") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.unlock()
+            os.close(lock)
             raise SpoolError(f"{self.directory} is in use by another process") from None
+        self._lock = lock
+
+    def _mend(self, db: sqlite3.Connection | None) -> str:
+        """
+        See L{Database}; in its thread.
+        """
+        if db is None:
+            return rescue.salvage(self.path, self._aside, self.clock.now())
+        text = rescue.rewrite(db, self.path)
+        if not os.path.exists(os.path.join(self.directory, "lock")):
+            old = self._lock
+            self._makeDirectories()
+            os.close(old)
+        return text
 
     @inlineCallbacks
     def close(self) -> Any:
         """
         See L{ISpool.close}.
         """
+        yield self._housekeeping.stop()
+        if self._again is not None and self._again.active():
+            self._again.cancel()
+            self._writeAgain()
         self._collector.flush()
-        yield self._db.close()
+        yield self._forget(self.db.run(saveClock, *self.clock.saved()))
+        yield self.db.close()
         if not self.closed:
             self.unlock()
 
@@ -177,14 +175,28 @@ class SqliteSpool:
         os.close(self._lock)
         self._lock = -1
 
+    # On the way in.
+
     def newBody(self, transaction: int) -> BodyWriter:
         """
         See L{ISpool.newBody}.
         """
-        return BodyWriter(self._bodyPath(transaction), self._inThread)
+        self._writing.add(transaction)
+        return BodyWriter(
+            self.bodyPath(transaction), self._inThread, lambda: self._writing.discard(transaction)
+        )
 
-    def _bodyPath(self, transaction: int) -> str:
+    def bodyPath(self, transaction: int) -> str:
+        """
+        The file of a large message.
+        """
         return os.path.join(self._bodies, formatId(transaction))
+
+    def asidePath(self, transaction: int) -> str:
+        """
+        The same, when it has been moved aside.
+        """
+        return os.path.join(self._aside, formatId(transaction))
 
     def stage(
         self, envelope: Envelope, message: Message, addressees: Sequence[Addressee]
@@ -192,27 +204,22 @@ class SqliteSpool:
         """
         See L{ISpool.stage}.
         """
+        insert = self._insertion(envelope, message, addressees, STAGED)
         if message.path is None:
-            return self._insert(None, envelope, message, addressees)
+            return self._insert(None, insert)
         d = self._inThread(syncFile, message.path)
         d.addErrback(_asSpoolError, f"cannot sync {message.path}")
-        return d.addCallback(self._insert, envelope, message, addressees)
+        return d.addCallback(self._insert, insert)
 
-    def _insert(
-        self, _: Any, envelope: Envelope, message: Message, addressees: Sequence[Addressee]
-    ) -> Deferred[Work]:
-        due = self._reactor.seconds() + LEASE_SECONDS
-        row = (
-            envelope.transaction,
-            _STAGED,
-            envelope.received,
-            _encode(envelopeToJSON(envelope)),
-            message.size,
-            message.digest,
-        )
-        recipients = [_row(envelope.transaction, addressee, due) for addressee in addressees]
+    def _insertion(
+        self, envelope: Envelope, message: Message, addressees: Sequence[Addressee], state: int
+    ) -> Insert:
+        now = self.clock.now()
         work = Work(envelope, message, tuple(addressees), True)
-        insert = Insert(row, message.body, recipients, work)
+        lease = (self.owner, now + LEASE_SECONDS)
+        return insertion(envelope, message, addressees, work, state, now, lease)
+
+    def _insert(self, _: Any, insert: Insert) -> Deferred[Work]:
         self._collector.turn().inserts.append(insert)
         return insert.done
 
@@ -220,13 +227,24 @@ class SqliteSpool:
         """
         Write what a turn of the reactor has asked for.
         """
-        return self._db.run(turn.apply).addCallbacks(
+        return self.db.run(self._apply, turn).addCallbacks(
             self._written, self._notWritten, (turn,), {}, (turn,), {}
         )
 
+    def _apply(self, db: sqlite3.Connection, turn: Turn) -> None:
+        if turn.inserts:
+            lack = room.lack(self.directory)
+            if lack:
+                raise SpoolError(lack)
+        turn.apply(db)
+
     def _written(self, _: Any, turn: Turn) -> None:
         for insert in turn.inserts:
+            self._writing.discard(insert.message[0])
             insert.done.callback(insert.result)
+        for path in turn.gone.values():
+            if path is not None:
+                self._unlink(path)
 
     def _notWritten(self, failure: Failure, turn: Turn) -> None:
         parts = list(turn.parts())
@@ -236,17 +254,29 @@ class SqliteSpool:
         elif turn.inserts:
             turn.inserts[0].done.errback(failure)
         else:
-            # Repeated by the next start, which finds the message as it was.
-            _log.error("spool: {error}", error=failure.getErrorMessage())
+            self._unwritten.released.update(turn.released)
+            self._unwritten.gone.update(turn.gone)
+            self._unwritten.notes = {**turn.notes, **self._unwritten.notes}
+            if self._again is None or not self._again.active():
+                _log.error("{error}", error=failure.getErrorMessage())
+                self._again = self._reactor.callLater(AGAIN_SECONDS, self._writeAgain)
 
-    def release(self, work: Work, keep: bool) -> None:
+    def _writeAgain(self) -> None:
+        """
+        What is delivered must not come back, what is released must not be
+        abandoned.
+        """
+        turn, self._unwritten = self._unwritten, Turn()
+        if turn:
+            self._write(turn)
+
+    def release(self, work: Work, later: Mapping[Addressee, Waits]) -> None:
         """
         See L{ISpool.release}.
         """
         self._collector.turn().released[work.envelope.transaction] = None
-        if not keep:
-            self._collector.flush()
-            self._forget(self._db.run(_makeDue, work.envelope.transaction, self._reactor.seconds()))
+        if later:
+            self._forget(self.record(work, later))
 
     def abandon(self, work: Work) -> None:
         """
@@ -260,95 +290,170 @@ class SqliteSpool:
         """
         turn = self._collector.turn()
         turn.released.pop(work.envelope.transaction, None)
-        turn.gone.append(work.envelope.transaction)
-        if work.message.path is not None:
-            self._unlink(work.message.path)
+        turn.gone[work.envelope.transaction] = work.message.path
 
     def _unlink(self, path: str) -> None:
         d = self._inThread(os.unlink, path)
         d.addErrback(lambda failure: failure.trap(FileNotFoundError) and None)
         self._forget(d)
 
-    def _forget(self, d: Deferred[Any]) -> None:
+    def _forget(self, d: Deferred[Any]) -> Deferred[Any]:
         """
-        Nobody waits for this; what goes wrong is repeated at the next start.
+        Nobody waits for this; what goes wrong is repeated when a lease has
+        run out, or by the housekeeping.
         """
-        d.addErrback(lambda failure: _log.error("spool: {error}", error=failure.getErrorMessage()))
+        return d.addErrback(lambda failure: _log.error("{error}", error=failure.getErrorMessage()))
 
-    def claim(self, limit: int) -> Deferred[list[Work]]:
+    # On the way out.
+
+    def claim(self, limit: int, shares: Mapping[str, int], share: int) -> Deferred[list[Work]]:
         """
         See L{ISpool.claim}.
         """
+        self._writeAgain()
         self._collector.flush()
-        return self._db.run(self._claim, self._reactor.seconds(), limit)
+        return self._leased(lambda claims: claims.due(limit, shares, share))
 
-    def _claim(self, db: sqlite3.Connection, now: float, limit: int) -> list[Work]:
-        found = db.execute(
-            "SELECT DISTINCT message FROM (SELECT message FROM recipients JOIN messages"
-            " ON messages.id = message WHERE status = 0 AND due <= ? AND state = ?"
-            " ORDER BY due LIMIT ?)",
-            (now, _RELEASED, limit),
-        ).fetchall()
-        return [self._lease(db, number, now) for (number,) in found]
+    def notices(self, limit: int, transaction: int | None = None) -> Deferred[list[Work]]:
+        """
+        See L{ISpool.notices}.
+        """
+        self._collector.flush()
+        return self._leased(lambda claims: claims.notices(limit, transaction))
 
-    def _lease(self, db: sqlite3.Connection, number: int, now: float) -> Work:
-        rows = db.execute(
-            "SELECT seq, attempts, delivery, recipient, marks FROM recipients"
-            " WHERE message = ? AND status = 0 AND due <= ?",
-            (number, now),
-        ).fetchall()
-        db.execute(
-            "UPDATE recipients SET due = ? WHERE message = ? AND status = 0 AND due <= ?",
-            (now + LEASE_SECONDS, number, now),
+    def _leased(self, take: Callable[[Claims], list[Work]]) -> Deferred[list[Work]]:
+        now = self.clock.now()
+
+        def claim(db: sqlite3.Connection) -> tuple[list[Work], Claims]:
+            claims = Claims(db, now, self.owner, self.bodyPath)
+            return take(claims), claims
+
+        def claimed(result: tuple[list[Work], Claims]) -> list[Work]:
+            works, claims = result
+            for number, why in claims.damaged:
+                self._sayDamaged(number, why)
+            return works
+
+        return self.db.run(claim).addCallback(claimed)
+
+    def renew(self, works: Sequence[Work]) -> None:
+        """
+        See L{ISpool.renew}.
+        """
+        keys = [
+            (work.envelope.transaction, addressee.seq)
+            for work in works
+            for addressee in work.addressees
+        ]
+        self._forget(self.db.run(_renew, self.owner, self.clock.now() + LEASE_SECONDS, keys))
+
+    def check(self, work: Work) -> Deferred[None] | None:
+        """
+        See L{ISpool.check}.
+        """
+        message = work.message
+        if message.fresh:
+            return None
+        d: Deferred[str] = message.shared(SqliteSpool, lambda _: self._inThread(verify, message))
+        d.addErrback(lambda failure: f"its content cannot be read: {failure.getErrorMessage()}")
+        return d.addCallback(self._checked, work)
+
+    def _checked(self, wrong: str, work: Work) -> Deferred[None]:
+        number = work.envelope.transaction
+        if not wrong:
+            return succeed(None)
+        self._sayDamaged(number, wrong)
+        d = self.db.run(setAside, number, self.clock.now(), None)
+        if work.message.path is not None:
+            moved = self._inThread(moveBody, work.message.path, self._aside)
+            moved.addErrback(lambda failure: failure.trap(FileNotFoundError) and None)
+            self._forget(moved)
+        return d.addCallback(
+            lambda _: fail(SpoolError(f"the message is damaged, and was moved aside: {wrong}"))
         )
-        received, envelope, size, digest = db.execute(
-            "SELECT received, envelope, size, digest FROM messages WHERE id = ?", (number,)
-        ).fetchone()
-        body = db.execute("SELECT body FROM bodies WHERE id = ?", (number,)).fetchone()
-        message = self._message(number, size, digest, body)
-        addressees = tuple(
-            Addressee(
-                recipientFromJSON(json.loads(recipient), delivery),
-                Marks.fromJSON(None if marks is None else json.loads(marks)),
-                seq,
-                attempts,
-            )
-            for seq, attempts, delivery, recipient, marks in rows
-        )
-        return Work(envelopeFromJSON(json.loads(envelope), number, received), message, addressees)
 
-    def _message(self, number: int, size: int, digest: bytes, body: tuple[bytes] | None) -> Message:
-        if body is not None:
-            return Message(size, digest, body[0], None, body[0][:HEADER_OCTETS])
-        path = self._bodyPath(number)
-        with open(path, "rb") as file:
-            head = file.read(HEADER_OCTETS)
-        return Message(size, digest, None, path, head)
+    def _sayDamaged(self, number: int, why: str) -> None:
+        _log.critical(
+            "{transaction} is damaged, and was moved aside: {why}",
+            event="damaged",
+            transaction=formatId(number),
+            why=why,
+        )
 
     def record(
-        self, work: Work, outcomes: Mapping[Addressee, Outcome], retryAt: float
-    ) -> Deferred[None]:
+        self,
+        work: Work,
+        standings: Mapping[Addressee, Standing],
+        messages: Sequence[NewMessage] = (),
+    ) -> Deferred[list[Work]]:
         """
         See L{ISpool.record}.
         """
-        delivered = all(isinstance(outcome, Delivered) for outcome in outcomes.values())
-        if work.whole and delivered and len(outcomes) == len(work.addressees):
+        delivered = all(standing == _DELIVERED for standing in standings.values())
+        if work.whole and delivered and len(standings) == len(work.addressees) and not messages:
             self._remove(work)
-            return succeed(None)
+            return succeed([])
         self._collector.flush()
-        d = self._db.run(_record, work.envelope.transaction, list(outcomes.items()), retryAt)
-        return d.addCallback(self._recorded, work)
+        notices = [self._insertion(*message, RELEASED) for message in messages]
+        d = self._synced([message for _, message, _ in messages])
+        d.addCallback(lambda _: self.db.run(self._record, work, list(standings.items()), notices))
+        return d.addCallback(self._recorded, work, notices)
 
-    def _recorded(self, isLast: bool, work: Work) -> None:
-        if isLast:
-            self._remove(work)
+    def _synced(self, messages: Sequence[Message]) -> Deferred[Any]:
+        d: Deferred[Any] = succeed(None)
+        for message in messages:
+            if message.path is not None:
+                d.addCallback(lambda _, path: self._inThread(syncFile, path), message.path)
+        return d.addErrback(_asSpoolError, "cannot sync a notice")
+
+    def _record(
+        self,
+        db: sqlite3.Connection,
+        work: Work,
+        standings: list[tuple[Addressee, Standing]],
+        notices: list[Insert],
+    ) -> bool:
+        outcomes = Outcomes(db, self.clock.now(), self.clock.wall(), self.owner)
+        return outcomes.record(work.envelope.transaction, standings, notices)
+
+    def _recorded(self, isLast: bool, work: Work, notices: list[Insert]) -> list[Work]:
+        if isLast and work.message.path is not None:
+            self._unlink(work.message.path)
+        for notice in notices:
+            self._writing.discard(notice.message[0])
+        return [notice.result for notice in notices]
+
+    def backOff(self, destination: str, seconds: float) -> None:
+        """
+        See L{ISpool.backOff}.
+        """
+        self._forget(self.db.run(backOff, destination, self.clock.now(), seconds))
+
+    def notes(self) -> Deferred[dict[str, str]]:
+        """
+        See L{ISpool.notes}.
+        """
+        self._collector.flush()
+        return self.db.run(_notes, self.clock.now())
+
+    def note(self, name: str, value: str, seconds: float) -> None:
+        """
+        See L{ISpool.note}.
+        """
+        self._collector.turn().notes[name] = (value, self.clock.now() + seconds)
+
+    def forget(self, name: str) -> None:
+        """
+        See L{ISpool.forget}.
+        """
+        self._collector.turn().notes[name] = None
 
     def waiting(self) -> Deferred[tuple[int, int]]:
         """
         See L{ISpool.waiting}.
         """
         self._collector.flush()
-        return self._db.run(_count)
+        return self.db.run(_count)
 
 
 def _makePrivate(path: str) -> None:
@@ -360,69 +465,21 @@ def _makePrivate(path: str) -> None:
         os.mkdir(path, 0o700)
 
 
-def _row(number: int, addressee: Addressee, due: float) -> tuple[Any, ...]:
-    recipient = addressee.recipient
-    marks = addressee.marks.toJSON()
-    return (
-        number,
-        addressee.seq,
-        _QUEUED,
-        due,
-        0,
-        "" if recipient.route is None else recipient.route.delivery,
-        _encode(recipientToJSON(recipient)),
-        None if marks is None else _encode(marks),
-        None,
+def _renew(
+    db: sqlite3.Connection, owner: str, until: float, keys: Sequence[tuple[int, int]]
+) -> None:
+    db.executemany(
+        "UPDATE recipients SET due = ? WHERE message = ? AND seq = ? AND status = 1 AND owner = ?",
+        [(until, *key, owner) for key in keys],
     )
 
 
-def _makeDue(db: sqlite3.Connection, number: int, due: float) -> None:
-    db.execute("UPDATE recipients SET due = ? WHERE message = ?", (due, number))
-
-
-def _record(
-    db: sqlite3.Connection,
-    number: int,
-    outcomes: list[tuple[Addressee, Outcome]],
-    retryAt: float,
-) -> bool:
-    """
-    @return: whether nobody is left.
-    """
-    for addressee, outcome in outcomes:
-        if isinstance(outcome, Delivered):
-            sql = "DELETE FROM recipients WHERE message = ? AND seq = ?"
-            db.execute(sql, (number, addressee.seq))
-        else:
-            status = _FAILED if isinstance(outcome, Failed) else _QUEUED
-            db.execute(
-                "UPDATE recipients SET status = ?, due = ?, attempts = attempts + 1, reply = ?"
-                " WHERE message = ? AND seq = ?",
-                (status, retryAt, str(outcome.reply), number, addressee.seq),
-            )
-    left = db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
-    return left.fetchone() is None
+def _notes(db: sqlite3.Connection, now: float) -> dict[str, str]:
+    return dict(db.execute("SELECT name, value FROM notes WHERE expires > ?", (now,)))
 
 
 def _asSpoolError(failure: Failure, what: str) -> NoReturn:
     raise SpoolError(f"{what}: {failure.getErrorMessage()}")
-
-
-def _recover(db: sqlite3.Connection, now: float) -> int:
-    """
-    See L{ISpool.open}.
-    """
-    staged = db.execute(f"UPDATE messages SET state = {_RELEASED} WHERE state = {_STAGED}").rowcount
-    db.execute(
-        "UPDATE recipients SET due = ? WHERE status = 0 AND due > ? AND due <= ?",
-        (now, now, now + LEASE_SECONDS),
-    )
-    db.execute(
-        "UPDATE recipients SET due = ? WHERE (message, seq) IN (SELECT message, seq"
-        " FROM recipients WHERE status = 0 AND due > ? ORDER BY due LIMIT ?)",
-        (now, now, RETRIED_AT_START),
-    )
-    return staged
 
 
 def _count(db: sqlite3.Connection) -> tuple[int, int]:

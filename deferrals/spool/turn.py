@@ -19,6 +19,10 @@ from twisted.internet.defer import Deferred
 #: Rows per statement; SQLite takes 32,766 values in one.
 ROWS = 256
 
+#: The columns of a fresh recipient; the others keep their defaults until its
+#: first attempt has failed.
+RECIPIENT = "recipients (message, seq, status, due, owner, delivery, recipient, marks, refusal)"
+
 
 @attrs.define(eq=False)
 class Insert:
@@ -43,15 +47,18 @@ class Turn:
     """
     @ivar inserts: messages to be staged.
     @ivar released: numbers of messages that became ours.
-    @ivar gone: numbers of messages that are delivered to all, or abandoned.
+    @ivar gone: numbers of messages that are delivered to all, or abandoned,
+        with the files of their bodies, which are removed afterwards.
+    @ivar notes: what is noted: name to (value, expires); L{None} to forget it.
     """
 
     inserts: list[Insert] = attrs.field(factory=list)
     released: dict[int, None] = attrs.field(factory=dict)
-    gone: list[int] = attrs.field(factory=list)
+    gone: dict[int, str | None] = attrs.field(factory=dict)
+    notes: dict[str, tuple[str, float] | None] = attrs.field(factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.inserts or self.released or self.gone)
+        return bool(self.inserts or self.released or self.gone or self.notes)
 
     def apply(self, db: sqlite3.Connection) -> None:
         """
@@ -60,14 +67,15 @@ class Turn:
         _insert(db, "messages", [insert.message for insert in self.inserts])
         bodies = [(i.message[0], i.body) for i in self.inserts if i.body is not None]
         _insert(db, "bodies", bodies)
-        _insert(db, "recipients", [row for i in self.inserts for row in i.recipients])
+        _insert(db, RECIPIENT, [row for i in self.inserts for row in i.recipients])
         _forAll(db, "UPDATE messages SET state = 1 WHERE id IN", list(self.released))
         for sql in (
             "DELETE FROM messages WHERE id IN",
             "DELETE FROM bodies WHERE id IN",
             "DELETE FROM recipients WHERE message IN",
         ):
-            _forAll(db, sql, self.gone)
+            _forAll(db, sql, list(self.gone))
+        _note(db, self.notes)
 
     def parts(self) -> Iterator[Turn]:
         """
@@ -78,8 +86,10 @@ class Turn:
             yield Turn(inserts=[insert])
         for number in self.released:
             yield Turn(released={number: None})
-        for number in self.gone:
-            yield Turn(gone=[number])
+        for number, path in self.gone.items():
+            yield Turn(gone={number: path})
+        for name, note in self.notes.items():
+            yield Turn(notes={name: note})
 
 
 @functools.cache
@@ -101,6 +111,17 @@ def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]])
 def _forAll(db: sqlite3.Connection, sql: str, numbers: Sequence[int]) -> None:
     for some in _slices(numbers):
         db.execute(f"{sql} ({_placeholders(len(some), 0)})", some)
+
+
+def _note(db: sqlite3.Connection, notes: dict[str, tuple[str, float] | None]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO notes (name, value, expires) VALUES (?, ?, ?)",
+        [(name, *note) for name, note in notes.items() if note is not None],
+    )
+    db.executemany(
+        "DELETE FROM notes WHERE name = ?",
+        [(name,) for name, note in notes.items() if note is None],
+    )
 
 
 class Collector:

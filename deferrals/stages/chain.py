@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.errors import StageError
+from deferrals.interfaces import IExpectingStage
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LATE, R451_STAGE_FAILED, R452_OVERLOADED
 from deferrals.model.verdict import (
@@ -151,12 +152,28 @@ class _Judging:
         """
         if not any(self._members):
             return [succeed(ACCEPT) for _ in self._order]
+        self._announce()
         slot = Shared(self._slots.acquire().addCallback(self._entered))
         walks = {}
         self._walking = len(self._members)
         for cohort in self._members:
             walks[cohort] = Shared(self._walk(cohort, slot.wait()).addBoth(self._walked))
         return [self._verdict(walks[cohort]) for cohort in self._order]
+
+    def _announce(self) -> None:
+        """
+        Tell the stages that want to know about whom they may be asked.
+        """
+        expected: dict[Any, list[Recipient]] = {}
+        for cohort, members in self._members.items():
+            for stage, _ in cohort:
+                if IExpectingStage.providedBy(stage):
+                    expected.setdefault(stage, []).extend(members)
+        for stage, recipients in expected.items():
+            try:
+                stage.expect(self._message, self._envelope, recipients)
+            except Exception:
+                self._failed(Failure(), stage, len(recipients))
 
     def _entered(self, _: None) -> None:
         self._inside = True

@@ -11,7 +11,6 @@ from tests.integration.support import IntegrationCase, Server, cli, message, unt
 
 CONFIG = """
 hostname = "mx.example.net"
-retry_interval = 1
 
 [[listen]]
 endpoint = "tcp:0:interface=127.0.0.1"
@@ -23,7 +22,7 @@ envelope = "accept"
 match = "*@example.net"
 policy = "open"
 {check}
-deliver = {{ use = "lmtp", endpoint = "unix:{socket}" }}
+deliver = {{ use = "lmtp", endpoint = "unix:{socket}", retry = 1 }}
 """
 
 CALLOUT = 'check = [ {{ use = "callout", endpoint = "unix:{socket}", positive_cache = 0 }} ]'

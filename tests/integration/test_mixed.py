@@ -10,7 +10,7 @@ from typing import Any
 
 from deferrals.stages.content.match import GTUBE
 from tests.integration.daemons import Exim, OpenSMTPD, Postfix
-from tests.integration.support import IntegrationCase, Server, spam, until
+from tests.integration.support import IntegrationCase, Server, freePort, spam, until
 from tests.zone import Zone
 
 CONFIG = """
@@ -191,6 +191,27 @@ class Choices:
         self.assertEqual(self.notices(server), [])
         self.assertEqual(server.mail("fighter") + server.mail("boxer"), [])
 
+    def test_notify(self: Any) -> None:
+        """Accepted; one DSN names each refuser with its own reply, to an aligned sender."""
+        server = self.mixed("notify", {("client.test", "TXT"): ["v=spf1 ip4:127.0.0.1 -all"]})
+        until(lambda: self.notices(server), f"a DSN\n{server.log}")
+        (notice,) = self.notices(server)
+        for local in ("fighter", "boxer"):
+            self.assertIn(f"Final-Recipient: rfc822; {local}@example.net".encode(), notice)
+            self.assertEqual(server.mail(local), [])
+        self.assertEqual(notice.count(b"Diagnostic-Code: smtp; 550 5.7.1 spam is not wanted"), 2)
+        self.assertEqual(notice.count(b"Final-Recipient:"), 2)
+        for local in ("lover", "postmaster"):
+            self.assertEqual(len(server.arrived(local)), 1)
+        self.assertEqual(server.mail("quarantine"), [])
+
+    def test_notifyStrangers(self: Any) -> None:
+        """A sender who may have been forged gets no DSN: filed instead."""
+        server = self.mixed("notify", {("client.test", "TXT"): ["v=spf1 -all"]})
+        self.assertEqual(len(server.arrived("quarantine", 2)), 2)
+        server.arrived("lover")
+        self.assertEqual(self.notices(server), [])
+
     def test_strictest(self: Any) -> None:
         """One refusal is everybody's."""
         server = self.mixed("strictest")
@@ -209,6 +230,29 @@ class EximTests(Choices, Senders):
 
     def start(self, port: int) -> Exim:
         return Exim(self, f"127.0.0.1::{port}", prdr=False)
+
+
+class RestartTests(IntegrationCase):
+    """
+    The memory survives a restart.
+    """
+
+    def test_retry(self) -> None:
+        """What differed before a restart is brought apart after it."""
+        port = freePort()
+        config = CONFIG.format(mixed="retry", dns="127.0.0.1:9").replace("tcp:0:", f"tcp:{port}:")
+        server = self.server(config)
+        exim = Exim(self, f"127.0.0.1::{port}", prdr=False)
+        exim.send(spam(), "me@client.test", "lover@example.net", "fighter@example.net")
+        self.assertIn("451 4.7.1", exim.log())
+        server.stop()
+        server.start()
+        exim.flush()
+        self.assertEqual(len(server.arrived("lover")), 1)
+        self.assertEqual(server.mail("fighter"), [])
+        self.assertIn("452 4.5.3", exim.log())
+        exim.flush()
+        self.assertRegex(exim.log(), REFUSED["exim"].format("fighter"))
 
 
 class PostfixTests(Choices, Senders):

@@ -30,7 +30,6 @@ from tests.integration.support import (
 
 RELAY = """
 hostname = "relay.example.net"
-retry_interval = 1
 
 [[listen]]
 endpoint = "tcp:0:interface=127.0.0.1"
@@ -42,7 +41,7 @@ envelope = "accept"
 match = "*"
 policy = "open"
 allow = ["127.0.0.0/8"]
-deliver = {{ use = "smtp", endpoint = "tcp:127.0.0.1:{port}"{more} }}
+deliver = {{ use = "smtp", endpoint = "tcp:127.0.0.1:{port}", retry = 1{more} }}
 """
 
 #: Somebody who is judged before his mail goes on.
@@ -53,7 +52,7 @@ content = [ {{ use = "match", rules = [ {{ test = "gtube" }} ] }} ]
 [[recipients]]
 match = "boxer@b.example.net"
 policy = "spam"
-deliver = {{ use = "smtp", endpoint = "tcp:127.0.0.1:{port}" }}
+deliver = {{ use = "smtp", endpoint = "tcp:127.0.0.1:{port}", retry = 1 }}
 """
 
 

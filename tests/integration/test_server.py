@@ -181,7 +181,7 @@ class LifeTests(IntegrationCase):
 
     def test_undeliverable(self) -> None:
         """What cannot be delivered stays, and is delivered after the next start."""
-        server = self.server(f"retry_interval = 3600\n{CONFIG}")
+        server = self.server(f"{CONFIG}")
         obstacle = os.path.join(server.directory, "mail")
         with open(obstacle, "w"):
             pass

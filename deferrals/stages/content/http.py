@@ -12,18 +12,12 @@ timeout, no connection) C{on_error} decides, for the recipients asked about.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import attrs
-import treq
-from treq.client import HTTPClient
-from twisted.internet.defer import inlineCallbacks
-from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.task import Cooperator
+from twisted.internet.defer import CancelledError, inlineCallbacks
 from twisted.logger import Logger
-from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
@@ -34,23 +28,13 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
-from deferrals.waiting import Slots, withDeadline
+from deferrals.stages.remote import Remote
+from deferrals.stages.web import WebClient, fromJSON, httpURL
 
 _log = Logger(namespace="deferrals.stages.http")
 
-#: A longer answer is none.
-MAX_ANSWER_OCTETS = 1024 * 1024
-
 #: Requests under way at once.
 CONCURRENCY = 64
-
-
-def httpURL(value: str) -> None:
-    """
-    For L{checked}.
-    """
-    if not value.startswith(("http://", "https://")) or not value.isascii() or " " in value:
-        raise ValueError("an http:// or https:// URL")
 
 
 @attrs.frozen
@@ -97,12 +81,12 @@ class HTTPStage:
 
     def __init__(self, settings: HTTPSettings, services: Any) -> None:
         self._settings = settings
-        self._reactor = services.reactor
-        pool = HTTPConnectionPool(services.reactor)
-        pool.maxPersistentPerHost = CONCURRENCY
-        self._client = HTTPClient(Agent(services.reactor, pool=pool))
-        self._slots = Slots(CONCURRENCY)
-        self._cooperator = Cooperator(scheduler=lambda work: self._reactor.callLater(0, work))
+        self._service: Remote = services.common(
+            ("http", settings.url), lambda: Remote(f"http {settings.url}", services, CONCURRENCY)
+        )
+        self._web: WebClient = services.common(
+            ("web", CONCURRENCY), lambda: WebClient(services.reactor, CONCURRENCY)
+        )
 
     def cohort(self, recipient: Recipient) -> Hashable:
         """
@@ -116,10 +100,12 @@ class HTTPStage:
         See L{IContentStage.judge}.
         """
         try:
-            answer = yield withDeadline(
-                self._reactor, self._settings.timeout, self._ask, message, envelope, recipients
+            answer = yield self._service.ask(
+                self._settings.timeout, self._ask, message, envelope, recipients
             )
             return _verdict(answer, recipients)
+        except CancelledError:
+            raise
         except Exception as error:
             _log.warn(
                 "{transaction}: {url}: {error}, so {on_error}",
@@ -132,38 +118,9 @@ class HTTPStage:
 
     @inlineCallbacks
     def _ask(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
-        yield self._slots.acquire()
-        try:
-            headers = requestHeaders(envelope, recipients)
-            try:
-                response = yield self._post(message, headers)
-            except ResponseNeverReceived as error:
-                if not all(
-                    reason.check(ConnectionDone, ConnectionLost) for reason in error.reasons
-                ):
-                    raise
-                # A connection from the pool that the other side had closed.
-                response = yield self._post(message, headers)
-            body = bytearray()
-
-            def collect(data: bytes) -> None:
-                body.extend(data)
-                if len(body) > MAX_ANSWER_OCTETS:
-                    raise StageError("the answer is too long")
-
-            yield treq.collect(response, collect)
-        finally:
-            self._slots.release()
-        if response.code != 200:
-            raise StageError(f"HTTP status {response.code}")
-        try:
-            return json.loads(bytes(body))
-        except ValueError:
-            raise StageError("the answer is no JSON") from None
-
-    def _post(self, message: Any, headers: Headers) -> Any:
-        producer = FileBodyProducer(message.open(), self._cooperator)
-        return self._client.post(self._settings.url, data=producer, headers=headers)
+        headers = requestHeaders(envelope, recipients)
+        answer = yield self._web.request("POST", self._settings.url, headers, message)
+        return fromJSON(*answer)
 
 
 def _verdict(answer: Any, recipients: Sequence[Recipient]) -> ContentVerdict:

@@ -2,8 +2,9 @@
 The content stage C{match}: refuse by declared rules.
 
 Each rule looks at one thing: words or a pattern in a header field or in the
-text; names or MIME types of attachments; the size; the test strings GTUBE and
-EICAR.  The first rule that matches refuses with its own reply.
+text; names, MIME types or real types of attachments; names of what is in
+archives; the size; the test strings GTUBE and EICAR.  The first rule that
+matches refuses with its own reply.
 
 The message is taken apart once, in a thread, whatever the number of policies.
 Patterns are RE2's: time linear in the size of the message, whatever the
@@ -12,10 +13,10 @@ pattern.
 
 from __future__ import annotations
 
-import email.header
 import fnmatch
 import mmap
-from collections.abc import Hashable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -28,6 +29,9 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, checked
 from deferrals.model.verdict import ACCEPT, ContentVerdict, Refuse
+from deferrals.stages.content.archives import Budget, Unreadable, isArchive, members, newFile
+from deferrals.stages.content.fields import words
+from deferrals.stages.content.kinds import HEAD_OCTETS, kindsOf
 from deferrals.stages.content.mime import Buffer, Part, TooComplex, parts
 
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
@@ -44,9 +48,12 @@ _DEFAULT_REPLIES = {
     "body": "550 5.7.1 refused because of its text",
     "attachment": "550 5.7.1 refused because of an attachment's name",
     "mime_type": "550 5.7.1 refused because of an attachment's type",
+    "file_type": "550 5.7.1 refused because of what an attachment is",
+    "archive": "550 5.7.1 refused because of what is in an archive",
     "larger_than": "552 5.3.4 larger than this recipient takes",
     "gtube": "550 5.7.1 refused as spam (GTUBE)",
     "eicar": "550 5.7.1 refused as a virus (EICAR)",
+    "unreadable-archive": "550 5.7.1 refused because of an archive that cannot be looked into",
 }
 _TOO_COMPLEX = Refuse(Reply(550, "5.6.0", "more MIME parts than can be looked into"))
 
@@ -69,8 +76,8 @@ def _compile(pattern: str) -> Any:
 @attrs.frozen
 class MatchRule:
     """
-    One rule; exactly one of header, body, attachment, mime_type, larger_than
-    and test says what it looks at.
+    One rule; exactly one of header, body, attachment, mime_type, file_type,
+    archive, larger_than and test says what it looks at.
 
     @ivar header: a field's name; its value is searched, MIME words decoded.
     @ivar body: C{true}: the text parts are searched, decoded.
@@ -80,8 +87,13 @@ class MatchRule:
         without regard to case.
     @ivar attachment: file names, C{*} and C{?} standing for anything.
     @ivar mime_type: MIME types, likewise.
+    @ivar file_type: what an attachment is by its first octets, whatever it is
+        called: extensions (C{exe}) or MIME types, likewise.
+    @ivar archive: names of what is in zip and tar archives, and in archives in
+        them, likewise.
     @ivar larger_than: the size of the whole message.
-    @ivar test: C{"gtube"} or C{"eicar"}.
+    @ivar test: C{"gtube"}, C{"eicar"}, or C{"unreadable-archive"}: one that is
+        broken, encrypted, or beyond the bounds.
     @ivar reply: what the recipient refuses with: 4xx or 5xx.
     """
 
@@ -91,8 +103,10 @@ class MatchRule:
     pattern: str | None = attrs.field(default=None, validator=checked(_pattern))
     attachment: tuple[str, ...] = ()
     mime_type: tuple[str, ...] = ()
+    file_type: tuple[str, ...] = ()
+    archive: tuple[str, ...] = ()
     larger_than: Octets | None = None
-    test: Literal["gtube", "eicar"] | None = None
+    test: Literal["gtube", "eicar", "unreadable-archive"] | None = None
     reply: str | None = attrs.field(default=None, validator=checked(Reply.parseRefusal))
 
     def __attrs_post_init__(self) -> None:
@@ -101,7 +115,8 @@ class MatchRule:
             subjects.append(self.test)
         if len(subjects) != 1:
             raise ValueError(
-                "exactly one of header, body, attachment, mime_type, larger_than, test"
+                "exactly one of header, body, attachment, mime_type, file_type, archive,"
+                " larger_than, test"
             )
         searches = bool(self.words) + (self.pattern is not None)
         if searches != (1 if subjects[0] in ("header", "body") else 0):
@@ -133,26 +148,81 @@ class MatchSettings:
 
 class _Content:
     """
-    One message taken apart, as far as a rule has asked for it (in a thread).
+    One message taken apart, as far as a rule has asked for it (in threads, of
+    which one at a time does so).
     """
 
     def __init__(self, message: Any) -> None:
         self.message = message
-        self._parts: list[Part] | None = None
-        self._texts: list[str] | None = None
+        self.lock = threading.RLock()
+        self._found: dict[str, Any] = {}
+
+    def once(self, data: Buffer, find: Callable[[Buffer], Any]) -> Any:
+        """
+        What C{find} finds in the message; sought once.
+        """
+        with self.lock:
+            name = find.__name__
+            if name not in self._found:
+                self._found[name] = find(data)
+            return self._found[name]
 
     def parts(self, data: Buffer) -> list[Part]:
-        if self._parts is None:
-            self._parts = list(parts(data))
-        return self._parts
+        found: list[Part] = self.once(data, _allParts)
+        return found
 
     def texts(self, data: Buffer) -> list[str]:
-        if self._texts is None:
-            found = [
-                part for part in self.parts(data) if part.header.get_content_maintype() == "text"
-            ]
-            self._texts = [part.text(data, TEXT_OCTETS) for part in found]
-        return self._texts
+        found: list[str] = self.once(data, self._texts)
+        return found
+
+    def kinds(self, data: Buffer) -> set[str]:
+        """
+        What the attachments are.
+        """
+        found: set[str] = self.once(data, self._kinds)
+        return found
+
+    def archived(self, data: Buffer) -> tuple[set[str], bool]:
+        """
+        The names of what is in archives, and whether these are not all.
+        """
+        found: tuple[set[str], bool] = self.once(data, self._archived)
+        return found
+
+    def _texts(self, data: Buffer) -> list[str]:
+        found = [part for part in self.parts(data) if part.header.get_content_maintype() == "text"]
+        return [part.text(data, TEXT_OCTETS) for part in found]
+
+    def _files(self, data: Buffer) -> Iterator[tuple[Part, bytes]]:
+        """
+        What is no container, each with its beginning.
+        """
+        for part in self.parts(data):
+            if part.header.get_content_maintype() != "multipart":
+                yield part, part.content(data, 2 * HEAD_OCTETS)[:HEAD_OCTETS]
+
+    def _kinds(self, data: Buffer) -> set[str]:
+        return set().union(*(kindsOf(head) for _, head in self._files(data)))
+
+    def _archived(self, data: Buffer) -> tuple[set[str], bool]:
+        names: set[str] = set()
+        unreadable, budget = False, Budget()
+        for part, head in self._files(data):
+            if not isArchive(head, part.fileName):
+                continue
+            try:
+                with newFile() as file:
+                    for piece in part.pieces(data):
+                        file.write(piece)
+                    for name in members(file, part.fileName, budget):
+                        names.add(name)
+            except (Unreadable, OSError):
+                unreadable = True
+        return names, unreadable
+
+
+def _allParts(data: Buffer) -> list[Part]:
+    return list(parts(data))
 
 
 @implementer(IContentStage)
@@ -216,7 +286,7 @@ class _Rule:
 
     def __init__(self, rule: MatchRule) -> None:
         self._rule = rule
-        self._matches = getattr(self, f"_{rule.subject}")
+        self._matches = getattr(self, "_" + rule.subject.replace("-", "_"))
         self._search = _searcher(rule)
         self.verdict = Refuse(Reply.parseRefusal(rule.reply or _DEFAULT_REPLIES[rule.subject]))
 
@@ -226,9 +296,7 @@ class _Rule:
     def _header(self, content: _Content, data: Buffer) -> bool:
         wanted = (self._rule.header or "").lower()
         fields = content.message.fields()
-        return any(
-            name.lower() == wanted and self._search(_decoded(value)) for name, value in fields
-        )
+        return any(name.lower() == wanted and self._search(words(value)) for name, value in fields)
 
     def _body(self, content: _Content, data: Buffer) -> bool:
         return any(self._search(text) for text in content.texts(data))
@@ -239,6 +307,20 @@ class _Rule:
 
     def _mime_type(self, content: _Content, data: Buffer) -> bool:
         return any(_like(part.mimeType, self._rule.mime_type) for part in content.parts(data))
+
+    def _file_type(self, content: _Content, data: Buffer) -> bool:
+        return any(_like(kind, self._rule.file_type) for kind in content.kinds(data))
+
+    def _archive(self, content: _Content, data: Buffer) -> bool:
+        names, _ = content.archived(data)
+        return any(
+            _like(part, self._rule.archive)
+            for name in names
+            for part in (name, name.replace("\\", "/").rpartition("/")[2])
+        )
+
+    def _unreadable_archive(self, content: _Content, data: Buffer) -> bool:
+        return content.archived(data)[1]
 
     def _larger_than(self, content: _Content, data: Buffer) -> bool:
         return content.message.size > (self._rule.larger_than or 0)
@@ -264,13 +346,3 @@ def _searcher(rule: MatchRule) -> Any:
 def _like(text: str, globs: Sequence[str]) -> bool:
     text = text.strip().lower()
     return any(fnmatch.fnmatchcase(text, glob.lower()) for glob in globs)
-
-
-def _decoded(value: str) -> str:
-    """
-    A field's value with its MIME words (RFC 2047) decoded.
-    """
-    try:
-        return str(email.header.make_header(email.header.decode_header(value)))
-    except (LookupError, ValueError, UnicodeError, email.errors.HeaderParseError):
-        return value

@@ -10,16 +10,16 @@ headers of parts and their parameters are read by C{email}.
 from __future__ import annotations
 
 import binascii
-import email.header
 import email.message
 import email.parser
 import email.policy
 import mmap
-import re
+import string
 from collections.abc import Iterator
-from typing import Any
 
 import attrs
+
+from deferrals.stages.content.fields import base64, decoded, parameters, words
 
 #: A message with more parts, or nested deeper, is not looked into any further.
 MAX_PARTS = 20000
@@ -27,6 +27,8 @@ MAX_DEPTH = 100
 
 _MAX_HEADER_OCTETS = 64 * 1024
 _MAX_BOUNDARY_OCTETS = 200
+_PIECE_OCTETS = 256 * 1024
+_NOT_BASE64 = bytes(sorted(set(range(256)) - set(string.ascii_letters.encode() + b"0123456789+/")))
 _PARSER = email.parser.BytesHeaderParser(policy=email.policy.compat32)
 
 #: What L{parts} reads: octets with C{find} and slices.
@@ -66,11 +68,14 @@ class Part:
         The name that a mail program would show, from Content-Disposition or
         Content-Type, RFC 2231 and RFC 2047 decoded; empty where there is none.
         """
-        try:
-            name = self.header.get_filename("") or ""
-            return str(email.header.make_header(email.header.decode_header(name)))
-        except (LookupError, ValueError, UnicodeError, email.errors.HeaderParseError):
-            return str(self.header.get("Content-Disposition", ""))
+        for field, name in (("Content-Disposition", "filename"), ("Content-Type", "name")):
+            found = words(self._parameters(field).get(name, ""))
+            if found:
+                return found
+        return ""
+
+    def _parameters(self, field: str) -> dict[str, str]:
+        return parameters(str(self.header.get(field, "")))
 
     def content(self, data: Buffer, limit: int) -> bytes:
         """
@@ -81,32 +86,42 @@ class Part:
         raw = data[self.start : min(self.end, self.start + limit)]
         encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
         if encoding == "base64":
-            return _base64(raw)
+            return base64(raw)
         if encoding == "quoted-printable":
             return binascii.a2b_qp(raw)
         return raw
+
+    def pieces(self, data: Buffer) -> Iterator[bytes]:
+        """
+        The whole content without its transfer encoding, piece by piece.
+        """
+        encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
+        held = b""
+        for start in range(self.start, self.end, _PIECE_OCTETS):
+            raw = held + data[start : min(self.end, start + _PIECE_OCTETS)]
+            if encoding == "base64":
+                raw = raw.translate(None, _NOT_BASE64)
+                cut = len(raw) // 4 * 4
+                held = raw[cut:]
+                yield binascii.a2b_base64(raw[:cut])
+            elif encoding == "quoted-printable":
+                cut = raw.rfind(b"\n") + 1
+                held = raw[cut:] if len(raw) - cut < _PIECE_OCTETS else b""
+                yield binascii.a2b_qp(raw[: len(raw) - len(held)])
+            else:
+                yield raw
+        if encoding != "base64":
+            yield binascii.a2b_qp(held)
+        elif len(held) > 1:
+            yield binascii.a2b_base64(held + b"=" * (4 - len(held)))
 
     def text(self, data: Buffer, limit: int) -> str:
         """
         The content as text.
         """
-        content = self.content(data, limit)
-        charset = str(self.header.get_content_charset("utf-8"))
-        try:
-            return content.decode(charset, "replace")
-        except (LookupError, ValueError):
-            return content.decode("utf-8", "replace")
-
-
-def _base64(raw: bytes) -> bytes:
-    """
-    What a lenient mail program makes of it.
-    """
-    raw = raw.translate(None, b"\r\n\t ")
-    try:
-        return binascii.a2b_base64(raw[: len(raw) // 4 * 4])
-    except binascii.Error:
-        return binascii.a2b_base64(re.sub(rb"[^A-Za-z0-9+/]", b"", raw) + b"A===")
+        return decoded(
+            self.content(data, limit), self._parameters("Content-Type").get("charset", "")
+        )
 
 
 def parts(data: Buffer) -> Iterator[Part]:
@@ -175,7 +190,7 @@ class _Scanner:
     def _boundaryOf(self, header: email.message.Message) -> bytes | None:
         if header.get_content_maintype() != "multipart":
             return None
-        boundary: Any = header.get_boundary()
+        boundary = parameters(str(header.get("Content-Type", ""))).get("boundary")
         if not boundary:
             return None
         return boundary.encode("utf-8", "surrogateescape")[:_MAX_BOUNDARY_OCTETS].rstrip()

@@ -10,18 +10,19 @@ makes no domain one of ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 from zope.interface import implementer
 
+from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.address import AddressError, Mailbox, normalDomain
 from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.networks import Networks
 from deferrals.model.reply import R550_RELAYING_DENIED, R550_UNKNOWN_RECIPIENT
-from deferrals.model.verdict import EnvelopeVerdict, Refuse
+from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
 from deferrals.stages.chain import askInTurn, routed
 
 
@@ -131,10 +132,20 @@ class RuleTable:
 
     @param rules: in the order of the configuration.
     @param hostname: the domain of the bare C{postmaster}.
+    @param policies: what each policy says in the envelope.
+    @param deliveries: the names of the deliveries there are.
     """
 
-    def __init__(self, rules: Sequence[Rule], hostname: str) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        hostname: str,
+        policies: Mapping[str, EnvelopeVerdict] | None = None,
+        deliveries: Container[str] = (),
+    ) -> None:
         self._rules = rules
+        self._policies = policies or {}
+        self._deliveries = deliveries
         self._places: dict[Pattern, list[int]] = {}
         for place, rule in enumerate(rules):
             self._places.setdefault(rule.pattern, []).append(place)
@@ -156,13 +167,48 @@ class RuleTable:
         if isinstance(rule.verdict, Refuse) or not rule.checks:
             return rule.verdict
         recipient = routed(recipient, rule.verdict.route)
-        return askInTurn(rule.checks, envelope, recipient, rule.verdict)
+        d = askInTurn(rule.checks, envelope, recipient, rule.verdict)
+        return d.addCallback(self._settled, rule.verdict.route)
 
-    def _match(self, client: Client, address: Mailbox) -> Rule | None:
-        places = [place for key in _keys(address) for place in self._places.get(key, ())]
+    def _settled(self, verdict: EnvelopeVerdict, ruled: Route | None) -> EnvelopeVerdict:
+        """
+        Where a check has put a recipient under another policy, that policy
+        says what RCPT TO is answered.
+
+        @raise StageError: there is no such policy, or no such delivery.
+        """
+        if isinstance(verdict, Refuse) or verdict.route is None or verdict.route == ruled:
+            return verdict
+        route, ruled = verdict.route, ruled or Route("", "")
+        if route.delivery != ruled.delivery and route.delivery not in self._deliveries:
+            raise StageError(f"no delivery is named {route.delivery!r}")
+        if route.policy == ruled.policy:
+            return verdict
+        if route.policy not in self._policies:
+            raise StageError(f"no policy is named {route.policy!r}")
+        settled = self._policies[route.policy]
+        return settled if isinstance(settled, Refuse) else attrs.evolve(settled, route=route)
+
+    def isOurs(self, address: Mailbox) -> bool:
+        """
+        Whether a rule, other than one for everybody, is about its domain.
+        """
+        below = any(parent in self._parents for parent in _parents(address.domain))
+        return below or address.domain in self._local
+
+    def route(self, address: Mailbox) -> Route | None:
+        """
+        Where mail of our own goes, checks aside; L{None} if no rule lets it
+        in.
+        """
+        rule = self._match(None, address)
+        return None if rule is None or isinstance(rule.verdict, Refuse) else rule.verdict.route
+
+    def _match(self, client: Client | None, address: Mailbox) -> Rule | None:
+        places = [place for key in patternsOf(address) for place in self._places.get(key, ())]
         for place in sorted(places):
             rule = self._rules[place]
-            if rule.allow is None or rule.allow.lets(client):
+            if client is None or rule.allow is None or rule.allow.lets(client):
                 return rule
         return None
 
@@ -178,8 +224,7 @@ class RuleTable:
         return recipient
 
     def _unmatched(self, address: Mailbox) -> Any:
-        below = any(parent in self._parents for parent in _parents(address.domain))
-        local = not address.domain or address.domain in self._local or below
+        local = not address.domain or self.isOurs(address)
         return R550_UNKNOWN_RECIPIENT if local else R550_RELAYING_DENIED
 
 
@@ -190,7 +235,7 @@ def _parents(domain: str) -> Iterator[str]:
         _, dot, rest = rest.partition(".")
 
 
-def _keys(address: Mailbox) -> Iterator[Pattern]:
+def patternsOf(address: Mailbox) -> Iterator[Pattern]:
     """
     All patterns that match an address.
     """

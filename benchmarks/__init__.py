@@ -1,0 +1,11 @@
+"""
+How fast mail is taken, side by side with other servers on the same machine.
+
+    python -m benchmarks              everything, in about a quarter of an hour
+    python -m benchmarks --quick      a few seconds per cell, for a first look
+    python -m benchmarks --help       what can be chosen
+
+Each round measures each peer once, one after the other, so that what else the
+machine does hits all of them; the table has medians, and the ratio to stock
+C{twisted.mail}.  What was found is in C{docs/performance.md}.
+"""

@@ -1,0 +1,319 @@
+"""
+Delivery status notifications: when a sender is told, and the message that says
+so (RFC 3461, RFC 3464, RFC 6522; in UTF-8 RFC 6533; RFC 3834).
+
+A notification has three parts: a text for people, the status for programs, and
+what was sent: its header, or all of it where RET=FULL asked for that and
+something has failed (RFC 3461 §5.2.10, §4.3).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Collection, Sequence
+
+import attrs
+
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope, Parameters
+from deferrals.model.reply import Reply
+from deferrals.model.trace import rfc5322Date
+
+#: No more of a header than this is sent back.
+HEADER_OCTETS = 64 * 1024
+
+_FOLD = 76
+_CONTROL = dict.fromkeys((*range(32), 127), " ")
+_MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(<[!-~]{1,250}>)[ \t]*$", re.I | re.M)
+
+#: What Action (RFC 3464 §2.3.3) becomes of what is to be told.
+_ACTIONS = {"expired": "failed", "damaged": "failed"}
+
+#: The status where no reply says better (RFC 3463).
+_STATUS = {
+    "failed": "5.0.0",
+    "expired": "4.4.7",
+    "damaged": "5.3.0",
+    "delayed": "4.0.0",
+    "delivered": "2.0.0",
+    "relayed": "2.0.0",
+}
+
+_SUBJECTS = {
+    "failed": "Your message could not be delivered",
+    "delayed": "Your message is late",
+    "relayed": "Your message was passed on",
+    "delivered": "Your message was delivered",
+}
+
+_SENTENCES = {
+    "failed": "could not be delivered to this address, and will not be tried again",
+    "expired": "could not be delivered to this address in time, and will not be tried again",
+    "damaged": "was lost by a fault of this server before it could be delivered to this address",
+    "delayed": "could not be delivered to this address yet.  You need not send it again",
+    "relayed": "was passed on to a server that does not say what becomes of it",
+    "delivered": "was delivered to this address",
+}
+
+
+def isWanted(notify: Collection[str] | None, action: str) -> bool:
+    """
+    Whether a sender wants to be told (RFC 3461 §4.1).
+
+    @param notify: NOTIFY= of the recipient.
+    @param action: as in L{Addressee.action}.
+    """
+    if action in ("delivered", "relayed"):
+        return notify is not None and "SUCCESS" in notify
+    return notify is None or ("DELAY" if action == "delayed" else "FAILURE") in notify
+
+
+@attrs.frozen
+class Notification:
+    """
+    @ivar envelope: of the message that it is about; with a sender.
+    @ivar addressees: the recipients that it is about, with their C{action}.
+    @ivar header: the header section of that message, as far as it is known.
+    @ivar content: all of it, where it is to be sent back whole.
+    @ivar hostname: who tells.
+    @ivar id: the notification's own id.
+    @ivar now: the time of day, in seconds since the epoch.
+    @ivar leftSeconds: how long who is late will still be tried.
+    """
+
+    envelope: Envelope
+    addressees: Sequence[Addressee]
+    header: bytes
+    content: bytes | None
+    hostname: str
+    id: str
+    now: float
+    leftSeconds: float = 0.0
+
+    @property
+    def isGlobal(self) -> bool:
+        """
+        Whether it has to be the UTF-8 form (RFC 6533): the sender can read
+        that, and something of what is to be said is not ASCII.
+        """
+        if not self.envelope.parameters.smtputf8:
+            return False
+        said = [str(self.envelope.sender), self.envelope.parameters.envid or ""]
+        for addressee in self.addressees:
+            said += [str(addressee), addressee.recipient.orcpt or "", str(addressee.reply)]
+        return not all(map(str.isascii, said)) or not self.header.isascii()
+
+    def build(self) -> tuple[bytes, Parameters]:
+        """
+        @return: the message, with CRLF line ends, and the parameters that it
+            is to be sent with.
+        """
+        parts = [self._people(), self._programs()]
+        if self.content is not None or self.header:
+            parts.append(self._returned())
+        boundary = self._boundary(parts)
+        head = [
+            ("From", f"Mail Delivery System <MAILER-DAEMON@{self.hostname}>"),
+            ("To", f"<{self.envelope.sender}>"),
+            ("Subject", _SUBJECTS[self._worst()]),
+            ("Date", rfc5322Date(self.now)),
+            ("Message-ID", f"<{self.id}@{self.hostname}>"),
+            ("Auto-Submitted", "auto-replied"),
+            ("MIME-Version", "1.0"),
+            (
+                "Content-Type",
+                f'multipart/report; report-type=delivery-status; boundary="{boundary}"',
+            ),
+        ]
+        about = _MESSAGE_ID.search(self.header.replace(b"\r\n", b"\n"))
+        if about is not None:
+            head[5:5] = [("In-Reply-To", about[1].decode("ascii"))]
+        mark = f"--{boundary}\r\n".encode("ascii")
+        data = _fields(head) + b"\r\n" + b"".join(mark + part for part in parts)
+        data += f"--{boundary}--\r\n".encode("ascii")
+        body = "7BIT" if data.isascii() else "8BITMIME"
+        utf8 = self.isGlobal and not str(self.envelope.sender).isascii()
+        return data, Parameters(body=body, smtputf8=utf8)
+
+    def _boundary(self, parts: Sequence[bytes]) -> str:
+        number = 0
+        while any(f"=_{self.id}_{number}".encode("ascii") in part for part in parts):
+            number += 1
+        return f"=_{self.id}_{number}"
+
+    def _worst(self) -> str:
+        """
+        The subject is about the worst that has happened.
+        """
+        actions = {_ACTIONS.get(a.action, a.action) for a in self.addressees}
+        return next(action for action in _SUBJECTS if action in actions)
+
+    def _people(self) -> bytes:
+        """
+        The part for people.
+        """
+        lines = [f"This is the mail server {self.hostname}.", ""]
+        sentence = ""
+        for addressee in sorted(
+            self.addressees, key=lambda one: list(_SENTENCES).index(one.action)
+        ):
+            if sentence != _SENTENCES[addressee.action]:
+                sentence = _SENTENCES[addressee.action]
+                lines += _wrapped(
+                    f"Your message of {rfc5322Date(self.envelope.received)} {sentence}:"
+                )
+                lines.append("")
+            lines += self._personally(addressee)
+        text = "\r\n".join(_clean(line) for line in lines)
+        kind = "us-ascii" if text.isascii() else "utf-8"
+        return _part(f"text/plain; charset={kind}", *self._eightBit(text.encode("utf-8")))
+
+    def _personally(self, addressee: Addressee) -> list[str]:
+        lines = [f"<{addressee}>"]
+        if addressee.reply is not None:
+            who = f"{addressee.host} said: " if addressee.host else ""
+            text = f"{who}{_said(addressee.reply)}"
+            lines += [f"    {line}" for line in _wrapped(text, _FOLD - 4)]
+        if addressee.action == "delayed":
+            until = rfc5322Date(self.now + self.leftSeconds)
+            lines.append(f"    It will be tried until {until}.")
+        return [*lines, ""]
+
+    def _programs(self) -> bytes:
+        """
+        The part for programs (RFC 3464 §2.1).
+        """
+        blocks = [self._perMessage(), *map(self._perRecipient, self.addressees)]
+        data = b"\r\n".join(_fields(block, self.isGlobal) for block in blocks)
+        if self.isGlobal:
+            return _part("message/global-delivery-status", *self._eightBit(data))
+        return _part("message/delivery-status", "7bit", data)
+
+    def _perMessage(self) -> list[tuple[str, str]]:
+        fields = [("Reporting-MTA", f"dns; {self.hostname}")]
+        if self.envelope.parameters.envid is not None:
+            fields.insert(0, ("Original-Envelope-Id", self.envelope.parameters.envid))
+        if self.envelope.client.helo:
+            fields.append(("Received-From-MTA", f"dns; {self.envelope.client.helo}"))
+        return [*fields, ("Arrival-Date", rfc5322Date(self.envelope.received))]
+
+    def _perRecipient(self, addressee: Addressee) -> list[tuple[str, str]]:
+        """
+        RFC 3464 §2.3; each recipient keeps the code it was given (P-11).
+        """
+        action = addressee.action
+        fields = []
+        if addressee.recipient.orcpt is not None:
+            fields.append(("Original-Recipient", self._original(addressee.recipient.orcpt)))
+        fields += [
+            ("Final-Recipient", self._typed(str(addressee))),
+            ("Action", _ACTIONS.get(action, action)),
+            ("Status", _status(action, addressee.reply)),
+        ]
+        if addressee.host:
+            kind = "x-local" if "/" in addressee.host else "dns"
+            fields.append(("Remote-MTA", f"{kind}; {addressee.host}"))
+        if addressee.reply is not None:
+            fields.append(("Diagnostic-Code", f"smtp; {_said(addressee.reply)}"))
+        fields.append(("Last-Attempt-Date", rfc5322Date(self.now)))
+        if action == "delayed":
+            fields.append(("Will-Retry-Until", rfc5322Date(self.now + self.leftSeconds)))
+        return fields
+
+    def _typed(self, address: str) -> str:
+        if address.isascii():
+            return f"rfc822; {address}"
+        return f"utf-8; {address if self.isGlobal else _escaped(address)}"
+
+    def _original(self, orcpt: str) -> str:
+        kind, _, address = orcpt.partition(";")
+        return f"{kind}; {address if self.isGlobal else _escaped(address)}"
+
+    def _returned(self) -> bytes:
+        """
+        What was sent.
+        """
+        utf8 = self.isGlobal and not self.header.isascii()
+        if self.content is not None:
+            kind = "message/global" if utf8 else "message/rfc822"
+            if utf8:
+                return _part(kind, *self._eightBit(self.content))
+            how = "7bit" if self.content.isascii() else "8bit"
+            return _part(kind, how, self.content)
+        header = self.header[:HEADER_OCTETS] + b"\r\n"
+        if utf8:
+            return _part("message/global-headers", *self._eightBit(header))
+        how = "7bit" if header.isascii() else "8bit"
+        return _part("text/rfc822-headers", how, header)
+
+    def _eightBit(self, data: bytes) -> tuple[str, bytes]:
+        """
+        UTF-8 parts go as they are to a sender whose address needs SMTPUTF8
+        anyway; otherwise in base64, so that the notification needs nothing of
+        the servers on its way (RFC 6533 §3, RFC 6532 §3.7).
+        """
+        if data.isascii():
+            return "7bit", data
+        if not str(self.envelope.sender).isascii():
+            return "8bit", data
+        return "base64", _base64(data)
+
+
+def _base64(data: bytes) -> bytes:
+    return base64.encodebytes(data).replace(b"\n", b"\r\n")
+
+
+def _part(kind: str, how: str, data: bytes) -> bytes:
+    head = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: {how}\r\n\r\n".encode("ascii")
+    return head + data + (b"" if data.endswith(b"\r\n") else b"\r\n")
+
+
+def _fields(fields: Sequence[tuple[str, str]], utf8: bool = True) -> bytes:
+    out = b""
+    for name, value in fields:
+        lines = _wrapped(f"{name}: {_clean(value)}")
+        out += ("\r\n ".join(lines) + "\r\n").encode("utf-8" if utf8 else "ascii", "replace")
+    return out
+
+
+def _wrapped(text: str, width: int = _FOLD) -> list[str]:
+    """
+    Text in lines, broken at blanks; a long word is broken where it must be
+    (RFC 5322 §2.1.1).
+    """
+    lines, line = [], ""
+    for word in _clean(text).split(" "):
+        while len(word) > 900:
+            lines, line, word = [*lines, *([line] if line else []), word[:900]], "", word[900:]
+        if line and len(line) + 1 + len(word) > width and not line.endswith(":"):
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]
+
+
+def _clean(text: str) -> str:
+    return text.translate(_CONTROL)
+
+
+def _said(reply: Reply) -> str:
+    """
+    A reply on one line, as it was received.
+    """
+    code = f"{reply.code} {reply.enhanced or ''}".rstrip()
+    return f"{code} {' '.join(reply.lines())}".rstrip()
+
+
+def _status(action: str, reply: Reply | None) -> str:
+    if action in ("expired", "damaged") or reply is None:
+        return _STATUS[action]
+    return reply.enhanced or f"{reply.code // 100}.0.0"
+
+
+def _escaped(text: str) -> str:
+    """
+    RFC 6533 §3, utf-8-addr-xtext, for what can only carry ASCII.
+    """
+    return "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in text)

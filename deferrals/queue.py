@@ -1,0 +1,98 @@
+"""
+The queue and all that belongs to it, put together: the spool, the deliveries,
+the notices to senders, and the operator's socket.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import inlineCallbacks
+
+from deferrals.config import Config
+from deferrals.model.delivery import Work
+from deferrals.model.ids import TransactionIds
+from deferrals.model.schedule import Schedule
+from deferrals.relay.notices import Notifier
+from deferrals.relay.scheduler import Scheduler
+from deferrals.spool.sqlite import SqliteSpool
+
+_ORDINARY = Schedule()
+
+
+def spoolDirectory(config: Config) -> str:
+    """
+    Where the spool of a configuration is.
+    """
+    return os.path.join(config.stateDir, "spool")
+
+
+class Queue:
+    """
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    @param ids: makes the numbers of notices.
+    @param house: what the configuration makes of the stages, now.
+    @ivar spool: L{ISpool<deferrals.interfaces.ISpool>}.
+    """
+
+    def __init__(
+        self, config: Config, services: Any, ids: TransactionIds, house: Callable[[], Any]
+    ) -> None:
+        reactor = services.reactor
+        self.spool = SqliteSpool(spoolDirectory(config), reactor, services.inThread, time.time)
+        self._scheduler = Scheduler(
+            self.spool,
+            lambda name: house().deliveries.get(name),
+            lambda name: house().schedules.get(name, _ORDINARY),
+            reactor,
+            config.max_delivering,
+        )
+        self._notifier = Notifier(
+            self.spool,
+            reactor,
+            self._scheduler.take,
+            lambda sender: house().routeBack(sender),
+            ids,
+            time.time,
+            config.hostname,
+            services.inThread,
+            config.bounce_size,
+        )
+        self._scheduler.tell = self._notifier.tell
+        services.status.show("destinations", self._scheduler.destinations.troubles)
+
+    @inlineCallbacks
+    def start(self) -> Any:
+        """
+        @return: a Deferred that fires when mail can be taken, and fails where
+            there is no spool.
+        """
+        yield self.spool.open()
+        self._scheduler.start()
+        self._notifier.start()
+
+    @inlineCallbacks
+    def stop(self) -> Any:
+        """
+        @return: a Deferred that fires when what was begun has ended, and the
+            spool is closed.
+        """
+        yield self._scheduler.stop()
+        yield self._notifier.stop()
+        yield self.spool.close()
+
+    def release(self, work: Work) -> None:
+        """
+        The final reply has been written: the message is ours.
+        """
+        self._scheduler.release(work)
+
+    def reloaded(self, config: Config) -> None:
+        """
+        There is a new configuration.
+        """
+        self._notifier.returnOctets = config.bounce_size
+        self._scheduler.reloaded(config.max_delivering)

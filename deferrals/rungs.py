@@ -1,0 +1,89 @@
+"""
+The mixed rung of all listeners: what they share, and what outlives a restart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from deferrals.config import Config
+from deferrals.model.mixed import Memory, Remembered
+from deferrals.model.networks import dnsServers
+from deferrals.relay.spf import SPF
+from deferrals.smtp.mixed import MixedRung
+from deferrals.smtp.settings import ListenerSettings
+
+_log = Logger(namespace="deferrals")
+
+#: What names of notes begin with.
+_PREFIX = "mixed "
+
+
+class Rungs:
+    """
+    @param config: the configuration.
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    @param spool: L{ISpool<deferrals.interfaces.ISpool>}, which keeps the notes.
+    """
+
+    def __init__(self, config: Config, services: Any, spool: Any) -> None:
+        self._services = services
+        self._spool = spool
+        self._memory = Memory(self._save)
+        self._spf = SPF(services.reactor, services.inThread, dnsServers(config.dns))
+        if not self._spf.available and any(one.mayNotify for one in config.listen):
+            _log.warn(
+                "the extra deferrals[spf] is not installed: only authenticated senders get"
+                " notices, the others' refused copies are filed"
+            )
+
+    def rung(
+        self, settings: ListenerSettings, quarantine: Callable[[str], str | None]
+    ) -> MixedRung:
+        """
+        A listener's.
+
+        @param quarantine: the name of a policy's quarantine delivery.
+        """
+        return MixedRung(
+            settings.mixed,
+            settings.mixedFallback,
+            settings.retryLimit,
+            self._memory,
+            quarantine,
+            self._spf.passes,
+            self._services.inThread,
+            self._services.status,
+        )
+
+    def load(self) -> Deferred[None]:
+        """
+        Remember what was remembered before the restart.
+
+        @return: a Deferred.
+        """
+        found: Deferred[None] = self._spool.notes().addCallback(self._loaded)
+        return found
+
+    def _loaded(self, notes: dict[str, str]) -> None:
+        for name, value in notes.items():
+            if not name.startswith(_PREFIX):
+                continue
+            try:
+                remembered = Remembered.fromJSON(json.loads(value))
+            except (ValueError, KeyError, TypeError):
+                _log.failure("a note on mixed mail cannot be read")
+            else:
+                self._memory.load(name.removeprefix(_PREFIX), remembered)
+
+    def _save(self, fingerprint: str, remembered: Remembered | None) -> None:
+        if remembered is None:
+            self._spool.forget(_PREFIX + fingerprint)
+            return
+        seconds = remembered.expires - self._services.reactor.seconds()
+        self._spool.note(_PREFIX + fingerprint, json.dumps(remembered.toJSON()), seconds)

@@ -1,0 +1,136 @@
+"""
+The tables of the embedded spool (docs/spool-format.md explains them).
+
+C{destinations} is what keeps claiming cheap: one row for each next hop that
+somebody waits for, found by the time at which something may be done there.  A
+million recipients that wait for one dead host are one row that is not due.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from deferrals.errors import SpoolError
+
+VERSION = 2
+
+#: States of a message.
+STAGED, RELEASED = 0, 1
+
+#: States of a recipient: waits for its turn; is being delivered, or a notice
+#: about it is being made; waits for the operator; its sender is to be told; its
+#: sender cannot be told; its message cannot be read.
+QUEUED, LEASED, HELD, ENDED, STUCK, DAMAGED = range(6)
+
+STATUS_NAMES = ("queued", "active", "held", "ended", "stuck", "damaged")
+
+_RECIPIENTS = """
+CREATE TABLE recipients (
+    message INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    due REAL NOT NULL,
+    owner TEXT,
+    delivery TEXT NOT NULL,
+    recipient TEXT NOT NULL,
+    marks TEXT,
+    refusal TEXT,
+    destination TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    expires REAL,
+    notice REAL,
+    warned INTEGER NOT NULL DEFAULT 0,
+    action TEXT,
+    reply TEXT,
+    host TEXT,
+    PRIMARY KEY (message, seq)
+) WITHOUT ROWID;
+CREATE INDEX recipients_queued ON recipients (destination, due) WHERE status = 0;
+CREATE INDEX recipients_leased ON recipients (due) WHERE status = 1;
+CREATE INDEX recipients_ended ON recipients (due) WHERE status = 3;
+CREATE INDEX recipients_notice ON recipients (notice) WHERE notice IS NOT NULL;
+"""
+
+_NEW = """
+CREATE TABLE destinations (
+    name TEXT PRIMARY KEY,
+    ready REAL NOT NULL,
+    gate REAL NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX destinations_ready ON destinations (ready);
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY,
+    message INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    at REAL NOT NULL,
+    event TEXT NOT NULL,
+    reply TEXT,
+    host TEXT
+);
+CREATE INDEX history_message ON history (message);
+CREATE TABLE notes (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    expires REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX notes_expires ON notes (expires);
+CREATE TABLE info (
+    name TEXT PRIMARY KEY,
+    value
+) WITHOUT ROWID;
+"""
+
+SCHEMA = f"""
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY,
+    state INTEGER NOT NULL,
+    received REAL NOT NULL,
+    envelope TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    since REAL NOT NULL
+);
+CREATE INDEX messages_staged ON messages (id) WHERE state = 0;
+CREATE TABLE bodies (
+    id INTEGER PRIMARY KEY,
+    body BLOB NOT NULL
+);
+{_RECIPIENTS}
+{_NEW}
+"""
+
+#: Format 1 kept failed recipients and told nobody: now their senders are told.
+_FROM_1 = f"""
+ALTER TABLE messages ADD COLUMN since REAL NOT NULL DEFAULT 0;
+UPDATE messages SET since = received;
+DROP INDEX recipients_due;
+ALTER TABLE recipients RENAME TO recipients_1;
+{_RECIPIENTS}
+INSERT INTO recipients
+    (message, seq, status, due, delivery, recipient, marks, attempts, action, reply)
+    SELECT message, seq, iif(status = 1, 3, 0), due, delivery, recipient, marks, attempts,
+        iif(status = 1, 'failed', NULL), reply
+    FROM recipients_1;
+DROP TABLE recipients_1;
+{_NEW}
+INSERT INTO destinations (name, ready) SELECT '', min(due) FROM recipients WHERE status = 0
+    HAVING min(due) IS NOT NULL;
+"""
+
+
+def prepare(db: sqlite3.Connection) -> None:
+    """
+    Make the tables, or see that they are ours.
+
+    @raise SpoolError: another version of the program made them.
+    """
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+    elif version == 1:
+        db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={VERSION}; COMMIT;")
+        db.executescript("PRAGMA auto_vacuum=INCREMENTAL; VACUUM;")
+    elif version != VERSION:
+        raise SpoolError(
+            f"made by another version of the program (format {version}, not {VERSION})"
+        )

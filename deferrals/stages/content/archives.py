@@ -1,0 +1,303 @@
+"""
+The names of what is in an archive: zip, tar, and tar or a single file
+compressed with gzip, bzip2 or xz; archives in archives, too.
+
+Made for hostile archives.  A zip's directory is read, and nothing unpacked
+but archives inside it; a tar is read header by header by ourselves, because
+the standard library's reader takes its headers through regular expressions and
+keeps them all.  What is unpacked and listed of one message, and how deep, is
+bounded; what is beyond that, broken or encrypted is L{Unreadable}.  Blocks:
+for a thread.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+#: Of one message.
+MAX_MEMBERS = 10_000
+MAX_UNPACKED_OCTETS = 64 << 20
+MAX_DEPTH = 3
+
+#: A larger directory of a zip is not read: some 20,000 members would fit.
+MAX_DIRECTORY_OCTETS = 1 << 20
+
+#: How much of the beginning L{isArchive} wants to see.
+HEAD_OCTETS = 512
+
+_PIECE_OCTETS = 64 * 1024
+_MEMORY_OCTETS = 1 << 20
+_MAX_NAME_OCTETS = 64 * 1024
+_COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
+_ZIP_NAMES = (".zip", ".jar", ".docm", ".xlsm", ".pptm", ".apk")
+_NAMES = (*_ZIP_NAMES, ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz")
+
+
+class Unreadable(Exception):
+    """
+    An archive that is broken, encrypted, or beyond the bounds.
+    """
+
+
+class Budget:
+    """
+    What may still be done for one message.
+    """
+
+    def __init__(self) -> None:
+        self.members = MAX_MEMBERS
+        self.octets = MAX_UNPACKED_OCTETS
+
+    def member(self) -> None:
+        """
+        One more name.
+
+        @raise Unreadable: too many.
+        """
+        self.members -= 1
+        if self.members < 0:
+            raise Unreadable("too many members")
+
+    def unpacked(self, octets: int) -> None:
+        """
+        So much more has been unpacked.
+
+        @raise Unreadable: too much.
+        """
+        self.octets -= octets
+        if self.octets < 0:
+            raise Unreadable("too large when unpacked")
+
+
+def isArchive(head: bytes, name: str) -> bool:
+    """
+    @param head: the first L{HEAD_OCTETS} of a file.
+    @param name: the file's.
+    """
+    return (
+        head.startswith((b"PK\3\4", b"PK\5\6", *_COMPRESSED))
+        or head[257:262] == b"ustar"
+        or name.lower().endswith(_ZIP_NAMES)
+    )
+
+
+def newFile() -> IO[bytes]:
+    """
+    Where something is unpacked to: memory, as long as it is little.
+    """
+    return tempfile.SpooledTemporaryFile(_MEMORY_OCTETS)
+
+
+def members(file: IO[bytes], name: str, budget: Budget, depth: int = 0) -> Iterator[str]:
+    """
+    The names of an archive's members, and of those of archives in it.
+
+    @param file: can be read and sought; from its beginning.
+    @param name: its own, as far as it has one.
+    @raise Unreadable: this is not all.
+    """
+    if depth > MAX_DEPTH:
+        raise Unreadable("archives in archives in archives")
+    file.seek(0)
+    head = file.read(HEAD_OCTETS)
+    kind = next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None)
+    try:
+        if kind is not None:
+            yield from _compressed(file, kind, name, budget, depth)
+        elif head[257:262] == b"ustar":
+            yield from _tar(file, budget, depth)
+        else:
+            yield from _zip(file, budget, depth)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+        raise Unreadable(str(error)) from None
+    except (NotImplementedError, RuntimeError, ValueError, struct.error) as error:
+        raise Unreadable(str(error)) from None
+
+
+def _inner(file: IO[bytes], name: str, budget: Budget, depth: int) -> Iterator[str]:
+    """
+    What is in a member, if it is an archive.
+    """
+    file.seek(0)
+    if isArchive(file.read(HEAD_OCTETS), name):
+        yield from members(file, name, budget, depth + 1)
+
+
+def _copied(pieces: Iterator[bytes], budget: Budget) -> IO[bytes]:
+    """
+    A file with what is unpacked, for the caller to close.
+    """
+    file = newFile()
+    try:
+        for piece in pieces:
+            budget.unpacked(len(piece))
+            file.write(piece)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _pieces(source: Any) -> Iterator[bytes]:
+    while piece := source.read(_PIECE_OCTETS):
+        yield piece
+
+
+def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
+    _checkDirectory(file)
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            budget.member()
+            yield info.filename
+            if info.filename.lower().endswith(_NAMES):
+                with archive.open(info) as member, _copied(_pieces(member), budget) as inner:
+                    yield from _inner(inner, info.filename, budget, depth)
+            elif info.flag_bits & 1:
+                raise Unreadable("encrypted")
+
+
+def _checkDirectory(file: IO[bytes]) -> None:
+    """
+    Look at the end record of a zip before its directory is read.
+    """
+    size = file.seek(0, 2)
+    start = file.seek(max(0, size - (1 << 16) - 22))
+    tail = file.read()
+    at = len(tail) - 22 if tail[-22:-18] == b"PK\5\6" else tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        raise Unreadable("no zip directory")
+    (octets,) = struct.unpack("<I", tail[at + 12 : at + 16])
+    if octets > MAX_DIRECTORY_OCTETS or octets > start + at:
+        raise Unreadable("too large a zip directory")
+
+
+def _compressed(file: IO[bytes], kind: str, name: str, budget: Budget, depth: int) -> Iterator[str]:
+    stem, dot, suffix = name.rpartition(".")
+    inside = f"{stem}.tar" if suffix.lower() in ("tgz", "tbz2", "txz") else stem if dot else name
+    file.seek(0)
+    with _copied(_unpacked(file, kind), budget) as inner:
+        budget.member()
+        yield inside
+        yield from _inner(inner, inside, budget, depth)
+
+
+def _unpacked(file: IO[bytes], kind: str) -> Iterator[bytes]:
+    """
+    One compressed stream; what is behind its end is looked at only in so far
+    as it is another one.
+    """
+    unpacker, waiting = _unpacker(kind), b""
+    while waiting or (waiting := file.read(_PIECE_OCTETS)):
+        piece = unpacker.decompress(waiting, _PIECE_OCTETS)
+        yield piece
+        waiting = getattr(unpacker, "unconsumed_tail", b"")
+        while not unpacker.eof and (waiting or not getattr(unpacker, "needs_input", True)):
+            piece = unpacker.decompress(waiting, _PIECE_OCTETS)
+            yield piece
+            waiting = getattr(unpacker, "unconsumed_tail", b"")
+        if unpacker.eof:
+            waiting = unpacker.unused_data or file.read(_PIECE_OCTETS)
+            if not waiting.startswith(tuple(_COMPRESSED)):
+                return
+            unpacker = _unpacker(kind)
+    if not unpacker.eof:
+        raise Unreadable("cut off")
+
+
+def _unpacker(kind: str) -> Any:
+    if kind == "gzip":
+        return zlib.decompressobj(31)
+    if kind == "bzip2":
+        return bz2.BZ2Decompressor()
+    return lzma.LZMADecompressor(memlimit=MAX_UNPACKED_OCTETS)
+
+
+def _tar(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
+    """
+    POSIX and GNU headers, the long names of both included.
+    """
+    end = file.seek(0, 2)
+    position, longName = 0, ""
+    while True:
+        if position > end:
+            raise Unreadable("cut off")
+        file.seek(position)
+        header = file.read(512)
+        if len(header) < 512 or not header.strip(b"\0"):
+            return
+        if header[257:262] != b"ustar":
+            raise Unreadable("a broken tar header")
+        size, kind = _octal(header[124:136]), header[156:157]
+        if size < 0:
+            raise Unreadable("a broken tar header")
+        if kind in (b"x", b"L"):
+            if size > _MAX_NAME_OCTETS:
+                raise Unreadable("a tar header too long")
+            data = file.read(size)
+            longName = _paxPath(data) if kind == b"x" else _cString(data)
+        elif kind not in (b"g", b"K"):
+            budget.member()
+            name = longName or _ustarName(header)
+            longName = ""
+            yield name
+            if name.lower().endswith(_NAMES) and kind in (b"0", b"\0"):
+                member = _Slice(file, size)
+                with _copied(_pieces(member), budget) as inner:
+                    yield from _inner(inner, name, budget, depth)
+        position += 512 + (size + 511) // 512 * 512
+
+
+class _Slice:
+    """
+    The next so many octets of a file.
+    """
+
+    def __init__(self, file: IO[bytes], octets: int) -> None:
+        self._file = file
+        self._left = octets
+
+    def read(self, octets: int) -> bytes:
+        piece = self._file.read(min(octets, self._left))
+        self._left -= len(piece)
+        return piece
+
+
+def _octal(field: bytes) -> int:
+    """
+    A size; GNU's binary form for huge ones is none that could be here.
+    """
+    return int(field.strip(b"\0 ") or b"0", 8)
+
+
+def _cString(data: bytes) -> str:
+    return data.partition(b"\0")[0].decode("utf-8", "replace")
+
+
+def _ustarName(header: bytes) -> str:
+    prefix, name = _cString(header[345:500]), _cString(header[:100])
+    return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name
+
+
+def _paxPath(data: bytes) -> str:
+    """
+    The path in the records of a pax header: C{LENGTH KEY=VALUE} and a line
+    feed.
+    """
+    position = 0
+    while position < len(data):
+        blank = data.find(b" ", position, position + 20)
+        length = int(data[position:blank]) if blank >= 0 else 0
+        if length <= 0:
+            raise Unreadable("a broken pax header")
+        key, _, value = data[blank + 1 : position + length - 1].partition(b"=")
+        if key == b"path":
+            return value.decode("utf-8", "replace")
+        position += length
+    return ""

@@ -1,0 +1,149 @@
+"""
+The content stage C{clamav}: is there a virus in it?  Asks clamd (C{INSTREAM}).
+
+A message is scanned once, whatever the number of recipients and policies; what
+a virus means is each policy's: refuse, or mark.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, Literal
+
+import attrs
+from twisted.internet.defer import inlineCallbacks
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from deferrals.errors import StageError
+from deferrals.interfaces import IContentStage
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
+from deferrals.model.settings import Seconds, checked, positive
+from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
+from deferrals.stages.content.exchange import chunks, exchange
+from deferrals.stages.content.scanner import UNSCANNED, OnError, Scanner
+
+_log = Logger(namespace="deferrals.stages.clamav")
+
+_TOO_LARGE = Refuse(Reply(552, "5.3.4", "too large to be scanned for viruses"))
+
+
+@attrs.frozen
+class ClamAVSettings:
+    """
+    @ivar socket: where clamd listens: a Twisted client endpoint string.
+    @ivar timeout: for the whole scan.
+    @ivar on_error: what it means that there is no scan: 451; accept, with a
+        field in the copy that says so; or as if this stage were not there.
+    @ivar action: what a virus means: refuse, or mark the copy and file it as
+        junk.
+    @ivar reply: what a recipient refuses with; the virus's name is put behind.
+    @ivar subject_tag: put in front of the Subject of a marked copy.
+    @ivar too_large: what it means that the message is larger than clamd takes:
+        accept; accept, with a field that says so; or refuse.
+    @ivar concurrency: scans at once; clamd has C{MaxThreads} (10).
+    """
+
+    socket: str
+    timeout: Seconds = attrs.field(default=Seconds(15.0), validator=checked(positive))
+    on_error: OnError = "refuse-temporarily"
+    action: Literal["refuse", "mark"] = "refuse"
+    reply: str = attrs.field(
+        default="550 5.7.1 refused: it carries a virus", validator=checked(Reply.parseRefusal)
+    )
+    subject_tag: str = ""
+    too_large: Literal["accept", "mark", "refuse"] = "mark"
+    concurrency: int = attrs.field(default=10, validator=checked(positive))
+
+
+@attrs.frozen
+class Scan:
+    """
+    What clamd said.
+
+    @ivar virus: its name; empty if there is none.
+    @ivar tooLarge: it did not look: the message is larger than it takes.
+    """
+
+    virus: str = ""
+    tooLarge: bool = False
+
+
+@implementer(IContentStage)
+class ClamAVStage:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    def __init__(self, settings: ClamAVSettings, services: Any) -> None:
+        self._settings = settings
+        self._endpoint = services.connect(settings.socket)
+        self._scanner = Scanner("clamav", settings.socket, settings, services)
+
+    def cohort(self, recipient: Recipient) -> Hashable:
+        """
+        The answer is the same for everybody under this policy.
+        """
+        return None
+
+    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
+        """
+        See L{IContentStage.judge}.
+        """
+        return self._scanner.judge(
+            message, envelope, None, lambda: self._scan(message, envelope), self._decide
+        )
+
+    @inlineCallbacks
+    def _scan(self, message: Any, envelope: Envelope) -> Any:
+        answer = yield exchange(self._endpoint, _instream(message), _isWhole)
+        scan = parseAnswer(answer)
+        if scan.virus:
+            _log.info("{transaction}: found {virus}", transaction=envelope.id, virus=scan.virus)
+        return scan
+
+    def _decide(self, scan: Scan) -> ContentVerdict:
+        settings = self._settings
+        if scan.tooLarge:
+            if settings.too_large == "refuse":
+                return _TOO_LARGE
+            unscanned = Accept(Marks(((UNSCANNED, "clamav (too large)"),)))
+            return unscanned if settings.too_large == "mark" else ACCEPT
+        if not scan.virus:
+            return ACCEPT
+        if settings.action == "refuse":
+            reply = Reply.parseRefusal(settings.reply)
+            return Refuse(attrs.evolve(reply, text=f"{reply.text} ({scan.virus})"))
+        return Accept(Marks((("X-Virus", scan.virus),), ("X-Virus",), settings.subject_tag, True))
+
+
+def _instream(message: Any) -> Iterator[bytes]:
+    yield b"zINSTREAM\0"
+    for chunk in chunks(message):
+        yield struct.pack(">I", len(chunk)) + chunk
+    yield struct.pack(">I", 0)
+
+
+def _isWhole(answer: bytes) -> bool:
+    return answer.endswith((b"\0", b"\n"))
+
+
+def parseAnswer(answer: bytes) -> Scan:
+    """
+    Read clamd's answer to C{INSTREAM}.
+
+    @raise StageError: it says neither yes nor no.
+    """
+    text = answer.partition(b"\0")[0].decode("utf-8", "replace").strip()
+    if text == "stream: OK":
+        return Scan()
+    if text.startswith("stream: ") and text.endswith(" FOUND"):
+        name = text.removeprefix("stream: ").removesuffix(" FOUND")
+        return Scan(virus="".join(c for c in name if c.isprintable())[:100] or "unnamed")
+    if text.startswith("INSTREAM size limit exceeded"):
+        return Scan(tooLarge=True)
+    raise StageError(f"clamd answered {text[:200]!r}")

@@ -1,0 +1,267 @@
+"""
+The content stage C{rspamd}: asks rspamd over HTTP (C{POST /checkv2}).
+
+One scan per message for everybody; thresholds, weights and ignored symbols are
+each policy's, or each recipient's, and are applied here to its result.  Only
+for recipients that want other rules (C{settings_id}), or rules and statistics
+of their own (C{per_user}), there are further scans, one per settings id or
+recipient, which name that one recipient and leave no second line in rspamd's
+log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal
+
+import attrs
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+from zope.interface import implementer
+
+from deferrals.interfaces import IExpectingStage
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
+from deferrals.model.settings import Octets, Seconds, checked, positive
+from deferrals.model.verdict import ACCEPT, ContentVerdict, Marks, Route
+from deferrals.stages.content.rspamdreply import Scan, readScan
+from deferrals.stages.content.scanner import OnError, Scanner
+from deferrals.stages.content.scores import (
+    DEFAULT_REPLY,
+    Limits,
+    acceptance,
+    limitsOf,
+    number,
+    refusal,
+)
+from deferrals.stages.web import WebClient, fromJSON, httpURL
+
+_log = Logger(namespace="deferrals.stages.rspamd")
+
+_LATER = "451 4.7.1 not accepted now, try again later"
+
+
+def _weights(value: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(value.items()))
+
+
+@attrs.frozen
+class RspamdSettings:
+    """
+    @ivar url: rspamd's normal worker.
+    @ivar timeout: for one scan.
+    @ivar on_error: what it means that there is no scan: 451; accept, with a
+        field in the copy that says so; or as if this stage were not there.
+    @ivar refuse_score: refuse from this score on; without it, where rspamd's
+        action is C{reject}; C{inf}: never.
+    @ivar mark_score: mark the copy from this score on; without it, where
+        rspamd's action is C{add header}, C{rewrite subject} or C{reject}.
+    @ivar weights: scores of symbols in place of rspamd's own.
+    @ivar ignore: symbols that count nothing.
+    @ivar settings_id: rspamd's C{Settings-ID} for these recipients: a scan of
+        their own.
+    @ivar per_user: a scan for each recipient, with its own statistics.
+    @ivar greylist: what rspamd's action C{greylist} means.
+    @ivar reply: what a recipient refuses with, unless rspamd has a text for it.
+    @ivar add_headers: whether a copy says its score (C{X-Spam-Score}), and
+        C{X-Spam: Yes} where it is marked.
+    @ivar milter_headers: whether fields that rspamd wants added or removed are.
+    @ivar subject_tag: put in front of the Subject of a marked copy.
+    @ivar junk: whether a marked copy is filed as junk.
+    @ivar max_size: larger messages are accepted without a scan.
+    @ivar concurrency: scans at once.
+    """
+
+    url: str = attrs.field(default="http://127.0.0.1:11333", validator=checked(httpURL))
+    timeout: Seconds = attrs.field(default=Seconds(15.0), validator=checked(positive))
+    on_error: OnError = "refuse-temporarily"
+    refuse_score: float | None = attrs.field(default=None, validator=checked(number))
+    mark_score: float | None = attrs.field(default=None, validator=checked(number))
+    weights: dict[str, float] = attrs.field(factory=dict, converter=_weights)
+    ignore: tuple[str, ...] = ()
+    settings_id: str = ""
+    per_user: bool = False
+    greylist: Literal["refuse-temporarily", "accept"] = "refuse-temporarily"
+    reply: str = attrs.field(default=DEFAULT_REPLY, validator=checked(Reply.parseRefusal))
+    add_headers: bool = True
+    milter_headers: bool = True
+    subject_tag: str = ""
+    junk: bool = True
+    max_size: Octets = attrs.field(default=Octets(50 << 20), validator=checked(positive))
+    concurrency: int = attrs.field(default=50, validator=checked(positive))
+
+
+class _Scans:
+    """
+    What is known of one message's scans.
+
+    @ivar everybody: whom the scan for everybody is for.
+    @ivar made: how many have been made.
+    """
+
+    def __init__(self) -> None:
+        self.everybody: list[Recipient] = []
+        self.made = 0
+
+
+@implementer(IExpectingStage)
+class RspamdStage:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    def __init__(self, settings: RspamdSettings, services: Any) -> None:
+        self._settings = settings
+        self._hostname = services.hostname
+        self._url = settings.url.rstrip("/") + "/checkv2"
+        self._weights = {**dict(settings.weights), **dict.fromkeys(settings.ignore, 0.0)}
+        self._scanner = Scanner("rspamd", settings.url, settings, services)
+        self._web: WebClient = services.common(
+            ("web", settings.concurrency), lambda: WebClient(services.reactor, settings.concurrency)
+        )
+
+    def cohort(self, recipient: Recipient) -> Hashable:
+        """
+        Which scan it is, and the limits; L{None} for those who want none.
+        """
+        limits = limitsOf("rspamd", self._settings, recipient)
+        return None if limits is None else (self._own(recipient), limits)
+
+    def _own(self, recipient: Recipient) -> tuple[str, str]:
+        """
+        What makes the scan a recipient's own: the settings id, and the address;
+        both empty for everybody's.
+        """
+        own = (recipient.route or Route("", "")).own("rspamd", "settings_id")
+        settingsId = self._settings.settings_id if own is None else str(own)
+        return settingsId, recipient.address.key if self._settings.per_user else ""
+
+    def expect(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> None:
+        """
+        See L{IExpectingStage.expect}: the scan for everybody names them all.
+        """
+        limits = [limitsOf("rspamd", self._settings, recipient) for recipient in recipients]
+        found = [
+            recipient
+            for recipient, wanted in zip(recipients, limits, strict=True)
+            if wanted is not None and not any(self._own(recipient))
+        ]
+        self._scans(message).addCallback(lambda scans: scans.everybody.extend(found))
+
+    def _scans(self, message: Any) -> Deferred[_Scans]:
+        scans: Deferred[_Scans] = message.shared(
+            (*self._scanner.identity, "scans"), lambda _: _Scans()
+        )
+        return scans
+
+    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
+        """
+        See L{IContentStage.judge}.
+        """
+        limits = limitsOf("rspamd", self._settings, recipients[0])
+        if limits is None or message.size > self._settings.max_size:
+            return ACCEPT
+        own = self._own(recipients[0])
+        return self._scanner.judge(
+            message,
+            envelope,
+            own,
+            lambda: self._scan(message, envelope, own[0], any(own), recipients),
+            lambda scan: self._decide(scan, limits),
+        )
+
+    @inlineCallbacks
+    def _scan(
+        self,
+        message: Any,
+        envelope: Envelope,
+        settingsId: str,
+        single: bool,
+        recipients: Sequence[Recipient],
+    ) -> Any:
+        """
+        @param single: for one recipient only.
+        """
+        scans = yield self._scans(message)
+        named = recipients[:1] if single else scans.everybody or recipients
+        headers = requestHeaders(envelope, self._hostname, named)
+        if settingsId:
+            headers.setRawHeaders("Settings-ID", [settingsId])
+        if scans.made:
+            headers.setRawHeaders("Flags", ["no_log"])
+        scans.made += 1
+        answer = yield self._web.request("POST", self._url, headers, message)
+        scan = readScan(fromJSON(*answer))
+        _log.info(
+            "{transaction}: {action}, score {score}: {symbols}",
+            transaction=envelope.id,
+            action=scan.action,
+            score=scan.score,
+            symbols=" ".join(f"{name}({score:g})" for name, score in scan.symbols.items()),
+        )
+        return scan
+
+    def _decide(self, scan: Scan, limits: Limits) -> ContentVerdict:
+        settings = self._settings
+        score = scan.scoreWith(self._weights)
+        if refuses(scan, score, limits):
+            return refusal(settings.reply, scan.text if scan.action == "reject" else "")
+        if scan.action == "soft reject":
+            return refusal(_LATER, scan.text)
+        if scan.action == "greylist" and settings.greylist == "refuse-temporarily":
+            return refusal(_LATER, scan.text)
+        marked = (
+            scan.action in ("add header", "rewrite subject", "reject")
+            if limits.mark is None
+            else score >= limits.mark
+        )
+        marks = scan.marks if settings.milter_headers else Marks()
+        if marked and scan.action == "rewrite subject" and not settings.subject_tag:
+            marks = marks.plus(scan.subject)
+        return acceptance(settings, score, marked, marks)
+
+
+def refuses(scan: Scan, score: float, limits: Limits) -> bool:
+    """
+    Whether a cohort refuses.  A C{reject} that a rule of rspamd's demands,
+    whatever the score, holds for everybody who refuses at all.
+    """
+    if limits.refuse is None:
+        return scan.action == "reject"
+    if score >= limits.refuse:
+        return True
+    return scan.forced and limits.refuse != float("inf")
+
+
+def requestHeaders(envelope: Envelope, hostname: str, recipients: Sequence[Recipient]) -> Headers:
+    """
+    What rspamd is told beside the message.
+
+    @param hostname: this server's name.
+    @param recipients: whom the scan is for.
+    """
+    client = envelope.client
+    version, _, cipher = (client.tls or "").partition(" ")
+    said = {
+        "From": envelope.senderText,
+        "IP": client.address if client.address != "local" else "",
+        "Helo": client.helo,
+        "Hostname": client.hostname,
+        "User": client.user or "",
+        "Queue-Id": envelope.id,
+        "MTA-Name": hostname,
+        "TLS-Version": version,
+        "TLS-Cipher": cipher,
+    }
+    headers = Headers()
+    for name, value in said.items():
+        if value or name == "From":
+            headers.setRawHeaders(name, [value.encode("utf-8")])
+    addresses = [str(recipient).encode("utf-8") for recipient in recipients]
+    headers.setRawHeaders("Rcpt", addresses)
+    if len(addresses) == 1:
+        headers.setRawHeaders("Deliver-To", addresses)
+    return headers

@@ -1,0 +1,124 @@
+"""
+What rspamd's JSON says, read with care: it may come from another version, or
+from something that is no rspamd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from deferrals.errors import StageError
+from deferrals.model.verdict import Marks
+
+#: More fields than this are not taken over.
+MAX_HEADERS = 100
+
+
+@attrs.frozen
+class Scan:
+    """
+    One scan's result.
+
+    @ivar score: rspamd's own.
+    @ivar required: from where rspamd rejects; infinite, where it says nothing.
+    @ivar action: in lower case, e.g. C{"add header"}.
+    @ivar symbols: their scores, by name.
+    @ivar text: what rspamd wants the sender to read.
+    @ivar marks: the fields that rspamd wants added and removed.
+    @ivar subject: the Subject that it wants, as marks.
+    """
+
+    score: float
+    required: float
+    action: str
+    symbols: Mapping[str, float]
+    text: str = ""
+    marks: Marks = Marks()
+    subject: Marks = Marks()
+
+    @property
+    def forced(self) -> bool:
+        """
+        Whether it is rejected for another reason than its score.
+        """
+        return self.action == "reject" and self.score < self.required
+
+    def scoreWith(self, weights: Mapping[str, float]) -> float:
+        """
+        The score that it would have, if these symbols counted so much.
+        """
+        changed = [weights[name] - score for name, score in self.symbols.items() if name in weights]
+        return self.score + sum(changed)
+
+
+def readScan(answer: Any) -> Scan:
+    """
+    @param answer: the JSON of C{/checkv2}.
+    @raise StageError: it is none.
+    """
+    if not isinstance(answer, dict):
+        raise StageError("the answer is no object")
+    if "error" in answer:
+        raise StageError(f"rspamd says: {str(answer['error'])[:200]}")
+    score, action = _number(answer.get("score")), answer.get("action")
+    if score is None or not isinstance(action, str):
+        raise StageError("the answer has no score and action")
+    required = _number(answer.get("required_score"))
+    messages = answer.get("messages")
+    text = messages.get("smtp_message") if isinstance(messages, dict) else ""
+    subject = answer.get("subject")
+    return Scan(
+        score,
+        math.inf if required is None else required,
+        action.lower(),
+        _symbols(answer.get("symbols")),
+        text if isinstance(text, str) else "",
+        _marks(answer.get("milter")),
+        Marks((("Subject", subject),), ("Subject",)) if isinstance(subject, str) else Marks(),
+    )
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _symbols(found: Any) -> dict[str, float]:
+    symbols = {}
+    for name, symbol in found.items() if isinstance(found, dict) else ():
+        score = _number(symbol.get("score")) if isinstance(symbol, dict) else None
+        symbols[name] = 0.0 if score is None else score
+    return symbols
+
+
+def _marks(milter: Any) -> Marks:
+    """
+    What rspamd would have a milter do to the header.  How many fields of a
+    name are removed cannot be said: all are.
+    """
+    if not isinstance(milter, dict):
+        return Marks()
+    added, removed = milter.get("add_headers"), milter.get("remove_headers")
+    headers = [
+        (name, text)
+        for name, value in (added.items() if isinstance(added, dict) else ())
+        for text in _texts(value)
+    ]
+    names = tuple(removed) if isinstance(removed, dict) else ()
+    return Marks(tuple(headers[:MAX_HEADERS]), names[:MAX_HEADERS])
+
+
+def _texts(value: Any) -> list[str]:
+    """
+    A field's values: text, C{{value, order}}, or a list of these.
+    """
+    if isinstance(value, list):
+        return [text for one in value for text in _texts(one)]
+    if isinstance(value, dict):
+        value = value.get("value")
+    return [value] if isinstance(value, str) else []

@@ -1,0 +1,200 @@
+"""
+The content stage C{spamassassin}: asks spamd (protocol 1.5, C{SYMBOLS}).
+
+One scan per message and SpamAssassin user: where all recipients have the same
+one, or none, that is one scan.  Thresholds are applied here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import inlineCallbacks
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from deferrals.errors import StageError
+from deferrals.interfaces import IContentStage
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
+from deferrals.model.settings import Octets, Seconds, checked, positive
+from deferrals.model.verdict import ACCEPT, ContentVerdict, Marks, Route
+from deferrals.stages.content.exchange import chunks, exchange
+from deferrals.stages.content.scanner import OnError, Scanner
+from deferrals.stages.content.scores import (
+    DEFAULT_REPLY,
+    Limits,
+    acceptance,
+    limitsOf,
+    number,
+    refusal,
+)
+
+_log = Logger(namespace="deferrals.stages.spamassassin")
+
+_STATUS = re.compile(rb"SPAMD/[0-9.]+ +(\d+) +([^\r\n]*)")
+_SPAM = re.compile(
+    rb"^spam: *(true|yes|false|no) *; *(-?[0-9.]+) */ *(-?[0-9.]+) *\r?$", re.I | re.M
+)
+_LENGTH = re.compile(rb"^content-length: *(\d+) *\r?$", re.I | re.M)
+
+
+def _userName(value: str) -> None:
+    try:
+        text = value.format(address="", local="", domain="")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError("text in which {address}, {local} and {domain} may stand") from None
+    if not text.isprintable():
+        raise ValueError("text without control characters")
+
+
+@attrs.frozen
+class SpamAssassinSettings:
+    """
+    @ivar socket: where spamd listens: a Twisted client endpoint string.
+    @ivar timeout: for one scan.
+    @ivar on_error: what it means that there is no scan: 451; accept, with a
+        field in the copy that says so; or as if this stage were not there.
+    @ivar user: whose rules spamd applies; C{{address}}, C{{local}} and
+        C{{domain}} of the recipient may stand in it, in lower case: then there
+        is a scan for each.  Empty: spamd's own.
+    @ivar refuse_score: refuse from this score on; without it, never.
+    @ivar mark_score: mark the copy from this score on; without it, where spamd
+        says that it is spam.
+    @ivar reply: what a recipient refuses with.
+    @ivar add_headers: whether a copy says its score (C{X-Spam-Score}), and
+        C{X-Spam: Yes} where it is marked.
+    @ivar subject_tag: put in front of the Subject of a marked copy.
+    @ivar junk: whether a marked copy is filed as junk.
+    @ivar max_size: larger messages are accepted without a scan.
+    @ivar concurrency: scans at once; spamd has C{--max-children} (5).
+    """
+
+    socket: str = "tcp:127.0.0.1:783"
+    timeout: Seconds = attrs.field(default=Seconds(15.0), validator=checked(positive))
+    on_error: OnError = "refuse-temporarily"
+    user: str = attrs.field(default="", validator=checked(_userName))
+    refuse_score: float | None = attrs.field(default=None, validator=checked(number))
+    mark_score: float | None = attrs.field(default=None, validator=checked(number))
+    reply: str = attrs.field(default=DEFAULT_REPLY, validator=checked(Reply.parseRefusal))
+    add_headers: bool = True
+    subject_tag: str = ""
+    junk: bool = True
+    max_size: Octets = attrs.field(default=Octets(512 << 10), validator=checked(positive))
+    concurrency: int = attrs.field(default=5, validator=checked(positive))
+
+
+@attrs.frozen
+class Scan:
+    """
+    What spamd said.
+
+    @ivar score: for this user.
+    @ivar spam: whether that is spam by this user's own threshold.
+    @ivar symbols: the names of the rules that hit.
+    """
+
+    score: float
+    spam: bool
+    symbols: tuple[str, ...] = ()
+
+
+@implementer(IContentStage)
+class SpamAssassinStage:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    def __init__(self, settings: SpamAssassinSettings, services: Any) -> None:
+        self._settings = settings
+        self._endpoint = services.connect(settings.socket)
+        self._scanner = Scanner("spamassassin", settings.socket, settings, services)
+
+    def cohort(self, recipient: Recipient) -> Hashable:
+        """
+        Whose scan it is, and the limits; L{None} for those who want none.
+        """
+        limits = limitsOf("spamassassin", self._settings, recipient)
+        return None if limits is None else (self._user(recipient), limits)
+
+    def _user(self, recipient: Recipient) -> str:
+        own = (recipient.route or Route("", "")).own("spamassassin", "user")
+        if own is not None:
+            return str(own)
+        address = recipient.address
+        return self._settings.user.format(
+            address=address.key, local=address.local.casefold(), domain=address.domain
+        )
+
+    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
+        """
+        See L{IContentStage.judge}.
+        """
+        limits = limitsOf("spamassassin", self._settings, recipients[0])
+        if limits is None or message.size > self._settings.max_size:
+            return ACCEPT
+        user = self._user(recipients[0])
+        return self._scanner.judge(
+            message,
+            envelope,
+            user,
+            lambda: self._scan(message, envelope, user),
+            lambda scan: self._decide(scan, limits),
+        )
+
+    @inlineCallbacks
+    def _scan(self, message: Any, envelope: Envelope, user: str) -> Any:
+        answer = yield exchange(self._endpoint, _request(message, user), _isWhole)
+        scan = parseAnswer(answer)
+        _log.info(
+            "{transaction}: score {score} for {user}: {symbols}",
+            transaction=envelope.id,
+            score=scan.score,
+            user=user or "everybody",
+            symbols=" ".join(scan.symbols),
+        )
+        return scan
+
+    def _decide(self, scan: Scan, limits: Limits) -> ContentVerdict:
+        settings = self._settings
+        if limits.refuse is not None and scan.score >= limits.refuse:
+            return refusal(settings.reply)
+        marked = scan.spam if limits.mark is None else scan.score >= limits.mark
+        return acceptance(settings, scan.score, marked, Marks())
+
+
+def _request(message: Any, user: str) -> Iterator[bytes]:
+    head = f"SYMBOLS SPAMC/1.5\r\nContent-length: {message.size}\r\n"
+    if user:
+        head += f"User: {user}\r\n"
+    yield head.encode("utf-8") + b"\r\n"
+    yield from chunks(message)
+
+
+def _isWhole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return bool(end) and length is not None and len(body) >= int(length[1])
+
+
+def parseAnswer(answer: bytes) -> Scan:
+    """
+    Read spamd's answer to C{SYMBOLS}.
+
+    @raise StageError: it is an error, or nonsense.
+    """
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, spam = _STATUS.match(head), _SPAM.search(head)
+    if status is None or int(status[1]) != 0 or spam is None:
+        raise StageError(f"spamd answered {head[:200].decode('utf-8', 'replace')!r}")
+    try:
+        score = float(spam[2])
+    except ValueError:
+        raise StageError(f"spamd gave the score {spam[2].decode()!r}") from None
+    names = body.decode("ascii", "replace").replace(",", " ").split()
+    return Scan(score, spam[1].lower() in (b"true", b"yes"), tuple(names))

@@ -1,0 +1,199 @@
+"""
+The envelope stage C{users}: what a recipient has set for itself, from a table.
+
+The table is a SQLite file, or behind an HTTP look-up.  It says a recipient's
+policy, delivery, thresholds, and whom it takes mail from in any case or in
+none.  What is not said there stays as the rule has it.
+
+What was found is remembered for a while, so a change counts without a restart;
+when the table cannot be asked, what was known last still counts.  SQLite is
+read in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from deferrals.interfaces import IEnvelopeStage
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import R451_LOCAL_ERROR, R550_UNKNOWN_RECIPIENT, Reply
+from deferrals.model.settings import BadSetting, Seconds, checked, positive
+from deferrals.model.verdict import Defer, EnvelopeVerdict, Refuse, Route
+from deferrals.stages.envelope.rules import patternsOf
+from deferrals.stages.envelope.tables import DEFAULT_QUERY, SqliteTable, WebTable, checkQuery
+from deferrals.stages.envelope.usersettings import UserSettings, readRow
+from deferrals.stages.web import httpURL
+from deferrals.waiting import Shared
+
+_log = Logger(namespace="deferrals.stages.users")
+
+_NO_SPAM_FILTER = ("spam_filter", 0.0)
+
+
+def _lookupURL(value: str) -> None:
+    httpURL(value)
+    try:
+        value.format(address="", local="", domain="")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError("a URL in which {address}, {local} and {domain} may stand") from None
+
+
+@attrs.frozen
+class UsersSettings:
+    """
+    One of C{sqlite} and C{url} says where the table is.
+
+    @ivar sqlite: a SQLite file.
+    @ivar query: the SELECT that gives a recipient's row; C{:address},
+        C{:local} and C{:domain} stand for the recipient, in lower case.  The
+        first row counts.
+    @ivar url: answers GET with a JSON object, or with 404; C{{address}},
+        C{{local}} and C{{domain}} stand in it for the recipient, quoted.
+    @ivar timeout: for one look-up.
+    @ivar missing: what it means that there is no row: the rule counts, or 550
+        5.1.1.
+    @ivar on_error: what it means that the table cannot be asked, and nothing
+        is known from before: 451, or the rule counts.
+    @ivar denied_reply: what a sender is told that the recipient denies.
+    @ivar cache: how long a row, or its absence, is remembered.
+    @ivar cache_entries: how many are remembered.
+    """
+
+    sqlite: str | None = None
+    query: str = attrs.field(default=DEFAULT_QUERY, validator=checked(checkQuery))
+    url: str | None = attrs.field(default=None, validator=checked(_lookupURL))
+    timeout: Seconds = attrs.field(default=Seconds(5.0), validator=checked(positive))
+    missing: Literal["pass", "refuse"] = "pass"
+    on_error: Literal["refuse-temporarily", "pass"] = "refuse-temporarily"
+    denied_reply: str = attrs.field(
+        default="550 5.7.1 takes no mail from you", validator=checked(Reply.parseRefusal)
+    )
+    cache: Seconds = Seconds(60.0)
+    cache_entries: int = attrs.field(default=100_000, validator=checked(positive))
+
+    def __attrs_post_init__(self) -> None:
+        if (self.sqlite is None) == (self.url is None):
+            raise BadSetting("sqlite", "either sqlite or url")
+
+
+@attrs.define
+class _Entry:
+    """
+    What is known of one recipient.
+
+    @ivar settings: L{None}, where there is no row.
+    @ivar until: when it is to be asked for again.
+    """
+
+    settings: UserSettings | None
+    until: float
+
+
+@implementer(IEnvelopeStage)
+class UsersStage:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    def __init__(self, settings: UsersSettings, services: Any) -> None:
+        self._settings = settings
+        self._clock = services.reactor
+        self._status = services.status
+        self._table: Any = (
+            WebTable(settings.url, settings.timeout, services)
+            if settings.sqlite is None
+            else SqliteTable(settings.sqlite, settings.query, settings.timeout, services)
+        )
+        self._known: dict[str, _Entry] = {}
+        self._asking: dict[str, Shared] = {}
+        self._same: dict[UserSettings, UserSettings] = {}
+
+    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+        """
+        See L{IEnvelopeStage.judge}.  At once, where it is known.
+        """
+        entry = self._known.get(recipient.address.key)
+        if entry is not None and entry.until > self._clock.seconds():
+            return self._verdict(entry.settings, envelope, recipient)
+        return self._lookUp(envelope, recipient, entry)
+
+    @inlineCallbacks
+    def _lookUp(self, envelope: Envelope, recipient: Recipient, known: _Entry | None) -> Any:
+        try:
+            settings = yield self._ask(recipient.address)
+        except CancelledError:
+            raise
+        except Exception as error:
+            onError = "what was known" if known is not None else self._settings.on_error
+            _log.warn(
+                "{transaction}: no look-up of <{recipient}>, so {on_error}: {error}",
+                transaction=envelope.id,
+                recipient=str(recipient),
+                on_error=onError,
+                error=f"{type(error).__name__}: {error}",
+            )
+            self._status.count("users", "failed")
+            if known is None:
+                return Refuse(R451_LOCAL_ERROR) if onError == "refuse-temporarily" else None
+            settings = known.settings
+        return self._verdict(settings, envelope, recipient)
+
+    def _ask(self, address: Mailbox) -> Deferred[UserSettings | None]:
+        """
+        One look-up at a time for each recipient.
+        """
+        asking = self._asking.get(address.key)
+        if asking is None:
+            self._status.count("users", "asked")
+            asking = self._asking[address.key] = Shared(self._find(address))
+            asking.wait().addBoth(lambda _: self._asking.pop(address.key, None))
+        return asking.wait()
+
+    @inlineCallbacks
+    def _find(self, address: Mailbox) -> Any:
+        row: Mapping[str, Any] | None = yield self._table.find(address)
+        settings = None if row is None else readRow(row)
+        if settings is not None:
+            settings = self._same.setdefault(settings, settings)
+        self._remember(address.key, settings)
+        return settings
+
+    def _remember(self, key: str, settings: UserSettings | None) -> None:
+        """
+        Equal settings are one object, however many have them; the oldest
+        entries go first.
+        """
+        self._known.pop(key, None)
+        if len(self._known) >= self._settings.cache_entries:
+            del self._known[next(iter(self._known))]
+        if len(self._same) > self._settings.cache_entries:
+            self._same.clear()
+        until = self._clock.seconds() + self._settings.cache
+        self._known[key] = _Entry(settings, until)
+
+    def _verdict(
+        self, settings: UserSettings | None, envelope: Envelope, recipient: Recipient
+    ) -> EnvelopeVerdict | None:
+        if settings is None:
+            return Refuse(R550_UNKNOWN_RECIPIENT) if self._settings.missing == "refuse" else None
+        senders = [] if envelope.sender is None else list(patternsOf(envelope.sender))
+        allowed = any(pattern in settings.allow for pattern in senders)
+        if not allowed and any(pattern in settings.deny for pattern in senders):
+            return Refuse(Reply.parseRefusal(self._settings.denied_reply))
+        ruled = recipient.route or Route("", "")
+        overrides = settings.overrides
+        if allowed:
+            kept = [pair for pair in overrides if pair[0].rpartition(".")[2] != "spam_filter"]
+            overrides = tuple(sorted([*kept, _NO_SPAM_FILTER]))
+        return Defer(
+            Route(settings.policy or ruled.policy, settings.delivery or ruled.delivery, overrides)
+        )

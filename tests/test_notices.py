@@ -1,0 +1,200 @@
+"""
+Senders are told: who, when, where to, and never about a notice.
+"""
+
+from __future__ import annotations
+
+import email
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.errors import SpoolError
+from deferrals.model.address import Mailbox
+from deferrals.model.delivery import Addressee
+from deferrals.model.ids import TransactionIds
+from deferrals.model.reply import Reply
+from deferrals.model.schedule import Schedule, parseSteps
+from deferrals.model.settings import Seconds
+from deferrals.model.verdict import Delivered, Failed, Retry, Route
+from deferrals.relay.notices import Notifier
+from deferrals.relay.scheduler import Scheduler
+from deferrals.spool.memory import MemorySpool
+from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+
+GONE = Failed(Reply(550, "5.1.1", "gone"), "mx.x.example")
+LATER = Retry(Reply(451, "4.2.0", "later"), "mx.x.example")
+
+
+class Box:
+    """
+    A delivery that answers as it is told, by the first letter of an address,
+    and keeps what it delivers.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Any, str, bytes]] = []
+        self.answers: dict[str, Any] = {"g": GONE, "l": LATER}
+
+    def destination(self, recipient: Any) -> str:
+        return "box"
+
+    def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
+        outcomes = {}
+        for recipient in recipients:
+            answer = self.answers.get(str(recipient)[0], Delivered())
+            outcomes[recipient] = answer
+            if isinstance(answer, Delivered):
+                with message.open() as file:
+                    self.kept.append((envelope, str(recipient), file.read()))
+        return outcomes
+
+
+class NotifierTests(SynchronousTestCase):
+    """
+    L{Notifier}, with the scheduler and a spool.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.spool = MemorySpool(self.clock)
+        self.box = Box()
+        self.way: Route | None = Route("", "box")
+        schedule = Schedule(parseSteps("1h"), Seconds(86400.0), Seconds(14400.0))
+        self.scheduler = Scheduler(
+            self.spool, {"box": self.box}.get, lambda name: schedule, self.clock, chance=lambda: 0.5
+        )
+        self.notifier = Notifier(
+            self.spool,
+            self.clock,
+            self.scheduler.take,
+            lambda sender: self.way,
+            TransactionIds(),
+            self.clock.seconds,
+            "mx.example.net",
+            maybeDeferred,
+            1000,
+        )
+        self.scheduler.tell = self.notifier.tell
+        self.scheduler.start()
+        self.notifier.start()
+
+    def send(self, *addressees: Addressee, **parameters: Any) -> None:
+        envelope = makeEnvelope(**parameters)
+        d = self.spool.stage(envelope, makeMessage(), list(addressees))
+        self.scheduler.release(self.successResultOf(d))
+
+    def notify(self, address: str, *words: str) -> Addressee:
+        (one,) = makeAddressees(address)
+        return attrs.evolve(one, recipient=attrs.evolve(one.recipient, notify=frozenset(words)))
+
+    def notices(self) -> list[bytes]:
+        return [data for _, name, data in self.box.kept if name == "sender@example.com"]
+
+    def left(self) -> tuple[int, int]:
+        waiting: tuple[int, int] = self.successResultOf(self.spool.waiting())
+        return waiting
+
+    def test_failed(self) -> None:
+        """Outcomes that come together are one DSN, from <>, to the reverse-path (RFC 3461 §6)."""
+        self.send(*makeAddressees("g@x.example", "a@x.example", "g2@x.example"))
+        (notice,) = self.notices()
+        self.assertIn(b"<g@x.example>", notice)
+        self.assertIn(b"<g2@x.example>", notice)
+        self.assertNotIn(b"<a@x.example>", notice)
+        envelope = self.box.kept[-1][0]
+        self.assertIsNone(envelope.sender)
+        self.assertEqual(self.left(), (0, 0))
+
+    def test_notForANotice(self) -> None:
+        """A DSN that cannot be delivered is the last one (RFC 5321 §4.5.5)."""
+        self.box.answers["s"] = GONE
+        self.send(*makeAddressees("g@x.example"))
+        self.assertEqual(self.left(), (0, 0))
+
+    def test_never(self) -> None:
+        """NOTIFY=NEVER: nobody is told (RFC 3461 §4.1)."""
+        self.send(self.notify("g@x.example", "NEVER"))
+        self.assertEqual((self.notices(), self.left()), ([], (0, 0)))
+
+    def test_success(self) -> None:
+        """NOTIFY=SUCCESS: delivered, relayed to a hop without DSN, or left to one that has it."""
+        for action, told in (("delivered", True), ("relayed", True), ("passed", False)):
+            self.box.kept.clear()
+            self.box.answers["b"] = Delivered(Reply(250, "2.0.0", "ok"), "mx", action)
+            self.send(self.notify("b@x.example", "SUCCESS"))
+            found = [f"Action: {action}".encode() in notice for notice in self.notices()]
+            self.assertEqual(found, [True] if told else [])
+
+    def test_delayed(self) -> None:
+        """A warning once, after the configured time; then a failure when it expires."""
+        self.send(*makeAddressees("l@x.example"))
+        self.clock.pump([60] * (4 * 60 - 1))
+        self.assertEqual(self.notices(), [])
+        self.clock.pump([60] * 3)
+        (notice,) = self.notices()
+        self.assertIn(b"Action: delayed", notice)
+        self.clock.pump([300] * 12 * 21)
+        self.assertEqual((len(self.notices()), self.left()), (2, (0, 0)))
+        self.assertIn(b"Status: 4.4.7", self.notices()[1])
+        self.assertIn(b"smtp; 451 4.2.0 later", self.notices()[1])
+
+    def test_noDelay(self) -> None:
+        """NOTIFY=FAILURE wants no warnings."""
+        self.send(self.notify("l@x.example", "FAILURE"))
+        self.clock.pump([300] * 12 * 25)
+        (notice,) = self.notices()
+        self.assertIn(b"Action: failed", notice)
+
+    def test_full(self) -> None:
+        """RET=FULL sends all of it back, RET=HDRS the header, and so does a large message."""
+        for ret, octets, kind in (
+            ("FULL", 10, "message/rfc822"),
+            ("HDRS", 10, "text/rfc822-headers"),
+            (None, 10, "text/rfc822-headers"),
+            ("FULL", 2000, "text/rfc822-headers"),
+        ):
+            self.box.kept.clear()
+            message = makeMessage(b"Subject: x\r\n\r\n" + b"x" * octets + b"\r\n")
+            d = self.spool.stage(makeEnvelope(ret=ret), message, makeAddressees("g@x.example"))
+            self.scheduler.release(self.successResultOf(d))
+            (notice,) = self.notices()
+            parts = list(email.message_from_bytes(notice).walk())
+            self.assertIn(kind, [part.get_content_type() for part in parts])
+
+    def test_noWay(self) -> None:
+        """A sender who cannot be told: kept for the operator, and told when there is a way."""
+        self.way = None
+        self.send(*makeAddressees("g@x.example"))
+        self.assertEqual((self.notices(), self.left()), ([], (1, 1)))
+
+    def test_wayOfOurOwn(self) -> None:
+        """The notice goes where mail for that address goes."""
+        asked: list[Mailbox] = []
+        self.notifier._route = lambda sender: asked.append(sender) or self.way  # type: ignore[func-returns-value]
+        self.send(*makeAddressees("g@x.example"))
+        self.assertEqual([str(sender) for sender in asked], ["sender@example.com"])
+
+    def test_notRecorded(self) -> None:
+        """A notice that cannot be stored is made again, and there is one at the end."""
+        record, broken = self.spool.record, [True]
+
+        def sometimes(work: Any, standings: Any, messages: Any = ()) -> Deferred[Any]:
+            if messages and broken:
+                return fail(SpoolError("full"))
+            return record(work, standings, messages)
+
+        self.spool.record = sometimes  # type: ignore[method-assign]
+        self.send(*makeAddressees("g@x.example"))
+        self.assertEqual((self.notices(), self.left()), ([], (1, 1)))
+        broken.clear()
+        self.clock.pump([10] * 40)
+        self.assertEqual((len(self.notices()), self.left()), (1, (0, 0)))
+
+    def test_stop(self) -> None:
+        """Stopping waits for what is being told."""
+        self.successResultOf(self.scheduler.stop())
+        self.successResultOf(self.notifier.stop())
