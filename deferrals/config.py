@@ -217,6 +217,9 @@ class Listener:
         whose PROXY header is believed; C{"unix"} for Unix sockets.
     @ivar xclient: the addresses and networks that may use XCLIENT; C{"unix"}
         for Unix sockets.
+    @ivar enumerate: what the answer behind the data is about: C{"content"}; or
+        C{"delivery"}, which is tried first, once the message is durable.
+    @ivar delivery_deadline: with C{"delivery"}: how long the answer waits.
     @ivar withhold: extensions that are not offered, by their EHLO keywords.
     """
 
@@ -236,6 +239,8 @@ class Listener:
         default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
     )
     xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
+    enumerate: Literal["content", "delivery"] = "content"
+    delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))
     withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
 
     def __attrs_post_init__(self) -> None:

@@ -316,6 +316,8 @@ class MailService(service.Service):
             self._guard,
             self._gate,
             self._house.takesBinary,
+            self._queue.attempt if settings.enumerates == "delivery" else None,
+            settings.deliverySeconds,
         )
 
     def startService(self) -> None:

@@ -97,7 +97,7 @@ class LoadTests(ConfigCase):
             (
                 f"{LISTEN}colour = 1",
                 "listen[0].colour: no such key here; there are: auth, auth_without_tls, bare_lf,"
-                " certificate, endpoint, greet_delay, key, mixed, mixed_fallback,"
+                " certificate, delivery_deadline, endpoint, enumerate, greet_delay, key, mixed, mixed_fallback,"
                 " protocol, proxies, retry_limit, tls, withhold, xclient",
             ),
             (
