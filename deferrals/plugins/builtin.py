@@ -65,3 +65,13 @@ callout = StagePlugin(
     "CalloutSettings",
     "CalloutStage",
 )
+httpDelivery = StagePlugin(
+    "http",
+    IDeliveryStage,
+    "deferrals.stages.delivery.http",
+    "HTTPDeliverySettings",
+    "HTTPDelivery",
+)
+pipe = StagePlugin(
+    "pipe", IDeliveryStage, "deferrals.stages.delivery.pipe", "PipeSettings", "PipeDelivery"
+)

@@ -65,10 +65,12 @@ class Copy:
 class CopyFile:
     """
     A copy as a file to be read once.
+
+    @param chunks: what L{Copy.chunks} gives, perhaps with other line ends.
     """
 
-    def __init__(self, copy: Copy) -> None:
-        self._chunks = copy.chunks()
+    def __init__(self, chunks: Generator[bytes, None, None]) -> None:
+        self._chunks = chunks
 
     def read(self, size: int = -1) -> bytes:
         """

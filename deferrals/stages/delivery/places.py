@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -129,7 +129,7 @@ def inThreads(
     return done.addCallback(lambda outcomes: dict(zip(recipients, outcomes, strict=True)))
 
 
-def withLF(chunks: Iterable[bytes]) -> Iterable[bytes]:
+def withLF(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
     """
     Lines that end with LF only.
     """
