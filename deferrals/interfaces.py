@@ -175,6 +175,7 @@ class IStagePlugin(Interface):
     outward = Attribute(
         "Whether a delivery leads out, to whatever server the recipient's address names or to"
         " one that sends on: then only clients that a rule allows may reach everybody by it."
+        "  May be missing, for no."
     )
     settings = Attribute(
         "An attrs class.  Its attributes are the keys of the stage's table; their"

@@ -171,7 +171,7 @@ class LoadTests(ConfigCase):
                 "recipients[0].deliver: a delivery, since its policy may accept",
             ),
             (
-                f"{LISTEN}[policies.a]\n[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = {{use = 'http', url = 'http://x'}}",
+                f"{LISTEN}[policies.a]\n[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = {{use = 'match'}}",
                 'recipients[0].deliver: expected a table whose "use" is one of:',
             ),
             (
@@ -241,6 +241,18 @@ class LoadTests(ConfigCase):
         ):
             self.load(head + rule + lines)
         self.load(head + rule.replace('"*"', '"*@example.net"') + 'deliver = "out"')
+
+    def test_submission(self) -> None:
+        """The set-ups of docs/submission.md: through a smarthost, and to MX hosts."""
+        path = os.path.join(os.path.dirname(__file__), "..", "docs", "submission.md")
+        with open(path, encoding="utf-8") as file:
+            blocks = [b.partition("```")[0] for b in file.read().split("```toml\n")[1:]]
+        for block, name in zip(blocks[1:3], ("smtp", "mx"), strict=True):
+            config = self.load(blocks[0] + block)
+            outward = config.recipients[-1]
+            assert not isinstance(outward.deliver, str) and outward.deliver is not None
+            self.assertEqual(outward.deliver.plugin.name, name)
+            self.assertEqual(outward.allow, ("authenticated", "192.0.2.0/24"))
 
     def test_unreadable(self) -> None:
         """A file that is not there, or no TOML, is said so."""
