@@ -33,17 +33,18 @@ class Work:
 
 
 WORKS = {
+    # First, while nothing has been freed that could be used again.
+    "idle": Work(
+        "KiB/conn",
+        lambda peer, part: load.idle(peer.port, peer.pid, int(peer.connections * part)),
+        True,
+    ),
     "small": Work("msg/s", lambda peer, part: load.source(peer.port, int(10000 * part), 50, 4096)),
     "large": Work(
         "MiB/s", lambda peer, part: 10 * load.source(peer.port, int(120 * part) or 4, 4, 10 << 20)
     ),
     "pipelined": Work(
         "msg/s", lambda peer, part: load.pipelined(peer.port, int(10000 * part), 50, 4096)
-    ),
-    "idle": Work(
-        "KiB/conn",
-        lambda peer, part: load.idle(peer.port, peer.pid, int(peer.connections * part)),
-        True,
     ),
 }
 
@@ -55,7 +56,7 @@ def one(name: str, works: list[str], part: float) -> Iterator[tuple[str, float]]
     with contextlib.ExitStack() as stack:
         ground = Ground(stack)
         peer: Peer = PEERS[name](ground)
-        load.source(peer.port, 200, 10, 4096)  # warm
+        load.source(peer.port, 200, 50, 4096)  # warm
         for work in works:
             yield work, WORKS[work].measure(peer, part)  # type: ignore[operator]
 
@@ -88,10 +89,11 @@ def main() -> int:
     parser.add_argument("--peers", default=",".join(PEERS), help="default: %(default)s")
     parser.add_argument("--works", default=",".join(WORKS), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--part", type=float, default=1.0, help="how much of the work; 1 is all")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, one round")
     arguments = parser.parse_args()
     peers, works = arguments.peers.split(","), arguments.works.split(",")
-    rounds, part = (1, 0.1) if arguments.quick else (arguments.rounds, 1.0)
+    rounds, part = (1, 0.1) if arguments.quick else (arguments.rounds, arguments.part)
     found: dict[str, dict[str, list[float]]] = {name: {} for name in peers}
     for number in range(rounds):
         for name in list(found):

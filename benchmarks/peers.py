@@ -131,7 +131,7 @@ PEERS: dict[str, Callable[[Ground], Peer]] = {
     "stock": _script("benchmarks.stock"),
     "aiosmtpd": _script("benchmarks.aio"),
     "deferrals": _ours('{ use = "discard" }'),
-    "deferrals, maildir": _ours('{ use = "maildir", path = "mail/{local}" }'),
+    "deferrals+maildir": _ours('{ use = "maildir", path = "mail/{local}" }'),
     "exim": _exim,
     "postfix": _postfix,
 }

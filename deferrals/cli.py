@@ -21,6 +21,7 @@ from deferrals.client import Result, sendMessage, withCRLF
 from deferrals.config import load
 from deferrals.errors import ConfigError
 from deferrals.model.envelope import Form
+from deferrals.operating import addCommands
 from deferrals.service import checkConfig
 from deferrals.stages.content.match import EICAR, GTUBE
 from deferrals.stages.plugin import stagePlugins
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     message.add_argument("--sample", choices=_SAMPLES, help="send a message made up here")
     message.add_argument("file", nargs="?", metavar="FILE", help="the message; - is standard input")
     send.set_defaults(run=send_)
+    addCommands(commands)
     return top
 
 

@@ -459,8 +459,8 @@ class IQueue(Interface):
         Change some of the recipients that are selected, and go on from
         C{after} with the next call.
 
-        @param command: C{"retry"}, C{"hold"}, C{"release"}, C{"remove"} or
-            C{"bounce"}.
+        @param command: C{"retry"}, C{"hold"}, C{"release"} or C{"remove"}.
+            What is under way is left alone; nobody is told of what is removed.
         @return: a Deferred of (how many were changed, after).
         """
 

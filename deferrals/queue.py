@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import inlineCallbacks, maybeDeferred
 
 from deferrals.config import Config
+from deferrals.control import Operator, controlPath, listen
 from deferrals.model.delivery import Work
 from deferrals.model.ids import TransactionIds
 from deferrals.model.schedule import Schedule
@@ -20,6 +21,7 @@ from deferrals.relay.board import Board, Expectation
 from deferrals.relay.notices import Notifier
 from deferrals.relay.scheduler import Scheduler
 from deferrals.spool.sqlite import SqliteSpool
+from deferrals.spool.view import View
 
 _ORDINARY = Schedule()
 
@@ -64,6 +66,11 @@ class Queue:
             config.bounce_size,
         )
         self._scheduler.tell = self._notifier.tell
+        view = View(self.spool, services.inThread, changed=self._scheduler.again)
+        self._operator = Operator(view, services.inThread, services.status.snapshot)
+        self._controlPath = controlPath(config.stateDir)
+        self._control: Any = None
+        self._reactor = reactor
         services.status.show("destinations", self._scheduler.destinations.troubles)
 
     @inlineCallbacks
@@ -75,6 +82,7 @@ class Queue:
         yield self.spool.open()
         self._scheduler.start()
         self._notifier.start()
+        self._control = listen(self._reactor, self._controlPath, self._operator)
 
     @inlineCallbacks
     def stop(self) -> Any:
@@ -82,6 +90,8 @@ class Queue:
         @return: a Deferred that fires when what was begun has ended, and the
             spool is closed.
         """
+        if self._control is not None:
+            yield maybeDeferred(self._control.stopListening)
         yield self._scheduler.stop()
         yield self._notifier.stop()
         yield self.spool.close()

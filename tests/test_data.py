@@ -114,6 +114,50 @@ class SmugglingTests(SynchronousTestCase):
             with bench.works[0].message.open() as file:
                 self.assertEqual(file.read(), b"a\r\n.\r\nb\r\n.\r\nc\r\n.d\r\n")
 
+    def test_cutAnywhere(self) -> None:
+        """
+        Each of them cut in two at each place, after a line of any length, with
+        DATA and with BDAT, over SMTP and over LMTP.
+        """
+        for name, end in ENDS.items():
+            bare = bool(end.replace(b"\r\n", b"").strip(b".\0 "))
+            for before in (b"text", b"x" * 5000, b"text\r\n"):
+                content = before + end + b"MAIL FROM:<evil@example.com>\r\n"
+                chunk = b"BDAT %d LAST\r\n" % len(content) + content
+                for protocol in ("smtp", "lmtp"):
+                    for data in (b"DATA\r\n" + content + b"\r\n.\r\n", chunk):
+                        start = data.index(content) + len(before)
+                        for cut in range(start - 1, start + len(end) + 2):
+                            said = self.exchange(protocol, data[:cut], data[cut:])
+                            expected = b"550 5.6.0" if bare else b"250 2."
+                            place = (name, protocol, data[:4], cut, said)
+                            self.assertTrue(said[-1].startswith(expected), place)
+                            self.assertEqual(len(said), 2 if data[:4] == b"DATA" else 1, place)
+
+    def exchange(self, protocol: str, *pieces: bytes) -> list[bytes]:
+        bench = Bench(protocol=protocol)
+        hello = "LHLO c" if protocol == "lmtp" else "EHLO c"
+        bench.say(hello, "MAIL FROM:<a@example.com>", "RCPT TO:<postmaster@example.net>")
+        for piece in pieces:
+            bench.send(piece)
+        return bench.take().splitlines()
+
+    def test_nextHop(self) -> None:
+        """
+        What is kept, sent on with dots stuffed, is the same message to the next
+        hop, whatever ended lines in it.
+        """
+        for setting in ("refuse", "normalise"):
+            for name, end in ENDS.items():
+                data = b"a" + end + b"b" + end + b".c\r\n.\r\n"
+                bench = self.deliver(data, 3, bareNewlines=setting)
+                if bench.take().startswith(b"550"):
+                    continue
+                kept = bench.body
+                stuffed = (b"\r\n" + kept).replace(b"\r\n.", b"\r\n..")[2:]
+                content, rest, bare = decode(stuffed + b".\r\nNOOP\r\n", [1000])
+                self.assertEqual((content, rest, bare), (kept, b"NOOP\r\n", False), name)
+
     def test_longLine(self) -> None:
         """A line of any length is data, and kept as it is."""
         data = b"x" * 200000 + b"\r\nMAIL FROM:<evil@example.com>\r\n.\r\n"

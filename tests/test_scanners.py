@@ -705,7 +705,7 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
             self.services = FakeServices()
             self.rspamd.answer = answer
             verdict = self.verdict(self.makeStage())
-            self.assertEqual(verdict.reply.code, 451, str(answer)[:80])
+            self.assertEqual(verdict.reply.code, 451, repr(answer)[:80])
             self.assertEqual(self.verdict(self.makeStage(on_error="skip")), ACCEPT)
 
     def test_strangeAnswers(self) -> None:

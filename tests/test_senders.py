@@ -119,3 +119,20 @@ class SenderTests(SynchronousTestCase):
             run(sender, [300] * 7)
             self.assertEqual(sender.pending, [], choice)
             self.assertEqual(bench.released[0], "a@example.net")
+
+    def test_counters(self) -> None:
+        """What the choice costs is counted: who is sent away, retried, and for how long."""
+        bench = Bench(mixed=Mixed.SPLIT)
+        decide(
+            bench,
+            {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]},
+            {"a@example.net": 0, "b@example.net": 1},
+        )
+        sender = Sender(bench, ["b@example.net", "a@example.net"], Form.PLAIN)
+        run(sender, iter([700.0] * 5))
+        counted = bench.status.counted
+        self.assertEqual(counted("mixed", "recipients sent away"), 2)
+        self.assertEqual(counted("mixed", "refused for now"), 1)
+        self.assertEqual(counted("mixed", "retry seen"), 2)
+        self.assertEqual(counted("seconds to the last recipient", "< 1 h"), 1)
+        self.assertEqual(counted("transactions", "mixed"), 1)

@@ -5,10 +5,19 @@ Each regression against the base class is named by its row in the notes on it.
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import attrs
 from twisted.mail import smtp
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.envelope import (
+    envelopeFromJSON,
+    envelopeToJSON,
+    recipientFromJSON,
+    recipientToJSON,
+)
 from deferrals.model.verdict import ACCEPT
 from deferrals.smtp.pipeline import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
 from deferrals.smtp.server import Session, SessionFactory
@@ -40,7 +49,45 @@ class LineTests(SynchronousTestCase):
         bench.take()
         bench.send(b"EHLO me\nMAIL FROM:<a@b.example>\r\nNOOP\r\n")
         said = bench.take().splitlines()
-        self.assertEqual([line[:9] for line in said], [b"500 5.5.2", b"503 5.5.1", b"250 2.0.0"])
+        self.assertEqual([line[:9] for line in said], [b"500 5.5.2", b"250 2.0.0"])
+
+    def test_bareLFBehindMuch(self) -> None:
+        """The same within and behind a line that is too long, in any pieces."""
+        for step in (1, 7, 4096, 5000, 100000):
+            bench = Bench()
+            bench.say(*GREETING)
+            data = (
+                b"NOOP "
+                + b"x" * 5000
+                + b"\nMAIL FROM:<a@b.example>\n"
+                + b"y" * 5000
+                + b"\nRSET\r\n"
+            )
+            data += b"z" * 5000 + b"\r\nNOOP\r\n"
+            for place in range(0, len(data), step):
+                bench.send(data[place : place + step])
+            said = bench.take().splitlines()
+            self.assertEqual([line[:3] for line in said], [b"500", b"500", b"250"], step)
+
+    def test_smallChunks(self) -> None:
+        """Many chunks of one octet in one segment cost time in proportion to their number."""
+        bench = Bench()
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>")
+        copied = 0
+
+        class Counted(bytes):
+            def __getitem__(self, key: Any) -> Any:
+                nonlocal copied
+                found = bytes.__getitem__(self, key)
+                if isinstance(key, slice):
+                    copied += len(found)
+                    return Counted(found)
+                return found
+
+        data = Counted(b"BDAT 1\r\nx" * 6000)
+        bench.send(data)
+        self.assertEqual(bench.take().count(b"250 2.0.0 1 octets received\r\n"), 6000)
+        self.assertLess(copied, 3 * len(data))
 
     def test_control(self) -> None:
         """CR, NUL and other control characters in a command are refused (b3)."""
@@ -89,6 +136,32 @@ class LineTests(SynchronousTestCase):
         bench.send(b"NOOP\r\n" * 1000)
         self.assertEqual(b"".join(writes), b"250 2.0.0 ok\r\n" * 1000)
         self.assertEqual(len(writes), 1)
+
+
+class EnvelopeTests(SynchronousTestCase):
+    """
+    What is handed to the spool.
+    """
+
+    def test_parameters(self) -> None:
+        """Every parameter is kept with the message, or with its recipient (RFC 3461, RFC 6531)."""
+        bench = Bench()
+        bench.say(
+            *GREETING,
+            "MAIL FROM:<j\u00f6rg@example.com> SMTPUTF8 BODY=8BITMIME RET=HDRS ENVID=a+2Bb SIZE=9",
+            "RCPT TO:<postmaster@example.net> NOTIFY=DELAY,FAILURE ORCPT=rfc822;x+2By@example.org",
+            *("DATA", "text", "."),
+        )
+        work = bench.works[0]
+        kept = envelopeFromJSON(json.loads(json.dumps(envelopeToJSON(work.envelope))), 1, 2)
+        asked = kept.parameters
+        self.assertEqual((asked.ret, asked.envid, asked.size), ("HDRS", "a+b", 9))
+        self.assertEqual((asked.smtputf8, asked.body), (True, "8BITMIME"))
+        self.assertEqual(kept.client.protocol, "UTF8SMTP")
+        said = json.loads(json.dumps(recipientToJSON(work.addressees[0].recipient)))
+        recipient = recipientFromJSON(said, "box")
+        self.assertEqual(recipient.notify, {"DELAY", "FAILURE"})
+        self.assertEqual(recipient.orcpt, "rfc822;x+y@example.org")
 
 
 class BufferTests(SynchronousTestCase):

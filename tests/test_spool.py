@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from deferrals.errors import SpoolError
 from deferrals.model.delivery import Gone
+from deferrals.spool import housekeeping
 from deferrals.spool.database import Database
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
@@ -163,6 +164,107 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         )
         failure.trap(SpoolError)
         self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+
+    def restarted(self, wall: float, seconds: float = 0.0) -> SqliteSpool:
+        """
+        The next process, at another time of day.
+        """
+        self.reactor.advance(seconds)
+        spool = SqliteSpool(self.directory, self.reactor, self.inThread, lambda: wall)
+        self.assertIsNone(self.reactor.wait(spool.open()))
+        self.addCleanup(lambda: spool.closed or self.reactor.wait(spool.close()))
+        return spool
+
+    def test_clockSet(self) -> None:
+        """A clock that is set, by hours or years, expires nothing early and holds up nothing."""
+        spool = self.makeSpool()
+        self.reactor.wait(spool.close())
+        for jump in (0.0, 7200.0, -7200.0, 1e9, -1e9):
+            spool = self.restarted(2e9)
+            work = self.queued(spool, "a@b.example", expireSeconds=86400.0, seconds=600.0)
+            self.reactor.wait(spool.close())
+            spool = self.restarted(2e9 + jump)
+            (again,) = self.claimed(spool)  # tried again at the start
+            self.assertLessEqual(again.ageSeconds, 3600.0)
+            self.resultOf(spool.record(again, {again.addressees[0]: self.waits(seconds=600.0)}))
+            self.assertEqual(self.resultOf(spool.notices(10)), [])
+            self.reactor.advance(601)
+            (again,) = self.claimed(spool)
+            self.assertEqual(again.envelope, work.envelope)
+            self.resultOf(spool.record(again, {again.addressees[0]: Gone()}))
+            self.reactor.wait(spool.close())
+
+    def test_expiresWhileDown(self) -> None:
+        """Short breaks count, so that what is given up after days is given up after days."""
+        spool = self.makeSpool()
+        self.reactor.wait(spool.close())
+        wall = 2e9
+        spool = self.restarted(wall)
+        self.queued(spool, "a@b.example", expireSeconds=10000.0, seconds=50000.0)
+        for _ in range(3):
+            self.reactor.wait(spool.close())
+            wall += 3599.0
+            spool = self.restarted(wall)
+        works = self.resultOf(spool.notices(10))
+        self.assertEqual([a.action for work in works for a in work.addressees], ["expired"])
+
+    def test_plans(self) -> None:
+        """What is due is found by an index, whatever else waits: nothing is read whole."""
+        spool = self.makeSpool()
+        asked: list[str] = []
+
+        def traced(db: sqlite3.Connection, callback: Any) -> None:
+            db.set_trace_callback(callback)
+
+        self.queued(spool, "a@b.example", seconds=1.0, warnSeconds=1.0)
+        self.clock.advance(2)
+        self.resultOf(spool.db.run(traced, asked.append))
+        self.claimed(spool)
+        self.resultOf(spool.notices(10))
+        self.resultOf(spool.db.run(traced, None))
+        selects = [sql for sql in asked if sql.startswith("SELECT")]
+        self.assertGreater(len(selects), 5)
+
+        def plan(db: sqlite3.Connection, sql: str) -> str:
+            return str([row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}")])
+
+        for sql in selects:
+            self.assertNotIn("SCAN", self.resultOf(spool.db.run(plan, sql)), sql)
+
+    def test_trimmed(self) -> None:
+        """Of too many notes those that expire first go; the history is kept short."""
+        spool = self.makeSpool()
+        self.patch(housekeeping, "NOTES_ROWS", 3)
+        self.patch(housekeeping, "HISTORY_ROWS", 2)
+        for number in range(6):
+            spool.note(str(number), "x", 100.0 + number)
+        for _ in range(4):
+            self.queued(spool, "a@b.example")
+        self.assertFalse(self.resultOf(spool.db.run(housekeeping.trimNotes, spool.clock.now())))
+        self.assertFalse(self.resultOf(spool.db.run(housekeeping.trimHistory)))
+        self.assertEqual(sorted(self.resultOf(spool.notes())), ["3", "4", "5"])
+        count = self.resultOf(
+            spool.db.run(lambda db: db.execute("SELECT COUNT(*) FROM history").fetchone()[0])
+        )
+        self.assertEqual(count, 2)
+
+    def test_beforeOpen(self) -> None:
+        """Mail that comes before the spool is open waits, and is not taken for a dead process's."""
+        spool = self.makeSpool()
+        self.owned(spool, "a@b.example")
+        self.reactor.wait(spool.close())
+        spool = SqliteSpool(self.directory, self.reactor, self.inThread)
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"x\r\n")
+        staged = spool.stage(envelope, message, makeAddressees("c@d.example"))
+        opened = spool.open()
+        self.assertNoResult(staged)
+        self.reactor.wait(opened)
+        self.addCleanup(lambda: self.reactor.wait(spool.close()))
+        work = self.reactor.wait(staged)
+        spool.release(work, {})
+        (other,) = self.claimed(spool)
+        self.assertEqual(str(other.addressees[0]), "a@b.example")
 
     def test_afterClose(self) -> None:
         """A closed spool takes nothing."""

@@ -165,12 +165,21 @@ class Scheduler:
     def _notPutBack(self, failure: Failure) -> None:
         _log.error("it waits for its lease: {error}", error=failure.getErrorMessage())
 
+    def again(self) -> None:
+        """
+        An operator has put work into the queue that is due now, whatever its
+        destination has done.
+        """
+        self.destinations.forget()
+        self._more = True
+        self._wake()
+
     def reloaded(self, concurrency: int) -> None:
         """
         The configuration has changed.
         """
         self.destinations.limit = concurrency
-        self.destinations.forget()
+        self.again()
 
     # What may begin.
 

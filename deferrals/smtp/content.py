@@ -143,6 +143,12 @@ class Contents(Envelopes):
         self.setTimeout(self._limits.dataSeconds)
         self._readChunk(b"")
 
+    def wanted(self) -> int | None:
+        """
+        See L{PipelinedESMTP.wanted}.
+        """
+        return None if self._chunk is None else self._chunk.left
+
     def _beginChunk(self, octets: int) -> None:
         assert self._transaction is not None
         if self._phase is not Phase.CHUNKS:
@@ -154,19 +160,18 @@ class Contents(Envelopes):
 
     def _readChunk(self, octets: bytes) -> bytes:
         """
-        @return: what stands behind the chunk.
+        @param octets: not more than are L{wanted}.
         """
         chunk = self._chunk
         assert chunk is not None
-        mine, rest = octets[: chunk.left], octets[chunk.left :]
-        chunk.left -= len(mine)
-        self._arrived(len(mine))
-        if chunk.refusal is None and mine:
-            self._receive(self._decoder.feed(mine))
+        chunk.left -= len(octets)
+        self._arrived(len(octets))
+        if chunk.refusal is None and octets:
+            self._receive(self._decoder.feed(octets))
         if not chunk.left:
             self._reader = self._chunk = None
             self._endOfChunk(chunk)
-        return rest
+        return b""
 
     def _endOfChunk(self, chunk: _Chunk) -> None:
         refusal = chunk.refusal

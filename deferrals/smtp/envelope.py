@@ -206,9 +206,12 @@ class Envelopes(SessionBase):
         transaction = self._transaction
         assert transaction is not None
         verdict = judged.verdict
+        before = len(transaction.sentAway)
         reply = transaction.admit(
             judged.recipient, verdict, judged.cohort, judged.company, judged.held
         )
+        if len(transaction.sentAway) > before:
+            self._intake.status.count("mixed", "recipients sent away")
         if transaction.candidates:
             self._phase = Phase.RECIPIENTS
         if not (reply.code < 400 and isinstance(verdict, Defer)):

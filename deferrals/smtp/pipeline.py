@@ -89,6 +89,7 @@ class PipelinedESMTP(smtp.ESMTP):
     _offset = 0
     _reader: Callable[[bytes], bytes] | None = None
     _skippingLine = False
+    _isRefused = False
     _running = False
     _busy = False
     _closing = False
@@ -124,6 +125,13 @@ class PipelinedESMTP(smtp.ESMTP):
         The longest line that may come now, CRLF included, in octets.
         """
         return MAX_COMMAND_OCTETS
+
+    def wanted(self) -> int | None:
+        """
+        How many octets the reader takes at most; L{None} where it must see to
+        know.
+        """
+        return None
 
     def latest(self) -> float:
         """
@@ -327,10 +335,23 @@ class PipelinedESMTP(smtp.ESMTP):
             self._busy or self._closing or self._writeBlocked
         ):
             if self._reader is not None:
-                octets, self._offset = self._buffer[self._offset :], 0
-                self._buffer = self._reader(octets)
+                self._read(self._reader)
             elif not self._takeLine():
                 return
+
+    def _read(self, reader: Callable[[bytes], bytes]) -> None:
+        """
+        Hand octets to who reads them; where it is known how many, no others, so
+        that many small pieces in one segment are not copied again and again.
+        """
+        wanted = self.wanted()
+        if wanted is None:
+            octets, self._offset = self._buffer[self._offset :], 0
+            self._buffer = reader(octets)
+        else:
+            octets = self._buffer[self._offset : self._offset + wanted]
+            self._offset += len(octets)
+            reader(octets)
 
     def _takeLine(self) -> bool:
         """
@@ -343,7 +364,7 @@ class PipelinedESMTP(smtp.ESMTP):
         if not end:
             if len(buffer) - start > self.lineLimit():
                 self._skippingLine = True
-                self._offset = len(buffer)
+                self._offset = len(buffer) - buffer.endswith(b"\r")
             return False
         if self._slots and (
             len(self._slots) >= MAX_SLOTS or not self.mayOverlap(buffer[start:end])
@@ -352,11 +373,17 @@ class PipelinedESMTP(smtp.ESMTP):
         line = buffer[start:end]
         self._offset = end
         self.resetTimeout()
-        if self._skippingLine or len(line) > self.lineLimit():
-            self._skippingLine = False
-            self.lineTooLong()
-        elif not line.endswith(b"\r\n"):
+        skipping, self._skippingLine = self._skippingLine, False
+        isWhole = line.endswith(b"\r\n")
+        if self._isRefused:
+            self._isRefused = not isWhole
+        elif not isWhole:
+            # What follows belongs to this line, whoever thinks otherwise: it is
+            # no command.
+            self._isRefused = True
             self.reply(R500_BARE_LF)
+        elif skipping or len(line) > self.lineLimit():
+            self.lineTooLong()
         else:
             self.lineReceived(line[:-2])
         return True

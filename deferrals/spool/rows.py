@@ -14,6 +14,7 @@ from typing import Any
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import (
     Envelope,
+    Recipient,
     envelopeFromJSON,
     envelopeToJSON,
     recipientFromJSON,
@@ -66,7 +67,7 @@ def insertion(
 
 
 def _recipient(number: int, addressee: Addressee, owner: str, until: float) -> tuple[Any, ...]:
-    recipient = addressee.recipient
+    to = addressee.recipient
     marks = addressee.marks.toJSON()
     return (
         number,
@@ -74,8 +75,8 @@ def _recipient(number: int, addressee: Addressee, owner: str, until: float) -> t
         LEASED,
         until,
         owner,
-        "" if recipient.route is None else recipient.route.delivery,
-        _encode(recipientToJSON(recipient)),
+        "" if to.route is None else to.route.delivery,
+        _encode(recipientToJSON(to)),
         None if marks is None else _encode(marks),
         replyText(addressee.refusal),
     )
@@ -114,16 +115,23 @@ def envelope(row: tuple[Any, ...]) -> Envelope:
     return found
 
 
+def recipient(text: str, delivery: str) -> Recipient:
+    """
+    A recipient's column.
+    """
+    return recipientFromJSON(json.loads(text), delivery)
+
+
 def addressee(row: tuple[Any, ...], action: str = "") -> Addressee:
     """
     @param row: the columns of L{ADDRESSEE}.
     @param action: what the sender is to be told, if that is not what the row says.
     @raise ValueError: it is damaged.
     """
-    seq, attempts, delivery, recipient, marks, refusal, ended, text, host = row
+    seq, attempts, delivery, to, marks, refusal, ended, text, host = row
     try:
         found = Addressee(
-            recipientFromJSON(json.loads(recipient), delivery),
+            recipient(to, delivery),
             Marks.fromJSON(None if marks is None else json.loads(marks)),
             seq,
             attempts,

@@ -95,6 +95,7 @@ class SqliteSpool:
         self._again: Any = None
         self._housekeeping = Housekeeping(self, reactor, inThread, self._writing)
         self._lock = -1
+        self._opening: list[Deferred[None]] | None = []
 
     # Its life.
 
@@ -107,19 +108,38 @@ class SqliteSpool:
         rescue.putAsideLog(self.path, self._aside)
         try:
             yield self.db.open()
-            saved = yield self.db.run(savedClock)
+            saved = yield self._twice(savedClock)
             if saved is not None:
                 self.clock.resume(*saved)
-            recovered = yield self.db.run(recover, self.clock.now())
+            recovered = yield self._twice(lambda db: recover(db, self.clock.now()))
         except SpoolError:
+            self._goOn(Failure())
             yield self.db.close()
             self.unlock()
             raise
+        self._goOn(None)
         if recovered:
             _log.info(
                 "released {count} messages that were staged at the last stop", count=recovered
             )
         self._housekeeping.start()
+
+    def _twice(self, function: Callable[[sqlite3.Connection], Any]) -> Deferred[Any]:
+        """
+        A database that turns out to be damaged is mended before the next
+        operation.
+        """
+        d = self.db.run(function)
+        return d.addErrback(lambda failure: failure.trap(SpoolError) and self.db.run(function))
+
+    def _goOn(self, result: Any) -> None:
+        """
+        Mail that has come before the spool was open waits for it: it must not
+        be taken for what another process has left.
+        """
+        waiting, self._opening = self._opening or [], None
+        for d in waiting:
+            d.callback(result)
 
     def _makeDirectories(self) -> None:
         try:
@@ -204,6 +224,10 @@ class SqliteSpool:
         """
         See L{ISpool.stage}.
         """
+        if self._opening is not None:
+            opened: Deferred[None] = Deferred()
+            self._opening.append(opened)
+            return opened.addCallback(lambda _: self.stage(envelope, message, addressees))
         insert = self._insertion(envelope, message, addressees, STAGED)
         if message.path is None:
             return self._insert(None, insert)

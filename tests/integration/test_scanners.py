@@ -5,6 +5,9 @@ The scanners that operators run, as real daemons: rspamd, clamd, spamd.
 from __future__ import annotations
 
 import base64
+import contextlib
+import gzip
+import os
 import re
 import signal
 import sqlite3
@@ -13,8 +16,10 @@ import time
 from collections.abc import Mapping
 
 from deferrals.stages.content.match import EICAR, GTUBE
-from tests.integration.daemons import OWN_VIRUS, Clamd, Exim, Rspamd, Spamd
-from tests.integration.support import IntegrationCase, Server, message, until
+from tests.integration.daemons import Exim
+from tests.integration.scanners import OWN_VIRUS, Clamd, Rspamd, Spamd
+from tests.integration.support import ROOT, IntegrationCase, Server, message, until
+from tests.test_archives import zipped
 
 HEAD = """
 hostname = "mx.example.net"
@@ -546,3 +551,135 @@ class FailureTests(ScannerCase):
         self.assertNotIn("left alone", server.log)
         for name in names:
             server.arrived(name, 150)
+
+
+class MixedTests(ScannerCase):
+    """
+    Several scanners, and recipients who think differently of what they find.
+    """
+
+    def prepare(self, page: str, **files: str) -> Server:
+        """
+        A recipe of the documentation, with our daemons in place of its own.
+        """
+        self.rspamd, self.clamd = Rspamd(self), Clamd(self)
+        with open(os.path.join(ROOT, "docs", "recipes", page), encoding="utf-8") as file:
+            text = file.read()
+        config = text.partition("```toml\n")[2].partition("```")[0]
+        for place, ours in (
+            ("tcp:25", "tcp:0:interface=127.0.0.1"),
+            ("http://127.0.0.1:11333", self.rspamd.url),
+            ("unix:/run/clamav/clamd.ctl", self.clamd.unix),
+        ):
+            self.assertIn(place, config)
+            config = config.replace(place, ours)
+        server = self.server(config)
+        script = text.partition("```sql\n")[2].partition("```")[0]
+        for name in files.values():
+            with contextlib.closing(sqlite3.connect(f"{server.directory}/{name}")) as database:
+                database.executescript(script)
+        return server
+
+    def test_refuseOrJunk(self) -> None:
+        """
+        GTUBE, and then EICAR, from Exim to those who refuse and to those who
+        want to see it: each recipient's own reply, and a copy of its own.
+        """
+        server = self.prepare("refuse-or-junk.md")
+        exim = Exim(self, f"127.0.0.1::{server.port}")
+        to = [f"{local}@example.net" for local in ("anna", "sales", "boris")]
+        exim.send(message(GTUBE, subject="gtube"), "me@client.test", *to)
+        exim.send(attached(EICAR), "me@client.test", *to)
+        log = exim.log()
+        for local in ("anna", "boris"):
+            for text in ("Gtube pattern", "it carries a virus"):
+                self.assertRegex(log, rf"\*\* {local}@example\.net .*PRDR.*: 550 5\.7\.1 .*{text}")
+        self.assertEqual(len(re.findall(r"(=>|->) sales@example\.net .* PRDR .*C=\"250", log)), 2)
+        copies = {
+            subject: mail
+            for mail in server.arrived("sales/.Junk", 2)
+            for subject in re.findall(rb"\r\nSubject: ([^\r]*)", mail)
+        }
+        self.assertEqual(set(copies), {b"[spam] gtube", b"[virus] a file"})
+        self.assertIn(b"\r\nX-Spam: Yes\r\n", copies[b"[spam] gtube"])
+        self.assertIn(b"\r\nX-Virus: Test.Eicar.UNOFFICIAL\r\n", copies[b"[virus] a file"])
+        for mail in copies.values():
+            for other in (b"anna", b"boris"):
+                self.assertNotIn(other + b"@", mail)
+        self.assertEqual(server.mail("anna") + server.mail("boris") + server.mail("sales"), [])
+        self.assertEqual((self.rspamd.scans(), self.clamd.scans()), (2, 2))
+
+    def test_consent(self) -> None:
+        """Who has agreed refuses; the others have it all, marked."""
+        server = self.prepare("consent.md", table="consent.db")
+        names = ("anna", "boris", "carla")
+        found = self.codes(server, message(subject="score-five"), *names)
+        self.assertEqual(list(found.values()), ["550", "250", "250"])
+        found = self.codes(server, message(subject="score-twenty"), *names)
+        self.assertEqual(list(found.values()), ["550", "250", "250"])
+        found = self.codes(server, attached(EICAR), *names)
+        self.assertEqual(list(found.values()), ["550", "250", "250"])
+        self.assertEqual(len(server.arrived("carla/.Junk", 2)), 2)
+        with contextlib.closing(sqlite3.connect(f"{server.directory}/consent.db")) as database:
+            database.execute("UPDATE consent SET withdrawn_at = datetime('now')")
+            database.commit()
+        data = message(subject="score-five")
+        until(lambda: self.codes(server, data, "anna") == {"anna": "250"}, "anna has withdrawn")
+
+
+class HostileTests(ScannerCase):
+    """
+    Messages that are made to cost, while other mail flows.
+    """
+
+    RULES = """{ use = "match", rules = [
+  { file_type = ["exe"], reply = "550 5.7.1 a program" },
+  { archive = ["*.exe"], reply = "550 5.7.1 a program in an archive" },
+  { attachment = ["*.scr"] },
+  { test = "unreadable-archive", reply = "550 5.7.1 unreadable" },
+  { body = true, pattern = "(a+)+$b" },
+  { test = "gtube" },
+  { test = "eicar" },
+] }"""
+
+    def test_whileMailFlows(self) -> None:
+        """
+        Bombs, ten thousand parts, fields that cost: each has its answer within
+        the deadline, and other senders have theirs meanwhile.
+        """
+        server = self.server(config({"judged": self.RULES, "plain": ""}))
+        zeros = gzip.compress(b"\0" * (300 << 20))
+        part = b"--b\nContent-Type: text/plain; name=a.txt\n\nhello\n"
+        costly = b'--b\nContent-Type: text/plain; name="' + b";" * 60_000 + b"\n\nhello\n"
+        multipart = b"Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n"
+        cases = {
+            "a bomb": (attached(zeros), "unreadable"),
+            "a bomb in a zip": (attached(zipped({"in.gz": zeros})), "unreadable"),
+            "a zip in a zip": (
+                attached(zipped({"in.zip": zipped({"evil.exe": b"MZ"})})),
+                "a program in an archive",
+            ),
+            "a program": (attached(b"MZ\x90\0\3" + b"\0" * 100), "a program"),
+            "ten thousand parts": (multipart + part * 10_000 + b"--b--\n", "250"),
+            "too many parts": (multipart + part * 30_000 + b"--b--\n", "more MIME parts"),
+            "fields that cost": (multipart + costly * 40 + b"--b--\n", "250"),
+            "a's": (message("a" * 900 + "\n" + "a" * 900), "250"),
+        }
+        replies: dict[str, str] = {}
+        threads = [
+            threading.Thread(
+                target=lambda name=name, data=data: replies.update(
+                    {name: self.ask(server, data, "judged")["judged"]}
+                )
+            )
+            for name, (data, _) in cases.items()
+        ]
+        for thread in threads:
+            thread.start()
+        others = 0
+        while any(thread.is_alive() for thread in threads) or not others:
+            self.assertEqual(self.codes(server, message(), "plain"), {"plain": "250"})
+            others += 1
+        for name, (_, wanted) in cases.items():
+            self.assertIn(wanted, replies[name], name)
+        self.assertNotIn("Traceback", server.log)

@@ -52,7 +52,7 @@ def readRow(row: Mapping[str, Any]) -> UserSettings:
     overrides = {}
     for column, value in row.items():
         key = column.rpartition(".")[2]
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value):
             continue
         if key in NUMBERS:
             overrides[column] = _number(column, value)

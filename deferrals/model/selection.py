@@ -1,0 +1,81 @@
+"""
+Which recipients of the queue an operator means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import attrs
+
+#: What stands in the queue beside recipients that wait or are under way.
+STATUSES = ("staged", "queued", "active", "held", "ended", "stuck", "damaged")
+
+
+@attrs.frozen
+class Selection:
+    """
+    All conditions have to be met; patterns are as in a shell, without case.
+
+    @ivar ids: messages; none for all.
+    @ivar sender: pattern of the reverse-path; empty is C{<>}.
+    @ivar recipient: pattern of the address.
+    @ivar destination: pattern of the next hop.
+    @ivar status: one of L{STATUSES}.
+    @ivar olderSeconds: at least that long in the queue.
+    @ivar newerSeconds: at most that long.
+    """
+
+    ids: tuple[str, ...] = ()
+    sender: str | None = None
+    recipient: str | None = None
+    destination: str | None = None
+    status: str | None = None
+    olderSeconds: float | None = None
+    newerSeconds: float | None = None
+
+    def matches(self, found: Mapping[str, Any]) -> bool:
+        """
+        @param found: a recipient, as L{IQueue.look} shows it.
+        """
+        patterns = (
+            (self.sender, found["sender"]),
+            (self.recipient, found["recipient"]),
+            (self.destination, found["destination"]),
+            (self.status, found["status"]),
+        )
+        age = found["age_seconds"]
+        return (
+            all(_fits(pattern, text) for pattern, text in patterns)
+            and (not self.ids or found["id"] in self.ids)
+            and (self.olderSeconds is None or age >= self.olderSeconds)
+            and (self.newerSeconds is None or age <= self.newerSeconds)
+        )
+
+    @property
+    def isEverything(self) -> bool:
+        """
+        Whether there is no condition.
+        """
+        return self == Selection()
+
+    def toJSON(self) -> dict[str, Any]:
+        """
+        What L{fromJSON} reads back.
+        """
+        return {**attrs.asdict(self), "ids": list(self.ids)}
+
+    @classmethod
+    def fromJSON(cls, data: Mapping[str, Any]) -> Selection:
+        """
+        The inverse of L{toJSON}.
+
+        @raise TypeError: it is none.
+        """
+        return cls(**{**data, "ids": tuple(data.get("ids", ()))})
+
+
+def _fits(pattern: str | None, text: str) -> bool:
+    return pattern is None or fnmatchcase(text.lower(), pattern.lower())

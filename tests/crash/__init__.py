@@ -1,0 +1,3 @@
+"""
+The rig that proves that nothing is lost.
+"""

@@ -1,0 +1,26 @@
+"""
+kill -9, at least a hundred times (the longer run: C{python -m tests.crash.rig}).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.crash.rig import isGood, run
+
+KILLS = int(os.environ.get("DEFERRALS_KILLS", "100"))
+
+
+class KillTests(SynchronousTestCase):
+    """
+    The process dies at random instants.
+    """
+
+    def test_kill(self) -> None:
+        """What a sender was told stays true, whatever dies, at any instant (D-20, D-23)."""
+        counts = run(KILLS, seed=20261123)
+        print(json.dumps(counts))
+        self.assertTrue(isGood(counts), counts)

@@ -1,0 +1,96 @@
+"""
+Many who do nothing, and many who do it slowly, while honest mail passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import smtplib
+import socket
+import threading
+import time
+
+from tests.integration.support import CONFIG, IntegrationCase, Server, crlf, message
+
+IDLE, SLOW, HONEST = 2000, 200, 30
+
+_CONFIG = CONFIG + "\n[limits]\nconnections_per_address = 5000\n"
+
+#: What a slow-loris says before it goes slow: in a command, in the data, in a
+#: chunk.
+_ENVELOPE = b"EHLO c\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<lover@example.net>\r\n"
+_BEGINNINGS = (b"", _ENVELOPE + b"DATA\r\n", _ENVELOPE + b"BDAT 100000\r\n")
+
+
+class HostileTests(IntegrationCase):
+    """
+    One client, however hostile, does not make the others wait.
+    """
+
+    def connections(self, port: int, count: int) -> list[socket.socket]:
+        found = []
+        for _ in range(count):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+            self.addCleanup(connection.close)
+            found.append(connection)
+        return found
+
+    def memory(self, server: Server) -> int:
+        """
+        Octets that are the server's alone.
+        """
+        with open(f"/proc/{server.process.process.pid}/smaps_rollup", encoding="ascii") as file:
+            return sum(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+
+    def test_honestMailPasses(self) -> None:
+        """
+        2,000 idle connections and 200 slow-lorises: honest mail is answered, and
+        an idle connection costs at most 8 KiB.
+        """
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        server = self.server(_CONFIG)
+        self.honest(server, 3)
+        before = self.memory(server)
+        for connection in self.connections(server.port, IDLE):
+            connection.recv(1000)
+            connection.sendall(b"EHLO client.test\r\n")
+            while b"250 " not in connection.recv(4000):
+                pass
+        self.assertLess((self.memory(server) - before) / IDLE, 8 << 10)
+        slow = self.connections(server.port, SLOW)
+        for number, connection in enumerate(slow):
+            connection.sendall(_BEGINNINGS[number % len(_BEGINNINGS)])
+        stop = threading.Event()
+        drip = threading.Thread(target=self.drip, args=(slow, stop))
+        drip.start()
+        try:
+            took = self.honest(server, HONEST)
+        finally:
+            stop.set()
+            drip.join()
+        self.assertEqual(len(server.arrived("lover", HONEST + 3)), HONEST + 3)
+        self.assertLess(sorted(took)[HONEST // 2], 5)
+
+    def drip(self, slow: list[socket.socket], stop: threading.Event) -> None:
+        """
+        An octet for each, once a second.
+        """
+        while not stop.wait(1):
+            for connection in slow:
+                with contextlib.suppress(OSError):
+                    connection.send(b"x")
+
+    def honest(self, server: Server, count: int) -> list[float]:
+        """
+        @return: how long each message took, connection included, in seconds.
+        """
+        took = []
+        for _ in range(count):
+            began = time.monotonic()
+            with smtplib.SMTP("127.0.0.1", server.port, timeout=60) as client:
+                client.sendmail("a@client.test", ["lover@example.net"], crlf(message()))
+            took.append(time.monotonic() - began)
+        return took
