@@ -119,6 +119,8 @@ class SessionTests(SynchronousTestCase):
     A session whose listener has C{enumerate = "delivery"}.
     """
 
+    outcome: Any = None
+
     def start(self, *locals: str, sender: str = "<me@client.test>", **settings: Any) -> list[str]:
         self.board = Board()
         self.bench = Bench(intake={"attempt": self.attempt, "deliverySeconds": 20.0}, **settings)
@@ -136,6 +138,9 @@ class SessionTests(SynchronousTestCase):
         self.work, self.handsBack = work, handsBack
         self.expectation = self.board.expect(work, handsBack)
         self.bench._release(work)
+        if self.outcome is not None:
+            found = dict.fromkeys(work.addressees, self.outcome)
+            self.board.posted(work.envelope.transaction, list(found), found)
         return self.expectation
 
     def post(self, *outcomes: Any) -> list[str]:
@@ -164,6 +169,13 @@ class SessionTests(SynchronousTestCase):
         )
         self.assertFalse(self.handsBack)
         self.assertEqual(len(self.bench.works), 1)
+        self.assertEqual(self.bench.say("NOOP"), ["250 2.0.0 ok"])
+
+    def test_atOnce(self) -> None:
+        """A delivery that has ended before anybody could wait for it."""
+        self.outcome = Delivered()
+        (said,) = self.start("one", protocol="lmtp")
+        self.assertEqual(said, "250 2.1.5 <one@x.example> delivered")
         self.assertEqual(self.bench.say("NOOP"), ["250 2.0.0 ok"])
 
     def test_lmtp(self) -> None:

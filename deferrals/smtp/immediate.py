@@ -25,10 +25,9 @@ class Immediate:
     """
     One message whose delivery is waited for.
 
-    @param work: staged; it is released here.
+    @param work: staged; L{start} releases it.
     @param seqs: the addressee of each recipient that takes the message, by the
         recipient's place.
-    @param done: called once, when there is nothing more to wait for.
     """
 
     def __init__(
@@ -38,14 +37,25 @@ class Immediate:
         clock: Any,
         work: Work,
         seqs: Mapping[int, int],
-        done: Callable[[], None],
     ) -> None:
         self._transaction = transaction
+        self._intake = intake
+        self._clock = clock
+        self._work = work
         self._seqs = seqs
-        lmtp = transaction.form is Form.LMTP
-        self._expectation = intake.attempt(work, lmtp)
-        self._timer = clock.callLater(intake.deliverySeconds, self.end)
-        self._expectation.done.addCallback(self._over, done)
+
+    def start(self, done: Callable[[], None]) -> None:
+        """
+        Let it be delivered.
+
+        @param done: called once, when there is nothing more to wait for;
+            perhaps at once.
+        """
+        attempt = self._intake.attempt
+        assert attempt is not None
+        self._expectation = attempt(self._work, self._transaction.form is Form.LMTP)
+        timer = self._clock.callLater(self._intake.deliverySeconds, self.end)
+        self._expectation.done.addCallback(self._over, timer, done)
 
     def end(self) -> None:
         """
@@ -53,9 +63,9 @@ class Immediate:
         """
         self._expectation.end()
 
-    def _over(self, _: None, done: Callable[[], None]) -> None:
-        if self._timer.active():
-            self._timer.cancel()
+    def _over(self, _: None, timer: Any, done: Callable[[], None]) -> None:
+        if timer.active():
+            timer.cancel()
         done()
 
     def replies(self) -> dict[int, Reply]:

@@ -247,6 +247,8 @@ class NextHops:
         hop = line.hop
         if session.protected:  # the endpoint has seen to it
             session.verified = hop.endpoint.startswith("tls:")
+            if security == "verified" and not session.verified:
+                raise _NoTLS(f"{hop.name}: an endpoint that does not verify the server", "4.7.5")
             return
         if security == "none":
             return

@@ -273,9 +273,8 @@ class PostData:
             self._intake.spool.abandon(work)
             return
         if self._intake.attempt is not None:
-            self._immediate = Immediate(
-                self._transaction, self._intake, self._clock, work, places, self._attempted
-            )
+            self._immediate = Immediate(self._transaction, self._intake, self._clock, work, places)
+            self._immediate.start(self._attempted)
             return
         self._work = work
         self._block.committed()
