@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 from twisted.internet.defer import CancelledError, inlineCallbacks
@@ -113,8 +114,9 @@ class PipeTests(TestCase):
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
+                yield deferToThread(time.sleep, 0.1)  # its pipes are closed behind it
                 return
-            yield deferToThread(__import__("time").sleep, 0.05)
+            yield deferToThread(time.sleep, 0.05)
         self.fail("it still runs")
 
     @inlineCallbacks
@@ -132,11 +134,17 @@ class PipeTests(TestCase):
     @inlineCallbacks
     def test_cancelled(self) -> Any:
         """Cancelled, it is killed, and its place is free."""
-        stage = self.script("import time; time.sleep(600)")
+        stage = self.script(
+            "import os, time; open('new','w').write(str(os.getpid())); os.rename('new', 'pid');"
+            " time.sleep(600)"
+        )
         d = self.outcome(stage)
+        while not os.path.exists(os.path.join(self.directory, "pid")):
+            yield deferToThread(time.sleep, 0.05)
         d.cancel()
         yield self.assertFailure(d, CancelledError)
         self.assertEqual(stage._slots.free, 5)
+        yield self._gone()
 
     def test_settings(self) -> None:
         """An absolute path, and words that can be filled."""

@@ -223,6 +223,9 @@ class _Program(ProcessProtocol):
             self.transport.signalProcess("KILL")
 
     def processExited(self, reason: Failure) -> None:
+        if self.outcome.called:
+            self.transport.loseConnection()
+            return
         # What it has started may hold its pipes open for ever.
         self._end = self._clock.callLater(LAST_WORDS_SECONDS, self._over, reason)
 
