@@ -22,7 +22,8 @@ from twisted.internet.protocol import Factory
 
 from deferrals.model.answers import Answer, Result
 from deferrals.model.envelope import Form
-from deferrals.smtp.client import ClientSession, Outgoing, Timeouts
+from deferrals.model.outgoing import Outgoing, Timeouts
+from deferrals.smtp.client import ClientSession
 
 _CHUNK_OCTETS = 64 * 1024
 

@@ -40,7 +40,7 @@ from deferrals.model.settings import (
     parseSeconds,
     positive,
 )
-from deferrals.stages.envelope.rules import Pattern
+from deferrals.stages.envelope.rules import Allowed, Pattern
 
 _UNION = type(Optional[int])  # noqa: UP045 (its type differs from that of int | None)
 
@@ -93,6 +93,12 @@ def _underAMinute(value: float) -> None:
         raise ValueError(
             "more than 0 and at most 55 seconds: each reply is due within a minute (D-25)"
         )
+
+
+def _clients(value: tuple[str, ...] | None) -> None:
+    if value is not None and not value:
+        raise ValueError('"authenticated", addresses, networks; without any, nobody is meant')
+    Allowed.parse(value or ())
 
 
 def _deliveryNames(value: Mapping[str, Any]) -> None:
@@ -211,6 +217,9 @@ class Listener:
         whose PROXY header is believed; C{"unix"} for Unix sockets.
     @ivar xclient: the addresses and networks that may use XCLIENT; C{"unix"}
         for Unix sockets.
+    @ivar enumerate: what the answer behind the data is about: C{"content"}; or
+        C{"delivery"}, which is tried first, once the message is durable.
+    @ivar delivery_deadline: with C{"delivery"}: how long the answer waits.
     @ivar withhold: extensions that are not offered, by their EHLO keywords.
     """
 
@@ -230,6 +239,8 @@ class Listener:
         default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
     )
     xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
+    enumerate: Literal["content", "delivery"] = "content"
+    delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))
     withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
 
     def __attrs_post_init__(self) -> None:
@@ -362,12 +373,17 @@ class RecipientRule:
         of C{[deliveries]}; nowhere, if the policy refuses.
     @ivar check: envelope stages that are asked about those whom the policy
         lets in.
+    @ivar allow: for whom the rule is: C{"authenticated"}, addresses and
+        networks, C{"unix"} for Unix sockets; it does not match for others.  By
+        default it is for all, which C{"*"} with a delivery that leads out
+        cannot be.
     """
 
     match: str = attrs.field(validator=checked(Pattern.parse))
     policy: str
     deliver: DeliveryStage | str | None = None
     check: tuple[EnvelopeStage, ...] = ()
+    allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
 
 
 @attrs.frozen
@@ -387,8 +403,9 @@ class Config:
         no rule for recipients knows; without it they are not told.
     @ivar bounce_size: no larger message is sent back whole (RET=FULL).
     @ivar grace: how long transactions may take to end when the server stops.
-    @ivar dns: the DNS servers that are asked whether a sender may be written to
-        (SPF), each perhaps with C{:PORT}; by default the system's.
+    @ivar dns: the DNS servers that are asked where mail goes (MX), and whether
+        a sender may be written to (SPF), each perhaps with C{:PORT}; by default
+        the system's.
     @ivar listen: where mail comes in: at least one.
     @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
@@ -500,7 +517,29 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
         if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
             names = ", ".join(config.deliveries) or "none there"
             problems.append((f"recipients[{index}].deliver", f"the name of a delivery ({names})"))
+        if _opensRelay(config, rule):
+            problems.append(
+                (
+                    f"recipients[{index}].allow",
+                    "the clients that may send to everybody, such as authenticated: without"
+                    " them this would be an open relay",
+                )
+            )
     return problems
+
+
+def _opensRelay(config: Config, rule: RecipientRule) -> bool:
+    """
+    Whether strangers could send to strangers by a rule.
+    """
+    policy = config.policies.get(rule.policy)
+    if Pattern.parse(rule.match).domain != "*" or (policy and policy.envelope == "refuse"):
+        return False
+    named = isinstance(rule.deliver, str)
+    stage = config.deliveries.get(rule.deliver) if named else rule.deliver
+    if not getattr(getattr(stage, "plugin", None), "outward", False):
+        return False
+    return rule.allow is None or Allowed.parse(rule.allow).everybody
 
 
 def _mixedProblems(config: Config) -> list[tuple[str, str]]:

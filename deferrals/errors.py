@@ -36,6 +36,19 @@ class StageError(DeferralsError):
     """
 
 
+class HopError(DeferralsError):
+    """
+    There was no session with another server: no connection, no TLS, no
+    welcome.  Nothing was said about any recipient.
+
+    @ivar enhanced: the enhanced status code that says what was missing.
+    """
+
+    def __init__(self, message: str, enhanced: str = "4.4.1") -> None:
+        super().__init__(message)
+        self.enhanced = enhanced
+
+
 class SpoolError(DeferralsError):
     """
     The spool could not make a message durable (a full disk, a failed sync, an

@@ -127,6 +127,10 @@ class IDeliveryStage(Interface):
     Hands a message over for good (S-3).  Called only after the final reply has
     taken responsibility (S-4, D-20, P-10).
 
+    A stage that provides L{IEnvelopeStage} as well is asked at RCPT TO about
+    the recipients that come its way, and can refuse there what it could not
+    deliver.
+
     A stage that hands on any octets as they are, bare CR and LF included, has an
     attribute C{takesBinary} that is true; BINARYMIME (RFC 3030) is offered only
     where all of them have.
@@ -168,6 +172,11 @@ class IStagePlugin(Interface):
 
     name = Attribute("The word behind C{use =} in the configuration.")
     stage = Attribute("What it builds: IEnvelopeStage, IContentStage or IDeliveryStage.")
+    outward = Attribute(
+        "Whether a delivery leads out, to whatever server the recipient's address names or to"
+        " one that sends on: then only clients that a rule allows may reach everybody by it."
+        "  May be missing, for no."
+    )
     settings = Attribute(
         "An attrs class.  Its attributes are the keys of the stage's table; their"
         " types and validators say what is allowed; it should be frozen, since equal"
@@ -225,6 +234,52 @@ class IServices(Interface):
         @param endpoint: a Twisted client endpoint string.
         @return: L{twisted.internet.interfaces.IStreamClientEndpoint}.
         @raise ValueError: it is none.
+        """
+
+    nextHops = Attribute("L{INextHops}: the way to other SMTP and LMTP servers.")
+
+    def resolver(servers):
+        """
+        @param servers: DNS servers, as (address, port) pairs; none, for those
+            of the configuration, or of the system.
+        @return: L{twisted.internet.interfaces.IResolver}.
+        """
+
+    def listensOn(address, port):
+        """
+        @param address: an IP address, text.
+        @return: whether a connection there would reach this very server.
+        """
+
+
+class INextHops(Interface):
+    """
+    Connections to other SMTP and LMTP servers, pooled, with what is remembered
+    of them.
+    """
+
+    def send(hop, outgoing):
+        """
+        Send a message to one server.  Nothing is tried again that the server
+        might have taken.
+
+        @param hop: L{Hop<deferrals.model.outgoing.Hop>}.
+        @param outgoing: L{Outgoing<deferrals.model.outgoing.Outgoing>}.
+        @return: a Deferred of L{Sent<deferrals.model.outgoing.Sent>}; fails
+            with L{HopError<deferrals.errors.HopError>} where there was no
+            session.  May be cancelled: the connection is then given up.
+        """
+
+    def ask(hop, sender, recipient):
+        """
+        Ask a server whether it would take a recipient (MAIL, RCPT, RSET).
+
+        @param sender: the reverse path without brackets.
+        @param recipient: the forward path without brackets.
+        @return: a Deferred of two L{Reply<deferrals.model.reply.Reply>}: to
+            MAIL and to RCPT; fails with
+            L{HopError<deferrals.errors.HopError>} where there are none.  May
+            be cancelled.
         """
 
 

@@ -89,6 +89,8 @@ def _settings(
         proxies=Networks.parse(listener.proxies),
         xclient=Networks.parse(listener.xclient),
         withheld=frozenset(listener.withhold),
+        enumerates=listener.enumerate,
+        deliverySeconds=listener.delivery_deadline,
         limits=limits,
     )
 

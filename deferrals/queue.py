@@ -17,6 +17,7 @@ from deferrals.control import Operator, controlPath, listen
 from deferrals.model.delivery import Work
 from deferrals.model.ids import TransactionIds
 from deferrals.model.schedule import Schedule
+from deferrals.relay.board import Board, Expectation
 from deferrals.relay.notices import Notifier
 from deferrals.relay.scheduler import Scheduler
 from deferrals.spool.sqlite import SqliteSpool
@@ -45,9 +46,10 @@ class Queue:
     ) -> None:
         reactor = services.reactor
         self.spool = SqliteSpool(spoolDirectory(config), reactor, services.inThread, time.time)
+        self._board = Board()
         self._scheduler = Scheduler(
             self.spool,
-            lambda name: house().deliveries.get(name),
+            lambda name: self._board.watch(house().deliveries.get(name)),
             lambda name: house().schedules.get(name, _ORDINARY),
             reactor,
             config.max_delivering,
@@ -99,6 +101,14 @@ class Queue:
         The final reply has been written: the message is ours.
         """
         self._scheduler.release(work)
+
+    def attempt(self, work: Work, handsBack: bool) -> Expectation:
+        """
+        The same, for who waits for the outcome (S-6).
+        """
+        expectation = self._board.expect(work, handsBack)
+        self._scheduler.release(work)
+        return expectation
 
     def reloaded(self, config: Config) -> None:
         """

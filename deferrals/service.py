@@ -10,7 +10,7 @@ with what they began with.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -24,19 +24,22 @@ from zope.interface import implementer
 
 from deferrals.config import Config, DeliveryStage, Listener, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
-from deferrals.interfaces import IServices
+from deferrals.interfaces import IEnvelopeStage, IServices
 from deferrals.listeners import Keyring, limitGuard, listenerSettings, serverEndpoint
 from deferrals.model.address import Mailbox
 from deferrals.model.ids import TransactionIds
+from deferrals.model.networks import dnsServers
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
+from deferrals.network import makeResolver, reachable
 from deferrals.queue import Queue
 from deferrals.rungs import Rungs
 from deferrals.smtp.guard import Guard
+from deferrals.smtp.nexthops import NextHops
 from deferrals.smtp.server import SessionFactory
 from deferrals.smtp.settings import Intake, ListenerSettings
 from deferrals.stages.chain import ContentJudge
-from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable
+from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
 from deferrals.status import Status
 
 _log = Logger(namespace="deferrals")
@@ -54,7 +57,15 @@ class Services:
     stateDir: str
     baseDir: str
     status: Status = attrs.field(factory=Status)
+    dns: tuple[tuple[str, int], ...] = ()
+    listening: Callable[[], Iterable[tuple[str, int]]] = tuple
+    nextHops: NextHops = attrs.field(init=False)
+    _resolvers: dict[Any, Any] = attrs.field(init=False, factory=dict)
     _common: dict[Any, Any] = attrs.field(factory=dict, init=False)
+
+    @nextHops.default
+    def _makeNextHops(self) -> NextHops:
+        return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
 
     def common(self, key: Any, build: Callable[[], Any]) -> Any:
         """
@@ -75,6 +86,21 @@ class Services:
         See L{IServices.connect}.
         """
         return endpoints.clientFromString(self.reactor, endpoint)
+
+    def resolver(self, servers: tuple[tuple[str, int], ...] = ()) -> Any:
+        """
+        See L{IServices.resolver}.
+        """
+        servers = servers or self.dns
+        if servers not in self._resolvers:
+            self._resolvers[servers] = makeResolver(self.reactor, servers)
+        return self._resolvers[servers]
+
+    def listensOn(self, address: str, port: int) -> bool:
+        """
+        See L{IServices.listensOn}.
+        """
+        return reachable(self.listening(), address, port)
 
 
 def deliveryNames(rules: tuple[RecipientRule, ...]) -> list[str]:
@@ -142,7 +168,11 @@ class House:
                 self._build(stage, config, f"{key}.check[{number}]")
                 for number, stage in enumerate(rule.check)
             ]
-            rules.append(Rule(Pattern.parse(rule.match), verdict, checks))
+            delivery = self.deliveries.get(name)
+            if IEnvelopeStage.providedBy(delivery):
+                checks.append(delivery)
+            allow = None if rule.allow is None else Allowed.parse(rule.allow)
+            rules.append(Rule(Pattern.parse(rule.match), verdict, checks, allow))
         verdicts = {
             name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
         }
@@ -220,8 +250,18 @@ class MailService(service.Service):
         self._guard = Guard()
         limitGuard(self._guard, config.limits)
         self._keyring = Keyring(config.baseDir, reactor)
-        services = Services(reactor, config.hostname, config.stateDir, config.baseDir)
+        services = Services(
+            reactor,
+            config.hostname,
+            config.stateDir,
+            config.baseDir,
+            dns=dnsServers(config.dns),
+            listening=lambda: [
+                (a.host, a.port) for a in self.addresses.values() if hasattr(a, "port")
+            ],
+        )
         self._services = services
+        services.status.show("next hops", services.nextHops.describe)
         self._house = House(config, services)
         self._queue = Queue(config, services, self._ids, lambda: self._house)
         self._rungs = Rungs(config, services, self._queue.spool)
@@ -276,6 +316,8 @@ class MailService(service.Service):
             self._guard,
             self._gate,
             self._house.takesBinary,
+            self._queue.attempt if settings.enumerates == "delivery" else None,
+            settings.deliverySeconds,
         )
 
     def startService(self) -> None:
@@ -309,6 +351,7 @@ class MailService(service.Service):
             [factory.shutdown(self._config.grace) for factory in self._factories.values()]
         )
         yield self._queue.stop()
+        yield self._services.nextHops.close()
 
     def reload(self) -> None:
         """

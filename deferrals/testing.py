@@ -86,6 +86,7 @@ class FakeServices:
     """
 
     hostname = "mx.example.net"
+    nextHops: Any = None
 
     def __init__(self, directory: str = "", reactor: Any = None) -> None:
         self.reactor = Clock() if reactor is None else reactor
@@ -112,6 +113,18 @@ class FakeServices:
         There is no network.
         """
         raise ValueError(endpoint)
+
+    def resolver(self, servers: Any = ()) -> Any:
+        """
+        There is no DNS.
+        """
+        raise ValueError(servers)
+
+    def listensOn(self, address: str, port: int) -> bool:
+        """
+        Nobody comes in.
+        """
+        return False
 
 
 @implementer(IContentStage)

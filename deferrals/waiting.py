@@ -4,18 +4,30 @@ What Deferreds need to be waited for by several, and for a limited time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import (
     CancelledError,
     Deferred,
+    FirstError,
     TimeoutError,
     fail,
+    gatherResults,
     maybeDeferred,
     succeed,
 )
 from twisted.python.failure import Failure
+
+
+def together(deferreds: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
+    """
+    All results, in their order; cancelled together.
+
+    @return: a Deferred that fails with the first failure, as it is.
+    """
+    d = gatherResults(list(deferreds), consumeErrors=True)
+    return d.addErrback(lambda failure: failure.trap(FirstError) and failure.value.subFailure)
 
 
 class Shared:

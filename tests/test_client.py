@@ -19,10 +19,12 @@ from deferrals.client import withCRLF
 from deferrals.errors import PeerError
 from deferrals.model.answers import Result
 from deferrals.model.envelope import Form
+from deferrals.model.outgoing import Outgoing
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.smtp.client import ClientSession, Outgoing, Stuffing
+from deferrals.smtp.client import ClientSession
 from deferrals.smtp.data import DataDecoder
+from deferrals.smtp.writing import Stuffing
 from tests.harness import Bench
 
 GREETING = "220 mx ESMTP"

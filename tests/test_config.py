@@ -21,7 +21,7 @@ from deferrals.model.settings import parseOctets, parseSeconds
 from deferrals.model.verdict import Accept, Defer, Refuse
 from deferrals.service import House, Services, checkConfig, deliveryNames
 from deferrals.stages.plugin import stagePlugins
-from deferrals.testing import makeEnvelope
+from deferrals.testing import FakeServices, makeEnvelope
 
 LISTEN = '[[listen]]\nendpoint = "tcp:2525"\n'
 
@@ -97,7 +97,7 @@ class LoadTests(ConfigCase):
             (
                 f"{LISTEN}colour = 1",
                 "listen[0].colour: no such key here; there are: auth, auth_without_tls, bare_lf,"
-                " certificate, endpoint, greet_delay, key, mixed, mixed_fallback,"
+                " certificate, delivery_deadline, endpoint, enumerate, greet_delay, key, mixed, mixed_fallback,"
                 " protocol, proxies, retry_limit, tls, withhold, xclient",
             ),
             (
@@ -171,7 +171,7 @@ class LoadTests(ConfigCase):
                 "recipients[0].deliver: a delivery, since its policy may accept",
             ),
             (
-                f"{LISTEN}[policies.a]\n[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = {{use = 'http', url = 'http://x'}}",
+                f"{LISTEN}[policies.a]\n[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = {{use = 'match'}}",
                 'recipients[0].deliver: expected a table whose "use" is one of:',
             ),
             (
@@ -215,6 +215,44 @@ class LoadTests(ConfigCase):
     def test_all(self) -> None:
         """All problems are told at once."""
         self.assertEqual(len(self.problems("a = 1\nmax_judging = 0\nhostname = 3\n")), 3)
+
+    def test_openRelay(self) -> None:
+        """An open relay is not to be had by accident (design, section 8)."""
+        head = LISTEN + '[policies.open]\nenvelope = "accept"\n[deliveries.out]\nuse = "mx"\n'
+        rule = '[[recipients]]\nmatch = "*"\npolicy = "open"\n'
+        for lines in (
+            'deliver = "out"',
+            'deliver = { use = "smtp", endpoint = "tcp:hub.example:25" }',
+            'deliver = "out"\nallow = ["10.0.0.0/8", "0.0.0.0/0"]',
+        ):
+            (problem,) = self.problems(head + rule + lines)
+            self.assertTrue(problem.startswith("recipients[0].allow: the clients"), problem)
+            self.assertIn("open relay", problem)
+        self.assertEqual(
+            self.problems(head + rule + 'deliver = "out"\nallow = []'),
+            [
+                'recipients[0].allow: expected "authenticated", addresses, networks;'
+                " without any, nobody is meant"
+            ],
+        )
+        for lines in (
+            'deliver = "out"\nallow = ["authenticated"]',
+            'deliver = { use = "discard" }',
+        ):
+            self.load(head + rule + lines)
+        self.load(head + rule.replace('"*"', '"*@example.net"') + 'deliver = "out"')
+
+    def test_submission(self) -> None:
+        """The set-ups of docs/submission.md: through a smarthost, and to MX hosts."""
+        path = os.path.join(os.path.dirname(__file__), "..", "docs", "submission.md")
+        with open(path, encoding="utf-8") as file:
+            blocks = [b.partition("```")[0] for b in file.read().split("```toml\n")[1:]]
+        for block, name in zip(blocks[1:3], ("smtp", "mx"), strict=True):
+            config = self.load(blocks[0] + block)
+            outward = config.recipients[-1]
+            assert not isinstance(outward.deliver, str) and outward.deliver is not None
+            self.assertEqual(outward.deliver.plugin.name, name)
+            self.assertEqual(outward.allow, ("authenticated", "192.0.2.0/24"))
 
     def test_unreadable(self) -> None:
         """A file that is not there, or no TOML, is said so."""
@@ -327,6 +365,21 @@ policy = "no"
         first = self.house()
         second = self.house(first)
         self.assertEqual(self.judge(first, "a@x.example"), self.judge(second, "a@x.example"))
+
+    def test_deliveryJudges(self) -> None:
+        """A delivery that can judge at RCPT TO is asked there: here, a mailbox that is not there."""
+        os.mkdir("boxes")
+        config = self.load(
+            LISTEN + '[policies.open]\nenvelope = "accept"\n[[recipients]]\n'
+            'match = "*@example.net"\npolicy = "open"\n'
+            'deliver = { use = "maildir", path = "boxes/{local}", create = false }\n'
+        )
+        services = FakeServices(os.getcwd())
+        house = House(config, services)
+        verdict = self.successResultOf(
+            house.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse("a@example.net")))
+        )
+        self.assertEqual((verdict.reply.code, verdict.reply.enhanced), (550, "5.1.1"))
 
     def test_names(self) -> None:
         """The spool remembers a delivery by what its rule matches."""

@@ -23,6 +23,7 @@ ALLOWED = {
     "interfaces": {"errors", "model"},
     "waiting": set(),
     "status": set(),
+    "network": set(),
     **{part: {"errors", "model", "interfaces", "waiting", "plugins"} for part in SIBLINGS},
     "plugins": {"interfaces", "stages"},
     "control": {"errors", "model", "interfaces"},

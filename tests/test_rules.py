@@ -7,13 +7,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
-from deferrals.model.envelope import Recipient
+from deferrals.model.envelope import Client, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
-from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable
+from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
 from deferrals.testing import EnvelopeStageContract, makeEnvelope
 
 
@@ -87,6 +88,43 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
         for local, wanted in (("full", no), ("fine", rule.verdict)):
             d = rules.judge(makeEnvelope(), Recipient(Mailbox(local, "example.net")))
             self.assertEqual(self.successResultOf(d), wanted)
+
+    def test_allow(self) -> None:
+        """A rule with allow is not there for other clients, and makes no domain ours."""
+        outward = Accept(route=Route("open", "out"))
+        rules = RuleTable(
+            [
+                Rule(
+                    Pattern.parse("*@partner.example"),
+                    outward,
+                    allow=Allowed.parse(["192.0.2.0/24"]),
+                ),
+                Rule(Pattern.parse("*@example.net"), Accept(route=Route("open", "box"))),
+                Rule(Pattern.parse("*"), outward, allow=Allowed.parse(["authenticated", "unix"])),
+            ],
+            "mx.example.net",
+        )
+        for client, address, wanted in (
+            (Client("192.0.2.1"), "a@partner.example", "out"),
+            (Client("198.51.100.1"), "a@partner.example", "5.7.1"),
+            (Client("192.0.2.1"), "a@other.example", "5.7.1"),
+            (Client("198.51.100.1", user="me"), "a@other.example", "out"),
+            (Client("198.51.100.1", user="me"), "a@example.net", "box"),
+            (Client("198.51.100.1"), "a@example.net", "box"),
+            (Client("local"), "a@other.example", "out"),
+        ):
+            envelope = attrs.evolve(makeEnvelope(), client=client)
+            verdict = rules.judge(envelope, Recipient(Mailbox.parse(address)))
+            refused = isinstance(verdict, Refuse)
+            said = verdict.reply.enhanced if refused else verdict.route.delivery
+            self.assertEqual(said, wanted, (client, address))
+
+    def test_allowed(self) -> None:
+        """Whom allow may name."""
+        self.assertRaises(ValueError, Allowed.parse, ["everybody"])
+        self.assertRaises(ValueError, Allowed.parse, ["192.0.2.1/24"])
+        self.assertTrue(Allowed.parse(["::/0"]).everybody)
+        self.assertFalse(Allowed.parse(["authenticated", "10.0.0.0/8"]).everybody)
 
     def test_patterns(self) -> None:
         """What is none of the four forms is no pattern."""

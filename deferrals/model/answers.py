@@ -23,9 +23,10 @@ class Answer:
 
     @ivar recipient: its address as text.
     @ivar reply: the reply that counts for it.
-    @ivar stage: which one that was: C{"envelope"} (MAIL, RCPT), C{"data"}, the
-        recipient's own reply after it (C{"recipient"}), C{"final"}, or
-        C{"none"} where the connection failed.
+    @ivar stage: which one that was: C{"envelope"} (MAIL, RCPT, or no message
+        at all), the recipient's own reply after the data (C{"recipient"}),
+        C{"final"}, or C{"none"}: the server was given the message, and nobody
+        knows what it made of it.
     """
 
     recipient: str
@@ -56,12 +57,19 @@ class Result:
     @ivar final: the last reply to the data; L{None} where there was none.
     @ivar form: what was asked for in MAIL FROM.
     @ivar enumerated: whether the server answered each recipient after the data.
+    @ivar sender: the reply to MAIL FROM; L{None} where there was none.
+    @ivar handedOver: whether the server was given the message (or part of it),
+        so that without a final reply nobody knows whether it has taken it.
+    @ivar lost: why the connection was given up; empty where it was not.
     """
 
     answers: tuple[Answer, ...]
     final: Reply | None
     form: Form
     enumerated: bool = False
+    sender: Reply | None = None
+    handedOver: bool = False
+    lost: str = ""
 
     @property
     def accepted(self) -> list[Answer]:
@@ -84,6 +92,7 @@ def weigh(
     form: Form,
     block: Mapping[int, Reply],
     final: Reply | None,
+    missing: Reply = R451_NO_ANSWER,
 ) -> Result:
     """
     Put the replies together.
@@ -98,6 +107,7 @@ def weigh(
     @param block: the replies between 353 and the final one (or, under LMTP,
         all replies after the data), by recipient.
     @param final: the final reply; under LMTP L{None}.
+    @param missing: stands for a reply that never came.
     """
     answers = []
     for index, (recipient, reply) in enumerate(zip(recipients, envelope, strict=True)):
@@ -105,9 +115,9 @@ def weigh(
             answers.append(Answer(recipient, reply, "envelope"))
         elif form is Form.LMTP:
             own = block.get(index)
-            answers.append(Answer(recipient, own or R451_NO_ANSWER, "recipient" if own else "none"))
+            answers.append(Answer(recipient, own or missing, "recipient" if own else "none"))
         elif final is None:
-            answers.append(Answer(recipient, R451_NO_ANSWER, "none"))
+            answers.append(Answer(recipient, missing, "none"))
         elif final.isPositive and index in block:
             answers.append(Answer(recipient, block[index], "recipient"))
         elif final.isPositive and block:

@@ -23,7 +23,7 @@ negative reply instead, whatever the recipients said (P-9).
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -108,6 +108,8 @@ class Block:
         self._next = 0
         self._windowOver = False
         self._committed = False
+        self._results: Mapping[int, Reply] = {}
+        self._lines: Sequence[str] = ()
         self._veto: Reply | None = None
         self.final: Reply | None = None
 
@@ -223,11 +225,18 @@ class Block:
         head = self._candidates[undecided[0]].cohort
         return [i for i in undecided if self._candidates[i].cohort == head]
 
-    def committed(self) -> None:
+    def committed(
+        self, results: Mapping[int, Reply] | None = None, lines: Sequence[str] = ()
+    ) -> None:
         """
         The message is durable for those who accept it.
+
+        @param results: what became of it for recipients that accept it, where
+            its delivery has been tried already (S-6): their replies under LMTP.
+        @param lines: the same, as lines of a positive final reply.
         """
         self._committed = True
+        self._results, self._lines = results or {}, lines
 
     def uncommitted(self, reply: Reply) -> None:
         """
@@ -308,6 +317,8 @@ class Block:
             return self._veto.forRecipient().addressed(address)
         if verdict is None:
             return None
+        if self._form is Form.LMTP and index in self._results:
+            return self._results[index].forRecipient().addressed(address)
         if candidate.reply.isPositive and not candidate.deferred:
             return candidate.reply  # P-7
         return R250_CONTENT.addressed(address)
@@ -337,7 +348,8 @@ class Block:
         accepted = len(self.accepted()) + len(self.diverted())
         all_ = len(self._candidates)
         some = "" if accepted == all_ else f" for {accepted} of {all_} recipients"
-        return Reply(250, "2.6.0", f"message accepted{some}, {self._taken}")
+        text = f"message accepted{some}, {self._taken}"
+        return Reply(250, "2.6.0", "\n".join([text, *self._lines]))
 
     def _end(self, reply: Reply) -> list[Reply]:
         self._state = _State.OVER

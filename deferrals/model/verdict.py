@@ -160,10 +160,14 @@ class Delivered:
 class Failed:
     """
     The recipient will never have the message: a DSN tells the sender.
+
+    @ivar told: whether the sender has been told, and the recipient is the
+        sender's again: then there is no DSN.
     """
 
     reply: Reply
     host: str = ""
+    told: bool = False
 
 
 @attrs.frozen

@@ -41,3 +41,37 @@ discard = StagePlugin(
     "DiscardSettings",
     "DiscardDelivery",
 )
+lmtp = StagePlugin(
+    "lmtp", IDeliveryStage, "deferrals.stages.delivery.lmtp", "LMTPSettings", "LMTPDelivery"
+)
+smtp = StagePlugin(
+    "smtp",
+    IDeliveryStage,
+    "deferrals.stages.delivery.smtp",
+    "SMTPSettings",
+    "SMTPDelivery",
+    outward=True,
+)
+mx = StagePlugin(
+    "mx", IDeliveryStage, "deferrals.stages.delivery.mx", "MXSettings", "MXDelivery", outward=True
+)
+file = StagePlugin(
+    "file", IDeliveryStage, "deferrals.stages.delivery.file", "FileSettings", "FileDelivery"
+)
+callout = StagePlugin(
+    "callout",
+    IEnvelopeStage,
+    "deferrals.stages.envelope.callout",
+    "CalloutSettings",
+    "CalloutStage",
+)
+httpDelivery = StagePlugin(
+    "http",
+    IDeliveryStage,
+    "deferrals.stages.delivery.http",
+    "HTTPDeliverySettings",
+    "HTTPDelivery",
+)
+pipe = StagePlugin(
+    "pipe", IDeliveryStage, "deferrals.stages.delivery.pipe", "PipeSettings", "PipeDelivery"
+)

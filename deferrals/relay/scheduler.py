@@ -347,6 +347,8 @@ class Scheduler:
                 return Ended(action, outcome.reply, outcome.host)
             return Gone("delivered", outcome.reply, outcome.host)
         action = "failed"
+        if isinstance(outcome, Failed) and outcome.told:
+            return Gone(action, outcome.reply, outcome.host)
         if isinstance(outcome, Retry):
             age = attempt.work.ageSeconds + self._clock.seconds() - attempt.began
             if age < attempt.schedule.expire:

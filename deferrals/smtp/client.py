@@ -3,201 +3,44 @@ The client's side of an SMTP or LMTP session.
 
 One connection, any number of messages, one after the other.  Of the ways of
 asking for each recipient's own answer the first is used that the server offers
-(D-3).  Where it offers PIPELINING, envelope and DATA go out in one piece.
+(D-3).  Where it offers PIPELINING, envelope and DATA go out in one piece; where
+it offers CHUNKING, the message goes in one chunk.
 
 Ownership: until the final reply the message is the caller's (D-21), and nothing
 that a block says is acted upon before it (P-10).  Nothing is tried again here.
 
 Every wait has a deadline, after the data ten minutes for each reply (D-24).  A
-server that breaks the protocol, or is late, loses the connection; the caller
-gets a L{Result} all the same, in which the recipients that had no final answer
-are temporarily refused.
+server that breaks the protocol, speaks out of turn, or is late, loses the
+connection; the caller gets a L{Result} all the same, in which the recipients
+that had no final answer are temporarily refused.  Whatever is cancelled loses
+the connection, too.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.interfaces import IPullProducer, ITCPTransport
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import PeerError
-from deferrals.model.answers import Result, weigh
 from deferrals.model.envelope import Form
+from deferrals.model.outgoing import PREFERENCE, Outgoing, Timeouts
 from deferrals.model.reply import Reply
-from deferrals.waiting import withDeadline
+from deferrals.model.sending import Sending, number, unfit
+from deferrals.smtp.replies import MAX_REPLY_LINES, ReplyParser
+from deferrals.smtp.writing import Exactly, MessageProducer, Stuffing
+from deferrals.waiting import TimeoutError, withDeadline
 
-MAX_REPLY_LINE_OCTETS = 4096
-MAX_REPLY_LINES = 500
-
-_REPLY_LINE = re.compile(r"([2-5][0-9][0-9])(?:([ -])(.*))?", re.S)
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
-_PREFERENCE = (Form.DEFERRALS, Form.PRDR)
-_R553_NO_SMTPUTF8 = Reply(553, "5.6.7", "the next server does not offer SMTPUTF8")
+_UNWANTED = "not waited for any longer"
 
 
-@attrs.frozen
-class Timeouts:
-    """
-    Seconds for each reply (RFC 5321 §4.5.3.2).
-
-    @ivar command: greeting, EHLO, MAIL, RCPT, RSET.
-    @ivar data: the reply to DATA; and the longest time in which no octet of
-        the message can be written.
-    @ivar answer: each reply after the data (D-24).
-    """
-
-    command: float = 300.0
-    data: float = 180.0
-    answer: float = 600.0
-
-
-@attrs.frozen
-class Outgoing:
-    """
-    A message for one server.
-
-    @ivar sender: the reverse path without brackets; empty for the null path.
-    @ivar recipients: the forward paths without brackets.
-    @ivar size: in octets.
-    @ivar chunks: gives the message anew each time it is called: octets whose
-        lines end with CRLF and nothing else.
-    @ivar eightBit: whether there are octets above 127.
-    @ivar parameters: further ones of MAIL FROM, each with its EHLO keyword; it
-        is sent where the server offers that.
-    @ivar recipientParameters: the same for RCPT TO, by index.
-    """
-
-    sender: str
-    recipients: Sequence[str]
-    size: int
-    chunks: Callable[[], Iterator[bytes]]
-    eightBit: bool = False
-    parameters: Sequence[tuple[str, str]] = ()
-    recipientParameters: Mapping[int, Sequence[tuple[str, str]]] = attrs.field(factory=dict)
-
-    @property
-    def needsUTF8(self) -> bool:
-        """
-        Whether an address needs SMTPUTF8.
-        """
-        return not all(address.isascii() for address in (self.sender, *self.recipients))
-
-
-class _Replies:
-    """
-    Reply lines into replies (RFC 5321 §4.2).
-    """
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._buffer = b""
-
-    def feed(self, data: bytes) -> list[tuple[Reply, list[str]]]:
-        """
-        @return: complete replies, each with its lines as they came.
-        @raise PeerError: this is no reply.
-        """
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > MAX_REPLY_LINE_OCTETS:
-            raise PeerError("a reply line without end")
-        found = []
-        for line in lines:
-            text = line.removesuffix(b"\r").decode("utf-8", "replace")
-            match = _REPLY_LINE.fullmatch(text)
-            if match is None or (self._lines and not text.startswith(self._lines[0][:3])):
-                raise PeerError(f"not a reply line: {text[:100]!r}")
-            self._lines.append(text)
-            if len(self._lines) > MAX_REPLY_LINES:
-                raise PeerError("a reply with too many lines")
-            if match[2] != "-":
-                lines_, self._lines = self._lines, []
-                found.append((_reply(lines_), lines_))
-        return found
-
-
-def _reply(lines: list[str]) -> Reply:
-    texts = [line[4:] for line in lines]
-    enhanced = _ENHANCED.match(texts[0])
-    if enhanced is None or enhanced[1][0] != lines[0][0]:
-        return Reply(int(lines[0][:3]), None, "\n".join(texts))
-    start = enhanced[1]
-    texts = [text.removeprefix(start).removeprefix(" ") for text in texts]
-    return Reply(int(lines[0][:3]), start, "\n".join(texts))
-
-
-class Stuffing:
-    """
-    Dot-stuffing (RFC 5321 §4.5.2) of a message in chunks of any size.
-    """
-
-    def __init__(self) -> None:
-        self._last = b"\r\n"
-
-    def feed(self, chunk: bytes) -> bytes:
-        """
-        @return: the chunk as it goes over the wire.
-        """
-        if not chunk:
-            return b""
-        seam = self._last
-        stuffed = (seam + chunk).replace(b"\r\n.", b"\r\n..")[len(seam) :]
-        self._last = (seam + chunk)[-2:]
-        return stuffed
-
-    def end(self) -> bytes:
-        """
-        @return: what ends the message.
-        """
-        return b".\r\n" if self._last == b"\r\n" else b"\r\n.\r\n"
-
-
-@implementer(IPullProducer)
-class _DataProducer:
-    """
-    Writes a message as fast as the server reads it.
-    """
-
-    def __init__(
-        self, transport: Any, chunks: Iterator[bytes], progress: Callable[[], None]
-    ) -> None:
-        self._transport = transport
-        self._chunks = chunks
-        self._stuffing = Stuffing()
-        self._progress = progress
-        self.done: Deferred[None] = Deferred()
-
-    def resumeProducing(self) -> None:
-        """
-        The next chunk.
-        """
-        self._progress()
-        try:
-            chunk = next(self._chunks, None)
-        except Exception:
-            self.stopProducing()
-            return self.done.errback(Failure())
-        if chunk is not None:
-            return self._transport.write(self._stuffing.feed(chunk) or b"")
-        self._transport.write(self._stuffing.end())
-        self._transport.unregisterProducer()
-        self.done.callback(None)
-        return None
-
-    def stopProducing(self) -> None:
-        """
-        The connection is gone.
-        """
-        self._transport.unregisterProducer()
-
-
+@implementer(IHandshakeListener)
 class ClientSession(Protocol):
     """
     One connection to a server.
@@ -208,7 +51,13 @@ class ClientSession(Protocol):
     @param forms: the ways of asking for each recipient's answer that may be
         used.
     @param trace: called with C{"C"} or C{"S"} and each line of the dialogue,
-        the message excepted.
+        the message and what is secret excepted.
+    @param chunking: whether BDAT may be used.
+    @ivar capabilities: what EHLO or LHLO listed, by keyword.
+    @ivar serverName: what the server calls itself.
+    @ivar protected: whether the connection is encrypted.
+    @ivar verified: whether, besides, the server is known to be the right one.
+    @ivar transactions: how many messages have been sent over it.
     """
 
     def __init__(
@@ -216,9 +65,10 @@ class ClientSession(Protocol):
         clock: Any,
         hello: str,
         lmtp: bool = False,
-        forms: Sequence[Form] = _PREFERENCE,
+        forms: Sequence[Form] = PREFERENCE,
         timeouts: Timeouts = Timeouts(),
         trace: Callable[[str, str], None] | None = None,
+        chunking: bool = True,
     ) -> None:
         self._clock = clock
         self._hello = hello
@@ -226,12 +76,20 @@ class ClientSession(Protocol):
         self._forms = forms
         self._timeouts = timeouts
         self._trace = trace or (lambda who, line: None)
-        self._parser = _Replies()
+        self._chunking = chunking
+        self._parser = ReplyParser()
         self._replies: deque[Reply] = deque()
         self._waiter: Deferred[Reply] | None = None
+        self._handshake: Deferred[None] | None = None
         self._lost: Failure | None = None
-        self._gone: Deferred[None] = Deferred()
+        self._producer: MessageProducer | None = None
+        self._closed = False
+        self._busy = True
+        self._gone: list[Deferred[None]] = []
         self.capabilities: dict[str, list[str]] = {}
+        self.serverName = ""
+        self.protected = self.verified = False
+        self.transactions = 0
 
     # Connection and replies.
 
@@ -241,49 +99,90 @@ class ClientSession(Protocol):
         """
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+        self.protected = ISSLTransport.providedBy(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
         """
         Replies from the server.
         """
+        parser = self._parser
         try:
-            found = self._parser.feed(data)
+            if data and not self._busy:
+                # What comes now would be taken for an answer to the next command.
+                raise PeerError("the server spoke out of turn")
+            found = parser.feed(data)
         except PeerError:
             self._broken(Failure())
             return
         for reply, lines in found:
+            if self._parser is not parser:
+                return  # sent in clear, behind the reply to STARTTLS
             for line in lines:
                 self._trace("S", line)
-            if self._waiter is not None:
-                waiter, self._waiter = self._waiter, None
-                waiter.callback(reply)
-            else:
-                self._replies.append(reply)
-            if len(self._replies) > MAX_REPLY_LINES:
-                self._broken(Failure(PeerError("replies that nobody asked for")))
+            self._replied(reply)
+
+    def _replied(self, reply: Reply) -> None:
+        if reply.code == 421 and self._lost is None:
+            # RFC 5321 §3.8: whoever says so closes the connection.
+            self._lost = Failure(PeerError(f"the server closes: {reply}"))
+            self.transport.abortConnection()
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(reply)
+        else:
+            self._replies.append(reply)
+        if len(self._replies) > MAX_REPLY_LINES:
+            self._broken(Failure(PeerError("replies that nobody asked for")))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         Whoever waits for a reply is told.
         """
+        self._closed = True
         if self._lost is None:
-            self._lost = Failure(PeerError(f"connection lost: {reason.getErrorMessage()}"))
+            what = "TLS" if self._handshake is not None else "connection lost"
+            self._lost = Failure(PeerError(f"{what}: {_reason(reason)}"))
         self._wake()
-        gone, self._gone = self._gone, Deferred()
-        gone.callback(None)
+        gone, self._gone = self._gone, []
+        for waiter in gone:
+            waiter.callback(None)
+
+    def closed(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when the connection is gone; at most one
+            message may be under way before it does.
+        """
+        d: Deferred[None] = Deferred()
+        if self._closed:
+            d.callback(None)
+        else:
+            self._gone.append(d)
+        return d
+
+    def abort(self) -> None:
+        """
+        End the connection at once.
+        """
+        self._broken(Failure(PeerError(_UNWANTED)))
 
     def _broken(self, failure: Failure) -> None:
         """
         There is no sense in going on.
         """
-        self._lost = failure
+        if self._lost is None:
+            self._lost = failure
         self.transport.abortConnection()
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and self._lost is not None:
-            waiter, self._waiter = self._waiter, None
-            waiter.errback(self._lost)
+        assert self._lost is not None
+        waiter, self._waiter = self._waiter, None
+        handshake, self._handshake = self._handshake, None
+        for one in (waiter, handshake):
+            if one is not None:
+                one.errback(self._lost)
+        if self._producer is not None:
+            self._producer.stopProducing()
 
     @property
     def usable(self) -> bool:
@@ -292,12 +191,27 @@ class ClientSession(Protocol):
         """
         return self._lost is None
 
+    @property
+    def lost(self) -> str:
+        """
+        Why the connection was given up; empty, where it was not.
+        """
+        return "" if self._lost is None else self._lost.getErrorMessage()
+
+    def limit(self, name: str) -> int | None:
+        """
+        What the server has announced with LIMITS (RFC 9422): C{RCPTMAX},
+        C{MAILMAX}, C{RCPTDOMAINMAX}.
+        """
+        return number(self.capabilities, "LIMITS", name)
+
     def _expect(self, seconds: float) -> Deferred[Reply]:
         """
         The next reply.
 
         @return: a Deferred that fails with L{PeerError} when there is none in
-            time; then the connection is given up.
+            time; then the connection is given up, and also where it is
+            cancelled.
         """
 
         def read() -> Any:
@@ -305,19 +219,26 @@ class ClientSession(Protocol):
                 return self._replies.popleft()
             if self._lost is not None:
                 return self._lost
-            self._waiter = Deferred(self._late)
+            self._waiter = Deferred(self._unwanted)
             return self._waiter
 
-        return withDeadline(self._clock, seconds, read)
+        return withDeadline(self._clock, seconds, read).addErrback(self._late)
 
-    def _late(self, waiter: Deferred[Reply]) -> None:
-        self._waiter = None
-        failure = Failure(PeerError("no reply in time"))
-        self._broken(failure)
-        waiter.errback(failure)
+    def _unwanted(self, waiter: Deferred[Any]) -> None:
+        """
+        Nobody waits any longer for what is not there yet.
+        """
+        self._waiter = self._handshake = None
+        self.abort()
 
-    def _command(self, line: str) -> None:
-        self._trace("C", line)
+    def _late(self, failure: Failure) -> Failure:
+        if not failure.check(TimeoutError):
+            return failure
+        self._lost = Failure(PeerError("no reply in time"))
+        return self._lost
+
+    def _command(self, line: str, shown: str | None = None) -> None:
+        self._trace("C", line if shown is None else shown)
         self.transport.write(line.encode("utf-8") + b"\r\n")
 
     # Opening and closing.
@@ -334,6 +255,7 @@ class ClientSession(Protocol):
         if reply.code != 220:
             raise self._refused("greeting", reply)
         yield self._introduce()
+        self._settle()
 
     @inlineCallbacks
     def _introduce(self) -> Any:
@@ -345,16 +267,78 @@ class ClientSession(Protocol):
             reply = yield self._expect(self._timeouts.command)
         elif reply.isPositive:
             for line in reply.text.split("\n")[1:]:
-                keyword, *words = line.split()
+                keyword, *words = line.split() or [""]
                 self.capabilities[keyword.upper()] = words
         if not reply.isPositive:
             raise self._refused("EHLO", reply)
+        self.serverName = reply.text.partition("\n")[0].partition(" ")[0].lower()
 
     def _refused(self, what: str, reply: Reply) -> PeerError:
         self.transport.loseConnection()
         error = PeerError(f"{what} was answered {reply}", reply)
         self._lost = Failure(error)
         return error
+
+    @inlineCallbacks
+    def secure(self, creator: Any, verifies: bool) -> Any:
+        """
+        STARTTLS (RFC 3207).  What the server has sent behind its reply, in
+        clear, is thrown away: it is not the server's, but anybody's.
+
+        @param creator: L{IOpenSSLClientConnectionCreator
+            <twisted.internet.interfaces.IOpenSSLClientConnectionCreator>}.
+        @param verifies: whether it refuses a server that is not the right one.
+        @return: a Deferred that fails with L{PeerError} where there is no TLS:
+            with the server's reply, where it has refused, and can be spoken to
+            in clear; otherwise the connection is lost.
+        """
+        self._busy = True
+        self._command("STARTTLS")
+        reply = yield self._expect(self._timeouts.command)
+        if reply.code != 220:
+            self._settle()
+            raise PeerError(f"STARTTLS was answered {reply}", reply)
+        self._parser = ReplyParser()
+        self._replies.clear()
+        self._handshake = handshake = Deferred(self._unwanted)
+        self.transport.startTLS(creator)
+        d = withDeadline(self._clock, self._timeouts.command, lambda: handshake)
+        yield d.addErrback(self._late)
+        self.protected, self.verified = True, verifies
+        yield self._introduce()
+        self._settle()
+
+    def handshakeCompleted(self) -> None:
+        """
+        The connection is protected.
+        """
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.callback(None)
+
+    @inlineCallbacks
+    def authenticate(self, mechanism: Any) -> Any:
+        """
+        AUTH (RFC 4954).
+
+        @param mechanism: of L{deferrals.smtp.authclient}.
+        @return: a Deferred that fails with L{PeerError} where the server does
+            not believe us, or cannot be believed.
+        """
+        self._busy = True
+        try:
+            self._command(f"AUTH {mechanism.start()}", f"AUTH {mechanism.name} ...")
+            reply = yield self._expect(self._timeouts.command)
+            while reply.code == 334:
+                self._command((yield mechanism.respond(reply.text)), "...")
+                reply = yield self._expect(self._timeouts.command)
+            if not reply.isPositive:
+                raise self._refused("AUTH", reply)
+            mechanism.finish()
+        except ValueError as error:
+            self._broken(Failure(PeerError(f"AUTH {mechanism.name}: {error}")))
+            raise self._lost.value from None
+        self._settle()
 
     @inlineCallbacks
     def quit(self) -> Any:
@@ -364,8 +348,9 @@ class ClientSession(Protocol):
         @return: a Deferred that fires when the connection is closed; it never
             fails.
         """
+        self._busy = True
         if self._lost is None:
-            gone = self._gone
+            gone = self.closed()
             self._command("QUIT")
             try:
                 yield self._expect(self._timeouts.command)
@@ -377,208 +362,177 @@ class ClientSession(Protocol):
     # Messages.
 
     @inlineCallbacks
-    def send(self, outgoing: Outgoing) -> Any:
+    def send(self, outgoing: Outgoing, forms: Sequence[Form] | None = None) -> Any:
         """
         Send one message.  The next one may be sent when this one's Deferred
         has fired, while the session is L{usable}.
 
-        @return: a Deferred of a L{Result}; it never fails.
+        @param forms: instead of the session's own.
+        @return: a Deferred of a L{Result}; it fails only when it is cancelled.
         """
-        transaction = _Transaction(outgoing, self._form())
+        sending = Sending(outgoing, self._form(forms), self.capabilities, self._chunking)
+        reason = unfit(outgoing, self.capabilities, self.verified)
+        if reason is not None:
+            sending.refuseAll(reason)
+            return sending.result()
+        self._busy = True
+        self.transactions += 1
         try:
-            if outgoing.needsUTF8 and "SMTPUTF8" not in self.capabilities:
-                transaction.refuseAll(_R553_NO_SMTPUTF8)
-            else:
-                yield self._envelope(transaction)
-                if transaction.begun:
-                    yield self._content(transaction)
+            yield self._envelope(sending)
+            if sending.begun:
+                yield self._content(sending)
         except PeerError:
             if self._lost is None:
                 self._broken(Failure())
-        return transaction.result()
-
-    def _form(self) -> Form:
-        if self._lmtp:
-            return Form.LMTP
-        offered = [form for form in _PREFERENCE if form.name in self.capabilities]
-        return next((form for form in offered if form in self._forms), Form.PLAIN)
+        self._settle()
+        return sending.result(self.lost)
 
     @inlineCallbacks
-    def _envelope(self, transaction: _Transaction) -> Any:
+    def ask(self, sender: str, recipient: str) -> Any:
+        """
+        Ask whether a recipient would be taken; nothing is sent.
+
+        @return: a Deferred of the replies to MAIL and RCPT; fails with
+            L{PeerError} where there are none.
+        """
+        commands = [f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "RSET"]
+        if not f"{sender}{recipient}".isascii():
+            if "SMTPUTF8" not in self.capabilities:
+                raise PeerError("the server does not offer SMTPUTF8")
+            commands[0] += " SMTPUTF8"
+        self._busy = True
+        self.transactions += 1
+        replies = []
+        if "PIPELINING" in self.capabilities:
+            self._commands(commands)
+        for command in commands:
+            if "PIPELINING" not in self.capabilities:
+                self._command(command)
+            replies.append((yield self._expect(self._timeouts.command)))
+        self._settle()
+        return replies[:2]
+
+    def _settle(self) -> None:
+        """
+        A transaction is over: there is nothing more to hear.
+        """
+        self._busy = False
+        if self._lost is None and (self._replies or self._parser.partial):
+            self._broken(Failure(PeerError("the server spoke out of turn")))
+
+    def _form(self, forms: Sequence[Form] | None) -> Form:
+        if self._lmtp:
+            return Form.LMTP
+        wanted = self._forms if forms is None else forms
+        offered = [form for form in PREFERENCE if form.name in self.capabilities]
+        return next((form for form in offered if form in wanted), Form.PLAIN)
+
+    def _commands(self, commands: Sequence[str]) -> None:
+        """
+        All of them in one piece (RFC 2920).
+        """
+        for command in commands:
+            self._trace("C", command)
+        self.transport.write("".join(f"{c}\r\n" for c in commands).encode("utf-8"))
+
+    @inlineCallbacks
+    def _envelope(self, sending: Sending) -> Any:
         """
         MAIL, RCPT and DATA, up to the reply to DATA.
         """
-        commands = transaction.commands(self.capabilities)
+        commands = sending.commands()
         pipelined = "PIPELINING" in self.capabilities
         if pipelined:
-            for command in commands:
-                self._trace("C", command)
-            self.transport.write("".join(f"{c}\r\n" for c in commands).encode("utf-8"))
+            self._commands(commands)
         for command in commands:
             if not pipelined:
-                if not transaction.wants(command):
+                if not sending.wants(command):
                     continue
                 self._command(command)
             seconds = self._timeouts.data if command == "DATA" else self._timeouts.command
-            transaction.answered(command, (yield self._expect(seconds)))
-        if transaction.begun and not transaction.waiting:
+            sending.answered(command, (yield self._expect(seconds)))
+        if sending.chunks and sending.senderAccepted and sending.waiting:
+            sending.begun = True
+        elif sending.begun and not sending.senderAccepted:
+            raise PeerError("DATA without a sender was answered 354")
+        elif sending.begun and not sending.waiting:
             # DATA was answered 354 although nobody is there (RFC 2920 §3.1).
             self._command(".")
             yield self._expect(self._timeouts.answer)
-            transaction.begun = False
-        elif transaction.mailAccepted and not transaction.begun:
+            sending.begun = False
+        elif sending.senderAccepted and not sending.begun:
             self._command("RSET")
             yield self._expect(self._timeouts.command)
 
     @inlineCallbacks
-    def _content(self, transaction: _Transaction) -> Any:
+    def _content(self, sending: Sending) -> Any:
         """
         The message, and everything that is said about it.
         """
-        yield self._write(transaction.outgoing.chunks())
+        try:
+            yield self._write(sending)
+        except PeerError:
+            if self._replies and self._replies[0].code >= 400:
+                sending.final = self._replies.popleft()  # it could not wait for the end
+            raise
         seconds = self._timeouts.answer
-        if transaction.form is Form.LMTP:
-            for index in transaction.waiting:
-                transaction.block[index] = yield self._expect(seconds)
+        if sending.form is Form.LMTP:
+            for index in sending.waiting:
+                sending.block[index] = yield self._expect(seconds)
             return
         reply = yield self._expect(seconds)
         if reply.code == 353:
-            listed = transaction.listed
+            listed = sending.listed
             if not listed:
                 raise PeerError("353 without a recipient to answer for")
             for index in listed:
-                transaction.block[index] = yield self._expect(seconds)
-                if transaction.block[index].isIntermediate:
+                sending.block[index] = yield self._expect(seconds)
+                if sending.block[index].isIntermediate:
                     raise PeerError("a recipient was answered 3xx")
             reply = yield self._expect(seconds)
         if reply.isIntermediate:
             raise PeerError(f"the final reply is {reply}")
-        transaction.final = reply
+        sending.final = reply
 
     @inlineCallbacks
-    def _write(self, chunks: Iterator[bytes]) -> Any:
+    def _write(self, sending: Sending) -> Any:
         """
         Write the message; give up when the server does not take any of it for
         too long, or has hung up.
         """
+        outgoing = sending.outgoing
+        seconds = self._timeouts.data
         late = self._clock.callLater(
-            self._timeouts.data,
-            lambda: self._broken(Failure(PeerError("the server does not read"))),
+            seconds, lambda: self._broken(Failure(PeerError("the server does not read")))
         )
-        producer = _DataProducer(self.transport, chunks, lambda: late.reset(self._timeouts.data))
-        gone = self._gone
-        written = producer.done
-        gone.addCallback(lambda _: written.called or written.errback(self._lost))
+        if sending.chunks:
+            self._command(f"BDAT {outgoing.size} LAST")
+        form = Exactly(outgoing.size) if sending.chunks else Stuffing()
+        self._producer = producer = MessageProducer(
+            self.transport, outgoing.chunks(), form, lambda: late.reset(seconds)
+        )
+        sending.handedOver = True
         try:
             self.transport.registerProducer(producer, False)
-            yield written
-        except PeerError:
+            yield producer.done
+        except BaseException as error:
+            # Half a message, or one that nobody wants: never to be taken for a whole one.
+            self._broken(Failure(error if isinstance(error, PeerError) else PeerError(_UNWANTED)))
             raise
-        except Exception:
-            self._broken(Failure())
-            raise PeerError("the message could not be read") from None
         finally:
+            self._producer = None
             if late.active():
                 late.cancel()
 
 
-class _Transaction:
+def _reason(reason: Failure) -> str:
     """
-    The state of one message on one connection.
+    Why a connection was lost, in a line.
     """
-
-    def __init__(self, outgoing: Outgoing, form: Form) -> None:
-        self.outgoing = outgoing
-        self.form = form
-        self.mailAccepted = False
-        self.begun = False
-        self.block: dict[int, Reply] = {}
-        self.final: Reply | None = None
-        self._envelope: list[Reply] = []
-        self._refusal: Reply | None = None
-
-    def refuseAll(self, reply: Reply) -> None:
-        """
-        Nothing can be sent: this is everybody's answer.
-        """
-        self._refusal = reply
-
-    @property
-    def waiting(self) -> list[int]:
-        """
-        The recipients that are in (2xx or 352).
-        """
-        return [i for i, reply in enumerate(self._envelope) if reply.code < 400]
-
-    @property
-    def listed(self) -> list[int]:
-        """
-        The recipients that a 353 has replies for (D-10, P-6).
-        """
-        if self.form is Form.DEFERRALS:
-            return [i for i, reply in enumerate(self._envelope) if reply.code == 352]
-        return self.waiting if self.form is Form.PRDR else []
-
-    def commands(self, capabilities: Mapping[str, list[str]]) -> list[str]:
-        """
-        The envelope as commands, with the parameters that are offered.
-        """
-        mail = [f"MAIL FROM:<{self.outgoing.sender}>"]
-        if "SIZE" in capabilities:
-            mail.append(f"SIZE={self.outgoing.size}")
-        if self.outgoing.eightBit and "8BITMIME" in capabilities:
-            mail.append("BODY=8BITMIME")
-        if self.outgoing.needsUTF8:
-            mail.append("SMTPUTF8")
-        mail += [text for keyword, text in self.outgoing.parameters if keyword in capabilities]
-        if self.form in _PREFERENCE:
-            mail.append(self.form.name)
-        commands = [" ".join(mail)]
-        for index, recipient in enumerate(self.outgoing.recipients):
-            more = self.outgoing.recipientParameters.get(index, ())
-            words = [text for keyword, text in more if keyword in capabilities]
-            commands.append(" ".join([f"RCPT TO:<{recipient}>", *words]))
-        return [*commands, "DATA"]
-
-    def wants(self, command: str) -> bool:
-        """
-        Whether this command still makes sense, after the replies so far.
-        """
-        if command.startswith("MAIL"):
-            return True
-        return self.mailAccepted and (command != "DATA" or bool(self.waiting))
-
-    def answered(self, command: str, reply: Reply) -> None:
-        """
-        The reply to one of L{commands}.
-        """
-        if command.startswith("MAIL"):
-            self.mailAccepted = reply.isPositive
-            if not reply.isPositive:
-                self._refusal = reply
-        elif command.startswith("RCPT"):
-            if reply.isIntermediate and not (reply.code == 352 and self.form is Form.DEFERRALS):
-                raise PeerError(f"RCPT TO was answered {reply}")
-            self._envelope.append(reply)
-        elif reply.code == 354:
-            self.begun = True
-        elif self.waiting:
-            self.final = reply if reply.code >= 400 else None
-
-    def result(self) -> Result:
-        """
-        What it all comes to.
-        """
-        recipients = self.outgoing.recipients
-        if self._refusal is not None:
-            refusal = [self._refusal] * len(recipients)
-            return weigh(recipients, refusal, self.form, {}, self._refusal)
-        missing = len(recipients) - len(self._envelope)
-        envelope = [*self._envelope, *[_LOST] * missing]
-        if self.form is Form.LMTP and self.final is not None:
-            block = dict.fromkeys(self.waiting, self.final)
-            return weigh(recipients, envelope, self.form, block, None)
-        return weigh(recipients, envelope, self.form, self.block, self.final)
-
-
-_LOST = Reply(451, "4.4.2", "the connection was lost before the recipient was answered")
+    words = reason.getErrorMessage()
+    errors = getattr(reason.value, "args", ())
+    if hasattr(reason.value, "errors"):  # service_identity's
+        words = "the certificate has another name"
+    elif errors and isinstance(errors[0], list):  # OpenSSL's: (library, function, reason)
+        words = "; ".join(str(one[-1]) for one in errors[0] if one)
+    return " ".join(words.split())[:200]

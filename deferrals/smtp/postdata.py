@@ -33,6 +33,7 @@ from deferrals.model.reply import (
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
 from deferrals.smtp import journal
+from deferrals.smtp.immediate import Immediate
 from deferrals.smtp.mixed import Diversion
 from deferrals.smtp.settings import Intake, Limits
 
@@ -81,6 +82,7 @@ class PostData:
         self._window: Any = None
         self._committing = False
         self._work: Work | None = None
+        self._immediate: Any = None
         self._turning = False
         self._over = False
 
@@ -177,6 +179,9 @@ class PostData:
         """
         self._timer = None
         self._setTimer()
+        if self._immediate is not None:
+            self._immediate.end()
+            return
         late = set(self._block.late())
         if not late or not self._verdicts:
             self._block.uncommitted(R452_NO_STORAGE)
@@ -245,13 +250,15 @@ class PostData:
         """
         self._committing = True
         addressees: dict[tuple[str, Any], Addressee] = {}
+        places: dict[int, int] = {}
         candidates = self._transaction.candidates
         for seq, index in enumerate(self._block.accepted()):
             recipient = candidates[index].recipient
             verdict = self._block.verdictOf(index)
             marks = verdict.marks if isinstance(verdict, Accept) else NO_MARKS
             addressee = Addressee(recipient, marks, seq)
-            addressees.setdefault((recipient.address.key, recipient.route), addressee)
+            kept = addressees.setdefault((recipient.address.key, recipient.route), addressee)
+            places[index] = kept.seq
         for index, diversion in self._diversions.items():
             diverted = diversion.addressee(candidates[index].recipient, len(candidates) + index)
             if diverted is not None:
@@ -259,15 +266,28 @@ class PostData:
         d = maybeDeferred(
             self._intake.spool.stage, self._envelope, self._message, list(addressees.values())
         )
-        d.addCallbacks(self._staged, self._notStaged)
+        d.addCallbacks(self._staged, self._notStaged, callbackArgs=(places,))
 
-    def _staged(self, work: Work) -> None:
+    def _staged(self, work: Work, places: dict[int, int]) -> None:
         if self._over or not self._block.accepted():
             self._intake.spool.abandon(work)
+            return
+        if self._intake.attempt is not None:
+            self._immediate = Immediate(self._transaction, self._intake, self._clock, work, places)
+            self._immediate.start(self._attempted)
             return
         self._work = work
         self._block.committed()
         self._turn()
+
+    def _attempted(self) -> None:
+        """
+        Delivery came first (S-6), as far as it came.
+        """
+        immediate, self._immediate = self._immediate, None
+        if not self._over:
+            self._block.committed(immediate.replies(), immediate.lines())
+            self._turn()
 
     def _notStaged(self, failure: Failure) -> None:
         _log.error(
@@ -329,7 +349,9 @@ class PostData:
         The connection is about to be closed: 4xx for what is outstanding
         (P-12).
         """
-        if not self._over:
+        if self._immediate is not None:
+            self._immediate.end()  # it is ours, and being delivered
+        elif not self._over:
             self.refuse(reply)
 
     def clientGone(self) -> None:
@@ -340,6 +362,8 @@ class PostData:
             return
         self._over = True
         self._stopWaiting()
+        if self._immediate is not None:
+            self._immediate.end()
         if self._writer is not None and not self._committing:
             self._writer.abort()
         self._intake.status.count("transactions", "aborted")

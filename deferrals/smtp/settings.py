@@ -96,6 +96,8 @@ class ListenerSettings:
     @ivar proxies: whose PROXY header is believed.
     @ivar xclient: who may use XCLIENT.
     @ivar withheld: EHLO keywords that are not offered.
+    @ivar enumerates: C{"content"} or C{"delivery"}: what the answer is about.
+    @ivar deliverySeconds: how long it waits for deliveries.
     """
 
     name: str
@@ -114,6 +116,8 @@ class ListenerSettings:
     proxies: Networks = Networks()
     xclient: Networks = Networks()
     withheld: frozenset[str] = frozenset()
+    enumerates: str = "content"
+    deliverySeconds: float = 20.0
     limits: Limits = Limits()
 
 
@@ -135,6 +139,11 @@ class Intake:
     @ivar gate: L{Gate<deferrals.smtp.auth.Gate>}: who may log in; L{None}
         where nobody can.
     @ivar binary: whether every delivery takes BODY=BINARYMIME as it is.
+    @ivar attempt: instead of C{release}, where delivery comes before the reply
+        (S-6): called with the L{Work} of a staged message, and whether those
+        who are refused are the sender's again; returns an
+        L{Expectation<deferrals.relay.board.Expectation>}.
+    @ivar deliverySeconds: how long the reply waits for deliveries then.
     """
 
     ids: TransactionIds
@@ -147,3 +156,5 @@ class Intake:
     guard: Guard = attrs.field(factory=Guard)
     gate: Any = None
     binary: bool = False
+    attempt: Callable[[Work, bool], Any] | None = None
+    deliverySeconds: float = 20.0

@@ -28,6 +28,7 @@ class StagePlugin:
     @ivar module: where it is.
     @ivar settingsName: its settings class.
     @ivar stageName: its class, called with the settings and the services.
+    @ivar outward: see L{IStagePlugin}.
     """
 
     name: str
@@ -35,6 +36,7 @@ class StagePlugin:
     module: str
     settingsName: str
     stageName: str
+    outward: bool = False
 
     @property
     def settings(self) -> type:

@@ -65,6 +65,14 @@ class WebClient:
         @param message: an L{IMessage<deferrals.interfaces.IMessage>} to send.
         @return: a Deferred of (status, body).  May be cancelled.
         """
+        status, body, _ = yield self.exchange(method, url, headers, message)
+        return status, body
+
+    @inlineCallbacks
+    def exchange(self, method: str, url: str, headers: Headers, message: Any = None) -> Any:
+        """
+        @return: a Deferred of (status, body, headers).  May be cancelled.
+        """
         try:
             return (yield self._try(method, url, headers, message))
         except ResponseNeverReceived as error:
@@ -85,7 +93,7 @@ class WebClient:
         body = _Body()
         response.deliverBody(body)
         yield body.whole
-        return response.code, bytes(body.octets)
+        return response.code, bytes(body.octets), response.headers
 
 
 class _Body(Protocol):

@@ -268,7 +268,7 @@ retry unix - - n - - error
 discard unix - - n - - discard
 anvil unix - - n - - anvil
 scache unix - - n - - scache
-tlsmgr unix - - n - - tlsmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
 postlog unix-dgram n - n - 1 postlogd
 """
 

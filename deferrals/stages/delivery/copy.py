@@ -1,17 +1,27 @@
 """
 A recipient's copy of a message: trace fields and marks in front, the rest as
 it is in the spool.
+
+Recipients whose marks differ need copies of their own; a copy for several
+names none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from deferrals.model.trace import marked
+import attrs
+
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope
+from deferrals.model.trace import deliveredTo, marked, received, returnPath
 from deferrals.model.verdict import Marks
 
 CHUNK_OCTETS = 64 * 1024
+
+#: What tells a next hop that a copy is marked as junk.
+JUNK_FIELD = ("X-Spam-Flag", "YES")
 
 
 class Copy:
@@ -19,6 +29,7 @@ class Copy:
     @param message: L{IMessage<deferrals.interfaces.IMessage>}.
     @param trace: the trace fields, each with its CRLF.
     @param marks: how this copy is marked.
+    @ivar isASCII: whether what stands in front has no octet above 127.
     """
 
     def __init__(self, message: Any, trace: bytes, marks: Marks) -> None:
@@ -30,6 +41,7 @@ class Copy:
         if newHead is not head:
             self._front += newHead if head else newHead + b"\r\n"
             self._skip = len(head)
+        self.isASCII = self._front.isascii()
 
     @property
     def size(self) -> int:
@@ -38,7 +50,7 @@ class Copy:
         """
         return len(self._front) + self._message.size - self._skip
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Generator[bytes, None, None]:
         """
         The octets of the copy.  Reads the message's file: in the reactor
         thread only a chunk at a time.
@@ -48,3 +60,59 @@ class Copy:
             file.seek(self._skip)
             while chunk := file.read(CHUNK_OCTETS):
                 yield chunk
+
+
+class CopyFile:
+    """
+    A copy as a file to be read once.
+
+    @param chunks: what L{Copy.chunks} gives, perhaps with other line ends.
+    """
+
+    def __init__(self, chunks: Generator[bytes, None, None]) -> None:
+        self._chunks = chunks
+
+    def read(self, size: int = -1) -> bytes:
+        """
+        @param size: is not looked at: chunks are small enough.
+        @return: the next octets; none at the end.
+        """
+        return next(filter(None, self._chunks), b"")
+
+    def close(self) -> None:
+        """
+        Let go of the message.
+        """
+        self._chunks.close()
+
+
+def final(message: Any, envelope: Envelope, hostname: str, addressee: Addressee) -> Copy:
+    """
+    The copy that a mailbox gets.
+    """
+    address = str(addressee)
+    trace = returnPath(envelope) + deliveredTo(address) + received(envelope, hostname, address)
+    return Copy(message, trace, addressee.marks)
+
+
+def relayed(
+    message: Any, envelope: Envelope, hostname: str, addressees: Sequence[Addressee]
+) -> Copy:
+    """
+    The copy that goes on to another server, for recipients with equal marks.
+    """
+    only = str(addressees[0]) if len(addressees) == 1 else None
+    marks = addressees[0].marks
+    if marks.junk:
+        marks = attrs.evolve(marks, headers=(JUNK_FIELD, *marks.headers))
+    return Copy(message, received(envelope, hostname, only), marks)
+
+
+def byMarks(addressees: Sequence[Addressee]) -> list[list[Addressee]]:
+    """
+    Recipients who can share a copy.
+    """
+    groups: dict[Marks, list[Addressee]] = {}
+    for addressee in addressees:
+        groups.setdefault(addressee.marks, []).append(addressee)
+    return list(groups.values())

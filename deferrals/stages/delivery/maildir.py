@@ -6,41 +6,48 @@ which names another recipient.  Its file name follows from the transaction and
 the recipient, so that a delivery that is repeated after a crash replaces the
 first one as long as nobody has opened it.
 
-On an error the recipient is retried; nothing half-written is ever in C{new}.
+Where mailboxes are limited, or are not made by mail, the stage says so at
+RCPT TO already.  On an error the recipient is retried; nothing half-written is
+ever in C{new}.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import urllib.parse
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import attrs
-from twisted.internet.defer import Deferred, inlineCallbacks
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IDeliveryStage
+from deferrals.interfaces import IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.reply import Reply
-from deferrals.model.settings import checked
-from deferrals.model.trace import deliveredTo, received, returnPath
-from deferrals.model.verdict import Delivered, Outcome, Retry
-from deferrals.stages.delivery.copy import Copy
+from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
+from deferrals.model.settings import Octets, checked, positive
+from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
+from deferrals.stages.delivery.copy import final
+from deferrals.stages.delivery.places import (
+    cannotWrite,
+    inThreads,
+    makeDirectories,
+    pathPart,
+    place,
+    template,
+    withLF,
+    writeDurably,
+)
+from deferrals.stages.delivery.quota import Usage
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_SAFE = "+=@!#$&^`{|}~"
+R452_FULL = Reply(452, "4.2.2", "the mailbox is full")
+R552_NEVER_FITS = Reply(552, "5.2.3", "the message is larger than the mailbox may be")
+R451_NO_MAILBOX = Reply(451, "4.2.1", "the mailbox is not there now")
 
 
-def _path(value: str) -> None:
-    try:
-        value.format(domain="", local="")
-    except (KeyError, IndexError, ValueError):
-        raise ValueError("a path in which {domain} and {local} may stand") from None
+def _separator(value: str) -> None:
+    if len(value) > 1 or (value and not value.isascii()) or value in ("/", "@"):
+        raise ValueError('one character such as "+", or none')
 
 
 @attrs.frozen
@@ -49,20 +56,21 @@ class MaildirSettings:
     @ivar path: where a recipient's Maildir is; C{{domain}} and C{{local}}
         stand for the parts of the address, in lower case, with what could
         leave the directory written as %XX.
+    @ivar create: whether mail makes a mailbox that is not there; if not, its
+        recipient is refused.
+    @ivar quota: how much may be in a mailbox with all its folders.
+    @ivar subaddress: the character that ends the mailbox's part of a local
+        part: with C{"+"}, mail for C{user+list} goes to C{user}, into the
+        folder C{list} if that is there.
     @ivar line_ends: C{"crlf"} keeps the message's octets; C{"lf"} writes them
         the way older programs expect.
     """
 
-    path: str = attrs.field(validator=checked(_path))
+    path: str = attrs.field(validator=checked(template))
+    create: bool = True
+    quota: Octets | None = attrs.field(default=None, validator=checked(positive))
+    subaddress: str = attrs.field(default="", validator=checked(_separator))
     line_ends: Literal["crlf", "lf"] = "crlf"
-
-
-def pathPart(text: str) -> str:
-    """
-    One component of a path, that can be nothing else.
-    """
-    quoted = urllib.parse.quote(text.casefold(), safe=_SAFE)
-    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
 
 
 @implementer(IDeliveryStage)
@@ -77,6 +85,9 @@ class MaildirDelivery:
         self._settings = settings
         self._services = services
         self._host = services.hostname.replace("/", "\\057").replace(":", "\\072")
+        self._usage = Usage()
+        if settings.quota is not None or not settings.create:
+            alsoProvides(self, IEnvelopeStage)
 
     @property
     def takesBinary(self) -> bool:
@@ -85,15 +96,40 @@ class MaildirDelivery:
         """
         return self._settings.line_ends == "crlf"
 
-    def mailbox(self, address: Mailbox, junk: bool = False) -> str:
+    def mailbox(self, address: Mailbox) -> str:
         """
-        The absolute path of somebody's Maildir, or of the Junk folder in it.
+        The absolute path of somebody's Maildir.
         """
-        path = self._settings.path.format(
-            domain=pathPart(address.domain), local=pathPart(address.local)
-        )
-        path = os.path.join(self._services.baseDir, path)
-        return os.path.join(path, ".Junk") if junk else path
+        local, _ = self._parts(address)
+        whose = Mailbox(local, address.domain)
+        return place(self._services.baseDir, self._settings.path, whose)
+
+    def _parts(self, address: Mailbox) -> tuple[str, str]:
+        """
+        A local part as the mailbox's name, and what is behind the separator.
+        """
+        separator = self._settings.subaddress
+        local, _, detail = address.local.partition(separator) if separator else (address.local,) * 3
+        return (local, detail) if separator and local else (address.local, "")
+
+    def _folder(self, addressee: Addressee) -> str:
+        """
+        Where in the mailbox a copy goes: who sends mail makes no folders.
+        """
+        maildir = self.mailbox(addressee.recipient.address)
+        if addressee.marks.junk:
+            return os.path.join(maildir, ".Junk")
+        _, detail = self._parts(addressee.recipient.address)
+        if detail:
+            wanted = f".{pathPart(detail)}"
+            try:
+                names = os.listdir(maildir)
+            except FileNotFoundError:
+                names = []
+            for name in sorted(names):
+                if name.casefold() == wanted and os.path.isdir(os.path.join(maildir, name, "cur")):
+                    return os.path.join(maildir, name)
+        return maildir
 
     def destination(self, recipient: Recipient) -> str:
         """
@@ -101,40 +137,69 @@ class MaildirDelivery:
         """
         return "maildir"
 
-    @inlineCallbacks
+    # Before the data.
+
+    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+        """
+        See L{IEnvelopeStage.judge}.
+        """
+        return self._services.inThread(self._judge, envelope, recipient)
+
+    def _judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+        """
+        Whether there is a mailbox, and room in it (in a thread).
+        """
+        maildir = self.mailbox(recipient.address)
+        if not self._settings.create and not _isMaildir(maildir):
+            # Without the directory around it this is no statement about a user.
+            known = os.path.isdir(os.path.dirname(maildir))
+            return Refuse(R550_UNKNOWN_RECIPIENT if known else R451_NO_MAILBOX)
+        reply = self._noRoom(maildir, envelope.parameters.size or 0)
+        return None if reply is None else Refuse(reply)
+
+    def _noRoom(self, maildir: str, octets: int) -> Reply | None:
+        quota = self._settings.quota
+        if quota is None:
+            return None
+        if octets > quota:
+            return R552_NEVER_FITS
+        used = self._usage.octets(maildir, self._services.reactor.seconds())
+        return R452_FULL if used + max(octets, 1) > quota else None
+
+    # After the final reply.
+
     def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
         """
         See L{IDeliveryStage.deliver}.
         """
-        writing: list[tuple[Addressee, Deferred[Outcome]]] = []
-        for addressee in recipients:
-            d = self._services.inThread(self._write, message, envelope, addressee)
-            writing.append((addressee, d))
-        outcomes = {}
-        for addressee, d in writing:
-            outcomes[addressee] = yield d
-        return outcomes
+        return inThreads(self._services, self._write, recipients, message, envelope)
 
     def _write(self, message: Any, envelope: Envelope, addressee: Addressee) -> Outcome:
         """
         One copy (in a thread).
         """
-        address = addressee.recipient.address
-        trace = returnPath(envelope) + deliveredTo(str(address))
-        trace += received(envelope, self._services.hostname, str(address))
-        copy = Copy(message, trace, addressee.marks)
-        path = self.mailbox(address, addressee.marks.junk)
+        copy = final(message, envelope, self._services.hostname, addressee)
+        maildir = self.mailbox(addressee.recipient.address)
+        if not self._settings.create and not _isMaildir(maildir):
+            return Retry(R451_NO_MAILBOX)
+        reply = self._noRoom(maildir, copy.size)
+        if reply is not None:
+            return Failed(reply) if reply.isPermanent else Retry(reply)
         name = f"{int(envelope.received)}.{envelope.id}_{addressee.seq}.{self._host}"
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
-            chunks = _withLF(chunks)
+            chunks = withLF(chunks)
+        elif self._settings.quota is not None:
+            name = f"{name},S={copy.size}"
         try:
-            writeMaildir(path, name, chunks)
+            writeMaildir(self._folder(addressee), name, chunks)
         except OSError as error:
-            if error.errno in _FULL:
-                return Retry(Reply(452, "4.2.2", "no room in the mailbox"))
-            return Retry(Reply(451, "4.2.0", f"cannot write to the mailbox: {error.strerror}"))
+            return cannotWrite(error)
         return Delivered()
+
+
+def _isMaildir(path: str) -> bool:
+    return os.path.isdir(os.path.join(path, "cur"))
 
 
 def writeMaildir(path: str, name: str, chunks: Iterable[bytes]) -> None:
@@ -143,55 +208,7 @@ def writeMaildir(path: str, name: str, chunks: Iterable[bytes]) -> None:
 
     @raise OSError: it is not in C{new}.
     """
-    _makeMaildir(path)
-    tmp, new = os.path.join(path, "tmp", name), os.path.join(path, "new", name)
-    try:
-        with open(tmp, "wb", opener=_private) as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(tmp, new)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(tmp)
-        raise
-    _syncDirectory(os.path.dirname(new))
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _makeMaildir(path: str) -> None:
-    """
-    C{tmp}, C{new} and C{cur}, in this order: who finds C{cur} finds all.
-    """
-    if os.path.isdir(os.path.join(path, "cur")):
-        return
-    missing = path
-    made = []
-    while not os.path.isdir(missing):
-        made.append(missing)
-        missing = os.path.dirname(missing)
-    for name in ("tmp", "new", "cur"):
-        os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
-    for directory in [path, *map(os.path.dirname, made)]:
-        _syncDirectory(directory)
-
-
-def _syncDirectory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _withLF(chunks: Iterable[bytes]) -> Iterable[bytes]:
-    held = b""
-    for chunk in chunks:
-        chunk = held + chunk
-        held = b"\r" if chunk.endswith(b"\r") else b""
-        yield chunk[: len(chunk) - len(held)].replace(b"\r\n", b"\n")
-    yield held
+    if not _isMaildir(path):
+        # Who finds cur finds all.
+        makeDirectories(path, ("tmp", "new", "cur"))
+    writeDurably(os.path.join(path, "tmp", name), os.path.join(path, "new", name), chunks)

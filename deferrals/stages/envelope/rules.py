@@ -4,11 +4,13 @@ The envelope stage by configuration: the C{[[recipients]]} rules.
 The first rule that matches a recipient decides which policy and which delivery
 apply.  Without one the recipient is refused: 550 5.1.1 in a domain that some
 rule names, 550 5.7.1 elsewhere.  Nothing is relayed that no rule lets in.
+A rule may be for some clients only; for the others it is not there, and it
+makes no domain one of ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,7 +19,8 @@ from zope.interface import implementer
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.address import AddressError, Mailbox, normalDomain
-from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.envelope import Client, Envelope, Recipient
+from deferrals.model.networks import Networks
 from deferrals.model.reply import R550_RELAYING_DENIED, R550_UNKNOWN_RECIPIENT
 from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
 from deferrals.stages.chain import askInTurn, routed
@@ -64,6 +67,47 @@ class Pattern:
 
 
 @attrs.frozen
+class Allowed:
+    """
+    The clients that a rule is for.
+
+    @ivar authenticated: whoever has logged in.
+    @ivar networks: whoever comes from there.
+    """
+
+    authenticated: bool
+    networks: Networks
+
+    @classmethod
+    def parse(cls, words: Iterable[str]) -> Allowed:
+        """
+        Read addresses and networks, and the words C{authenticated} and C{unix}.
+
+        @raise ValueError: one of them is none.
+        """
+        found = list(words)
+        try:
+            networks = Networks.parse(word for word in found if word != "authenticated")
+        except ValueError as error:
+            raise ValueError(f'"authenticated", {error}') from None
+        return cls("authenticated" in found, networks)
+
+    def lets(self, client: Client) -> bool:
+        """
+        Whether it is for this client.
+        """
+        known = self.authenticated and client.user is not None
+        return known or client.address in self.networks
+
+    @property
+    def everybody(self) -> bool:
+        """
+        Whether it keeps nobody out.
+        """
+        return any(network.prefixlen == 0 for network in self.networks.networks)
+
+
+@attrs.frozen
 class Rule:
     """
     One C{[[recipients]]} table.
@@ -71,11 +115,13 @@ class Rule:
     @ivar pattern: whom it matches.
     @ivar verdict: what it says of them, route included.
     @ivar checks: envelope stages that are asked afterwards.
+    @ivar allow: for whom it is; L{None} for all.
     """
 
     pattern: Pattern
     verdict: EnvelopeVerdict
     checks: Sequence[Any] = ()
+    allow: Allowed | None = None
 
 
 @implementer(IEnvelopeStage)
@@ -103,18 +149,19 @@ class RuleTable:
         self._places: dict[Pattern, list[int]] = {}
         for place, rule in enumerate(rules):
             self._places.setdefault(rule.pattern, []).append(place)
-        found = [rule.pattern.domain for rule in rules if not rule.pattern.below]
+        ours = [rule.pattern for rule in rules if rule.allow is None]
+        found = [pattern.domain for pattern in ours if not pattern.below]
         self._domains = [hostname, *dict.fromkeys(found)]
         self._local = {domain for domain in found if domain != "*"}
-        self._parents = {rule.pattern.domain for rule in rules if rule.pattern.below}
+        self._parents = {pattern.domain for pattern in ours if pattern.below}
 
     def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
         """
         See L{IEnvelopeStage.judge}.
         """
         if not recipient.address.domain:
-            recipient = self._postmaster(recipient)
-        rule = self._match(recipient.address)
+            recipient = self._postmaster(envelope.client, recipient)
+        rule = self._match(envelope.client, recipient.address)
         if rule is None:
             return Refuse(self._unmatched(recipient.address))
         if isinstance(rule.verdict, Refuse) or not rule.checks:
@@ -151,24 +198,28 @@ class RuleTable:
 
     def route(self, address: Mailbox) -> Route | None:
         """
-        Where mail for an address goes, checks aside; L{None} if no rule lets
-        it in.
+        Where mail of our own goes, checks aside; L{None} if no rule lets it
+        in.
         """
-        rule = self._match(address)
+        rule = self._match(None, address)
         return None if rule is None or isinstance(rule.verdict, Refuse) else rule.verdict.route
 
-    def _match(self, address: Mailbox) -> Rule | None:
+    def _match(self, client: Client | None, address: Mailbox) -> Rule | None:
         places = [place for key in patternsOf(address) for place in self._places.get(key, ())]
-        return self._rules[min(places)] if places else None
+        for place in sorted(places):
+            rule = self._rules[place]
+            if client is None or rule.allow is None or rule.allow.lets(client):
+                return rule
+        return None
 
-    def _postmaster(self, recipient: Recipient) -> Recipient:
+    def _postmaster(self, client: Client, recipient: Recipient) -> Recipient:
         """
         RFC 5321 §4.5.1: C{<postmaster>} without a domain is this server's, so
         the first of our domains that has one.
         """
         for domain in self._domains:
             address = Mailbox("postmaster", domain)
-            if self._match(address) is not None:
+            if self._match(client, address) is not None:
                 return attrs.evolve(recipient, address=address)
         return recipient
 

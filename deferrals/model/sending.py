@@ -1,0 +1,213 @@
+"""
+One transaction as the client sees it: which commands it takes, what their
+replies mean, and whether the server can carry the message at all.  Pure rules;
+L{deferrals.smtp.client} has the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from deferrals.errors import PeerError
+from deferrals.model.answers import Result, weigh
+from deferrals.model.envelope import Form
+from deferrals.model.outgoing import PREFERENCE, Outgoing
+from deferrals.model.reply import Reply
+
+Capabilities = Mapping[str, list[str]]
+
+R451_NOT_ASKED = Reply(451, "4.4.2", "the connection was lost before the recipient was answered")
+R553_NO_SMTPUTF8 = Reply(553, "5.6.7", "the next server does not offer SMTPUTF8")
+R554_NO_8BITMIME = Reply(
+    554, "5.6.3", "the message has 8-bit text, and the next server does not offer 8BITMIME"
+)
+R554_NO_BINARYMIME = Reply(
+    554, "5.6.3", "the message is binary, and the next server does not offer BINARYMIME"
+)
+R550_NO_REQUIRETLS = Reply(
+    550, "5.7.30", "the sender wants REQUIRETLS, and the next server does not offer it safely"
+)
+
+
+def number(capabilities: Capabilities, keyword: str, name: str = "") -> int | None:
+    """
+    A number that a server has announced: C{SIZE 1000}, C{LIMITS RCPTMAX=10}
+    (RFC 9422).
+
+    @param name: of the limit; empty for a keyword that is followed by nothing
+        but the number.
+    @return: L{None} where there is none.
+    """
+    for word in capabilities.get(keyword, ()):
+        key, mark, value = word.rpartition("=")
+        if (key.upper() == name if mark else not name) and value.isascii() and value.isdigit():
+            return int(value) or None
+    return None
+
+
+def unfit(outgoing: Outgoing, capabilities: Capabilities, verified: bool) -> Reply | None:
+    """
+    Why a server cannot carry a message: what it needs must have been offered,
+    nothing is converted.
+
+    @param verified: whether the connection is protected, and the server the
+        one that was meant.
+    """
+    if outgoing.needsUTF8 and not {"SMTPUTF8", "8BITMIME"} <= set(capabilities):
+        return R553_NO_SMTPUTF8  # RFC 6531 §3.2
+    if outgoing.binary and not {"BINARYMIME", "CHUNKING"} <= set(capabilities):
+        return R554_NO_BINARYMIME  # RFC 3030 §3
+    if outgoing.eightBit and not outgoing.binary and "8BITMIME" not in capabilities:
+        return R554_NO_8BITMIME  # RFC 6152 §3
+    if outgoing.requireTLS and not (verified and "REQUIRETLS" in capabilities):
+        return R550_NO_REQUIRETLS  # RFC 8689 §4.2.1
+    limit = number(capabilities, "SIZE")
+    if limit is not None and outgoing.size > limit:
+        return Reply(552, "5.3.4", f"the next server takes at most {limit} octets")
+    return None
+
+
+class Sending:
+    """
+    The state of one message on one connection.
+
+    @param capabilities: what EHLO or LHLO said.
+    @param chunking: whether BDAT may be used.
+    """
+
+    def __init__(
+        self, outgoing: Outgoing, form: Form, capabilities: Capabilities, chunking: bool
+    ) -> None:
+        self.outgoing = outgoing
+        self.form = form
+        self._capabilities = capabilities
+        # RFC 2033 does not say what a refused BDAT means for each recipient.
+        wanted = chunking and form is not Form.LMTP and "CHUNKING" in capabilities
+        self.chunks = wanted or outgoing.binary
+        self.begun = False
+        self.handedOver = False
+        self.block: dict[int, Reply] = {}
+        self.final: Reply | None = None
+        self._sender: Reply | None = None
+        self._recipients: list[Reply] = []
+        self._refusal: Reply | None = None
+
+    def refuseAll(self, reply: Reply) -> None:
+        """
+        Nothing can be sent: this is everybody's answer.
+        """
+        self._refusal = reply
+
+    @property
+    def senderAccepted(self) -> bool:
+        """
+        Whether MAIL FROM was accepted.
+        """
+        return self._sender is not None and self._sender.isPositive
+
+    @property
+    def waiting(self) -> list[int]:
+        """
+        The recipients that are in (2xx or 352).
+        """
+        return [i for i, reply in enumerate(self._recipients) if reply.code < 400]
+
+    @property
+    def listed(self) -> list[int]:
+        """
+        The recipients that a 353 has replies for (D-10, P-6).
+        """
+        if self.form is Form.DEFERRALS:
+            return [i for i, reply in enumerate(self._recipients) if reply.code == 352]
+        return self.waiting if self.form is Form.PRDR else []
+
+    def commands(self) -> list[str]:
+        """
+        The envelope as commands, with the parameters that are offered; and
+        DATA, where the message does not go in a chunk.
+        """
+        commands = [self._mail()]
+        for index, recipient in enumerate(self.outgoing.recipients):
+            more = self.outgoing.recipientParameters.get(index, ())
+            words = [text for keyword, text in more if keyword in self._capabilities]
+            commands.append(" ".join([f"RCPT TO:<{recipient}>", *words]))
+        return commands if self.chunks else [*commands, "DATA"]
+
+    def _mail(self) -> str:
+        outgoing, offered = self.outgoing, self._capabilities
+        words = [f"MAIL FROM:<{outgoing.sender}>"]
+        if "SIZE" in offered:
+            words.append(f"SIZE={outgoing.size}")
+        if outgoing.binary:
+            words.append("BODY=BINARYMIME")
+        elif outgoing.eightBit or (outgoing.needsUTF8 and "8BITMIME" in offered):
+            words.append("BODY=8BITMIME")
+        if outgoing.needsUTF8:
+            words.append("SMTPUTF8")
+        if outgoing.requireTLS:
+            words.append("REQUIRETLS")
+        words += [text for keyword, text in outgoing.parameters if keyword in offered]
+        if self.form in PREFERENCE:
+            words.append(self.form.name)
+        return " ".join(words)
+
+    def wants(self, command: str) -> bool:
+        """
+        Whether this command still makes sense, after the replies so far.
+        """
+        if command.startswith("MAIL"):
+            return True
+        return self.senderAccepted and (command != "DATA" or bool(self.waiting))
+
+    def answered(self, command: str, reply: Reply) -> None:
+        """
+        The reply to one of L{commands}.
+
+        @raise PeerError: it is none that there can be.
+        """
+        if command.startswith("MAIL"):
+            self._sender = reply
+            if not reply.isPositive:
+                self._refusal = reply
+        elif command.startswith("RCPT"):
+            if reply.isIntermediate and not (reply.code == 352 and self.form is Form.DEFERRALS):
+                raise PeerError(f"RCPT TO was answered {reply}")
+            self._recipients.append(reply)
+        elif reply.code == 354:
+            self.begun = True
+        elif self.waiting:
+            self.final = reply if reply.code >= 400 else None
+
+    def result(self, lost: str = "") -> Result:
+        """
+        What it all comes to.
+
+        @param lost: why the connection was given up, if it was.
+        """
+        recipients, missing = self.outgoing.recipients, R451_NOT_ASKED
+        if lost:
+            missing = Reply(451, "4.4.2", f"no answer: {lost}")
+        replies = [*self._recipients, *[missing] * (len(recipients) - len(self._recipients))]
+        block, final = self.block, self.final
+        if self._refusal is not None:
+            replies, final = [self._refusal] * len(recipients), self._refusal
+        elif self.form is Form.LMTP and final is not None:
+            block, final = dict.fromkeys(self.waiting, final), None
+        found = weigh(recipients, replies, self.form, block, final, missing)
+        answers = found.answers
+        if not self.handedOver:
+            answers = tuple(
+                attrs.evolve(answer, stage="envelope") if answer.stage == "none" else answer
+                for answer in answers
+            )
+        return Result(
+            answers,
+            final,
+            self.form,
+            found.enumerated,
+            self._sender,
+            self.handedOver,
+            lost,
+        )

@@ -1,0 +1,68 @@
+"""
+TLS towards other servers: with whoever answers, or with the right one only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    TLSVersion,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+from zope.interface import implementer
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class Unverified:
+    """
+    TLS with whoever answers: nobody can read along, unless he sits in between.
+
+    @param host: the name to ask for (SNI), where it is one.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        options = CertificateOptions(verify=False, raiseMinimumTo=TLSVersion.TLSv1_2)
+        self._context = options.getContext()
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> Any:
+        """
+        See L{IOpenSSLClientConnectionCreator}.
+        """
+        connection = SSL.Connection(self._context, None)
+        connection.set_app_data(tlsProtocol)
+        if any(c.isalpha() for c in self._host) and ":" not in self._host:
+            connection.set_tlsext_host_name(self._host.encode("ascii"))
+        return connection
+
+
+def trusted(path: str) -> Any:
+    """
+    The certificates in a file (PEM).  Blocks.
+
+    @raise ValueError: there are none.
+    """
+    mark = b"-----BEGIN CERTIFICATE-----"
+    with open(path, "rb") as file:
+        _, *pieces = file.read().split(mark)
+    if not pieces:
+        raise ValueError(f"no certificate in {path}")
+    return trustRootFromCertificates([Certificate.loadPEM(mark + piece) for piece in pieces])
+
+
+def verifying(host: str, trustRoot: Any = None) -> Any:
+    """
+    TLS with a server whose certificate says that it is C{host}, and whose
+    issuer is trusted; otherwise none.
+
+    @param trustRoot: L{trusted}'s; by default those that the system trusts.
+    """
+    return optionsForClientTLS(
+        host, trustRoot, extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2}
+    )

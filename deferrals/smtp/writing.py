@@ -1,0 +1,124 @@
+"""
+A message onto the wire: as fast as the server reads it, behind DATA with its
+dots stuffed, behind BDAT as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.errors import PeerError
+
+
+class Stuffing:
+    """
+    Dot-stuffing (RFC 5321 §4.5.2) of a message in chunks of any size.
+    """
+
+    def __init__(self) -> None:
+        self._last = b"\r\n"
+
+    def feed(self, chunk: bytes) -> bytes:
+        """
+        @return: the chunk as it goes over the wire.
+        """
+        if not chunk:
+            return b""
+        seam = self._last
+        stuffed = (seam + chunk).replace(b"\r\n.", b"\r\n..")[len(seam) :]
+        self._last = (seam + chunk)[-2:]
+        return stuffed
+
+    def end(self) -> bytes:
+        """
+        @return: what ends the message.
+        """
+        return b".\r\n" if self._last == b"\r\n" else b"\r\n.\r\n"
+
+
+class Exactly:
+    """
+    A message behind C{BDAT n LAST}: as many octets as were announced, or none
+    of what follows could be understood (RFC 3030 §2).
+
+    @param octets: how many.
+    """
+
+    def __init__(self, octets: int) -> None:
+        self._left = octets
+
+    def feed(self, chunk: bytes) -> bytes:
+        """
+        @return: the chunk as it is.
+        @raise ValueError: there are more octets than were announced.
+        """
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise ValueError("the message is longer than it was")
+        return chunk
+
+    def end(self) -> bytes:
+        """
+        @return: nothing.
+        @raise ValueError: there are fewer octets than were announced.
+        """
+        if self._left:
+            raise ValueError("the message is shorter than it was")
+        return b""
+
+
+@implementer(IPullProducer)
+class MessageProducer:
+    """
+    Writes a message.
+
+    @param form: L{Stuffing} or L{Exactly}.
+    @param progress: called whenever the server has taken something.
+    @ivar done: fires when all of it is written; fails where it cannot be read.
+    """
+
+    def __init__(
+        self, transport: Any, chunks: Iterator[bytes], form: Any, progress: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._chunks = chunks
+        self._form = form
+        self._progress = progress
+        self.done: Deferred[None] = Deferred()
+
+    def resumeProducing(self) -> None:
+        """
+        The next chunk.
+        """
+        self._progress()
+        try:
+            # A transport does not ask again after an empty write.
+            chunk = next(filter(None, self._chunks), None)
+            octets = self._form.end() if chunk is None else self._form.feed(chunk)
+        except Exception:
+            self._transport.unregisterProducer()
+            self._finish(Failure(PeerError("the message could not be read")))
+            return
+        self._transport.write(octets)
+        if chunk is None:
+            self._transport.unregisterProducer()
+            self._finish(None)
+
+    def stopProducing(self) -> None:
+        """
+        The connection is gone, or nobody wants the message any longer.
+        """
+        self._finish(Failure(PeerError("the connection was lost")))
+
+    def _finish(self, result: Any) -> None:
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+        if not self.done.called:
+            self.done.callback(result)

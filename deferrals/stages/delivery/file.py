@@ -1,0 +1,96 @@
+"""
+Delivery into a directory: each copy a file of its own, complete from the moment
+it has its name.
+
+The name follows from the transaction and the recipient, so that a delivery that
+is repeated after a crash replaces the first one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import attrs
+from zope.interface import implementer
+
+from deferrals.interfaces import IDeliveryStage
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.settings import checked
+from deferrals.model.verdict import Delivered, Outcome
+from deferrals.stages.delivery.copy import final
+from deferrals.stages.delivery.places import (
+    cannotWrite,
+    inThreads,
+    makeDirectories,
+    place,
+    template,
+    withLF,
+    writeDurably,
+)
+
+
+@attrs.frozen
+class FileSettings:
+    """
+    @ivar path: the directory, which is made if it is not there; C{{domain}} and
+        C{{local}} stand for the parts of the address, as in C{maildir}.
+    @ivar line_ends: C{"crlf"} keeps the message's octets; C{"lf"} writes them
+        the way older programs expect.
+    """
+
+    path: str = attrs.field(validator=checked(template))
+    line_ends: Literal["crlf", "lf"] = "crlf"
+
+
+@implementer(IDeliveryStage)
+class FileDelivery:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    def __init__(self, settings: FileSettings, services: Any) -> None:
+        self._settings = settings
+        self._services = services
+
+    @property
+    def takesBinary(self) -> bool:
+        """
+        See L{IDeliveryStage}.
+        """
+        return self._settings.line_ends == "crlf"
+
+    def destination(self, recipient: Recipient) -> str:
+        """
+        See L{IDeliveryStage.destination}.
+        """
+        return "file"
+
+    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
+        """
+        See L{IDeliveryStage.deliver}.
+        """
+        return inThreads(self._services, self._write, recipients, message, envelope)
+
+    def _write(self, message: Any, envelope: Envelope, addressee: Addressee) -> Outcome:
+        """
+        One copy (in a thread).
+        """
+        directory = place(self._services.baseDir, self._settings.path, addressee.recipient.address)
+        name = f"{envelope.id}-{addressee.seq}.eml"
+        copy = final(message, envelope, self._services.hostname, addressee)
+        chunks: Iterable[bytes] = copy.chunks()
+        if self._settings.line_ends == "lf":
+            chunks = withLF(chunks)
+        try:
+            makeDirectories(directory)
+            writeDurably(
+                os.path.join(directory, f".{name}.tmp"), os.path.join(directory, name), chunks
+            )
+        except OSError as error:
+            return cannotWrite(error)
+        return Delivered()

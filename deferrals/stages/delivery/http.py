@@ -1,0 +1,160 @@
+"""
+Delivery into a web service: the message is POSTed, with the same request headers
+as the content stage C{http} sends.
+
+The status is the outcome: 2xx delivered, 4xx failed, 429 and 5xx retried, not
+before what C{Retry-After} says.
+"""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import attrs
+from twisted.internet.defer import CancelledError, inlineCallbacks
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from deferrals.interfaces import IDeliveryStage
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
+from deferrals.model.settings import Seconds, checked, positive
+from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.stages.content.http import requestHeaders
+from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
+from deferrals.stages.web import WebClient, httpURL
+from deferrals.waiting import Slots, together, withDeadline
+
+_log = Logger(namespace="deferrals.delivery")
+
+
+@attrs.frozen
+class HTTPDeliverySettings:
+    """
+    @ivar url: where the message is POSTed.
+    @ivar timeout: for the whole request.
+    @ivar request: C{"recipient"}: a request, and an outcome, for each
+        recipient; C{"all"}: one request for all whose copies are the same.
+    @ivar connections: requests under way at once; the next one waits.
+    """
+
+    url: str = attrs.field(validator=checked(httpURL))
+    timeout: Seconds = attrs.field(default=Seconds(60), validator=checked(positive))
+    request: Literal["recipient", "all"] = "recipient"
+    connections: int = attrs.field(default=10, validator=checked(positive))
+
+
+class _Source:
+    """
+    A copy that a request can read anew each time it is tried.
+    """
+
+    def __init__(self, copy: Copy) -> None:
+        self._copy = copy
+
+    def open(self) -> CopyFile:
+        return CopyFile(self._copy.chunks())
+
+
+@implementer(IDeliveryStage)
+class HTTPDelivery:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    takesBinary = True
+
+    def __init__(self, settings: HTTPDeliverySettings, services: Any) -> None:
+        self._settings = settings
+        self._reactor = services.reactor
+        self._hostname = services.hostname
+        self._web = WebClient(services.reactor, settings.connections)
+        self._slots = Slots(settings.connections)
+
+    def destination(self, recipient: Recipient) -> str:
+        """
+        See L{IDeliveryStage.destination}.
+        """
+        return f"http {self._settings.url}"
+
+    @inlineCallbacks
+    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
+        """
+        See L{IDeliveryStage.deliver}.
+        """
+        if self._settings.request == "all":
+            groups = byMarks(recipients)
+            copies = [relayed(message, envelope, self._hostname, group) for group in groups]
+        else:
+            groups = [[addressee] for addressee in recipients]
+            copies = [final(message, envelope, self._hostname, one) for one in recipients]
+        sending = [
+            self._send(envelope, group, copy) for group, copy in zip(groups, copies, strict=True)
+        ]
+        outcomes = yield together(sending)
+        return {
+            addressee: outcome
+            for group, outcome in zip(groups, outcomes, strict=True)
+            for addressee in group
+        }
+
+    @inlineCallbacks
+    def _send(self, envelope: Envelope, group: list[Addressee], copy: Copy) -> Any:
+        """
+        One request.  What fails here is its recipients' alone.
+        """
+        headers = requestHeaders(envelope, group)
+        yield self._slots.acquire()
+        try:
+            status, _, answer = yield withDeadline(
+                self._reactor,
+                self._settings.timeout,
+                self._web.exchange,
+                *("POST", self._settings.url, headers, _Source(copy)),
+            )
+        except CancelledError:
+            raise
+        except Exception as error:
+            words = f"{type(error).__name__} {error}".strip()
+            _log.warn(
+                "{transaction}: {url}: {error}",
+                transaction=envelope.id,
+                url=self._settings.url,
+                error=words,
+            )
+            return Retry(Reply(451, "4.4.1", f"the service does not answer: {words[:200]}"))
+        finally:
+            self._slots.release()
+        after = (answer.getRawHeaders("retry-after") or [""])[0]
+        return outcomeOf(status, after, self._reactor.seconds())
+
+
+def outcomeOf(status: int, retryAfter: str, now: float) -> Outcome:
+    """
+    What an HTTP status comes to.
+
+    @param retryAfter: the header's value (RFC 9110 §10.2.3); empty for none.
+    @param now: seconds since the epoch.
+    """
+    if 200 <= status < 300:
+        return Delivered(Reply(250, "2.0.0", f"HTTP status {status}"))
+    if 400 <= status < 500 and status != 429:
+        return Failed(
+            Reply(550, "5.3.0", f"the service refuses the message (HTTP status {status})")
+        )
+    reply = Reply(451, "4.3.0", f"the service cannot take the message now (HTTP status {status})")
+    return Retry(reply, after=_seconds(retryAfter, now))
+
+
+def _seconds(value: str, now: float) -> float | None:
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None

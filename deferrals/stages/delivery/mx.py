@@ -1,0 +1,202 @@
+"""
+Delivery to the mail servers of the recipients' domains, as DNS names them.
+
+Each domain goes its own way.  Where to is in L{deferrals.stages.delivery.route},
+what is tried again in L{deferrals.stages.delivery.handover}.  TLS is with
+whoever answers: unsigned DNS cannot say who that should be.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import attrs
+from twisted.internet.defer import CancelledError, inlineCallbacks
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from deferrals.interfaces import IDeliveryStage
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.networks import dnsServers
+from deferrals.model.outgoing import Hop, Timeouts
+from deferrals.model.reply import R451_LOCAL_ERROR
+from deferrals.model.sending import R550_NO_REQUIRETLS
+from deferrals.model.settings import checked, positive
+from deferrals.model.verdict import Failed, Retry
+from deferrals.stages.delivery.handover import (
+    ConnectionSettings,
+    Handover,
+    forms,
+)
+from deferrals.stages.delivery.route import Names, NoRoute, Router, Target
+from deferrals.waiting import together
+
+_log = Logger(namespace="deferrals.delivery")
+
+#: Nothing in the outside world has its mail server at one of these.
+_NEVER = (
+    *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
+    *("::/127", "fe80::/10", "ff00::/8"),
+)
+
+
+def _port(value: int) -> None:
+    if not 0 < value < 65536:
+        raise ValueError("a port, 1 to 65535")
+
+
+def networks(values: Sequence[str]) -> tuple[Any, ...]:
+    """
+    @raise ValueError: one of them is no network.
+    """
+    try:
+        return tuple(map(ipaddress.ip_network, values))
+    except ValueError:
+        raise ValueError("networks such as 192.0.2.0/24") from None
+
+
+@attrs.frozen(kw_only=True)
+class MXSettings(ConnectionSettings):
+    """
+    @ivar port: where mail servers listen.
+    @ivar tls: C{"none"}; C{"opportunistic"}, where it can be had;
+        C{"required"}, TLS or nothing.
+    @ivar dns: the DNS servers that are asked, each perhaps with C{:PORT}; by
+        default those of the whole configuration.
+    @ivar ipv6: whether mail servers are tried at their IPv6 addresses, too.
+    @ivar own: names and addresses by which others reach this server, beside
+        its C{hostname} and the addresses where it listens: a public address
+        that is translated, another member of a cluster.
+    @ivar never: networks to which no mail is sent, whatever DNS says.
+    @ivar hosts: how many addresses of a domain's servers are tried in one
+        attempt.
+    @ivar ask: the extensions that give each recipient an answer, as far as a
+        server offers them.
+    @ivar chunking: whether to use BDAT where it is offered.
+    @ivar max_hops: a message with more Received fields is in a loop, 554 5.4.6.
+    """
+
+    port: int = attrs.field(default=25, validator=checked(_port))
+    tls: Literal["none", "opportunistic", "required"] = "opportunistic"
+    dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
+    ipv6: bool = True
+    own: tuple[str, ...] = ()
+    never: tuple[str, ...] = attrs.field(default=_NEVER, validator=checked(networks))
+    hosts: int = attrs.field(default=10, validator=checked(positive))
+    ask: tuple[str, ...] = attrs.field(default=("deferrals", "prdr"), validator=checked(forms))
+    chunking: bool = True
+    max_hops: int = attrs.field(default=30, validator=checked(positive))
+
+
+@implementer(IDeliveryStage)
+class MXDelivery:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    def __init__(self, settings: MXSettings, services: Any) -> None:
+        self._settings = settings
+        self._services = services
+        self._own = {services.hostname.lower(), *(name.lower() for name in settings.own)}
+        self._never = networks(settings.never)
+        servers = dnsServers(settings.dns)
+        self._router = Router(
+            Names(lambda: services.resolver(servers), services.reactor),
+            random.SystemRandom().shuffle,
+            self._isOurs,
+            self._mayReach,
+            settings.hosts,
+            settings.ipv6,
+        )
+        self._handover = Handover(services, settings.max_hops, "relayed")
+
+    def _isOurs(self, name: str) -> bool:
+        if name in self._own:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return bool(self._services.listensOn(name, self._settings.port))
+
+    def _mayReach(self, address: str) -> bool:
+        found = ipaddress.ip_address(address)
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        return not any(found.version == net.version and found in net for net in self._never)
+
+    def destination(self, recipient: Recipient) -> str:
+        """
+        See L{IDeliveryStage.destination}.
+        """
+        return f"mx {self._domain(recipient)}"
+
+    def _domain(self, recipient: Recipient) -> str:
+        return recipient.address.domain or str(self._services.hostname)
+
+    @inlineCallbacks
+    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
+        """
+        See L{IDeliveryStage.deliver}.
+        """
+        if envelope.parameters.requireTLS:
+            # RFC 8689 §4.2.1: nobody vouches for what DNS says.
+            return dict.fromkeys(recipients, Failed(R550_NO_REQUIRETLS))
+        domains: dict[str, list[Addressee]] = {}
+        for addressee in recipients:
+            domains.setdefault(self._domain(addressee.recipient), []).append(addressee)
+        outcomes = {}
+        for found in (
+            yield together(
+                [
+                    self._toDomain(message, envelope, domain, group)
+                    for domain, group in domains.items()
+                ]
+            )
+        ):
+            outcomes.update(found)
+        return outcomes
+
+    @inlineCallbacks
+    def _toDomain(
+        self, message: Any, envelope: Envelope, domain: str, group: list[Addressee]
+    ) -> Any:
+        """
+        What fails here is this domain's alone.
+        """
+        try:
+            targets = yield self._router.route(domain)
+            hops = [self._hop(target) for target in targets]
+            return (yield self._handover.deliver(message, envelope, group, hops))
+        except NoRoute as error:
+            return dict.fromkeys(group, error.outcome)
+        except CancelledError:
+            raise
+        except Exception:
+            _log.failure("{transaction}: mail for {domain}", transaction=envelope.id, domain=domain)
+            return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
+
+    def _hop(self, target: Target) -> Hop:
+        settings = self._settings
+        host = quoteStringArgument(target.address)
+        return Hop(
+            f"tcp:host={host}:port={settings.port}:timeout=30",
+            f"{target.name} [{target.address}]:{settings.port}",
+            target.name,
+            forms=forms(settings.ask),
+            security=settings.tls,
+            chunking=settings.chunking,
+            notOurselves=True,
+            connections=settings.connections,
+            messages=settings.messages,
+            recipients=settings.recipients,
+            idleSeconds=settings.idle_timeout,
+            timeouts=Timeouts(settings.timeout),
+        )

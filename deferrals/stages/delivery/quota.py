@@ -1,0 +1,80 @@
+"""
+How much is in a Maildir: the sizes of its messages, its folders' included
+(Maildir++), C{tmp} not.
+
+Sizes are read off file names where these say so (C{,S=…}, as we, Dovecot and
+Courier write them).  A directory that has not changed since it was last read is
+not read again.  Everything here blocks: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+
+_SIZE = re.compile(r",S=(\d+)")
+
+#: A directory that changed as lately as this may change again within the same
+#: tick of its clock, and is read again, in seconds.
+SETTLED_SECONDS = 2.0
+
+#: How many directories are remembered.
+MAX_REMEMBERED = 100_000
+
+
+class Usage:
+    """
+    Remembers directories.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[int, int]] = OrderedDict()
+
+    def octets(self, maildir: str, now: float) -> int:
+        """
+        @param now: seconds since the epoch.
+        @return: 0 where there is no such Maildir.
+        """
+        boxes = [maildir]
+        try:
+            with os.scandir(maildir) as entries:
+                boxes += [entry.path for entry in entries if entry.name.startswith(".")]
+        except FileNotFoundError:
+            return 0
+        return sum(
+            self._directory(os.path.join(box, name), now)
+            for box in boxes
+            for name in ("cur", "new")
+        )
+
+    def _directory(self, path: str, now: float) -> int:
+        try:
+            changed = os.stat(path).st_mtime_ns
+            known = self._known.get(path)
+            if known is not None and known[0] == changed:
+                return known[1]
+            total = _total(path)
+        except (FileNotFoundError, NotADirectoryError):
+            self._known.pop(path, None)
+            return 0
+        if now - changed / 1e9 > SETTLED_SECONDS:
+            self._known[path] = (changed, total)
+            while len(self._known) > MAX_REMEMBERED:
+                self._known.popitem(last=False)
+        return total
+
+
+def _total(path: str) -> int:
+    total = 0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            size = _SIZE.search(entry.name)
+            if size is not None:
+                total += int(size[1])
+                continue
+            try:
+                total += entry.stat().st_size
+            except FileNotFoundError:  # moved or deleted meanwhile
+                continue
+    return total

@@ -1,0 +1,152 @@
+"""
+The delivery C{pipe}, with real programs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from twisted.internet.defer import CancelledError, inlineCallbacks
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from deferrals.model.settings import Seconds
+from deferrals.model.verdict import Delivered, Failed, Retry
+from deferrals.stages.delivery.pipe import PipeDelivery, PipeSettings
+from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage
+
+
+class PipeTests(TestCase):
+    """
+    L{PipeDelivery}.
+    """
+
+    def stage(self, *words: str, **settings: Any) -> PipeDelivery:
+        from twisted.internet import reactor
+
+        self.directory = os.path.abspath(self.mktemp())
+        os.mkdir(self.directory)
+        services = FakeServices(self.directory, reactor)
+        services.inThread = deferToThread  # type: ignore[method-assign, assignment]
+        return PipeDelivery(PipeSettings(words, **settings), services)
+
+    def script(self, text: str, *arguments: str, **settings: Any) -> PipeDelivery:
+        return self.stage(
+            sys.executable, "-c", text.replace("{", "{{").replace("}", "}}"), *arguments, **settings
+        )
+
+    @inlineCallbacks
+    def outcome(self, stage: PipeDelivery, address: str = "a@x.example") -> Any:
+        people = makeAddressees(address)
+        found = yield stage.deliver(
+            makeMessage(b"Subject: x\r\n\r\nhello\r\n"), makeEnvelope(), people
+        )
+        return found[people[0]]
+
+    @inlineCallbacks
+    def test_delivered(self) -> Any:
+        """The message is on stdin, with the line ends of programs; 0 is delivered."""
+        stage = self.script("import sys; open('got','wb').write(sys.stdin.buffer.read())")
+        self.assertIsInstance((yield self.outcome(stage)), Delivered)
+        with open(os.path.join(self.directory, "got"), "rb") as file:
+            got = file.read()
+        self.assertTrue(got.startswith(b"Return-Path: <sender@example.com>\nDelivered-To: a@x"))
+        self.assertTrue(got.endswith(b"\n\nhello\n"))
+        self.assertNotIn(b"\r", got)
+
+    @inlineCallbacks
+    def test_noShell(self) -> Any:
+        """An address is one word, whatever it has; the environment is small."""
+        stage = self.script(
+            "import sys, os; print(sys.argv[1:], sorted(os.environ))",
+            "--to={recipient}",
+            "{sender}",
+        )
+        outcome = yield self.outcome(stage, '"a b;$(touch x)`"@x.example')
+        self.assertIn("--to=", outcome.reply.text)
+        self.assertIn("$(touch x)`", outcome.reply.text)
+        self.assertIn("'RECIPIENT', 'SENDER', 'TRANSACTION'", outcome.reply.text)
+        self.assertEqual(os.listdir(self.directory), [])
+
+    @inlineCallbacks
+    def test_exits(self) -> Any:
+        """sysexits.h."""
+        for status, kind, enhanced in (
+            (65, Failed, "5.6.0"),
+            (67, Failed, "5.1.1"),
+            (75, Retry, "4.3.0"),
+            (78, Retry, "4.3.5"),
+            (77, Failed, "5.7.0"),
+            (1, Failed, "5.3.0"),
+        ):
+            stage = self.script(f"import sys; print('no  way'); sys.exit({status})")
+            outcome = yield self.outcome(stage)
+            self.assertEqual((type(outcome), outcome.reply.enhanced), (kind, enhanced))
+            self.assertEqual(outcome.reply.text, "the program says: no way")
+
+    @inlineCallbacks
+    def test_signal(self) -> Any:
+        """A program that dies of a signal is tried again; so is one that is not there."""
+        stage = self.script("import os; os.kill(os.getpid(), 9)")
+        self.assertIsInstance((yield self.outcome(stage)), Retry)
+        outcome = yield self.outcome(self.stage("/no/such/program"))
+        self.assertEqual((type(outcome), outcome.reply.enhanced), (Retry, "4.3.5"))
+
+    @inlineCallbacks
+    def test_timeout(self) -> Any:
+        """One that takes too long is killed."""
+        stage = self.script(
+            "import os, time; open('pid','w').write(str(os.getpid())); time.sleep(600)",
+            timeout=Seconds(3),
+        )
+        outcome = yield self.outcome(stage)
+        self.assertEqual(outcome.reply.text, "the program takes too long")
+        yield self._gone()
+
+    @inlineCallbacks
+    def _gone(self) -> Any:
+        with open(os.path.join(self.directory, "pid"), encoding="ascii") as file:
+            pid = int(file.read())
+        for _ in range(200):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                yield deferToThread(time.sleep, 0.1)  # its pipes are closed behind it
+                return
+            yield deferToThread(time.sleep, 0.05)
+        self.fail("it still runs")
+
+    @inlineCallbacks
+    def test_output(self) -> Any:
+        """One that says too much is killed; what is not read does no harm."""
+        stage = self.script("while True: print('x' * 1000)", output=10_000)
+        self.assertEqual((yield self.outcome(stage)).reply.text, "the program says too much")
+        stage = self.script("pass")
+        people = makeAddressees("a@x.example")
+        found = yield stage.deliver(
+            makeMessage(b"\r\n" + b"x\r\n" * 500_000), makeEnvelope(), people
+        )
+        self.assertIsInstance(found[people[0]], Delivered)
+
+    @inlineCallbacks
+    def test_cancelled(self) -> Any:
+        """Cancelled, it is killed, and its place is free."""
+        stage = self.script(
+            "import os, time; open('new','w').write(str(os.getpid())); os.rename('new', 'pid');"
+            " time.sleep(600)"
+        )
+        d = self.outcome(stage)
+        while not os.path.exists(os.path.join(self.directory, "pid")):
+            yield deferToThread(time.sleep, 0.05)
+        d.cancel()
+        yield self.assertFailure(d, CancelledError)
+        self.assertEqual(stage._slots.free, 5)
+        yield self._gone()
+
+    def test_settings(self) -> None:
+        """An absolute path, and words that can be filled."""
+        for words in ((), ("program",), ("/bin/x", "{nobody}"), ("/bin/x", "{")):
+            self.assertRaises(ValueError, PipeSettings, words)

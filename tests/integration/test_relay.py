@@ -1,0 +1,292 @@
+"""
+Other servers behind ours: Exim, Postfix, another one of our own, and a next hop
+that drops connections.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+
+from tests.integration.daemons import Exim, Postfix
+from tests.integration.stores import Dovecot
+from tests.integration.support import (
+    CONFIG,
+    ROOT,
+    IntegrationCase,
+    Process,
+    Server,
+    cli,
+    message,
+    path,
+    program,
+    run,
+    spam,
+    until,
+)
+
+RELAY = """
+hostname = "relay.example.net"
+
+[[listen]]
+endpoint = "tcp:0:interface=127.0.0.1"
+
+[policies.open]
+envelope = "accept"
+
+[[recipients]]
+match = "*"
+policy = "open"
+allow = ["127.0.0.0/8"]
+deliver = {{ use = "smtp", endpoint = "tcp:127.0.0.1:{port}", retry = 1{more} }}
+"""
+
+#: Somebody who is judged before his mail goes on.
+BOXER = """
+[policies.spam]
+content = [ {{ use = "match", rules = [ {{ test = "gtube" }} ] }} ]
+
+[[recipients]]
+match = "boxer@b.example.net"
+policy = "spam"
+deliver = {{ use = "smtp", endpoint = "tcp:127.0.0.1:{port}", retry = 1 }}
+"""
+
+
+class RelayCase(IntegrationCase):
+    """
+    Our server as a relay.
+    """
+
+    def relay(self, port: int, more: str = "") -> Server:
+        return self.server(RELAY.format(port=port, more=f", {more}" if more else ""))
+
+    def send(
+        self, server: Server, *recipients: str, sender: str = "me@client.test", data: bytes = b""
+    ) -> None:
+        """
+        Our own client takes each recipient's answer.
+        """
+        name = self.mktemp()
+        with open(name, "wb") as file:
+            file.write(data or message())
+        words = [word for recipient in recipients for word in ("--rcpt", recipient)]
+        done = cli("send", "--to", f"127.0.0.1:{server.port}", "--from", sender, *words, name)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def logged(self, server: Server, pattern: str) -> None:
+        until(lambda: re.search(pattern, server.log), f"{pattern}\n{server.log}")
+
+
+class EximTests(RelayCase):
+    """
+    A real Exim with C{acl_smtp_data_prdr}.
+    """
+
+    def test_behind(self) -> None:
+        """Exim accepts, defers and denies under PRDR: each recipient's own outcome (P-11)."""
+        exim = Exim(self, daemon=True)
+        relay = self.relay(exim.port)
+        people = [f"{local}@exim.example.net" for local in ("lover", "waiter", "fighter", "other")]
+        self.send(relay, *people)
+        self.logged(relay, r"to=<lover@\S+> delivered by .* 250 ")
+        self.logged(relay, r"to=<other@\S+> delivered by .* 250 ")
+        self.logged(relay, r"to=<fighter@\S+> failed by .* 550 .*content refused by fighter")
+        self.logged(relay, r"to=<waiter@\S+> retry by .* 450 .*not now for waiter")
+        # Alone it is no PRDR transaction, and Exim's ACL is not asked: the mail is taken.
+        self.logged(relay, r"to=<waiter@\S+> delivered by")
+        with open(os.path.join(exim.directory, "log", "mainlog"), encoding="utf-8") as file:
+            self.assertEqual(len(re.findall(r"<= me@client\.test", file.read())), 2)
+
+    def test_chain(self) -> None:
+        """
+        Exim, our server, Exim, with PRDR on both legs: whom ours refuses, the
+        first one bounces; whom the last one refuses, ours has to (P-6, P-11).
+        """
+        behind = Exim(self, daemon=True)
+        relay = self.server(_withBoxer(behind.port))
+        front = Exim(self, f"127.0.0.1::{relay.port}")
+        people = [f"{local}@b.example.net" for local in ("lover", "boxer", "fighter")]
+        front.send(spam(), "me@client.test", *people)
+        self.assertRegex(front.log(), r"(=>|->) lover@b\.example\.net .* PRDR")
+        self.assertRegex(front.log(), r"(=>|->) fighter@b\.example\.net .* PRDR")
+        self.assertRegex(front.log(), r"\*\* boxer@b\.example\.net .*PRDR .*550 5\.7\.1")
+        self.logged(relay, r"to=<lover@\S+> delivered by")
+        self.logged(relay, r"to=<fighter@\S+> failed by .* 550 .*content refused by fighter")
+        self.assertRegex(behind.log(), r"<= me@client\.test .* PRDR")
+
+
+def _withBoxer(port: int) -> str:
+    head, rule, rest = RELAY.partition("[[recipients]]")
+    return (head + BOXER + rule + rest).format(port=port, more="")
+
+
+class ChainTests(RelayCase):
+    """
+    Our server behind our server.
+    """
+
+    def test_deferrals(self) -> None:
+        """
+        A sender asks for DEFERRALS, the first server asks the second: three
+        recipients, three outcomes, and only the third comes again (D-6, D-11).
+        """
+        behind = self.server(CONFIG)
+        front = self.relay(behind.port)
+        self.send(
+            front,
+            *("lover@example.net", "fighter@example.net", "waiter@example.net"),
+            data=spam(),
+        )
+        behind.arrived("lover")
+        self.logged(front, r"to=<fighter@\S+> failed by .* 550 5\.7\.1 .*spam is not wanted")
+        self.logged(front, r"to=<waiter@\S+> retry by .* 450 4\.7\.1 ")
+        self.assertRegex(behind.log, r"deferrals, 1 of 3 accepted")
+        until(lambda: behind.log.count("to=<waiter@") > 1, "another attempt")
+        self.assertEqual(behind.log.count("to=<lover@example.net> content"), 1)
+        self.assertEqual(len(behind.mail("lover")), 1)
+
+    def test_allow(self) -> None:
+        """A stranger gets 550 5.7.1, relaying denied."""
+        config = RELAY.format(port=1, more="").replace("127.0.0.0/8", "192.0.2.0/24")
+        dialogue = self.dialogue(self.server(config).port)
+        dialogue.reply()
+        *_, reply = dialogue.say("EHLO x", "MAIL FROM:<a@client.test>", "RCPT TO:<b@client.test>")
+        self.assertRegex(reply, r"550 5\.7\.1 .*relaying denied")
+
+
+class SmarthostTests(RelayCase):
+    """
+    Postfix as a smarthost.
+    """
+
+    def certificate(self) -> tuple[str, str]:
+        """
+        A certificate for C{localhost}, and its key.
+        """
+        directory = self.directory()
+        paths = [os.path.join(directory, f"{name}.pem") for name in ("cert", "key")]
+        done = run(
+            [
+                *(program("openssl"), "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"),
+                *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"),
+                *("-addext", "subjectAltName=DNS:localhost", "-out", paths[0], "-keyout", paths[1]),
+            ]
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return paths[0], paths[1]
+
+    def test_smarthost(self) -> None:
+        """
+        TLS with a verified certificate, AUTH with SCRAM-SHA-256, connections
+        that are used again, 8BITMIME and DSN: through a real Postfix.
+        """
+        behind = self.server(CONFIG)
+        dovecot = Dovecot(self)
+        certificate, key = self.certificate()
+        postfix = Postfix(
+            self,
+            f"smtp:[127.0.0.1]:{behind.port}",
+            f"smtpd_tls_security_level = encrypt\nsmtpd_tls_cert_file = {certificate}\n"
+            f"smtpd_tls_key_file = {key}\nsmtpd_tls_loglevel = 1\nsmtpd_sasl_auth_enable = yes\n"
+            f"smtpd_sasl_type = dovecot\nsmtpd_sasl_path = {dovecot.auth}\n"
+            "smtpd_relay_restrictions = permit_sasl_authenticated, reject\n",
+        )
+        login = f'user = "me@example.net", password = "secret", tls_ca = "{certificate}"'
+        relay = self.relay(postfix.port, f'{login}, tls_name = "localhost"')
+        for _ in range(3):
+            self.send(relay, "lover@example.net", "other@example.net")
+        behind.arrived("lover", 3)
+        behind.arrived("other", 3)
+        self.assertIn("sasl_method=SCRAM-SHA-256, sasl_username=me@example.net", postfix.log())
+        self.assertEqual(postfix.log().count("TLS connection established"), 1, postfix.log())
+        # A certificate of another name, or of nobody that is trusted: nothing is sent.
+        for more in (f'{login}, tls_name = "other.example"', login.partition(", tls_ca")[0]):
+            more += "" if "tls_name" in more else ', tls_name = "localhost"'
+            other = self.relay(postfix.port, more)
+            self.send(other, "lover@example.net")
+            self.logged(other, r"retry by .* 451 4\.7\.5 .*(certificate|TLS)")
+        self.assertEqual(len(behind.mail("lover")), 3)
+
+    def test_wrongPassword(self) -> None:
+        """A wrong password is a reason to wait, and is never in the log."""
+        dovecot = Dovecot(self)
+        certificate, key = self.certificate()
+        postfix = Postfix(
+            self,
+            "discard:",
+            f"smtpd_tls_security_level = may\nsmtpd_tls_cert_file = {certificate}\n"
+            f"smtpd_tls_key_file = {key}\nsmtpd_sasl_auth_enable = yes\n"
+            f"smtpd_sasl_type = dovecot\nsmtpd_sasl_path = {dovecot.auth}\n",
+        )
+        relay = self.relay(postfix.port, 'user = "me", password = "pa55word", tls = "required"')
+        self.send(relay, "lover@example.net")
+        self.logged(relay, r"retry by .* AUTH was answered 535")
+        self.assertNotIn("pa55word", relay.log)
+
+
+class DropTests(RelayCase):
+    """
+    A next hop that drops the connection after each possible octet of what it
+    says to the data.
+    """
+
+    def peer(self, **spec: object) -> tuple[int, str]:
+        """
+        @return: the port of L{tests.peer} as a program, and its account.
+        """
+        directory = self.directory()
+        name = os.path.join(directory, "spec.json")
+        account = os.path.join(directory, "account")
+        with open(name, "w", encoding="utf-8") as file:
+            json.dump({**spec, "account": account, "drops": True}, file)
+        argv = [sys.executable, "-m", "tests.peer", name]
+        process = Process(
+            argv,
+            os.path.join(directory, "log"),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path(ROOT)},
+        )
+        self.addCleanup(process.kill)
+        found = process.ready(
+            lambda: re.search(r"listening on (\d+)", process.output()), "the next hop"
+        )
+        return int(found[1]), account
+
+    def test_everyOctet(self) -> None:
+        """
+        Nobody is lost, nobody gets a second copy, nobody gets another's
+        outcome (D-11, D-21, P-10, P-11).
+        """
+        block = {"bad@x.example": "550 5.6.0 bad"}
+        answer = "353 wait\r\n250 2.1.5 ok\r\n550 5.6.0 bad\r\n250 2.1.5 ok\r\n250 2.6.0 taken\r\n"
+        people = ["good@x.example", "bad@x.example", "best@x.example"]
+        port, account = self.peer(keywords=["PIPELINING", "PRDR"], block=block)
+        relay = self.relay(port, 'ask = ["prdr"]')
+        dialogue = self.dialogue(relay.port)
+        dialogue.reply()
+        dialogue.say("EHLO client.test")
+        senders = [f"drop-{end}@client.test" for end in range(len(answer) + 1)]
+        for number, sender in enumerate(senders):
+            # One that goes well in between: else the hop is taken to be down.
+            for one in (sender, f"fine-{number}@client.test"):
+                dialogue.say(f"MAIL FROM:<{one}>", *(f"RCPT TO:<{x}>" for x in people), "DATA")
+                said = dialogue.say("Subject: x\r\n\r\nhello\r\n.")[0]
+                ours = re.findall(r"id (\w+)", said)[0]
+                self.logged(relay, rf"{ours} to=<best@x\.example> (delivered|retry) by")
+        everyone = [*senders, *(f"fine-{number}@client.test" for number in range(len(senders)))]
+
+        def settled() -> bool:
+            ends = re.findall(r"to=<\w+@x\.example> (?:delivered|failed) by", relay.log)
+            return len(ends) >= 3 * len(everyone)
+
+        until(settled, f"all outcomes\n{relay.log[-2000:]}")
+        with open(account, encoding="utf-8") as file:
+            taken = Counter(tuple(json.loads(line)) for line in file)
+        wanted = [(sender, f"{x}@x.example") for sender in everyone for x in ("good", "best")]
+        self.assertEqual(taken, Counter(wanted))
+        failed = re.findall(r"to=<(\w+)@x\.example> failed by .* 550 5\.6\.0 bad", relay.log)
+        self.assertEqual(failed, ["bad"] * len(everyone))

@@ -1,0 +1,468 @@
+"""
+The pool of connections to other servers, against servers without sockets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from deferrals.errors import HopError
+from deferrals.interfaces import INextHops
+from deferrals.model.envelope import Form
+from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.smtp.nexthops import NextHops
+from tests.peer import EHLO, Network, Peer
+
+BODY = b"Subject: x\r\n\r\n.dot\r\n"
+
+
+def outgoing(*recipients: str, sender: str = "a@example.com", **more: Any) -> Outgoing:
+    return Outgoing(sender, recipients, len(BODY), lambda: iter([BODY]), **more)
+
+
+def codes(sent: Sent) -> list[int]:
+    return [answer.reply.code for answer in sent.answers]
+
+
+class HopsCase(SynchronousTestCase):
+    """
+    A network without sockets, and a way to it.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000_000)
+        self.network = Network(self.clock)
+        self.peer = self.network.peers["hop"] = Peer()
+        self.hops = NextHops(self.clock, "mx.example.net", self.network.connect, maybeDeferred)
+
+    def hop(self, **settings: Any) -> Hop:
+        return Hop("hop", "hop:25", "hop.example", **settings)
+
+    def start(self, hop: Hop, message: Outgoing) -> Deferred[Any]:
+        d = self.hops.send(hop, message)
+        self.network.run()
+        return d
+
+    def sent(self, hop: Hop, message: Outgoing) -> Sent:
+        result: Sent = self.successResultOf(self.start(hop, message))
+        return result
+
+    def mails(self) -> list[str]:
+        return [line for line in self.peer.commands if line.startswith("MAIL")]
+
+    def rcpts(self) -> list[str]:
+        """
+        Who was named, transaction by transaction.
+        """
+        found = []
+        for line in self.peer.commands:
+            if line.startswith("MAIL"):
+                found.append("")
+            elif line.startswith("RCPT"):
+                found[-1] += line.partition("<")[2].partition("@")[0]
+        return found
+
+
+class PoolTests(HopsCase):
+    """
+    Connections are made, used again, limited and closed.
+    """
+
+    def test_interface(self) -> None:
+        """It provides the interface."""
+        self.assertTrue(verifyObject(INextHops, self.hops))
+
+    def test_reused(self) -> None:
+        """The next message goes over the same connection."""
+        for _ in range(3):
+            self.assertEqual(codes(self.sent(self.hop(), outgoing("b@x.example"))), [250])
+        self.assertEqual(self.peer.connections, 1)
+        self.assertEqual(len(self.peer.accepted), 3)
+
+    def test_idle(self) -> None:
+        """A connection that is idle for too long is closed politely, and forgotten."""
+        self.sent(self.hop(idleSeconds=30), outgoing("b@x.example"))
+        self.clock.advance(29)
+        self.assertEqual(len(self.peer.sessions), 1)
+        self.clock.advance(1)
+        self.network.run()
+        self.assertEqual((self.peer.commands[-1], self.peer.sessions), ("QUIT", []))
+        self.assertEqual(self.hops.describe()["connections"], [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_closedByServer(self) -> None:
+        """A server that has closed an idle connection is connected to again."""
+        self.sent(self.hop(), outgoing("b@x.example"))
+        self.peer.sessions[0].transport.loseConnection()
+        self.network.run()
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("b@x.example"))), [250])
+        self.assertEqual(self.peer.connections, 2)
+
+    def test_closedByServerUnnoticed(self) -> None:
+        """Nor is anything lost when that shows only with the next MAIL FROM."""
+        self.sent(self.hop(), outgoing("b@x.example"))
+        self.peer.override["MAIL"] = "hang up"
+        d = self.hops.send(self.hop(), outgoing("b@x.example"))
+        self.clock.callLater(0, self.peer.override.clear)
+        self.network.run()
+        self.network.run()
+        self.assertEqual(codes(self.successResultOf(d)), [250])
+        self.assertEqual(len(self.peer.accepted), 2)
+
+    def test_spokenOutOfTurn(self) -> None:
+        """What an idle connection says is never taken for an answer."""
+        self.sent(self.hop(), outgoing("b@x.example"))
+        self.peer.sessions[0].say("250 2.0.0 surprise")
+        self.network.run()
+        self.peer.rcpt["c@x.example"] = "550 5.1.1 who"
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("c@x.example"))), [550])
+        self.assertEqual(self.peer.connections, 2)
+
+    def test_421(self) -> None:
+        """A server that says 421 is not spoken to any longer over that connection."""
+        self.peer.rcpt["b@x.example"] = "421 4.3.2 shutting down"
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("b@x.example"))), [421])
+        self.assertEqual(self.peer.sessions, [])
+        del self.peer.rcpt["b@x.example"]
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("b@x.example"))), [250])
+
+    def test_limit(self) -> None:
+        """At most so many connections at once; the others wait for one."""
+        self.peer.override["MAIL"] = "silence"
+        hop = self.hop(connections=2)
+        waiting = [self.start(hop, outgoing("b@x.example")) for _ in range(5)]
+        self.assertEqual(self.peer.connections, 2)
+        (line,) = self.hops.describe()["connections"]
+        self.assertEqual((line["busy"], line["waiting"]), (2, 3))
+        waiting[4].cancel()
+        self.failureResultOf(waiting[4], CancelledError)
+        self.peer.override.clear()
+        for session in list(self.peer.sessions):
+            session.transport.loseConnection()
+        self.network.run()
+        results = [self.successResultOf(d) for d in waiting[:4]]
+        self.assertEqual([codes(sent) for sent in results], [[451], [451], [250], [250]])
+
+    def test_messages(self) -> None:
+        """After so many messages a connection is closed."""
+        for _ in range(3):
+            self.sent(self.hop(messages=2), outgoing("b@x.example"))
+        self.assertEqual(self.peer.connections, 2)
+
+    def test_cancelled(self) -> None:
+        """Whoever cancels ends the connection, and nobody waits for its place."""
+        self.peer.override["DATA"] = "silence"
+        d = self.start(self.hop(connections=1), outgoing("b@x.example"))
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.network.run()
+        self.assertEqual(self.peer.sessions, [])
+        self.peer.override.clear()
+        self.assertEqual(codes(self.sent(self.hop(connections=1), outgoing("c@x.example"))), [250])
+
+    def test_cancelledWhileConnecting(self) -> None:
+        """Also before there is a connection."""
+        never: Deferred[Any] = Deferred()
+        self.network.peers["hop"] = never
+        d = self.start(self.hop(), outgoing("b@x.example"))
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.assertEqual(self.hops.describe()["connections"], [])
+
+    def test_noSession(self) -> None:
+        """No connection, no welcome, no answer in time: HopError, and nothing is left."""
+        for peer, seconds in (
+            (ConnectionRefusedError("refused"), 0),
+            (Deferred(), 120),
+            (self._silent(), 300),
+            (self._greeting("554 5.7.1 go away"), 0),
+            (self._greeting("nonsense"), 0),
+        ):
+            self.network.peers["hop"] = peer
+            d = self.start(self.hop(), outgoing("b@x.example"))
+            self.clock.advance(seconds)
+            self.network.run()
+            self.failureResultOf(d, HopError)
+            self.assertEqual(self.hops.describe()["connections"], [])
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def _greeting(self, text: str) -> Peer:
+        peer = Peer()
+        peer.greeting = text
+        return peer
+
+    def _silent(self) -> Peer:
+        peer = Peer()
+        peer.override["EHLO"] = "silence"
+        return peer
+
+    def test_close(self) -> None:
+        """When the server stops, goodbye is said on what is idle."""
+        self.sent(self.hop(), outgoing("b@x.example"))
+        closed = self.hops.close()
+        self.network.run()
+        self.successResultOf(closed)
+        self.assertEqual((self.peer.commands[-1], self.peer.sessions), ("QUIT", []))
+        self.sent(self.hop(), outgoing("b@x.example"))
+        self.network.run()
+        self.assertEqual(self.peer.sessions, [])
+
+    def test_ourselves(self) -> None:
+        """A server that calls itself as we do is a loop."""
+        self.network.peers["hop"] = Peer(name="MX.example.net")
+        d = self.start(self.hop(notOurselves=True), outgoing("b@x.example"))
+        self.assertEqual(self.failureResultOf(d, HopError).value.enhanced, "4.4.6")
+
+
+class TransactionTests(HopsCase):
+    """
+    One message in as many transactions as the server wants.
+    """
+
+    def test_each(self) -> None:
+        """Each recipient has its own answer (D-11, P-11), and the server its name."""
+        self.peer.rcpt = {"b@x.example": "550 5.1.1 who", "c@x.example": "450 4.2.1 busy"}
+        self.peer.block = {"e@x.example": "550 5.6.0 no"}
+        sent = self.sent(
+            self.hop(forms=(Form.PRDR,)), outgoing(*(f"{local}@x.example" for local in "abcde"))
+        )
+        self.assertEqual(codes(sent), [250, 550, 450, 250, 550])
+        self.assertEqual((sent.host, sent.knowsDSN), ("hop.example", False))
+        self.assertEqual(self.peer.delivered, ["a@x.example", "d@x.example"])
+
+    def test_limits(self) -> None:
+        """RCPTMAX, RCPTDOMAINMAX and MAILMAX are obeyed (RFC 9422)."""
+        self.peer.keywords = ["PIPELINING", "LIMITS RCPTMAX=2 MAILMAX=2 RCPTDOMAINMAX=1"]
+        people = ["a@x.example", "b@x.example", "c@x.example", "d@y.example", "e@y.example"]
+        self.assertEqual(codes(self.sent(self.hop(), outgoing(*people))), [250] * 5)
+        self.assertEqual(self.rcpts(), ["ab", "c", "de"])
+        self.assertEqual(self.peer.connections, 2)
+
+    def test_recipients(self) -> None:
+        """Our own limit, and that of another hop."""
+        self.sent(self.hop(recipients=2), outgoing(*(f"{x}@x.example" for x in "abc")))
+        self.assertEqual(self.rcpts(), ["ab", "c"])
+
+    def test_putOff(self) -> None:
+        """Who is sent away with 452 4.5.3 comes in the next transaction (RFC 5321 §4.5.3.1.10)."""
+        self.peer.keywords = ["PIPELINING"]
+        self.peer.rcpt = {
+            "b@x.example": ["452 4.5.3 other rules"],
+            "c@x.example": ["452 4.2.2 full"],
+        }
+        sent = self.sent(self.hop(), outgoing("a@x.example", "b@x.example", "c@x.example"))
+        self.assertEqual(codes(sent), [250, 250, 452])
+        self.assertEqual(self.rcpts(), ["abc", "b"])
+
+    def test_putOffByAll(self) -> None:
+        """But not when nobody was taken, or the server cannot take mail now."""
+        self.peer.rcpt = {f"{x}@x.example": "452 4.5.3 no" for x in "ab"}
+        self.sent(self.hop(), outgoing("a@x.example", "b@x.example"))
+        self.assertEqual(self.rcpts(), ["ab"])
+        self.peer.final = "451 4.3.0 later"
+        sent = self.sent(self.hop(), outgoing("b@x.example", "c@x.example"))
+        self.assertEqual(codes(sent), [452, 451])
+        self.assertEqual(self.rcpts(), ["ab", "bc"])
+
+    def test_lostAfterFirst(self) -> None:
+        """What was answered before the connection was lost stays answered (D-21)."""
+        self.peer.drop = lambda sender: 0 if len(self.peer.accepted) else None
+        sent = self.sent(self.hop(recipients=1), outgoing("a@x.example", "b@x.example"))
+        self.assertEqual(codes(sent), [250, 451])
+
+    def test_lmtp(self) -> None:
+        """LMTP: one reply each, over one connection (RFC 2033)."""
+        self.peer = self.network.peers["hop"] = Peer("PIPELINING", lmtp=True)
+        self.peer.block = {"b@x.example": "552 5.2.2 full", "c@x.example": "451 4.2.0 later"}
+        for _ in range(2):
+            sent = self.sent(self.hop(lmtp=True), outgoing(*(f"{x}@x.example" for x in "abc")))
+            self.assertEqual(codes(sent), [250, 552, 451])
+        self.assertEqual(self.peer.connections, 1)
+        self.assertEqual(self.mails()[0], "MAIL FROM:<a@example.com>")
+
+    def test_chunking(self) -> None:
+        """Where CHUNKING is offered the message goes in one chunk, as it is (RFC 3030)."""
+        self.peer.keywords = [*EHLO, "CHUNKING"]
+        sent = self.sent(self.hop(), outgoing("a@x.example", "b@x.example"))
+        self.assertEqual(codes(sent), [250, 250])
+        self.assertIn(f"BDAT {len(BODY)} LAST", self.peer.commands)
+        self.assertEqual(self.peer.accepted[0][2], BODY)
+        self.sent(self.hop(chunking=False), outgoing("a@x.example"))
+        self.assertEqual(self.peer.commands[-1], "DATA")
+
+    def test_chunkForNobody(self) -> None:
+        """No chunk is sent to nobody."""
+        self.peer.keywords = [*EHLO, "CHUNKING"]
+        self.peer.rcpt = {"a@x.example": "550 5.1.1 who"}
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [550])
+        self.assertEqual(self.peer.commands[-1], "RSET")
+
+    def test_chunkOfAnotherSize(self) -> None:
+        """A message that is not as long as it said ends the connection, and is not taken."""
+        self.peer.keywords = ["CHUNKING"]
+        for body in (b"short", BODY + b"long"):
+            message = Outgoing("a@b.c", ["d@e.f"], len(BODY), lambda body=body: iter([body]))
+            self.assertEqual(codes(self.sent(self.hop(), message)), [451])
+        self.assertEqual(self.peer.accepted, [])
+        self.assertEqual(self.peer.sessions, [])
+
+    def test_needs(self) -> None:
+        """What a message needs and the server does not offer is a refusal of our own."""
+        for keywords, message, code in (
+            (["8BITMIME"], {"eightBit": True}, 250),
+            (["PIPELINING"], {"eightBit": True}, 554),
+            (["8BITMIME", "SMTPUTF8"], {"utf8Header": True}, 250),
+            (["8BITMIME"], {"utf8Header": True}, 553),
+            (["8BITMIME", "CHUNKING", "BINARYMIME"], {"binary": True}, 250),
+            (["8BITMIME", "CHUNKING"], {"binary": True}, 554),
+            (["SIZE 19"], {}, 552),
+            (["SIZE 20"], {}, 250),
+            (["SIZE 0"], {}, 250),
+            (["SIZE"], {}, 250),
+            (["REQUIRETLS"], {"requireTLS": True}, 550),
+        ):
+            self.network.peers["hop"] = peer = Peer(*keywords)
+            hop = Hop("hop", f"{keywords}", "hop.example")
+            sent = self.sent(hop, outgoing("a@x.example", **message))
+            self.assertEqual(codes(sent), [code], (keywords, message))
+            self.assertEqual(bool(peer.accepted), code == 250)
+
+    def test_parameters(self) -> None:
+        """BODY, SMTPUTF8, DSN's parameters: as needed, and as offered (RFC 3461 §5.2)."""
+        self.peer.keywords = ["8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "BINARYMIME"]
+        dsn = {
+            "parameters": [("DSN", "RET=HDRS"), ("OTHER", "X=1")],
+            "recipientParameters": {1: [("DSN", "NOTIFY=NEVER")]},
+        }
+        self.sent(self.hop(), outgoing("a@x.example", "\u00e4@x.example", eightBit=True, **dsn))
+        self.sent(self.hop(), outgoing("a@x.example", binary=True))
+        self.assertEqual(
+            [line for line in self.peer.commands if line[:4] in ("MAIL", "RCPT")],
+            [
+                "MAIL FROM:<a@example.com> BODY=8BITMIME SMTPUTF8 RET=HDRS",
+                "RCPT TO:<a@x.example>",
+                "RCPT TO:<\u00e4@x.example> NOTIFY=NEVER",
+                "MAIL FROM:<a@example.com> BODY=BINARYMIME",
+                "RCPT TO:<a@x.example>",
+            ],
+        )
+
+    def test_earlyReply(self) -> None:
+        """A server that answers in the middle of the message and hangs up has answered."""
+        self.peer.override["DATA"] = "354 go\r\n552 5.3.4 too long"
+        d = self.hops.send(self.hop(), outgoing("a@x.example"))
+        self.network.run()
+        self.assertEqual(codes(self.successResultOf(d)), [552])
+
+
+class AskTests(HopsCase):
+    """
+    Questions without a message.
+    """
+
+    def ask(self, recipient: str, **settings: Any) -> Any:
+        d = self.hops.ask(self.hop(**settings), "", recipient)
+        self.network.run()
+        return d
+
+    def test_ask(self) -> None:
+        """MAIL, RCPT, RSET in one piece; never DATA; one connection for many questions."""
+        self.peer.rcpt = {"b@x.example": "550 5.1.1 who"}
+        for recipient, code in (("a@x.example", 250), ("b@x.example", 550)):
+            mail, rcpt = self.successResultOf(self.ask(recipient))
+            self.assertEqual((mail.code, rcpt.code), (250, code))
+        self.assertEqual(self.peer.connections, 1)
+        self.assertEqual(self.peer.commands[1:4], ["MAIL FROM:<>", "RCPT TO:<a@x.example>", "RSET"])
+        self.assertNotIn("DATA", self.peer.commands)
+
+    def test_notPipelined(self) -> None:
+        """One after the other, where PIPELINING is not offered."""
+        self.peer.keywords = ["SIZE"]
+        self.successResultOf(self.ask("a@x.example"))
+
+    def test_stale(self) -> None:
+        """A connection that the server had closed is replaced."""
+        self.successResultOf(self.ask("a@x.example"))
+        self.peer.override["MAIL"] = "hang up"
+        d = self.hops.ask(self.hop(), "", "a@x.example")
+        self.clock.callLater(0, self.peer.override.clear)
+        self.network.run()
+        self.successResultOf(d)
+
+    def test_none(self) -> None:
+        """No answer is a HopError."""
+        self.peer.override["RCPT"] = "hang up"
+        self.failureResultOf(self.ask("a@x.example"), HopError)
+        self.failureResultOf(self.ask("\u00e4@x.example"), HopError)
+
+
+class MisgivingTests(HopsCase):
+    """
+    A server that keeps failing under an extension is used without it (D-26).
+    """
+
+    def test_failing(self) -> None:
+        """Three times in a row, and the next best form is used, for a day; it is in the status."""
+        self.peer.drop = lambda sender: 5
+        message = outgoing("a@x.example", "b@x.example")
+        for _ in range(3):
+            self.assertEqual(codes(self.sent(self.hop(), message)), [451, 451])
+        self.peer.drop = lambda sender: None
+        self.sent(self.hop(), message)
+        self.assertEqual([line.split()[-1] for line in self.mails()], ["DEFERRALS"] * 3 + ["PRDR"])
+        (note,) = self.hops.describe()["misgivings"]
+        self.assertEqual((note["server"], note["without"]), ("hop:25", "DEFERRALS"))
+        self.clock.advance(86400)
+        self.assertEqual(self.hops.describe()["misgivings"], [])
+        self.sent(self.hop(), message)
+        self.assertEqual(self.mails()[-1].split()[-1], "DEFERRALS")
+
+    def test_success(self) -> None:
+        """An answer in between clears the record."""
+        message = outgoing("a@x.example", "b@x.example")
+        for drops in (True, True, False, True, True, False):
+            self.peer.drop = lambda sender, drops=drops: 5 if drops else None
+            self.sent(self.hop(), message)
+        self.assertEqual({line.split()[-1] for line in self.mails()}, {"DEFERRALS"})
+        self.assertEqual(self.hops.describe()["misgivings"], [])
+
+    def test_violations(self) -> None:
+        """Whatever breaks the protocol behind the data counts."""
+        self.peer.final = "354 what"
+        for _ in range(4):
+            self.sent(self.hop(), outgoing("a@x.example", "b@x.example"))
+        self.assertEqual(self.mails()[-1].split()[-1], "PRDR")
+
+    def test_parameterRefused(self) -> None:
+        """A server that refuses the parameter it offered gets the message without it at once."""
+        peer = self.peer
+
+        class Refusing(Peer):
+            @property
+            def mail(self) -> str:
+                asked = self.commands[-1].endswith(("DEFERRALS", "PRDR"))
+                return "555 5.5.4 what is that" if asked else "250 ok"
+
+            @mail.setter
+            def mail(self, value: str) -> None:
+                pass
+
+        peer = self.peer = self.network.peers["hop"] = Refusing()
+        for _ in range(3):
+            self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [250])
+        self.assertEqual(len(self.mails()), 6)
+        self.assertEqual(len(peer.accepted), 3)
+        self.sent(self.hop(forms=(Form.DEFERRALS,)), outgoing("a@x.example"))
+        self.assertEqual(len(self.mails()), 7)
+
+    def test_bounded(self) -> None:
+        """The memory does not grow without end."""
+        for number in range(10_100):
+            self.hops._misgivings.problem(f"host-{number}", Form.PRDR, "x", 0.0)
+        self.assertEqual(len(self.hops._misgivings._records), 10_000)
