@@ -12,17 +12,12 @@ import os
 import re
 import socket
 import tomllib
-import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Optional, get_args
+from typing import Any, Literal
 
 import attrs
 import cattrs
-from cattrs.errors import (
-    BaseValidationError,
-    ForbiddenExtraKeysError,
-    IterableValidationError,
-)
+from cattrs.errors import BaseValidationError
 from zope.interface import Interface
 
 from deferrals.errors import ConfigError
@@ -30,19 +25,10 @@ from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.networks import Networks, dnsServers
 from deferrals.model.reply import Reply
-from deferrals.model.schedule import Schedule, Steps, parseSteps
-from deferrals.model.settings import (
-    BadSetting,
-    Octets,
-    Seconds,
-    checked,
-    parseOctets,
-    parseSeconds,
-    positive,
-)
+from deferrals.model.schedule import Schedule
+from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
 from deferrals.stages.envelope.rules import Allowed, Pattern
-
-_UNION = type(Optional[int])  # noqa: UP045 (its type differs from that of int | None)
+from deferrals.structuring import makeConverter, problemsOf
 
 Plugins = Mapping[tuple[type[Interface], str], Any]
 
@@ -481,7 +467,7 @@ def load(path: str | None, plugins: Plugins) -> Config:
     try:
         config: Config = _converter(plugins).structure(data, Config)
     except BaseValidationError as error:
-        raise ConfigError(path, _problems(error, "")) from None
+        raise ConfigError(path, problemsOf(error)) from None
     problems = _crossCheck(config)
     if problems:
         raise ConfigError(path, problems)
@@ -566,16 +552,7 @@ def _mixedProblems(config: Config) -> list[tuple[str, str]]:
 
 
 def _converter(plugins: Plugins) -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    for kind, name in ((str, "text"), (bool, "true or false")):
-        converter.register_structure_hook(kind, _exactly(kind, name))
-    converter.register_structure_hook(int, _integer)
-    converter.register_structure_hook(float, _number)
-    converter.register_structure_hook(Seconds, lambda value, _: parseSeconds(value))
-    converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
-    converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
-    converter.register_structure_hook_func(_isOptional, _optional(converter))
-    converter.register_structure_hook_func(_isLiteral, _literal)
+    converter = makeConverter()
     converter.register_structure_hook(
         ContentStage,
         lambda value, _: _stage(converter, plugins, value, IContentStage, ContentStage),
@@ -589,57 +566,6 @@ def _converter(plugins: Plugins) -> cattrs.Converter:
         lambda value, _: _delivery(converter, plugins, value),
     )
     return converter
-
-
-def _exactly(kind: type, name: str) -> Any:
-    def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, kind):
-            raise ValueError(name)
-        return value
-
-    return structure
-
-
-def _integer(value: Any, _: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("a whole number")
-    return value
-
-
-def _number(value: Any, _: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError("a number")
-    return float(value)
-
-
-def _isLiteral(kind: Any) -> bool:
-    return getattr(kind, "__origin__", None) is Literal
-
-
-def _isOptional(kind: Any) -> bool:
-    return isinstance(kind, types.UnionType | _UNION) and types.NoneType in get_args(kind)
-
-
-def _optional(converter: cattrs.Converter) -> Any:
-    """
-    TOML has no null: what is there has the other type; text, where that is one
-    of several.
-    """
-
-    def structure(value: Any, kind: Any) -> Any:
-        others = [one for one in get_args(kind) if one is not types.NoneType]
-        if str in others and (isinstance(value, str) or len(others) == 1):
-            return converter.structure(value, str)
-        return converter.structure(value, next(one for one in others if one is not str))
-
-    return structure
-
-
-def _literal(value: Any, kind: Any) -> Any:
-    allowed = get_args(kind)
-    if value not in allowed or isinstance(value, bool):
-        raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed))
-    return value
 
 
 def _stage(
@@ -668,39 +594,3 @@ def _delivery(converter: cattrs.Converter, plugins: Plugins, value: Any) -> Deli
     stage = _stage(converter, plugins, rest, IDeliveryStage, DeliveryStage)
     schedule = {key: one for key, one in own.items() if key in keys}
     return attrs.evolve(stage, schedule=converter.structure(schedule, Schedule))
-
-
-def _problems(error: BaseException, key: str) -> list[tuple[str, str]]:
-    """
-    What cattrs found, flat.
-    """
-    if isinstance(error, IterableValidationError):
-        found = []
-        for inner, note in error.group_exceptions()[0]:
-            where = f"[{note.index}]" if isinstance(note.index, int) else f".{note.index}"
-            found += _problems(inner, f"{key}{where}".lstrip("."))
-        return found + [
-            one for inner in error.group_exceptions()[1] for one in _problems(inner, key)
-        ]
-    if isinstance(error, cattrs.ClassValidationError):
-        found = []
-        noted, others = error.group_exceptions()
-        for inner, attribute in noted:
-            found += _problems(inner, f"{key}.{attribute.name}".lstrip("."))
-        return found + [one for inner in others for one in _problems(inner, key)]
-    if isinstance(error, ForbiddenExtraKeysError):
-        known = sorted(field.name for field in attrs.fields(error.cl) if field.init)
-        return [
-            (
-                f"{key}.{name}".lstrip("."),
-                f"no such key here; there are: {', '.join(known) or 'none'}",
-            )
-            for name in sorted(error.extra_fields)
-        ]
-    if isinstance(error, BadSetting):
-        return [(f"{key}.{error.key}".lstrip("."), f"expected {error}")]
-    if isinstance(error, KeyError):
-        return [(key, "is missing")]
-    if isinstance(error, TypeError | AttributeError):
-        return [(key, "a table or a list: not what stands there")]
-    return [(key, f"expected {error}")]

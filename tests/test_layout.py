@@ -30,7 +30,8 @@ ALLOWED = {
     "explaining": set(),
     "auth": {"errors", "model", "interfaces", "waiting"},
     "listeners": {"errors", "model", "config", "smtp"},
-    "config": {"errors", "model", "interfaces", "stages"},
+    "structuring": {"model"},
+    "config": {"errors", "model", "interfaces", "stages", "structuring"},
     "client": {"errors", "model", "smtp"},
     "testing": {"errors", "model", "interfaces", "spool", "stages", "status"},
 }

@@ -1,0 +1,122 @@
+"""
+Tables of TOML into settings classes, with problems that name the key and what
+was expected there.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Literal, Optional, get_args
+
+import attrs
+import cattrs
+from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError
+
+from deferrals.model.schedule import Steps, parseSteps
+from deferrals.model.settings import BadSetting, Octets, Seconds, parseOctets, parseSeconds
+
+_UNION = type(Optional[int])  # noqa: UP045 (its type differs from that of int | None)
+
+
+def makeConverter() -> cattrs.Converter:
+    """
+    What knows the types that settings have.
+    """
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind, name in ((str, "text"), (bool, "true or false")):
+        converter.register_structure_hook(kind, _exactly(kind, name))
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(Seconds, lambda value, _: parseSeconds(value))
+    converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
+    converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
+    converter.register_structure_hook_func(_isOptional, _optional(converter))
+    converter.register_structure_hook_func(_isLiteral, _literal)
+    return converter
+
+
+def _exactly(kind: type, name: str) -> Any:
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError(name)
+        return value
+
+    return structure
+
+
+def _integer(value: Any, _: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number")
+    return value
+
+
+def _number(value: Any, _: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError("a number")
+    return float(value)
+
+
+def _isLiteral(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is Literal
+
+
+def _isOptional(kind: Any) -> bool:
+    return isinstance(kind, types.UnionType | _UNION) and types.NoneType in get_args(kind)
+
+
+def _optional(converter: cattrs.Converter) -> Any:
+    """
+    TOML has no null: what is there has the other type; text, where that is one
+    of several.
+    """
+
+    def structure(value: Any, kind: Any) -> Any:
+        others = [one for one in get_args(kind) if one is not types.NoneType]
+        if str in others and (isinstance(value, str) or len(others) == 1):
+            return converter.structure(value, str)
+        return converter.structure(value, next(one for one in others if one is not str))
+
+    return structure
+
+
+def _literal(value: Any, kind: Any) -> Any:
+    allowed = get_args(kind)
+    if value not in allowed or isinstance(value, bool):
+        raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed))
+    return value
+
+
+def problemsOf(error: BaseException, key: str = "") -> list[tuple[str, str]]:
+    """
+    What cattrs found, flat: keys, and what was expected there.
+    """
+    if isinstance(error, IterableValidationError):
+        found = []
+        for inner, note in error.group_exceptions()[0]:
+            where = f"[{note.index}]" if isinstance(note.index, int) else f".{note.index}"
+            found += problemsOf(inner, f"{key}{where}".lstrip("."))
+        return found + [
+            one for inner in error.group_exceptions()[1] for one in problemsOf(inner, key)
+        ]
+    if isinstance(error, cattrs.ClassValidationError):
+        found = []
+        noted, others = error.group_exceptions()
+        for inner, attribute in noted:
+            found += problemsOf(inner, f"{key}.{attribute.name}".lstrip("."))
+        return found + [one for inner in others for one in problemsOf(inner, key)]
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = sorted(field.name for field in attrs.fields(error.cl) if field.init)
+        return [
+            (
+                f"{key}.{name}".lstrip("."),
+                f"no such key here; there are: {', '.join(known) or 'none'}",
+            )
+            for name in sorted(error.extra_fields)
+        ]
+    if isinstance(error, BadSetting):
+        return [(f"{key}.{error.key}".lstrip("."), f"expected {error}")]
+    if isinstance(error, KeyError):
+        return [(key, "is missing")]
+    if isinstance(error, TypeError | AttributeError):
+        return [(key, "a table or a list: not what stands there")]
+    return [(key, f"expected {error}")]
