@@ -19,7 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from deferrals.errors import SpoolError
 from deferrals.model.delivery import Gone
-from deferrals.spool import housekeeping
+from deferrals.model.ids import parseId
+from deferrals.spool import housekeeping, rescue
 from deferrals.spool.database import Database
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
@@ -269,6 +270,53 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         spool.release(work, {})
         (other,) = self.claimed(spool)
         self.assertEqual(str(other.addressees[0]), "a@b.example")
+
+    def large(self, spool: SqliteSpool, address: str) -> str:
+        """
+        @return: the file of a message that is ours.
+        """
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"x" * MEMORY_OCTETS, b"\r\n")
+        work = self.resultOf(spool.stage(envelope, message, makeAddressees(address)))
+        spool.release(work, {})
+        return str(message.path)
+
+    def test_noDatabase(self) -> None:
+        """
+        A database that is not there at a start: large contents are kept for
+        when it is put back.
+        """
+        spool = self.makeSpool()
+        path = self.large(spool, "a@b.example")
+        self.reactor.wait(spool.close())
+        os.rename(spool.path, f"{spool.path}.away")
+        spool = self.opened()
+        self.resultOf(spool.waiting())
+        aside = os.path.join(self.directory, "damaged", os.path.basename(path))
+        self.assertTrue(os.path.exists(aside))
+        self.reactor.wait(spool.close())
+        os.rename(f"{spool.path}.away", spool.path)
+        os.rename(aside, path)
+        (work,) = self.claimed(self.opened())
+        self.assertEqual(work.message.size, MEMORY_OCTETS + 2)
+
+    def test_halfSalvaged(self) -> None:
+        """The content of a message of which nothing else can be read is kept."""
+        spool = self.makeSpool()
+        paths = [self.large(spool, f"{name}@b.example") for name in "abcd"]
+        self.reactor.wait(spool.close())
+        numbers = [parseId(os.path.basename(path)) for path in paths]
+        with sqlite3.connect(spool.path) as db:
+            db.execute("DELETE FROM messages WHERE id = ?", (numbers[0],))
+            db.execute("DELETE FROM recipients WHERE message IN (?, ?)", (numbers[1], numbers[3]))
+        db.close()
+        aside = os.path.join(self.directory, "damaged")
+        text = rescue.salvage(spool.path, aside, 0.0, {numbers[3]})
+        self.assertIn("2 contents", text)
+        found = [os.path.exists(path) for path in paths]
+        self.assertEqual(found, [False, False, True, True])  # the last is still coming in
+        names = {os.path.basename(path) for path in paths[:2]}
+        self.assertLess(names, set(os.listdir(aside)))
 
     def test_afterClose(self) -> None:
         """A closed spool takes nothing."""

@@ -105,7 +105,7 @@ class SqliteSpool:
         See L{ISpool.open}.
         """
         self._makeDirectories()
-        rescue.putAsideLog(self.path, self._aside)
+        rescue.putAside(self.path, self._aside, self._writing)
         try:
             yield self.db.open()
             saved = yield self._twice(savedClock)
@@ -160,7 +160,7 @@ class SqliteSpool:
         See L{Database}; in its thread.
         """
         if db is None:
-            return rescue.salvage(self.path, self._aside, self.clock.now())
+            return rescue.salvage(self.path, self._aside, self.clock.now(), self._writing)
         text = rescue.rewrite(db, self.path)
         if not os.path.exists(os.path.join(self.directory, "lock")):
             old = self._lock
