@@ -4,12 +4,14 @@ Both spools against the contract, and what the embedded one does beside it.
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import sqlite3
 import subprocess
 import sys
 import threading
+import unittest.mock
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,6 +23,7 @@ from deferrals.errors import SpoolError
 from deferrals.model.delivery import Gone
 from deferrals.model.ids import parseId
 from deferrals.spool import housekeeping, rescue
+from deferrals.spool.claims import LEASE_SECONDS
 from deferrals.spool.database import Database
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
@@ -280,6 +283,32 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         work = self.resultOf(spool.stage(envelope, message, makeAddressees(address)))
         spool.release(work, {})
         return str(message.path)
+
+    def test_noDescriptors(self) -> None:
+        """A content that cannot be read now (no more files may be open) is not damaged."""
+        spool = self.makeSpool()
+        self.large(spool, "a@b.example")
+        for where in ("claim", "check"):
+            spool = self.reopen(spool)
+            (work,) = self.claimed(spool) if where == "check" else (None,)
+            full = OSError(errno.EMFILE, "Too many open files")
+
+            def opening(*args: Any, full: OSError = full, **more: Any) -> Any:
+                raise full
+
+            with unittest.mock.patch("builtins.open", opening):
+                if work is None:
+                    self.assertEqual(self.claimed(spool), [])
+                else:
+                    check = spool.check(work)
+                    assert check is not None
+                    failure = self.resultOf(check)
+                    self.assertIn("Too many open files", failure.getErrorMessage())
+            self.clock.advance(LEASE_SECONDS + 1)
+            (again,) = self.claimed(spool)
+            check = spool.check(again)
+            assert check is not None
+            self.assertIsNone(self.resultOf(check))
 
     def test_noDatabase(self) -> None:
         """
