@@ -150,16 +150,20 @@ class NotifierTests(SynchronousTestCase):
         self.assertIn(b"Action: failed", notice)
 
     def test_full(self) -> None:
-        """RET=FULL sends all of it back, RET=HDRS the header, and so does a large message."""
-        for ret, octets, kind in (
-            ("FULL", 10, "message/rfc822"),
-            ("HDRS", 10, "text/rfc822-headers"),
-            (None, 10, "text/rfc822-headers"),
-            ("FULL", 2000, "text/rfc822-headers"),
+        """RET=FULL sends all of it back, RET=HDRS the header; so does a large or binary message."""
+        for ret, octets, kind, body in (
+            ("FULL", 10, "message/rfc822", "8BITMIME"),
+            ("HDRS", 10, "text/rfc822-headers", "7BIT"),
+            (None, 10, "text/rfc822-headers", "7BIT"),
+            ("FULL", 2000, "text/rfc822-headers", "7BIT"),
+            # Line ends of its own would make the notice one that only BDAT can carry.
+            ("FULL", 10, "text/rfc822-headers", "BINARYMIME"),
         ):
             self.box.kept.clear()
             message = makeMessage(b"Subject: x\r\n\r\n" + b"x" * octets + b"\r\n")
-            d = self.spool.stage(makeEnvelope(ret=ret), message, makeAddressees("g@x.example"))
+            d = self.spool.stage(
+                makeEnvelope(ret=ret, body=body), message, makeAddressees("g@x.example")
+            )
             self.scheduler.release(self.successResultOf(d))
             (notice,) = self.notices()
             parts = list(email.message_from_bytes(notice).walk())

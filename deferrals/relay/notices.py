@@ -245,7 +245,9 @@ class Notifier:
             if (size, digest) != (message.size, message.digest):
                 return b"", None
         failed = any(one.action in ("failed", "expired") for one in wanted)
-        whole = failed and work.envelope.parameters.ret == "FULL"
+        parameters = work.envelope.parameters
+        # What is binary can only be a part of what is binary (RFC 3030 §3).
+        whole = failed and parameters.ret == "FULL" and parameters.body != "BINARYMIME"
         if not whole or message.size > self.returnOctets:
             return message.header, None
         with message.open() as file:
