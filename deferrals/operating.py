@@ -268,7 +268,10 @@ def export_(arguments: argparse.Namespace) -> int:
         if part is None and not offset:
             print(f"deferrals: there is no content of {arguments.id}", file=sys.stderr)
             return 1
-        data = base64.b64decode(part or "")
+        if part is None:
+            sys.stdout.buffer.flush()
+            raise DeferralsError(f"{arguments.id} has left the queue: this is only a part of it")
+        data = base64.b64decode(part)
         if not data:
             sys.stdout.buffer.flush()
             return 0

@@ -5,8 +5,12 @@ said on the line.
 
 from __future__ import annotations
 
+import argparse
 import base64
+import io
 import json
+import sys
+import unittest.mock
 from typing import Any
 
 from twisted.internet.testing import StringTransport
@@ -14,11 +18,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from deferrals.control import ControlFactory, Operator
+from deferrals.errors import DeferralsError
 from deferrals.explaining import story
 from deferrals.interfaces import IQueue
 from deferrals.model.delivery import Ended, Stuck
 from deferrals.model.reply import Reply
 from deferrals.model.selection import Selection
+from deferrals.operating import export_
 from deferrals.spool import look
 from deferrals.spool.sqlite import SqliteSpool
 from deferrals.spool.view import View
@@ -164,6 +170,29 @@ class ViewTests(SynchronousTestCase):
         for answer in answers[2:6]:
             self.assertIn("error", answer)
         self.assertEqual(answers[6]["result"], {"counters": {}})
+
+
+class ExportTests(SynchronousTestCase):
+    """
+    L{export_}.
+    """
+
+    def export(self, *parts: bytes | None) -> bytes:
+        """
+        @return: what is written of a message that is read in these parts.
+        """
+        found = [None if part is None else base64.b64encode(part).decode() for part in parts]
+        queue = unittest.mock.Mock()
+        queue.call = lambda name, number, offset: found.pop(0)
+        out = io.TextIOWrapper(io.BytesIO())
+        self.patch(sys, "stdout", out)
+        self.assertEqual(export_(argparse.Namespace(queue=queue, id="x")), 0)
+        return out.buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+    def test_export(self) -> None:
+        """Part by part; one that is delivered meanwhile is never taken for a whole one."""
+        self.assertEqual(self.export(b"a", b"b", b""), b"ab")
+        self.assertRaises(DeferralsError, self.export, b"a", None)
 
 
 class StoryTests(SynchronousTestCase):
