@@ -17,13 +17,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from deferrals.errors import SpoolError
 from deferrals.model.delivery import Gone
 from deferrals.model.ids import parseId
 from deferrals.spool import housekeeping, rescue
-from deferrals.spool.claims import LEASE_SECONDS
+from deferrals.spool.claims import KEEP_SECONDS, LEASE_SECONDS
 from deferrals.spool.database import Database
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
@@ -283,6 +284,29 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         work = self.resultOf(spool.stage(envelope, message, makeAddressees(address)))
         spool.release(work, {})
         return str(message.path)
+
+    def test_unreadable(self) -> None:
+        """A row that cannot be read is named twice: when it is found, and when it is given up."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@b.example", seconds=1.0)
+        self.resultOf(
+            spool.db.run(lambda db: db.execute("UPDATE recipients SET recipient = '?'") and None)
+        )
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def said() -> int:
+            return sum(one.get("event") == "damaged" for one in events)
+
+        self.clock.advance(2)
+        self.assertEqual(self.claimed(spool), [])
+        self.assertEqual(said(), 1)
+        for _ in range(5):
+            self.clock.advance(KEEP_SECONDS + 1)
+            self.assertEqual(self.resultOf(spool.notices(10)), [])
+        self.assertEqual(said(), 2)
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
 
     def test_noDescriptors(self) -> None:
         """A content that cannot be read now (no more files may be open) is not damaged."""

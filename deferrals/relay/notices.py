@@ -30,7 +30,7 @@ from deferrals.model.verdict import Route
 _log = Logger(namespace="deferrals.notice")
 
 #: How often those who have waited for too long are looked for.
-EVERY_SECONDS = 10.0
+EVERY_SECONDS = 2.0
 
 #: So many messages are looked at in one sweep.
 SWEEP = 50

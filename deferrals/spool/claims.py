@@ -217,8 +217,17 @@ class Claims:
             return Message(0, digest, b"", None, b"", False)
 
     def _damaged(self, number: int, why: str, seqs: list[int]) -> None:
+        """
+        Whoever was set aside before, and should be told of now, cannot be: he
+        is left to the operator, instead of being found again and again.
+        """
         self.damaged.append((number, why))
         setAside(self.db, number, self.now, seqs)
+        self.db.executemany(
+            "UPDATE recipients SET notice = NULL, owner = NULL"
+            f" WHERE message = ? AND seq = ? AND status = {DAMAGED} AND notice <= ?",
+            [(number, seq, self.now + LEASE_SECONDS) for seq in seqs],
+        )
 
     # Whom to tell.
 
