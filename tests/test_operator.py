@@ -17,14 +17,16 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from deferrals.control import ControlFactory, Operator
+from deferrals.cli import parser
+from deferrals.control import ControlFactory, Line, Operator
 from deferrals.errors import DeferralsError
 from deferrals.explaining import story
 from deferrals.interfaces import IQueue
 from deferrals.model.delivery import Ended, Stuck
+from deferrals.model.ids import formatId
 from deferrals.model.reply import Reply
 from deferrals.model.selection import Selection
-from deferrals.operating import export_
+from deferrals.operating import change, export_, list_
 from deferrals.spool import look
 from deferrals.spool.sqlite import SqliteSpool
 from deferrals.spool.view import View
@@ -193,6 +195,34 @@ class ExportTests(SynchronousTestCase):
         """Part by part; one that is delivered meanwhile is never taken for a whole one."""
         self.assertEqual(self.export(b"a", b"b", b""), b"ab")
         self.assertRaises(DeferralsError, self.export, b"a", None)
+
+
+class ManyTests(SynchronousTestCase):
+    """
+    A command with thousands of message ids.
+    """
+
+    def test_ids(self) -> None:
+        """They go to the server in lines that it takes, each id once."""
+        ids = [formatId(number) for number in range(30_000)]
+        lines: list[int] = []
+        asked: list[str] = []
+
+        def call(name: str, *args: Any) -> Any:
+            lines.append(len(json.dumps({"call": name, "args": args})))
+            (selection,) = (one for one in args if isinstance(one, dict))
+            asked.extend(selection["ids"])
+            return (len(selection["ids"]), None) if name == "change" else ([], None)
+
+        queue = unittest.mock.Mock(call=call)
+        for verb, run in (("list", list_), ("remove", change)):
+            words = parser().parse_args(["queue", verb, *ids, ids[0].lower()])
+            words.queue = queue
+            self.patch(sys, "stdout", io.StringIO())
+            self.assertEqual(run(words), 0)
+            self.assertEqual(asked, ids)
+            asked.clear()
+        self.assertLess(max(lines), Line.MAX_LENGTH)
 
 
 class StoryTests(SynchronousTestCase):
