@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
@@ -148,6 +149,18 @@ class NotifierTests(SynchronousTestCase):
         self.clock.pump([300] * 12 * 25)
         (notice,) = self.notices()
         self.assertIn(b"Action: failed", notice)
+
+    def test_untold(self) -> None:
+        """What is given up is in the log, also where nobody is to be told of it."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        self.send(self.notify("late@x.example", "NEVER"))
+        self.clock.pump([60] * (25 * 60))
+        untold = [formatEvent(one) for one in events if one.get("event") == "untold"]
+        self.assertEqual(len(untold), 1)
+        self.assertIn("to=<late@x.example> expired, and nobody is to be told", untold[0])
+        self.assertEqual((self.notices(), self.left()), ([], (0, 0)))
 
     def test_full(self) -> None:
         """RET=FULL sends all of it back, RET=HDRS the header; so does a large or binary message."""

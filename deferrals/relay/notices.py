@@ -163,6 +163,8 @@ class Notifier:
             action = addressee.action
             standings[addressee] = _told(addressee)
             if sender is None or not isWanted(addressee.recipient.notify, action):
+                if action in ("failed", "expired", "damaged"):
+                    self._say(work, addressee, f"{action}, and nobody is to be told")
                 continue
             if action == "stuck":
                 self._say(work, addressee, "was kept for its sender, who could never be told")

@@ -342,6 +342,13 @@ class Scheduler:
             complete[addressee] = outcome
             standings[addressee] = self._standing(attempt, addressee, outcome, chance)
             self._logOutcome(attempt, addressee, outcome)
+            if standings[addressee] == Gone("expired", outcome.reply, outcome.host):
+                _log.error(
+                    "{transaction} to=<{recipient}> expired, and nobody is to be told",
+                    event="untold",
+                    transaction=attempt.work.envelope.id,
+                    recipient=str(addressee),
+                )
         first = next(iter(complete.values()))
         alive = isAlive(complete.values())
         self._record(attempt, standings, (alive, (first.reply, first.host)), RECORD_SECONDS)
