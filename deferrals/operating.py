@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 from twisted.internet.defer import maybeDeferred
 
 from deferrals.config import load
@@ -30,6 +31,9 @@ from deferrals.stages.plugin import stagePlugins
 
 #: Recipients shown per call.
 _PAGE = 500
+
+#: Message ids per call.
+_IDS = 500
 
 _VERBS = {
     "retry": "try again now, whatever the schedule says",
@@ -88,20 +92,26 @@ def _addSelection(parser: Any) -> None:
     parser.add_argument("--newer", metavar="SPAN", help="in the queue for less")
 
 
-def _selection(arguments: argparse.Namespace) -> Selection:
+def _selections(arguments: argparse.Namespace) -> list[Selection]:
     """
+    @return: at least one; several where there are more ids than one call takes.
     @raise ValueError: an id or a time span is none.
     """
     for text in arguments.ids:
         parseId(text)
-    return Selection(
-        tuple(text.upper() for text in arguments.ids),
+    ids = list(dict.fromkeys(text.upper() for text in arguments.ids))
+    one = Selection(
+        (),
         arguments.sender,
         arguments.recipient,
         arguments.destination,
         arguments.status,
         *(None if span is None else _span(span) for span in (arguments.older, arguments.newer)),
     )
+    return [
+        attrs.evolve(one, ids=tuple(ids[start : start + _IDS]))
+        for start in range(0, len(ids) or 1, _IDS)
+    ]
 
 
 def _span(text: str) -> float:
@@ -162,15 +172,16 @@ def _guarded(run: Callable[[Any], int], arguments: argparse.Namespace) -> int:
 
 
 def _found(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    selection = _selection(arguments).toJSON()
     left = arguments.limit or sys.maxsize
-    after: Any = None
-    while left:
-        page, after = arguments.queue.call("look", selection, min(left, _PAGE), after)
-        yield from page
-        left -= len(page)
-        if after is None:
-            return
+    for selection in _selections(arguments):
+        after: Any = None
+        while left:
+            limit = min(left, _PAGE)
+            page, after = arguments.queue.call("look", selection.toJSON(), limit, after)
+            yield from page
+            left -= len(page)
+            if after is None:
+                break
 
 
 def list_(arguments: argparse.Namespace) -> int:
@@ -242,15 +253,17 @@ def change(arguments: argparse.Namespace) -> int:
     C{deferrals queue retry}, C{hold}, C{release}, C{remove}: 1 if that changed
     nothing.
     """
-    selection = _selection(arguments)
-    if selection.isEverything and not arguments.all:
+    selections = _selections(arguments)
+    if selections[0].isEverything and not arguments.all:
         raise ValueError("say which: message ids, --to, --from …, or --all")
-    count, after = 0, None
-    while True:
-        changed, after = arguments.queue.call("change", arguments.verb, selection.toJSON(), after)
-        count += changed
-        if after is None:
-            break
+    count = 0
+    for selection in selections:
+        after, words = None, selection.toJSON()
+        while True:
+            changed, after = arguments.queue.call("change", arguments.verb, words, after)
+            count += changed
+            if after is None:
+                break
     if arguments.json:
         print(json.dumps({"command": arguments.verb, "recipients": count}))
     else:
@@ -268,7 +281,10 @@ def export_(arguments: argparse.Namespace) -> int:
         if part is None and not offset:
             print(f"deferrals: there is no content of {arguments.id}", file=sys.stderr)
             return 1
-        data = base64.b64decode(part or "")
+        if part is None:
+            sys.stdout.buffer.flush()
+            raise DeferralsError(f"{arguments.id} has left the queue: this is only a part of it")
+        data = base64.b64decode(part)
         if not data:
             sys.stdout.buffer.flush()
             return 0

@@ -17,6 +17,7 @@ from deferrals.model.networks import dnsServers
 from deferrals.relay.spf import SPF
 from deferrals.smtp.mixed import MixedRung
 from deferrals.smtp.settings import ListenerSettings
+from deferrals.waiting import timeOfDay
 
 _log = Logger(namespace="deferrals")
 
@@ -85,5 +86,5 @@ class Rungs:
         if remembered is None:
             self._spool.forget(_PREFIX + fingerprint)
             return
-        seconds = remembered.expires - self._services.reactor.seconds()
+        seconds = remembered.expires - timeOfDay(self._services.reactor)
         self._spool.note(_PREFIX + fingerprint, json.dumps(remembered.toJSON()), seconds)

@@ -21,6 +21,7 @@ from deferrals.listeners import raiseFileLimit
 from deferrals.log import JSONObserver, PlainObserver
 from deferrals.service import MailService, checkConfig, describe
 from deferrals.stages.plugin import stagePlugins
+from deferrals.waiting import steady
 
 _log = Logger(namespace="deferrals")
 
@@ -154,4 +155,4 @@ def makeService(options: Options) -> MailService:
     """
     from twisted.internet import reactor
 
-    return _Server(options.config, reactor, options.load, options.gate)
+    return _Server(options.config, steady(reactor), options.load, options.gate)

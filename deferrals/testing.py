@@ -354,6 +354,21 @@ class SpoolContract:
         self.resultOf(spool.record(work, {work.addressees[0]: self.waits(*args, **more)}))
         return work
 
+    def test_lateOutcome(self: Any) -> None:
+        """
+        A lease that has run out while nothing could be written: the outcome
+        counts, as long as nobody else has the recipient.
+        """
+        spool = self.makeSpool()
+        self.queued(spool, "a@b.example", seconds=1.0)
+        self.clock.advance(2)
+        (work,) = self.claimed(spool)
+        self.clock.advance(1000)
+        # All of this destination's slots are taken, by what is under way.
+        self.assertEqual(self.claimed(spool, there=0), [])
+        self.resultOf(spool.record(work, {work.addressees[0]: Gone()}))
+        self.assertEqual(self.claimed(spool), [])
+
     def test_stagedIsNotClaimed(self: Any) -> None:
         """Nobody delivers what is not released (D-20)."""
         spool = self.makeSpool()

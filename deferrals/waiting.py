@@ -1,9 +1,11 @@
 """
-What Deferreds need to be waited for by several, and for a limited time.
+What Deferreds need to be waited for by several, and for a limited time; and
+what time it is.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +20,34 @@ from twisted.internet.defer import (
     succeed,
 )
 from twisted.python.failure import Failure
+
+
+def steady(reactor: Any) -> Any:
+    """
+    Let a reactor's timers go by a clock that nobody sets.
+
+    Twisted's go by the time of day: where that is put back by an hour, nothing
+    that waits happens for an hour, and where it is put forward, all that waits
+    happens at once, deadlines and expiries, too.
+
+    @return: the same reactor; L{timeOfDay} knows of it.
+    """
+    waiting = [(call, call.getTime() - reactor.seconds()) for call in reactor.getDelayedCalls()]
+    reactor.seconds = time.monotonic
+    reactor.timeOfDay = time.time
+    for call, seconds in waiting:
+        call.seconds = reactor.seconds
+        call.reset(max(0.0, seconds))
+    return reactor
+
+
+def timeOfDay(clock: Any) -> float:
+    """
+    @param clock: a reactor, or the clock of a test, whose time is both.
+    @return: seconds since the epoch; only timers go by C{clock.seconds()}.
+    """
+    found: float = getattr(clock, "timeOfDay", clock.seconds)()
+    return found
 
 
 def together(deferreds: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
@@ -149,17 +150,33 @@ class NotifierTests(SynchronousTestCase):
         (notice,) = self.notices()
         self.assertIn(b"Action: failed", notice)
 
+    def test_untold(self) -> None:
+        """What is given up is in the log, also where nobody is to be told of it."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        self.send(self.notify("late@x.example", "NEVER"))
+        self.clock.pump([60] * (25 * 60))
+        untold = [formatEvent(one) for one in events if one.get("event") == "untold"]
+        self.assertEqual(len(untold), 1)
+        self.assertIn("to=<late@x.example> expired, and nobody is to be told", untold[0])
+        self.assertEqual((self.notices(), self.left()), ([], (0, 0)))
+
     def test_full(self) -> None:
-        """RET=FULL sends all of it back, RET=HDRS the header, and so does a large message."""
-        for ret, octets, kind in (
-            ("FULL", 10, "message/rfc822"),
-            ("HDRS", 10, "text/rfc822-headers"),
-            (None, 10, "text/rfc822-headers"),
-            ("FULL", 2000, "text/rfc822-headers"),
+        """RET=FULL sends all of it back, RET=HDRS the header; so does a large or binary message."""
+        for ret, octets, kind, body in (
+            ("FULL", 10, "message/rfc822", "8BITMIME"),
+            ("HDRS", 10, "text/rfc822-headers", "7BIT"),
+            (None, 10, "text/rfc822-headers", "7BIT"),
+            ("FULL", 2000, "text/rfc822-headers", "7BIT"),
+            # Line ends of its own would make the notice one that only BDAT can carry.
+            ("FULL", 10, "text/rfc822-headers", "BINARYMIME"),
         ):
             self.box.kept.clear()
             message = makeMessage(b"Subject: x\r\n\r\n" + b"x" * octets + b"\r\n")
-            d = self.spool.stage(makeEnvelope(ret=ret), message, makeAddressees("g@x.example"))
+            d = self.spool.stage(
+                makeEnvelope(ret=ret, body=body), message, makeAddressees("g@x.example")
+            )
             self.scheduler.release(self.successResultOf(d))
             (notice,) = self.notices()
             parts = list(email.message_from_bytes(notice).walk())

@@ -5,20 +5,28 @@ said on the line.
 
 from __future__ import annotations
 
+import argparse
 import base64
+import io
 import json
+import sys
+import unittest.mock
 from typing import Any
 
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from deferrals.control import ControlFactory, Operator
+from deferrals.cli import parser
+from deferrals.control import ControlFactory, Line, Operator
+from deferrals.errors import DeferralsError
 from deferrals.explaining import story
 from deferrals.interfaces import IQueue
 from deferrals.model.delivery import Ended, Stuck
+from deferrals.model.ids import formatId
 from deferrals.model.reply import Reply
 from deferrals.model.selection import Selection
+from deferrals.operating import change, export_, list_
 from deferrals.spool import look
 from deferrals.spool.sqlite import SqliteSpool
 from deferrals.spool.view import View
@@ -164,6 +172,57 @@ class ViewTests(SynchronousTestCase):
         for answer in answers[2:6]:
             self.assertIn("error", answer)
         self.assertEqual(answers[6]["result"], {"counters": {}})
+
+
+class ExportTests(SynchronousTestCase):
+    """
+    L{export_}.
+    """
+
+    def export(self, *parts: bytes | None) -> bytes:
+        """
+        @return: what is written of a message that is read in these parts.
+        """
+        found = [None if part is None else base64.b64encode(part).decode() for part in parts]
+        queue = unittest.mock.Mock()
+        queue.call = lambda name, number, offset: found.pop(0)
+        out = io.TextIOWrapper(io.BytesIO())
+        self.patch(sys, "stdout", out)
+        self.assertEqual(export_(argparse.Namespace(queue=queue, id="x")), 0)
+        return out.buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+    def test_export(self) -> None:
+        """Part by part; one that is delivered meanwhile is never taken for a whole one."""
+        self.assertEqual(self.export(b"a", b"b", b""), b"ab")
+        self.assertRaises(DeferralsError, self.export, b"a", None)
+
+
+class ManyTests(SynchronousTestCase):
+    """
+    A command with thousands of message ids.
+    """
+
+    def test_ids(self) -> None:
+        """They go to the server in lines that it takes, each id once."""
+        ids = [formatId(number) for number in range(30_000)]
+        lines: list[int] = []
+        asked: list[str] = []
+
+        def call(name: str, *args: Any) -> Any:
+            lines.append(len(json.dumps({"call": name, "args": args})))
+            (selection,) = (one for one in args if isinstance(one, dict))
+            asked.extend(selection["ids"])
+            return (len(selection["ids"]), None) if name == "change" else ([], None)
+
+        queue = unittest.mock.Mock(call=call)
+        for verb, run in (("list", list_), ("remove", change)):
+            words = parser().parse_args(["queue", verb, *ids, ids[0].lower()])
+            words.queue = queue
+            self.patch(sys, "stdout", io.StringIO())
+            self.assertEqual(run(words), 0)
+            self.assertEqual(asked, ids)
+            asked.clear()
+        self.assertLess(max(lines), Line.MAX_LENGTH)
 
 
 class StoryTests(SynchronousTestCase):

@@ -16,7 +16,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
 from deferrals.model.verdict import Delivered, Failed, Retry
-from deferrals.relay.scheduler import DELIVERY_SECONDS, Scheduler
+from deferrals.relay.scheduler import DELIVERY_SECONDS, STOP_SECONDS, Scheduler
 from deferrals.spool.memory import MemorySpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
 
@@ -163,6 +163,19 @@ class SchedulerTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.delivery.asked, [["a@x.example"]])
         self.assertEqual(self.left(), (1, 1))
+
+    def test_stopInTime(self) -> None:
+        """A delivery that does not end does not keep the server from stopping: it stays queued."""
+        self.delivery.answer = lambda recipients: Deferred()
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        stopped = self.scheduler.stop()
+        self.clock.advance(STOP_SECONDS - 1)
+        self.assertNoResult(stopped)
+        self.clock.advance(1)
+        self.successResultOf(stopped)
+        self.assertEqual(self.left(), (1, 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_failed(self) -> None:
         """Who failed is not tried again, and the sender is to be told."""

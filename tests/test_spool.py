@@ -4,22 +4,27 @@ Both spools against the contract, and what the embedded one does beside it.
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import sqlite3
 import subprocess
 import sys
 import threading
+import unittest.mock
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from deferrals.errors import SpoolError
 from deferrals.model.delivery import Gone
-from deferrals.spool import housekeeping
+from deferrals.model.ids import parseId
+from deferrals.spool import housekeeping, rescue
+from deferrals.spool.claims import KEEP_SECONDS, LEASE_SECONDS
 from deferrals.spool.database import Database
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
@@ -269,6 +274,102 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         spool.release(work, {})
         (other,) = self.claimed(spool)
         self.assertEqual(str(other.addressees[0]), "a@b.example")
+
+    def large(self, spool: SqliteSpool, address: str) -> str:
+        """
+        @return: the file of a message that is ours.
+        """
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"x" * MEMORY_OCTETS, b"\r\n")
+        work = self.resultOf(spool.stage(envelope, message, makeAddressees(address)))
+        spool.release(work, {})
+        return str(message.path)
+
+    def test_unreadable(self) -> None:
+        """A row that cannot be read is named twice: when it is found, and when it is given up."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@b.example", seconds=1.0)
+        self.resultOf(
+            spool.db.run(lambda db: db.execute("UPDATE recipients SET recipient = '?'") and None)
+        )
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def said() -> int:
+            return sum(one.get("event") == "damaged" for one in events)
+
+        self.clock.advance(2)
+        self.assertEqual(self.claimed(spool), [])
+        self.assertEqual(said(), 1)
+        for _ in range(5):
+            self.clock.advance(KEEP_SECONDS + 1)
+            self.assertEqual(self.resultOf(spool.notices(10)), [])
+        self.assertEqual(said(), 2)
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+
+    def test_noDescriptors(self) -> None:
+        """A content that cannot be read now (no more files may be open) is not damaged."""
+        spool = self.makeSpool()
+        self.large(spool, "a@b.example")
+        for where in ("claim", "check"):
+            spool = self.reopen(spool)
+            (work,) = self.claimed(spool) if where == "check" else (None,)
+            full = OSError(errno.EMFILE, "Too many open files")
+
+            def opening(*args: Any, full: OSError = full, **more: Any) -> Any:
+                raise full
+
+            with unittest.mock.patch("builtins.open", opening):
+                if work is None:
+                    self.assertEqual(self.claimed(spool), [])
+                else:
+                    check = spool.check(work)
+                    assert check is not None
+                    failure = self.resultOf(check)
+                    self.assertIn("Too many open files", failure.getErrorMessage())
+            self.clock.advance(LEASE_SECONDS + 1)
+            (again,) = self.claimed(spool)
+            check = spool.check(again)
+            assert check is not None
+            self.assertIsNone(self.resultOf(check))
+
+    def test_noDatabase(self) -> None:
+        """
+        A database that is not there at a start: large contents are kept for
+        when it is put back.
+        """
+        spool = self.makeSpool()
+        path = self.large(spool, "a@b.example")
+        self.reactor.wait(spool.close())
+        os.rename(spool.path, f"{spool.path}.away")
+        spool = self.opened()
+        self.resultOf(spool.waiting())
+        aside = os.path.join(self.directory, "damaged", os.path.basename(path))
+        self.assertTrue(os.path.exists(aside))
+        self.reactor.wait(spool.close())
+        os.rename(f"{spool.path}.away", spool.path)
+        os.rename(aside, path)
+        (work,) = self.claimed(self.opened())
+        self.assertEqual(work.message.size, MEMORY_OCTETS + 2)
+
+    def test_halfSalvaged(self) -> None:
+        """The content of a message of which nothing else can be read is kept."""
+        spool = self.makeSpool()
+        paths = [self.large(spool, f"{name}@b.example") for name in "abcd"]
+        self.reactor.wait(spool.close())
+        numbers = [parseId(os.path.basename(path)) for path in paths]
+        with sqlite3.connect(spool.path) as db:
+            db.execute("DELETE FROM messages WHERE id = ?", (numbers[0],))
+            db.execute("DELETE FROM recipients WHERE message IN (?, ?)", (numbers[1], numbers[3]))
+        db.close()
+        aside = os.path.join(self.directory, "damaged")
+        text = rescue.salvage(spool.path, aside, 0.0, {numbers[3]})
+        self.assertIn("2 contents", text)
+        found = [os.path.exists(path) for path in paths]
+        self.assertEqual(found, [False, False, True, True])  # the last is still coming in
+        names = {os.path.basename(path) for path in paths[:2]}
+        self.assertLess(names, set(os.listdir(aside)))
 
     def test_afterClose(self) -> None:
         """A closed spool takes nothing."""

@@ -2,11 +2,14 @@
 Deferreds that several wait for, and for a limited time.
 """
 
+import time
+
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.waiting import Shared, Slots, withDeadline
+from deferrals.waiting import Shared, Slots, steady, timeOfDay, withDeadline
 
 
 class SharedTests(SynchronousTestCase):
@@ -108,3 +111,28 @@ class DeadlineTests(SynchronousTestCase):
         d.cancel()
         self.failureResultOf(d, CancelledError)
         self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class SteadyTests(SynchronousTestCase):
+    """
+    L{steady}.
+    """
+
+    def test_clockSet(self) -> None:
+        """A time of day that is set moves no timer, also of those that wait already."""
+        reactor = MemoryReactorClock()
+        reactor.advance(2e9)
+        called: list[str] = []
+        reactor.callLater(5.0, called.append, "before")
+        steady(reactor)
+        reactor.callLater(5.0, called.append, "after")
+        now = time.monotonic()
+        for call in reactor.getDelayedCalls():
+            self.assertTrue(now < call.getTime() <= now + 6.0)
+        self.assertLess(abs(timeOfDay(reactor) - time.time()), 60.0)
+
+    def test_testsClock(self) -> None:
+        """The clock of a test is both."""
+        clock = Clock()
+        clock.advance(5)
+        self.assertEqual(timeOfDay(clock), 5.0)

@@ -10,6 +10,7 @@ something has failed (RFC 3461 §5.2.10, §4.3).
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 from collections.abc import Collection, Sequence
 
@@ -213,7 +214,7 @@ class Notification:
         ]
         if addressee.host:
             kind = "x-local" if "/" in addressee.host else "dns"
-            fields.append(("Remote-MTA", f"{kind}; {addressee.host}"))
+            fields.append(("Remote-MTA", f"{kind}; {_literal(addressee.host)}"))
         if addressee.reply is not None:
             fields.append(("Diagnostic-Code", f"smtp; {_said(addressee.reply)}"))
         fields.append(("Last-Attempt-Date", rfc5322Date(self.now)))
@@ -311,6 +312,18 @@ def _status(action: str, reply: Reply | None) -> str:
     if action in ("expired", "damaged") or reply is None:
         return _STATUS[action]
     return reply.enhanced or f"{reply.code // 100}.0.0"
+
+
+def _literal(host: str) -> str:
+    """
+    An address is no name: it stands in brackets (RFC 3464 §2.1.2, RFC 5321
+    §4.1.3).
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return f"[{host}]" if address.version == 4 else f"[IPv6:{host}]"
 
 
 def _escaped(text: str) -> str:

@@ -30,7 +30,7 @@ from deferrals.model.verdict import Route
 _log = Logger(namespace="deferrals.notice")
 
 #: How often those who have waited for too long are looked for.
-EVERY_SECONDS = 10.0
+EVERY_SECONDS = 2.0
 
 #: So many messages are looked at in one sweep.
 SWEEP = 50
@@ -163,6 +163,8 @@ class Notifier:
             action = addressee.action
             standings[addressee] = _told(addressee)
             if sender is None or not isWanted(addressee.recipient.notify, action):
+                if action in ("failed", "expired", "damaged"):
+                    self._say(work, addressee, f"{action}, and nobody is to be told")
                 continue
             if action == "stuck":
                 self._say(work, addressee, "was kept for its sender, who could never be told")
@@ -245,7 +247,9 @@ class Notifier:
             if (size, digest) != (message.size, message.digest):
                 return b"", None
         failed = any(one.action in ("failed", "expired") for one in wanted)
-        whole = failed and work.envelope.parameters.ret == "FULL"
+        parameters = work.envelope.parameters
+        # What is binary can only be a part of what is binary (RFC 3030 §3).
+        whole = failed and parameters.ret == "FULL" and parameters.body != "BINARYMIME"
         if not whole or message.size > self.returnOctets:
             return message.header, None
         with message.open() as file:

@@ -38,6 +38,10 @@ _log = Logger(namespace="deferrals.delivery")
 #: this is for those that hang.
 DELIVERY_SECONDS = 3600.0
 
+#: How long deliveries that are under way may take to end when the server stops:
+#: less than an init system waits before it kills.
+STOP_SECONDS = 60.0
+
 #: How often due work is looked for when nothing else is the occasion.
 EVERY_SECONDS = 5.0
 
@@ -68,6 +72,7 @@ class Attempt:
     @ivar destination: where it goes.
     @ivar schedule: what applies to it.
     @ivar began: when it was handed to us.
+    @ivar delivering: the delivery's Deferred, while it is under way.
     """
 
     work: Work
@@ -75,6 +80,7 @@ class Attempt:
     destination: str
     schedule: Schedule
     began: float
+    delivering: Deferred[Any] | None = None
 
 
 class Scheduler:
@@ -129,7 +135,8 @@ class Scheduler:
 
     def stop(self) -> Deferred[Any]:
         """
-        Begin nothing more.
+        Begin nothing more.  What does not end in time is cancelled, and stays
+        in the queue.
 
         @return: a Deferred that fires when what was begun has ended.
         """
@@ -141,8 +148,14 @@ class Scheduler:
             self._refill.cancel()
         if not self._attempts:
             return succeed(None)
-        self._idle = Deferred()
-        return self._idle
+        self._idle = idle = Deferred()
+        timer = self._clock.callLater(STOP_SECONDS, self._cancelAll)
+        return idle.addCallback(lambda _: timer.active() and timer.cancel())
+
+    def _cancelAll(self) -> None:
+        for attempt in list(self._attempts):
+            if attempt.delivering is not None:
+                attempt.delivering.cancel()
 
     def release(self, work: Work) -> None:
         """
@@ -308,6 +321,7 @@ class Scheduler:
             d = withDeadline(
                 self._clock, DELIVERY_SECONDS, stage.deliver, work.message, work.envelope, group
             )
+        attempt.delivering = d
         d.addErrback(self._failed, attempt)
         d.addCallback(self._delivered, attempt)
         d.addErrback(self._broken, attempt)
@@ -317,6 +331,7 @@ class Scheduler:
         return {}
 
     def _delivered(self, outcomes: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
+        attempt.delivering = None
         chance = self._chance()
         complete: dict[Addressee, Outcome] = {}
         standings: dict[Addressee, Standing] = {}
@@ -327,6 +342,13 @@ class Scheduler:
             complete[addressee] = outcome
             standings[addressee] = self._standing(attempt, addressee, outcome, chance)
             self._logOutcome(attempt, addressee, outcome)
+            if standings[addressee] == Gone("expired", outcome.reply, outcome.host):
+                _log.error(
+                    "{transaction} to=<{recipient}> expired, and nobody is to be told",
+                    event="untold",
+                    transaction=attempt.work.envelope.id,
+                    recipient=str(addressee),
+                )
         first = next(iter(complete.values()))
         alive = isAlive(complete.values())
         self._record(attempt, standings, (alive, (first.reply, first.host)), RECORD_SECONDS)

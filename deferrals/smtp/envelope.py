@@ -33,7 +33,7 @@ from deferrals.model.transaction import Phase, Transaction
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp import journal
 from deferrals.smtp.base import SessionBase
-from deferrals.waiting import CancelledError, withDeadline
+from deferrals.waiting import CancelledError, timeOfDay, withDeadline
 
 _log = Logger(namespace="deferrals.session")
 
@@ -99,7 +99,7 @@ class Envelopes(SessionBase):
             self.say(R421_TOO_MANY_MESSAGES)
             return self.close()
         parameters, client = self._asserted(parameters), self._sender(parameters)
-        now = self._clock.seconds()
+        now = timeOfDay(self._clock)
         number = self._intake.ids.next(now)
         envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
         form = Form.LMTP if self._isLMTP else parameters.form
@@ -181,7 +181,7 @@ class Envelopes(SessionBase):
         except Exception:
             _log.failure("{transaction}: no cohort", transaction=self._transaction.envelope.id)
             return _Judged(recipient, Refuse(R451_LOCAL_ERROR), began)
-        now = self._clock.seconds()
+        now = timeOfDay(self._clock)
         company, held = self._intake.mixed.place(self._transaction, recipient, cohort, now)
         return _Judged(recipient, verdict, began, cohort, company, held)
 

@@ -36,6 +36,7 @@ from deferrals.smtp import journal
 from deferrals.smtp.immediate import Immediate
 from deferrals.smtp.mixed import Diversion
 from deferrals.smtp.settings import Intake, Limits
+from deferrals.waiting import timeOfDay
 
 _log = Logger(namespace="deferrals.transaction")
 
@@ -217,7 +218,7 @@ class PostData:
             self._transaction,
             self._block,
             self._message,
-            self._clock.seconds(),
+            timeOfDay(self._clock),
         )
         d.addErrback(self._unresolved)
         d.addCallback(self._resolved)
@@ -315,7 +316,7 @@ class PostData:
             self._writer.abort()
         rung = self._rung()
         if self._message is not None:
-            now = self._clock.seconds()
+            now = timeOfDay(self._clock)
             self._intake.mixed.answered(self._transaction, self._block, self._message, now)
         self._intake.status.count("transactions", rung)
         self._logEnd(rung, len(accepted), str(final))

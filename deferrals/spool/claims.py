@@ -8,6 +8,7 @@ makes a claim fail as a whole.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ KEEP_SECONDS = 432000.0
 #: Leases that have run out, looked at per claim.
 _EXPIRED = 500
 
+_DAMAGE = {errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
 #: By its key: the plus signs keep SQLite from walking through all who are due.
 _BY_DESTINATION = "message = ? AND +status = 0 AND +destination = ? AND +due <= ?"
 
@@ -42,7 +45,8 @@ class Claims:
     @ivar now: the spool's time.
     @ivar owner: who claims.
     @ivar bodyPath: where the file of a message's body is, by its number.
-    @ivar damaged: what could not be read, as (number, why); filled here.
+    @ivar damaged: what cannot be read, as (number, why); filled here.
+    @ivar later: what could not be read this time; filled here.
     """
 
     db: sqlite3.Connection
@@ -50,6 +54,7 @@ class Claims:
     owner: str
     bodyPath: Callable[[int], str]
     damaged: list[tuple[int, str]] = attrs.field(factory=list)
+    later: list[tuple[int, str]] = attrs.field(factory=list)
 
     def due(self, limit: int, shares: Mapping[str, int], share: int) -> list[Work]:
         """
@@ -174,7 +179,10 @@ class Claims:
             envelope = rows.envelope(tuple(columns))
             message = content(number, size, digest)
         except (ValueError, OSError) as error:
-            self._damaged(number, str(error), [addressee.seq for addressee in addressees])
+            if isinstance(error, OSError) and not isDamage(error):
+                self.later.append((number, str(error)))  # with the end of its lease
+            else:
+                self._damaged(number, str(error), [addressee.seq for addressee in addressees])
             return None
         return Work(
             envelope,
@@ -209,8 +217,17 @@ class Claims:
             return Message(0, digest, b"", None, b"", False)
 
     def _damaged(self, number: int, why: str, seqs: list[int]) -> None:
+        """
+        Whoever was set aside before, and should be told of now, cannot be: he
+        is left to the operator, instead of being found again and again.
+        """
         self.damaged.append((number, why))
         setAside(self.db, number, self.now, seqs)
+        self.db.executemany(
+            "UPDATE recipients SET notice = NULL, owner = NULL"
+            f" WHERE message = ? AND seq = ? AND status = {DAMAGED} AND notice <= ?",
+            [(number, seq, self.now + LEASE_SECONDS) for seq in seqs],
+        )
 
     # Whom to tell.
 
@@ -312,6 +329,14 @@ def verify(message: Message) -> str:
     if digest != message.digest:
         return "its content is not what was stored"
     return ""
+
+
+def isDamage(error: BaseException) -> bool:
+    """
+    Whether an error is the content's own; otherwise (no more files may be
+    open, no memory, no permission) it can be read another time.
+    """
+    return isinstance(error, OSError) and error.errno in _DAMAGE
 
 
 def moveBody(path: str, aside: str) -> None:

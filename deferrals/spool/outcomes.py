@@ -23,7 +23,8 @@ from deferrals.spool.turn import Insert, Turn
 #: sender after so long.
 TELL_SECONDS = 60.0
 
-_OURS = " WHERE message = ? AND seq = ? AND owner = ?"
+#: What is leased to us; or was, and nobody else has it since.
+_OURS = f" WHERE message = ? AND seq = ? AND (owner = ? OR (owner IS NULL AND status = {QUEUED}))"
 
 
 @attrs.define
@@ -33,7 +34,7 @@ class Outcomes:
 
     @ivar now: the spool's time.
     @ivar wall: the time of day, for the history.
-    @ivar owner: who records: only what is leased to it changes.
+    @ivar owner: who records: what is leased to somebody else does not change.
     """
 
     db: sqlite3.Connection

@@ -11,12 +11,12 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 from twisted.logger import Logger
 
-from deferrals.model.ids import formatId
+from deferrals.model.ids import formatId, parseId
 from deferrals.spool.claims import setAside
 from deferrals.spool.schema import prepare
 
@@ -44,12 +44,14 @@ def rewrite(db: sqlite3.Connection, path: str) -> str:
     return f"{path} was deleted while in use: written anew, with all its {count} messages"
 
 
-def salvage(path: str, aside: str, now: float) -> str:
+def salvage(path: str, aside: str, now: float, writing: Container[int]) -> str:
     """
-    The database is damaged: carry over what can be read, move it aside.
+    The database is damaged: carry over what can be read, move it aside, and
+    with it the contents of messages that are not complete.
 
     @param aside: the directory for what is moved aside.
     @param now: the spool's time.
+    @param writing: the numbers of messages that are coming in now.
     @return: a text for the log.
     """
     new = f"{path}.new"
@@ -61,6 +63,9 @@ def salvage(path: str, aside: str, now: float) -> str:
         prepare(target)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as source:
             text = _Salvage(source, target, now).run()
+        kept = _bodiesAside(
+            path, aside, lambda number: number in writing or _isWhole(target, number)
+        )
     finally:
         target.close()
     place = os.path.join(aside, time.strftime("spool-%Y%m%dT%H%M%S"))
@@ -69,7 +74,35 @@ def salvage(path: str, aside: str, now: float) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.rename(path + suffix, os.path.join(place, os.path.basename(path) + suffix))
     _install(new, path)
+    if kept:
+        text += f"; {kept} contents of messages that are not complete are in {aside}"
     return f"{path} was damaged, and is now in {place}; {text}"
+
+
+def _isWhole(db: sqlite3.Connection, number: int) -> bool:
+    sql = (
+        "SELECT 1 FROM messages WHERE id = ?"
+        " AND EXISTS (SELECT 1 FROM recipients WHERE message = messages.id)"
+    )
+    return db.execute(sql, (number,)).fetchone() is not None
+
+
+def _bodiesAside(path: str, aside: str, isKnown: Callable[[int], bool]) -> int:
+    """
+    Move the files of contents aside that the database does not know, and that
+    may be somebody's mail.
+
+    @return: how many.
+    """
+    bodies = os.path.join(os.path.dirname(path), "bodies")
+    count = 0
+    for name in os.listdir(bodies) if os.path.isdir(bodies) else []:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            if not isKnown(parseId(name)):
+                os.makedirs(aside, mode=0o700, exist_ok=True)
+                os.rename(os.path.join(bodies, name), os.path.join(aside, name))
+                count += 1
+    return count
 
 
 def _install(new: str, path: str) -> None:
@@ -226,13 +259,26 @@ class _Salvage:
             self._target.executemany("INSERT OR REPLACE INTO info VALUES (?, ?)", found)
 
 
-def putAsideLog(path: str, aside: str) -> None:
+def putAside(path: str, aside: str, writing: Container[int]) -> None:
     """
-    The database is not there, but its write-ahead log is: SQLite would delete
-    that, and what only it has.
+    The database is not there, but its write-ahead log is, or contents are:
+    SQLite would delete the one, the housekeeping the others.
+
+    @param writing: the numbers of messages that are coming in now.
     """
+    if os.path.exists(path):
+        return
+    count = _bodiesAside(path, aside, lambda number: number in writing)
+    if count:
+        _log.critical(
+            "{path} is missing, but not the contents of {count} messages, which are now in"
+            " {aside}: while the server does not run, put the database back, and them into bodies",
+            path=path,
+            count=count,
+            aside=aside,
+        )
     log = f"{path}-wal"
-    if os.path.exists(path) or not os.path.exists(log):
+    if not os.path.exists(log):
         return
     place = os.path.join(aside, time.strftime("log-%Y%m%dT%H%M%S"))
     os.makedirs(place, mode=0o700, exist_ok=True)

@@ -38,7 +38,7 @@ from deferrals.model.delivery import Addressee, Gone, Standing, Waits, Work
 from deferrals.model.envelope import Envelope
 from deferrals.model.ids import formatId
 from deferrals.spool import rescue, room
-from deferrals.spool.claims import LEASE_SECONDS, Claims, moveBody, setAside, verify
+from deferrals.spool.claims import LEASE_SECONDS, Claims, isDamage, moveBody, setAside, verify
 from deferrals.spool.clock import SpoolClock
 from deferrals.spool.database import Database
 from deferrals.spool.housekeeping import Housekeeping, saveClock
@@ -105,7 +105,7 @@ class SqliteSpool:
         See L{ISpool.open}.
         """
         self._makeDirectories()
-        rescue.putAsideLog(self.path, self._aside)
+        rescue.putAside(self.path, self._aside, self._writing)
         try:
             yield self.db.open()
             saved = yield self._twice(savedClock)
@@ -160,7 +160,7 @@ class SqliteSpool:
         See L{Database}; in its thread.
         """
         if db is None:
-            return rescue.salvage(self.path, self._aside, self.clock.now())
+            return rescue.salvage(self.path, self._aside, self.clock.now(), self._writing)
         text = rescue.rewrite(db, self.path)
         if not os.path.exists(os.path.join(self.directory, "lock")):
             old = self._lock
@@ -356,6 +356,10 @@ class SqliteSpool:
             works, claims = result
             for number, why in claims.damaged:
                 self._sayDamaged(number, why)
+            for number, why in claims.later:
+                _log.error(
+                    "{transaction} cannot be read now: {why}", transaction=formatId(number), why=why
+                )
             return works
 
         return self.db.run(claim).addCallback(claimed)
@@ -379,7 +383,7 @@ class SqliteSpool:
         if message.fresh:
             return None
         d: Deferred[str] = message.shared(SqliteSpool, lambda _: self._inThread(verify, message))
-        d.addErrback(lambda failure: f"its content cannot be read: {failure.getErrorMessage()}")
+        d.addErrback(_unread)
         return d.addCallback(self._checked, work)
 
     def _checked(self, wrong: str, work: Work) -> Deferred[None]:
@@ -500,6 +504,17 @@ def _renew(
 
 def _notes(db: sqlite3.Connection, now: float) -> dict[str, str]:
     return dict(db.execute("SELECT name, value FROM notes WHERE expires > ?", (now,)))
+
+
+def _unread(failure: Failure) -> str:
+    """
+    @return: what is wrong with a content.
+    @raise SpoolError: perhaps nothing.
+    """
+    text = f"its content cannot be read: {failure.getErrorMessage()}"
+    if isDamage(failure.value):
+        return text
+    raise SpoolError(text)
 
 
 def _asSpoolError(failure: Failure, what: str) -> NoReturn:

@@ -29,7 +29,7 @@ CALLS = "write,pwrite64,fsync,fdatasync,rename,unlink,ftruncate"
 
 #: Takes a message in, and says how far it came: staged, released, delivered.
 PROGRAM = """
-import os, sys
+import attrs, os, sys
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from deferrals.model.delivery import Gone
@@ -53,15 +53,27 @@ def staged(work):
         d = spool.record(work, {work.addressees[0]: Gone()})
         d.addCallback(lambda _: spool.waiting())
         d.addCallback(lambda left: say("delivered") if left == (0, 0) else None)
+    elif sys.argv[4] == "tell":
+        d = tell(work)
     else:
         d = spool.waiting()
     d.addErrback(lambda failure: None)
     d.addCallback(lambda _: end())
+def tell(work):
+    envelope = attrs.evolve(makeEnvelope(), sender=None)
+    writer = spool.newBody(envelope.transaction)
+    writer.write(b"Subject: y\\r\\n\\r\\n" + b"y" * size + b"\\r\\n")
+    d = writer.finish()
+    d.addCallback(lambda message: spool.record(
+        work, {work.addressees[0]: Gone("failed")},
+        [(envelope, message, makeAddressees("s@c.example"))],
+    ))
+    return d.addCallback(lambda works: say("told"))
 def refused(failure):
     say("refused")
     end()
 def end():
-    if sys.argv[4] == "keep":
+    if sys.argv[4] in ("keep", "tell"):
         os._exit(0)
     spool.close().addBoth(lambda _: os._exit(0))
 d = spool.open()
@@ -121,6 +133,8 @@ class FaultTests(SynchronousTestCase):
     def left(self) -> list[Any]:
         """
         What the next process finds.
+
+        @return: size, whether that is what was stored, and for whom.
         """
         reactor = PumpedReactor()
         spool = SqliteSpool(self.directory, reactor, self.inThread)
@@ -128,7 +142,8 @@ class FaultTests(SynchronousTestCase):
         found = []
         for work in reactor.wait(spool.claim(10, {}, 10)):
             size, digest = work.message.measured()
-            found.append([size, (size, digest) == (work.message.size, work.message.digest)])
+            sound = (size, digest) == (work.message.size, work.message.digest)
+            found.append([size, sound, *map(str, work.addressees)])
         reactor.wait(spool.close())
         return found
 
@@ -163,9 +178,13 @@ class FaultTests(SynchronousTestCase):
             said, _ = self.attempt(size, how, f"{name}:{effect}:when={number}")
             where = f"{name} {number} {effect}: {said}"
             left = self.left()
-            self.assertIn(left, ([], [[octets, True]]), where)
+            message, notice = ([[octets, True, to]] for to in ("a@b.example", "s@c.example"))
+            if how == "tell" and "staged" in said:
+                self.assertIn(left, [notice] if "told" in said else [message, notice], where)
+                continue
+            self.assertIn(left, ([], message), where)
             if "staged" in said and "delivered" not in said and how == "keep":
-                self.assertEqual(left, [[octets, True]], where)
+                self.assertEqual(left, message, where)
             if "refused" in said:
                 self.assertEqual(left, [], where)
 
@@ -180,3 +199,10 @@ class FaultTests(SynchronousTestCase):
     def test_deliveredFails(self) -> None:
         """The same, up to the last recipient's outcome."""
         self.strike(100, "deliver", "error=ENOSPC")
+
+    def test_toldDies(self) -> None:
+        """
+        The process dies while a notice takes the place of what it is
+        about: one of the two is there, and never both.
+        """
+        self.strike(100, "tell", "signal=SIGKILL")

@@ -26,7 +26,7 @@ from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.content.http import requestHeaders
 from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
 from deferrals.stages.web import WebClient, httpURL
-from deferrals.waiting import Slots, together, withDeadline
+from deferrals.waiting import Slots, timeOfDay, together, withDeadline
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -131,7 +131,7 @@ class HTTPDelivery:
         finally:
             self._slots.release()
         after = (answer.getRawHeaders("retry-after") or [""])[0]
-        return outcomeOf(status, after, self._reactor.seconds())
+        return outcomeOf(status, after, timeOfDay(self._reactor))
 
 
 def outcomeOf(status: int, retryAfter: str, now: float) -> Outcome:
