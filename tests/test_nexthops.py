@@ -399,7 +399,23 @@ class AskTests(HopsCase):
         """No answer is a HopError."""
         self.peer.override["RCPT"] = "hang up"
         self.failureResultOf(self.ask("a@x.example"), HopError)
-        self.failureResultOf(self.ask("\u00e4@x.example"), HopError)
+
+    def test_needsUTF8(self) -> None:
+        """
+        An address that the server cannot be told (no SMTPUTF8) is refused
+        without being asked about (RFC 6531 §3.2), also over a connection that
+        has been used before.
+        """
+        for _ in range(3):
+            mail, rcpt = self.successResultOf(self.ask("\u00e4@x.example"))
+            self.assertEqual((mail.isPositive, rcpt.code, rcpt.enhanced), (True, 553, "5.6.7"))
+        self.assertEqual(self.peer.connections, 1)
+        self.assertEqual(self.peer.commands, ["EHLO mx.example.net"])
+        self.peer.keywords.append("SMTPUTF8")
+        self.clock.advance(31)
+        self.network.run()
+        self.successResultOf(self.ask("\u00e4@x.example"))
+        self.assertIn("MAIL FROM:<> SMTPUTF8", self.peer.commands)
 
 
 class MisgivingTests(HopsCase):

@@ -153,7 +153,8 @@ class NextHops:
                     try:
                         return (yield session.ask(sender, recipient))
                     except PeerError as error:
-                        if fresh:
+                        # One that had been idle may just have been closed.
+                        if fresh or session.usable:
                             raise HopError(f"{hop.name}: {error}", "4.4.2") from None
                     finally:
                         self.done(line, session)
