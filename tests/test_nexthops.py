@@ -115,6 +115,22 @@ class PoolTests(HopsCase):
         self.assertEqual(codes(self.successResultOf(d)), [250])
         self.assertEqual(len(self.peer.accepted), 2)
 
+    def test_closedWith421(self) -> None:
+        """
+        Nor when it says 421 instead of taking another message (RFC 5321 §3.8):
+        a fresh connection may have it at once.
+        """
+        self.sent(self.hop(), outgoing("b@x.example"))
+        self.peer.override["MAIL"] = "421 4.7.0 too many messages on this connection"
+        d = self.hops.send(self.hop(), outgoing("b@x.example"))
+        self.clock.callLater(0, self.peer.override.clear)
+        self.network.run()
+        self.network.run()
+        self.assertEqual(codes(self.successResultOf(d)), [250])
+        self.peer.mail = "421 4.3.2 not today"
+        self.sent(self.hop(), outgoing("b@x.example"))
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("b@x.example"))), [421])
+
     def test_spokenOutOfTurn(self) -> None:
         """What an idle connection says is never taken for an answer."""
         self.sent(self.hop(), outgoing("b@x.example"))
@@ -360,6 +376,31 @@ class TransactionTests(HopsCase):
         self.network.run()
         self.assertEqual(codes(self.successResultOf(d)), [552])
 
+    def test_prematureAcceptance(self) -> None:
+        """
+        Nobody can have taken a message before its end: such an answer is none,
+        and the message stays ours (D-21).
+        """
+        for chunking in (False, True):
+            self.peer = self.network.peers["hop"] = Peer(*EHLO, *["CHUNKING"] * chunking)
+            hop = self.hop(idleSeconds=1)
+            if chunking:
+                self.peer.rcpt["a@x.example"] = "250 2.1.5 ok\r\n250 2.6.0 taken"
+            else:
+                self.peer.override["DATA"] = "354 go\r\n250 2.6.0 taken"
+            sent = self.sent(hop, outgoing("a@x.example"))
+            self.assertEqual(codes(sent), [451])
+            self.assertIn("before its end", sent.answers[0].reply.text)
+            self.network.run()
+            self.assertEqual(self.peer.sessions, [])
+
+    def test_prematureLMTP(self) -> None:
+        """The same for a recipient's reply under LMTP (RFC 2033 §4.2)."""
+        self.peer = self.network.peers["hop"] = Peer("PIPELINING", lmtp=True)
+        self.peer.override["DATA"] = "354 go\r\n250 2.1.5 taken"
+        message = outgoing("a@x.example", "b@x.example")
+        self.assertEqual(codes(self.sent(self.hop(lmtp=True), message)), [451, 451])
+
 
 class AskTests(HopsCase):
     """
@@ -446,6 +487,24 @@ class MisgivingTests(HopsCase):
             self.peer.drop = lambda sender, drops=drops: 5 if drops else None
             self.sent(self.hop(), message)
         self.assertEqual({line.split()[-1] for line in self.mails()}, {"DEFERRALS"})
+        self.assertEqual(self.hops.describe()["misgivings"], [])
+
+    def test_shuttingDown(self) -> None:
+        """A server that ends with 421 has answered: that is no problem with the extension."""
+        self.peer.final, self.peer.enumerates = "421 4.3.2 shutting down", False
+        for _ in range(4):
+            message = outgoing("a@x.example", "b@x.example")
+            self.assertEqual(codes(self.sent(self.hop(), message)), [421, 421])
+        self.assertEqual(self.mails()[-1].split()[-1], "DEFERRALS")
+
+    def test_badSenders(self) -> None:
+        """Nor are senders that the server does not want, extension or not."""
+        self.peer.mail = "501 5.1.7 bad sender"
+        for _ in range(4):
+            self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [501])
+        self.peer.mail = "250 2.1.0 ok"
+        self.sent(self.hop(), outgoing("a@x.example"))
+        self.assertEqual(self.mails()[-1].split()[-1], "DEFERRALS")
         self.assertEqual(self.hops.describe()["misgivings"], [])
 
     def test_violations(self) -> None:

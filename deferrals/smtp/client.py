@@ -122,6 +122,11 @@ class ClientSession(Protocol):
             self._replied(reply)
 
     def _replied(self, reply: Reply) -> None:
+        producer = self._producer
+        if producer is not None and not producer.complete and reply.code < 400:
+            # It may refuse what it has not read to the end, but cannot have taken it.
+            self._broken(Failure(PeerError("the message was answered before its end")))
+            return
         if reply.code == 421 and self._lost is None:
             # RFC 5321 §3.8: whoever says so closes the connection.
             self._lost = Failure(PeerError(f"the server closes: {reply}"))
