@@ -17,8 +17,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import directlyProvides
 
 EHLO = ("PIPELINING", "SIZE 1000000", "8BITMIME", "ENHANCEDSTATUSCODES", "PRDR", "DEFERRALS")
 
@@ -235,6 +237,9 @@ class Wire:
         self.closed = False
         self.producer: Any = None
 
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """There is nothing to delay."""
+
     def write(self, data: bytes) -> None:
         if not self.closed and data:
             if not self.pending:
@@ -319,6 +324,8 @@ class _Endpoint:
         client, server = Wire(network.clock), Wire(network.clock)
         client.other, server.other = server, client
         client.protocol, server.protocol = factory.buildProtocol(None), PeerSession(peer)
+        if self.name.startswith(("tls:", "ssl:")):
+            directlyProvides(client, ISSLTransport)
         client.protocol.makeConnection(client)
         network.clock.callLater(0, server.protocol.makeConnection, server)
         return succeed(client.protocol)

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from deferrals.errors import HopError
 from deferrals.interfaces import INextHops
 from deferrals.model.envelope import Form
-from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.outgoing import Hop, Login, Outgoing, Sent
 from deferrals.smtp.nexthops import NextHops
 from tests.peer import EHLO, Network, Peer
 
@@ -457,6 +457,60 @@ class AskTests(HopsCase):
         self.network.run()
         self.successResultOf(self.ask("\u00e4@x.example"))
         self.assertIn("MAIL FROM:<> SMTPUTF8", self.peer.commands)
+
+
+class SecurityTests(HopsCase):
+    """
+    What is said to a server with which there is no TLS, or none that is
+    verified.
+    """
+
+    def session(self, hop: Hop) -> list[str]:
+        """
+        @return: the verbs that the server has heard.
+        """
+        self.peer.commands.clear()
+        d = self.start(hop, outgoing("b@x.example"))
+        if hop.security == "opportunistic":
+            self.assertEqual(codes(self.successResultOf(d)), [250])
+        else:
+            error = self.failureResultOf(d, HopError).value
+            self.assertIn(error.enhanced, ("4.7.4", "4.7.5"), str(error))
+        return [line.split()[0] for line in self.peer.commands]
+
+    def test_clear(self) -> None:
+        """
+        Not offered, refused, or failing: mail goes in clear where the operator
+        lets it, otherwise neither mail nor a password is said.
+        """
+        securities: tuple[Any, ...] = ("required", "verified")
+        login = Login("me", "secret")
+        hops = [self.hop(security=one, login=login, idleSeconds=1) for one in securities]
+        clear = self.hop(security="opportunistic", idleSeconds=1)
+        for offered, answer in ((False, ""), (True, "454 4.7.0 not now"), (True, "hang up")):
+            self.peer.keywords = [*EHLO, "AUTH PLAIN", *["STARTTLS"] * offered]
+            self.peer.override["STARTTLS"] = answer
+            starts = ["STARTTLS"] * offered
+            for hop in hops:
+                self.assertEqual(self.session(hop), ["EHLO", *starts])
+            again = ["EHLO"] if answer == "hang up" else []
+            wanted = ["EHLO", *starts, *again, "MAIL", "RCPT", "DATA"]
+            self.assertEqual(self.session(clear), wanted)
+            self.clock.advance(1)
+            self.network.run()
+            self.assertEqual(self.peer.sessions, [])
+
+    def test_unverifiedEndpoint(self) -> None:
+        """An endpoint that is encrypted with whoever answers is not a verified one."""
+        peer = self.peer = Peer("AUTH PLAIN")
+        self.network.peers["ssl:hop:465"] = self.network.peers["tls:hop:465"] = peer
+        login = Login("me", "secret")
+        peer.override["AUTH"] = "235 2.7.0 welcome"
+        hop = Hop("ssl:hop:465", "hop", "hop", security="verified", login=login)
+        self.assertEqual(self.session(hop), ["EHLO"])
+        hop = Hop("tls:hop:465", "hop", "hop", security="verified", login=login)
+        d = self.start(hop, outgoing("b@x.example"))
+        self.assertEqual(codes(self.successResultOf(d)), [250])
 
 
 class MisgivingTests(HopsCase):
