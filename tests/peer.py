@@ -334,7 +334,7 @@ class _Endpoint:
 def main(path: str) -> None:
     """
     Serve as the file says: C{keywords}, C{lmtp}, C{rcpt}, C{block}, C{final},
-    C{mail}; C{account}, the file to which each responsibility is written;
+    C{mail}, C{name}, C{greeting}; C{port} and C{interface}; C{account}, the file to which each responsibility is written;
     C{drops}, whether a sender C{drop-N@…} has its first connection dropped
     after N octets of what is said to its data.
     """
@@ -351,7 +351,7 @@ def main(path: str) -> None:
                 print(json.dumps([sender, recipient]), file=account, flush=True)
 
     peer = Served(*spec.get("keywords", ()), lmtp=spec.get("lmtp", False))
-    for name in ("rcpt", "block", "final", "mail", "name"):
+    for name in ("rcpt", "block", "final", "mail", "name", "greeting"):
         setattr(peer, name, spec.get(name, getattr(peer, name)))
 
     def drop(sender: str) -> int | None:
@@ -363,7 +363,9 @@ def main(path: str) -> None:
 
     peer.drop = drop
     factory = Factory.forProtocol(lambda: PeerSession(peer))
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+    interface = spec.get("interface", "127.0.0.1")
+    listen = reactor.listenTCP  # type: ignore[attr-defined]
+    port = listen(spec.get("port", 0), factory, interface=interface)
     print(f"listening on {port.getHost().port}", flush=True)
     reactor.run()  # type: ignore[attr-defined]
 
