@@ -335,8 +335,9 @@ def main(path: str) -> None:
     """
     Serve as the file says: C{keywords}, C{lmtp}, C{rcpt}, C{block}, C{final},
     C{mail}, C{name}, C{greeting}; C{port} and C{interface}; C{account}, the
-    file to which each responsibility is written; C{drops}, whether a sender C{drop-N@…} has its first connection dropped
-    after N octets of what is said to its data.
+    file to which each responsibility is written; C{drops}, whether a sender
+    C{drop-N@…} has its first connection dropped after N octets of what is said
+    to its data.
     """
     from twisted.internet import reactor
 
