@@ -164,6 +164,18 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual(self.delivery.asked, [["a@x.example"]])
         self.assertEqual(self.left(), (1, 1))
 
+    def test_stopWithoutEnd(self) -> None:
+        """A delivery that does not end does not keep the server from stopping."""
+        self.delivery.answer = lambda recipients: Deferred()
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        stopped = self.scheduler.stop()
+        self.clock.advance(29)
+        self.assertNoResult(stopped)
+        self.clock.advance(1)
+        self.successResultOf(stopped)
+        self.assertEqual(self.left(), (1, 1))
+
     def test_failed(self) -> None:
         """Who failed is not tried again, and the sender is to be told."""
         self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))

@@ -30,13 +30,17 @@ from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.relay.destinations import Destinations, isAlive
-from deferrals.waiting import withDeadline
+from deferrals.waiting import TimeoutError, withDeadline
 
 _log = Logger(namespace="deferrals.delivery")
 
 #: How long one attempt may take, in seconds: delivery stages know better, and
 #: this is for those that hang.
 DELIVERY_SECONDS = 3600.0
+
+#: How long deliveries may take to end when the server stops: if a next hop is
+#: silent for longer, whoever stops the server would kill it.
+STOP_SECONDS = 30.0
 
 #: How often due work is looked for when nothing else is the occasion.
 EVERY_SECONDS = 5.0
@@ -131,7 +135,9 @@ class Scheduler:
         """
         Begin nothing more.
 
-        @return: a Deferred that fires when what was begun has ended.
+        @return: a Deferred that fires when what was begun has ended, or has
+            taken too long: then it is repeated after the next start, as after
+            a crash.
         """
         self._stopping = True
         for loop in self._loops:
@@ -142,7 +148,17 @@ class Scheduler:
         if not self._attempts:
             return succeed(None)
         self._idle = Deferred()
-        return self._idle
+        return withDeadline(self._clock, STOP_SECONDS, lambda: self._idle).addErrback(self._left)
+
+    def _left(self, failure: Failure) -> None:
+        failure.trap(TimeoutError)
+        self._idle = None
+        for attempt in self._attempts:
+            _log.warn(
+                "{transaction}: delivery {delivery} does not end, and will be repeated",
+                transaction=attempt.work.envelope.id,
+                delivery=attempt.delivery,
+            )
 
     def release(self, work: Work) -> None:
         """
