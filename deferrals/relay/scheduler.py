@@ -35,8 +35,9 @@ from deferrals.waiting import TimeoutError, withDeadline
 _log = Logger(namespace="deferrals.delivery")
 
 #: How long one attempt may take, in seconds: delivery stages know better, and
-#: this is for those that hang.
-DELIVERY_SECONDS = 3600.0
+#: this is for those that hang.  Longer than a server may take that answers each
+#: of a hundred recipients in the last of its ten minutes (D-24).
+DELIVERY_SECONDS = 86400.0
 
 #: How long deliveries may take to end when the server stops: if a next hop is
 #: silent for longer, whoever stops the server would kill it.
