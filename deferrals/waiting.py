@@ -19,6 +19,7 @@ from twisted.internet.defer import (
     maybeDeferred,
     succeed,
 )
+from twisted.internet.error import ConnectingCancelledError
 from twisted.python.failure import Failure
 
 
@@ -131,8 +132,9 @@ def withDeadline(
     timer = clock.callLater(seconds, late)
 
     def arrived(value: Any) -> None:
-        if isLate and isinstance(value, Failure) and value.check(CancelledError):
-            value = Failure(TimeoutError(seconds, "Deferred"))
+        if isinstance(value, Failure) and value.check(CancelledError, ConnectingCancelledError):
+            # Endpoints have a word of their own for it.
+            value = Failure(TimeoutError(seconds, "Deferred") if isLate else CancelledError())
         if not result.called:
             result.callback(value)
 

@@ -17,8 +17,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import directlyProvides
 
 EHLO = ("PIPELINING", "SIZE 1000000", "8BITMIME", "ENHANCEDSTATUSCODES", "PRDR", "DEFERRALS")
 
@@ -235,6 +237,9 @@ class Wire:
         self.closed = False
         self.producer: Any = None
 
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """There is nothing to delay."""
+
     def write(self, data: bytes) -> None:
         if not self.closed and data:
             if not self.pending:
@@ -319,6 +324,8 @@ class _Endpoint:
         client, server = Wire(network.clock), Wire(network.clock)
         client.other, server.other = server, client
         client.protocol, server.protocol = factory.buildProtocol(None), PeerSession(peer)
+        if self.name.startswith(("tls:", "ssl:")):
+            directlyProvides(client, ISSLTransport)
         client.protocol.makeConnection(client)
         network.clock.callLater(0, server.protocol.makeConnection, server)
         return succeed(client.protocol)
@@ -327,9 +334,10 @@ class _Endpoint:
 def main(path: str) -> None:
     """
     Serve as the file says: C{keywords}, C{lmtp}, C{rcpt}, C{block}, C{final},
-    C{mail}; C{account}, the file to which each responsibility is written;
-    C{drops}, whether a sender C{drop-N@…} has its first connection dropped
-    after N octets of what is said to its data.
+    C{mail}, C{name}, C{greeting}; C{port} and C{interface}; C{account}, the
+    file to which each responsibility is written; C{drops}, whether a sender
+    C{drop-N@…} has its first connection dropped after N octets of what is said
+    to its data.
     """
     from twisted.internet import reactor
 
@@ -344,7 +352,7 @@ def main(path: str) -> None:
                 print(json.dumps([sender, recipient]), file=account, flush=True)
 
     peer = Served(*spec.get("keywords", ()), lmtp=spec.get("lmtp", False))
-    for name in ("rcpt", "block", "final", "mail", "name"):
+    for name in ("rcpt", "block", "final", "mail", "name", "greeting"):
         setattr(peer, name, spec.get(name, getattr(peer, name)))
 
     def drop(sender: str) -> int | None:
@@ -356,7 +364,9 @@ def main(path: str) -> None:
 
     peer.drop = drop
     factory = Factory.forProtocol(lambda: PeerSession(peer))
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+    interface = spec.get("interface", "127.0.0.1")
+    listen = reactor.listenTCP  # type: ignore[attr-defined]
+    port = listen(spec.get("port", 0), factory, interface=interface)
     print(f"listening on {port.getHost().port}", flush=True)
     reactor.run()  # type: ignore[attr-defined]
 

@@ -140,6 +140,13 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
         self.clock.advance(31)
         self.assertIn("451 4.4.1", self.ask("e@x.example"))
 
+    def test_needsUTF8(self) -> None:
+        """Who cannot be named to the server is refused: the message could not be handed over."""
+        for local in ("a", "\u00e4", "\u00f6", "\u00e4"):
+            said = self.ask(f"{local}@x.example")
+            self.assertEqual(said[:9], "None" if local == "a" else "553 5.6.7")
+        self.assertEqual((self.peer.connections, self.asked()), (1, 1))
+
     def test_settings(self) -> None:
         """A sender is an address, or none."""
         self.assertRaises(ValueError, CalloutSettings, endpoint=HOP, sender="nobody")

@@ -256,6 +256,11 @@ class SMTPTests(HandoverCase):
         ):
             with self.assertRaises(BadSetting):
                 SMTPSettings(endpoint=HOP, **settings)  # type: ignore[arg-type]
+        # Twisted's ssl: verifies nobody: what is to be verified would never be sent.
+        for settings in ({"user": "me", "password": "x"}, {"tls": "verified"}):
+            for endpoint in ("ssl:hop.example:465", "SSL:hop.example:465"):
+                with self.assertRaisesRegex(BadSetting, "tls:"):
+                    SMTPSettings(endpoint=endpoint, **settings)  # type: ignore[arg-type]
         self.assertEqual(SMTPSettings(endpoint=HOP).security, "opportunistic")
         safe = SMTPSettings(endpoint=HOP, user="me", password="secret")
         self.assertEqual(safe.security, "verified")

@@ -45,6 +45,11 @@ class Service(Resource):
         if status is None:
             return NOT_DONE_YET
         request.setResponseCode(status)
+        if status == 202:
+            request.write(b"the end of this")
+            return NOT_DONE_YET
+        if status == 203:
+            return b"x" * (web.MAX_ANSWER_OCTETS + 1)
         if status == 503:
             request.setHeader("Retry-After", "120")
         return b""
@@ -116,6 +121,20 @@ class HTTPDeliveryTests(DeliveryStageContract, SynchronousTestCase):
         found = self.successResultOf(d)
         self.assertEqual([type(found[one]) for one in people], [Retry, Delivered])
         self.assertEqual(found[people[0]].reply.enhanced, "4.4.1")
+
+    def test_status(self) -> None:
+        """
+        The status is the outcome: what follows it may be too long, or never
+        end, and nobody gets a second copy for that.
+        """
+        stage = self.makeStage(timeout=30)
+        self.service.status = {"a@x.example": 202, "b@x.example": 203, "c@x.example": 404}
+        people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        d = stage.deliver(makeMessage(), makeEnvelope(), people)
+        self.run_()
+        self.clock.advance(30)
+        found = self.successResultOf(d)
+        self.assertEqual([type(found[one]) for one in people], [Delivered, Delivered, Failed])
 
     def test_cancelled(self) -> None:
         """Who waits no longer has no request left."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -182,14 +183,20 @@ class SessionTests(SynchronousTestCase):
         """LMTP: one reply for each, and whoever is refused is the client's (RFC 2033 §4.2)."""
         self.start("one", "two", "three", protocol="lmtp")
         self.assertTrue(self.handsBack)
+        with capturedLogs() as logged:
+            said = self.post(Delivered(), FULL, NEVER)
         self.assertEqual(
-            self.post(Delivered(), FULL, NEVER),
+            said,
             [
                 "250 2.1.5 <one@x.example> delivered",
                 "452 4.2.2 <two@x.example> the mailbox is full",
                 "550 5.6.0 <three@x.example> no such content",
             ],
         )
+        # Nor does the log speak of notices and retries that there are not.
+        text = "".join(map(formatEvent, logged))
+        self.assertIn("message accepted", text)
+        self.assertNotRegex(text, "notice|queued")
 
     def test_contentToo(self) -> None:
         """Who refuses on content is never delivered, and has its own reply."""

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from deferrals.errors import HopError
 from deferrals.interfaces import INextHops
 from deferrals.model.envelope import Form
-from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.outgoing import Hop, Login, Outgoing, Sent
 from deferrals.smtp.nexthops import NextHops
 from tests.peer import EHLO, Network, Peer
 
@@ -114,6 +114,22 @@ class PoolTests(HopsCase):
         self.network.run()
         self.assertEqual(codes(self.successResultOf(d)), [250])
         self.assertEqual(len(self.peer.accepted), 2)
+
+    def test_closedWith421(self) -> None:
+        """
+        Nor when it says 421 instead of taking another message (RFC 5321 §3.8):
+        a fresh connection may have it at once.
+        """
+        self.sent(self.hop(), outgoing("b@x.example"))
+        self.peer.override["MAIL"] = "421 4.7.0 too many messages on this connection"
+        d = self.hops.send(self.hop(), outgoing("b@x.example"))
+        self.clock.callLater(0, self.peer.override.clear)
+        self.network.run()
+        self.network.run()
+        self.assertEqual(codes(self.successResultOf(d)), [250])
+        self.peer.mail = "421 4.3.2 not today"
+        self.sent(self.hop(), outgoing("b@x.example"))
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("b@x.example"))), [421])
 
     def test_spokenOutOfTurn(self) -> None:
         """What an idle connection says is never taken for an answer."""
@@ -360,6 +376,31 @@ class TransactionTests(HopsCase):
         self.network.run()
         self.assertEqual(codes(self.successResultOf(d)), [552])
 
+    def test_prematureAcceptance(self) -> None:
+        """
+        Nobody can have taken a message before its end: such an answer is none,
+        and the message stays ours (D-21).
+        """
+        for chunking in (False, True):
+            self.peer = self.network.peers["hop"] = Peer(*EHLO, *["CHUNKING"] * chunking)
+            hop = self.hop(idleSeconds=1)
+            if chunking:
+                self.peer.rcpt["a@x.example"] = "250 2.1.5 ok\r\n250 2.6.0 taken"
+            else:
+                self.peer.override["DATA"] = "354 go\r\n250 2.6.0 taken"
+            sent = self.sent(hop, outgoing("a@x.example"))
+            self.assertEqual(codes(sent), [451])
+            self.assertIn("before its end", sent.answers[0].reply.text)
+            self.network.run()
+            self.assertEqual(self.peer.sessions, [])
+
+    def test_prematureLMTP(self) -> None:
+        """The same for a recipient's reply under LMTP (RFC 2033 §4.2)."""
+        self.peer = self.network.peers["hop"] = Peer("PIPELINING", lmtp=True)
+        self.peer.override["DATA"] = "354 go\r\n250 2.1.5 taken"
+        message = outgoing("a@x.example", "b@x.example")
+        self.assertEqual(codes(self.sent(self.hop(lmtp=True), message)), [451, 451])
+
 
 class AskTests(HopsCase):
     """
@@ -399,7 +440,77 @@ class AskTests(HopsCase):
         """No answer is a HopError."""
         self.peer.override["RCPT"] = "hang up"
         self.failureResultOf(self.ask("a@x.example"), HopError)
-        self.failureResultOf(self.ask("\u00e4@x.example"), HopError)
+
+    def test_needsUTF8(self) -> None:
+        """
+        An address that the server cannot be told (no SMTPUTF8) is refused
+        without being asked about (RFC 6531 §3.2), also over a connection that
+        has been used before.
+        """
+        for _ in range(3):
+            mail, rcpt = self.successResultOf(self.ask("\u00e4@x.example"))
+            self.assertEqual((mail.isPositive, rcpt.code, rcpt.enhanced), (True, 553, "5.6.7"))
+        self.assertEqual(self.peer.connections, 1)
+        self.assertEqual(self.peer.commands, ["EHLO mx.example.net"])
+        self.peer.keywords.append("SMTPUTF8")
+        self.clock.advance(31)
+        self.network.run()
+        self.successResultOf(self.ask("\u00e4@x.example"))
+        self.assertIn("MAIL FROM:<> SMTPUTF8", self.peer.commands)
+
+
+class SecurityTests(HopsCase):
+    """
+    What is said to a server with which there is no TLS, or none that is
+    verified.
+    """
+
+    def session(self, hop: Hop) -> list[str]:
+        """
+        @return: the verbs that the server has heard.
+        """
+        self.peer.commands.clear()
+        d = self.start(hop, outgoing("b@x.example"))
+        if hop.security == "opportunistic":
+            self.assertEqual(codes(self.successResultOf(d)), [250])
+        else:
+            error = self.failureResultOf(d, HopError).value
+            self.assertIn(error.enhanced, ("4.7.4", "4.7.5"), str(error))
+        return [line.split()[0] for line in self.peer.commands]
+
+    def test_clear(self) -> None:
+        """
+        Not offered, refused, or failing: mail goes in clear where the operator
+        lets it, otherwise neither mail nor a password is said.
+        """
+        securities: tuple[Any, ...] = ("required", "verified")
+        login = Login("me", "secret")
+        hops = [self.hop(security=one, login=login, idleSeconds=1) for one in securities]
+        clear = self.hop(security="opportunistic", idleSeconds=1)
+        for offered, answer in ((False, ""), (True, "454 4.7.0 not now"), (True, "hang up")):
+            self.peer.keywords = [*EHLO, "AUTH PLAIN", *["STARTTLS"] * offered]
+            self.peer.override["STARTTLS"] = answer
+            starts = ["STARTTLS"] * offered
+            for hop in hops:
+                self.assertEqual(self.session(hop), ["EHLO", *starts])
+            again = ["EHLO"] if answer == "hang up" else []
+            wanted = ["EHLO", *starts, *again, "MAIL", "RCPT", "DATA"]
+            self.assertEqual(self.session(clear), wanted)
+            self.clock.advance(1)
+            self.network.run()
+            self.assertEqual(self.peer.sessions, [])
+
+    def test_unverifiedEndpoint(self) -> None:
+        """An endpoint that is encrypted with whoever answers is not a verified one."""
+        peer = self.peer = Peer("AUTH PLAIN")
+        self.network.peers["ssl:hop:465"] = self.network.peers["tls:hop:465"] = peer
+        login = Login("me", "secret")
+        peer.override["AUTH"] = "235 2.7.0 welcome"
+        hop = Hop("ssl:hop:465", "hop", "hop", security="verified", login=login)
+        self.assertEqual(self.session(hop), ["EHLO"])
+        hop = Hop("tls:hop:465", "hop", "hop", security="verified", login=login)
+        d = self.start(hop, outgoing("b@x.example"))
+        self.assertEqual(codes(self.successResultOf(d)), [250])
 
 
 class MisgivingTests(HopsCase):
@@ -430,6 +541,24 @@ class MisgivingTests(HopsCase):
             self.peer.drop = lambda sender, drops=drops: 5 if drops else None
             self.sent(self.hop(), message)
         self.assertEqual({line.split()[-1] for line in self.mails()}, {"DEFERRALS"})
+        self.assertEqual(self.hops.describe()["misgivings"], [])
+
+    def test_shuttingDown(self) -> None:
+        """A server that ends with 421 has answered: that is no problem with the extension."""
+        self.peer.final, self.peer.enumerates = "421 4.3.2 shutting down", False
+        for _ in range(4):
+            message = outgoing("a@x.example", "b@x.example")
+            self.assertEqual(codes(self.sent(self.hop(), message)), [421, 421])
+        self.assertEqual(self.mails()[-1].split()[-1], "DEFERRALS")
+
+    def test_badSenders(self) -> None:
+        """Nor are senders that the server does not want, extension or not."""
+        self.peer.mail = "501 5.1.7 bad sender"
+        for _ in range(4):
+            self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [501])
+        self.peer.mail = "250 2.1.0 ok"
+        self.sent(self.hop(), outgoing("a@x.example"))
+        self.assertEqual(self.mails()[-1].split()[-1], "DEFERRALS")
         self.assertEqual(self.hops.describe()["misgivings"], [])
 
     def test_violations(self) -> None:

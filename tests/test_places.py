@@ -60,6 +60,21 @@ class MailboxTests(SynchronousTestCase):
         self.assertTrue(IEnvelopeStage.providedBy(self.stage(quota=1000)))
         self.assertTrue(IEnvelopeStage.providedBy(self.stage(create=False)))
 
+    def test_inside(self) -> None:
+        """A local part is one component of the path, whatever it is: not several, not none."""
+        top = os.path.join(os.path.abspath(self.directory), "mail")
+        stage = self.stage(subaddress="+")
+        for local in ('""', '"."', '".."', '"../x"', '"a/b"', '"/etc"', '"%2F"', '"+"', '"+x"'):
+            self.assertIsInstance(self.deliver(stage, f"{local}@x.example"), Delivered)
+        names = {
+            os.path.relpath(os.path.dirname(path), top)
+            for path, _, _ in os.walk(self.directory)
+            if os.path.basename(path) == "new"
+        }
+        self.assertEqual(
+            names, {"%", "%2E", "%2E.", "%2E.%2Fx", "a%2Fb", "%2Fetc", "%252f", "+", "+x"}
+        )
+
     def test_missing(self) -> None:
         """A mailbox that mail does not make: 550 5.1.1; 451 where the disk is not there."""
         stage = self.stage(create=False)

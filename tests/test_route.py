@@ -40,6 +40,8 @@ RECORDS: dict[tuple[str, str], list[Any]] = {
     ("ours.example", "MX"): [(10, "mx.example.net")],
     ("mx.example.net", "A"): ["192.0.2.99"],
     ("backup.example", "MX"): [(10, "a.x.example"), (20, "mx.example.net"), (30, "c.x.example")],
+    ("first.example", "MX"): [(10, "a.x.example"), (20, "c.x.example")],
+    ("half.example", "MX"): [(10, "a.x.example"), (20, "inside.example")],
     ("alias.example", "CNAME"): ["x.example"],
     ("round.example", "CNAME"): ["round.example"],
     ("inside.example", "A"): ["127.0.0.1"],
@@ -173,6 +175,13 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual(self.targets("x.example"), ["c.x.example 192.0.2.3"])
         self.resolver.broken.add("c.x.example")
         self.assertEqual(self.refusal("x.example"), "Retry 4.4.3")
+        # A better server that DNS does not say anything about now may well be there.
+        self.resolver.broken = {"a.x.example"}
+        self.assertEqual(self.refusal("backup.example"), "Retry 4.4.3")
+        self.assertEqual(self.refusal("half.example"), "Retry 4.4.3")
+        self.resolver.broken = {"c.x.example"}
+        self.assertEqual(self.targets("backup.example")[0], "a.x.example 2001:db8::1")
+        self.assertEqual(self.refusal("ours.example"), "Failed 5.4.6")
         self.resolver.silent = {"quiet.example"}
         d = self.router().route("quiet.example")
         self.clock.advance(30)
@@ -258,8 +267,19 @@ class MXTests(HandoverCase, DeliveryStageContract):
         self.peers["192.0.2.1"].name = "mx.example.net"
         (found,) = self.to("a@backup.example")
         self.assertEqual((type(found), found.reply.enhanced), (Failed, "5.4.6"))
-        (found,) = self.to("a@[192.0.2.7]", stage=self.makeStage(own=["192.0.2.7"]))
+        for literal, own in (("192.0.2.7", "192.0.2.7"), ("IPv6:2001:db8::7", "2001:DB8:0::7")):
+            (found,) = self.to(f"a@[{literal}]", stage=self.makeStage(own=[own]))
+            self.assertEqual((type(found), found.reply.enhanced), (Failed, "5.4.6"))
+
+    def test_ourselvesByGreeting(self) -> None:
+        """A server that turns out to be this one ends the list: none behind it is used."""
+        self.host("192.0.2.1").name = "mx.example.net"
+        (found,) = self.to("a@first.example")
         self.assertEqual((type(found), found.reply.enhanced), (Failed, "5.4.6"))
+        self.assertEqual(self.peers["192.0.2.3"].accepted, [])
+        self.host("192.0.2.1").greeting = "421 4.3.2 too many"
+        (found,) = self.to("a@first.example")
+        self.assertEqual(self.peers["192.0.2.3"].delivered, ["a@first.example"])
 
     def test_never(self) -> None:
         """DNS does not lead us to our own inside; unless the operator says so."""

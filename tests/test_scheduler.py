@@ -164,6 +164,21 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual(self.delivery.asked, [["a@x.example"]])
         self.assertEqual(self.left(), (1, 1))
 
+    def test_patience(self) -> None:
+        """
+        A server may answer each of a hundred recipients in the last of its ten
+        minutes (D-24); a stage that hangs is not waited for without end.
+        """
+        cancelled: list[Any] = []
+        self.delivery.answer = lambda recipients: Deferred(cancelled.append)
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        self.clock.pump([600] * 101)
+        self.assertEqual(cancelled, [])
+        self.delivery.answer = Delivered()
+        self.clock.pump([600] * 50)
+        self.assertEqual(len(cancelled), 1)
+
     def test_stopInTime(self) -> None:
         """A delivery that does not end does not keep the server from stopping: it stays queued."""
         self.delivery.answer = lambda recipients: Deferred()

@@ -5,8 +5,10 @@ Deferreds that several wait for, and for a limited time.
 import time
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactor, MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.waiting import Shared, Slots, steady, timeOfDay, withDeadline
@@ -103,6 +105,20 @@ class DeadlineTests(SynchronousTestCase):
         clock.advance(5)
         self.failureResultOf(d, TimeoutError)
         source.addErrback(lambda _: None)
+
+    def test_endpoint(self) -> None:
+        """
+        A connection that is given up before it is there is late, or cancelled,
+        like everything else: who tries the next server must know.
+        """
+        clock, endpoint = Clock(), TCP4ClientEndpoint(MemoryReactor(), "192.0.2.1", 25)
+        factory = Factory.forProtocol(Protocol)
+        d = withDeadline(clock, 5, endpoint.connect, factory)
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
+        d = withDeadline(clock, 5, endpoint.connect, factory)
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
 
     def test_cancel(self) -> None:
         """It may be cancelled, which ends its timer."""

@@ -35,12 +35,13 @@ from deferrals.waiting import withDeadline
 _log = Logger(namespace="deferrals.delivery")
 
 #: How long one attempt may take, in seconds: delivery stages know better, and
-#: this is for those that hang.
-DELIVERY_SECONDS = 3600.0
+#: this is for those that hang.  Longer than a server may take that answers each
+#: of a hundred recipients in the last of its ten minutes (D-24).
+DELIVERY_SECONDS = 86400.0
 
-#: How long deliveries that are under way may take to end when the server stops:
-#: less than an init system waits before it kills.
-STOP_SECONDS = 60.0
+#: How long deliveries may take to end when the server stops: if a next hop is
+#: silent for longer, whoever stops the server would kill it.
+STOP_SECONDS = 30.0
 
 #: How often due work is looked for when nothing else is the occasion.
 EVERY_SECONDS = 5.0
@@ -155,6 +156,11 @@ class Scheduler:
     def _cancelAll(self) -> None:
         for attempt in list(self._attempts):
             if attempt.delivering is not None:
+                _log.warn(
+                    "{transaction}: delivery {delivery} does not end, and is given up for now",
+                    transaction=attempt.work.envelope.id,
+                    delivery=attempt.delivery,
+                )
                 attempt.delivering.cancel()
 
     def release(self, work: Work) -> None:

@@ -31,8 +31,8 @@ from zope.interface import implementer
 from deferrals.errors import PeerError
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import PREFERENCE, Outgoing, Timeouts
-from deferrals.model.reply import Reply
-from deferrals.model.sending import Sending, number, unfit
+from deferrals.model.reply import R250_SENDER, Reply
+from deferrals.model.sending import R553_NO_SMTPUTF8, Sending, number, unfit
 from deferrals.smtp.replies import MAX_REPLY_LINES, ReplyParser
 from deferrals.smtp.writing import Exactly, MessageProducer, Stuffing
 from deferrals.waiting import TimeoutError, withDeadline
@@ -122,6 +122,11 @@ class ClientSession(Protocol):
             self._replied(reply)
 
     def _replied(self, reply: Reply) -> None:
+        producer = self._producer
+        if producer is not None and not producer.complete and reply.code < 400:
+            # It may refuse what it has not read to the end, but cannot have taken it.
+            self._broken(Failure(PeerError("the message was answered before its end")))
+            return
         if reply.code == 421 and self._lost is None:
             # RFC 5321 §3.8: whoever says so closes the connection.
             self._lost = Failure(PeerError(f"the server closes: {reply}"))
@@ -393,12 +398,14 @@ class ClientSession(Protocol):
         Ask whether a recipient would be taken; nothing is sent.
 
         @return: a Deferred of the replies to MAIL and RCPT; fails with
-            L{PeerError} where there are none.
+            L{PeerError} where there are none: then the connection is lost.  A
+            server that cannot be told the address is not asked: the message
+            could not be sent either.
         """
         commands = [f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "RSET"]
         if not f"{sender}{recipient}".isascii():
             if "SMTPUTF8" not in self.capabilities:
-                raise PeerError("the server does not offer SMTPUTF8")
+                return [R250_SENDER, R553_NO_SMTPUTF8]
             commands[0] += " SMTPUTF8"
         self._busy = True
         self.transactions += 1

@@ -77,8 +77,11 @@ class Immediate:
 
     def lines(self) -> list[str]:
         """
-        The same as lines of one reply.
+        The same as lines of one reply; none under LMTP, which has no such
+        reply, and whose client keeps whoever is refused.
         """
+        if self._transaction.form is Form.LMTP:
+            return []
         outcomes, candidates = self._expectation.outcomes, self._transaction.candidates
         tells = self._transaction.envelope.sender is not None
         lines = []

@@ -29,6 +29,7 @@ from zope.interface import implementer
 from deferrals.errors import HopError, PeerError
 from deferrals.interfaces import INextHops
 from deferrals.model.answers import Answer, Result
+from deferrals.model.envelope import Form
 from deferrals.model.outgoing import PREFERENCE, Hop, Login, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.model.sending import R451_NOT_ASKED
@@ -153,7 +154,8 @@ class NextHops:
                     try:
                         return (yield session.ask(sender, recipient))
                     except PeerError as error:
-                        if fresh:
+                        # One that had been idle may just have been closed.
+                        if fresh or session.usable:
                             raise HopError(f"{hop.name}: {error}", "4.4.2") from None
                     finally:
                         self.done(line, session)
@@ -331,30 +333,28 @@ class NextHops:
         """
         return self._misgivings.without(hop.name, hop.forms, self._reactor.seconds())
 
-    def learn(self, hop: Hop, result: Result) -> bool:
+    def learn(self, hop: Hop, result: Result) -> None:
         """
         Remember how a message went under an extension.
-
-        @return: whether the server has refused the extension's parameter.
         """
-        form, sender = result.form, result.sender
-        if form not in PREFERENCE or sender is None:
-            return False
-        reason, refused = "", False
-        if not sender.isPositive and sender.code in _PARAMETER_REFUSED:
-            reason, refused = f"MAIL FROM was answered {sender}", True
-        elif result.handedOver and result.lost:
-            reason = result.lost
-        elif result.handedOver:
-            self._misgivings.success(hop.name, form)
-        if reason and self._misgivings.problem(hop.name, form, reason, self._reactor.seconds()):
+        if result.form not in PREFERENCE or not result.handedOver:
+            return
+        if not result.lost:
+            self._misgivings.success(hop.name, result.form)
+        elif result.final is None:
+            self.problem(hop, result.form, result.lost)
+
+    def problem(self, hop: Hop, form: Form, reason: str) -> None:
+        """
+        A message went wrong under an extension.
+        """
+        if self._misgivings.problem(hop.name, form, reason, self._reactor.seconds()):
             _log.warn(
                 "{server} keeps failing under {form}, and is used without it from now on: {reason}",
                 server=hop.name,
                 form=form.name,
                 reason=reason,
             )
-        return refused
 
 
 class _NoTLS(HopError):
@@ -414,11 +414,16 @@ class _Errand:
         batch = _batch(session, hop, self._outgoing, pending)
         forms = self._hops.forms(hop)
         result = yield session.send(self._outgoing.only(batch), forms)
-        if result.lost and result.sender is None and not self._fresh:
+        sender = result.sender
+        if result.lost and not self._fresh and (sender is None or sender.code == 421):
             self._session = None  # the server had closed it: nothing was begun
             return pending
-        if self._hops.learn(hop, result) and session.usable:
+        self._hops.learn(hop, result)
+        if _refusesParameter(result) and session.usable:
+            refused, form = result.sender, result.form
             result = yield session.send(self._outgoing.only(batch), [])
+            if result.sender is not None and result.sender.isPositive:
+                self._hops.problem(hop, form, f"MAIL FROM was answered {refused}")
         self._fresh = False
         self._answers.update(zip(batch, result.answers, strict=True))
         if not session.usable:
@@ -446,6 +451,14 @@ def _batch(
             break
         batch.append(index)
     return batch
+
+
+def _refusesParameter(result: Result) -> bool:
+    """
+    Whether it may be the extension's parameter that the server does not want.
+    """
+    asked, sender = result.form in PREFERENCE, result.sender
+    return asked and sender is not None and sender.code in _PARAMETER_REFUSED
 
 
 def _putOff(batch: Sequence[int], result: Result) -> list[int]:

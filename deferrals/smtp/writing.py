@@ -19,10 +19,13 @@ from deferrals.errors import PeerError
 class Stuffing:
     """
     Dot-stuffing (RFC 5321 §4.5.2) of a message in chunks of any size.
+
+    @ivar complete: whether all of it has been given.
     """
 
     def __init__(self) -> None:
         self._last = b"\r\n"
+        self.complete = False
 
     def feed(self, chunk: bytes) -> bytes:
         """
@@ -39,6 +42,7 @@ class Stuffing:
         """
         @return: what ends the message.
         """
+        self.complete = True
         return b".\r\n" if self._last == b"\r\n" else b"\r\n.\r\n"
 
 
@@ -52,6 +56,13 @@ class Exactly:
 
     def __init__(self, octets: int) -> None:
         self._left = octets
+
+    @property
+    def complete(self) -> bool:
+        """
+        See L{Stuffing}.
+        """
+        return self._left == 0
 
     def feed(self, chunk: bytes) -> bytes:
         """
@@ -92,10 +103,22 @@ class MessageProducer:
         self._progress = progress
         self.done: Deferred[None] = Deferred()
 
+    @property
+    def complete(self) -> bool:
+        """
+        Whether the transport has all of the message, so that there may be an
+        answer to it.
+        """
+        return bool(self._form.complete)
+
     def resumeProducing(self) -> None:
         """
         The next chunk.
         """
+        if self.done.called:
+            # TLS asks on for a moment when the connection has been given up.
+            self._transport.unregisterProducer()
+            return
         self._progress()
         try:
             # A transport does not ask again after an empty write.

@@ -69,19 +69,22 @@ class WebClient:
         return status, body
 
     @inlineCallbacks
-    def exchange(self, method: str, url: str, headers: Headers, message: Any = None) -> Any:
+    def exchange(
+        self, method: str, url: str, headers: Headers, message: Any = None, needsBody: bool = True
+    ) -> Any:
         """
+        @param needsBody: whether an answer without its body is none.
         @return: a Deferred of (status, body, headers).  May be cancelled.
         """
         try:
-            return (yield self._try(method, url, headers, message))
+            return (yield self._try(method, url, headers, message, needsBody))
         except ResponseNeverReceived as error:
             if not all(reason.check(ConnectionDone, ConnectionLost) for reason in error.reasons):
                 raise
-        return (yield self._try(method, url, headers, message))
+        return (yield self._try(method, url, headers, message, needsBody))
 
     @inlineCallbacks
-    def _try(self, method: str, url: str, headers: Headers, message: Any) -> Any:
+    def _try(self, method: str, url: str, headers: Headers, message: Any, needsBody: bool) -> Any:
         file = None if message is None else message.open()
         data = None if file is None else FileBodyProducer(file, self._cooperator)
         try:
@@ -92,7 +95,11 @@ class WebClient:
             raise
         body = _Body()
         response.deliverBody(body)
-        yield body.whole
+        try:
+            yield body.whole
+        except Exception:
+            if needsBody:
+                raise
         return response.code, bytes(body.octets), response.headers
 
 

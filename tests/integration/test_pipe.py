@@ -146,6 +146,32 @@ class PipeTests(TestCase):
         self.assertEqual(stage._slots.free, 5)
         yield self._gone()
 
+    @inlineCallbacks
+    def test_unreadable(self) -> Any:
+        """A program that was given half a message has not delivered it, whatever it says."""
+        stage = self.script("import sys; sys.stdin.buffer.read()")
+        people = makeAddressees("a@x.example")
+        message = makeMessage(b"Subject: x\r\n\r\n" + b"x\r\n" * 100_000)
+        whole = message.open
+
+        def half() -> Any:
+            file = whole()
+            read = file.read
+
+            def failing(size: int = -1) -> bytes:
+                if file.tell() > 100_000:
+                    raise OSError(5, "Input/output error")
+                return bytes(read(size))
+
+            file.read = failing
+            return file
+
+        message.open = half  # type: ignore[method-assign]
+        found = yield stage.deliver(message, makeEnvelope(), people)
+        outcome = found[people[0]]
+        self.assertEqual((type(outcome), outcome.reply.enhanced), (Retry, "4.3.0"))
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
     def test_settings(self) -> None:
         """An absolute path, and words that can be filled."""
         for words in ((), ("program",), ("/bin/x", "{nobody}"), ("/bin/x", "{")):

@@ -45,6 +45,9 @@ _log = Logger(namespace="deferrals.delivery")
 #: A message of at most this size is looked through in the reactor thread.
 _SMALL_OCTETS = 64 * 1024
 
+#: What L{HopError} says of a server that calls itself as we do.
+_OURSELVES = "4.4.6"
+
 _FORMS = {"deferrals": Form.DEFERRALS, "prdr": Form.PRDR}
 
 Outcomes = dict[Addressee, Outcome]
@@ -229,6 +232,8 @@ class Handover:
                     # One that may work later counts for more than one that never will.
                     if not isinstance(outcomes.get(group[index]), Retry):
                         outcomes[group[index]] = _noSession(error, hop, outgoing)
+                if error.enhanced == _OURSELVES:
+                    break  # whoever is behind would bring the message back here
                 continue
             again = []
             for index, answer in zip(pending, sent.answers, strict=True):
@@ -255,6 +260,6 @@ def _noSession(error: HopError, hop: Hop, outgoing: Outgoing) -> Outcome:
     """
     if outgoing.requireTLS and error.enhanced.startswith("4.7."):
         return Failed(R550_NO_REQUIRETLS, hop.host)  # RFC 8689 §4.2.1
-    if error.enhanced == "4.4.6":
+    if error.enhanced == _OURSELVES:
         return Failed(Reply(554, "5.4.6", str(error)), hop.host)
     return Retry(Reply(451, error.enhanced, str(error)), hop.host)

@@ -115,7 +115,7 @@ class HTTPDelivery:
                 self._reactor,
                 self._settings.timeout,
                 self._web.exchange,
-                *("POST", self._settings.url, headers, _Source(copy)),
+                *("POST", self._settings.url, headers, _Source(copy), False),
             )
         except CancelledError:
             raise

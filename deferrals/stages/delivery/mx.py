@@ -60,6 +60,16 @@ def networks(values: Sequence[str]) -> tuple[Any, ...]:
         raise ValueError("networks such as 192.0.2.0/24") from None
 
 
+def _spelling(name: str) -> str:
+    """
+    A name or an address as DNS has it.
+    """
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name.lower().rstrip(".")
+
+
 @attrs.frozen(kw_only=True)
 class MXSettings(ConnectionSettings):
     """
@@ -104,7 +114,7 @@ class MXDelivery:
     def __init__(self, settings: MXSettings, services: Any) -> None:
         self._settings = settings
         self._services = services
-        self._own = {services.hostname.lower(), *(name.lower() for name in settings.own)}
+        self._own = {services.hostname.lower(), *map(_spelling, settings.own)}
         self._never = networks(settings.never)
         servers = dnsServers(settings.dns)
         self._router = Router(

@@ -18,6 +18,7 @@ import attrs
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -25,12 +26,14 @@ from zope.interface import implementer
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.reply import Reply
+from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.delivery.copy import Copy, CopyFile, final
 from deferrals.stages.delivery.places import withLF
 from deferrals.waiting import Slots, TimeoutError, together, withDeadline
+
+_log = Logger(namespace="deferrals.delivery")
 
 #: How long what a program has said is waited for, once it has ended.
 LAST_WORDS_SECONDS = 1.0
@@ -196,6 +199,7 @@ class _Program(ProcessProtocol):
         self._file = file
         self._limit = limit
         self._said = bytearray()
+        self._unread = False
         self._end: Any = None
         self.outcome: Deferred[Outcome] = Deferred(self._cancel)
 
@@ -204,10 +208,24 @@ class _Program(ProcessProtocol):
 
     def connectionMade(self) -> None:
         sender = FileSender()
-        d = sender.beginFileTransfer(self._file, self.transport.pipes[0])
+        d = sender.beginFileTransfer(self, self.transport.pipes[0])
         # One that does not read to the end has its exit status to say why.
         d.addErrback(lambda failure: None)
         d.addBoth(self._written)
+
+    def read(self, size: int) -> bytes:
+        """
+        The next octets for the program, which is killed where there are none
+        although there should be: half a message must not be taken for a whole
+        one.
+        """
+        try:
+            return self._file.read(size)
+        except Exception:
+            _log.failure("the message cannot be read")
+            self._unread = True
+            self._kill()
+            return b""
 
     def _written(self, _: Any) -> None:
         self._file.close()
@@ -237,6 +255,9 @@ class _Program(ProcessProtocol):
     def _over(self, reason: Failure) -> None:
         self.transport.loseConnection()
         if self.outcome.called:
+            return
+        if self._unread:
+            self.outcome.callback(Retry(R451_LOCAL_ERROR))
             return
         if len(self._said) > self._limit:
             self.outcome.callback(Retry(Reply(451, "4.3.0", "the program says too much")))

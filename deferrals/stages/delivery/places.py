@@ -43,6 +43,8 @@ def pathPart(text: str) -> str:
     """
     One component of a path, that can be nothing else.
     """
+    if not text:
+        return "%"  # the local part "": not the directory of all the others
     quoted = urllib.parse.quote(text.casefold(), safe=_SAFE)
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
 
@@ -52,7 +54,9 @@ def place(baseDir: str, path: str, address: Mailbox) -> str:
     @param path: a L{template}.
     @return: the absolute path for an address.
     """
-    named = path.format(domain=pathPart(address.domain), local=pathPart(address.local))
+    named = path.format(
+        domain=pathPart(address.domain) if address.domain else "", local=pathPart(address.local)
+    )
     return os.path.join(baseDir, named)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -193,10 +193,12 @@ class Router:
         else:
             exchanges = yield self._exchanges(domain)
             groups = yield self._resolved(exchanges)
-        targets, ours = self._inOrder(groups)
+        targets, ours, trouble = self._inOrder(groups)
         reachable = [target for target in targets if self._mayReach(target.address)]
         if reachable:
             return reachable[: self._limit]
+        if trouble is not None:
+            raise trouble  # a server that may be there: nothing is certain
         if ours:
             raise NoRoute(Failed(R554_OURSELVES))
         raise NoRoute(Failed(R550_FORBIDDEN if targets else R550_NO_SERVER))
@@ -227,22 +229,13 @@ class Router:
     @inlineCallbacks
     def _resolved(self, groups: Sequence[Sequence[str]]) -> Any:
         """
-        The same with addresses.
+        The same with addresses; or with L{NoRoute}, where DNS does not say.
         """
         names = [name for group in groups for name in group][: self._limit]
         lookups = [self._addresses(name) for name in names]
-        found = yield together(lookups)
-        addresses = dict(zip(names, found, strict=True))
-        unknown = [one for one in found if isinstance(one, NoRoute)]
-        if unknown and not any(isinstance(one, list) and one for one in found):
-            raise unknown[0]
+        addresses = dict(zip(names, (yield together(lookups)), strict=True))
         return [
-            [
-                (name, [] if isinstance(addresses[name], NoRoute) else addresses[name])
-                for name in group
-                if name in addresses
-            ]
-            for group in groups
+            [(name, addresses[name]) for name in group if name in addresses] for group in groups
         ]
 
     @inlineCallbacks
@@ -265,18 +258,25 @@ class Router:
         return found or trouble or []
 
     def _inOrder(
-        self, groups: Sequence[Sequence[tuple[str, Collection[str]]]]
-    ) -> tuple[list[Target], bool]:
+        self, groups: Sequence[Sequence[tuple[str, list[str] | NoRoute]]]
+    ) -> tuple[list[Target], bool, NoRoute | None]:
         """
         All addresses in their order, up to the servers that are as good as we
-        are; and whether we are among them.
+        are; whether we are among them; and why some addresses are not known.
         """
         targets: list[Target] = []
+        trouble = None
         for group in groups:
-            here = [Target(name, address) for name, found in group for address in found]
+            here, unknown = [], None
+            for name, found in group:
+                if isinstance(found, NoRoute):
+                    unknown = found
+                else:
+                    here += [Target(name, address) for address in found]
             if any(self._isOurs(name) for name, _ in group) or any(
                 self._isOurs(target.address) for target in here
             ):
-                return targets, True
+                return targets, True, trouble
             targets += here
-        return targets, False
+            trouble = trouble or unknown
+        return targets, False, trouble

@@ -68,6 +68,8 @@ class SMTPSettings(ConnectionSettings):
         private = self.endpoint.startswith(("tls:", "unix:"))
         if self.user is not None and not private and self.security in ("none", "opportunistic"):
             raise BadSetting("tls", '"required" or "verified", since there is a password')
+        if self.security == "verified" and self.endpoint[:4].lower() == "ssl:":
+            raise BadSetting("endpoint", '"tls:…", since "ssl:" verifies nobody')
 
     @property
     def security(self) -> Security:
