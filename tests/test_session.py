@@ -5,6 +5,7 @@ Each regression against the base class is named by its row in the notes on it.
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -316,6 +317,47 @@ class ShutdownTests(SynchronousTestCase):
         self.assertFalse(transport.aborted, "the client has not read it yet")
         bench.clock.advance(FAREWELL_SECONDS)
         self.assertTrue(transport.aborted)
+
+
+class GivenUpTests(SynchronousTestCase):
+    """
+    We end the connection while recipients are pending.
+    """
+
+    def check(self, bench: Bench) -> None:
+        """
+        The pending recipient is given up, and leaves nothing behind.
+        """
+        self.assertTrue(bench.closed)
+        self.assertEqual(bench.envelope.cancelled, ["slow@example.net"])
+        bench.lose()
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(bench.clock.getDelayedCalls(), [])
+
+    def pending(self, **limits: int) -> Bench:
+        bench = Bench(limits)
+        bench.envelope.verdicts["slow@example.net"] = "pending"
+        bench.say(*GREETING, "MAIL FROM:<a@b.example> PRDR")
+        return bench
+
+    def test_errors(self) -> None:
+        """A refusal before it is one too many: 421, and no word on the others."""
+        bench = self.pending(errors=1)
+        bench.envelope.verdicts["first@example.net"] = "pending"
+        bench.say("RCPT TO:<first@example.net>", "RCPT TO:<slow@example.net>")
+        bench.envelope.decide("first@example.net", "old-user")
+        said = bench.take().splitlines()
+        self.assertEqual([line[:3] for line in said], [b"550", b"421"])
+        self.check(bench)
+
+    def test_shutdown(self) -> None:
+        """The server has no more time."""
+        bench = self.pending()
+        bench.say("RCPT TO:<slow@example.net>")
+        bench.session.shutdownNow()
+        self.assertEqual(bench.take()[:9], b"421 4.3.2")
+        self.check(bench)
 
 
 class OverloadTests(SynchronousTestCase):

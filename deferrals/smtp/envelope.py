@@ -165,6 +165,8 @@ class Envelopes(SessionBase):
         return Refuse(R451_LOCAL_ERROR)
 
     def _judged(self, verdict: Any, slot: Any, recipient: Recipient, began: float) -> None:
+        if self._closing:
+            return  # cancelled: nobody is to be told
         judged = self._judge(verdict, recipient, began)
         self.ready(slot, lambda: self._admit(judged), judged)
 

@@ -243,8 +243,16 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Nobody is there any longer: what is pending is cancelled.
         """
-        self._lost = self._closing = True
+        self._lost = True
         self._stopTimer()
+        self._end()
+
+    def _end(self) -> None:
+        """
+        Nothing more is taken from the client, and nothing that is pending will
+        be answered.
+        """
+        self._closing = True
         self._buffer = b""
         slots, self._slots = self._slots, None
         for slot in slots or ():
@@ -272,8 +280,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         if self._closing:
             return
-        self._closing = True
-        self._buffer = b""
+        self._end()
         self.flush()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -290,8 +297,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         End the connection at once, without a word.
         """
-        self._closing = True
-        self._buffer = b""
+        self._end()
         self.transport.abortConnection()
 
     # Input.
@@ -522,6 +528,8 @@ class PipelinedESMTP(smtp.ESMTP):
                 return False
             self._slots.popleft()
             self._answer(settle())
+        if self._closing:
+            return False
         self._slots = None
         self.resumed()
         return True
