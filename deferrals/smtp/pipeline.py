@@ -55,6 +55,10 @@ MAX_BUFFER_OCTETS = 64 * 1024
 #: RCPTs that are judged side by side; the next one waits.
 MAX_SLOTS = 100
 
+#: Commands that are taken from one client in one go: then it is the turn of the
+#: others, who would have to wait for as many as fit into a segment.
+MAX_AT_ONCE = 100
+
 #: How long a client may take to read its last replies, in seconds.
 LINGER_SECONDS = 30.0
 
@@ -99,6 +103,8 @@ class PipelinedESMTP(smtp.ESMTP):
     _inputEnded = False
     _timer: Any = None
     _deadline = 0.0
+    _allowance = 0
+    _nextTurn: Any = None
 
     def __init__(self, clock: Any) -> None:
         smtp.ESMTP.__init__(self)
@@ -254,6 +260,9 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         self._closing = True
         self._buffer = b""
+        turn, self._nextTurn = self._nextTurn, None
+        if turn is not None:
+            turn.cancel()
         slots, self._slots = self._slots, None
         for slot in slots or ():
             if slot.pending is not None:
@@ -308,16 +317,24 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         if self._closing:
             return
+        self._drop()
         self._buffer = self._buffer + data if self._buffer else data
         self._advance()
+
+    def _drop(self) -> None:
+        """
+        Forget what has been taken.
+        """
+        self._buffer, self._offset = self._buffer[self._offset :], 0
 
     def _advance(self) -> None:
         """
         Take commands and data as far as possible.
         """
-        if self._running:
+        if self._running or self._nextTurn is not None:
             return
         self._running = True
+        self._allowance = MAX_AT_ONCE
         try:
             self._take()
             while self._settle():
@@ -330,10 +347,13 @@ class PipelinedESMTP(smtp.ESMTP):
         finally:
             self._running = False
         if not self._closing:
-            self._buffer, self._offset = self._buffer[self._offset :], 0
+            if self._nextTurn is None:
+                self._drop()
             self.flush()
             self._regulate()
-            if self._inputEnded and not (self._busy or self._slots or self._writeBlocked):
+            if self._inputEnded and not (
+                self._busy or self._slots or self._writeBlocked or self._nextTurn is not None
+            ):
                 self.close()
 
     def _take(self) -> None:
@@ -342,8 +362,16 @@ class PipelinedESMTP(smtp.ESMTP):
         ):
             if self._reader is not None:
                 self._read(self._reader)
+            elif not self._allowance:
+                if self._nextTurn is None:
+                    self._nextTurn = self._clock.callLater(0, self._takeTurn)
+                return
             elif not self._takeLine():
                 return
+
+    def _takeTurn(self) -> None:
+        self._nextTurn = None
+        self._advance()
 
     def _read(self, reader: Callable[[bytes], bytes]) -> None:
         """
@@ -378,6 +406,7 @@ class PipelinedESMTP(smtp.ESMTP):
             return False
         line = buffer[start:end]
         self._offset = end
+        self._allowance -= 1
         self.resetTimeout()
         skipping, self._skippingLine = self._skippingLine, False
         isWhole = line.endswith(b"\r\n")
@@ -458,7 +487,7 @@ class PipelinedESMTP(smtp.ESMTP):
         Read from the client, or do not.
         """
         congestion = self.congestion()
-        pause = congestion is not None or len(self._buffer) > MAX_BUFFER_OCTETS
+        pause = congestion is not None or len(self._buffer) - self._offset > MAX_BUFFER_OCTETS
         if congestion is not None and not self._readPaused:
             congestion.drained().addCallback(self._drained)
         if pause != self._readPaused and not self._lost and not self._inputEnded:
