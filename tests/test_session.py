@@ -353,6 +353,21 @@ class ShutdownTests(SynchronousTestCase):
         self.assertTrue(transport.aborted)
 
 
+class FullTests(SynchronousTestCase):
+    """
+    As many recipients as there may be.
+    """
+
+    def test_notAsked(self) -> None:
+        """The envelope is not asked about one more: a client could ask for ever."""
+        bench = Bench({"recipients": 1})
+        bench.envelope.verdicts["slow@example.net"] = "pending"
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>")
+        said = bench.say("RCPT TO:<slow@example.net>", "RCPT TO:<old-user@example.net>")
+        self.assertEqual([line[:9] for line in said], ["452 4.5.3"] * 2)
+        self.assertEqual(bench.envelope.pending, {})
+
+
 class GivenUpTests(SynchronousTestCase):
     """
     We end the connection while recipients are pending.
