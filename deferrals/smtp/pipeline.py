@@ -416,12 +416,18 @@ class PipelinedESMTP(smtp.ESMTP):
             # What follows belongs to this line, whoever thinks otherwise: it is
             # no command.
             self._isRefused = True
-            self.reply(R500_BARE_LF)
+            self.lineBroken()
         elif skipping or len(line) > self.lineLimit():
             self.lineTooLong()
         else:
             self.lineReceived(line[:-2])
         return True
+
+    def lineBroken(self) -> None:
+        """
+        A line has ended with LF alone.
+        """
+        self.reply(R500_BARE_LF)
 
     def lineTooLong(self) -> None:
         """

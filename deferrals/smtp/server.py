@@ -32,7 +32,9 @@ from deferrals.model.reply import (
     R421_TOO_MANY_COMMANDS,
     R421_TOO_MANY_ERRORS,
     R451_SHUTDOWN,
+    R500_AUTH_LINE_TOO_LONG,
     R500_BAD_LINE,
+    R500_BARE_LF,
     R500_UNKNOWN_COMMAND,
     R501_SYNTAX,
     R502_NOT_HERE,
@@ -248,9 +250,18 @@ class Session(Introduction, Authentication, Encryption, Contents):
         See L{PipelinedESMTP.lineTooLong}.
         """
         if self.inExchange:
-            self.answerReceived(None)
+            self.answerRefused(R500_AUTH_LINE_TOO_LONG)
         else:
             super().lineTooLong()
+
+    def lineBroken(self) -> None:
+        """
+        See L{PipelinedESMTP.lineBroken}.
+        """
+        if self.inExchange:
+            self.answerRefused(R500_BARE_LF)
+        else:
+            super().lineBroken()
 
     def lineReceived(self, line: bytes) -> None:
         """
