@@ -391,6 +391,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
         self.abort("a new greeting")
         self._hello, self._isExtended = name, isExtended
+        self.greeted()
         self.identify()
         extensions = self.extensions() if isExtended else ()
         self._offered = frozenset(keyword.decode("ascii") for keyword in extensions)
