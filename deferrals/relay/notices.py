@@ -245,7 +245,8 @@ class Notifier:
             if (size, digest) != (message.size, message.digest):
                 return b"", None
         failed = any(one.action in ("failed", "expired") for one in wanted)
-        whole = failed and work.envelope.parameters.ret == "FULL"
+        asked = work.envelope.parameters
+        whole = failed and asked.ret == "FULL" and not asked.requireTLS  # RFC 8689 §5
         if not whole or message.size > self.returnOctets:
             return message.header, None
         with message.open() as file:
