@@ -134,6 +134,12 @@ class LineTests(SynchronousTestCase):
             bench.send(line)
             self.assertTrue(bench.take().startswith(b"500 5.5.2"))
 
+    def test_unknown(self) -> None:
+        """No method of the base class is a command."""
+        bench = Bench()
+        bench.take()
+        self.assertEqual(bench.say("UNKNOWN", "NOSUCH"), ["500 5.5.1 command not recognised"] * 2)
+
     def test_notUTF8(self) -> None:
         """Octets that are no UTF-8 are refused, and the connection stays (f1)."""
         bench = Bench()

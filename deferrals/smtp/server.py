@@ -443,6 +443,12 @@ class Session(Introduction, Authentication, Encryption, Contents):
             Reply(214, "2.0.0", "RFC 5321; DEFERRALS and PRDR give each recipient an answer")
         )
 
+    def do_UNKNOWN(self, rest: str) -> None:
+        """
+        The base class's name for every other command: not a command itself.
+        """
+        self.reply(R500_UNKNOWN_COMMAND)
+
     def do_VRFY(self, rest: str) -> None:
         """
         RFC 5321 §3.5.3: whether somebody is here is said to who sends mail.
