@@ -30,6 +30,9 @@ from deferrals.model.settings import BadSetting, Octets, Seconds, checked, posit
 from deferrals.stages.envelope.rules import Allowed, Pattern
 from deferrals.structuring import makeConverter, problemsOf
 
+#: Endpoints that are known to have no TLS of their own.
+_CLEAR = ("tcp:", "tcp6:", "unix:", "systemd:")
+
 Plugins = Mapping[tuple[type[Interface], str], Any]
 
 #: What runs without --config.  {hostname} is this machine's name.
@@ -488,6 +491,9 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
     for index, listener in enumerate(config.listen):
         if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
             problems.append((f"listen[{index}].tls", "a certificate, here or in [tls]"))
+        elif _locksOut(config, listener):
+            why = "TLS, or auth_without_tls: nobody could log in"
+            problems.append((f"listen[{index}].tls", why))
     if config.bounces is not None and config.bounces not in config.deliveries:
         names = ", ".join(config.deliveries) or "none there"
         problems.append(("bounces", f"the name of a delivery ({names})"))
@@ -512,6 +518,17 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
                 )
             )
     return problems
+
+
+def _locksOut(config: Config, listener: Listener) -> bool:
+    """
+    Whether clients have to log in, and never can: passwords go over TLS only,
+    and there is none.
+    """
+    if listener.authentication != "required" or listener.auth_without_tls:
+        return False
+    hasTLS = listener.tls != "none" and config.certificateOf(listener) is not None
+    return not hasTLS and listener.endpoint.removeprefix("haproxy:").startswith(_CLEAR)
 
 
 def _opensRelay(config: Config, rule: RecipientRule) -> bool:

@@ -185,6 +185,14 @@ class Bench:
 
     def send(self, data: bytes) -> None:
         self.session.dataReceived(data)
+        self.turns()
+
+    def turns(self) -> None:
+        """
+        Wait while it is others' turn.
+        """
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
+            self.clock.advance(0)
 
     def take(self) -> bytes:
         """

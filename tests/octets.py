@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
 from tests.harness import Bench, gate
@@ -43,12 +44,14 @@ _NUMBER = re.compile(rb"\bid [0-9A-Z]{13}")
 
 def bench(protocol: str = "smtp") -> Bench:
     """
-    A session that anybody may use for anything, with small limits.
+    A session that anybody may use for anything, with small limits.  It does
+    not split: who leads a transaction there depends on who comes in one piece.
     """
     made = Bench(
         {"messageOctets": 2000, "headerOctets": 500, "recipients": 5, "commands": 200},
         {"gate": gate(user=b"secret"), "binary": True},
         protocol=protocol,
+        mixed=Mixed.STRICTEST,
         auth="offered",
         authWithoutTLS=True,
     )

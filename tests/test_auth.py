@@ -117,6 +117,15 @@ class ScramTests(SynchronousTestCase):
             with self.assertRaises(SaslError):
                 exchange.proof(final)
 
+    def test_extensions(self) -> None:
+        """What else a client says behind its nonces counts for the proof, and for nothing else
+        (RFC 5802 §7: optional extensions are ignored)."""
+        exchange = ScramExchange(b"n,,n=user,r=abc,x=1,y=2=3")
+        challenge = exchange.challenge(KEYS, "def")
+        message, _ = exchange.proof(b"c=biws,r=abcdef,z=4,p=AAAA")
+        self.assertEqual(message, b"n=user,r=abc,x=1,y=2=3," + challenge + b",c=biws,r=abcdef,z=4")
+        self.assertEqual(exchange.user, "user")
+
     def test_text(self) -> None:
         """Keys as RFC 5803 writes them, and back."""
         self.assertEqual(ScramKeys.parse(str(KEYS)), KEYS)
@@ -192,6 +201,12 @@ class CheckerTests(FileCase):
         for user in (b"dave", b"nobody", b"\xff", b"a\0b"):
             self.failureResultOf(self.login(user, b"secret"), UnauthorizedLogin)
             self.failureResultOf(self.login(user, b"\xff\x07"), UnauthorizedLogin)
+
+    def test_oneName(self) -> None:
+        """However a name is spelt, the user who is logged in has one name (RFC 4616 §2)."""
+        for spelt in ("alice", "al\u00adice", "\uff41lice"):
+            found = self.login(spelt.encode(), b"secret")
+            self.assertEqual(self.successResultOf(found), b"alice")
 
     def test_changed(self) -> None:
         """A changed file counts from the next attempt on."""
@@ -483,6 +498,15 @@ class WireTests(FileCase):
         bench.send(b"\r\nNOOP\r\n")
         self.assertEqual(
             [line[:9] for line in bench.take().splitlines()], [b"500 5.5.6", b"250 2.0.0"]
+        )
+
+    def test_bareLF(self) -> None:
+        """An answer that ends with LF alone ends the exchange; what follows is a command."""
+        bench = self.bench()
+        bench.say("AUTH LOGIN")
+        bench.send(b"YWxpY2U=\nNOOP\r\nNOOP\r\n")
+        self.assertEqual(
+            [line[:9] for line in bench.take().splitlines()], [b"500 5.5.2", b"250 2.0.0"]
         )
 
     def test_slow(self) -> None:

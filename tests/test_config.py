@@ -191,6 +191,10 @@ class LoadTests(ConfigCase):
                 "listen[0].mixed: never split for submission",
             ),
             (
+                f"{LISTEN}protocol = 'submission'",
+                "listen[0].tls: TLS, or auth_without_tls: nobody could log in",
+            ),
+            (
                 f"{LISTEN}protocol = 'submission'\nmixed = 'retry'",
                 "listen[0].mixed: never retry for submission",
             ),

@@ -182,6 +182,13 @@ class NotifierTests(SynchronousTestCase):
             parts = list(email.message_from_bytes(notice).walk())
             self.assertIn(kind, [part.get_content_type() for part in parts])
 
+    def test_requireTLS(self) -> None:
+        """What was sent with REQUIRETLS does not come back as a whole (RFC 8689 §5)."""
+        self.send(*makeAddressees("g@x.example"), ret="FULL", requireTLS=True)
+        (notice,) = self.notices()
+        parts = list(email.message_from_bytes(notice).walk())
+        self.assertEqual(parts[-1].get_content_type(), "text/rfc822-headers")
+
     def test_noWay(self) -> None:
         """A sender who cannot be told: kept for the operator, and told when there is a way."""
         self.way = None

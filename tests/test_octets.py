@@ -60,6 +60,12 @@ class AnyOctetsTests(SynchronousTestCase):
                 checkSame(word + b"NOOP\r\n", state, [1, 2])
         self.assertEqual(self.flushLoggedErrors(), [])
 
+    def test_differing(self) -> None:
+        """Recipients of several cohorts, whom a splitting listener would weigh by the piece."""
+        recipients = [b"one@a.example", *(b"postmaster@%d.example" % n for n in range(3))]
+        data = b"".join(b"RCPT TO:<%s>\r\n" % recipient for recipient in recipients)
+        checkSame(data, "sender", [3, 5])
+
     def test_replies(self) -> None:
         """What is no reply is seen."""
         for bad in (b"250 ok", b"250 ok\n", b"250-ok\r\n", b"250-ok\r\n251 ok\r\n", b"25 x\r\n"):

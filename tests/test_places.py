@@ -54,6 +54,12 @@ class MailboxTests(SynchronousTestCase):
         where = os.path.join(self.directory, "mail", *path, "new")
         return os.listdir(where) if os.path.isdir(where) else []
 
+    def test_longName(self) -> None:
+        """A name that no directory can have is no reason to try for days."""
+        found = self.deliver(self.stage(), f"{'%' * 90}@example.net")
+        self.assertIsInstance(found, Failed)
+        self.assertEqual(str(found.reply)[:9], "550 5.1.1")
+
     def test_asked(self) -> None:
         """Only a stage that can refuse at RCPT is asked there."""
         self.assertFalse(IEnvelopeStage.providedBy(self.stage()))

@@ -188,12 +188,32 @@ class XClientTests(SynchronousTestCase):
         )
 
     def test_again(self) -> None:
-        """Who may use it is who has really connected: so it may be said again."""
+        """It may be said again at once: a front end may need more than one line."""
         bench = self.bench()
         bench.say("XCLIENT ADDR=198.51.100.7 LOGIN=alice")
         bench.say("XCLIENT ADDR=198.51.100.8 LOGIN=[UNAVAILABLE]")
         self.assertEqual(bench.session._client.address, "198.51.100.8")
         self.assertIsNone(bench.session._user)
+
+    def test_notByTheClient(self) -> None:
+        """The greeting behind it is the client's own, and so is what follows: a front end that
+        only passes on what the client says must not make XCLIENT the client's."""
+        bench = self.bench()
+        bench.say(*GREETING)
+        self.assertEqual(bench.say("XCLIENT ADDR=198.51.100.7")[-1][:3], "220")
+        said = bench.say(*GREETING)
+        self.assertFalse([line for line in said if "XCLIENT" in line])
+        self.assertEqual(bench.say("XCLIENT ADDR=127.0.0.1 LOGIN=alice")[-1][:9], "503 5.5.1")
+        self.assertEqual(bench.session._client.address, "198.51.100.7")
+
+    def test_unknown(self) -> None:
+        """A client whose address the front end does not know has not the front end's."""
+        bench = self.bench()
+        bench.say("XCLIENT ADDR=[UNAVAILABLE]")
+        self.assertEqual(bench.session._client.address, "unknown")
+        self.assertNotIn("unknown", Networks.parse(["0.0.0.0/0", "::/0", "unix"]))
+        bench.lose()
+        self.assertEqual(bench.intake.guard._open, {})
 
     def test_name(self) -> None:
         """The client's name in DNS, if it is one; it is not the next client's."""

@@ -5,6 +5,7 @@ Each regression against the base class is named by its row in the notes on it.
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -19,7 +20,7 @@ from deferrals.model.envelope import (
     recipientToJSON,
 )
 from deferrals.model.verdict import ACCEPT
-from deferrals.smtp.pipeline import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
+from deferrals.smtp.pipeline import MAX_AT_ONCE, MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
 from deferrals.smtp.server import FAREWELL_SECONDS, Session, SessionFactory
 from tests.harness import GREETING, Bench, Transport
 
@@ -89,6 +90,38 @@ class LineTests(SynchronousTestCase):
         self.assertEqual(bench.take().count(b"250 2.0.0 1 octets received\r\n"), 6000)
         self.assertLess(copied, 3 * len(data))
 
+    def test_turns(self) -> None:
+        """Who sends more commands than are taken in one go waits while it is others' turn."""
+        bench = Bench({"commands": 10000})
+        bench.say(*GREETING)
+        answered: list[int] = []
+        bench.transport.write = (  # type: ignore[method-assign]
+            lambda data: answered.append(data.count(b"\r\n"))
+        )
+        bench.session.dataReceived(b"NOOP\r\n" * 250 + b"QUIT\r\n")
+        self.assertEqual(answered, [100])
+        bench.clock.advance(0)
+        self.assertEqual(answered, [100, 100, 51])
+        self.assertTrue(bench.closed)
+        bench.lose()
+        self.assertEqual(bench.clock.getDelayedCalls(), [])
+
+    def test_lostBetweenTurns(self) -> None:
+        """A client that goes meanwhile, or closes its sending side, leaves nothing behind."""
+        for half in (False, True):
+            bench = Bench()
+            bench.say(*GREETING)
+            bench.session.dataReceived(b"NOOP\r\n" * 150)
+            bench.take()
+            if half:
+                bench.session.readConnectionLost()
+                self.assertFalse(bench.closed)
+                bench.clock.advance(0)
+                self.assertEqual(bench.take().count(b"250 "), 50)
+                self.assertTrue(bench.closed)
+            bench.lose()
+            self.assertEqual(bench.clock.getDelayedCalls(), [])
+
     def test_control(self) -> None:
         """CR, NUL and other control characters in a command are refused (b3)."""
         bench = Bench()
@@ -100,6 +133,12 @@ class LineTests(SynchronousTestCase):
         ):
             bench.send(line)
             self.assertTrue(bench.take().startswith(b"500 5.5.2"))
+
+    def test_unknown(self) -> None:
+        """No method of the base class is a command."""
+        bench = Bench()
+        bench.take()
+        self.assertEqual(bench.say("UNKNOWN", "NOSUCH"), ["500 5.5.1 command not recognised"] * 2)
 
     def test_notUTF8(self) -> None:
         """Octets that are no UTF-8 are refused, and the connection stays (f1)."""
@@ -128,14 +167,14 @@ class LineTests(SynchronousTestCase):
         self.assertEqual(bench.take(), b"250 2.0.0 ok\r\n")
 
     def test_manyInOneSegment(self) -> None:
-        """A thousand commands in one segment get a thousand replies, written at once (i1)."""
+        """A thousand commands in one segment get a thousand replies, in few writes (i1)."""
         bench = Bench()
         bench.take()
         writes: list[bytes] = []
         bench.transport.write = writes.append  # type: ignore[method-assign]
         bench.send(b"NOOP\r\n" * 1000)
         self.assertEqual(b"".join(writes), b"250 2.0.0 ok\r\n" * 1000)
-        self.assertEqual(len(writes), 1)
+        self.assertEqual(len(writes), 1000 // MAX_AT_ONCE)
 
 
 class EnvelopeTests(SynchronousTestCase):
@@ -183,6 +222,7 @@ class BufferTests(SynchronousTestCase):
         bench.send(b"NOOP\r\n" * (MAX_BUFFER_OCTETS // 6))
         self.assertEqual(bench.transport.producerState, "paused")
         bench.envelope.decide("slow@example.net", "accept")
+        bench.turns()
         self.assertEqual(bench.transport.producerState, "producing")
         self.assertEqual(bench.take().count(b"250 2.0.0 ok"), 100 + MAX_BUFFER_OCTETS // 6)
 
@@ -205,6 +245,7 @@ class BufferTests(SynchronousTestCase):
         bench.send(b"".join(b"RCPT TO:<r%d@example.net>\r\n" % n for n in range(300)))
         self.assertEqual(bench.take(), b"")
         bench.envelope.decide("r0@example.net", "defer")
+        bench.turns()
         self.assertEqual(bench.take().count(b"250 2.1.5"), 300)
 
 
@@ -316,6 +357,62 @@ class ShutdownTests(SynchronousTestCase):
         self.assertFalse(transport.aborted, "the client has not read it yet")
         bench.clock.advance(FAREWELL_SECONDS)
         self.assertTrue(transport.aborted)
+
+
+class FullTests(SynchronousTestCase):
+    """
+    As many recipients as there may be.
+    """
+
+    def test_notAsked(self) -> None:
+        """The envelope is not asked about one more: a client could ask for ever."""
+        bench = Bench({"recipients": 1})
+        bench.envelope.verdicts["slow@example.net"] = "pending"
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>")
+        said = bench.say("RCPT TO:<slow@example.net>", "RCPT TO:<old-user@example.net>")
+        self.assertEqual([line[:9] for line in said], ["452 4.5.3"] * 2)
+        self.assertEqual(bench.envelope.pending, {})
+
+
+class GivenUpTests(SynchronousTestCase):
+    """
+    We end the connection while recipients are pending.
+    """
+
+    def check(self, bench: Bench) -> None:
+        """
+        The pending recipient is given up, and leaves nothing behind.
+        """
+        self.assertTrue(bench.closed)
+        self.assertEqual(bench.envelope.cancelled, ["slow@example.net"])
+        bench.lose()
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(bench.clock.getDelayedCalls(), [])
+
+    def pending(self, **limits: int) -> Bench:
+        bench = Bench(limits)
+        bench.envelope.verdicts["slow@example.net"] = "pending"
+        bench.say(*GREETING, "MAIL FROM:<a@b.example> PRDR")
+        return bench
+
+    def test_errors(self) -> None:
+        """A refusal before it is one too many: 421, and no word on the others."""
+        bench = self.pending(errors=1)
+        bench.envelope.verdicts["first@example.net"] = "pending"
+        bench.say("RCPT TO:<first@example.net>", "RCPT TO:<slow@example.net>")
+        bench.envelope.decide("first@example.net", "old-user")
+        said = bench.take().splitlines()
+        self.assertEqual([line[:3] for line in said], [b"550", b"421"])
+        self.check(bench)
+
+    def test_shutdown(self) -> None:
+        """The server has no more time."""
+        bench = self.pending()
+        bench.say("RCPT TO:<slow@example.net>")
+        bench.session.shutdownNow()
+        self.assertEqual(bench.take()[:9], b"421 4.3.2")
+        self.check(bench)
 
 
 class OverloadTests(SynchronousTestCase):

@@ -122,7 +122,7 @@ class PasswordFile:
         good = (secrets if known else _NOBODY).check(password.decode("utf-8", "replace"))
         if not good:
             raise UnauthorizedLogin()
-        return user
+        return prepared(user.decode("utf-8")).encode("utf-8")
 
     def _proved(self, credentials: Any) -> bytes:
         keys = self._find(credentials.username).scram

@@ -35,7 +35,8 @@ class Client:
     """
     The other end of an SMTP session.
 
-    @ivar address: its IP address as text; C{"local"} on a Unix socket.
+    @ivar address: its IP address as text; C{"local"} on a Unix socket;
+        C{"unknown"} where a front end does not know it.
     @ivar port: its port, 0 where there is none.
     @ivar helo: the name it gave with HELO, EHLO or LHLO.
     @ivar protocol: the C{with} clause of its Received line: SMTP, ESMTP,

@@ -15,6 +15,9 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: The client's address where there is no IP address: a Unix socket's.
 LOCAL = "local"
 
+#: The client's address where a front end does not know it: in no network.
+UNKNOWN = "unknown"
+
 
 def normalAddress(text: str) -> str:
     """

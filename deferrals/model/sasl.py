@@ -31,8 +31,9 @@ _FORBIDDEN = (
     stringprep.in_table_c8,
     stringprep.in_table_c9,
 )
-_FIRST = re.compile(r"(?:n|y),(?:a=([^,]*))?,n=([^,]+),r=([!-+\--~]{1,200})")
-_FINAL = re.compile(r"(c=([^,]+),r=([!-+\--~]+)),p=([A-Za-z0-9+/=]+)")
+# RFC 5802 §7: what a client says behind its nonce may be ignored.
+_FIRST = re.compile(r"(?:n|y),(?:a=([^,]*))?,n=([^,]+),r=([!-+\--~]{1,200})(?:,[A-Za-z]=[^,\0]+)*")
+_FINAL = re.compile(r"(c=([^,]+),r=([!-+\--~]+)(?:,[A-Za-oq-z]=[^,\0]+)*),p=([A-Za-z0-9+/=]+)")
 
 
 class SaslError(ValueError):

@@ -127,6 +127,13 @@ class Transaction:
         """
         return self.splits and self._lead is _NOBODY
 
+    @property
+    def isFull(self) -> bool:
+        """
+        Whether nobody else is let in: nobody needs to be asked about more.
+        """
+        return len(self.candidates) >= self._maxRecipients
+
     def lead(self, companies: Sequence[Hashable]) -> None:
         """
         Of several recipients that came in one piece, the largest company
@@ -156,10 +163,10 @@ class Transaction:
             while others are pending.
         @return: the reply to its RCPT TO (D-4, D-5, P-3).
         """
+        if self.isFull:
+            return R452_TOO_MANY_RECIPIENTS
         if isinstance(verdict, Refuse):
             return verdict.reply.forRecipient().addressed(str(recipient))
-        if len(self.candidates) >= self._maxRecipients:
-            return R452_TOO_MANY_RECIPIENTS
         if held:
             return self._sendAway(recipient, R452_OTHERS_FIRST)
         if self.undivided:

@@ -247,9 +247,11 @@ class Notifier:
             if (size, digest) != (message.size, message.digest):
                 return b"", None
         failed = any(one.action in ("failed", "expired") for one in wanted)
-        parameters = work.envelope.parameters
-        # What is binary can only be a part of what is binary (RFC 3030 §3).
-        whole = failed and parameters.ret == "FULL" and parameters.body != "BINARYMIME"
+        asked = work.envelope.parameters
+        # What is binary can only be a part of what is binary (RFC 3030 §3), and
+        # what needs TLS may not go without it (RFC 8689 §5).
+        whole = failed and asked.ret == "FULL"
+        whole = whole and asked.body != "BINARYMIME" and not asked.requireTLS
         if not whole or message.size > self.returnOctets:
             return message.header, None
         with message.open() as file:

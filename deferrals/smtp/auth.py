@@ -26,7 +26,6 @@ from deferrals.model.reply import (
     R235_AUTHENTICATED,
     R421_AUTH_FAILURES,
     R454_AUTH_NOT_NOW,
-    R500_AUTH_LINE_TOO_LONG,
     R501_AUTH_CANCELLED,
     R501_AUTH_SYNTAX,
     R501_SYNTAX,
@@ -262,16 +261,23 @@ class Authentication(SessionBase):
         self._letGo()
         return answer
 
-    def answerReceived(self, line: bytes | None) -> None:
-        """
-        The client's next line within the exchange, without its CRLF; L{None}
-        where it was too long.
-        """
+    def _takeAwaited(self) -> Deferred[bytes]:
         answer, self._awaited = self._awaited, None
         assert answer is not None
         self._holdOn()
-        if line is None:
-            return answer.errback(PeerError("too long", R500_AUTH_LINE_TOO_LONG))
+        return answer
+
+    def answerRefused(self, reply: Reply) -> None:
+        """
+        The client's next line within the exchange is no line, and ends it.
+        """
+        self._takeAwaited().errback(PeerError(reply.text, reply))
+
+    def answerReceived(self, line: bytes) -> None:
+        """
+        The client's next line within the exchange, without its CRLF.
+        """
+        answer = self._takeAwaited()
         if line == b"*":
             return answer.errback(PeerError("cancelled", R501_AUTH_CANCELLED))
         try:

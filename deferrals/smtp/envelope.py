@@ -26,6 +26,7 @@ from deferrals.model.reply import (
     R250_SENDER,
     R421_TOO_MANY_MESSAGES,
     R451_LOCAL_ERROR,
+    R452_TOO_MANY_RECIPIENTS,
     R552_TOO_LARGE,
     Reply,
 )
@@ -71,6 +72,7 @@ class Envelopes(SessionBase):
 
     _transactions = 0
     _refused = 0
+    _pardoned = 0
     _idleSince = 0.0
 
     def mayOverlap(self, line: bytes) -> bool:
@@ -137,10 +139,12 @@ class Envelopes(SessionBase):
         envelope = self._transaction.envelope
         recipient = parseRcpt(rest, self._offered, envelope.parameters.smtputf8)
         began = self._clock.seconds()
-        try:
-            verdict = self._intake.envelope.judge(envelope, recipient)
-        except Exception:
-            verdict = fail()
+        verdict: Any = Refuse(R452_TOO_MANY_RECIPIENTS)
+        if not self._transaction.isFull:
+            try:
+                verdict = self._intake.envelope.judge(envelope, recipient)
+            except Exception:
+                verdict = fail()
         atOnce = not (self.hasSlots or self._transaction.undivided)
         if atOnce and not isinstance(verdict, Deferred):
             judged = self._judge(_checked(verdict), recipient, began)
@@ -165,6 +169,8 @@ class Envelopes(SessionBase):
         return Refuse(R451_LOCAL_ERROR)
 
     def _judged(self, verdict: Any, slot: Any, recipient: Recipient, began: float) -> None:
+        if self._closing:
+            return  # cancelled: nobody is to be told
         judged = self._judge(verdict, recipient, began)
         self.ready(slot, lambda: self._admit(judged), judged)
 
@@ -226,12 +232,15 @@ class Envelopes(SessionBase):
         """
         Whether a refusal is what happens to honest clients, too: mail for many
         recipients has some wrong ones, but not many more of them than right
-        ones.
+        ones; not in each transaction anew.
         """
         if self._transaction is None or not self._transaction.candidates:
             return False
         self._refused += 1
-        return self._refused <= len(self._transaction.candidates) + self._limits.errors
+        if self._refused <= len(self._transaction.candidates):
+            return True
+        self._pardoned += 1
+        return self._pardoned <= self._limits.errors
 
 
 def _checked(verdict: Any) -> EnvelopeVerdict:

@@ -55,6 +55,10 @@ MAX_BUFFER_OCTETS = 64 * 1024
 #: RCPTs that are judged side by side; the next one waits.
 MAX_SLOTS = 100
 
+#: Commands that are taken from one client in one go: then it is the turn of the
+#: others, who would have to wait for as many as fit into a segment.
+MAX_AT_ONCE = 100
+
 #: How long a client may take to read its last replies, in seconds.
 LINGER_SECONDS = 30.0
 
@@ -99,6 +103,8 @@ class PipelinedESMTP(smtp.ESMTP):
     _inputEnded = False
     _timer: Any = None
     _deadline = 0.0
+    _allowance = 0
+    _nextTurn: Any = None
 
     def __init__(self, clock: Any) -> None:
         smtp.ESMTP.__init__(self)
@@ -243,9 +249,20 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Nobody is there any longer: what is pending is cancelled.
         """
-        self._lost = self._closing = True
+        self._lost = True
         self._stopTimer()
+        self._end()
+
+    def _end(self) -> None:
+        """
+        Nothing more is taken from the client, and nothing that is pending will
+        be answered.
+        """
+        self._closing = True
         self._buffer = b""
+        turn, self._nextTurn = self._nextTurn, None
+        if turn is not None:
+            turn.cancel()
         slots, self._slots = self._slots, None
         for slot in slots or ():
             if slot.pending is not None:
@@ -272,8 +289,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         if self._closing:
             return
-        self._closing = True
-        self._buffer = b""
+        self._end()
         self.flush()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -290,8 +306,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         End the connection at once, without a word.
         """
-        self._closing = True
-        self._buffer = b""
+        self._end()
         self.transport.abortConnection()
 
     # Input.
@@ -302,16 +317,24 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         if self._closing:
             return
+        self._drop()
         self._buffer = self._buffer + data if self._buffer else data
         self._advance()
+
+    def _drop(self) -> None:
+        """
+        Forget what has been taken.
+        """
+        self._buffer, self._offset = self._buffer[self._offset :], 0
 
     def _advance(self) -> None:
         """
         Take commands and data as far as possible.
         """
-        if self._running:
+        if self._running or self._nextTurn is not None:
             return
         self._running = True
+        self._allowance = MAX_AT_ONCE
         try:
             self._take()
             while self._settle():
@@ -324,10 +347,13 @@ class PipelinedESMTP(smtp.ESMTP):
         finally:
             self._running = False
         if not self._closing:
-            self._buffer, self._offset = self._buffer[self._offset :], 0
+            if self._nextTurn is None:
+                self._drop()
             self.flush()
             self._regulate()
-            if self._inputEnded and not (self._busy or self._slots or self._writeBlocked):
+            if self._inputEnded and not (
+                self._busy or self._slots or self._writeBlocked or self._nextTurn is not None
+            ):
                 self.close()
 
     def _take(self) -> None:
@@ -336,8 +362,16 @@ class PipelinedESMTP(smtp.ESMTP):
         ):
             if self._reader is not None:
                 self._read(self._reader)
+            elif not self._allowance:
+                if self._nextTurn is None:
+                    self._nextTurn = self._clock.callLater(0, self._takeTurn)
+                return
             elif not self._takeLine():
                 return
+
+    def _takeTurn(self) -> None:
+        self._nextTurn = None
+        self._advance()
 
     def _read(self, reader: Callable[[bytes], bytes]) -> None:
         """
@@ -372,6 +406,7 @@ class PipelinedESMTP(smtp.ESMTP):
             return False
         line = buffer[start:end]
         self._offset = end
+        self._allowance -= 1
         self.resetTimeout()
         skipping, self._skippingLine = self._skippingLine, False
         isWhole = line.endswith(b"\r\n")
@@ -381,12 +416,18 @@ class PipelinedESMTP(smtp.ESMTP):
             # What follows belongs to this line, whoever thinks otherwise: it is
             # no command.
             self._isRefused = True
-            self.reply(R500_BARE_LF)
+            self.lineBroken()
         elif skipping or len(line) > self.lineLimit():
             self.lineTooLong()
         else:
             self.lineReceived(line[:-2])
         return True
+
+    def lineBroken(self) -> None:
+        """
+        A line has ended with LF alone.
+        """
+        self.reply(R500_BARE_LF)
 
     def lineTooLong(self) -> None:
         """
@@ -452,7 +493,7 @@ class PipelinedESMTP(smtp.ESMTP):
         Read from the client, or do not.
         """
         congestion = self.congestion()
-        pause = congestion is not None or len(self._buffer) > MAX_BUFFER_OCTETS
+        pause = congestion is not None or len(self._buffer) - self._offset > MAX_BUFFER_OCTETS
         if congestion is not None and not self._readPaused:
             congestion.drained().addCallback(self._drained)
         if pause != self._readPaused and not self._lost and not self._inputEnded:
@@ -522,6 +563,8 @@ class PipelinedESMTP(smtp.ESMTP):
                 return False
             self._slots.popleft()
             self._answer(settle())
+        if self._closing:
+            return False
         self._slots = None
         self.resumed()
         return True

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from deferrals.errors import PeerError
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.extensions import decodeXtext
-from deferrals.model.networks import LOCAL, normalAddress
+from deferrals.model.networks import LOCAL, UNKNOWN, normalAddress
 from deferrals.model.proxyprotocol import ProxyError, takeHeader
 from deferrals.model.reply import R501_SYNTAX, R502_NOT_HERE, R503_SEQUENCE, R550_NOT_TRUSTED, Reply
 from deferrals.model.transaction import Phase
@@ -38,6 +38,8 @@ class Introduction(SessionBase):
     """
 
     connection = ""
+    _isSpokenFor = False
+    _speaksForItself = False
     _counted: str | None = None
     _header = b""
 
@@ -111,9 +113,16 @@ class Introduction(SessionBase):
     @property
     def offersXCLIENT(self) -> bool:
         """
-        Whether this connection may use it.
+        Whether this connection may use it: who has really connected, until the
+        client itself speaks.  There are front ends that pass everything on.
         """
-        return self.connection in self._settings.xclient
+        return self.connection in self._settings.xclient and not self._speaksForItself
+
+    def greeted(self) -> None:
+        """
+        The other end has said its name.  Behind XCLIENT that is the client's.
+        """
+        self._speaksForItself = self._isSpokenFor
 
     def do_XCLIENT(self, rest: str) -> None:
         """
@@ -121,15 +130,16 @@ class Introduction(SessionBase):
         """
         if not self._settings.xclient:
             raise PeerError("not offered", R502_NOT_HERE)
-        if not self.offersXCLIENT:
+        if self.connection not in self._settings.xclient:
             raise PeerError("not trusted", R550_NOT_TRUSTED)
-        if self._phase not in (Phase.START, Phase.READY):
-            raise PeerError("in a transaction", R503_SEQUENCE)
+        if self._speaksForItself or self._phase not in (Phase.START, Phase.READY):
+            raise PeerError("not now", R503_SEQUENCE)
         found = dict(_attributes(rest))
         if not found:
             raise PeerError("no attribute", R501_SYNTAX)
         address, port = _address(found.get("ADDR")), _port(found.get("PORT"))
         self.startOver("XCLIENT")
+        self._isSpokenFor = True
         if address is not None:
             self._address = address
         self._port = port if port is not None else self._port
@@ -173,7 +183,7 @@ def _hostname(value: str | None) -> str:
 
 def _address(value: str | None) -> str | None:
     if not value:
-        return None
+        return None if value is None else UNKNOWN
     try:
         return normalAddress(value[5:] if value[:5].upper() == "IPV6:" else value)
     except ValueError:

@@ -32,7 +32,9 @@ from deferrals.model.reply import (
     R421_TOO_MANY_COMMANDS,
     R421_TOO_MANY_ERRORS,
     R451_SHUTDOWN,
+    R500_AUTH_LINE_TOO_LONG,
     R500_BAD_LINE,
+    R500_BARE_LF,
     R500_UNKNOWN_COMMAND,
     R501_SYNTAX,
     R502_NOT_HERE,
@@ -248,9 +250,18 @@ class Session(Introduction, Authentication, Encryption, Contents):
         See L{PipelinedESMTP.lineTooLong}.
         """
         if self.inExchange:
-            self.answerReceived(None)
+            self.answerRefused(R500_AUTH_LINE_TOO_LONG)
         else:
             super().lineTooLong()
+
+    def lineBroken(self) -> None:
+        """
+        See L{PipelinedESMTP.lineBroken}.
+        """
+        if self.inExchange:
+            self.answerRefused(R500_BARE_LF)
+        else:
+            super().lineBroken()
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -380,6 +391,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
         self.abort("a new greeting")
         self._hello, self._isExtended = name, isExtended
+        self.greeted()
         self.identify()
         extensions = self.extensions() if isExtended else ()
         self._offered = frozenset(keyword.decode("ascii") for keyword in extensions)
@@ -430,6 +442,12 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self.reply(
             Reply(214, "2.0.0", "RFC 5321; DEFERRALS and PRDR give each recipient an answer")
         )
+
+    def do_UNKNOWN(self, rest: str) -> None:
+        """
+        The base class's name for every other command: not a command itself.
+        """
+        self.reply(R500_UNKNOWN_COMMAND)
 
     def do_VRFY(self, rest: str) -> None:
         """

@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from deferrals.interfaces import IExpectingStage
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.networks import LOCAL, UNKNOWN
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, ContentVerdict, Marks, Route
@@ -247,7 +248,7 @@ def requestHeaders(envelope: Envelope, hostname: str, recipients: Sequence[Recip
     version, _, cipher = (client.tls or "").partition(" ")
     said = {
         "From": envelope.senderText,
-        "IP": client.address if client.address != "local" else "",
+        "IP": "" if client.address in (LOCAL, UNKNOWN) else client.address,
         "Helo": client.helo,
         "Hostname": client.hostname,
         "User": client.user or "",

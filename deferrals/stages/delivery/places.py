@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
-from deferrals.model.verdict import Outcome, Retry
+from deferrals.model.verdict import Failed, Outcome, Retry
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -27,6 +27,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SAFE = "+=@!#$&^`{|}~"
 
 R452_NO_ROOM = Reply(452, "4.2.2", "no room in the mailbox")
+R550_LONG_NAME = Reply(550, "5.1.1", "no mailbox can have so long a name")
 
 
 def template(value: str) -> None:
@@ -145,10 +146,12 @@ def withLF(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
     yield held
 
 
-def cannotWrite(error: OSError) -> Retry:
+def cannotWrite(error: OSError) -> Outcome:
     """
     What it means that a file could not be written.
     """
+    if error.errno == errno.ENAMETOOLONG:
+        return Failed(R550_LONG_NAME)
     if error.errno in _FULL:
         return Retry(R452_NO_ROOM)
     return Retry(Reply(451, "4.2.0", f"cannot write to the mailbox: {error.strerror}"))
