@@ -188,12 +188,13 @@ class HostileTests(SynchronousTestCase):
         squeezer = bz2.BZ2Compressor()
         squeezed = b"".join(squeezer.compress(zeros) for _ in range(100)) + squeezer.flush()
         self.costs(squeezed * 10, "x.bz2")
-        file = io.BytesIO()
-        archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
-        with archive, archive.open("in.zip", "w") as member:
-            for _ in range(200):
-                member.write(zeros)
-        self.costs(file.getvalue())
+        for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+            file = io.BytesIO()
+            archive = zipfile.ZipFile(file, "w", method)
+            with archive, archive.open("in.zip", "w") as member:
+                for _ in range(400):
+                    member.write(zeros)
+            self.costs(file.getvalue())
 
     def test_many(self) -> None:
         """More members than anybody means to send, in a zip and in a tar."""
@@ -202,6 +203,10 @@ class HostileTests(SynchronousTestCase):
             directory = entry * count
             end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(directory), 0, 0)
             self.costs(directory + end)
+        longer = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, len(directory), 0)
+        locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(directory), 1)
+        end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, 0, 0, 0)
+        self.costs(directory + longer + locator + end)
         header = bytearray(tarred({"x": b""})[:512])
         self.costs(bytes(header) * 100_000, "x.tar")
 

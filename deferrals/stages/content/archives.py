@@ -35,6 +35,10 @@ HEAD_OCTETS = 512
 _PIECE_OCTETS = 64 * 1024
 _MEMORY_OCTETS = 1 << 20
 _MAX_NAME_OCTETS = 64 * 1024
+#: Ways to compress a zip's member that zipfile undoes piece by piece; with the
+#: others, half a kilobyte may become a gigabyte at once.
+_BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
 _COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 _ZIP_NAMES = (".zip", ".jar", ".docm", ".xlsm", ".pptm", ".apk")
 _NAMES = (*_ZIP_NAMES, ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz")
@@ -151,31 +155,38 @@ def _pieces(source: Any) -> Iterator[bytes]:
 
 
 def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
-    _checkDirectory(file)
-    with zipfile.ZipFile(file) as archive:
+    if budget.members <= 0:
+        raise Unreadable("too many members")
+    with zipfile.ZipFile(_Bounded(file)) as archive:  # type: ignore[call-overload]
         for info in archive.infolist():
             budget.member()
             yield info.filename
             if info.filename.lower().endswith(_NAMES):
+                if info.compress_type not in _BOUNDED_METHODS:
+                    raise Unreadable("an archive in it, compressed in an unusual way")
                 with archive.open(info) as member, _copied(_pieces(member), budget) as inner:
                     yield from _inner(inner, info.filename, budget, depth)
             elif info.flag_bits & 1:
                 raise Unreadable("encrypted")
 
 
-def _checkDirectory(file: IO[bytes]) -> None:
+class _Bounded:
     """
-    Look at the end record of a zip before its directory is read.
+    A file of which no large piece is read at once.  zipfile reads a directory
+    whole; how large it is may stand in two places, and which of them counts
+    depends on the version.
     """
-    size = file.seek(0, 2)
-    start = file.seek(max(0, size - (1 << 16) - 22))
-    tail = file.read()
-    at = len(tail) - 22 if tail[-22:-18] == b"PK\5\6" else tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < 22:
-        raise Unreadable("no zip directory")
-    (octets,) = struct.unpack("<I", tail[at + 12 : at + 16])
-    if octets > MAX_DIRECTORY_OCTETS or octets > start + at:
-        raise Unreadable("too large a zip directory")
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, octets: int = -1) -> bytes:
+        if octets > MAX_DIRECTORY_OCTETS:
+            raise Unreadable("too large a zip directory")
+        return self._file.read(octets)
 
 
 def _compressed(file: IO[bytes], kind: str, name: str, budget: Budget, depth: int) -> Iterator[str]:
