@@ -79,6 +79,8 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
                 self.matches(message, body=True, words=("g\u00fcnstiges angebot",)), cte
             )
             self.assertFalse(self.matches(message, body=True, words=("unstiges",)), cte)
+        half = b"Content-Type: text/plain; charset=utf-7\r\n\r\n+2AA- casino\r\n"
+        self.assertTrue(self.matches(half, body=True, words=("casino",)))
         message = mail(html="<b>casino</b>")
         self.assertTrue(self.matches(message, body=True, pattern="<b>casino"))
 

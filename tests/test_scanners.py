@@ -708,6 +708,12 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
             self.assertEqual(verdict.reply.code, 451, repr(answer)[:80])
             self.assertEqual(self.verdict(self.makeStage(on_error="skip")), ACCEPT)
 
+    def test_halfCharacters(self) -> None:
+        """Octets that are no UTF-8, quoted from a message, spoil no answer."""
+        self.rspamd.answer = json.dumps(result(9.0, "reject", urls=["X"])).encode()
+        self.rspamd.answer = self.rspamd.answer.replace(b"X", b"\xff\xed\xa0\x80")
+        self.assertEqual(self.verdict(self.makeStage()).reply.code, 550)
+
     def test_strangeAnswers(self) -> None:
         """What is not understood in an answer is left out."""
         for more in (
@@ -727,6 +733,7 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
         for more, wanted in (
             ({"required_score": 15.0}, True),
             ({"required_score": 5.0}, False),
+            ({"required_score": 5.0, "is_skipped": True}, True),
             ({"required_score": None, "thresholds": {"reject": 5.0}}, False),
             ({"required_score": None, "thresholds": {"reject": 6.0}}, True),
             ({"required_score": None, "thresholds": {"reject": None}}, True),
