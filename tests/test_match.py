@@ -13,10 +13,12 @@ from typing import Any
 import cattrs
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT, Refuse
 from deferrals.stages.content.match import (
+    AT_ONCE,
     EICAR,
     GTUBE,
     MatchRule,
@@ -167,6 +169,32 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
             stage = self.makeStage(MatchRule(body=True, words=(word,)))
             self.successResultOf(stage.judge(message, makeEnvelope(), []))
         self.assertEqual(len(message._shared), 1)
+
+    def test_threads(self) -> None:
+        """Few messages are looked at in threads at once, and each in one, also by many policies."""
+        services, running = FakeServices(), []
+
+        def inThread(function: Any, *args: Any) -> Deferred[Any]:
+            running.append((Deferred(), function, args))
+            return running[-1][0]
+
+        services.inThread = inThread  # type: ignore[method-assign, assignment]
+        rules = [MatchRule(body=True, words=(word,)) for word in ("one", "two", "three")]
+        stages = [MatchStage(MatchSettings((rule,)), services) for rule in rules]
+        messages = [makeMessage(mail(text="three").as_bytes()) for _ in range(AT_ONCE + 1)]
+        asked = [
+            stage.judge(message, makeEnvelope(), []) for message in messages for stage in stages
+        ]
+        self.assertEqual(len(running), AT_ONCE)
+        for d in asked[: -len(stages)]:
+            d.cancel()
+            self.failureResultOf(d, CancelledError)
+        self.assertEqual(len(running), AT_ONCE)  # who gave up still has the thread
+        for d, function, args in running:
+            d.callback(function(*args))
+        found = [self.successResultOf(d) for d in asked[-len(stages) :]]
+        self.assertEqual([isinstance(verdict, Refuse) for verdict in found], [False, False, True])
+        self.assertEqual(len(running), AT_ONCE + len(stages))
 
     def test_tooComplex(self) -> None:
         """A message with more parts than can be looked into is refused."""
