@@ -100,6 +100,10 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
             b'Content-Disposition: attachment;\r\n\tfilename="a.exe "',
         ):
             self.assertTrue(self.matches(field + b"\r\n\r\nMZ\r\n", attachment=("*.exe",)), field)
+            for count in (100, 400):  # what stands in front hides nothing
+                padded = (b"X: " + b"x" * 900 + b"\r\n") * count + field
+                found = self.matches(padded + b"\r\n\r\nMZ\r\n", attachment=("*.exe",))
+                self.assertTrue(found, (count, field))
 
     def test_mimeType(self) -> None:
         """MIME types of all parts."""

@@ -407,6 +407,8 @@ class SpamAssassinTests(StreamCase, FailureTests, ContentStageContract):
             SPAM.replace(b" 0 EX_OK", b" 79 TIMEOUT"),
         ):
             self.assertRaises(StageError, spamassassin.parseAnswer, answer)
+        self.endpoint.answer = SPAM.replace(b"Content-length: 9", b"Content-length: " + b"9" * 5000)
+        self.assertNoResult(self.ask(self.makeStage()))
 
     def test_settings(self) -> None:
         """What cannot be is refused."""

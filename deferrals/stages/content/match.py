@@ -59,7 +59,7 @@ _DEFAULT_REPLIES = {
     "eicar": "550 5.7.1 refused as a virus (EICAR)",
     "unreadable-archive": "550 5.7.1 refused because of an archive that cannot be looked into",
 }
-_TOO_COMPLEX = Refuse(Reply(550, "5.6.0", "more MIME parts than can be looked into"))
+_TOO_COMPLEX = Refuse(Reply(550, "5.6.0", "a MIME structure that cannot be looked into"))
 
 
 def _pattern(value: str) -> None:
