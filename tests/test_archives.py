@@ -209,6 +209,8 @@ class HostileTests(SynchronousTestCase):
         self.costs(directory + longer + locator + end)
         header = bytearray(tarred({"x": b""})[:512])
         self.costs(bytes(header) * 100_000, "x.tar")
+        self.costs(gzip.compress(gzip.compress(b"") * (archives.MAX_MEMBERS + 1)), "x.gz.gz")
+        self.costs(tarred({"n" * (archives.MAX_NAME + 1): b""}), "x.tar")
 
     def test_tarTricks(self) -> None:
         """Sizes that are negative, too large, or of headers that never end."""

@@ -25,6 +25,7 @@ from typing import IO, Any
 MAX_MEMBERS = 10_000
 MAX_UNPACKED_OCTETS = 64 << 20
 MAX_DEPTH = 3
+MAX_NAME = 1000
 
 #: A larger directory of a zip is not read: some 20,000 members would fit.
 MAX_DIRECTORY_OCTETS = 1 << 20
@@ -59,12 +60,14 @@ class Budget:
         self.members = MAX_MEMBERS
         self.octets = MAX_UNPACKED_OCTETS
 
-    def member(self) -> None:
+    def member(self, name: str = "") -> None:
         """
-        One more name.
+        One more name, or one more compressed stream.
 
-        @raise Unreadable: too many.
+        @raise Unreadable: too many, or longer than any that is meant.
         """
+        if len(name) > MAX_NAME:
+            raise Unreadable("a name too long")
         self.members -= 1
         if self.members < 0:
             raise Unreadable("too many members")
@@ -159,7 +162,7 @@ def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
         raise Unreadable("too many members")
     with zipfile.ZipFile(_Bounded(file)) as archive:  # type: ignore[call-overload]
         for info in archive.infolist():
-            budget.member()
+            budget.member(info.filename)
             yield info.filename
             if info.filename.lower().endswith(_NAMES):
                 if info.compress_type not in _BOUNDED_METHODS:
@@ -193,18 +196,18 @@ def _compressed(file: IO[bytes], kind: str, name: str, budget: Budget, depth: in
     stem, dot, suffix = name.rpartition(".")
     inside = f"{stem}.tar" if suffix.lower() in ("tgz", "tbz2", "txz") else stem if dot else name
     file.seek(0)
-    with _copied(_unpacked(file, kind), budget) as inner:
-        budget.member()
+    with _copied(_unpacked(file, kind, budget), budget) as inner:
         yield inside
         yield from _inner(inner, inside, budget, depth)
 
 
-def _unpacked(file: IO[bytes], kind: str) -> Iterator[bytes]:
+def _unpacked(file: IO[bytes], kind: str, budget: Budget) -> Iterator[bytes]:
     """
     One compressed stream; what is behind its end is looked at only in so far
     as it is another one.
     """
     unpacker, waiting = _unpacker(kind), b""
+    budget.member()
     while waiting or (waiting := file.read(_PIECE_OCTETS)):
         piece = unpacker.decompress(waiting, _PIECE_OCTETS)
         yield piece
@@ -218,6 +221,7 @@ def _unpacked(file: IO[bytes], kind: str) -> Iterator[bytes]:
             if not waiting.startswith(tuple(_COMPRESSED)):
                 return
             unpacker = _unpacker(kind)
+            budget.member()
     if not unpacker.eof:
         raise Unreadable("cut off")
 
@@ -254,9 +258,9 @@ def _tar(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
             data = file.read(size)
             longName = _paxPath(data) if kind == b"x" else _cString(data)
         elif kind not in (b"g", b"K"):
-            budget.member()
             name = longName or _ustarName(header)
             longName = ""
+            budget.member(name)
             yield name
             if name.lower().endswith(_NAMES) and kind in (b"0", b"\0"):
                 member = _Slice(file, size)
