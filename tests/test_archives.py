@@ -104,6 +104,14 @@ class MemberTests(SynchronousTestCase):
         self.assertEqual(named(two, "x.tgz")[1:], list(self.contents))
         self.assertEqual(named(gzip.compress(data) + b"garbage", "x.tgz")[1:], list(self.contents))
 
+    def test_streams(self) -> None:
+        """Several compressed streams are one file, wherever one ends in what is read at once."""
+        one, two = gzip.compress(tarred({"a": b""})[:512]), gzip.compress(tarred({"e.exe": b""}))
+        for length in range(archives._PIECE_OCTETS - 7, archives._PIECE_OCTETS + 1):
+            extra = length - len(one) - 2  # a field of the header may be as long as it likes
+            long = one[:3] + b"\4" + one[4:10] + struct.pack("<H", extra) + bytes(extra) + one[10:]
+            self.assertEqual(named(long + two, "x.tgz"), ["x.tar", "a", "e.exe"], length)
+
     def test_nested(self) -> None:
         """Archives in archives, to a depth."""
         data = zipped({"evil.exe": b"MZ"})

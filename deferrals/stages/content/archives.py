@@ -40,6 +40,7 @@ _MAX_NAME_OCTETS = 64 * 1024
 #: others, half a kilobyte may become a gigabyte at once.
 _BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
+_MAGIC_OCTETS = 6
 _COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 _ZIP_NAMES = (".zip", ".jar", ".docm", ".xlsm", ".pptm", ".apk")
 _NAMES = (*_ZIP_NAMES, ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz")
@@ -217,7 +218,9 @@ def _unpacked(file: IO[bytes], kind: str, budget: Budget) -> Iterator[bytes]:
             yield piece
             waiting = getattr(unpacker, "unconsumed_tail", b"")
         if unpacker.eof:
-            waiting = unpacker.unused_data or file.read(_PIECE_OCTETS)
+            waiting = unpacker.unused_data
+            if len(waiting) < _MAGIC_OCTETS:
+                waiting += file.read(_PIECE_OCTETS)
             if not waiting.startswith(tuple(_COMPRESSED)):
                 return
             unpacker = _unpacker(kind)
