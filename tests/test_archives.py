@@ -332,6 +332,15 @@ class RuleTests(SynchronousTestCase):
             verdict = self.successResultOf(stage.judge(message, makeEnvelope(), []))
             self.assertIsInstance(verdict, Refuse, encoding.decode())
 
+    def test_blanksInFront(self) -> None:
+        """Lines in front of it that mean nothing in base64 hide no file."""
+        text = b"\r\n" * 5000 + base64.encodebytes(zipped({"evil.exe": b"MZ"}))
+        mail = b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + text
+        for rule in (MatchRule(archive=("evil.exe",)), MatchRule(file_type=("zip",))):
+            stage = MatchStage(MatchSettings((rule,)), FakeServices())
+            verdict = self.successResultOf(stage.judge(makeMessage(mail), makeEnvelope(), []))
+            self.assertIsInstance(verdict, Refuse, rule)
+
     def test_isArchive(self) -> None:
         """By the first octets, or by a name that says so."""
         self.assertTrue(isArchive(zipped({}), "x"))

@@ -203,7 +203,7 @@ class _Content:
         """
         for part in self.parts(data):
             if part.header.get_content_maintype() != "multipart":
-                yield part, part.content(data, 2 * HEAD_OCTETS)[:HEAD_OCTETS]
+                yield part, part.head(data, HEAD_OCTETS)
 
     def _kinds(self, data: Buffer) -> set[str]:
         return set().union(*(kindsOf(head) for _, head in self._files(data)))
@@ -355,7 +355,7 @@ class _Rule:
     def _eicar(self, content: _Content, data: Buffer) -> bool:
         if data.find(EICAR) >= 0:
             return True
-        return any(EICAR in part.content(data, _EICAR_OCTETS) for part in content.parts(data))
+        return any(EICAR in part.head(data, _EICAR_OCTETS) for part in content.parts(data))
 
 
 def _searcher(rule: MatchRule) -> Any:

@@ -92,6 +92,18 @@ class Part:
             return binascii.a2b_qp(raw)
         return raw
 
+    def head(self, data: Buffer, octets: int) -> bytes:
+        """
+        The first so many octets of the content without its transfer encoding,
+        however much there is before them that means nothing.
+        """
+        head = b""
+        for piece in self.pieces(data):
+            head += piece[: octets - len(head)]
+            if len(head) == octets:
+                break
+        return head
+
     def pieces(self, data: Buffer) -> Iterator[bytes]:
         """
         The whole content without its transfer encoding, piece by piece.
