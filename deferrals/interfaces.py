@@ -53,7 +53,8 @@ class IMessage(Interface):
 
         @param key: hashable; the asker's own, e.g. C{(__name__, socket)}.
         @param function: takes the message; may return a Deferred, which is
-            cancelled when all who wait for it have cancelled theirs.
+            cancelled when all who wait for it have cancelled theirs; who
+            asks after that has it called anew.
         @return: a Deferred of the result or of its failure; may be cancelled.
         """
 

@@ -69,10 +69,13 @@ class Shared:
     what the others see.  When every asker has cancelled, and only then, what
     is waited for is cancelled, too.
 
+    @ivar abandoned: whether that has happened: who comes later should begin
+        anew.
     @param source: a Deferred; it belongs to this object from now on.
     """
 
     def __init__(self, source: Deferred[Any]) -> None:
+        self.abandoned = False
         self._waiting: list[Deferred[Any]] | None = []
         self._result: Any = None
         self._source = source
@@ -94,6 +97,7 @@ class Shared:
         assert self._waiting is not None
         self._waiting.remove(waiter)
         if not self._waiting:
+            self.abandoned = True
             self._source.cancel()
 
     def _arrived(self, result: Any) -> None:

@@ -104,6 +104,14 @@ class MemberTests(SynchronousTestCase):
         self.assertEqual(named(two, "x.tgz")[1:], list(self.contents))
         self.assertEqual(named(gzip.compress(data) + b"garbage", "x.tgz")[1:], list(self.contents))
 
+    def test_streams(self) -> None:
+        """Several compressed streams are one file, wherever one ends in what is read at once."""
+        one, two = gzip.compress(tarred({"a": b""})[:512]), gzip.compress(tarred({"e.exe": b""}))
+        for length in range(archives._PIECE_OCTETS - 7, archives._PIECE_OCTETS + 1):
+            extra = length - len(one) - 2  # a field of the header may be as long as it likes
+            long = one[:3] + b"\4" + one[4:10] + struct.pack("<H", extra) + bytes(extra) + one[10:]
+            self.assertEqual(named(long + two, "x.tgz"), ["x.tar", "a", "e.exe"], length)
+
     def test_nested(self) -> None:
         """Archives in archives, to a depth."""
         data = zipped({"evil.exe": b"MZ"})
@@ -188,12 +196,13 @@ class HostileTests(SynchronousTestCase):
         squeezer = bz2.BZ2Compressor()
         squeezed = b"".join(squeezer.compress(zeros) for _ in range(100)) + squeezer.flush()
         self.costs(squeezed * 10, "x.bz2")
-        file = io.BytesIO()
-        archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
-        with archive, archive.open("in.zip", "w") as member:
-            for _ in range(200):
-                member.write(zeros)
-        self.costs(file.getvalue())
+        for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+            file = io.BytesIO()
+            archive = zipfile.ZipFile(file, "w", method)
+            with archive, archive.open("in.zip", "w") as member:
+                for _ in range(400):
+                    member.write(zeros)
+            self.costs(file.getvalue())
 
     def test_many(self) -> None:
         """More members than anybody means to send, in a zip and in a tar."""
@@ -202,8 +211,14 @@ class HostileTests(SynchronousTestCase):
             directory = entry * count
             end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(directory), 0, 0)
             self.costs(directory + end)
+        longer = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, len(directory), 0)
+        locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(directory), 1)
+        end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, 0, 0, 0)
+        self.costs(directory + longer + locator + end)
         header = bytearray(tarred({"x": b""})[:512])
         self.costs(bytes(header) * 100_000, "x.tar")
+        self.costs(gzip.compress(gzip.compress(b"") * (archives.MAX_MEMBERS + 1)), "x.gz.gz")
+        self.costs(tarred({"n" * (archives.MAX_NAME + 1): b""}), "x.tar")
 
     def test_tarTricks(self) -> None:
         """Sizes that are negative, too large, or of headers that never end."""
@@ -316,6 +331,15 @@ class RuleTests(SynchronousTestCase):
             message = makeMessage(content + b"\r\n\r\n" + body)
             verdict = self.successResultOf(stage.judge(message, makeEnvelope(), []))
             self.assertIsInstance(verdict, Refuse, encoding.decode())
+
+    def test_blanksInFront(self) -> None:
+        """Lines in front of it that mean nothing in base64 hide no file."""
+        text = b"\r\n" * 5000 + base64.encodebytes(zipped({"evil.exe": b"MZ"}))
+        mail = b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + text
+        for rule in (MatchRule(archive=("evil.exe",)), MatchRule(file_type=("zip",))):
+            stage = MatchStage(MatchSettings((rule,)), FakeServices())
+            verdict = self.successResultOf(stage.judge(makeMessage(mail), makeEnvelope(), []))
+            self.assertIsInstance(verdict, Refuse, rule)
 
     def test_isArchive(self) -> None:
         """By the first octets, or by a name that says so."""

@@ -123,6 +123,40 @@ class JudgeTests(SynchronousTestCase):
         second.cancel()
         self.assertEqual(self.one.cancelled, ["a@x.example", "b@x.example"])
 
+    def test_askedAgain(self) -> None:
+        """Who comes to a stage after all others have left it is asked about anew."""
+        self.judge = ContentJudge({"fast": [self.two], "slow": [self.one, self.two]}, 1)
+        self.alike(self.two, "a@x.example", "b@x.example")
+        first, second = self.ask(("a@x.example", "fast"), ("b@x.example", "slow"))
+        first.cancel()
+        self.assertEqual(self.two.cancelled, ["a@x.example", "b@x.example"])
+        self.one.decide("b@x.example", ACCEPT)
+        self.assertEqual(self.two.asked[-1][0], ["b@x.example"])
+        self.two.decide("b@x.example", NO)
+        self.assertEqual(self.successResultOf(second), NO)
+
+    def test_manyCohorts(self) -> None:
+        """What a cohort costs does not depend on how many there are."""
+
+        class Key:
+            compared = 0
+
+            def __init__(self, number: int) -> None:
+                self.number = number
+
+            def __hash__(self) -> int:
+                return hash(self.number)
+
+            def __eq__(self, other: object) -> bool:
+                Key.compared += 1
+                return isinstance(other, Key) and other.number == self.number
+
+        addresses = [f"r{number}@example.net" for number in range(300)]
+        self.one.cohorts.update({a: Key(number) for number, a in enumerate(addresses)})
+        self.ask(*[(address, "first") for address in addresses])
+        self.assertEqual(len(self.one.asked), 300)
+        self.assertLess(Key.compared, 300 * 20)
+
     def test_slots(self) -> None:
         """Who waits for a slot and is cancelled gets 452, and gives up its place (P-8)."""
         (first,) = self.ask(("a@x.example", "first"))

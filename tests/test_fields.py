@@ -144,3 +144,4 @@ class OctetsTests(SynchronousTestCase):
         for charset in ("", "utf-8", "nonsense", "base64", "idna", "a\0b", "unicode-escape"):
             self.assertEqual(decoded(b"\\u0041", charset), "\\u0041", charset)
         self.assertEqual(decoded(b"\xe4", "latin1"), "\u00e4")
+        self.assertEqual(decoded(b"+2AA- \xff +AOQ-", "utf-7"), "? \ufffd \u00e4")

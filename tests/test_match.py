@@ -13,10 +13,12 @@ from typing import Any
 import cattrs
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT, Refuse
 from deferrals.stages.content.match import (
+    AT_ONCE,
     EICAR,
     GTUBE,
     MatchRule,
@@ -79,6 +81,8 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
                 self.matches(message, body=True, words=("g\u00fcnstiges angebot",)), cte
             )
             self.assertFalse(self.matches(message, body=True, words=("unstiges",)), cte)
+        half = b"Content-Type: text/plain; charset=utf-7\r\n\r\n+2AA- casino\r\n"
+        self.assertTrue(self.matches(half, body=True, words=("casino",)))
         message = mail(html="<b>casino</b>")
         self.assertTrue(self.matches(message, body=True, pattern="<b>casino"))
 
@@ -96,6 +100,10 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
             b'Content-Disposition: attachment;\r\n\tfilename="a.exe "',
         ):
             self.assertTrue(self.matches(field + b"\r\n\r\nMZ\r\n", attachment=("*.exe",)), field)
+            for count in (100, 400):  # what stands in front hides nothing
+                padded = (b"X: " + b"x" * 900 + b"\r\n") * count + field
+                found = self.matches(padded + b"\r\n\r\nMZ\r\n", attachment=("*.exe",))
+                self.assertTrue(found, (count, field))
 
     def test_mimeType(self) -> None:
         """MIME types of all parts."""
@@ -165,6 +173,32 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
             stage = self.makeStage(MatchRule(body=True, words=(word,)))
             self.successResultOf(stage.judge(message, makeEnvelope(), []))
         self.assertEqual(len(message._shared), 1)
+
+    def test_threads(self) -> None:
+        """Few messages are looked at in threads at once, and each in one, also by many policies."""
+        services, running = FakeServices(), []
+
+        def inThread(function: Any, *args: Any) -> Deferred[Any]:
+            running.append((Deferred(), function, args))
+            return running[-1][0]
+
+        services.inThread = inThread  # type: ignore[method-assign, assignment]
+        rules = [MatchRule(body=True, words=(word,)) for word in ("one", "two", "three")]
+        stages = [MatchStage(MatchSettings((rule,)), services) for rule in rules]
+        messages = [makeMessage(mail(text="three").as_bytes()) for _ in range(AT_ONCE + 1)]
+        asked = [
+            stage.judge(message, makeEnvelope(), []) for message in messages for stage in stages
+        ]
+        self.assertEqual(len(running), AT_ONCE)
+        for d in asked[: -len(stages)]:
+            d.cancel()
+            self.failureResultOf(d, CancelledError)
+        self.assertEqual(len(running), AT_ONCE)  # who gave up still has the thread
+        for d, function, args in running:
+            d.callback(function(*args))
+        found = [self.successResultOf(d) for d in asked[-len(stages) :]]
+        self.assertEqual([isinstance(verdict, Refuse) for verdict in found], [False, False, True])
+        self.assertEqual(len(running), AT_ONCE + len(stages))
 
     def test_tooComplex(self) -> None:
         """A message with more parts than can be looked into is refused."""

@@ -67,6 +67,11 @@ class EncodeTests(SynchronousTestCase):
         """Each line of a multi-line reply has code and enhanced code (RFC 2034)."""
         self.assertEqual(Reply(550, "5.1.1", "a\nb").encode(), b"550-5.1.1 a\r\n550 5.1.1 b\r\n")
 
+    def test_halves(self) -> None:
+        """Half a character, as JSON can say it, becomes a question mark."""
+        for text in ("\ud800", "x\ud800 " * 200):
+            Reply(550, "5.7.1", text).encode(utf8=True).decode("utf-8")
+
     def test_harmless(self) -> None:
         """Control characters from outside become blanks."""
         self.assertEqual(Reply(550, None, "a\r\0b\tc\x7f").encode(), b"550 a  b c \r\n")

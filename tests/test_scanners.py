@@ -407,6 +407,8 @@ class SpamAssassinTests(StreamCase, FailureTests, ContentStageContract):
             SPAM.replace(b" 0 EX_OK", b" 79 TIMEOUT"),
         ):
             self.assertRaises(StageError, spamassassin.parseAnswer, answer)
+        self.endpoint.answer = SPAM.replace(b"Content-length: 9", b"Content-length: " + b"9" * 5000)
+        self.assertNoResult(self.ask(self.makeStage()))
 
     def test_settings(self) -> None:
         """What cannot be is refused."""
@@ -708,6 +710,12 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
             self.assertEqual(verdict.reply.code, 451, repr(answer)[:80])
             self.assertEqual(self.verdict(self.makeStage(on_error="skip")), ACCEPT)
 
+    def test_halfCharacters(self) -> None:
+        """Octets that are no UTF-8, quoted from a message, spoil no answer."""
+        self.rspamd.answer = json.dumps(result(9.0, "reject", urls=["X"])).encode()
+        self.rspamd.answer = self.rspamd.answer.replace(b"X", b"\xff\xed\xa0\x80")
+        self.assertEqual(self.verdict(self.makeStage()).reply.code, 550)
+
     def test_strangeAnswers(self) -> None:
         """What is not understood in an answer is left out."""
         for more in (
@@ -727,6 +735,7 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
         for more, wanted in (
             ({"required_score": 15.0}, True),
             ({"required_score": 5.0}, False),
+            ({"required_score": 5.0, "is_skipped": True}, True),
             ({"required_score": None, "thresholds": {"reject": 5.0}}, False),
             ({"required_score": None, "thresholds": {"reject": 6.0}}, True),
             ({"required_score": None, "thresholds": {"reject": None}}, True),

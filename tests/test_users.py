@@ -190,7 +190,11 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
                 allow=frozenset([Pattern("a", "b.example")]),
             ),
         )
+        for flag in (0, 0.0, "0", False, "No"):  # 0.0: a column REAL, or a sum
+            own = readRow({"spam_filter": flag}).overrides
+            self.assertEqual(own, (("spam_filter", 0.0),), flag)
         for bad in (
+            {"spam_filter": 0.5},
             {"refuse_score": "high"},
             {"refuse_score": "nan"},
             {"refuse_score": [1]},

@@ -48,8 +48,10 @@ class SharedTests(SynchronousTestCase):
         one.cancel()
         self.failureResultOf(one, CancelledError)
         self.assertEqual(cancelled, [])
+        self.assertFalse(shared.abandoned)
         two.cancel()
         self.assertEqual(cancelled, [source])
+        self.assertTrue(shared.abandoned)
         self.failureResultOf(two, CancelledError)
 
 

@@ -24,7 +24,11 @@ MAX_LINE_OCTETS = 512
 _SHORT = MAX_LINE_OCTETS - 20
 
 _LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(.*))?", re.S)
-_CONTROL = {**dict.fromkeys(range(0x20), " "), **dict.fromkeys(range(0x7F, 0xA0), " ")}
+_CONTROL = {
+    **dict.fromkeys(range(0x20), " "),
+    **dict.fromkeys(range(0x7F, 0xA0), " "),
+    **dict.fromkeys(range(0xD800, 0xE000), "?"),
+}
 del _CONTROL[0x0A]
 _PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
 

@@ -62,8 +62,12 @@ def field(name: str, value: str) -> bytes:
     """
     A field that somebody outside gave us the text of: no line of it can be
     taken for another field.
+
+    @return: nothing, where the name is none.
     """
     name = "".join(c for c in name if "!" <= c <= "~" and c != ":")
+    if not name:
+        return b""
     words = value.replace("\r", " ").replace("\n", " ").replace("\0", " ").split(" ")
     lines, line = [], f"{name}:"
     for word in words:
@@ -71,7 +75,7 @@ def field(name: str, value: str) -> bytes:
             lines.append(line)
             line = ""
         line += f" {word}"
-    return ("\r\n".join([*lines, line]) + "\r\n").encode("utf-8")
+    return ("\r\n".join([*lines, line]) + "\r\n").encode("utf-8", "replace")
 
 
 def marked(marks: Marks, head: bytes) -> tuple[bytes, bytes]:

@@ -109,7 +109,8 @@ class Message:
         """
         See L{IMessage.shared}.
         """
-        if key not in self._shared:
+        shared = self._shared.get(key)
+        if shared is None or shared.abandoned:
             self._shared[key] = Shared(maybeDeferred(function, self))
         return self._shared[key].wait()
 

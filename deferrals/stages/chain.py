@@ -141,6 +141,10 @@ class _Judging:
         self._order = [cohort for _, cohort in deferred]
         for recipient, cohort in deferred:
             self._members.setdefault(cohort, []).append(recipient)
+        self._meeting: dict[tuple[Any, Hashable], list[Any]] = {}
+        for cohort in self._members:
+            for pair in cohort:
+                self._meeting.setdefault(pair, []).append(cohort)
         self._refused: set[Any] = set()
         self._asked: dict[tuple[Any, Hashable], Shared] = {}
         self._walking = 0
@@ -221,15 +225,16 @@ class _Judging:
 
     def _ask(self, stage: Any, key: Hashable) -> Deferred[ContentVerdict]:
         """
-        The verdict of one stage for one of its cohorts, asked for once.
+        The verdict of one stage for one of its cohorts, asked for once; again
+        only where all who asked for it have left.
         """
         asked = self._asked.get((stage, key))
-        if asked is None:
+        if asked is None or asked.abandoned:
             recipients = [
                 recipient
-                for cohort, members in self._members.items()
-                if (stage, key) in cohort and cohort not in self._refused
-                for recipient in members
+                for cohort in self._meeting[stage, key]
+                if cohort not in self._refused
+                for recipient in self._members[cohort]
             ]
             d = maybeDeferred(stage.judge, self._message, self._envelope, recipients)
             d.addCallback(_checked, stage)

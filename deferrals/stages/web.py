@@ -136,11 +136,13 @@ class _Body(Protocol):
 
 def fromJSON(status: int, body: bytes) -> Any:
     """
+    What is no UTF-8 in it is replaced: a sender may be quoted there.
+
     @raise StageError: the status is not 200, or it is no JSON.
     """
     if status != 200:
         raise StageError(f"HTTP status {status}")
     try:
-        return json.loads(body)
+        return json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         raise StageError("the answer is no JSON") from None

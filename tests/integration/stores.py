@@ -9,6 +9,7 @@ import glob
 import os
 import socket
 import time
+from collections.abc import Sequence
 
 from tests.integration.support import IntegrationCase, needsRoot, program, until
 
@@ -22,11 +23,13 @@ class Dovecot:
 
     @ivar socket: where it speaks LMTP.
     @ivar auth: where it checks passwords: that of everybody is C{secret}.
-    @param main: further lines of its configuration.
+    @param main: further lines of its configuration; C{$DIR} is its directory.
+    @param users: further users, with their domains.
     """
 
-    def __init__(self, case: IntegrationCase, main: str = "") -> None:
+    def __init__(self, case: IntegrationCase, main: str = "", users: Sequence[str] = ()) -> None:
         needsRoot()
+        self._more = users
         self.directory = case.directory()
         self.socket = os.path.join(self.directory, "lmtp.sock")
         self.auth = os.path.join(self.directory, "auth.sock")
@@ -36,7 +39,7 @@ class Dovecot:
         self.setQuota(1000)
         self.config = os.path.join(self.directory, "dovecot.conf")
         with open(self.config, "w", encoding="utf-8") as file:
-            file.write(_CONFIG.replace("$DIR", self.directory) + main)
+            file.write((_CONFIG + main).replace("$DIR", self.directory))
         self._case = case
         self.start()
 
@@ -61,6 +64,8 @@ class Dovecot:
                 ("small", f"userdb_quota_rule=*:bytes={octets}"),
             ):
                 file.write(f"{user}@example.net:::::{self.mailDirectory}/{user}::{more}\n")
+            for user in self._more:
+                file.write(f"{user}:::::{self.mailDirectory}/{user}::\n")
         if hasattr(self, "process"):
             time.sleep(2.1)  # it looks at the file once a second
 
@@ -75,10 +80,11 @@ class Dovecot:
 
     def mail(self, user: str) -> list[bytes]:
         """
-        What is in somebody's mailbox.
+        What is in somebody's mailbox: C{"fine"}, or a folder: C{"fine/Maildir/.Junk"}.
         """
+        box = user if "/" in user else f"{user}/Maildir"
         found = []
-        for name in sorted(glob.glob(f"{self.mailDirectory}/{user}/Maildir/new/*")):
+        for name in sorted(glob.glob(f"{self.mailDirectory}/{box}/new/*")):
             with open(name, "rb") as file:
                 found.append(file.read())
         return found

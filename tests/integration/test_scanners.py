@@ -186,6 +186,7 @@ class RspamdTests(ScannerCase):
                     "strict": f"{{ {stage}, refuse_score = 1 }}",
                     "lax": f'{{ {stage}, refuse_score = 10, greylist = "accept" }}',
                     "never": f"{{ {stage}, refuse_score = inf }}",
+                    "far": f'{{ {stage}, refuse_score = 50, greylist = "accept" }}',
                 }
             )
         )
@@ -201,8 +202,9 @@ class RspamdTests(ScannerCase):
         self.assertTrue(found["never"].startswith("250 2.1.5"))
         found = self.codes(server, message(subject="score-grey"), *names)
         self.assertEqual(list(found.values()), ["451", "550", "250", "451"])
-        found = self.ask(server, message(GTUBE), *names)
+        found = self.ask(server, message(GTUBE), *names, "far")
         self.assertEqual(found["plain"], "550 5.7.1 Gtube pattern")
+        self.assertEqual(found["far"], "550 5.7.1 Gtube pattern")
         self.assertTrue(found["never"].startswith("250"), found)
 
     def test_copies(self) -> None:
@@ -667,7 +669,7 @@ class HostileTests(ScannerCase):
             ),
             "a program": (attached(b"MZ\x90\0\3" + b"\0" * 100), "a program"),
             "ten thousand parts": (multipart + part * 10_000 + b"--b--\n", "250"),
-            "too many parts": (multipart + part * 30_000 + b"--b--\n", "more MIME parts"),
+            "too many parts": (multipart + part * 30_000 + b"--b--\n", "a MIME structure"),
             "fields that cost": (multipart + costly * 40 + b"--b--\n", "250"),
             "a's": (message("a" * 900 + "\n" + "a" * 900), "250"),
         }

@@ -25,6 +25,7 @@ from typing import IO, Any
 MAX_MEMBERS = 10_000
 MAX_UNPACKED_OCTETS = 64 << 20
 MAX_DEPTH = 3
+MAX_NAME = 1000
 
 #: A larger directory of a zip is not read: some 20,000 members would fit.
 MAX_DIRECTORY_OCTETS = 1 << 20
@@ -35,6 +36,11 @@ HEAD_OCTETS = 512
 _PIECE_OCTETS = 64 * 1024
 _MEMORY_OCTETS = 1 << 20
 _MAX_NAME_OCTETS = 64 * 1024
+#: Ways to compress a zip's member that zipfile undoes piece by piece; with the
+#: others, half a kilobyte may become a gigabyte at once.
+_BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+_MAGIC_OCTETS = 6
 _COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 _ZIP_NAMES = (".zip", ".jar", ".docm", ".xlsm", ".pptm", ".apk")
 _NAMES = (*_ZIP_NAMES, ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz")
@@ -55,12 +61,14 @@ class Budget:
         self.members = MAX_MEMBERS
         self.octets = MAX_UNPACKED_OCTETS
 
-    def member(self) -> None:
+    def member(self, name: str = "") -> None:
         """
-        One more name.
+        One more name, or one more compressed stream.
 
-        @raise Unreadable: too many.
+        @raise Unreadable: too many, or longer than any that is meant.
         """
+        if len(name) > MAX_NAME:
+            raise Unreadable("a name too long")
         self.members -= 1
         if self.members < 0:
             raise Unreadable("too many members")
@@ -151,49 +159,56 @@ def _pieces(source: Any) -> Iterator[bytes]:
 
 
 def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
-    _checkDirectory(file)
-    with zipfile.ZipFile(file) as archive:
+    if budget.members <= 0:
+        raise Unreadable("too many members")
+    with zipfile.ZipFile(_Bounded(file)) as archive:  # type: ignore[call-overload]
         for info in archive.infolist():
-            budget.member()
+            budget.member(info.filename)
             yield info.filename
             if info.filename.lower().endswith(_NAMES):
+                if info.compress_type not in _BOUNDED_METHODS:
+                    raise Unreadable("an archive in it, compressed in an unusual way")
                 with archive.open(info) as member, _copied(_pieces(member), budget) as inner:
                     yield from _inner(inner, info.filename, budget, depth)
             elif info.flag_bits & 1:
                 raise Unreadable("encrypted")
 
 
-def _checkDirectory(file: IO[bytes]) -> None:
+class _Bounded:
     """
-    Look at the end record of a zip before its directory is read.
+    A file of which no large piece is read at once.  zipfile reads a directory
+    whole; how large it is may stand in two places, and which of them counts
+    depends on the version.
     """
-    size = file.seek(0, 2)
-    start = file.seek(max(0, size - (1 << 16) - 22))
-    tail = file.read()
-    at = len(tail) - 22 if tail[-22:-18] == b"PK\5\6" else tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < 22:
-        raise Unreadable("no zip directory")
-    (octets,) = struct.unpack("<I", tail[at + 12 : at + 16])
-    if octets > MAX_DIRECTORY_OCTETS or octets > start + at:
-        raise Unreadable("too large a zip directory")
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, octets: int = -1) -> bytes:
+        if octets > MAX_DIRECTORY_OCTETS:
+            raise Unreadable("too large a zip directory")
+        return self._file.read(octets)
 
 
 def _compressed(file: IO[bytes], kind: str, name: str, budget: Budget, depth: int) -> Iterator[str]:
     stem, dot, suffix = name.rpartition(".")
     inside = f"{stem}.tar" if suffix.lower() in ("tgz", "tbz2", "txz") else stem if dot else name
     file.seek(0)
-    with _copied(_unpacked(file, kind), budget) as inner:
-        budget.member()
+    with _copied(_unpacked(file, kind, budget), budget) as inner:
         yield inside
         yield from _inner(inner, inside, budget, depth)
 
 
-def _unpacked(file: IO[bytes], kind: str) -> Iterator[bytes]:
+def _unpacked(file: IO[bytes], kind: str, budget: Budget) -> Iterator[bytes]:
     """
     One compressed stream; what is behind its end is looked at only in so far
     as it is another one.
     """
     unpacker, waiting = _unpacker(kind), b""
+    budget.member()
     while waiting or (waiting := file.read(_PIECE_OCTETS)):
         piece = unpacker.decompress(waiting, _PIECE_OCTETS)
         yield piece
@@ -203,10 +218,13 @@ def _unpacked(file: IO[bytes], kind: str) -> Iterator[bytes]:
             yield piece
             waiting = getattr(unpacker, "unconsumed_tail", b"")
         if unpacker.eof:
-            waiting = unpacker.unused_data or file.read(_PIECE_OCTETS)
+            waiting = unpacker.unused_data
+            if len(waiting) < _MAGIC_OCTETS:
+                waiting += file.read(_PIECE_OCTETS)
             if not waiting.startswith(tuple(_COMPRESSED)):
                 return
             unpacker = _unpacker(kind)
+            budget.member()
     if not unpacker.eof:
         raise Unreadable("cut off")
 
@@ -243,9 +261,9 @@ def _tar(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
             data = file.read(size)
             longName = _paxPath(data) if kind == b"x" else _cString(data)
         elif kind not in (b"g", b"K"):
-            budget.member()
             name = longName or _ustarName(header)
             longName = ""
+            budget.member(name)
             yield name
             if name.lower().endswith(_NAMES) and kind in (b"0", b"\0"):
                 member = _Slice(file, size)

@@ -118,7 +118,15 @@ def decoded(octets: bytes, charset: str) -> str:
     try:
         codec = codecs.lookup(charset or "utf-8").name
         if codec not in _NO_CHARSETS:
-            return octets.decode(codec, "replace")
+            text = octets.decode(codec, "replace")
+            return _whole(text) if codec == "utf-7" else text
     except (LookupError, ValueError):
         pass
     return octets.decode("utf-8", "replace")
+
+
+def _whole(text: str) -> str:
+    """
+    Without halves of characters, which UTF-7 can say alone.
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -6,7 +6,8 @@ text; names, MIME types or real types of attachments; names of what is in
 archives; the size; the test strings GTUBE and EICAR.  The first rule that
 matches refuses with its own reply.
 
-The message is taken apart once, in a thread, whatever the number of policies.
+The message is taken apart once, in a thread, whatever the number of policies;
+a few messages at once, however many come, because others need threads, too.
 Patterns are RE2's: time linear in the size of the message, whatever the
 pattern.
 """
@@ -15,13 +16,12 @@ from __future__ import annotations
 
 import fnmatch
 import mmap
-import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 import attrs
 import re2
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
 from zope.interface import implementer
 
 from deferrals.interfaces import IContentStage
@@ -33,12 +33,16 @@ from deferrals.stages.content.archives import Budget, Unreadable, isArchive, mem
 from deferrals.stages.content.fields import words
 from deferrals.stages.content.kinds import HEAD_OCTETS, kindsOf
 from deferrals.stages.content.mime import Buffer, Part, TooComplex, parts
+from deferrals.waiting import Slots
 
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 
 #: How much of one part's text is searched, in octets as they came.
 TEXT_OCTETS = 16 * 1024 * 1024
+
+#: Messages taken apart at once.
+AT_ONCE = 4
 
 #: EICAR's own definition: at the beginning of the file, with little behind it.
 _EICAR_OCTETS = 4096
@@ -55,7 +59,7 @@ _DEFAULT_REPLIES = {
     "eicar": "550 5.7.1 refused as a virus (EICAR)",
     "unreadable-archive": "550 5.7.1 refused because of an archive that cannot be looked into",
 }
-_TOO_COMPLEX = Refuse(Reply(550, "5.6.0", "more MIME parts than can be looked into"))
+_TOO_COMPLEX = Refuse(Reply(550, "5.6.0", "a MIME structure that cannot be looked into"))
 
 
 def _pattern(value: str) -> None:
@@ -148,24 +152,24 @@ class MatchSettings:
 
 class _Content:
     """
-    One message taken apart, as far as a rule has asked for it (in threads, of
-    which one at a time does so).
+    One message taken apart, as far as a rule has asked for it (in a thread).
+
+    @ivar turn: one thread at a time looks at a message.
     """
 
     def __init__(self, message: Any) -> None:
         self.message = message
-        self.lock = threading.RLock()
+        self.turn = Slots(1)
         self._found: dict[str, Any] = {}
 
     def once(self, data: Buffer, find: Callable[[Buffer], Any]) -> Any:
         """
         What C{find} finds in the message; sought once.
         """
-        with self.lock:
-            name = find.__name__
-            if name not in self._found:
-                self._found[name] = find(data)
-            return self._found[name]
+        name = find.__name__
+        if name not in self._found:
+            self._found[name] = find(data)
+        return self._found[name]
 
     def parts(self, data: Buffer) -> list[Part]:
         found: list[Part] = self.once(data, _allParts)
@@ -199,7 +203,7 @@ class _Content:
         """
         for part in self.parts(data):
             if part.header.get_content_maintype() != "multipart":
-                yield part, part.content(data, 2 * HEAD_OCTETS)[:HEAD_OCTETS]
+                yield part, part.head(data, HEAD_OCTETS)
 
     def _kinds(self, data: Buffer) -> set[str]:
         return set().union(*(kindsOf(head) for _, head in self._files(data)))
@@ -236,6 +240,7 @@ class MatchStage:
     def __init__(self, settings: MatchSettings, services: Any) -> None:
         self._services = services
         self._rules = [_Rule(rule) for rule in settings.rules]
+        self._slots: Slots = services.common((__name__, "slots"), lambda: Slots(AT_ONCE))
 
     def cohort(self, recipient: Recipient) -> Hashable:
         """
@@ -249,7 +254,26 @@ class MatchStage:
         See L{IContentStage.judge}.
         """
         content = yield message.shared((__name__, "content"), _Content)
-        return (yield self._services.inThread(self._judge, content))
+        yield content.turn.acquire()
+        try:
+            yield self._slots.acquire()
+        except BaseException:
+            content.turn.release()
+            raise
+        return (yield self._begin(content))
+
+    def _begin(self, content: _Content) -> Deferred[ContentVerdict]:
+        """
+        Who waits may give up; the thread has its slots until it has ended.
+        """
+        verdict: Deferred[ContentVerdict] = Deferred()
+        self._services.inThread(self._judge, content).addBoth(self._ended, content, verdict)
+        return verdict
+
+    def _ended(self, result: Any, content: _Content, verdict: Deferred[ContentVerdict]) -> None:
+        self._slots.release()
+        content.turn.release()
+        verdict.callback(result)
 
     def _judge(self, content: _Content) -> ContentVerdict:
         """
@@ -331,7 +355,7 @@ class _Rule:
     def _eicar(self, content: _Content, data: Buffer) -> bool:
         if data.find(EICAR) >= 0:
             return True
-        return any(EICAR in part.content(data, _EICAR_OCTETS) for part in content.parts(data))
+        return any(EICAR in part.head(data, _EICAR_OCTETS) for part in content.parts(data))
 
 
 def _searcher(rule: MatchRule) -> Any:

@@ -21,11 +21,12 @@ import attrs
 
 from deferrals.stages.content.fields import base64, decoded, parameters, words
 
-#: A message with more parts, or nested deeper, is not looked into any further.
+#: A message with more parts, or nested deeper, or with a longer header section
+#: (its own or a part's), is not looked into any further.
 MAX_PARTS = 20000
 MAX_DEPTH = 100
+MAX_HEADER_OCTETS = 256 * 1024
 
-_MAX_HEADER_OCTETS = 64 * 1024
 _MAX_BOUNDARY_OCTETS = 200
 _PIECE_OCTETS = 256 * 1024
 _NOT_BASE64 = bytes(sorted(set(range(256)) - set(string.ascii_letters.encode() + b"0123456789+/")))
@@ -37,7 +38,7 @@ Buffer = bytes | mmap.mmap
 
 class TooComplex(Exception):
     """
-    More parts or levels than anybody means to send.
+    More parts, levels or header fields than anybody means to send.
     """
 
 
@@ -91,6 +92,18 @@ class Part:
             return binascii.a2b_qp(raw)
         return raw
 
+    def head(self, data: Buffer, octets: int) -> bytes:
+        """
+        The first so many octets of the content without its transfer encoding,
+        however much there is before them that means nothing.
+        """
+        head = b""
+        for piece in self.pieces(data):
+            head += piece[: octets - len(head)]
+            if len(head) == octets:
+                break
+        return head
+
     def pieces(self, data: Buffer) -> Iterator[bytes]:
         """
         The whole content without its transfer encoding, piece by piece.
@@ -129,7 +142,7 @@ def parts(data: Buffer) -> Iterator[Part]:
     The parts of a message in their order, containers included.
 
     @raise TooComplex: there are more than L{MAX_PARTS}, or deeper than
-        L{MAX_DEPTH}.
+        L{MAX_DEPTH}, or one has a header longer than L{MAX_HEADER_OCTETS}.
     """
     return _Scanner(data).scan()
 
@@ -167,8 +180,9 @@ class _Scanner:
         if self._data[position : position + 2] == b"\r\n":
             return email.message.Message(), position + 2
         end, start = self._headerEnd(position)
-        header = self._data[position : min(end, position + _MAX_HEADER_OCTETS)]
-        return _PARSER.parsebytes(header), start
+        if end - position > MAX_HEADER_OCTETS:
+            raise TooComplex
+        return _PARSER.parsebytes(self._data[position:end]), start
 
     def _headerEnd(self, position: int) -> tuple[int, int]:
         """

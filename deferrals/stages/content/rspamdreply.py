@@ -27,6 +27,8 @@ class Scan:
     @ivar required: from where rspamd rejects; infinite, where it says nothing.
     @ivar action: in lower case, e.g. C{"add header"}.
     @ivar symbols: their scores, by name.
+    @ivar cut: whether rspamd stopped before its rules (GTUBE): the score is
+        then the action's threshold, and says nothing.
     @ivar text: what rspamd wants the sender to read.
     @ivar marks: the fields that rspamd wants added and removed.
     @ivar subject: the Subject that it wants, as marks.
@@ -36,6 +38,7 @@ class Scan:
     required: float
     action: str
     symbols: Mapping[str, float]
+    cut: bool = False
     text: str = ""
     marks: Marks = Marks()
     subject: Marks = Marks()
@@ -45,7 +48,7 @@ class Scan:
         """
         Whether it is rejected for another reason than its score.
         """
-        return self.action == "reject" and self.score < self.required
+        return self.action == "reject" and (self.cut or self.score < self.required)
 
     def scoreWith(self, weights: Mapping[str, float]) -> float:
         """
@@ -79,6 +82,7 @@ def readScan(answer: Any) -> Scan:
         math.inf if required is None else required,
         action.lower(),
         _symbols(answer.get("symbols")),
+        answer.get("is_skipped") is True,
         text if isinstance(text, str) else "",
         _marks(answer.get("milter")),
         Marks((("Subject", subject),), ("Subject",)) if isinstance(subject, str) else Marks(),

@@ -35,11 +35,11 @@ from deferrals.stages.content.scores import (
 
 _log = Logger(namespace="deferrals.stages.spamassassin")
 
-_STATUS = re.compile(rb"SPAMD/[0-9.]+ +(\d+) +([^\r\n]*)")
+_STATUS = re.compile(rb"SPAMD/[0-9.]+ +(\d{1,9}) +([^\r\n]*)")
 _SPAM = re.compile(
     rb"^spam: *(true|yes|false|no) *; *(-?[0-9.]+) */ *(-?[0-9.]+) *\r?$", re.I | re.M
 )
-_LENGTH = re.compile(rb"^content-length: *(\d+) *\r?$", re.I | re.M)
+_LENGTH = re.compile(rb"^content-length: *(\d{1,9}) *\r?$", re.I | re.M)
 
 
 def _userName(value: str) -> None:

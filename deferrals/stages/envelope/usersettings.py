@@ -81,7 +81,7 @@ def _number(column: str, value: Any) -> float:
 
 def _flag(column: str, value: Any) -> bool:
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    found = words.get(str(value).lower())
+    found = words.get(str(value).lower().removesuffix(".0"))
     if found is None:
         raise StageError(f"{column}: expected 0 or 1, not {value!r}")
     return found
