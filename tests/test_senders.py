@@ -17,7 +17,7 @@ from deferrals.model.envelope import Form
 from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
-from tests.harness import Bench
+from tests.harness import GREETING, Bench
 from tests.senders import Sender, decide, run
 
 REFUSALS = [Refuse(Reply(550, "5.7.1", "no")), Refuse(Reply(552, "5.2.3", "too long"))]
@@ -136,3 +136,76 @@ class SenderTests(SynchronousTestCase):
         self.assertEqual(counted("mixed", "retry seen"), 2)
         self.assertEqual(counted("seconds to the last recipient", "< 1 h"), 1)
         self.assertEqual(counted("transactions", "mixed"), 1)
+
+
+class StrangerTests(SynchronousTestCase):
+    """
+    What somebody can do who uses another's name.
+    """
+
+    def setUp(self) -> None:
+        self.bench = Bench(mixed=Mixed.RETRY)
+        decide(self.bench, {f"a{number}@example.net": ACCEPT for number in range(60)}, {})
+        decide(self.bench, {"b@example.net": REFUSALS[0]}, {})
+
+    def poison(self, number: int) -> None:
+        """
+        A message whose recipients differ, and whose sender does not come back.
+        """
+        sender = Sender(
+            self.bench,
+            [f"a{number}@example.net", "b@example.net"],
+            messageId=f"<poison{number}@x>",
+        )
+        sender.attempt(0)
+
+    def honest(self, bench: Bench, *recipients: str) -> int:
+        """
+        @return: how often a message that everybody takes had to be brought.
+        """
+        sender = Sender(bench, list(recipients), messageId=f"<honest{len(bench.released)}@x>")
+        run(sender, [300] * 10)
+        self.assertEqual(sender.pending, [])
+        self.assertEqual({reply[0] for reply in sender.told.values()}, {"2"})
+        return sender.transactions
+
+    def test_poison(self) -> None:
+        """
+        A message that never comes back delays other mail of its sender by a few
+        attempts, once; whatever else is made up meanwhile.
+        """
+        self.poison(0)
+        decide(self.bench, {"b@example.net": ACCEPT}, {})
+        self.assertEqual(self.honest(self.bench, "b@example.net"), 3)
+        for number in range(1, 60):
+            decide(self.bench, {"b@example.net": REFUSALS[0]}, {})
+            self.poison(number)
+            decide(self.bench, {"b@example.net": ACCEPT}, {})
+            self.assertEqual(self.honest(self.bench, "b@example.net"), 1)
+            self.assertEqual(self.honest(self.bench, "a7@example.net"), 1)
+
+    def test_submission(self) -> None:
+        """
+        Whatever is remembered, a listener that neither splits nor retries sends
+        nobody away: clients show a 452 to their user as a failure.
+        """
+        self.poison(0)
+        for choice in (Mixed.STRICTEST, Mixed.NOTIFY, Mixed.FILE):
+            other = Bench(mixed=choice, memory=self.bench.memory)
+            decide(other, {"b@example.net": ACCEPT}, {})
+            self.assertEqual(self.honest(other, "b@example.net"), 1)
+
+    def test_sentAway(self) -> None:
+        """Recipients that are sent away are not collected without end."""
+        bench = Bench(mixed=Mixed.SPLIT, limits={"recipients": 10})
+        bench.content.cohorts.update({f"r{n}@example.net": n for n in range(100)})
+        bench.say(*GREETING, "MAIL FROM:<s@example.com>")
+        replies = [bench.say(f"RCPT TO:<r{n}@example.net>")[0] for n in range(100)]
+        self.assertEqual({reply[:9] for reply in replies[1:]}, {"452 4.5.3"})
+        bench.say("DATA", "Message-ID: <1@x>", "")
+        decide(bench, {"r0@example.net": REFUSALS[0]}, {})
+        self.assertEqual([line[:3] for line in bench.say("text", ".")], ["451"])
+        found = bench.memory.find("s@example.com", "r0@example.net", bench.clock.seconds())
+        self.assertEqual(len(found), 1)
+        known = [bench.memory.find("s@example.com", f"r{n}@example.net", 0) for n in range(100)]
+        self.assertEqual(sum(map(len, known)), 11)

@@ -116,7 +116,9 @@ class MixedRung:
         key = recipient.address.key
         found = self.memory.find(sender, key, now)
         transaction.remembered.update(dict.fromkeys(found))
-        if any(self.memory.holds(fingerprint, key) for fingerprint in found):
+        if self.choice not in (Mixed.SPLIT, Mixed.RETRY):
+            return cohort, False
+        if self.memory.waits(found, key, transaction.waiting, self.retryLimit):
             return cohort, True
         refused = next((f for f in found if self.memory.refuses(f, key)), None)
         return (cohort if refused is None else ("refuses", refused)), False
