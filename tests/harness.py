@@ -154,6 +154,7 @@ class Bench:
             2,
             self.memory,
             lambda policy: f"{policy}-quarantine",
+            lambda sender: sender.domain != "nowhere.example",
             lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
             maybeDeferred,
             self.status,

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.envelope import Form
 from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.smtp.mixed import MixedRung
 from tests.harness import GREETING, Bench
-from tests.senders import Sender, decide, run
+from tests.senders import Connection, Sender, decide, run
 
 REFUSALS = [Refuse(Reply(550, "5.7.1", "no")), Refuse(Reply(552, "5.2.3", "too long"))]
 
@@ -28,6 +31,7 @@ _envelope = st.sampled_from(["defer", "defer", "defer", "accept", "old-user"])
 
 ADDRESSES: list[Callable[[int], str]] = [
     lambda attempt: "sender@example.com",
+    lambda attempt: "aligned@example.com",
     lambda attempt: f"prvs={attempt}123abcdef=sender@example.com",
     lambda attempt: f"SRS0=ab{attempt}d=X{attempt}=example.com=sender@forward.example",
     lambda attempt: f"bounce-{attempt}00{attempt}@news.example",
@@ -49,6 +53,10 @@ class SenderTests(SynchronousTestCase):
         self.assertEqual(sorted(delivered), sorted(accepts), bench.released)
         for recipient, verdict in verdicts.items():
             told = sender.told.get(recipient, "nothing")
+            if recipient in diverted:
+                aligned = sender.address(0).startswith("aligned")
+                kind = "notified" if bench.mixed.choice is Mixed.NOTIFY and aligned else "filed"
+                self.assertEqual(bench.released.count(f"{recipient}:{kind}"), 1, bench.released)
             if verdict == "accept" or recipient in diverted:
                 self.assertEqual(told[0], "2", (recipient, sender.told))
             else:
@@ -209,3 +217,48 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual(len(found), 1)
         known = [bench.memory.find("s@example.com", f"r{n}@example.net", 0) for n in range(100)]
         self.assertEqual(sum(map(len, known)), 11)
+
+
+class DivertedTests(SynchronousTestCase):
+    """
+    What becomes of refused copies, and of what was learnt.
+    """
+
+    def test_filed(self) -> None:
+        """
+        Nobody is told what becomes of a filed copy: neither that a quarantine
+        has it (NOTIFY=SUCCESS), nor that it failed: the sender may be forged.
+        """
+        bench = Bench(mixed=Mixed.FILE)
+        decide(bench, {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]}, {})
+        bench.say(*GREETING, "MAIL FROM:<s@example.com>")
+        bench.say(*[f"RCPT TO:<{one}@example.net> NOTIFY=SUCCESS,FAILURE" for one in "ab"])
+        bench.say("DATA", "Subject: x", "", "text", ".")
+        self.assertEqual(bench.released, ["a@example.net", "b@example.net:filed"])
+        notify = [addressee.recipient.notify for addressee in bench.works[-1].addressees]
+        self.assertEqual(notify, [{"SUCCESS", "FAILURE"}, {"NEVER"}])
+
+    def test_knownBeforeTheReply(self) -> None:
+        """
+        A sender may come again within milliseconds: what its message was is
+        known before it has an answer.
+        """
+        bench = Bench(mixed=Mixed.RETRY)
+        decide(bench, {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]}, {})
+        Sender(bench, ["a@example.net", "b@example.net"]).attempt(0)
+        held: Deferred[None] = Deferred()
+
+        class Slow(MixedRung):
+            def fingerprint(self, message: Any) -> Deferred[str]:
+                found = MixedRung.fingerprint(self, message)
+                return found if held.called else held.addCallback(lambda _: found)
+
+        slow = Slow(*attrs.astuple(bench.mixed, recurse=False))
+        bench.intake = attrs.evolve(bench.intake, mixed=slow)
+        connection = Connection(bench)
+        connection.say(["MAIL FROM:<sender@example.com>", "RCPT TO:<a@example.net>", "DATA"])
+        self.assertEqual(connection.say(["Message-ID: <1@example.com>", "", "text", "."]), [])
+        held.callback(None)
+        self.assertEqual([reply[:3] for reply in connection.said()], ["250"])
+        connection.say(["MAIL FROM:<sender@example.com>"])
+        self.assertEqual(connection.say(["RCPT TO:<b@example.net>"])[0][:3], "250")

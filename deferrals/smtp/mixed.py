@@ -12,7 +12,9 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.logger import Logger
 
+from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form, Recipient
@@ -21,7 +23,12 @@ from deferrals.model.reply import Reply
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, Marks, Refuse, Route
 
+_log = Logger(namespace="deferrals.transaction")
+
 _CHUNK_OCTETS = 256 * 1024
+
+#: What becomes of a filed copy is nothing to tell its sender, who may be forged.
+_NEVER = frozenset({"NEVER"})
 
 
 @attrs.frozen
@@ -57,7 +64,8 @@ class Diversion:
         if self.quarantine is None:
             return None
         why = Marks(headers=(("X-Deferrals-Refused", str(self.reply)),))
-        return Addressee(recipient.routed(Route(policy, self.quarantine)), why, seq)
+        routed = attrs.evolve(recipient, route=Route(policy, self.quarantine), notify=_NEVER)
+        return Addressee(routed, why, seq)
 
 
 def fingerprintOf(message: Any) -> str:
@@ -85,8 +93,9 @@ class MixedRung:
     @ivar retryLimit: how often that is.
     @ivar memory: what is remembered; all listeners share it.
     @ivar quarantine: the name of a policy's quarantine delivery, or L{None}.
-    @ivar mayNotify: whether a DSN may be written to an envelope's reverse-path:
-        a Deferred of that.
+    @ivar reachable: whether there is a way to write to a sender.
+    @ivar mayNotify: whether a DSN may be written to an envelope's reverse-path
+        although nobody has authenticated: a Deferred of that.
     @ivar inThread: runs a function outside the reactor thread.
     @ivar status: L{Status<deferrals.status.Status>}.
     """
@@ -96,6 +105,7 @@ class MixedRung:
     retryLimit: int
     memory: Memory
     quarantine: Callable[[str], str | None]
+    reachable: Callable[[Mailbox], bool]
     mayNotify: Callable[[Envelope], Deferred[bool]]
     inThread: Callable[..., Deferred[Any]]
     status: Any
@@ -132,6 +142,18 @@ class MixedRung:
         return message.shared(
             (__name__, "fingerprint"), lambda message: self.inThread(fingerprintOf, message)
         )
+
+    def recognise(self, message: Any, transaction: Transaction) -> Deferred[Any]:
+        """
+        The data is there.  What may be a remembered message is looked at before
+        anything else: L{answered} has to know it at once, before the sender
+        comes again, and before the spool has removed it.
+
+        @return: a Deferred of C{message}.
+        """
+        if not transaction.remembered:
+            return succeed(message)
+        return self.fingerprint(message).addBoth(lambda _: message)
 
     @inlineCallbacks
     def resolve(self, transaction: Transaction, block: Block, message: Any, now: float) -> Any:
@@ -178,7 +200,8 @@ class MixedRung:
         place to file.
         """
         envelope = transaction.envelope
-        notify = choice is Mixed.NOTIFY and envelope.sender is not None
+        sender = envelope.sender
+        notify = choice is Mixed.NOTIFY and sender is not None and self.reachable(sender)
         if notify and envelope.client.user is None:
             notify = yield self.mayNotify(envelope)
         diversions = {}
@@ -186,7 +209,7 @@ class MixedRung:
             route = transaction.candidates[index].recipient.route
             name = None if notify or route is None else self.quarantine(route.policy)
             diversions[index] = Diversion(reply, name, notify)
-        if envelope.sender is not None and not all(map(_leadsOn, diversions.values())):
+        if sender is not None and not all(map(_leadsOn, diversions.values())):
             self.status.count("mixed", "one refusal for all")
             return Resolution.STRICTEST, {}
         for diversion in diversions.values():
@@ -208,7 +231,8 @@ class MixedRung:
             if done is not None:
                 self.status.count("seconds to the last recipient", _bucket(now - done.created))
 
-        self.fingerprint(message).addCallback(forget).addErrback(lambda failure: None)
+        d = self.fingerprint(message).addCallback(forget)
+        d.addErrback(lambda failure: _log.failure("mixed mail is not recognised", failure))
 
 
 def _leadsOn(diversion: Diversion) -> bool:
