@@ -213,10 +213,14 @@ class Memory:
             which others have been named, or somebody waits; of the latter,
             whether that was counted.
         """
+        awaited = False
         for one in found:
             if not self.refuses(one, key) and waiting.get(one, True):
+                awaited = awaited or one in waiting
                 self._messages[one].alone -= one in waiting
                 waiting[one] = False
+        if awaited:
+            return False  # otherwise, with two messages, all would wait for each other
         holding = [one for one in found if self.holds(one, key)]
         if any(one in waiting for one in holding):
             return True
@@ -239,7 +243,7 @@ class Memory:
         sender: str,
         accepts: Collection[str],
         refuses: Collection[str],
-        sentAway: Iterable[str],
+        sentAway: Collection[str],
         now: float,
     ) -> Remembered:
         """
@@ -264,6 +268,10 @@ class Memory:
             found.members.setdefault(key, State.UNKNOWN)
         found.members.update(dict.fromkeys(accepts, State.ACCEPTS))
         found.members.update(dict.fromkeys(refuses, State.REFUSES))
+        if any(
+            before.get(key, State.REFUSES) is not State.REFUSES for key in (*accepts, *sentAway)
+        ):
+            found.alone = 0  # it is this message, and the others come with it
         found.times += not before or any(key in before for key in (*accepts, *refuses))
         found.stuck += found.members == before
         found.sender = sender
