@@ -164,6 +164,22 @@ class MemoryTests(SynchronousTestCase):
     def waits(self, key: str, waiting: dict[str, bool]) -> bool:
         return self.memory.waits(self.memory.find("s", key, 1), key, waiting, 2)
 
+    def test_eachForTheOther(self) -> None:
+        """Two messages do not make their recipients wait for one another."""
+        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
+        self.memory.learn("g", "s", [], ["q"], ["r"], 0)
+        for first, second in ("rq", "qr"):
+            waiting: dict[str, bool] = {}
+            self.assertTrue(self.waits(first, waiting))
+            self.assertFalse(self.waits(second, waiting))
+
+    def test_brought(self) -> None:
+        """Who has waited often enough waits again, when it was this message."""
+        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
+        self.assertEqual([self.waits("r", {}) for _ in range(3)], [True, True, False])
+        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
+        self.assertTrue(self.waits("r", {}))
+
     def test_parts(self) -> None:
         """
         A sender that brings a message in several transactions at once, each

@@ -104,6 +104,48 @@ class SenderTests(SynchronousTestCase):
         self.assertEqual(sender.pending, [])
         self.check(bench, sender, wanted)
 
+    @settings(max_examples=100, deadline=None)
+    @given(st.data())
+    def test_several(self, data: Any) -> None:
+        """
+        Several messages of one sender to the same recipients, at the same time:
+        at RCPT nobody knows which of them comes.  None waits for ever.
+        """
+        choice = data.draw(st.sampled_from([Mixed.SPLIT, Mixed.RETRY]))
+        bench = Bench(mixed=choice)
+        cohorts = data.draw(_cohorts)
+        wanted: dict[str, Any] = {}
+        for number in range(data.draw(st.integers(2, 4))):
+            address, cohort = f"r{number}@example.net", number % len(cohorts)
+            decide(bench, {address: cohorts[cohort]}, {address: cohort})
+            wanted[address] = cohorts[cohort]
+        pipelined, again = data.draw(st.booleans()), data.draw(st.booleans())
+        senders = [
+            Sender(
+                bench,
+                data.draw(st.permutations(list(wanted))),
+                pipelined=pipelined,
+                again=again,
+                messageId=f"<{number}@example.com>",
+            )
+            for number in range(data.draw(st.integers(2, 3)))
+        ]
+        for attempt in range(40):
+            for sender in senders:
+                if sender.pending and (attempt > 15 or data.draw(st.booleans())):
+                    sender.attempt(attempt)
+            bench.clock.advance(60)
+        for sender in senders:
+            self.assertEqual(sender.pending, [])
+        for address, verdict in wanted.items():
+            told = [sender.told[address][0] for sender in senders]
+            accepts = verdict == ACCEPT
+            filed = bench.released.count(f"{address}:filed")
+            self.assertEqual(bench.released.count(address), len(senders) if accepts else 0)
+            self.assertEqual(told.count("2"), len(senders) if accepts else filed)
+            if choice is Mixed.SPLIT:
+                self.assertEqual(filed, 0)
+
     def test_strictest(self) -> None:
         """strictest: one refusal refuses all, and all are told."""
         bench = Bench(mixed=Mixed.STRICTEST)

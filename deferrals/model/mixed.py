@@ -224,10 +224,13 @@ class Memory:
         holding = [one for one in found if self.holds(one, key)]
         if any(one in waiting for one in holding):
             return True
-        if any(self._messages[one].alone >= limit for one in found):
-            return False
+        messages = self._messages
+        isOver = any(messages[one].alone >= limit for one in found)
+        holding = [one for one in holding if messages[one].alone < limit]
+        if isOver:  # then only those count that have really been brought again
+            holding = [one for one in holding if messages[one].stuck]
         for one in holding:
-            self._messages[one].alone += 1
+            messages[one].alone += 1
             waiting[one] = True
         return bool(holding)
 

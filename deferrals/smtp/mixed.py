@@ -27,6 +27,10 @@ _log = Logger(namespace="deferrals.transaction")
 
 _CHUNK_OCTETS = 256 * 1024
 
+#: How much more often a message is refused for now, before it is refused for
+#: good while others of it were sent away: some senders refuse these, too.
+_PATIENCE = 3
+
 #: What becomes of a filed copy is nothing to tell its sender, who may be forged.
 _NEVER = frozenset({"NEVER"})
 
@@ -171,7 +175,7 @@ class MixedRung:
                 fingerprint, sender, accepts, refuses, transaction.sentAway, now
             )
             stuck = found.times if self.choice is Mixed.RETRY and accepts else found.stuck + 1
-            if stuck <= self.retryLimit:
+            if stuck <= self.retryLimit * (1 if accepts else _PATIENCE):
                 self.status.count("mixed", "refused for now")
                 return Resolution.LATER, {}
         if not accepts:
