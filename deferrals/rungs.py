@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from deferrals.config import Config
+from deferrals.model.address import Mailbox
 from deferrals.model.mixed import Memory, Remembered
 from deferrals.model.networks import dnsServers
 from deferrals.relay.spf import SPF
@@ -44,12 +45,16 @@ class Rungs:
             )
 
     def rung(
-        self, settings: ListenerSettings, quarantine: Callable[[str], str | None]
+        self,
+        settings: ListenerSettings,
+        quarantine: Callable[[str], str | None],
+        reachable: Callable[[Mailbox], bool],
     ) -> MixedRung:
         """
         A listener's.
 
         @param quarantine: the name of a policy's quarantine delivery.
+        @param reachable: whether there is a way to write to a sender.
         """
         return MixedRung(
             settings.mixed,
@@ -57,6 +62,7 @@ class Rungs:
             settings.retryLimit,
             self._memory,
             quarantine,
+            reachable,
             self._spf.passes,
             self._services.inThread,
             self._services.status,
@@ -72,6 +78,7 @@ class Rungs:
         return found
 
     def _loaded(self, notes: dict[str, str]) -> None:
+        found = []
         for name, value in notes.items():
             if not name.startswith(_PREFIX):
                 continue
@@ -80,7 +87,9 @@ class Rungs:
             except (ValueError, KeyError, TypeError):
                 _log.failure("a note on mixed mail cannot be read")
             else:
-                self._memory.load(name.removeprefix(_PREFIX), remembered)
+                found.append((remembered.created, name.removeprefix(_PREFIX), remembered))
+        for _, fingerprint, remembered in sorted(found, key=lambda one: one[0]):
+            self._memory.load(fingerprint, remembered)
 
     def _save(self, fingerprint: str, remembered: Remembered | None) -> None:
         if remembered is None:

@@ -312,7 +312,11 @@ class MailService(service.Service):
             self._queue.spool,
             self._queue.release,
             self._services.status,
-            self._rungs.rung(settings, self._house.quarantine),
+            self._rungs.rung(
+                settings,
+                self._house.quarantine,
+                lambda sender: self._house.routeBack(sender) is not None,
+            ),
             self._guard,
             self._gate,
             self._house.takesBinary,

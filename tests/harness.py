@@ -138,6 +138,7 @@ class Bench:
         limits: dict[str, Any] | None = None,
         intake: dict[str, Any] | None = None,
         transport: Transport | None = None,
+        memory: Memory | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -146,13 +147,14 @@ class Bench:
         self.content = FakeContent()
         self.spool = SlowSpool(self.clock)
         self.status = Status()
-        self.memory = Memory()
+        self.memory = Memory() if memory is None else memory
         self.mixed = MixedRung(
             settings.get("mixed", Mixed.SPLIT),
             Mixed.FILE,
             2,
             self.memory,
             lambda policy: f"{policy}-quarantine",
+            lambda sender: sender.domain != "nowhere.example",
             lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
             maybeDeferred,
             self.status,

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from deferrals.model.envelope import Form
 from deferrals.smtp.server import Session
@@ -45,6 +47,9 @@ class Connection:
         self.session.dataReceived("".join(line + "\r\n" for line in lines).encode())
         return self.said()
 
+    def close(self) -> None:
+        self.session.connectionLost(Failure(ConnectionDone()))
+
 
 @attrs.define
 class Sender:
@@ -60,6 +65,7 @@ class Sender:
     @ivar again: whether those who were told 452 come at once in the next
         transaction of the connection.
     @ivar address: the return path at the n-th attempt.
+    @ivar messageId: the message's; who brings another one says so.
     @ivar told: final answers, by recipient.
     """
 
@@ -70,6 +76,7 @@ class Sender:
     keepsApart: bool = True
     again: bool = False
     address: Callable[[int], str] = lambda attempt: "sender@example.com"
+    messageId: str = "<1@example.com>"
     told: dict[str, str] = attrs.field(factory=dict)
     transactions: int = 0
     finished: dict[str, float] = attrs.field(factory=dict)
@@ -91,9 +98,9 @@ class Sender:
         while wanted:
             before = len(self.told)
             left = self._transaction(connection, wanted, self.address(number))
-            if not (self.again and left) or len(self.told) == before:
-                return
-            wanted = left
+            again = self.again and len(self.told) > before
+            wanted = left if again else []
+        connection.close()
 
     def _transaction(self, connection: Connection, wanted: list[str], address: str) -> list[str]:
         """
@@ -119,7 +126,7 @@ class Sender:
     def _data(
         self, connection: Connection, named: dict[str, str], listed: list[str], away: list[str]
     ) -> list[str]:
-        replies = connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        replies = connection.say([f"Message-ID: {self.messageId}", "", "text", "."])
         if self.form is Form.LMTP:
             for recipient, reply in zip(listed, replies, strict=True):
                 self._tell(recipient, reply)

@@ -110,6 +110,15 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(self.memory.find("s", "r", 100), [])
         self.assertEqual((len(self.memory), self.saved), (0, {}))
 
+    def test_expiredUnseen(self) -> None:
+        """What comes again after that, under another name, is new; the old is gone."""
+        self.memory.learn("f", "s", ["a"], ["r"], [], 0)
+        found = self.memory.learn("f", "t", ["a"], ["r"], [], 200)
+        self.assertEqual((found.times, found.created), (1, 200))
+        self.memory.answered("f", ["a", "r"])
+        self.assertEqual(self.memory.find("s", "r", 201), [])
+        self.assertEqual(self.memory.find("t", "r", 201), [])
+
     def test_capacity(self) -> None:
         """There is a limit; the oldest goes first."""
         for number in range(5):
@@ -126,6 +135,89 @@ class MemoryTests(SynchronousTestCase):
         self.assertTrue(again.holds("f", "r"))
         self.assertEqual(again.find("s", "u", 1), ["f"])
         self.assertEqual(Remembered.fromJSON(data).members["u"], State.UNKNOWN)
+
+    def test_waits(self) -> None:
+        """
+        Who would refuse waits for the others of the message; without them, only
+        so often, since it may be another message, and somebody else's.
+        """
+        self.memory.learn("f", "s", ["a"], ["r", "q"], [], 0)
+        for _ in range(3):  # with one for whom it waits, before it or behind it
+            waiting: dict[str, bool] = {}
+            self.assertTrue(self.waits("r", waiting))
+            self.assertFalse(self.waits("a", waiting))
+            self.assertTrue(self.waits("q", waiting))
+            waiting = {}
+            self.assertFalse(self.waits("a", waiting))
+            self.assertTrue(self.waits("r", waiting))
+        for _ in range(2):
+            waiting = {}
+            self.assertTrue(self.waits("r", waiting))
+            self.assertTrue(self.waits("q", waiting), "both are one message's")
+        self.assertFalse(self.waits("r", {}))
+        self.memory.learn("g", "s", ["a"], ["r"], [], 0)
+        self.assertFalse(self.waits("r", {}), "another one, made up to hold it longer")
+        waiting = {}
+        self.assertFalse(self.waits("a", waiting))
+        self.assertTrue(self.waits("r", waiting), "with the others it waits all the same")
+
+    def waits(self, key: str, waiting: dict[str, bool]) -> bool:
+        return self.memory.waits(self.memory.find("s", key, 1), key, waiting, 2)
+
+    def test_eachForTheOther(self) -> None:
+        """Two messages do not make their recipients wait for one another."""
+        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
+        self.memory.learn("g", "s", [], ["q"], ["r"], 0)
+        for first, second in ("rq", "qr"):
+            waiting: dict[str, bool] = {}
+            self.assertTrue(self.waits(first, waiting))
+            self.assertFalse(self.waits(second, waiting))
+
+    def test_brought(self) -> None:
+        """Who has waited often enough waits again, when it was this message."""
+        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
+        self.assertEqual([self.waits("r", {}) for _ in range(3)], [True, True, False])
+        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
+        self.assertTrue(self.waits("r", {}))
+
+    def test_parts(self) -> None:
+        """
+        A sender that brings a message in several transactions at once, each
+        for some of its recipients, has not come back.
+        """
+        for number in range(5):
+            found = self.memory.learn("f", "s", [f"a{number}"], [f"r{number}"], [], 0)
+        self.assertEqual((found.times, found.stuck), (1, 0))
+        self.assertEqual(self.memory.learn("f", "s", ["a1"], ["r1"], [], 0).times, 2)
+
+    def test_bounds(self) -> None:
+        """
+        There is a limit to the recipients of all messages, and to the messages
+        of one sender for one recipient: RCPT TO looks at each of them.
+        """
+        memory = Memory(self.save, capacity=1000, lifetimeSeconds=100, members=50)
+        for number in range(10):
+            keys = [f"r{number}-{place}" for place in range(10)]
+            memory.learn(f"f{number}", "s", [], keys, [], 0)
+        self.assertEqual(sorted(self.saved), ["f5", "f6", "f7", "f8", "f9"])
+        memory.answered("f9", keys[:5])
+        memory.learn("one", "s", ["a"], ["b", "c", "d", "e"], [], 0)
+        self.assertEqual(len(memory), 6)
+        memory = Memory(self.save, lifetimeSeconds=100)
+        for number in range(1000):
+            memory.learn(f"f{number}", "s", ["a"], ["r"], [], 0)
+        self.assertEqual(len(memory.find("s", "r", 1)), 20)
+        for number in range(1000):
+            memory.answered(f"f{number}", ["a", "r"])
+        self.assertEqual((len(memory), memory.find("s", "r", 1)), (0, []))
+
+    def test_loadedTwice(self) -> None:
+        """What was learnt before the notes were read stays."""
+        self.memory.learn("f", "s", ["a"], ["r"], [], 0)
+        self.memory.load("f", Remembered("s", {"r": State.UNKNOWN}, 0, 100))
+        self.assertTrue(self.memory.holds("f", "r"))
+        self.memory.answered("f", ["a", "r"])
+        self.assertEqual(self.memory.find("s", "r", 1), [])
 
     def test_senderChanges(self) -> None:
         """A message that comes back under another return path is found under both names once."""

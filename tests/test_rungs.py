@@ -39,13 +39,13 @@ class RungsTests(SynchronousTestCase):
         return rungs
 
     def learn(self, rungs: Rungs, fingerprint: str = "f") -> None:
-        memory = rungs.rung(SETTINGS, lambda policy: None).memory
+        memory = rungs.rung(SETTINGS, lambda policy: None, bool).memory
         memory.learn(fingerprint, "a@b.c", ["x"], ["y"], [], self.clock.seconds())
 
     def test_restart(self) -> None:
         """What was learnt is known after a restart."""
         self.learn(self.rungs())
-        memory = self.rungs().rung(SETTINGS, lambda policy: None).memory
+        memory = self.rungs().rung(SETTINGS, lambda policy: None, bool).memory
         self.assertEqual(memory.find("a@b.c", "y", self.clock.seconds()), ["f"])
         self.assertTrue(memory.holds("f", "y"))
         self.assertFalse(memory.holds("f", "x"))
@@ -54,20 +54,20 @@ class RungsTests(SynchronousTestCase):
         """Who has a final answer is forgotten for good."""
         rungs = self.rungs()
         self.learn(rungs)
-        rungs.rung(SETTINGS, lambda policy: None).memory.answered("f", ["x", "y"])
+        rungs.rung(SETTINGS, lambda policy: None, bool).memory.answered("f", ["x", "y"])
         self.assertEqual(self.successResultOf(self.spool.notes()), {})
 
     def test_expired(self) -> None:
         """What has expired is not read again."""
         self.learn(self.rungs())
         self.clock.advance(LIFETIME_SECONDS + 1)
-        self.assertEqual(len(self.rungs().rung(SETTINGS, lambda policy: None).memory), 0)
+        self.assertEqual(len(self.rungs().rung(SETTINGS, lambda policy: None, bool).memory), 0)
 
     def test_shared(self) -> None:
         """What one listener has learnt, the others know: a sender may come to either."""
         rungs = self.rungs()
         self.learn(rungs)
-        other = rungs.rung(attrs.evolve(SETTINGS, name="two"), lambda policy: None)
+        other = rungs.rung(attrs.evolve(SETTINGS, name="two"), lambda policy: None, bool)
         self.assertEqual(other.memory.find("a@b.c", "y", self.clock.seconds()), ["f"])
 
     def test_unreadable(self) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import enum
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -31,6 +31,12 @@ LIFETIME_SECONDS = 6 * 3600.0
 
 #: How many messages are remembered.
 CAPACITY = 10000
+
+#: How many recipients they may have together.
+MEMBERS = 100000
+
+#: How many messages from one sender to one recipient are found again.
+PLACES = 20
 
 _BATV = re.compile(r"prvs=[0-9a-z]{6,20}=(.+)", re.I)
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", re.I)
@@ -91,8 +97,11 @@ class Remembered:
     @ivar members: the recipients that have no final answer yet.
     @ivar created: when it came first, in seconds since the epoch.
     @ivar expires: when it is forgotten.
-    @ivar times: how often it was refused for now.
+    @ivar times: how often it was refused for now; parts of it, for other
+        recipients, are not counted by themselves.
     @ivar stuck: how often of these nothing was learnt.
+    @ivar alone: how often recipients were told to wait for others, and none of
+        these was named.
     """
 
     sender: str
@@ -101,6 +110,7 @@ class Remembered:
     expires: float
     times: int = 0
     stuck: int = 0
+    alone: int = 0
 
     def toJSON(self) -> dict[str, Any]:
         """
@@ -139,10 +149,13 @@ class Memory:
         save: Callable[[str, Remembered | None], None] = lambda fingerprint, remembered: None,
         capacity: int = CAPACITY,
         lifetimeSeconds: float = LIFETIME_SECONDS,
+        members: int = MEMBERS,
     ) -> None:
         self._save = save
         self._capacity = capacity
         self._lifetimeSeconds = lifetimeSeconds
+        self._maxMembers = members
+        self._members = 0
         self._messages: OrderedDict[str, Remembered] = OrderedDict()
         self._places: dict[tuple[str, str], list[str]] = {}
 
@@ -151,11 +164,18 @@ class Memory:
 
     def load(self, fingerprint: str, remembered: Remembered) -> None:
         """
-        Put back what was saved.
+        Put back what was saved, unless more has been learnt since.
         """
+        if fingerprint not in self._messages:
+            self._link(fingerprint, remembered)
+
+    def _link(self, fingerprint: str, remembered: Remembered) -> None:
         self._messages[fingerprint] = remembered
+        self._members += len(remembered.members)
         for key in remembered.members:
-            self._places.setdefault((remembered.sender, key), []).append(fingerprint)
+            places = self._places.setdefault((remembered.sender, key), [])
+            if len(places) < PLACES:
+                places.append(fingerprint)
 
     def find(self, sender: str, key: str, now: float) -> list[str]:
         """
@@ -177,6 +197,43 @@ class Memory:
         remembered = self._messages[fingerprint]
         return remembered.members.get(key) is State.REFUSES and remembered.pending
 
+    def waits(self, found: Sequence[str], key: str, waiting: dict[str, bool], limit: int) -> bool:
+        """
+        A recipient is named in a transaction: whether it has to wait for
+        others.
+
+        Whether it is a remembered message that comes is not known yet.  It may
+        be any other from the same sender, or the remembered one may be a
+        stranger's who has used that sender's name, or the others may never
+        come again.  So who comes without the others waits C{limit} times only,
+        whatever more is remembered meanwhile.
+
+        @param found: what L{find} has found for it.
+        @param waiting: for this method, of the transaction: the messages of
+            which others have been named, or somebody waits; of the latter,
+            whether that was counted.
+        """
+        awaited = False
+        for one in found:
+            if not self.refuses(one, key) and waiting.get(one, True):
+                awaited = awaited or one in waiting
+                self._messages[one].alone -= one in waiting
+                waiting[one] = False
+        if awaited:
+            return False  # otherwise, with two messages, all would wait for each other
+        holding = [one for one in found if self.holds(one, key)]
+        if any(one in waiting for one in holding):
+            return True
+        messages = self._messages
+        isOver = any(messages[one].alone >= limit for one in found)
+        holding = [one for one in holding if messages[one].alone < limit]
+        if isOver:  # then only those count that have really been brought again
+            holding = [one for one in holding if messages[one].stuck]
+        for one in holding:
+            messages[one].alone += 1
+            waiting[one] = True
+        return bool(holding)
+
     def refuses(self, fingerprint: str, key: str) -> bool:
         """
         Whether this recipient would refuse.
@@ -187,9 +244,9 @@ class Memory:
         self,
         fingerprint: str,
         sender: str,
-        accepts: Iterable[str],
-        refuses: Iterable[str],
-        sentAway: Iterable[str],
+        accepts: Collection[str],
+        refuses: Collection[str],
+        sentAway: Collection[str],
         now: float,
     ) -> Remembered:
         """
@@ -201,7 +258,10 @@ class Memory:
         @return: what is remembered now.
         """
         found = self._messages.get(fingerprint)
-        if found is None or found.expires <= now:
+        if found is not None and found.expires <= now:
+            self._forget(fingerprint)
+            found = None
+        if found is None:
             found = Remembered(sender, {}, now, now + self._lifetimeSeconds)
         else:
             self._unlink(fingerprint)
@@ -211,12 +271,18 @@ class Memory:
             found.members.setdefault(key, State.UNKNOWN)
         found.members.update(dict.fromkeys(accepts, State.ACCEPTS))
         found.members.update(dict.fromkeys(refuses, State.REFUSES))
-        found.times += 1
+        if any(
+            before.get(key, State.REFUSES) is not State.REFUSES for key in (*accepts, *sentAway)
+        ):
+            found.alone = 0  # it is this message, and the others come with it
+        found.times += not before or any(key in before for key in (*accepts, *refuses))
         found.stuck += found.members == before
         found.sender = sender
-        self.load(fingerprint, found)
+        self._link(fingerprint, found)
         self._save(fingerprint, found)
-        while len(self._messages) > self._capacity:
+        while len(self._messages) > self._capacity or (
+            self._members > self._maxMembers and len(self._messages) > 1
+        ):
             self._forget(next(iter(self._messages)))
         return found
 
@@ -232,7 +298,7 @@ class Memory:
         self._unlink(fingerprint)
         for key in keys:
             found.members.pop(key, None)
-        self.load(fingerprint, found)
+        self._link(fingerprint, found)
         if found.members:
             self._save(fingerprint, found)
             return None
@@ -241,11 +307,13 @@ class Memory:
 
     def _unlink(self, fingerprint: str) -> None:
         found = self._messages[fingerprint]
+        self._members -= len(found.members)
         for key in found.members:
-            places = self._places[found.sender, key]
-            places.remove(fingerprint)
-            if not places:
-                del self._places[found.sender, key]
+            places = self._places.get((found.sender, key), [])
+            if fingerprint in places:
+                places.remove(fingerprint)
+                if not places:
+                    del self._places[found.sender, key]
 
     def _forget(self, fingerprint: str) -> None:
         self._unlink(fingerprint)

@@ -104,7 +104,9 @@ class Transaction:
     @ivar candidates: the recipients that are in, in RCPT order.
     @ivar sentAway: keys of the recipients that got 452, because of another
         cohort or because of what is remembered of the message.
+        Not more of them than there may be recipients.
     @ivar remembered: fingerprints of remembered messages that this may be.
+    @ivar waiting: see L{Memory.waits<deferrals.model.mixed.Memory.waits>}.
     """
 
     def __init__(self, envelope: Envelope, form: Form, mixed: Mixed, maxRecipients: int) -> None:
@@ -113,6 +115,7 @@ class Transaction:
         self.candidates: list[Candidate] = []
         self.sentAway: list[str] = []
         self.remembered: dict[str, None] = {}
+        self.waiting: dict[str, bool] = {}
         self._cohorts: dict[Hashable, int] = {}
         # Bounces come once: nobody comes back with them for the others.
         self.splits = form is Form.PLAIN and mixed is Mixed.SPLIT and envelope.sender is not None
@@ -180,7 +183,8 @@ class Transaction:
         return reply
 
     def _sendAway(self, recipient: Recipient, reply: Reply) -> Reply:
-        self.sentAway.append(recipient.address.key)
+        if len(self.sentAway) < self._maxRecipients:
+            self.sentAway.append(recipient.address.key)
         return reply.addressed(str(recipient))
 
     def cohortName(self, index: int) -> str:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -32,6 +32,10 @@ _log = Logger(namespace="deferrals.spf")
 #: For the whole check (RFC 7208 §4.6.4), in seconds.
 CHECK_SECONDS = 20.0
 
+#: How many checks at once: each has a thread, and a stranger's DNS may be slow
+#: on purpose.
+CHECKS = 3
+
 
 class SPF:
     """
@@ -49,6 +53,7 @@ class SPF:
         self._clock = clock
         self._inThread = inThread
         self._nameservers = nameservers
+        self._turns = DeferredSemaphore(CHECKS)
 
     @property
     def available(self) -> bool:
@@ -63,9 +68,26 @@ class SPF:
         """
         if envelope.sender is None or not self.available:
             return succeed(False)
-        d = withDeadline(self._clock, CHECK_SECONDS, self._inThread, self._check, envelope)
+        d = withDeadline(self._clock, CHECK_SECONDS, self._inTurn, envelope)
         d.addCallback(lambda result: bool(result == "pass"))
         return d.addErrback(self._failed, envelope)
+
+    def _inTurn(self, envelope: Envelope) -> Deferred[Any]:
+        """
+        A turn lasts as long as its thread is busy, whoever still waits for it.
+        """
+
+        def check(_: Any) -> Deferred[Any]:
+            wanted: Deferred[Any] = Deferred()
+            self._inThread(self._check, envelope).addBoth(done, wanted)
+            return wanted
+
+        def done(result: Any, wanted: Deferred[Any]) -> None:
+            self._turns.release()
+            if not wanted.called:  # nobody has given it up
+                wanted.callback(result)
+
+        return self._turns.acquire().addCallback(check)
 
     def _failed(self, failure: Failure, envelope: Envelope) -> bool:
         _log.warn(

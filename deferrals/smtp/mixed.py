@@ -12,7 +12,9 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.logger import Logger
 
+from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form, Recipient
@@ -21,7 +23,16 @@ from deferrals.model.reply import Reply
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, Marks, Refuse, Route
 
+_log = Logger(namespace="deferrals.transaction")
+
 _CHUNK_OCTETS = 256 * 1024
+
+#: How much more often a message is refused for now, before it is refused for
+#: good while others of it were sent away: some senders refuse these, too.
+_PATIENCE = 3
+
+#: What becomes of a filed copy is nothing to tell its sender, who may be forged.
+_NEVER = frozenset({"NEVER"})
 
 
 @attrs.frozen
@@ -57,7 +68,8 @@ class Diversion:
         if self.quarantine is None:
             return None
         why = Marks(headers=(("X-Deferrals-Refused", str(self.reply)),))
-        return Addressee(recipient.routed(Route(policy, self.quarantine)), why, seq)
+        routed = attrs.evolve(recipient, route=Route(policy, self.quarantine), notify=_NEVER)
+        return Addressee(routed, why, seq)
 
 
 def fingerprintOf(message: Any) -> str:
@@ -85,8 +97,9 @@ class MixedRung:
     @ivar retryLimit: how often that is.
     @ivar memory: what is remembered; all listeners share it.
     @ivar quarantine: the name of a policy's quarantine delivery, or L{None}.
-    @ivar mayNotify: whether a DSN may be written to an envelope's reverse-path:
-        a Deferred of that.
+    @ivar reachable: whether there is a way to write to a sender.
+    @ivar mayNotify: whether a DSN may be written to an envelope's reverse-path
+        although nobody has authenticated: a Deferred of that.
     @ivar inThread: runs a function outside the reactor thread.
     @ivar status: L{Status<deferrals.status.Status>}.
     """
@@ -96,6 +109,7 @@ class MixedRung:
     retryLimit: int
     memory: Memory
     quarantine: Callable[[str], str | None]
+    reachable: Callable[[Mailbox], bool]
     mayNotify: Callable[[Envelope], Deferred[bool]]
     inThread: Callable[..., Deferred[Any]]
     status: Any
@@ -116,7 +130,9 @@ class MixedRung:
         key = recipient.address.key
         found = self.memory.find(sender, key, now)
         transaction.remembered.update(dict.fromkeys(found))
-        if any(self.memory.holds(fingerprint, key) for fingerprint in found):
+        if self.choice not in (Mixed.SPLIT, Mixed.RETRY):
+            return cohort, False
+        if self.memory.waits(found, key, transaction.waiting, self.retryLimit):
             return cohort, True
         refused = next((f for f in found if self.memory.refuses(f, key)), None)
         return (cohort if refused is None else ("refuses", refused)), False
@@ -130,6 +146,18 @@ class MixedRung:
         return message.shared(
             (__name__, "fingerprint"), lambda message: self.inThread(fingerprintOf, message)
         )
+
+    def recognise(self, message: Any, transaction: Transaction) -> Deferred[Any]:
+        """
+        The data is there.  What may be a remembered message is looked at before
+        anything else: L{answered} has to know it at once, before the sender
+        comes again, and before the spool has removed it.
+
+        @return: a Deferred of C{message}.
+        """
+        if not transaction.remembered:
+            return succeed(message)
+        return self.fingerprint(message).addBoth(lambda _: message)
 
     @inlineCallbacks
     def resolve(self, transaction: Transaction, block: Block, message: Any, now: float) -> Any:
@@ -147,7 +175,7 @@ class MixedRung:
                 fingerprint, sender, accepts, refuses, transaction.sentAway, now
             )
             stuck = found.times if self.choice is Mixed.RETRY and accepts else found.stuck + 1
-            if stuck <= self.retryLimit:
+            if stuck <= self.retryLimit * (1 if accepts else _PATIENCE):
                 self.status.count("mixed", "refused for now")
                 return Resolution.LATER, {}
         if not accepts:
@@ -176,7 +204,8 @@ class MixedRung:
         place to file.
         """
         envelope = transaction.envelope
-        notify = choice is Mixed.NOTIFY and envelope.sender is not None
+        sender = envelope.sender
+        notify = choice is Mixed.NOTIFY and sender is not None and self.reachable(sender)
         if notify and envelope.client.user is None:
             notify = yield self.mayNotify(envelope)
         diversions = {}
@@ -184,7 +213,7 @@ class MixedRung:
             route = transaction.candidates[index].recipient.route
             name = None if notify or route is None else self.quarantine(route.policy)
             diversions[index] = Diversion(reply, name, notify)
-        if envelope.sender is not None and not all(map(_leadsOn, diversions.values())):
+        if sender is not None and not all(map(_leadsOn, diversions.values())):
             self.status.count("mixed", "one refusal for all")
             return Resolution.STRICTEST, {}
         for diversion in diversions.values():
@@ -206,7 +235,8 @@ class MixedRung:
             if done is not None:
                 self.status.count("seconds to the last recipient", _bucket(now - done.created))
 
-        self.fingerprint(message).addCallback(forget).addErrback(lambda failure: None)
+        d = self.fingerprint(message).addCallback(forget)
+        d.addErrback(lambda failure: _log.failure("mixed mail is not recognised", failure))
 
 
 def _leadsOn(diversion: Diversion) -> bool:

@@ -104,6 +104,7 @@ class PostData:
         self._writer = writer
         self._setTimer()
         d = writer.finish()
+        d.addCallback(self._intake.mixed.recognise, self._transaction)
         d.addCallbacks(self._judge, self._unreadable)
 
     def _unreadable(self, failure: Failure) -> None:
@@ -263,7 +264,8 @@ class PostData:
         for index, diversion in self._diversions.items():
             diverted = diversion.addressee(candidates[index].recipient, len(candidates) + index)
             if diverted is not None:
-                addressees.setdefault((str(index), diverted.recipient.route), diverted)
+                mailbox = (diverted.recipient.address.key, diversion)
+                addressees.setdefault(mailbox, diverted)
         d = maybeDeferred(
             self._intake.spool.stage, self._envelope, self._message, list(addressees.values())
         )

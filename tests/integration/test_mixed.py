@@ -6,11 +6,12 @@ one message for three cohorts, under each choice that a listener has.
 from __future__ import annotations
 
 import re
+import smtplib
 from typing import Any
 
 from deferrals.stages.content.match import GTUBE
 from tests.integration.daemons import Exim, OpenSMTPD, Postfix
-from tests.integration.support import IntegrationCase, Server, freePort, spam, until
+from tests.integration.support import IntegrationCase, Server, crlf, freePort, spam, until
 from tests.zone import Zone
 
 CONFIG = """
@@ -253,6 +254,40 @@ class RestartTests(IntegrationCase):
         self.assertIn("452 4.5.3", exim.log())
         exim.flush()
         self.assertRegex(exim.log(), REFUSED["exim"].format("fighter"))
+
+
+class AtOnceTests(IntegrationCase):
+    """
+    A sender that comes again within milliseconds.
+    """
+
+    def test_large(self) -> None:
+        """
+        A message that is kept in a file is known again, although it has been
+        delivered and removed by then: its refuser has not to wait any longer.
+        """
+        server = self.server(CONFIG.format(mixed="retry", dns="127.0.0.1:9"))
+        mail = (
+            b"Message-ID: <1@client.test>\r\n"
+            + crlf(spam())
+            + b"filled up with this line\r\n" * 50000
+        )
+        with smtplib.SMTP("127.0.0.1", server.port) as client:
+            client.ehlo("client.test")
+            self.assertEqual(self.bring(client, mail, "fighter", "lover"), [250, 250, 451])
+            self.assertEqual(self.bring(client, mail, "fighter", "lover"), [452, 250, 250])
+            self.assertEqual(self.bring(client, mail, "fighter"), [250, 550])
+            self.assertEqual(self.bring(client, b"another\r\n", "fighter", "lover"), [250] * 3)
+        self.assertEqual(len(server.arrived("lover", 2)), 2)
+        self.assertEqual(len(server.arrived("fighter")), 1)
+
+    def bring(self, client: smtplib.SMTP, mail: bytes, *locals_: str) -> list[int]:
+        """
+        @return: the codes of the replies to the recipients, and to the data.
+        """
+        client.mail("me@client.test")
+        codes = [client.rcpt(f"{local}@example.net")[0] for local in locals_]
+        return [*codes, client.data(mail)[0]]
 
 
 class PostfixTests(Choices, Senders):

@@ -8,7 +8,8 @@ from typing import Any
 
 import attrs
 from twisted.internet import reactor
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
@@ -67,6 +68,30 @@ class SPFTests(TestCase):
         for address in ("203.0.113.5", "2001:db8::1"):
             other = attrs.evolve(envelope, client=Client(address, 25, "x.example"))
             self.assertFalse((yield self.spf.passes(other)))
+
+    def test_slow(self) -> None:
+        """
+        Checks of senders whose DNS does not answer take some threads, not all
+        that there are; who has waited too long does not pass.
+        """
+        clock = Clock()
+        asked: list[Deferred[Any]] = []
+
+        def inThread(function: Any, *args: Any) -> Deferred[Any]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        checks = SPF(clock, inThread)
+        results = [checks.passes(makeEnvelope("a@slow.example")) for _ in range(10)]
+        self.assertEqual(len(asked), 3)
+        clock.advance(spf.CHECK_SECONDS)
+        self.assertEqual([self.successResultOf(d) for d in results], [False] * 10)
+        result = checks.passes(makeEnvelope("a@slow.example"))
+        self.assertEqual(len(asked), 3, "the threads are still busy")
+        asked[0].callback("fail")
+        asked[1].errback(OSError())
+        asked[3].callback("pass")
+        self.assertTrue(self.successResultOf(result))
 
     @inlineCallbacks
     def test_noServer(self) -> Any:
