@@ -31,7 +31,7 @@ from deferrals.model.sasl import (
     ScramExchange,
     ScramKeys,
     parsePlain,
-    prepared,
+    saslprep,
     signature,
 )
 from deferrals.smtp.auth import ScramProof
@@ -132,7 +132,7 @@ class ScramTests(SynchronousTestCase):
         self.assertTrue(str(KEYS).startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$"))
         self.assertNotIn("stored=", repr(KEYS))
 
-    def test_prepared(self) -> None:
+    def test_saslprep(self) -> None:
         """SASLprep (RFC 4013 §3's examples)."""
         for text, wanted in (
             ("I\u00adX", "IX"),
@@ -141,9 +141,11 @@ class ScramTests(SynchronousTestCase):
             ("\u2168", "IX"),
             ("a\u00a0b", "a b"),
         ):
-            self.assertEqual(prepared(text), wanted)
+            self.assertEqual(saslprep(text), wanted)
         with self.assertRaises(SaslError):
-            prepared("\u0007")
+            saslprep("\u0007")
+        with self.assertRaises(SaslError):
+            saslprep("\u0627\u0031")
 
     def test_plain(self) -> None:
         """PLAIN's message has three parts, two of them not empty (RFC 4616 §2)."""

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import HopError
 from deferrals.model.outgoing import Login
-from deferrals.smtp.authclient import LoginMechanism, Plain, ScramSHA256, choose, saslprep
+from deferrals.smtp.authclient import LoginMechanism, Plain, ScramSHA256, choose
 from tests.peer import EHLO
 from tests.test_nexthops import HopsCase, codes, outgoing
 
@@ -86,13 +86,6 @@ class MechanismTests(SynchronousTestCase):
         ):
             self.assertEqual(choose(offered, "u", "p", "n", maybeDeferred).name, name)
         self.assertRaises(ValueError, choose, ["GSSAPI"], "u", "p", "n", maybeDeferred)
-
-    def test_saslprep(self) -> None:
-        """RFC 4013."""
-        self.assertEqual(saslprep("I\u00adX \u00aa"), "IX a")
-        self.assertEqual(saslprep("\u2168"), "IX")
-        for wrong in ("\u0007", "\u0627\u0031"):
-            self.assertRaises(ValueError, saslprep, wrong)
 
 
 class SessionTests(HopsCase):

@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from deferrals.interfaces import IScramChecker, IScramCredentials
 from deferrals.model.passwords import ScryptHash, Secrets, parseLine
-from deferrals.model.sasl import SaslError, ScramKeys, prepared
+from deferrals.model.sasl import SaslError, ScramKeys, saslprep
 from deferrals.waiting import Slots
 
 #: Passwords that are hashed at once.
@@ -112,7 +112,7 @@ class PasswordFile:
         if version != self._version:
             self._users, self._version = readPasswords(self._path), version
         try:
-            return self._users.get(prepared(user.decode("utf-8")), Secrets())
+            return self._users.get(saslprep(user.decode("utf-8")), Secrets())
         except (SaslError, UnicodeDecodeError):
             return Secrets()
 
@@ -122,7 +122,7 @@ class PasswordFile:
         good = (secrets if known else _NOBODY).check(password.decode("utf-8", "replace"))
         if not good:
             raise UnauthorizedLogin()
-        return prepared(user.decode("utf-8")).encode("utf-8")
+        return saslprep(user.decode("utf-8")).encode("utf-8")
 
     def _proved(self, credentials: Any) -> bytes:
         keys = self._find(credentials.username).scram

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from deferrals.model.passwords import ScryptHash, Secrets, formatLine, goodName, parseLine
-from deferrals.model.sasl import SaslError, ScramKeys, prepared
+from deferrals.model.sasl import SaslError, ScramKeys, saslprep
 
 _SALT_OCTETS = 16
 
@@ -72,7 +72,7 @@ def makeSecrets(password: str, scram: bool) -> Secrets:
     @raise ValueError: it is no password.
     """
     try:
-        if not prepared(password):
+        if not saslprep(password):
             raise ValueError("no empty password")
     except SaslError as error:
         raise ValueError(f"in the password: {error}") from None

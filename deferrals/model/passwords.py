@@ -18,7 +18,7 @@ import re
 
 import attrs
 
-from deferrals.model.sasl import SaslError, ScramKeys, decode, prepared
+from deferrals.model.sasl import SaslError, ScramKeys, decode, saslprep
 
 #: The cost of scrypt: 2**14 * 8 * 128 octets, 16 MiB.
 SCRYPT_LOG_N = 14
@@ -81,7 +81,7 @@ class ScryptHash:
 
 
 def _scrypt(password: str, salt: bytes, logN: int, r: int, p: int, length: int) -> bytes:
-    secret = prepared(password).encode("utf-8")
+    secret = saslprep(password).encode("utf-8")
     return hashlib.scrypt(
         secret, salt=salt, n=1 << logN, r=r, p=p, maxmem=_MAX_MEMORY, dklen=length
     )
@@ -117,7 +117,7 @@ def goodName(user: str) -> str:
     """
     if not user or not user.isprintable() or ":" in user or user.startswith("#"):
         raise ValueError("a name without colons and control characters")
-    return prepared(user)
+    return saslprep(user)
 
 
 def formatLine(user: str, secrets: Secrets) -> str:

@@ -54,21 +54,26 @@ def decode(line: bytes) -> bytes:
         raise SaslError("not base 64") from None
 
 
-def prepared(text: str) -> str:
+def saslprep(text: str) -> str:
     """
-    One spelling for one password (SASLprep, RFC 4013).
+    One form for one name or password (RFC 4013).
 
-    @raise SaslError: it has a character that none may have.
+    @raise SaslError: it has characters that must not be there.
     """
     if text.isascii() and text.isprintable():
         return text
     mapped = "".join(
         " " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c)
     )
-    normal = unicodedata.normalize("NFKC", mapped)
-    if any(forbidden(c) for c in normal for forbidden in _FORBIDDEN):
-        raise SaslError("a character that may not be in it")
-    return normal
+    text = unicodedata.normalize("NFKC", mapped)
+    if any(forbidden(c) for c in text for forbidden in _FORBIDDEN):
+        raise SaslError("a character that no name or password may have")
+    if any(map(stringprep.in_table_d1, text)) and (
+        any(map(stringprep.in_table_d2, text))
+        or not (stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1]))
+    ):
+        raise SaslError("text of both directions")
+    return text
 
 
 @attrs.frozen
@@ -120,7 +125,7 @@ class ScramKeys:
 
         @raise SaslError: the password has a character that none may have.
         """
-        secret = prepared(password).encode("utf-8")
+        secret = saslprep(password).encode("utf-8")
         salted = hashlib.pbkdf2_hmac("sha256", secret, salt, iterations)
         stored = hashlib.sha256(_hmac(salted, b"Client Key")).digest()
         return cls(iterations, salt, stored, _hmac(salted, b"Server Key"))
@@ -168,7 +173,7 @@ class ScramExchange:
         if match is None:
             raise SaslError("no first message of SCRAM without channel binding")
         self.authorization = _name(match[1] or "")
-        self.user = prepared(_name(match[2]))
+        self.user = saslprep(_name(match[2]))
         self._clientNonce = match[3]
         header = text[: text.index(",", 2) + 1]
         self._binding = base64.b64encode(header.encode("utf-8")).decode("ascii")

@@ -13,47 +13,15 @@ import base64
 import binascii
 import hashlib
 import hmac
-import stringprep
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from deferrals.model.sasl import saslprep
+
 #: More rounds than this are an attempt to keep us busy.
 MAX_ITERATIONS = 1_000_000
-
-_PROHIBITED = (
-    stringprep.in_table_c12,
-    stringprep.in_table_c21_c22,
-    stringprep.in_table_c3,
-    stringprep.in_table_c4,
-    stringprep.in_table_c5,
-    stringprep.in_table_c6,
-    stringprep.in_table_c7,
-    stringprep.in_table_c8,
-    stringprep.in_table_c9,
-)
-
-
-def saslprep(text: str) -> str:
-    """
-    One form for one name or password (RFC 4013).
-
-    @raise ValueError: it has characters that must not be there.
-    """
-    mapped = "".join(
-        " " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c)
-    )
-    text = unicodedata.normalize("NFKC", mapped)
-    if any(prohibited(c) for c in text for prohibited in _PROHIBITED):
-        raise ValueError("a character that no name or password may have")
-    if any(map(stringprep.in_table_d1, text)) and (
-        any(map(stringprep.in_table_d2, text))
-        or not (stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1]))
-    ):
-        raise ValueError("text of both directions")
-    return text
 
 
 def _encode(data: bytes) -> str:
