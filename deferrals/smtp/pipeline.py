@@ -29,6 +29,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.mail import smtp
 from twisted.python.failure import Failure
@@ -77,6 +78,16 @@ class _Slot:
     settle: Callable[[], Reply] | None
     pending: Deferred[Any] | None = None
     answer: Any = None
+
+
+def _isIdle(transport: Any) -> bool:
+    """
+    Whether a transport can be written to, and has nothing left to write; not
+    where TLS stands in between.
+    """
+    open = transport.connected and not (transport.disconnecting or transport.TLS)
+    waiting = transport.dataBuffer or getattr(transport, "_tempDataBuffer", True)
+    return bool(open and not waiting)
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -547,7 +558,21 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         if self._out and not self._lost:
             out, self._out = b"".join(self._out), []
-            self.transport.write(out)
+            self._send(out)
+
+    def _send(self, octets: bytes) -> None:
+        """
+        A socket that is not behind takes a reply at once.  Twisted would watch
+        it for being writable first, write in the next turn, and stop watching:
+        for four replies per message that is a quarter of a session's work.
+        """
+        transport = self.transport
+        if isinstance(transport, Connection) and _isIdle(transport):
+            sent = transport.writeSomeData(octets)
+            if isinstance(sent, int):  # if it is lost, write() learns of it
+                octets = octets[sent:]
+        if octets:
+            transport.write(octets)
 
     def _settle(self) -> bool:
         """
