@@ -10,6 +10,9 @@ import json
 from typing import Any
 
 import attrs
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.tcp import Connection
 from twisted.mail import smtp
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,6 +22,7 @@ from deferrals.model.envelope import (
     recipientFromJSON,
     recipientToJSON,
 )
+from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT
 from deferrals.smtp.pipeline import MAX_AT_ONCE, MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
 from deferrals.smtp.server import FAREWELL_SECONDS, Session, SessionFactory
@@ -455,3 +459,65 @@ class OverloadTests(SynchronousTestCase):
         bench.content.decide("r2@example.net", ACCEPT)
         bench.content.decide("r1@example.net", ACCEPT)
         self.assertTrue(all(t.value().startswith(b"250 2.6.0") for t in transports))
+
+
+class Socket(Connection):
+    """
+    A TCP transport without a socket.
+
+    @ivar takes: how many octets it takes at once; L{None} when it is lost.
+    @ivar sent: what it has taken.
+    @ivar written: what it was given to write later.
+    """
+
+    connected = True
+
+    def __init__(self, takes: int | None) -> None:
+        FileDescriptor.__init__(self)
+        self.takes = takes
+        self.sent = b""
+        self.written = b""
+
+    def writeSomeData(self, data: bytes) -> Any:
+        if self.takes is None:
+            return CONNECTION_LOST
+        self.sent += data[: self.takes]
+        return min(self.takes, len(data))
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
+class AtOnceTests(SynchronousTestCase):
+    """
+    A reply is written at once, where the socket takes it.
+    """
+
+    def reply(self, socket: Socket) -> tuple[bytes, bytes]:
+        session = Bench().session
+        session.transport = socket
+        session.say(Reply(250, None, "ok"))
+        return socket.sent, socket.written
+
+    def test_idle(self) -> None:
+        """As much as it takes; the rest waits until it can be written."""
+        self.assertEqual(self.reply(Socket(100)), (b"250 ok\r\n", b""))
+        self.assertEqual(self.reply(Socket(3)), (b"250", b" ok\r\n"))
+        self.assertEqual(self.reply(Socket(0)), (b"", b"250 ok\r\n"))
+
+    def test_lost(self) -> None:
+        """A connection that is lost is found out where it always was."""
+        self.assertEqual(self.reply(Socket(None)), (b"", b"250 ok\r\n"))
+
+    def test_notNow(self) -> None:
+        """Behind what waits already, under TLS, and at the end: in Twisted's own way."""
+        for name, value in (
+            ("dataBuffer", b"250 before\r\n"),
+            ("_tempDataBuffer", [b"250 before\r\n"]),
+            ("TLS", True),
+            ("disconnecting", True),
+            ("connected", False),
+        ):
+            socket = Socket(100)
+            setattr(socket, name, value)
+            self.assertEqual(self.reply(socket), (b"", b"250 ok\r\n"), name)
