@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from deferrals.config import Config
 from deferrals.model.address import Mailbox
@@ -72,10 +73,19 @@ class Rungs:
         """
         Remember what was remembered before the restart.
 
-        @return: a Deferred.
+        @return: a Deferred; it never fails.
         """
         found: Deferred[None] = self._spool.notes().addCallback(self._loaded)
-        return found
+        return found.addErrback(self._notLoaded)
+
+    def _notLoaded(self, failure: Failure) -> None:
+        """
+        What is not known costs one more attempt, and no server.
+        """
+        _log.error(
+            "what is remembered of mixed mail cannot be read: {error}",
+            error=failure.getErrorMessage(),
+        )
 
     def _loaded(self, notes: dict[str, str]) -> None:
         found = []

@@ -5,10 +5,12 @@ The memory of mixed mail, kept as notes in the spool.
 from __future__ import annotations
 
 import attrs
+from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.config import load
+from deferrals.errors import SpoolError
 from deferrals.model.mixed import LIFETIME_SECONDS, Mixed
 from deferrals.rungs import Rungs
 from deferrals.smtp.settings import ListenerSettings
@@ -69,6 +71,13 @@ class RungsTests(SynchronousTestCase):
         self.learn(rungs)
         other = rungs.rung(attrs.evolve(SETTINGS, name="two"), lambda policy: None, bool)
         self.assertEqual(other.memory.find("a@b.c", "y", self.clock.seconds()), ["f"])
+
+    def test_notRead(self) -> None:
+        """A spool that is out of reach just now is no reason not to start."""
+        self.patch(self.spool, "notes", lambda: fail(SpoolError("away")))
+        self.assertEqual(
+            len(self.rungs().rung(SETTINGS, lambda policy: None, lambda sender: None).memory), 0
+        )
 
     def test_unreadable(self) -> None:
         """Notes that cannot be read, and those of others, are left alone."""

@@ -13,6 +13,7 @@ import attrs
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.tcp import Connection
+from twisted.logger import capturedLogs
 from twisted.mail import smtp
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -459,6 +460,27 @@ class OverloadTests(SynchronousTestCase):
         bench.content.decide("r2@example.net", ACCEPT)
         bench.content.decide("r1@example.net", ACCEPT)
         self.assertTrue(all(t.value().startswith(b"250 2.6.0") for t in transports))
+
+
+class ClockTests(SynchronousTestCase):
+    """
+    Timers go by one clock, the time of day by another.
+    """
+
+    def test_duration(self) -> None:
+        """How long a transaction took says the clock that nobody sets."""
+        bench = Bench()
+        bench.clock.timeOfDay = lambda: 4e9
+        with capturedLogs() as events:
+            bench.send(b"EHLO c\r\nMAIL FROM:<a@b.example>\r\n")
+            bench.clock.advance(2)
+            bench.send(b"RCPT TO:<postmaster@example.net>\r\nDATA\r\ntext\r\n.\r\n")
+            bench.send(b"MAIL FROM:<a@b.example>\r\n")
+            bench.clock.advance(3)
+            bench.send(b"RSET\r\n")
+        took = [one["milliseconds"] for one in events if one.get("event") == "transaction"]
+        self.assertEqual(took, [2000.0, 3000.0])
+        self.assertEqual(bench.works[0].envelope.received, 4e9)
 
 
 class Socket(Connection):

@@ -100,6 +100,7 @@ class Transaction:
     The state of one transaction before its data has ended.
 
     @ivar envelope: what MAIL FROM said.
+    @ivar began: when, by the clock of timers, which nobody sets.
     @ivar form: how its sender can be told one answer per recipient.
     @ivar candidates: the recipients that are in, in RCPT order.
     @ivar sentAway: keys of the recipients that got 452, because of another
@@ -109,8 +110,11 @@ class Transaction:
     @ivar waiting: see L{Memory.waits<deferrals.model.mixed.Memory.waits>}.
     """
 
-    def __init__(self, envelope: Envelope, form: Form, mixed: Mixed, maxRecipients: int) -> None:
+    def __init__(
+        self, envelope: Envelope, form: Form, mixed: Mixed, maxRecipients: int, began: float
+    ) -> None:
         self.envelope = envelope
+        self.began = began
         self.form = form
         self.candidates: list[Candidate] = []
         self.sentAway: list[str] = []

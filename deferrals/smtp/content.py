@@ -267,7 +267,7 @@ class Contents(Envelopes):
                 len(transaction.sentAway),
                 0 if writer is None else writer.size,
                 why,
-                self._clock.seconds() - transaction.envelope.received,
+                self._clock.seconds() - transaction.began,
             )
 
 

@@ -107,7 +107,9 @@ class Envelopes(SessionBase):
         form = Form.LMTP if self._isLMTP else parameters.form
         extended = form in (Form.DEFERRALS, Form.PRDR)
         limit = self._limits.extensionRecipients if extended else self._limits.recipients
-        self._transaction = Transaction(envelope, form, self._settings.mixed, limit)
+        self._transaction = Transaction(
+            envelope, form, self._settings.mixed, limit, self._clock.seconds()
+        )
         self._refused = 0
         self._phase = Phase.SENDER
         self.reply(R250_SENDER)

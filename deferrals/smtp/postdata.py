@@ -344,7 +344,7 @@ class PostData:
             len(self._transaction.sentAway),
             0 if self._message is None else self._message.size,
             reply,
-            self._clock.seconds() - self._envelope.received,
+            self._clock.seconds() - self._transaction.began,
         )
 
     def giveUp(self, reply: Reply) -> None:
