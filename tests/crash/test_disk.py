@@ -76,7 +76,8 @@ class DiskTests(CrashCase):
             for _ in range(3):
                 reply = self.attempt(server, size)
                 self.assertTrue(reply.startswith(FULL), reply)
-        self.assertEqual(os.listdir(os.path.join(self.mount, "spool", "bodies")), [])
+        bodies = os.path.join(self.mount, "spool", "bodies")
+        until(lambda: os.listdir(bodies) == [], "what was not taken is removed")
         os.unlink(filler)
         self.recovers(server, 1)
         self.assertEqual(self.run_(server, "queue", "show", queued).returncode, 0)
