@@ -83,11 +83,12 @@ class _Slot:
 def _isIdle(transport: Any) -> bool:
     """
     Whether a transport can be written to, and has nothing left to write; not
-    where TLS stands in between.
+    where TLS stands in between, and not where a Twisted keeps what waits in
+    another place.
     """
-    open = transport.connected and not (transport.disconnecting or transport.TLS)
+    usable = transport.connected and not (transport.disconnecting or transport.TLS)
     waiting = transport.dataBuffer or getattr(transport, "_tempDataBuffer", True)
-    return bool(open and not waiting)
+    return bool(usable and not waiting)
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)

@@ -56,13 +56,7 @@ class FileDelivery:
     def __init__(self, settings: FileSettings, services: Any) -> None:
         self._settings = settings
         self._services = services
-
-    @property
-    def takesBinary(self) -> bool:
-        """
-        See L{IDeliveryStage}.
-        """
-        return self._settings.line_ends == "crlf"
+        self.takesBinary = settings.line_ends == "crlf"
 
     def destination(self, recipient: Recipient) -> str:
         """

@@ -84,17 +84,11 @@ class MaildirDelivery:
     def __init__(self, settings: MaildirSettings, services: Any) -> None:
         self._settings = settings
         self._services = services
+        self.takesBinary = settings.line_ends == "crlf"
         self._host = services.hostname.replace("/", "\\057").replace(":", "\\072")
         self._usage = Usage()
         if settings.quota is not None or not settings.create:
             alsoProvides(self, IEnvelopeStage)
-
-    @property
-    def takesBinary(self) -> bool:
-        """
-        See L{IDeliveryStage}.
-        """
-        return self._settings.line_ends == "crlf"
 
     def mailbox(self, address: Mailbox) -> str:
         """

@@ -106,14 +106,8 @@ class PipeDelivery:
     def __init__(self, settings: PipeSettings, services: Any) -> None:
         self._settings = settings
         self._services = services
+        self.takesBinary = settings.line_ends == "crlf"
         self._slots = Slots(settings.processes)
-
-    @property
-    def takesBinary(self) -> bool:
-        """
-        See L{IDeliveryStage}.
-        """
-        return self._settings.line_ends == "crlf"
 
     def destination(self, recipient: Recipient) -> str:
         """
