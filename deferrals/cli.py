@@ -16,15 +16,15 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.endpoints import clientFromString
 
 from deferrals import __version__
-from deferrals.auth.command import addCommand
+from deferrals.app.service import checkConfig
 from deferrals.client import Result, sendMessage, withCRLF
-from deferrals.config import load
+from deferrals.config.tables import load
 from deferrals.errors import ConfigError
 from deferrals.model.envelope import Form
-from deferrals.operating import addCommands
-from deferrals.service import checkConfig
-from deferrals.stages.content.match import EICAR, GTUBE
-from deferrals.stages.plugin import stagePlugins
+from deferrals.operator.commands import addCommands
+from deferrals.operator.passwd import addCommand
+from deferrals.plugins.finding import stagePlugins
+from deferrals.stages.content.match.stage import EICAR, GTUBE
 
 _FORMS = {
     "auto": (Form.DEFERRALS, Form.PRDR),

@@ -23,7 +23,7 @@ from twisted.internet.protocol import Factory
 from deferrals.model.answers import Answer, Result
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Outgoing, Timeouts
-from deferrals.smtp.client import ClientSession
+from deferrals.smtp.client.session import ClientSession
 
 _CHUNK_OCTETS = 64 * 1024
 

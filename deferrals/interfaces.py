@@ -207,7 +207,7 @@ class IServices(Interface):
     stateDir = Attribute("Absolute path of the state directory.")
     baseDir = Attribute("Absolute path of the directory that relative paths start from.")
     status = Attribute(
-        "L{Status<deferrals.status.Status>}: where a stage counts what happens, and says"
+        "L{Status<deferrals.model.status.Status>}: where a stage counts what happens, and says"
         " what state it is in."
     )
 

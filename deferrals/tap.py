@@ -14,14 +14,14 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
-from deferrals.auth.gate import CREDENTIALS, Gate
-from deferrals.config import Config, RecipientRule, load
+from deferrals.app.listeners import raiseFileLimit
+from deferrals.app.log import JSONObserver, PlainObserver
+from deferrals.app.service import MailService, checkConfig, describe
+from deferrals.auth.gate import CREDENTIALS, Authenticator
+from deferrals.config.tables import Config, RecipientRule, load
+from deferrals.deferreds import useMonotonicClock
 from deferrals.errors import ConfigError
-from deferrals.listeners import raiseFileLimit
-from deferrals.log import JSONObserver, PlainObserver
-from deferrals.service import MailService, checkConfig, describe
-from deferrals.stages.plugin import stagePlugins
-from deferrals.waiting import steady
+from deferrals.plugins.finding import stagePlugins
 
 _log = Logger(namespace="deferrals")
 
@@ -53,7 +53,7 @@ class Options(usage.Options, AuthOptionMixin):
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         checkers = self.get("credCheckers")
-        self.gate = Gate(checkers) if checkers else None
+        self.gate = Authenticator(checkers) if checkers else None
         self._checkAuth()
         if self.parent is not None and not (self.parent.get("logger") or self.parent.get("syslog")):
             _logging.update(format=self["log-format"], path=self.parent.get("logfile"))
@@ -155,4 +155,4 @@ def makeService(options: Options) -> MailService:
     """
     from twisted.internet import reactor
 
-    return _Server(options.config, steady(reactor), options.load, options.gate)
+    return _Server(options.config, useMonotonicClock(reactor), options.load, options.gate)

@@ -30,9 +30,9 @@ from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee, Ended, Gone, Stuck, Waits, Warned, Work
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.reply import Reply
+from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Delivered, Failed, Marks, Refuse, Retry, Route
 from deferrals.spool.message import HEADER_OCTETS, Message
-from deferrals.status import Status
 
 _numbers = itertools.count(1 << 20)
 

@@ -40,7 +40,7 @@ from deferrals.errors import StageError
 from deferrals.model.networks import Networks
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.smtp.settings import Limits, ListenerSettings
+from deferrals.smtp.server.settings import Limits, ListenerSettings
 from tests.harness import Bench, gate
 
 DIRECTORY = os.path.join(os.path.dirname(__file__), "dialogues")

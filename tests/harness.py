@@ -17,20 +17,20 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.auth.gate import Gate
+from deferrals.auth.gate import Authenticator
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.delivery import Addressee, Work
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
 from deferrals.model.mixed import Memory, Mixed
 from deferrals.model.reply import Reply
+from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
-from deferrals.smtp.mixed import MixedRung
-from deferrals.smtp.server import Session
-from deferrals.smtp.settings import Intake, Limits, ListenerSettings
+from deferrals.smtp.server.mixed import MixedPolicy
+from deferrals.smtp.server.session import Session
+from deferrals.smtp.server.settings import Backend, Limits, ListenerSettings
 from deferrals.spool.memory import MemorySpool
-from deferrals.stages.chain import ContentJudge
-from deferrals.status import Status
+from deferrals.stages.content.judge import ContentJudge
 from deferrals.testing import FakeContent
 
 
@@ -119,11 +119,11 @@ class Transport(StringTransport):
         self.aborted = self.disconnecting = True
 
 
-def gate(**users: bytes) -> Gate:
+def gate(**users: bytes) -> Authenticator:
     """
     Who knows one of these passwords may log in.
     """
-    return Gate([InMemoryUsernamePasswordDatabaseDontUse(**users)])
+    return Authenticator([InMemoryUsernamePasswordDatabaseDontUse(**users)])
 
 
 class Bench:
@@ -148,7 +148,7 @@ class Bench:
         self.spool = SlowSpool(self.clock)
         self.status = Status()
         self.memory = Memory() if memory is None else memory
-        self.mixed = MixedRung(
+        self.mixed = MixedPolicy(
             settings.get("mixed", Mixed.SPLIT),
             Mixed.FILE,
             2,
@@ -162,7 +162,7 @@ class Bench:
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
-        self.intake = Intake(
+        self.intake = Backend(
             TransactionIds(),
             self.envelope,
             judge,

@@ -19,7 +19,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from deferrals.model.envelope import Form
-from deferrals.smtp.server import Session
+from deferrals.smtp.server.session import Session
 from tests.harness import Bench, Transport
 
 

@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.stages.content import archives
-from deferrals.stages.content.archives import Budget, Unreadable, isArchive, members
-from deferrals.stages.content.kinds import kindsOf
-from deferrals.stages.content.match import MatchRule, MatchSettings, MatchStage
+from deferrals.stages.content.match import archives
+from deferrals.stages.content.match.archives import Budget, Unreadable, isArchive, members
+from deferrals.stages.content.match.filetypes import kindsOf
+from deferrals.stages.content.match.stage import MatchRule, MatchSettings, MatchStage
 from deferrals.testing import FakeServices, makeEnvelope, makeMessage, makeRecipient
 from tests.test_match import mail
 

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from deferrals.auth.checker import PasswordFile, readPasswords
-from deferrals.auth.gate import Gate
+from deferrals.auth.gate import Authenticator
 from deferrals.cli import main
 from deferrals.interfaces import IScramChecker, IScramCredentials
 from deferrals.model.passwords import ScryptHash, Secrets, formatLine, parseLine
@@ -34,7 +34,7 @@ from deferrals.model.sasl import (
     saslprep,
     signature,
 )
-from deferrals.smtp.auth import ScramProof
+from deferrals.smtp.server.auth import ScramProof
 from tests.harness import GREETING, Bench, gate
 
 SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
@@ -258,12 +258,14 @@ class CheckerTests(FileCase):
 
 class GateTests(FileCase):
     """
-    L{Gate}.
+    L{Authenticator}.
     """
 
     def test_mechanisms(self) -> None:
         """What is offered depends on what the checkers can do."""
-        self.assertEqual(Gate([self.checker()]).mechanisms, ["SCRAM-SHA-256", "PLAIN", "LOGIN"])
+        self.assertEqual(
+            Authenticator([self.checker()]).mechanisms, ["SCRAM-SHA-256", "PLAIN", "LOGIN"]
+        )
         self.assertEqual(gate(a=b"b").mechanisms, ["PLAIN", "LOGIN"])
 
     def test_inTurn(self) -> None:
@@ -271,7 +273,7 @@ class GateTests(FileCase):
         plain = os.path.join(os.path.dirname(self.path), "plain")
         with open(plain, "w") as file:
             file.write("zoe:apple\n")
-        both = Gate([self.checker(), FilePasswordDB(plain)])
+        both = Authenticator([self.checker(), FilePasswordDB(plain)])
         for user, password in ((b"alice", b"secret"), (b"zoe", b"apple")):
             d = both.login(UsernamePassword(user, password))
             self.assertEqual(self.successResultOf(d), user.decode())
@@ -281,12 +283,12 @@ class GateTests(FileCase):
         """Nobody is let in without a name."""
         checker = AllowAnonymousAccess()
         checker.credentialInterfaces = PasswordFile.credentialInterfaces  # type: ignore
-        d = Gate([checker]).login(UsernamePassword(b"a", b"b"))
+        d = Authenticator([checker]).login(UsernamePassword(b"a", b"b"))
         self.failureResultOf(d, UnauthorizedLogin)
 
     def test_strangers(self) -> None:
         """A stranger gets keys like everybody else, and always the same ones."""
-        found = Gate([self.checker()])
+        found = Authenticator([self.checker()])
         keys = [self.successResultOf(found.scramKeys(user)) for user in (b"x", b"x", b"bob")]
         self.assertEqual(keys[0], keys[1])
         self.assertNotEqual(keys[0].salt, keys[2].salt)
@@ -359,7 +361,7 @@ class WireTests(FileCase):
     """
 
     def bench(self, checker: Any = None, **limits: Any) -> Bench:
-        intake = {"gate": Gate([checker or self.checker()])}
+        intake = {"gate": Authenticator([checker or self.checker()])}
         bench = Bench(limits, intake, auth="offered", authWithoutTLS=True)
         bench.say(*GREETING)
         return bench

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import HopError
 from deferrals.model.outgoing import Login
-from deferrals.smtp.authclient import LoginMechanism, Plain, ScramSHA256, choose
+from deferrals.smtp.client.auth import LoginMechanism, Plain, ScramSHA256, choose
 from tests.peer import EHLO
 from tests.test_nexthops import HopsCase, codes, outgoing
 

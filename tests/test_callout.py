@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import Refuse
-from deferrals.smtp.nexthops import NextHops
+from deferrals.smtp.client.pool import NextHops
 from deferrals.stages.envelope.callout import CalloutSettings, CalloutStage
 from deferrals.testing import EnvelopeStageContract, FakeServices, makeEnvelope, makeRecipient
 from tests.peer import Network, Peer

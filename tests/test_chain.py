@@ -15,7 +15,8 @@ from deferrals.errors import StageError
 from deferrals.interfaces import IExpectingStage
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Marks, Refuse, Route
-from deferrals.stages.chain import ContentJudge, askInTurn
+from deferrals.stages.content.judge import ContentJudge
+from deferrals.stages.envelope.chain import askInTurn
 from deferrals.testing import FakeContent, makeEnvelope, makeMessage, makeRecipient
 
 NO = Refuse(Reply(550, "5.6.0", "no"))

@@ -22,9 +22,9 @@ from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Outgoing
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.smtp.client import ClientSession
-from deferrals.smtp.data import DataDecoder
-from deferrals.smtp.writing import Stuffing
+from deferrals.smtp.client.session import ClientSession
+from deferrals.smtp.client.writing import Stuffing
+from deferrals.smtp.server.decoding import DataDecoder
 from tests.harness import Bench
 
 GREETING = "220 mx ESMTP"

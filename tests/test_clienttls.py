@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import PeerError
-from deferrals.smtp.client import ClientSession
-from deferrals.smtp.clienttls import Unverified, trusted, verifying
+from deferrals.smtp.client.session import ClientSession
+from deferrals.smtp.client.tls import Unverified, trusted, verifying
 from tests.tls import TLSTransport, makeCertificate
 
 

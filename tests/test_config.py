@@ -12,15 +12,17 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.config import DEFAULT, Config, load
+from deferrals.app.service import checkConfig
+from deferrals.app.services import Services
+from deferrals.app.stages import StageSet, deliveryNames
+from deferrals.config.tables import DEFAULT, Config, load
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IContentStage, IDeliveryStage
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
 from deferrals.model.settings import parseOctets, parseSeconds
 from deferrals.model.verdict import Accept, Defer, Refuse
-from deferrals.service import House, Services, checkConfig, deliveryNames
-from deferrals.stages.plugin import stagePlugins
+from deferrals.plugins.finding import stagePlugins
 from deferrals.testing import FakeServices, makeEnvelope
 
 LISTEN = '[[listen]]\nendpoint = "tcp:2525"\n'
@@ -67,7 +69,7 @@ class LoadTests(ConfigCase):
         (listener,) = config.listen
         self.assertIn("interface=127.0.0.1", listener.endpoint)
         self.assertEqual(config.stateDir, os.path.abspath("deferrals-state"))
-        house = House(config, Services(Clock(), "mx", "", ""))
+        house = StageSet(config, Services(Clock(), "mx", "", ""))
 
         def judge(address: str) -> Any:
             return house.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse(address)))
@@ -332,10 +334,10 @@ match = "*@x.example"
 policy = "no"
 """
 
-    def house(self, former: House | None = None) -> House:
-        return House(self.load(LISTEN + self.RULES), Services(Clock(), "mx", "", ""), former)
+    def house(self, former: StageSet | None = None) -> StageSet:
+        return StageSet(self.load(LISTEN + self.RULES), Services(Clock(), "mx", "", ""), former)
 
-    def judge(self, house: House, address: str) -> Any:
+    def judge(self, house: StageSet, address: str) -> Any:
         recipient = Recipient(Mailbox.parse(address))
         verdict = house.envelope.judge(makeEnvelope(), recipient)
         if isinstance(verdict, Refuse):
@@ -361,7 +363,7 @@ policy = "no"
             "[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = 'store'\n"
             "[[recipients]]\nmatch = '*@z.y'\npolicy = 'a'\ndeliver = 'store'\n"
         )
-        house = House(config, Services(Clock(), "mx", "", ""))
+        house = StageSet(config, Services(Clock(), "mx", "", ""))
         self.assertEqual(list(house.deliveries), ["store"])
 
     def test_reload(self) -> None:
@@ -379,7 +381,7 @@ policy = "no"
             'deliver = { use = "maildir", path = "boxes/{local}", create = false }\n'
         )
         services = FakeServices(os.getcwd())
-        house = House(config, services)
+        house = StageSet(config, services)
         verdict = self.successResultOf(
             house.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse("a@example.net")))
         )

@@ -16,8 +16,8 @@ from deferrals.model.trace import field, marked, received, returnPath
 from deferrals.model.verdict import NO_MARKS, Delivered, Marks, Retry
 from deferrals.stages.delivery.copy import Copy
 from deferrals.stages.delivery.discard import DiscardDelivery, DiscardSettings
+from deferrals.stages.delivery.mailboxfiles import pathPart
 from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings
-from deferrals.stages.delivery.places import pathPart
 from deferrals.testing import (
     DeliveryStageContract,
     FakeServices,

@@ -11,7 +11,7 @@ import runpy
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.stages.plugin import stagePlugins
+from deferrals.plugins.finding import stagePlugins
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.stages.content.fields import base64 as lenient
-from deferrals.stages.content.fields import decoded, parameters, words
+from deferrals.stages.content.match.fields import base64 as lenient
+from deferrals.stages.content.match.fields import decoded, parameters, words
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=300)
 

@@ -18,9 +18,9 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Recipient
 from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import Delivered, Failed, Marks, Retry
-from deferrals.smtp.nexthops import NextHops
-from deferrals.stages.delivery.handover import Handover, hostOf, isLoopback
+from deferrals.smtp.client.pool import NextHops
 from deferrals.stages.delivery.lmtp import LMTPDelivery, LMTPSettings
+from deferrals.stages.delivery.remote import RemoteDelivery, hostOf, isLoopback
 from deferrals.stages.delivery.smtp import SMTPDelivery, SMTPSettings
 from deferrals.testing import (
     DeliveryStageContract,
@@ -278,7 +278,7 @@ class NextTests(HandoverCase):
         hops = [self.makeStage(ask=()) for _ in "12"]
         hops[1]._hop = hops[1]._hop.__class__("two", "two", "two.example", forms=())
         addressees = makeAddressees(*addresses)
-        d = Handover(self.services, 30, "relayed").deliver(
+        d = RemoteDelivery(self.services, 30, "relayed").deliver(
             makeMessage(BODY), makeEnvelope(), addressees, [stage._hop for stage in hops]
         )
         self.network.run()

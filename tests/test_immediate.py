@@ -14,8 +14,8 @@ from zope.interface.verify import verifyObject
 from deferrals.errors import StageError
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.delivery import Work
+from deferrals.model.deliveryreport import MAX_LINES, resultLine, shortened
 from deferrals.model.reply import Reply
-from deferrals.model.results import MAX_LINES, resultLine, shortened
 from deferrals.model.verdict import Delivered, Failed, Refuse, Retry
 from deferrals.relay.board import Board
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage

@@ -14,30 +14,32 @@ from twisted.trial.unittest import SynchronousTestCase
 import deferrals
 
 ROOT = os.path.dirname(deferrals.__file__)
-SIBLINGS = ("smtp", "stages", "spool", "relay", "web")
+BASE = {"errors", "model", "interfaces", "deferreds"}
 
-#: What a part may import of the package, beside itself.
+#: What a part may import of the package, beside itself.  Each part is named.
 ALLOWED = {
+    "__init__": set(),
     "errors": set(),
     "model": {"errors"},
     "interfaces": {"errors", "model"},
-    "waiting": set(),
-    "status": set(),
-    "network": set(),
-    **{part: {"errors", "model", "interfaces", "waiting", "plugins"} for part in SIBLINGS},
-    "plugins": {"interfaces", "stages"},
-    "control": {"errors", "model", "interfaces"},
-    "explaining": set(),
-    "auth": {"errors", "model", "interfaces", "waiting"},
-    "listeners": {"errors", "model", "config", "smtp"},
-    "structuring": {"model"},
-    "config": {"errors", "model", "interfaces", "stages", "structuring"},
+    "deferreds": set(),
+    "smtp": BASE,
+    "stages": BASE,
+    "spool": BASE,
+    "relay": BASE,
+    "auth": BASE,
+    "plugins": {"interfaces"},
+    "config": {"errors", "model", "interfaces", "stages"},
+    "operator": {"errors", "model", "config", "plugins", "spool"},
     "client": {"errors", "model", "smtp"},
-    "testing": {"errors", "model", "interfaces", "spool", "stages", "status"},
+    "testing": {"errors", "model", "interfaces", "spool"},
+    "app": {*BASE, "auth", "config", "operator", "relay", "smtp", "spool", "stages"},
+    "tap": {"app", "auth", "config", "deferreds", "errors", "plugins"},
+    "cli": {"app", "client", "config", "errors", "model", "operator", "plugins", "stages"},
 }
 
 #: Who reads the configuration.
-READERS = ("service", "queue", "listeners", "rungs", "operating", "tap", "cli", "config")
+READERS = ("app", "operator", "tap", "cli", "config")
 
 
 def modules() -> Iterator[tuple[str, str, ast.Module]]:
@@ -64,6 +66,19 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def _path(words: list[str]) -> str:
+    """
+    The file, from the package's root, of the module that C{words} name or lie in.
+    """
+    for end in range(len(words), 0, -1):
+        path = os.path.join(*words[:end])
+        if os.path.exists(os.path.join(ROOT, f"{path}.py")):
+            return f"{path}.py"
+        if os.path.isdir(os.path.join(ROOT, path)):
+            return os.path.join(path, "__init__.py")
+    return ""
+
+
 class ImportTests(SynchronousTestCase):
     """
     Imports go one way.
@@ -73,14 +88,40 @@ class ImportTests(SynchronousTestCase):
         """A part imports only what stands below it."""
         wrong = []
         for part, path, tree in modules():
-            allowed = ALLOWED.get(part)
-            if allowed is None:
-                continue
+            allowed = {"__version__", *ALLOWED[part]}
             for name in imported(tree):
                 words = name.split(".")
                 if words[0] == "deferrals" and len(words) > 1 and words[1] not in {part, *allowed}:
                     wrong.append(f"{path} imports {name}")
         self.assertEqual(wrong, [])
+
+    def test_noCircle(self) -> None:
+        """No part needs, by whatever way, a part that needs it."""
+        for part in ALLOWED:
+            below: set[str] = set()
+            ahead = set(ALLOWED[part])
+            while ahead:
+                below |= ahead
+                ahead = {one for name in ahead for one in ALLOWED[name]} - below
+            self.assertNotIn(part, below)
+
+    def test_folders(self) -> None:
+        """Folders need each other in one direction, too."""
+        needs: dict[str, set[str]] = {}
+        for _, path, tree in modules():
+            folder = os.path.dirname(path)
+            for name in imported(tree):
+                words = name.split(".")[1:] if name.startswith("deferrals.") else []
+                target = os.path.dirname(_path(words))
+                if folder and target not in ("", folder):
+                    needs.setdefault(folder, set()).add(target)
+        for folder in needs:
+            below: set[str] = set()
+            ahead = needs[folder]
+            while ahead:
+                below |= ahead
+                ahead = {one for name in ahead for one in needs.get(name, ())} - below
+            self.assertNotIn(folder, below)
 
     def test_model(self) -> None:
         """The model imports no Twisted, no zope, no os and no time."""
@@ -96,11 +137,11 @@ class ImportTests(SynchronousTestCase):
                 self.assertNotIn("twisted.internet.reactor", set(imported(tree)), path)
 
     def test_config(self) -> None:
-        """Only service, tap and cli read the configuration; nobody imports testing."""
+        """Only app, operator, tap and cli read the configuration; nobody imports testing."""
         for part, path, tree in modules():
             names = set(imported(tree))
             if part not in READERS:
-                self.assertNotIn("deferrals.config", names, path)
+                self.assertNotIn("deferrals.config.tables", names, path)
             self.assertNotIn("deferrals.testing", names, path)
 
     def test_plugin(self) -> None:

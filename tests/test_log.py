@@ -12,8 +12,8 @@ from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals import log
-from deferrals.log import JSONObserver, PlainObserver
+from deferrals.app import log
+from deferrals.app.log import JSONObserver, PlainObserver
 
 
 class LogTests(SynchronousTestCase):

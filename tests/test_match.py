@@ -17,7 +17,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.stages.content.match import (
+from deferrals.stages.content.match.mime import MAX_PARTS, TooComplex, parts
+from deferrals.stages.content.match.stage import (
     AT_ONCE,
     EICAR,
     GTUBE,
@@ -25,7 +26,6 @@ from deferrals.stages.content.match import (
     MatchSettings,
     MatchStage,
 )
-from deferrals.stages.content.mime import MAX_PARTS, TooComplex, parts
 from deferrals.testing import (
     ContentStageContract,
     FakeServices,

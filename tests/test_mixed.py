@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
 from deferrals.model.mixed import Memory, Remembered, State, stableSender
-from deferrals.smtp.mixed import fingerprintOf
+from deferrals.smtp.server.mixed import fingerprintOf
 from deferrals.testing import makeMessage
 
 

@@ -15,7 +15,7 @@ from deferrals.errors import HopError
 from deferrals.interfaces import INextHops
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Hop, Login, Outgoing, Sent
-from deferrals.smtp.nexthops import NextHops
+from deferrals.smtp.client.pool import NextHops
 from tests.peer import EHLO, Network, Peer
 
 BODY = b"Subject: x\r\n\r\n.dot\r\n"

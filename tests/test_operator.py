@@ -18,18 +18,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from deferrals.cli import parser
-from deferrals.control import ControlFactory, Line, Operator
 from deferrals.errors import DeferralsError
-from deferrals.explaining import story
 from deferrals.interfaces import IQueue
 from deferrals.model.delivery import Ended, Stuck
 from deferrals.model.ids import formatId
 from deferrals.model.reply import Reply
 from deferrals.model.selection import Selection
-from deferrals.operating import change, export_, list_
-from deferrals.spool import look
-from deferrals.spool.sqlite import SqliteSpool
-from deferrals.spool.view import View
+from deferrals.operator.commands import change, export_, list_
+from deferrals.operator.control import ControlFactory, ControlLine, Operator
+from deferrals.operator.explain import story
+from deferrals.spool.sqlite import queries
+from deferrals.spool.sqlite.queue import View
+from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import LATER
 from tests import test_spool
 
@@ -67,7 +67,7 @@ class ViewTests(SynchronousTestCase):
 
     def test_pages(self) -> None:
         """A long queue is read in parts, each recipient once."""
-        self.patch(look, "SLICE", 3)
+        self.patch(queries, "SLICE", 3)
         for number in range(8):
             self.spools.queued(self.spool, f"{number}@x.example")
         found: list[str] = []
@@ -222,7 +222,7 @@ class ManyTests(SynchronousTestCase):
             self.assertEqual(run(words), 0)
             self.assertEqual(asked, ids)
             asked.clear()
-        self.assertLess(max(lines), Line.MAX_LENGTH)
+        self.assertLess(max(lines), ControlLine.MAX_LENGTH)
 
 
 class StoryTests(SynchronousTestCase):

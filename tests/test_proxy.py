@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.networks import Networks, neighbourhood, normalAddress
 from deferrals.model.proxyprotocol import ProxyError, Source, takeHeader
-from deferrals.smtp.guard import Guard
+from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from tests.harness import GREETING, Bench, Transport, gate
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -155,7 +155,7 @@ class ProxiedTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """Connections are counted as the client's, not as the proxy's."""
-        guard = Guard(perNeighbourhood=1)
+        guard = ConnectionLimits(perNeighbourhood=1)
         benches = [self.bench(intake={"guard": guard}) for _ in range(3)]
         other = V1.replace(b".7 ", b".8 ")
         for bench, header in zip(benches, (V1, other, V1), strict=True):
@@ -229,7 +229,7 @@ class XClientTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """The new client counts, and the front end does not."""
-        guard = Guard(perNeighbourhood=1)
+        guard = ConnectionLimits(perNeighbourhood=1)
         benches = [self.bench(intake={"guard": guard}) for _ in range(2)]
         replies = [bench.say("XCLIENT ADDR=198.51.100.7")[-1][:3] for bench in benches]
         self.assertEqual(replies, ["220", "421"])
@@ -243,12 +243,12 @@ class GuardTests(SynchronousTestCase):
     How many may come.
     """
 
-    def benches(self, guard: Guard, *hosts: str) -> list[Bench]:
+    def benches(self, guard: ConnectionLimits, *hosts: str) -> list[Bench]:
         return [Bench(intake={"guard": guard}, transport=Transport(host)) for host in hosts]
 
     def test_total(self) -> None:
         """One too many gets 421 4.3.2; when one has gone there is room."""
-        guard = Guard(connections=2)
+        guard = ConnectionLimits(connections=2)
         benches = self.benches(guard, "192.0.2.1", "192.0.2.2", "192.0.2.3")
         self.assertEqual(
             [bench.take()[:9] for bench in benches], [b"220 mx.ex", b"220 mx.ex", b"421 4.3.2"]
@@ -261,7 +261,7 @@ class GuardTests(SynchronousTestCase):
 
     def test_perAddress(self) -> None:
         """IPv4 addresses count by themselves, IPv6 addresses with their /64."""
-        guard = Guard(perNeighbourhood=1)
+        guard = ConnectionLimits(perNeighbourhood=1)
         hosts = (
             *("192.0.2.1", "192.0.2.2", "192.0.2.1"),
             *("2001:db8::1", "2001:db8:0:0:ffff::2", "2001:db8:0:1::1"),
@@ -274,7 +274,7 @@ class GuardTests(SynchronousTestCase):
 
     def test_turnedAway(self) -> None:
         """Who was turned away is not listened to."""
-        (bench,) = self.benches(Guard(connections=0), "192.0.2.1")
+        (bench,) = self.benches(ConnectionLimits(connections=0), "192.0.2.1")
         bench.take()
         bench.send(b"EHLO x\r\nMAIL FROM:<a@example.com>\r\n")
         self.assertEqual(bench.take(), b"")

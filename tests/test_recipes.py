@@ -16,13 +16,14 @@ import attrs
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.config import Config, load
+from deferrals.app.service import checkConfig
+from deferrals.app.stages import StageSet
+from deferrals.config.tables import Config, load
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
 from deferrals.model.verdict import Accept, Defer, Refuse
-from deferrals.service import House, checkConfig
-from deferrals.stages.plugin import stagePlugins
+from deferrals.plugins.finding import stagePlugins
 from deferrals.testing import FakeServices, makeEnvelope
 
 DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "docs")
@@ -127,7 +128,7 @@ class TablesTests(RecipeCase):
         config = self.load(blocks(text, "toml")[0])
         services = FakeServices(self.directory)
         services.connect = lambda text: None  # type: ignore[method-assign]
-        self.house = House(config, services)
+        self.house = StageSet(config, services)
         return text
 
     def fill(self, name: str, script: str) -> None:

@@ -17,8 +17,8 @@ from deferrals.stages.remote import (
     FAILURES,
     MAX_PAUSE_SECONDS,
     PAUSE_SECONDS,
-    Remote,
-    Resting,
+    CircuitOpen,
+    RemoteService,
     wasCancelled,
 )
 from deferrals.testing import FakeServices
@@ -26,13 +26,13 @@ from deferrals.testing import FakeServices
 
 class RemoteTests(SynchronousTestCase):
     """
-    L{Remote}.
+    L{RemoteService}.
     """
 
     def setUp(self) -> None:
         self.services = FakeServices()
         self.clock = self.services.reactor
-        self.remote = Remote("thing", self.services, 2)
+        self.remote = RemoteService("thing", self.services, 2)
         self.events: list[str] = []
         observer = lambda event: self.events.append(event.get("log_format") or "")  # noqa: E731
         globalLogPublisher.addObserver(observer)
@@ -65,7 +65,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(self.part()["last_error"], "ValueError: no")
         self.assertEqual(self.part()["next_probe_in"], PAUSE_SECONDS)
         asked: list[int] = []
-        failure = self.failureResultOf(self.remote.ask(10, asked.append, 1), Resting)
+        failure = self.failureResultOf(self.remote.ask(10, asked.append, 1), CircuitOpen)
         self.assertIn("ValueError: no", failure.getErrorMessage())
         self.assertEqual(asked, [])
         self.assertEqual(len([e for e in self.events if "left alone" in e]), 1)
@@ -78,7 +78,7 @@ class RemoteTests(SynchronousTestCase):
         probe: Deferred[Any] = Deferred()
         d = self.remote.ask(10, lambda: probe)
         self.assertEqual(self.part()["state"], "probing")
-        self.failureResultOf(self.remote.ask(10, lambda: succeed(1)), Resting)
+        self.failureResultOf(self.remote.ask(10, lambda: succeed(1)), CircuitOpen)
         probe.callback(7)
         self.assertEqual(self.successResultOf(d), 7)
         self.assertEqual(self.part()["state"], "working")
@@ -92,7 +92,7 @@ class RemoteTests(SynchronousTestCase):
             self.clock.advance(self.part()["next_probe_in"])
             self.fails(1)
             self.assertEqual(self.part()["next_probe_in"], wanted)
-            self.failureResultOf(self.remote.ask(10, lambda: succeed(1)), Resting)
+            self.failureResultOf(self.remote.ask(10, lambda: succeed(1)), CircuitOpen)
 
     def test_cancelledProbe(self) -> None:
         """A probe whose sender leaves makes room for the next one."""
@@ -147,7 +147,7 @@ class RemoteTests(SynchronousTestCase):
     def test_waitingWhenItOpens(self) -> None:
         """Who waits for a slot when the breaker opens is not sent to the dead."""
         services = FakeServices()
-        remote = Remote("thing", services, FAILURES)
+        remote = RemoteService("thing", services, FAILURES)
         pending: list[Deferred[Any]] = [Deferred() for _ in range(FAILURES)]
         ds = [remote.ask(10, lambda d=d: d) for d in pending]
         waiting = remote.ask(10, lambda: succeed("asked"))
@@ -168,7 +168,7 @@ class RemoteTests(SynchronousTestCase):
 
     def test_lateFailures(self) -> None:
         """Failures of requests made before the breaker opened do not lengthen the pause."""
-        remote = Remote("thing", self.services, 100)
+        remote = RemoteService("thing", self.services, 100)
         pending: list[Deferred[Any]] = [Deferred() for _ in range(3 * FAILURES)]
         ds = [remote.ask(10, lambda d=d: d) for d in pending]
         for d in pending:

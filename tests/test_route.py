@@ -13,9 +13,9 @@ from twisted.names import dns
 from twisted.names.error import DNSNameError, DNSServerError
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.app.network import isLocal, reachable
 from deferrals.model.networks import dnsServers
 from deferrals.model.verdict import Delivered, Failed, Retry
-from deferrals.network import isLocal, reachable
 from deferrals.stages.delivery.mx import MXDelivery, MXSettings
 from deferrals.stages.delivery.route import Names, NoRoute, Router
 from deferrals.testing import (

@@ -9,13 +9,13 @@ from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.config import load
+from deferrals.app.mixed import MixedPolicies
+from deferrals.config.tables import load
 from deferrals.errors import SpoolError
 from deferrals.model.mixed import LIFETIME_SECONDS, Mixed
-from deferrals.rungs import Rungs
-from deferrals.smtp.settings import ListenerSettings
+from deferrals.plugins.finding import stagePlugins
+from deferrals.smtp.server.settings import ListenerSettings
 from deferrals.spool.memory import MemorySpool
-from deferrals.stages.plugin import stagePlugins
 from deferrals.testing import FakeServices
 
 SETTINGS = attrs.evolve(ListenerSettings("one", "mx.example.net"), mixed=Mixed.RETRY)
@@ -23,7 +23,7 @@ SETTINGS = attrs.evolve(ListenerSettings("one", "mx.example.net"), mixed=Mixed.R
 
 class RungsTests(SynchronousTestCase):
     """
-    L{Rungs}.
+    L{MixedPolicies}.
     """
 
     def setUp(self) -> None:
@@ -32,15 +32,15 @@ class RungsTests(SynchronousTestCase):
         self.services = FakeServices(reactor=self.clock)
         self.config = load(None, stagePlugins())
 
-    def rungs(self) -> Rungs:
+    def rungs(self) -> MixedPolicies:
         """
         Those of a process that has just started.
         """
-        rungs = Rungs(self.config, self.services, self.spool)
+        rungs = MixedPolicies(self.config, self.services, self.spool)
         self.successResultOf(rungs.load())
         return rungs
 
-    def learn(self, rungs: Rungs, fingerprint: str = "f") -> None:
+    def learn(self, rungs: MixedPolicies, fingerprint: str = "f") -> None:
         memory = rungs.rung(SETTINGS, lambda policy: None, bool).memory
         memory.learn(fingerprint, "a@b.c", ["x"], ["y"], [], self.clock.seconds())
 

@@ -25,8 +25,8 @@ from deferrals.model.envelope import Client, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Marks, Refuse
 from deferrals.stages import web
-from deferrals.stages.chain import ContentJudge
 from deferrals.stages.content import clamav, rspamd, spamassassin
+from deferrals.stages.content.judge import ContentJudge
 from deferrals.stages.content.rspamdreply import readScan
 from deferrals.stages.remote import FAILURES
 from deferrals.testing import (
@@ -261,10 +261,10 @@ class ClamAVTests(StreamCase, FailureTests, ContentStageContract):
     def test_parse(self) -> None:
         """Both endings, the size limit, and what is no answer."""
         for answer, scan in (
-            (b"stream: OK\n", clamav.Scan()),
-            (b"stream: A.b FOUND\n", clamav.Scan("A.b")),
-            (b"stream: A\r\n250 b FOUND\0", clamav.Scan("A250 b")),
-            (b"INSTREAM size limit exceeded. ERROR\0", clamav.Scan(tooLarge=True)),
+            (b"stream: OK\n", clamav.ClamdScan()),
+            (b"stream: A.b FOUND\n", clamav.ClamdScan("A.b")),
+            (b"stream: A\r\n250 b FOUND\0", clamav.ClamdScan("A250 b")),
+            (b"INSTREAM size limit exceeded. ERROR\0", clamav.ClamdScan(tooLarge=True)),
         ):
             self.assertEqual(clamav.parseAnswer(answer), scan)
         for answer in (
@@ -394,7 +394,7 @@ class SpamAssassinTests(StreamCase, FailureTests, ContentStageContract):
     def test_parse(self) -> None:
         """spamd's words, and what is no answer."""
         self.assertEqual(
-            spamassassin.parseAnswer(SPAM), spamassassin.Scan(7.5, True, ("ONE", "TWO_X"))
+            spamassassin.parseAnswer(SPAM), spamassassin.SpamdScan(7.5, True, ("ONE", "TWO_X"))
         )
         yes = SPAM.replace(b"True", b"YES").replace(b"/1.1", b"/1.5")
         self.assertTrue(spamassassin.parseAnswer(yes).spam)

@@ -19,7 +19,7 @@ from deferrals.model.envelope import Form
 from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.smtp.mixed import MixedRung
+from deferrals.smtp.server.mixed import MixedPolicy
 from tests.harness import GREETING, Bench
 from tests.senders import Connection, Sender, decide, run
 
@@ -290,9 +290,9 @@ class DivertedTests(SynchronousTestCase):
         Sender(bench, ["a@example.net", "b@example.net"]).attempt(0)
         held: Deferred[None] = Deferred()
 
-        class Slow(MixedRung):
+        class Slow(MixedPolicy):
             def fingerprint(self, message: Any) -> Deferred[str]:
-                found = MixedRung.fingerprint(self, message)
+                found = MixedPolicy.fingerprint(self, message)
                 return found if held.called else held.addCallback(lambda _: found)
 
         slow = Slow(*attrs.astuple(bench.mixed, recurse=False))

@@ -25,8 +25,8 @@ from deferrals.model.envelope import (
 )
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT
-from deferrals.smtp.pipeline import MAX_AT_ONCE, MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
-from deferrals.smtp.server import FAREWELL_SECONDS, Session, SessionFactory
+from deferrals.smtp.server.pipeline import MAX_AT_ONCE, MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
+from deferrals.smtp.server.session import FAREWELL_SECONDS, Session, SessionFactory
 from tests.harness import GREETING, Bench, Transport
 
 

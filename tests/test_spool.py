@@ -23,12 +23,12 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from deferrals.errors import SpoolError
 from deferrals.model.delivery import Gone
 from deferrals.model.ids import parseId
-from deferrals.spool import housekeeping, rescue
-from deferrals.spool.claims import KEEP_SECONDS, LEASE_SECONDS
-from deferrals.spool.database import Database
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
-from deferrals.spool.sqlite import SqliteSpool
+from deferrals.spool.sqlite import housekeeping, repair
+from deferrals.spool.sqlite.claims import KEEP_SECONDS, LEASE_SECONDS
+from deferrals.spool.sqlite.database import Database
+from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import SpoolContract, makeAddressees, makeEnvelope
 
 
@@ -364,7 +364,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
             db.execute("DELETE FROM recipients WHERE message IN (?, ?)", (numbers[1], numbers[3]))
         db.close()
         aside = os.path.join(self.directory, "damaged")
-        text = rescue.salvage(spool.path, aside, 0.0, {numbers[3]})
+        text = repair.salvage(spool.path, aside, 0.0, {numbers[3]})
         self.assertIn("2 contents", text)
         found = [os.path.exists(path) for path in paths]
         self.assertEqual(found, [False, False, True, True])  # the last is still coming in
@@ -481,7 +481,7 @@ class CrashTests(SynchronousTestCase):
 import os, sys
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
-from deferrals.spool.sqlite import SqliteSpool
+from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope
 spool = SqliteSpool(sys.argv[1], reactor, deferToThread)
 def begin(_):

@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.status import Status
+from deferrals.model.status import Status
 from tests.harness import GREETING, Bench
 
 

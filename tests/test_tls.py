@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.networks import Networks
-from deferrals.smtp.certificates import Certificates
-from deferrals.smtp.guard import Guard
+from deferrals.smtp.server.certificates import Certificates
+from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from tests.harness import GREETING, gate
 from tests.tls import TLSBench, makeCertificate
 
@@ -215,7 +215,7 @@ class ImplicitTests(TLSCase):
 
     def test_turnedAway(self) -> None:
         """A connection over the limit is closed without a word in clear text."""
-        bench = self.bench("implicit", intake={"guard": Guard(connections=0)})
+        bench = self.bench("implicit", intake={"guard": ConnectionLimits(connections=0)})
         self.assertTrue(bench.transport.aborted)
         self.assertEqual(bench.take(), b"")
 

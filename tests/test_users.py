@@ -20,7 +20,7 @@ from deferrals.errors import StageError
 from deferrals.model.envelope import Envelope
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
 from deferrals.stages import web
-from deferrals.stages.chain import ContentJudge
+from deferrals.stages.content.judge import ContentJudge
 from deferrals.stages.content.spamassassin import SpamAssassinSettings, SpamAssassinStage
 from deferrals.stages.envelope import users
 from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable

@@ -11,18 +11,18 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.waiting import Shared, Slots, steady, timeOfDay, withDeadline
+from deferrals.deferreds import Semaphore, SharedResult, timeOfDay, useMonotonicClock, withDeadline
 
 
 class SharedTests(SynchronousTestCase):
     """
-    L{Shared}.
+    L{SharedResult}.
     """
 
     def test_everybody(self) -> None:
         """Early and late, everybody gets the result; nobody's callbacks change it."""
         source: Deferred[int] = Deferred()
-        shared = Shared(source)
+        shared = SharedResult(source)
         early = shared.wait().addCallback(lambda result: result + 1)
         other = shared.wait()
         source.callback(1)
@@ -33,7 +33,7 @@ class SharedTests(SynchronousTestCase):
     def test_failure(self) -> None:
         """A failure is everybody's, and is not reported as lost."""
         source: Deferred[int] = Deferred()
-        shared = Shared(source)
+        shared = SharedResult(source)
         early = shared.wait()
         source.errback(ValueError())
         self.failureResultOf(early, ValueError)
@@ -43,7 +43,7 @@ class SharedTests(SynchronousTestCase):
         """The source is cancelled with its last waiter."""
         cancelled = []
         source: Deferred[int] = Deferred(cancelled.append)
-        shared = Shared(source)
+        shared = SharedResult(source)
         one, two = shared.wait(), shared.wait()
         one.cancel()
         self.failureResultOf(one, CancelledError)
@@ -57,12 +57,12 @@ class SharedTests(SynchronousTestCase):
 
 class SlotsTests(SynchronousTestCase):
     """
-    L{Slots}.
+    L{Semaphore}.
     """
 
     def test_order(self) -> None:
         """First come, first served; who gives up is left out."""
-        slots = Slots(1)
+        slots = Semaphore(1)
         self.successResultOf(slots.acquire())
         one, two, three = slots.acquire(), slots.acquire(), slots.acquire()
         one.cancel()
@@ -133,7 +133,7 @@ class DeadlineTests(SynchronousTestCase):
 
 class SteadyTests(SynchronousTestCase):
     """
-    L{steady}.
+    L{useMonotonicClock}.
     """
 
     def test_clockSet(self) -> None:
@@ -142,7 +142,7 @@ class SteadyTests(SynchronousTestCase):
         reactor.advance(2e9)
         called: list[str] = []
         reactor.callLater(5.0, called.append, "before")
-        steady(reactor)
+        useMonotonicClock(reactor)
         reactor.callLater(5.0, called.append, "after")
         now = time.monotonic()
         for call in reactor.getDelayedCalls():

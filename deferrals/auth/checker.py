@@ -21,10 +21,10 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from deferrals.deferreds import Semaphore
 from deferrals.interfaces import IScramChecker, IScramCredentials
 from deferrals.model.passwords import ScryptHash, Secrets, parseLine
 from deferrals.model.sasl import SaslError, ScramKeys, saslprep
-from deferrals.waiting import Slots
 
 #: Passwords that are hashed at once.
 AT_ONCE = 2
@@ -67,7 +67,7 @@ class PasswordFile:
     def __init__(self, path: str, inThread: Callable[..., Deferred[Any]]) -> None:
         self._path = os.path.abspath(path)
         self._inThread = inThread
-        self._slots = Slots(AT_ONCE)
+        self._slots = Semaphore(AT_ONCE)
         self._users: dict[str, Secrets] = {}
         self._version: tuple[int, int, int] | None = None
 

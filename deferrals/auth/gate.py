@@ -23,7 +23,7 @@ from deferrals.model.sasl import SCRAM_ITERATIONS, ScramKeys
 CREDENTIALS = (IUsernamePassword, IScramCredentials)
 
 
-class Gate:
+class Authenticator:
     """
     @ivar mechanisms: the SASL mechanisms that can work, the best one first.
     @param checkers: L{ICredentialsChecker<twisted.cred.checkers.ICredentialsChecker>}s.

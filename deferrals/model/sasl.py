@@ -77,7 +77,7 @@ def saslprep(text: str) -> str:
 
 
 @attrs.frozen
-class Login:
+class SASLCredentials:
     """
     @ivar authorization: whom the client wants to be; empty for the user.
     @ivar user: whose password it is.
@@ -89,7 +89,7 @@ class Login:
     password: str = attrs.field(repr=False)
 
 
-def parsePlain(message: bytes) -> Login:
+def parsePlain(message: bytes) -> SASLCredentials:
     """
     RFC 4616 §2.
 
@@ -101,7 +101,7 @@ def parsePlain(message: bytes) -> Login:
         raise SaslError("not UTF-8") from None
     if len(parts) != 3 or not parts[1] or not parts[2]:
         raise SaslError("not authorization, user and password")
-    return Login(*parts)
+    return SASLCredentials(*parts)
 
 
 @attrs.frozen

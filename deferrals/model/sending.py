@@ -1,7 +1,7 @@
 """
 One transaction as the client sees it: which commands it takes, what their
 replies mean, and whether the server can carry the message at all.  Pure rules;
-L{deferrals.smtp.client} has the connection.
+L{deferrals.smtp.client.session} has the connection.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@ The stages that come with the server.
 """
 
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
-from deferrals.stages.plugin import StagePlugin
+from deferrals.plugins.finding import StagePlugin
 
 match = StagePlugin(
-    "match", IContentStage, "deferrals.stages.content.match", "MatchSettings", "MatchStage"
+    "match", IContentStage, "deferrals.stages.content.match.stage", "MatchSettings", "MatchStage"
 )
 http = StagePlugin(
     "http", IContentStage, "deferrals.stages.content.http", "HTTPSettings", "HTTPStage"

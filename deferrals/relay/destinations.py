@@ -47,7 +47,7 @@ def _isTheHops(reply: Reply) -> bool:
 
 
 @attrs.define
-class _State:
+class _DestinationState:
     """
     @ivar running: attempts that are under way.
     @ivar limit: how many there may be.
@@ -77,7 +77,7 @@ class Destinations:
     def __init__(self, clock: Any, limit: int, chance: Callable[[], float] = random.random) -> None:
         self._clock = clock
         self._chance = chance
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, _DestinationState] = {}
         self.limit = limit
         self._running = 0
         self._probes = 0
@@ -96,7 +96,7 @@ class Destinations:
         """
         state = self._states.get(name)
         if state is None:
-            state = _State()
+            state = _DestinationState()
         state.limit = limit
         if self.room <= 0 or self._free(state) <= 0:
             return False
@@ -108,7 +108,7 @@ class Destinations:
         self._states[name] = state
         return True
 
-    def _free(self, state: _State) -> int:
+    def _free(self, state: _DestinationState) -> int:
         if state.failures < FAILURES:
             return state.limit - state.running
         if state.running or self._clock.seconds() < state.until:
@@ -146,7 +146,7 @@ class Destinations:
             self._remember(name, state)
         return wait
 
-    def _failed(self, state: _State, said: tuple[Reply | None, str]) -> float | None:
+    def _failed(self, state: _DestinationState, said: tuple[Reply | None, str]) -> float | None:
         state.failures += 1
         state.said = said
         now = self._clock.seconds()
@@ -158,7 +158,7 @@ class Destinations:
         state.until = now + wait
         return wait
 
-    def _remember(self, name: str, state: _State) -> None:
+    def _remember(self, name: str, state: _DestinationState) -> None:
         """
         The newest trouble is remembered, the oldest forgotten: that costs one
         attempt too many.

@@ -24,13 +24,13 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from deferrals.deferreds import withDeadline
 from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Waits, Work
 from deferrals.model.dsn import isWanted
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.relay.destinations import Destinations, isAlive
-from deferrals.waiting import withDeadline
 
 _log = Logger(namespace="deferrals.delivery")
 

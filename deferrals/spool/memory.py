@@ -33,7 +33,7 @@ TELL_SECONDS = 60.0
 
 
 @attrs.define
-class _Place:
+class _Row:
     """
     One recipient in the queue.
     """
@@ -52,7 +52,7 @@ class _Entry:
     work: Work
     released: bool
     since: float
-    places: dict[int, _Place]
+    places: dict[int, _Row]
 
 
 @implementer(ISpool)
@@ -112,7 +112,7 @@ class MemorySpool:
     ) -> Work:
         now = self._reactor.seconds()
         work = Work(envelope, message, tuple(addressees), True)
-        places = {one.seq: _Place(one, now + LEASE_SECONDS) for one in addressees}
+        places = {one.seq: _Row(one, now + LEASE_SECONDS) for one in addressees}
         self._entries[envelope.transaction] = _Entry(work, ours, now, places)
         return work
 
@@ -135,7 +135,7 @@ class MemorySpool:
         See L{ISpool.claim}.
         """
         now = self._reactor.seconds()
-        due: dict[str, list[tuple[_Entry, list[_Place]]]] = {}
+        due: dict[str, list[tuple[_Entry, list[_Row]]]] = {}
         for entry in self._entries.values():
             for name, places in self._dueOf(entry, now).items():
                 due.setdefault(name, []).append((entry, places))
@@ -147,8 +147,8 @@ class MemorySpool:
                     claimed.append(self._lease(entry, places, now))
         return succeed(claimed)
 
-    def _dueOf(self, entry: _Entry, now: float) -> dict[str, list[_Place]]:
-        found: dict[str, list[_Place]] = {}
+    def _dueOf(self, entry: _Entry, now: float) -> dict[str, list[_Row]]:
+        found: dict[str, list[_Row]] = {}
         for place in entry.places.values():
             gate = self._gates.get(place.destination, 0.0)
             waits = place.status == "active" or (place.status == "queued" and gate <= now)
@@ -156,7 +156,7 @@ class MemorySpool:
                 found.setdefault(place.destination, []).append(place)
         return found
 
-    def _lease(self, entry: _Entry, places: list[_Place], now: float) -> Work:
+    def _lease(self, entry: _Entry, places: list[_Row], now: float) -> Work:
         for place in places:
             place.status, place.due = "active", now + LEASE_SECONDS
         return attrs.evolve(
@@ -174,7 +174,7 @@ class MemorySpool:
             for place in self._placesOf(work):
                 place.due = self._reactor.seconds() + LEASE_SECONDS
 
-    def _placesOf(self, work: Work) -> Iterator[_Place]:
+    def _placesOf(self, work: Work) -> Iterator[_Row]:
         entry = self._entries.get(work.envelope.transaction)
         for addressee in work.addressees if entry is not None else ():
             if addressee.seq in entry.places:
@@ -206,7 +206,7 @@ class MemorySpool:
             del self._entries[number]
         return succeed([self._enter(*message, True) for message in messages])
 
-    def _stands(self, entry: _Entry, place: _Place, standing: Standing) -> None:
+    def _stands(self, entry: _Entry, place: _Row, standing: Standing) -> None:
         now = self._reactor.seconds()
         if isinstance(standing, Waits):
             place.status, place.due = "queued", now + standing.seconds
@@ -263,7 +263,7 @@ class MemorySpool:
                 )
         return succeed(works)
 
-    def _told(self, place: _Place, now: float, anyway: bool) -> list[Addressee]:
+    def _told(self, place: _Row, now: float, anyway: bool) -> list[Addressee]:
         if place.status == "ended" and (anyway or place.due <= now):
             place.due = now + LEASE_SECONDS
             return [place.addressee]

@@ -21,9 +21,9 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from deferrals.deferreds import SharedResult
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage
-from deferrals.waiting import Shared
 
 #: A message larger than this goes to a file.
 MEMORY_OCTETS = 256 * 1024
@@ -66,7 +66,7 @@ class Message:
         self.path = path
         self.fresh = fresh
         self._head = head
-        self._shared: dict[Hashable, Shared] = {}
+        self._shared: dict[Hashable, SharedResult] = {}
 
     @property
     def header(self) -> bytes:
@@ -111,7 +111,7 @@ class Message:
         """
         shared = self._shared.get(key)
         if shared is None or shared.abandoned:
-            self._shared[key] = Shared(maybeDeferred(function, self))
+            self._shared[key] = SharedResult(maybeDeferred(function, self))
         return self._shared[key].wait()
 
 

@@ -22,7 +22,7 @@ from twisted.internet.error import ConnectingCancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.waiting import Slots, withDeadline
+from deferrals.deferreds import Semaphore, withDeadline
 
 _log = Logger(namespace="deferrals.remote")
 
@@ -34,7 +34,7 @@ PAUSE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 60.0
 
 
-class Resting(Exception):
+class CircuitOpen(Exception):
     """
     Not asked: it has failed too often just now.
     """
@@ -75,18 +75,20 @@ class Breaker:
         """
         Ask before a request.
 
-        @raise Resting: do not make it.
+        @raise CircuitOpen: do not make it.
         """
         if self.state == "working":
             return
         if self._probing or self.remaining > 0:
-            raise Resting(f"left alone after {self.failures} failures in a row: {self.lastError}")
+            raise CircuitOpen(
+                f"left alone after {self.failures} failures in a row: {self.lastError}"
+            )
 
     def begin(self) -> None:
         """
         A request is made; where the breaker is open it is the probe.
 
-        @raise Resting: do not make it.
+        @raise CircuitOpen: do not make it.
         """
         self.check()
         self._probing = self.state != "working"
@@ -120,7 +122,7 @@ class Breaker:
         self._probing = False
 
 
-class Remote:
+class RemoteService:
     """
     See the module.
 
@@ -135,7 +137,7 @@ class Remote:
         self._clock = services.reactor
         self._status = services.status
         self._limit = concurrency
-        self._slots = Slots(concurrency)
+        self._slots = Semaphore(concurrency)
         self._breaker = Breaker(self._clock)
         self._status.show(name, self._describe)
 
@@ -154,13 +156,13 @@ class Remote:
         """
         @param seconds: for the whole of it, waiting for others included.
         @param function: asks; returns a Deferred, which may be cancelled.
-        @return: a Deferred of what C{function} gives; fails with L{Resting},
+        @return: a Deferred of what C{function} gives; fails with L{CircuitOpen},
             with L{TimeoutError<twisted.internet.defer.TimeoutError>}, or as
             C{function} did.  May be cancelled.
         """
         try:
             self._breaker.check()
-        except Resting:
+        except CircuitOpen:
             self._status.count(self._name, "left alone")
             raise
         return (yield withDeadline(self._clock, seconds, self._ask, seconds, function, args))

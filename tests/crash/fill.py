@@ -23,10 +23,10 @@ from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from deferrals.model.ids import TransactionIds
-from deferrals.spool import rows
-from deferrals.spool.database import connect
-from deferrals.spool.schema import QUEUED, RELEASED, prepare
-from deferrals.spool.sqlite import SqliteSpool
+from deferrals.spool.sqlite import rows
+from deferrals.spool.sqlite.database import connect
+from deferrals.spool.sqlite.schema import QUEUED, RELEASED, prepare
+from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope
 
 BODY = b"Subject: one of many\r\n\r\nhello\r\n"

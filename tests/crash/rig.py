@@ -31,7 +31,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from deferrals.stages.content.match import GTUBE
+from deferrals.stages.content.match.stage import GTUBE
 from tests.crash.support import CONFIG, STAGE
 from tests.integration.support import PATIENCE, ROOT, freePort, greeting, until
 

@@ -21,7 +21,7 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from deferrals.spool.sqlite import SqliteSpool
+from deferrals.spool.sqlite.spool import SqliteSpool
 from tests.integration.support import ROOT, path
 from tests.test_spool import PumpedReactor
 
@@ -33,7 +33,7 @@ import attrs, os, sys
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from deferrals.model.delivery import Gone
-from deferrals.spool.sqlite import SqliteSpool
+from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope
 directory, size, report = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 spool = SqliteSpool(directory, reactor, deferToThread)

@@ -13,7 +13,7 @@ import re
 import signal
 import socket
 
-from deferrals.stages.content.match import EICAR, GTUBE
+from deferrals.stages.content.match.stage import EICAR, GTUBE
 from tests.integration.support import IntegrationCase, Process, freePort, program, until
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import deferrals
-from deferrals.stages.content.match import GTUBE
+from deferrals.stages.content.match.stage import GTUBE
 
 ROOT = os.path.dirname(os.path.dirname(deferrals.__file__))
 

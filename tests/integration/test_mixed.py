@@ -9,7 +9,7 @@ import re
 import smtplib
 from typing import Any
 
-from deferrals.stages.content.match import GTUBE
+from deferrals.stages.content.match.stage import GTUBE
 from tests.integration.daemons import Exim, OpenSMTPD, Postfix
 from tests.integration.support import IntegrationCase, Server, crlf, freePort, spam, until
 from tests.zone import Zone

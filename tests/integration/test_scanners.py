@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from deferrals.stages.content.match import EICAR, GTUBE
+from deferrals.stages.content.match.stage import EICAR, GTUBE
 from tests.integration.daemons import Exim
 from tests.integration.scanners import OWN_VIRUS, Clamd, Rspamd, Spamd
 from tests.integration.support import ROOT, IntegrationCase, Server, cli, message, until
@@ -503,7 +503,7 @@ class FailureTests(ScannerCase):
             self.assertIn(name, status)
         self.assertEqual(status.count("resting") + status.count("probing"), 3, status)
         self.assertEqual(server.log.count("TimeoutError"), before)
-        self.assertIn("Resting: left alone after", server.log)
+        self.assertIn("CircuitOpen: left alone after", server.log)
         for daemon in self.daemons:
             daemon.thaw()
 

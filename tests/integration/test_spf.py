@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
+from deferrals.app import spf
+from deferrals.app.spf import SPF
 from deferrals.model.envelope import Client
-from deferrals.relay import spf
-from deferrals.relay.spf import SPF
 from deferrals.testing import makeEnvelope
 from tests.zone import Zone
 

@@ -59,7 +59,7 @@ class ClamAVSettings:
 
 
 @attrs.frozen
-class Scan:
+class ClamdScan:
     """
     What clamd said.
 
@@ -106,7 +106,7 @@ class ClamAVStage:
             _log.info("{transaction}: found {virus}", transaction=envelope.id, virus=scan.virus)
         return scan
 
-    def _decide(self, scan: Scan) -> ContentVerdict:
+    def _decide(self, scan: ClamdScan) -> ContentVerdict:
         settings = self._settings
         if scan.tooLarge:
             if settings.too_large == "refuse":
@@ -132,7 +132,7 @@ def _isWhole(answer: bytes) -> bool:
     return answer.endswith((b"\0", b"\n"))
 
 
-def parseAnswer(answer: bytes) -> Scan:
+def parseAnswer(answer: bytes) -> ClamdScan:
     """
     Read clamd's answer to C{INSTREAM}.
 
@@ -140,10 +140,10 @@ def parseAnswer(answer: bytes) -> Scan:
     """
     text = answer.partition(b"\0")[0].decode("utf-8", "replace").strip()
     if text == "stream: OK":
-        return Scan()
+        return ClamdScan()
     if text.startswith("stream: ") and text.endswith(" FOUND"):
         name = text.removeprefix("stream: ").removesuffix(" FOUND")
-        return Scan(virus="".join(c for c in name if c.isprintable())[:100] or "unnamed")
+        return ClamdScan(virus="".join(c for c in name if c.isprintable())[:100] or "unnamed")
     if text.startswith("INSTREAM size limit exceeded"):
-        return Scan(tooLarge=True)
+        return ClamdScan(tooLarge=True)
     raise StageError(f"clamd answered {text[:200]!r}")

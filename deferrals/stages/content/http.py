@@ -28,7 +28,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
-from deferrals.stages.remote import Remote
+from deferrals.stages.remote import RemoteService
 from deferrals.stages.web import WebClient, fromJSON, httpURL
 
 _log = Logger(namespace="deferrals.stages.http")
@@ -81,8 +81,9 @@ class HTTPStage:
 
     def __init__(self, settings: HTTPSettings, services: Any) -> None:
         self._settings = settings
-        self._service: Remote = services.common(
-            ("http", settings.url), lambda: Remote(f"http {settings.url}", services, CONCURRENCY)
+        self._service: RemoteService = services.common(
+            ("http", settings.url),
+            lambda: RemoteService(f"http {settings.url}", services, CONCURRENCY),
         )
         self._web: WebClient = services.common(
             ("web", CONCURRENCY), lambda: WebClient(services.reactor, CONCURRENCY)

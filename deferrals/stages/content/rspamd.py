@@ -26,11 +26,11 @@ from deferrals.model.networks import LOCAL, UNKNOWN
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, ContentVerdict, Marks, Route
-from deferrals.stages.content.rspamdreply import Scan, readScan
+from deferrals.stages.content.rspamdreply import RspamdScan, readScan
 from deferrals.stages.content.scanner import OnError, Scanner
 from deferrals.stages.content.scores import (
     DEFAULT_REPLY,
-    Limits,
+    ScoreLimits,
     acceptance,
     limitsOf,
     number,
@@ -205,7 +205,7 @@ class RspamdStage:
         )
         return scan
 
-    def _decide(self, scan: Scan, limits: Limits) -> ContentVerdict:
+    def _decide(self, scan: RspamdScan, limits: ScoreLimits) -> ContentVerdict:
         settings = self._settings
         score = scan.scoreWith(self._weights)
         if refuses(scan, score, limits):
@@ -225,7 +225,7 @@ class RspamdStage:
         return acceptance(settings, score, marked, marks)
 
 
-def refuses(scan: Scan, score: float, limits: Limits) -> bool:
+def refuses(scan: RspamdScan, score: float, limits: ScoreLimits) -> bool:
     """
     Whether a cohort refuses.  A C{reject} that a rule of rspamd's demands,
     whatever the score, holds for everybody who refuses at all.

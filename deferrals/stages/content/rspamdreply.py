@@ -19,7 +19,7 @@ MAX_HEADERS = 100
 
 
 @attrs.frozen
-class Scan:
+class RspamdScan:
     """
     One scan's result.
 
@@ -58,7 +58,7 @@ class Scan:
         return self.score + sum(changed)
 
 
-def readScan(answer: Any) -> Scan:
+def readScan(answer: Any) -> RspamdScan:
     """
     @param answer: the JSON of C{/checkv2}.
     @raise StageError: it is none.
@@ -77,7 +77,7 @@ def readScan(answer: Any) -> Scan:
     messages = answer.get("messages")
     text = messages.get("smtp_message") if isinstance(messages, dict) else ""
     subject = answer.get("subject")
-    return Scan(
+    return RspamdScan(
         score,
         math.inf if required is None else required,
         action.lower(),

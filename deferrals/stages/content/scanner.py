@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import R451_STAGE_FAILED
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
-from deferrals.stages.remote import Remote
+from deferrals.stages.remote import RemoteService
 
 _log = Logger(namespace="deferrals.stages.scanner")
 
@@ -44,9 +44,9 @@ class Scanner:
         self._name = name
         self._settings = settings
         self._status = services.status
-        self._remote: Remote = services.common(
+        self._remote: RemoteService = services.common(
             ("scanner", name, place, settings.concurrency),
-            lambda: Remote(f"{name} {place}", services, settings.concurrency),
+            lambda: RemoteService(f"{name} {place}", services, settings.concurrency),
         )
 
     @inlineCallbacks

@@ -17,7 +17,7 @@ DEFAULT_REPLY = "550 5.7.1 refused as spam"
 
 
 @attrs.frozen
-class Limits:
+class ScoreLimits:
     """
     What one cohort thinks of scores; recipients with equal limits are alike.
 
@@ -30,7 +30,7 @@ class Limits:
     mark: float | None = None
 
 
-def limitsOf(stage: str, settings: Any, recipient: Recipient) -> Limits | None:
+def limitsOf(stage: str, settings: Any, recipient: Recipient) -> ScoreLimits | None:
     """
     A recipient's limits: its own, where it has some, otherwise its policy's.
 
@@ -42,7 +42,7 @@ def limitsOf(stage: str, settings: Any, recipient: Recipient) -> Limits | None:
         return None
     own = [route.own(stage, key) for key in ("refuse_score", "mark_score")]
     refuse, mark = (None if value is None else float(value) for value in own)
-    return Limits(
+    return ScoreLimits(
         settings.refuse_score if refuse is None else refuse,
         settings.mark_score if mark is None else mark,
     )

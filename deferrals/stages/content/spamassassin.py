@@ -26,7 +26,7 @@ from deferrals.stages.content.exchange import chunks, exchange
 from deferrals.stages.content.scanner import OnError, Scanner
 from deferrals.stages.content.scores import (
     DEFAULT_REPLY,
-    Limits,
+    ScoreLimits,
     acceptance,
     limitsOf,
     number,
@@ -88,7 +88,7 @@ class SpamAssassinSettings:
 
 
 @attrs.frozen
-class Scan:
+class SpamdScan:
     """
     What spamd said.
 
@@ -160,7 +160,7 @@ class SpamAssassinStage:
         )
         return scan
 
-    def _decide(self, scan: Scan, limits: Limits) -> ContentVerdict:
+    def _decide(self, scan: SpamdScan, limits: ScoreLimits) -> ContentVerdict:
         settings = self._settings
         if limits.refuse is not None and scan.score >= limits.refuse:
             return refusal(settings.reply)
@@ -182,7 +182,7 @@ def _isWhole(answer: bytes) -> bool:
     return bool(end) and length is not None and len(body) >= int(length[1])
 
 
-def parseAnswer(answer: bytes) -> Scan:
+def parseAnswer(answer: bytes) -> SpamdScan:
     """
     Read spamd's answer to C{SYMBOLS}.
 
@@ -197,4 +197,4 @@ def parseAnswer(answer: bytes) -> Scan:
     except ValueError:
         raise StageError(f"spamd gave the score {spam[2].decode()!r}") from None
     names = body.decode("ascii", "replace").replace(",", " ").split()
-    return Scan(score, spam[1].lower() in (b"true", b"yes"), tuple(names))
+    return SpamdScan(score, spam[1].lower() in (b"true", b"yes"), tuple(names))

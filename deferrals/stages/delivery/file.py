@@ -21,7 +21,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.settings import checked
 from deferrals.model.verdict import Delivered, Outcome
 from deferrals.stages.delivery.copy import final
-from deferrals.stages.delivery.places import (
+from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
     inThreads,
     makeDirectories,

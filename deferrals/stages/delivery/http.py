@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, inlineCallbacks
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from deferrals.deferreds import Semaphore, timeOfDay, together, withDeadline
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -26,7 +27,6 @@ from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.content.http import requestHeaders
 from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
 from deferrals.stages.web import WebClient, httpURL
-from deferrals.waiting import Slots, timeOfDay, together, withDeadline
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -47,7 +47,7 @@ class HTTPDeliverySettings:
     connections: int = attrs.field(default=10, validator=checked(positive))
 
 
-class _Source:
+class _BodySource:
     """
     A copy that a request can read anew each time it is tried.
     """
@@ -74,7 +74,7 @@ class HTTPDelivery:
         self._reactor = services.reactor
         self._hostname = services.hostname
         self._web = WebClient(services.reactor, settings.connections)
-        self._slots = Slots(settings.connections)
+        self._slots = Semaphore(settings.connections)
 
     def destination(self, recipient: Recipient) -> str:
         """
@@ -115,7 +115,7 @@ class HTTPDelivery:
                 self._reactor,
                 self._settings.timeout,
                 self._web.exchange,
-                *("POST", self._settings.url, headers, _Source(copy), False),
+                *("POST", self._settings.url, headers, _BodySource(copy), False),
             )
         except CancelledError:
             raise

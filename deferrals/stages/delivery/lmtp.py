@@ -20,9 +20,9 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Hop, Security, Timeouts
 from deferrals.model.settings import checked, positive
-from deferrals.stages.delivery.handover import (
+from deferrals.stages.delivery.remote import (
     ConnectionSettings,
-    Handover,
+    RemoteDelivery,
     checkEndpoint,
     hostOf,
     isLoopback,
@@ -74,7 +74,7 @@ class LMTPDelivery:
             timeouts=Timeouts(settings.timeout),
         )
         private = endpoint.startswith("unix:") or isLoopback(hostOf(endpoint))
-        self._handover = Handover(services, None, "delivered", private)
+        self._handover = RemoteDelivery(services, None, "delivered", private)
 
     def destination(self, recipient: Recipient) -> str:
         """

@@ -28,7 +28,7 @@ from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import Octets, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
 from deferrals.stages.delivery.copy import final
-from deferrals.stages.delivery.places import (
+from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
     inThreads,
     makeDirectories,

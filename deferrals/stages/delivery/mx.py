@@ -2,7 +2,7 @@
 Delivery to the mail servers of the recipients' domains, as DNS names them.
 
 Each domain goes its own way.  Where to is in L{deferrals.stages.delivery.route},
-what is tried again in L{deferrals.stages.delivery.handover}.  TLS is with
+what is tried again in L{deferrals.stages.delivery.remote}.  TLS is with
 whoever answers: unsigned DNS cannot say who that should be.
 """
 
@@ -19,6 +19,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from deferrals.deferreds import together
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -28,13 +29,12 @@ from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
 from deferrals.model.verdict import Failed, Retry
-from deferrals.stages.delivery.handover import (
+from deferrals.stages.delivery.remote import (
     ConnectionSettings,
-    Handover,
+    RemoteDelivery,
     forms,
 )
 from deferrals.stages.delivery.route import Names, NoRoute, Router, Target
-from deferrals.waiting import together
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -125,7 +125,7 @@ class MXDelivery:
             settings.hosts,
             settings.ipv6,
         )
-        self._handover = Handover(services, settings.max_hops, "relayed")
+        self._handover = RemoteDelivery(services, settings.max_hops, "relayed")
 
     def _isOurs(self, name: str) -> bool:
         if name in self._own:

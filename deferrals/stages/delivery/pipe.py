@@ -23,6 +23,7 @@ from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from deferrals.deferreds import Semaphore, TimeoutError, together, withDeadline
 from deferrals.interfaces import IDeliveryStage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -30,8 +31,7 @@ from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.delivery.copy import Copy, CopyFile, final
-from deferrals.stages.delivery.places import withLF
-from deferrals.waiting import Slots, TimeoutError, together, withDeadline
+from deferrals.stages.delivery.mailboxfiles import withLF
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -107,7 +107,7 @@ class PipeDelivery:
         self._settings = settings
         self._services = services
         self.takesBinary = settings.line_ends == "crlf"
-        self._slots = Slots(settings.processes)
+        self._slots = Semaphore(settings.processes)
 
     def destination(self, recipient: Recipient) -> str:
         """

@@ -22,9 +22,9 @@ from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.names import dns
 from twisted.names.error import DNSNameError
 
+from deferrals.deferreds import together, withDeadline
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Failed, Retry
-from deferrals.waiting import together, withDeadline
 
 #: How long a look-up may take, in seconds; the resolver has its own, shorter ones.
 LOOKUP_SECONDS = 30.0

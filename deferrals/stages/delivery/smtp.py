@@ -1,7 +1,7 @@
 """
 Delivery to one SMTP server: a smarthost, or the real server behind this one.
 
-What it does and does not do again is in L{deferrals.stages.delivery.handover};
+What it does and does not do again is in L{deferrals.stages.delivery.remote};
 the connections are L{INextHops<deferrals.interfaces.INextHops>}'.
 """
 
@@ -19,9 +19,9 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Hop, Login, Security, Timeouts
 from deferrals.model.settings import BadSetting, checked, positive
-from deferrals.stages.delivery.handover import (
+from deferrals.stages.delivery.remote import (
     ConnectionSettings,
-    Handover,
+    RemoteDelivery,
     checkEndpoint,
     forms,
     hostOf,
@@ -113,7 +113,7 @@ class SMTPDelivery:
             idleSeconds=settings.idle_timeout,
             timeouts=Timeouts(settings.timeout),
         )
-        self._handover = Handover(services, settings.max_hops, "relayed")
+        self._handover = RemoteDelivery(services, settings.max_hops, "relayed")
 
     def destination(self, recipient: Recipient) -> str:
         """

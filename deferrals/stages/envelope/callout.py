@@ -19,6 +19,7 @@ from twisted.internet.defer import CancelledError, inlineCallbacks
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from deferrals.deferreds import SharedResult, withDeadline
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.address import AddressError, Mailbox
@@ -27,8 +28,7 @@ from deferrals.model.outgoing import Hop, Security, Timeouts, wireAddress
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Refuse
-from deferrals.stages.delivery.handover import checkEndpoint, hostOf
-from deferrals.waiting import Shared, withDeadline
+from deferrals.stages.delivery.remote import checkEndpoint, hostOf
 
 _log = Logger(namespace="deferrals.stages.callout")
 
@@ -97,7 +97,7 @@ class CalloutStage:
         self._services = services
         self._clock = services.reactor
         self._known: OrderedDict[str, tuple[float, Reply | None]] = OrderedDict()
-        self._asking: dict[str, Shared] = {}
+        self._asking: dict[str, SharedResult] = {}
         ca = settings.tls_ca
         self._hop = Hop(
             endpoint,
@@ -152,7 +152,7 @@ class CalloutStage:
         shared = self._asking.get(address)
         if shared is None:
             d = withDeadline(self._clock, self._settings.timeout, self._question, address)
-            shared = Shared(d)
+            shared = SharedResult(d)
             if not d.called:
                 self._asking[address] = shared
                 d.addBoth(self._asked, address)

@@ -23,7 +23,7 @@ from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.networks import Networks
 from deferrals.model.reply import R550_RELAYING_DENIED, R550_UNKNOWN_RECIPIENT
 from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
-from deferrals.stages.chain import askInTurn, routed
+from deferrals.stages.envelope.chain import askInTurn, routed
 
 
 @attrs.frozen

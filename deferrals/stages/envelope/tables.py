@@ -17,7 +17,7 @@ from twisted.web.http_headers import Headers
 
 from deferrals.errors import StageError
 from deferrals.model.address import Mailbox
-from deferrals.stages.remote import Remote
+from deferrals.stages.remote import RemoteService
 from deferrals.stages.web import WebClient, fromJSON
 
 #: Look-ups at once: the thread pool has other things to do, too.
@@ -68,8 +68,8 @@ class SqliteTable:
         self._seconds = seconds
         self._inThread = services.inThread
         name = f"users {path}"
-        self._remote: Remote = services.common(
-            (__name__, self._path), lambda: Remote(name, services, SQLITE_CONCURRENCY)
+        self._remote: RemoteService = services.common(
+            (__name__, self._path), lambda: RemoteService(name, services, SQLITE_CONCURRENCY)
         )
 
     def find(self, address: Mailbox) -> Deferred[Mapping[str, Any] | None]:
@@ -108,8 +108,8 @@ class WebTable:
         self._url = url or ""
         self._seconds = seconds
         name = f"users {self._url}"
-        self._remote: Remote = services.common(
-            (__name__, self._url), lambda: Remote(name, services, WEB_CONCURRENCY)
+        self._remote: RemoteService = services.common(
+            (__name__, self._url), lambda: RemoteService(name, services, WEB_CONCURRENCY)
         )
         self._web: WebClient = services.common(
             ("web", WEB_CONCURRENCY), lambda: WebClient(services.reactor, WEB_CONCURRENCY)

@@ -20,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from deferrals.deferreds import SharedResult
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope, Recipient
@@ -30,7 +31,6 @@ from deferrals.stages.envelope.rules import patternsOf
 from deferrals.stages.envelope.tables import DEFAULT_QUERY, SqliteTable, WebTable, checkQuery
 from deferrals.stages.envelope.usersettings import UserSettings, readRow
 from deferrals.stages.web import httpURL
-from deferrals.waiting import Shared
 
 _log = Logger(namespace="deferrals.stages.users")
 
@@ -114,7 +114,7 @@ class UsersStage:
             else SqliteTable(settings.sqlite, settings.query, settings.timeout, services)
         )
         self._known: dict[str, _Entry] = {}
-        self._asking: dict[str, Shared] = {}
+        self._asking: dict[str, SharedResult] = {}
         self._same: dict[UserSettings, UserSettings] = {}
 
     def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
@@ -155,7 +155,7 @@ class UsersStage:
         asking = self._asking.get(address.key)
         if asking is None:
             self._status.count("users", "asked")
-            asking = self._asking[address.key] = Shared(self._find(address))
+            asking = self._asking[address.key] = SharedResult(self._find(address))
             asking.wait().addBoth(lambda _: self._asking.pop(address.key, None))
         return asking.wait()
 

@@ -1,0 +1,3 @@
+"""
+The server: everything is built and wired here.
+"""

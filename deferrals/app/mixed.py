@@ -1,0 +1,109 @@
+"""
+The mixed rung of all listeners: what they share, and what outlives a restart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from deferrals.app.spf import SPF
+from deferrals.config.tables import Config
+from deferrals.deferreds import timeOfDay
+from deferrals.model.address import Mailbox
+from deferrals.model.mixed import Memory, Remembered
+from deferrals.model.networks import dnsServers
+from deferrals.smtp.server.mixed import MixedPolicy
+from deferrals.smtp.server.settings import ListenerSettings
+
+_log = Logger(namespace="deferrals")
+
+#: What names of notes begin with.
+_PREFIX = "mixed "
+
+
+class MixedPolicies:
+    """
+    @param config: the configuration.
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    @param spool: L{ISpool<deferrals.interfaces.ISpool>}, which keeps the notes.
+    """
+
+    def __init__(self, config: Config, services: Any, spool: Any) -> None:
+        self._services = services
+        self._spool = spool
+        self._memory = Memory(self._save)
+        self._spf = SPF(services.reactor, services.inThread, dnsServers(config.dns))
+        if not self._spf.available and any(one.mayNotify for one in config.listen):
+            _log.warn(
+                "the extra deferrals[spf] is not installed: only authenticated senders get"
+                " notices, the others' refused copies are filed"
+            )
+
+    def rung(
+        self,
+        settings: ListenerSettings,
+        quarantine: Callable[[str], str | None],
+        reachable: Callable[[Mailbox], bool],
+    ) -> MixedPolicy:
+        """
+        A listener's.
+
+        @param quarantine: the name of a policy's quarantine delivery.
+        @param reachable: whether there is a way to write to a sender.
+        """
+        return MixedPolicy(
+            settings.mixed,
+            settings.mixedFallback,
+            settings.retryLimit,
+            self._memory,
+            quarantine,
+            reachable,
+            self._spf.passes,
+            self._services.inThread,
+            self._services.status,
+        )
+
+    def load(self) -> Deferred[None]:
+        """
+        Remember what was remembered before the restart.
+
+        @return: a Deferred; it never fails.
+        """
+        found: Deferred[None] = self._spool.notes().addCallback(self._loaded)
+        return found.addErrback(self._notLoaded)
+
+    def _notLoaded(self, failure: Failure) -> None:
+        """
+        What is not known costs one more attempt, and no server.
+        """
+        _log.error(
+            "what is remembered of mixed mail cannot be read: {error}",
+            error=failure.getErrorMessage(),
+        )
+
+    def _loaded(self, notes: dict[str, str]) -> None:
+        found = []
+        for name, value in notes.items():
+            if not name.startswith(_PREFIX):
+                continue
+            try:
+                remembered = Remembered.fromJSON(json.loads(value))
+            except (ValueError, KeyError, TypeError):
+                _log.failure("a note on mixed mail cannot be read")
+            else:
+                found.append((remembered.created, name.removeprefix(_PREFIX), remembered))
+        for _, fingerprint, remembered in sorted(found, key=lambda one: one[0]):
+            self._memory.load(fingerprint, remembered)
+
+    def _save(self, fingerprint: str, remembered: Remembered | None) -> None:
+        if remembered is None:
+            self._spool.forget(_PREFIX + fingerprint)
+            return
+        seconds = remembered.expires - timeOfDay(self._services.reactor)
+        self._spool.note(_PREFIX + fingerprint, json.dumps(remembered.toJSON()), seconds)

@@ -1,0 +1,3 @@
+"""
+The configuration: TOML into settings, no objects.
+"""

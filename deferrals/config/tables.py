@@ -1,0 +1,627 @@
+"""
+The configuration: TOML into settings, with errors that name file, key and what
+was expected.  No objects are made here beyond settings; L{deferrals.app.service}
+builds from them.
+
+The attributes of the classes below are the keys of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+import cattrs
+from cattrs.errors import BaseValidationError
+from zope.interface import Interface
+
+from deferrals.config.structuring import makeConverter, problemsOf
+from deferrals.errors import ConfigError
+from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
+from deferrals.model.address import AddressError, normalDomain
+from deferrals.model.networks import Networks, dnsServers
+from deferrals.model.reply import Reply
+from deferrals.model.schedule import Schedule
+from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
+from deferrals.stages.envelope.rules import Allowed, Pattern
+
+#: Endpoints that are known to have no TLS of their own.
+_CLEAR = ("tcp:", "tcp6:", "unix:", "systemd:")
+
+Plugins = Mapping[tuple[type[Interface], str], Any]
+
+#: What runs without --config.  {hostname} is this machine's name.
+DEFAULT = """\
+state_dir = "deferrals-state"
+
+[[listen]]
+endpoint = "tcp:2525:interface=127.0.0.1"
+
+[policies.open]
+envelope = "accept"
+
+[policies.checked]
+envelope = "defer"
+content = [
+  { use = "match", rules = [
+    { test = "gtube" },
+    { test = "eicar" },
+    { attachment = ["*.exe", "*.scr", "*.com", "*.pif", "*.bat", "*.vbs"] },
+  ] },
+]
+
+[[recipients]]
+match = "postmaster@localhost"
+policy = "open"
+deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
+
+[[recipients]]
+match = "postmaster@{hostname}"
+policy = "open"
+deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
+
+[[recipients]]
+match = "*@localhost"
+policy = "checked"
+deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
+
+[[recipients]]
+match = "*@{hostname}"
+policy = "checked"
+deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
+"""
+
+
+def _underAMinute(value: float) -> None:
+    if not 0 < value <= 55:
+        raise ValueError(
+            "more than 0 and at most 55 seconds: each reply is due within a minute (D-25)"
+        )
+
+
+def _clients(value: tuple[str, ...] | None) -> None:
+    if value is not None and not value:
+        raise ValueError('"authenticated", addresses, networks; without any, nobody is meant')
+    Allowed.parse(value or ())
+
+
+def _deliveryNames(value: Mapping[str, Any]) -> None:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(f"names of letters, digits, - and _, not {name!r}")
+
+
+def _headerSize(value: int) -> None:
+    if not 0 < value <= 256 << 10:
+        raise ValueError("more than 0 and at most 256K")
+
+
+def _commandLine(value: int) -> None:
+    if not 1024 <= value <= 64 << 10:
+        raise ValueError("from 1K to 64K")
+
+
+#: What C{withhold} can take back.
+WITHHELD = frozenset(
+    [
+        "8BITMIME",
+        "BINARYMIME",
+        "CHUNKING",
+        "DEFERRALS",
+        "DSN",
+        "LIMITS",
+        "PRDR",
+        "REQUIRETLS",
+        "SMTPUTF8",
+    ]
+)
+
+
+def _withheld(value: Sequence[str]) -> None:
+    if not WITHHELD.issuperset(value):
+        raise ValueError(f"some of {', '.join(sorted(WITHHELD))}")
+
+
+def defaultHostname() -> str:
+    """
+    This machine's name, as far as it is one that mail can use.  Asks no DNS.
+    """
+    name = socket.gethostname().lower()
+    try:
+        return normalDomain(name)
+    except AddressError:
+        return "localhost"
+
+
+@attrs.frozen
+class Stage:
+    """
+    One stage's table.
+
+    @ivar plugin: the L{IStagePlugin<deferrals.interfaces.IStagePlugin>} that
+        C{use} names.
+    @ivar settings: an instance of its settings class.
+    """
+
+    plugin: Any
+    settings: Any
+
+
+@attrs.frozen
+class ContentStage(Stage):
+    """
+    A table in a policy's C{content}.
+    """
+
+
+@attrs.frozen
+class DeliveryStage(Stage):
+    """
+    A C{deliver} table.
+
+    @ivar schedule: when its recipients are tried again, and given up.
+    """
+
+    schedule: Schedule = Schedule()
+
+
+@attrs.frozen
+class EnvelopeStage(Stage):
+    """
+    A table in a rule's C{check}.
+    """
+
+
+@attrs.frozen
+class Listener:
+    """
+    One C{[[listen]]} table.
+
+    @ivar endpoint: a Twisted server endpoint string.
+    @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
+    @ivar mixed: what a plain sender gets when its recipients differ; by default
+        C{"split"}, for submission C{"strictest"}.
+    @ivar mixed_fallback: what follows when a message has been refused for now
+        C{retry_limit} times, to bring its recipients apart.
+    @ivar retry_limit: how often that may be, for one message.
+    @ivar bare_lf: what becomes of a message with a bare CR or LF: refused, 550
+        5.6.0, or made to have CRLF everywhere.
+    @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
+        without it) or C{"implicit"} (from the first octet); by default
+        C{"starttls"} where there is a certificate.
+    @ivar certificate: a PEM file for this listener: its certificate, then those
+        between it and its root; C{[tls]} has the one for all others.
+    @ivar key: a PEM file with its key; by default the certificate's file.
+    @ivar auth: C{"no"}, C{"offered"} or C{"required"}; by default C{"required"}
+        for submission, C{"no"} for the others.
+    @ivar auth_without_tls: whether passwords may come in clear text.
+    @ivar greet_delay: how long the greeting is held back; who talks before it
+        is refused, 554 5.5.1; 0 is not at all.
+    @ivar proxies: with an endpoint C{haproxy:…}: the addresses and networks
+        whose PROXY header is believed; C{"unix"} for Unix sockets.
+    @ivar xclient: the addresses and networks that may use XCLIENT; C{"unix"}
+        for Unix sockets.
+    @ivar enumerate: what the answer behind the data is about: C{"content"}; or
+        C{"delivery"}, which is tried first, once the message is durable.
+    @ivar delivery_deadline: with C{"delivery"}: how long the answer waits.
+    @ivar withhold: extensions that are not offered, by their EHLO keywords.
+    """
+
+    endpoint: str
+    protocol: Literal["smtp", "submission", "lmtp"] = "smtp"
+    mixed: Literal["split", "retry", "notify", "file", "strictest"] | None = None
+    mixed_fallback: Literal["notify", "file"] = "file"
+    retry_limit: int = attrs.field(default=2, validator=checked(positive))
+    bare_lf: Literal["refuse", "normalise"] = "refuse"
+    tls: Literal["none", "starttls", "required", "implicit"] | None = None
+    certificate: str | None = None
+    key: str | None = None
+    auth: Literal["no", "offered", "required"] | None = None
+    auth_without_tls: bool = False
+    greet_delay: Seconds = Seconds(0)
+    proxies: tuple[str, ...] = attrs.field(
+        default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
+    )
+    xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
+    enumerate: Literal["content", "delivery"] = "content"
+    delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))
+    withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
+
+    def __attrs_post_init__(self) -> None:
+        if self.key is not None and self.certificate is None:
+            raise BadSetting("key", "no key without a certificate")
+
+    @property
+    def mayNotify(self) -> bool:
+        """
+        Whether refusals may become notices to senders.
+        """
+        retries = self.mixed == "retry" and self.mixed_fallback == "notify"
+        return retries or self.mixed == "notify"
+
+    @property
+    def authentication(self) -> str:
+        """
+        C{auth}, or what it is by default.
+        """
+        return self.auth or ("required" if self.protocol == "submission" else "no")
+
+
+@attrs.frozen
+class TLSTable:
+    """
+    The C{[tls]} table.
+
+    @ivar certificate: a PEM file: the server's certificate, then those between
+        it and its root; read again when it changes.
+    @ivar key: a PEM file with its key, without a passphrase; by default the
+        certificate's file.
+    """
+
+    certificate: str
+    key: str | None = None
+
+
+@attrs.frozen
+class LimitsTable:
+    """
+    The C{[limits]} table.
+
+    @ivar message_size: a larger message is refused, 552 5.3.4.
+    @ivar header_size: a larger header section is refused, 552 5.3.4.
+    @ivar recipients: per message; more get 452 4.5.3.
+    @ivar extension_recipients: the same, under DEFERRALS or PRDR (P-13).
+    @ivar hops: Received fields; more are a loop, 554 5.4.6.
+    @ivar errors: commands refused with 5xx per connection, before it is closed.
+    @ivar commands: per connection, RCPT and BDAT not counted; then it is closed
+        with 421.
+    @ivar transactions: per connection, told as MAILMAX (RFC 9422); then it is
+        closed with 421.
+    @ivar command_line: octets of the longest command line, CRLF included.
+    @ivar connections: in total; more get 421 4.3.2.
+    @ivar connections_per_address: from one IPv4 address, or one IPv6 /64; more
+        get 421 4.7.0.
+    @ivar handshake_timeout: how long a PROXY header, or a TLS handshake, may
+        take.
+    @ivar command_timeout: the longest silence between commands.
+    @ivar idle_timeout: the longest time without a transaction, whatever else is
+        said.
+    @ivar data_timeout: the longest silence within the data.
+    @ivar data_rate: octets per second that the data must have, measured over
+        five minutes.
+    @ivar auth_failures: failed attempts to authenticate per connection, before
+        it is closed with 421.
+    @ivar auth_delay: how long the answer to a failed attempt is held back;
+        doubled with each further one from the same address within an hour, up
+        to 30 seconds.
+    @ivar envelope_timeout: how long an envelope stage may take.
+    """
+
+    message_size: Octets = attrs.field(default=Octets(50 << 20), validator=checked(positive))
+    header_size: Octets = attrs.field(default=Octets(256 << 10), validator=checked(_headerSize))
+    recipients: int = attrs.field(default=1000, validator=checked(positive))
+    extension_recipients: int = attrs.field(default=1000, validator=checked(positive))
+    hops: int = attrs.field(default=50, validator=checked(positive))
+    errors: int = attrs.field(default=20, validator=checked(positive))
+    commands: int = attrs.field(default=20000, validator=checked(positive))
+    transactions: int = attrs.field(default=1000, validator=checked(positive))
+    command_line: Octets = attrs.field(default=Octets(4096), validator=checked(_commandLine))
+    connections: int = attrs.field(default=5000, validator=checked(positive))
+    connections_per_address: int = attrs.field(default=100, validator=checked(positive))
+    handshake_timeout: Seconds = attrs.field(default=Seconds(60), validator=checked(positive))
+    command_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    idle_timeout: Seconds = attrs.field(default=Seconds(600), validator=checked(positive))
+    data_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+    data_rate: Octets = attrs.field(default=Octets(100), validator=checked(positive))
+    auth_failures: int = attrs.field(default=3, validator=checked(positive))
+    auth_delay: Seconds = Seconds(3)
+    envelope_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))
+
+
+@attrs.frozen
+class Policy:
+    """
+    One C{[policies.NAME]} table.
+
+    @ivar envelope: what RCPT TO is answered: C{"accept"}, C{"defer"} (judged on
+        content) or C{"refuse"}.
+    @ivar content: the content stages, in their order.
+    @ivar reply: with C{"refuse"}: the reply.
+    @ivar quarantine: where a copy goes that is refused although its message
+        had to be accepted (C{mixed = "file"}): a delivery's table, or the name
+        of one of C{[deliveries]}.
+    """
+
+    envelope: Literal["accept", "defer", "refuse"] = "defer"
+    content: tuple[ContentStage, ...] = ()
+    quarantine: DeliveryStage | str | None = None
+    reply: str | None = attrs.field(default=None, validator=checked(Reply.parseRefusal))
+
+    def __attrs_post_init__(self) -> None:
+        if self.content and self.envelope != "defer":
+            raise BadSetting("content", 'no content stages, unless envelope = "defer"')
+        if self.reply is not None and self.envelope != "refuse":
+            raise BadSetting("reply", 'no reply, unless envelope = "refuse"')
+        if self.quarantine is not None and self.envelope != "defer":
+            raise BadSetting("quarantine", 'no quarantine, unless envelope = "defer"')
+
+
+@attrs.frozen
+class RecipientRule:
+    """
+    One C{[[recipients]]} table.
+
+    @ivar match: C{user@domain}, C{*@domain}, C{*@*.domain} or C{*}.
+    @ivar policy: the name of a policy.
+    @ivar deliver: where its mail goes: a delivery's table, or the name of one
+        of C{[deliveries]}; nowhere, if the policy refuses.
+    @ivar check: envelope stages that are asked about those whom the policy
+        lets in.
+    @ivar allow: for whom the rule is: C{"authenticated"}, addresses and
+        networks, C{"unix"} for Unix sockets; it does not match for others.  By
+        default it is for all, which C{"*"} with a delivery that leads out
+        cannot be.
+    """
+
+    match: str = attrs.field(validator=checked(Pattern.parse))
+    policy: str
+    deliver: DeliveryStage | str | None = None
+    check: tuple[EnvelopeStage, ...] = ()
+    allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
+
+
+@attrs.frozen
+class Config:
+    """
+    A whole file.
+
+    @ivar hostname: how the server introduces itself; this machine's name.
+    @ivar state_dir: where the spool is; made with mode 0700.
+    @ivar reply_deadline: the longest silence after the data, and between two
+        replies there (D-25).
+    @ivar consolidation_window: how long 353 is held back in the hope of a
+        unanimous answer.
+    @ivar max_judging: messages in the content stage at once.
+    @ivar max_delivering: attempts to deliver that are under way at once.
+    @ivar bounces: the name of the delivery that takes notices to senders whom
+        no rule for recipients knows; without it they are not told.
+    @ivar bounce_size: no larger message is sent back whole (RET=FULL).
+    @ivar grace: how long transactions may take to end when the server stops.
+    @ivar dns: the DNS servers that are asked where mail goes (MX), and whether
+        a sender may be written to (SPF), each perhaps with C{:PORT}; by default
+        the system's.
+    @ivar listen: where mail comes in: at least one.
+    @ivar tls: the certificate of listeners that have none of their own.
+    @ivar limits: what one client may ask for.
+    @ivar policies: what recipients think of mail, by name.
+    @ivar deliveries: deliveries that several rules, or stages, refer to by name.
+    @ivar recipients: who is here; the first rule that matches counts.
+    """
+
+    listen: tuple[Listener, ...]
+    hostname: str = attrs.field(factory=defaultHostname, validator=checked(normalDomain))
+    state_dir: str = "state"
+    reply_deadline: Seconds = attrs.field(default=Seconds(50), validator=checked(_underAMinute))
+    consolidation_window: Seconds = Seconds(2)
+    max_judging: int = attrs.field(default=200, validator=checked(positive))
+    max_delivering: int = attrs.field(default=100, validator=checked(positive))
+    bounces: str | None = None
+    bounce_size: Octets = Octets(1 << 20)
+    grace: Seconds = Seconds(10)
+    dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
+    tls: TLSTable | None = None
+    limits: LimitsTable = LimitsTable()
+    policies: dict[str, Policy] = attrs.field(factory=dict)
+    deliveries: dict[str, DeliveryStage] = attrs.field(
+        factory=dict, validator=checked(_deliveryNames)
+    )
+    recipients: tuple[RecipientRule, ...] = ()
+    path: str | None = attrs.field(default=None, init=False, eq=False)
+
+    @property
+    def baseDir(self) -> str:
+        """
+        Where relative paths start: the file's directory, or the current one.
+        """
+        return os.path.dirname(os.path.abspath(self.path)) if self.path else os.getcwd()
+
+    @property
+    def stateDir(self) -> str:
+        """
+        The absolute path of C{state_dir}.
+        """
+        return os.path.join(self.baseDir, self.state_dir)
+
+    @property
+    def spoolDirectory(self) -> str:
+        """
+        Where the spool is.
+        """
+        return os.path.join(self.stateDir, "spool")
+
+    @property
+    def controlPath(self) -> str:
+        """
+        The name of the operator's socket.
+        """
+        return os.path.join(self.stateDir, "control")
+
+    def certificateOf(self, listener: Listener) -> tuple[str, str] | None:
+        """
+        The files with a listener's certificate and its key.
+        """
+        table = self.tls if listener.certificate is None else listener
+        if table is None or table.certificate is None:
+            return None
+        return table.certificate, table.key or table.certificate
+
+
+def load(path: str | None, plugins: Plugins) -> Config:
+    """
+    Read a configuration.
+
+    @param path: the file; L{None} for the built-in default.
+    @param plugins: the stages there are, by interface and name.
+    @raise ConfigError: with every problem that was found.
+    """
+    if path is None:
+        text = DEFAULT.replace("{hostname}", defaultHostname())
+    else:
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(path, [("", f"cannot be read: {error}")]) from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(path, [("", f"not TOML: {error}")]) from None
+    try:
+        config: Config = _converter(plugins).structure(data, Config)
+    except BaseValidationError as error:
+        raise ConfigError(path, problemsOf(error)) from None
+    problems = _crossCheck(config)
+    if problems:
+        raise ConfigError(path, problems)
+    object.__setattr__(config, "path", path)
+    return config
+
+
+def _crossCheck(config: Config) -> list[tuple[str, str]]:
+    """
+    What no single table can know.
+    """
+    problems = []
+    if not config.listen:
+        problems.append(("listen", "at least one [[listen]] table"))
+    if config.consolidation_window >= config.reply_deadline:
+        problems.append(("consolidation_window", "less than reply_deadline"))
+    problems += _mixedProblems(config)
+    for index, listener in enumerate(config.listen):
+        if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
+            problems.append((f"listen[{index}].tls", "a certificate, here or in [tls]"))
+        elif _locksOut(config, listener):
+            why = "TLS, or auth_without_tls: nobody could log in"
+            problems.append((f"listen[{index}].tls", why))
+    if config.bounces is not None and config.bounces not in config.deliveries:
+        names = ", ".join(config.deliveries) or "none there"
+        problems.append(("bounces", f"the name of a delivery ({names})"))
+    for index, rule in enumerate(config.recipients):
+        policy = config.policies.get(rule.policy)
+        if policy is None:
+            names = ", ".join(config.policies) or "none there"
+            problems.append((f"recipients[{index}].policy", f"the name of a policy ({names})"))
+        elif policy.envelope != "refuse" and rule.deliver is None:
+            problems.append(
+                (f"recipients[{index}].deliver", "a delivery, since its policy may accept")
+            )
+        if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
+            names = ", ".join(config.deliveries) or "none there"
+            problems.append((f"recipients[{index}].deliver", f"the name of a delivery ({names})"))
+        if _opensRelay(config, rule):
+            problems.append(
+                (
+                    f"recipients[{index}].allow",
+                    "the clients that may send to everybody, such as authenticated: without"
+                    " them this would be an open relay",
+                )
+            )
+    return problems
+
+
+def _locksOut(config: Config, listener: Listener) -> bool:
+    """
+    Whether clients have to log in, and never can: passwords go over TLS only,
+    and there is none.
+    """
+    if listener.authentication != "required" or listener.auth_without_tls:
+        return False
+    hasTLS = listener.tls != "none" and config.certificateOf(listener) is not None
+    return not hasTLS and listener.endpoint.removeprefix("haproxy:").startswith(_CLEAR)
+
+
+def _opensRelay(config: Config, rule: RecipientRule) -> bool:
+    """
+    Whether strangers could send to strangers by a rule.
+    """
+    policy = config.policies.get(rule.policy)
+    if Pattern.parse(rule.match).domain != "*" or (policy and policy.envelope == "refuse"):
+        return False
+    named = isinstance(rule.deliver, str)
+    stage = config.deliveries.get(rule.deliver) if named else rule.deliver
+    if not getattr(getattr(stage, "plugin", None), "outward", False):
+        return False
+    return rule.allow is None or Allowed.parse(rule.allow).everybody
+
+
+def _mixedProblems(config: Config) -> list[tuple[str, str]]:
+    """
+    What listeners may choose for mixed mail, and what they need for it.
+    """
+    problems = []
+    filing = ""
+    for index, listener in enumerate(config.listen):
+        key = f"listen[{index}].mixed"
+        if listener.protocol == "submission" and listener.mixed in ("split", "retry"):
+            why = f"never {listener.mixed} for submission: clients show a 4xx as a failure"
+            problems.append((key, why))
+        if listener.mixed in ("retry", "notify", "file"):
+            filing = filing or f'{key} = "{listener.mixed}"'
+    for name, policy in config.policies.items():
+        key = f"policies.{name}.quarantine"
+        if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:
+            names = ", ".join(config.deliveries) or "none there"
+            problems.append((key, f"the name of a delivery ({names})"))
+        if filing and policy.envelope == "defer" and policy.quarantine is None:
+            problems.append((key, f"a delivery: {filing} may have to file what is refused"))
+    return problems
+
+
+def _converter(plugins: Plugins) -> cattrs.Converter:
+    converter = makeConverter()
+    converter.register_structure_hook(
+        ContentStage,
+        lambda value, _: _stage(converter, plugins, value, IContentStage, ContentStage),
+    )
+    converter.register_structure_hook(
+        EnvelopeStage,
+        lambda value, _: _stage(converter, plugins, value, IEnvelopeStage, EnvelopeStage),
+    )
+    converter.register_structure_hook(
+        DeliveryStage,
+        lambda value, _: _delivery(converter, plugins, value),
+    )
+    return converter
+
+
+def _stage(
+    converter: cattrs.Converter, plugins: Plugins, value: Any, interface: Any, kind: type[Any]
+) -> Any:
+    """
+    A stage's table into the settings of the plugin that C{use} names.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("use"), str):
+        raise ValueError('a table such as { use = "NAME", … }')
+    plugin = plugins.get((interface, value["use"]))
+    if plugin is None:
+        names = sorted(name for found, name in plugins if found is interface)
+        raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
+    rest = {key: one for key, one in value.items() if key != "use"}
+    return kind(plugin, converter.structure(rest, plugin.settings))
+
+
+def _delivery(converter: cattrs.Converter, plugins: Plugins, value: Any) -> DeliveryStage:
+    """
+    The same for a delivery, whose table also has the keys of its schedule.
+    """
+    keys = {field.name for field in attrs.fields(Schedule)}
+    own = value if isinstance(value, dict) else {}
+    rest = {key: one for key, one in own.items() if key not in keys} if own else value
+    stage = _stage(converter, plugins, rest, IDeliveryStage, DeliveryStage)
+    schedule = {key: one for key, one in own.items() if key in keys}
+    return attrs.evolve(stage, schedule=converter.structure(schedule, Schedule))

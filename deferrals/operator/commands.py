@@ -1,0 +1,365 @@
+"""
+C{deferrals queue}, C{explain} and C{status}: through the server's control
+socket where it runs, and with the spool itself where it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+from twisted.internet.defer import maybeDeferred
+
+from deferrals.config.tables import load
+from deferrals.errors import DeferralsError
+from deferrals.model.ids import parseId
+from deferrals.model.selection import STATUSES, Selection
+from deferrals.model.settings import parseSeconds
+from deferrals.operator.control import ControlClient, Operator
+from deferrals.operator.explain import story
+from deferrals.plugins.finding import stagePlugins
+from deferrals.spool.sqlite.offline import OfflineSpool
+from deferrals.spool.sqlite.queue import View
+
+#: Recipients shown per call.
+_PAGE = 500
+
+#: Message ids per call.
+_IDS = 500
+
+_VERBS = {
+    "retry": "try again now, whatever the schedule says",
+    "hold": "do not deliver until released",
+    "release": "deliver what is held",
+    "remove": "take out of the queue; nobody is told",
+}
+
+_DONE = {"retry": "due now", "hold": "held", "release": "released", "remove": "removed"}
+
+
+def addCommands(commands: Any) -> None:
+    """
+    @param commands: argparse's sub-commands of C{deferrals}.
+    """
+    queue = commands.add_parser("queue", help="look into the queue, and change it")
+    verbs = queue.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    one = _verb(verbs, "list", "who waits, and for what", list_)
+    _addSelection(one)
+    one.add_argument("--limit", type=int, default=0, metavar="N", help="no more than that many")
+    _verb(verbs, "show", "all that is known of a message", show).add_argument("id", metavar="ID")
+    for verb, text in _VERBS.items():
+        one = _verb(verbs, verb, text, change)
+        _addSelection(one)
+        one.add_argument("--all", action="store_true", help="everybody")
+    export = _verb(verbs, "export", "write a message to standard output", export_)
+    export.add_argument("id", metavar="ID")
+    _verb(verbs, "check", "look for what is damaged", check)
+    explain = _verb(commands, "explain", "one message's story", explain_)
+    explain.add_argument("id", metavar="ID")
+    explain.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a log of the server, plain or JSON, also compressed; - is standard input",
+    )
+    _verb(commands, "status", "what a running server says of itself", status)
+
+
+def _verb(commands: Any, name: str, text: str, run: Callable[[Any], int]) -> Any:
+    found = commands.add_parser(name, help=text, description=text)
+    found.add_argument("--config", "-c", metavar="FILE", help="the server's configuration")
+    found.add_argument("--json", action="store_true", help="for programs")
+    found.set_defaults(run=lambda arguments: _guarded(run, arguments))
+    return found
+
+
+def _addSelection(parser: Any) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="messages")
+    parser.add_argument("--from", dest="sender", metavar="PATTERN", help='"" for <>')
+    parser.add_argument("--to", dest="recipient", metavar="PATTERN")
+    parser.add_argument("--destination", metavar="PATTERN", help="the next hop")
+    parser.add_argument("--status", choices=STATUSES)
+    parser.add_argument("--older", metavar="SPAN", help="in the queue for longer, e.g. 2h")
+    parser.add_argument("--newer", metavar="SPAN", help="in the queue for less")
+
+
+def _selections(arguments: argparse.Namespace) -> list[Selection]:
+    """
+    @return: at least one; several where there are more ids than one call takes.
+    @raise ValueError: an id or a time span is none.
+    """
+    for text in arguments.ids:
+        parseId(text)
+    ids = list(dict.fromkeys(text.upper() for text in arguments.ids))
+    one = Selection(
+        (),
+        arguments.sender,
+        arguments.recipient,
+        arguments.destination,
+        arguments.status,
+        *(None if span is None else _span(span) for span in (arguments.older, arguments.newer)),
+    )
+    return [
+        attrs.evolve(one, ids=tuple(ids[start : start + _IDS]))
+        for start in range(0, len(ids) or 1, _IDS)
+    ]
+
+
+def _span(text: str) -> float:
+    return float(parseSeconds(float(text) if text.isdigit() else text))
+
+
+class _Beside:
+    """
+    What L{ControlClient} does, where no server runs.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._spool = OfflineSpool(directory)
+        view = View(self._spool, maybeDeferred, idle=True)
+        self._operator = Operator(view, maybeDeferred, dict)
+
+    def call(self, name: str, *args: Any) -> Any:
+        results: list[Any] = []
+        self._operator.call(name, *args).addBoth(results.append)
+        if hasattr(results[0], "raiseException"):
+            results[0].raiseException()
+        return results[0]
+
+    def close(self) -> None:
+        self._spool.close()
+
+
+def _open(arguments: argparse.Namespace) -> tuple[Any, bool]:
+    """
+    @return: who can be called, and whether it is a server.
+    """
+    path = None if arguments.config is None else os.path.abspath(arguments.config)
+    config = load(path, stagePlugins())
+    try:
+        return ControlClient(config.controlPath), True
+    except PermissionError as error:
+        raise DeferralsError(f"{config.controlPath}: {error.strerror}") from None
+    except OSError:
+        return _Beside(config.spoolDirectory), False
+
+
+def _guarded(run: Callable[[Any], int], arguments: argparse.Namespace) -> int:
+    """
+    2 where something is wrong, and what it is.
+    """
+    try:
+        arguments.queue, arguments.running = _open(arguments)
+        try:
+            return run(arguments)
+        finally:
+            arguments.queue.close()
+    except (DeferralsError, ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"deferrals: {error}", file=sys.stderr)
+        return 2
+
+
+def _found(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    left = arguments.limit or sys.maxsize
+    for selection in _selections(arguments):
+        after: Any = None
+        while left:
+            limit = min(left, _PAGE)
+            page, after = arguments.queue.call("look", selection.toJSON(), limit, after)
+            yield from page
+            left -= len(page)
+            if after is None:
+                break
+
+
+def list_(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals queue list}: 0, also if there is nothing.
+    """
+    count = 0
+    for one in _found(arguments):
+        count += 1
+        print(json.dumps(one) if arguments.json else _line(one))
+    if not arguments.json:
+        print(f"{count} recipients")
+    return 0
+
+
+def _line(one: dict[str, Any]) -> str:
+    state = one["status"]
+    if state == "queued":
+        state = f"in {_short(one['due_seconds'])}" if one["due_seconds"] > 0 else "due"
+    said = f" {one['host']}" if one["host"] else ""
+    tail = f" --{said} {one['reply']}" if one["reply"] else ""
+    return (
+        f"{one['id']} {_short(one['age_seconds']):>4} {state:<7} {one['attempts']:>3}x"
+        f" <{one['sender']}> -> <{one['recipient']}>"
+        f" [{one['destination'] or one['delivery']}]{tail}"
+    )
+
+
+def _short(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals queue show}: 1 if it is unknown.
+    """
+    found = arguments.queue.call("show", arguments.id)
+    if found is None:
+        print(f"deferrals: {arguments.id} is not in the queue", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    if not found["gone"]:
+        print(f"{found['id']}  {found['size']} octets, came {_moment(found['received'])}")
+        for one in found["recipients"]:
+            print(f"  {_line(one)}")
+            if one["expires_seconds"] is not None:
+                print(f"    is given up in {_short(one['expires_seconds'])}")
+    for entry in found["history"]:
+        print(f"  {_entry(entry)}")
+    return 0
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    said = " ".join(filter(None, (entry["host"], entry["reply"])))
+    return f"{_moment(entry['time'])} recipient {entry['seq']}: {entry['event']} {said}".rstrip()
+
+
+def _moment(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+
+
+def change(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals queue retry}, C{hold}, C{release}, C{remove}: 1 if that changed
+    nothing.
+    """
+    selections = _selections(arguments)
+    if selections[0].isEverything and not arguments.all:
+        raise ValueError("say which: message ids, --to, --from …, or --all")
+    count = 0
+    for selection in selections:
+        after, words = None, selection.toJSON()
+        while True:
+            changed, after = arguments.queue.call("change", arguments.verb, words, after)
+            count += changed
+            if after is None:
+                break
+    if arguments.json:
+        print(json.dumps({"command": arguments.verb, "recipients": count}))
+    else:
+        print(f"{count} recipients {_DONE[arguments.verb]}")
+    return 0 if count else 1
+
+
+def export_(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals queue export}: the message as it came in; 1 if it is unknown.
+    """
+    offset = 0
+    while True:
+        part = arguments.queue.call("read", arguments.id, offset)
+        if part is None and not offset:
+            print(f"deferrals: there is no content of {arguments.id}", file=sys.stderr)
+            return 1
+        if part is None:
+            sys.stdout.buffer.flush()
+            raise DeferralsError(f"{arguments.id} has left the queue: this is only a part of it")
+        data = base64.b64decode(part)
+        if not data:
+            sys.stdout.buffer.flush()
+            return 0
+        sys.stdout.buffer.write(data)
+        offset += len(data)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals queue check}: 1 if something is damaged.
+    """
+    after, messages, wrong = None, 0, 0
+    while True:
+        found, count, after = arguments.queue.call("inspect", after)
+        messages += count
+        wrong += len(found)
+        for one in found:
+            print(json.dumps(one) if arguments.json else f"{one['id']} {one['problem']}".strip())
+        if after is None:
+            break
+    aside = arguments.queue.call("numbers")["moved_aside"] if not wrong or messages else []
+    if arguments.json:
+        print(json.dumps({"messages": messages, "problems": wrong, "moved_aside": aside}))
+    else:
+        for name in aside:
+            print(f"moved aside: {name}")
+        print(f"{messages} messages, {wrong} problems")
+    return 1 if wrong else 0
+
+
+def explain_(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals explain}: 1 if nothing is known of it.
+    """
+    parseId(arguments.id)
+    found = arguments.queue.call("show", arguments.id.upper())
+    lines = list(story(arguments.id.upper(), found, arguments.log))
+    if arguments.json:
+        print(json.dumps({"spool": found, "log": [text for _, text in lines]}))
+        return 0 if found or lines else 1
+    for when, text in lines:
+        print(f"{when} {text}")
+    if found is not None and not found["gone"]:
+        print("now:")
+        for one in found["recipients"]:
+            print(f"  {_line(one)}")
+    elif lines:
+        print("now: it is not in the queue any longer")
+    else:
+        print(f"deferrals: nothing is known of {arguments.id}", file=sys.stderr)
+        return 1
+    if not arguments.log:
+        print("(with --log FILE: also what the log knows of it)")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals status}: 1 if the server does not run.
+    """
+    found = {
+        "running": arguments.running,
+        "queue": arguments.queue.call("numbers"),
+        **arguments.queue.call("status"),
+    }
+    if arguments.json:
+        print(json.dumps(found))
+        return 0 if arguments.running else 1
+    queue = found["queue"]
+    print("the server runs" if arguments.running else "the server does not run")
+    states = ", ".join(f"{count} {name}" for name, count in queue["recipients"].items())
+    print(f"queue: {queue['messages']} messages; recipients: {states or 'none'}")
+    if queue["messages"]:
+        print(f"the oldest has been in it for {_short(queue['oldest_seconds'])}")
+    for name, kinds in found.get("counters", {}).items():
+        print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+    for name, what in found.get("parts", {}).items():
+        print(f"{name}: {json.dumps(what)}")
+    return 0 if arguments.running else 1

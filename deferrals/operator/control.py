@@ -1,0 +1,225 @@
+"""
+The operator's line to the server: a Unix socket in the state directory, which
+only the server's own user can open.
+
+A request is a line of JSON, C{{"call": NAME, "args": […]}}; so is the answer,
+C{{"result": …}} or C{{"error": TEXT}}.  Each call does a small piece of work and
+says where to go on, so nothing here takes long.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+
+from deferrals.errors import DeferralsError
+from deferrals.model.ids import parseId
+from deferrals.model.selection import Selection
+
+_log = Logger(namespace="deferrals.operator")
+
+#: So much of a message is read by one call.
+READ_OCTETS = 96 * 1024
+
+#: How long a client waits for an answer.
+ANSWER_SECONDS = 600.0
+
+#: A longer name does not fit into a socket's address.
+_NAME_OCTETS = 100
+
+
+def _reachable(path: str) -> str:
+    """
+    The same file by a name that a socket's address can hold.
+    """
+    if len(os.fsencode(path)) <= _NAME_OCTETS:
+        return path
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+
+
+class Operator:
+    """
+    What can be called, in a server or beside a spool that no server has.
+
+    @param queue: L{IQueue<deferrals.interfaces.IQueue>}.
+    @param inThread: runs a function outside the reactor thread.
+    @param status: returns what the server says of itself.
+    """
+
+    def __init__(
+        self,
+        queue: Any,
+        inThread: Callable[..., Deferred[Any]],
+        status: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._queue = queue
+        self._inThread = inThread
+        self._status = status
+
+    def call(self, name: str, *args: Any) -> Deferred[Any]:
+        """
+        @param name: of a method C{call_NAME}.
+        @param args: as JSON has them.
+        @return: a Deferred of what JSON can carry.
+        """
+        method = getattr(self, f"call_{name}", None)
+        if method is None:
+            raise ValueError(f"no such call: {name}")
+        return maybeDeferred(method, *args)
+
+    def call_look(self, selection: Any, limit: int, after: Any) -> Any:
+        """See L{IQueue.look<deferrals.interfaces.IQueue.look>}."""
+        return self._queue.look(Selection.fromJSON(selection), limit, after)
+
+    def call_show(self, text: str) -> Any:
+        """See L{IQueue.show<deferrals.interfaces.IQueue.show>}."""
+        return self._queue.show(parseId(text))
+
+    def call_change(self, command: str, selection: Any, after: Any) -> Any:
+        """See L{IQueue.change<deferrals.interfaces.IQueue.change>}."""
+        return self._queue.change(command, Selection.fromJSON(selection), after)
+
+    def call_inspect(self, after: int | None) -> Any:
+        """See L{IQueue.inspect<deferrals.interfaces.IQueue.inspect>}."""
+        return self._queue.inspect(after)
+
+    def call_numbers(self) -> Any:
+        """See L{IQueue.numbers<deferrals.interfaces.IQueue.numbers>}."""
+        return self._queue.numbers()
+
+    def call_status(self) -> Any:
+        """What the server says of itself."""
+        return self._status()
+
+    def call_read(self, text: str, offset: int) -> Any:
+        """
+        A part of a message's content, in base64; empty at its end.
+        """
+        d = maybeDeferred(self._queue.content, parseId(text))
+        return d.addCallback(self._part, offset)
+
+    def _part(self, message: Any, offset: int) -> Any:
+        if message is None:
+            return None
+        return self._inThread(_part, message, offset)
+
+
+def _part(message: Any, offset: int) -> str:
+    with message.open() as file:
+        file.seek(offset)
+        return base64.b64encode(file.read(READ_OCTETS)).decode("ascii")
+
+
+class ControlLine(LineOnlyReceiver):
+    """
+    One operator.
+    """
+
+    delimiter = b"\n"
+    MAX_LENGTH = 256 * 1024
+    factory: ControlFactory
+
+    def lineReceived(self, line: bytes) -> None:
+        """
+        A request.
+        """
+        d = maybeDeferred(self._call, line)
+        d.addCallback(lambda result: {"result": result})
+        d.addErrback(self._failed)
+        d.addCallback(self._answer)
+
+    def _call(self, line: bytes) -> Deferred[Any]:
+        request = json.loads(line)
+        return self.factory.operator.call(request["call"], *request["args"])
+
+    def _failed(self, failure: Failure) -> dict[str, str]:
+        if not failure.check(DeferralsError, ValueError):
+            _log.failure("a command failed", failure=failure)
+        return {"error": f"{failure.getErrorMessage() or failure.type.__name__}"}
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        if self.transport is not None and self.transport.connected:
+            self.sendLine(json.dumps(answer).encode("utf-8"))
+
+
+class ControlFactory(Factory):
+    """
+    @param operator: what can be called.
+    """
+
+    protocol = ControlLine
+    noisy = False
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+
+
+def listen(reactor: Any, path: str, operator: Operator) -> Any:
+    """
+    Be there for operators.  The spool's lock is held: a socket that is there
+    is left over from a process that died.
+
+    @return: the port; L{None} where there can be none, which the log says.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return reactor.listenUNIX(_reachable(path), ControlFactory(operator), mode=0o600)
+    except Exception as error:
+        _log.error("no control socket {path}: {error}", path=path, error=str(error))
+        return None
+
+
+class ControlClient:
+    """
+    The other end, for a program that waits.
+
+    @param path: the socket's name.
+    @raise OSError: nobody is there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(ANSWER_SECONDS)
+        try:
+            self._socket.connect(_reachable(path))
+        except OSError:
+            self._socket.close()
+            raise
+        self._file = self._socket.makefile("rb")
+
+    def call(self, name: str, *args: Any) -> Any:
+        """
+        @raise DeferralsError: what the server said, or that it said nothing.
+        """
+        request = {"call": name, "args": list(args)}
+        try:
+            self._socket.sendall(json.dumps(request).encode("utf-8") + b"\n")
+            line = self._file.readline()
+        except OSError as error:
+            raise DeferralsError(f"the server does not answer: {error}") from None
+        if not line:
+            raise DeferralsError("the server has gone away")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise DeferralsError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        """
+        Hang up.
+        """
+        self._file.close()
+        self._socket.close()

@@ -1,0 +1,545 @@
+"""
+The client's side of an SMTP or LMTP session.
+
+One connection, any number of messages, one after the other.  Of the ways of
+asking for each recipient's own answer the first is used that the server offers
+(D-3).  Where it offers PIPELINING, envelope and DATA go out in one piece; where
+it offers CHUNKING, the message goes in one chunk.
+
+Ownership: until the final reply the message is the caller's (D-21), and nothing
+that a block says is acted upon before it (P-10).  Nothing is tried again here.
+
+Every wait has a deadline, after the data ten minutes for each reply (D-24).  A
+server that breaks the protocol, speaks out of turn, or is late, loses the
+connection; the caller gets a L{Result} all the same, in which the recipients
+that had no final answer are temporarily refused.  Whatever is cancelled loses
+the connection, too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.deferreds import TimeoutError, withDeadline
+from deferrals.errors import PeerError
+from deferrals.model.envelope import Form
+from deferrals.model.outgoing import PREFERENCE, Outgoing, Timeouts
+from deferrals.model.reply import R250_SENDER, Reply
+from deferrals.model.sending import R553_NO_SMTPUTF8, Sending, number, unfit
+from deferrals.smtp.client.replies import MAX_REPLY_LINES, ReplyParser
+from deferrals.smtp.client.writing import Exactly, MessageProducer, Stuffing
+
+_UNWANTED = "not waited for any longer"
+
+
+@implementer(IHandshakeListener)
+class ClientSession(Protocol):
+    """
+    One connection to a server.
+
+    @param clock: timers.
+    @param hello: the name to give with EHLO or LHLO.
+    @param lmtp: whether the server speaks LMTP.
+    @param forms: the ways of asking for each recipient's answer that may be
+        used.
+    @param trace: called with C{"C"} or C{"S"} and each line of the dialogue,
+        the message and what is secret excepted.
+    @param chunking: whether BDAT may be used.
+    @ivar capabilities: what EHLO or LHLO listed, by keyword.
+    @ivar serverName: what the server calls itself.
+    @ivar protected: whether the connection is encrypted.
+    @ivar verified: whether, besides, the server is known to be the right one.
+    @ivar transactions: how many messages have been sent over it.
+    """
+
+    def __init__(
+        self,
+        clock: Any,
+        hello: str,
+        lmtp: bool = False,
+        forms: Sequence[Form] = PREFERENCE,
+        timeouts: Timeouts = Timeouts(),
+        trace: Callable[[str, str], None] | None = None,
+        chunking: bool = True,
+    ) -> None:
+        self._clock = clock
+        self._hello = hello
+        self._lmtp = lmtp
+        self._forms = forms
+        self._timeouts = timeouts
+        self._trace = trace or (lambda who, line: None)
+        self._chunking = chunking
+        self._parser = ReplyParser()
+        self._replies: deque[Reply] = deque()
+        self._waiter: Deferred[Reply] | None = None
+        self._handshake: Deferred[None] | None = None
+        self._lost: Failure | None = None
+        self._producer: MessageProducer | None = None
+        self._closed = False
+        self._busy = True
+        self._gone: list[Deferred[None]] = []
+        self.capabilities: dict[str, list[str]] = {}
+        self.serverName = ""
+        self.protected = self.verified = False
+        self.transactions = 0
+
+    # Connection and replies.
+
+    def connectionMade(self) -> None:
+        """
+        What is written goes out at once: it is written in whole pieces.
+        """
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.protected = ISSLTransport.providedBy(self.transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Replies from the server.
+        """
+        parser = self._parser
+        try:
+            if data and not self._busy:
+                # What comes now would be taken for an answer to the next command.
+                raise PeerError("the server spoke out of turn")
+            found = parser.feed(data)
+        except PeerError:
+            self._broken(Failure())
+            return
+        for reply, lines in found:
+            if self._parser is not parser:
+                return  # sent in clear, behind the reply to STARTTLS
+            for line in lines:
+                self._trace("S", line)
+            self._replied(reply)
+
+    def _replied(self, reply: Reply) -> None:
+        producer = self._producer
+        if producer is not None and not producer.complete and reply.code < 400:
+            # It may refuse what it has not read to the end, but cannot have taken it.
+            self._broken(Failure(PeerError("the message was answered before its end")))
+            return
+        if reply.code == 421 and self._lost is None:
+            # RFC 5321 §3.8: whoever says so closes the connection.
+            self._lost = Failure(PeerError(f"the server closes: {reply}"))
+            self.transport.abortConnection()
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(reply)
+        else:
+            self._replies.append(reply)
+        if len(self._replies) > MAX_REPLY_LINES:
+            self._broken(Failure(PeerError("replies that nobody asked for")))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Whoever waits for a reply is told.
+        """
+        self._closed = True
+        if self._lost is None:
+            what = "TLS" if self._handshake is not None else "connection lost"
+            self._lost = Failure(PeerError(f"{what}: {_reason(reason)}"))
+        self._wake()
+        gone, self._gone = self._gone, []
+        for waiter in gone:
+            waiter.callback(None)
+
+    def closed(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when the connection is gone; at most one
+            message may be under way before it does.
+        """
+        d: Deferred[None] = Deferred()
+        if self._closed:
+            d.callback(None)
+        else:
+            self._gone.append(d)
+        return d
+
+    def abort(self) -> None:
+        """
+        End the connection at once.
+        """
+        self._broken(Failure(PeerError(_UNWANTED)))
+
+    def _broken(self, failure: Failure) -> None:
+        """
+        There is no sense in going on.
+        """
+        if self._lost is None:
+            self._lost = failure
+        self.transport.abortConnection()
+        self._wake()
+
+    def _wake(self) -> None:
+        assert self._lost is not None
+        waiter, self._waiter = self._waiter, None
+        handshake, self._handshake = self._handshake, None
+        for one in (waiter, handshake):
+            if one is not None:
+                one.errback(self._lost)
+        if self._producer is not None:
+            self._producer.stopProducing()
+
+    @property
+    def usable(self) -> bool:
+        """
+        Whether another message can be sent.
+        """
+        return self._lost is None
+
+    @property
+    def lost(self) -> str:
+        """
+        Why the connection was given up; empty, where it was not.
+        """
+        return "" if self._lost is None else self._lost.getErrorMessage()
+
+    def limit(self, name: str) -> int | None:
+        """
+        What the server has announced with LIMITS (RFC 9422): C{RCPTMAX},
+        C{MAILMAX}, C{RCPTDOMAINMAX}.
+        """
+        return number(self.capabilities, "LIMITS", name)
+
+    def _expect(self, seconds: float) -> Deferred[Reply]:
+        """
+        The next reply.
+
+        @return: a Deferred that fails with L{PeerError} when there is none in
+            time; then the connection is given up, and also where it is
+            cancelled.
+        """
+
+        def read() -> Any:
+            if self._replies:
+                return self._replies.popleft()
+            if self._lost is not None:
+                return self._lost
+            self._waiter = Deferred(self._unwanted)
+            return self._waiter
+
+        return withDeadline(self._clock, seconds, read).addErrback(self._late)
+
+    def _unwanted(self, waiter: Deferred[Any]) -> None:
+        """
+        Nobody waits any longer for what is not there yet.
+        """
+        self._waiter = self._handshake = None
+        self.abort()
+
+    def _late(self, failure: Failure) -> Failure:
+        if not failure.check(TimeoutError):
+            return failure
+        self._lost = Failure(PeerError("no reply in time"))
+        return self._lost
+
+    def _command(self, line: str, shown: str | None = None) -> None:
+        self._trace("C", line if shown is None else shown)
+        self.transport.write(line.encode("utf-8") + b"\r\n")
+
+    # Opening and closing.
+
+    @inlineCallbacks
+    def open(self) -> Any:
+        """
+        Read the greeting and introduce ourselves.
+
+        @return: a Deferred that fails with L{PeerError} where the server does
+            not want us.
+        """
+        reply = yield self._expect(self._timeouts.command)
+        if reply.code != 220:
+            raise self._refused("greeting", reply)
+        yield self._introduce()
+        self._settle()
+
+    @inlineCallbacks
+    def _introduce(self) -> Any:
+        self.capabilities = {}
+        self._command(f"{'LHLO' if self._lmtp else 'EHLO'} {self._hello}")
+        reply = yield self._expect(self._timeouts.command)
+        if reply.isPermanent and not self._lmtp:
+            self._command(f"HELO {self._hello}")
+            reply = yield self._expect(self._timeouts.command)
+        elif reply.isPositive:
+            for line in reply.text.split("\n")[1:]:
+                keyword, *words = line.split() or [""]
+                self.capabilities[keyword.upper()] = words
+        if not reply.isPositive:
+            raise self._refused("EHLO", reply)
+        self.serverName = reply.text.partition("\n")[0].partition(" ")[0].lower()
+
+    def _refused(self, what: str, reply: Reply) -> PeerError:
+        self.transport.loseConnection()
+        error = PeerError(f"{what} was answered {reply}", reply)
+        self._lost = Failure(error)
+        return error
+
+    @inlineCallbacks
+    def secure(self, creator: Any, verifies: bool) -> Any:
+        """
+        STARTTLS (RFC 3207).  What the server has sent behind its reply, in
+        clear, is thrown away: it is not the server's, but anybody's.
+
+        @param creator: L{IOpenSSLClientConnectionCreator
+            <twisted.internet.interfaces.IOpenSSLClientConnectionCreator>}.
+        @param verifies: whether it refuses a server that is not the right one.
+        @return: a Deferred that fails with L{PeerError} where there is no TLS:
+            with the server's reply, where it has refused, and can be spoken to
+            in clear; otherwise the connection is lost.
+        """
+        self._busy = True
+        self._command("STARTTLS")
+        reply = yield self._expect(self._timeouts.command)
+        if reply.code != 220:
+            self._settle()
+            raise PeerError(f"STARTTLS was answered {reply}", reply)
+        self._parser = ReplyParser()
+        self._replies.clear()
+        self._handshake = handshake = Deferred(self._unwanted)
+        self.transport.startTLS(creator)
+        d = withDeadline(self._clock, self._timeouts.command, lambda: handshake)
+        yield d.addErrback(self._late)
+        self.protected, self.verified = True, verifies
+        yield self._introduce()
+        self._settle()
+
+    def handshakeCompleted(self) -> None:
+        """
+        The connection is protected.
+        """
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.callback(None)
+
+    @inlineCallbacks
+    def authenticate(self, mechanism: Any) -> Any:
+        """
+        AUTH (RFC 4954).
+
+        @param mechanism: of L{deferrals.smtp.client.auth}.
+        @return: a Deferred that fails with L{PeerError} where the server does
+            not believe us, or cannot be believed.
+        """
+        self._busy = True
+        try:
+            self._command(f"AUTH {mechanism.start()}", f"AUTH {mechanism.name} ...")
+            reply = yield self._expect(self._timeouts.command)
+            while reply.code == 334:
+                self._command((yield mechanism.respond(reply.text)), "...")
+                reply = yield self._expect(self._timeouts.command)
+            if not reply.isPositive:
+                raise self._refused("AUTH", reply)
+            mechanism.finish()
+        except ValueError as error:
+            self._broken(Failure(PeerError(f"AUTH {mechanism.name}: {error}")))
+            raise self._lost.value from None
+        self._settle()
+
+    @inlineCallbacks
+    def quit(self) -> Any:
+        """
+        End the session politely.
+
+        @return: a Deferred that fires when the connection is closed; it never
+            fails.
+        """
+        self._busy = True
+        if self._lost is None:
+            gone = self.closed()
+            self._command("QUIT")
+            try:
+                yield self._expect(self._timeouts.command)
+            except PeerError:
+                return
+            self.transport.loseConnection()
+            yield gone
+
+    # Messages.
+
+    @inlineCallbacks
+    def send(self, outgoing: Outgoing, forms: Sequence[Form] | None = None) -> Any:
+        """
+        Send one message.  The next one may be sent when this one's Deferred
+        has fired, while the session is L{usable}.
+
+        @param forms: instead of the session's own.
+        @return: a Deferred of a L{Result}; it fails only when it is cancelled.
+        """
+        sending = Sending(outgoing, self._form(forms), self.capabilities, self._chunking)
+        reason = unfit(outgoing, self.capabilities, self.verified)
+        if reason is not None:
+            sending.refuseAll(reason)
+            return sending.result()
+        self._busy = True
+        self.transactions += 1
+        try:
+            yield self._envelope(sending)
+            if sending.begun:
+                yield self._content(sending)
+        except PeerError:
+            if self._lost is None:
+                self._broken(Failure())
+        self._settle()
+        return sending.result(self.lost)
+
+    @inlineCallbacks
+    def ask(self, sender: str, recipient: str) -> Any:
+        """
+        Ask whether a recipient would be taken; nothing is sent.
+
+        @return: a Deferred of the replies to MAIL and RCPT; fails with
+            L{PeerError} where there are none: then the connection is lost.  A
+            server that cannot be told the address is not asked: the message
+            could not be sent either.
+        """
+        commands = [f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "RSET"]
+        if not f"{sender}{recipient}".isascii():
+            if "SMTPUTF8" not in self.capabilities:
+                return [R250_SENDER, R553_NO_SMTPUTF8]
+            commands[0] += " SMTPUTF8"
+        self._busy = True
+        self.transactions += 1
+        replies = []
+        if "PIPELINING" in self.capabilities:
+            self._commands(commands)
+        for command in commands:
+            if "PIPELINING" not in self.capabilities:
+                self._command(command)
+            replies.append((yield self._expect(self._timeouts.command)))
+        self._settle()
+        return replies[:2]
+
+    def _settle(self) -> None:
+        """
+        A transaction is over: there is nothing more to hear.
+        """
+        self._busy = False
+        if self._lost is None and (self._replies or self._parser.partial):
+            self._broken(Failure(PeerError("the server spoke out of turn")))
+
+    def _form(self, forms: Sequence[Form] | None) -> Form:
+        if self._lmtp:
+            return Form.LMTP
+        wanted = self._forms if forms is None else forms
+        offered = [form for form in PREFERENCE if form.name in self.capabilities]
+        return next((form for form in offered if form in wanted), Form.PLAIN)
+
+    def _commands(self, commands: Sequence[str]) -> None:
+        """
+        All of them in one piece (RFC 2920).
+        """
+        for command in commands:
+            self._trace("C", command)
+        self.transport.write("".join(f"{c}\r\n" for c in commands).encode("utf-8"))
+
+    @inlineCallbacks
+    def _envelope(self, sending: Sending) -> Any:
+        """
+        MAIL, RCPT and DATA, up to the reply to DATA.
+        """
+        commands = sending.commands()
+        pipelined = "PIPELINING" in self.capabilities
+        if pipelined:
+            self._commands(commands)
+        for command in commands:
+            if not pipelined:
+                if not sending.wants(command):
+                    continue
+                self._command(command)
+            seconds = self._timeouts.data if command == "DATA" else self._timeouts.command
+            sending.answered(command, (yield self._expect(seconds)))
+        if sending.chunks and sending.senderAccepted and sending.waiting:
+            sending.begun = True
+        elif sending.begun and not sending.senderAccepted:
+            raise PeerError("DATA without a sender was answered 354")
+        elif sending.begun and not sending.waiting:
+            # DATA was answered 354 although nobody is there (RFC 2920 §3.1).
+            self._command(".")
+            yield self._expect(self._timeouts.answer)
+            sending.begun = False
+        elif sending.senderAccepted and not sending.begun:
+            self._command("RSET")
+            yield self._expect(self._timeouts.command)
+
+    @inlineCallbacks
+    def _content(self, sending: Sending) -> Any:
+        """
+        The message, and everything that is said about it.
+        """
+        try:
+            yield self._write(sending)
+        except PeerError:
+            if self._replies and self._replies[0].code >= 400:
+                sending.final = self._replies.popleft()  # it could not wait for the end
+            raise
+        seconds = self._timeouts.answer
+        if sending.form is Form.LMTP:
+            for index in sending.waiting:
+                sending.block[index] = yield self._expect(seconds)
+            return
+        reply = yield self._expect(seconds)
+        if reply.code == 353:
+            listed = sending.listed
+            if not listed:
+                raise PeerError("353 without a recipient to answer for")
+            for index in listed:
+                sending.block[index] = yield self._expect(seconds)
+                if sending.block[index].isIntermediate:
+                    raise PeerError("a recipient was answered 3xx")
+            reply = yield self._expect(seconds)
+        if reply.isIntermediate:
+            raise PeerError(f"the final reply is {reply}")
+        sending.final = reply
+
+    @inlineCallbacks
+    def _write(self, sending: Sending) -> Any:
+        """
+        Write the message; give up when the server does not take any of it for
+        too long, or has hung up.
+        """
+        outgoing = sending.outgoing
+        seconds = self._timeouts.data
+        late = self._clock.callLater(
+            seconds, lambda: self._broken(Failure(PeerError("the server does not read")))
+        )
+        if sending.chunks:
+            self._command(f"BDAT {outgoing.size} LAST")
+        form = Exactly(outgoing.size) if sending.chunks else Stuffing()
+        self._producer = producer = MessageProducer(
+            self.transport, outgoing.chunks(), form, lambda: late.reset(seconds)
+        )
+        sending.handedOver = True
+        try:
+            self.transport.registerProducer(producer, False)
+            yield producer.done
+        except BaseException as error:
+            # Half a message, or one that nobody wants: never to be taken for a whole one.
+            self._broken(Failure(error if isinstance(error, PeerError) else PeerError(_UNWANTED)))
+            raise
+        finally:
+            self._producer = None
+            if late.active():
+                late.cancel()
+
+
+def _reason(reason: Failure) -> str:
+    """
+    Why a connection was lost, in a line.
+    """
+    words = reason.getErrorMessage()
+    errors = getattr(reason.value, "args", ())
+    if hasattr(reason.value, "errors"):  # service_identity's
+        words = "the certificate has another name"
+    elif errors and isinstance(errors[0], list):  # OpenSSL's: (library, function, reason)
+        words = "; ".join(str(one[-1]) for one in errors[0] if one)
+    return " ".join(words.split())[:200]

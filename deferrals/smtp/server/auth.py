@@ -1,0 +1,331 @@
+"""
+AUTH (RFC 4954): PLAIN, LOGIN and SCRAM-SHA-256.
+
+Whether a password is right is for the L{Authenticator<deferrals.auth.gate.Authenticator>} to say.
+Here is what is on the wire, and what a wrong password costs: time, doubled with
+each further one from the same address, and after a few the connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from typing import Any
+
+from twisted.cred.credentials import UsernamePassword
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.deferreds import withDeadline
+from deferrals.errors import PeerError
+from deferrals.interfaces import IScramCredentials
+from deferrals.model.reply import (
+    R235_AUTHENTICATED,
+    R421_AUTH_FAILURES,
+    R454_AUTH_NOT_NOW,
+    R501_AUTH_CANCELLED,
+    R501_AUTH_SYNTAX,
+    R501_SYNTAX,
+    R502_NOT_HERE,
+    R503_AUTHENTICATED,
+    R504_NO_MECHANISM,
+    R530_AUTH_FIRST,
+    R535_AUTH_FAILED,
+    R538_NEEDS_TLS,
+    Reply,
+)
+from deferrals.model.sasl import (
+    SASLCredentials,
+    SaslError,
+    ScramExchange,
+    ScramKeys,
+    decode,
+    parsePlain,
+    signature,
+)
+from deferrals.smtp.server.base import SessionBase
+
+_log = Logger(namespace="deferrals.session")
+
+#: RFC 4954 §4: the longest line of an exchange, without its CRLF.
+MAX_AUTH_LINE_OCTETS = 12288
+
+#: What may be said before AUTH where it is required (RFC 4954 §6).
+_WITHOUT_AUTH = frozenset(
+    {"AUTH", "EHLO", "HELO", "LHLO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"}
+)
+
+
+@implementer(IScramCredentials)
+class ScramProof:
+    """
+    See L{IScramCredentials}.
+    """
+
+    def __init__(self, user: str, message: bytes, proof: bytes) -> None:
+        self.username = user.encode("utf-8")
+        self._message = message
+        self._proof = proof
+
+    def check(self, keys: ScramKeys) -> bool:
+        """
+        See L{IScramCredentials.check}.
+        """
+        return keys.prove(self._message, self._proof)
+
+
+class Authentication(SessionBase):
+    """
+    See the module.
+    """
+
+    _exchange: Deferred[Any] | None = None
+    _awaited: Deferred[bytes] | None = None
+    _holding = False
+    _authFailures = 0
+
+    def mechanisms(self) -> list[str]:
+        """
+        What can be used to authenticate now.
+        """
+        gate = self._intake.gate
+        if gate is None or self._settings.auth == "no":
+            return []
+        if self._tls is None and not self._settings.authWithoutTLS:
+            return []
+        return list(gate.mechanisms)
+
+    def needsAuth(self, verb: str) -> Reply | None:
+        """
+        The 530 that C{verb} gets where authentication is required.
+        """
+        required = self._settings.auth == "required" and self._user is None
+        return R530_AUTH_FIRST if required and verb not in _WITHOUT_AUTH else None
+
+    @property
+    def inExchange(self) -> bool:
+        """
+        Whether the next line is the client's next answer.
+        """
+        return self._awaited is not None
+
+    def do_AUTH(self, rest: str) -> None:
+        """
+        RFC 4954 §4.
+        """
+        word, blank, initial = rest.partition(" ")
+        if not word:
+            raise PeerError("no mechanism", R501_SYNTAX)
+        if self._user is not None:
+            raise PeerError("twice", R503_AUTHENTICATED)
+        offered = self.mechanisms()
+        if word.upper() not in offered:
+            raise PeerError("not offered", self._notOffered())
+        try:
+            start = _initial(initial) if blank else None
+        except SaslError:
+            raise PeerError("not base 64", R501_AUTH_SYNTAX) from None
+        method = getattr(self, f"_auth_{word.upper().replace('-', '_')}")
+        self._exchange = d = self._authenticate(method, start)
+        d.addErrback(self._brokenExchange)
+        d.addCallback(lambda _: self._exchanged())
+
+    def _notOffered(self) -> Reply:
+        if self._intake.gate is None or self._settings.auth == "no":
+            return R502_NOT_HERE
+        if self._tls is None and not self._settings.authWithoutTLS:
+            return R538_NEEDS_TLS
+        return R504_NO_MECHANISM
+
+    @inlineCallbacks
+    def _authenticate(self, method: Any, start: bytes | None) -> Any:
+        """
+        One exchange, to its reply.
+        """
+        mechanism = method.__name__.removeprefix("_auth_").replace("_", "-")
+        try:
+            self._user = yield method(start)
+        except PeerError as error:
+            self.reply(error.reply)
+        except SaslError:
+            self.reply(R501_AUTH_SYNTAX)
+        except UnauthorizedLogin as error:
+            self._report(mechanism, "failed", str(error))
+            yield self._unauthorized()
+        else:
+            self._report(mechanism, "accepted", self._user or "")
+            self.identify()
+            self.reply(R235_AUTHENTICATED)
+
+    def _report(self, mechanism: str, outcome: str, user: str) -> None:
+        self._intake.status.count("authentications", outcome)
+        _log.info(
+            "{client} authentication {outcome} for {user} by {mechanism}",
+            event="authentication",
+            client=self._address,
+            outcome=outcome,
+            user="".join(c if c.isprintable() else "?" for c in user[:100]),
+            mechanism=mechanism,
+        )
+
+    @inlineCallbacks
+    def _unauthorized(self) -> Any:
+        """
+        Wrong.  It takes a while to say so.
+        """
+        self._authFailures += 1
+        seconds = self._intake.guard.failed(self._address, self._clock.seconds())
+        self._holdOn()
+        yield deferLater(self._clock, seconds)
+        self.reply(R535_AUTH_FAILED)
+        if self._authFailures >= self._limits.authFailures:
+            self.say(R421_AUTH_FAILURES)
+            self.close()
+
+    def _brokenExchange(self, failure: Failure) -> None:
+        """
+        It is ours, not the client's, unless the client has gone.
+        """
+        if self._lost:
+            failure.trap(CancelledError)
+            return
+        _log.error(
+            "{client}: cannot authenticate: {error}",
+            client=self._address,
+            error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
+        )
+        self.reply(R454_AUTH_NOT_NOW)
+
+    def _exchanged(self) -> None:
+        self._exchange = None
+        self._letGo()
+
+    # Mechanisms: each returns a Deferred of the user's name.
+
+    @inlineCallbacks
+    def _auth_PLAIN(self, start: bytes | None) -> Any:
+        if start is None:
+            start = yield self._ask(b"")
+        user = yield self._check(parsePlain(start))
+        return user
+
+    @inlineCallbacks
+    def _auth_LOGIN(self, start: bytes | None) -> Any:
+        if start is None:
+            start = yield self._ask(b"Username:")
+        password = yield self._ask(b"Password:")
+        user = yield self._check(parsePlain(b"\0" + start + b"\0" + password))
+        return user
+
+    @inlineCallbacks
+    def _auth_SCRAM_SHA_256(self, start: bytes | None) -> Any:
+        if start is None:
+            start = yield self._ask(b"")
+        exchange = ScramExchange(start)
+        _ownName(exchange.authorization, exchange.user)
+        keys = yield self._hold(self._intake.gate.scramKeys, exchange.user.encode("utf-8"))
+        final = yield self._ask(exchange.challenge(keys, secrets.token_urlsafe(18)))
+        message, proof = exchange.proof(final)
+        credentials = ScramProof(exchange.user, message, proof)
+        user = yield self._login(credentials, exchange.user)
+        empty = yield self._ask(signature(keys, message))
+        if empty:
+            raise SaslError("nothing more to be said")
+        return user
+
+    def _check(self, login: SASLCredentials) -> Deferred[str]:
+        _ownName(login.authorization, login.user)
+        name, password = login.user.encode("utf-8"), login.password.encode("utf-8")
+        return self._login(UsernamePassword(name, password), login.user)
+
+    @inlineCallbacks
+    def _login(self, credentials: Any, name: str) -> Any:
+        try:
+            user = yield self._hold(self._intake.gate.login, credentials)
+        except UnauthorizedLogin:
+            raise UnauthorizedLogin(name) from None
+        return user
+
+    # Waiting: for the client, and for the gate.
+
+    def _ask(self, challenge: bytes) -> Deferred[bytes]:
+        """
+        @return: a Deferred of what the client says to this.
+        """
+        self.reply(Reply(334, None, base64.b64encode(challenge).decode("ascii")))
+        self._awaited = answer = Deferred()
+        self._letGo()
+        return answer
+
+    def _takeAwaited(self) -> Deferred[bytes]:
+        answer, self._awaited = self._awaited, None
+        assert answer is not None
+        self._holdOn()
+        return answer
+
+    def answerRefused(self, reply: Reply) -> None:
+        """
+        The client's next line within the exchange is no line, and ends it.
+        """
+        self._takeAwaited().errback(PeerError(reply.text, reply))
+
+    def answerReceived(self, line: bytes) -> None:
+        """
+        The client's next line within the exchange, without its CRLF.
+        """
+        answer = self._takeAwaited()
+        if line == b"*":
+            return answer.errback(PeerError("cancelled", R501_AUTH_CANCELLED))
+        try:
+            said = decode(line)
+        except SaslError as error:
+            answer.errback(error)
+        else:
+            answer.callback(said)
+
+    def _hold(self, function: Any, *args: Any) -> Deferred[Any]:
+        """
+        Take nothing from the client while the gate thinks.
+        """
+        d = withDeadline(self._clock, self._limits.authSeconds, function, *args)
+        if not d.called:
+            self._holdOn()
+        return d
+
+    def _holdOn(self) -> None:
+        if not self._holding:
+            self._holding = True
+            self.hold()
+
+    def _letGo(self) -> None:
+        if self._holding:
+            self._holding = False
+            self.resume()
+
+    def exchangeLost(self) -> None:
+        """
+        The client has gone.
+        """
+        if self._exchange is not None:
+            self._exchange.cancel()
+
+
+def _initial(text: str) -> bytes:
+    """
+    An initial response (RFC 4954 §4): C{=} is an empty one.
+    """
+    return b"" if text == "=" else decode(text.encode("utf-8"))
+
+
+def _ownName(authorization: str, user: str) -> None:
+    """
+    Nobody acts for somebody else here.
+
+    @raise UnauthorizedLogin: the client wants to.
+    """
+    if authorization not in ("", user):
+        raise UnauthorizedLogin(f"{user} for {authorization}")

@@ -1,0 +1,290 @@
+"""
+The content of a message on the wire, with DATA or with BDAT (RFC 3030), up to
+the moment when it is complete and L{PostData} takes over.
+
+A message that cannot be taken is read to its end and dropped: what stands in it
+is never executed.  With BDAT that includes chunks that come out of sequence, and
+those behind a chunk that was refused, since a pipelining client has sent them
+already.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from deferrals.errors import PeerError
+from deferrals.model.reply import (
+    R354_GO_AHEAD,
+    R501_SYNTAX,
+    R503_NOT_BY_DATA,
+    R550_BARE_NEWLINE,
+    R552_HEADER_TOO_LARGE,
+    R552_TOO_LARGE,
+    R554_ROUTING_LOOP,
+    Reply,
+)
+from deferrals.model.transaction import Phase, outOfSequence
+from deferrals.smtp.server import maillog
+from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder, normalised
+from deferrals.smtp.server.envelope import Envelopes
+from deferrals.smtp.server.postdata import PostData
+
+#: A client that sends data has at least so long, and then as long as its data
+#: are worth at the minimum rate.
+PACE_SECONDS = 300.0
+
+_RECEIVED = re.compile(rb"^received[ \t]*:", re.I | re.M)
+_CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.I | re.A)
+
+
+class Contents(Envelopes):
+    """
+    See the module.
+    """
+
+    _postData: PostData | None = None
+    _writer: Any = None
+    _decoder: Any = None
+    _veto: Reply | None = None
+    _chunk: _Chunk | None = None
+    _pace: float | None = None
+
+    def congestion(self) -> Any:
+        """
+        A disk that is behind.
+        """
+        return self._writer if self._writer is not None and self._writer.congested else None
+
+    # How fast it comes.
+
+    def latest(self) -> float:
+        """
+        Data must not only come, but get on.
+        """
+        if self._reader is None or self._pace is None or self.congestion() is not None:
+            return super().latest()
+        return self._pace
+
+    def decongested(self) -> None:
+        """
+        See L{PipelinedESMTP.decongested}.
+        """
+        self._pace = self._clock.seconds() + PACE_SECONDS
+
+    def _arrived(self, octets: int) -> None:
+        """
+        Octets of the data have come: each is worth some time, of which not more
+        can be saved up than a client has at the beginning.
+        """
+        self.resetTimeout()
+        assert self._pace is not None
+        earned = self._pace + octets / self._limits.dataRate
+        self._pace = min(self._clock.seconds() + PACE_SECONDS, earned)
+
+    # DATA.
+
+    def do_DATA(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.4.
+        """
+        if rest:
+            raise PeerError("an argument", R501_SYNTAX)
+        assert self._transaction is not None
+        if self._transaction.envelope.parameters.body == "BINARYMIME":
+            raise PeerError("binary by DATA", R503_NOT_BY_DATA)
+        self._begin(DataDecoder())
+        self._reader = self._readData
+        self._pace = self._clock.seconds() + PACE_SECONDS
+        self.setTimeout(self._limits.dataSeconds)
+        self.reply(R354_GO_AHEAD)
+
+    def _begin(self, decoder: Any) -> None:
+        assert self._transaction is not None
+        self._writer = self._intake.spool.newBody(self._transaction.envelope.transaction)
+        self._decoder = decoder
+
+    def _readData(self, octets: bytes) -> bytes:
+        """
+        @return: what stands behind the end of the message.
+        """
+        self._arrived(len(octets))
+        content, rest = self._decoder.feed(octets)
+        self._receive(content)
+        if rest is None:
+            return b""
+        self._reader = None
+        self._endOfMessage()
+        return rest
+
+    # BDAT.
+
+    def do_BDAT(self, rest: str) -> None:
+        """
+        RFC 3030 §2.  Its octets are taken from the wire whatever is wrong with
+        it; where nobody can know how many they are, the connection ends.
+        """
+        match = _CHUNK.fullmatch(rest)
+        if match is None:
+            self.say(attrs.evolve(R501_SYNTAX, text="BDAT needs a size, and then perhaps LAST"))
+            return self.close()
+        refusal = outOfSequence("BDAT", self._phase)
+        if "CHUNKING" not in self._offered:
+            refusal = outOfSequence("BDAT", Phase.START)
+        self._chunk = _Chunk(int(match[1]), bool(match[2]), refusal)
+        if self._phase is not Phase.CHUNKS:
+            self._pace = self._clock.seconds() + PACE_SECONDS
+        if refusal is None:
+            self._beginChunk(self._chunk.left)
+        self._reader = self._readChunk
+        self.setTimeout(self._limits.dataSeconds)
+        self._readChunk(b"")
+
+    def wanted(self) -> int | None:
+        """
+        See L{PipelinedESMTP.wanted}.
+        """
+        return None if self._chunk is None else self._chunk.left
+
+    def _beginChunk(self, octets: int) -> None:
+        assert self._transaction is not None
+        if self._phase is not Phase.CHUNKS:
+            binary = self._transaction.envelope.parameters.body == "BINARYMIME"
+            self._begin(BinaryDecoder() if binary else ChunkDecoder())
+            self._phase = Phase.CHUNKS
+        if self._writer.size + octets > self._limits.messageOctets:
+            self._forbid(R552_TOO_LARGE)
+
+    def _readChunk(self, octets: bytes) -> bytes:
+        """
+        @param octets: not more than are L{wanted}.
+        """
+        chunk = self._chunk
+        assert chunk is not None
+        chunk.left -= len(octets)
+        self._arrived(len(octets))
+        if chunk.refusal is None and octets:
+            self._receive(self._decoder.feed(octets))
+        if not chunk.left:
+            self._reader = self._chunk = None
+            self._endOfChunk(chunk)
+        return b""
+
+    def _endOfChunk(self, chunk: _Chunk) -> None:
+        refusal = chunk.refusal
+        if refusal is None and chunk.isLast:
+            self._receive(self._decoder.end())
+            return self._endOfMessage()
+        self.setTimeout(self._limits.commandSeconds)
+        refusal = refusal or self._veto
+        self.reply(refusal or Reply(250, "2.0.0", f"{chunk.size} octets received"))
+
+    # Both.
+
+    def _receive(self, content: bytes) -> None:
+        """
+        The next octets of the message.  One that cannot be taken is dropped.
+        """
+        if self._decoder.bare:
+            if self._settings.bareNewlines == "normalise":
+                content = normalised(content)
+            else:
+                self._forbid(R550_BARE_NEWLINE)
+        if self._veto is not None:
+            return
+        if self._writer.size + len(content) > self._limits.messageOctets:
+            return self._forbid(R552_TOO_LARGE)
+        began = self._writer.size
+        self._writer.write(content)
+        if began <= self._limits.headerOctets < self._writer.size:
+            head = self._writer.head[: self._limits.headerOctets]
+            if b"\r\n\r\n" not in head and not head.startswith(b"\r\n"):
+                self._forbid(R552_HEADER_TOO_LARGE)
+
+    def _forbid(self, reply: Reply) -> None:
+        if self._veto is None:
+            self._veto = reply
+            self._writer.abort()
+
+    def _endOfMessage(self) -> None:
+        """
+        The data is complete: from here on the client waits for us.
+        """
+        transaction, self._transaction = self._transaction, None
+        assert transaction is not None
+        self._decoder = None
+        writer, self._writer = self._writer, None
+        veto, self._veto = self._veto, None
+        if veto is None and self._loops(writer.head):
+            veto = R554_ROUTING_LOOP
+            writer.abort()
+        self._phase = Phase.READY
+        utf8 = transaction.envelope.parameters.smtputf8
+
+        def send(replies: Sequence[Reply]) -> None:
+            self._out += [reply.encode(utf8) for reply in replies]
+            self.flush()
+
+        def done() -> None:
+            self._postData = None
+            self._idleSince = self._clock.seconds()
+            self.resume()
+
+        self._postData = postData = PostData(
+            transaction, self._limits, self._intake, self._clock, send, done
+        )
+        self.hold()
+        if veto is not None:
+            postData.refuse(veto)
+        else:
+            postData.start(writer)
+
+    def _loops(self, head: bytes) -> bool:
+        header = head.partition(b"\r\n\r\n")[0]
+        return len(_RECEIVED.findall(header)) > self._limits.hops
+
+    def abort(self, why: str) -> None:
+        """
+        See L{SessionBase.abort}.
+        """
+        transaction, self._transaction = self._transaction, None
+        self._reader = self._decoder = self._veto = self._chunk = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.abort()
+        if self._phase is not Phase.START:
+            self._phase = Phase.READY
+        if transaction is not None:
+            self._idleSince = self._clock.seconds()
+            maillog.transactionEnd(
+                transaction.envelope,
+                "aborted",
+                len(transaction.candidates),
+                0,
+                len(transaction.sentAway),
+                0 if writer is None else writer.size,
+                why,
+                self._clock.seconds() - transaction.began,
+            )
+
+
+@attrs.define(eq=False)
+class _Chunk:
+    """
+    The chunk that is being read.
+
+    @ivar left: octets that are still to come.
+    @ivar refusal: why it is only read and dropped.
+    """
+
+    left: int
+    isLast: bool
+    refusal: Reply | None
+    size: int = attrs.field(init=False)
+
+    @size.default
+    def _size(self) -> int:
+        return self.left

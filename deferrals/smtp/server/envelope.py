@@ -1,0 +1,257 @@
+"""
+The envelope: MAIL and RCPT, and the transaction that they make.
+
+Traps of the base class, and how they are dealt with:
+
+  - I{A late answer lands in the next transaction.}  An answer belongs to the
+    L{Transaction} it was asked for; RSET and EHLO wait behind it, a lost
+    connection cancels it.
+  - I{Parameters are parsed and dropped.}  L{deferrals.model.extensions}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from deferrals.deferreds import CancelledError, timeOfDay, withDeadline
+from deferrals.errors import PeerError
+from deferrals.model.envelope import Client, Envelope, Form, Parameters, Recipient
+from deferrals.model.extensions import parseMail, parseRcpt
+from deferrals.model.reply import (
+    R250_SENDER,
+    R421_TOO_MANY_MESSAGES,
+    R451_LOCAL_ERROR,
+    R452_TOO_MANY_RECIPIENTS,
+    R552_TOO_LARGE,
+    Reply,
+)
+from deferrals.model.transaction import Phase, Transaction
+from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
+from deferrals.smtp.server import maillog
+from deferrals.smtp.server.base import SessionBase
+
+_log = Logger(namespace="deferrals.session")
+
+
+@attrs.frozen
+class _Judged:
+    """
+    A recipient that the envelope has judged.
+
+    @ivar began: when it was named.
+    @ivar cohort: its cohort, unless it is refused.
+    @ivar company: whom it may share a transaction with, where one is split.
+    @ivar held: whether it has to wait for others of a remembered message.
+    """
+
+    recipient: Recipient
+    verdict: EnvelopeVerdict
+    began: float
+    cohort: Hashable = None
+    company: Hashable = None
+    held: bool = False
+
+    @property
+    def isIn(self) -> bool:
+        """
+        Whether it can be in the transaction.
+        """
+        return not (self.held or isinstance(self.verdict, Refuse))
+
+
+class Envelopes(SessionBase):
+    """
+    See the module.
+    """
+
+    _transactions = 0
+    _refused = 0
+    _pardoned = 0
+    _idleSince = 0.0
+
+    def mayOverlap(self, line: bytes) -> bool:
+        """
+        RCPTs in a row are judged side by side.
+        """
+        return line[:4].upper() == b"RCPT"
+
+    def latest(self) -> float:
+        """
+        Without a transaction a client may not stay for ever, whatever it says.
+        """
+        if self._transaction is not None:
+            return super().latest()
+        return self._idleSince + self._limits.idleSeconds
+
+    def do_MAIL(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.2; D-1, P-1.
+        """
+        sender, parameters = parseMail(rest, self._offered)
+        if parameters.size is not None and parameters.size > self._limits.messageOctets:
+            raise PeerError("too large", R552_TOO_LARGE)
+        self._transactions += 1
+        if self._transactions > self._limits.transactions:
+            self.say(R421_TOO_MANY_MESSAGES)
+            return self.close()
+        parameters, client = self._asserted(parameters), self._sender(parameters)
+        now = timeOfDay(self._clock)
+        number = self._intake.ids.next(now)
+        envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
+        form = Form.LMTP if self._isLMTP else parameters.form
+        extended = form in (Form.DEFERRALS, Form.PRDR)
+        limit = self._limits.extensionRecipients if extended else self._limits.recipients
+        self._transaction = Transaction(
+            envelope, form, self._settings.mixed, limit, self._clock.seconds()
+        )
+        self._refused = 0
+        self._phase = Phase.SENDER
+        self.reply(R250_SENDER)
+
+    def _asserted(self, parameters: Parameters) -> Parameters:
+        """
+        AUTH= is believed of nobody but the one who is authenticated as that
+        (RFC 4954 §5).
+        """
+        if parameters.auth in (None, "<>", self._user):
+            return parameters
+        return attrs.evolve(parameters, auth="<>")
+
+    def _sender(self, parameters: Parameters) -> Client:
+        """
+        The client, in the protocol that this transaction speaks (RFC 6531
+        §4.3).
+        """
+        if not parameters.smtputf8:
+            return self._client
+        protocol = f"UTF8{self._client.protocol.removeprefix('E')}"
+        return attrs.evolve(self._client, protocol=protocol)
+
+    def do_RCPT(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.3.  Judged at once; answered in order.
+        """
+        assert self._transaction is not None
+        envelope = self._transaction.envelope
+        recipient = parseRcpt(rest, self._offered, envelope.parameters.smtputf8)
+        began = self._clock.seconds()
+        verdict: Any = Refuse(R452_TOO_MANY_RECIPIENTS)
+        if not self._transaction.isFull:
+            try:
+                verdict = self._intake.envelope.judge(envelope, recipient)
+            except Exception:
+                verdict = fail()
+        atOnce = not (self.hasSlots or self._transaction.undivided)
+        if atOnce and not isinstance(verdict, Deferred):
+            judged = self._judge(_checked(verdict), recipient, began)
+            return self.reply(self._admit(judged))
+        slot = self.slot()
+        if not isinstance(verdict, Deferred):
+            return self._judged(_checked(verdict), slot, recipient, began)
+        self.setTimeout(None)
+        seconds = self._limits.envelopeSeconds
+        slot.pending = withDeadline(self._clock, seconds, lambda: verdict)
+        slot.pending.addErrback(self._envelopeFailed, envelope)
+        slot.pending.addCallback(_checked)
+        slot.pending.addCallback(self._judged, slot, recipient, began)
+
+    def _envelopeFailed(self, failure: Failure, envelope: Envelope) -> EnvelopeVerdict:
+        if not failure.check(CancelledError):
+            _log.error(
+                "{transaction}: envelope stage failed: {error}",
+                transaction=envelope.id,
+                error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
+            )
+        return Refuse(R451_LOCAL_ERROR)
+
+    def _judged(self, verdict: Any, slot: Any, recipient: Recipient, began: float) -> None:
+        if self._closing:
+            return  # cancelled: nobody is to be told
+        judged = self._judge(verdict, recipient, began)
+        self.ready(slot, lambda: self._admit(judged), judged)
+
+    def _judge(self, verdict: EnvelopeVerdict, recipient: Recipient, began: float) -> _Judged:
+        """
+        What the envelope says of a recipient, and whose cohort it is in.
+        """
+        assert self._transaction is not None
+        if isinstance(verdict, Refuse):
+            return _Judged(recipient, verdict, began)
+        recipient = recipient.routed(verdict.route)
+        try:
+            cohort = self._intake.content.cohort(recipient, verdict)
+        except Exception:
+            _log.failure("{transaction}: no cohort", transaction=self._transaction.envelope.id)
+            return _Judged(recipient, Refuse(R451_LOCAL_ERROR), began)
+        now = timeOfDay(self._clock)
+        company, held = self._intake.mixed.place(self._transaction, recipient, cohort, now)
+        return _Judged(recipient, verdict, began, cohort, company, held)
+
+    def maySettle(self, slots: Sequence[Any]) -> bool:
+        """
+        Where a transaction is to be split, recipients that came in one piece
+        are answered together: the largest company leads.
+        """
+        transaction = self._transaction
+        if transaction is None or not transaction.undivided:
+            return True
+        if any(slot.settle is None for slot in slots):
+            return False
+        judged = [slot.answer for slot in slots if slot.answer is not None]
+        transaction.lead([one.company for one in judged if one.isIn])
+        return True
+
+    def _admit(self, judged: _Judged) -> Reply:
+        """
+        It is this recipient's turn to be answered.
+        """
+        transaction = self._transaction
+        assert transaction is not None
+        verdict = judged.verdict
+        before = len(transaction.sentAway)
+        reply = transaction.admit(
+            judged.recipient, verdict, judged.cohort, judged.company, judged.held
+        )
+        if len(transaction.sentAway) > before:
+            self._intake.status.count("mixed", "recipients sent away")
+        if transaction.candidates:
+            self._phase = Phase.RECIPIENTS
+        if not (reply.code < 400 and isinstance(verdict, Defer)):
+            named = transaction.cohortName(-1) if reply.isPositive else ""
+            seconds = self._clock.seconds() - judged.began
+            maillog.recipientVerdict(
+                transaction.envelope, str(judged.recipient), "envelope", named, reply, seconds
+            )
+        return reply
+
+    def isHonest(self) -> bool:
+        """
+        Whether a refusal is what happens to honest clients, too: mail for many
+        recipients has some wrong ones, but not many more of them than right
+        ones; not in each transaction anew.
+        """
+        if self._transaction is None or not self._transaction.candidates:
+            return False
+        self._refused += 1
+        if self._refused <= len(self._transaction.candidates):
+            return True
+        self._pardoned += 1
+        return self._pardoned <= self._limits.errors
+
+
+def _checked(verdict: Any) -> EnvelopeVerdict:
+    """
+    An envelope stage's answer; a temporary refusal, where it is none.
+    """
+    if isinstance(verdict, Refuse) and verdict.reply.code >= 400:
+        return verdict
+    if isinstance(verdict, Accept | Defer) and verdict.route is not None:
+        return verdict
+    _log.error("{verdict} is no verdict on a recipient", verdict=repr(verdict))
+    return Refuse(R451_LOCAL_ERROR)

@@ -1,0 +1,198 @@
+"""
+Who the client is, when somebody else has accepted its connection: the PROXY
+protocol, before the first octet of SMTP; XCLIENT, as Postfix has it.
+
+Both are believed of nobody but those whom the configuration names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+from twisted.logger import Logger
+
+from deferrals.errors import PeerError
+from deferrals.model.address import AddressError, normalDomain
+from deferrals.model.extensions import decodeXtext
+from deferrals.model.networks import LOCAL, UNKNOWN, normalAddress
+from deferrals.model.proxyprotocol import ProxyError, takeHeader
+from deferrals.model.reply import R501_SYNTAX, R502_NOT_HERE, R503_SEQUENCE, R550_NOT_TRUSTED, Reply
+from deferrals.model.transaction import Phase
+from deferrals.smtp.server.base import SessionBase
+
+_log = Logger(namespace="deferrals.session")
+
+#: Attributes of XCLIENT; those that are not NAME, ADDR, PORT or LOGIN say nothing
+#: that this server asks for.
+XCLIENT = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
+
+_UNKNOWN = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
+
+
+class Introduction(SessionBase):
+    """
+    See the module.
+
+    @ivar connection: the address that has really connected.
+    """
+
+    connection = ""
+    _isSpokenFor = False
+    _speaksForItself = False
+    _counted: str | None = None
+    _header = b""
+
+    def count(self) -> Reply | None:
+        """
+        Count the connection as this client's, unless it is a trusted one, that
+        speaks for many.
+
+        @return: why it must go, or L{None}.
+        """
+        self.uncount()
+        if self._address == LOCAL or self._speaksForOthers(self._address):
+            return None
+        self._counted = self._address
+        return self._intake.guard.enter(self._address)
+
+    def uncount(self) -> None:
+        """
+        Count it no longer.
+        """
+        counted, self._counted = self._counted, None
+        if counted is not None:
+            self._intake.guard.leave(counted)
+
+    def _speaksForOthers(self, address: str) -> bool:
+        settings = self._settings
+        return address in settings.xclient or (settings.proxied and address in settings.proxies)
+
+    # The PROXY protocol.
+
+    def awaitHeader(self) -> None:
+        """
+        The first octets are a PROXY header.
+        """
+        if self.connection not in self._settings.proxies:
+            _log.warn("{client} is not a trusted proxy", client=self.connection)
+            self.cutOff()
+            return
+        self._reader = self._readHeader
+        self.setTimeout(self._limits.handshakeSeconds)
+
+    def _readHeader(self, octets: bytes) -> bytes:
+        self._header += octets
+        try:
+            found = takeHeader(self._header)
+        except ProxyError as error:
+            _log.warn("{client}: {error}", client=self.connection, error=str(error))
+            self._header = b""
+            self.cutOff()
+            return b""
+        if found is None:
+            return b""
+        source, length = found
+        rest, self._header = self._header[length:], b""
+        self._reader = None
+        if source.address is not None:
+            self._address, self._port = source.address, source.port
+        return self.introduced(rest)
+
+    def introduced(self, rest: bytes) -> bytes:
+        """
+        It is known who the client is.
+
+        @param rest: what it has sent so far.
+        @return: what of that is still to be taken.
+        """
+        raise NotImplementedError
+
+    # XCLIENT.
+
+    @property
+    def offersXCLIENT(self) -> bool:
+        """
+        Whether this connection may use it: who has really connected, until the
+        client itself speaks.  There are front ends that pass everything on.
+        """
+        return self.connection in self._settings.xclient and not self._speaksForItself
+
+    def greeted(self) -> None:
+        """
+        The other end has said its name.  Behind XCLIENT that is the client's.
+        """
+        self._speaksForItself = self._isSpokenFor
+
+    def do_XCLIENT(self, rest: str) -> None:
+        """
+        Postfix's XCLIENT: the session begins anew, as somebody else's.
+        """
+        if not self._settings.xclient:
+            raise PeerError("not offered", R502_NOT_HERE)
+        if self.connection not in self._settings.xclient:
+            raise PeerError("not trusted", R550_NOT_TRUSTED)
+        if self._speaksForItself or self._phase not in (Phase.START, Phase.READY):
+            raise PeerError("not now", R503_SEQUENCE)
+        found = dict(_attributes(rest))
+        if not found:
+            raise PeerError("no attribute", R501_SYNTAX)
+        address, port = _address(found.get("ADDR")), _port(found.get("PORT"))
+        self.startOver("XCLIENT")
+        self._isSpokenFor = True
+        if address is not None:
+            self._address = address
+        self._port = port if port is not None else self._port
+        self._hostname = _hostname(found.get("NAME"))
+        self._user = found.get("LOGIN") or None
+        refusal = self.count()
+        self.identify()
+        if refusal is not None:
+            self.say(refusal)
+            return self.close()
+        self.reply(Reply(220, None, self.greeting().decode("ascii")))
+
+
+def _bad(text: str) -> PeerError:
+    return PeerError(text, attrs.evolve(R501_SYNTAX, text=text))
+
+
+def _attributes(rest: str) -> Iterator[tuple[str, str]]:
+    """
+    Names and values; an unknown value is empty.
+    """
+    for word in rest.split():
+        name, mark, value = word.partition("=")
+        if not mark or name.upper() not in XCLIENT:
+            raise _bad("XCLIENT takes " + ", ".join(XCLIENT))
+        try:
+            yield name.upper(), "" if value.upper() in _UNKNOWN else decodeXtext(value)
+        except ValueError:
+            raise _bad(f"bad value of {name.upper()}") from None
+
+
+def _hostname(value: str | None) -> str:
+    """
+    The client's name in DNS; a content stage may ask for it.
+    """
+    try:
+        return normalDomain(value or "")
+    except AddressError:
+        return ""
+
+
+def _address(value: str | None) -> str | None:
+    if not value:
+        return None if value is None else UNKNOWN
+    try:
+        return normalAddress(value[5:] if value[:5].upper() == "IPV6:" else value)
+    except ValueError:
+        raise _bad("bad value of ADDR") from None
+
+
+def _port(value: str | None) -> int | None:
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) < 65536):
+        raise _bad("bad value of PORT")
+    return int(value)

@@ -1,0 +1,551 @@
+"""
+The server's side of an SMTP or LMTP session.
+
+L{Session} puts the parts of L{deferrals.smtp.server.base} together, and has what is in
+none of them: the connection's life, greetings, commands without a transaction.
+Verbs are found as C{do_VERB} and C{ext_KEYWORD}, EHLO lists C{extensions()}.
+
+This module decides nothing about mail.  On an error of the client it sends the
+reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ServerFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from deferrals.errors import PeerError
+from deferrals.model.networks import LOCAL, normalAddress
+from deferrals.model.reply import (
+    R221_BYE,
+    R250_OK,
+    R252_VRFY,
+    R421_SHUTDOWN,
+    R421_TIMEOUT,
+    R421_TOO_MANY_COMMANDS,
+    R421_TOO_MANY_ERRORS,
+    R451_SHUTDOWN,
+    R500_AUTH_LINE_TOO_LONG,
+    R500_BAD_LINE,
+    R500_BARE_LF,
+    R500_UNKNOWN_COMMAND,
+    R501_SYNTAX,
+    R502_NOT_HERE,
+    R554_EARLY_TALKER,
+    Reply,
+)
+from deferrals.model.transaction import Phase, outOfSequence
+from deferrals.smtp.server.auth import MAX_AUTH_LINE_OCTETS, Authentication
+from deferrals.smtp.server.data import Contents
+from deferrals.smtp.server.proxy import XCLIENT, Introduction
+from deferrals.smtp.server.settings import Backend, ListenerSettings
+from deferrals.smtp.server.starttls import Encryption
+
+_log = Logger(namespace="deferrals.session")
+
+_VERB = re.compile(rb"[A-Za-z]{1,16}")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]{1,255}")
+
+#: How long clients may take to read that the server stops, once their time is
+#: up, in seconds.
+FAREWELL_SECONDS = 2.0
+
+#: Commands that are limited by what they do, and so not by their number.
+_UNCOUNTED = frozenset({"RCPT", "BDAT"})
+
+
+class Session(Introduction, Authentication, Encryption, Contents):
+    """
+    One connection.
+
+    @param settings: the listener's.
+    @param intake: the house behind it.
+    @param clock: timers, and the time of day.
+    @param ended: called with this session when its connection is lost.
+    """
+
+    _shutdown = False
+    _isGreeted = False
+    _accepted = False
+    _greeter: Any = None
+    _commands = 0
+    _errors = 0
+
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        intake: Backend,
+        clock: Any,
+        ended: Callable[[Session], None] = lambda session: None,
+    ) -> None:
+        super().__init__(settings, intake, clock)
+        self._ended = ended
+
+    # The connection: accepted, introduced, encrypted, greeted.
+
+    def connectionMade(self) -> None:
+        """
+        Somebody is there.
+        """
+        self._idleSince = self._clock.seconds()
+        peer = self.transport.getPeer()
+        address = getattr(peer, "host", LOCAL)
+        self._address = normalAddress(address) if ":" in address else address
+        self._port = getattr(peer, "port", 0)
+        self.connection = self._address
+        super().connectionMade()
+        self._accepted = True
+        refusal = self._intake.guard.accept()
+        if refusal is not None:
+            self._turnAway(refusal)
+        elif self._settings.proxied:
+            self.awaitHeader()
+        else:
+            self.introduced(b"")
+
+    def introduced(self, rest: bytes) -> bytes:
+        """
+        See L{Introduction.introduced}.
+        """
+        self.identify()
+        refusal = self.count()
+        if refusal is not None:
+            self._turnAway(refusal)
+        elif self._settings.tls == "implicit":
+            self.encrypt()
+            if rest:
+                self.transport.protocol.dataReceived(rest)
+            return b""
+        elif self.isEncryptedOutside:
+            self.awaitHandshake()
+        else:
+            self._welcome()
+        return rest
+
+    def encrypted(self) -> None:
+        """
+        See L{Encryption.encrypted}.
+        """
+        if not self._isGreeted:
+            self._welcome()
+
+    def _turnAway(self, refusal: Reply) -> None:
+        _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
+        self._intake.status.count("connections", "turned away")
+        if self._settings.tls == "implicit" or self.isEncryptedOutside:
+            self.cutOff()
+        else:
+            self.say(refusal)
+            self.close()
+
+    def _welcome(self) -> None:
+        """
+        Greet; or see first whether the client can wait for it.
+        """
+        if not self._settings.greetSeconds:
+            return self._greet()
+        self._reader = self._talksEarly
+        self.setTimeout(None)
+        self._greeter = self._clock.callLater(self._settings.greetSeconds, self._greet)
+
+    def _talksEarly(self, octets: bytes) -> bytes:
+        _log.info("{client} talks before the greeting", client=self._address)
+        self._intake.status.count("connections", "early talkers")
+        self._stopGreeter()
+        self.say(R554_EARLY_TALKER)
+        self.close()
+        return b""
+
+    def _stopGreeter(self) -> None:
+        greeter, self._greeter = self._greeter, None
+        if greeter is not None:
+            greeter.cancel()
+
+    def _greet(self) -> None:
+        self._greeter = self._reader = None
+        self._isGreeted = True
+        self._idleSince = self._clock.seconds()
+        self.setTimeout(self._limits.commandSeconds)
+        self.reply(Reply(220, None, self.greeting().decode("ascii")))
+        self.flush()
+
+    def greeting(self) -> bytes:
+        """
+        The text behind 220.
+        """
+        return self.host + (b" LMTP" if self._isLMTP else b" ESMTP") + b" deferrals"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        What was not answered stays the sender's.
+        """
+        super().connectionLost(reason)
+        self._stopGreeter()
+        self.exchangeLost()
+        self.handshakeLost(reason)
+        if self._postData is not None:
+            self._postData.clientGone()
+            self._postData = None
+        self.abort("the connection was lost")
+        if self._accepted:
+            self.uncount()
+            self._intake.guard.depart()
+        self._ended(self)
+
+    def timeoutConnection(self) -> None:
+        """
+        The client was silent for too long (RFC 5321 §4.5.3.2), or too slow.
+        """
+        if not self._isGreeted or self._handshaking:
+            return self.cutOff()
+        self.abort("timeout")
+        self.say(R421_TIMEOUT)
+        self.close()
+
+    def shutdown(self) -> None:
+        """
+        The server stops.  A transaction that is under way may end; everybody
+        else is told 421 at once.
+        """
+        self._shutdown = True
+        if not self._isGreeted or self._handshaking:
+            self.cutOff()
+        elif not self._busy and self._reader is None:
+            self._leaveIfStopping()
+
+    def _leaveIfStopping(self) -> None:
+        if self._shutdown and not self._closing and self._phase in (Phase.START, Phase.READY):
+            self.say(R421_SHUTDOWN)
+            self.close()
+
+    def shutdownNow(self) -> None:
+        """
+        Time is up.
+        """
+        if self._postData is not None:
+            self._postData.giveUp(R451_SHUTDOWN)
+        if not self._closing:
+            self.abort("the server is stopping")
+            self.say(R421_SHUTDOWN)
+            self.close()
+
+    # Lines.
+
+    def lineLimit(self) -> int:
+        """
+        See L{PipelinedESMTP.lineLimit}.
+        """
+        return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.lineOctets
+
+    def lineTooLong(self) -> None:
+        """
+        See L{PipelinedESMTP.lineTooLong}.
+        """
+        if self.inExchange:
+            self.answerRefused(R500_AUTH_LINE_TOO_LONG)
+        else:
+            super().lineTooLong()
+
+    def lineBroken(self) -> None:
+        """
+        See L{PipelinedESMTP.lineBroken}.
+        """
+        if self.inExchange:
+            self.answerRefused(R500_BARE_LF)
+        else:
+            super().lineBroken()
+
+    def lineReceived(self, line: bytes) -> None:
+        """
+        One command, without its CRLF; or an answer to a challenge.
+        """
+        if self.inExchange:
+            return self.answerReceived(line)
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            return self.reply(R500_BAD_LINE)
+        if _CONTROL.search(line):
+            return self.reply(R500_BAD_LINE)
+        word, _, rest = text.strip(" \t").partition(" ")
+        method = self.lookupMethod(word.encode()) if _VERB.fullmatch(word.encode()) else None
+        if method is None:
+            return self.reply(R500_UNKNOWN_COMMAND)
+        verb = word.upper()
+        refusal = self._mayNot(verb)
+        if refusal is not None:
+            return self.reply(refusal)
+        if verb not in _UNCOUNTED:
+            self._commands += 1
+            if self._commands > self._limits.commands:
+                return self._enough(R421_TOO_MANY_COMMANDS)
+        try:
+            pending = method(rest.strip(" \t"))
+        except PeerError as error:
+            self.reply(error.reply)
+        else:
+            if pending is not None and not self._closing:
+                self.wait(pending)
+        if self._shutdown:
+            self._leaveIfStopping()
+
+    def _mayNot(self, verb: str) -> Reply | None:
+        """
+        Why a command may not come now.  BDAT says so itself: its octets follow.
+        """
+        if verb == "BDAT":
+            return None
+        settings = self._settings
+        if settings.tls == "required" or settings.auth == "required":
+            refusal = self.needsTLS(verb) or self.needsAuth(verb)
+            if refusal is not None:
+                return refusal
+        return outOfSequence(verb, self._phase)
+
+    def _enough(self, reply: Reply) -> None:
+        self.abort(reply.text)
+        self.say(reply)
+        self.close()
+
+    # What the lower half asks.
+
+    def answered(self, reply: Reply) -> None:
+        """
+        Count errors.
+        """
+        if reply.isPermanent and not self.isHonest():
+            self._errors += 1
+            if self._errors == self._limits.errors:
+                self._enough(R421_TOO_MANY_ERRORS)
+
+    def resumed(self) -> None:
+        """
+        The client's turn, unless the server is stopping.
+        """
+        self.setTimeout(self._limits.commandSeconds)
+        self._leaveIfStopping()
+
+    def broken(self) -> None:
+        """
+        Forget the transaction.
+        """
+        self.abort("local error")
+
+    # Greetings.
+
+    def extensions(self) -> dict[bytes, list[bytes] | None]:
+        """
+        What EHLO and LHLO list (D-1, P-1, with what they require: D-2, P-2).
+        """
+        limits = self._limits
+        found: dict[bytes, list[bytes] | None] = {
+            b"PIPELINING": None,
+            b"SIZE": [b"%d" % limits.messageOctets],
+            b"8BITMIME": None,
+            b"ENHANCEDSTATUSCODES": None,
+            b"SMTPUTF8": None,
+            b"DSN": None,
+            b"CHUNKING": None,
+        }
+        if self._intake.binary:
+            found[b"BINARYMIME"] = None
+        # RFC 9422; what holds in every transaction (P-13).
+        recipients = min(limits.recipients, limits.extensionRecipients)
+        found[b"LIMITS"] = [b"RCPTMAX=%d" % recipients, b"MAILMAX=%d" % limits.transactions]
+        if not self._isLMTP:
+            found[b"PRDR"] = None
+            found[b"DEFERRALS"] = None
+        found.update(self._situation())
+        for keyword in self._settings.withheld:
+            found.pop(keyword.encode("ascii"), None)
+        if b"CHUNKING" not in found:
+            found.pop(b"BINARYMIME", None)  # RFC 3030 §3
+        return found
+
+    def _situation(self) -> dict[bytes, list[bytes] | None]:
+        """
+        What is offered now, and perhaps not in another moment.
+        """
+        found: dict[bytes, list[bytes] | None] = {}
+        if self.offersTLS:
+            found[b"STARTTLS"] = None
+        if self._tls is not None:
+            found[b"REQUIRETLS"] = None  # RFC 8689 §2
+        mechanisms = self.mechanisms()
+        if mechanisms:
+            found[b"AUTH"] = [name.encode("ascii") for name in mechanisms]
+        if self.offersXCLIENT:
+            found[b"XCLIENT"] = [name.encode("ascii") for name in XCLIENT]
+        return found
+
+    def _hear(self, name: str, isExtended: bool) -> None:
+        if not _HELO.fullmatch(name):
+            raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
+        self.abort("a new greeting")
+        self._hello, self._isExtended = name, isExtended
+        self.greeted()
+        self.identify()
+        extensions = self.extensions() if isExtended else ()
+        self._offered = frozenset(keyword.decode("ascii") for keyword in extensions)
+        self._phase = Phase.READY
+
+    def do_HELO(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.1.
+        """
+        if self._isLMTP:
+            return self.reply(R500_UNKNOWN_COMMAND)
+        self._hear(rest, False)
+        self.reply(Reply(250, None, self._settings.hostname))
+
+    def do_EHLO(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.1.
+        """
+        if self._isLMTP:
+            return self.reply(R500_UNKNOWN_COMMAND)
+        self._introduce(rest)
+
+    def do_LHLO(self, rest: str) -> None:
+        """
+        RFC 2033 §4.1.
+        """
+        if not self._isLMTP:
+            return self.reply(R500_UNKNOWN_COMMAND)
+        self._introduce(rest)
+
+    def _introduce(self, name: str) -> None:
+        self._hear(name, True)
+        lines = self.listExtensions().decode("ascii")
+        self.reply(Reply(250, None, f"{self._settings.hostname}\n{lines}"))
+
+    # Commands without a transaction.
+
+    def do_NOOP(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.9.
+        """
+        self.reply(R250_OK)
+
+    def do_HELP(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.8.
+        """
+        self.reply(
+            Reply(214, "2.0.0", "RFC 5321; DEFERRALS and PRDR give each recipient an answer")
+        )
+
+    def do_UNKNOWN(self, rest: str) -> None:
+        """
+        The base class's name for every other command: not a command itself.
+        """
+        self.reply(R500_UNKNOWN_COMMAND)
+
+    def do_VRFY(self, rest: str) -> None:
+        """
+        RFC 5321 §3.5.3: whether somebody is here is said to who sends mail.
+        """
+        if not rest:
+            raise PeerError("no argument", R501_SYNTAX)
+        self.reply(R252_VRFY)
+
+    def do_EXPN(self, rest: str) -> None:
+        """
+        RFC 5321 §3.5.2.
+        """
+        self.reply(R502_NOT_HERE)
+
+    def do_RSET(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.5.
+        """
+        if rest:
+            raise PeerError("an argument", R501_SYNTAX)
+        self.abort("RSET")
+        self.reply(R250_OK)
+
+    def do_QUIT(self, rest: str) -> None:
+        """
+        RFC 5321 §4.1.1.10.
+        """
+        if rest:
+            raise PeerError("an argument", R501_SYNTAX)
+        self.abort("QUIT")
+        self.say(R221_BYE)
+        self.close()
+
+
+class SessionFactory(ServerFactory):
+    """
+    Makes sessions for one listener, and ends them when the server stops.
+    """
+
+    noisy = False
+
+    def __init__(self, settings: ListenerSettings, intake: Backend, clock: Any) -> None:
+        self.settings = settings
+        self.intake = intake
+        self._clock = clock
+        self.sessions: set[Session] = set()
+        self._empty: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: Any) -> Session:
+        """
+        The settings and the house of this moment: a reload changes the next
+        session, not the ones that are under way.
+        """
+        session = Session(self.settings, self.intake, self._clock, self._ended)
+        session.factory = self
+        self.sessions.add(session)
+        return session
+
+    def _ended(self, session: Session) -> None:
+        self.sessions.discard(session)
+        if not self.sessions and self._empty is not None:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
+
+    def shutdown(self, graceSeconds: float) -> Deferred[None]:
+        """
+        End all sessions: those that wait for an answer get it, within
+        C{graceSeconds}.
+
+        @return: a Deferred that fires when there are none left.
+        """
+        done: Deferred[None] = Deferred()
+        self._empty = done
+        for session in list(self.sessions):
+            session.shutdown()
+        if not self.sessions and self._empty is not None:
+            self._empty = None
+            done.callback(None)
+            return done
+        for seconds, act in (
+            (graceSeconds, self._timeIsUp),
+            (graceSeconds + FAREWELL_SECONDS, self._cutOff),
+        ):
+            timer = self._clock.callLater(seconds, act)
+            done.addBoth(_cancel, timer)
+        return done
+
+    def _timeIsUp(self) -> None:
+        for session in list(self.sessions):
+            session.shutdownNow()
+
+    def _cutOff(self) -> None:
+        for session in list(self.sessions):
+            session.cutOff()
+
+
+def _cancel(result: Any, timer: Any) -> Any:
+    if timer.active():
+        timer.cancel()
+    return result

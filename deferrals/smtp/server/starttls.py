@@ -1,0 +1,121 @@
+"""
+TLS: STARTTLS (RFC 3207), and TLS from the first octet (RFC 8314 §3.3).
+
+What came in clear text counts for nothing afterwards: octets behind STARTTLS end
+the connection (they would be somebody else's commands in a session that looks
+encrypted), and the session begins anew.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.errors import PeerError
+from deferrals.model.reply import (
+    R220_READY_FOR_TLS,
+    R501_SYNTAX,
+    R502_NOT_HERE,
+    R503_TLS_IS_ON,
+    R530_STARTTLS_FIRST,
+    R554_BEHIND_STARTTLS,
+    Reply,
+)
+from deferrals.smtp.server.base import SessionBase
+from deferrals.smtp.server.certificates import describe
+
+_log = Logger(namespace="deferrals.session")
+
+#: What may be said before STARTTLS where TLS is required (RFC 3207 §4).
+_WITHOUT_TLS = frozenset({"EHLO", "HELO", "LHLO", "NOOP", "QUIT", "RSET", "HELP", "STARTTLS"})
+
+
+@implementer(IHandshakeListener)
+class Encryption(SessionBase):
+    """
+    See the module.
+    """
+
+    _handshaking = False
+
+    @property
+    def offersTLS(self) -> bool:
+        """
+        Whether STARTTLS can be said now.
+        """
+        return self._tls is None and self._settings.tls in ("starttls", "required")
+
+    def needsTLS(self, verb: str) -> Reply | None:
+        """
+        The 530 that C{verb} gets where TLS is required and is not there yet.
+        """
+        if self._tls is None and self._settings.tls == "required" and verb not in _WITHOUT_TLS:
+            return R530_STARTTLS_FIRST
+        return None
+
+    def do_STARTTLS(self, rest: str) -> None:
+        """
+        RFC 3207 §4.
+        """
+        if rest:
+            raise PeerError("an argument", R501_SYNTAX)
+        if self._tls is not None:
+            raise PeerError("twice", R503_TLS_IS_ON)
+        if not self.offersTLS:
+            raise PeerError("not offered", R502_NOT_HERE)
+        if self._offset < len(self._buffer):
+            _log.warn("{client}: commands behind STARTTLS", client=self._address)
+            self.say(R554_BEHIND_STARTTLS)
+            return self.close()
+        self.startOver("STARTTLS")
+        self.say(R220_READY_FOR_TLS)
+        self.encrypt()
+
+    def encrypt(self) -> None:
+        """
+        Everything from here on is TLS.
+        """
+        self.awaitHandshake()
+        self.transport.startTLS(self._settings.certificates)
+
+    def awaitHandshake(self) -> None:
+        """
+        Whoever has begun it, this session or its endpoint.
+        """
+        self._handshaking = True
+        self.setTimeout(self._limits.handshakeSeconds)
+
+    def handshakeCompleted(self) -> None:
+        """
+        See L{IHandshakeListener}.
+        """
+        self._handshaking = False
+        self._tls = describe(self.transport)
+        self.identify()
+        self.setTimeout(self._limits.commandSeconds)
+        self.encrypted()
+
+    def encrypted(self) -> None:
+        """
+        TLS is there.
+        """
+        raise NotImplementedError
+
+    def handshakeLost(self, reason: Failure) -> None:
+        """
+        The connection has ended, perhaps before TLS was there.
+        """
+        if self._handshaking:
+            self._handshaking = False
+            _log.info(
+                "{client}: no TLS: {error}", client=self._address, error=reason.getErrorMessage()
+            )
+
+    @property
+    def isEncryptedOutside(self) -> bool:
+        """
+        Whether the endpoint itself speaks TLS (C{ssl:}, C{tls:}).
+        """
+        return ISSLTransport.providedBy(self.transport)

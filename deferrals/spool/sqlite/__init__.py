@@ -1,0 +1,3 @@
+"""
+The spool in an SQLite database.
+"""

@@ -1,0 +1,152 @@
+"""
+What became of recipients, written into the embedded spool.
+
+Everything here runs in the database's thread, inside a transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from deferrals.errors import SpoolError
+from deferrals.model.delivery import Addressee, Ended, Standing, Stuck, Waits, Warned
+from deferrals.model.reply import Reply
+from deferrals.spool.sqlite.batch import Insert, WriteBatch
+from deferrals.spool.sqlite.claims import waitFor
+from deferrals.spool.sqlite.rows import replyText
+from deferrals.spool.sqlite.schema import ENDED, QUEUED, STUCK
+
+#: When somebody's outcome stands and the process dies, another one tells the
+#: sender after so long.
+TELL_SECONDS = 60.0
+
+#: What is leased to us; or was, and nobody else has it since.
+_OURS = f" WHERE message = ? AND seq = ? AND (owner = ? OR (owner IS NULL AND status = {QUEUED}))"
+
+
+@attrs.define
+class Outcomes:
+    """
+    One call of L{ISpool.record<deferrals.interfaces.ISpool.record>}.
+
+    @ivar now: the spool's time.
+    @ivar wall: the time of day, for the history.
+    @ivar owner: who records: what is leased to somebody else does not change.
+    """
+
+    db: sqlite3.Connection
+    now: float
+    wall: float
+    owner: str
+
+    def record(
+        self,
+        number: int,
+        standings: Iterable[tuple[Addressee, Standing]],
+        notices: Sequence[Insert],
+    ) -> bool:
+        """
+        @return: whether nobody is left.
+        @raise SpoolError: somebody else has a recipient now, and there are
+            notices that would not be true.
+        """
+        since = self.db.execute("SELECT since FROM messages WHERE id = ?", (number,)).fetchone()
+        for addressee, standing in standings:
+            changed = self._one(number, addressee.seq, standing, since[0] if since else self.now)
+            if notices and not changed:
+                raise SpoolError(f"recipient {addressee.seq} is somebody else's by now")
+        if notices:
+            WriteBatch(inserts=list(notices)).apply(self.db)
+        left = self.db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
+        if left.fetchone() is not None:
+            return False
+        self.db.execute("DELETE FROM messages WHERE id = ?", (number,))
+        self.db.execute("DELETE FROM bodies WHERE id = ?", (number,))
+        return True
+
+    def _one(self, number: int, seq: int, standing: Standing, since: float) -> bool:
+        """
+        @return: whether it was ours.
+        """
+        key = (number, seq, self.owner)
+        if isinstance(standing, Waits):
+            return self._waits(key, standing, since)
+        if isinstance(standing, Warned):
+            self.note(number, seq, "warned")
+            sql = "UPDATE recipients SET warned = 1, notice = expires WHERE message = ? AND seq = ?"
+            return self._changed(sql, (number, seq))
+        if isinstance(standing, Ended):
+            self.note(number, seq, standing.action, standing.reply, standing.host)
+            sql = (
+                f"UPDATE recipients SET status = {ENDED}, due = ?, action = ?, reply = ?, host = ?"
+            )
+            reply = replyText(standing.reply)
+            values = (self.now + TELL_SECONDS, standing.action, reply, standing.host)
+            return self._changed(sql + _OURS, (*values, *key))
+        if isinstance(standing, Stuck):
+            self.note(number, seq, "stuck")
+            sql = f"UPDATE recipients SET status = {STUCK}, notice = ?, expires = ?"
+            until = self.now + standing.keepSeconds
+            return self._changed(sql + _OURS, (until, until, *key))
+        self.note(number, seq, standing.event, standing.reply, standing.host)
+        return self._changed("DELETE FROM recipients" + _OURS, key)
+
+    def _waits(self, key: tuple[int, int, str], standing: Waits, since: float) -> bool:
+        if standing.attempted:
+            self.note(key[0], key[1], "retry", standing.reply, standing.host)
+        expires = since + standing.expireSeconds
+        warn = min(since + standing.warnSeconds, expires) if standing.warnSeconds else expires
+        due = self.now + standing.seconds
+        changed = self._changed(
+            f"UPDATE recipients SET status = {QUEUED}, owner = NULL, destination = ?, due = ?,"
+            " attempts = attempts + ?, expires = ?, notice = iif(warned, ?, ?),"
+            " reply = coalesce(?, reply), host = coalesce(?, host)" + _OURS,
+            (
+                *(standing.destination, due, int(standing.attempted), expires, expires, warn),
+                *(replyText(standing.reply), standing.host or None, *key),
+            ),
+        )
+        if changed:
+            waitFor(self.db, standing.destination, due)
+        return changed
+
+    def _changed(self, sql: str, values: tuple[object, ...]) -> bool:
+        return self.db.execute(sql, values).rowcount == 1
+
+    def note(
+        self, number: int, seq: int, event: str, reply: Reply | None = None, host: str = ""
+    ) -> None:
+        """
+        An entry in the history of a message.
+        """
+        self.db.execute(
+            "INSERT INTO history (message, seq, at, event, reply, host) VALUES (?, ?, ?, ?, ?, ?)",
+            (number, seq, self.wall, event, None if reply is None else str(reply), host),
+        )
+
+
+def backOff(db: sqlite3.Connection, name: str, now: float, seconds: float) -> None:
+    """
+    See L{ISpool.backOff<deferrals.interfaces.ISpool.backOff>}.
+    """
+    if seconds > 0:
+        until = now + seconds
+        db.execute(
+            "INSERT INTO destinations (name, ready, gate) VALUES (?, ?, ?) ON CONFLICT (name)"
+            " DO UPDATE SET gate = excluded.gate, ready = max(ready, excluded.gate)",
+            (name, until, until),
+        )
+        return
+    first = db.execute(
+        "SELECT due FROM recipients WHERE status = 0 AND destination = ? ORDER BY due LIMIT 1",
+        (name,),
+    ).fetchone()
+    if first is None:
+        db.execute("DELETE FROM destinations WHERE name = ?", (name,))
+    else:
+        db.execute(
+            "UPDATE destinations SET gate = 0, ready = ? WHERE name = ?", (max(first[0], now), name)
+        )

@@ -1,0 +1,252 @@
+"""
+The embedded spool as an operator sees it: what is read.
+
+Each function reads a part, and says where to go on: so a queue of millions
+costs a moment at a time, and no memory.  They use a connection of their own,
+which never makes the server's wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from deferrals.model.ids import formatId, parseId
+from deferrals.model.selection import Selection
+from deferrals.spool.message import HEADER_OCTETS, Message
+from deferrals.spool.sqlite import rows
+from deferrals.spool.sqlite.schema import DAMAGED, STAGED, STATUS_NAMES
+
+#: Recipients looked through per call.
+SLICE = 5000
+
+#: Messages whose content is compared per call.
+CHECKED = 50
+
+#: Where a call ended: a message, and the number of a recipient in it.
+FileIdentity = tuple[int, int]
+
+_COLUMNS = (
+    "message, seq, status, due, delivery, recipient, destination, attempts, expires, reply,"
+    " host, action, state, since, envelope, size, received"
+)
+
+
+def readOnly(path: str) -> sqlite3.Connection:
+    """
+    Open the database to look at it.
+    """
+    db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None)
+    db.execute("PRAGMA busy_timeout=5000")
+    return db
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def recipients(
+    db: sqlite3.Connection, selection: Selection, limit: int, after: FileIdentity | None, now: float
+) -> tuple[list[dict[str, Any]], FileIdentity | None]:
+    """
+    See L{IQueue.look<deferrals.interfaces.IQueue.look>}.
+
+    @param now: the spool's time.
+    """
+    found: list[dict[str, Any]] = []
+    last = after or (-1, -1)
+    ids, values = _ids(selection)
+    read = db.execute(
+        f"SELECT {_COLUMNS} FROM recipients JOIN messages ON id = message"
+        f" WHERE (message, seq) > (?, ?) {ids} ORDER BY message, seq LIMIT ?",
+        (*last, *values, SLICE),
+    )
+    count = 0
+    for row in read:
+        count += 1
+        last = row[0], row[1]
+        one = _recipient(row, now)
+        if selection.matches(one):
+            found.append(one)
+            if len(found) >= limit:
+                return found, last
+    return found, last if count == SLICE else None
+
+
+def _ids(selection: Selection) -> tuple[str, list[int]]:
+    if not selection.ids:
+        return "", []
+    numbers = []
+    for text in selection.ids:
+        try:
+            numbers.append(parseId(text))
+        except ValueError:
+            continue
+    return f"AND message IN ({', '.join('?' * len(numbers))})", numbers
+
+
+def _recipient(row: tuple[Any, ...], now: float) -> dict[str, Any]:
+    (number, seq, status, due, delivery, recipient, destination, attempts, expires) = row[:9]
+    (reply, host, action, state, since, envelope, size, received) = row[9:]
+    return {
+        "id": formatId(number),
+        "seq": seq,
+        "sender": _try(lambda: rows.envelope((number, received, envelope)).senderText),
+        "recipient": _try(lambda: str(rows.recipient(recipient, delivery))),
+        "status": "staged" if state == STAGED else STATUS_NAMES[status],
+        "delivery": delivery,
+        "destination": destination,
+        "attempts": attempts,
+        "age_seconds": round(now - since, 1),
+        "due_seconds": round(due - now, 1),
+        "expires_seconds": None if expires is None else round(expires - now, 1),
+        "action": action,
+        "reply": _try(lambda: "" if reply is None else str(rows.reply(reply))),
+        "host": host or "",
+        "size": size,
+    }
+
+
+def _try(read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except Exception:
+        return "(cannot be read)"
+
+
+def message(db: sqlite3.Connection, number: int, now: float) -> dict[str, Any] | None:
+    """
+    See L{IQueue.show<deferrals.interfaces.IQueue.show>}.
+    """
+    selection = Selection(ids=(formatId(number),))
+    history = [
+        {"seq": seq, "time": at, "event": event, "reply": reply or "", "host": host or ""}
+        for seq, at, event, reply, host in db.execute(
+            "SELECT seq, at, event, reply, host FROM history WHERE message = ? ORDER BY id",
+            (number,),
+        )
+    ]
+    row = db.execute(
+        "SELECT state, received, envelope, size, digest FROM messages WHERE id = ?", (number,)
+    ).fetchone()
+    if row is None:
+        return {"id": formatId(number), "gone": True, "history": history} if history else None
+    state, received, envelope, size, digest = row
+    return {
+        "id": formatId(number),
+        "gone": False,
+        "received": received,
+        "released": state != STAGED,
+        "size": size,
+        "sha256": digest.hex(),
+        "envelope": _envelope(envelope),
+        "recipients": recipients(db, selection, SLICE, None, now)[0],
+        "history": history,
+    }
+
+
+def _envelope(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return "(cannot be read)"
+
+
+def content(db: sqlite3.Connection, number: int, paths: tuple[str, ...]) -> Message | None:
+    """
+    See L{IQueue.content<deferrals.interfaces.IQueue.content>}.
+
+    @param paths: where its file may be.
+    """
+    row = db.execute(
+        "SELECT size, digest, body FROM messages LEFT JOIN bodies USING (id) WHERE id = ?",
+        (number,),
+    ).fetchone()
+    if row is None:
+        return None
+    size, digest, body = row
+    if body is not None:
+        return Message(size, digest, body, None, body[:HEADER_OCTETS], False)
+    path = next(filter(os.path.exists, paths), None)
+    return None if path is None else Message(size, digest, None, path, b"", False)
+
+
+def problems(
+    db: sqlite3.Connection, after: int | None, path: Callable[[int], str]
+) -> tuple[list[dict[str, Any]], int, int | None]:
+    """
+    See L{IQueue.inspect<deferrals.interfaces.IQueue.inspect>}.
+    """
+    found: list[dict[str, Any]] = []
+    if after is None:
+        found += [
+            {"id": "", "problem": f"the database: {text}"}
+            for (text,) in db.execute("PRAGMA quick_check(20)")
+            if text != "ok"
+        ]
+    numbers = db.execute(
+        f"SELECT {rows.ENVELOPE} FROM messages WHERE id > ? ORDER BY id LIMIT ?",
+        (-1 if after is None else after, CHECKED),
+    ).fetchall()
+    for row in numbers:
+        found += [{"id": formatId(row[0]), "problem": why} for why in _wrong(db, row, path)]
+    more = numbers[-1][0] if len(numbers) == CHECKED else None
+    return found, len(numbers), more
+
+
+def _wrong(db: sqlite3.Connection, row: tuple[Any, ...], path: Callable[[int], str]) -> list[str]:
+    """
+    What is wrong with one message.
+    """
+    wrong = []
+    try:
+        rows.envelope(row)
+    except ValueError as error:
+        wrong.append(str(error))
+    aside = False
+    for columns in db.execute(
+        f"SELECT {rows.ADDRESSEE}, status FROM recipients WHERE message = ?", (row[0],)
+    ):
+        aside = aside or columns[-1] == DAMAGED
+        try:
+            rows.addressee(columns[:-1])
+        except ValueError as error:
+            wrong.append(str(error))
+    kept = content(db, row[0], (path(row[0]),))
+    if kept is None:
+        gone = db.execute("SELECT 1 FROM messages WHERE id = ?", (row[0],)).fetchone() is None
+        wrong += [] if gone else ["its content is missing"]
+    else:
+        wrong += filter(None, [_content(kept)])
+    return [f"{why}; it was moved aside" if aside else why for why in wrong]
+
+
+def _content(kept: Message) -> str:
+    try:
+        size, digest = kept.measured()
+    except FileNotFoundError:
+        return ""  # delivered meanwhile
+    except OSError as error:
+        return f"its content cannot be read: {error}"
+    return (
+        "" if (size, digest) == (kept.size, kept.digest) else "its content is not what was stored"
+    )
+
+
+def numbers(db: sqlite3.Connection, now: float) -> dict[str, Any]:
+    """
+    See L{IQueue.numbers<deferrals.interfaces.IQueue.numbers>}.
+    """
+    counts: Counter[str] = Counter()
+    for status, count in db.execute("SELECT status, COUNT(*) FROM recipients GROUP BY status"):
+        counts[STATUS_NAMES[status]] = count
+    messages, oldest = db.execute("SELECT COUNT(*), min(since) FROM messages").fetchone()
+    return {
+        "messages": messages,
+        "recipients": dict(counts),
+        "oldest_seconds": 0.0 if oldest is None else round(now - oldest, 1),
+    }

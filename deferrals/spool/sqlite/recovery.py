@@ -1,0 +1,67 @@
+"""
+What a spool does first: take over from the process before.
+
+Nothing here grows with the number of recipients that wait.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from deferrals.spool.sqlite.claims import waitFor
+from deferrals.spool.sqlite.schema import ENDED, LEASED, QUEUED, RELEASED, STAGED
+
+#: So many recipients that wait for another attempt are tried again at the start.
+RETRIED_AT_START = 1000
+
+
+def savedClock(db: sqlite3.Connection) -> tuple[float, float] | None:
+    """
+    What L{SpoolClock.saved<deferrals.spool.sqlite.clock.SpoolClock.saved>} said.
+    """
+    found = dict(db.execute("SELECT name, value FROM info WHERE name LIKE 'clock.%'"))
+    try:
+        return float(found["clock.wall"]), float(found["clock.now"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def recover(db: sqlite3.Connection, now: float) -> int:
+    """
+    See L{ISpool.open<deferrals.interfaces.ISpool.open>}.
+
+    @param now: the spool's time.
+    @return: how many messages were staged.
+    """
+    staged = db.execute(f"UPDATE messages SET state = {RELEASED} WHERE state = {STAGED}").rowcount
+    leased = db.execute(
+        f"SELECT DISTINCT destination FROM recipients WHERE status = {LEASED}"
+    ).fetchall()
+    db.execute(
+        f"UPDATE recipients SET status = {QUEUED}, owner = NULL, due = ? WHERE status = {LEASED}",
+        (now,),
+    )
+    for (name,) in leased:
+        waitFor(db, name, now)
+    db.execute(f"UPDATE recipients SET due = ? WHERE status = {ENDED}", (now,))
+    _retry(db, now)
+    return staged
+
+
+def _retry(db: sqlite3.Connection, now: float) -> None:
+    """
+    Try some of those who wait again: perhaps the operator has just mended what
+    kept them waiting.  All destinations that there is room for have a part.
+    """
+    names = db.execute(
+        "SELECT name FROM destinations ORDER BY ready LIMIT ?", (RETRIED_AT_START,)
+    ).fetchall()
+    share = RETRIED_AT_START // max(1, len(names))
+    for (name,) in names:
+        db.execute(
+            "UPDATE recipients SET due = ? WHERE (message, seq) IN (SELECT message, seq"
+            " FROM recipients WHERE status = 0 AND destination = ? AND due > ? ORDER BY due"
+            " LIMIT ?)",
+            (now, name, now, share),
+        )
+        db.execute("UPDATE destinations SET gate = 0, ready = ? WHERE name = ?", (now, name))

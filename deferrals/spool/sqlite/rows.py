@@ -1,0 +1,150 @@
+"""
+Values into rows, and rows into values.
+
+What is read here may have been damaged: whatever is wrong with a row is a
+L{ValueError}, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import (
+    Envelope,
+    Recipient,
+    envelopeFromJSON,
+    envelopeToJSON,
+    recipientFromJSON,
+    recipientToJSON,
+)
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import Marks
+from deferrals.spool.message import Message
+from deferrals.spool.sqlite.batch import Insert
+from deferrals.spool.sqlite.schema import LEASED
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+#: The columns that L{addressee} reads.
+ADDRESSEE = "seq, attempts, delivery, recipient, marks, refusal, action, reply, host"
+
+#: The columns that L{envelope} reads.
+ENVELOPE = "id, received, envelope"
+
+
+def insertion(
+    envelope: Envelope,
+    message: Message,
+    addressees: Sequence[Addressee],
+    result: Any,
+    state: int,
+    now: float,
+    lease: tuple[str, float],
+) -> Insert:
+    """
+    The rows of a new message, whose recipients are leased.
+
+    @param now: when it became a part of the spool, in the spool's time.
+    @param lease: to whom, and until when.
+    """
+    owner, until = lease
+    row = (
+        envelope.transaction,
+        state,
+        envelope.received,
+        _encode(envelopeToJSON(envelope)),
+        message.size,
+        message.digest,
+        now,
+    )
+    recipients = [
+        _recipient(envelope.transaction, addressee, owner, until) for addressee in addressees
+    ]
+    return Insert(row, message.body, recipients, result)
+
+
+def _recipient(number: int, addressee: Addressee, owner: str, until: float) -> tuple[Any, ...]:
+    to = addressee.recipient
+    marks = addressee.marks.toJSON()
+    return (
+        number,
+        addressee.seq,
+        LEASED,
+        until,
+        owner,
+        "" if to.route is None else to.route.delivery,
+        _encode(recipientToJSON(to)),
+        None if marks is None else _encode(marks),
+        replyText(addressee.refusal),
+    )
+
+
+def replyText(reply: Reply | None) -> str | None:
+    """
+    A reply as a column keeps it.
+    """
+    return None if reply is None else _encode([reply.code, reply.enhanced, reply.text])
+
+
+def reply(text: str | None) -> Reply | None:
+    """
+    The inverse of L{replyText}.
+    """
+    if text is None:
+        return None
+    if not text.startswith("["):
+        return Reply.parse(text)  # as format 1 kept it
+    code, enhanced, words = json.loads(text)
+    return Reply(code, enhanced, words)
+
+
+def envelope(row: tuple[Any, ...]) -> Envelope:
+    """
+    @param row: the columns of L{ENVELOPE}.
+    @raise ValueError: it is damaged.
+    """
+    number, received, text = row
+    try:
+        found = envelopeFromJSON(json.loads(text), number, received)
+        found.senderText.encode()
+    except Exception as error:
+        raise ValueError(f"its envelope cannot be read: {_what(error)}") from None
+    return found
+
+
+def recipient(text: str, delivery: str) -> Recipient:
+    """
+    A recipient's column.
+    """
+    return recipientFromJSON(json.loads(text), delivery)
+
+
+def addressee(row: tuple[Any, ...], action: str = "") -> Addressee:
+    """
+    @param row: the columns of L{ADDRESSEE}.
+    @param action: what the sender is to be told, if that is not what the row says.
+    @raise ValueError: it is damaged.
+    """
+    seq, attempts, delivery, to, marks, refusal, ended, text, host = row
+    try:
+        found = Addressee(
+            recipient(to, delivery),
+            Marks.fromJSON(None if marks is None else json.loads(marks)),
+            seq,
+            attempts,
+            reply(refusal),
+            action or ended or "",
+            reply(text),
+            host or "",
+        )
+        str(found).encode()
+    except Exception as error:
+        raise ValueError(f"recipient {seq} cannot be read: {_what(error)}") from None
+    return found
+
+
+def _what(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,264 @@
+"""
+The MIME structure of a message, in one pass over its octets.
+
+The standard library's parser takes time proportional to the depth of nesting
+times the size, so that a small message can keep it busy for seconds.  Here only
+the boundaries are found by ourselves, each with one look-up whatever the depth;
+headers of parts and their parameters are read by C{email}.
+"""
+
+from __future__ import annotations
+
+import binascii
+import email.message
+import email.parser
+import email.policy
+import mmap
+import string
+from collections.abc import Iterator
+
+import attrs
+
+from deferrals.stages.content.match.fields import base64, decoded, parameters, words
+
+#: A message with more parts, or nested deeper, or with a longer header section
+#: (its own or a part's), is not looked into any further.
+MAX_PARTS = 20000
+MAX_DEPTH = 100
+MAX_HEADER_OCTETS = 256 * 1024
+
+_MAX_BOUNDARY_OCTETS = 200
+_PIECE_OCTETS = 256 * 1024
+_NOT_BASE64 = bytes(sorted(set(range(256)) - set(string.ascii_letters.encode() + b"0123456789+/")))
+_PARSER = email.parser.BytesHeaderParser(policy=email.policy.compat32)
+
+#: What L{parts} reads: octets with C{find} and slices.
+Buffer = bytes | mmap.mmap
+
+
+class TooComplex(Exception):
+    """
+    More parts, levels or header fields than anybody means to send.
+    """
+
+
+@attrs.frozen
+class Part:
+    """
+    One part that is no multipart, or the header of one that is.
+
+    @ivar header: its header fields.
+    @ivar start: where its content begins in the message.
+    @ivar end: where its content ends.
+    """
+
+    header: email.message.Message
+    start: int
+    end: int
+
+    @property
+    def mimeType(self) -> str:
+        """
+        In lower case; C{text/plain} where there is none that makes sense.
+        """
+        return self.header.get_content_type()
+
+    @property
+    def fileName(self) -> str:
+        """
+        The name that a mail program would show, from Content-Disposition or
+        Content-Type, RFC 2231 and RFC 2047 decoded; empty where there is none.
+        """
+        for field, name in (("Content-Disposition", "filename"), ("Content-Type", "name")):
+            found = words(self._parameters(field).get(name, ""))
+            if found:
+                return found
+        return ""
+
+    def _parameters(self, field: str) -> dict[str, str]:
+        return parameters(str(self.header.get(field, "")))
+
+    def content(self, data: Buffer, limit: int) -> bytes:
+        """
+        The content without its transfer encoding.
+
+        @param limit: look at no more than so many encoded octets.
+        """
+        raw = data[self.start : min(self.end, self.start + limit)]
+        encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
+        if encoding == "base64":
+            return base64(raw)
+        if encoding == "quoted-printable":
+            return binascii.a2b_qp(raw)
+        return raw
+
+    def head(self, data: Buffer, octets: int) -> bytes:
+        """
+        The first so many octets of the content without its transfer encoding,
+        however much there is before them that means nothing.
+        """
+        head = b""
+        for piece in self.pieces(data):
+            head += piece[: octets - len(head)]
+            if len(head) == octets:
+                break
+        return head
+
+    def pieces(self, data: Buffer) -> Iterator[bytes]:
+        """
+        The whole content without its transfer encoding, piece by piece.
+        """
+        encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
+        held = b""
+        for start in range(self.start, self.end, _PIECE_OCTETS):
+            raw = held + data[start : min(self.end, start + _PIECE_OCTETS)]
+            if encoding == "base64":
+                raw = raw.translate(None, _NOT_BASE64)
+                cut = len(raw) // 4 * 4
+                held = raw[cut:]
+                yield binascii.a2b_base64(raw[:cut])
+            elif encoding == "quoted-printable":
+                cut = raw.rfind(b"\n") + 1
+                held = raw[cut:] if len(raw) - cut < _PIECE_OCTETS else b""
+                yield binascii.a2b_qp(raw[: len(raw) - len(held)])
+            else:
+                yield raw
+        if encoding != "base64":
+            yield binascii.a2b_qp(held)
+        elif len(held) > 1:
+            yield binascii.a2b_base64(held + b"=" * (4 - len(held)))
+
+    def text(self, data: Buffer, limit: int) -> str:
+        """
+        The content as text.
+        """
+        return decoded(
+            self.content(data, limit), self._parameters("Content-Type").get("charset", "")
+        )
+
+
+def parts(data: Buffer) -> Iterator[Part]:
+    """
+    The parts of a message in their order, containers included.
+
+    @raise TooComplex: there are more than L{MAX_PARTS}, or deeper than
+        L{MAX_DEPTH}, or one has a header longer than L{MAX_HEADER_OCTETS}.
+    """
+    return _BoundaryScanner(data).scan()
+
+
+class _BoundaryScanner:
+    def __init__(self, data: Buffer) -> None:
+        self._data = data
+        self._boundaries: dict[bytes, int] = {}
+        self._open: list[bytes] = []
+        self._count = 0
+
+    def scan(self) -> Iterator[Part]:
+        position: int | None = 0
+        while position is not None:
+            self._count += 1
+            if self._count > MAX_PARTS or len(self._open) > MAX_DEPTH:
+                raise TooComplex
+            header, start = self._header(position)
+            boundary = self._boundaryOf(header)
+            kind = header.get_content_maintype() if boundary is None else "multipart"
+            if boundary is not None:
+                self._boundaries.setdefault(boundary, len(self._open))
+                self._open.append(boundary)
+            elif kind == "message" and header.get_content_subtype() == "rfc822":
+                yield Part(header, start, start)
+                position = start
+                continue
+            end, position = self._next(start)
+            yield Part(header, start, end)
+
+    def _header(self, position: int) -> tuple[email.message.Message, int]:
+        """
+        The header section at C{position}, and where its content begins.
+        """
+        if self._data[position : position + 2] == b"\r\n":
+            return email.message.Message(), position + 2
+        end, start = self._headerEnd(position)
+        if end - position > MAX_HEADER_OCTETS:
+            raise TooComplex
+        return _PARSER.parsebytes(self._data[position:end]), start
+
+    def _headerEnd(self, position: int) -> tuple[int, int]:
+        """
+        An empty line ends a header section, and so does a boundary.
+        """
+        at = position
+        while True:
+            boundary = self._find(at)
+            limit = boundary + 2 if boundary >= 0 else len(self._data)
+            empty = self._data.find(b"\r\n\r\n", at, limit)
+            if empty >= 0:
+                return empty, empty + 4
+            if boundary < 0:
+                return len(self._data), len(self._data)
+            if self._match(boundary) is not None:
+                return boundary - 2, boundary - 2
+            at = boundary
+
+    def _boundaryOf(self, header: email.message.Message) -> bytes | None:
+        if header.get_content_maintype() != "multipart":
+            return None
+        boundary = parameters(str(header.get("Content-Type", ""))).get("boundary")
+        if not boundary:
+            return None
+        return boundary.encode("utf-8", "surrogateescape")[:_MAX_BOUNDARY_OCTETS].rstrip()
+
+    def _line(self, position: int) -> bytes:
+        """
+        The line at C{position}, as far as a boundary could reach.
+        """
+        line = self._data[position : position + _MAX_BOUNDARY_OCTETS + 8]
+        return line.partition(b"\n")[0].rstrip()
+
+    def _match(self, position: int) -> tuple[int, bool] | None:
+        """
+        Whether a boundary of an open level stands here.
+
+        @return: its level, and whether it is the last one of that level.
+        """
+        line = self._line(position)[2:]
+        if line in self._boundaries:
+            return self._boundaries[line], False
+        if line.endswith(b"--") and line[:-2] in self._boundaries:
+            return self._boundaries[line[:-2]], True
+        return None
+
+    def _next(self, position: int) -> tuple[int, int | None]:
+        """
+        Where the content that begins at C{position} ends, and where the next
+        part begins; L{None} where there is none.
+        """
+        if not self._boundaries:
+            return len(self._data), None
+        at = position if self._data[position : position + 2] == b"--" else self._find(position)
+        end = None
+        while at >= 0:
+            match = self._match(at)
+            if match is not None:
+                end = max(position, at - 2) if end is None else end
+                level, last = match
+                self._close(level + (0 if last else 1))
+                if not last:
+                    line = self._data.find(b"\n", at)
+                    return end, (line + 1 if line >= 0 else None)
+            at = self._find(at)
+        return (len(self._data) if end is None else end), None
+
+    def _find(self, position: int) -> int:
+        found = self._data.find(b"\r\n--", position)
+        return found + 2 if found >= 0 else -1
+
+    def _close(self, level: int) -> None:
+        """
+        Forget the boundaries of this level and of those inside it.
+        """
+        for boundary in self._open[level:]:
+            if self._boundaries.get(boundary, -1) >= level:
+                del self._boundaries[boundary]
+        del self._open[level:]

@@ -1,0 +1,372 @@
+"""
+The content stage C{match}: refuse by declared rules.
+
+Each rule looks at one thing: words or a pattern in a header field or in the
+text; names, MIME types or real types of attachments; names of what is in
+archives; the size; the test strings GTUBE and EICAR.  The first rule that
+matches refuses with its own reply.
+
+The message is taken apart once, in a thread, whatever the number of policies;
+a few messages at once, however many come, because others need threads, too.
+Patterns are RE2's: time linear in the size of the message, whatever the
+pattern.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import mmap
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Literal
+
+import attrs
+import re2
+from twisted.internet.defer import Deferred, inlineCallbacks
+from zope.interface import implementer
+
+from deferrals.deferreds import Semaphore
+from deferrals.interfaces import IContentStage
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
+from deferrals.model.settings import Octets, checked
+from deferrals.model.verdict import ACCEPT, ContentVerdict, Refuse
+from deferrals.stages.content.match.archives import Budget, Unreadable, isArchive, members, newFile
+from deferrals.stages.content.match.fields import words
+from deferrals.stages.content.match.filetypes import HEAD_OCTETS, kindsOf
+from deferrals.stages.content.match.mime import Buffer, Part, TooComplex, parts
+
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+
+#: How much of one part's text is searched, in octets as they came.
+TEXT_OCTETS = 16 * 1024 * 1024
+
+#: Messages taken apart at once.
+AT_ONCE = 4
+
+#: EICAR's own definition: at the beginning of the file, with little behind it.
+_EICAR_OCTETS = 4096
+
+_DEFAULT_REPLIES = {
+    "header": "550 5.7.1 refused because of its header",
+    "body": "550 5.7.1 refused because of its text",
+    "attachment": "550 5.7.1 refused because of an attachment's name",
+    "mime_type": "550 5.7.1 refused because of an attachment's type",
+    "file_type": "550 5.7.1 refused because of what an attachment is",
+    "archive": "550 5.7.1 refused because of what is in an archive",
+    "larger_than": "552 5.3.4 larger than this recipient takes",
+    "gtube": "550 5.7.1 refused as spam (GTUBE)",
+    "eicar": "550 5.7.1 refused as a virus (EICAR)",
+    "unreadable-archive": "550 5.7.1 refused because of an archive that cannot be looked into",
+}
+_TOO_COMPLEX = Refuse(Reply(550, "5.6.0", "a MIME structure that cannot be looked into"))
+
+
+def _pattern(value: str) -> None:
+    try:
+        _compile(value)
+    except re2.error as error:
+        reason = b" ".join(map(bytes, error.args)).decode("utf-8", "replace")
+        raise ValueError(f"a regular expression (RE2 syntax): {reason}") from None
+
+
+def _compile(pattern: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.case_sensitive = False
+    return re2.compile(pattern, options)
+
+
+@attrs.frozen
+class MatchRule:
+    """
+    One rule; exactly one of header, body, attachment, mime_type, file_type,
+    archive, larger_than and test says what it looks at.
+
+    @ivar header: a field's name; its value is searched, MIME words decoded.
+    @ivar body: C{true}: the text parts are searched, decoded.
+    @ivar words: for header and body: any of these words or phrases, whole,
+        without regard to case.
+    @ivar pattern: for header and body: a regular expression in RE2's syntax,
+        without regard to case.
+    @ivar attachment: file names, C{*} and C{?} standing for anything.
+    @ivar mime_type: MIME types, likewise.
+    @ivar file_type: what an attachment is by its first octets, whatever it is
+        called: extensions (C{exe}) or MIME types, likewise.
+    @ivar archive: names of what is in zip and tar archives, and in archives in
+        them, likewise.
+    @ivar larger_than: the size of the whole message.
+    @ivar test: C{"gtube"}, C{"eicar"}, or C{"unreadable-archive"}: one that is
+        broken, encrypted, or beyond the bounds.
+    @ivar reply: what the recipient refuses with: 4xx or 5xx.
+    """
+
+    header: str | None = None
+    body: bool = False
+    words: tuple[str, ...] = ()
+    pattern: str | None = attrs.field(default=None, validator=checked(_pattern))
+    attachment: tuple[str, ...] = ()
+    mime_type: tuple[str, ...] = ()
+    file_type: tuple[str, ...] = ()
+    archive: tuple[str, ...] = ()
+    larger_than: Octets | None = None
+    test: Literal["gtube", "eicar", "unreadable-archive"] | None = None
+    reply: str | None = attrs.field(default=None, validator=checked(Reply.parseRefusal))
+
+    def __attrs_post_init__(self) -> None:
+        subjects = [name for name in _DEFAULT_REPLIES if getattr(self, name, None)]
+        if self.test:
+            subjects.append(self.test)
+        if len(subjects) != 1:
+            raise ValueError(
+                "exactly one of header, body, attachment, mime_type, file_type, archive,"
+                " larger_than, test"
+            )
+        searches = bool(self.words) + (self.pattern is not None)
+        if searches != (1 if subjects[0] in ("header", "body") else 0):
+            raise ValueError("either words or a pattern with header and body, and only there")
+
+    @property
+    def subject(self) -> str:
+        """
+        What it looks at: a key of the default replies.
+        """
+        if self.test:
+            return self.test
+        return next(name for name in _DEFAULT_REPLIES if getattr(self, name, None))
+
+
+def _some(rules: tuple[MatchRule, ...]) -> None:
+    if not rules:
+        raise ValueError("at least one rule")
+
+
+@attrs.frozen
+class MatchSettings:
+    """
+    @ivar rules: the first one that matches refuses.
+    """
+
+    rules: tuple[MatchRule, ...] = attrs.field(validator=checked(_some))
+
+
+class _Content:
+    """
+    One message taken apart, as far as a rule has asked for it (in a thread).
+
+    @ivar turn: one thread at a time looks at a message.
+    """
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.turn = Semaphore(1)
+        self._found: dict[str, Any] = {}
+
+    def once(self, data: Buffer, find: Callable[[Buffer], Any]) -> Any:
+        """
+        What C{find} finds in the message; sought once.
+        """
+        name = find.__name__
+        if name not in self._found:
+            self._found[name] = find(data)
+        return self._found[name]
+
+    def parts(self, data: Buffer) -> list[Part]:
+        found: list[Part] = self.once(data, _allParts)
+        return found
+
+    def texts(self, data: Buffer) -> list[str]:
+        found: list[str] = self.once(data, self._texts)
+        return found
+
+    def kinds(self, data: Buffer) -> set[str]:
+        """
+        What the attachments are.
+        """
+        found: set[str] = self.once(data, self._kinds)
+        return found
+
+    def archived(self, data: Buffer) -> tuple[set[str], bool]:
+        """
+        The names of what is in archives, and whether these are not all.
+        """
+        found: tuple[set[str], bool] = self.once(data, self._archived)
+        return found
+
+    def _texts(self, data: Buffer) -> list[str]:
+        found = [part for part in self.parts(data) if part.header.get_content_maintype() == "text"]
+        return [part.text(data, TEXT_OCTETS) for part in found]
+
+    def _files(self, data: Buffer) -> Iterator[tuple[Part, bytes]]:
+        """
+        What is no container, each with its beginning.
+        """
+        for part in self.parts(data):
+            if part.header.get_content_maintype() != "multipart":
+                yield part, part.head(data, HEAD_OCTETS)
+
+    def _kinds(self, data: Buffer) -> set[str]:
+        return set().union(*(kindsOf(head) for _, head in self._files(data)))
+
+    def _archived(self, data: Buffer) -> tuple[set[str], bool]:
+        names: set[str] = set()
+        unreadable, budget = False, Budget()
+        for part, head in self._files(data):
+            if not isArchive(head, part.fileName):
+                continue
+            try:
+                with newFile() as file:
+                    for piece in part.pieces(data):
+                        file.write(piece)
+                    for name in members(file, part.fileName, budget):
+                        names.add(name)
+            except (Unreadable, OSError):
+                unreadable = True
+        return names, unreadable
+
+
+def _allParts(data: Buffer) -> list[Part]:
+    return list(parts(data))
+
+
+@implementer(IContentStage)
+class MatchStage:
+    """
+    See the module.
+
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    """
+
+    def __init__(self, settings: MatchSettings, services: Any) -> None:
+        self._services = services
+        self._rules = [_MatchRule(rule) for rule in settings.rules]
+        self._slots: Semaphore = services.common((__name__, "slots"), lambda: Semaphore(AT_ONCE))
+
+    def cohort(self, recipient: Recipient) -> Hashable:
+        """
+        The rules are the same for everybody who meets them.
+        """
+        return None
+
+    @inlineCallbacks
+    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
+        """
+        See L{IContentStage.judge}.
+        """
+        content = yield message.shared((__name__, "content"), _Content)
+        yield content.turn.acquire()
+        try:
+            yield self._slots.acquire()
+        except BaseException:
+            content.turn.release()
+            raise
+        return (yield self._begin(content))
+
+    def _begin(self, content: _Content) -> Deferred[ContentVerdict]:
+        """
+        Who waits may give up; the thread has its slots until it has ended.
+        """
+        verdict: Deferred[ContentVerdict] = Deferred()
+        self._services.inThread(self._judge, content).addBoth(self._ended, content, verdict)
+        return verdict
+
+    def _ended(self, result: Any, content: _Content, verdict: Deferred[ContentVerdict]) -> None:
+        self._slots.release()
+        content.turn.release()
+        verdict.callback(result)
+
+    def _judge(self, content: _Content) -> ContentVerdict:
+        """
+        Apply the rules (in a thread).
+        """
+        with content.message.open() as file:
+            data = _buffer(file)
+            try:
+                for rule in self._rules:
+                    if rule.matches(content, data):
+                        return rule.verdict
+            except TooComplex:
+                return _TOO_COMPLEX
+            finally:
+                if isinstance(data, mmap.mmap):
+                    data.close()
+        return ACCEPT
+
+
+def _buffer(file: Any) -> Buffer:
+    """
+    A message's octets, without reading a large one into memory.
+    """
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):
+        return file.read()
+
+
+class _MatchRule:
+    """
+    One rule, ready to be applied.
+    """
+
+    def __init__(self, rule: MatchRule) -> None:
+        self._rule = rule
+        self._matches = getattr(self, "_" + rule.subject.replace("-", "_"))
+        self._search = _searcher(rule)
+        self.verdict = Refuse(Reply.parseRefusal(rule.reply or _DEFAULT_REPLIES[rule.subject]))
+
+    def matches(self, content: _Content, data: Buffer) -> bool:
+        return self._matches(content, data)
+
+    def _header(self, content: _Content, data: Buffer) -> bool:
+        wanted = (self._rule.header or "").lower()
+        fields = content.message.fields()
+        return any(name.lower() == wanted and self._search(words(value)) for name, value in fields)
+
+    def _body(self, content: _Content, data: Buffer) -> bool:
+        return any(self._search(text) for text in content.texts(data))
+
+    def _attachment(self, content: _Content, data: Buffer) -> bool:
+        names = [part.fileName for part in content.parts(data)]
+        return any(_like(name, self._rule.attachment) for name in names if name)
+
+    def _mime_type(self, content: _Content, data: Buffer) -> bool:
+        return any(_like(part.mimeType, self._rule.mime_type) for part in content.parts(data))
+
+    def _file_type(self, content: _Content, data: Buffer) -> bool:
+        return any(_like(kind, self._rule.file_type) for kind in content.kinds(data))
+
+    def _archive(self, content: _Content, data: Buffer) -> bool:
+        names, _ = content.archived(data)
+        return any(
+            _like(part, self._rule.archive)
+            for name in names
+            for part in (name, name.replace("\\", "/").rpartition("/")[2])
+        )
+
+    def _unreadable_archive(self, content: _Content, data: Buffer) -> bool:
+        return content.archived(data)[1]
+
+    def _larger_than(self, content: _Content, data: Buffer) -> bool:
+        return content.message.size > (self._rule.larger_than or 0)
+
+    def _gtube(self, content: _Content, data: Buffer) -> bool:
+        return data.find(GTUBE.encode()) >= 0 or any(GTUBE in text for text in content.texts(data))
+
+    def _eicar(self, content: _Content, data: Buffer) -> bool:
+        if data.find(EICAR) >= 0:
+            return True
+        return any(EICAR in part.head(data, _EICAR_OCTETS) for part in content.parts(data))
+
+
+def _searcher(rule: MatchRule) -> Any:
+    if rule.pattern is not None:
+        return _compile(rule.pattern).search
+    if rule.words:
+        words = "|".join(map(re2.escape, rule.words))
+        return _compile(rf"(?:^|[^\pL\pN])(?:{words})(?:$|[^\pL\pN])").search
+    return None
+
+
+def _like(text: str, globs: Sequence[str]) -> bool:
+    text = text.strip().lower()
+    return any(fnmatch.fnmatchcase(text, glob.lower()) for glob in globs)

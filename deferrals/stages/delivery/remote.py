@@ -1,0 +1,265 @@
+"""
+Handing a message to other servers: what C{lmtp}, C{smtp} and C{mx} have in
+common.
+
+Servers are tried one after the other.  Who was refused for good, or taken, is
+done with; who was refused for now, or met no server at all, is offered to the
+next one.  Where a server was given the message and its answer was lost, nobody
+knows whether it has taken it: those recipients are not offered to another one
+at once (D-21).  Outcomes are what L{deferrals.model.answers} says.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from deferrals.deferreds import together
+from deferrals.errors import HopError
+from deferrals.model.answers import Answer
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope, Form
+from deferrals.model.outgoing import (
+    Hop,
+    Outgoing,
+    Sent,
+    mailParameters,
+    recipientParameters,
+    wireAddress,
+)
+from deferrals.model.reply import R451_LOCAL_ERROR, R554_ROUTING_LOOP, Reply
+from deferrals.model.sending import R550_NO_REQUIRETLS
+from deferrals.model.settings import Seconds, checked, positive
+from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.stages.delivery.copy import byMarks, relayed
+
+_log = Logger(namespace="deferrals.delivery")
+
+#: A message of at most this size is looked through in the reactor thread.
+_SMALL_OCTETS = 64 * 1024
+
+#: What L{HopError} says of a server that calls itself as we do.
+_OURSELVES = "4.4.6"
+
+_FORMS = {"deferrals": Form.DEFERRALS, "prdr": Form.PRDR}
+
+Outcomes = dict[Addressee, Outcome]
+
+
+def forms(names: tuple[str, ...]) -> tuple[Form, ...]:
+    """
+    The extensions that a setting names.
+
+    @raise ValueError: there is no such extension.
+    """
+    if not set(names) <= set(_FORMS):
+        raise ValueError('a list of "deferrals" and "prdr"')
+    return tuple(_FORMS[name] for name in names)
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionSettings:
+    """
+    @ivar connections: to one server at once; the next message waits.
+    @ivar messages: over one connection, before it is closed.
+    @ivar recipients: in one transaction; more make another one.
+    @ivar idle_timeout: how long a connection that is not used is kept.
+    @ivar timeout: for each reply in the envelope; behind the data it is always
+        10 minutes (D-24).
+    """
+
+    connections: int = attrs.field(default=5, validator=checked(positive))
+    messages: int = attrs.field(default=100, validator=checked(positive))
+    recipients: int = attrs.field(default=100, validator=checked(positive))
+    idle_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))
+    timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
+
+
+def hostOf(endpoint: str) -> str:
+    """
+    The host in a client endpoint string; empty, where it has none.
+    """
+    kind, *words = re.split(r"(?<!\\):", endpoint)
+    if kind not in ("tcp", "tls", "ssl"):
+        return ""
+    named = [word.removeprefix("host=") for word in words if word.startswith("host=")]
+    host = named[0] if named else words[0] if words and "=" not in words[0] else ""
+    return re.sub(r"\\(.)", r"\1", host)
+
+
+def isLoopback(host: str) -> bool:
+    """
+    Whether a host is this machine, and nobody else is on the way.
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def checkEndpoint(services: Any, endpoint: str) -> str:
+    """
+    @raise ValueError: this is no client endpoint.
+    """
+    try:
+        services.connect(endpoint)
+    except Exception as error:
+        raise ValueError(f"a client endpoint such as tcp:host:25: {error}") from None
+    return endpoint
+
+
+@attrs.frozen
+class _Facts:
+    """
+    @ivar isASCII: whether there is no octet above 127.
+    @ivar hops: Received fields.
+    """
+
+    isASCII: bool
+    hops: int
+
+
+def _look(message: Any) -> _Facts:
+    with message.open() as file:
+        isASCII = all(chunk.isascii() for chunk in iter(lambda: file.read(1 << 16), b""))
+    return _Facts(isASCII, sum(name.lower() == "received" for name, _ in message.fields()))
+
+
+class RemoteDelivery:
+    """
+    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    @param maxHops: a message with more Received fields is in a loop; L{None}
+        where it goes no further.
+    @param action: what a sender is told who wants to know, where the next hop
+        does not tell (L{Delivered.action}).
+    @param private: whether nobody else is on the way, so that REQUIRETLS asks
+        for nothing.
+    """
+
+    def __init__(
+        self, services: Any, maxHops: int | None, action: str, private: bool = False
+    ) -> None:
+        self._services = services
+        self._maxHops = maxHops
+        self._action = action
+        self._private = private
+
+    @inlineCallbacks
+    def deliver(
+        self,
+        message: Any,
+        envelope: Envelope,
+        addressees: Sequence[Addressee],
+        hops: Sequence[Hop],
+    ) -> Any:
+        """
+        @param hops: the servers, in the order in which they are tried.
+        @return: a Deferred of an outcome for each addressee; it fails only when
+            it is cancelled.
+        """
+        facts = yield message.shared((__name__, "facts"), self._facts)
+        if self._maxHops is not None and facts.hops > self._maxHops:
+            return dict.fromkeys(addressees, Failed(R554_ROUTING_LOOP))
+        outcomes: Outcomes = {}
+        for found in (
+            yield together(
+                [self._copy(message, envelope, facts, group, hops) for group in byMarks(addressees)]
+            )
+        ):
+            outcomes.update(found)
+        return outcomes
+
+    def _facts(self, message: Any) -> Any:
+        if message.size <= _SMALL_OCTETS:
+            return _look(message)
+        return self._services.inThread(_look, message)
+
+    def _copy(
+        self,
+        message: Any,
+        envelope: Envelope,
+        facts: _Facts,
+        group: list[Addressee],
+        hops: Sequence[Hop],
+    ) -> Deferred[Outcomes]:
+        """
+        One copy to those who share it.  What fails here is theirs alone.
+        """
+        parameters = envelope.parameters
+        copy = relayed(message, envelope, self._services.hostname, group)
+        outgoing = Outgoing(
+            "" if envelope.sender is None else wireAddress(envelope.sender),
+            [wireAddress(addressee.recipient.address) for addressee in group],
+            copy.size,
+            copy.chunks,
+            eightBit=not (facts.isASCII and copy.isASCII),
+            binary=parameters.body == "BINARYMIME",
+            utf8Header=parameters.smtputf8 and not message.header.isascii(),
+            requireTLS=parameters.requireTLS and not self._private,
+            parameters=mailParameters(envelope),
+            recipientParameters={
+                index: recipientParameters(addressee.recipient)
+                for index, addressee in enumerate(group)
+            },
+        )
+        d: Deferred[Outcomes] = self._inTurn(outgoing, group, hops)
+        return d.addErrback(self._failed, envelope, group)
+
+    def _failed(self, failure: Failure, envelope: Envelope, group: list[Addressee]) -> Any:
+        if failure.check(CancelledError):
+            return failure
+        _log.failure("{transaction}: handing over", failure, transaction=envelope.id)
+        return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
+
+    @inlineCallbacks
+    def _inTurn(self, outgoing: Outgoing, group: list[Addressee], hops: Iterable[Hop]) -> Any:
+        outcomes: Outcomes = {}
+        pending = list(range(len(group)))
+        for hop in hops:
+            if not pending:
+                break
+            try:
+                sent = yield self._services.nextHops.send(hop, outgoing.only(pending))
+            except HopError as error:
+                for index in pending:
+                    # One that may work later counts for more than one that never will.
+                    if not isinstance(outcomes.get(group[index]), Retry):
+                        outcomes[group[index]] = _noSession(error, hop, outgoing)
+                if error.enhanced == _OURSELVES:
+                    break  # whoever is behind would bring the message back here
+                continue
+            again = []
+            for index, answer in zip(pending, sent.answers, strict=True):
+                outcomes[group[index]] = self._outcome(answer, sent)
+                if answer.temporary and answer.stage != "none":
+                    again.append(index)
+            pending = again
+        return outcomes
+
+    def _outcome(self, answer: Answer, sent: Sent) -> Outcome:
+        """
+        What an answer comes to.
+        """
+        if answer.accepted:
+            return Delivered(answer.reply, sent.host, "passed" if sent.knowsDSN else self._action)
+        if answer.temporary:
+            return Retry(answer.reply, sent.host)
+        return Failed(answer.reply, sent.host)
+
+
+def _noSession(error: HopError, hop: Hop, outgoing: Outgoing) -> Outcome:
+    """
+    What it comes to that there was no session with a server.
+    """
+    if outgoing.requireTLS and error.enhanced.startswith("4.7."):
+        return Failed(R550_NO_REQUIRETLS, hop.host)  # RFC 8689 §4.2.1
+    if error.enhanced == _OURSELVES:
+        return Failed(Reply(554, "5.4.6", str(error)), hop.host)
+    return Retry(Reply(451, error.enhanced, str(error)), hop.host)
