@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import (
     CancelledError,
@@ -21,6 +21,9 @@ from twisted.internet.defer import (
 )
 from twisted.internet.error import ConnectingCancelledError
 from twisted.python.failure import Failure
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 def useMonotonicClock(reactor: Any) -> Any:
@@ -191,4 +194,41 @@ class Semaphore:
             self.free += 1
 
 
-__all__ = ["CancelledError", "Semaphore", "SharedResult", "TimeoutError", "withDeadline"]
+class Threads:
+    """
+    Functions that run in threads, so many at once.  Whoever waits for one may
+    give up; its slot is taken until the thread has ended.
+
+    @param inThread: runs a function outside the reactor thread and returns a
+        Deferred of its result.
+    @param limit: how many run at once.
+    """
+
+    def __init__(self, inThread: Callable[..., Deferred[Any]], limit: int) -> None:
+        self._inThread = inThread
+        self._slots = Semaphore(limit)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return self._slots.waiting
+
+    def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        """
+        @return: a Deferred of the function's result; cancelling it gives up the
+            place in the queue, or the result.
+        """
+
+        def begin(_: None) -> Deferred[_T]:
+            result: Deferred[_T] = Deferred()
+            self._inThread(function, *args, **kwargs).addBoth(ended, result)
+            return result
+
+        def ended(value: Any, result: Deferred[_T]) -> None:
+            self._slots.release()
+            result.callback(value)
+
+        return self._slots.acquire().addCallback(begin)
+
+
+__all__ = ["CancelledError", "Semaphore", "SharedResult", "Threads", "TimeoutError", "withDeadline"]

@@ -13,8 +13,54 @@ and becomes a temporary refusal for the recipients that it was asked about.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, BinaryIO, ParamSpec, TypeVar
+
+import attrs
 from twisted.cred.credentials import ICredentials
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IReactorPluggableNameResolver,
+    IReactorProcess,
+    IReactorTCP,
+    IReactorThreads,
+    IReactorTime,
+    IReactorUNIX,
+    IResolver,
+    IStreamClientEndpoint,
+)
 from zope.interface import Attribute, Interface
+
+from deferrals.model.delivery import Addressee, Standing, Waits
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.reply import Reply
+from deferrals.model.sasl import ScramKeys
+from deferrals.model.selection import Selection
+from deferrals.model.status import Status
+from deferrals.model.verdict import ContentVerdict, EnvelopeVerdict, Outcome
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+#: What a method that may wait can return: the value, a Deferred, or a coroutine.
+MaybeAwaitable = _T | Deferred[_T] | Awaitable[_T]
+
+
+class IReactor(
+    IReactorTime,
+    IReactorCore,
+    IReactorTCP,
+    IReactorUNIX,
+    IReactorThreads,
+    IReactorProcess,
+    IReactorPluggableNameResolver,
+):
+    """
+    What the whole server asks of a reactor.  Whatever only waits asks for
+    L{IReactorTime<twisted.internet.interfaces.IReactorTime>}.
+    """
 
 
 class IMessage(Interface):
@@ -25,13 +71,14 @@ class IMessage(Interface):
     delivered.
     """
 
-    size = Attribute("Its size in octets.")
-    digest = Attribute("The SHA-256 of its octets, 32 bytes.")
-    header = Attribute(
+    size: int = Attribute("Its size in octets.")
+    digest: bytes = Attribute("The SHA-256 of its octets, 32 bytes.")
+    inMemory: bool = Attribute("Whether its octets are in memory, so that reading them is cheap.")
+    header: bytes = Attribute(
         "The raw header section, up to and without the empty line; cut off at the header limit."
     )
 
-    def fields():
+    def fields() -> list[tuple[str, str]]:
         """
         The header fields in their order.
 
@@ -39,13 +86,20 @@ class IMessage(Interface):
             UTF-8 replaced; MIME words not decoded.
         """
 
-    def open():
+    def open() -> BinaryIO:
         """
         @return: a binary file object at the message's first octet, for the
             caller to close.  It may be read in another thread.
         """
 
-    def shared(key, function):
+    def isIntact() -> bool:
+        """
+        Read it all, and compare with what came in.  Blocks: for a thread.
+
+        @return: whether size and digest are right.
+        """
+
+    def shared(key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]) -> Deferred[_T]:
         """
         Compute something once for this message: a scan, a parse.  The first
         one to ask for C{key} has C{function(message)} called; everyone who
@@ -64,7 +118,7 @@ class IEnvelopeStage(Interface):
     Decides about a recipient before the data: accept, refuse or defer (S-1).
     """
 
-    def judge(envelope, recipient):
+    def judge(envelope: Envelope, recipient: Recipient) -> MaybeAwaitable[EnvelopeVerdict | None]:
         """
         Called once per RCPT TO, in the middle of the transaction; several may
         be under way at once when they came pipelined.
@@ -86,7 +140,7 @@ class IContentStage(Interface):
     Decides about deferred recipients, and only those, by the content (S-2).
     """
 
-    def cohort(recipient):
+    def cohort(recipient: Recipient) -> Hashable:
         """
         Recipients with equal keys get the same answer for any message.
 
@@ -94,7 +148,9 @@ class IContentStage(Interface):
         @return: a hashable key, at once.
         """
 
-    def judge(message, envelope, recipients):
+    def judge(
+        message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> MaybeAwaitable[ContentVerdict]:
         """
         Called at most once per message and cohort, while the sender waits for
         its replies.
@@ -114,7 +170,7 @@ class IExpectingStage(IContentStage):
     because it asks somebody else once for all of them.
     """
 
-    def expect(message, envelope, recipients):
+    def expect(message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]) -> None:
         """
         Called once per message, before its first C{judge}.
 
@@ -137,7 +193,7 @@ class IDeliveryStage(Interface):
     where all of them have.
     """
 
-    def destination(recipient):
+    def destination(recipient: Recipient) -> str:
         """
         Where a recipient's copy goes next: recipients with equal answers share
         one next hop, and so its limits and its bad days.
@@ -147,7 +203,9 @@ class IDeliveryStage(Interface):
             C{"lmtp unix:/run/dovecot/lmtp"}, C{"mx example.org"}.
         """
 
-    def deliver(message, envelope, recipients):
+    def deliver(
+        message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> MaybeAwaitable[Mapping[Addressee, Outcome]]:
         """
         Called again for those who had to be retried, and again after a crash
         for those whose outcome was not recorded: what it does must bear that.
@@ -171,20 +229,22 @@ class IStagePlugin(Interface):
     configuration then names it like a built-in.
     """
 
-    name = Attribute("The word behind C{use =} in the configuration.")
-    stage = Attribute("What it builds: IEnvelopeStage, IContentStage or IDeliveryStage.")
-    outward = Attribute(
+    name: str = Attribute("The word behind C{use =} in the configuration.")
+    stage: type[Interface] = Attribute(
+        "What it builds: IEnvelopeStage, IContentStage or IDeliveryStage."
+    )
+    outward: bool = Attribute(
         "Whether a delivery leads out, to whatever server the recipient's address names or to"
         " one that sends on: then only clients that a rule allows may reach everybody by it."
         "  May be missing, for no."
     )
-    settings = Attribute(
+    settings: type = Attribute(
         "An attrs class.  Its attributes are the keys of the stage's table; their"
         " types and validators say what is allowed; it should be frozen, since equal"
         " settings share one stage.  It is called only with the keys that are there."
     )
 
-    def build(settings, services):
+    def build(settings: object, services: IServices) -> object:
         """
         Called once per different settings, before the server listens.  Must
         not wait for anything: what is down now may be up when mail comes.
@@ -202,16 +262,16 @@ class IServices(Interface):
     What the server lends to its stages.
     """
 
-    reactor = Attribute("The reactor: timers (seconds, callLater) and the network.")
-    hostname = Attribute("The server's name, text.")
-    stateDir = Attribute("Absolute path of the state directory.")
-    baseDir = Attribute("Absolute path of the directory that relative paths start from.")
-    status = Attribute(
+    reactor: IReactor = Attribute("The reactor: timers (seconds, callLater) and the network.")
+    hostname: str = Attribute("The server's name, text.")
+    stateDir: str = Attribute("Absolute path of the state directory.")
+    baseDir: str = Attribute("Absolute path of the directory that relative paths start from.")
+    status: Status = Attribute(
         "L{Status<deferrals.model.status.Status>}: where a stage counts what happens, and says"
         " what state it is in."
     )
 
-    def inThread(function, *args):
+    def inThread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """
         Run what blocks (a file's sync, a large parse) outside the reactor
         thread.
@@ -219,7 +279,7 @@ class IServices(Interface):
         @return: a Deferred of its result.
         """
 
-    def common(key, build):
+    def common(key: Hashable, build: Callable[[], _T]) -> _T:
         """
         One object for all stages that ask with the same key, as long as the
         server runs: what is known of a daemon that several policies use, and
@@ -230,23 +290,23 @@ class IServices(Interface):
         @return: the object.
         """
 
-    def connect(endpoint):
+    def connect(endpoint: str) -> IStreamClientEndpoint:
         """
         @param endpoint: a Twisted client endpoint string.
         @return: L{twisted.internet.interfaces.IStreamClientEndpoint}.
         @raise ValueError: it is none.
         """
 
-    nextHops = Attribute("L{INextHops}: the way to other SMTP and LMTP servers.")
+    nextHops: INextHops = Attribute("L{INextHops}: the way to other SMTP and LMTP servers.")
 
-    def resolver(servers):
+    def resolver(servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
         """
         @param servers: DNS servers, as (address, port) pairs; none, for those
             of the configuration, or of the system.
         @return: L{twisted.internet.interfaces.IResolver}.
         """
 
-    def listensOn(address, port):
+    def listensOn(address: str, port: int) -> bool:
         """
         @param address: an IP address, text.
         @return: whether a connection there would reach this very server.
@@ -259,7 +319,7 @@ class INextHops(Interface):
     of them.
     """
 
-    def send(hop, outgoing):
+    def send(hop: Hop, outgoing: Outgoing) -> Deferred[Sent]:
         """
         Send a message to one server.  Nothing is tried again that the server
         might have taken.
@@ -271,7 +331,7 @@ class INextHops(Interface):
             session.  May be cancelled: the connection is then given up.
         """
 
-    def ask(hop, sender, recipient):
+    def ask(hop: Hop, sender: str, recipient: str) -> Deferred[tuple[Reply, Reply]]:
         """
         Ask a server whether it would take a recipient (MAIL, RCPT, RSET).
 
@@ -284,6 +344,27 @@ class INextHops(Interface):
         """
 
 
+@attrs.frozen(eq=False)
+class Work:
+    """
+    What is to be delivered of one message.
+
+    @ivar envelope: where it came from.
+    @ivar message: L{IMessage}.
+    @ivar addressees: who is to have it now.
+    @ivar whole: whether nobody else is left to have it.
+    @ivar ageSeconds: how long it had been ours when it was handed out.
+    @ivar expireSeconds: the age at which it is given up, once that is known.
+    """
+
+    envelope: Envelope
+    message: IMessage
+    addressees: tuple[Addressee, ...]
+    whole: bool = False
+    ageSeconds: float = 0.0
+    expireSeconds: float | None = None
+
+
 class ISpool(Interface):
     """
     The only thing that makes a message durable, and the queue of what is
@@ -294,7 +375,7 @@ class ISpool(Interface):
     that a clock that is set makes nothing expire early and nothing stick.
     """
 
-    def open():
+    def open() -> Deferred[None]:
         """
         Start, before anything else is called: messages that were staged when
         the last process died are released (nobody knows whether their senders
@@ -303,33 +384,35 @@ class ISpool(Interface):
         @return: a Deferred that fires when mail can be taken.
         """
 
-    def close():
+    def close() -> Deferred[None]:
         """
         Finish what was begun; the last call.
 
         @return: a Deferred.
         """
 
-    def newBody(transaction):
+    def newBody(transaction: int) -> IBodyWriter:
         """
         @param transaction: the number of the transaction.
         @return: an L{IBodyWriter}.
         """
 
-    def stage(envelope, message, addressees):
+    def stage(
+        envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
+    ) -> Deferred[Work]:
         """
         Make a message and the recipients that will be delivered durable: data
         and metadata synced.
 
         @param addressees: a list of
             L{Addressee<deferrals.model.delivery.Addressee>}.
-        @return: a Deferred of a L{Work<deferrals.model.delivery.Work>}, or a
+        @return: a Deferred of a L{Work}, or a
             failure with L{SpoolError<deferrals.errors.SpoolError>}: then the
             sender still owns the message and the spool holds nothing of it.
             It cannot be cancelled: call L{abandon} with what it fires with.
         """
 
-    def release(work, later):
+    def release(work: Work, later: Mapping[Addressee, Waits]) -> None:
         """
         The final reply has been written: the message is ours, and its
         recipients are leased to the caller, who delivers them now.
@@ -338,12 +421,12 @@ class ISpool(Interface):
             L{Waits<deferrals.model.delivery.Waits>}.
         """
 
-    def abandon(work):
+    def abandon(work: Work) -> None:
         """
         The sender still owns the message: forget it.
         """
 
-    def claim(limit, shares, share):
+    def claim(limit: int, shares: Mapping[str, int], share: int) -> Deferred[list[Work]]:
         """
         Take released work that is due.  It is leased: nobody else gets it
         until its outcomes are recorded or the lease has run out.  No
@@ -355,16 +438,16 @@ class ISpool(Interface):
             may have now.
         @param share: the same, for all others.
         @return: a Deferred of a list of
-            L{Work<deferrals.model.delivery.Work>}, each for one destination.
+            L{Work}, each for one destination.
             A message that cannot be read is moved aside, and is not in it.
         """
 
-    def renew(works):
+    def renew(works: Iterable[Work]) -> None:
         """
         The caller is still at it: the leases begin anew.
         """
 
-    def check(work):
+    def check(work: Work) -> Deferred[None] | None:
         """
         Before a delivery: is the content what was stored?
 
@@ -373,7 +456,11 @@ class ISpool(Interface):
             message has been moved aside, and nothing is to be recorded.
         """
 
-    def record(work, standings, messages=()):
+    def record(
+        work: Work,
+        standings: Mapping[Addressee, Standing],
+        messages: Sequence[tuple[Envelope, IMessage, Sequence[Addressee]]] = (),
+    ) -> Deferred[list[Work]]:
         """
         What became of recipients, and the messages that say so: all of it in
         one transaction, or nothing.
@@ -383,17 +470,17 @@ class ISpool(Interface):
             with its last recipient.
         @param messages: notices about it, each as (envelope, message,
             addressees): they are ours at once.
-        @return: a Deferred of a list of L{Work<deferrals.model.delivery.Work>},
+        @return: a Deferred of a list of L{Work},
             the notices, leased to the caller, which fires when it is durable.
         """
 
-    def backOff(destination, seconds):
+    def backOff(destination: str, seconds: float) -> None:
         """
         Nothing that waits for this destination is due before that; 0 takes
         back what was said.
         """
 
-    def notices(limit, transaction=None):
+    def notices(limit: int, transaction: int | None = None) -> Deferred[list[Work]]:
         """
         Recipients whose senders are to be told something: their outcome
         stands, or they have waited for too long.  Leased, like claimed work.
@@ -401,16 +488,16 @@ class ISpool(Interface):
         @param limit: how many messages at most.
         @param transaction: the number of the one message to look at.
         @return: a Deferred of a list of
-            L{Work<deferrals.model.delivery.Work>}, one for each message, whose
+            L{Work}, one for each message, whose
             addressees have an C{action}.
         """
 
-    def waiting():
+    def waiting() -> Deferred[tuple[int, int]]:
         """
         @return: a Deferred of (messages, recipients) that are in the spool.
         """
 
-    def notes():
+    def notes() -> Deferred[dict[str, str]]:
         """
         What somebody wanted to remember.
 
@@ -418,7 +505,7 @@ class ISpool(Interface):
             those that have not expired.
         """
 
-    def note(name, value, seconds):
+    def note(name: str, value: str, seconds: float) -> None:
         """
         Remember something for a while, soon: a crash may forget the newest.
 
@@ -427,7 +514,7 @@ class ISpool(Interface):
         @param seconds: for how long.
         """
 
-    def forget(name):
+    def forget(name: str) -> None:
         """
         Forget it, now.
         """
@@ -440,7 +527,9 @@ class IQueue(Interface):
     A selection is a L{Selection<deferrals.model.selection.Selection>}.
     """
 
-    def look(selection, limit, after):
+    def look(
+        selection: Selection, limit: int, after: Sequence[int] | None
+    ) -> Deferred[tuple[list[dict[str, Any]], Sequence[int] | None]]:
         """
         @param limit: how many recipients at most.
         @param after: where the last look ended; L{None} to begin.
@@ -449,13 +538,15 @@ class IQueue(Interface):
             there is no more.
         """
 
-    def show(number):
+    def show(number: int) -> Deferred[dict[str, Any] | None]:
         """
         @return: a Deferred of all that is known of a message; L{None} if it is
             unknown.
         """
 
-    def change(command, selection, after):
+    def change(
+        command: str, selection: Selection, after: Sequence[int] | None
+    ) -> Deferred[tuple[int, Sequence[int] | None]]:
         """
         Change some of the recipients that are selected, and go on from
         C{after} with the next call.
@@ -465,12 +556,14 @@ class IQueue(Interface):
         @return: a Deferred of (how many were changed, after).
         """
 
-    def content(number):
+    def content(number: int) -> Deferred[IMessage | None]:
         """
         @return: a Deferred of an L{IMessage}; L{None} if there is none.
         """
 
-    def inspect(after):
+    def inspect(
+        after: int | None,
+    ) -> Deferred[tuple[list[dict[str, Any]], int, int | None]]:
         """
         Look at a part of the spool for what is damaged or does not belong
         there, and go on from C{after} with the next call.
@@ -479,7 +572,7 @@ class IQueue(Interface):
             are dictionaries.
         """
 
-    def numbers():
+    def numbers() -> Deferred[dict[str, Any]]:
         """
         @return: a Deferred of a dictionary: what is in the spool.
         """
@@ -490,19 +583,21 @@ class IBodyWriter(Interface):
     Takes the content of one message as it comes in.
     """
 
-    congested = Attribute("Whether the disk is behind: stop writing until drained() fires.")
+    size: int = Attribute("How many octets have been written.")
+    head: bytes = Attribute("The first octets: at least the header section, up to its limit.")
+    congested: bool = Attribute("Whether the disk is behind: stop writing until drained() fires.")
 
-    def write(chunk):
+    def write(chunk: bytes) -> None:
         """
         @param chunk: the next octets.
         """
 
-    def drained():
+    def drained() -> Deferred[None]:
         """
         @return: a Deferred that fires when there is room again.
         """
 
-    def finish():
+    def finish() -> Deferred[IMessage]:
         """
         The content is complete.
 
@@ -510,7 +605,7 @@ class IBodyWriter(Interface):
             L{SpoolError<deferrals.errors.SpoolError>}.
         """
 
-    def abort():
+    def abort() -> None:
         """
         The content is not wanted; may be called at any time, more than once.
         """
@@ -521,9 +616,9 @@ class IScramCredentials(ICredentials):
     What somebody who uses SCRAM-SHA-256 has instead of a password: a proof.
     """
 
-    username = Attribute("Who says to be there, octets of UTF-8.")
+    username: bytes = Attribute("Who says to be there, octets of UTF-8.")
 
-    def check(keys):
+    def check(keys: ScramKeys) -> bool:
         """
         @param keys: L{ScramKeys<deferrals.model.sasl.ScramKeys>} of the user.
         @return: whether the proof was made with the password that belongs to
@@ -538,7 +633,7 @@ class IScramChecker(Interface):
     and accepts L{IScramCredentials}.
     """
 
-    def scramKeys(user):
+    def scramKeys(user: bytes) -> MaybeAwaitable[ScramKeys | None]:
         """
         @param user: octets of UTF-8.
         @return: L{ScramKeys<deferrals.model.sasl.ScramKeys>}, or L{None} where

@@ -25,9 +25,10 @@ from deferrals.interfaces import (
     IMessage,
     IServices,
     ISpool,
+    Work,
 )
 from deferrals.model.address import Mailbox
-from deferrals.model.delivery import Addressee, Ended, Gone, Stuck, Waits, Warned, Work
+from deferrals.model.delivery import Addressee, Ended, Gone, Stuck, Waits, Warned
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status

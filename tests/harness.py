@@ -18,8 +18,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.auth.gate import Authenticator
-from deferrals.interfaces import IEnvelopeStage
-from deferrals.model.delivery import Addressee, Work
+from deferrals.interfaces import IEnvelopeStage, Work
+from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
 from deferrals.model.mixed import Memory, Mixed

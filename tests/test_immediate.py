@@ -12,8 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IDeliveryStage
-from deferrals.model.delivery import Work
+from deferrals.interfaces import IDeliveryStage, Work
 from deferrals.model.deliveryreport import MAX_LINES, resultLine, shortened
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Delivered, Failed, Refuse, Retry

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import deferrals
 
 ROOT = os.path.dirname(deferrals.__file__)
-BASE = {"errors", "model", "interfaces", "deferreds"}
+BASE = {"errors", "model", "interfaces", "deferreds", "durable"}
 
 #: What a part may import of the package, beside itself.  Each part is named.
 ALLOWED = {
@@ -23,6 +23,7 @@ ALLOWED = {
     "model": {"errors"},
     "interfaces": {"errors", "model"},
     "deferreds": set(),
+    "durable": set(),
     "smtp": BASE,
     "stages": BASE,
     "spool": BASE,
@@ -30,7 +31,7 @@ ALLOWED = {
     "auth": BASE,
     "plugins": {"interfaces"},
     "config": {"errors", "model", "interfaces", "stages"},
-    "operator": {"errors", "model", "config", "plugins", "spool"},
+    "operator": {"durable", "errors", "model", "config", "plugins", "spool"},
     "client": {"errors", "model", "smtp"},
     "testing": {"errors", "model", "interfaces", "spool"},
     "app": {*BASE, "auth", "config", "operator", "relay", "smtp", "spool", "stages"},

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.delivery import Work
+from deferrals.interfaces import Work
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds

@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import inlineCallbacks, maybeDeferred
 
 from deferrals.config.tables import Config
-from deferrals.model.delivery import Work
+from deferrals.interfaces import Work
 from deferrals.model.ids import TransactionIds
 from deferrals.model.schedule import Schedule
 from deferrals.operator.control import Operator, listen

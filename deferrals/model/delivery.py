@@ -4,11 +4,9 @@ A message on its way out, and where its recipients stand.
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 
-from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.envelope import Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import NO_MARKS, Marks
 
@@ -41,27 +39,6 @@ class Addressee:
 
     def __str__(self) -> str:
         return str(self.recipient)
-
-
-@attrs.frozen(eq=False)
-class Work:
-    """
-    What is to be delivered of one message.
-
-    @ivar envelope: where it came from.
-    @ivar message: L{IMessage<deferrals.interfaces.IMessage>}.
-    @ivar addressees: who is to have it now.
-    @ivar whole: whether nobody else is left to have it.
-    @ivar ageSeconds: how long it had been ours when it was handed out.
-    @ivar expireSeconds: the age at which it is given up, once that is known.
-    """
-
-    envelope: Envelope
-    message: Any
-    addressees: tuple[Addressee, ...]
-    whole: bool = False
-    ageSeconds: float = 0.0
-    expireSeconds: float | None = None
 
 
 @attrs.frozen

@@ -19,8 +19,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage
-from deferrals.model.delivery import Addressee, Work
+from deferrals.interfaces import IDeliveryStage, Work
+from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.verdict import Failed, Outcome, Retry
 

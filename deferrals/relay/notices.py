@@ -20,8 +20,9 @@ from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from deferrals.interfaces import Work
 from deferrals.model.address import Mailbox
-from deferrals.model.delivery import Addressee, Gone, Standing, Stuck, Warned, Work
+from deferrals.model.delivery import Addressee, Gone, Standing, Stuck, Warned
 from deferrals.model.dsn import Notification, isWanted
 from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.ids import TransactionIds

@@ -25,7 +25,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import withDeadline
-from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Waits, Work
+from deferrals.interfaces import Work
+from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Waits
 from deferrals.model.dsn import isWanted
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule

@@ -14,17 +14,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from deferrals.errors import SpoolError
-from deferrals.interfaces import ISpool
-from deferrals.model.delivery import (
-    Addressee,
-    Ended,
-    Gone,
-    Standing,
-    Stuck,
-    Waits,
-    Warned,
-    Work,
-)
+from deferrals.interfaces import ISpool, Work
+from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Stuck, Waits, Warned
 from deferrals.model.envelope import Envelope
 from deferrals.spool.message import BodyWriter, Message
 

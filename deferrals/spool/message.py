@@ -69,6 +69,13 @@ class Message:
         self._shared: dict[Hashable, SharedResult] = {}
 
     @property
+    def inMemory(self) -> bool:
+        """
+        See L{IMessage}.
+        """
+        return self.path is None
+
+    @property
     def header(self) -> bytes:
         """
         See L{IMessage}.
@@ -104,6 +111,12 @@ class Message:
                 size += len(chunk)
                 digest.update(chunk)
         return size, digest.digest()
+
+    def isIntact(self) -> bool:
+        """
+        See L{IMessage.isIntact}.
+        """
+        return self.measured() == (self.size, self.digest)
 
     def shared(self, key: Hashable, function: Callable[[Message], Any]) -> Deferred[Any]:
         """

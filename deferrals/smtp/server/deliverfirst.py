@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from deferrals.model.delivery import Work
+from deferrals.interfaces import Work
 from deferrals.model.deliveryreport import resultLine, resultReply, shortened
 from deferrals.model.envelope import Form
 from deferrals.model.reply import Reply

@@ -141,7 +141,7 @@ class MixedPolicy:
         """
         @return: a Deferred of L{fingerprintOf} C{message}, computed once.
         """
-        if message.path is None:
+        if message.inMemory:
             return message.shared((__name__, "fingerprint"), fingerprintOf)
         return message.shared(
             (__name__, "fingerprint"), lambda message: self.inThread(fingerprintOf, message)

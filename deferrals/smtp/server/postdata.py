@@ -22,8 +22,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import timeOfDay
+from deferrals.interfaces import Work
 from deferrals.model.block import Block, Resolution
-from deferrals.model.delivery import Addressee, Work
+from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Form
 from deferrals.model.reply import (
     R250_CONTENT,

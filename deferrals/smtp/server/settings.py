@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from deferrals.model.delivery import Work
+from deferrals.interfaces import Work
 from deferrals.model.ids import TransactionIds
 from deferrals.model.mixed import Mixed
 from deferrals.model.networks import Networks

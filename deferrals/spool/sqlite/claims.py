@@ -16,7 +16,8 @@ from typing import Any
 
 import attrs
 
-from deferrals.model.delivery import Addressee, Work
+from deferrals.interfaces import Work
+from deferrals.model.delivery import Addressee
 from deferrals.spool.message import HEADER_OCTETS, Message
 from deferrals.spool.sqlite import rows
 from deferrals.spool.sqlite.schema import DAMAGED, ENDED, HELD, LEASED, QUEUED, STUCK

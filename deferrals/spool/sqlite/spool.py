@@ -33,8 +33,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import SpoolError
-from deferrals.interfaces import ISpool
-from deferrals.model.delivery import Addressee, Gone, Standing, Waits, Work
+from deferrals.interfaces import ISpool, Work
+from deferrals.model.delivery import Addressee, Gone, Standing, Waits
 from deferrals.model.envelope import Envelope
 from deferrals.model.ids import formatId
 from deferrals.spool.message import BodyWriter, Message, syncFile

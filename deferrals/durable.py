@@ -1,0 +1,68 @@
+"""
+Files whose content must survive a power cut.
+
+Everything here blocks: it is for threads, and for commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+
+def sync(path: str) -> None:
+    """
+    Make a file's content durable; of a directory, the names in it.
+
+    @raise OSError: there is no such file, or its disk does not work.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def syncWithName(path: str) -> None:
+    """
+    Make a file's content and its name durable.
+
+    @raise OSError: as L{sync}.
+    """
+    sync(path)
+    sync(os.path.dirname(path))
+
+
+def write(
+    temporary: str,
+    path: str,
+    chunks: Iterable[bytes],
+    mode: int = 0o600,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """
+    Write a file under another name, sync it, rename it, sync its directory:
+    under C{path} there is the old file or the new one, whole.
+
+    @param temporary: in the same directory; it must not exist yet.
+    @param mode: the permissions of the file.
+    @param owner: user and group of the file; L{None} for those of the process.
+    @raise OSError: it cannot be written; nothing is left under C{temporary}.
+    """
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            if owner is not None:
+                os.fchown(fd, *owner)
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync(os.path.dirname(path))
