@@ -1,0 +1,602 @@
+"""
+How the recipients of one message are brought apart, where its sender can be told
+only one thing in a transaction and they differ.  Pure functions; time is an
+argument; what is remembered is handed in and out.
+
+The rule in one sentence: whatever is remembered only decides I{who comes
+together}; the reply is made of the verdicts on the data in hand.  So an error of
+the memory costs attempts, never an answer.
+
+B{What is remembered.}  Nothing of mail whose recipients agree.  Otherwise a
+L{Record} for each message, under the I{group} of its sender (L{groupOf}); in it,
+for each recipient, a L{State}.
+
+B{At RCPT} (L{admit}).  One kind of recipients takes part in a transaction: it
+I{leads}.  The others of the record are sent away (452), and come again:
+
+====================  ======  =====================================================
+state                 turn
+====================  ======  =====================================================
+ACCEPTS, UNASKED      1       with C{split}: one cohort of them
+REFUSES               2       5 where a refusal would be taken for that of all
+AGAIN                 3       has what looks the same, and is brought with others
+LATER                 4       refuses for now
+SERVED, TOLD          any     has its answer: let in beside any other
+not in the record     any     with C{split}: 1
+====================  ======  =====================================================
+
+The lowest turn leads of those that are named, or that are still to be named: where
+RCPTs come one by one, the first must be answered before the others are seen.
+A kind that was sent away in vain goes first the next time (C{waited}).
+
+No record is used, and all are let in, where none of several kinds knows all that
+are named, with about that SIZE; and where the sender is proved to make one thing
+of the message.
+
+B{After the data} (L{conclude}):
+
+=====================  ================================  ===========================
+verdicts               reply                             learnt
+=====================  ================================  ===========================
+all accept             250                               SERVED
+all refuse for now     4xx                               LATER
+all refuse for good    5xx                               TOLD
+the same, but it would be taken for the refusal of some
+that were sent away    451                               REFUSES
+they differ            451, that names who refuses       ACCEPTS, REFUSES, LATER
+the same, one thing    5xx; 4xx with a LATER among them
+the same, too often    250, the refusers filed or told   SERVED, TOLD
+=====================  ================================  ===========================
+
+I{It would be taken for the refusal of some that were sent away}: they may accept
+this message; or the client is one of those (Exim without PRDR) that take a refusal
+for that of all which they named.
+
+B{Without data} (L{gaveUp}): some were let in and some sent away, and the client
+then gives up: it makes one thing of this message, and from now on all are let in.
+A lost connection looks the same, so a close counts half.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import ipaddress
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from deferrals.model.address import Mailbox
+
+#: How long a record lasts after its message has come, in seconds.
+LIFETIME_SECONDS = 6 * 3600.0
+
+#: How many records a group has.
+RECORDS = 8
+
+#: MAIL's SIZE may differ by so many octets: trace fields of other hosts.
+SIZE_OCTETS = 256
+
+#: From so many addresses on, a record of an unproved sender is its network's.
+ADDRESSES = 3
+
+_PROOF = 2
+_ALONE = re.compile(r"[+-][^+]*=[^=]+$")
+_BATV = re.compile(r"prvs=[0-9a-z]{6,20}=(.+)", re.I)
+_SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", re.I)
+_SRS1 = re.compile(r"srs1[=+-][^=]+=([^=]+)==[^=]+=[^=]+=([^=]+)=(.+)", re.I)
+
+
+def stablePath(sender: Mailbox | None) -> str:
+    """
+    What a return path has in common with itself at the next attempt, although
+    the sender signs it (BATV), rewrites it (SRS) or marks it (VERP) anew.
+    Numbers stay: those of a mass mailer are its customers'.
+
+    @return: empty for the null path.
+    """
+    if sender is None:
+        return ""
+    local, domain = sender.local, sender.domain
+    batv = _BATV.fullmatch(local)
+    if batv is not None:
+        local = batv[1]
+    srs = _SRS0.fullmatch(local) or _SRS1.fullmatch(local)
+    if srs is not None:
+        domain, local = srs[srs.lastindex - 1 if srs.lastindex else 1], srs[srs.lastindex or 2]
+    return f"{_ALONE.sub('', local)}@{domain}".casefold()
+
+
+@attrs.frozen
+class Group:
+    """
+    Whose memory it is.
+
+    @ivar owner: what is proved, or else the network: a login, a domain for which
+        SPF passes, a /24 or /64.
+    @ivar path: see L{stablePath}.
+    @ivar address: the client's, where nothing is proved; else empty.
+    """
+
+    owner: str
+    path: str
+    address: str = ""
+
+    @property
+    def key(self) -> str:
+        """As the store has it."""
+        return f"{self.owner} {self.path}"
+
+
+def groupOf(path: str, address: str, user: str | None = None, spf: str | None = None) -> Group:
+    """
+    @param path: see L{stablePath}.
+    @param address: the client's IP address.
+    @param user: as whom it has authenticated.
+    @param spf: the return path's domain, where SPF passes for it; HELO's for the
+        null path.
+    """
+    if user:
+        return Group(f"user {user}", path)
+    if spf:
+        return Group(f"spf {spf.casefold()}", path)
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return Group(f"net {address}", path, address)
+    network = ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 64}", strict=False)
+    return Group(f"net {network}", path, address)
+
+
+class State(enum.Enum):
+    """
+    What is known of one recipient of a message.  The first three are also the
+    verdicts on its data.
+    """
+
+    ACCEPTS = "A"
+    REFUSES = "R"
+    LATER = "T"
+    UNASKED = "U"
+    AGAIN = "B"
+    SERVED = "S"
+    TOLD = "X"
+
+
+_TURNS = {State.ACCEPTS: 1, State.UNASKED: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
+_LAST = 5
+
+
+@attrs.frozen
+class Rules:
+    """
+    The listener's choice.
+
+    @ivar split: whether cohorts come apart before it is known that they differ.
+    @ivar retryLimit: how many 451s there are before C{diverts}.
+    @ivar diverts: whether refusers are then filed, or told by a DSN.
+    """
+
+    split: bool = False
+    retryLimit: int = 2
+    diverts: bool = False
+
+    @property
+    def together(self) -> bool:
+        """Whether refusers never come apart from those that accept."""
+        return self.diverts and not self.retryLimit
+
+
+@attrs.frozen
+class Message:
+    """
+    What of the data matters here.
+
+    @ivar ident: Message-ID and Date; empty unless it has both.
+    @ivar digest: of its body.
+    @ivar forAll: whether its sender takes a refusal for that of all it named
+        (its topmost trace field says Exim).
+    """
+
+    ident: str
+    digest: str
+    forAll: bool = False
+
+
+@attrs.frozen
+class Record:
+    """
+    One message.
+
+    @ivar states: its recipients.
+    @ivar waited: how often in a row a recipient was sent away in vain: no other
+        of a lower turn was let in instead.
+    @ivar ident: L{Message.ident}.
+    @ivar digest: L{Message.digest}.
+    @ivar size: as MAIL declared it.
+    @ivar gaveUp: C{_PROOF}: its sender makes one thing of it.
+    @ivar later: how many 451s there were.
+    @ivar forAll: whether its sender takes a refusal for that of all it named.
+    @ivar wrong: whether another message was taken for it since it last came.
+    @ivar addresses: of an unproved sender: who brought it.
+    @ivar seen: when it came last, in seconds since the epoch.
+    """
+
+    states: Mapping[str, State] = attrs.field(factory=dict)
+    waited: Mapping[str, int] = attrs.field(factory=dict)
+    ident: str = ""
+    digest: str = ""
+    size: int | None = None
+    gaveUp: int = 0
+    later: int = 0
+    forAll: bool = False
+    wrong: bool = False
+    addresses: tuple[str, ...] = ()
+    seen: float = 0.0
+
+    @property
+    def isOneThing(self) -> bool:
+        """Whether its sender is proved to make one thing of it."""
+        return self.gaveUp >= _PROOF
+
+    def toJSON(self) -> dict[str, Any]:
+        """What L{fromJSON} reads."""
+        states = {key: state.value for key, state in self.states.items()}
+        return {**attrs.asdict(self, recurse=False), "states": states}
+
+    @classmethod
+    def fromJSON(cls, data: Mapping[str, Any]) -> Record:
+        """The inverse of L{toJSON}."""
+        states = {key: State(value) for key, value in data["states"].items()}
+        return cls(**{**data, "states": states, "addresses": tuple(data["addresses"])})
+
+
+NOTHING = Record()
+
+
+@attrs.frozen
+class Plan:
+    """
+    How the RCPTs of one transaction are answered.
+
+    @ivar records: of its group.
+    @ivar size: as MAIL declares it.
+    @ivar forAll: whether the client behaves as one that takes a refusal for that
+        of all it names: BDAT comes together with the RCPTs, or one that was sent
+        away comes in the next transaction of the connection.
+    @ivar lot: any number, another one for each transaction.
+    @ivar used: the record in use; empty for none, C{None} before the first RCPT.
+    @ivar lead: the turn that leads; C{None} while none does.
+    @ivar cohort: with C{split}, the cohort that does.
+    """
+
+    rules: Rules
+    group: Group
+    records: Mapping[str, Record]
+    size: int | None = None
+    forAll: bool = False
+    lot: int = 0
+    used: str | None = None
+    lead: int | None = None
+    cohort: Hashable = None
+
+    @property
+    def record(self) -> Record:
+        """The one in use."""
+        return self.records[self.used] if self.used else NOTHING
+
+    def turn(self, record: Record, key: str) -> int | None:
+        """
+        @return: C{None} for a recipient that has its answer.
+        """
+        state = record.states.get(key, State.UNASKED)
+        if state is State.REFUSES:
+            if self.rules.together:
+                return _TURNS[State.ACCEPTS]
+            if self.forAll or record.forAll:
+                return _LAST
+        return _TURNS.get(state)
+
+
+def admit(plan: Plan, piece: Sequence[tuple[str, Hashable]]) -> tuple[Plan, list[bool]]:
+    """
+    Recipients are named; several where their RCPTs came in one piece.
+
+    @param piece: their keys, each with its cohort, in RCPT order.
+    @return: the plan for the next ones, and who is let in.
+    """
+    if plan.used is None:
+        plan = attrs.evolve(plan, used=_recognised(plan, [key for key, _ in piece]))
+    if plan.record.isOneThing:
+        return plan, [True] * len(piece)
+    plan = _led(plan, piece)
+    return plan, [_isLetIn(plan, key, cohort) for key, cohort in piece]
+
+
+def _recognised(plan: Plan, keys: Sequence[str]) -> str:
+    """
+    Which message may be coming; of several, by lot: so each is found in the end.
+    """
+    fitting = [key for key, record in plan.records.items() if _fits(plan, record, keys)]
+    return sorted(fitting)[plan.lot % len(fitting)] if fitting else ""
+
+
+def _fits(plan: Plan, record: Record, keys: Sequence[str]) -> bool:
+    if record.wrong and record.later < plan.rules.retryLimit:
+        return False
+    if not (_near(plan.size, record.size) and _isBrought(plan.group, record)):
+        return False
+    turns = {plan.turn(record, key) for key in record.states} - {None}
+    matters = len(turns) > 1 or record.gaveUp or plan.rules.split
+    return bool(matters) and all(key in record.states for key in keys)
+
+
+def _near(one: int | None, other: int | None) -> bool:
+    return one is None or other is None or abs(one - other) <= SIZE_OCTETS
+
+
+def _isBrought(group: Group, record: Record) -> bool:
+    """
+    Whether this client may be the one that brings it.
+    """
+    addresses = record.addresses
+    return not group.address or group.address in addresses or len(addresses) >= ADDRESSES
+
+
+def _led(plan: Plan, piece: Sequence[tuple[str, Hashable]]) -> Plan:
+    """
+    The first that are named decide what leads.
+    """
+    turns = {key: plan.turn(plan.record, key) for key, _ in piece}
+    named = [turn for turn in turns.values() if turn is not None]
+    if plan.lead is None and named:
+        plan = attrs.evolve(plan, lead=_lead(plan, turns, min(named)))
+    if plan.rules.split and plan.cohort is None and plan.lead == 1:
+        cohorts = [cohort for key, cohort in piece if turns[key] == 1]
+        if cohorts:
+            plan = attrs.evolve(plan, cohort=max(dict.fromkeys(cohorts), key=cohorts.count))
+    return plan
+
+
+def _lead(plan: Plan, named: Mapping[str, int | None], first: int) -> int:
+    """
+    @param first: the lowest turn of those that are named.
+    @return: the lowest turn of those and of all that are still to be named; but
+        what has waited longer than they goes before them.
+    """
+    record = plan.record
+    waits = {first: 0}
+    for key in [*named, *(key for key in record.states if key not in named)]:
+        turn = plan.turn(record, key)
+        if turn is not None and turn <= first:
+            waits[turn] = max(waits.get(turn, 0), record.waited.get(key, 0))
+    return max(waits, key=lambda turn: (waits[turn], -turn))
+
+
+def _isLetIn(plan: Plan, key: str, cohort: Hashable) -> bool:
+    turn = plan.turn(plan.record, key)
+    if turn is None or (key not in plan.record.states and not plan.rules.split):
+        return True
+    return turn == plan.lead and (turn != 1 or not plan.rules.split or cohort == plan.cohort)
+
+
+class Reply(enum.Enum):
+    """
+    What the client is told after the data.
+    """
+
+    TAKEN = "accepted"
+    REFUSED = "refused: for good, if all refusals are; for now otherwise"
+    LATER = "refused for now: it is to come again, and each gets its own answer"
+
+
+@attrs.frozen
+class Conclusion:
+    """
+    @ivar reply: to the data.
+    @ivar served: who gets a copy.
+    @ivar diverted: who refuses, and is filed or told by a DSN.
+    @ivar changes: what is remembered now, by record; L{None}: forgotten.  It is
+        to be put before the reply is written.
+    """
+
+    reply: Reply
+    served: Sequence[str] = ()
+    diverted: Sequence[str] = ()
+    changes: Mapping[str, Record | None] = {}
+
+
+def conclude(
+    plan: Plan,
+    message: Message,
+    verdicts: Mapping[str, State],
+    away: Sequence[str],
+    now: float,
+) -> Conclusion:
+    """
+    The data has been judged.
+
+    @param verdicts: of those that were let in: ACCEPTS, REFUSES or LATER.
+    @param away: who was sent away.
+    """
+    name, record = _own(plan, message, verdicts)
+    reply = _reply(plan, message, record, verdicts, away)
+    accepts = [key for key, verdict in verdicts.items() if verdict is State.ACCEPTS]
+    has = _has(record, message)
+    changes: dict[str, Record | None] = {}
+    if away and plan.used and plan.used != name:
+        changes[plan.used] = attrs.evolve(plan.record, wrong=True)
+    if away or record is not NOTHING or reply is Reply.LATER:
+        learnt = _learnt(plan, message, record, reply, verdicts, away)
+        changes[name] = attrs.evolve(learnt, seen=now)
+        changes.update(_surplus({**plan.records, **changes}))
+    if reply is not Reply.TAKEN:
+        return Conclusion(reply, changes=changes)
+    served = [key for key in accepts if key not in has]
+    return Conclusion(reply, served, [key for key in verdicts if key not in accepts], changes)
+
+
+def _own(plan: Plan, message: Message, keys: Mapping[str, State]) -> tuple[str, Record]:
+    """
+    The record of this message, by its ident; else by its body, since some make a
+    new Message-ID at each call; or the one in use, which had no data yet.
+
+    @return: its name, and C{NOTHING} where there is none.
+    """
+    records = plan.records
+    for name, record in records.items():
+        if message.ident and record.ident == message.ident and record.digest == message.digest:
+            return name, record
+    for name, record in records.items():
+        if record.digest == message.digest and _isBrought(plan.group, record):
+            if _near(plan.size, record.size) and not keys.keys().isdisjoint(record.states):
+                return name, record
+    if plan.used and not plan.record.digest:
+        return plan.used, plan.record
+    return _name(message.ident, message.digest, plan.group.address), NOTHING
+
+
+def _name(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _has(record: Record, message: Message) -> set[str]:
+    """
+    Who has this very message; to look the same is not enough.
+    """
+    if not message.ident or record.ident != message.ident:
+        return set()
+    return {key for key, state in record.states.items() if state is State.SERVED}
+
+
+def _reply(
+    plan: Plan,
+    message: Message,
+    record: Record,
+    verdicts: Mapping[str, State],
+    away: Sequence[str],
+) -> Reply:
+    kinds = set(verdicts.values())
+    if kinds == {State.ACCEPTS}:
+        return Reply.TAKEN
+    if kinds == {State.REFUSES} and away:
+        mayAccept = any(
+            record.states.get(key, State.UNASKED) in (State.ACCEPTS, State.UNASKED) for key in away
+        )
+        forAll = plan.forAll or record.forAll or message.forAll
+        return Reply.LATER if mayAccept or forAll else Reply.REFUSED
+    if len(kinds) == 1 or record.isOneThing:
+        return Reply.REFUSED
+    if plan.rules.diverts and record.later >= plan.rules.retryLimit and State.LATER not in kinds:
+        return Reply.TAKEN
+    return Reply.LATER
+
+
+def _learnt(
+    plan: Plan,
+    message: Message,
+    record: Record,
+    reply: Reply,
+    verdicts: Mapping[str, State],
+    away: Sequence[str],
+) -> Record:
+    """
+    What is known of the message now.
+    """
+    states = dict(record.states)
+    if record.ident != message.ident:  # what they have or were told was another's
+        final = (State.SERVED, State.TOLD)
+        states = {key: state for key, state in states.items() if state not in final}
+    for key in away:
+        states.setdefault(key, State.UNASKED)
+    for key, verdict in verdicts.items():
+        states[key] = _state(record.states.get(key), verdict, reply)
+    address = plan.group.address
+    addresses = dict.fromkeys([*record.addresses, *([address] if address else [])])
+    return attrs.evolve(
+        record,
+        states=states,
+        waited=_waited(plan, record, away) if plan.record is record else record.waited,
+        ident=message.ident,
+        digest=message.digest,
+        size=plan.size,
+        gaveUp=0 if away else record.gaveUp,
+        later=record.later + (reply is Reply.LATER),
+        forAll=record.forAll or plan.forAll or message.forAll,
+        wrong=False,
+        addresses=tuple(addresses)[:ADDRESSES],
+    )
+
+
+def _state(before: State | None, verdict: State, reply: Reply) -> State:
+    if verdict is State.LATER:
+        return verdict
+    if verdict is State.REFUSES:
+        return State.REFUSES if reply is Reply.LATER else State.TOLD
+    if reply is Reply.TAKEN:
+        return State.SERVED
+    return State.AGAIN if before in (State.SERVED, State.AGAIN) else State.ACCEPTS
+
+
+def _waited(plan: Plan, record: Record, away: Sequence[str]) -> dict[str, int]:
+    """
+    Who was sent away in vain.  A kind that led has not waited.
+    """
+    waited = {key: n for key, n in record.waited.items() if plan.turn(record, key) != plan.lead}
+    for key in away:
+        turn = plan.turn(record, key)
+        if turn is not None and plan.lead is not None and turn < plan.lead:
+            waited[key] = waited.get(key, 0) + 1
+    return waited
+
+
+class End(enum.Enum):
+    """
+    How a client leaves a transaction without data.
+    """
+
+    RSET = "rset"
+    QUIT = "quit"
+    CLOSE = "close"
+
+
+def gaveUp(
+    plan: Plan, letIn: Sequence[str], away: Sequence[str], end: End, now: float
+) -> Mapping[str, Record | None]:
+    """
+    The client ended the transaction where data was due.  Not to be asked where
+    it was the server that ended it.
+
+    @return: what is remembered now: L{Conclusion.changes}.
+    """
+    if not away:
+        return {}
+    record, address = plan.record, plan.group.address
+    name = plan.used or _name(*sorted([*letIn, *away]), address)
+    if record is NOTHING:
+        states = dict.fromkeys([*letIn, *away], State.UNASKED)
+        record = Record(states, size=plan.size, addresses=(address,) if address else ())
+    if letIn:
+        gaveUp = record.gaveUp + (1 if end is End.CLOSE else _PROOF)
+        record = attrs.evolve(record, gaveUp=gaveUp)
+    else:
+        waited = {**record.waited, **{key: record.waited.get(key, 0) + 1 for key in away}}
+        record = attrs.evolve(record, waited=waited)
+    changes = {name: attrs.evolve(record, seen=now)}
+    return {**changes, **_surplus({**plan.records, **changes})}
+
+
+def _surplus(records: Mapping[str, Record | None]) -> dict[str, None]:
+    """
+    What is forgotten where there are too many: the oldest of the address that
+    has most.
+    """
+    by: dict[tuple[str, ...], list[tuple[float, str]]] = {}
+    for name, record in records.items():
+        if record is not None:
+            by.setdefault(record.addresses[:1], []).append((record.seen, name))
+    if sum(map(len, by.values())) <= RECORDS:
+        return {}
+    return {min(max(by.values(), key=len))[1]: None}
