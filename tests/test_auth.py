@@ -21,8 +21,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from deferrals.auth.authenticator import Authenticator
 from deferrals.auth.checker import PasswordFile, readPasswords
-from deferrals.auth.gate import Authenticator
 from deferrals.cli import main
 from deferrals.interfaces import IScramChecker, IScramCredentials
 from deferrals.model.passwords import ScryptHash, Secrets, formatLine, parseLine

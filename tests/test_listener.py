@@ -13,11 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.app.listeners import Keyring, listenerSettings
 from deferrals.config.structuring import makeConverter
-from deferrals.config.tables import Config
+from deferrals.config.tables import Config, Listener
 from deferrals.model.limits import Limits
 from deferrals.model.listener import ListenerOptions, ListenerSettings
 from deferrals.model.mixed import Mixed
-from deferrals.model.settings import BadSetting
+from deferrals.model.settings import BadSetting, Seconds
 
 
 class ListenerTests(SynchronousTestCase):
@@ -88,9 +88,15 @@ class TableTests(SynchronousTestCase):
         }
         numbers = {field.name: 2000 + n for n, field in enumerate(attrs.fields(Limits))}
         times = {"reply_deadline": 7, "consolidation_window": 3}
-        data = {"listen": [listen], "limits": numbers, **times, "hostname": "mx.example.net"}
-        config = makeConverter().structure(data, Config)
-        ((_, settings),) = listenerSettings(config, Keyring("", Clock()))
+        converter = makeConverter()
+        config = Config(
+            listen=(converter.structure(listen, Listener),),
+            limits=converter.structure(numbers, Limits),
+            hostname="mx.example.net",
+            reply_deadline=Seconds(times["reply_deadline"]),
+            consolidation_window=Seconds(times["consolidation_window"]),
+        )
+        (settings,) = listenerSettings(config, Keyring("", Clock()))
         self.assertEqual(attrs.asdict(settings.limits), numbers)
         self.assertEqual({name: getattr(settings, name) for name in times}, times)
         for field in attrs.fields(ListenerOptions):

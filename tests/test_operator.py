@@ -188,7 +188,7 @@ class ExportTests(SynchronousTestCase):
         queue.call = lambda name, number, offset: found.pop(0)
         out = io.TextIOWrapper(io.BytesIO())
         self.patch(sys, "stdout", out)
-        self.assertEqual(export_(argparse.Namespace(queue=queue, id="x")), 0)
+        self.assertEqual(export_(queue, argparse.Namespace(id="x")), 0)
         return out.buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
 
     def test_export(self) -> None:
@@ -217,9 +217,8 @@ class ManyTests(SynchronousTestCase):
         queue = unittest.mock.Mock(call=call)
         for verb, run in (("list", list_), ("remove", change)):
             words = parser().parse_args(["queue", verb, *ids, ids[0].lower()])
-            words.queue = queue
             self.patch(sys, "stdout", io.StringIO())
-            self.assertEqual(run(words), 0)
+            self.assertEqual(run(queue, words), 0)
             self.assertEqual(asked, ids)
             asked.clear()
         self.assertLess(max(lines), ControlLine.MAX_LENGTH)
