@@ -19,7 +19,7 @@ from deferrals.stages.content.match.stage import EICAR, GTUBE
 from tests.integration.daemons import Exim
 from tests.integration.scanners import OWN_VIRUS, Clamd, Rspamd, Spamd
 from tests.integration.support import ROOT, IntegrationCase, Server, cli, message, until
-from tests.test_archives import zipped
+from tests.mails import zipped
 
 HEAD = """
 hostname = "mx.example.net"
