@@ -4,7 +4,6 @@ The content stage C{match}.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import cattrs
@@ -137,10 +136,8 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
             self.assertRaises(cattrs.BaseValidationError, cattrs.structure, rule, MatchRule)
 
     def test_catastrophicPattern(self) -> None:
-        """A pattern that would take a backtracking engine years takes no time."""
-        began = time.perf_counter()
+        """A pattern that would take a backtracking engine years: with one, this would not end."""
         self.matches(mail(text="a" * 50000), body=True, pattern="(a+)+$b")
-        self.assertLess(time.perf_counter() - began, 10)
 
     def test_oncePerMessage(self) -> None:
         """The message is taken apart once for all policies."""
