@@ -12,13 +12,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.app.mixed import MixedPolicies
 from deferrals.config.tables import load
 from deferrals.errors import SpoolError
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import LIFETIME_SECONDS, Mixed
 from deferrals.plugins.finding import stagePlugins
-from deferrals.smtp.server.settings import ListenerSettings
 from deferrals.spool.memory import MemorySpool
 from deferrals.testing import FakeServices
 
-SETTINGS = attrs.evolve(ListenerSettings("one", "mx.example.net"), mixed=Mixed.RETRY)
+SETTINGS = ListenerSettings(name="one", hostname="mx.example.net", mixed=Mixed.RETRY)
 
 
 class RungsTests(SynchronousTestCase):

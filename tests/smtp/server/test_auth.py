@@ -47,7 +47,7 @@ class WireTests(FileCase):
 
     def bench(self, checker: Any = None, **limits: Any) -> Bench:
         intake = {"gate": Authenticator([checker or self.checker()])}
-        bench = Bench(limits, intake, auth="offered", authWithoutTLS=True)
+        bench = Bench(limits, intake, auth="offered", auth_without_tls=True)
         bench.say(*GREETING)
         return bench
 
@@ -208,7 +208,7 @@ class WireTests(FileCase):
     def test_manyFailures(self) -> None:
         """Failures are remembered by address, over connections; the delay has an end."""
         intake = {"gate": gate(alice=b"secret")}
-        first = Bench({}, intake, auth="offered", authWithoutTLS=True)
+        first = Bench({}, intake, auth="offered", auth_without_tls=True)
         guard = first.intake.guard
         waited = [guard.failed("192.0.2.9", 0) for _ in range(6)]
         self.assertEqual(waited, [3, 6, 12, 24, 30, 30])

@@ -68,7 +68,7 @@ class SmugglingTests(SynchronousTestCase):
         """With bare_lf = "normalise" they become line ends, and the message goes on."""
         for step in (1, 2, 3, 1000):
             data = b"a\n.\nb\r.\rc\r\n..d\r\n.\r\n"
-            bench = self.deliver(data, step, bareNewlines="normalise")
+            bench = self.deliver(data, step, bare_lf="normalise")
             self.assertTrue(bench.take().startswith(b"250 2.6.0"))
             with bench.works[0].message.open() as file:
                 self.assertEqual(file.read(), b"a\r\n.\r\nb\r\n.\r\nc\r\n.d\r\n")
@@ -109,7 +109,7 @@ class SmugglingTests(SynchronousTestCase):
         for setting in ("refuse", "normalise"):
             for name, end in ENDS.items():
                 data = b"a" + end + b"b" + end + b".c\r\n.\r\n"
-                bench = self.deliver(data, 3, bareNewlines=setting)
+                bench = self.deliver(data, 3, bare_lf=setting)
                 if bench.take().startswith(b"550"):
                     continue
                 kept = bench.body
@@ -128,7 +128,7 @@ class SmugglingTests(SynchronousTestCase):
 
     def test_afterTooLarge(self) -> None:
         """Behind a message that is dropped nothing is executed either."""
-        bench = Bench({"messageOctets": 10})
+        bench = Bench({"message_size": 10})
         bench.say("EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<postmaster@example.net>", "DATA")
         bench.send(b"x" * 100)
         bench.send(b"\n.\nMAIL FROM:<evil@example.com>\r\n")

@@ -135,7 +135,7 @@ class SessionTests(SynchronousTestCase):
 
     def test_replyDeadline(self) -> None:
         """Never longer than C{reply_deadline} (D-25)."""
-        self.start("one", limits={"replyDeadlineSeconds": 5.0})
+        self.start("one", reply_deadline=5.0)
         self.bench.clock.advance(5)
         self.assertIn("queued", self.bench.take().decode())
 

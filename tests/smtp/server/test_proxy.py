@@ -20,7 +20,7 @@ class ProxiedTests(SynchronousTestCase):
     """
 
     def bench(self, host: str = "192.0.2.1", **more: Any) -> Bench:
-        proxies = Networks.parse(["192.0.2.0/24"])
+        proxies = ("192.0.2.0/24",)
         return Bench(transport=Transport(host), proxied=True, proxies=proxies, **more)
 
     def test_silent(self) -> None:
@@ -67,7 +67,7 @@ class ProxiedTests(SynchronousTestCase):
 
     def test_earlyTalker(self) -> None:
         """The greeting's delay begins behind the header."""
-        bench = self.bench(greetSeconds=3.0)
+        bench = self.bench(greet_delay=3.0)
         bench.clock.advance(30)
         bench.send(V1 + b"EHLO x\r\n")
         self.assertTrue(bench.take().startswith(b"554 5.5.1"))
@@ -91,7 +91,7 @@ class XClientTests(SynchronousTestCase):
     """
 
     def bench(self, **more: Any) -> Bench:
-        return Bench(xclient=Networks.parse(["192.0.2.1"]), **more)
+        return Bench(xclient=("192.0.2.1",), **more)
 
     def test_known(self) -> None:
         """Address, port and login are the new client's; everything else is forgotten."""

@@ -234,10 +234,8 @@ class OverloadTests(SynchronousTestCase):
         """Those that wait too long get 452 4.3.1; nothing is lost (P-8)."""
         bench = Bench()
         sessions = []
-        limits = bench.settings.limits
         for seconds in (50, 50, 40):
-            limits = attrs.evolve(limits, replyDeadlineSeconds=seconds)
-            settings = attrs.evolve(bench.settings, limits=limits)
+            settings = attrs.evolve(bench.settings, reply_deadline=seconds)
             session, transport = Session(settings, bench.intake, bench.clock), Transport()
             session.makeConnection(transport)
             session.dataReceived(message(b"r"))

@@ -11,7 +11,6 @@ from OpenSSL import SSL
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.networks import Networks
 from deferrals.smtp.server.certificates import Certificates
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from tests.harness import GREETING, gate
@@ -219,7 +218,7 @@ class ImplicitTests(TLSCase):
 
     def test_proxied(self) -> None:
         """Behind a proxy: its header, in the same segment with the client's hello."""
-        bench = self.bench("implicit", proxied=True, proxies=Networks.parse(["192.0.2.1"]))
+        bench = self.bench("implicit", proxied=True, proxies=("192.0.2.1",))
         wire = bench.wire
         header = b"PROXY TCP4 198.51.100.7 192.0.2.1 1000 25\r\n"
 
