@@ -21,6 +21,7 @@ from deferrals.model.address import Mailbox
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
+from deferrals.plugins.finding import build
 from deferrals.stages.content.judge import ContentJudge
 from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
 
@@ -158,8 +159,8 @@ class StageSet:
         same = (table.plugin, table.settings)
         if same not in self.built:
             try:
-                self.built[same] = self._former.get(same) or table.plugin.build(
-                    table.settings, self._services
+                self.built[same] = self._former.get(same) or build(
+                    table.plugin, table.settings, self._services
                 )
             except ValueError as error:
                 raise ConfigError(self._config.path, [(key, f"expected {error}")]) from None
