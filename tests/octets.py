@@ -49,7 +49,7 @@ def bench(protocol: str = "smtp") -> Bench:
     """
     made = Bench(
         {"messageOctets": 2000, "headerOctets": 500, "recipients": 5, "commands": 200},
-        {"gate": gate(user=b"secret"), "binary": True},
+        {"authenticator": gate(user=b"secret"), "binary": True},
         protocol=protocol,
         mixed=Mixed.STRICTEST,
         auth="offered",

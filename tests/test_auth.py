@@ -361,8 +361,8 @@ class WireTests(FileCase):
     """
 
     def bench(self, checker: Any = None, **limits: Any) -> Bench:
-        intake = {"gate": Authenticator([checker or self.checker()])}
-        bench = Bench(limits, intake, auth="offered", authWithoutTLS=True)
+        backend = {"authenticator": Authenticator([checker or self.checker()])}
+        bench = Bench(limits, backend, auth="offered", authWithoutTLS=True)
         bench.say(*GREETING)
         return bench
 
@@ -522,9 +522,9 @@ class WireTests(FileCase):
 
     def test_manyFailures(self) -> None:
         """Failures are remembered by address, over connections; the delay has an end."""
-        intake = {"gate": gate(alice=b"secret")}
-        first = Bench({}, intake, auth="offered", authWithoutTLS=True)
-        guard = first.intake.guard
+        backend = {"authenticator": gate(alice=b"secret")}
+        first = Bench({}, backend, auth="offered", authWithoutTLS=True)
+        guard = first.backend.connectionLimits
         waited = [guard.failed("192.0.2.9", 0) for _ in range(6)]
         self.assertEqual(waited, [3, 6, 12, 24, 30, 30])
         self.assertEqual(guard.failed("192.0.2.10", 0), 3)

@@ -156,7 +156,7 @@ class ProxiedTests(SynchronousTestCase):
     def test_counted(self) -> None:
         """Connections are counted as the client's, not as the proxy's."""
         guard = ConnectionLimits(perNeighbourhood=1)
-        benches = [self.bench(intake={"guard": guard}) for _ in range(3)]
+        benches = [self.bench(backend={"connectionLimits": guard}) for _ in range(3)]
         other = V1.replace(b".7 ", b".8 ")
         for bench, header in zip(benches, (V1, other, V1), strict=True):
             bench.send(header)
@@ -176,7 +176,7 @@ class XClientTests(SynchronousTestCase):
 
     def test_known(self) -> None:
         """Address, port and login are the new client's; everything else is forgotten."""
-        bench = self.bench(auth="required", intake={"gate": gate(a=b"b")})
+        bench = self.bench(auth="required", backend={"authenticator": gate(a=b"b")})
         said = bench.say(*GREETING, "XCLIENT ADDR=IPV6:2001:db8::7 PORT=99 LOGIN=al+2Bice HELO=h")
         self.assertEqual(said[-1], "220 mx.example.net ESMTP deferrals")
         self.assertEqual(bench.say("EHLO client")[0], "250-mx.example.net")
@@ -213,7 +213,7 @@ class XClientTests(SynchronousTestCase):
         self.assertEqual(bench.session._client.address, "unknown")
         self.assertNotIn("unknown", Networks.parse(["0.0.0.0/0", "::/0", "unix"]))
         bench.lose()
-        self.assertEqual(bench.intake.guard._open, {})
+        self.assertEqual(bench.backend.connectionLimits._open, {})
 
     def test_name(self) -> None:
         """The client's name in DNS, if it is one; it is not the next client's."""
@@ -230,7 +230,7 @@ class XClientTests(SynchronousTestCase):
     def test_counted(self) -> None:
         """The new client counts, and the front end does not."""
         guard = ConnectionLimits(perNeighbourhood=1)
-        benches = [self.bench(intake={"guard": guard}) for _ in range(2)]
+        benches = [self.bench(backend={"connectionLimits": guard}) for _ in range(2)]
         replies = [bench.say("XCLIENT ADDR=198.51.100.7")[-1][:3] for bench in benches]
         self.assertEqual(replies, ["220", "421"])
         for bench in benches:
@@ -244,7 +244,9 @@ class GuardTests(SynchronousTestCase):
     """
 
     def benches(self, guard: ConnectionLimits, *hosts: str) -> list[Bench]:
-        return [Bench(intake={"guard": guard}, transport=Transport(host)) for host in hosts]
+        return [
+            Bench(backend={"connectionLimits": guard}, transport=Transport(host)) for host in hosts
+        ]
 
     def test_total(self) -> None:
         """One too many gets 421 4.3.2; when one has gone there is room."""

@@ -58,15 +58,15 @@ class MixedPolicies:
         @param reachable: whether there is a way to write to a sender.
         """
         return MixedPolicy(
-            settings.mixed,
-            settings.mixedFallback,
-            settings.retryLimit,
-            self._memory,
-            quarantine,
-            reachable,
-            self._spf.passes,
-            self._services.inThread,
-            self._services.status,
+            choice=settings.mixed,
+            fallback=settings.mixedFallback,
+            retryLimit=settings.retryLimit,
+            memory=self._memory,
+            quarantine=quarantine,
+            reachable=reachable,
+            mayNotify=self._spf.passes,
+            inThread=self._services.inThread,
+            status=self._services.status,
         )
 
     def load(self) -> Deferred[None]:

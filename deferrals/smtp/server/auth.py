@@ -92,7 +92,7 @@ class Authentication(SessionBase):
         """
         What can be used to authenticate now.
         """
-        gate = self._intake.gate
+        gate = self._backend.authenticator
         if gate is None or self._settings.auth == "no":
             return []
         if self._tls is None and not self._settings.authWithoutTLS:
@@ -135,7 +135,7 @@ class Authentication(SessionBase):
         d.addCallback(lambda _: self._exchanged())
 
     def _notOffered(self) -> Reply:
-        if self._intake.gate is None or self._settings.auth == "no":
+        if self._backend.authenticator is None or self._settings.auth == "no":
             return R502_NOT_HERE
         if self._tls is None and not self._settings.authWithoutTLS:
             return R538_NEEDS_TLS
@@ -162,7 +162,7 @@ class Authentication(SessionBase):
             self.reply(R235_AUTHENTICATED)
 
     def _report(self, mechanism: str, outcome: str, user: str) -> None:
-        self._intake.status.count("authentications", outcome)
+        self._backend.status.count("authentications", outcome)
         _log.info(
             "{client} authentication {outcome} for {user} by {mechanism}",
             event="authentication",
@@ -178,7 +178,7 @@ class Authentication(SessionBase):
         Wrong.  It takes a while to say so.
         """
         self._authFailures += 1
-        seconds = self._intake.guard.failed(self._address, self._clock.seconds())
+        seconds = self._backend.connectionLimits.failed(self._address, self._clock.seconds())
         self._holdOn()
         yield deferLater(self._clock, seconds)
         self.reply(R535_AUTH_FAILED)
@@ -227,7 +227,9 @@ class Authentication(SessionBase):
             start = yield self._ask(b"")
         exchange = ScramExchange(start)
         _ownName(exchange.authorization, exchange.user)
-        keys = yield self._hold(self._intake.gate.scramKeys, exchange.user.encode("utf-8"))
+        keys = yield self._hold(
+            self._backend.authenticator.scramKeys, exchange.user.encode("utf-8")
+        )
         final = yield self._ask(exchange.challenge(keys, secrets.token_urlsafe(18)))
         message, proof = exchange.proof(final)
         credentials = ScramProof(exchange.user, message, proof)
@@ -245,7 +247,7 @@ class Authentication(SessionBase):
     @inlineCallbacks
     def _login(self, credentials: Any, name: str) -> Any:
         try:
-            user = yield self._hold(self._intake.gate.login, credentials)
+            user = yield self._hold(self._backend.authenticator.login, credentials)
         except UnauthorizedLogin:
             raise UnauthorizedLogin(name) from None
         return user

@@ -30,7 +30,7 @@ class SessionBase(PipelinedESMTP):
     See the module.
 
     @param settings: the listener's.
-    @param intake: the house behind it.
+    @param backend: what stands behind it.
     @param clock: timers, and the time of day.
     """
 
@@ -45,12 +45,12 @@ class SessionBase(PipelinedESMTP):
     _user: str | None = None
     _tls: str | None = None
 
-    def __init__(self, settings: ListenerSettings, intake: Backend, clock: Any) -> None:
+    def __init__(self, settings: ListenerSettings, backend: Backend, clock: Any) -> None:
         PipelinedESMTP.__init__(self, clock)
         self.host = settings.hostname
         self._settings = settings
         self._limits = settings.limits
-        self._intake = intake
+        self._backend = backend
         self._client = _NOBODY
 
     @property

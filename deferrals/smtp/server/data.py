@@ -104,7 +104,7 @@ class Contents(Envelopes):
 
     def _begin(self, decoder: Any) -> None:
         assert self._transaction is not None
-        self._writer = self._intake.spool.newBody(self._transaction.envelope.transaction)
+        self._writer = self._backend.spool.newBody(self._transaction.envelope.transaction)
         self._decoder = decoder
 
     def _readData(self, octets: bytes) -> bytes:
@@ -234,7 +234,7 @@ class Contents(Envelopes):
             self.resume()
 
         self._postData = postData = PostData(
-            transaction, self._limits, self._intake, self._clock, send, done
+            transaction, self._limits, self._backend, self._clock, send, done
         )
         self.hold()
         if veto is not None:

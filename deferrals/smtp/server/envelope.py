@@ -46,23 +46,24 @@ class _Judged:
 
     @ivar began: when it was named.
     @ivar cohort: its cohort, unless it is refused.
-    @ivar company: whom it may share a transaction with, where one is split.
-    @ivar held: whether it has to wait for others of a remembered message.
+    @ivar batchKey: equal for recipients that may share a transaction which is
+        split.
+    @ivar mustWait: whether it has to wait for others of a remembered message.
     """
 
     recipient: Recipient
     verdict: EnvelopeVerdict
     began: float
     cohort: Hashable = None
-    company: Hashable = None
-    held: bool = False
+    batchKey: Hashable = None
+    mustWait: bool = False
 
     @property
     def isIn(self) -> bool:
         """
         Whether it can be in the transaction.
         """
-        return not (self.held or isinstance(self.verdict, Refuse))
+        return not (self.mustWait or isinstance(self.verdict, Refuse))
 
 
 class Envelopes(SessionBase):
@@ -102,7 +103,7 @@ class Envelopes(SessionBase):
             return self.close()
         parameters, client = self._asserted(parameters), self._sender(parameters)
         now = timeOfDay(self._clock)
-        number = self._intake.ids.next(now)
+        number = self._backend.ids.next(now)
         envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
         form = Form.LMTP if self._isLMTP else parameters.form
         extended = form in (Form.DEFERRALS, Form.PRDR)
@@ -144,10 +145,10 @@ class Envelopes(SessionBase):
         verdict: Any = Refuse(R452_TOO_MANY_RECIPIENTS)
         if not self._transaction.isFull:
             try:
-                verdict = self._intake.envelope.judge(envelope, recipient)
+                verdict = self._backend.envelope.judge(envelope, recipient)
             except Exception:
                 verdict = fail()
-        atOnce = not (self.hasSlots or self._transaction.undivided)
+        atOnce = not (self.hasSlots or self._transaction.isUnchosen)
         if atOnce and not isinstance(verdict, Deferred):
             judged = self._judge(_checked(verdict), recipient, began)
             return self.reply(self._admit(judged))
@@ -185,26 +186,26 @@ class Envelopes(SessionBase):
             return _Judged(recipient, verdict, began)
         recipient = recipient.routed(verdict.route)
         try:
-            cohort = self._intake.content.cohort(recipient, verdict)
+            cohort = self._backend.content.cohort(recipient, verdict)
         except Exception:
             _log.failure("{transaction}: no cohort", transaction=self._transaction.envelope.id)
             return _Judged(recipient, Refuse(R451_LOCAL_ERROR), began)
         now = timeOfDay(self._clock)
-        company, held = self._intake.mixed.place(self._transaction, recipient, cohort, now)
-        return _Judged(recipient, verdict, began, cohort, company, held)
+        batchKey, mustWait = self._backend.mixed.classify(self._transaction, recipient, cohort, now)
+        return _Judged(recipient, verdict, began, cohort, batchKey, mustWait)
 
     def maySettle(self, slots: Sequence[Any]) -> bool:
         """
         Where a transaction is to be split, recipients that came in one piece
-        are answered together: the largest company leads.
+        are answered together: the largest batch stays in it.
         """
         transaction = self._transaction
-        if transaction is None or not transaction.undivided:
+        if transaction is None or not transaction.isUnchosen:
             return True
         if any(slot.settle is None for slot in slots):
             return False
         judged = [slot.answer for slot in slots if slot.answer is not None]
-        transaction.lead([one.company for one in judged if one.isIn])
+        transaction.chooseBatch([one.batchKey for one in judged if one.isIn])
         return True
 
     def _admit(self, judged: _Judged) -> Reply:
@@ -216,10 +217,10 @@ class Envelopes(SessionBase):
         verdict = judged.verdict
         before = len(transaction.sentAway)
         reply = transaction.admit(
-            judged.recipient, verdict, judged.cohort, judged.company, judged.held
+            judged.recipient, verdict, judged.cohort, judged.batchKey, judged.mustWait
         )
         if len(transaction.sentAway) > before:
-            self._intake.status.count("mixed", "recipients sent away")
+            self._backend.status.count("mixed", "recipients sent away")
         if transaction.candidates:
             self._phase = Phase.RECIPIENTS
         if not (reply.code < 400 and isinstance(verdict, Defer)):

@@ -54,7 +54,7 @@ class Introduction(SessionBase):
         if self._address == LOCAL or self._speaksForOthers(self._address):
             return None
         self._counted = self._address
-        return self._intake.guard.enter(self._address)
+        return self._backend.connectionLimits.identified(self._address)
 
     def uncount(self) -> None:
         """
@@ -62,7 +62,7 @@ class Introduction(SessionBase):
         """
         counted, self._counted = self._counted, None
         if counted is not None:
-            self._intake.guard.leave(counted)
+            self._backend.connectionLimits.forgotten(counted)
 
     def _speaksForOthers(self, address: str) -> bool:
         settings = self._settings

@@ -67,7 +67,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
     One connection.
 
     @param settings: the listener's.
-    @param intake: the house behind it.
+    @param backend: what stands behind it.
     @param clock: timers, and the time of day.
     @param ended: called with this session when its connection is lost.
     """
@@ -82,11 +82,11 @@ class Session(Introduction, Authentication, Encryption, Contents):
     def __init__(
         self,
         settings: ListenerSettings,
-        intake: Backend,
+        backend: Backend,
         clock: Any,
         ended: Callable[[Session], None] = lambda session: None,
     ) -> None:
-        super().__init__(settings, intake, clock)
+        super().__init__(settings, backend, clock)
         self._ended = ended
 
     # The connection: accepted, introduced, encrypted, greeted.
@@ -103,7 +103,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self.connection = self._address
         super().connectionMade()
         self._accepted = True
-        refusal = self._intake.guard.accept()
+        refusal = self._backend.connectionLimits.opened()
         if refusal is not None:
             self._turnAway(refusal)
         elif self._settings.proxied:
@@ -139,7 +139,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _turnAway(self, refusal: Reply) -> None:
         _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
-        self._intake.status.count("connections", "turned away")
+        self._backend.status.count("connections", "turned away")
         if self._settings.tls == "implicit" or self.isEncryptedOutside:
             self.cutOff()
         else:
@@ -158,7 +158,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _talksEarly(self, octets: bytes) -> bytes:
         _log.info("{client} talks before the greeting", client=self._address)
-        self._intake.status.count("connections", "early talkers")
+        self._backend.status.count("connections", "early talkers")
         self._stopGreeter()
         self.say(R554_EARLY_TALKER)
         self.close()
@@ -197,7 +197,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self.abort("the connection was lost")
         if self._accepted:
             self.uncount()
-            self._intake.guard.depart()
+            self._backend.connectionLimits.closed()
         self._ended(self)
 
     def timeoutConnection(self) -> None:
@@ -355,7 +355,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             b"DSN": None,
             b"CHUNKING": None,
         }
-        if self._intake.binary:
+        if self._backend.binary:
             found[b"BINARYMIME"] = None
         # RFC 9422; what holds in every transaction (P-13).
         recipients = min(limits.recipients, limits.extensionRecipients)
@@ -490,9 +490,9 @@ class SessionFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, settings: ListenerSettings, intake: Backend, clock: Any) -> None:
+    def __init__(self, settings: ListenerSettings, backend: Backend, clock: Any) -> None:
         self.settings = settings
-        self.intake = intake
+        self.backend = backend
         self._clock = clock
         self.sessions: set[Session] = set()
         self._empty: Deferred[None] | None = None
@@ -502,7 +502,7 @@ class SessionFactory(ServerFactory):
         The settings and the house of this moment: a reload changes the next
         session, not the ones that are under way.
         """
-        session = Session(self.settings, self.intake, self._clock, self._ended)
+        session = Session(self.settings, self.backend, self._clock, self._ended)
         session.factory = self
         self.sessions.add(session)
         return session
