@@ -96,7 +96,7 @@ class Transaction:
     The state of one transaction before its data has ended.
 
     @ivar envelope: what MAIL FROM said.
-    @ivar began: when, by the clock of timers, which nobody sets.
+    @ivar began: when, by the clock of timers, which is never set.
     @ivar form: how its sender can be told one answer per recipient.
     @ivar candidates: the recipients that are in, in RCPT order.
     @ivar sentAway: keys of the recipients that got 452, because of another

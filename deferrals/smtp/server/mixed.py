@@ -256,7 +256,8 @@ def _sides(transaction: Transaction, block: Block) -> tuple[list[str], list[str]
     """
     The keys of the recipients that accept, and of those that refuse.
     """
-    accepts, refuses = [], []
+    accepts: list[str] = []
+    refuses: list[str] = []
     for candidate, verdict in zip(transaction.candidates, block.verdicts, strict=True):
         side = accepts if isinstance(verdict, Accept) else refuses
         side.append(candidate.recipient.address.key)

@@ -319,7 +319,7 @@ class PostData:
 
     def _addressees(self) -> tuple[list[Addressee], dict[int, int]]:
         """
-        Who is stored: each mailbox once, however often it was named.
+        The recipients that are stored: each mailbox once, however often it was named.
 
         @return: the addressees, and the number of the addressee of each
             candidate that accepts.

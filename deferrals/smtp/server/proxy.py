@@ -1,8 +1,8 @@
 """
-Who the client is, when somebody else has accepted its connection: the PROXY
+Who the client is, when a front end has accepted its connection: the PROXY
 protocol, before the first octet of SMTP; XCLIENT, as Postfix has it.
 
-Both are believed of nobody but those whom the configuration names.
+Both are believed only of the addresses that the configuration names.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Introduction(SessionBase):
     @property
     def offersXCLIENT(self) -> bool:
         """
-        Whether this connection may use it: who has really connected, until the
+        Whether this connection may use it: a trusted front end may, until the
         client itself speaks.  There are front ends that pass everything on.
         """
         return self.connection in self._settings.xclient and not self._speaksForItself
@@ -126,7 +126,7 @@ class Introduction(SessionBase):
 
     def do_XCLIENT(self, rest: str) -> None:
         """
-        Postfix's XCLIENT: the session begins anew, as somebody else's.
+        Postfix's XCLIENT: the session begins anew, as another client's.
         """
         if not self._settings.xclient:
             raise PeerError("not offered", R502_NOT_HERE)

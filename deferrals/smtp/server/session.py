@@ -3,7 +3,7 @@ The server's side of an SMTP or LMTP session.
 
 L{Session} puts the parts of L{deferrals.smtp.server.base} together, and has what is in
 none of them: the connection's life, greetings, commands without a transaction.
-Verbs are found as C{do_VERB} and C{ext_KEYWORD}, EHLO lists C{extensions()}.
+Verbs are found as C{do_VERB} and C{ext_VERB}, EHLO lists C{extensions()}.
 
 This module decides nothing about mail.  On an error of the client it sends the
 reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from deferrals.errors import PeerError
@@ -48,9 +50,11 @@ from deferrals.smtp.server.proxy import XCLIENT, Introduction
 from deferrals.smtp.server.settings import Backend, ListenerSettings
 from deferrals.smtp.server.starttls import Encryption
 
+_T = TypeVar("_T")
+
 _log = Logger(namespace="deferrals.session")
 
-_VERB = re.compile(rb"[A-Za-z]{1,16}")
+_VERB = re.compile(r"[A-Za-z]{1,16}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]{1,255}")
 
@@ -75,7 +79,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
     _shutdown = False
     _isGreeted = False
     _accepted = False
-    _greeter: Any = None
+    _greeter: IDelayedCall | None = None
     _commands = 0
     _errors = 0
 
@@ -83,7 +87,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self,
         settings: ListenerSettings,
         backend: Backend,
-        clock: Any,
+        clock: IReactorTime,
         ended: Callable[[Session], None] = lambda session: None,
     ) -> None:
         super().__init__(settings, backend, clock)
@@ -93,7 +97,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def connectionMade(self) -> None:
         """
-        Somebody is there.
+        A client has connected.
         """
         self._idleSince = self._clock.seconds()
         peer = self.transport.getPeer()
@@ -121,14 +125,21 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self._turnAway(refusal)
         elif self._settings.tls == "implicit":
             self.encrypt()
-            if rest:
-                self.transport.protocol.dataReceived(rest)
+            self._decrypt(rest)
             return b""
         elif self.isEncryptedOutside:
             self.awaitHandshake()
         else:
             self._welcome()
         return rest
+
+    def _decrypt(self, octets: bytes) -> None:
+        """
+        Octets that came together with a PROXY header, in front of TLS.
+        """
+        tls = getattr(self.transport, "protocol", None)
+        if octets and isinstance(tls, TLSMemoryBIOProtocol):
+            tls.dataReceived(octets)
 
     def encrypted(self) -> None:
         """
@@ -148,7 +159,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _welcome(self) -> None:
         """
-        Greet; or see first whether the client can wait for it.
+        Greet; or wait first, to see whether the client can wait for it.
         """
         if not self._settings.greetSeconds:
             return self._greet()
@@ -177,13 +188,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self.reply(Reply(220, None, self.greeting().decode("ascii")))
         self.flush()
 
-    def greeting(self) -> bytes:
-        """
-        The text behind 220.
-        """
-        return self.host + (b" LMTP" if self._isLMTP else b" ESMTP") + b" deferrals"
-
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         What was not answered stays the sender's.
         """
@@ -212,8 +217,8 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def shutdown(self) -> None:
         """
-        The server stops.  A transaction that is under way may end; everybody
-        else is told 421 at once.
+        The server stops.  A transaction that is under way may end; a client
+        without one is told 421 at once.
         """
         self._shutdown = True
         if not self._isGreeted or self._handshaking:
@@ -276,7 +281,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if _CONTROL.search(line):
             return self.reply(R500_BAD_LINE)
         word, _, rest = text.strip(" \t").partition(" ")
-        method = self.lookupMethod(word.encode()) if _VERB.fullmatch(word.encode()) else None
+        method = self._command(word) if _VERB.fullmatch(word) else None
         if method is None:
             return self.reply(R500_UNKNOWN_COMMAND)
         verb = word.upper()
@@ -296,6 +301,14 @@ class Session(Introduction, Authentication, Encryption, Contents):
                 self.wait(pending)
         if self._shutdown:
             self._leaveIfStopping()
+
+    def _command(self, word: str) -> Callable[[str], Deferred[None] | None] | None:
+        """
+        The method of a verb; L{None} for an unknown one.
+        """
+        verb = word.upper()
+        found: Callable[[str], Deferred[None] | None] | None = getattr(self, f"do_{verb}", None)
+        return getattr(self, f"ext_{verb}", None) if found is None else found
 
     def _mayNot(self, verb: str) -> Reply | None:
         """
@@ -328,7 +341,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def resumed(self) -> None:
         """
-        The client's turn, unless the server is stopping.
+        The client may go on, unless the server is stopping.
         """
         self.setTimeout(self._limits.commandSeconds)
         self._leaveIfStopping()
@@ -424,8 +437,9 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _introduce(self, name: str) -> None:
         self._hear(name, True)
-        lines = self.listExtensions().decode("ascii")
-        self.reply(Reply(250, None, f"{self._settings.hostname}\n{lines}"))
+        found = self.extensions().items()
+        lines = [b" ".join([keyword, *(values or ())]).decode("ascii") for keyword, values in found]
+        self.reply(Reply(250, None, "\n".join([self._settings.hostname, *lines])))
 
     # Commands without a transaction.
 
@@ -451,7 +465,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def do_VRFY(self, rest: str) -> None:
         """
-        RFC 5321 §3.5.3: whether somebody is here is said to who sends mail.
+        RFC 5321 §3.5.3: a sender learns at RCPT TO whether a recipient is here.
         """
         if not rest:
             raise PeerError("no argument", R501_SYNTAX)
@@ -490,17 +504,17 @@ class SessionFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, settings: ListenerSettings, backend: Backend, clock: Any) -> None:
+    def __init__(self, settings: ListenerSettings, backend: Backend, clock: IReactorTime) -> None:
         self.settings = settings
         self.backend = backend
         self._clock = clock
         self.sessions: set[Session] = set()
         self._empty: Deferred[None] | None = None
 
-    def buildProtocol(self, addr: Any) -> Session:
+    def buildProtocol(self, addr: IAddress | None) -> Session:
         """
-        The settings and the house of this moment: a reload changes the next
-        session, not the ones that are under way.
+        With the settings and the backend of this moment: a reload changes the
+        next session, not the ones that are under way.
         """
         session = Session(self.settings, self.backend, self._clock, self._ended)
         session.factory = self
@@ -545,7 +559,7 @@ class SessionFactory(ServerFactory):
             session.cutOff()
 
 
-def _cancel(result: Any, timer: Any) -> Any:
+def _cancel(result: _T, timer: IDelayedCall) -> _T:
     if timer.active():
         timer.cancel()
     return result
