@@ -100,9 +100,9 @@ class Authentication(SessionBase):
         What can be used to authenticate now.
         """
         authenticator = self._backend.authenticator
-        if authenticator is None or self._settings.auth == "no":
+        if authenticator is None or self._settings.authentication == "no":
             return []
-        if self._tls is None and not self._settings.authWithoutTLS:
+        if self._tls is None and not self._settings.auth_without_tls:
             return []
         return list(authenticator.mechanisms)
 
@@ -110,7 +110,7 @@ class Authentication(SessionBase):
         """
         The 530 that C{verb} gets where authentication is required.
         """
-        required = self._settings.auth == "required" and self._user is None
+        required = self._settings.authentication == "required" and self._user is None
         return R530_AUTH_FIRST if required and verb not in _WITHOUT_AUTH else None
 
     @property
@@ -142,9 +142,9 @@ class Authentication(SessionBase):
         exchange.addCallback(lambda _: self._exchanged())
 
     def _notOffered(self) -> Reply:
-        if self._backend.authenticator is None or self._settings.auth == "no":
+        if self._backend.authenticator is None or self._settings.authentication == "no":
             return R502_NOT_HERE
-        if self._tls is None and not self._settings.authWithoutTLS:
+        if self._tls is None and not self._settings.auth_without_tls:
             return R538_NEEDS_TLS
         return R504_NO_MECHANISM
 
@@ -187,7 +187,7 @@ class Authentication(SessionBase):
         self._holdOn()
         await deferLater(self._clock, seconds)
         self.reply(R535_AUTH_FAILED)
-        if self._authFailures >= self._limits.authFailures:
+        if self._authFailures >= self._limits.auth_failures:
             self.say(R421_AUTH_FAILURES)
             self.close()
 
@@ -295,7 +295,7 @@ class Authentication(SessionBase):
         """
         Take nothing from the client while the authenticator is at work.
         """
-        d = withDeadline(self._clock, self._limits.authSeconds, function, argument)
+        d = withDeadline(self._clock, self._limits.auth_timeout, function, argument)
         if not d.called:
             self._holdOn()
         return d

@@ -83,7 +83,7 @@ class Contents(Envelopes):
         """
         self.resetTimeout()
         assert self._pace is not None
-        earned = self._pace + octets / self._limits.dataRate
+        earned = self._pace + octets / self._limits.data_rate
         self._pace = min(self._clock.seconds() + PACE_SECONDS, earned)
 
     # DATA.
@@ -101,7 +101,7 @@ class Contents(Envelopes):
         self._dataDecoder = DataDecoder()
         self._reader = self._readData
         self._pace = self._clock.seconds() + PACE_SECONDS
-        self.setTimeout(self._limits.dataSeconds)
+        self.setTimeout(self._limits.data_timeout)
         self.reply(R354_GO_AHEAD)
 
     def _begin(self) -> None:
@@ -143,7 +143,7 @@ class Contents(Envelopes):
         if refusal is None:
             self._beginChunk(self._chunk.left)
         self._reader = self._readChunk
-        self.setTimeout(self._limits.dataSeconds)
+        self.setTimeout(self._limits.data_timeout)
         self._readChunk(b"")
 
     def wanted(self) -> int | None:
@@ -160,7 +160,7 @@ class Contents(Envelopes):
             self._chunkDecoder = BinaryDecoder() if binary else ChunkDecoder()
             self._phase = Phase.CHUNKS
         assert self._writer is not None
-        if self._writer.size + octets > self._limits.messageOctets:
+        if self._writer.size + octets > self._limits.message_size:
             self._forbid(R552_TOO_LARGE)
 
     def _readChunk(self, octets: bytes) -> bytes:
@@ -185,7 +185,7 @@ class Contents(Envelopes):
             assert self._chunkDecoder is not None
             self._receive(self._chunkDecoder.end(), self._chunkDecoder.bare)
             return self._endOfMessage()
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         refusal = refusal or self._veto
         self.reply(refusal or Reply(250, "2.0.0", f"{chunk.size} octets received"))
 
@@ -200,18 +200,18 @@ class Contents(Envelopes):
         writer = self._writer
         assert writer is not None
         if isBare:
-            if self._settings.bareNewlines == "normalise":
+            if self._settings.bare_lf == "normalise":
                 content = normalised(content)
             else:
                 self._forbid(R550_BARE_NEWLINE)
         if self._veto is not None:
             return
-        if writer.size + len(content) > self._limits.messageOctets:
+        if writer.size + len(content) > self._limits.message_size:
             return self._forbid(R552_TOO_LARGE)
         began = writer.size
         writer.write(content)
-        if began <= self._limits.headerOctets < writer.size:
-            head = writer.head[: self._limits.headerOctets]
+        if began <= self._limits.header_size < writer.size:
+            head = writer.head[: self._limits.header_size]
             if b"\r\n\r\n" not in head and not head.startswith(b"\r\n"):
                 self._forbid(R552_HEADER_TOO_LARGE)
 
@@ -245,7 +245,7 @@ class Contents(Envelopes):
             self.resume()
 
         self._postData = postData = PostData(
-            transaction, self._limits, self._backend, self._clock, send, done
+            transaction, self._settings, self._backend, self._clock, send, done
         )
         self.hold()
         if veto is not None:

@@ -27,6 +27,7 @@ from deferrals.interfaces import IBodyWriter, IMessage, Work
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Form
+from deferrals.model.limits import ReplyTimes
 from deferrals.model.reply import (
     R250_CONTENT,
     R451_LOCAL_ERROR,
@@ -38,7 +39,7 @@ from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.deliverfirst import Immediate
 from deferrals.smtp.server.mixed import Diversion, Resolved
-from deferrals.smtp.server.settings import Backend, Limits
+from deferrals.smtp.server.settings import Backend
 
 _log = Logger(namespace="deferrals.transaction")
 
@@ -77,6 +78,7 @@ class PostData:
     """
     The part of one transaction behind its data.
 
+    @param times: when its replies are due.
     @param clock: timers.
     @param send: writes replies to the client, at once.
     @param done: called once, after the last reply was written, or when there
@@ -86,7 +88,7 @@ class PostData:
     def __init__(
         self,
         transaction: Transaction,
-        limits: Limits,
+        times: ReplyTimes,
         backend: Backend,
         clock: IReactorTime,
         send: Callable[[Sequence[Reply]], None],
@@ -94,7 +96,7 @@ class PostData:
     ) -> None:
         self._transaction = transaction
         self._envelope = transaction.envelope
-        self._limits = limits
+        self._times = times
         self._backend = backend
         self._clock = clock
         self._send = send
@@ -208,7 +210,7 @@ class PostData:
                 verdict.addErrback(self._broken, index)
             if self._transaction.form in (Form.DEFERRALS, Form.PRDR):
                 self._window = self._clock.callLater(
-                    self._limits.consolidationSeconds, self._windowOver
+                    self._times.consolidation_window, self._windowOver
                 )
         self._step = Step.DECIDING
         self._advance()
@@ -253,9 +255,9 @@ class PostData:
 
     def _startTimer(self) -> None:
         if self._timer is not None:
-            self._timer.reset(self._limits.replyDeadlineSeconds)
+            self._timer.reset(self._times.reply_deadline)
         else:
-            self._timer = self._clock.callLater(self._limits.replyDeadlineSeconds, self._late)
+            self._timer = self._clock.callLater(self._times.reply_deadline, self._late)
 
     def _late(self) -> None:
         """
