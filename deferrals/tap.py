@@ -7,17 +7,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Any
+from types import FrameType
 
 from twisted.cred.strcred import AuthOptionMixin
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from deferrals.app.listeners import raiseFileLimit
 from deferrals.app.log import JSONObserver, PlainObserver
 from deferrals.app.service import MailService, checkConfig, describe
-from deferrals.auth.gate import CREDENTIALS, Authenticator
+from deferrals.auth.authenticator import CREDENTIALS, Authenticator
 from deferrals.config.tables import Config, RecipientRule, load
 from deferrals.deferreds import useMonotonicClock
 from deferrals.errors import ConfigError
@@ -42,8 +42,8 @@ class Options(usage.Options, AuthOptionMixin):
 
     def postOptions(self) -> None:
         """
-        Read the configuration, so that what is wrong with it is said before
-        anything starts.
+        Read the configuration: mistakes in it are reported before anything
+        starts.
         """
         if self["log-format"] not in ("plain", "json"):
             raise usage.UsageError("--log-format: expected plain or json")
@@ -53,7 +53,7 @@ class Options(usage.Options, AuthOptionMixin):
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
         checkers = self.get("credCheckers")
-        self.gate = Authenticator(checkers) if checkers else None
+        self.authenticator = Authenticator(checkers) if checkers else None
         self._checkAuth()
         if self.parent is not None and not (self.parent.get("logger") or self.parent.get("syslog")):
             _logging.update(format=self["log-format"], path=self.parent.get("logfile"))
@@ -61,7 +61,7 @@ class Options(usage.Options, AuthOptionMixin):
 
     def _checkAuth(self) -> None:
         for listener in self.config.listen:
-            if listener.authentication == "required" and self.gate is None:
+            if listener.authentication == "required" and self.authenticator is None:
                 raise usage.UsageError(
                     f"--auth: {listener.endpoint} requires authentication: say against what,"
                     " e.g. --auth passwd:FILE (see --help-auth)"
@@ -79,10 +79,10 @@ class Options(usage.Options, AuthOptionMixin):
 
 
 #: What L{logObserver} is to make: twistd calls it without arguments.
-_logging: dict[str, Any] = {"format": "plain", "path": None}
+_logging: dict[str, str | None] = {"format": "plain", "path": None}
 
 
-def logObserver() -> Any:
+def logObserver() -> ILogObserver:
     """
     The log, unless twistd was told of another one.
     """
@@ -91,7 +91,7 @@ def logObserver() -> Any:
     path = _logging["path"]
     file = sys.stdout if path in (None, "-") else LogFile.fromFullPath(path)
     kind = JSONObserver if _logging["format"] == "json" else PlainObserver
-    return kind(file, lambda flush: reactor.callLater(0, flush))  # type: ignore[attr-defined]
+    return kind(file, lambda flush: reactor.callLater(0, flush))
 
 
 class _Server(MailService):
@@ -102,7 +102,8 @@ class _Server(MailService):
 
     def privilegedStartService(self) -> None:
         """
-        SIGHUP is for us before anybody can know that we are there.
+        SIGHUP reloads from before the ports are open: an operator who sees
+        the server can send it.
         """
         signal.signal(signal.SIGHUP, self._hangup)
         raiseFileLimit(self._config.limits)
@@ -115,7 +116,7 @@ class _Server(MailService):
         super().startService()
         self._introduce()
 
-    def _hangup(self, number: int, frame: Any) -> None:
+    def _hangup(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self.reload)
 
     def _introduce(self) -> None:
@@ -155,4 +156,4 @@ def makeService(options: Options) -> MailService:
     """
     from twisted.internet import reactor
 
-    return _Server(options.config, useMonotonicClock(reactor), options.load, options.gate)
+    return _Server(options.config, useMonotonicClock(reactor), options.load, options.authenticator)

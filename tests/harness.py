@@ -16,7 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.auth.gate import Authenticator
+from deferrals.auth.authenticator import Authenticator
 from deferrals.interfaces import IEnvelopeStage, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient

@@ -31,7 +31,7 @@ ALLOWED = {
     "auth": BASE,
     "plugins": {"interfaces"},
     "config": {"errors", "model", "interfaces", "stages"},
-    "operator": {"durable", "errors", "model", "config", "plugins", "spool"},
+    "operator": {"durable", "errors", "model", "interfaces", "config", "plugins", "spool"},
     "client": {"errors", "model", "smtp"},
     "testing": {"errors", "model", "interfaces", "spool"},
     "app": {*BASE, "auth", "config", "operator", "relay", "smtp", "spool", "stages"},

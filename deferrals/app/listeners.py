@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 from attrs import AttrsInstance
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IReactorCore, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 
 from deferrals.config.tables import Config, Listener
@@ -30,35 +31,34 @@ _PROXIED = "haproxy:"
 _OTHER_FILES = 500
 
 
-def serverEndpoint(reactor: Any, text: str) -> Any:
+def serverEndpoint(reactor: IReactorCore, text: str) -> IStreamServerEndpoint:
     """
     Twisted's server endpoint of this description.  C{haproxy:} in front of it
     is ours to deal with: Twisted's own wrapper would greet before the header.
 
     @raise ValueError: it is none.
     """
-    return serverFromString(reactor, text.removeprefix(_PROXIED))
+    endpoint: IStreamServerEndpoint = serverFromString(reactor, text.removeprefix(_PROXIED))
+    return endpoint
 
 
-def listenerSettings(
-    config: Config, certificates: Keyring
-) -> list[tuple[Listener, ListenerSettings]]:
+def listenerSettings(config: Config, certificates: Keyring) -> list[ListenerSettings]:
     """
-    What each listener's sessions are given.
+    What each listener's sessions are given; its name is its endpoint.
 
     @raise ConfigError: a certificate cannot be used.
     """
     problems: list[tuple[str, str]] = []
     found = []
-    for place, listener in enumerate(config.listen):
+    for index, listener in enumerate(config.listen):
         try:
             settings = _settings(config, listener, certificates)
         except ValueError as error:
             own = listener.certificate is not None
-            key = f"listen[{place}].certificate" if own else "tls.certificate"
+            key = f"listen[{index}].certificate" if own else "tls.certificate"
             problems.append((key, f"expected {error}"))
         else:
-            found.append((listener, settings))
+            found.append(settings)
     if problems:
         raise ConfigError(config.path, list(dict.fromkeys(problems)))
     return found
@@ -84,19 +84,19 @@ def _values(settings: AttrsInstance, kind: type[AttrsInstance]) -> dict[str, Any
     return {field.name: getattr(settings, field.name) for field in attrs.fields(kind)}
 
 
-def limitConnections(guard: ConnectionLimits, limits: Limits) -> None:
+def limitConnections(connections: ConnectionLimits, limits: Limits) -> None:
     """
-    Give the guard the limits of a configuration.
+    Let all listeners' connections go by these limits.
     """
-    guard.connections = limits.connections
-    guard.perNeighbourhood = limits.connections_per_address
-    guard.delaySeconds = limits.auth_delay
+    connections.connections = limits.connections
+    connections.perNeighbourhood = limits.connections_per_address
+    connections.delaySeconds = limits.auth_delay
 
 
 def raiseFileLimit(limits: Limits) -> None:
     """
-    Every connection is an open file: take as many as we may have, and say so
-    where they are too few.
+    Every connection is an open file: raise the process's limit as far as
+    possible, and warn where that is too low.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -114,10 +114,9 @@ class Keyring:
     All pairs of certificate and key that listeners use.
 
     @param baseDir: where relative paths start.
-    @param clock: the time.
     """
 
-    def __init__(self, baseDir: str, clock: Any) -> None:
+    def __init__(self, baseDir: str, clock: IReactorTime) -> None:
         self._baseDir = baseDir
         self._clock = clock
         self._pairs: dict[tuple[str, str], Certificates] = {}
@@ -134,11 +133,11 @@ class Keyring:
             self._pairs[pair] = found
         return found
 
-    def reload(self, used: Iterable[Certificates | None]) -> None:
+    def reload(self, used: Iterable[ListenerSettings]) -> None:
         """
-        Read those that are in use again, and forget the others.
+        Read those that listeners use again, and forget the others.
         """
-        kept = set(used)
+        kept = {one.certificates for one in used}
         self._pairs = {pair: one for pair, one in self._pairs.items() if one in kept}
         for one in self._pairs.values():
             one.reload()

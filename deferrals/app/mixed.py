@@ -1,12 +1,11 @@
 """
-The mixed rung of all listeners: what they share, and what outlives a restart.
+What all listeners share for mixed mail, and what outlives a restart.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -15,6 +14,7 @@ from twisted.python.failure import Failure
 from deferrals.app.spf import SPF
 from deferrals.config.tables import Config
 from deferrals.deferreds import timeOfDay
+from deferrals.interfaces import IServices, ISpool
 from deferrals.model.address import Mailbox
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Memory, Remembered
@@ -29,12 +29,10 @@ _PREFIX = "mixed "
 
 class MixedPolicies:
     """
-    @param config: the configuration.
-    @param services: L{IServices<deferrals.interfaces.IServices>}.
-    @param spool: L{ISpool<deferrals.interfaces.ISpool>}, which keeps the notes.
+    @param spool: keeps the notes.
     """
 
-    def __init__(self, config: Config, services: Any, spool: Any) -> None:
+    def __init__(self, config: Config, services: IServices, spool: ISpool) -> None:
         self._services = services
         self._spool = spool
         self._memory = Memory(self._save)
@@ -45,17 +43,17 @@ class MixedPolicies:
                 " notices, the others' refused copies are filed"
             )
 
-    def rung(
+    def forListener(
         self,
         settings: ListenerSettings,
         quarantine: Callable[[str], str | None],
         reachable: Callable[[Mailbox], bool],
     ) -> MixedPolicy:
         """
-        A listener's.
+        What one listener does with mixed mail.
 
         @param quarantine: the name of a policy's quarantine delivery.
-        @param reachable: whether there is a way to write to a sender.
+        @param reachable: whether notices for a sender have a way to go.
         """
         return MixedPolicy(
             choice=settings.mixedChoice,
@@ -75,12 +73,12 @@ class MixedPolicies:
 
         @return: a Deferred; it never fails.
         """
-        found: Deferred[None] = self._spool.notes().addCallback(self._loaded)
-        return found.addErrback(self._notLoaded)
+        return self._spool.notes().addCallback(self._loaded).addErrback(self._notLoaded)
 
     def _notLoaded(self, failure: Failure) -> None:
         """
-        What is not known costs one more attempt, and no server.
+        The server runs all the same: a message that is not remembered costs its
+        sender one more attempt.
         """
         _log.error(
             "what is remembered of mixed mail cannot be read: {error}",

@@ -1,6 +1,6 @@
 """
-What the server knows of the network that it is in: whom it asks for names, and
-which addresses are its own.
+What the server knows of the network that it is in: which DNS servers it asks,
+and which addresses are its own.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
-from typing import Any
 
+from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.names.client import Resolver
 
 #: Seconds after which each DNS server is asked again; after the last, given up.
 DNS_SECONDS = (2, 5, 8)
 
 
-def makeResolver(reactor: Any, servers: Iterable[tuple[str, int]]) -> Any:
+def makeResolver(reactor: IReactorTime, servers: Iterable[tuple[str, int]]) -> IResolver:
     """
     @param servers: (address, port) pairs; none, for those of C{/etc/resolv.conf}.
-    @return: L{IResolver<twisted.internet.interfaces.IResolver>}.
     """
     chosen = list(servers)
     return Resolver(

@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.application import service
-from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, maybeDeferred
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,9 +24,11 @@ from deferrals.app.listeners import Keyring, limitConnections, listenerSettings,
 from deferrals.app.mixed import MixedPolicies
 from deferrals.app.queue import Queue
 from deferrals.app.services import Services
-from deferrals.app.stages import StageSet
-from deferrals.config.tables import Config, Listener
+from deferrals.app.stages import CurrentStages, StageSet
+from deferrals.auth.authenticator import Authenticator
+from deferrals.config.tables import Config
 from deferrals.errors import ConfigError
+from deferrals.interfaces import IDeliveryStage, IReactor
 from deferrals.model.ids import TransactionIds
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.networks import dnsServers
@@ -34,6 +38,9 @@ from deferrals.smtp.server.settings import Backend
 
 _log = Logger(namespace="deferrals")
 
+#: What a reload does not change.
+_AT_START = ("state_dir", "hostname", "max_judging", "dns")
+
 
 class MailService(service.Service):
     """
@@ -41,91 +48,95 @@ class MailService(service.Service):
 
     @param config: what to begin with.
     @param reload: reads the configuration again, or raises L{ConfigError}.
-    @param gate: L{Authenticator<deferrals.auth.gate.Authenticator>}, or L{None} where nobody can
-        log in.
+    @param authenticator: checks passwords; L{None} where no client can log in.
     """
 
     def __init__(
-        self, config: Config, reactor: Any, reload: Callable[[], Config], gate: Any = None
+        self,
+        config: Config,
+        reactor: IReactor,
+        reload: Callable[[], Config],
+        authenticator: Authenticator | None = None,
     ) -> None:
         self._config = config
         self._reactor = reactor
         self._reload = reload
         self._ids = TransactionIds(os.getpid())
-        self._gate = gate
-        self._guard = ConnectionLimits()
-        limitConnections(self._guard, config.limits)
+        self._authenticator = authenticator
+        self._connections = ConnectionLimits()
+        limitConnections(self._connections, config.limits)
         self._keyring = Keyring(config.baseDir, reactor)
-        services = Services(
+        self._services = Services(
             reactor,
             config.hostname,
             config.stateDir,
             config.baseDir,
             dns=dnsServers(config.dns),
-            listening=lambda: [
-                (a.host, a.port) for a in self.addresses.values() if hasattr(a, "port")
-            ],
+            listening=self._listening,
         )
-        self._services = services
-        services.status.show("next hops", services.nextHops.describe)
-        self._house = StageSet(config, services)
-        self._queue = Queue(config, services, self._ids, lambda: self._house)
-        self._rungs = MixedPolicies(config, services, self._queue.spool)
+        self._services.status.show("next hops", self._services.nextHops.describe)
+        self._stages = CurrentStages(StageSet(config, self._services))
+        self._queue = Queue(config, self._services, self._ids, lambda: self._stages.now)
+        self._mixed = MixedPolicies(config, self._services, self._queue.spool)
         self._factories: dict[str, SessionFactory] = {}
-        self._ports: dict[str, Any] = {}
+        self._ports: dict[str, IListeningPort] = {}
 
     @property
-    def addresses(self) -> dict[str, Any]:
+    def addresses(self) -> dict[str, IAddress]:
         """
         Where the listeners are, by endpoint.
         """
         return {endpoint: port.getHost() for endpoint, port in self._ports.items()}
 
+    def _listening(self) -> list[tuple[str, int]]:
+        """
+        The addresses of L{addresses} that have a port.
+        """
+        found = self.addresses.values()
+        return [(one.host, one.port) for one in found if isinstance(one, IPv4Address | IPv6Address)]
+
     def privilegedStartService(self) -> None:
         """
         Bind all ports, or say why not and end the process.
         """
-        for listener, settings in listenerSettings(self._config, self._keyring):
+        for settings in listenerSettings(self._config, self._keyring):
             failures: list[Failure] = []
-            self._listen(listener, settings).addErrback(failures.append)
+            self._listen(settings).addErrback(failures.append)
             if failures:
                 text = failures[0].getErrorMessage()
                 _log.critical(
-                    "cannot listen on {endpoint}: {error}", endpoint=listener.endpoint, error=text
+                    "cannot listen on {endpoint}: {error}", endpoint=settings.name, error=text
                 )
                 raise SystemExit(1)
 
-    def _listen(self, listener: Listener, settings: ListenerSettings) -> Deferred[Any]:
+    def _listen(self, settings: ListenerSettings) -> Deferred[None]:
         factory = SessionFactory(settings, self._backend(settings), self._reactor)
-        self._factories[listener.endpoint] = factory
+        self._factories[settings.name] = factory
 
-        def listening(port: Any) -> None:
-            self._ports[listener.endpoint] = port
+        def listening(port: IListeningPort) -> None:
+            self._ports[settings.name] = port
             _log.info(
                 "listening on {address} for {protocol}",
                 address=describe(port.getHost()),
-                protocol=listener.protocol,
+                protocol=settings.protocol,
             )
 
-        endpoint = serverEndpoint(self._reactor, listener.endpoint)
+        endpoint = serverEndpoint(self._reactor, settings.name)
         return maybeDeferred(endpoint.listen, factory).addCallback(listening)
 
     def _backend(self, settings: ListenerSettings) -> Backend:
+        stages = self._stages
         return Backend(
             ids=self._ids,
-            envelope=self._house.envelope,
-            content=self._house.content,
+            envelope=stages.now.envelope,
+            content=stages.now.content,
             spool=self._queue.spool,
             release=self._queue.release,
             status=self._services.status,
-            mixed=self._rungs.rung(
-                settings,
-                self._house.quarantine,
-                lambda sender: self._house.routeBack(sender) is not None,
-            ),
-            connectionLimits=self._guard,
-            authenticator=self._gate,
-            binary=self._house.takesBinary,
+            mixed=self._mixed.forListener(settings, stages.now.quarantine, stages.canWriteTo),
+            connectionLimits=self._connections,
+            authenticator=self._authenticator,
+            binary=stages.now.takesBinary,
             attempt=self._queue.attempt if settings.enumerate == "delivery" else None,
             deliverySeconds=settings.delivery_deadline,
         )
@@ -136,7 +147,7 @@ class MailService(service.Service):
         """
         service.Service.startService(self)
         self._opened = maybeDeferred(self._queue.start)
-        self._opened.addCallback(lambda _: self._rungs.load())
+        self._opened.addCallback(lambda _: self._mixed.load())
         self._opened.addErrback(self._noSpool)
 
     def _noSpool(self, failure: Failure) -> None:
@@ -147,21 +158,22 @@ class MailService(service.Service):
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._reactor.callWhenRunning(self._reactor.stop)
 
-    @inlineCallbacks
-    def stopService(self) -> Any:
+    def stopService(self) -> Deferred[None]:
         """
         Take no more connections, let transactions end, then deliveries, then
         close the spool.  What is not delivered stays in it.
         """
         service.Service.stopService(self)
-        yield self._opened
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self._opened
         for port in self._ports.values():
-            yield maybeDeferred(port.stopListening)
-        yield gatherResults(
-            [factory.shutdown(self._config.grace) for factory in self._factories.values()]
-        )
-        yield self._queue.stop()
-        yield self._services.nextHops.close()
+            await maybeDeferred(port.stopListening)
+        seconds = self._config.grace
+        await gatherResults([factory.shutdown(seconds) for factory in self._factories.values()])
+        await self._queue.stop()
+        await self._services.nextHops.close()
 
     def reload(self) -> None:
         """
@@ -169,29 +181,30 @@ class MailService(service.Service):
         """
         try:
             config = self._reload()
-            house = StageSet(config, self._services, self._house)
-            wanted = {
-                one.endpoint: (one, new) for one, new in listenerSettings(config, self._keyring)
-            }
+            stages = StageSet(config, self._services, self._stages.now)
+            wanted = {one.name: one for one in listenerSettings(config, self._keyring)}
         except ConfigError as error:
             _log.error("configuration not reloaded, the old one stays: {error}", error=str(error))
             return
-        for name in ("state_dir", "hostname", "max_judging", "dns"):
+        for name in _AT_START:
             if getattr(config, name) != getattr(self._config, name):
                 _log.warn("{key} changes at the next start", key=name)
-        self._config, self._house = config, house
-        limitConnections(self._guard, config.limits)
-        self._keyring.reload(settings.certificates for _, settings in wanted.values())
+        self._config, self._stages.now = config, stages
+        limitConnections(self._connections, config.limits)
+        self._keyring.reload(wanted.values())
         self._queue.reloaded(config)
+        self._changeListeners(wanted)
+        _log.info("configuration reloaded")
+
+    def _changeListeners(self, wanted: Mapping[str, ListenerSettings]) -> None:
         for endpoint in set(self._factories) - set(wanted):
             self._unlisten(endpoint)
-        for endpoint, (listener, settings) in wanted.items():
-            if endpoint in self._factories:
-                self._factories[endpoint].settings = settings
-                self._factories[endpoint].backend = self._backend(settings)
+        for endpoint, settings in wanted.items():
+            factory = self._factories.get(endpoint)
+            if factory is None:
+                self._listen(settings).addErrback(self._notListening, endpoint)
             else:
-                self._listen(listener, settings).addErrback(self._notListening, endpoint)
-        _log.info("configuration reloaded")
+                factory.settings, factory.backend = settings, self._backend(settings)
 
     def _unlisten(self, endpoint: str) -> None:
         self._factories.pop(endpoint).shutdown(self._config.grace)
@@ -209,31 +222,32 @@ class MailService(service.Service):
         )
 
 
-def describe(address: Any) -> str:
+def describe(address: IAddress) -> str:
     """
     An address as one writes it: C{127.0.0.1:2525}, C{[::1]:2525}, a path.
     """
-    host, port = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
+    if not isinstance(address, IPv4Address | IPv6Address):
         return str(getattr(address, "name", address))
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}"
 
 
-def checkConfig(config: Config, reactor: Any) -> Mapping[str, Any]:
+def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
     """
     Build everything that a configuration says, and start nothing.
 
+    @param reactor: the global one, whose type Twisted says in part only.
     @return: the deliveries, by name.
     @raise ConfigError: a stage does not want its settings, or an endpoint is
         none.
     """
     services = Services(reactor, config.hostname, config.stateDir, config.baseDir)
     problems = []
-    for place, listener in enumerate(config.listen):
+    for index, listener in enumerate(config.listen):
         try:
             serverEndpoint(reactor, listener.endpoint)
         except Exception as error:
-            problems.append((f"listen[{place}].endpoint", f"expected a server endpoint: {error}"))
+            problems.append((f"listen[{index}].endpoint", f"expected a server endpoint: {error}"))
     if problems:
         raise ConfigError(config.path, problems)
     listenerSettings(config, Keyring(config.baseDir, reactor))

@@ -4,22 +4,23 @@ What the server offers to its stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IResolver, IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.app.network import makeResolver, reachable
-from deferrals.interfaces import IServices
+from deferrals.interfaces import IReactor, IServices
 from deferrals.model.status import Status
 from deferrals.smtp.client.pool import NextHops
 
-_log = Logger(namespace="deferrals")
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 @implementer(IServices)
@@ -27,9 +28,12 @@ _log = Logger(namespace="deferrals")
 class Services:
     """
     See L{IServices}.
+
+    @ivar dns: the DNS servers to ask; none, for those of the system.
+    @ivar listening: the addresses and ports where this server listens now.
     """
 
-    reactor: Any
+    reactor: IReactor
     hostname: str
     stateDir: str
     baseDir: str
@@ -37,34 +41,39 @@ class Services:
     dns: tuple[tuple[str, int], ...] = ()
     listening: Callable[[], Iterable[tuple[str, int]]] = tuple
     nextHops: NextHops = attrs.field(init=False)
-    _resolvers: dict[Any, Any] = attrs.field(init=False, factory=dict)
-    _common: dict[Any, Any] = attrs.field(factory=dict, init=False)
+    _resolvers: dict[tuple[tuple[str, int], ...], IResolver] = attrs.field(init=False, factory=dict)
+    _common: dict[Hashable, Any] = attrs.field(factory=dict, init=False)
 
     @nextHops.default
     def _makeNextHops(self) -> NextHops:
         return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
 
-    def common(self, key: Any, build: Callable[[], Any]) -> Any:
+    def common(self, key: Hashable, build: Callable[[], _T]) -> _T:
         """
         See L{IServices.common}.
         """
         if key not in self._common:
             self._common[key] = build()
-        return self._common[key]
+        found: _T = self._common[key]
+        return found
 
-    def inThread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+    def inThread(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
         """
         See L{IServices.inThread}.
         """
-        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), function, *args)
+        pool = self.reactor.getThreadPool()
+        return deferToThreadPool(self.reactor, pool, function, *args, **kwargs)
 
-    def connect(self, endpoint: str) -> Any:
+    def connect(self, endpoint: str) -> IStreamClientEndpoint:
         """
         See L{IServices.connect}.
         """
-        return endpoints.clientFromString(self.reactor, endpoint)
+        found: IStreamClientEndpoint = endpoints.clientFromString(self.reactor, endpoint)
+        return found
 
-    def resolver(self, servers: tuple[tuple[str, int], ...] = ()) -> Any:
+    def resolver(self, servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
         """
         See L{IServices.resolver}.
         """

@@ -1,10 +1,10 @@
 """
 Whether a DSN may be written to a reverse-path: only if the client was allowed to
-use it (SPF, RFC 7208).  Otherwise it would hit somebody whose address was forged.
+use it (SPF, RFC 7208).  Otherwise a person whose address was forged would get it.
 
-The check is pyspf's, its look-ups are dnspython's; both block, so it runs in a
+The check is pyspf's, its DNS queries are dnspython's; both block, so it runs in a
 thread, with a limit on its time.  Without these libraries (they are the extra
-C{spf}) nobody passes.
+C{spf}) no check passes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import withDeadline
+from deferrals.deferreds import Threads, withDeadline
 from deferrals.model.envelope import Envelope
 
 try:
@@ -32,7 +33,7 @@ _log = Logger(namespace="deferrals.spf")
 #: For the whole check (RFC 7208 §4.6.4), in seconds.
 CHECK_SECONDS = 20.0
 
-#: How many checks at once: each has a thread, and a stranger's DNS may be slow
+#: How many checks at once: each has a thread, and the sender's DNS may be slow
 #: on purpose.
 CHECKS = 3
 
@@ -46,14 +47,13 @@ class SPF:
 
     def __init__(
         self,
-        clock: Any,
+        clock: IReactorTime,
         inThread: Callable[..., Deferred[Any]],
         nameservers: Sequence[tuple[str, int]] = (),
     ) -> None:
         self._clock = clock
-        self._inThread = inThread
+        self._threads = Threads(inThread, CHECKS)
         self._nameservers = nameservers
-        self._turns = DeferredSemaphore(CHECKS)
 
     @property
     def available(self) -> bool:
@@ -68,26 +68,9 @@ class SPF:
         """
         if envelope.sender is None or not self.available:
             return succeed(False)
-        d = withDeadline(self._clock, CHECK_SECONDS, self._inTurn, envelope)
+        d = withDeadline(self._clock, CHECK_SECONDS, self._threads.run, self._check, envelope)
         d.addCallback(lambda result: bool(result == "pass"))
         return d.addErrback(self._failed, envelope)
-
-    def _inTurn(self, envelope: Envelope) -> Deferred[Any]:
-        """
-        A turn lasts as long as its thread is busy, whoever still waits for it.
-        """
-
-        def check(_: Any) -> Deferred[Any]:
-            wanted: Deferred[Any] = Deferred()
-            self._inThread(self._check, envelope).addBoth(done, wanted)
-            return wanted
-
-        def done(result: Any, wanted: Deferred[Any]) -> None:
-            self._turns.release()
-            if not wanted.called:  # nobody has given it up
-                wanted.callback(result)
-
-        return self._turns.acquire().addCallback(check)
 
     def _failed(self, failure: Failure, envelope: Envelope) -> bool:
         _log.warn(

@@ -4,24 +4,35 @@ What one configuration makes of the stages.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from twisted.logger import Logger
 
-from deferrals.app.services import Services
 from deferrals.config.tables import Config, DeliveryStage, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
-from deferrals.interfaces import IEnvelopeStage
+from deferrals.interfaces import (
+    IContentStage,
+    IDeliveryStage,
+    IEnvelopeStage,
+    IServices,
+    IStagePlugin,
+)
 from deferrals.model.address import Mailbox
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
+from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.stages.content.judge import ContentJudge
 from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
 
 _log = Logger(namespace="deferrals")
 
+#: For a delivery that no configuration knows any longer.
+_ORDINARY = Schedule()
 
-def deliveryNames(rules: tuple[RecipientRule, ...]) -> list[str]:
+Built = dict[tuple[IStagePlugin, object], object]
+
+
+def deliveryNames(rules: Sequence[RecipientRule]) -> list[str]:
     """
     The names under which the spool remembers the deliveries of rules: the
     delivery's own, where it has one; otherwise what the rule matches, numbered
@@ -47,58 +58,36 @@ class StageSet:
     @ivar content: the judge over all policies.
     @ivar deliveries: delivery stages by name.
     @ivar schedules: when what they could not deliver is tried again, by name.
-    @param former: the house before a reload: stages with equal settings are
+    @param former: the stages before a reload: those with equal settings are
         taken over, with their connections.
     """
 
-    def __init__(self, config: Config, services: Services, former: StageSet | None = None) -> None:
+    def __init__(self, config: Config, services: IServices, former: StageSet | None = None) -> None:
+        self._config = config
         self._services = services
-        self._former = former.built if former is not None else {}
-        self.built: dict[tuple[Any, Any], Any] = {}
-        policies = {
-            name: [
-                self._build(stage, config, f"policies.{name}.content[{place}]")
-                for place, stage in enumerate(policy.content)
-            ]
-            for name, policy in config.policies.items()
-        }
+        self._former: Built = former.built if former is not None else {}
+        self.built: Built = {}
+        policies = {name: self._contentStages(name) for name in config.policies}
         self.content = ContentJudge(policies, config.max_judging)
-        self.deliveries = {
-            name: self._build(stage, config, f"deliveries.{name}")
-            for name, stage in config.deliveries.items()
-        }
-        self.schedules = {name: stage.schedule for name, stage in config.deliveries.items()}
-        self.bounces = config.bounces
-        self._quarantines = {
-            name: self._named(policy.quarantine, f"policies.{name}.quarantine", config)
-            for name, policy in config.policies.items()
-            if policy.quarantine is not None
-        }
-        rules = []
+        self.deliveries: dict[str, IDeliveryStage] = {}
+        self.schedules: dict[str, Schedule] = {}
+        for name, delivery in config.deliveries.items():
+            self._addDelivery(name, delivery, f"deliveries.{name}")
+        self._quarantines = dict(self._quarantineNames())
         names = deliveryNames(config.recipients)
-        for place, (rule, name) in enumerate(zip(config.recipients, names, strict=True)):
-            key = f"recipients[{place}]"
-            if isinstance(rule.deliver, Stage):
-                self.deliveries[name] = self._build(rule.deliver, config, f"{key}.deliver")
-                self.schedules[name] = rule.deliver.schedule
-            verdict = _verdict(config.policies[rule.policy], Route(rule.policy, name))
-            checks = [
-                self._build(stage, config, f"{key}.check[{number}]")
-                for number, stage in enumerate(rule.check)
-            ]
-            delivery = self.deliveries.get(name)
-            if IEnvelopeStage.providedBy(delivery):
-                checks.append(delivery)
-            allow = None if rule.allow is None else Allowed.parse(rule.allow)
-            rules.append(Rule(Pattern.parse(rule.match), verdict, checks, allow))
+        rules = [self._rule(index, name) for index, name in enumerate(names)]
         verdicts = {
             name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
         }
         self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries)
-        #: Whether BODY=BINARYMIME can go everywhere as it is.
-        self.takesBinary = all(
-            getattr(stage, "takesBinary", False) for stage in self.deliveries.values()
-        )
+
+    @property
+    def takesBinary(self) -> bool:
+        """
+        Whether BODY=BINARYMIME can go everywhere as it is.
+        """
+        stages = self.deliveries.values()
+        return all(getattr(stage, "takesBinary", False) for stage in stages)
 
     def quarantine(self, policy: str) -> str | None:
         """
@@ -107,16 +96,6 @@ class StageSet:
         """
         return self._quarantines.get(policy)
 
-    def _named(self, delivery: DeliveryStage | str, key: str, config: Config) -> str:
-        """
-        A delivery's own name; that of its place, where it has none.
-        """
-        if isinstance(delivery, str):
-            return delivery
-        self.deliveries[key] = self._build(delivery, config, key)
-        self.schedules[key] = delivery.schedule
-        return key
-
     def routeBack(self, sender: Mailbox) -> Route | None:
         """
         Where notices for a sender go: as the rules say for one of our own, and
@@ -124,21 +103,103 @@ class StageSet:
         """
         if self.envelope.isOurs(sender):
             return self.envelope.route(sender)
-        return None if self.bounces is None else Route("", self.bounces)
+        return None if self._config.bounces is None else Route("", self._config.bounces)
 
-    def _build(self, stage: Stage, config: Config, key: str) -> Any:
+    def _contentStages(self, policy: str) -> list[IContentStage]:
+        tables = self._config.policies[policy].content
+        return [
+            IContentStage(self._build(table, f"policies.{policy}.content[{index}]"))
+            for index, table in enumerate(tables)
+        ]
+
+    def _addDelivery(self, name: str, table: DeliveryStage, key: str) -> None:
+        self.deliveries[name] = IDeliveryStage(self._build(table, key))
+        self.schedules[name] = table.schedule
+
+    def _quarantineNames(self) -> list[tuple[str, str]]:
+        """
+        The policies that have a quarantine, with the name of its delivery: its
+        own, or that of the key where its table stands.
+        """
+        found = []
+        for policy, table in self._config.policies.items():
+            key, delivery = f"policies.{policy}.quarantine", table.quarantine
+            if isinstance(delivery, DeliveryStage):
+                self._addDelivery(key, delivery, key)
+                delivery = key
+            if delivery is not None:
+                found.append((policy, delivery))
+        return found
+
+    def _rule(self, index: int, name: str) -> Rule:
+        """
+        One C{[[recipients]]} table.
+
+        @param name: its delivery's.
+        """
+        rule, key = self._config.recipients[index], f"recipients[{index}]"
+        if isinstance(rule.deliver, DeliveryStage):
+            self._addDelivery(name, rule.deliver, f"{key}.deliver")
+        checks = [
+            IEnvelopeStage(self._build(table, f"{key}.check[{number}]"))
+            for number, table in enumerate(rule.check)
+        ]
+        delivery = self.deliveries.get(name)
+        if IEnvelopeStage.providedBy(delivery):
+            checks.append(delivery)
+        verdict = _verdict(self._config.policies[rule.policy], Route(rule.policy, name))
+        allow = None if rule.allow is None else Allowed.parse(rule.allow)
+        return Rule(Pattern.parse(rule.match), verdict, checks, allow)
+
+    def _build(self, table: Stage, key: str) -> object:
         """
         A stage's object; one for all tables that say the same.
         """
-        same = (stage.plugin, stage.settings)
+        same = (table.plugin, table.settings)
         if same not in self.built:
             try:
-                self.built[same] = self._former.get(same) or stage.plugin.build(
-                    stage.settings, self._services
+                self.built[same] = self._former.get(same) or table.plugin.build(
+                    table.settings, self._services
                 )
             except ValueError as error:
-                raise ConfigError(config.path, [(key, f"expected {error}")]) from None
+                raise ConfigError(self._config.path, [(key, f"expected {error}")]) from None
         return self.built[same]
+
+
+class CurrentStages:
+    """
+    The stages of this moment.  A reload sets others; what asks through here
+    needs not know of it.
+
+    @ivar now: what new transactions meet.
+    """
+
+    def __init__(self, first: StageSet) -> None:
+        self.now = first
+
+    def delivery(self, name: str) -> IDeliveryStage | None:
+        """
+        The delivery of a name; L{None} where there is none any longer.
+        """
+        return self.now.deliveries.get(name)
+
+    def schedule(self, name: str) -> Schedule:
+        """
+        When what it could not deliver is tried again.
+        """
+        return self.now.schedules.get(name, _ORDINARY)
+
+    def routeBack(self, sender: Mailbox) -> Route | None:
+        """
+        See L{StageSet.routeBack}.
+        """
+        return self.now.routeBack(sender)
+
+    def canWriteTo(self, sender: Mailbox) -> bool:
+        """
+        Whether notices for a sender have a way to go.
+        """
+        return self.now.routeBack(sender) is not None
 
 
 def _verdict(policy: Policy, route: Route) -> EnvelopeVerdict:

@@ -12,8 +12,8 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import attrs
 import cattrs
@@ -22,7 +22,7 @@ from zope.interface import Interface
 
 from deferrals.config.structuring import makeConverter, problemsOf
 from deferrals.errors import ConfigError
-from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
+from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage, IStagePlugin
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.limits import Limits, ReplyTimes
 from deferrals.model.listener import ListenerOptions
@@ -36,7 +36,11 @@ from deferrals.stages.envelope.rules import Allowed, Pattern
 #: Endpoints that are known to have no TLS of their own.
 _CLEAR = ("tcp:", "tcp6:", "unix:", "systemd:")
 
-Plugins = Mapping[tuple[type[Interface], str], Any]
+#: The stages there are, by interface and name.
+Plugins = Mapping[tuple[type[Interface], str], IStagePlugin]
+
+#: A key, and what was expected there.
+Problem = tuple[str, str]
 
 #: What runs without --config.  {hostname} is this machine's name.
 DEFAULT = """\
@@ -82,11 +86,11 @@ deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
 
 def _clients(value: tuple[str, ...] | None) -> None:
     if value is not None and not value:
-        raise ValueError('"authenticated", addresses, networks; without any, nobody is meant')
+        raise ValueError('"authenticated", addresses, networks; without any, no client is meant')
     Allowed.parse(value or ())
 
 
-def _deliveryNames(value: Mapping[str, Any]) -> None:
+def _deliveryNames(value: Iterable[str]) -> None:
     for name in value:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"names of letters, digits, - and _, not {name!r}")
@@ -108,13 +112,12 @@ class Stage:
     """
     One stage's table.
 
-    @ivar plugin: the L{IStagePlugin<deferrals.interfaces.IStagePlugin>} that
-        C{use} names.
+    @ivar plugin: what C{use} names.
     @ivar settings: an instance of its settings class.
     """
 
-    plugin: Any
-    settings: Any
+    plugin: IStagePlugin
+    settings: object
 
 
 @attrs.frozen
@@ -214,11 +217,11 @@ class RecipientRule:
     @ivar policy: the name of a policy.
     @ivar deliver: where its mail goes: a delivery's table, or the name of one
         of C{[deliveries]}; nowhere, if the policy refuses.
-    @ivar check: envelope stages that are asked about those whom the policy
+    @ivar check: envelope stages that are asked about recipients that the policy
         lets in.
-    @ivar allow: for whom the rule is: C{"authenticated"}, addresses and
-        networks, C{"unix"} for Unix sockets; it does not match for others.  By
-        default it is for all, which C{"*"} with a delivery that leads out
+    @ivar allow: the clients that the rule is for: C{"authenticated"}, addresses
+        and networks, C{"unix"} for Unix sockets; it does not match for others.
+        By default it is for all, which C{"*"} with a delivery that leads out
         cannot be.
     """
 
@@ -238,7 +241,7 @@ class Config(ReplyTimes):
     @ivar state_dir: where the spool is; made with mode 0700.
     @ivar max_judging: messages in the content stage at once.
     @ivar max_delivering: attempts to deliver that are under way at once.
-    @ivar bounces: the name of the delivery that takes notices to senders whom
+    @ivar bounces: the name of the delivery that takes notices to senders that
         no rule for recipients knows; without it they are not told.
     @ivar bounce_size: no larger message is sent back whole (RET=FULL).
     @ivar grace: how long transactions may take to end when the server stops.
@@ -250,7 +253,7 @@ class Config(ReplyTimes):
     @ivar limits: what one client may ask for.
     @ivar policies: what recipients think of mail, by name.
     @ivar deliveries: deliveries that several rules, or stages, refer to by name.
-    @ivar recipients: who is here; the first rule that matches counts.
+    @ivar recipients: which recipients there are; the first rule that matches counts.
     """
 
     listen: tuple[Listener, ...]
@@ -340,7 +343,7 @@ def load(path: str | None, plugins: Plugins) -> Config:
     return config
 
 
-def _crossCheck(config: Config) -> list[tuple[str, str]]:
+def _crossCheck(config: Config) -> list[Problem]:
     """
     What no single table can know.
     """
@@ -351,34 +354,44 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
         problems.append(("consolidation_window", "less than reply_deadline"))
     problems += _mixedProblems(config)
     for index, listener in enumerate(config.listen):
-        if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
-            problems.append((f"listen[{index}].tls", "a certificate, here or in [tls]"))
-        elif _locksOut(config, listener):
-            why = "TLS, or auth_without_tls: nobody could log in"
-            problems.append((f"listen[{index}].tls", why))
+        problems += _securityProblems(config, listener, f"listen[{index}].tls")
     if config.bounces is not None and config.bounces not in config.deliveries:
-        names = ", ".join(config.deliveries) or "none there"
-        problems.append(("bounces", f"the name of a delivery ({names})"))
+        problems.append(("bounces", _named("delivery", config.deliveries)))
     for index, rule in enumerate(config.recipients):
-        policy = config.policies.get(rule.policy)
-        if policy is None:
-            names = ", ".join(config.policies) or "none there"
-            problems.append((f"recipients[{index}].policy", f"the name of a policy ({names})"))
-        elif policy.envelope != "refuse" and rule.deliver is None:
-            problems.append(
-                (f"recipients[{index}].deliver", "a delivery, since its policy may accept")
-            )
-        if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
-            names = ", ".join(config.deliveries) or "none there"
-            problems.append((f"recipients[{index}].deliver", f"the name of a delivery ({names})"))
-        if _opensRelay(config, rule):
-            problems.append(
-                (
-                    f"recipients[{index}].allow",
-                    "the clients that may send to everybody, such as authenticated: without"
-                    " them this would be an open relay",
-                )
-            )
+        problems += _ruleProblems(config, rule, f"recipients[{index}]")
+    return problems
+
+
+def _named(what: str, there: Iterable[str]) -> str:
+    """
+    What is expected where something is named.
+    """
+    return f"the name of a {what} ({', '.join(there) or 'none there'})"
+
+
+def _securityProblems(config: Config, listener: Listener, key: str) -> list[Problem]:
+    if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
+        return [(key, "a certificate, here or in [tls]")]
+    if _locksOut(config, listener):
+        return [(key, "TLS, or auth_without_tls: no client could log in")]
+    return []
+
+
+def _ruleProblems(config: Config, rule: RecipientRule, key: str) -> list[Problem]:
+    problems = []
+    policy = config.policies.get(rule.policy)
+    if policy is None:
+        problems.append((f"{key}.policy", _named("policy", config.policies)))
+    elif policy.envelope != "refuse" and rule.deliver is None:
+        problems.append((f"{key}.deliver", "a delivery, since its policy may accept"))
+    if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
+        problems.append((f"{key}.deliver", _named("delivery", config.deliveries)))
+    if _opensRelay(config, rule):
+        why = (
+            "the clients that may send to everybody, such as authenticated: without"
+            " them this would be an open relay"
+        )
+        problems.append((f"{key}.allow", why))
     return problems
 
 
@@ -400,14 +413,14 @@ def _opensRelay(config: Config, rule: RecipientRule) -> bool:
     policy = config.policies.get(rule.policy)
     if Pattern.parse(rule.match).domain != "*" or (policy and policy.envelope == "refuse"):
         return False
-    named = isinstance(rule.deliver, str)
-    stage = config.deliveries.get(rule.deliver) if named else rule.deliver
-    if not getattr(getattr(stage, "plugin", None), "outward", False):
+    deliver = rule.deliver
+    stage = config.deliveries.get(deliver) if isinstance(deliver, str) else deliver
+    if stage is None or not getattr(stage.plugin, "outward", False):
         return False
-    return rule.allow is None or Allowed.parse(rule.allow).everybody
+    return rule.allow is None or Allowed.parse(rule.allow).unlimited
 
 
-def _mixedProblems(config: Config) -> list[tuple[str, str]]:
+def _mixedProblems(config: Config) -> list[Problem]:
     """
     What listeners may choose for mixed mail, and what they need for it.
     """
@@ -424,8 +437,7 @@ def _mixedProblems(config: Config) -> list[tuple[str, str]]:
     for name, policy in config.policies.items():
         key = f"policies.{name}.quarantine"
         if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:
-            names = ", ".join(config.deliveries) or "none there"
-            problems.append((key, f"the name of a delivery ({names})"))
+            problems.append((key, _named("delivery", config.deliveries)))
         if filing and policy.envelope == "defer" and policy.quarantine is None:
             problems.append((key, f"a delivery: {filing} may have to file what is refused"))
     return problems
@@ -433,44 +445,46 @@ def _mixedProblems(config: Config) -> list[tuple[str, str]]:
 
 def _converter(plugins: Plugins) -> cattrs.Converter:
     converter = makeConverter()
-    converter.register_structure_hook(
-        ContentStage,
-        lambda value, _: _stage(converter, plugins, value, IContentStage, ContentStage),
-    )
-    converter.register_structure_hook(
-        EnvelopeStage,
-        lambda value, _: _stage(converter, plugins, value, IEnvelopeStage, EnvelopeStage),
-    )
-    converter.register_structure_hook(
-        DeliveryStage,
-        lambda value, _: _delivery(converter, plugins, value),
-    )
+
+    def content(table: object, _: object) -> ContentStage:
+        return ContentStage(*_stage(converter, plugins, table, IContentStage))
+
+    def envelope(table: object, _: object) -> EnvelopeStage:
+        return EnvelopeStage(*_stage(converter, plugins, table, IEnvelopeStage))
+
+    def delivery(table: object, _: object) -> DeliveryStage:
+        own, schedule = _withoutSchedule(table)
+        plugin, settings = _stage(converter, plugins, own, IDeliveryStage)
+        return DeliveryStage(plugin, settings, converter.structure(schedule, Schedule))
+
+    converter.register_structure_hook(ContentStage, content)
+    converter.register_structure_hook(EnvelopeStage, envelope)
+    converter.register_structure_hook(DeliveryStage, delivery)
     return converter
 
 
 def _stage(
-    converter: cattrs.Converter, plugins: Plugins, value: Any, interface: Any, kind: type[Any]
-) -> Any:
+    converter: cattrs.Converter, plugins: Plugins, table: object, interface: type[Interface]
+) -> tuple[IStagePlugin, object]:
     """
-    A stage's table into the settings of the plugin that C{use} names.
+    A stage's table: the plugin that C{use} names, and settings of its class.
     """
-    if not isinstance(value, dict) or not isinstance(value.get("use"), str):
+    if not isinstance(table, dict) or not isinstance(table.get("use"), str):
         raise ValueError('a table such as { use = "NAME", … }')
-    plugin = plugins.get((interface, value["use"]))
+    plugin = plugins.get((interface, table["use"]))
     if plugin is None:
         names = sorted(name for found, name in plugins if found is interface)
         raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
-    rest = {key: one for key, one in value.items() if key != "use"}
-    return kind(plugin, converter.structure(rest, plugin.settings))
+    rest = {key: one for key, one in table.items() if key != "use"}
+    return plugin, converter.structure(rest, plugin.settings)
 
 
-def _delivery(converter: cattrs.Converter, plugins: Plugins, value: Any) -> DeliveryStage:
+def _withoutSchedule(table: object) -> tuple[object, dict[str, object]]:
     """
-    The same for a delivery, whose table also has the keys of its schedule.
+    A delivery's table without the keys of its schedule, and these.
     """
+    if not isinstance(table, dict):
+        return table, {}
     keys = {field.name for field in attrs.fields(Schedule)}
-    own = value if isinstance(value, dict) else {}
-    rest = {key: one for key, one in own.items() if key not in keys} if own else value
-    stage = _stage(converter, plugins, rest, IDeliveryStage, DeliveryStage)
-    schedule = {key: one for key, one in own.items() if key in keys}
-    return attrs.evolve(stage, schedule=converter.structure(schedule, Schedule))
+    own = {key: one for key, one in table.items() if key not in keys}
+    return own, {key: one for key, one in table.items() if key in keys}

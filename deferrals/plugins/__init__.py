@@ -1,9 +1,9 @@
 """
 Stages that the configuration can name.
 
-Somebody else's package adds one by putting a module with an
-L{IStagePlugin<deferrals.interfaces.IStagePlugin>} into a directory
-C{deferrals/plugins} of its own, which has no C{__init__.py}.
+Another package adds one: it has a directory C{deferrals/plugins}, without an
+C{__init__.py}, and in it a module with an
+L{IStagePlugin<deferrals.interfaces.IStagePlugin>}.
 """
 
 from twisted.plugin import pluginPackagePaths

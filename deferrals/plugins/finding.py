@@ -4,16 +4,15 @@ How the stages that come with the server are offered, and how all are found.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import attrs
 from twisted.plugin import IPlugin, getPlugins
 from twisted.python.reflect import namedAny
-from zope.interface import implementer
+from zope.interface import Interface, implementer
 
 import deferrals.plugins
-from deferrals.interfaces import IStagePlugin
+from deferrals.interfaces import IServices, IStagePlugin
 
 
 @implementer(IStagePlugin, IPlugin)
@@ -32,7 +31,7 @@ class StagePlugin:
     """
 
     name: str
-    stage: Any
+    stage: type[Interface]
     module: str
     settingsName: str
     stageName: str
@@ -46,17 +45,17 @@ class StagePlugin:
         found: type = namedAny(f"{self.module}.{self.settingsName}")
         return found
 
-    def build(self, settings: Any, services: Any) -> Any:
+    def build(self, settings: object, services: IServices) -> object:
         """
         See L{IStagePlugin.build}.
         """
-        build: Callable[[Any, Any], Any] = namedAny(f"{self.module}.{self.stageName}")
+        build: Callable[[object, IServices], object] = namedAny(f"{self.module}.{self.stageName}")
         return build(settings, services)
 
 
-def stagePlugins() -> dict[tuple[Any, str], Any]:
+def stagePlugins() -> dict[tuple[type[Interface], str], IStagePlugin]:
     """
     All stages there are, by interface and name.
     """
-    found = getPlugins(IStagePlugin, deferrals.plugins)
+    found: Iterable[IStagePlugin] = getPlugins(IStagePlugin, deferrals.plugins)
     return {(plugin.stage, plugin.name): plugin for plugin in found}

@@ -19,7 +19,7 @@ from deferrals.testing import FakeServices, makeEnvelope
 from tests.configs import LISTEN, ConfigCase
 
 
-class HouseTests(ConfigCase):
+class StageSetTests(ConfigCase):
     """
     What is built from a configuration.
     """
@@ -45,26 +45,26 @@ match = "*@x.example"
 policy = "no"
 """
 
-    def house(self, former: StageSet | None = None) -> StageSet:
+    def stages(self, former: StageSet | None = None) -> StageSet:
         return StageSet(self.load(LISTEN + self.RULES), Services(Clock(), "mx", "", ""), former)
 
-    def judge(self, house: StageSet, address: str) -> Any:
+    def judge(self, stages: StageSet, address: str) -> Any:
         recipient = Recipient(Mailbox.parse(address))
-        verdict = house.envelope.judge(makeEnvelope(), recipient)
+        verdict = stages.envelope.judge(makeEnvelope(), recipient)
         if isinstance(verdict, Refuse):
             return verdict
         routed = Recipient(recipient.address, route=verdict.route)
-        return house.content.cohort(routed, verdict)
+        return stages.content.cohort(routed, verdict)
 
     def test_sameSettings(self) -> None:
         """Two policies that say the same are one cohort, whatever their names."""
-        house = self.house()
-        self.assertEqual(self.judge(house, "a@x.example"), self.judge(house, "b@x.example"))
-        self.assertEqual(len({id(d) for d in house.deliveries.values()}), 1)
+        stages = self.stages()
+        self.assertEqual(self.judge(stages, "a@x.example"), self.judge(stages, "b@x.example"))
+        self.assertEqual(len({id(d) for d in stages.deliveries.values()}), 1)
 
     def test_refuse(self) -> None:
         """A policy that refuses has its own reply."""
-        verdict = self.judge(self.house(), "c@x.example")
+        verdict = self.judge(self.stages(), "c@x.example")
         self.assertEqual(str(verdict.reply), "550 5.1.1 moved away")
 
     def test_namedDelivery(self) -> None:
@@ -74,13 +74,13 @@ policy = "no"
             "[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = 'store'\n"
             "[[recipients]]\nmatch = '*@z.y'\npolicy = 'a'\ndeliver = 'store'\n"
         )
-        house = StageSet(config, Services(Clock(), "mx", "", ""))
-        self.assertEqual(list(house.deliveries), ["store"])
+        stages = StageSet(config, Services(Clock(), "mx", "", ""))
+        self.assertEqual(list(stages.deliveries), ["store"])
 
     def test_reload(self) -> None:
         """A reload takes over the stages whose settings are the same."""
-        first = self.house()
-        second = self.house(first)
+        first = self.stages()
+        second = self.stages(first)
         self.assertEqual(self.judge(first, "a@x.example"), self.judge(second, "a@x.example"))
 
     def test_deliveryJudges(self) -> None:
@@ -92,9 +92,9 @@ policy = "no"
             'deliver = { use = "maildir", path = "boxes/{local}", create = false }\n'
         )
         services = FakeServices(os.getcwd())
-        house = StageSet(config, services)
+        stages = StageSet(config, services)
         verdict = self.successResultOf(
-            house.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse("a@example.net")))
+            stages.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse("a@example.net")))
         )
         self.assertEqual((verdict.reply.code, verdict.reply.enhanced), (550, "5.1.1"))
 

@@ -172,7 +172,7 @@ class LoadTests(ConfigCase):
             ),
             (
                 f"{LISTEN}protocol = 'submission'",
-                "listen[0].tls: TLS, or auth_without_tls: nobody could log in",
+                "listen[0].tls: TLS, or auth_without_tls: no client could log in",
             ),
             (
                 f"{LISTEN}protocol = 'submission'\nmixed = 'retry'",
@@ -216,7 +216,7 @@ class LoadTests(ConfigCase):
             self.problems(head + rule + 'deliver = "out"\nallow = []'),
             [
                 'recipients[0].allow: expected "authenticated", addresses, networks;'
-                " without any, nobody is meant"
+                " without any, no client is meant"
             ],
         )
         for lines in (

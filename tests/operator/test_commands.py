@@ -30,7 +30,7 @@ class ExportTests(SynchronousTestCase):
         queue.call = lambda name, number, offset: found.pop(0)
         out = io.TextIOWrapper(io.BytesIO())
         self.patch(sys, "stdout", out)
-        self.assertEqual(export_(argparse.Namespace(queue=queue, id="x")), 0)
+        self.assertEqual(export_(queue, argparse.Namespace(id="x")), 0)
         return out.buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
 
     def test_export(self) -> None:

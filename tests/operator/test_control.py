@@ -38,9 +38,8 @@ class ManyTests(SynchronousTestCase):
         queue = unittest.mock.Mock(call=call)
         for verb, run in (("list", list_), ("remove", change)):
             words = parser().parse_args(["queue", verb, *ids, ids[0].lower()])
-            words.queue = queue
             self.patch(sys, "stdout", io.StringIO())
-            self.assertEqual(run(words), 0)
+            self.assertEqual(run(queue, words), 0)
             self.assertEqual(asked, ids)
             asked.clear()
         self.assertLess(max(lines), ControlLine.MAX_LENGTH)

@@ -1,7 +1,8 @@
 """
 AUTH (RFC 4954): PLAIN, LOGIN and SCRAM-SHA-256.
 
-Whether a password is right is for the L{Authenticator<deferrals.auth.gate.Authenticator>} to say.
+Whether a password is right is for the
+L{Authenticator<deferrals.auth.authenticator.Authenticator>} to say.
 Here is what is on the wire, and what a wrong password costs: time, doubled with
 each further one from the same address, and after a few the connection.
 """

@@ -12,7 +12,7 @@ from typing import Any
 from twisted.cred.checkers import FilePasswordDB
 from twisted.internet.defer import Deferred
 
-from deferrals.auth.gate import Authenticator
+from deferrals.auth.authenticator import Authenticator
 from deferrals.model.passwords import ScryptHash, Secrets, formatLine
 from tests.harness import GREETING, Bench, gate
 from tests.logins import FileCase

@@ -11,8 +11,8 @@ from twisted.cred.checkers import AllowAnonymousAccess, FilePasswordDB
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 
+from deferrals.auth.authenticator import Authenticator
 from deferrals.auth.checker import PasswordFile
-from deferrals.auth.gate import Authenticator
 from tests.harness import gate
 from tests.logins import FileCase
 

@@ -1,6 +1,6 @@
 """
-Twisted's credentials checkers as one: asked in turn, the first to know the
-user's password counts.
+Twisted's credentials checkers as one: they are asked in their order, and the
+first to know the user's password counts.
 """
 
 from __future__ import annotations
@@ -9,29 +9,28 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
-from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import ICredentials, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import providedBy
 
 from deferrals.interfaces import IScramChecker, IScramCredentials
 from deferrals.model.sasl import SCRAM_ITERATIONS, ScramKeys
 
-#: What a gate can make use of.
+#: What an authenticator can make use of.
 CREDENTIALS = (IUsernamePassword, IScramCredentials)
 
 
 class Authenticator:
     """
     @ivar mechanisms: the SASL mechanisms that can work, the best one first.
-    @param checkers: L{ICredentialsChecker<twisted.cred.checkers.ICredentialsChecker>}s.
     """
 
-    def __init__(self, checkers: Sequence[Any]) -> None:
+    def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
         self._checkers = checkers
-        self._scram = [checker for checker in checkers if IScramChecker.providedBy(checker)]
+        self._scram = [IScramChecker(one) for one in checkers if IScramChecker.providedBy(one)]
         self._secret = secrets.token_bytes(32)
         self.mechanisms: list[str] = []
         if self._scram:
@@ -39,18 +38,20 @@ class Authenticator:
         if any(IUsernamePassword in checker.credentialInterfaces for checker in checkers):
             self.mechanisms += ["PLAIN", "LOGIN"]
 
-    @inlineCallbacks
-    def login(self, credentials: Any) -> Any:
+    def login(self, credentials: ICredentials) -> Deferred[str]:
         """
         @return: a Deferred of the user's name, text; fails with
             L{UnauthorizedLogin} where no checker knows them.
         """
+        return Deferred.fromCoroutine(self._login(credentials))
+
+    async def _login(self, credentials: ICredentials) -> str:
         wanted = set(providedBy(credentials))
         for checker in self._checkers:
             if not wanted.intersection(checker.credentialInterfaces):
                 continue
             try:
-                avatar = yield maybeDeferred(checker.requestAvatarId, credentials)
+                avatar = await maybeDeferred(checker.requestAvatarId, credentials)
             except UnauthorizedLogin:
                 continue
             name = avatar.decode("utf-8") if isinstance(avatar, bytes) else avatar
@@ -58,14 +59,17 @@ class Authenticator:
                 return name
         raise UnauthorizedLogin()
 
-    @inlineCallbacks
-    def scramKeys(self, user: bytes) -> Any:
+    def scramKeys(self, user: bytes) -> Deferred[ScramKeys]:
         """
-        @return: a Deferred of the user's L{ScramKeys}.  Somebody who is not
-            there gets some, too, always the same: an attacker learns nothing.
+        @return: a Deferred of the user's L{ScramKeys}.  For a name that no
+            checker knows they are made up, always the same ones: an attacker
+            cannot tell which users there are.
         """
+        return Deferred.fromCoroutine(self._scramKeys(user))
+
+    async def _scramKeys(self, user: bytes) -> ScramKeys:
         for checker in self._scram:
-            keys = yield maybeDeferred(checker.scramKeys, user)
+            keys: ScramKeys | None = await maybeDeferred(checker.scramKeys, user)
             if keys is not None:
                 return keys
         made = hmac.digest(self._secret, user, hashlib.sha256)
