@@ -127,18 +127,18 @@ class MailService(service.Service):
     def _backend(self, settings: ListenerSettings) -> Backend:
         stages = self._stages
         return Backend(
-            self._ids,
-            stages.now.envelope,
-            stages.now.content,
-            self._queue.spool,
-            self._queue.release,
-            self._services.status,
-            self._mixed.forListener(settings, stages.now.quarantine, stages.canWriteTo),
-            self._connections,
-            self._authenticator,
-            stages.now.takesBinary,
-            self._queue.attempt if settings.enumerate == "delivery" else None,
-            settings.delivery_deadline,
+            ids=self._ids,
+            envelope=stages.now.envelope,
+            content=stages.now.content,
+            spool=self._queue.spool,
+            release=self._queue.release,
+            status=self._services.status,
+            mixed=self._mixed.forListener(settings, stages.now.quarantine, stages.canWriteTo),
+            connectionLimits=self._connections,
+            authenticator=self._authenticator,
+            binary=stages.now.takesBinary,
+            attempt=self._queue.attempt if settings.enumerate == "delivery" else None,
+            deliverySeconds=settings.delivery_deadline,
         )
 
     def startService(self) -> None:
@@ -204,7 +204,7 @@ class MailService(service.Service):
             if factory is None:
                 self._listen(settings).addErrback(self._notListening, endpoint)
             else:
-                factory.settings, factory.intake = settings, self._backend(settings)
+                factory.settings, factory.backend = settings, self._backend(settings)
 
     def _unlisten(self, endpoint: str) -> None:
         self._factories.pop(endpoint).shutdown(self._config.grace)
