@@ -34,11 +34,15 @@ ALLOWED = {
     "operator": {"durable", "errors", "model", "interfaces", "config", "plugins", "spool"},
     "client": {"errors", "model", "smtp"},
     "testing": {"errors", "model", "interfaces", "spool"},
+    "server": {
+        *BASE,
+        *("auth", "config", "plugins", "relay", "smtp", "spool", "stages"),
+    },
     "app": {
         *BASE,
-        *("auth", "config", "operator", "plugins", "relay", "smtp", "spool", "stages"),
+        *("auth", "config", "operator", "plugins", "server", "smtp", "stages"),
     },
-    "tap": {"app", "auth", "config", "deferreds", "errors", "plugins"},
+    "tap": {"app", "auth", "config", "deferreds", "errors", "plugins", "server"},
     "cli": {"app", "client", "config", "errors", "model", "operator", "plugins", "stages"},
 }
 

@@ -12,7 +12,11 @@ from typing import Literal, Optional, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError
+from cattrs.errors import (
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    StructureHandlerNotFoundError,
+)
 
 from deferrals.model.schedule import Steps, parseSteps
 from deferrals.model.settings import BadSetting, Octets, Seconds, parseOctets, parseSeconds
@@ -99,6 +103,29 @@ def _choice(value: object, kind: object) -> object:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed))
     return allowed[value]
+
+
+def structured(converter: cattrs.Converter, table: object, kind: type) -> object:
+    """
+    A stage's settings out of its table.
+
+    @raise ValueError: the class cannot be used for settings; the text says why.
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if not attrs.has(kind):
+        raise ValueError(f"a stage with settings: {name} is no attrs class")
+    try:
+        settings: object = converter.structure(table, kind)
+    except (StructureHandlerNotFoundError, NameError) as error:
+        raise ValueError(f"a stage with settings: {name} cannot be filled in: {error}") from None
+    try:
+        hash(settings)
+    except TypeError as error:
+        raise ValueError(
+            f"a stage with settings that can be hashed: {name} has to be frozen, with tuples"
+            f" in place of lists ({error})"
+        ) from None
+    return settings
 
 
 def problemsOf(error: BaseException, key: str = "") -> list[tuple[str, str]]:

@@ -17,10 +17,10 @@ from typing import Literal
 
 import attrs
 import cattrs
-from cattrs.errors import BaseValidationError, StructureHandlerNotFoundError
+from cattrs.errors import BaseValidationError
 from zope.interface import Interface
 
-from deferrals.config.structuring import makeConverter, problemsOf
+from deferrals.config.structuring import makeConverter, problemsOf, structured
 from deferrals.errors import ConfigError
 from deferrals.interfaces import (
     IContentStage,
@@ -482,33 +482,7 @@ def _stage(
         names = sorted(name for found, name in plugins if found is interface)
         raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
     rest = {key: one for key, one in table.items() if key != "use"}
-    return plugin, _settings(converter, plugin, rest)
-
-
-def _settings(
-    converter: cattrs.Converter, plugin: IStagePlugin, table: dict[str, object]
-) -> object:
-    """
-    An instance of a plugin's settings class.
-
-    @raise ValueError: the class cannot be used for that; the text says why.
-    """
-    kind = plugin.settings
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    if not attrs.has(kind):
-        raise ValueError(f"a stage with settings: {name} is no attrs class")
-    try:
-        settings = converter.structure(table, kind)
-    except (StructureHandlerNotFoundError, NameError) as error:
-        raise ValueError(f"a stage with settings: {name} cannot be filled in: {error}") from None
-    try:
-        hash(settings)
-    except TypeError as error:
-        raise ValueError(
-            f"a stage with settings that can be hashed: {name} has to be frozen, with tuples"
-            f" in place of lists ({error})"
-        ) from None
-    return settings
+    return plugin, structured(converter, rest, plugin.settings)
 
 
 def _withoutSchedule(table: object) -> tuple[object, dict[str, object]]:

@@ -13,7 +13,6 @@ import attrs
 from twisted.internet.task import Clock
 
 from deferrals.app.service import checkConfig
-from deferrals.app.services import Services
 from deferrals.app.stages import StageSet
 from deferrals.config.tables import DEFAULT, load
 from deferrals.errors import ConfigError
@@ -22,6 +21,7 @@ from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
 from deferrals.model.verdict import Accept, Defer
 from deferrals.plugins.finding import StagePlugin, stagePlugins
+from deferrals.server.services import Services
 from deferrals.testing import makeEnvelope
 from tests.configs import DOCS, LISTEN, ConfigCase
 
@@ -49,7 +49,7 @@ class LoadTests(ConfigCase):
         (listener,) = config.listen
         self.assertIn("interface=127.0.0.1", listener.endpoint)
         self.assertEqual(config.stateDir, os.path.abspath("deferrals-state"))
-        house = StageSet(config, Services(Clock(), "mx", "", ""))
+        house = StageSet(config, Services(Clock(), hostname="mx"))
 
         def judge(address: str) -> Any:
             return house.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse(address)))

@@ -14,8 +14,8 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
 from deferrals.app import spf
-from deferrals.app.spf import SPF
 from deferrals.model.envelope import Client
+from deferrals.server.spf import SPF
 from deferrals.testing import makeEnvelope
 from tests.zone import Zone
 

@@ -11,14 +11,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.app.spf import SPF
-from deferrals.config.tables import Config
 from deferrals.deferreds import timeOfDay
-from deferrals.interfaces import IServices, ISpool
+from deferrals.interfaces import ISpool
 from deferrals.model.address import Mailbox
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Memory, Remembered
-from deferrals.model.networks import dnsServers
+from deferrals.server.services import Services
+from deferrals.server.spf import SPF
 from deferrals.smtp.server.mixed import MixedPolicy
 
 _log = Logger(namespace="deferrals")
@@ -32,12 +31,19 @@ class MixedPolicies:
     @param spool: keeps the notes.
     """
 
-    def __init__(self, config: Config, services: IServices, spool: ISpool) -> None:
+    def __init__(self, services: Services, spool: ISpool) -> None:
         self._services = services
         self._spool = spool
         self._memory = Memory(self._save)
-        self._spf = SPF(services.reactor, services.inThread, dnsServers(config.dns))
-        if not self._spf.available and any(one.mayNotify for one in config.listen):
+        self._spf = SPF(services.reactor, services.inThread, services.dns)
+        self._hasWarned = False
+
+    def checkSPF(self, settings: ListenerSettings) -> None:
+        """
+        Say so, once, where a listener needs a library that is not installed.
+        """
+        if settings.mayNotify and not self._spf.available and not self._hasWarned:
+            self._hasWarned = True
             _log.warn(
                 "the extra deferrals[spf] is not installed: only authenticated senders get"
                 " notices, the others' refused copies are filed"
