@@ -2,16 +2,28 @@
 Deferreds that several wait for, and for a limited time.
 """
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, NoReturn
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.deferreds import Semaphore, SharedResult, timeOfDay, useMonotonicClock, withDeadline
+from deferrals.deferreds import (
+    Semaphore,
+    SharedResult,
+    asDeferred,
+    atOnce,
+    timeOfDay,
+    useMonotonicClock,
+    withDeadline,
+)
+from deferrals.errors import StageError
 
 
 class SharedTests(SynchronousTestCase):
@@ -53,6 +65,103 @@ class SharedTests(SynchronousTestCase):
         self.assertEqual(cancelled, [source])
         self.assertTrue(shared.abandoned)
         self.failureResultOf(two, CancelledError)
+
+
+class Answer:
+    """
+    An awaitable that is neither a coroutine nor a Deferred.
+    """
+
+    def __await__(self) -> Generator[Any, Any, int]:
+        return (yield from succeed(1).__await__())
+
+
+class AsDeferredTests(SynchronousTestCase):
+    """
+    L{asDeferred} and L{atOnce}.
+    """
+
+    def raises(self) -> NoReturn:
+        raise ValueError()
+
+    async def coroutine(self) -> int:
+        return await Answer()
+
+    async def broken(self) -> int:
+        raise ValueError()
+
+    def test_values(self) -> None:
+        """A value, a Deferred, a coroutine, another awaitable: it is all one."""
+        functions: list[Callable[[], Any]]
+        functions = [lambda: 1, lambda: succeed(1), self.coroutine, Answer]
+        for function in functions:
+            self.assertEqual(self.successResultOf(asDeferred(function)), 1)
+
+    def test_failures(self) -> None:
+        """So are exceptions, at once or not."""
+        functions: list[Callable[[], Any]]
+        functions = [self.raises, lambda: fail(ValueError()), self.broken]
+        for function in functions:
+            self.failureResultOf(asDeferred(function), ValueError)
+
+    def test_asyncio(self) -> None:
+        """Who awaits asyncio's futures is told what to write instead."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        future: Awaitable[int] = loop.create_future()
+
+        async def waits() -> int:
+            return await future
+
+        async def sleeps() -> None:
+            await asyncio.sleep(1)
+
+        functions: list[Callable[[], Any]] = [waits, sleeps, lambda: future]
+        for function in functions:
+            error = self.failureResultOf(asDeferred(function), TypeError).value
+            self.assertIn("Deferred.fromFuture(asyncio.ensure_future(...))", str(error))
+
+    def test_cancelled(self) -> None:
+        """A coroutine that is cancelled sees that where it awaits, and can tidy up."""
+        seen: list[str] = []
+
+        async def waits() -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                seen.append("cancelled")
+                raise
+            finally:
+                seen.append("finally")
+
+        d = asDeferred(waits)
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.assertEqual(seen, ["cancelled", "finally"])
+
+    def test_atOnce(self) -> None:
+        """What has to answer at once is told so; nothing that it began is left alone."""
+        self.assertEqual(atOnce((1, None), "it"), (1, None))
+        waiting: Deferred[int] = Deferred()
+        functions: list[Callable[[], Any]]
+        functions = [self.coroutine, Answer, lambda: waiting, lambda: fail(ValueError())]
+        for function in functions:
+            error = self.assertRaises(StageError, atOnce, function(), "it")
+            self.assertIn("it has to answer at once", str(error))
+        self.assertTrue(waiting.called)
+
+    def test_badCanceller(self) -> None:
+        """A deadline holds although what it cancels raises."""
+
+        def canceller(_: Deferred[int]) -> None:
+            raise ValueError("no")
+
+        clock = Clock()
+        waiting: Deferred[int] = Deferred(canceller)
+        d = withDeadline(clock, 5, lambda: waiting)
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
 
 class SlotsTests(SynchronousTestCase):

@@ -22,7 +22,7 @@ ALLOWED = {
     "errors": set(),
     "model": {"errors"},
     "interfaces": {"errors", "model"},
-    "deferreds": set(),
+    "deferreds": {"errors"},
     "durable": set(),
     "smtp": BASE,
     "stages": BASE,
