@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.smtp.server.decoding import DataDecoder, normalised
+from deferrals.model.lines import normalised
+from deferrals.smtp.server.decoding import DataDecoder
 from tests.harness import Bench
 
 _mail = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a", b"\0"]), max_size=20).map(

@@ -5,15 +5,28 @@ dots stuffed, behind BDAT as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer
+from twisted.internet.interfaces import IConsumer, IPullProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import PeerError
+
+
+class _Form(Protocol):
+    """
+    How the octets of a message go over the wire.
+    """
+
+    @property
+    def complete(self) -> bool: ...
+
+    def feed(self, chunk: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
 
 
 class Stuffing:
@@ -95,7 +108,11 @@ class MessageProducer:
     """
 
     def __init__(
-        self, transport: Any, chunks: Iterator[bytes], form: Any, progress: Callable[[], None]
+        self,
+        transport: IConsumer,
+        chunks: Iterator[bytes],
+        form: _Form,
+        progress: Callable[[], None],
     ) -> None:
         self._transport = transport
         self._chunks = chunks
@@ -109,7 +126,7 @@ class MessageProducer:
         Whether the transport has all of the message, so that there may be an
         answer to it.
         """
-        return bool(self._form.complete)
+        return self._form.complete
 
     def resumeProducing(self) -> None:
         """
@@ -139,9 +156,12 @@ class MessageProducer:
         """
         self._finish(Failure(PeerError("the connection was lost")))
 
-    def _finish(self, result: Any) -> None:
-        close = getattr(self._chunks, "close", None)
-        if close is not None:
-            close()
-        if not self.done.called:
-            self.done.callback(result)
+    def _finish(self, failure: Failure | None) -> None:
+        if isinstance(self._chunks, Generator):
+            self._chunks.close()
+        if self.done.called:
+            return
+        if failure is None:
+            self.done.callback(None)
+        else:
+            self.done.errback(failure)
