@@ -202,7 +202,7 @@ class InThread(Protocol):
     """
 
     def __call__(
-        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Deferred[_T]:
         """
         @return: a Deferred of the function's result.

@@ -14,7 +14,7 @@ and becomes a temporary refusal for the recipients that it was asked about.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 from twisted.cred.credentials import ICredentials
@@ -45,7 +45,7 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 #: What a method that may wait can return: the value, a Deferred, or a coroutine.
-MaybeAwaitable = _T | Deferred[_T] | Awaitable[_T]
+MaybeAwaitable: TypeAlias = _T | Deferred[_T] | Awaitable[_T]
 
 
 class IReactor(

@@ -161,7 +161,7 @@ def _pieces(source: Any) -> Iterator[bytes]:
 def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
     if budget.members <= 0:
         raise Unreadable("too many members")
-    with zipfile.ZipFile(_Bounded(file)) as archive:  # type: ignore[call-overload]
+    with zipfile.ZipFile(_Bounded(file)) as archive:
         for info in archive.infolist():
             budget.member(info.filename)
             yield info.filename
