@@ -9,7 +9,9 @@ import binascii
 import bz2
 import contextlib
 import gzip
+import importlib.resources
 import io
+import json
 import lzma
 import os
 import resource
@@ -267,6 +269,18 @@ class KindTests(SynchronousTestCase):
             self.assertIn(kind, kindsOf(head))
         for head in (b"", b"hello\r\n"):
             self.assertEqual(kindsOf(head), set())
+
+    def test_table(self) -> None:
+        """
+        puremagic's data file is laid out as we read it: rows of hexadecimal
+        octets, offset, extension, MIME type and text.
+        """
+        table = importlib.resources.files("puremagic").joinpath("magic_data.json")
+        rows = json.loads(table.read_bytes())["headers"]
+        self.assertGreater(len(rows), 1000)
+        for row in rows:
+            self.assertEqual([type(one) for one in row], [str, int, str, str, str])
+            self.assertEqual(len(bytes.fromhex(row[0])) * 2, len(row[0]))
 
 
 class RuleTests(SynchronousTestCase):

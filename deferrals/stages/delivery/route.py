@@ -86,6 +86,9 @@ class Target:
 #: What a record says; C{twisted.names} has no types for it.
 Payload: TypeAlias = Any
 
+#: Answers, authority, additional records.
+_Sections: TypeAlias = tuple[list[dns.RRHeader], list[dns.RRHeader], list[dns.RRHeader]]
+
 
 @attrs.frozen
 class _Found:
@@ -164,11 +167,11 @@ class Names:
             min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers)),
         )
 
-    def _query(self, kind: int, name: str) -> Deferred[tuple[list[dns.RRHeader], Any, Any]]:
+    def _query(self, kind: int, name: str) -> Deferred[_Sections]:
         """
         The resolver shares its answers among all callers: none may cancel it.
         """
-        d: Deferred[tuple[list[dns.RRHeader], Any, Any]] = Deferred()
+        d: Deferred[_Sections] = Deferred()
         query = dns.Query(name.encode("ascii"), kind, dns.IN)
         self._resolver().query(query, TRY_SECONDS).addCallbacks(d.callback, d.errback)
         return d

@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 #: Of one message.
 MAX_MEMBERS = 10_000
@@ -82,6 +82,24 @@ class Budget:
         self.octets -= octets
         if self.octets < 0:
             raise Unreadable("too large when unpacked")
+
+
+class _Readable(Protocol):
+    def read(self, octets: int, /) -> bytes: ...
+
+
+class _Unpacker(Protocol):
+    """
+    What zlib's, bz2's and lzma's decompressors have in common.
+    """
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def isArchive(head: bytes, name: str) -> bool:
@@ -153,7 +171,7 @@ def _copied(pieces: Iterator[bytes], budget: Budget) -> IO[bytes]:
     return file
 
 
-def _pieces(source: Any) -> Iterator[bytes]:
+def _pieces(source: _Readable) -> Iterator[bytes]:
     while piece := source.read(_PIECE_OCTETS):
         yield piece
 
@@ -229,7 +247,7 @@ def _unpacked(file: IO[bytes], kind: str, budget: Budget) -> Iterator[bytes]:
         raise Unreadable("cut off")
 
 
-def _unpacker(kind: str) -> Any:
+def _unpacker(kind: str) -> _Unpacker:
     if kind == "gzip":
         return zlib.decompressobj(31)
     if kind == "bzip2":
