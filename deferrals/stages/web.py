@@ -79,7 +79,7 @@ class _Endpoints:
         return _QuietEndpoint(endpoint)
 
 
-class File(Protocol):
+class Readable(Protocol):
     """
     What a request reads.
     """
@@ -95,13 +95,13 @@ class File(Protocol):
         """
 
 
-class Content(Protocol):
+class RequestBody(Protocol):
     """
     What a request sends: it is opened anew for each try.
     L{IMessage<deferrals.interfaces.IMessage>} is one.
     """
 
-    def open(self) -> File:
+    def open(self) -> Readable:
         """
         At its beginning.
         """
@@ -129,7 +129,7 @@ class WebClient:
         self._cooperator = Cooperator(scheduler=lambda work: reactor.callLater(0, work))
 
     async def request(
-        self, method: str, url: str, headers: Headers, content: Content | None = None
+        self, method: str, url: str, headers: Headers, content: RequestBody | None = None
     ) -> tuple[int, bytes]:
         """
         @return: status and body.
@@ -142,7 +142,7 @@ class WebClient:
         method: str,
         url: str,
         headers: Headers,
-        content: Content | None = None,
+        content: RequestBody | None = None,
         needsBody: bool = True,
     ) -> tuple[int, bytes, Headers]:
         """
@@ -157,7 +157,7 @@ class WebClient:
         return await self._try(method, url, headers, content, needsBody)
 
     async def _try(
-        self, method: str, url: str, headers: Headers, content: Content | None, needsBody: bool
+        self, method: str, url: str, headers: Headers, content: RequestBody | None, needsBody: bool
     ) -> tuple[int, bytes, Headers]:
         file = None if content is None else content.open()
         data = None if file is None else FileBodyProducer(file, self._cooperator)

@@ -1,5 +1,5 @@
 """
-Saying who we are (RFC 4954), as a client: SCRAM-SHA-256 (RFC 5802, RFC 7677),
+Authentication as a client (RFC 4954): SCRAM-SHA-256 (RFC 5802, RFC 7677),
 PLAIN (RFC 4616), LOGIN.
 
 A mechanism is asked for the argument of AUTH, then for an answer to each 334,
@@ -108,7 +108,7 @@ class LoginMechanism(Mechanism):
 
 class ScramSHA256(Mechanism):
     """
-    Both sides prove that they know the password; nobody says it.
+    Both sides prove that they know the password, which is never sent.
 
     @param nonce: random text, without commas.
     @param inThread: runs what takes long.

@@ -10,7 +10,7 @@ Ownership: until the final reply the message is the caller's (D-21), and nothing
 that a block says is acted upon before it (P-10).  Nothing is tried again here.
 
 Every wait has a deadline, after the data ten minutes for each reply (D-24).  A
-server that breaks the protocol, speaks out of turn, or is late, loses the
+server that breaks the protocol, says something unasked, or is late, loses the
 connection; the caller gets a L{Result} all the same, in which the recipients
 that had no final answer are temporarily refused.  Whatever is cancelled loses
 the connection, too.
@@ -92,7 +92,7 @@ class ClientSession(Protocol):
         self._lmtp = lmtp
         self._forms = forms
         self._timeouts = timeouts
-        self._trace = trace or (lambda who, line: None)
+        self._trace = trace or (lambda side, line: None)
         self._chunking = chunking
         self._parser = ReplyParser()
         self._replies: deque[Reply] = deque()
@@ -126,7 +126,7 @@ class ClientSession(Protocol):
         try:
             if data and not self._busy:
                 # What comes now would be taken for an answer to the next command.
-                raise PeerError("the server spoke out of turn")
+                raise PeerError("the server said something unasked")
             found = parser.feed(data)
         except PeerError as error:
             self._broken(error)
@@ -145,7 +145,7 @@ class ClientSession(Protocol):
             self._broken(PeerError("the message was answered before its end"))
             return
         if reply.code == 421 and self._lost is None:
-            # RFC 5321 §3.8: whoever says so closes the connection.
+            # RFC 5321 §3.8: a server that says so closes the connection.
             self._lost = PeerError(f"the server closes: {reply}")
             self.transport.abortConnection()
         if self._waiter is not None:
@@ -154,11 +154,11 @@ class ClientSession(Protocol):
         else:
             self._replies.append(reply)
         if len(self._replies) > MAX_REPLY_LINES:
-            self._broken(PeerError("replies that nobody asked for"))
+            self._broken(PeerError("replies that were not asked for"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        Whoever waits for a reply is told.
+        What waits for a reply fails.
         """
         self._closed = True
         if self._lost is None:
@@ -189,7 +189,7 @@ class ClientSession(Protocol):
 
     def _broken(self, reason: PeerError) -> None:
         """
-        There is no sense in going on.
+        The connection cannot be used any longer.
         """
         if self._lost is None:
             self._lost = reason
@@ -247,7 +247,7 @@ class ClientSession(Protocol):
 
     def _unwanted(self, waiter: Deferred[Reply] | Deferred[None]) -> None:
         """
-        Nobody waits any longer for what is not there yet.
+        The reply, or the handshake, is not waited for any longer.
         """
         self._waiter = self._handshake = None
         self.abort()
@@ -266,7 +266,7 @@ class ClientSession(Protocol):
 
     async def open(self) -> None:
         """
-        Read the greeting and introduce ourselves.
+        Read the greeting, and say EHLO.
 
         @raise PeerError: the server does not want us.
         """
@@ -299,7 +299,7 @@ class ClientSession(Protocol):
     async def secure(self, creator: IOpenSSLClientConnectionCreator, verifies: bool) -> None:
         """
         STARTTLS (RFC 3207).  What the server has sent behind its reply, in
-        clear, is thrown away: it is not the server's, but anybody's.
+        clear, is thrown away: it may be someone else's.
 
         @param creator: L{IOpenSSLClientConnectionCreator
             <twisted.internet.interfaces.IOpenSSLClientConnectionCreator>}.
@@ -429,7 +429,7 @@ class ClientSession(Protocol):
         """
         self._busy = False
         if self._lost is None and (self._replies or self._parser.partial):
-            self._broken(PeerError("the server spoke out of turn"))
+            self._broken(PeerError("the server said something unasked"))
 
     def _form(self, forms: Sequence[Form] | None) -> Form:
         if self._lmtp:
@@ -466,7 +466,7 @@ class ClientSession(Protocol):
         elif sending.begun and not sending.senderAccepted:
             raise PeerError("DATA without a sender was answered 354")
         elif sending.begun and not sending.waiting:
-            # DATA was answered 354 although nobody is there (RFC 2920 §3.1).
+            # DATA was answered 354 although no recipient was accepted (RFC 2920 §3.1).
             self._command(".")
             await self._expect(self._timeouts.answer)
             sending.begun = False
@@ -524,7 +524,7 @@ class ClientSession(Protocol):
             self.transport.registerProducer(producer, False)
             await producer.done
         except BaseException as error:
-            # Half a message, or one that nobody wants: never to be taken for a whole one.
+            # Half a message must never be taken for a whole one.
             self._broken(error if isinstance(error, PeerError) else PeerError(_UNWANTED))
             raise
         finally:

@@ -23,8 +23,8 @@ from zope.interface import implementer
 @implementer(IOpenSSLClientConnectionCreator)
 class Unverified:
     """
-    TLS with whatever server answers: it keeps out those who only read along,
-    not one who sits in between.
+    TLS with whatever server answers: it helps against an observer of
+    the connection, not against an interceptor.
 
     @param host: the name to ask for (SNI), where it is one.
     """

@@ -83,7 +83,7 @@ class Transfer:
 
     async def _transaction(self, session: ClientSession, pending: list[int]) -> list[int]:
         """
-        @return: the recipients to whom it is still to be sent.
+        @return: the recipients that are still to be sent to.
         """
         self._host = self._hop.host or session.serverName
         self._knowsDSN = "DSN" in session.capabilities

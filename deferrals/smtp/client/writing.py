@@ -16,7 +16,7 @@ from zope.interface import implementer
 from deferrals.errors import PeerError
 
 
-class _Form(Protocol):
+class _Encoding(Protocol):
     """
     How the octets of a message go over the wire.
     """
@@ -33,7 +33,7 @@ class Stuffing:
     """
     Dot-stuffing (RFC 5321 §4.5.2) of a message in chunks of any size.
 
-    @ivar complete: whether all of it has been given.
+    @ivar complete: whether all of the message has been given.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class MessageProducer:
     """
     Writes a message.
 
-    @param form: L{Stuffing} or L{Exactly}.
+    @param encoding: L{Stuffing} or L{Exactly}.
     @param progress: called whenever the server has taken something.
     @ivar done: fires when all of it is written; fails where it cannot be read.
     """
@@ -111,12 +111,12 @@ class MessageProducer:
         self,
         transport: IConsumer,
         chunks: Iterator[bytes],
-        form: _Form,
+        encoding: _Encoding,
         progress: Callable[[], None],
     ) -> None:
         self._transport = transport
         self._chunks = chunks
-        self._form = form
+        self._encoding = encoding
         self._progress = progress
         self.done: Deferred[None] = Deferred()
 
@@ -126,7 +126,7 @@ class MessageProducer:
         Whether the transport has all of the message, so that there may be an
         answer to it.
         """
-        return self._form.complete
+        return self._encoding.complete
 
     def resumeProducing(self) -> None:
         """
@@ -140,7 +140,7 @@ class MessageProducer:
         try:
             # A transport does not ask again after an empty write.
             chunk = next(filter(None, self._chunks), None)
-            octets = self._form.end() if chunk is None else self._form.feed(chunk)
+            octets = self._encoding.end() if chunk is None else self._encoding.feed(chunk)
         except Exception:
             self._transport.unregisterProducer()
             self._finish(Failure(PeerError("the message could not be read")))
@@ -152,7 +152,7 @@ class MessageProducer:
 
     def stopProducing(self) -> None:
         """
-        The connection is gone, or nobody wants the message any longer.
+        The connection is gone, or the message is not to be sent any longer.
         """
         self._finish(Failure(PeerError("the connection was lost")))
 

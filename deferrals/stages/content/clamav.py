@@ -64,7 +64,7 @@ class ClamdScan:
     What clamd said.
 
     @ivar virus: its name; empty if there is none.
-    @ivar tooLarge: it did not look: the message is larger than it takes.
+    @ivar tooLarge: it did not scan: the message is larger than it takes.
     """
 
     virus: str = ""
@@ -86,7 +86,7 @@ class ClamAVStage:
 
     def cohort(self, recipient: Recipient) -> Hashable:
         """
-        The answer is the same for everybody under this policy.
+        The answer is the same for all recipients under this policy.
         """
         return None
 

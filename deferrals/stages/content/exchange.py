@@ -104,8 +104,8 @@ class _Exchange(Protocol):
     def connectionMade(self) -> None:
         """
         Begin to send.  A second descriptor of the socket survives the first:
-        when writing fails, the transport closes its own without another look
-        at what has come in.
+        when writing fails, the transport closes its own without reading what
+        has come in.
         """
         with contextlib.suppress(OSError, AttributeError):
             handle = self.transport.getHandle()

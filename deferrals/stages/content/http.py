@@ -1,7 +1,7 @@
 """
 The content stage C{http}: a service of yours decides, over HTTP.
 
-The raw message is POSTed with request headers that say who is asked about; the
+The raw message is POSTed with request headers that name the recipients asked about; the
 answer is JSON with a verdict for each of them (the design's public format, in
 C{docs/stages/http}).  Each recipient is a cohort of its own unless the
 configuration says that all are one.

@@ -1,7 +1,7 @@
 """
 The content stage C{rspamd}: asks rspamd over HTTP (C{POST /checkv2}).
 
-One scan per message for everybody; thresholds, weights and ignored symbols are
+One scan per message, which all recipients share; thresholds, weights and ignored symbols are
 each policy's, or each recipient's, and are applied here to its result.  Only
 for recipients that want other rules (C{settings_id}), or rules and statistics
 of their own (C{per_user}), there are further scans, one per settings id or
@@ -98,12 +98,12 @@ class _Scans:
     """
     What is known of one message's scans.
 
-    @ivar everybody: the recipients of the scan that all share.
+    @ivar sharers: the recipients of the scan that all share.
     @ivar made: how many have been made.
     """
 
     def __init__(self) -> None:
-        self.everybody: list[Recipient] = []
+        self.sharers: list[Recipient] = []
         self.made = 0
 
 
@@ -114,7 +114,7 @@ class _OwnRules:
     share.
 
     @ivar settingsId: rspamd's C{Settings-ID}.
-    @ivar address: whose statistics count.
+    @ivar address: the recipient with statistics of its own.
     """
 
     settingsId: str = ""
@@ -160,7 +160,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
             if limitsOf("rspamd", self._settings, recipient) is not None
             and self.scanOf(recipient) == _SHARED
         ]
-        self._scans(message).addCallback(lambda scans: scans.everybody.extend(found))
+        self._scans(message).addCallback(lambda scans: scans.sharers.extend(found))
 
     def _scans(self, message: IMessage) -> Deferred[_Scans]:
         return message.shared((*self._scanner.identity, "scans"), lambda _: _Scans())
@@ -176,7 +176,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
         See L{ScoringStage.scan}.
         """
         scans = await self._scans(message)
-        named = scans.everybody or recipients if key == _SHARED else recipients[:1]
+        named = scans.sharers or recipients if key == _SHARED else recipients[:1]
         headers = requestHeaders(envelope, self._hostname, named)
         if key.settingsId:
             headers.setRawHeaders("Settings-ID", [key.settingsId])
@@ -220,7 +220,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
 def refuses(scan: RspamdScan, score: float, limits: ScoreLimits) -> bool:
     """
     Whether a cohort refuses.  A C{reject} that a rule of rspamd's demands,
-    whatever the score, holds for everybody who refuses at all.
+    whatever the score, holds for every cohort that refuses at all.
     """
     if limits.refuse is None:
         return scan.action == "reject"
@@ -234,7 +234,7 @@ def requestHeaders(envelope: Envelope, hostname: str, recipients: Sequence[Recip
     What rspamd is told beside the message.
 
     @param hostname: this server's name.
-    @param recipients: whom the scan is for.
+    @param recipients: the ones that the scan is for.
     """
     client = envelope.client
     version, _, cipher = (client.tls or "").partition(" ")

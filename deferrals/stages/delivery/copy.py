@@ -85,7 +85,7 @@ class CopyFile:
 
     def read(self, size: int = -1) -> bytes:
         """
-        @param size: is not looked at: chunks are small enough.
+        @param size: does not count: chunks are small enough.
         @return: the next octets; none at the end.
         """
         return next(filter(None, self._chunks), b"")
@@ -121,7 +121,7 @@ def relayed(
 
 def byMarks(addressees: Sequence[Addressee]) -> list[list[Addressee]]:
     """
-    Recipients who can share a copy.
+    Recipients that can share a copy.
     """
     groups: dict[Marks, list[Addressee]] = {}
     for addressee in addressees:

@@ -4,7 +4,7 @@ Delivery into Maildirs: C{tmp}, sync, rename into C{new}, sync.
 A copy begins with Return-Path, Delivered-To and one Received field, none of
 which names another recipient.  Its file name follows from the transaction and
 the recipient, so that a delivery that is repeated after a crash replaces the
-first one as long as nobody has opened it.
+first one as long as it has not been opened.
 
 Where mailboxes are limited, or are not made by mail, the stage says so at
 RCPT TO already.  On an error the recipient is retried; nothing half-written is

@@ -43,7 +43,7 @@ from deferrals.stages.delivery.copy import byMarks, relayed
 
 _log = Logger(namespace="deferrals.delivery")
 
-#: A message of at most this size is looked through in the reactor thread.
+#: A message of at most this size is read through in the reactor thread.
 _SMALL_OCTETS = 64 * 1024
 
 #: What L{HopError} says of a server that calls itself as we do.
@@ -212,7 +212,7 @@ class RemoteDelivery:
         hops: Sequence[Hop],
     ) -> Outcomes:
         """
-        One copy to those who share it.  What fails here is theirs alone.
+        One copy, for recipients that share it.  What fails here is theirs alone.
         """
         try:
             outgoing = self._outgoing(message, envelope, facts, group)

@@ -34,7 +34,7 @@ class SMTPSettings(ConnectionSettings):
     @ivar endpoint: a Twisted client endpoint string: C{tcp:host:25};
         C{tls:host:465} for TLS from the start.
     @ivar tls: behind C{tcp:}: C{"none"}; C{"opportunistic"}, where it can be
-        had, with whoever answers; C{"required"}, TLS or nothing;
+        had, with whatever server answers; C{"required"}, TLS or nothing;
         C{"verified"}, and with a certificate of this name.  By default
         C{"verified"} with a C{user}, otherwise C{"opportunistic"}.
     @ivar tls_name: what the certificate must say; the endpoint's host.
@@ -69,7 +69,7 @@ class SMTPSettings(ConnectionSettings):
         if self.user is not None and not private and self.security in ("none", "opportunistic"):
             raise BadSetting("tls", '"required" or "verified", since there is a password')
         if self.security == "verified" and self.endpoint[:4].lower() == "ssl:":
-            raise BadSetting("endpoint", '"tls:…", since "ssl:" verifies nobody')
+            raise BadSetting("endpoint", '"tls:…", since "ssl:" does not verify the server')
 
     @property
     def security(self) -> Security:

@@ -2,8 +2,8 @@
 The envelope stage C{users}: what a recipient has set for itself, from a table.
 
 The table is a SQLite file, or behind an HTTP look-up.  It says a recipient's
-policy, delivery, thresholds, and whom it takes mail from in any case or in
-none.  What is not said there stays as the rule has it.
+policy, delivery, thresholds, and the senders that it takes mail from in any
+case, or in none.  What is not said there stays as the rule has it.
 
 What was found is remembered for a while, so a change counts without a restart;
 when the table cannot be asked, what was known last still counts.  SQLite is

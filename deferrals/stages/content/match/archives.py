@@ -195,7 +195,7 @@ def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
 class _Bounded:
     """
     A file of which no large piece is read at once.  zipfile reads a directory
-    whole; how large it is may stand in two places, and which of them counts
+    whole; how large it is may stand in two fields, and which of them counts
     depends on the version.
     """
 
@@ -222,7 +222,7 @@ def _compressed(file: IO[bytes], kind: str, name: str, budget: Budget, depth: in
 
 def _unpacked(file: IO[bytes], kind: str, budget: Budget) -> Iterator[bytes]:
     """
-    One compressed stream; what is behind its end is looked at only in so far
+    One compressed stream; what is behind its end is read only in so far
     as it is another one.
     """
     unpacker, waiting = _unpacker(kind), b""

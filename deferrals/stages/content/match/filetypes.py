@@ -13,7 +13,7 @@ import functools
 import importlib.resources
 import json
 
-#: How much of the beginning of a file is looked at.
+#: How much of the beginning of a file is compared.
 HEAD_OCTETS = 2048
 
 #: The kinds of file that octets of this offset and length stand for.

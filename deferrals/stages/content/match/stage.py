@@ -1,7 +1,7 @@
 """
 The content stage C{match}: refuse by declared rules.
 
-Each rule looks at one thing: words or a pattern in a header field or in the
+Each rule is about one thing: words or a pattern in a header field or in the
 text; names, MIME types or real types of attachments; names of what is in
 archives; the size; the test strings GTUBE and EICAR.  The first rule that
 matches refuses with its own reply.
@@ -83,7 +83,7 @@ def _compile(pattern: str) -> Any:  # re2 has no types
 class MatchRule:
     """
     One rule; exactly one of header, body, attachment, mime_type, file_type,
-    archive, larger_than and test says what it looks at.
+    archive, larger_than and test says what it is about.
 
     @ivar header: a field's name; its value is searched, MIME words decoded.
     @ivar body: C{true}: the text parts are searched, decoded.
@@ -131,7 +131,7 @@ class MatchRule:
     @property
     def subject(self) -> str:
         """
-        What it looks at: a key of the default replies.
+        What it is about: a key of the default replies.
         """
         if self.test:
             return self.test
@@ -152,11 +152,11 @@ class MatchSettings:
     rules: tuple[MatchRule, ...] = attrs.field(validator=checked(_some))
 
 
-class _Content:
+class _DissectedMessage:
     """
     One message taken apart, as far as a rule has asked for it (in a thread).
 
-    @ivar threads: one at a time looks at a message.
+    @ivar threads: one at a time takes a message apart.
     """
 
     def __init__(self, message: IMessage, threads: Threads) -> None:
@@ -255,15 +255,15 @@ class MatchStage:
         See L{IContentStage.judge}.
         """
 
-        def judged(content: _Content) -> Deferred[ContentVerdict]:
+        def judged(content: _DissectedMessage) -> Deferred[ContentVerdict]:
             return content.threads.run(self._judge, content)
 
-        return message.shared((__name__, "content"), self._content).addCallback(judged)
+        return message.shared((__name__, "content"), self._dissected).addCallback(judged)
 
-    def _content(self, message: IMessage) -> _Content:
-        return _Content(message, self._threads.alone())
+    def _dissected(self, message: IMessage) -> _DissectedMessage:
+        return _DissectedMessage(message, self._threads.alone())
 
-    def _judge(self, content: _Content) -> ContentVerdict:
+    def _judge(self, content: _DissectedMessage) -> ContentVerdict:
         """
         Apply the rules (in a thread).
         """
@@ -298,33 +298,33 @@ class _ReadyRule:
 
     def __init__(self, rule: MatchRule) -> None:
         self._rule = rule
-        self._matches: Callable[[_Content, Buffer], bool]
+        self._matches: Callable[[_DissectedMessage, Buffer], bool]
         self._matches = getattr(self, "_" + rule.subject.replace("-", "_"))
         self._search = _searcher(rule)
         self.verdict = Refuse(Reply.parseRefusal(rule.reply or _DEFAULT_REPLIES[rule.subject]))
 
-    def matches(self, content: _Content, data: Buffer) -> bool:
+    def matches(self, content: _DissectedMessage, data: Buffer) -> bool:
         return self._matches(content, data)
 
-    def _header(self, content: _Content, data: Buffer) -> bool:
+    def _header(self, content: _DissectedMessage, data: Buffer) -> bool:
         wanted = (self._rule.header or "").lower()
         fields = content.message.fields()
         return any(name.lower() == wanted and self._search(words(value)) for name, value in fields)
 
-    def _body(self, content: _Content, data: Buffer) -> bool:
+    def _body(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(self._search(text) for text in content.texts(data))
 
-    def _attachment(self, content: _Content, data: Buffer) -> bool:
+    def _attachment(self, content: _DissectedMessage, data: Buffer) -> bool:
         names = [part.fileName for part in content.parts(data)]
         return any(_like(name, self._rule.attachment) for name in names if name)
 
-    def _mime_type(self, content: _Content, data: Buffer) -> bool:
+    def _mime_type(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(_like(part.mimeType, self._rule.mime_type) for part in content.parts(data))
 
-    def _file_type(self, content: _Content, data: Buffer) -> bool:
+    def _file_type(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(_like(kind, self._rule.file_type) for kind in content.kinds(data))
 
-    def _archive(self, content: _Content, data: Buffer) -> bool:
+    def _archive(self, content: _DissectedMessage, data: Buffer) -> bool:
         names, _ = content.archived(data)
         return any(
             _like(part, self._rule.archive)
@@ -332,16 +332,16 @@ class _ReadyRule:
             for part in (name, name.replace("\\", "/").rpartition("/")[2])
         )
 
-    def _unreadable_archive(self, content: _Content, data: Buffer) -> bool:
+    def _unreadable_archive(self, content: _DissectedMessage, data: Buffer) -> bool:
         return content.archived(data)[1]
 
-    def _larger_than(self, content: _Content, data: Buffer) -> bool:
+    def _larger_than(self, content: _DissectedMessage, data: Buffer) -> bool:
         return content.message.size > (self._rule.larger_than or 0)
 
-    def _gtube(self, content: _Content, data: Buffer) -> bool:
+    def _gtube(self, content: _DissectedMessage, data: Buffer) -> bool:
         return data.find(GTUBE.encode()) >= 0 or any(GTUBE in text for text in content.texts(data))
 
-    def _eicar(self, content: _Content, data: Buffer) -> bool:
+    def _eicar(self, content: _DissectedMessage, data: Buffer) -> bool:
         if data.find(EICAR) >= 0:
             return True
         return any(EICAR in part.head(data, _EICAR_OCTETS) for part in content.parts(data))
