@@ -626,6 +626,50 @@ class IScramCredentials(ICredentials):
         """
 
 
+class IAuthenticator(Interface):
+    """
+    Internal: all credentials checkers as one, for a session.
+    """
+
+    mechanisms: list[str] = Attribute("The SASL mechanisms that can work, the best one first.")
+
+    def login(credentials: ICredentials) -> Deferred[str]:
+        """
+        @return: a Deferred of the user's name; fails with L{UnauthorizedLogin
+            <twisted.cred.error.UnauthorizedLogin>} where no checker knows them.
+        """
+
+    def scramKeys(user: bytes) -> Deferred[ScramKeys]:
+        """
+        @param user: octets of UTF-8.
+        @return: a Deferred of the user's keys.  An unknown user gets some, too,
+            always the same: an attacker learns nothing.
+        """
+
+
+class IContentJudge(Interface):
+    """
+    Internal: the content stages of all policies as one, for a session.
+    """
+
+    def cohort(recipient: Recipient, verdict: EnvelopeVerdict) -> Hashable:
+        """
+        @param recipient: with its route.
+        @param verdict: the envelope's.
+        @return: equal for recipients whose answer is the same for any message.
+        @raise Exception: a stage cannot say it.
+        """
+
+    def judge(
+        message: IMessage, envelope: Envelope, deferred: Sequence[tuple[Recipient, Hashable]]
+    ) -> list[Deferred[ContentVerdict]]:
+        """
+        @param deferred: the deferred recipients, each with its cohort.
+        @return: one Deferred for each recipient, in their order.  None ever
+            fails.  Cancelling one refuses for that recipient, for now.
+        """
+
+
 class IScramChecker(Interface):
     """
     A credentials checker that knows keys for SCRAM-SHA-256: it provides this
