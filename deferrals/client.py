@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
 from deferrals.model.answers import Answer, Result
 from deferrals.model.envelope import Form
+from deferrals.model.lines import normalised
 from deferrals.model.outgoing import Outgoing, Timeouts
 from deferrals.smtp.client.session import ClientSession
 
@@ -32,14 +33,13 @@ def withCRLF(message: bytes) -> bytes:
     """
     A text with line ends of any kind, as mail wants it.
     """
-    message = message.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    message = normalised(message)
     return message if message.endswith(b"\r\n") or not message else message + b"\r\n"
 
 
-@inlineCallbacks
 def sendMessage(
-    reactor: Any,
-    endpoint: Any,
+    reactor: IReactorTime,
+    endpoint: IStreamClientEndpoint,
     sender: str,
     recipients: Sequence[str],
     message: bytes,
@@ -49,7 +49,7 @@ def sendMessage(
     forms: Sequence[Form] = (Form.DEFERRALS, Form.PRDR),
     timeouts: Timeouts = Timeouts(),
     trace: Callable[[str, str], None] | None = None,
-) -> Any:
+) -> Deferred[Result]:
     """
     Connect, send one message, say goodbye.
 
@@ -71,15 +71,20 @@ def sendMessage(
         for start in range(0, len(message), _CHUNK_OCTETS):
             yield message[start : start + _CHUNK_OCTETS]
 
-    factory = Factory.forProtocol(
-        lambda: ClientSession(reactor, hello or socket.gethostname(), lmtp, forms, timeouts, trace)
-    )
-    factory.noisy = False
-    session = yield endpoint.connect(factory)
-    yield session.open()
+    session = ClientSession(reactor, hello or socket.gethostname(), lmtp, forms, timeouts, trace)
     outgoing = Outgoing(sender, recipients, len(message), chunks, not message.isascii())
-    result = yield session.send(outgoing)
-    yield session.quit()
+    return Deferred.fromCoroutine(_send(endpoint, session, outgoing))
+
+
+async def _send(
+    endpoint: IStreamClientEndpoint, session: ClientSession, outgoing: Outgoing
+) -> Result:
+    factory = Factory.forProtocol(lambda: session)
+    factory.noisy = False
+    await endpoint.connect(factory)
+    await session.open()
+    result = await session.send(outgoing)
+    await session.quit()
     return result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import (
     CancelledError,
@@ -298,6 +298,21 @@ class Semaphore:
             self.free += 1
 
 
+class InThread(Protocol):
+    """
+    Runs a function outside the reactor thread, and returns a Deferred of its
+    result: L{IServices.inThread<deferrals.interfaces.IServices.inThread>} is
+    one.
+    """
+
+    def __call__(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """
+        @return: a Deferred of the function's result.
+        """
+
+
 class Threads:
     """
     Functions that run in threads, so many at once.  Whoever waits for one may
@@ -306,37 +321,63 @@ class Threads:
     @param inThread: runs a function outside the reactor thread and returns a
         Deferred of its result.
     @param limit: how many run at once.
+    @param within: threads whose limit holds for these, too.
     """
 
-    def __init__(self, inThread: Callable[..., Deferred[Any]], limit: int) -> None:
+    def __init__(self, inThread: InThread, limit: int, within: Threads | None = None) -> None:
         self._inThread = inThread
         self._slots = Semaphore(limit)
+        self._all: tuple[Semaphore, ...] = (
+            self._slots,
+            *(() if within is None else within._all),
+        )
 
     @property
     def waiting(self) -> int:
         """How many wait for a slot."""
         return self._slots.waiting
 
+    def alone(self) -> Threads:
+        """
+        @return: the same threads for what only one of them may touch at a time:
+            who waits for that has no slot of the others' yet.
+        """
+        return Threads(self._inThread, 1, self)
+
     def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """
         @return: a Deferred of the function's result; cancelling it gives up the
             place in the queue, or the result.
         """
+        return Deferred.fromCoroutine(self._run(function, *args, **kwargs))
 
-        def begin(_: None) -> Deferred[_T]:
-            result: Deferred[_T] = Deferred()
-            self._inThread(function, *args, **kwargs).addBoth(ended, result)
-            return result
+    async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        held: list[Semaphore] = []
+        try:
+            for slots in self._all:
+                await slots.acquire()
+                held.append(slots)
+        except BaseException:
+            _release(held)
+            raise
+        result: Deferred[_T] = Deferred()
 
-        def ended(value: Any, result: Deferred[_T]) -> None:
-            self._slots.release()
+        def ended(value: _T | Failure) -> None:
+            _release(held)
             result.callback(value)
 
-        return self._slots.acquire().addCallback(begin)
+        self._inThread(function, *args, **kwargs).addBoth(ended)
+        return await result
+
+
+def _release(held: list[Semaphore]) -> None:
+    for slots in held:
+        slots.release()
 
 
 __all__ = [
     "CancelledError",
+    "InThread",
     "Semaphore",
     "SharedResult",
     "Threads",

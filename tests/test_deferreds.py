@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.deferreds import (
     Semaphore,
     SharedResult,
+    Threads,
     asDeferred,
     atOnce,
     timeOfDay,
@@ -184,6 +185,83 @@ class SlotsTests(SynchronousTestCase):
         self.successResultOf(three)
         slots.release()
         self.assertEqual(slots.free, 1)
+
+
+class ThreadsTests(SynchronousTestCase):
+    """
+    L{Threads}, whose threads end when they are told to.
+    """
+
+    def setUp(self) -> None:
+        self.begun: list[tuple[str, Deferred[str]]] = []
+        self.threads = Threads(self.inThread, 2)
+
+    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+        d: Deferred[Any] = Deferred()
+        self.begun.append((args[0], d))
+        return d.addCallback(lambda _: function(*args))
+
+    def end(self, name: str) -> None:
+        ((found, d),) = [pair for pair in self.begun if pair[0] == name]
+        self.begun.remove((found, d))
+        d.callback("")
+
+    def running(self) -> list[str]:
+        return [name for name, _ in self.begun]
+
+    def test_limit(self) -> None:
+        """So many run at once, in the order in which they were asked for."""
+        results = [self.threads.run(str.upper, name) for name in "abc"]
+        self.assertEqual((self.running(), self.threads.waiting), (["a", "b"], 1))
+        self.end("a")
+        self.assertEqual(self.running(), ["b", "c"])
+        self.assertEqual(self.successResultOf(results[0]), "A")
+
+    def test_keepsItsSlot(self) -> None:
+        """A caller that gives up leaves the thread its slot until the thread has ended."""
+        given, _, waiting = (self.threads.run(str.upper, name) for name in "abc")
+        given.cancel()
+        self.failureResultOf(given, CancelledError)
+        self.assertEqual(self.running(), ["a", "b"])
+        self.end("a")
+        self.assertEqual(self.running(), ["b", "c"])
+        self.assertNoResult(waiting)
+
+    def test_leavesTheQueue(self) -> None:
+        """A caller that gives up while it waits has no thread at all."""
+        for name in "ab":
+            self.threads.run(str.upper, name)
+        waiting = self.threads.run(str.upper, "c")
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.end("a")
+        self.assertEqual((self.running(), self.threads.waiting), (["b"], 0))
+
+    def test_alone(self) -> None:
+        """What only one thread may touch waits for that thread, and takes no slot meanwhile."""
+        alone = self.threads.alone()
+        one, two = alone.run(str.upper, "a"), alone.run(str.upper, "b")
+        self.threads.run(str.upper, "c")
+        self.assertEqual(self.running(), ["a", "c"])
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.assertEqual(self.running(), ["a", "c"])
+        self.end("a")
+        self.assertEqual(self.running(), ["c", "b"])
+        self.end("b")
+        self.assertEqual(self.successResultOf(two), "B")
+
+    def test_aloneAndGivenUp(self) -> None:
+        """One that gives up while no slot is free lets the next one wait for it."""
+        for name in "ab":
+            self.threads.run(str.upper, name)
+        alone = self.threads.alone()
+        one, two = alone.run(str.upper, "c"), alone.run(str.upper, "d")
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.end("a")
+        self.assertEqual(self.running(), ["b", "d"])
+        self.assertNoResult(two)
 
 
 class DeadlineTests(SynchronousTestCase):

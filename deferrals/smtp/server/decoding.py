@@ -11,6 +11,8 @@ bare LF ends nothing and is noted, since the next hop might think otherwise
 
 from __future__ import annotations
 
+from deferrals.model.lines import hasBare
+
 _END = b"\r\n.\r\n"
 _HELD = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 
@@ -112,18 +114,3 @@ class BinaryDecoder:
         Nothing is missing.
         """
         return b""
-
-
-def hasBare(data: bytes) -> bool:
-    """
-    Whether there is a CR or an LF that is not part of a CRLF.
-    """
-    # All that is not text, in one sweep, is twice what the pairs are.
-    return len(data) - len(data.translate(None, b"\r\n")) != 2 * data.count(b"\r\n")
-
-
-def normalised(data: bytes) -> bytes:
-    """
-    Every bare CR and bare LF of a complete message made a CRLF.
-    """
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

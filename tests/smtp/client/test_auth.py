@@ -42,8 +42,8 @@ class MechanismTests(SynchronousTestCase):
             encoded(f"c=biws,r={nonce},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="),
         )
         self.assertRaises(ValueError, scram.finish)
-        answer = scram.respond(encoded("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="))
-        self.assertEqual(answer, "")
+        proof = encoded("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+        self.assertEqual(self.successResultOf(scram.respond(proof)), "")
         scram.finish()
 
     def test_scramWrong(self) -> None:
@@ -59,23 +59,24 @@ class MechanismTests(SynchronousTestCase):
         ):
             scram = self.scram()
             scram.start()
-            self.assertRaises(ValueError, scram.respond, encoded(challenge))
+            self.failureResultOf(scram.respond(encoded(challenge)), ValueError)
         scram = self.scram()
         scram.start()
-        self.assertRaises(ValueError, scram.respond, "!")
-        scram.respond(encoded("r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=10"))
-        self.assertRaises(ValueError, scram.respond, encoded("v=AAAA"))
+        self.failureResultOf(scram.respond("!"), ValueError)
+        self.successResultOf(scram.respond(encoded("r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=10")))
+        self.failureResultOf(scram.respond(encoded("v=AAAA")), ValueError)
 
     def test_plain(self) -> None:
         """PLAIN in one piece (RFC 4616), LOGIN in two."""
         self.assertEqual(
             Plain("me", "pw").start(), f"PLAIN {encoded(chr(0) + 'me' + chr(0) + 'pw')}"
         )
-        self.assertRaises(ValueError, Plain("me", "pw").respond, "")
+        self.failureResultOf(Plain("me", "pw").respond(""), ValueError)
         login = LoginMechanism("me", "pw")
-        said = [login.start(), login.respond("VXNlcm5hbWU6"), login.respond("UGFzc3dvcmQ6")]
-        self.assertEqual(said, ["LOGIN", encoded("me"), encoded("pw")])
-        self.assertRaises(ValueError, login.respond, "")
+        self.assertEqual(login.start(), "LOGIN")
+        for challenge, answer in (("VXNlcm5hbWU6", "me"), ("UGFzc3dvcmQ6", "pw")):
+            self.assertEqual(self.successResultOf(login.respond(challenge)), encoded(answer))
+        self.failureResultOf(login.respond(""), ValueError)
 
     def test_choose(self) -> None:
         """The best that is offered; never none."""

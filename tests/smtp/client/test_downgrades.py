@@ -9,7 +9,7 @@ from tests.hops import HopsCase, codes, outgoing
 from tests.peer import Peer
 
 
-class MisgivingTests(HopsCase):
+class DowngradeTests(HopsCase):
     """
     A server that keeps failing under an extension is used without it (D-26).
     """
@@ -89,5 +89,5 @@ class MisgivingTests(HopsCase):
     def test_bounded(self) -> None:
         """The memory does not grow without end."""
         for number in range(10_100):
-            self.hops._misgivings.problem(f"host-{number}", Form.PRDR, "x", 0.0)
-        self.assertEqual(len(self.hops._misgivings._records), 10_000)
+            self.hops._downgrades.problem(f"host-{number}", Form.PRDR, "x", 0.0)
+        self.assertEqual(len(self.hops._downgrades._records), 10_000)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -48,7 +49,7 @@ class Scripted:
         self.session = ClientSession(self.clock, "client.example.com", **settings)
         self.transport = Transport()
         self.session.makeConnection(self.transport)
-        self.opened = self.session.open()
+        self.opened = Deferred.fromCoroutine(self.session.open())
 
     def say(self, *lines: str) -> list[str]:
         """
@@ -64,7 +65,7 @@ class Scripted:
             yield body
 
         outgoing = Outgoing("a@example.com", recipients, len(body), chunks, **more)
-        self.result = self.session.send(outgoing)
+        self.result = Deferred.fromCoroutine(self.session.send(outgoing))
         said = self.transport.value().decode().splitlines()
         self.transport.clear()
         return said
@@ -299,7 +300,9 @@ class ClientTests(SynchronousTestCase):
             yield b"text\r\n"
             raise OSError("gone")
 
-        result = server.session.send(Outgoing("a@b.c", ["d@e.f"], 5, chunks))
+        result = Deferred.fromCoroutine(
+            server.session.send(Outgoing("a@b.c", ["d@e.f"], 5, chunks))
+        )
         server.say("250 ok", "250 ok", "354 go")
         self.assertEqual(codes(self.successResultOf(result)), [451])
         self.assertTrue(server.transport.aborted)
@@ -307,7 +310,7 @@ class ClientTests(SynchronousTestCase):
     def test_quit(self) -> None:
         """Goodbye is said, and waited for."""
         server = self.greeted()
-        gone = server.session.quit()
+        gone = Deferred.fromCoroutine(server.session.quit())
         self.assertEqual(server.say(), ["QUIT"])
         server.say("221 bye")
         self.assertNoResult(gone)
@@ -331,7 +334,7 @@ class BothEndsTests(SynchronousTestCase):
         session = ClientSession(bench.clock, "client.example.com", forms=forms)
         transport = Transport()
         session.makeConnection(transport)
-        opened = session.open()
+        opened = Deferred.fromCoroutine(session.open())
 
         def pump() -> None:
             for _ in range(20):
@@ -343,9 +346,8 @@ class BothEndsTests(SynchronousTestCase):
         pump()
         self.successResultOf(opened)
         body = b".dot\r\n..\r\n"
-        result = session.send(
-            Outgoing("a@example.com", recipients, len(body), lambda: iter([body]))
-        )
+        outgoing = Outgoing("a@example.com", recipients, len(body), lambda: iter([body]))
+        result = Deferred.fromCoroutine(session.send(outgoing))
         pump()
         return bench, self.successResultOf(result)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import Delivered, Failed, Retry
@@ -29,8 +30,10 @@ class NextTests(RemoteCase):
         hops = [self.makeStage(ask=()) for _ in "12"]
         hops[1]._hop = hops[1]._hop.__class__("two", "two", "two.example", forms=())
         addressees = makeAddressees(*addresses)
-        d = RemoteDelivery(self.services, 30, "relayed").deliver(
-            makeMessage(BODY), makeEnvelope(), addressees, [stage._hop for stage in hops]
+        remote = RemoteDelivery(self.services, 30, "relayed")
+        hopsInTurn = [stage._hop for stage in hops]
+        d = Deferred.fromCoroutine(
+            remote.deliver(makeMessage(BODY), makeEnvelope(), addressees, hopsInTurn)
         )
         self.network.run()
         found = self.successResultOf(d)
