@@ -55,9 +55,9 @@ MAX_EXCHANGES = 10
 MAX_POINTERS = 10
 MAX_VOIDS = 2
 
-#: The record of the domain itself; each term's question, and one for each mail
-#: server; the names of the client, each with its addresses.
-MAX_QUERIES = 1 + MAX_TERMS * (1 + MAX_EXCHANGES) + MAX_POINTERS
+#: The domain's own record; and each term's question, with one for each of the
+#: mail servers, or of the client's names, that it leads to.
+MAX_QUERIES = 1 + MAX_TERMS * (1 + max(MAX_EXCHANGES, MAX_POINTERS))
 
 
 class LookupFailed(Exception):

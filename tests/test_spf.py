@@ -1,0 +1,635 @@
+"""
+SPF without DNS: macros, records, checks, and what a check may cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.spf import MAX_QUERIES, Finding, reverseName
+from deferrals.model.spfmacro import DomainSpec, RecordError, isName
+from deferrals.model.spfrecord import (
+    MAX_RECORD_OCTETS,
+    MAX_TERMS,
+    Result,
+    isRecord,
+    parseRecord,
+)
+from tests.spfzone import Names, check
+
+VALUES = {
+    "s": "strong-bad@email.example.com",
+    "l": "strong-bad",
+    "o": "email.example.com",
+    "d": "email.example.com",
+    "i": "192.0.2.3",
+    "h": "mail.example.net",
+    "v": "in-addr",
+    "p": "unknown",
+}
+
+
+class MacroTests(SynchronousTestCase):
+    """
+    L{DomainSpec}.
+    """
+
+    def test_examples(self) -> None:
+        """The examples of RFC 7208 §7.4."""
+        for text, wanted in {
+            "%{s}": "strong-bad@email.example.com",
+            "%{o}": "email.example.com",
+            "%{d}": "email.example.com",
+            "%{d4}": "email.example.com",
+            "%{d3}": "email.example.com",
+            "%{d2}": "example.com",
+            "%{d1}": "com",
+            "%{dr}": "com.example.email",
+            "%{d2r}": "example.email",
+            "%{l}": "strong-bad",
+            "%{l-}": "strong.bad",
+            "%{lr}": "strong-bad",
+            "%{lr-}": "bad.strong",
+            "%{l1r-}": "strong",
+            "%{ir}.%{v}._spf.%{d2}": "3.2.0.192.in-addr._spf.example.com",
+            "%{lr-}.lp._spf.%{d2}": "bad.strong.lp._spf.example.com",
+            "%{ir}.%{v}.%{l1r-}.lp._spf.%{d2}": "3.2.0.192.in-addr.strong.lp._spf.example.com",
+            "%{d2}.trusted-domains.example.net": "example.com.trusted-domains.example.net",
+        }.items():
+            self.assertEqual(DomainSpec.parse(text).expand(VALUES), wanted, text)
+
+    def test_transformers(self) -> None:
+        """Several delimiters, many digits, upper case, and the three escapes."""
+        values = {**VALUES, "l": "~jack&jill=up-a_b3.c", "i": "1.2.3"}
+        for text, wanted in {
+            "%{l=-}": "~jack&jill.up.a_b3.c",
+            "%{l2=-}": "up.a_b3.c",
+            "%{lr==-}": "a_b3.c.up.~jack&jill",
+            "%{lr_}": "b3.c.~jack&jill=up-a",
+            "%{L}": "~jack%26jill%3Dup-a_b3.c",
+            "%{D}": "email.example.com",
+            "%{i002}": "2.3",
+            "%{i127R}": "3.2.1",
+            f"%{{i{'9' * 9000}r}}": "3.2.1",
+            "a%%b%_c%-d.%{I}": "a%b c%20d.1.2.3",
+            "a.example.": "a.example",
+        }.items():
+            self.assertEqual(DomainSpec.parse(text).expand(values), wanted, text[:40])
+
+    def test_syntax(self) -> None:
+        """What is no C{domain-spec}, and what is one (RFC 7208 §7.1)."""
+        for text in (
+            *("", "%", "%a", "%{", "%{}", "%{d", "%{x}", "%{d2x}", "%{rd}", "%{d0}", "%{d00}"),
+            *(
+                "%{c}",
+                "%{r}",
+                "%{t}",
+                "%{d}com",
+                "com",
+                "com.",
+                ".com-",
+                "a.-com",
+                "a.123",
+                "%{l&}",
+            ),
+            *("a..", "a.b c", "a.b\t", "a.bé", "%(d).example", "a.example/24", "a.example:8080"),
+            "%{d}.",
+        ):
+            self.assertRaises(RecordError, DomainSpec.parse, text)
+        for text in ("a.com", ".com", "a.1-2", "a:b/c.example", "%{d}", "a%%", "a.xn--zckzah"):
+            DomainSpec.parse(text)
+
+    def test_length(self) -> None:
+        """A name that is too long loses labels at its left (RFC 7208 §7.3)."""
+        for first in range(1, 8):
+            spec = DomainSpec.parse("%{l}." + "abc." * 60 + "example")
+            name = spec.expand({"l": "x" * first})
+            self.assertEqual(len(name), 247 + 1 + first if first <= 5 else 247)
+            self.assertTrue(isName(name))
+        spec = DomainSpec.parse("label." * 60 + "example.")
+        self.assertEqual(spec.expand({}), "label." * 41 + "example")
+        self.assertFalse(isName(DomainSpec.parse("%{l}.example").expand({"l": "x" * 300})))
+
+    def test_growth(self) -> None:
+        """Where a name is full, nothing more is expanded."""
+        read: list[str] = []
+
+        class Values(dict[str, str]):
+            def __getitem__(self, letter: str) -> str:
+                read.append(letter)
+                return super().__getitem__(letter)
+
+        spec = DomainSpec.parse("%{s}." * 1000 + "%{s}")
+        spec.expand(Values(s="a" * 60 + ".example"))
+        self.assertEqual(len(read), 4)
+
+    def test_names(self) -> None:
+        """What DNS is asked for."""
+        for name in ("a.b", "a b.c", "a/b:c.d", "x" * 63 + ".y"):
+            self.assertTrue(isName(name), name)
+        for name in ("", "a", ".", "a..b", ".a", "a.b.", "x" * 64 + ".y", "é.b", "a\n.b", "a\0.b"):
+            self.assertFalse(isName(name), name)
+        self.assertFalse(isName(".".join("a" * 128)))
+
+
+class RecordTests(SynchronousTestCase):
+    """
+    L{parseRecord}.
+    """
+
+    def test_selection(self) -> None:
+        """The version is a word of its own (RFC 7208 §4.5)."""
+        for text in (b"v=spf1", b"V=SPF1 -all", b"v=spf1 nonsense"):
+            self.assertTrue(isRecord(text), text)
+        for text in (b"", b"v=spf10", b"v=spf", b" v=spf1", b"v=spf1\t-all", b"v=spf2 a"):
+            self.assertFalse(isRecord(text), text)
+
+    def test_valid(self) -> None:
+        """Terms of every kind; case and the number of spaces do not matter."""
+        for text in (
+            *("", " ", "   -ALL  ", "a", "A/24", "a//64", "a/24//64", "a/0//0", "mx:a.example/1"),
+            *("a:foo:bar/baz.example.com/24", "PTR", "ptr:%{d2}", "ip4:192.0.2.1/0"),
+            *("ip6:::1/128", "ip6:2001:db8::/32", "ip6:::ffff:192.0.2.1", "exists:%{i}.a.example"),
+            *("moo.cow-far_out=man:dog/cat", "x=%{c}%{r}%{t}", "x=", "exp=%{d}", "redirect=%{d}"),
+            *(
+                "Redirect=a.example EXP=b.example",
+                "redirect=a.example all",
+                "include:_spf.a.example",
+            ),
+        ):
+            parseRecord(b"v=spf1 " + text.encode())
+
+    def test_invalid(self) -> None:
+        """What is an error, wherever it stands (RFC 7208 §4.6)."""
+        for text in (
+            *(
+                "all:a.example",
+                "all/8",
+                "-all.",
+                "--all",
+                "+-all",
+                "al",
+                "foo",
+                "foo:a.example",
+                "-",
+            ),
+            *("include", "include:", "include:a", "include:a.example/24"),
+            *("a:", "a/", "a/33", "a/032", "a//129", "a/24/64", "a///64", "a:/24", "a:1.2.3.4"),
+            *("mx:", "mx/33", "ptr:", "ptr/24", "ptr:a", "exists", "exists:", "exists:a.example/2"),
+            *("ip4", "ip4:", "ip4:1.2.3", "ip4:1.2.3.4/33", "ip4:1.2.3.4/032", "ip4:01.2.3.4"),
+            *("ip4:1.2.3.4//32", "ip4:1.2.3.4:25", "ip4:::1", "ip6", "ip6:1.2.3.4", "ip6:::1/129"),
+            *("ip6::a::b", "ip6:fe80::1%eth0", "ip6:::1//64", "ip4/24", "ip6:[::1]"),
+            *("redirect:a.example", "+redirect=a.example", "redirect=", "redirect=a", "exp="),
+            *("exp=%{r}.example", "exp=a.example exp=b.example", "x=%", "x=%{z}", "1x=y", "=all"),
+            *("redirect=a.example REDIRECT=a.example", "a\tmx", "a:é.example", "a\x00", "a\n"),
+        ):
+            octets = b"v=spf1 ip4:192.0.2.1 -all " + text.encode()
+            self.assertRaises(RecordError, parseRecord, octets)
+
+    def test_long(self) -> None:
+        """A record that is too long, or has too many terms, is invalid."""
+        parseRecord(b"v=spf1" + b" a" * MAX_TERMS)
+        self.assertRaises(RecordError, parseRecord, b"v=spf1" + b" a" * (MAX_TERMS + 1))
+        parseRecord(b"v=spf1".ljust(MAX_RECORD_OCTETS))
+        self.assertRaises(RecordError, parseRecord, b"v=spf1".ljust(MAX_RECORD_OCTETS + 1))
+
+    def test_work(self) -> None:
+        """Reading twice as much costs twice as much."""
+        for term in (b" a", b" ip4:192.0.2.1/24", b" x=%{d}", b" a:%{l}.example/1//2"):
+            few = steps(parseRecord, b"v=spf1" + term * 100)
+            many = steps(parseRecord, b"v=spf1" + term * 200)
+            self.assertLess(many, 2.1 * few)
+        for part in (b"%{d}", b"%{l1r-+}.", b"a.", b"%%", b"/1", b"%{d2.-+,}"):
+            few = steps(parseRecord, b"v=spf1 a:" + part * 400 + b"%{d}")
+            many = steps(parseRecord, b"v=spf1 a:" + part * 800 + b"%{d}")
+            self.assertLess(many, 2.1 * few)
+
+
+def steps(function: Callable[[bytes], object], octets: bytes) -> int:
+    """
+    @return: how many functions, Python's own among them, a call calls.
+    """
+    count = 0
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    former = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        function(octets)
+    finally:
+        sys.setprofile(former)
+    return count
+
+
+class CheckTests(SynchronousTestCase):
+    """
+    L{checkHost}.
+    """
+
+    def result(self, record: str, *more: tuple[str, str, Any], **client: str) -> str:
+        """
+        @param record: of a.example, behind the version.
+        @param more: further entries of the zone: name, type and value.
+        """
+        return self.finding(record, *more, **client).result.value
+
+    def finding(self, record: str, *more: tuple[str, str, Any], **client: str) -> Finding:
+        self.names = zone(("a.example", "TXT", f"v=spf1 {record}"), *more)
+        return check(self.names, "me@a.example", **client)
+
+    def test_identity(self) -> None:
+        """The return path's domain is checked; of the null path the client's name."""
+        names = zone(
+            ("a.example", "TXT", "v=spf1 exists:%{l}.%{o}.%{h}.b.example -all"),
+            ("me.a.example.mail.a.example.b.example", "A", "127.0.0.2"),
+            ("mail.a.example", "TXT", "v=spf1 exists:%{s}.b.example -all"),
+            ("postmaster@mail.a.example.b.example", "A", "127.0.0.2"),
+        )
+        found = check(names, "me@A.example", helo="mail.a.example")
+        self.assertEqual(found, Finding(Result.PASS, "a.example"))
+        found = check(names, "", helo="Mail.A.Example.")
+        self.assertEqual(found, Finding(Result.PASS, "mail.a.example"))
+        found = check(names, "@a.example", helo="mail.a.example")
+        self.assertEqual(found.result, Result.FAIL, "its local part is postmaster")
+
+    def test_none(self) -> None:
+        """No record, no such name, no name at all, or no IP address: none."""
+        names = zone(("a.example", "TXT", "something"), ("b.example", "A", "192.0.2.1"))
+        for domain in ("a.example", "b.example", "c.example"):
+            self.assertEqual(check(names, f"me@{domain}"), Finding(Result.NONE, domain))
+        names.asked.clear()
+        for helo in ("", "localhost", "[192.0.2.1]", "[IPv6:::1]", "a..b", "x y\n.b", "é.b"):
+            self.assertEqual(check(names, "", helo=helo).result, Result.NONE)
+        for address in ("local", "unknown", ""):
+            self.assertEqual(check(names, "me@a.example", address).result, Result.NONE)
+        self.assertEqual(names.asked, [])
+
+    def test_order(self) -> None:
+        """The first mechanism that matches decides, with its qualifier."""
+        for record, wanted in {
+            "": "neutral",
+            "all": "pass",
+            "~all -all": "softfail",
+            "-ip4:192.0.2.0/24 +all": "fail",
+            "-ip4:192.0.2.2/31 ip6:::/0 ?all": "neutral",
+            "ip4:192.0.2.0/31 -all": "pass",
+            "-all redirect=b.example": "fail",
+            "exp=b.example +all": "pass",
+        }.items():
+            self.assertEqual(self.result(record), wanted, record)
+            self.assertEqual(self.names.asked, [("a.example", "TXT")])
+
+    def test_families(self) -> None:
+        """IPv4 in IPv6 is IPv4; a host counts with the addresses of the client's family."""
+        hosts = [
+            ("a.example", "A", "192.0.2.9"),
+            ("a.example", "AAAA", "2001:db8::9"),
+            ("a.example", "MX", (10, "a.example")),
+        ]
+        for record, address, wanted in (
+            ("a -all", "192.0.2.9", "pass"),
+            ("a -all", "::ffff:192.0.2.9", "pass"),
+            ("a -all", "2001:db8::9", "pass"),
+            ("a/24 -all", "192.0.2.1", "pass"),
+            ("a/24 -all", "2001:db8::1", "fail"),
+            ("mx//64 -all", "2001:db8::1", "pass"),
+            ("mx//64 -all", "192.0.2.1", "fail"),
+            ("ip6:::ffff:0:0/96 -all", "::ffff:192.0.2.9", "fail"),
+            ("ip4:0.0.0.0/0 -all", "2001:db8::1", "fail"),
+        ):
+            self.assertEqual(self.result(record, *hosts, address=address), wanted, record)
+
+    def test_others(self) -> None:
+        """What included and redirected records do (RFC 7208 §5.2, §6.1)."""
+        others = [
+            ("pass.example", "TXT", "v=spf1 all"),
+            ("fail.example", "TXT", "v=spf1 -all"),
+            ("a-host.example", "TXT", "v=spf1 a -all"),
+            ("a-host.example", "A", "192.0.2.1"),
+            ("wrong.example", "TXT", "v=spf1 nothing"),
+            ("two.example", "TXT", "v=spf1"),
+            ("two.example", "TXT", "v=spf1"),
+        ]
+        for record, wanted in {
+            "-include:pass.example": "fail",
+            "include:fail.example ~all": "softfail",
+            "include:nothing.example": "permerror",
+            "include:wrong.example all": "permerror",
+            "include:two.example": "permerror",
+            "include:%{h}.example": "permerror",
+            "redirect=fail.example": "fail",
+            "redirect=a-host.example": "pass",
+            "redirect=nothing.example": "permerror",
+            "redirect=two.example": "permerror",
+            "include:%{l}.example redirect=pass.example": "permerror",
+        }.items():
+            self.assertEqual(self.result(record, *others, helo="x y"), wanted, record)
+
+    def test_trouble(self) -> None:
+        """DNS that does not answer is temperror, except behind the client's address."""
+        broken = [("broken.example", "broken", ""), ("1.2.0.192.in-addr.arpa", "broken", "")]
+        for record, wanted in {
+            "a:broken.example": "temperror",
+            "mx:broken.example all": "temperror",
+            "exists:broken.example all": "temperror",
+            "include:broken.example all": "temperror",
+            "redirect=broken.example": "temperror",
+            "ptr -all": "fail",
+            "-exists:%{p}.b.example all": "pass",
+        }.items():
+            self.assertEqual(self.result(record, *broken), wanted, record)
+
+    def test_pointer(self) -> None:
+        """Names of the client count if they lead back to it (RFC 7208 §5.5)."""
+        names = [
+            ("1.2.0.192.in-addr.arpa", "PTR", "forged.a.example."),
+            ("1.2.0.192.in-addr.arpa", "PTR", "Mail.Other.example."),
+            ("1.2.0.192.in-addr.arpa", "PTR", "broken.example."),
+            ("1.2.0.192.in-addr.arpa", "PTR", "localhost."),
+            ("broken.example", "broken", ""),
+            ("forged.a.example", "A", "192.0.2.2"),
+            ("mail.other.example", "A", "192.0.2.1"),
+            ("mail.other.example.b.example", "A", "127.0.0.2"),
+        ]
+        for record, wanted in {
+            "ptr -all": "fail",
+            "ptr:Other.Example -all": "pass",
+            "ptr:mail.other.example -all": "pass",
+            "ptr:ther.example -all": "fail",
+            "ptr:%{h} -all": "fail",
+            "exists:%{p}.b.example -all": "pass",
+        }.items():
+            self.assertEqual(self.result(record, *names, helo="x y"), wanted, record)
+        self.assertEqual(reverseName(ipaddress.ip_address("192.0.2.1")), names[0][0])
+        nibbles = "1." + "0." * 23 + "8.b.d.0.1.0.0.2"
+        self.assertEqual(reverseName(ipaddress.ip_address("2001:db8::1")), f"{nibbles}.ip6.arpa")
+
+    def test_clientName(self) -> None:
+        """C{%{p}} prefers the domain, then what is below it (RFC 7208 §7.3)."""
+        own = ("1.2.0.192.in-addr.arpa", "PTR", "a.example")
+        below = ("1.2.0.192.in-addr.arpa", "PTR", "mail.a.example")
+        other = ("1.2.0.192.in-addr.arpa", "PTR", "other.example")
+        hosts = [(name, "A", "192.0.2.1") for _, _, name in (own, below, other)]
+        for pointers, wanted in (
+            ([other, below, own], "a.example"),
+            ([other, below], "mail.a.example"),
+            ([other], "other.example"),
+            ([], "unknown"),
+        ):
+            self.result("exists:%{p}.b.example", *pointers, *hosts)
+            self.assertIn((f"{wanted}.b.example", "A"), self.names.asked)
+
+    def test_utf8(self) -> None:
+        """A local part that is not ASCII matches nothing (RFC 8616 §4)."""
+        names = zone(("a.example", "TXT", "v=spf1 exists:%{L}.b.example a:%{d} -all"))
+        self.assertEqual(check(names, "jörg@a.example").result, Result.FAIL)
+        self.assertEqual(names.asked, [("a.example", "TXT"), ("a.example", "A")])
+
+    def test_broken(self) -> None:
+        """A permerror and a temperror say why."""
+        for record, wanted in {
+            "a:b": "a.example: a domain that ends in no top-level domain and in no macro",
+            "include:b.example": "a.example: b.example has no SPF record",
+            "redirect=%{h}": "a.example: what it refers to has no SPF record",
+            "a:broken.example": "no answer",
+        }.items():
+            found = self.finding(record, ("broken.example", "broken", ""), helo="x")
+            self.assertEqual(found.problem, wanted)
+        names = zone(("a.example", "TXT", "v=spf1"), ("a.example", "TXT", "V=SPF1 a"))
+        self.assertEqual(check(names, "a@a.example").problem, "a.example: there are 2 SPF records")
+
+
+class LimitTests(SynchronousTestCase):
+    """
+    What a check may cost (RFC 7208 §4.6.4).
+    """
+
+    def result(
+        self, sender: str, *entries: tuple[str, str, Any], address: str = "192.0.2.1"
+    ) -> str:
+        self.names = zone(*entries)
+        return check(self.names, sender, address).result.value
+
+    def test_terms(self) -> None:
+        """Ten terms may ask DNS, in all records together; ip4, ip6, all and exp are free."""
+        host = ("host.example", "A", "192.0.2.9")
+        for count, wanted in ((10, "pass"), (11, "permerror")):
+            free = "ip4:192.0.2.9 ip6:::1 exp=host.example x=%{p}"
+            record = f"v=spf1 {free} {'a:host.example ' * count}all"
+            found = self.result("me@a.example", ("a.example", "TXT", record), host)
+            self.assertEqual(found, wanted)
+        for count, wanted in ((7, "pass"), (8, "permerror")):
+            found = self.result(
+                "me@a.example",
+                ("a.example", "TXT", "v=spf1 a:host.example include:b.example redirect=c.example"),
+                ("b.example", "TXT", f"v=spf1 {'a:host.example ' * count} -all"),
+                ("c.example", "TXT", "v=spf1 all"),
+                host,
+            )
+            self.assertEqual(found, wanted)
+
+    def test_loops(self) -> None:
+        """Records that refer to themselves or to each other end."""
+        for record in (
+            "include:a.example",
+            "redirect=a.example",
+            "include:b.example include:b.example",
+            "include:%{l}.%{d} a",
+        ):
+            found = self.result(
+                "me@a.example",
+                ("a.example", "TXT", f"v=spf1 {record}"),
+                ("b.example", "TXT", "v=spf1 include:a.example redirect=a.example"),
+            )
+            self.assertEqual(found, "permerror")
+            self.assertLessEqual(len(self.names.asked), 11)
+
+    def test_clientName(self) -> None:
+        """The first C{%{p}} is a term of its own, and the client's names are found once."""
+        pointers = [("1.2.0.192.in-addr.arpa", "PTR", f"n{n}.b.example") for n in range(12)]
+        hosts = [(f"n{n}.b.example", "A", "192.0.2.1") for n in range(12)]
+        hosts.append(("n0.b.example.c.example", "A", "127.0.0.2"))
+        for count, wanted in ((9, "pass"), (10, "permerror")):
+            record = f"v=spf1 {'-a:%{p}.c.example ' * count}all"
+            found = self.result("me@a.example", ("a.example", "TXT", record), *pointers, *hosts)
+            self.assertEqual(found, wanted)
+            asked = [name for name, _ in self.names.asked]
+            self.assertEqual(asked.count("1.2.0.192.in-addr.arpa"), 1)
+            self.assertEqual(len([name for name in asked if name.endswith(".b.example")]), 10)
+
+    def test_exchanges(self) -> None:
+        """More than ten mail servers are an error, whichever matches; ten are asked for."""
+        for count, wanted in ((10, "pass"), (11, "permerror")):
+            servers = [("a.example", "MX", (n, f"mx{n}.a.example")) for n in range(count)]
+            hosts = [(f"mx{n}.a.example", "A", f"192.0.2.{n + 1}") for n in range(count)]
+            record = ("a.example", "TXT", "v=spf1 mx -all")
+            self.assertEqual(self.result("me@a.example", record, *servers, *hosts), wanted)
+            found = self.result("me@a.example", record, *servers, *hosts, address="192.0.2.10")
+            self.assertEqual(found, wanted)
+
+    def test_pointers(self) -> None:
+        """Names of the client beyond the tenth are not looked at."""
+        for count, wanted in ((9, "pass"), (10, "fail")):
+            others = [f"n{n}.b.example" for n in range(count)]
+            pointers = [*others, "mail.a.example"]
+            found = self.result(
+                "me@a.example",
+                ("a.example", "TXT", "v=spf1 ptr -all"),
+                ("mail.a.example", "A", "192.0.2.1"),
+                *(("1.2.0.192.in-addr.arpa", "PTR", name) for name in pointers),
+            )
+            self.assertEqual(found, wanted)
+            self.assertEqual(len(self.names.asked), 12)
+
+    def test_voids(self) -> None:
+        """Two terms may find nothing; C{exp=} and a null MX do not count."""
+        null = ("null.example", "MX", (0, ""))
+        v4 = [("v4.example", "MX", (n, f"mx{n}.v4.example")) for n in range(3)]
+        v4 += [(f"mx{n}.v4.example", "A", "192.0.2.9") for n in range(3)]
+        for record, address, wanted in (
+            ("a:x.example mx:x.example all", "192.0.2.1", "pass"),
+            ("a:x.example mx:x.example exists:x.example all", "192.0.2.1", "permerror"),
+            ("a:x.example a:x.example a:x.example all", "192.0.2.1", "permerror"),
+            ("a:x.example a:x.example exp=x.example -all", "192.0.2.1", "fail"),
+            ("a:x.example ptr ptr:y.example mx:null.example all", "192.0.2.1", "pass"),
+            ("ptr a:x.example a:x.example all", "192.0.2.1", "permerror"),
+            ("a:x.example mx:v4.example all", "2001:db8::1", "pass"),
+            ("a:x.example mx:v4.example mx:v4.example all", "2001:db8::1", "permerror"),
+            ("a:%{h} exists:%{h} mx:%{h} all", "192.0.2.1", "pass"),
+        ):
+            names = zone(("a.example", "TXT", f"v=spf1 {record}"), null, *v4)
+            found = check(names, "me@a.example", address, helo="no name")
+            self.assertEqual(found.result.value, wanted, record)
+
+    def test_most(self) -> None:
+        """The most questions that a check can come to."""
+        record = "v=spf1 " + "mx:%{p}.b.example " * 9 + "a:b.example"
+        servers = [("n0.b.example.b.example", "MX", (n, f"mx{n}.b.example")) for n in range(10)]
+        hosts = [(f"mx{n}.b.example", "A", "192.0.2.9") for n in range(10)]
+        pointers = [("1.2.0.192.in-addr.arpa", "PTR", f"n{n}.b.example") for n in range(10)]
+        hosts += [(f"n{n}.b.example", "A", "192.0.2.1") for n in range(10)]
+        found = self.result(
+            "me@a.example", ("a.example", "TXT", record), *servers, *pointers, *hosts
+        )
+        self.assertEqual(found, "permerror")
+        self.assertEqual(len(self.names.asked), MAX_QUERIES)
+
+
+class Hostile(Names):
+    """
+    Gives the same answers, of some kind, whatever name it is asked for.
+    """
+
+    def find(self, name: str, kind: str) -> Sequence[Any]:
+        self.asked.append((name, kind))
+        assert isName(name), name
+        found: Sequence[Any] = self.records[("", kind)]
+        return found
+
+
+WORDS = [
+    *("all", "-all", "a", "mx", "ptr", "include:a.example", "include:%{d}", "exists:%{p}.a"),
+    *(
+        "include:%{s}.%{d}",
+        "redirect=%{d}",
+        "redirect=a.%{d}",
+        "a:%{s}%{s}%{s}%{s}",
+        "mx:%{d}.%{d}",
+    ),
+    *("exists:%{Sr+-_}.%{ir}.%{v}", "a:%{p}.%{p}/0//0", "ip4:192.0.2.0/24", "ip6:::/0", "ptr:%{h}"),
+    *("exp=%{p}.%{d}", "x=%{p}", "-exists:%{l1}", "?mx:%{o2}", "~a/24//64", "a:%{h}", "mx:b.%{d}"),
+]
+RECORDS = st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=8)), max_size=25).map(
+    lambda words: ("v=spf1 " + " ".join(words)).encode("utf-8", "surrogatepass")
+)
+NAMES = st.one_of(
+    st.sampled_from(["a.example", "mail.a.example", "", ".", "a..b", "x" * 64 + ".b", "1.example"]),
+    st.text(max_size=30),
+)
+
+
+class HostileTests(SynchronousTestCase):
+    """
+    Whatever strangers say and publish, a check ends, in time.
+    """
+
+    @given(
+        texts=st.lists(st.one_of(RECORDS, st.binary(max_size=40)), max_size=3),
+        exchanges=st.lists(NAMES, max_size=12),
+        pointers=st.lists(NAMES, max_size=12),
+        addresses=st.lists(st.sampled_from(["192.0.2.1", "192.0.2.9"]), max_size=2),
+        local=st.text(max_size=300),
+        helo=NAMES,
+        address=st.sampled_from(["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"]),
+    )
+    @settings(max_examples=300, deadline=None)
+    def test_limits(
+        self,
+        texts: list[bytes],
+        exchanges: list[str],
+        pointers: list[str],
+        addresses: list[str],
+        local: str,
+        helo: str,
+        address: str,
+    ) -> None:
+        """There is a result, by a limited number of questions, each for a name."""
+        six = [f"2001:db8::{one.rpartition('.')[2]}" for one in addresses]
+        names = Hostile(
+            {
+                ("", "TXT"): texts,
+                ("", "MX"): [(1, name) for name in exchanges],
+                ("", "PTR"): pointers,
+                ("", "A"): addresses,
+                ("", "AAAA"): six,
+            }
+        )
+        for sender in (f"{local}@a.example", ""):
+            names.asked.clear()
+            found = check(names, sender, address, helo)
+            self.assertIsInstance(found.result, Result)
+            self.assertLessEqual(len(names.asked), MAX_QUERIES)
+            isError = found.result in (Result.PERMERROR, Result.TEMPERROR)
+            self.assertEqual(isError, bool(found.problem))
+
+    @given(octets=st.binary(max_size=200))
+    def test_records(self, octets: bytes) -> None:
+        """A record can be read, or has an error."""
+        with contextlib.suppress(RecordError):
+            parseRecord(b"v=spf1 " + octets)
+
+    @given(
+        text=st.text("%{}slodiphvr0129.-+_=/aA", max_size=60),
+        value=st.text("ab.-+%@", max_size=300),
+    )
+    def test_macros(self, text: str, value: str) -> None:
+        """What a macro string expands to has the length of a name, or is none."""
+        try:
+            spec = DomainSpec.parse(f"{text}.example")
+        except RecordError:
+            return
+        name = spec.expand(dict.fromkeys("slodiphv", value))
+        self.assertTrue(len(name) <= 253 or not isName(name))
+        self.assertTrue("example".endswith(name) or name.endswith("example"))
+
+
+def zone(*entries: tuple[str, str, Any]) -> Names:
+    """
+    @param entries: name, type and value; the type C{broken} for a name of which
+        DNS says nothing else.
+    """
+    table: dict[tuple[str, str], list[Any]] = {}
+    for name, kind, value in entries:
+        table.setdefault((name, kind), []).append(value)
+    return Names(table, {name for name, kind, _ in entries if kind == "broken"})
