@@ -11,6 +11,7 @@ A test runs the second one.
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import re
@@ -26,6 +27,7 @@ sys.path.insert(0, ROOT)
 
 from twisted.python.reflect import namedAny  # noqa: E402
 
+from deferrals.config.structuring import choices  # noqa: E402
 from deferrals.model.schedule import Steps  # noqa: E402
 from deferrals.model.settings import Octets, Seconds  # noqa: E402
 
@@ -96,8 +98,8 @@ def typeName(kind: Any) -> str:
     if kind is Steps:
         return "time spans"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return " or ".join(f'`"{word}"`' for word in arguments)
+    if choices(kind):
+        return " or ".join(f'`"{word}"`' for word in choices(kind))
     if arguments and type(None) in arguments:
         return typeName(next(one for one in arguments if one is not type(None)))
     if origin is tuple:
@@ -125,8 +127,8 @@ def default(field: Any) -> str:
         return f"`{json.dumps(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    if isinstance(value, str):
-        return f'`"{value}"`'
+    if isinstance(value, str | enum.Enum):
+        return f'`"{getattr(value, "value", value)}"`'
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
@@ -165,7 +167,7 @@ def settingsTable(name: str) -> str:
     hints = typing.get_type_hints(cls)
     words = described(cls)
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for field in attrs.fields(cls):
+    for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
         if field.init:
             kind = typeName(hints[field.name])
             lines.append(f"| `{field.name}` | {kind} | {default(field)} | {words[field.name]} |")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -22,13 +21,15 @@ from deferrals.interfaces import IEnvelopeStage, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
+from deferrals.model.limits import Limits
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Memory, Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
 from deferrals.smtp.server.mixed import MixedPolicy
 from deferrals.smtp.server.session import Session
-from deferrals.smtp.server.settings import Backend, Limits, ListenerSettings
+from deferrals.smtp.server.settings import Backend
 from deferrals.spool.memory import MemorySpool
 from deferrals.stages.content.judge import ContentJudge
 from deferrals.testing import FakeContent
@@ -173,7 +174,7 @@ class Bench:
             **(intake or {}),
         )
         self.settings = ListenerSettings(
-            "test", "mx.example.net", limits=attrs.evolve(Limits(), **(limits or {})), **settings
+            name="test", hostname="mx.example.net", limits=Limits(**(limits or {})), **settings
         )
         self.transport = Transport() if transport is None else transport
         self.session = Session(self.settings, self.intake, self.clock)

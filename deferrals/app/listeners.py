@@ -10,23 +10,21 @@ import resource
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
+from attrs import AttrsInstance
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 
-from deferrals.config.tables import Config, LimitsTable, Listener
+from deferrals.config.tables import Config, Listener
 from deferrals.errors import ConfigError
-from deferrals.model.mixed import Mixed
-from deferrals.model.networks import Networks
+from deferrals.model.limits import Limits, ReplyTimes
+from deferrals.model.listener import ListenerOptions, ListenerSettings
 from deferrals.smtp.server.certificates import Certificates
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
-from deferrals.smtp.server.settings import Limits, ListenerSettings
 
 _log = Logger(namespace="deferrals")
 
 _PROXIED = "haproxy:"
-
-#: Clients that show a 452 as a failure are never told one.
-_MIXED = {"submission": "strictest"}
 
 #: Files that are open beside connections: the spool, deliveries, the log.
 _OTHER_FILES = 500
@@ -50,12 +48,11 @@ def listenerSettings(
 
     @raise ConfigError: a certificate cannot be used.
     """
-    limits = sessionLimits(config)
     problems: list[tuple[str, str]] = []
     found = []
     for place, listener in enumerate(config.listen):
         try:
-            settings = _settings(config, listener, limits, certificates)
+            settings = _settings(config, listener, certificates)
         except ValueError as error:
             own = listener.certificate is not None
             key = f"listen[{place}].certificate" if own else "tls.certificate"
@@ -67,62 +64,27 @@ def listenerSettings(
     return found
 
 
-def _settings(
-    config: Config, listener: Listener, limits: Limits, certificates: Keyring
-) -> ListenerSettings:
-    pair = config.certificateOf(listener)
-    tls = listener.tls or ("none" if pair is None else "starttls")
+def _settings(config: Config, listener: Listener, certificates: Keyring) -> ListenerSettings:
+    pair = None if listener.tls == "none" else config.certificateOf(listener)
     return ListenerSettings(
-        name=listener.endpoint,
-        hostname=config.hostname,
-        protocol=listener.protocol,
-        mixed=Mixed(listener.mixed or _MIXED.get(listener.protocol, "split")),
-        mixedFallback=Mixed(listener.mixed_fallback),
-        retryLimit=listener.retry_limit,
-        bareNewlines=listener.bare_lf,
-        tls=tls,
-        certificates=None if tls == "none" or pair is None else certificates.get(*pair),
-        auth=listener.authentication,
-        authWithoutTLS=listener.auth_without_tls,
-        greetSeconds=listener.greet_delay,
+        **_values(listener, ListenerOptions),
+        **_values(config, ReplyTimes),
+        certificates=None if pair is None else certificates.get(*pair),
         proxied=listener.endpoint.startswith(_PROXIED),
-        proxies=Networks.parse(listener.proxies),
-        xclient=Networks.parse(listener.xclient),
-        withheld=frozenset(listener.withhold),
-        enumerates=listener.enumerate,
-        deliverySeconds=listener.delivery_deadline,
-        limits=limits,
+        limits=config.limits,
+        hostname=config.hostname,
+        name=listener.endpoint,
     )
 
 
-def sessionLimits(config: Config) -> Limits:
+def _values(settings: AttrsInstance, kind: type[AttrsInstance]) -> dict[str, Any]:
     """
-    The limits of one session.
+    Those attributes of settings that a base class of theirs has.
     """
-    limits = config.limits
-    return Limits(
-        messageOctets=limits.message_size,
-        headerOctets=limits.header_size,
-        recipients=limits.recipients,
-        extensionRecipients=limits.extension_recipients,
-        hops=limits.hops,
-        errors=limits.errors,
-        commands=limits.commands,
-        transactions=limits.transactions,
-        lineOctets=limits.command_line,
-        handshakeSeconds=limits.handshake_timeout,
-        commandSeconds=limits.command_timeout,
-        idleSeconds=limits.idle_timeout,
-        dataSeconds=limits.data_timeout,
-        dataRate=limits.data_rate,
-        authFailures=limits.auth_failures,
-        envelopeSeconds=limits.envelope_timeout,
-        replyDeadlineSeconds=config.reply_deadline,
-        consolidationSeconds=config.consolidation_window,
-    )
+    return {field.name: getattr(settings, field.name) for field in attrs.fields(kind)}
 
 
-def limitConnections(guard: ConnectionLimits, limits: LimitsTable) -> None:
+def limitConnections(guard: ConnectionLimits, limits: Limits) -> None:
     """
     Give the guard the limits of a configuration.
     """
@@ -131,7 +93,7 @@ def limitConnections(guard: ConnectionLimits, limits: LimitsTable) -> None:
     guard.delaySeconds = limits.auth_delay
 
 
-def raiseFileLimit(limits: LimitsTable) -> None:
+def raiseFileLimit(limits: Limits) -> None:
     """
     Every connection is an open file: take as many as we may have, and say so
     where they are too few.

@@ -16,10 +16,10 @@ from deferrals.app.spf import SPF
 from deferrals.config.tables import Config
 from deferrals.deferreds import timeOfDay
 from deferrals.model.address import Mailbox
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Memory, Remembered
 from deferrals.model.networks import dnsServers
 from deferrals.smtp.server.mixed import MixedPolicy
-from deferrals.smtp.server.settings import ListenerSettings
 
 _log = Logger(namespace="deferrals")
 
@@ -58,9 +58,9 @@ class MixedPolicies:
         @param reachable: whether there is a way to write to a sender.
         """
         return MixedPolicy(
-            settings.mixed,
-            settings.mixedFallback,
-            settings.retryLimit,
+            settings.mixedChoice,
+            settings.mixed_fallback,
+            settings.retry_limit,
             self._memory,
             quarantine,
             reachable,

@@ -26,10 +26,11 @@ from deferrals.app.stages import StageSet
 from deferrals.config.tables import Config, Listener
 from deferrals.errors import ConfigError
 from deferrals.model.ids import TransactionIds
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.networks import dnsServers
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.smtp.server.session import SessionFactory
-from deferrals.smtp.server.settings import Backend, ListenerSettings
+from deferrals.smtp.server.settings import Backend
 
 _log = Logger(namespace="deferrals")
 
@@ -125,8 +126,8 @@ class MailService(service.Service):
             self._guard,
             self._gate,
             self._house.takesBinary,
-            self._queue.attempt if settings.enumerates == "delivery" else None,
-            settings.deliverySeconds,
+            self._queue.attempt if settings.enumerate == "delivery" else None,
+            settings.delivery_deadline,
         )
 
     def startService(self) -> None:

@@ -5,8 +5,10 @@ was expected there.
 
 from __future__ import annotations
 
+import enum
 import types
-from typing import Any, Literal, Optional, get_args
+from collections.abc import Iterable
+from typing import Any, Literal, Optional, get_args, get_origin
 
 import attrs
 import cattrs
@@ -31,7 +33,7 @@ def makeConverter() -> cattrs.Converter:
     converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
     converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
     converter.register_structure_hook_func(_isOptional, _optional(converter))
-    converter.register_structure_hook_func(_isLiteral, _literal)
+    converter.register_structure_hook_func(_isChoice, _choice)
     return converter
 
 
@@ -56,8 +58,8 @@ def _number(value: Any, _: Any) -> float:
     return float(value)
 
 
-def _isLiteral(kind: Any) -> bool:
-    return getattr(kind, "__origin__", None) is Literal
+def _isChoice(kind: Any) -> bool:
+    return bool(choices(kind))
 
 
 def _isOptional(kind: Any) -> bool:
@@ -79,11 +81,24 @@ def _optional(converter: cattrs.Converter) -> Any:
     return structure
 
 
-def _literal(value: Any, kind: Any) -> Any:
-    allowed = get_args(kind)
-    if value not in allowed or isinstance(value, bool):
+def choices(kind: Any) -> dict[str, Any]:
+    """
+    The words that a C{Literal} or an enumeration allows, and the values that
+    they stand for; none for any other type.
+    """
+    found: Iterable[Any] = ()
+    if get_origin(kind) is Literal:
+        found = get_args(kind)
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        found = kind
+    return {one.value if isinstance(one, enum.Enum) else one: one for one in found}
+
+
+def _choice(value: Any, kind: Any) -> Any:
+    allowed = choices(kind)
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed))
-    return value
+    return allowed[value]
 
 
 def problemsOf(error: BaseException, key: str = "") -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
@@ -24,7 +24,10 @@ from deferrals.config.structuring import makeConverter, problemsOf
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import AddressError, normalDomain
-from deferrals.model.networks import Networks, dnsServers
+from deferrals.model.limits import Limits, ReplyTimes
+from deferrals.model.listener import ListenerOptions
+from deferrals.model.mixed import Mixed
+from deferrals.model.networks import dnsServers
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
@@ -77,13 +80,6 @@ deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
 """
 
 
-def _underAMinute(value: float) -> None:
-    if not 0 < value <= 55:
-        raise ValueError(
-            "more than 0 and at most 55 seconds: each reply is due within a minute (D-25)"
-        )
-
-
 def _clients(value: tuple[str, ...] | None) -> None:
     if value is not None and not value:
         raise ValueError('"authenticated", addresses, networks; without any, nobody is meant')
@@ -94,37 +90,6 @@ def _deliveryNames(value: Mapping[str, Any]) -> None:
     for name in value:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"names of letters, digits, - and _, not {name!r}")
-
-
-def _headerSize(value: int) -> None:
-    if not 0 < value <= 256 << 10:
-        raise ValueError("more than 0 and at most 256K")
-
-
-def _commandLine(value: int) -> None:
-    if not 1024 <= value <= 64 << 10:
-        raise ValueError("from 1K to 64K")
-
-
-#: What C{withhold} can take back.
-WITHHELD = frozenset(
-    [
-        "8BITMIME",
-        "BINARYMIME",
-        "CHUNKING",
-        "DEFERRALS",
-        "DSN",
-        "LIMITS",
-        "PRDR",
-        "REQUIRETLS",
-        "SMTPUTF8",
-    ]
-)
-
-
-def _withheld(value: Sequence[str]) -> None:
-    if not WITHHELD.issuperset(value):
-        raise ValueError(f"some of {', '.join(sorted(WITHHELD))}")
 
 
 def defaultHostname() -> str:
@@ -177,79 +142,24 @@ class EnvelopeStage(Stage):
     """
 
 
-@attrs.frozen
-class Listener:
+@attrs.frozen(kw_only=True)
+class Listener(ListenerOptions):
     """
     One C{[[listen]]} table.
 
     @ivar endpoint: a Twisted server endpoint string.
-    @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
-    @ivar mixed: what a plain sender gets when its recipients differ; by default
-        C{"split"}, for submission C{"strictest"}.
-    @ivar mixed_fallback: what follows when a message has been refused for now
-        C{retry_limit} times, to bring its recipients apart.
-    @ivar retry_limit: how often that may be, for one message.
-    @ivar bare_lf: what becomes of a message with a bare CR or LF: refused, 550
-        5.6.0, or made to have CRLF everywhere.
-    @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
-        without it) or C{"implicit"} (from the first octet); by default
-        C{"starttls"} where there is a certificate.
     @ivar certificate: a PEM file for this listener: its certificate, then those
         between it and its root; C{[tls]} has the one for all others.
     @ivar key: a PEM file with its key; by default the certificate's file.
-    @ivar auth: C{"no"}, C{"offered"} or C{"required"}; by default C{"required"}
-        for submission, C{"no"} for the others.
-    @ivar auth_without_tls: whether passwords may come in clear text.
-    @ivar greet_delay: how long the greeting is held back; who talks before it
-        is refused, 554 5.5.1; 0 is not at all.
-    @ivar proxies: with an endpoint C{haproxy:…}: the addresses and networks
-        whose PROXY header is believed; C{"unix"} for Unix sockets.
-    @ivar xclient: the addresses and networks that may use XCLIENT; C{"unix"}
-        for Unix sockets.
-    @ivar enumerate: what the answer behind the data is about: C{"content"}; or
-        C{"delivery"}, which is tried first, once the message is durable.
-    @ivar delivery_deadline: with C{"delivery"}: how long the answer waits.
-    @ivar withhold: extensions that are not offered, by their EHLO keywords.
     """
 
     endpoint: str
-    protocol: Literal["smtp", "submission", "lmtp"] = "smtp"
-    mixed: Literal["split", "retry", "notify", "file", "strictest"] | None = None
-    mixed_fallback: Literal["notify", "file"] = "file"
-    retry_limit: int = attrs.field(default=2, validator=checked(positive))
-    bare_lf: Literal["refuse", "normalise"] = "refuse"
-    tls: Literal["none", "starttls", "required", "implicit"] | None = None
     certificate: str | None = None
     key: str | None = None
-    auth: Literal["no", "offered", "required"] | None = None
-    auth_without_tls: bool = False
-    greet_delay: Seconds = Seconds(0)
-    proxies: tuple[str, ...] = attrs.field(
-        default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
-    )
-    xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
-    enumerate: Literal["content", "delivery"] = "content"
-    delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))
-    withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
 
     def __attrs_post_init__(self) -> None:
         if self.key is not None and self.certificate is None:
             raise BadSetting("key", "no key without a certificate")
-
-    @property
-    def mayNotify(self) -> bool:
-        """
-        Whether refusals may become notices to senders.
-        """
-        retries = self.mixed == "retry" and self.mixed_fallback == "notify"
-        return retries or self.mixed == "notify"
-
-    @property
-    def authentication(self) -> str:
-        """
-        C{auth}, or what it is by default.
-        """
-        return self.auth or ("required" if self.protocol == "submission" else "no")
 
 
 @attrs.frozen
@@ -265,62 +175,6 @@ class TLSTable:
 
     certificate: str
     key: str | None = None
-
-
-@attrs.frozen
-class LimitsTable:
-    """
-    The C{[limits]} table.
-
-    @ivar message_size: a larger message is refused, 552 5.3.4.
-    @ivar header_size: a larger header section is refused, 552 5.3.4.
-    @ivar recipients: per message; more get 452 4.5.3.
-    @ivar extension_recipients: the same, under DEFERRALS or PRDR (P-13).
-    @ivar hops: Received fields; more are a loop, 554 5.4.6.
-    @ivar errors: commands refused with 5xx per connection, before it is closed.
-    @ivar commands: per connection, RCPT and BDAT not counted; then it is closed
-        with 421.
-    @ivar transactions: per connection, told as MAILMAX (RFC 9422); then it is
-        closed with 421.
-    @ivar command_line: octets of the longest command line, CRLF included.
-    @ivar connections: in total; more get 421 4.3.2.
-    @ivar connections_per_address: from one IPv4 address, or one IPv6 /64; more
-        get 421 4.7.0.
-    @ivar handshake_timeout: how long a PROXY header, or a TLS handshake, may
-        take.
-    @ivar command_timeout: the longest silence between commands.
-    @ivar idle_timeout: the longest time without a transaction, whatever else is
-        said.
-    @ivar data_timeout: the longest silence within the data.
-    @ivar data_rate: octets per second that the data must have, measured over
-        five minutes.
-    @ivar auth_failures: failed attempts to authenticate per connection, before
-        it is closed with 421.
-    @ivar auth_delay: how long the answer to a failed attempt is held back;
-        doubled with each further one from the same address within an hour, up
-        to 30 seconds.
-    @ivar envelope_timeout: how long an envelope stage may take.
-    """
-
-    message_size: Octets = attrs.field(default=Octets(50 << 20), validator=checked(positive))
-    header_size: Octets = attrs.field(default=Octets(256 << 10), validator=checked(_headerSize))
-    recipients: int = attrs.field(default=1000, validator=checked(positive))
-    extension_recipients: int = attrs.field(default=1000, validator=checked(positive))
-    hops: int = attrs.field(default=50, validator=checked(positive))
-    errors: int = attrs.field(default=20, validator=checked(positive))
-    commands: int = attrs.field(default=20000, validator=checked(positive))
-    transactions: int = attrs.field(default=1000, validator=checked(positive))
-    command_line: Octets = attrs.field(default=Octets(4096), validator=checked(_commandLine))
-    connections: int = attrs.field(default=5000, validator=checked(positive))
-    connections_per_address: int = attrs.field(default=100, validator=checked(positive))
-    handshake_timeout: Seconds = attrs.field(default=Seconds(60), validator=checked(positive))
-    command_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
-    idle_timeout: Seconds = attrs.field(default=Seconds(600), validator=checked(positive))
-    data_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
-    data_rate: Octets = attrs.field(default=Octets(100), validator=checked(positive))
-    auth_failures: int = attrs.field(default=3, validator=checked(positive))
-    auth_delay: Seconds = Seconds(3)
-    envelope_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))
 
 
 @attrs.frozen
@@ -375,17 +229,13 @@ class RecipientRule:
     allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
 
 
-@attrs.frozen
-class Config:
+@attrs.frozen(kw_only=True)
+class Config(ReplyTimes):
     """
     A whole file.
 
     @ivar hostname: how the server introduces itself; this machine's name.
     @ivar state_dir: where the spool is; made with mode 0700.
-    @ivar reply_deadline: the longest silence after the data, and between two
-        replies there (D-25).
-    @ivar consolidation_window: how long 353 is held back in the hope of a
-        unanimous answer.
     @ivar max_judging: messages in the content stage at once.
     @ivar max_delivering: attempts to deliver that are under way at once.
     @ivar bounces: the name of the delivery that takes notices to senders whom
@@ -406,8 +256,6 @@ class Config:
     listen: tuple[Listener, ...]
     hostname: str = attrs.field(factory=defaultHostname, validator=checked(normalDomain))
     state_dir: str = "state"
-    reply_deadline: Seconds = attrs.field(default=Seconds(50), validator=checked(_underAMinute))
-    consolidation_window: Seconds = Seconds(2)
     max_judging: int = attrs.field(default=200, validator=checked(positive))
     max_delivering: int = attrs.field(default=100, validator=checked(positive))
     bounces: str | None = None
@@ -415,7 +263,7 @@ class Config:
     grace: Seconds = Seconds(10)
     dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     tls: TLSTable | None = None
-    limits: LimitsTable = LimitsTable()
+    limits: Limits = Limits()
     policies: dict[str, Policy] = attrs.field(factory=dict)
     deliveries: dict[str, DeliveryStage] = attrs.field(
         factory=dict, validator=checked(_deliveryNames)
@@ -567,11 +415,12 @@ def _mixedProblems(config: Config) -> list[tuple[str, str]]:
     filing = ""
     for index, listener in enumerate(config.listen):
         key = f"listen[{index}].mixed"
-        if listener.protocol == "submission" and listener.mixed in ("split", "retry"):
-            why = f"never {listener.mixed} for submission: clients show a 4xx as a failure"
+        mixed = listener.mixed
+        if listener.protocol == "submission" and mixed in (Mixed.SPLIT, Mixed.RETRY):
+            why = f"never {mixed.value} for submission: clients show a 4xx as a failure"
             problems.append((key, why))
-        if listener.mixed in ("retry", "notify", "file"):
-            filing = filing or f'{key} = "{listener.mixed}"'
+        if mixed in (Mixed.RETRY, Mixed.NOTIFY, Mixed.FILE):
+            filing = filing or f'{key} = "{mixed.value}"'
     for name, policy in config.policies.items():
         key = f"policies.{name}.quarantine"
         if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:

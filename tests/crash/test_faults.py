@@ -23,7 +23,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from deferrals.spool.sqlite.spool import SqliteSpool
 from tests.integration.support import ROOT, path
-from tests.test_spool import PumpedReactor
+from tests.reactors import PumpedReactor
 
 CALLS = "write,pwrite64,fsync,fdatasync,rename,unlink,ftruncate"
 

@@ -29,7 +29,7 @@ from tests.integration.support import (
     spam,
     until,
 )
-from tests.test_route import RECORDS
+from tests.resolver import RECORDS
 from tests.zone import Zone
 
 #: Servers at addresses of their own on loopback, all with one port.

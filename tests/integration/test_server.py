@@ -296,7 +296,6 @@ deliver = {{ use = "maildir", path = "mail/{{local}}" }}
             replies = dialogue.say(f"MAIL FROM:<a@client.test> {form}", *recipients, "DATA")
             wanted = "352" if form == "DEFERRALS" else "250"
             self.assertEqual([reply[:3] for reply in replies], ["250", *[wanted] * 9, "354"])
-            began = time.monotonic()
             dialogue.socket.sendall(b"From: x\r\n\r\nhello\r\n.\r\n")
             self.assertTrue(dialogue.reply().startswith("353"))
             for how, code in behaviours.items():
@@ -304,7 +303,6 @@ deliver = {{ use = "maildir", path = "mail/{{local}}" }}
                 self.assertTrue(reply.startswith(code), (how, reply))
                 self.assertIn(f"<{how}@example.net>", reply)
             self.assertTrue(dialogue.reply().startswith("250 2.6.0 message accepted for 3 of 9"))
-            self.assertLess(time.monotonic() - began, 20)
             dialogue.close()
         for how, code in behaviours.items():
             if code == "250":

@@ -93,9 +93,9 @@ class Authentication(SessionBase):
         What can be used to authenticate now.
         """
         gate = self._intake.gate
-        if gate is None or self._settings.auth == "no":
+        if gate is None or self._settings.authentication == "no":
             return []
-        if self._tls is None and not self._settings.authWithoutTLS:
+        if self._tls is None and not self._settings.auth_without_tls:
             return []
         return list(gate.mechanisms)
 
@@ -103,7 +103,7 @@ class Authentication(SessionBase):
         """
         The 530 that C{verb} gets where authentication is required.
         """
-        required = self._settings.auth == "required" and self._user is None
+        required = self._settings.authentication == "required" and self._user is None
         return R530_AUTH_FIRST if required and verb not in _WITHOUT_AUTH else None
 
     @property
@@ -135,9 +135,9 @@ class Authentication(SessionBase):
         d.addCallback(lambda _: self._exchanged())
 
     def _notOffered(self) -> Reply:
-        if self._intake.gate is None or self._settings.auth == "no":
+        if self._intake.gate is None or self._settings.authentication == "no":
             return R502_NOT_HERE
-        if self._tls is None and not self._settings.authWithoutTLS:
+        if self._tls is None and not self._settings.auth_without_tls:
             return R538_NEEDS_TLS
         return R504_NO_MECHANISM
 
@@ -182,7 +182,7 @@ class Authentication(SessionBase):
         self._holdOn()
         yield deferLater(self._clock, seconds)
         self.reply(R535_AUTH_FAILED)
-        if self._authFailures >= self._limits.authFailures:
+        if self._authFailures >= self._limits.auth_failures:
             self.say(R421_AUTH_FAILURES)
             self.close()
 
@@ -291,7 +291,7 @@ class Authentication(SessionBase):
         """
         Take nothing from the client while the gate thinks.
         """
-        d = withDeadline(self._clock, self._limits.authSeconds, function, *args)
+        d = withDeadline(self._clock, self._limits.auth_timeout, function, *args)
         if not d.called:
             self._holdOn()
         return d

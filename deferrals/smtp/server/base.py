@@ -20,9 +20,10 @@ from __future__ import annotations
 from typing import Any
 
 from deferrals.model.envelope import Client
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.transaction import Phase, Transaction
 from deferrals.smtp.server.pipeline import PipelinedESMTP
-from deferrals.smtp.server.settings import Backend, ListenerSettings
+from deferrals.smtp.server.settings import Backend
 
 
 class SessionBase(PipelinedESMTP):

@@ -82,7 +82,7 @@ class Contents(Envelopes):
         """
         self.resetTimeout()
         assert self._pace is not None
-        earned = self._pace + octets / self._limits.dataRate
+        earned = self._pace + octets / self._limits.data_rate
         self._pace = min(self._clock.seconds() + PACE_SECONDS, earned)
 
     # DATA.
@@ -99,7 +99,7 @@ class Contents(Envelopes):
         self._begin(DataDecoder())
         self._reader = self._readData
         self._pace = self._clock.seconds() + PACE_SECONDS
-        self.setTimeout(self._limits.dataSeconds)
+        self.setTimeout(self._limits.data_timeout)
         self.reply(R354_GO_AHEAD)
 
     def _begin(self, decoder: Any) -> None:
@@ -140,7 +140,7 @@ class Contents(Envelopes):
         if refusal is None:
             self._beginChunk(self._chunk.left)
         self._reader = self._readChunk
-        self.setTimeout(self._limits.dataSeconds)
+        self.setTimeout(self._limits.data_timeout)
         self._readChunk(b"")
 
     def wanted(self) -> int | None:
@@ -155,7 +155,7 @@ class Contents(Envelopes):
             binary = self._transaction.envelope.parameters.body == "BINARYMIME"
             self._begin(BinaryDecoder() if binary else ChunkDecoder())
             self._phase = Phase.CHUNKS
-        if self._writer.size + octets > self._limits.messageOctets:
+        if self._writer.size + octets > self._limits.message_size:
             self._forbid(R552_TOO_LARGE)
 
     def _readChunk(self, octets: bytes) -> bytes:
@@ -178,7 +178,7 @@ class Contents(Envelopes):
         if refusal is None and chunk.isLast:
             self._receive(self._decoder.end())
             return self._endOfMessage()
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         refusal = refusal or self._veto
         self.reply(refusal or Reply(250, "2.0.0", f"{chunk.size} octets received"))
 
@@ -189,18 +189,18 @@ class Contents(Envelopes):
         The next octets of the message.  One that cannot be taken is dropped.
         """
         if self._decoder.bare:
-            if self._settings.bareNewlines == "normalise":
+            if self._settings.bare_lf == "normalise":
                 content = normalised(content)
             else:
                 self._forbid(R550_BARE_NEWLINE)
         if self._veto is not None:
             return
-        if self._writer.size + len(content) > self._limits.messageOctets:
+        if self._writer.size + len(content) > self._limits.message_size:
             return self._forbid(R552_TOO_LARGE)
         began = self._writer.size
         self._writer.write(content)
-        if began <= self._limits.headerOctets < self._writer.size:
-            head = self._writer.head[: self._limits.headerOctets]
+        if began <= self._limits.header_size < self._writer.size:
+            head = self._writer.head[: self._limits.header_size]
             if b"\r\n\r\n" not in head and not head.startswith(b"\r\n"):
                 self._forbid(R552_HEADER_TOO_LARGE)
 
@@ -234,7 +234,7 @@ class Contents(Envelopes):
             self.resume()
 
         self._postData = postData = PostData(
-            transaction, self._limits, self._intake, self._clock, send, done
+            transaction, self._settings, self._intake, self._clock, send, done
         )
         self.hold()
         if veto is not None:

@@ -87,14 +87,14 @@ class Envelopes(SessionBase):
         """
         if self._transaction is not None:
             return super().latest()
-        return self._idleSince + self._limits.idleSeconds
+        return self._idleSince + self._limits.idle_timeout
 
     def do_MAIL(self, rest: str) -> None:
         """
         RFC 5321 §4.1.1.2; D-1, P-1.
         """
         sender, parameters = parseMail(rest, self._offered)
-        if parameters.size is not None and parameters.size > self._limits.messageOctets:
+        if parameters.size is not None and parameters.size > self._limits.message_size:
             raise PeerError("too large", R552_TOO_LARGE)
         self._transactions += 1
         if self._transactions > self._limits.transactions:
@@ -106,9 +106,9 @@ class Envelopes(SessionBase):
         envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
         form = Form.LMTP if self._isLMTP else parameters.form
         extended = form in (Form.DEFERRALS, Form.PRDR)
-        limit = self._limits.extensionRecipients if extended else self._limits.recipients
+        limit = self._limits.extension_recipients if extended else self._limits.recipients
         self._transaction = Transaction(
-            envelope, form, self._settings.mixed, limit, self._clock.seconds()
+            envelope, form, self._settings.mixedChoice, limit, self._clock.seconds()
         )
         self._refused = 0
         self._phase = Phase.SENDER
@@ -155,7 +155,7 @@ class Envelopes(SessionBase):
         if not isinstance(verdict, Deferred):
             return self._judged(_checked(verdict), slot, recipient, began)
         self.setTimeout(None)
-        seconds = self._limits.envelopeSeconds
+        seconds = self._limits.envelope_timeout
         slot.pending = withDeadline(self._clock, seconds, lambda: verdict)
         slot.pending.addErrback(self._envelopeFailed, envelope)
         slot.pending.addCallback(_checked)

@@ -26,6 +26,7 @@ from deferrals.interfaces import Work
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Form
+from deferrals.model.limits import ReplyTimes
 from deferrals.model.reply import (
     R250_CONTENT,
     R451_LOCAL_ERROR,
@@ -37,7 +38,7 @@ from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.deliverfirst import Immediate
 from deferrals.smtp.server.mixed import Diversion
-from deferrals.smtp.server.settings import Backend, Limits
+from deferrals.smtp.server.settings import Backend
 
 _log = Logger(namespace="deferrals.transaction")
 
@@ -47,6 +48,7 @@ class PostData:
     The part of one transaction behind its data.
 
     @param clock: timers.
+    @param times: when its replies are due.
     @param send: writes replies to the client, at once.
     @param done: called once, after the last reply was written, or when there
         will be none.
@@ -55,7 +57,7 @@ class PostData:
     def __init__(
         self,
         transaction: Transaction,
-        limits: Limits,
+        times: ReplyTimes,
         intake: Backend,
         clock: Any,
         send: Callable[[Sequence[Reply]], None],
@@ -63,7 +65,7 @@ class PostData:
     ) -> None:
         self._transaction = transaction
         self._envelope = transaction.envelope
-        self._limits = limits
+        self._times = times
         self._intake = intake
         self._clock = clock
         self._send = send
@@ -136,7 +138,7 @@ class PostData:
             self._turning = False
             if self._transaction.form in (Form.DEFERRALS, Form.PRDR):
                 self._window = self._clock.callLater(
-                    self._limits.consolidationSeconds, self._windowOver
+                    self._times.consolidation_window, self._windowOver
                 )
         self._turn()
 
@@ -172,9 +174,9 @@ class PostData:
 
     def _setTimer(self) -> None:
         if self._timer is not None:
-            self._timer.reset(self._limits.replyDeadlineSeconds)
+            self._timer.reset(self._times.reply_deadline)
         else:
-            self._timer = self._clock.callLater(self._limits.replyDeadlineSeconds, self._late)
+            self._timer = self._clock.callLater(self._times.reply_deadline, self._late)
 
     def _late(self) -> None:
         """

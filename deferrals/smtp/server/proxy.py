@@ -66,7 +66,9 @@ class Introduction(SessionBase):
 
     def _speaksForOthers(self, address: str) -> bool:
         settings = self._settings
-        return address in settings.xclient or (settings.proxied and address in settings.proxies)
+        return address in settings.xclientNetworks or (
+            settings.proxied and address in settings.trustedProxies
+        )
 
     # The PROXY protocol.
 
@@ -74,12 +76,12 @@ class Introduction(SessionBase):
         """
         The first octets are a PROXY header.
         """
-        if self.connection not in self._settings.proxies:
+        if self.connection not in self._settings.trustedProxies:
             _log.warn("{client} is not a trusted proxy", client=self.connection)
             self.cutOff()
             return
         self._reader = self._readHeader
-        self.setTimeout(self._limits.handshakeSeconds)
+        self.setTimeout(self._limits.handshake_timeout)
 
     def _readHeader(self, octets: bytes) -> bytes:
         self._header += octets
@@ -116,7 +118,7 @@ class Introduction(SessionBase):
         Whether this connection may use it: who has really connected, until the
         client itself speaks.  There are front ends that pass everything on.
         """
-        return self.connection in self._settings.xclient and not self._speaksForItself
+        return self.connection in self._settings.xclientNetworks and not self._speaksForItself
 
     def greeted(self) -> None:
         """
@@ -128,9 +130,9 @@ class Introduction(SessionBase):
         """
         Postfix's XCLIENT: the session begins anew, as somebody else's.
         """
-        if not self._settings.xclient:
+        if not self._settings.xclientNetworks:
             raise PeerError("not offered", R502_NOT_HERE)
-        if self.connection not in self._settings.xclient:
+        if self.connection not in self._settings.xclientNetworks:
             raise PeerError("not trusted", R550_NOT_TRUSTED)
         if self._speaksForItself or self._phase not in (Phase.START, Phase.READY):
             raise PeerError("not now", R503_SEQUENCE)

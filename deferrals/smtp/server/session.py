@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.errors import PeerError
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.networks import LOCAL, normalAddress
 from deferrals.model.reply import (
     R221_BYE,
@@ -45,7 +46,7 @@ from deferrals.model.transaction import Phase, outOfSequence
 from deferrals.smtp.server.auth import MAX_AUTH_LINE_OCTETS, Authentication
 from deferrals.smtp.server.data import Contents
 from deferrals.smtp.server.proxy import XCLIENT, Introduction
-from deferrals.smtp.server.settings import Backend, ListenerSettings
+from deferrals.smtp.server.settings import Backend
 from deferrals.smtp.server.starttls import Encryption
 
 _log = Logger(namespace="deferrals.session")
@@ -119,7 +120,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         refusal = self.count()
         if refusal is not None:
             self._turnAway(refusal)
-        elif self._settings.tls == "implicit":
+        elif self._settings.security == "implicit":
             self.encrypt()
             if rest:
                 self.transport.protocol.dataReceived(rest)
@@ -140,7 +141,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
     def _turnAway(self, refusal: Reply) -> None:
         _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
         self._intake.status.count("connections", "turned away")
-        if self._settings.tls == "implicit" or self.isEncryptedOutside:
+        if self._settings.security == "implicit" or self.isEncryptedOutside:
             self.cutOff()
         else:
             self.say(refusal)
@@ -150,11 +151,11 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         Greet; or see first whether the client can wait for it.
         """
-        if not self._settings.greetSeconds:
+        if not self._settings.greet_delay:
             return self._greet()
         self._reader = self._talksEarly
         self.setTimeout(None)
-        self._greeter = self._clock.callLater(self._settings.greetSeconds, self._greet)
+        self._greeter = self._clock.callLater(self._settings.greet_delay, self._greet)
 
     def _talksEarly(self, octets: bytes) -> bytes:
         _log.info("{client} talks before the greeting", client=self._address)
@@ -173,7 +174,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self._greeter = self._reader = None
         self._isGreeted = True
         self._idleSince = self._clock.seconds()
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         self.reply(Reply(220, None, self.greeting().decode("ascii")))
         self.flush()
 
@@ -243,7 +244,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         See L{PipelinedESMTP.lineLimit}.
         """
-        return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.lineOctets
+        return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.command_line
 
     def lineTooLong(self) -> None:
         """
@@ -304,7 +305,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if verb == "BDAT":
             return None
         settings = self._settings
-        if settings.tls == "required" or settings.auth == "required":
+        if settings.security == "required" or settings.authentication == "required":
             refusal = self.needsTLS(verb) or self.needsAuth(verb)
             if refusal is not None:
                 return refusal
@@ -330,7 +331,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         The client's turn, unless the server is stopping.
         """
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         self._leaveIfStopping()
 
     def broken(self) -> None:
@@ -348,7 +349,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         limits = self._limits
         found: dict[bytes, list[bytes] | None] = {
             b"PIPELINING": None,
-            b"SIZE": [b"%d" % limits.messageOctets],
+            b"SIZE": [b"%d" % limits.message_size],
             b"8BITMIME": None,
             b"ENHANCEDSTATUSCODES": None,
             b"SMTPUTF8": None,
@@ -358,13 +359,13 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self._intake.binary:
             found[b"BINARYMIME"] = None
         # RFC 9422; what holds in every transaction (P-13).
-        recipients = min(limits.recipients, limits.extensionRecipients)
+        recipients = min(limits.recipients, limits.extension_recipients)
         found[b"LIMITS"] = [b"RCPTMAX=%d" % recipients, b"MAILMAX=%d" % limits.transactions]
         if not self._isLMTP:
             found[b"PRDR"] = None
             found[b"DEFERRALS"] = None
         found.update(self._situation())
-        for keyword in self._settings.withheld:
+        for keyword in self._settings.withhold:
             found.pop(keyword.encode("ascii"), None)
         if b"CHUNKING" not in found:
             found.pop(b"BINARYMIME", None)  # RFC 3030 §3

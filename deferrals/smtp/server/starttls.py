@@ -45,13 +45,13 @@ class Encryption(SessionBase):
         """
         Whether STARTTLS can be said now.
         """
-        return self._tls is None and self._settings.tls in ("starttls", "required")
+        return self._tls is None and self._settings.security in ("starttls", "required")
 
     def needsTLS(self, verb: str) -> Reply | None:
         """
         The 530 that C{verb} gets where TLS is required and is not there yet.
         """
-        if self._tls is None and self._settings.tls == "required" and verb not in _WITHOUT_TLS:
+        if self._tls is None and self._settings.security == "required" and verb not in _WITHOUT_TLS:
             return R530_STARTTLS_FIRST
         return None
 
@@ -85,7 +85,7 @@ class Encryption(SessionBase):
         Whoever has begun it, this session or its endpoint.
         """
         self._handshaking = True
-        self.setTimeout(self._limits.handshakeSeconds)
+        self.setTimeout(self._limits.handshake_timeout)
 
     def handshakeCompleted(self) -> None:
         """
@@ -94,7 +94,7 @@ class Encryption(SessionBase):
         self._handshaking = False
         self._tls = describe(self.transport)
         self.identify()
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         self.encrypted()
 
     def encrypted(self) -> None:

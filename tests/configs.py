@@ -1,0 +1,35 @@
+"""
+Configurations from text, for tests.
+"""
+
+from __future__ import annotations
+
+import os
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import deferrals
+from deferrals.config.tables import Config, load
+from deferrals.errors import ConfigError
+from deferrals.plugins.finding import stagePlugins
+
+DOCS = os.path.join(os.path.dirname(os.path.dirname(deferrals.__file__)), "docs")
+LISTEN = '[[listen]]\nendpoint = "tcp:2525"\n'
+
+
+class ConfigCase(SynchronousTestCase):
+    """
+    Reads configurations.
+    """
+
+    def load(self, text: str) -> Config:
+        self.path = self.mktemp()
+        with open(self.path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return load(self.path, stagePlugins())
+
+    def problems(self, text: str) -> list[str]:
+        error = self.assertRaises(ConfigError, self.load, text)
+        for line in str(error).splitlines():
+            self.assertTrue(line.startswith(f"{self.path}: "), line)
+        return [f"{key}: {expected}" for key, expected in error.problems]
