@@ -111,18 +111,25 @@ class Finding:
     problem: str = ""
 
 
+def checkedDomain(helo: str, sender: Mailbox | None) -> str:
+    """
+    @return: whose record is asked for: the return path's domain, and for the
+        null path the client's name (RFC 7208 §2.4).
+    """
+    return (sender.domain if sender else helo.lower()).removesuffix(".")
+
+
 async def checkHost(resolver: Resolver, address: str, helo: str, sender: Mailbox | None) -> Finding:
     """
     @param address: the client's, text; one that is no IP address has the result
         I{none}.
     @param helo: the name that the client gave.
-    @param sender: the reverse path; L{None} for the null path, for which the
-        client's name is checked (RFC 7208 §2.4).
+    @param sender: the reverse path; L{None} for the null path.
     @return: the finding; fails with what the resolver fails with,
         L{LookupFailed} excepted.
     """
-    local, domain = (sender.local, sender.domain) if sender else ("", helo.lower())
-    domain = domain.removesuffix(".")
+    domain = checkedDomain(helo, sender)
+    local = sender.local if sender else ""
     try:
         client = ipaddress.ip_address(normalAddress(address))
     except ValueError:

@@ -80,7 +80,7 @@ class Macro:
         if self.isReversed:
             parts.reverse()
         value = ".".join(parts[-self.parts :])
-        return quote(value, safe="") if self.isEscaped else value
+        return quote(value, safe="", errors="replace") if self.isEscaped else value
 
 
 def _parts(digits: str) -> int:

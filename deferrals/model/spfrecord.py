@@ -166,8 +166,13 @@ def parseRecord(octets: bytes) -> Record:
     terms = [term for term in text[len(_VERSION) :].split(" ") if term]
     if len(terms) > MAX_TERMS:
         raise RecordError(f"it has more than {MAX_TERMS} terms")
-    modifiers = [found for term in terms if (found := _MODIFIER.fullmatch(term))]
-    directives = [_directive(term) for term in terms if not _MODIFIER.fullmatch(term)]
+    modifiers: list[re.Match[str]] = []
+    directives: list[Directive] = []
+    for term in terms:
+        if modifier := _MODIFIER.fullmatch(term):
+            modifiers.append(modifier)
+        else:
+            directives.append(_directive(term))
     return Record(tuple(directives), _redirect(modifiers))
 
 

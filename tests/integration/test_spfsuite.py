@@ -15,7 +15,6 @@ import random
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,9 +35,11 @@ def suite() -> str:
     @return: the suite's text.
     @raise SkipTest: it cannot be had.
     """
-    directory = os.environ.get("DEFERRALS_SPF_SUITE") or tempfile.gettempdir()
+    cache = os.path.expanduser("~/.cache/deferrals-tests")
+    directory = os.environ.get("DEFERRALS_SPF_SUITE") or cache
     path = os.path.join(directory, f"{DISTRIBUTION}.tar.gz")
     if not os.path.exists(path):
+        os.makedirs(directory, exist_ok=True)
         wanted = DISTRIBUTION.replace("-", "==")
         options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", directory]
         command = [sys.executable, "-m", "pip", "download", *options, wanted]

@@ -36,6 +36,9 @@ MAX_CACHED_SECONDS = 3600.0
 NOTHING_CACHED_SECONDS = 60.0
 
 MAX_CACHED = 10_000
+
+#: An answer of more records is not kept: a stranger's DNS may have thousands.
+MAX_CACHED_RECORDS = 100
 _MAX_ALIASES = 8
 
 R556_NULL_MX = Reply(556, "5.1.10", "the domain does not take mail (null MX)")  # RFC 7505 §4.2
@@ -60,7 +63,7 @@ class NoRoute(Exception):
         self.outcome = outcome
 
 
-class _Nothing(Exception):
+class NoSuchName(Exception):
     """
     A name that does not exist.
     """
@@ -90,11 +93,13 @@ class Names:
     @param resolver: makes L{IResolver<twisted.internet.interfaces.IResolver>}
         when it is needed.
     @param clock: timers.
+    @param capacity: so many answers are remembered.
     """
 
-    def __init__(self, resolver: Callable[[], Any], clock: Any) -> None:
+    def __init__(self, resolver: Callable[[], Any], clock: Any, capacity: int = MAX_CACHED) -> None:
         self._resolver = resolver
         self._clock = clock
+        self._capacity = capacity
         self._cache: OrderedDict[tuple[int, str], tuple[float, Any]] = OrderedDict()
 
     @inlineCallbacks
@@ -102,7 +107,7 @@ class Names:
         """
         @param kind: C{dns.MX}, C{dns.A} or C{dns.AAAA}.
         @return: a Deferred of the records' payloads, aliases followed; fails
-            with L{_Nothing} where there is no such name.
+            with L{NoSuchName} where there is no such name.
         """
         for _ in range(_MAX_ALIASES):
             found, alias = yield self._cached(kind, name)
@@ -117,11 +122,13 @@ class Names:
         expires, result = self._cache.get((kind, name), (0.0, None))
         if expires <= now:
             result, ttl = yield self._ask(kind, name)
-            self._cache[kind, name] = (now + ttl, result)
-            while len(self._cache) > MAX_CACHED:
+            if ttl > 0.0:
+                self._cache[kind, name] = (now + ttl, result)
+            while len(self._cache) > self._capacity:
                 self._cache.popitem(last=False)
         if isinstance(result, Exception):
-            raise result
+            # Raised anew: an exception grows with each time that it is raised.
+            raise NoSuchName(name)
         return result
 
     @inlineCallbacks
@@ -129,7 +136,7 @@ class Names:
         try:
             answers, _, _ = yield withDeadline(self._clock, LOOKUP_SECONDS, self._query, kind, name)
         except DNSNameError:
-            return _Nothing(name), NOTHING_CACHED_SECONDS
+            return NoSuchName(name), NOTHING_CACHED_SECONDS
         except CancelledError:
             raise
         except Exception as error:
@@ -141,7 +148,7 @@ class Names:
         if not answers:
             return ([], None), NOTHING_CACHED_SECONDS
         ttl = min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers))
-        return (found, alias), ttl
+        return (found, alias), ttl if len(found) <= MAX_CACHED_RECORDS else 0.0
 
     def _query(self, kind: int, name: str) -> Deferred[Any]:
         """
@@ -210,7 +217,7 @@ class Router:
         """
         try:
             records = yield self._names.find(dns.MX, domain)
-        except _Nothing:
+        except NoSuchName:
             raise NoRoute(Failed(R550_NO_DOMAIN)) from None
         if not records:
             return [[domain]]  # RFC 5321 §5.1: the implicit MX
@@ -248,7 +255,7 @@ class Router:
         for kind in self._kinds:
             try:
                 records = yield self._names.find(kind, name)
-            except _Nothing:
+            except NoSuchName:
                 break
             except NoRoute as error:
                 trouble = error
