@@ -90,8 +90,7 @@ def _text(record: Any) -> str:
 
 class SPF:
     """
-    @param resolver: makes L{IResolver<twisted.internet.interfaces.IResolver>}
-        when it is needed.
+    @param resolver: makes C{IResolver} when it is needed.
     @param clock: timers.
     """
 
@@ -103,7 +102,7 @@ class SPF:
         """
         @param address: the client's.
         @param helo: the name that it gave.
-        @param sender: the reverse path; L{None} for the null path, for which
+        @param sender: the reverse path; C{None} for the null path, for which
             the client's name is checked.
         @return: a Deferred of the result and the domain that it is about;
             I{temperror} when time is up.  It may be cancelled.

@@ -124,7 +124,7 @@ async def checkHost(resolver: Resolver, address: str, helo: str, sender: Mailbox
     @param address: the client's, text; one that is no IP address has the result
         I{none}.
     @param helo: the name that the client gave.
-    @param sender: the reverse path; L{None} for the null path.
+    @param sender: the reverse path; C{None} for the null path.
     @return: the finding; fails with what the resolver fails with,
         L{LookupFailed} excepted.
     """
@@ -227,7 +227,7 @@ class _Check:
 
     async def _record(self, domain: str) -> Record | None:
         """
-        The SPF record of a domain (RFC 7208 §4.3 to §4.5), or L{None}.
+        The SPF record of a domain (RFC 7208 §4.3 to §4.5), or C{None}.
         """
         texts = await self._resolver.texts(domain) if isName(domain) else ()
         records = [text for text in texts if isRecord(text)]

@@ -78,7 +78,7 @@ class Hosts:
     (RFC 7208 §5.3, §5.4).
 
     @ivar isMX: which of the two.
-    @ivar target: the name; L{None} for the domain itself.
+    @ivar target: the name; C{None} for the domain itself.
     @ivar prefix4: how many bits of an IPv4 address count.
     @ivar prefix6: how many of an IPv6 address.
     """
@@ -138,7 +138,7 @@ class Record:
     """
     @ivar directives: in their order.
     @ivar redirect: whose record is applied where none of them matches
-        (RFC 7208 §6.1), or L{None}.
+        (RFC 7208 §6.1), or C{None}.
     """
 
     directives: tuple[Directive, ...]
