@@ -18,7 +18,6 @@ from deferrals.interfaces import IServices, ISpool
 from deferrals.model.address import Mailbox
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Memory, Remembered
-from deferrals.model.networks import dnsServers
 from deferrals.smtp.server.mixed import MixedPolicy
 
 _log = Logger(namespace="deferrals")
@@ -36,12 +35,7 @@ class MixedPolicies:
         self._services = services
         self._spool = spool
         self._memory = Memory(self._save)
-        self._spf = SPF(services.reactor, services.inThread, dnsServers(config.dns))
-        if not self._spf.available and any(one.mayNotify for one in config.listen):
-            _log.warn(
-                "the extra deferrals[spf] is not installed: only authenticated senders get"
-                " notices, the others' refused copies are filed"
-            )
+        self._spf = SPF(services.resolver, services.reactor)
 
     def forListener(
         self,

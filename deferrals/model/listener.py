@@ -100,14 +100,6 @@ class ListenerOptions:
         submits = self.protocol == "submission"
         return self.mixed or (Mixed.STRICTEST if submits else Mixed.SPLIT)
 
-    @property
-    def mayNotify(self) -> bool:
-        """
-        Whether refusals may become notices to senders.
-        """
-        retries = self.mixed is Mixed.RETRY and self.mixed_fallback is Mixed.NOTIFY
-        return retries or self.mixed is Mixed.NOTIFY
-
 
 @attrs.frozen(kw_only=True)
 class ListenerSettings(ListenerOptions, ReplyTimes):

@@ -40,6 +40,9 @@ MAX_CACHED_SECONDS = 3600.0
 NOTHING_CACHED_SECONDS = 60.0
 
 MAX_CACHED = 10_000
+
+#: An answer of more records is not kept: a stranger's DNS may have thousands.
+MAX_CACHED_RECORDS = 100
 _MAX_ALIASES = 8
 
 R556_NULL_MX = Reply(556, "5.1.10", "the domain does not take mail (null MX)")  # RFC 7505 §4.2
@@ -64,7 +67,7 @@ class NoRoute(Exception):
         self.outcome = outcome
 
 
-class _Nothing(Exception):
+class NoSuchName(Exception):
     """
     A name that does not exist.
     """
@@ -118,20 +121,23 @@ class Names:
     @param resolver: makes L{IResolver<twisted.internet.interfaces.IResolver>}
         when it is needed.
     @param clock: timers.
+    @param capacity: so many answers are remembered.
     """
 
-    def __init__(self, resolver: Callable[[], IResolver], clock: IReactorTime) -> None:
+    def __init__(
+        self, resolver: Callable[[], IResolver], clock: IReactorTime, capacity: int = MAX_CACHED
+    ) -> None:
         self._resolver = resolver
         self._clock = clock
         self._known: TLRUCache[tuple[int, str], _Found] = TLRUCache(
-            MAX_CACHED, lambda key, found, now: now + found.seconds, clock.seconds
+            capacity, lambda key, found, now: now + found.seconds, clock.seconds
         )
 
     def find(self, kind: int, name: str) -> Deferred[Sequence[Payload]]:
         """
         @param kind: C{dns.MX}, C{dns.A} or C{dns.AAAA}.
         @return: a Deferred of the records' payloads, aliases followed; fails
-            with L{_Nothing} where there is no such name.
+            with L{NoSuchName} where there is no such name.
         """
         return Deferred.fromCoroutine(self._find(kind, name))
 
@@ -141,7 +147,7 @@ class Names:
             if found is None:
                 found = self._known[kind, name] = await self._ask(kind, name)
             if not found.exists:
-                raise _Nothing(name)
+                raise NoSuchName(name)
             if found.records or found.alias is None:
                 return found.records
             name = found.alias
@@ -160,12 +166,11 @@ class Names:
         if not answers:
             return _Found()
         aliases = [_text(record.payload.name) for record in answers if record.type == dns.CNAME]
-        return _Found(
-            True,
-            [record.payload for record in answers if record.type == kind],
-            aliases[-1] if aliases else None,
-            min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers)),
-        )
+        records = [record.payload for record in answers if record.type == kind]
+        seconds = min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers))
+        if len(records) > MAX_CACHED_RECORDS:
+            seconds = 0.0
+        return _Found(True, records, aliases[-1] if aliases else None, seconds)
 
     def _query(self, kind: int, name: str) -> Deferred[_Sections]:
         """
@@ -238,7 +243,7 @@ class Router:
         """
         try:
             records = await self._names.find(dns.MX, domain)
-        except _Nothing:
+        except NoSuchName:
             raise NoRoute(Failed(R550_NO_DOMAIN)) from None
         if not records:
             return [[domain]]  # RFC 5321 §5.1: the implicit MX
@@ -274,7 +279,7 @@ class Router:
         for kind in self._kinds:
             try:
                 records = await self._names.find(kind, name)
-            except _Nothing:
+            except NoSuchName:
                 break
             except NoRoute as error:
                 trouble = error
