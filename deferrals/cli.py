@@ -23,8 +23,9 @@ from deferrals.errors import ConfigError
 from deferrals.model.envelope import Form
 from deferrals.operator.commands import addCommands
 from deferrals.operator.output import complain
-from deferrals.operator.passwd import addCommand
-from deferrals.plugins.finding import stagePlugins
+from deferrals.operator.passwd import addCommand as addPasswd
+from deferrals.operator.plugins import addCommand as addPlugins
+from deferrals.plugins.finding import findPlugins, stagePlugins
 from deferrals.stages.content.match.stage import EICAR, GTUBE
 
 _FORMS = {
@@ -66,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     send.add_argument("--lmtp", action="store_true", help="speak LMTP")
     send.add_argument("--ask", choices=_FORMS, default="auto", help="the extension to ask for")
     send.add_argument("--verbose", "-v", action="store_true", help="show the dialogue")
-    addCommand(commands)
+    addPasswd(commands)
+    addPlugins(commands)
     message = send.add_mutually_exclusive_group(required=True)
     message.add_argument("--sample", choices=_SAMPLES, help="send a message made up here")
     message.add_argument("file", nargs="?", metavar="FILE", help="the message; - is standard input")
@@ -98,6 +100,8 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+    for broken in findPlugins()[1]:
+        complain(f"no stages from {broken}")
     rules, listeners = len(config.recipients), len(config.listen)
     print(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
     return 0

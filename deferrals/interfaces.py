@@ -233,15 +233,11 @@ class IStagePlugin(Interface):
     stage: type[Interface] = Attribute(
         "What it builds: IEnvelopeStage, IContentStage or IDeliveryStage."
     )
-    outward: bool = Attribute(
-        "Whether a delivery leads out, to whatever server the recipient's address names or to"
-        " one that sends on: then only clients that a rule allows may reach everybody by it."
-        "  May be missing, for no."
-    )
     settings: type = Attribute(
         "An attrs class.  Its attributes are the keys of the stage's table; their"
-        " types and validators say what is allowed; it should be frozen, since equal"
-        " settings share one stage.  It is called only with the keys that are there."
+        " types and validators say what is allowed.  It has to be frozen, and its values"
+        " to be hashable (tuples, no lists), since equal settings share one stage.  It is"
+        " called only with the keys that are there."
     )
 
     def build(settings: object, services: IServices) -> object:
@@ -255,6 +251,14 @@ class IStagePlugin(Interface):
         @raise ValueError: these settings cannot be; the text says what was
             expected, and the configuration's error names file and key.
         """
+
+
+class IOutwardPlugin(IStagePlugin):
+    """
+    A plugin for a delivery that leads out: to the server that a recipient's
+    address names, or to one that sends on.  Only clients that a rule allows may
+    send to all addresses by it.
+    """
 
 
 class IServices(Interface):

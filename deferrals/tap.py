@@ -9,19 +9,23 @@ import signal
 import sys
 from types import FrameType
 
+from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.strcred import AuthOptionMixin
+from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
+from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from deferrals.app.listeners import raiseFileLimit
 from deferrals.app.log import JSONObserver, PlainObserver
-from deferrals.app.service import MailService, checkConfig, describe
-from deferrals.auth.authenticator import CREDENTIALS, Authenticator
+from deferrals.app.service import MailService, checkConfig
+from deferrals.auth.authenticator import CREDENTIALS
 from deferrals.config.tables import Config, RecipientRule, load
 from deferrals.deferreds import useMonotonicClock
 from deferrals.errors import ConfigError
 from deferrals.plugins.finding import stagePlugins
+from deferrals.server.listeners import describe
 
 _log = Logger(namespace="deferrals")
 
@@ -52,8 +56,7 @@ class Options(usage.Options, AuthOptionMixin):
             self.config = self.load()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
-        checkers = self.get("credCheckers")
-        self.authenticator = Authenticator(checkers) if checkers else None
+        self.checkers: list[ICredentialsChecker] = self.get("credCheckers") or []
         self._checkAuth()
         if self.parent is not None and not (self.parent.get("logger") or self.parent.get("syslog")):
             _logging.update(format=self["log-format"], path=self.parent.get("logfile"))
@@ -61,7 +64,7 @@ class Options(usage.Options, AuthOptionMixin):
 
     def _checkAuth(self) -> None:
         for listener in self.config.listen:
-            if listener.authentication == "required" and self.authenticator is None:
+            if listener.authentication == "required" and not self.checkers:
                 raise usage.UsageError(
                     f"--auth: {listener.endpoint} requires authentication: say against what,"
                     " e.g. --auth passwd:FILE (see --help-auth)"
@@ -96,18 +99,29 @@ def logObserver() -> ILogObserver:
 
 class _Server(MailService):
     """
-    The service with what only a process of its own has: SIGHUP, and the lines
-    that tell a newcomer what to do.
+    The service with what only a process of its own has: SIGHUP, the process's
+    limits and its end, and the lines that tell a newcomer what to do.
     """
 
     def privilegedStartService(self) -> None:
         """
-        SIGHUP reloads from before the ports are open: an operator who sees
-        the server can send it.
+        Listen, or end the process with exit status 1.  SIGHUP reloads from
+        before the ports are open: an operator who sees the server can send it.
         """
         signal.signal(signal.SIGHUP, self._hangup)
-        raiseFileLimit(self._config.limits)
-        super().privilegedStartService()
+        raiseFileLimit(self.config.limits)
+        try:
+            super().privilegedStartService()
+        except CannotListenError:
+            raise SystemExit(1) from None  # the log says where
+
+    def failed(self, failure: Failure) -> None:
+        """
+        End the process, with exit status 1.
+        """
+        super().failed(failure)
+        self.reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+        self.reactor.callLater(0, self.reactor.stop)  # behind the writing of the log
 
     def startService(self) -> None:
         """
@@ -117,18 +131,18 @@ class _Server(MailService):
         self._introduce()
 
     def _hangup(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self.reload)
+        self.reactor.callFromThread(self.reload)
 
     def _introduce(self) -> None:
-        for rule in self._config.recipients:
+        for rule in self.config.recipients:
             _log.info(
                 "mail for {match}: policy {policy}, {where}",
                 match=rule.match,
                 policy=rule.policy,
                 where=self._where(rule),
             )
-        if self._config.path is None:
-            address = next(iter(self.addresses.values()))
+        if self.config.path is None:
+            address = self.server.addresses[0]
             program = os.path.join(os.path.dirname(sys.argv[0]), "deferrals")
             _log.info(
                 "try it: {program} send --to {address} --from you@example.org"
@@ -147,7 +161,7 @@ class _Server(MailService):
             return f"delivery {rule.deliver}"
         path = getattr(rule.deliver.settings, "path", None)
         name = str(rule.deliver.plugin.name)
-        return f"{name} {os.path.join(self._config.baseDir, path)}" if path else name
+        return f"{name} {os.path.join(self.config.baseDir, path)}" if path else name
 
 
 def makeService(options: Options) -> MailService:
@@ -156,4 +170,4 @@ def makeService(options: Options) -> MailService:
     """
     from twisted.internet import reactor
 
-    return _Server(options.config, useMonotonicClock(reactor), options.load, options.authenticator)
+    return _Server(options.config, useMonotonicClock(reactor), options.load, options.checkers)

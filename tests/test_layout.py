@@ -29,13 +29,20 @@ ALLOWED = {
     "spool": BASE,
     "relay": BASE,
     "auth": BASE,
-    "plugins": {"interfaces"},
+    "plugins": {"errors", "interfaces"},
     "config": {"errors", "model", "interfaces", "stages"},
     "operator": {"durable", "errors", "model", "interfaces", "config", "plugins", "spool"},
     "client": {"errors", "model", "smtp"},
     "testing": {"errors", "model", "interfaces", "spool"},
-    "app": {*BASE, "auth", "config", "operator", "relay", "smtp", "spool", "stages"},
-    "tap": {"app", "auth", "config", "deferreds", "errors", "plugins"},
+    "server": {
+        *BASE,
+        *("auth", "config", "plugins", "relay", "smtp", "spool", "stages"),
+    },
+    "app": {
+        *BASE,
+        *("auth", "config", "operator", "plugins", "server", "smtp", "stages"),
+    },
+    "tap": {"app", "auth", "config", "deferreds", "errors", "plugins", "server"},
     "cli": {"app", "client", "config", "errors", "model", "operator", "plugins", "stages"},
 }
 

@@ -12,34 +12,20 @@ from typing import Any
 
 import attrs
 from attrs import AttrsInstance
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IReactorCore, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from deferrals.config.tables import Config, Listener
 from deferrals.errors import ConfigError
 from deferrals.model.limits import Limits, ReplyTimes
 from deferrals.model.listener import ListenerOptions, ListenerSettings
+from deferrals.server.listeners import PROXIED
 from deferrals.smtp.server.certificates import Certificates
-from deferrals.smtp.server.connectionlimits import ConnectionLimits
 
 _log = Logger(namespace="deferrals")
 
-_PROXIED = "haproxy:"
-
 #: Files that are open beside connections: the spool, deliveries, the log.
 _OTHER_FILES = 500
-
-
-def serverEndpoint(reactor: IReactorCore, text: str) -> IStreamServerEndpoint:
-    """
-    Twisted's server endpoint of this description.  C{haproxy:} in front of it
-    is ours to deal with: Twisted's own wrapper would greet before the header.
-
-    @raise ValueError: it is none.
-    """
-    endpoint: IStreamServerEndpoint = serverFromString(reactor, text.removeprefix(_PROXIED))
-    return endpoint
 
 
 def listenerSettings(config: Config, certificates: Keyring) -> list[ListenerSettings]:
@@ -70,7 +56,7 @@ def _settings(config: Config, listener: Listener, certificates: Keyring) -> List
         **_values(listener, ListenerOptions),
         **_values(config, ReplyTimes),
         certificates=None if pair is None else certificates.get(*pair),
-        proxied=listener.endpoint.startswith(_PROXIED),
+        proxied=listener.endpoint.startswith(PROXIED),
         limits=config.limits,
         hostname=config.hostname,
         name=listener.endpoint,
@@ -82,15 +68,6 @@ def _values(settings: AttrsInstance, kind: type[AttrsInstance]) -> dict[str, Any
     Those attributes of settings that a base class of theirs has.
     """
     return {field.name: getattr(settings, field.name) for field in attrs.fields(kind)}
-
-
-def limitConnections(connections: ConnectionLimits, limits: Limits) -> None:
-    """
-    Let all listeners' connections go by these limits.
-    """
-    connections.connections = limits.connections
-    connections.perNeighbourhood = limits.connections_per_address
-    connections.delaySeconds = limits.auth_delay
 
 
 def raiseFileLimit(limits: Limits) -> None:

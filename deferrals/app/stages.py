@@ -21,13 +21,10 @@ from deferrals.model.address import Mailbox
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
-from deferrals.stages.content.judge import ContentJudge
+from deferrals.plugins.finding import build
 from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
 
 _log = Logger(namespace="deferrals")
-
-#: For a delivery that no configuration knows any longer.
-_ORDINARY = Schedule()
 
 Built = dict[tuple[IStagePlugin, object], object]
 
@@ -54,10 +51,12 @@ class StageSet:
     """
     What one configuration makes of the stages.
 
-    @ivar envelope: the first envelope stage.
-    @ivar content: the judge over all policies.
+    @ivar envelope: the rules for recipients.
+    @ivar policies: the content stages of each policy.
     @ivar deliveries: delivery stages by name.
     @ivar schedules: when what they could not deliver is tried again, by name.
+    @ivar quarantines: for policies that have one: the name of the delivery that
+        gets what they refuse of a message that had to be accepted.
     @param former: the stages before a reload: those with equal settings are
         taken over, with their connections.
     """
@@ -67,34 +66,18 @@ class StageSet:
         self._services = services
         self._former: Built = former.built if former is not None else {}
         self.built: Built = {}
-        policies = {name: self._contentStages(name) for name in config.policies}
-        self.content = ContentJudge(policies, config.max_judging)
+        self.policies = {name: self._contentStages(name) for name in config.policies}
         self.deliveries: dict[str, IDeliveryStage] = {}
         self.schedules: dict[str, Schedule] = {}
         for name, delivery in config.deliveries.items():
             self._addDelivery(name, delivery, f"deliveries.{name}")
-        self._quarantines = dict(self._quarantineNames())
+        self.quarantines = dict(self._quarantineNames())
         names = deliveryNames(config.recipients)
         rules = [self._rule(index, name) for index, name in enumerate(names)]
         verdicts = {
             name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
         }
         self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries)
-
-    @property
-    def takesBinary(self) -> bool:
-        """
-        Whether BODY=BINARYMIME can go everywhere as it is.
-        """
-        stages = self.deliveries.values()
-        return all(getattr(stage, "takesBinary", False) for stage in stages)
-
-    def quarantine(self, policy: str) -> str | None:
-        """
-        The name of the delivery that gets what a policy refuses of a message
-        that had to be accepted; L{None} for none.
-        """
-        return self._quarantines.get(policy)
 
     def routeBack(self, sender: Mailbox) -> Route | None:
         """
@@ -158,48 +141,12 @@ class StageSet:
         same = (table.plugin, table.settings)
         if same not in self.built:
             try:
-                self.built[same] = self._former.get(same) or table.plugin.build(
-                    table.settings, self._services
+                self.built[same] = self._former.get(same) or build(
+                    table.plugin, table.settings, self._services
                 )
             except ValueError as error:
                 raise ConfigError(self._config.path, [(key, f"expected {error}")]) from None
         return self.built[same]
-
-
-class CurrentStages:
-    """
-    The stages of this moment.  A reload sets others; what asks through here
-    needs not know of it.
-
-    @ivar now: what new transactions meet.
-    """
-
-    def __init__(self, first: StageSet) -> None:
-        self.now = first
-
-    def delivery(self, name: str) -> IDeliveryStage | None:
-        """
-        The delivery of a name; L{None} where there is none any longer.
-        """
-        return self.now.deliveries.get(name)
-
-    def schedule(self, name: str) -> Schedule:
-        """
-        When what it could not deliver is tried again.
-        """
-        return self.now.schedules.get(name, _ORDINARY)
-
-    def routeBack(self, sender: Mailbox) -> Route | None:
-        """
-        See L{StageSet.routeBack}.
-        """
-        return self.now.routeBack(sender)
-
-    def canWriteTo(self, sender: Mailbox) -> bool:
-        """
-        Whether notices for a sender have a way to go.
-        """
-        return self.now.routeBack(sender) is not None
 
 
 def _verdict(policy: Policy, route: Route) -> EnvelopeVerdict:

@@ -14,15 +14,16 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, maybeDeferred
-from zope.interface import providedBy
+from zope.interface import implementer, providedBy
 
-from deferrals.interfaces import IScramChecker, IScramCredentials
+from deferrals.interfaces import IAuthenticator, IScramChecker, IScramCredentials
 from deferrals.model.sasl import SCRAM_ITERATIONS, ScramKeys
 
 #: What an authenticator can make use of.
 CREDENTIALS = (IUsernamePassword, IScramCredentials)
 
 
+@implementer(IAuthenticator)
 class Authenticator:
     """
     @ivar mechanisms: the SASL mechanisms that can work, the best one first.

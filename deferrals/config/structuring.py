@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import enum
 import types
-from collections.abc import Iterable
-from typing import Any, Literal, Optional, get_args, get_origin
+from collections.abc import Callable, Iterable
+from typing import Literal, Optional, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError
+from cattrs.errors import (
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    StructureHandlerNotFoundError,
+)
 
 from deferrals.model.schedule import Steps, parseSteps
 from deferrals.model.settings import BadSetting, Octets, Seconds, parseOctets, parseSeconds
@@ -37,8 +41,8 @@ def makeConverter() -> cattrs.Converter:
     return converter
 
 
-def _exactly(kind: type, name: str) -> Any:
-    def structure(value: Any, _: Any) -> Any:
+def _exactly(kind: type, name: str) -> Callable[[object, object], object]:
+    def structure(value: object, _: object) -> object:
         if not isinstance(value, kind):
             raise ValueError(name)
         return value
@@ -46,33 +50,33 @@ def _exactly(kind: type, name: str) -> Any:
     return structure
 
 
-def _integer(value: Any, _: Any) -> int:
+def _integer(value: object, _: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError("a whole number")
     return value
 
 
-def _number(value: Any, _: Any) -> float:
+def _number(value: object, _: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError("a number")
     return float(value)
 
 
-def _isChoice(kind: Any) -> bool:
+def _isChoice(kind: object) -> bool:
     return bool(choices(kind))
 
 
-def _isOptional(kind: Any) -> bool:
+def _isOptional(kind: object) -> bool:
     return isinstance(kind, types.UnionType | _UNION) and types.NoneType in get_args(kind)
 
 
-def _optional(converter: cattrs.Converter) -> Any:
+def _optional(converter: cattrs.Converter) -> Callable[[object, object], object]:
     """
     TOML has no null: what is there has the other type; text, where that is one
     of several.
     """
 
-    def structure(value: Any, kind: Any) -> Any:
+    def structure(value: object, kind: object) -> object:
         others = [one for one in get_args(kind) if one is not types.NoneType]
         if str in others and (isinstance(value, str) or len(others) == 1):
             return converter.structure(value, str)
@@ -81,24 +85,47 @@ def _optional(converter: cattrs.Converter) -> Any:
     return structure
 
 
-def choices(kind: Any) -> dict[str, Any]:
+def choices(kind: object) -> dict[str, object]:
     """
     The words that a C{Literal} or an enumeration allows, and the values that
     they stand for; none for any other type.
     """
-    found: Iterable[Any] = ()
+    found: Iterable[object] = ()
     if get_origin(kind) is Literal:
         found = get_args(kind)
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):
         found = kind
-    return {one.value if isinstance(one, enum.Enum) else one: one for one in found}
+    return {str(one.value if isinstance(one, enum.Enum) else one): one for one in found}
 
 
-def _choice(value: Any, kind: Any) -> Any:
+def _choice(value: object, kind: object) -> object:
     allowed = choices(kind)
     if not isinstance(value, str) or value not in allowed:
         raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed))
     return allowed[value]
+
+
+def structured(converter: cattrs.Converter, table: object, kind: type) -> object:
+    """
+    A stage's settings out of its table.
+
+    @raise ValueError: the class cannot be used for settings; the text says why.
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if not attrs.has(kind):
+        raise ValueError(f"a stage with settings: {name} is no attrs class")
+    try:
+        settings: object = converter.structure(table, kind)
+    except (StructureHandlerNotFoundError, NameError) as error:
+        raise ValueError(f"a stage with settings: {name} cannot be filled in: {error}") from None
+    try:
+        hash(settings)
+    except TypeError as error:
+        raise ValueError(
+            f"a stage with settings that can be hashed: {name} has to be frozen, with tuples"
+            f" in place of lists ({error})"
+        ) from None
+    return settings
 
 
 def problemsOf(error: BaseException, key: str = "") -> list[tuple[str, str]]:

@@ -20,9 +20,15 @@ import cattrs
 from cattrs.errors import BaseValidationError
 from zope.interface import Interface
 
-from deferrals.config.structuring import makeConverter, problemsOf
+from deferrals.config.structuring import makeConverter, problemsOf, structured
 from deferrals.errors import ConfigError
-from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage, IStagePlugin
+from deferrals.interfaces import (
+    IContentStage,
+    IDeliveryStage,
+    IEnvelopeStage,
+    IOutwardPlugin,
+    IStagePlugin,
+)
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.limits import Limits, ReplyTimes
 from deferrals.model.listener import ListenerOptions
@@ -415,7 +421,7 @@ def _opensRelay(config: Config, rule: RecipientRule) -> bool:
         return False
     deliver = rule.deliver
     stage = config.deliveries.get(deliver) if isinstance(deliver, str) else deliver
-    if stage is None or not getattr(stage.plugin, "outward", False):
+    if stage is None or not IOutwardPlugin.providedBy(stage.plugin):
         return False
     return rule.allow is None or Allowed.parse(rule.allow).unlimited
 
@@ -476,7 +482,7 @@ def _stage(
         names = sorted(name for found, name in plugins if found is interface)
         raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
     rest = {key: one for key, one in table.items() if key != "use"}
-    return plugin, converter.structure(rest, plugin.settings)
+    return plugin, structured(converter, rest, plugin.settings)
 
 
 def _withoutSchedule(table: object) -> tuple[object, dict[str, object]]:

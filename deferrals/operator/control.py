@@ -149,7 +149,7 @@ class ControlLine(LineOnlyReceiver):
 
     def _answer(self, answer: dict[str, Any]) -> None:
         if self.connected:
-            self.sendLine(json.dumps(answer).encode("utf-8"))  # type: ignore[no-untyped-call]
+            LineOnlyReceiver.sendLine(self, json.dumps(answer).encode("utf-8"))
 
 
 class ControlFactory(Factory):

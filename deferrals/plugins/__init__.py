@@ -8,5 +8,8 @@ L{IStagePlugin<deferrals.interfaces.IStagePlugin>}.
 
 from twisted.plugin import pluginPackagePaths
 
+from deferrals.plugins.editable import editableDirectories
+
 __path__.extend(pluginPackagePaths(__name__))
+__path__.extend(editableDirectories(__name__, __path__))
 __all__: list[str] = []

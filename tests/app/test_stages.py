@@ -10,11 +10,12 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from deferrals.app.services import Services
 from deferrals.app.stages import StageSet, deliveryNames
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
 from deferrals.model.verdict import Refuse
+from deferrals.server.services import Services
+from deferrals.stages.content.judge import ContentJudge
 from deferrals.testing import FakeServices, makeEnvelope
 from tests.configs import LISTEN, ConfigCase
 
@@ -46,7 +47,7 @@ policy = "no"
 """
 
     def stages(self, former: StageSet | None = None) -> StageSet:
-        return StageSet(self.load(LISTEN + self.RULES), Services(Clock(), "mx", "", ""), former)
+        return StageSet(self.load(LISTEN + self.RULES), Services(Clock(), hostname="mx"), former)
 
     def judge(self, stages: StageSet, address: str) -> Any:
         recipient = Recipient(Mailbox.parse(address))
@@ -54,7 +55,7 @@ policy = "no"
         if isinstance(verdict, Refuse):
             return verdict
         routed = Recipient(recipient.address, route=verdict.route)
-        return stages.content.cohort(routed, verdict)
+        return ContentJudge(stages.policies, 1).cohort(routed, verdict)
 
     def test_sameSettings(self) -> None:
         """Two policies that say the same are one cohort, whatever their names."""
@@ -74,7 +75,7 @@ policy = "no"
             "[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = 'store'\n"
             "[[recipients]]\nmatch = '*@z.y'\npolicy = 'a'\ndeliver = 'store'\n"
         )
-        stages = StageSet(config, Services(Clock(), "mx", "", ""))
+        stages = StageSet(config, Services(Clock(), hostname="mx"))
         self.assertEqual(list(stages.deliveries), ["store"])
 
     def test_reload(self) -> None:

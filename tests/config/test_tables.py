@@ -9,17 +9,19 @@ import os
 import tomllib
 from typing import Any
 
+import attrs
 from twisted.internet.task import Clock
 
 from deferrals.app.service import checkConfig
-from deferrals.app.services import Services
 from deferrals.app.stages import StageSet
 from deferrals.config.tables import DEFAULT, load
 from deferrals.errors import ConfigError
+from deferrals.interfaces import IContentStage
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
 from deferrals.model.verdict import Accept, Defer
-from deferrals.plugins.finding import stagePlugins
+from deferrals.plugins.finding import StagePlugin, stagePlugins
+from deferrals.server.services import Services
 from deferrals.testing import makeEnvelope
 from tests.configs import DOCS, LISTEN, ConfigCase
 
@@ -47,7 +49,7 @@ class LoadTests(ConfigCase):
         (listener,) = config.listen
         self.assertIn("interface=127.0.0.1", listener.endpoint)
         self.assertEqual(config.stateDir, os.path.abspath("deferrals-state"))
-        house = StageSet(config, Services(Clock(), "mx", "", ""))
+        house = StageSet(config, Services(Clock(), hostname="mx"))
 
         def judge(address: str) -> Any:
             return house.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse(address)))
@@ -257,3 +259,53 @@ class LoadTests(ConfigCase):
         self.assertEqual(
             self.load(f"hostname = 'MX.example.net'\n{LISTEN}").hostname, "MX.example.net"
         )
+
+
+@attrs.define
+class NotFrozen:
+    """Settings that change have no hash."""
+
+    words: str = ""
+
+
+@attrs.frozen
+class Lists:
+    """Nor has a list."""
+
+    words: list[str] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class Unknown:
+    """Nothing in TOML is an interface."""
+
+    words: IContentStage
+
+
+class Plain:
+    """Not even an attrs class."""
+
+
+class PluginTests(ConfigCase):
+    """
+    Plugins with settings that cannot work (P10).
+    """
+
+    def problem(self, settings: type) -> str:
+        plugin = StagePlugin("odd", IContentStage, settings.__module__, settings.__name__, "none")
+        table = '[policies.a]\ncontent = [ { use = "odd", words = %s } ]\n'
+        words = '["a"]' if settings is Lists else '"a"'
+        (found,) = self.problems(LISTEN + table % words, plugin)
+        self.assertTrue(found.startswith("policies.a.content[0]: expected a stage with settings"))
+        self.assertIn(settings.__qualname__, found)
+        return found
+
+    def test_hash(self) -> None:
+        """They have to be hashable, since equal settings share a stage."""
+        for settings in (NotFrozen, Lists):
+            self.assertIn("has to be frozen, with tuples in place of lists", self.problem(settings))
+
+    def test_class(self) -> None:
+        """They have to be an attrs class, of types that a configuration can say."""
+        self.assertIn("is no attrs class", self.problem(Plain))
+        self.assertIn("cannot be filled in", self.problem(Unknown))

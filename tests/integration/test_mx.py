@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet import defer
 from twisted.trial.unittest import TestCase
 
-from deferrals.app.network import makeResolver
+from deferrals.server.network import makeResolver
 from deferrals.stages.delivery.route import Names, NoRoute, Router
 from tests.integration.support import (
     CONFIG,

@@ -129,10 +129,14 @@ class LifeTests(IntegrationCase):
         self.assertIn(process.stop(), (0, -signal.SIGTERM))
 
     def test_reload(self) -> None:
-        """SIGHUP reads the file again; a broken one is refused and the old one stays."""
+        """
+        SIGHUP reads the file again, for the transactions from now on; a broken one is refused and
+        the old one stays.
+        """
         server = self.server()
         before = self.dialogue(server.port)
         before.reply()
+        before.say(*ENVELOPE)
         self.reload(server, CONFIG + "\n[broken", "not reloaded, the old one stays")
         self.assertIn("not TOML", server.log)
         refusing = CONFIG.replace(
@@ -141,10 +145,14 @@ class LifeTests(IntegrationCase):
         self.reload(server, refusing, "configuration reloaded")
         after = self.dialogue(server.port)
         after.reply()
+        after.say(*ENVELOPE)
         for dialogue, code in ((before, "250"), (after, "550")):
-            dialogue.say(*ENVELOPE)
             (reply,) = dialogue.say("RCPT TO:<postmaster@example.net>")
             self.assertTrue(reply.startswith(code), reply)
+        before.say("RSET", ENVELOPE[-1])
+        (reply,) = before.say("RCPT TO:<postmaster@example.net>")
+        self.assertTrue(reply.startswith("550"), reply)
+        for dialogue in (before, after):
             dialogue.close()
 
     def test_reloadListeners(self) -> None:

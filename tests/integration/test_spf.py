@@ -11,11 +11,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
 from twisted.trial.unittest import TestCase
 
-from deferrals.app.network import makeResolver
-from deferrals.app.spf import SPF
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Client
 from deferrals.model.spfrecord import Result
+from deferrals.server.network import makeResolver
+from deferrals.server.spf import SPF
 from deferrals.testing import makeEnvelope
 from tests.zone import Zone
 

@@ -54,6 +54,12 @@ class SessionBase(PipelinedESMTP):
         self._backend = backend
         self._client = _UNKNOWN
 
+    def latestBackend(self) -> Backend:
+        """
+        What stands behind the next transaction.
+        """
+        return self._backend
+
     @property
     def _isLMTP(self) -> bool:
         return self._settings.protocol == "lmtp"

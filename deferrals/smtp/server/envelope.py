@@ -115,6 +115,7 @@ class Envelopes(SessionBase):
         if self._transactions > self._limits.transactions:
             self.say(R421_TOO_MANY_MESSAGES)
             return self.close()
+        self._backend = self.latestBackend()
         parameters, client = self._asserted(parameters), self._sender(parameters)
         now = timeOfDay(self._clock)
         number = self._backend.ids.next(now)

@@ -94,6 +94,13 @@ class Session(Introduction, Authentication, Encryption, Contents):
         super().__init__(settings, backend, clock)
         self._ended = ended
 
+    def latestBackend(self) -> Backend:
+        """
+        See L{SessionBase.latestBackend}: a transaction ends with the stages
+        that it began with, and the next one meets others.
+        """
+        return self.factory.backend if isinstance(self.factory, SessionFactory) else self._backend
+
     # The connection: accepted, introduced, encrypted, greeted.
 
     def connectionMade(self) -> None:
@@ -515,7 +522,7 @@ class SessionFactory(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> Session:
         """
         With the settings and the backend of this moment: a reload changes the
-        next session, not the ones that are under way.
+        settings of the next session, and the backend of the next transaction.
         """
         session = Session(self.settings, self.backend, self._clock, self._ended)
         session.factory = self

@@ -9,14 +9,12 @@ from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.app.mixed import MixedPolicies
-from deferrals.config.tables import load
 from deferrals.errors import SpoolError
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import LIFETIME_SECONDS, Memory, Mixed
-from deferrals.plugins.finding import stagePlugins
+from deferrals.server.mixed import MixedPolicies
+from deferrals.server.services import Services
 from deferrals.spool.memory import MemorySpool
-from deferrals.testing import FakeServices
 
 SETTINGS = ListenerSettings(name="one", hostname="mx.example.net", mixed=Mixed.RETRY)
 
@@ -29,14 +27,13 @@ class MixedPoliciesTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.spool = MemorySpool(self.clock)
-        self.services = FakeServices(reactor=self.clock)
-        self.config = load(None, stagePlugins())
+        self.services = Services(self.clock, hostname="mx.example.net")
 
     def policies(self) -> MixedPolicies:
         """
         Those of a process that has just started.
         """
-        policies = MixedPolicies(self.config, self.services, self.spool)
+        policies = MixedPolicies(self.services, self.spool)
         self.successResultOf(policies.load())
         return policies
 

@@ -9,14 +9,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import attrs
 from twisted.internet import endpoints
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IResolver, IStreamClientEndpoint
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorThreads, IResolver, IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
-from deferrals.app.network import makeResolver, reachable
-from deferrals.interfaces import IReactor, IServices
+from deferrals.interfaces import IServices
 from deferrals.model.status import Status
+from deferrals.server.network import makeResolver, reachable
 from deferrals.smtp.client.pool import NextHops
 
 _T = TypeVar("_T")
@@ -29,24 +29,36 @@ class Services:
     """
     See L{IServices}.
 
+    @ivar stateDir: where stages keep what they have to.
+    @ivar baseDir: where relative paths start.
     @ivar dns: the DNS servers to ask; none, for those of the system.
-    @ivar listening: the addresses and ports where this server listens now.
     """
 
-    reactor: IReactor
-    hostname: str
-    stateDir: str
-    baseDir: str
-    status: Status = attrs.field(factory=Status)
-    dns: tuple[tuple[str, int], ...] = ()
-    listening: Callable[[], Iterable[tuple[str, int]]] = tuple
+    reactor: Any  # Twisted's type for the global reactor says only a part of it
+    hostname: str = attrs.field(kw_only=True)
+    stateDir: str = attrs.field(default=".", kw_only=True)
+    baseDir: str = attrs.field(default=".", kw_only=True)
+    dns: tuple[tuple[str, int], ...] = attrs.field(default=(), kw_only=True)
+    status: Status = attrs.field(factory=Status, init=False)
     nextHops: NextHops = attrs.field(init=False)
+    _listening: list[Callable[[], Iterable[tuple[str, int]]]] = attrs.field(
+        factory=list, init=False
+    )
     _resolvers: dict[tuple[tuple[str, int], ...], IResolver] = attrs.field(init=False, factory=dict)
     _common: dict[Hashable, Any] = attrs.field(factory=dict, init=False)
 
     @nextHops.default
     def _makeNextHops(self) -> NextHops:
         return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
+
+    def __attrs_post_init__(self) -> None:
+        self.status.show("next hops", self.nextHops.describe)
+
+    def addListening(self, sockets: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """
+        Let L{listensOn} know of a server's addresses and ports.
+        """
+        self._listening.append(sockets)
 
     def common(self, key: Hashable, build: Callable[[], _T]) -> _T:
         """
@@ -63,6 +75,8 @@ class Services:
         """
         See L{IServices.inThread}.
         """
+        if not IReactorThreads.providedBy(self.reactor):  # a test's clock
+            return maybeDeferred(function, *args, **kwargs)
         pool = self.reactor.getThreadPool()
         return deferToThreadPool(self.reactor, pool, function, *args, **kwargs)
 
@@ -86,4 +100,5 @@ class Services:
         """
         See L{IServices.listensOn}.
         """
-        return reachable(self.listening(), address, port)
+        sockets = [one for sockets in self._listening for one in sockets()]
+        return reachable(sockets, address, port)

@@ -11,13 +11,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.app.spf import SPF
-from deferrals.config.tables import Config
 from deferrals.deferreds import timeOfDay
-from deferrals.interfaces import IServices, ISpool
+from deferrals.interfaces import ISpool
 from deferrals.model.address import Mailbox
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Memory, Remembered
+from deferrals.server.services import Services
+from deferrals.server.spf import SPF
 from deferrals.smtp.server.mixed import MixedPolicy
 
 _log = Logger(namespace="deferrals")
@@ -31,7 +31,7 @@ class MixedPolicies:
     @param spool: keeps the notes.
     """
 
-    def __init__(self, config: Config, services: IServices, spool: ISpool) -> None:
+    def __init__(self, services: Services, spool: ISpool) -> None:
         self._services = services
         self._spool = spool
         self._memory = Memory(self._save)

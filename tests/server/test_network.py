@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.app.network import isLocal, reachable
+from deferrals.server.network import isLocal, reachable
 
 
 class NetworkTests(SynchronousTestCase):

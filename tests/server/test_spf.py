@@ -11,11 +11,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.app.spf import CHECK_SECONDS, SPF
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Client
 from deferrals.model.spf import Finding
 from deferrals.model.spfrecord import Result
+from deferrals.server.spf import CHECK_SECONDS, SPF
 from deferrals.stages.delivery.route import MAX_CACHED_RECORDS
 from deferrals.testing import makeEnvelope
 from tests.resolver import Resolver
