@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import (
     CancelledError,
@@ -24,6 +24,19 @@ from twisted.python.failure import Failure
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+
+
+class InThread(Protocol):
+    """
+    Runs a function that blocks outside the reactor thread.
+    """
+
+    def __call__(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """
+        @return: a Deferred of the function's result.
+        """
 
 
 def useMonotonicClock(reactor: Any) -> Any:

@@ -4,21 +4,28 @@ Delivery first, then the answer (S-6).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface.verify import verifyObject
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IDeliveryStage, Work
+from deferrals.interfaces import Work
+from deferrals.model.delivery import Addressee
 from deferrals.model.deliveryreport import MAX_LINES, resultLine, shortened
+from deferrals.model.envelope import Recipient
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Delivered, Failed, Refuse, Retry
-from deferrals.relay.board import Board
+from deferrals.model.schedule import Schedule
+from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
+from deferrals.relay.attempts import Deliveries
+from deferrals.relay.scheduler import Scheduler
+from deferrals.spool.memory import MemorySpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
 from tests.harness import Bench
+from tests.test_scheduler import FakeNotifier
 
 FULL = Retry(Reply(452, "4.2.2", "the mailbox is full"))
 NEVER = Failed(Reply(550, "5.6.0", "no such content"))
@@ -26,92 +33,96 @@ NEVER = Failed(Reply(550, "5.6.0", "no such content"))
 
 class Stage:
     """
-    A delivery that comes to what it is told.
+    A delivery that comes to what it is told, in turn.
     """
 
-    def __init__(self) -> None:
-        self.result: Any = succeed({})
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
 
-    def destination(self, recipient: Any) -> str:
-        return "here"
+    def destination(self, recipient: Recipient) -> str:
+        return str(recipient.address.domain)
 
-    def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
-        return self.result
+    def deliver(self, message: Any, envelope: Any, recipients: Sequence[Addressee]) -> Any:
+        answer = self.answers.pop(0)
+        return answer(recipients) if callable(answer) else answer
 
 
-class BoardTests(SynchronousTestCase):
+class WaitingTests(SynchronousTestCase):
     """
-    L{Board}.
+    L{Scheduler.releaseAndWait}.
     """
 
     def setUp(self) -> None:
-        self.board, self.stage = Board(), Stage()
-        self.people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
-        self.work = Work(makeEnvelope(), makeMessage(), tuple(self.people))
+        self.clock = Clock()
+        self.spool = MemorySpool(self.clock)
+        self.notifier = FakeNotifier()
 
-    def deliver(self, *outcomes: Any, people: Any = None) -> Any:
-        group = people or self.people
-        self.stage.result = succeed(dict(zip(group, outcomes, strict=True)))
-        watched = self.board.watch(self.stage)
-        return self.successResultOf(watched.deliver(self.work.message, self.work.envelope, group))
+    def wait(
+        self, *answers: Any, handsBack: bool = False, addresses: Any = ("a@x.example",)
+    ) -> Deferred[dict[int, Outcome]]:
+        stage = Stage(*answers)
+        self.scheduler = Scheduler(
+            self.spool,
+            self.clock,
+            Deliveries(stage=lambda name: stage, schedule=lambda name: Schedule()),
+            self.notifier,  # type: ignore[arg-type]
+        )
+        d = self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees(*addresses))
+        return self.scheduler.releaseAndWait(self.successResultOf(d), handsBack)
 
-    def test_notWaiting(self) -> None:
-        """Where nobody waits, a stage is itself; and none is none."""
-        self.assertIs(self.board.watch(self.stage), self.stage)
-        self.assertIsNone(self.board.watch(None))
+    def left(self) -> int:
+        return int(self.successResultOf(self.spool.waiting())[1])
+
+    def answers(self, *outcomes: Any) -> Any:
+        return lambda recipients: succeed(dict(zip(recipients, outcomes, strict=True)))
 
     def test_known(self) -> None:
-        """What is known is there; the scheduler gets it as it is (SMTP)."""
-        expectation = self.board.expect(self.work, False)
-        watched = self.board.watch(self.stage)
-        self.assertTrue(verifyObject(IDeliveryStage, watched))
-        self.assertEqual(watched.destination(self.people[0].recipient), "here")
-        found = self.deliver(Delivered(), FULL, NEVER)
-        self.assertEqual(list(found.values()), [Delivered(), FULL, NEVER])
-        self.successResultOf(expectation.done)
-        self.assertEqual(expectation.outcomes, {0: Delivered(), 1: FULL, 2: NEVER})
-        self.assertIs(self.board.watch(self.stage), self.stage)
+        """What is known is told; the queue has it as it is (SMTP)."""
+        people = ("a@x.example", "b@x.example", "c@x.example")
+        d = self.wait(self.answers(Delivered(), FULL, NEVER), addresses=people)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL, 2: NEVER})
+        self.assertEqual((self.left(), len(self.notifier.told)), (2, 1))
 
     def test_handedBack(self) -> None:
-        """Who is refused over LMTP is the client's again: no retry, no notice (RFC 2033)."""
-        self.board.expect(self.work, True)
-        found = self.deliver(Delivered(), FULL, NEVER)
-        self.assertEqual(
-            list(found.values()),
-            [Delivered(), Failed(FULL.reply, told=True), Failed(NEVER.reply, told=True)],
-        )
+        """A recipient refused over LMTP is the client's: no retry, no notice (RFC 2033)."""
+        people = ("a@x.example", "b@x.example", "c@x.example")
+        d = self.wait(self.answers(Delivered(), FULL, NEVER), handsBack=True, addresses=people)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL, 2: NEVER})
+        self.assertEqual((self.left(), self.notifier.told), (0, []))
 
     def test_groups(self) -> None:
         """Several deliveries of one message: it ends with the last one."""
-        expectation = self.board.expect(self.work, True)
-        self.deliver(Delivered(), people=self.people[:1])
-        self.assertNoResult(expectation.done)
-        self.deliver(FULL, NEVER, people=self.people[1:])
-        self.successResultOf(expectation.done)
+        first: Deferred[Any] = Deferred()
+        second: Deferred[Any] = Deferred()
+        d = self.wait(
+            lambda people: first.addCallback(lambda _: {people[0]: Delivered()}),
+            lambda people: second.addCallback(lambda _: {people[0]: FULL}),
+            handsBack=True,
+            addresses=("a@x.example", "b@y.example"),
+        )
+        first.callback(None)
+        self.assertNoResult(d)
+        second.callback(None)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL})
 
     def test_tooLate(self) -> None:
-        """Once nobody waits, a refusal goes its usual way."""
-        expectation = self.board.expect(self.work, True)
-        watched, self.stage.result = self.board.watch(self.stage), Deferred()
-        d = watched.deliver(self.work.message, self.work.envelope, self.people)
-        expectation.end()
-        self.stage.result.callback({self.people[0]: FULL})
-        self.assertEqual(self.successResultOf(d), {self.people[0]: FULL})
-        self.assertEqual(expectation.outcomes, {})
+        """Once the session does not wait, a refusal goes its usual way."""
+        result: Deferred[Any] = Deferred()
+        d = self.wait(
+            lambda people: result.addCallback(lambda _: {people[0]: FULL}), handsBack=True
+        )
+        d.cancel()
+        self.assertEqual(self.successResultOf(d), {})
+        result.callback(None)
+        self.assertEqual(self.left(), 1)
 
-    def test_failure(self) -> None:
+    def test_unknown(self) -> None:
         """A stage that fails, or answers nonsense, leaves its recipients in the queue."""
-        expectation = self.board.expect(self.work, True)
-        watched, self.stage.result = self.board.watch(self.stage), fail(StageError("broken"))
-        d = watched.deliver(self.work.message, self.work.envelope, self.people)
-        self.failureResultOf(d, StageError)
-        self.successResultOf(expectation.done)
-        self.assertEqual(expectation.outcomes, {})
-        expectation = self.board.expect(self.work, True)
-        watched, self.stage.result = self.board.watch(self.stage), succeed(None)
-        watched.deliver(self.work.message, self.work.envelope, self.people)
-        expectation.end()
-        self.assertEqual(expectation.outcomes, {})
+        for answer in (fail(StageError("broken")), succeed(None), succeed({"a": FULL})):
+            self.setUp()
+            d = self.wait(answer, handsBack=True)
+            self.assertEqual(self.successResultOf(d), {})
+            self.assertEqual((self.left(), self.notifier.told), (1, []))
 
 
 class SessionTests(SynchronousTestCase):
@@ -122,7 +133,6 @@ class SessionTests(SynchronousTestCase):
     outcome: Any = None
 
     def start(self, *locals: str, sender: str = "<me@client.test>", **settings: Any) -> list[str]:
-        self.board = Board()
         self.bench = Bench(intake={"attempt": self.attempt, "deliverySeconds": 20.0}, **settings)
         lmtp = settings.get("protocol") == "lmtp"
         self.bench.content.verdicts["spammed@x.example"] = Refuse(Reply(550, "5.7.1", "spam"))
@@ -136,16 +146,16 @@ class SessionTests(SynchronousTestCase):
 
     def attempt(self, work: Work, handsBack: bool) -> Any:
         self.work, self.handsBack = work, handsBack
-        self.expectation = self.board.expect(work, handsBack)
         self.bench._release(work)
         if self.outcome is not None:
-            found = dict.fromkeys(work.addressees, self.outcome)
-            self.board.posted(work.envelope.transaction, list(found), found)
-        return self.expectation
+            return succeed(dict.fromkeys([one.seq for one in work.addressees], self.outcome))
+        self.known: dict[int, Outcome] = {}
+        self.expected: Deferred[Any] = Deferred(lambda d: d.callback(self.known))
+        return self.expected
 
     def post(self, *outcomes: Any) -> list[str]:
-        found = dict(zip(self.work.addressees, outcomes, strict=True))
-        self.board.posted(self.work.envelope.transaction, list(found), found)
+        seqs = [addressee.seq for addressee in self.work.addressees]
+        self.expected.callback(dict(zip(seqs, outcomes, strict=True)))
         return self.bench.take().decode().splitlines()
 
     def test_smtp(self) -> None:
@@ -198,7 +208,7 @@ class SessionTests(SynchronousTestCase):
         self.assertNotRegex(text, "notice|queued")
 
     def test_contentToo(self) -> None:
-        """Who refuses on content is never delivered, and has its own reply."""
+        """A recipient that refuses on content is never delivered, and has its own reply."""
         said = self.start("one", "spammed", protocol="lmtp")
         self.assertEqual((said, self.bench.released), ([], ["one@x.example"]))
         self.assertEqual(
@@ -225,8 +235,7 @@ class SessionTests(SynchronousTestCase):
             self.assertEqual(self.bench.take(), b"")
             self.bench.clock.advance(1)
             self.assertEqual(self.bench.take().decode().splitlines()[-1], wanted)
-            found = {self.work.addressees[0]: NEVER}
-            self.assertIs(self.board.posted(self.work.envelope.transaction, [], found), found)
+            self.assertTrue(self.expected.called)
 
     def test_replyDeadline(self) -> None:
         """Never longer than C{reply_deadline} (D-25)."""
@@ -239,14 +248,13 @@ class SessionTests(SynchronousTestCase):
         self.start("one", protocol="lmtp")
         self.bench.lose()
         self.assertEqual(self.bench.spool.abandoned, [])
-        found = {self.work.addressees[0]: NEVER}
-        self.assertIs(self.board.posted(self.work.envelope.transaction, [], found), found)
+        self.assertTrue(self.expected.called)
         self.assertEqual(self.bench.clock.getDelayedCalls(), [])
 
     def test_shutdown(self) -> None:
         """A server that stops says what it knows."""
         self.start("one", "two")
-        self.expectation.outcomes[0] = Delivered()
+        self.known[0] = Delivered()
         self.bench.session._postData.giveUp(Reply(421, "4.3.2", "stopping"))
         said = self.bench.take().decode()
         self.assertIn("<one@x.example> delivered", said)

@@ -20,7 +20,7 @@ from zope.interface.verify import verifyObject
 from deferrals.cli import parser
 from deferrals.errors import DeferralsError
 from deferrals.interfaces import IQueue
-from deferrals.model.delivery import Ended, Stuck
+from deferrals.model.disposition import NotifyThenRemove, Undeliverable
 from deferrals.model.ids import formatId
 from deferrals.model.reply import Reply
 from deferrals.model.selection import Selection
@@ -124,9 +124,11 @@ class ViewTests(SynchronousTestCase):
     def test_stuck(self) -> None:
         """A retry of somebody whose sender could not be told is another try to tell."""
         work = self.spools.owned(self.spool, "a@x.example")
-        self.result(self.spool.record(work, {work.addressees[0]: Ended("failed", LATER)}))
+        self.result(
+            self.spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)})
+        )
         (telling,) = self.result(self.spool.notices(1, work.envelope.transaction))
-        self.result(self.spool.record(telling, {telling.addressees[0]: Stuck(1000.0)}))
+        self.result(self.spool.record(telling, {telling.addressees[0]: Undeliverable(1000.0)}))
         self.assertEqual(self.change("retry", status="stuck"), 1)
         self.assertEqual(self.spools.told(self.spool), [("a@x.example", "failed")])
 

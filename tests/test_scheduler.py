@@ -16,6 +16,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
 from deferrals.model.verdict import Delivered, Failed, Retry
+from deferrals.relay.attempts import Deliveries
 from deferrals.relay.scheduler import DELIVERY_SECONDS, STOP_SECONDS, Scheduler
 from deferrals.spool.memory import MemorySpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
@@ -43,6 +44,25 @@ class FakeDelivery:
         return {r: self.answer or Delivered() for r in recipients}
 
 
+class FakeNotifier:
+    """
+    Remembers which messages' senders are to be told.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def tell(self, number: int) -> Deferred[list[Work]]:
+        self.told.append(number)
+        return succeed([])
+
+    def sweep(self) -> Deferred[list[Work]]:
+        return succeed([])
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+
 class SchedulerTests(SynchronousTestCase):
     """
     L{Scheduler}.
@@ -52,16 +72,16 @@ class SchedulerTests(SynchronousTestCase):
         self.clock = Clock()
         self.spool = MemorySpool(self.clock)
         self.delivery = FakeDelivery()
+        notifier = FakeNotifier()
+        self.told = notifier.told
         self.scheduler = Scheduler(
             self.spool,
-            {"box": self.delivery}.get,
-            lambda name: SCHEDULE,
             self.clock,
+            Deliveries(stage={"box": self.delivery}.get, schedule=lambda name: SCHEDULE),  # type: ignore[arg-type]
+            notifier,  # type: ignore[arg-type]
             concurrency=2,
             chance=lambda: 0.5,
         )
-        self.told: list[int] = []
-        self.scheduler.tell = self.told.append
 
     def stage(self, *addresses: str) -> Work:
         addressees = makeAddressees(*addresses)
@@ -125,8 +145,10 @@ class SchedulerTests(SynchronousTestCase):
 
     def test_unknownDelivery(self) -> None:
         """A delivery that the configuration does not have any longer is waited for."""
-        scheduler = Scheduler(self.spool, lambda name: None, lambda name: SCHEDULE, self.clock)
-        scheduler.release(self.stage("a@x.example"))
+        self.scheduler._deliveries = Deliveries(
+            stage=lambda name: None, schedule=lambda name: SCHEDULE
+        )
+        self.scheduler.release(self.stage("a@x.example"))
         self.assertEqual(self.left(), (1, 1))
 
     def test_bounded(self) -> None:

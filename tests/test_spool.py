@@ -21,7 +21,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from deferrals.errors import SpoolError
-from deferrals.model.delivery import Gone
+from deferrals.model.disposition import Remove
 from deferrals.model.ids import parseId
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
@@ -146,7 +146,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         with work.message.open() as file:
             self.assertEqual(file.read(), content)
         self.assertEqual(len(os.listdir(os.path.join(self.directory, "bodies"))), 1)
-        self.resultOf(spool.record(work, {work.addressees[0]: Gone()}))
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
         self.resultOf(spool.waiting())
         self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
 
@@ -196,7 +196,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
             self.reactor.advance(601)
             (again,) = self.claimed(spool)
             self.assertEqual(again.envelope, work.envelope)
-            self.resultOf(spool.record(again, {again.addressees[0]: Gone()}))
+            self.resultOf(spool.record(again, {again.addressees[0]: Remove()}))
             self.reactor.wait(spool.close())
 
     def test_expiresWhileDown(self) -> None:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.defer import inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
 
+from deferrals.app.stages import StageSet
 from deferrals.config.tables import Config
-from deferrals.interfaces import Work
+from deferrals.interfaces import IServices, Work
 from deferrals.model.ids import TransactionIds
 from deferrals.model.schedule import Schedule
+from deferrals.model.verdict import Outcome
 from deferrals.operator.control import Operator, listen
-from deferrals.relay.board import Board, Expectation
-from deferrals.relay.notices import Notifier
+from deferrals.relay.attempts import Deliveries
+from deferrals.relay.notices import Author, Notifier
 from deferrals.relay.scheduler import Scheduler
 from deferrals.spool.sqlite.queue import View
 from deferrals.spool.sqlite.spool import SqliteSpool
@@ -27,66 +29,68 @@ _ORDINARY = Schedule()
 
 class Queue:
     """
-    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    @param services: what the server lends.
     @param ids: makes the numbers of notices.
-    @param house: what the configuration makes of the stages, now.
-    @ivar spool: L{ISpool<deferrals.interfaces.ISpool>}.
+    @param stages: what the configuration makes of the stages, now.
+    @ivar spool: the embedded spool.
     """
 
     def __init__(
-        self, config: Config, services: Any, ids: TransactionIds, house: Callable[[], Any]
+        self,
+        config: Config,
+        services: IServices,
+        ids: TransactionIds,
+        stages: Callable[[], StageSet],
     ) -> None:
         reactor = services.reactor
         self.spool = SqliteSpool(config.spoolDirectory, reactor, services.inThread, time.time)
-        self._board = Board()
-        self._scheduler = Scheduler(
-            self.spool,
-            lambda name: self._board.watch(house().deliveries.get(name)),
-            lambda name: house().schedules.get(name, _ORDINARY),
-            reactor,
-            config.max_delivering,
-        )
         self._notifier = Notifier(
             self.spool,
-            reactor,
-            self._scheduler.take,
-            lambda sender: house().routeBack(sender),
-            ids,
-            time.time,
-            config.hostname,
-            services.inThread,
-            config.bounce_size,
+            Author(config.hostname, ids, time.time),
+            route=lambda sender: stages().routeBack(sender),
+            inThread=services.inThread,
+            returnOctets=config.bounce_size,
         )
-        self._scheduler.tell = self._notifier.tell
+        self._scheduler = Scheduler(
+            self.spool,
+            reactor,
+            Deliveries(
+                stage=lambda name: stages().deliveries.get(name),
+                schedule=lambda name: stages().schedules.get(name, _ORDINARY),
+            ),
+            self._notifier,
+            concurrency=config.max_delivering,
+        )
         view = View(self.spool, services.inThread, changed=self._scheduler.again)
         self._operator = Operator(view, services.inThread, services.status.snapshot)
         self._controlPath = config.controlPath
-        self._control: Any = None
+        self._control: IListeningPort | None = None
         self._reactor = reactor
         services.status.show("destinations", self._scheduler.destinations.troubles)
 
-    @inlineCallbacks
-    def start(self) -> Any:
+    def start(self) -> Deferred[None]:
         """
         @return: a Deferred that fires when mail can be taken, and fails where
             there is no spool.
         """
-        yield self.spool.open()
+        return self.spool.open().addCallback(self._opened)
+
+    def _opened(self, _: None) -> None:
         self._scheduler.start()
-        self._notifier.start()
         self._control = listen(self._reactor, self._controlPath, self._operator)
 
-    @inlineCallbacks
-    def stop(self) -> Any:
+    def stop(self) -> Deferred[None]:
         """
         @return: a Deferred that fires when what was begun has ended, and the
             spool is closed.
         """
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
         if self._control is not None:
-            yield maybeDeferred(self._control.stopListening)
-        yield self._scheduler.stop()
-        yield self._notifier.stop()
-        yield self.spool.close()
+            await maybeDeferred(self._control.stopListening)
+        await self._scheduler.stop()
+        await self.spool.close()
 
     def release(self, work: Work) -> None:
         """
@@ -94,13 +98,11 @@ class Queue:
         """
         self._scheduler.release(work)
 
-    def attempt(self, work: Work, handsBack: bool) -> Expectation:
+    def attempt(self, work: Work, handsBack: bool) -> Deferred[dict[int, Outcome]]:
         """
-        The same, for who waits for the outcome (S-6).
+        See L{Scheduler.releaseAndWait}.
         """
-        expectation = self._board.expect(work, handsBack)
-        self._scheduler.release(work)
-        return expectation
+        return self._scheduler.releaseAndWait(work, handsBack)
 
     def reloaded(self, config: Config) -> None:
         """

@@ -15,7 +15,15 @@ from zope.interface import implementer
 
 from deferrals.errors import SpoolError
 from deferrals.interfaces import ISpool, Work
-from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Stuck, Waits, Warned
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import (
+    DelayNotified,
+    Disposition,
+    NotifyThenRemove,
+    Remove,
+    Reschedule,
+    Undeliverable,
+)
 from deferrals.model.envelope import Envelope
 from deferrals.spool.message import BodyWriter, Message
 
@@ -107,7 +115,7 @@ class MemorySpool:
         self._entries[envelope.transaction] = _Entry(work, ours, now, places)
         return work
 
-    def release(self, work: Work, later: Mapping[Addressee, Waits]) -> None:
+    def release(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
         """
         See L{ISpool.release}.
         """
@@ -180,7 +188,7 @@ class MemorySpool:
     def record(
         self,
         work: Work,
-        standings: Mapping[Addressee, Standing],
+        dispositions: Mapping[Addressee, Disposition],
         messages: Sequence[tuple[Envelope, Message, Sequence[Addressee]]] = (),
     ) -> Deferred[list[Work]]:
         """
@@ -188,41 +196,41 @@ class MemorySpool:
         """
         number = work.envelope.transaction
         entry = self._entries[number]
-        for addressee, standing in standings.items():
-            if isinstance(standing, Gone):
+        for addressee, disposition in dispositions.items():
+            if isinstance(disposition, Remove):
                 entry.places.pop(addressee.seq, None)
             elif addressee.seq in entry.places:
-                self._stands(entry, entry.places[addressee.seq], standing)
+                self._stands(entry, entry.places[addressee.seq], disposition)
         if not entry.places:
             del self._entries[number]
         return succeed([self._enter(*message, True) for message in messages])
 
-    def _stands(self, entry: _Entry, place: _Row, standing: Standing) -> None:
+    def _stands(self, entry: _Entry, place: _Row, disposition: Disposition) -> None:
         now = self._reactor.seconds()
-        if isinstance(standing, Waits):
-            place.status, place.due = "queued", now + standing.seconds
-            place.destination = standing.destination
-            place.expires = place.notice = entry.since + standing.expireSeconds
-            if standing.warnSeconds and not place.warned:
-                place.notice = min(entry.since + standing.warnSeconds, place.expires)
+        if isinstance(disposition, Reschedule):
+            place.status, place.due = "queued", now + disposition.seconds
+            place.destination = disposition.destination
+            place.expires = place.notice = entry.since + disposition.expireSeconds
+            if disposition.warnSeconds and not place.warned:
+                place.notice = min(entry.since + disposition.warnSeconds, place.expires)
             place.addressee = attrs.evolve(
                 place.addressee,
-                attempts=place.addressee.attempts + standing.attempted,
-                reply=standing.reply or place.addressee.reply,
-                host=standing.host or place.addressee.host,
+                attempts=place.addressee.attempts + disposition.attempted,
+                reply=disposition.reply or place.addressee.reply,
+                host=disposition.host or place.addressee.host,
             )
-        elif isinstance(standing, Warned):
+        elif isinstance(disposition, DelayNotified):
             place.warned, place.notice = True, place.expires
-        elif isinstance(standing, Ended):
+        elif isinstance(disposition, NotifyThenRemove):
             place.status, place.due, place.notice = "ended", now + TELL_SECONDS, None
             place.addressee = attrs.evolve(
                 place.addressee,
-                action=standing.action,
-                reply=standing.reply,
-                host=standing.host,
+                action=disposition.action,
+                reply=disposition.reply,
+                host=disposition.host,
             )
-        elif isinstance(standing, Stuck):
-            place.status, place.notice = "stuck", now + standing.keepSeconds
+        elif isinstance(disposition, Undeliverable):
+            place.status, place.notice = "stuck", now + disposition.keepSeconds
 
     def backOff(self, destination: str, seconds: float) -> None:
         """

@@ -116,7 +116,7 @@ class Message:
         """
         See L{IMessage.isIntact}.
         """
-        return self.measured() == (self.size, self.digest)
+        return self.fresh or self.measured() == (self.size, self.digest)
 
     def shared(self, key: Hashable, function: Callable[[Message], Any]) -> Deferred[Any]:
         """

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from deferrals.interfaces import Work
 from deferrals.model.ids import TransactionIds
 from deferrals.model.mixed import Mixed
 from deferrals.model.networks import Networks
+from deferrals.model.verdict import Outcome
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 
 
@@ -140,9 +142,10 @@ class Backend:
         where nobody can.
     @ivar binary: whether every delivery takes BODY=BINARYMIME as it is.
     @ivar attempt: instead of C{release}, where delivery comes before the reply
-        (S-6): called with the L{Work} of a staged message, and whether those
-        who are refused are the sender's again; returns an
-        L{Expectation<deferrals.relay.board.Expectation>}.
+        (S-6): called with the L{Work} of a staged message, and whether the
+        client keeps the recipients that are refused; returns a Deferred that
+        fires with the outcomes that are known, by C{seq}, when there is nothing
+        more to wait for, or when it is cancelled.
     @ivar deliverySeconds: how long the reply waits for deliveries then.
     """
 
@@ -156,5 +159,5 @@ class Backend:
     guard: ConnectionLimits = attrs.field(factory=ConnectionLimits)
     gate: Any = None
     binary: bool = False
-    attempt: Callable[[Work, bool], Any] | None = None
+    attempt: Callable[[Work, bool], Deferred[dict[int, Outcome]]] | None = None
     deliverySeconds: float = 20.0

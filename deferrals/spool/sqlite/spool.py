@@ -34,7 +34,8 @@ from zope.interface import implementer
 
 from deferrals.errors import SpoolError
 from deferrals.interfaces import ISpool, Work
-from deferrals.model.delivery import Addressee, Gone, Standing, Waits
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import Disposition, Remove, Reschedule
 from deferrals.model.envelope import Envelope
 from deferrals.model.ids import formatId
 from deferrals.spool.message import BodyWriter, Message, syncFile
@@ -61,7 +62,7 @@ _log = Logger(namespace="deferrals.spool")
 #: What could not be written, and nobody waits for, is tried again after so long.
 AGAIN_SECONDS = 5.0
 
-_DELIVERED = Gone()
+_DELIVERED = Remove()
 
 NewMessage = tuple[Envelope, Message, Sequence[Addressee]]
 
@@ -301,7 +302,7 @@ class SqliteSpool:
         if turn:
             self._write(turn)
 
-    def release(self, work: Work, later: Mapping[Addressee, Waits]) -> None:
+    def release(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
         """
         See L{ISpool.release}.
         """
@@ -418,20 +419,22 @@ class SqliteSpool:
     def record(
         self,
         work: Work,
-        standings: Mapping[Addressee, Standing],
+        dispositions: Mapping[Addressee, Disposition],
         messages: Sequence[NewMessage] = (),
     ) -> Deferred[list[Work]]:
         """
         See L{ISpool.record}.
         """
-        delivered = all(standing == _DELIVERED for standing in standings.values())
-        if work.whole and delivered and len(standings) == len(work.addressees) and not messages:
+        delivered = all(disposition == _DELIVERED for disposition in dispositions.values())
+        if work.whole and delivered and len(dispositions) == len(work.addressees) and not messages:
             self._remove(work)
             return succeed([])
         self._collector.flush()
         notices = [self._insertion(*message, RELEASED) for message in messages]
         d = self._synced([message for _, message, _ in messages])
-        d.addCallback(lambda _: self.db.run(self._record, work, list(standings.items()), notices))
+        d.addCallback(
+            lambda _: self.db.run(self._record, work, list(dispositions.items()), notices)
+        )
         return d.addCallback(self._recorded, work, notices)
 
     def _synced(self, messages: Sequence[Message]) -> Deferred[Any]:
@@ -445,11 +448,11 @@ class SqliteSpool:
         self,
         db: sqlite3.Connection,
         work: Work,
-        standings: list[tuple[Addressee, Standing]],
+        dispositions: list[tuple[Addressee, Disposition]],
         notices: list[Insert],
     ) -> bool:
         outcomes = Outcomes(db, self.clock.now(), self.clock.wall(), self.owner)
-        return outcomes.record(work.envelope.transaction, standings, notices)
+        return outcomes.record(work.envelope.transaction, dispositions, notices)
 
     def _recorded(self, isLast: bool, work: Work, notices: list[Insert]) -> list[Work]:
         if isLast and work.message.path is not None:
