@@ -26,19 +26,6 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 
-class InThread(Protocol):
-    """
-    Runs a function that blocks outside the reactor thread.
-    """
-
-    def __call__(
-        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> Deferred[_T]:
-        """
-        @return: a Deferred of the function's result.
-        """
-
-
 def useMonotonicClock(reactor: Any) -> Any:
     """
     Let a reactor's timers go by a clock that nobody sets.
@@ -205,6 +192,21 @@ class Semaphore:
             place.callback(None)
         else:
             self.free += 1
+
+
+class InThread(Protocol):
+    """
+    Runs a function outside the reactor thread, and returns a Deferred of its
+    result: L{IServices.inThread<deferrals.interfaces.IServices.inThread>} is
+    one.
+    """
+
+    def __call__(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """
+        @return: a Deferred of the function's result.
+        """
 
 
 class Threads:

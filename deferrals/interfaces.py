@@ -14,7 +14,7 @@ and becomes a temporary refusal for the recipients that it was asked about.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 from twisted.cred.credentials import ICredentials
@@ -46,7 +46,7 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 #: What a method that may wait can return: the value, a Deferred, or a coroutine.
-MaybeAwaitable = _T | Deferred[_T] | Awaitable[_T]
+MaybeAwaitable: TypeAlias = _T | Deferred[_T] | Awaitable[_T]
 
 
 class IReactor(
@@ -528,12 +528,12 @@ class IQueue(Interface):
     A selection is a L{Selection<deferrals.model.selection.Selection>}.
     """
 
-    def look(
+    def recipients(
         selection: Selection, limit: int, after: Sequence[int] | None
     ) -> Deferred[tuple[list[dict[str, Any]], Sequence[int] | None]]:
         """
         @param limit: how many recipients at most.
-        @param after: where the last look ended; L{None} to begin.
+        @param after: where the last call ended; L{None} to begin.
         @return: a Deferred of (recipients, after): dictionaries as
             C{deferrals queue list --json} shows them; C{after} is L{None} when
             there is no more.

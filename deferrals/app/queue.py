@@ -21,7 +21,7 @@ from deferrals.operator.control import Operator, listen
 from deferrals.relay.attempts import Deliveries
 from deferrals.relay.notices import Author, Notifier
 from deferrals.relay.scheduler import Scheduler
-from deferrals.spool.sqlite.queue import View
+from deferrals.spool.sqlite.queue import SqliteQueue
 from deferrals.spool.sqlite.spool import SqliteSpool
 
 _ORDINARY = Schedule()
@@ -61,8 +61,8 @@ class Queue:
             self._notifier,
             concurrency=config.max_delivering,
         )
-        view = View(self.spool, services.inThread, changed=self._scheduler.again)
-        self._operator = Operator(view, services.inThread, services.status.snapshot)
+        queue = SqliteQueue(self.spool.store, services.inThread, changed=self._scheduler.again)
+        self._operator = Operator(queue, services.inThread, services.status.snapshot)
         self._controlPath = config.controlPath
         self._control: IListeningPort | None = None
         self._reactor = reactor

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
-from twisted.internet.defer import maybeDeferred
 
 from deferrals.config.tables import load
 from deferrals.errors import DeferralsError
@@ -25,8 +24,8 @@ from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import ControlClient, Operator
 from deferrals.operator.explain import story
 from deferrals.plugins.finding import stagePlugins
-from deferrals.spool.sqlite.offline import OfflineSpool
-from deferrals.spool.sqlite.queue import View
+from deferrals.spool.sqlite.offline import OfflineSpool, atOnce
+from deferrals.spool.sqlite.queue import SqliteQueue
 
 #: Recipients shown per call.
 _PAGE = 500
@@ -124,8 +123,8 @@ class _Beside:
 
     def __init__(self, directory: str) -> None:
         self._spool = OfflineSpool(directory)
-        view = View(self._spool, maybeDeferred, idle=True)
-        self._operator = Operator(view, maybeDeferred, dict)
+        queue = SqliteQueue(self._spool.store, atOnce, idle=True)
+        self._operator = Operator(queue, atOnce, dict)
 
     def call(self, name: str, *args: Any) -> Any:
         results: list[Any] = []

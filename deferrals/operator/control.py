@@ -80,8 +80,8 @@ class Operator:
         return maybeDeferred(method, *args)
 
     def call_look(self, selection: Any, limit: int, after: Any) -> Any:
-        """See L{IQueue.look<deferrals.interfaces.IQueue.look>}."""
-        return self._queue.look(Selection.fromJSON(selection), limit, after)
+        """See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}."""
+        return self._queue.recipients(Selection.fromJSON(selection), limit, after)
 
     def call_show(self, text: str) -> Any:
         """See L{IQueue.show<deferrals.interfaces.IQueue.show>}."""

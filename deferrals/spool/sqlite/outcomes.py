@@ -26,11 +26,11 @@ from deferrals.spool.sqlite.claims import waitFor
 from deferrals.spool.sqlite.rows import replyText
 from deferrals.spool.sqlite.schema import ENDED, QUEUED, STUCK
 
-#: When somebody's outcome stands and the process dies, another one tells the
-#: sender after so long.
+#: When an outcome stands and the process dies before the sender was told,
+#: another process tells it after so long.
 TELL_SECONDS = 60.0
 
-#: What is leased to us; or was, and nobody else has it since.
+#: What is leased to us; or was, and has not been leased again since.
 _OURS = f" WHERE message = ? AND seq = ? AND (owner = ? OR (owner IS NULL AND status = {QUEUED}))"
 
 
@@ -41,7 +41,7 @@ class Outcomes:
 
     @ivar now: the spool's time.
     @ivar wall: the time of day, for the history.
-    @ivar owner: who records: what is leased to somebody else does not change.
+    @ivar owner: the recorder: what is leased to another one does not change.
     """
 
     db: sqlite3.Connection
@@ -56,15 +56,17 @@ class Outcomes:
         notices: Sequence[Insert],
     ) -> bool:
         """
-        @return: whether nobody is left.
-        @raise SpoolError: somebody else has a recipient now, and there are
-            notices that would not be true.
+        @return: whether no recipient of the message is left.
+        @raise SpoolError: a recipient is leased to another owner now, and there
+            are notices that would not be true.
         """
         since = self.db.execute("SELECT since FROM messages WHERE id = ?", (number,)).fetchone()
         for addressee, disposition in dispositions:
-            changed = self._one(number, addressee.seq, disposition, since[0] if since else self.now)
+            changed = self._dispose(
+                number, addressee.seq, disposition, since[0] if since else self.now
+            )
             if notices and not changed:
-                raise SpoolError(f"recipient {addressee.seq} is somebody else's by now")
+                raise SpoolError(f"recipient {addressee.seq} is leased to another process by now")
         if notices:
             WriteBatch(inserts=list(notices)).apply(self.db)
         left = self.db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
@@ -74,13 +76,13 @@ class Outcomes:
         self.db.execute("DELETE FROM bodies WHERE id = ?", (number,))
         return True
 
-    def _one(self, number: int, seq: int, disposition: Disposition, since: float) -> bool:
+    def _dispose(self, number: int, seq: int, disposition: Disposition, since: float) -> bool:
         """
-        @return: whether it was ours.
+        @return: whether the recipient was ours.
         """
         key = (number, seq, self.owner)
         if isinstance(disposition, Reschedule):
-            return self._waits(key, disposition, since)
+            return self._reschedule(key, disposition, since)
         if isinstance(disposition, DelayNotified):
             self.note(number, seq, "warned")
             sql = "UPDATE recipients SET warned = 1, notice = expires WHERE message = ? AND seq = ?"
@@ -101,7 +103,7 @@ class Outcomes:
         self.note(number, seq, disposition.event, disposition.reply, disposition.host)
         return self._changed("DELETE FROM recipients" + _OURS, key)
 
-    def _waits(self, key: tuple[int, int, str], disposition: Reschedule, since: float) -> bool:
+    def _reschedule(self, key: tuple[int, int, str], disposition: Reschedule, since: float) -> bool:
         if disposition.attempted:
             self.note(key[0], key[1], "retry", disposition.reply, disposition.host)
         expires = since + disposition.expireSeconds
