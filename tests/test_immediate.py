@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
@@ -58,7 +59,10 @@ class WaitingTests(SynchronousTestCase):
         self.notifier = FakeNotifier()
 
     def wait(
-        self, *answers: Any, handsBack: bool = False, addresses: Any = ("a@x.example",)
+        self,
+        *answers: Any,
+        handsBack: bool = False,
+        addressees: Sequence[Addressee] = (),
     ) -> Deferred[dict[int, Outcome]]:
         stage = Stage(*answers)
         self.scheduler = Scheduler(
@@ -67,7 +71,8 @@ class WaitingTests(SynchronousTestCase):
             Deliveries(stage=lambda name: stage, schedule=lambda name: Schedule()),
             self.notifier,  # type: ignore[arg-type]
         )
-        d = self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees(*addresses))
+        people = addressees or makeAddressees("a@x.example")
+        d = self.spool.stage(makeEnvelope(), makeMessage(), people)
         return self.scheduler.releaseAndWait(self.successResultOf(d), handsBack)
 
     def left(self) -> int:
@@ -78,15 +83,15 @@ class WaitingTests(SynchronousTestCase):
 
     def test_known(self) -> None:
         """What is known is told; the queue has it as it is (SMTP)."""
-        people = ("a@x.example", "b@x.example", "c@x.example")
-        d = self.wait(self.answers(Delivered(), FULL, NEVER), addresses=people)
+        people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        d = self.wait(self.answers(Delivered(), FULL, NEVER), addressees=people)
         self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL, 2: NEVER})
         self.assertEqual((self.left(), len(self.notifier.told)), (2, 1))
 
     def test_handedBack(self) -> None:
         """A recipient refused over LMTP is the client's: no retry, no notice (RFC 2033)."""
-        people = ("a@x.example", "b@x.example", "c@x.example")
-        d = self.wait(self.answers(Delivered(), FULL, NEVER), handsBack=True, addresses=people)
+        people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        d = self.wait(self.answers(Delivered(), FULL, NEVER), handsBack=True, addressees=people)
         self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL, 2: NEVER})
         self.assertEqual((self.left(), self.notifier.told), (0, []))
 
@@ -98,12 +103,20 @@ class WaitingTests(SynchronousTestCase):
             lambda people: first.addCallback(lambda _: {people[0]: Delivered()}),
             lambda people: second.addCallback(lambda _: {people[0]: FULL}),
             handsBack=True,
-            addresses=("a@x.example", "b@y.example"),
+            addressees=makeAddressees("a@x.example", "b@y.example"),
         )
         first.callback(None)
         self.assertNoResult(d)
         second.callback(None)
         self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL})
+
+    def test_refused(self) -> None:
+        """A recipient that refuses what was accepted for all is not waited for (P-11)."""
+        one, two = makeAddressees("a@x.example", "b@x.example")
+        addressees = [one, attrs.evolve(two, refusal=NEVER.reply)]
+        d = self.wait(self.answers(Delivered()), addressees=addressees)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: NEVER})
+        self.assertEqual((self.left(), len(self.notifier.told)), (1, 1))
 
     def test_tooLate(self) -> None:
         """Once the session does not wait, a refusal goes its usual way."""
