@@ -32,7 +32,7 @@ PROGRAM = """
 import attrs, os, sys
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
-from deferrals.model.delivery import Gone
+from deferrals.model.disposition import Remove
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope
 directory, size, report = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -50,7 +50,7 @@ def staged(work):
     say("staged")
     spool.release(work, {})
     if sys.argv[4] == "deliver":
-        d = spool.record(work, {work.addressees[0]: Gone()})
+        d = spool.record(work, {work.addressees[0]: Remove()})
         d.addCallback(lambda _: spool.waiting())
         d.addCallback(lambda left: say("delivered") if left == (0, 0) else None)
     elif sys.argv[4] == "tell":
@@ -65,7 +65,7 @@ def tell(work):
     writer.write(b"Subject: y\\r\\n\\r\\n" + b"y" * size + b"\\r\\n")
     d = writer.finish()
     d.addCallback(lambda message: spool.record(
-        work, {work.addressees[0]: Gone("failed")},
+        work, {work.addressees[0]: Remove("failed")},
         [(envelope, message, makeAddressees("s@c.example"))],
     ))
     return d.addCallback(lambda works: say("told"))
