@@ -15,6 +15,7 @@ from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Hop, Login, Outgoing
 from tests.hops import BODY, HopsCase, codes, outgoing
 from tests.peer import EHLO, Peer
+from tests.requirements import requirement
 
 
 class PoolTests(HopsCase):
@@ -189,8 +190,10 @@ class TransactionTests(HopsCase):
     One message in as many transactions as the server wants.
     """
 
+    @requirement("D-11")
+    @requirement("P-11")
     def test_each(self) -> None:
-        """Each recipient has its own answer (D-11, P-11), and the server its name."""
+        """Each recipient has its own answer, and the server its name."""
         self.peer.rcpt = {"b@x.example": "550 5.1.1 who", "c@x.example": "450 4.2.1 busy"}
         self.peer.block = {"e@x.example": "550 5.6.0 no"}
         sent = self.sent(
@@ -234,8 +237,9 @@ class TransactionTests(HopsCase):
         self.assertEqual(codes(sent), [452, 451])
         self.assertEqual(self.rcpts(), ["ab", "bc"])
 
+    @requirement("D-21")
     def test_lostAfterFirst(self) -> None:
-        """What was answered before the connection was lost stays answered (D-21)."""
+        """What was answered before the connection was lost stays answered."""
         self.peer.drop = lambda sender: 0 if len(self.peer.accepted) else None
         sent = self.sent(self.hop(recipients=1), outgoing("a@x.example", "b@x.example"))
         self.assertEqual(codes(sent), [250, 451])
@@ -324,10 +328,11 @@ class TransactionTests(HopsCase):
         self.network.run()
         self.assertEqual(codes(self.successResultOf(d)), [552])
 
+    @requirement("D-21")
     def test_prematureAcceptance(self) -> None:
         """
-        Nobody can have taken a message before its end: such an answer is none,
-        and the message stays ours (D-21).
+        Nobody can have taken a message before its end: such an answer is none, and
+        the message stays ours.
         """
         for chunking in (False, True):
             self.peer = self.network.peers["hop"] = Peer(*EHLO, *["CHUNKING"] * chunking)
