@@ -31,7 +31,7 @@ class WaitTests(SynchronousTestCase):
     """
 
     def test_table(self) -> None:
-        """The steps in turn, the last one again and again; what the next hop asks for, if longer."""
+        """The steps in turn, the last one for ever; or what the next hop asks for, if longer."""
         schedule = Schedule(parseSteps("1m 5m"))
         for attempts, after, wanted in (
             (1, None, 60),
