@@ -96,7 +96,7 @@ class DocsTests(SynchronousTestCase):
         run = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/twistd -n deferrals"
         test = (
             "python3 -m venv .venv && .venv/bin/pip install -q '.[test]'"
-            " && .venv/bin/python -m twisted.trial tests"
+            " && .venv/bin/python -m twisted.trial -j 2 tests"
         )
         self.assertIn(run, page)
         self.assertIn(test, page)

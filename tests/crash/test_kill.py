@@ -5,14 +5,14 @@ kill -9, at least a hundred times (the longer run: C{python -m tests.crash.rig})
 from __future__ import annotations
 
 import json
-import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.rig import isGood, run
 from tests.requirements import requirement
+from tests.rigs import rig
 
-KILLS = int(os.environ.get("DEFERRALS_KILLS", "100"))
+KILLS = rig(15, 100)
 
 
 class KillTests(SynchronousTestCase):
