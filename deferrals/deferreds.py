@@ -54,6 +54,13 @@ def timeOfDay(clock: Any) -> float:
     return found
 
 
+def errorText(failure: Failure) -> str:
+    """
+    A failure in one line, for the log: its kind, and what it says.
+    """
+    return f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
+
+
 def together(deferreds: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
     """
     All results, in their order; cancelled together.

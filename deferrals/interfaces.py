@@ -14,7 +14,7 @@ and becomes a temporary refusal for the recipients that it was asked about.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 from twisted.cred.credentials import ICredentials
@@ -45,7 +45,7 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 #: What a method that may wait can return: the value, a Deferred, or a coroutine.
-MaybeAwaitable = _T | Deferred[_T] | Awaitable[_T]
+MaybeAwaitable: TypeAlias = _T | Deferred[_T] | Awaitable[_T]
 
 
 class IReactor(
@@ -623,6 +623,50 @@ class IScramCredentials(ICredentials):
         @param keys: L{ScramKeys<deferrals.model.sasl.ScramKeys>} of the user.
         @return: whether the proof was made with the password that belongs to
             them.
+        """
+
+
+class IAuthenticator(Interface):
+    """
+    Internal: all credentials checkers as one, for a session.
+    """
+
+    mechanisms: list[str] = Attribute("The SASL mechanisms that can work, the best one first.")
+
+    def login(credentials: ICredentials) -> Deferred[str]:
+        """
+        @return: a Deferred of the user's name; fails with L{UnauthorizedLogin
+            <twisted.cred.error.UnauthorizedLogin>} where no checker knows them.
+        """
+
+    def scramKeys(user: bytes) -> Deferred[ScramKeys]:
+        """
+        @param user: octets of UTF-8.
+        @return: a Deferred of the user's keys.  An unknown user gets some, too,
+            always the same: an attacker learns nothing.
+        """
+
+
+class IContentJudge(Interface):
+    """
+    Internal: the content stages of all policies as one, for a session.
+    """
+
+    def cohort(recipient: Recipient, verdict: EnvelopeVerdict) -> Hashable:
+        """
+        @param recipient: with its route.
+        @param verdict: the envelope's.
+        @return: equal for recipients whose answer is the same for any message.
+        @raise Exception: a stage cannot say it.
+        """
+
+    def judge(
+        message: IMessage, envelope: Envelope, deferred: Sequence[tuple[Recipient, Hashable]]
+    ) -> list[Deferred[ContentVerdict]]:
+        """
+        @param deferred: the deferred recipients, each with its cohort.
+        @return: one Deferred for each recipient, in their order.  None ever
+            fails.  Cancelling one refuses for that recipient, for now.
         """
 
 

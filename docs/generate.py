@@ -89,6 +89,8 @@ REQUIREMENTS = {
 }
 
 
+_SCOPES = ast.Module | ast.ClassDef
+
 #: Instead of "done": what is not there (yet), and what is not ours to do.
 STATUS: dict[str, str] = {}
 
@@ -208,7 +210,7 @@ def names(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
     def inside(node: ast.AST, prefix: str) -> Iterator[tuple[int, int, str]]:
         for one in ast.iter_child_nodes(node):
             name = getattr(one, "name", "")
-            if isinstance(one, ast.Assign | ast.AnnAssign):
+            if isinstance(one, ast.Assign | ast.AnnAssign) and isinstance(node, _SCOPES):
                 target = one.targets[0] if isinstance(one, ast.Assign) else one.target
                 name = getattr(target, "id", "")
             if name:
@@ -272,16 +274,12 @@ def requirementsPage(text: str) -> str:
     @raise ValueError: a mark names none of them.
     """
     code, tests = carrying(), proving()
-    mentions: dict[str, list[str]] = {}  # until each line is marked
-    for path, source in files("deferrals", ".py"):
-        for mentioned in dict.fromkeys(re.findall(r"\b[DPS]-\d+\b", source)):
-            mentions.setdefault(mentioned, []).append(path)
     unknown = {*code, *tests} - REQUIREMENTS.keys()
     if unknown:
         raise ValueError(f"no such requirement: {', '.join(sorted(unknown))}")
     lines = ["| id | requirement | status | code | tests |", "| --- | --- | --- | --- | --- |"]
     for name, statement in REQUIREMENTS.items():
-        where = [f"`{place}`" for place in code.get(name) or mentions.get(name, [])]
+        where = [f"`{place}`" for place in code.get(name, [])]
         cited = [f"`{test}`" for test in tests.get(name, [])]
         status = STATUS.get(name, "done" if where and cited else "missing")
         shown = ", ".join(cited[:4]) + (f" and {len(cited) - 4} more" if len(cited) > 4 else "")

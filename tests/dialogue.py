@@ -125,7 +125,7 @@ class Dialogue:
     def _bench(self) -> Bench:
         limits: dict[str, Any] = {}
         settings: dict[str, Any] = {}
-        intake: dict[str, Any] = {}
+        backend: dict[str, Any] = {}
         for step in self.steps:
             name, _, value = step.text.partition(" ")
             if step.kind != "@" or name in ("greeted", "pieces"):
@@ -133,16 +133,16 @@ class Dialogue:
             name = _NAMES_HERE.get(name, name)
             if name == "user":
                 user, _, password = value.partition(" ")
-                intake["gate"] = gate(**{user: password.encode()})
+                backend["authenticator"] = gate(**{user: password.encode()})
             elif name == "binary":
-                intake["binary"] = value == "yes"
+                backend["binary"] = value == "yes"
             elif name in _LIMITS:
                 limits[name] = _setting(name, value)
             else:
                 settings[name] = _setting(name, value)
                 if name == "tls":
                     settings["certificates"] = "none that a dialogue would need"
-        bench = Bench(limits, intake, **settings)
+        bench = Bench(limits, backend, **settings)
         bench.content.late = self.mode == "late"
         return bench
 

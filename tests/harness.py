@@ -137,7 +137,7 @@ class Bench:
     def __init__(
         self,
         limits: dict[str, Any] | None = None,
-        intake: dict[str, Any] | None = None,
+        backend: dict[str, Any] | None = None,
         transport: Transport | None = None,
         memory: Memory | None = None,
         **settings: Any,
@@ -150,34 +150,34 @@ class Bench:
         self.status = Status()
         self.memory = Memory() if memory is None else memory
         self.mixed = MixedPolicy(
-            settings.get("mixed", Mixed.SPLIT),
-            Mixed.FILE,
-            2,
-            self.memory,
-            lambda policy: f"{policy}-quarantine",
-            lambda sender: sender.domain != "nowhere.example",
-            lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
-            maybeDeferred,
-            self.status,
+            choice=settings.get("mixed", Mixed.SPLIT),
+            fallback=Mixed.FILE,
+            retryLimit=2,
+            memory=self.memory,
+            quarantine=lambda policy: f"{policy}-quarantine",
+            reachable=lambda sender: sender.domain != "nowhere.example",
+            mayNotify=lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
+            inThread=maybeDeferred,
+            status=self.status,
         )
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
-        self.intake = Backend(
-            TransactionIds(),
-            self.envelope,
-            judge,
-            self.spool,
-            self._release,
-            self.status,
-            self.mixed,
-            **(intake or {}),
+        self.backend = Backend(
+            ids=TransactionIds(),
+            envelope=self.envelope,
+            content=judge,
+            spool=self.spool,
+            release=self._release,
+            status=self.status,
+            mixed=self.mixed,
+            **(backend or {}),
         )
         self.settings = ListenerSettings(
             name="test", hostname="mx.example.net", limits=Limits(**(limits or {})), **settings
         )
         self.transport = Transport() if transport is None else transport
-        self.session = Session(self.settings, self.intake, self.clock)
+        self.session = Session(self.settings, self.backend, self.clock)
         self.transport.protocol = self.session
         self.session.makeConnection(self.transport)
 

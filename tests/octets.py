@@ -49,7 +49,7 @@ def bench(protocol: str = "smtp") -> Bench:
     """
     made = Bench(
         {"message_size": 2000, "header_size": 500, "recipients": 5, "commands": 200},
-        {"gate": gate(user=b"secret"), "binary": True},
+        {"authenticator": gate(user=b"secret"), "binary": True},
         protocol=protocol,
         mixed=Mixed.STRICTEST,
         auth="offered",

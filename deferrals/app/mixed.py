@@ -58,15 +58,15 @@ class MixedPolicies:
         @param reachable: whether there is a way to write to a sender.
         """
         return MixedPolicy(
-            settings.mixedChoice,
-            settings.mixed_fallback,
-            settings.retry_limit,
-            self._memory,
-            quarantine,
-            reachable,
-            self._spf.passes,
-            self._services.inThread,
-            self._services.status,
+            choice=settings.mixedChoice,
+            fallback=settings.mixed_fallback,
+            retryLimit=settings.retry_limit,
+            memory=self._memory,
+            quarantine=quarantine,
+            reachable=reachable,
+            mayNotify=self._spf.passes,
+            inThread=self._services.inThread,
+            status=self._services.status,
         )
 
     def load(self) -> Deferred[None]:

@@ -96,7 +96,7 @@ class MailService(service.Service):
                 raise SystemExit(1)
 
     def _listen(self, listener: Listener, settings: ListenerSettings) -> Deferred[Any]:
-        factory = SessionFactory(settings, self._intake(settings), self._reactor)
+        factory = SessionFactory(settings, self._backend(settings), self._reactor)
         self._factories[listener.endpoint] = factory
 
         def listening(port: Any) -> None:
@@ -110,24 +110,24 @@ class MailService(service.Service):
         endpoint = serverEndpoint(self._reactor, listener.endpoint)
         return maybeDeferred(endpoint.listen, factory).addCallback(listening)
 
-    def _intake(self, settings: ListenerSettings) -> Backend:
+    def _backend(self, settings: ListenerSettings) -> Backend:
         return Backend(
-            self._ids,
-            self._house.envelope,
-            self._house.content,
-            self._queue.spool,
-            self._queue.release,
-            self._services.status,
-            self._rungs.rung(
+            ids=self._ids,
+            envelope=self._house.envelope,
+            content=self._house.content,
+            spool=self._queue.spool,
+            release=self._queue.release,
+            status=self._services.status,
+            mixed=self._rungs.rung(
                 settings,
                 self._house.quarantine,
                 lambda sender: self._house.routeBack(sender) is not None,
             ),
-            self._guard,
-            self._gate,
-            self._house.takesBinary,
-            self._queue.attempt if settings.enumerate == "delivery" else None,
-            settings.delivery_deadline,
+            connectionLimits=self._guard,
+            authenticator=self._gate,
+            binary=self._house.takesBinary,
+            attempt=self._queue.attempt if settings.enumerate == "delivery" else None,
+            deliverySeconds=settings.delivery_deadline,
         )
 
     def startService(self) -> None:
@@ -188,7 +188,7 @@ class MailService(service.Service):
         for endpoint, (listener, settings) in wanted.items():
             if endpoint in self._factories:
                 self._factories[endpoint].settings = settings
-                self._factories[endpoint].intake = self._intake(settings)
+                self._factories[endpoint].backend = self._backend(settings)
             else:
                 self._listen(listener, settings).addErrback(self._notListening, endpoint)
         _log.info("configuration reloaded")

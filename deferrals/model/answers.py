@@ -25,8 +25,8 @@ class Answer:
     @ivar reply: the reply that counts for it.
     @ivar stage: which one that was: C{"envelope"} (MAIL, RCPT, or no message
         at all), the recipient's own reply after the data (C{"recipient"}),
-        C{"final"}, or C{"none"}: the server was given the message, and nobody
-        knows what it made of it.
+        C{"final"}, or C{"none"}: the server was given the message, and it is
+        unknown what it made of it.
     """
 
     recipient: str
@@ -59,7 +59,7 @@ class Result:
     @ivar enumerated: whether the server answered each recipient after the data.
     @ivar sender: the reply to MAIL FROM; L{None} where there was none.
     @ivar handedOver: whether the server was given the message (or part of it),
-        so that without a final reply nobody knows whether it has taken it.
+        so that without a final reply it is unknown whether it has taken it.
     @ivar lost: why the connection was given up; empty where it was not.
     """
 
@@ -99,7 +99,7 @@ def weigh(
 
     A refusal in the envelope stands.  For the others the final reply has
     priority: where there is none, the message is still ours as a whole (D-21);
-    where it is negative, it is everybody's answer (P-11); where it is
+    where it is negative, it is the answer for all (P-11); where it is
     positive, each recipient's own reply counts, as if it had answered RCPT TO
     (D-6, D-11), or that to its RCPT TO where the block has none.
 
@@ -116,12 +116,12 @@ def weigh(
         elif form is Form.LMTP:
             own = block.get(index)
             answers.append(Answer(recipient, own or missing, "recipient" if own else "none"))
-        elif final is None:
+        elif final is None:  # D-21, P-10
             answers.append(Answer(recipient, missing, "none"))
-        elif final.isPositive and index in block:
+        elif final.isPositive and index in block:  # D-6, D-11, P-11
             answers.append(Answer(recipient, block[index], "recipient"))
         elif final.isPositive and block:
             answers.append(Answer(recipient, reply, "envelope"))
         else:
-            answers.append(Answer(recipient, final, "final"))
+            answers.append(Answer(recipient, final, "final"))  # P-11
     return Result(tuple(answers), final, form, bool(block))

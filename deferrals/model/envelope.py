@@ -1,6 +1,6 @@
 """
-What is known of a message beside its content: who sends it, from where, under
-which parameters, and for whom (the envelope of RFC 5321 §2.3.1).
+What is known of a message beside its content: its client and sender, its
+parameters and its recipients (the envelope of RFC 5321 §2.3.1).
 
 All of it is immutable, and has a JSON form in which the spool keeps it.
 """
@@ -117,7 +117,7 @@ class Envelope:
 
     @ivar transaction: the number of the transaction (L{deferrals.model.ids}).
     @ivar received: when MAIL FROM came, in seconds since the epoch.
-    @ivar client: who sends.
+    @ivar client: the client that sends it.
     @ivar sender: the reverse path; L{None} is the null path C{<>}.
     @ivar parameters: what MAIL FROM asked for.
     @ivar listener: the name of the listener that it came in through.

@@ -21,8 +21,8 @@ from deferrals.model.extensions import encodeXtext
 #: The ways of asking for each recipient's own answer, the best one first.
 PREFERENCE = (Form.DEFERRALS, Form.PRDR)
 
-#: C{"none"}: in clear.  C{"opportunistic"}: TLS where it can be had, whoever
-#: the server is.  C{"required"}: TLS or nothing.  C{"verified"}: and with a
+#: C{"none"}: in clear.  C{"opportunistic"}: TLS where it can be had, whatever
+#: certificate the server has.  C{"required"}: TLS or nothing.  C{"verified"}: and with a
 #: certificate of that name.
 Security = Literal["none", "opportunistic", "required", "verified"]
 
@@ -42,7 +42,7 @@ class Timeouts:
 
     command: float = 300.0
     data: float = 180.0
-    answer: float = 600.0
+    answer: float = 600.0  # D-24
 
 
 @attrs.frozen

@@ -113,7 +113,7 @@ class Secrets:
 
 def goodName(user: str) -> str:
     """
-    @raise ValueError: nobody can be named like that.
+    @raise ValueError: no user can have this name.
     """
     if not user or not user.isprintable() or ":" in user or user.startswith("#"):
         raise ValueError("a name without colons and control characters")
@@ -124,7 +124,7 @@ def formatLine(user: str, secrets: Secrets) -> str:
     """
     A user's line, without its end.
 
-    @raise ValueError: nobody can be named like that.
+    @raise ValueError: no user can have this name.
     """
     return f"{goodName(user)}:{secrets.scrypt or ''}:{secrets.scram or ''}"
 

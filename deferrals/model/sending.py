@@ -96,7 +96,7 @@ class Sending:
 
     def refuseAll(self, reply: Reply) -> None:
         """
-        Nothing can be sent: this is everybody's answer.
+        Nothing can be sent: this is the answer for every recipient.
         """
         self._refusal = reply
 

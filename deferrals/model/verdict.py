@@ -15,7 +15,7 @@ from deferrals.model.reply import Reply
 class Marks:
     """
     How one cohort's copies of a message differ from the message as it came
-    in.  Nobody else's copy ever shows them.
+    in.  The copies of other recipients never show them.
 
     @ivar headers: fields to put in front, as (name, value) in their order.
     @ivar removed: names of fields to leave out.
@@ -145,7 +145,7 @@ class Delivered:
     The recipient has the message, or the next hop has taken it.
 
     @ivar reply: what the next hop said, if there is one.
-    @ivar host: who said it.
+    @ivar host: the server that said it.
     @ivar action: what a sender who asked for it (NOTIFY=SUCCESS) is to be told
         by us (RFC 3461 §5.2): C{"delivered"}; C{"relayed"}, to a hop that knows
         no DSN; or nothing, C{"passed"} to a hop that will tell.

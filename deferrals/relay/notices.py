@@ -204,7 +204,7 @@ class Notifier:
             self._ids.next(now), now, Client("local", 0, self._hostname, "local"), None
         )
         left = max(0.0, (work.expireSeconds or 0.0) - work.ageSeconds)
-        notification = Notification(
+        notification = Notification(  # S-5
             work.envelope, wanted, header, content, self._hostname, envelope.id, now, left
         )
         data, parameters = notification.build()

@@ -7,15 +7,16 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.block import Block, Resolution, refusedByAll
+from deferrals.model.block import Block, Resolution, nextReplies, refusedByAll, repliesFor
 from deferrals.model.envelope import Form
 from deferrals.model.reply import R250_RECIPIENT, R352_DEFERRED, R452_NO_STORAGE, Reply
 from deferrals.model.transaction import Candidate
-from deferrals.model.verdict import ACCEPT, Accept, Marks, Refuse
+from deferrals.model.verdict import ACCEPT, Accept, Defer, Marks, Refuse
 from deferrals.testing import makeRecipient
 from tests.requirements import requirement
 
@@ -51,9 +52,8 @@ class TableTests(SynchronousTestCase):
         said = block.take()
         for index, verdict in zip(waiting, verdicts, strict=True):
             block.verdict(index, verdict)
-            said += block.take()
-        if block.dilemma:
-            block.resolve(Resolution.STRICTEST)
+            if block.dilemma:
+                block.resolve(Resolution.STRICTEST)
             said += block.take()
         if block.needsCommit:
             if disk:
@@ -123,7 +123,7 @@ class LatchTests(SynchronousTestCase):
         block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "dd"), "id X")
         self.assertTrue(block.verdict(0, NO))
         self.assertFalse(block.verdict(0, ACCEPT))
-        self.assertEqual(block.verdictOf(0), NO)
+        self.assertEqual(block.verdicts[0], NO)
         block.verdict(1, ACCEPT)
         self.assertEqual(block.accepted(), [1])
 
@@ -198,7 +198,9 @@ class DilemmaTests(SynchronousTestCase):
             self.assertEqual(block.dilemma, wanted, (verdicts, sentAway))
             if wanted:
                 self.assertFalse(block.needsCommit)
-                self.assertEqual(block.take(), [])
+                self.assertRaises(RuntimeError, block.take)
+            else:
+                self.assertRaises(RuntimeError, block.resolve, Resolution.LATER)
 
     def test_later(self) -> None:
         """Refused for now: nobody is delivered."""
@@ -280,16 +282,16 @@ class PropertyTests(SynchronousTestCase):
         disk = data.draw(st.booleans())
         said: list[Reply] = []
         for event in events:
-            said += block.take()
+            if not block.dilemma:
+                said += block.take()
             if event == "window":
                 block.windowOver()
             else:
                 block.verdict(event, verdicts[event])
-        said += block.take()
         if block.dilemma:
             self.assertEqual(said, [])
             block.resolve(Resolution.STRICTEST)
-            said += block.take()
+        said += block.take()
         accepts = [i for i in range(len(deferred)) if verdicts.get(i, ACCEPT) == ACCEPT]
         committed = block.needsCommit
         if committed:
@@ -321,6 +323,164 @@ class PropertyTests(SynchronousTestCase):
                 self.assertEqual(reply.isPositive, index in accepts)
         elif len({str(verdicts.get(i, ACCEPT)) for i in range(len(deferred))}) > 1:
             self.fail("a mixed outcome needs a block")
+
+
+@st.composite
+def blocks(draw: Any) -> Block:
+    """
+    A message that has just come.
+    """
+    form = draw(st.sampled_from(Form))
+    deferred = draw(st.text("ad", min_size=1, max_size=5))
+    found = candidates(form, deferred)
+    if draw(st.booleans()):
+        found = [attrs.evolve(one, cohort=place // 2) for place, one in enumerate(found)]
+    return Block(form, found, "id X", draw(st.booleans()))
+
+
+class WhateverIsLearntTests(SynchronousTestCase):
+    """
+    L{nextReplies}, whatever is learnt, in whatever order.
+    """
+
+    def learn(self, block: Block, data: Any) -> None:
+        """
+        One more fact.
+        """
+        undecided = [index for index, verdict in enumerate(block.verdicts) if verdict is None]
+        facts: list[Any] = [*undecided]
+        if block.dilemma:
+            facts += [Resolution.LATER, Resolution.ACCEPT, Resolution.STRICTEST]
+        if block.needsCommit:
+            facts += ["durable"]
+        facts += ["veto", "window"]
+        fact = data.draw(st.sampled_from(facts))
+        if fact == "window":
+            block.windowOver()
+        elif fact == "veto":
+            block.uncommitted(data.draw(st.sampled_from([R452_NO_STORAGE, Reply(554, "5.6.0")])))
+        elif fact == "durable":
+            block.committed({0: Reply(554, "5.1.1", "not there")}, ["<r0> not there"])
+        elif isinstance(fact, Resolution):
+            block.resolve(fact)
+        else:
+            block.verdict(fact, data.draw(_verdicts))
+
+    @requirement("D-10")
+    @requirement("P-6")
+    @given(blocks(), st.data())
+    def test_neverTakenBack(self, block: Block, data: Any) -> None:
+        """What has been said stays said, and the next replies continue it."""
+        said: list[Reply] = []
+        while not block.over:
+            self.learn(block, data)
+            isSilent = block.dilemma or data.draw(st.booleans())
+            if isSilent:
+                continue
+            for count in range(len(said) + 1):
+                again = said[:count] + nextReplies(block, count)[0]
+                self.assertEqual(again, nextReplies(block, 0)[0])
+            said += block.take()
+            self.assertEqual(said, nextReplies(block, 0)[0])
+        self.assertEqual(block.take(), [])
+        self.check(block, said)
+
+    def check(self, block: Block, said: list[Reply]) -> None:
+        """
+        The whole dialogue.
+        """
+        assert block.final is not None
+        isBlock = block.form in (Form.DEFERRALS, Form.PRDR) and len(said) > 1
+        one = len(block.candidates) if block.form is Form.LMTP else 1
+        self.assertEqual(len(said), len(block.listed) + 2 if isBlock else one)
+        self.assertEqual(codes(said)[1:].count(353), 0)
+        self.assertEqual(said[0].code == 353, isBlock)
+        own = said[1:-1] if isBlock else said if block.form is Form.LMTP else []
+        for index, reply in zip(block.listed, own, strict=False):
+            self.assertTrue(isinstance(block.verdicts[index], Accept) or not reply.isPositive)
+        for index in block.accepted():
+            self.assertIsInstance(block.verdicts[index], Accept)
+        if block.final.isPositive:
+            self.assertTrue(block.isDurable)
+            self.assertTrue(block.accepted())
+
+    @given(blocks(), st.data())
+    def test_orderDoesNotMatter(self, block: Block, data: Any) -> None:
+        """The same verdicts in another order make the same dialogue."""
+        waiting = [index for index, verdict in enumerate(block.verdicts) if verdict is None]
+        verdicts = {index: data.draw(_verdicts) for index in waiting}
+        dialogues = []
+        for order in (waiting, data.draw(st.permutations(waiting))):
+            one = Block(block.form, block.candidates, "id X", block.sentAway)
+            said: list[Reply] = []
+            for index in order:
+                one.verdict(index, verdicts[index])
+                said += [] if one.dilemma else one.take()
+            if one.dilemma:
+                one.resolve(Resolution.ACCEPT if None in one.answers else Resolution.STRICTEST)
+            if one.needsCommit:
+                one.committed()
+            dialogues.append(said + one.take())
+        self.assertEqual(*dialogues)
+
+
+class StrictTests(SynchronousTestCase):
+    """
+    What makes no sense is an error where it is said.
+    """
+
+    def test_verdict(self) -> None:
+        """Only L{Accept} and L{Refuse} are verdicts on the content."""
+        block = Block(Form.PRDR, candidates(Form.PRDR, "dd"), "id X")
+        for nonsense in (None, True, NO.reply, Defer(), "550 no"):
+            self.assertRaises(TypeError, block.verdict, 0, nonsense)
+        self.assertEqual((block.undecided, block.take()), (2, []))
+
+    def test_noRecipient(self) -> None:
+        """A message without recipients has no answers."""
+        self.assertRaises(ValueError, Block, Form.PRDR, [], "id X")
+
+
+class RepliesForTests(SynchronousTestCase):
+    """
+    L{repliesFor}.
+    """
+
+    def test_dialogues(self) -> None:
+        """The dialogues of the draft, section 7, and their like."""
+        one, two = "fighter@example.net", "lover@example.net"
+        for form, first, second, wanted in (
+            (Form.DEFERRALS, NO.reply, None, [353, 550, 250, 250]),
+            (Form.PRDR, None, LATER.reply, [353, 250, 450, 250]),
+            (Form.DEFERRALS, NO.reply, NO.reply, [550]),
+            (Form.PRDR, NO.reply, LATER.reply, [353, 550, 450, 450]),
+            (Form.PRDR, None, None, [250]),
+            (Form.LMTP, None, NO.reply, [250, 550]),
+            (Form.PLAIN, None, NO.reply, [451]),
+        ):
+            self.assertEqual(codes(repliesFor(form, [(one, first), (two, second)])), wanted)
+
+    def test_texts(self) -> None:
+        """What is said of the message as a whole is the caller's to say."""
+        (reply,) = repliesFor(Form.PLAIN, [("a@example.net", None)])
+        self.assertEqual(str(reply), "250 2.6.0 message accepted")
+        (reply,) = repliesFor(Form.PLAIN, [("a@example.net", None)], taken="id X")
+        self.assertEqual(str(reply), "250 2.6.0 message accepted, id X")
+
+    def test_mixed(self) -> None:
+        """What a plain sender gets for a mixed message can be chosen."""
+        answers = [("a@example.net", None), ("b@example.net", NO.reply)]
+        for mixed, code in (
+            (Resolution.STRICTEST, 550),
+            (Resolution.LATER, 451),
+            (Resolution.ACCEPT, 250),
+        ):
+            self.assertEqual(codes(repliesFor(Form.PLAIN, answers, mixed=mixed)), [code])
+
+    def test_nonsense(self) -> None:
+        """No recipient, and what is no address."""
+        self.assertRaises(ValueError, repliesFor, Form.PRDR, [])
+        self.assertRaises(ValueError, repliesFor, Form.PRDR, [("nobody", None)])
 
 
 class WindowTests(SynchronousTestCase):

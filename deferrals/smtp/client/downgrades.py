@@ -74,7 +74,7 @@ class Misgivings:
         record.reason = reason
         if record.problems < MAX_PROBLEMS or record.until:
             return False
-        record.until = now + SPARED_SECONDS
+        record.until = now + SPARED_SECONDS  # D-26
         return True
 
     def success(self, server: str, form: Form) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 
 from deferrals.errors import PeerError
+from deferrals.interfaces import IBodyWriter
 from deferrals.model.reply import (
     R354_GO_AHEAD,
     R501_SYNTAX,
@@ -47,13 +47,14 @@ class Contents(Envelopes):
     """
 
     _postData: PostData | None = None
-    _writer: Any = None
-    _decoder: Any = None
+    _writer: IBodyWriter | None = None
+    _dataDecoder: DataDecoder | None = None
+    _chunkDecoder: ChunkDecoder | BinaryDecoder | None = None
     _veto: Reply | None = None
     _chunk: _Chunk | None = None
     _pace: float | None = None
 
-    def congestion(self) -> Any:
+    def congestion(self) -> IBodyWriter | None:
         """
         A disk that is behind.
         """
@@ -96,24 +97,26 @@ class Contents(Envelopes):
         assert self._transaction is not None
         if self._transaction.envelope.parameters.body == "BINARYMIME":
             raise PeerError("binary by DATA", R503_NOT_BY_DATA)
-        self._begin(DataDecoder())
+        self._begin()
+        self._dataDecoder = DataDecoder()
         self._reader = self._readData
         self._pace = self._clock.seconds() + PACE_SECONDS
         self.setTimeout(self._limits.data_timeout)
         self.reply(R354_GO_AHEAD)
 
-    def _begin(self, decoder: Any) -> None:
+    def _begin(self) -> None:
         assert self._transaction is not None
-        self._writer = self._intake.spool.newBody(self._transaction.envelope.transaction)
-        self._decoder = decoder
+        self._writer = self._backend.spool.newBody(self._transaction.envelope.transaction)
 
     def _readData(self, octets: bytes) -> bytes:
         """
         @return: what stands behind the end of the message.
         """
         self._arrived(len(octets))
-        content, rest = self._decoder.feed(octets)
-        self._receive(content)
+        decoder = self._dataDecoder
+        assert decoder is not None
+        content, rest = decoder.feed(octets)
+        self._receive(content, decoder.bare)
         if rest is None:
             return b""
         self._reader = None
@@ -125,7 +128,7 @@ class Contents(Envelopes):
     def do_BDAT(self, rest: str) -> None:
         """
         RFC 3030 §2.  Its octets are taken from the wire whatever is wrong with
-        it; where nobody can know how many they are, the connection ends.
+        it; where it cannot be known how many they are, the connection ends.
         """
         match = _CHUNK.fullmatch(rest)
         if match is None:
@@ -153,8 +156,10 @@ class Contents(Envelopes):
         assert self._transaction is not None
         if self._phase is not Phase.CHUNKS:
             binary = self._transaction.envelope.parameters.body == "BINARYMIME"
-            self._begin(BinaryDecoder() if binary else ChunkDecoder())
+            self._begin()
+            self._chunkDecoder = BinaryDecoder() if binary else ChunkDecoder()
             self._phase = Phase.CHUNKS
+        assert self._writer is not None
         if self._writer.size + octets > self._limits.message_size:
             self._forbid(R552_TOO_LARGE)
 
@@ -167,7 +172,8 @@ class Contents(Envelopes):
         chunk.left -= len(octets)
         self._arrived(len(octets))
         if chunk.refusal is None and octets:
-            self._receive(self._decoder.feed(octets))
+            assert self._chunkDecoder is not None
+            self._receive(self._chunkDecoder.feed(octets), self._chunkDecoder.bare)
         if not chunk.left:
             self._reader = self._chunk = None
             self._endOfChunk(chunk)
@@ -176,7 +182,8 @@ class Contents(Envelopes):
     def _endOfChunk(self, chunk: _Chunk) -> None:
         refusal = chunk.refusal
         if refusal is None and chunk.isLast:
-            self._receive(self._decoder.end())
+            assert self._chunkDecoder is not None
+            self._receive(self._chunkDecoder.end(), self._chunkDecoder.bare)
             return self._endOfMessage()
         self.setTimeout(self._limits.command_timeout)
         refusal = refusal or self._veto
@@ -184,28 +191,32 @@ class Contents(Envelopes):
 
     # Both.
 
-    def _receive(self, content: bytes) -> None:
+    def _receive(self, content: bytes, isBare: bool) -> None:
         """
         The next octets of the message.  One that cannot be taken is dropped.
+
+        @param isBare: whether a bare CR or LF has been seen in the message.
         """
-        if self._decoder.bare:
+        writer = self._writer
+        assert writer is not None
+        if isBare:
             if self._settings.bare_lf == "normalise":
                 content = normalised(content)
             else:
                 self._forbid(R550_BARE_NEWLINE)
         if self._veto is not None:
             return
-        if self._writer.size + len(content) > self._limits.message_size:
+        if writer.size + len(content) > self._limits.message_size:
             return self._forbid(R552_TOO_LARGE)
-        began = self._writer.size
-        self._writer.write(content)
-        if began <= self._limits.header_size < self._writer.size:
-            head = self._writer.head[: self._limits.header_size]
+        began = writer.size
+        writer.write(content)
+        if began <= self._limits.header_size < writer.size:
+            head = writer.head[: self._limits.header_size]
             if b"\r\n\r\n" not in head and not head.startswith(b"\r\n"):
                 self._forbid(R552_HEADER_TOO_LARGE)
 
     def _forbid(self, reply: Reply) -> None:
-        if self._veto is None:
+        if self._veto is None and self._writer is not None:
             self._veto = reply
             self._writer.abort()
 
@@ -214,9 +225,9 @@ class Contents(Envelopes):
         The data is complete: from here on the client waits for us.
         """
         transaction, self._transaction = self._transaction, None
-        assert transaction is not None
-        self._decoder = None
         writer, self._writer = self._writer, None
+        assert transaction is not None and writer is not None
+        self._dataDecoder = self._chunkDecoder = None
         veto, self._veto = self._veto, None
         if veto is None and self._loops(writer.head):
             veto = R554_ROUTING_LOOP
@@ -234,7 +245,7 @@ class Contents(Envelopes):
             self.resume()
 
         self._postData = postData = PostData(
-            transaction, self._settings, self._intake, self._clock, send, done
+            transaction, self._settings, self._backend, self._clock, send, done
         )
         self.hold()
         if veto is not None:
@@ -251,7 +262,8 @@ class Contents(Envelopes):
         See L{SessionBase.abort}.
         """
         transaction, self._transaction = self._transaction, None
-        self._reader = self._decoder = self._veto = self._chunk = None
+        self._reader = self._dataDecoder = self._chunkDecoder = None
+        self._veto = self._chunk = None
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.abort()

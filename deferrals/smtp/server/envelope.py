@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import CancelledError, timeOfDay, withDeadline
+from deferrals.deferreds import CancelledError, errorText, timeOfDay, withDeadline
 from deferrals.errors import PeerError
 from deferrals.model.envelope import Client, Envelope, Form, Parameters, Recipient
 from deferrals.model.extensions import parseMail, parseRcpt
@@ -35,6 +35,7 @@ from deferrals.model.transaction import Phase, Transaction
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.base import SessionBase
+from deferrals.smtp.server.pipeline import Slot
 
 _log = Logger(namespace="deferrals.session")
 
@@ -46,23 +47,37 @@ class _Judged:
 
     @ivar began: when it was named.
     @ivar cohort: its cohort, unless it is refused.
-    @ivar company: whom it may share a transaction with, where one is split.
-    @ivar held: whether it has to wait for others of a remembered message.
+    @ivar batchKey: equal for recipients that may share a transaction which is
+        split.
+    @ivar mustWait: whether it has to wait for other recipients of a remembered
+        message.
     """
 
     recipient: Recipient
     verdict: EnvelopeVerdict
     began: float
     cohort: Hashable = None
-    company: Hashable = None
-    held: bool = False
+    batchKey: Hashable = None
+    mustWait: bool = False
 
     @property
     def isIn(self) -> bool:
         """
         Whether it can be in the transaction.
         """
-        return not (self.held or isinstance(self.verdict, Refuse))
+        return not (self.mustWait or isinstance(self.verdict, Refuse))
+
+
+@attrs.define(eq=False)
+class _RecipientSlot(Slot):
+    """
+    The reply to one RCPT TO.
+
+    @ivar judged: what the envelope says of the recipient; L{None} while that is
+        pending.
+    """
+
+    judged: _Judged | None = None
 
 
 class Envelopes(SessionBase):
@@ -102,11 +117,11 @@ class Envelopes(SessionBase):
             return self.close()
         parameters, client = self._asserted(parameters), self._sender(parameters)
         now = timeOfDay(self._clock)
-        number = self._intake.ids.next(now)
+        number = self._backend.ids.next(now)
         envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
         form = Form.LMTP if self._isLMTP else parameters.form
         extended = form in (Form.DEFERRALS, Form.PRDR)
-        limit = self._limits.extension_recipients if extended else self._limits.recipients
+        limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
         self._transaction = Transaction(
             envelope, form, self._settings.mixedChoice, limit, self._clock.seconds()
         )
@@ -116,8 +131,8 @@ class Envelopes(SessionBase):
 
     def _asserted(self, parameters: Parameters) -> Parameters:
         """
-        AUTH= is believed of nobody but the one who is authenticated as that
-        (RFC 4954 §5).
+        AUTH= is believed only where it names the user that the client has
+        authenticated as (RFC 4954 §5).
         """
         if parameters.auth in (None, "<>", self._user):
             return parameters
@@ -144,37 +159,40 @@ class Envelopes(SessionBase):
         verdict: Any = Refuse(R452_TOO_MANY_RECIPIENTS)
         if not self._transaction.isFull:
             try:
-                verdict = self._intake.envelope.judge(envelope, recipient)
+                verdict = self._backend.envelope.judge(envelope, recipient)
             except Exception:
                 verdict = fail()
-        atOnce = not (self.hasSlots or self._transaction.undivided)
+        atOnce = not (self.hasSlots or self._transaction.isUnchosen)
         if atOnce and not isinstance(verdict, Deferred):
             judged = self._judge(_checked(verdict), recipient, began)
             return self.reply(self._admit(judged))
-        slot = self.slot()
+        slot = _RecipientSlot()
+        self.enqueue(slot)
         if not isinstance(verdict, Deferred):
             return self._judged(_checked(verdict), slot, recipient, began)
         self.setTimeout(None)
         seconds = self._limits.envelope_timeout
-        slot.pending = withDeadline(self._clock, seconds, lambda: verdict)
-        slot.pending.addErrback(self._envelopeFailed, envelope)
-        slot.pending.addCallback(_checked)
-        slot.pending.addCallback(self._judged, slot, recipient, began)
+        d = withDeadline(self._clock, seconds, lambda: verdict)
+        d.addErrback(self._envelopeFailed, envelope)
+        d.addCallback(_checked)
+        slot.pending = d.addCallback(self._judged, slot, recipient, began)
 
     def _envelopeFailed(self, failure: Failure, envelope: Envelope) -> EnvelopeVerdict:
         if not failure.check(CancelledError):
             _log.error(
                 "{transaction}: envelope stage failed: {error}",
                 transaction=envelope.id,
-                error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
+                error=errorText(failure),
             )
         return Refuse(R451_LOCAL_ERROR)
 
-    def _judged(self, verdict: Any, slot: Any, recipient: Recipient, began: float) -> None:
+    def _judged(
+        self, verdict: EnvelopeVerdict, slot: _RecipientSlot, recipient: Recipient, began: float
+    ) -> None:
         if self._closing:
-            return  # cancelled: nobody is to be told
-        judged = self._judge(verdict, recipient, began)
-        self.ready(slot, lambda: self._admit(judged), judged)
+            return  # cancelled: the client is gone
+        slot.judged = judged = self._judge(verdict, recipient, began)
+        self.ready(slot, lambda: self._admit(judged))
 
     def _judge(self, verdict: EnvelopeVerdict, recipient: Recipient, began: float) -> _Judged:
         """
@@ -183,43 +201,44 @@ class Envelopes(SessionBase):
         assert self._transaction is not None
         if isinstance(verdict, Refuse):
             return _Judged(recipient, verdict, began)
-        recipient = recipient.routed(verdict.route)
+        if verdict.route is not None:
+            recipient = recipient.routed(verdict.route)
         try:
-            cohort = self._intake.content.cohort(recipient, verdict)
+            cohort = self._backend.content.cohort(recipient, verdict)
         except Exception:
             _log.failure("{transaction}: no cohort", transaction=self._transaction.envelope.id)
             return _Judged(recipient, Refuse(R451_LOCAL_ERROR), began)
         now = timeOfDay(self._clock)
-        company, held = self._intake.mixed.place(self._transaction, recipient, cohort, now)
-        return _Judged(recipient, verdict, began, cohort, company, held)
+        batchKey, mustWait = self._backend.mixed.classify(self._transaction, recipient, cohort, now)
+        return _Judged(recipient, verdict, began, cohort, batchKey, mustWait)
 
-    def maySettle(self, slots: Sequence[Any]) -> bool:
+    def maySettle(self, slots: Sequence[Slot]) -> bool:
         """
         Where a transaction is to be split, recipients that came in one piece
-        are answered together: the largest company leads.
+        are answered together: the largest batch stays in it.
         """
         transaction = self._transaction
-        if transaction is None or not transaction.undivided:
+        if transaction is None or not transaction.isUnchosen:
             return True
         if any(slot.settle is None for slot in slots):
             return False
-        judged = [slot.answer for slot in slots if slot.answer is not None]
-        transaction.lead([one.company for one in judged if one.isIn])
+        judged = [slot.judged for slot in slots if isinstance(slot, _RecipientSlot)]
+        transaction.chooseBatch([one.batchKey for one in judged if one is not None and one.isIn])
         return True
 
     def _admit(self, judged: _Judged) -> Reply:
         """
-        It is this recipient's turn to be answered.
+        All recipients before this one have been answered.
         """
         transaction = self._transaction
         assert transaction is not None
         verdict = judged.verdict
         before = len(transaction.sentAway)
         reply = transaction.admit(
-            judged.recipient, verdict, judged.cohort, judged.company, judged.held
+            judged.recipient, verdict, judged.cohort, judged.batchKey, judged.mustWait
         )
         if len(transaction.sentAway) > before:
-            self._intake.status.count("mixed", "recipients sent away")
+            self._backend.status.count("mixed", "recipients sent away")
         if transaction.candidates:
             self._phase = Phase.RECIPIENTS
         if not (reply.code < 400 and isinstance(verdict, Defer)):

@@ -1,8 +1,8 @@
 """
-Who the client is, when somebody else has accepted its connection: the PROXY
+Who the client is, when a front end has accepted its connection: the PROXY
 protocol, before the first octet of SMTP; XCLIENT, as Postfix has it.
 
-Both are believed of nobody but those whom the configuration names.
+Both are believed only of the addresses that the configuration names.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Introduction(SessionBase):
         if self._address == LOCAL or self._speaksForOthers(self._address):
             return None
         self._counted = self._address
-        return self._intake.guard.enter(self._address)
+        return self._backend.connectionLimits.identified(self._address)
 
     def uncount(self) -> None:
         """
@@ -62,7 +62,7 @@ class Introduction(SessionBase):
         """
         counted, self._counted = self._counted, None
         if counted is not None:
-            self._intake.guard.leave(counted)
+            self._backend.connectionLimits.forgotten(counted)
 
     def _speaksForOthers(self, address: str) -> bool:
         settings = self._settings
@@ -115,7 +115,7 @@ class Introduction(SessionBase):
     @property
     def offersXCLIENT(self) -> bool:
         """
-        Whether this connection may use it: who has really connected, until the
+        Whether this connection may use it: a trusted front end may, until the
         client itself speaks.  There are front ends that pass everything on.
         """
         return self.connection in self._settings.xclientNetworks and not self._speaksForItself
@@ -128,7 +128,7 @@ class Introduction(SessionBase):
 
     def do_XCLIENT(self, rest: str) -> None:
         """
-        Postfix's XCLIENT: the session begins anew, as somebody else's.
+        Postfix's XCLIENT: the session begins anew, as another client's.
         """
         if not self._settings.xclientNetworks:
             raise PeerError("not offered", R502_NOT_HERE)

@@ -1,5 +1,5 @@
 """
-What is behind a session.
+What stands behind a session.
 """
 
 from __future__ import annotations
@@ -9,45 +9,44 @@ from typing import Any
 
 import attrs
 
-from deferrals.interfaces import Work
+from deferrals.interfaces import IAuthenticator, IContentJudge, IEnvelopeStage, ISpool, Work
 from deferrals.model.ids import TransactionIds
+from deferrals.model.status import Status
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
+from deferrals.smtp.server.mixed import MixedPolicy
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Backend:
     """
-    The house behind a session.
+    What stands behind a session: stages, spool, and what all sessions share.
 
     @ivar ids: makes the numbers of transactions.
-    @ivar envelope: L{IEnvelopeStage<deferrals.interfaces.IEnvelopeStage>}.
-    @ivar content: the judge of L{deferrals.stages.content.judge}: C{cohort} and
-        C{judge}.
-    @ivar spool: L{ISpool<deferrals.interfaces.ISpool>}.
+    @ivar envelope: decides at RCPT TO.
+    @ivar content: decides by the content.
+    @ivar spool: makes messages durable.
     @ivar release: called with the L{Work} of a staged message right after its
         final reply was written: from here on it is ours.
-    @ivar status: L{Status<deferrals.model.status.Status>}.
-    @ivar mixed: L{MixedPolicy<deferrals.smtp.server.mixed.MixedPolicy>}.
-    @ivar guard: counts connections and failed passwords.
-    @ivar gate: L{Authenticator<deferrals.smtp.server.auth.Authenticator>}: who may log in; L{None}
-        where nobody can.
+    @ivar status: where events are counted.
+    @ivar mixed: what a plain sender gets when its recipients differ.
+    @ivar connectionLimits: counts connections and failed passwords.
+    @ivar authenticator: who may log in; L{None} where no client can.
     @ivar binary: whether every delivery takes BODY=BINARYMIME as it is.
     @ivar attempt: instead of C{release}, where delivery comes before the reply
-        (S-6): called with the L{Work} of a staged message, and whether those
-        who are refused are the sender's again; returns an
-        L{Expectation<deferrals.relay.board.Expectation>}.
+        (S-6): called with the L{Work} of a staged message, and whether the
+        recipients that are refused are the sender's again.
     @ivar deliverySeconds: how long the reply waits for deliveries then.
     """
 
     ids: TransactionIds
-    envelope: Any
-    content: Any
-    spool: Any
+    envelope: IEnvelopeStage
+    content: IContentJudge
+    spool: ISpool
     release: Callable[[Work], None]
-    status: Any
-    mixed: Any
-    guard: ConnectionLimits = attrs.field(factory=ConnectionLimits)
-    gate: Any = None
+    status: Status
+    mixed: MixedPolicy
+    connectionLimits: ConnectionLimits = attrs.field(factory=ConnectionLimits)
+    authenticator: IAuthenticator | None = None
     binary: bool = False
     attempt: Callable[[Work, bool], Any] | None = None
     deliverySeconds: float = 20.0

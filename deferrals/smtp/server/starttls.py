@@ -2,7 +2,7 @@
 TLS: STARTTLS (RFC 3207), and TLS from the first octet (RFC 8314 §3.3).
 
 What came in clear text counts for nothing afterwards: octets behind STARTTLS end
-the connection (they would be somebody else's commands in a session that looks
+the connection (they may be an attacker's commands in a session that seems
 encrypted), and the session begins anew.
 """
 
@@ -82,7 +82,7 @@ class Encryption(SessionBase):
 
     def awaitHandshake(self) -> None:
         """
-        Whoever has begun it, this session or its endpoint.
+        The handshake has been begun, by this session or by its endpoint.
         """
         self._handshaking = True
         self.setTimeout(self._limits.handshake_timeout)
@@ -92,7 +92,7 @@ class Encryption(SessionBase):
         See L{IHandshakeListener}.
         """
         self._handshaking = False
-        self._tls = describe(self.transport)
+        self._tls = describe(self.transport.getHandle())
         self.identify()
         self.setTimeout(self._limits.command_timeout)
         self.encrypted()

@@ -20,10 +20,11 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from deferrals.deferreds import Semaphore, SharedResult
+from deferrals.deferreds import Semaphore, SharedResult, errorText
 from deferrals.errors import StageError
-from deferrals.interfaces import IExpectingStage
+from deferrals.interfaces import IContentJudge, IExpectingStage
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LATE, R451_STAGE_FAILED, R452_OVERLOADED
 from deferrals.model.verdict import (
@@ -40,6 +41,7 @@ from deferrals.model.verdict import (
 _log = Logger(namespace="deferrals.stages")
 
 
+@implementer(IContentJudge)
 class ContentJudge:
     """
     The content stage of all policies.
@@ -220,7 +222,7 @@ class _Judging:
             transaction=self._envelope.id,
             stage=type(stage).__name__,
             recipients=recipients,
-            error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
+            error=errorText(failure),
         )
         return failure
 

@@ -46,8 +46,8 @@ class WireTests(FileCase):
     """
 
     def bench(self, checker: Any = None, **limits: Any) -> Bench:
-        intake = {"gate": Authenticator([checker or self.checker()])}
-        bench = Bench(limits, intake, auth="offered", auth_without_tls=True)
+        backend = {"authenticator": Authenticator([checker or self.checker()])}
+        bench = Bench(limits, backend, auth="offered", auth_without_tls=True)
         bench.say(*GREETING)
         return bench
 
@@ -207,16 +207,16 @@ class WireTests(FileCase):
 
     def test_manyFailures(self) -> None:
         """Failures are remembered by address, over connections; the delay has an end."""
-        intake = {"gate": gate(alice=b"secret")}
-        first = Bench({}, intake, auth="offered", auth_without_tls=True)
-        guard = first.intake.guard
-        waited = [guard.failed("192.0.2.9", 0) for _ in range(6)]
+        backend = {"authenticator": gate(alice=b"secret")}
+        first = Bench({}, backend, auth="offered", auth_without_tls=True)
+        limits = first.backend.connectionLimits
+        waited = [limits.failed("192.0.2.9", 0) for _ in range(6)]
         self.assertEqual(waited, [3, 6, 12, 24, 30, 30])
-        self.assertEqual(guard.failed("192.0.2.10", 0), 3)
-        self.assertEqual(guard.failed("192.0.2.9", 3601), 3)
+        self.assertEqual(limits.failed("192.0.2.10", 0), 3)
+        self.assertEqual(limits.failed("192.0.2.9", 3601), 3)
         for number in range(11000):
-            guard.failed(f"10.1.{number // 250}.{number % 250}", 10)
-        self.assertEqual(len(guard._failed), 10000)
+            limits.failed(f"10.1.{number // 250}.{number % 250}", 10)
+        self.assertEqual(len(limits._failed), 10000)
 
     def test_shutdown(self) -> None:
         """A client in the middle of an exchange is told 421 when the server stops."""

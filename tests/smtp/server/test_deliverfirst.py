@@ -29,7 +29,7 @@ class SessionTests(SynchronousTestCase):
 
     def start(self, *locals: str, sender: str = "<me@client.test>", **settings: Any) -> list[str]:
         self.board = Board()
-        self.bench = Bench(intake={"attempt": self.attempt, "deliverySeconds": 20.0}, **settings)
+        self.bench = Bench(backend={"attempt": self.attempt, "deliverySeconds": 20.0}, **settings)
         lmtp = settings.get("protocol") == "lmtp"
         self.bench.content.verdicts["spammed@x.example"] = Refuse(Reply(550, "5.7.1", "spam"))
         self.bench.say("LHLO c" if lmtp else "EHLO c", f"MAIL FROM:{sender}")

@@ -301,8 +301,8 @@ class DivertedTests(SynchronousTestCase):
                 found = MixedPolicy.fingerprint(self, message)
                 return found if held.called else held.addCallback(lambda _: found)
 
-        slow = Slow(*attrs.astuple(bench.mixed, recurse=False))
-        bench.intake = attrs.evolve(bench.intake, mixed=slow)
+        slow = Slow(**attrs.asdict(bench.mixed, recurse=False))
+        bench.backend = attrs.evolve(bench.backend, mixed=slow)
         connection = Connection(bench)
         connection.say(["MAIL FROM:<sender@example.com>", "RCPT TO:<a@example.net>", "DATA"])
         self.assertEqual(connection.say(["Message-ID: <1@example.com>", "", "text", "."]), [])

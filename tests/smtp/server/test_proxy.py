@@ -74,15 +74,15 @@ class ProxiedTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """Connections are counted as the client's, not as the proxy's."""
-        guard = ConnectionLimits(perNeighbourhood=1)
-        benches = [self.bench(intake={"guard": guard}) for _ in range(3)]
+        limits = ConnectionLimits(perNeighbourhood=1)
+        benches = [self.bench(backend={"connectionLimits": limits}) for _ in range(3)]
         other = V1.replace(b".7 ", b".8 ")
         for bench, header in zip(benches, (V1, other, V1), strict=True):
             bench.send(header)
         self.assertEqual([bench.take()[:3] for bench in benches], [b"220", b"220", b"421"])
         for bench in benches:
             bench.lose()
-        self.assertEqual((guard.total, guard._open), (0, {}))
+        self.assertEqual((limits.total, limits._open), (0, {}))
 
 
 class XClientTests(SynchronousTestCase):
@@ -95,7 +95,7 @@ class XClientTests(SynchronousTestCase):
 
     def test_known(self) -> None:
         """Address, port and login are the new client's; everything else is forgotten."""
-        bench = self.bench(auth="required", intake={"gate": gate(a=b"b")})
+        bench = self.bench(auth="required", backend={"authenticator": gate(a=b"b")})
         said = bench.say(*GREETING, "XCLIENT ADDR=IPV6:2001:db8::7 PORT=99 LOGIN=al+2Bice HELO=h")
         self.assertEqual(said[-1], "220 mx.example.net ESMTP deferrals")
         self.assertEqual(bench.say("EHLO client")[0], "250-mx.example.net")
@@ -132,7 +132,7 @@ class XClientTests(SynchronousTestCase):
         self.assertEqual(bench.session._client.address, "unknown")
         self.assertNotIn("unknown", Networks.parse(["0.0.0.0/0", "::/0", "unix"]))
         bench.lose()
-        self.assertEqual(bench.intake.guard._open, {})
+        self.assertEqual(bench.backend.connectionLimits._open, {})
 
     def test_name(self) -> None:
         """The client's name in DNS, if it is one; it is not the next client's."""
@@ -148,10 +148,10 @@ class XClientTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """The new client counts, and the front end does not."""
-        guard = ConnectionLimits(perNeighbourhood=1)
-        benches = [self.bench(intake={"guard": guard}) for _ in range(2)]
+        limits = ConnectionLimits(perNeighbourhood=1)
+        benches = [self.bench(backend={"connectionLimits": limits}) for _ in range(2)]
         replies = [bench.say("XCLIENT ADDR=198.51.100.7")[-1][:3] for bench in benches]
         self.assertEqual(replies, ["220", "421"])
         for bench in benches:
             bench.lose()
-        self.assertEqual((guard.total, guard._open), (0, {}))
+        self.assertEqual((limits.total, limits._open), (0, {}))

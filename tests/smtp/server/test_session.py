@@ -110,9 +110,9 @@ class LostTests(SynchronousTestCase):
         """The message is released after the final reply was written, not before."""
         bench = Bench()
         order: list[str] = []
-        release, write = bench.intake.release, bench.transport.write
+        release, write = bench.backend.release, bench.transport.write
         object.__setattr__(
-            bench.intake, "release", lambda work: (order.append("release"), release(work))
+            bench.backend, "release", lambda work: (order.append("release"), release(work))
         )
 
         def watch(data: bytes) -> None:
@@ -132,7 +132,7 @@ class ShutdownTests(SynchronousTestCase):
 
     def factory(self) -> tuple[Bench, SessionFactory, Session, Transport]:
         bench = Bench()
-        factory = SessionFactory(bench.settings, bench.intake, bench.clock)
+        factory = SessionFactory(bench.settings, bench.backend, bench.clock)
         session, transport = factory.buildProtocol(None), Transport()
         session.makeConnection(transport)
         transport.clear()
@@ -242,7 +242,7 @@ class OverloadTests(SynchronousTestCase):
         sessions = []
         for seconds in (50, 50, 40):
             settings = attrs.evolve(bench.settings, reply_deadline=seconds)
-            session, transport = Session(settings, bench.intake, bench.clock), Transport()
+            session, transport = Session(settings, bench.backend, bench.clock), Transport()
             session.makeConnection(transport)
             session.dataReceived(message(b"r"))
             transport.clear()
@@ -259,7 +259,7 @@ class OverloadTests(SynchronousTestCase):
         bench = Bench()
         transports = []
         for number in range(3):
-            session, transport = Session(bench.settings, bench.intake, bench.clock), Transport()
+            session, transport = Session(bench.settings, bench.backend, bench.clock), Transport()
             session.makeConnection(transport)
             session.dataReceived(message(b"r%d" % number))
             transport.clear()

@@ -212,7 +212,9 @@ class ImplicitTests(TLSCase):
 
     def test_turnedAway(self) -> None:
         """A connection over the limit is closed without a word in clear text."""
-        bench = self.bench("implicit", intake={"guard": ConnectionLimits(connections=0)})
+        bench = self.bench(
+            "implicit", backend={"connectionLimits": ConnectionLimits(connections=0)}
+        )
         self.assertTrue(bench.transport.aborted)
         self.assertEqual(bench.take(), b"")
 
@@ -239,7 +241,7 @@ class SecretTests(TLSCase):
 
     def test_auth(self) -> None:
         """AUTH is offered within TLS, and its mail says so (RFC 3848)."""
-        bench = self.bench(auth="offered", intake={"gate": gate(alice=b"secret")})
+        bench = self.bench(auth="offered", backend={"authenticator": gate(alice=b"secret")})
         self.assertNotIn("AUTH", " ".join(bench.say(*GREETING)))
         bench.say("STARTTLS")
         bench.handshake()
