@@ -81,7 +81,7 @@ class Author:
         """
         header, content = returned
         left = max(0.0, (work.expireSeconds or 0.0) - work.ageSeconds)
-        return Notification(
+        return Notification(  # S-5
             work.envelope,
             addressees,
             header,

@@ -24,6 +24,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from deferrals.spool.sqlite.spool import SqliteSpool
 from tests.integration.support import ROOT, path
 from tests.reactors import PumpedReactor
+from tests.requirements import requirement
 
 CALLS = "write,pwrite64,fsync,fdatasync,rename,unlink,ftruncate"
 
@@ -188,12 +189,14 @@ class FaultTests(SynchronousTestCase):
             if "refused" in said:
                 self.assertEqual(left, [], where)
 
+    @requirement("D-23")
     def test_smallDies(self) -> None:
-        """The process dies at the n-th call; the body is in the database (D-23)."""
+        """The process dies at the n-th call; the body is in the database."""
         self.strike(100, "keep", "signal=SIGKILL")
 
+    @requirement("D-23")
     def test_largeFails(self) -> None:
-        """The n-th call fails with an error of the disk; the body is a file (D-23)."""
+        """The n-th call fails with an error of the disk; the body is a file."""
         self.strike(300_000, "keep", "error=EIO")
 
     def test_deliveredFails(self) -> None:

@@ -24,6 +24,7 @@ from deferrals.relay.attempts import Deliveries
 from deferrals.relay.scheduler import DELIVERY_SECONDS, STOP_SECONDS, Scheduler
 from deferrals.spool.memory import MemorySpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+from tests.requirements import requirement
 
 LATER = Retry(Reply(451, "4.2.0", "later"))
 SCHEDULE = Schedule(parseSteps("60s 5m"), Seconds(1000.0), Seconds(0.0))
@@ -190,10 +191,11 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual(self.delivery.asked, [["a@x.example"]])
         self.assertEqual(self.left(), (1, 1))
 
+    @requirement("D-24")
     def test_patience(self) -> None:
         """
         A server may answer each of a hundred recipients in the last of its ten
-        minutes (D-24); a stage that hangs is not waited for without end.
+        minutes; a stage that hangs is not waited for without end.
         """
         cancelled: list[Any] = []
         self.delivery.answer = lambda recipients: Deferred(cancelled.append)
@@ -242,8 +244,9 @@ class SchedulerTests(SynchronousTestCase):
             self.scheduler.release(self.successResultOf(d))
             self.assertEqual((self.told, self.left()), ([], (0, 0)))
 
+    @requirement("P-11")
     def test_refusal(self) -> None:
-        """Who refuses what was accepted for all is not delivered: the sender is told (P-11)."""
+        """Who refuses what was accepted for all is not delivered: the sender is told."""
         reply = Reply(550, "5.6.0", "refuses the content")
         one, two = makeAddressees("a@x.example", "b@x.example")
         work = self.successResultOf(

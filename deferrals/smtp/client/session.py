@@ -435,7 +435,7 @@ class ClientSession(Protocol):
         if self._lmtp:
             return Form.LMTP
         wanted = self._forms if forms is None else forms
-        offered = [form for form in PREFERENCE if form.name in self.capabilities]
+        offered = [form for form in PREFERENCE if form.name in self.capabilities]  # D-3
         return next((form for form in offered if form in wanted), Form.PLAIN)
 
     def _commands(self, commands: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from deferrals.interfaces import Work
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
 from tests.harness import Bench
+from tests.requirements import requirement
 
 FULL = Retry(Reply(452, "4.2.2", "the mailbox is full"))
 NEVER = Failed(Reply(550, "5.6.0", "no such content"))
@@ -52,11 +53,9 @@ class SessionTests(SynchronousTestCase):
         self.expected.callback(dict(zip(seqs, outcomes, strict=True)))
         return self.bench.take().decode().splitlines()
 
+    @requirement("S-6")
     def test_smtp(self) -> None:
-        """
-        Responsibility first, then the results of delivery, enumerated in one
-        multi-line 250 (S-6).
-        """
+        """Responsibility first, then the results of delivery, enumerated in one multi-line 250."""
         said = self.start("one", "two", "three")
         self.assertEqual(said, [])
         self.assertEqual(len(self.bench.released), 3)
@@ -131,8 +130,9 @@ class SessionTests(SynchronousTestCase):
             self.assertEqual(self.bench.take().decode().splitlines()[-1], wanted)
             self.assertTrue(self.expected.called)
 
+    @requirement("D-25")
     def test_replyDeadline(self) -> None:
-        """Never longer than C{reply_deadline} (D-25)."""
+        """Never longer than C{reply_deadline}."""
         self.start("one", reply_deadline=5.0)
         self.bench.clock.advance(5)
         self.assertIn("queued", self.bench.take().decode())

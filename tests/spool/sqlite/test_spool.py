@@ -25,6 +25,7 @@ from deferrals.spool.sqlite.claims import KEEP_SECONDS, LEASE_SECONDS
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import SpoolContract, makeAddressees, makeEnvelope
 from tests.reactors import PumpedReactor
+from tests.requirements import requirement
 
 
 class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
@@ -361,8 +362,9 @@ spool.open().addCallback(begin)
 reactor.run()
 """
 
+    @requirement("D-23")
     def test_staged(self) -> None:
-        """What was durable before the process died is there afterwards, whole (D-23)."""
+        """What was durable before the process died is there afterwards, whole."""
         for size in (10, MEMORY_OCTETS + 10):
             directory = self.mktemp()
             status = subprocess.run(
