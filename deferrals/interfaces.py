@@ -32,7 +32,8 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import Attribute, Interface
 
-from deferrals.model.delivery import Addressee, Standing, Waits
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import Disposition, Reschedule
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
@@ -353,11 +354,11 @@ class Work:
     """
     What is to be delivered of one message.
 
-    @ivar envelope: where it came from.
-    @ivar message: L{IMessage}.
-    @ivar addressees: who is to have it now.
-    @ivar whole: whether nobody else is left to have it.
-    @ivar ageSeconds: how long it had been ours when it was handed out.
+    @ivar envelope: where the message came from.
+    @ivar message: its content.
+    @ivar addressees: the recipients that are to have it now.
+    @ivar whole: whether these are all recipients that the message has left.
+    @ivar ageSeconds: how long the message had been ours when it was handed out.
     @ivar expireSeconds: the age at which it is given up, once that is known.
     """
 
@@ -416,13 +417,13 @@ class ISpool(Interface):
             It cannot be cancelled: call L{abandon} with what it fires with.
         """
 
-    def release(work: Work, later: Mapping[Addressee, Waits]) -> None:
+    def release(work: Work, later: Mapping[Addressee, Reschedule]) -> None:
         """
         The final reply has been written: the message is ours, and its
         recipients are leased to the caller, who delivers them now.
 
         @param later: a dictionary: those who have to wait, each with its
-            L{Waits<deferrals.model.delivery.Waits>}.
+            L{Reschedule<deferrals.model.disposition.Reschedule>}.
         """
 
     def abandon(work: Work) -> None:
@@ -462,15 +463,15 @@ class ISpool(Interface):
 
     def record(
         work: Work,
-        standings: Mapping[Addressee, Standing],
+        dispositions: Mapping[Addressee, Disposition],
         messages: Sequence[tuple[Envelope, IMessage, Sequence[Addressee]]] = (),
     ) -> Deferred[list[Work]]:
         """
         What became of recipients, and the messages that say so: all of it in
         one transaction, or nothing.
 
-        @param standings: a dictionary of addressee to
-            L{Standing<deferrals.model.delivery.Standing>}.  The message leaves
+        @param dispositions: a dictionary of addressee to
+            L{Disposition<deferrals.model.disposition.Disposition>}.  The message leaves
             with its last recipient.
         @param messages: notices about it, each as (envelope, message,
             addressees): they are ours at once.
@@ -531,12 +532,12 @@ class IQueue(Interface):
     A selection is a L{Selection<deferrals.model.selection.Selection>}.
     """
 
-    def look(
+    def recipients(
         selection: Selection, limit: int, after: Sequence[int] | None
     ) -> Deferred[tuple[list[dict[str, Any]], Sequence[int] | None]]:
         """
         @param limit: how many recipients at most.
-        @param after: where the last look ended; L{None} to begin.
+        @param after: where the last call ended; L{None} to begin.
         @return: a Deferred of (recipients, after): dictionaries as
             C{deferrals queue list --json} shows them; C{after} is L{None} when
             there is no more.

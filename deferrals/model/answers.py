@@ -116,12 +116,12 @@ def weigh(
         elif form is Form.LMTP:
             own = block.get(index)
             answers.append(Answer(recipient, own or missing, "recipient" if own else "none"))
-        elif final is None:
+        elif final is None:  # D-21, P-10
             answers.append(Answer(recipient, missing, "none"))
-        elif final.isPositive and index in block:
+        elif final.isPositive and index in block:  # D-6, D-11, P-11
             answers.append(Answer(recipient, block[index], "recipient"))
         elif final.isPositive and block:
             answers.append(Answer(recipient, reply, "envelope"))
         else:
-            answers.append(Answer(recipient, final, "final"))
+            answers.append(Answer(recipient, final, "final"))  # P-11
     return Result(tuple(answers), final, form, bool(block))

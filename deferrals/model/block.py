@@ -302,7 +302,7 @@ def enumerates(block: Block) -> bool:
     """
     if block.veto is not None and not block.saidBeforeVeto:
         return False
-    if len(block.answers) < 2 and not block.isOverdue:
+    if len(block.answers) < 2 and not block.isOverdue:  # D-9, P-4
         return False
     return block.form in _ENUMERATING and len(block.candidates) > 1
 
@@ -320,7 +320,7 @@ def ownReply(block: Block, position: int) -> Reply | None:
     candidate = block.candidates[index]
     address = str(candidate.recipient)
     if isinstance(verdict, Refuse):
-        return verdict.reply.addressed(address)
+        return verdict.reply.addressed(address)  # D-13
     # The first reply was 353: the recipients before this one have C{position} of them.
     if block.veto is not None and position + 1 >= block.saidBeforeVeto:
         return block.veto.forRecipient().addressed(address)  # P-8, P-9
@@ -343,7 +343,7 @@ def finalReply(block: Block) -> Reply | None:
     if block.takes:
         return positive(block) if block.isDurable else None  # D-17, D-20, D-23
     reply = refusedByAll(refusals(block))  # D-18, D-19
-    # A recipient's own text would reflect that recipient (D-16).
+    # D-16: a recipient's own text would reflect that recipient
     return reply if block.form is Form.LMTP else attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text)
 
 
@@ -372,6 +372,7 @@ def positive(block: Block) -> Reply:
     all_ = len(block.candidates)
     some = "" if accepted == all_ else f" for {accepted} of {all_} recipients"
     taken = f", {block.taken}" if block.taken else ""
+    # D-16, D-17
     return Reply(250, "2.6.0", "\n".join([f"message accepted{some}{taken}", *block.lines]))
 
 

@@ -48,7 +48,7 @@ class Timeouts:
 
     command: float = 300.0
     data: float = 180.0
-    answer: float = 600.0
+    answer: float = 600.0  # D-24
 
 
 @attrs.frozen

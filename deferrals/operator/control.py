@@ -81,8 +81,8 @@ class Operator:
         return maybeDeferred(method, *args)
 
     def call_look(self, selection: dict[str, Any], limit: int, after: Any) -> Deferred[Any]:
-        """See L{IQueue.look<deferrals.interfaces.IQueue.look>}."""
-        return self._queue.look(Selection.fromJSON(selection), limit, after)
+        """See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}."""
+        return self._queue.recipients(Selection.fromJSON(selection), limit, after)
 
     def call_show(self, text: str) -> Deferred[Any]:
         """See L{IQueue.show<deferrals.interfaces.IQueue.show>}."""

@@ -69,7 +69,7 @@ class Downgrades:
         """
         record = self._records.setdefault((server, form), _Record())
         record.reason = reason
-        return record.backoff.failed(now) is not None
+        return record.backoff.failed(now) is not None  # D-26
 
     def success(self, server: str, form: Form) -> None:
         """

@@ -8,6 +8,7 @@ from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Hop, Outgoing
 from tests.hops import BODY, HopsCase, codes, outgoing
 from tests.peer import EHLO, Peer
+from tests.requirements import requirement
 
 
 class TransactionTests(HopsCase):
@@ -15,6 +16,8 @@ class TransactionTests(HopsCase):
     One message in as many transactions as the server wants.
     """
 
+    @requirement("D-11")
+    @requirement("P-11")
     def test_each(self) -> None:
         """Each recipient has its own answer (D-11, P-11), and the server its name."""
         self.peer.rcpt = {"b@x.example": "550 5.1.1 who", "c@x.example": "450 4.2.1 busy"}
@@ -60,6 +63,7 @@ class TransactionTests(HopsCase):
         self.assertEqual(codes(sent), [452, 451])
         self.assertEqual(self.rcpts(), ["ab", "bc"])
 
+    @requirement("D-21")
     def test_lostAfterFirst(self) -> None:
         """What was answered before the connection was lost stays answered (D-21)."""
         self.peer.drop = lambda sender: 0 if len(self.peer.accepted) else None
@@ -150,6 +154,7 @@ class TransactionTests(HopsCase):
         self.network.run()
         self.assertEqual(codes(self.successResultOf(d)), [552])
 
+    @requirement("D-21")
     def test_prematureAcceptance(self) -> None:
         """
         Nobody can have taken a message before its end: such an answer is none,

@@ -19,6 +19,7 @@ from deferrals.testing import (
 )
 from tests.peer import Peer
 from tests.remote import BODY, HOP, RemoteCase
+from tests.requirements import requirement
 
 
 class NextTests(RemoteCase):
@@ -61,8 +62,9 @@ class NextTests(RemoteCase):
         (a,) = self.inTurn("a@x.example")
         self.assertEqual((type(a), a.reply.enhanced), (Retry, "4.4.1"))
 
+    @requirement("D-21")
     def test_nobodyKnows(self) -> None:
-        """Whose message may have been taken is not offered to another one at once (D-21)."""
+        """Whose message may have been taken is not offered to another one at once."""
         two = self.network.peers["two"] = Peer()
         self.peer.drop = lambda sender: 0
         (a,) = self.inTurn("a@x.example")
@@ -121,12 +123,16 @@ class DropTests(RemoteCase):
             kinds["bad@x.example"] = Failed
         return kinds
 
+    @requirement("D-21")
+    @requirement("P-10")
     def test_deferrals(self) -> None:
-        """DEFERRALS (D-21, P-10)."""
+        """DEFERRALS."""
         self.everyOctet("PIPELINING", "DEFERRALS")
 
+    @requirement("P-10")
+    @requirement("P-11")
     def test_prdr(self) -> None:
-        """PRDR (P-10, P-11)."""
+        """PRDR."""
         self.everyOctet("PIPELINING", "PRDR")
 
     def test_lmtp(self) -> None:
