@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from deferrals.deferreds import InThread
+from deferrals.model.commands import checkSecret
 from deferrals.model.sasl import saslprep
 
 #: More rounds than this are an attempt to keep us busy.
@@ -39,11 +40,16 @@ class Mechanism(ABC):
     One way to authenticate.
 
     @cvar name: its name in SASL.
+    @cvar revealsPassword: whether it is for protected connections only.
+    @raise ValueError: a NUL or a line end in the user's name or the password.
     """
 
     name: str
+    revealsPassword = True
 
     def __init__(self, user: str, password: str) -> None:
+        checkSecret(user)
+        checkSecret(password)
         self._user = user
         self._password = password
 
@@ -115,6 +121,7 @@ class ScramSHA256(Mechanism):
     """
 
     name = "SCRAM-SHA-256"
+    revealsPassword = False
 
     def __init__(self, user: str, password: str, nonce: str, inThread: InThread) -> None:
         super().__init__(saslprep(user), saslprep(password))

@@ -18,14 +18,23 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IOpenSSLClientConnectionCreator,
+    IReactorThreads,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from deferrals.deferreds import CancelledError, InThread, Semaphore, TimeoutError, withDeadline
+from deferrals.deferreds import (
+    CancelledError,
+    InThread,
+    Semaphore,
+    TimeoutError,
+    asDeferred,
+    withDeadline,
+)
 from deferrals.errors import HopError, PeerError
 from deferrals.model.outgoing import Hop, Login, Security
 from deferrals.smtp.client.auth import choose
@@ -56,12 +65,24 @@ class Means:
     @ivar hello: the name to give.
     @ivar connect: makes a client endpoint of an endpoint string.
     @ivar inThread: runs what blocks.
+    @ivar trace: is told each line of the dialogues; L{None} for none.
     """
 
     clock: IReactorTime
     hello: str
     connect: Callable[[str], IStreamClientEndpoint]
     inThread: InThread
+    trace: Callable[[str, str], None] | None = None
+
+
+def threadsOf(reactor: IReactorTime) -> InThread:
+    """
+    What runs blocking work for a reactor: its threads; where it has none, the
+    work is done at once.
+    """
+    if IReactorThreads.providedBy(reactor):
+        return functools.partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    return asDeferred
 
 
 class HopConnections:
@@ -104,9 +125,14 @@ class HopConnections:
         idle, self._idle = self._idle, {}
         for timer in idle.values():
             timer.cancel()
-        return [self._quit(session) for session in idle]
+        return [self.end(session) for session in idle]
 
-    def _quit(self, session: ClientSession) -> Deferred[None]:
+    def end(self, session: ClientSession) -> Deferred[None]:
+        """
+        Say goodbye, which is not waited for for long.
+
+        @return: a Deferred that fires when the connection is closed.
+        """
         d: Deferred[None] = withDeadline(self._means.clock, GOODBYE_SECONDS, session.quit)
         return d.addErrback(lambda failure: session.abort())
 
@@ -156,7 +182,7 @@ class HopConnections:
         if not session.usable:
             return
         if self._closing or self.isSpent(session):
-            self._quit(session)
+            self.end(session)
             return
         self._idle[session] = self._means.clock.callLater(
             self.hop.idleSeconds, self._idleTooLong, session
@@ -171,7 +197,7 @@ class HopConnections:
 
     def _idleTooLong(self, session: ClientSession) -> None:
         del self._idle[session]
-        self._quit(session)
+        self.end(session)
         self._tidy()
 
     def _dropped(self, session: ClientSession) -> None:
@@ -183,19 +209,25 @@ class HopConnections:
             timer.cancel()
             self._tidy()
 
+    def _named(self, problem: str) -> str:
+        """
+        What is wrong, behind the name of the server where it has one.
+        """
+        return f"{self.hop.name}: {problem}" if self.hop.name else problem
+
     async def _open(self, security: Security) -> ClientSession:
         hop = self.hop
         session = await self._connected()
         try:
             await session.open()
             if hop.notOurselves and session.serverName == self._means.hello.lower():
-                raise HopError(f"{hop.name} calls itself as we do", "4.4.6")
+                raise HopError(self._named("the server calls itself as we do"), "4.4.6")
             await self._secure(session, security)
             if hop.login is not None:
                 await self._authenticate(session, hop.login)
         except PeerError as error:
             session.abort()
-            raise HopError(f"{hop.name}: {error}", "4.4.2") from None
+            raise HopError(self._named(str(error)), "4.4.2") from None
         except BaseException:
             session.abort()
             raise
@@ -208,7 +240,13 @@ class HopConnections:
         """
         hop, means = self.hop, self._means
         session = ClientSession(
-            means.clock, means.hello, hop.lmtp, hop.forms, hop.timeouts, chunking=hop.chunking
+            means.clock,
+            means.hello,
+            hop.lmtp,
+            hop.forms,
+            hop.timeouts,
+            means.trace,
+            hop.chunking,
         )
         factory = Factory.forProtocol(lambda: session)
         factory.noisy = False
@@ -216,11 +254,11 @@ class HopConnections:
             endpoint = means.connect(hop.endpoint)
             await withDeadline(means.clock, CONNECT_SECONDS, endpoint.connect, factory)
         except TimeoutError:
-            raise HopError(f"{hop.name}: no connection in time") from None
+            raise HopError(self._named("no connection in time")) from None
         except CancelledError:
             raise
         except Exception as error:
-            raise HopError(f"{hop.name}: no connection: {_words(error)}") from None
+            raise HopError(self._named(f"no connection: {_words(error)}")) from None
         return session
 
     async def _secure(self, session: ClientSession, security: Security) -> None:
@@ -233,14 +271,15 @@ class HopConnections:
         if session.protected:  # the endpoint has seen to it
             session.verified = hop.endpoint.startswith("tls:")
             if security == "verified" and not session.verified:
-                raise NoTLS(f"{hop.name}: an endpoint that does not verify the server", "4.7.5")
+                problem = "an endpoint that does not verify the server"
+                raise NoTLS(self._named(problem), "4.7.5")
             return
         if security == "none":
             return
         if "STARTTLS" not in session.capabilities:
             if security == "opportunistic":
                 return
-            raise NoTLS(f"{hop.name} does not offer STARTTLS", "4.7.4")
+            raise NoTLS(self._named("STARTTLS is not offered"), "4.7.4")
         if self._creator is None:
             self._creator = await self._makeCreator()
         try:
@@ -248,7 +287,7 @@ class HopConnections:
         except PeerError as error:
             if security == "opportunistic" and session.usable:
                 return
-            raise NoTLS(f"{hop.name}: {error}", "4.7.5") from None
+            raise NoTLS(self._named(str(error)), "4.7.5") from None
 
     async def _makeCreator(self) -> IOpenSSLClientConnectionCreator:
         hop, inThread = self.hop, self._means.inThread
@@ -258,7 +297,7 @@ class HopConnections:
             authorities = None if hop.ca is None else await inThread(_trusted, hop.ca)
             return await inThread(verifying, hop.host, authorities)
         except (OSError, ValueError) as error:
-            raise HopError(f"{hop.name}: {_words(error)}", "4.3.5") from None
+            raise HopError(self._named(_words(error)), "4.3.5") from None
 
     async def _authenticate(self, session: ClientSession, login: Login) -> None:
         inThread = self._means.inThread
@@ -270,7 +309,9 @@ class HopConnections:
             nonce = secrets.token_urlsafe(24)
             mechanism = choose(offered, login.user, password, nonce, inThread)
         except (OSError, ValueError) as error:
-            raise HopError(_words(error), "4.7.0") from None
+            raise HopError(self._named(_words(error)), "4.7.0") from None
+        if mechanism.revealsPassword and not session.isPrivate:
+            raise HopError(self._named("a password is not sent in clear"), "4.7.11")
         await session.authenticate(mechanism)
 
 

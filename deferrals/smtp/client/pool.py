@@ -20,6 +20,7 @@ from zope.interface import implementer
 from deferrals.deferreds import InThread
 from deferrals.errors import HopError, PeerError
 from deferrals.interfaces import INextHops
+from deferrals.model.commands import checkName, checkPath, checkRecipient
 from deferrals.model.outgoing import Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.smtp.client.connections import HopConnections, Means
@@ -45,6 +46,7 @@ class NextHops:
         connect: Callable[[str], IStreamClientEndpoint],
         inThread: InThread,
     ) -> None:
+        checkName(hello)
         self._reactor = reactor
         self._means = Means(reactor, hello, connect, inThread)
         self._connections: dict[Hop, HopConnections] = {}
@@ -104,7 +106,11 @@ class NextHops:
     def ask(self, hop: Hop, sender: str, recipient: str) -> Deferred[tuple[Reply, Reply]]:
         """
         See L{INextHops.ask}.
+
+        @raise ValueError: one of them is no address.
         """
+        checkPath(sender)
+        checkRecipient(recipient)
         return Deferred.fromCoroutine(self._ask(hop, sender, recipient))
 
     async def _ask(self, hop: Hop, sender: str, recipient: str) -> tuple[Reply, Reply]:

@@ -30,6 +30,7 @@ from twisted.internet.interfaces import (
     ISSLTransport,
     ITCPTransport,
     ITLSTransport,
+    IUNIXTransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -38,13 +39,14 @@ from zope.interface import implementer
 from deferrals.deferreds import TimeoutError, withDeadline
 from deferrals.errors import PeerError
 from deferrals.model.answers import Result
+from deferrals.model.commands import checkLine, checkName, checkPath, checkRecipient
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import PREFERENCE, Outgoing, Timeouts
 from deferrals.model.reply import R250_SENDER, Reply
-from deferrals.model.sending import R553_NO_SMTPUTF8, Sending, number, unfit
+from deferrals.model.sending import R553_NO_SMTPUTF8, R554_BARE_NEWLINE, Sending, number, unfit
 from deferrals.smtp.client.auth import Mechanism
 from deferrals.smtp.client.replies import MAX_REPLY_LINES, ReplyParser
-from deferrals.smtp.client.writing import Exactly, MessageProducer, Stuffing
+from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer, Stuffing
 
 _UNWANTED = "not waited for any longer"
 
@@ -68,6 +70,7 @@ class ClientSession(Protocol):
     @param trace: called with C{"C"} or C{"S"} and each line of the dialogue,
         the message and what is secret excepted.
     @param chunking: whether BDAT may be used.
+    @raise ValueError: the name is none.
     @ivar capabilities: what EHLO or LHLO listed, by keyword.
     @ivar serverName: what the server calls itself.
     @ivar protected: whether the connection is encrypted.
@@ -87,6 +90,7 @@ class ClientSession(Protocol):
         trace: Callable[[str, str], None] | None = None,
         chunking: bool = True,
     ) -> None:
+        checkName(hello)
         self._clock = clock
         self._hello = hello
         self._lmtp = lmtp
@@ -219,6 +223,14 @@ class ClientSession(Protocol):
         """
         return "" if self._lost is None else str(self._lost)
 
+    @property
+    def isPrivate(self) -> bool:
+        """
+        Whether no one on the way can read what is sent: it is encrypted, or
+        does not leave this machine.
+        """
+        return self.protected or IUNIXTransport.providedBy(self.transport)
+
     def limit(self, name: str) -> int | None:
         """
         What the server has announced with LIMITS (RFC 9422): C{RCPTMAX},
@@ -259,6 +271,7 @@ class ClientSession(Protocol):
         return Failure(self._lost)
 
     def _command(self, line: str, shown: str | None = None) -> None:
+        checkLine(line)
         self._trace("C", line if shown is None else shown)
         self.transport.write(line.encode("utf-8") + b"\r\n")
 
@@ -390,6 +403,8 @@ class ClientSession(Protocol):
             await self._envelope(sending)
             if sending.begun:
                 await self._content(sending)
+        except BareNewline:
+            sending.refuseAll(R554_BARE_NEWLINE)
         except PeerError as error:
             if self._lost is None:
                 self._broken(error)
@@ -404,7 +419,10 @@ class ClientSession(Protocol):
 
         @return: the replies to MAIL and RCPT.
         @raise PeerError: there are none; the connection is lost.
+        @raise ValueError: one of them is no address.
         """
+        checkPath(sender)
+        checkRecipient(recipient)
         commands = [f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "RSET"]
         if not f"{sender}{recipient}".isascii():
             if "SMTPUTF8" not in self.capabilities:
@@ -442,6 +460,7 @@ class ClientSession(Protocol):
         All of them in one piece (RFC 2920).
         """
         for command in commands:
+            checkLine(command)
             self._trace("C", command)
         self.transport.write("".join(f"{c}\r\n" for c in commands).encode("utf-8"))
 
@@ -514,9 +533,13 @@ class ClientSession(Protocol):
         )
         if sending.chunks:
             self._command(f"BDAT {outgoing.size} LAST")
-        form = Exactly(outgoing.size) if sending.chunks else Stuffing()
+        encoding = Exactly(outgoing.size) if sending.chunks else Stuffing()
         self._producer = producer = MessageProducer(
-            self.transport, outgoing.chunks(), form, lambda: late.reset(seconds)
+            self.transport,
+            outgoing.chunks(),
+            encoding,
+            not outgoing.binary,
+            lambda: late.reset(seconds),
         )
         sending.handedOver = True
         try:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import PeerError
+from deferrals.model.lines import hasBare
 
 
 class _Encoding(Protocol):
@@ -97,12 +98,42 @@ class Exactly:
         return b""
 
 
+class BareNewline(PeerError):
+    """
+    The message has a CR or an LF that is not part of a CRLF.
+    """
+
+
+class _Lines:
+    """
+    Watches the line ends of a message in chunks of any size.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def check(self, chunk: bytes | None) -> None:
+        """
+        @param chunk: the next octets; L{None} at the end.
+        @raise BareNewline: a line ends in another way than with CRLF.
+        """
+        text = self._held + (chunk or b"")
+        if chunk is not None and text.endswith(b"\r"):
+            text, self._held = text[:-1], b"\r"  # an LF may follow
+        else:
+            self._held = b""
+        if hasBare(text):
+            raise BareNewline("a bare CR or LF in the message")
+
+
 @implementer(IPullProducer)
 class MessageProducer:
     """
     Writes a message.
 
     @param encoding: L{Stuffing} or L{Exactly}.
+    @param isText: whether its lines must end with CRLF: what follows a bare CR
+        or LF could be taken for a command further on.
     @param progress: called whenever the server has taken something.
     @ivar done: fires when all of it is written; fails where it cannot be read.
     """
@@ -112,11 +143,13 @@ class MessageProducer:
         transport: IConsumer,
         chunks: Iterator[bytes],
         encoding: _Encoding,
+        isText: bool,
         progress: Callable[[], None],
     ) -> None:
         self._transport = transport
         self._chunks = chunks
         self._encoding = encoding
+        self._lines = _Lines() if isText else None
         self._progress = progress
         self.done: Deferred[None] = Deferred()
 
@@ -140,7 +173,13 @@ class MessageProducer:
         try:
             # A transport does not ask again after an empty write.
             chunk = next(filter(None, self._chunks), None)
+            if self._lines is not None:
+                self._lines.check(chunk)
             octets = self._encoding.end() if chunk is None else self._encoding.feed(chunk)
+        except BareNewline:
+            self._transport.unregisterProducer()
+            self._finish(Failure())
+            return
         except Exception:
             self._transport.unregisterProducer()
             self._finish(Failure(PeerError("the message could not be read")))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import attrs
 from twisted.internet.defer import maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -97,11 +98,12 @@ class SessionTests(HopsCase):
     def setUp(self) -> None:
         super().setUp()
         self.peer.keywords = [*EHLO, "AUTH PLAIN"]
+        self.network.peers["tls:hop"] = self.peer
         self.answer = "235 2.7.0 welcome"
 
-    def send(self, **login: Any) -> Any:
+    def send(self, endpoint: str = "tls:hop", **login: Any) -> Any:
         self.peer.override["AUTH"] = self.answer
-        hop = self.hop(login=Login(**login))
+        hop = attrs.evolve(self.hop(login=Login(**login)), endpoint=endpoint)
         return self.start(hop, outgoing("b@x.example"))
 
     def test_login(self) -> None:
@@ -125,3 +127,19 @@ class SessionTests(HopsCase):
         self.assertEqual(self.mails(), [])
         self.network.run()
         self.assertEqual(self.peer.sessions, [])
+
+    def test_inClear(self) -> None:
+        """A password does not go over a connection that others can read."""
+        failure = self.failureResultOf(self.send("hop", user="me", password="x"), HopError)
+        self.assertEqual(failure.value.enhanced, "4.7.11")
+        self.assertEqual(self.peer.commands, ["EHLO mx.example.net"])
+
+    def test_line(self) -> None:
+        """NUL and line ends, which would separate other words than were meant, are refused."""
+        for bad in ("a\0b", "a\rb", "a\nb"):
+            self.assertRaises(ValueError, Login, bad, "x")
+            self.assertRaises(ValueError, Login, "x", bad)
+        path = self.mktemp()
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("a\0b\n")
+        self.failureResultOf(self.send(user="me", passwordFile=path), HopError)
