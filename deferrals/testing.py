@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -28,12 +28,22 @@ from deferrals.interfaces import (
     Work,
 )
 from deferrals.model.address import Mailbox
-from deferrals.model.delivery import Addressee, Ended, Gone, Stuck, Waits, Warned
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import (
+    DelayNotified,
+    NotifyThenRemove,
+    Remove,
+    Reschedule,
+    Undeliverable,
+)
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Delivered, Failed, Marks, Refuse, Retry, Route
 from deferrals.spool.message import HEADER_OCTETS, Message
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _numbers = itertools.count(1 << 20)
 
@@ -81,7 +91,7 @@ def makeAddressees(*addresses: str) -> list[Addressee]:
 @implementer(IServices)
 class FakeServices:
     """
-    Services for a stage under test: time is a L{Clock}, threads are none.
+    Services for a stage under test: time is a C{Clock}, threads are none.
 
     @param directory: for both directories.
     """
@@ -103,11 +113,13 @@ class FakeServices:
             self._common[key] = build()
         return self._common[key]
 
-    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+    def inThread(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
         """
         Runs it here and now.
         """
-        return maybeDeferred(function, *args)
+        return maybeDeferred(function, *args, **kwargs)
 
     def connect(self, endpoint: str) -> Any:
         """
@@ -340,12 +352,12 @@ class SpoolContract:
         spool.release(work, {})
         return work
 
-    def waits(self, destination: str = "there", seconds: float = 60.0, **more: Any) -> Waits:
+    def waits(self, destination: str = "there", seconds: float = 60.0, **more: Any) -> Reschedule:
         """
         @return: another attempt after so many seconds.
         """
         values = {"expireSeconds": 1000.0, "warnSeconds": 0.0, "reply": LATER, "host": "mx.test"}
-        return Waits(destination, seconds, **{**values, **more})  # type: ignore[arg-type]
+        return Reschedule(destination, seconds, **{**values, **more})
 
     def queued(self, spool: Any, address: str, *args: Any, **more: Any) -> Work:
         """
@@ -367,7 +379,7 @@ class SpoolContract:
         self.clock.advance(1000)
         # All of this destination's slots are taken, by what is under way.
         self.assertEqual(self.claimed(spool, there=0), [])
-        self.resultOf(spool.record(work, {work.addressees[0]: Gone()}))
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
         self.assertEqual(self.claimed(spool), [])
 
     def test_stagedIsNotClaimed(self: Any) -> None:
@@ -422,7 +434,7 @@ class SpoolContract:
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net", "b@example.net")
         one, two = work.addressees
-        self.resultOf(spool.record(work, {one: Gone(), two: self.waits()}))
+        self.resultOf(spool.record(work, {one: Remove(), two: self.waits()}))
         self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
         self.assertEqual(self.claimed(spool), [])
         self.clock.advance(61)
@@ -431,7 +443,7 @@ class SpoolContract:
         self.assertEqual((str(addressee), addressee.attempts), ("b@example.net", 1))
         self.assertEqual((addressee.reply, addressee.host), (LATER, "mx.test"))
         self.assertEqual(again.ageSeconds, 61)
-        self.resultOf(spool.record(again, {addressee: Gone()}))
+        self.resultOf(spool.record(again, {addressee: Remove()}))
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
 
     def test_putBack(self: Any) -> None:
@@ -509,11 +521,11 @@ class SpoolContract:
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net", "b@example.net")
         reply = Reply(550, "5.1.1", "gone")
-        standings = {
-            work.addressees[0]: Ended("failed", reply, "mx.test"),
+        dispositions = {
+            work.addressees[0]: NotifyThenRemove("failed", reply, "mx.test"),
             work.addressees[1]: self.waits(),
         }
-        self.resultOf(spool.record(work, standings))
+        self.resultOf(spool.record(work, dispositions))
         number = work.envelope.transaction
         (telling,) = self.resultOf(spool.notices(1, number))
         (addressee,) = telling.addressees
@@ -528,7 +540,7 @@ class SpoolContract:
         """When the process dies before the sender is told, the next one tells."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net")
-        self.resultOf(spool.record(work, {work.addressees[0]: Ended("failed", LATER)}))
+        self.resultOf(spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)}))
         self.assertEqual(self.told(spool), [])
         spool = self.reopen(spool)
         self.assertEqual(self.told(spool), [("a@example.net", "failed")])
@@ -537,13 +549,13 @@ class SpoolContract:
         """A notice is ours in the moment in which the recipients leave (RFC 3464)."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net")
-        self.resultOf(spool.record(work, {work.addressees[0]: Ended("failed", LATER)}))
+        self.resultOf(spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)}))
         (telling,) = self.resultOf(spool.notices(1, work.envelope.transaction))
         envelope = makeEnvelope("")
         message = self.body(spool, envelope, b"\r\nsorry\r\n")
         notice = (envelope, message, makeAddressees("sender@example.com"))
-        standings = {telling.addressees[0]: Gone("failed")}
-        (leased,) = self.resultOf(spool.record(telling, standings, [notice]))
+        dispositions = {telling.addressees[0]: Remove("failed")}
+        (leased,) = self.resultOf(spool.record(telling, dispositions, [notice]))
         self.assertEqual(str(leased.addressees[0]), "sender@example.com")
         self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
         self.assertEqual(self.claimed(spool), [])
@@ -560,7 +572,7 @@ class SpoolContract:
         (late,) = self.resultOf(spool.notices(10))
         self.assertEqual(late.addressees[0].action, "delayed")
         self.assertEqual(late.expireSeconds, 1000.0)
-        self.resultOf(spool.record(late, {late.addressees[0]: Warned()}))
+        self.resultOf(spool.record(late, {late.addressees[0]: DelayNotified()}))
         self.clock.advance(600)
         self.assertEqual(self.told(spool), [])
         self.clock.advance(100)
@@ -577,17 +589,17 @@ class SpoolContract:
         (late,) = self.resultOf(spool.notices(10))
         self.clock.advance(100)
         (work,) = self.claimed(spool)
-        self.resultOf(spool.record(late, {late.addressees[0]: Warned()}))
-        self.resultOf(spool.record(work, {work.addressees[0]: Gone()}))
+        self.resultOf(spool.record(late, {late.addressees[0]: DelayNotified()}))
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
 
     def test_stuck(self: Any) -> None:
         """Whose sender cannot be told stays, for the operator, until it is given up."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net")
-        self.resultOf(spool.record(work, {work.addressees[0]: Ended("failed", LATER)}))
+        self.resultOf(spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)}))
         (telling,) = self.resultOf(spool.notices(1, work.envelope.transaction))
-        self.resultOf(spool.record(telling, {telling.addressees[0]: Stuck(1000.0)}))
+        self.resultOf(spool.record(telling, {telling.addressees[0]: Undeliverable(1000.0)}))
         self.clock.advance(900)
         self.assertEqual((self.told(spool), self.claimed(spool)), ([], []))
         self.assertEqual(self.resultOf(spool.waiting()), (1, 1))

@@ -4,6 +4,7 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
 ::
 
     # a comment; the first ones are the test's description
+    # requirement: D-19    what the dialogue proves, see tests/requirements.py
     @ NAME VALUE            a setting of the listener, or of its limits
     @ user NAME PASSWORD    who may log in
     @ binary yes            all deliveries take BINARYMIME
@@ -84,7 +85,7 @@ def read(path: str) -> tuple[str, list[Step]]:
             line = line.rstrip("\n")
             match = re.fullmatch(r"(C\+?:|S:|T:|X:|!|@|=) ?(.*)", line)
             if line.startswith("#"):
-                if not steps:
+                if not steps and not line.startswith("# requirement:"):
                     comments.append(line[1:].strip())
             elif match:
                 steps.append(Step(number, match[1].rstrip(":"), match[2]))

@@ -60,7 +60,13 @@ class Resolver:
         if alias:
             record = dns.Record_CNAME(alias[0])
             return defer.succeed(([self.header(name, record)], [], []))
-        make = {"MX": lambda v: dns.Record_MX(*v), "A": dns.Record_A, "AAAA": dns.Record_AAAA}
+        make = {
+            "MX": lambda v: dns.Record_MX(*v),
+            "TXT": lambda v: dns.Record_TXT(*v),
+            "A": dns.Record_A,
+            "AAAA": dns.Record_AAAA,
+            "PTR": dns.Record_PTR,
+        }
         found = [self.header(name, make[kind](v)) for v in self.records.get((name, kind), [])]
         return defer.succeed((found, [], []))
 

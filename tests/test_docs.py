@@ -4,6 +4,7 @@ The documentation says what is so.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import runpy
@@ -12,6 +13,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.plugins.finding import stagePlugins
+from tests.requirements import requirement
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 
@@ -33,13 +35,29 @@ class DocsTests(SynchronousTestCase):
         self.assertEqual(self.generate["main"](True), 0, "run: python docs/generate.py")
 
     def test_requirements(self) -> None:
-        """Every requirement is listed, with code and tests that cite it."""
+        """Each requirement has a line that carries it and a test that claims it, or a reason."""
         page = self.page("docs", "requirements.md")
         wanted = [f"D-{n}" for n in range(1, 27)] + [f"P-{n}" for n in range(1, 14)]
         wanted += [f"S-{n}" for n in range(1, 7)]
-        rows = dict(re.findall(r"^\| ([DPS]-\d+) \| [^|]* \| ([\w ]+) \|", page, re.M))
+        rows = dict(re.findall(r"^\| ([DPS]-\d+) \| [^|]* \| ([^|]+) \|", page, re.M))
         self.assertEqual(list(rows), wanted)
         self.assertEqual([n for n, status in rows.items() if status == "missing"], [])
+
+    @requirement("D-1")
+    @requirement("D-2")
+    @requirement("D-3")
+    @requirement("D-18")
+    @requirement("D-19")
+    def test_marks(self) -> None:
+        """A mark is one id at the head of a comment, or a decorator; a mention is none."""
+        found = self.generate["_CODE"].match
+        self.assertEqual(found("# D-19")[1], "D-19")
+        self.assertEqual(found("#: D-18, D-19: why")[1], "D-18, D-19")
+        for text in ("# see D-19", "# D-1 to D-3", "# D-19 is meant", "# RFC 2033 (D-19)"):
+            self.assertIsNone(found(text), text)
+        tree = ast.parse('@requirement("D-1")\ndef test_a(self):\n    "D-2"')
+        claims = list(self.generate["claims"]("x/test_y.py", tree))
+        self.assertEqual(claims, [("D-1", "x/test_y.test_a")])
 
     def test_everyStage(self) -> None:
         """Every built-in stage has a page with the table of its settings, and is listed."""
@@ -78,7 +96,7 @@ class DocsTests(SynchronousTestCase):
         run = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/twistd -n deferrals"
         test = (
             "python3 -m venv .venv && .venv/bin/pip install -q '.[test]'"
-            " && .venv/bin/python -m twisted.trial tests"
+            " && .venv/bin/python -m twisted.trial -j 2 tests"
         )
         self.assertIn(run, page)
         self.assertIn(test, page)

@@ -10,7 +10,7 @@ from deferrals.model.settings import Octets, Seconds, checked, positive
 
 
 def _underAMinute(value: float) -> None:
-    if not 0 < value <= 55:
+    if not 0 < value <= 55:  # D-25
         raise ValueError(
             "more than 0 and at most 55 seconds: each reply is due within a minute (D-25)"
         )

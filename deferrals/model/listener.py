@@ -100,14 +100,6 @@ class ListenerOptions:
         submits = self.protocol == "submission"
         return self.mixed or (Mixed.STRICTEST if submits else Mixed.SPLIT)
 
-    @property
-    def mayNotify(self) -> bool:
-        """
-        Whether refusals may become notices to senders.
-        """
-        retries = self.mixed is Mixed.RETRY and self.mixed_fallback is Mixed.NOTIFY
-        return retries or self.mixed is Mixed.NOTIFY
-
 
 @attrs.frozen(kw_only=True)
 class ListenerSettings(ListenerOptions, ReplyTimes):
@@ -115,7 +107,7 @@ class ListenerSettings(ListenerOptions, ReplyTimes):
     All that a listener's sessions are given.
 
     @ivar certificates: Twisted's TLS context factory, such as
-        L{CertificateOptions<twisted.internet.ssl.CertificateOptions>}; L{None}
+        C{CertificateOptions}; C{None}
         for no TLS.
     @ivar proxied: whether connections begin with a PROXY header.
     @ivar limits: what one client may ask for.

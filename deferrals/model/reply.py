@@ -55,7 +55,7 @@ class Reply:
     One reply.
 
     @ivar code: the three digits.
-    @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; L{None} on the
+    @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; C{None} on the
         replies that carry none: all of 3xx (P-5), the greeting and EHLO.
     @ivar text: what a postmaster reads.  A line feed in it makes a multi-line
         reply; every other control character becomes a blank.
@@ -100,7 +100,7 @@ class Reply:
         if reply.code == 551 and not _PATH.search(reply.text):
             raise ValueError("the new address in angle brackets, as a 551 must carry it")
         if reply.enhanced is None:
-            reply = attrs.evolve(reply, enhanced=f"{reply.code // 100}.0.0")
+            reply = attrs.evolve(reply, enhanced=f"{reply.code // 100}.0.0")  # D-13
         return reply
 
     @property
@@ -128,7 +128,7 @@ class Reply:
         This reply with a code that is valid for RCPT TO (D-12, P-8): a code
         that is not, such as 554, becomes the general one of its class.
         """
-        if self.code in RECIPIENT_CODES:
+        if self.code in RECIPIENT_CODES:  # D-12, P-8
             return self
         return attrs.evolve(self, code=550 if self.isPermanent else 451)
 

@@ -26,6 +26,7 @@ R554_NO_8BITMIME = Reply(
 R554_NO_BINARYMIME = Reply(
     554, "5.6.3", "the message is binary, and the next server does not offer BINARYMIME"
 )
+R554_BARE_NEWLINE = Reply(554, "5.6.0", "the message has a bare CR or LF, which is not sent")
 R550_NO_REQUIRETLS = Reply(
     550, "5.7.30", "the sender wants REQUIRETLS, and the next server does not offer it safely"
 )
@@ -38,7 +39,7 @@ def number(capabilities: Capabilities, keyword: str, name: str = "") -> int | No
 
     @param name: of the limit; empty for a keyword that is followed by nothing
         but the number.
-    @return: L{None} where there is none.
+    @return: C{None} where there is none.
     """
     for word in capabilities.get(keyword, ()):
         key, mark, value = word.rpartition("=")

@@ -59,7 +59,7 @@ _ALLOWED = {
 
 def outOfSequence(verb: str, phase: Phase) -> Reply | None:
     """
-    The 503 that C{verb} gets in this phase, or L{None} where it may come.
+    The 503 that C{verb} gets in this phase, or C{None} where it may come.
     Verbs that are not in the table may always come.
     """
     allowed = _ALLOWED.get(verb)
@@ -178,7 +178,8 @@ class Transaction:
         self.chooseBatch([batchKey])
         if self.splits and self._batchKey != batchKey:
             return self._sendAway(recipient, R452_OTHER_COHORT)
-        deferred = isinstance(verdict, Defer)
+        deferred = isinstance(verdict, Defer)  # S-1
+        # D-4, D-5, P-3
         reply = R352_DEFERRED if deferred and self.form is Form.DEFERRALS else R250_RECIPIENT
         reply = reply.addressed(str(recipient))
         self.candidates.append(Candidate(recipient, reply, deferred, cohort))

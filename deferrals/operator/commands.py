@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
 
 from deferrals.config.tables import load
@@ -28,8 +27,8 @@ from deferrals.operator.control import Connection, ControlClient, Operator
 from deferrals.operator.explain import story
 from deferrals.operator.output import complain
 from deferrals.plugins.finding import stagePlugins
-from deferrals.spool.sqlite.offline import OfflineSpool
-from deferrals.spool.sqlite.queue import View
+from deferrals.spool.sqlite.offline import OfflineSpool, atOnce
+from deferrals.spool.sqlite.queue import SqliteQueue
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -135,8 +134,8 @@ class _OfflineConnection:
 
     def __init__(self, directory: str) -> None:
         self._spool = OfflineSpool(directory)
-        view = View(self._spool, maybeDeferred, idle=True)
-        self._operator = Operator(view, maybeDeferred, dict)
+        queue = SqliteQueue(self._spool.store, atOnce, idle=True)
+        self._operator = Operator(queue, atOnce, dict)
 
     def call(self, name: str, *args: Any) -> Any:
         """
@@ -158,7 +157,7 @@ class _OfflineConnection:
 
 def _connect(path: str | None) -> Connection:
     """
-    @param path: the server's configuration; L{None} for the built-in one.
+    @param path: the server's configuration; C{None} for the built-in one.
     """
     config = load(None if path is None else os.path.abspath(path), stagePlugins())
     try:

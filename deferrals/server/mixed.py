@@ -35,19 +35,7 @@ class MixedPolicies:
         self._services = services
         self._spool = spool
         self._memory = Memory(self._save)
-        self._spf = SPF(services.reactor, services.inThread, services.dns)
-        self._hasWarned = False
-
-    def checkSPF(self, settings: ListenerSettings) -> None:
-        """
-        Say so, once, where a listener needs a library that is not installed.
-        """
-        if settings.mayNotify and not self._spf.available and not self._hasWarned:
-            self._hasWarned = True
-            _log.warn(
-                "the extra deferrals[spf] is not installed: only authenticated senders get"
-                " notices, the others' refused copies are filed"
-            )
+        self._spf = SPF(services.resolver, services.reactor)
 
     def forListener(
         self,

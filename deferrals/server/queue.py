@@ -14,21 +14,22 @@ from twisted.internet.defer import Deferred
 from deferrals.deferreds import timeOfDay
 from deferrals.interfaces import IQueue, IServices, ISpool, Work
 from deferrals.model.ids import TransactionIds
-from deferrals.relay.board import Board, Expectation
-from deferrals.relay.notices import Notifier
+from deferrals.model.verdict import Outcome
+from deferrals.relay.attempts import Deliveries
+from deferrals.relay.notices import Author, Notifier
 from deferrals.relay.scheduler import Scheduler
 from deferrals.server.stages import CurrentStages
 from deferrals.spool.memory import MemorySpool
-from deferrals.spool.sqlite.queue import View
+from deferrals.spool.sqlite.queue import SqliteQueue
 from deferrals.spool.sqlite.spool import SqliteSpool
 
 
 class Queue:
     """
-    @param spool: a directory, or a spool; L{None} for one in memory.
+    @param spool: a directory, or a spool; C{None} for one in memory.
     @param ids: makes the numbers of notices.
     @ivar spool: what keeps the messages.
-    @ivar view: the operator's; L{None} where the spool has none.
+    @ivar view: the operator's; C{None} where the spool has none.
     """
 
     def __init__(
@@ -44,30 +45,26 @@ class Queue:
         reactor = services.reactor
         wall = partial(timeOfDay, reactor)
         self.spool = _spool(spool, services, wall)
-        self._board = Board()
-        self._scheduler = Scheduler(
-            self.spool,
-            lambda name: self._board.watch(stages.delivery(name)),
-            stages.schedule,
-            reactor,
-            maxDelivering,
-        )
         self._notifier = Notifier(
             self.spool,
-            reactor,
-            self._scheduler.take,
-            stages.routeBack,
-            ids,
-            wall,
-            hostname,
-            services.inThread,
-            returnOctets,
+            Author(hostname, ids, wall),
+            route=stages.routeBack,
+            inThread=services.inThread,
+            returnOctets=returnOctets,
         )
-        self._scheduler.tell = self._notifier.tell
+        self._scheduler = Scheduler(
+            self.spool,
+            reactor,
+            Deliveries(stage=stages.delivery, schedule=stages.schedule),
+            self._notifier,
+            concurrency=maxDelivering,
+        )
         self._maxDelivering = maxDelivering
         self.view: IQueue | None = None
         if isinstance(self.spool, SqliteSpool):
-            self.view = View(self.spool, services.inThread, changed=self._scheduler.again)
+            self.view = SqliteQueue(
+                self.spool.store, services.inThread, changed=self._scheduler.again
+            )
         services.status.show("destinations", self._scheduler.destinations.troubles)
 
     def start(self) -> Deferred[None]:
@@ -80,7 +77,6 @@ class Queue:
     async def _start(self) -> None:
         await self.spool.open()
         self._scheduler.start()
-        self._notifier.start()
 
     def stop(self) -> Deferred[None]:
         """
@@ -91,7 +87,6 @@ class Queue:
 
     async def _stop(self) -> None:
         await self._scheduler.stop()
-        await self._notifier.stop()
         await self.spool.close()
 
     def release(self, work: Work) -> None:
@@ -100,13 +95,11 @@ class Queue:
         """
         self._scheduler.release(work)
 
-    def attempt(self, work: Work, handsBack: bool) -> Expectation:
+    def attempt(self, work: Work, handsBack: bool) -> Deferred[dict[int, Outcome]]:
         """
-        The same, for a session that waits for the outcome (S-6).
+        See L{Scheduler.releaseAndWait}.
         """
-        expectation = self._board.expect(work, handsBack)
-        self._scheduler.release(work)
-        return expectation
+        return self._scheduler.releaseAndWait(work, handsBack)
 
     def replaced(self, maxDelivering: int | None, returnOctets: int | None) -> None:
         """

@@ -1,131 +1,144 @@
 """
-Whether a DSN may be written to a reverse-path: only if the client was allowed to
-use it (SPF, RFC 7208).  Otherwise a person whose address was forged would get it.
+SPF (L{deferrals.model.spf}) with the DNS that deliveries ask.
 
-The check is pyspf's, its DNS queries are dnspython's; both block, so it runs in a
-thread, with a limit on its time.  Without these libraries (they are the extra
-C{spf}) no check passes.
+It is what tells whether a DSN may be written to a reverse-path: only if the
+client was allowed to use it.  Otherwise the DSN would hit whoever's address was
+forged.
 """
 
 from __future__ import annotations
 
-import threading
+import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.logger import Logger
+from twisted.names import dns
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import Threads, withDeadline
+from deferrals.deferreds import withDeadline
+from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope
-
-try:
-    import dns.exception
-    import dns.resolver
-    import spf
-except ImportError:  # the extra is not installed
-    spf = None
+from deferrals.model.spf import Finding, LookupFailed, checkedDomain, checkHost
+from deferrals.model.spfrecord import Address, Result
+from deferrals.stages.delivery.route import Names, NoRoute, NoSuchName
 
 _log = Logger(namespace="deferrals.spf")
 
 #: For the whole check (RFC 7208 §4.6.4), in seconds.
 CHECK_SECONDS = 20.0
 
-#: How many checks at once: each has a thread, and the sender's DNS may be slow
-#: on purpose.
-CHECKS = 3
+#: How many answers are remembered for a while, beside those of deliveries:
+#: strangers choose what is asked here.
+MAX_CACHED = 1_000
+
+
+class DNSNames:
+    """
+    What a check asks of DNS: L{Resolver<deferrals.model.spf.Resolver>}.
+
+    @param names: look-ups, with their memory.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    async def _find(self, kind: int, name: str) -> Sequence[Any]:
+        try:
+            found: Sequence[Any] = await self._names.find(kind, name)
+        except NoSuchName:
+            return ()
+        except NoRoute as error:
+            raise LookupFailed(error.outcome.reply.text) from None
+        return found
+
+    async def texts(self, name: str) -> Sequence[bytes]:
+        """
+        See L{Resolver.texts<deferrals.model.spf.Resolver.texts>}.
+        """
+        return [b"".join(record.data) for record in await self._find(dns.TXT, name)]
+
+    async def addresses(self, name: str, version: int) -> Sequence[Address]:
+        """
+        See L{Resolver.addresses<deferrals.model.spf.Resolver.addresses>}.
+        """
+        found = await self._find(dns.A if version == 4 else dns.AAAA, name)
+        return [ipaddress.ip_address(record.address) for record in found]
+
+    async def exchanges(self, name: str) -> Sequence[str]:
+        """
+        See L{Resolver.exchanges<deferrals.model.spf.Resolver.exchanges>}.
+        """
+        found = await self._find(dns.MX, name)
+        return [_text(record) for record in sorted(found, key=lambda one: one.preference)]
+
+    async def pointers(self, name: str) -> Sequence[str]:
+        """
+        See L{Resolver.pointers<deferrals.model.spf.Resolver.pointers>}.
+        """
+        return [_text(record) for record in await self._find(dns.PTR, name)]
+
+
+def _text(record: Any) -> str:
+    """
+    The name that a record leads to; what is not ASCII in it makes it none.
+    """
+    return str(record.name.name.decode("ascii", "replace").rstrip("."))
 
 
 class SPF:
     """
+    @param resolver: makes C{IResolver} when it is needed.
     @param clock: timers.
-    @param inThread: runs a function outside the reactor thread.
-    @param nameservers: (address, port) of those to ask; none for the system's.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        inThread: Callable[..., Deferred[Any]],
-        nameservers: Sequence[tuple[str, int]] = (),
-    ) -> None:
+    def __init__(self, resolver: Callable[[], IResolver], clock: IReactorTime) -> None:
+        self._names = DNSNames(Names(resolver, clock, MAX_CACHED))
         self._clock = clock
-        self._threads = Threads(inThread, CHECKS)
-        self._nameservers = nameservers
 
-    @property
-    def available(self) -> bool:
+    def check(self, address: str, helo: str, sender: Mailbox | None) -> Deferred[Finding]:
         """
-        Whether the libraries are there.
+        @param address: the client's.
+        @param helo: the name that it gave.
+        @param sender: the reverse path; C{None} for the null path, for which
+            the client's name is checked.
+        @return: a Deferred of the result and the domain that it is about;
+            I{temperror} when time is up.  It may be cancelled.
         """
-        return spf is not None
+
+        def evaluate() -> Deferred[Finding]:
+            return Deferred.fromCoroutine(checkHost(self._names, address, helo, sender))
+
+        def late(failure: Failure) -> Finding:
+            failure.trap(TimeoutError)
+            problem = f"there is no result within {CHECK_SECONDS:.0f} seconds"
+            return Finding(Result.TEMPERROR, checkedDomain(helo, sender), problem)
+
+        found: Deferred[Finding] = withDeadline(self._clock, CHECK_SECONDS, evaluate)
+        return found.addErrback(late)
 
     def passes(self, envelope: Envelope) -> Deferred[bool]:
         """
-        @return: a Deferred of whether the result is C{pass}; it never fails.
+        @return: a Deferred of whether the result is I{pass} for the return
+            path; it never fails.
         """
-        if envelope.sender is None or not self.available:
+        if envelope.sender is None:
             return succeed(False)
-        d = withDeadline(self._clock, CHECK_SECONDS, self._threads.run, self._check, envelope)
-        d.addCallback(lambda result: bool(result == "pass"))
-        return d.addErrback(self._failed, envelope)
 
-    def _failed(self, failure: Failure, envelope: Envelope) -> bool:
-        _log.warn(
-            "{transaction}: no SPF result: {error}",
-            transaction=envelope.id,
-            error=failure.getErrorMessage(),
-        )
-        return False
+        def found(finding: Finding) -> bool:
+            if finding.result is Result.TEMPERROR:
+                _noResult(envelope, finding.problem)
+            return finding.result is Result.PASS
 
-    def _check(self, envelope: Envelope) -> str:
-        """
-        In a thread.
-        """
+        def failed(failure: Failure) -> bool:
+            _noResult(envelope, failure.getErrorMessage())
+            return False
+
         client = envelope.client
-        _inThisThread.lookUp = self._lookUp
-        result, _ = spf.check2(
-            i=client.address, s=envelope.senderText, h=client.helo, querytime=CHECK_SECONDS
-        )
-        return str(result)
-
-    def _lookUp(self, name: str, kind: str, seconds: float) -> list[Any]:
-        """
-        What pyspf wants to know of the DNS.
-        """
-        resolver = dns.resolver.Resolver(configure=not self._nameservers)
-        if self._nameservers:
-            servers = [dns.nameserver.Do53Nameserver(*one) for one in self._nameservers]
-            resolver.nameservers = servers
-        try:
-            answers = resolver.resolve(name, kind, lifetime=seconds, search=False)
-        except (dns.resolver.NoAnswer, dns.resolver.NXDOMAIN):
-            return []
-        except dns.exception.DNSException as error:
-            raise spf.TempError(f"DNS {error}") from None
-        return [((name, kind), _value(kind, answer)) for answer in answers]
+        return self.check(client.address, client.helo, envelope.sender).addCallbacks(found, failed)
 
 
-def _value(kind: str, answer: Any) -> Any:
-    if kind in ("A", "AAAA"):
-        return answer.address
-    if kind == "MX":
-        return answer.preference, answer.exchange
-    if kind == "PTR":
-        return answer.target.to_text(True)
-    return answer.strings
-
-
-def _dispatch(name: str, kind: str, strict: Any, seconds: float) -> list[Any]:
-    """
-    pyspf's driver: a global of its module, so each thread says what it uses.
-    """
-    found: list[Any] = _inThisThread.lookUp(name, kind, seconds)
-    return found
-
-
-_inThisThread = threading.local()
-if spf is not None:
-    spf.DNSLookup = _dispatch
+def _noResult(envelope: Envelope, problem: str) -> None:
+    _log.warn("{transaction}: no SPF result: {error}", transaction=envelope.id, error=problem)

@@ -11,9 +11,10 @@ from typing import Any
 
 from tests.crash.fill import fill
 from tests.crash.support import CONFIG, CrashCase, until
+from tests.rigs import rig
 
 #: Queued for one dead host.
-COUNT = int(os.environ.get("DEFERRALS_QUEUED", "50000"))
+COUNT = rig(5_000, 50_000)
 
 
 class DeadTests(CrashCase):
@@ -35,7 +36,7 @@ class DeadTests(CrashCase):
         return statistics.median(found)
 
     def test_dead(self) -> None:
-        """Live mail arrives beside 50,000 recipients for a dead host, which is asked seldom."""
+        """Live mail arrives beside many recipients for a dead host, which is asked seldom."""
         server = self.server(CONFIG)
         alone = self.latencies(server, 30)
         server.stop()

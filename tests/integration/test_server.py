@@ -31,6 +31,7 @@ from tests.integration.support import (
     run,
     until,
 )
+from tests.requirements import requirement
 
 ENVELOPE = ("EHLO client.test", "MAIL FROM:<a@client.test> PRDR")
 
@@ -265,8 +266,11 @@ class VerdictServiceTests(IntegrationCase):
     A verdict service that answers out of order, slowly, wrongly and not at all.
     """
 
+    @requirement("D-10")
+    @requirement("D-25")
+    @requirement("P-6")
     def test_all(self) -> None:
-        """Each recipient has its own answer, in order and in time (D-10, D-25, P-6)."""
+        """Each recipient has its own answer, in order and in time."""
         service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Verdicts)
         thread = threading.Thread(target=service.serve_forever, daemon=True)
         thread.start()
@@ -325,8 +329,9 @@ class CrashTests(IntegrationCase):
     The process is killed while mail is coming in.
     """
 
+    @requirement("D-23")
     def test_killed(self) -> None:
-        """Who has read a 2xx finds the message delivered; who was refused has none (D-23)."""
+        """Who has read a 2xx finds the message delivered; who was refused has none."""
         server = self.server()
         random.seed(7)
         acknowledged: set[str] = set()

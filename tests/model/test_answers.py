@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.model.answers import R451_NO_ANSWER, weigh
 from deferrals.model.envelope import Form
 from deferrals.model.reply import Reply
+from tests.requirements import requirement
 
 OK, DEFERRED = Reply(250, "2.1.5", "ok"), Reply(352, None, "later")
 UNKNOWN, NO, NOT_NOW = (
@@ -26,8 +27,13 @@ class WeighTests(SynchronousTestCase):
     L{weigh}, as a table of RCPT replies, block, final reply and answers.
     """
 
+    @requirement("D-6")
+    @requirement("D-11")
+    @requirement("D-21")
+    @requirement("P-10")
+    @requirement("P-11")
     def test_table(self) -> None:
-        """The rules of both drafts for clients (D-6, D-11, D-21, P-10, P-11)."""
+        """The rules of both drafts for clients."""
         for envelope, block, final, wanted in (
             # own replies count after a positive final reply (D-11)
             ([DEFERRED, DEFERRED], {0: NO, 1: OK}, FINAL, [NO, OK]),

@@ -18,6 +18,7 @@ from deferrals.model.reply import R250_RECIPIENT, R352_DEFERRED, R452_NO_STORAGE
 from deferrals.model.transaction import Candidate
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Marks, Refuse
 from deferrals.testing import makeRecipient
+from tests.requirements import requirement
 
 NO = Refuse(Reply(550, "5.6.0", "no"))
 NEVER = Refuse(Reply(550, "5.7.1", "never"))
@@ -64,8 +65,16 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(block.take(), [])
         return codes(said)
 
+    @requirement("D-9")
+    @requirement("D-10")
+    @requirement("D-17")
+    @requirement("D-18")
+    @requirement("D-19")
+    @requirement("P-3")
+    @requirement("P-4")
+    @requirement("P-9")
     def test_table(self) -> None:
-        """The forms and what they say (D-8 to D-19, P-3 to P-9, RFC 2033)."""
+        """The forms and what they say (RFC 2033)."""
         d, p, t, lm = Form.DEFERRALS, Form.PRDR, Form.PLAIN, Form.LMTP
         for form, deferred, verdicts, disk, wanted in (
             # one recipient: no block (P-4)
@@ -108,8 +117,9 @@ class LatchTests(SynchronousTestCase):
     Verdicts are latches.
     """
 
+    @requirement("D-25")
     def test_firstCounts(self) -> None:
-        """A second verdict changes nothing (D-25)."""
+        """A second verdict changes nothing."""
         block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "dd"), "id X")
         self.assertTrue(block.verdict(0, NO))
         self.assertFalse(block.verdict(0, ACCEPT))
@@ -117,28 +127,32 @@ class LatchTests(SynchronousTestCase):
         block.verdict(1, ACCEPT)
         self.assertEqual(block.accepted(), [1])
 
+    @requirement("P-8")
     def test_code(self) -> None:
-        """A code that RCPT TO does not know is replaced (P-8)."""
+        """A code that RCPT TO does not know is replaced."""
         block = Block(Form.PRDR, candidates(Form.PRDR, "d"), "id X")
         block.verdict(0, Refuse(Reply(554, "5.7.1", "no")))
         self.assertEqual(block.take(), [Reply(550, "5.7.1", "no")])
 
+    @requirement("P-9")
     def test_vetoAcceptsNobody(self) -> None:
-        """When the message as a whole cannot be taken, nobody is delivered (P-9)."""
+        """When the message as a whole cannot be taken, nobody is delivered."""
         block = Block(Form.PRDR, candidates(Form.PRDR, "dd"), "id X")
         block.verdict(0, ACCEPT)
         block.uncommitted(R452_NO_STORAGE)
         self.assertEqual(block.accepted(), [])
 
+    @requirement("P-5")
     def test_353(self) -> None:
-        """The 353 carries no enhanced code (P-5)."""
+        """The 353 carries no enhanced code."""
         block = Block(Form.PRDR, candidates(Form.PRDR, "dd"), "id X")
         block.windowOver()
         (reply,) = block.take()
         self.assertEqual((reply.code, reply.enhanced), (353, None))
 
+    @requirement("D-16")
     def test_finalIsGlobal(self) -> None:
-        """The final reply names no recipient (D-16)."""
+        """The final reply names no recipient."""
         for verdicts in ([NO, ACCEPT], [NO, NEVER], [NO, LATER]):
             block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "dd"), "id X")
             for index, verdict in enumerate(verdicts):
@@ -228,8 +242,9 @@ class RefusedByAllTests(SynchronousTestCase):
             (refusedByAll([one, two]).code, refusedByAll([one, two]).enhanced), (552, "5.2.2")
         )
 
+    @requirement("D-19")
     def test_temporaryWins(self) -> None:
-        """One temporary cause makes it 4xx, and its code is that cause's (D-19)."""
+        """One temporary cause makes it 4xx, and its code is that cause's."""
         reply = refusedByAll([Reply(550, "5.7.1", "no"), Reply(452, "4.3.1", "full")])
         self.assertEqual((reply.code, reply.enhanced), (452, "4.3.1"))
 
@@ -242,6 +257,14 @@ class PropertyTests(SynchronousTestCase):
     Whatever the order of events, the block keeps its promises.
     """
 
+    @requirement("D-10")
+    @requirement("D-14")
+    @requirement("D-17")
+    @requirement("D-19")
+    @requirement("D-22")
+    @requirement("D-23")
+    @requirement("P-6")
+    @requirement("P-9")
     @given(
         st.sampled_from([Form.DEFERRALS, Form.PRDR, Form.LMTP, Form.PLAIN]),
         st.text("ad", min_size=1, max_size=6),
@@ -249,9 +272,8 @@ class PropertyTests(SynchronousTestCase):
     )
     def test_promises(self, form: Form, deferred: str, data: Any) -> None:
         """
-        One reply per recipient that must have one, in order, after exactly one
-        353; a positive end only if somebody accepts and the message is durable
-        (D-10, D-14, D-17, D-19, D-22, D-23, P-6, P-9).
+        One reply per recipient that must have one, in order, after exactly one 353;
+        a positive end only if somebody accepts and the message is durable.
         """
         block = Block(form, candidates(form, deferred), "id X")
         waiting = [index for index, letter in enumerate(deferred) if letter == "d"]
@@ -344,9 +366,11 @@ class WhateverIsLearntTests(SynchronousTestCase):
         else:
             block.verdict(fact, data.draw(_verdicts))
 
+    @requirement("D-10")
+    @requirement("P-6")
     @given(blocks(), st.data())
     def test_neverTakenBack(self, block: Block, data: Any) -> None:
-        """What has been said stays said, and the next replies continue it (D-10, P-6)."""
+        """What has been said stays said, and the next replies continue it."""
         said: list[Reply] = []
         while not block.over:
             self.learn(block, data)
@@ -464,8 +488,9 @@ class WindowTests(SynchronousTestCase):
     When 353 is said.
     """
 
+    @requirement("P-5")
     def test_heldBack(self) -> None:
-        """Not before two verdicts differ or the window is over (P-5)."""
+        """Not before two verdicts differ or the window is over."""
         for first, second in itertools.permutations([ACCEPT, NO]):
             block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "ddd"), "id X")
             block.verdict(0, first)
@@ -473,8 +498,9 @@ class WindowTests(SynchronousTestCase):
             block.verdict(2, second)
             self.assertEqual(codes(block.take())[0], 353)
 
+    @requirement("D-25")
     def test_late(self) -> None:
-        """Before the block everybody undecided is late, within it whose turn it is (D-25)."""
+        """Before the block everybody undecided is late, within it whose turn it is."""
         block = Block(Form.DEFERRALS, candidates(Form.DEFERRALS, "ddd"), "id X")
         block.verdict(1, NO)
         self.assertEqual(block.late(), [0, 2])

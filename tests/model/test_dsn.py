@@ -23,6 +23,7 @@ from deferrals.model.dsn import Notification, isWanted
 from deferrals.model.envelope import Recipient
 from deferrals.model.reply import Reply
 from deferrals.testing import makeAddressees, makeEnvelope
+from tests.requirements import requirement
 
 HEADER = b"From: me@example.com\r\nSubject: hello\r\nMessage-ID: <m1@example.com>"
 CONTENT = HEADER + b"\r\n\r\nthe text\r\n"
@@ -139,8 +140,9 @@ class NotificationTests(SynchronousTestCase):
         self.assertEqual(perRecipient["Diagnostic-Code"], "smtp; 550 5.1.1 nobody of that name")
         self.assertIn("2001", perRecipient["Last-Attempt-Date"])
 
+    @requirement("P-11")
     def test_together(self) -> None:
-        """One message tells of all, each with a code of its own (P-11)."""
+        """One message tells of all, each with a code of its own."""
         other = Reply(552, "5.2.2", "full")
         late = Reply(451, "4.4.1", "no answer")
         message = parsed(

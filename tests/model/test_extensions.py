@@ -12,6 +12,7 @@ from deferrals.model.envelope import (
     Parameters,
 )
 from deferrals.model.extensions import decodeXtext, encodeXtext, parseMail, parseRcpt
+from tests.requirements import requirement
 
 ALL = {
     *("SIZE", "8BITMIME", "SMTPUTF8", "DSN", "AUTH", "REQUIRETLS", "DEFERRALS", "PRDR"),
@@ -40,8 +41,9 @@ class MailTests(SynchronousTestCase):
             Parameters(Form.PRDR, 5, "BINARYMIME", True, "HDRS", "a+b", "c@d.example", True),
         )
 
+    @requirement("D-3")
     def test_notOffered(self) -> None:
-        """A parameter whose keyword was not offered is unknown: 555 (D-3)."""
+        """A parameter whose keyword was not offered is unknown: 555."""
         for word in ("SIZE=5", "BODY=8BITMIME", "RET=FULL", "DEFERRALS", "PRDR", "AUTH=<>"):
             self.assertEqual(self.refusal(f"FROM:<> {word}", set()), 555)
         self.assertEqual(self.refusal("FROM:<> BODY=BINARYMIME", {"8BITMIME"}), 501)

@@ -5,6 +5,7 @@ Replies: reading, writing, and keeping them harmless.
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import MAX_LINE_OCTETS, Reply
+from tests.requirements import requirement
 
 
 class ParseTests(SynchronousTestCase):
@@ -16,8 +17,9 @@ class ParseTests(SynchronousTestCase):
         """Code, enhanced code and text."""
         self.assertEqual(Reply.parse("550 5.1.1 no such user"), Reply(550, "5.1.1", "no such user"))
 
+    @requirement("D-13")
     def test_withoutEnhanced(self) -> None:
-        """A refusal without an enhanced code gets the general one of its class (D-13)."""
+        """A refusal without an enhanced code gets the general one of its class."""
         self.assertEqual(Reply.parseRefusal("450 later"), Reply(450, "4.0.0", "later"))
 
     def test_bare(self) -> None:
@@ -45,8 +47,9 @@ class ParseTests(SynchronousTestCase):
         for text in ("250 ok", "354 go", "221 bye"):
             self.assertRaises(ValueError, Reply.parseRefusal, text)
 
+    @requirement("D-12")
     def test_551(self) -> None:
-        """A 551 must carry the forward path (D-12)."""
+        """A 551 must carry the forward path."""
         self.assertRaises(ValueError, Reply.parseRefusal, "551 5.1.6 moved")
         Reply.parseRefusal("551 5.1.6 moved, try <a@example.org>")
 
@@ -97,14 +100,17 @@ class RecipientTests(SynchronousTestCase):
     Replies that stand for a recipient.
     """
 
+    @requirement("D-12")
+    @requirement("P-8")
     def test_code(self) -> None:
-        """A code that RCPT TO does not know becomes the general one of its class (D-12, P-8)."""
+        """A code that RCPT TO does not know becomes the general one of its class."""
         self.assertEqual(Reply(554, "5.7.1", "no").forRecipient(), Reply(550, "5.7.1", "no"))
         self.assertEqual(Reply(421, "4.3.2", "no").forRecipient(), Reply(451, "4.3.2", "no"))
         self.assertEqual(Reply(452, "4.3.1", "no").forRecipient(), Reply(452, "4.3.1", "no"))
 
+    @requirement("D-12")
     def test_addressed(self) -> None:
-        """The address stands in front; a 551 has its own path (D-12)."""
+        """The address stands in front; a 551 has its own path."""
         self.assertEqual(Reply(550, "5.1.1", "no").addressed("a@b.c").text, "<a@b.c> no")
         moved = Reply(551, "5.1.6", "try <b@b.c>")
         self.assertEqual(moved.addressed("a@b.c"), moved)

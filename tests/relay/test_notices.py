@@ -21,7 +21,8 @@ from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
 from deferrals.model.verdict import Delivered, Failed, Retry, Route
-from deferrals.relay.notices import Notifier
+from deferrals.relay.attempts import Deliveries
+from deferrals.relay.notices import Author, Notifier
 from deferrals.relay.scheduler import Scheduler
 from deferrals.spool.memory import MemorySpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
@@ -65,23 +66,26 @@ class NotifierTests(SynchronousTestCase):
         self.box = Box()
         self.way: Route | None = Route("", "box")
         schedule = Schedule(parseSteps("1h"), Seconds(86400.0), Seconds(14400.0))
-        self.scheduler = Scheduler(
-            self.spool, {"box": self.box}.get, lambda name: schedule, self.clock, chance=lambda: 0.5
-        )
+        self.asked: list[Mailbox] = []
         self.notifier = Notifier(
             self.spool,
-            self.clock,
-            self.scheduler.take,
-            lambda sender: self.way,
-            TransactionIds(),
-            self.clock.seconds,
-            "mx.example.net",
-            maybeDeferred,
-            1000,
+            Author("mx.example.net", TransactionIds(), self.clock.seconds),
+            route=self.route,
+            inThread=maybeDeferred,  # type: ignore[arg-type]
+            returnOctets=1000,
         )
-        self.scheduler.tell = self.notifier.tell
+        self.scheduler = Scheduler(
+            self.spool,
+            self.clock,
+            Deliveries(stage={"box": self.box}.get, schedule=lambda name: schedule),  # type: ignore[arg-type]
+            self.notifier,
+            chance=lambda: 0.5,
+        )
         self.scheduler.start()
-        self.notifier.start()
+
+    def route(self, sender: Mailbox) -> Route | None:
+        self.asked.append(sender)
+        return self.way
 
     def send(self, *addressees: Addressee, **parameters: Any) -> None:
         envelope = makeEnvelope(**parameters)
@@ -197,19 +201,17 @@ class NotifierTests(SynchronousTestCase):
 
     def test_wayOfOurOwn(self) -> None:
         """The notice goes where mail for that address goes."""
-        asked: list[Mailbox] = []
-        self.notifier._route = lambda sender: asked.append(sender) or self.way  # type: ignore[func-returns-value]
         self.send(*makeAddressees("g@x.example"))
-        self.assertEqual([str(sender) for sender in asked], ["sender@example.com"])
+        self.assertEqual([str(sender) for sender in self.asked], ["sender@example.com"])
 
     def test_notRecorded(self) -> None:
         """A notice that cannot be stored is made again, and there is one at the end."""
         record, broken = self.spool.record, [True]
 
-        def sometimes(work: Any, standings: Any, messages: Any = ()) -> Deferred[Any]:
+        def sometimes(work: Any, dispositions: Any, messages: Any = ()) -> Deferred[Any]:
             if messages and broken:
                 return fail(SpoolError("full"))
-            return record(work, standings, messages)
+            return record(work, dispositions, messages)
 
         self.spool.record = sometimes  # type: ignore[method-assign]
         self.send(*makeAddressees("g@x.example"))

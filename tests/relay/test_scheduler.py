@@ -4,21 +4,27 @@ Deliveries: fresh ones, due ones, and what becomes of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.errors import StageError
 from deferrals.interfaces import Work
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
-from deferrals.model.verdict import Delivered, Failed, Retry
+from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.relay.attempts import Deliveries
 from deferrals.relay.scheduler import DELIVERY_SECONDS, STOP_SECONDS, Scheduler
 from deferrals.spool.memory import MemorySpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+from tests.requirements import requirement
 
 LATER = Retry(Reply(451, "4.2.0", "later"))
 SCHEDULE = Schedule(parseSteps("60s 5m"), Seconds(1000.0), Seconds(0.0))
@@ -43,6 +49,25 @@ class FakeDelivery:
         return {r: self.answer or Delivered() for r in recipients}
 
 
+class FakeNotifier:
+    """
+    Remembers which messages' senders are to be told.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def tell(self, number: int) -> Deferred[list[Work]]:
+        self.told.append(number)
+        return succeed([])
+
+    def sweep(self) -> Deferred[list[Work]]:
+        return succeed([])
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+
 class SchedulerTests(SynchronousTestCase):
     """
     L{Scheduler}.
@@ -52,16 +77,16 @@ class SchedulerTests(SynchronousTestCase):
         self.clock = Clock()
         self.spool = MemorySpool(self.clock)
         self.delivery = FakeDelivery()
+        notifier = FakeNotifier()
+        self.told = notifier.told
         self.scheduler = Scheduler(
             self.spool,
-            {"box": self.delivery}.get,
-            lambda name: SCHEDULE,
             self.clock,
+            Deliveries(stage={"box": self.delivery}.get, schedule=lambda name: SCHEDULE),  # type: ignore[arg-type]
+            notifier,  # type: ignore[arg-type]
             concurrency=2,
             chance=lambda: 0.5,
         )
-        self.told: list[int] = []
-        self.scheduler.tell = self.told.append
 
     def stage(self, *addresses: str) -> Work:
         addressees = makeAddressees(*addresses)
@@ -125,8 +150,10 @@ class SchedulerTests(SynchronousTestCase):
 
     def test_unknownDelivery(self) -> None:
         """A delivery that the configuration does not have any longer is waited for."""
-        scheduler = Scheduler(self.spool, lambda name: None, lambda name: SCHEDULE, self.clock)
-        scheduler.release(self.stage("a@x.example"))
+        self.scheduler._deliveries = Deliveries(
+            stage=lambda name: None, schedule=lambda name: SCHEDULE
+        )
+        self.scheduler.release(self.stage("a@x.example"))
         self.assertEqual(self.left(), (1, 1))
 
     def test_bounded(self) -> None:
@@ -164,10 +191,11 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual(self.delivery.asked, [["a@x.example"]])
         self.assertEqual(self.left(), (1, 1))
 
+    @requirement("D-24")
     def test_patience(self) -> None:
         """
         A server may answer each of a hundred recipients in the last of its ten
-        minutes (D-24); a stage that hangs is not waited for without end.
+        minutes; a stage that hangs is not waited for without end.
         """
         cancelled: list[Any] = []
         self.delivery.answer = lambda recipients: Deferred(cancelled.append)
@@ -216,8 +244,9 @@ class SchedulerTests(SynchronousTestCase):
             self.scheduler.release(self.successResultOf(d))
             self.assertEqual((self.told, self.left()), ([], (0, 0)))
 
+    @requirement("P-11")
     def test_refusal(self) -> None:
-        """Who refuses what was accepted for all is not delivered: the sender is told (P-11)."""
+        """Who refuses what was accepted for all is not delivered: the sender is told."""
         reply = Reply(550, "5.6.0", "refuses the content")
         one, two = makeAddressees("a@x.example", "b@x.example")
         work = self.successResultOf(
@@ -275,3 +304,113 @@ class SchedulerTests(SynchronousTestCase):
         self.clock.pump([1] * 70)
         self.assertEqual((len(self.delivery.asked), self.left()), (1, (0, 0)))
         self.assertEqual(len(self.flushLoggedErrors()), 0)
+
+
+FULL = Retry(Reply(452, "4.2.2", "the mailbox is full"))
+NEVER = Failed(Reply(550, "5.6.0", "no such content"))
+
+
+class Stage:
+    """
+    A delivery that comes to what it is told, in turn.
+    """
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    def destination(self, recipient: Recipient) -> str:
+        return str(recipient.address.domain)
+
+    def deliver(self, message: Any, envelope: Any, recipients: Sequence[Addressee]) -> Any:
+        answer = self.answers.pop(0)
+        return answer(recipients) if callable(answer) else answer
+
+
+class WaitingTests(SynchronousTestCase):
+    """
+    L{Scheduler.releaseAndWait}.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.spool = MemorySpool(self.clock)
+        self.notifier = FakeNotifier()
+
+    def wait(
+        self,
+        *answers: Any,
+        handsBack: bool = False,
+        addressees: Sequence[Addressee] = (),
+    ) -> Deferred[dict[int, Outcome]]:
+        stage = Stage(*answers)
+        self.scheduler = Scheduler(
+            self.spool,
+            self.clock,
+            Deliveries(stage=lambda name: stage, schedule=lambda name: Schedule()),
+            self.notifier,  # type: ignore[arg-type]
+        )
+        people = addressees or makeAddressees("a@x.example")
+        d = self.spool.stage(makeEnvelope(), makeMessage(), people)
+        return self.scheduler.releaseAndWait(self.successResultOf(d), handsBack)
+
+    def left(self) -> int:
+        return int(self.successResultOf(self.spool.waiting())[1])
+
+    def answers(self, *outcomes: Any) -> Any:
+        return lambda recipients: succeed(dict(zip(recipients, outcomes, strict=True)))
+
+    def test_known(self) -> None:
+        """What is known is told; the queue has it as it is (SMTP)."""
+        people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        d = self.wait(self.answers(Delivered(), FULL, NEVER), addressees=people)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL, 2: NEVER})
+        self.assertEqual((self.left(), len(self.notifier.told)), (2, 1))
+
+    def test_handedBack(self) -> None:
+        """A recipient refused over LMTP is the client's: no retry, no notice (RFC 2033)."""
+        people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        d = self.wait(self.answers(Delivered(), FULL, NEVER), handsBack=True, addressees=people)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL, 2: NEVER})
+        self.assertEqual((self.left(), self.notifier.told), (0, []))
+
+    def test_groups(self) -> None:
+        """Several deliveries of one message: it ends with the last one."""
+        first: Deferred[Any] = Deferred()
+        second: Deferred[Any] = Deferred()
+        d = self.wait(
+            lambda people: first.addCallback(lambda _: {people[0]: Delivered()}),
+            lambda people: second.addCallback(lambda _: {people[0]: FULL}),
+            handsBack=True,
+            addressees=makeAddressees("a@x.example", "b@y.example"),
+        )
+        first.callback(None)
+        self.assertNoResult(d)
+        second.callback(None)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL})
+
+    def test_refused(self) -> None:
+        """A recipient that refuses what was accepted for all is not waited for (P-11)."""
+        one, two = makeAddressees("a@x.example", "b@x.example")
+        addressees = [one, attrs.evolve(two, refusal=NEVER.reply)]
+        d = self.wait(self.answers(Delivered()), addressees=addressees)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: NEVER})
+        self.assertEqual((self.left(), len(self.notifier.told)), (1, 1))
+
+    def test_tooLate(self) -> None:
+        """Once the session does not wait, a refusal goes its usual way."""
+        result: Deferred[Any] = Deferred()
+        d = self.wait(
+            lambda people: result.addCallback(lambda _: {people[0]: FULL}), handsBack=True
+        )
+        d.cancel()
+        self.assertEqual(self.successResultOf(d), {})
+        result.callback(None)
+        self.assertEqual(self.left(), 1)
+
+    def test_unknown(self) -> None:
+        """A stage that fails, or answers nonsense, leaves its recipients in the queue."""
+        for answer in (fail(StageError("broken")), succeed(None), succeed({"a": FULL})):
+            self.setUp()
+            d = self.wait(answer, handsBack=True)
+            self.assertEqual(self.successResultOf(d), {})
+            self.assertEqual((self.left(), self.notifier.told), (1, []))

@@ -4,7 +4,6 @@ The server as a program embeds it, without sockets.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Delivered, Failed, Refuse, Route
-from deferrals.server import ListenerSettings, MailServer, Mixed
+from deferrals.server import Limits, ListenerSettings, MailServer, Mixed
 from deferrals.spool.memory import MemorySpool
 from tests.harness import Transport
 from tests.reactors import PumpedReactor
@@ -289,6 +288,23 @@ class DialogueTests(ServerCase):
         (said,) = client.say("AUTH PLAIN AGFsaWNlAHNlY3JldA==")
         self.assertEqual(said[:3], "235")
 
+    def test_connections(self) -> None:
+        """The limits on connections are those of all listeners together."""
+        server = self.started(settings=ListenerSettings(limits=Limits(connections=1)))
+        self.client(server)
+        self.assertEqual(Client(server, self.clock).say()[0][:3], "421")
+
+    def test_route(self) -> None:
+        """A verdict names the delivery where there are several of them."""
+        client = self.client(self.started(delivery={"one": Box(), "two": Box()}))
+        self.assertEqual(client.begin("lover")[0][:3], "451")
+
+    def test_accept(self) -> None:
+        """A recipient that is accepted in the envelope is not judged (S-2)."""
+        client = self.client(self.started(envelope=Everyone(Accept())))
+        client.begin("hater")
+        self.assertEqual(client.send(), ["250"])
+
     def test_two(self) -> None:
         """Two servers in one process have nothing in common."""
         boxes = Box(), Box()
@@ -550,8 +566,3 @@ class RestartTests(SynchronousTestCase):
             pass
         failure = self.reactor.wait(self.server(Box()).start())
         self.assertIsInstance(failure.value, SpoolError)
-
-    def test_path(self) -> None:
-        """A relative path starts in the directory that is the current one now."""
-        server = self.server(Box())
-        self.assertTrue(os.path.isabs(server._queue.spool.directory))  # type: ignore[attr-defined]

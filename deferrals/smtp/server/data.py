@@ -17,6 +17,7 @@ import attrs
 
 from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter
+from deferrals.model.lines import normalised
 from deferrals.model.reply import (
     R354_GO_AHEAD,
     R501_SYNTAX,
@@ -29,7 +30,7 @@ from deferrals.model.reply import (
 )
 from deferrals.model.transaction import Phase, outOfSequence
 from deferrals.smtp.server import maillog
-from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder, normalised
+from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
 from deferrals.smtp.server.envelope import Envelopes
 from deferrals.smtp.server.postdata import PostData
 

@@ -73,7 +73,7 @@ class _RecipientSlot(Slot):
     """
     The reply to one RCPT TO.
 
-    @ivar judged: what the envelope says of the recipient; L{None} while that is
+    @ivar judged: what the envelope says of the recipient; C{None} while that is
         pending.
     """
 
@@ -122,7 +122,7 @@ class Envelopes(SessionBase):
         envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
         form = Form.LMTP if self._isLMTP else parameters.form
         extended = form in (Form.DEFERRALS, Form.PRDR)
-        limit = self._limits.extension_recipients if extended else self._limits.recipients
+        limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
         self._transaction = Transaction(
             envelope, form, self._settings.mixedChoice, limit, self._clock.seconds()
         )

@@ -150,13 +150,13 @@ class PostData:
         if self._immediate is not None:
             self._immediate.end()  # it is ours, and being delivered
         elif self._step is not Step.OVER:
-            self.refuse(reply)
+            self.refuse(reply)  # P-12
 
     def clientGone(self) -> None:
         """
         The connection is lost.  What was not answered stays the sender's.
         """
-        step, self._step = self._step, Step.OVER
+        step, self._step = self._step, Step.OVER  # D-15, D-21
         if step is Step.OVER:
             return
         self._letGo(step)
@@ -199,6 +199,7 @@ class PostData:
         if self._step is Step.OVER:
             return
         candidates = self._transaction.candidates
+        # S-2
         deferred = [index for index, candidate in enumerate(candidates) if candidate.deferred]
         if deferred:
             self._step = Step.ASKING
@@ -268,7 +269,7 @@ class PostData:
         if self._immediate is not None:
             self._immediate.end()
         elif self._step is Step.DECIDING:
-            self._cancel(set(self._block.late()))
+            self._cancel(set(self._block.late()))  # D-25
             self._advance()
         else:
             self.refuse(R452_NO_STORAGE)
@@ -329,7 +330,7 @@ class PostData:
         found: dict[Hashable, Addressee] = {}
         seqs: dict[int, int] = {}
         candidates = self._transaction.candidates
-        for seq, index in enumerate(self._block.accepted()):
+        for seq, index in enumerate(self._block.accepted()):  # S-3
             recipient = candidates[index].recipient
             verdict = self._block.verdicts[index]
             marks = verdict.marks if isinstance(verdict, Accept) else NO_MARKS
@@ -347,7 +348,7 @@ class PostData:
         elif self._backend.attempt is not None:
             self._step = Step.DELIVERING
             self._immediate = Immediate(self._transaction, self._backend, self._clock, work, seqs)
-            self._immediate.start(self._attempted)
+            self._immediate.start(self._attempted)  # S-6
         else:
             self._work = work
             self._step = Step.DURABLE
@@ -388,7 +389,7 @@ class PostData:
         self._send(replies)
         self._letGo(step)
         if self._work is not None:
-            self._backend.release(self._work)
+            self._backend.release(self._work)  # D-20, D-23, P-10, S-4
         if self._message is not None:
             now = timeOfDay(self._clock)
             self._backend.mixed.answered(self._transaction, self._block, self._message, now)

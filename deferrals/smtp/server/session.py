@@ -312,7 +312,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _command(self, word: str) -> Callable[[str], Deferred[None] | None] | None:
         """
-        The method of a verb; L{None} for an unknown one.
+        The method of a verb; C{None} for an unknown one.
         """
         verb = word.upper()
         found: Callable[[str], Deferred[None] | None] | None = getattr(self, f"do_{verb}", None)
@@ -368,10 +368,10 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         limits = self._limits
         found: dict[bytes, list[bytes] | None] = {
-            b"PIPELINING": None,
+            b"PIPELINING": None,  # D-2, P-2
             b"SIZE": [b"%d" % limits.message_size],
             b"8BITMIME": None,
-            b"ENHANCEDSTATUSCODES": None,
+            b"ENHANCEDSTATUSCODES": None,  # D-2, P-2
             b"SMTPUTF8": None,
             b"DSN": None,
             b"CHUNKING": None,
@@ -382,8 +382,8 @@ class Session(Introduction, Authentication, Encryption, Contents):
         recipients = min(limits.recipients, limits.extension_recipients)
         found[b"LIMITS"] = [b"RCPTMAX=%d" % recipients, b"MAILMAX=%d" % limits.transactions]
         if not self._isLMTP:
-            found[b"PRDR"] = None
-            found[b"DEFERRALS"] = None
+            found[b"PRDR"] = None  # P-1
+            found[b"DEFERRALS"] = None  # D-1
         found.update(self._situation())
         for keyword in self._settings.withhold:
             found.pop(keyword.encode("ascii"), None)

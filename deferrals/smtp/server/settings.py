@@ -5,13 +5,14 @@ What stands behind a session.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from deferrals.interfaces import IAuthenticator, IContentJudge, IEnvelopeStage, ISpool, Work
 from deferrals.model.ids import TransactionIds
 from deferrals.model.status import Status
+from deferrals.model.verdict import Outcome
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.smtp.server.mixed import MixedPolicy
 
@@ -30,11 +31,13 @@ class Backend:
     @ivar status: where events are counted.
     @ivar mixed: what a plain sender gets when its recipients differ.
     @ivar connectionLimits: counts connections and failed passwords.
-    @ivar authenticator: who may log in; L{None} where no client can.
+    @ivar authenticator: who may log in; C{None} where no client can.
     @ivar binary: whether every delivery takes BODY=BINARYMIME as it is.
     @ivar attempt: instead of C{release}, where delivery comes before the reply
         (S-6): called with the L{Work} of a staged message, and whether the
-        recipients that are refused are the sender's again.
+        client keeps the recipients that are refused.  Returns a Deferred that
+        fires with the outcomes that are known, by C{seq}, when there is nothing
+        more to wait for, or when it is cancelled.
     @ivar deliverySeconds: how long the reply waits for deliveries then.
     """
 
@@ -48,5 +51,5 @@ class Backend:
     connectionLimits: ConnectionLimits = attrs.field(factory=ConnectionLimits)
     authenticator: IAuthenticator | None = None
     binary: bool = False
-    attempt: Callable[[Work, bool], Any] | None = None
+    attempt: Callable[[Work, bool], Deferred[dict[int, Outcome]]] | None = None
     deliverySeconds: float = 20.0

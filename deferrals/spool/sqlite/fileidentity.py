@@ -50,7 +50,7 @@ class FileIdentity:
 
     def close(self) -> None:
         """
-        Look no longer.
+        Forget the files.
         """
         for _, fd, _ in self._files:
             with contextlib.suppress(OSError):

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from deferrals.interfaces import IMessage
 from deferrals.model.ids import formatId, parseId
 from deferrals.model.selection import Selection
 from deferrals.spool.message import HEADER_OCTETS, Message
@@ -27,8 +28,8 @@ SLICE = 5000
 #: Messages whose content is compared per call.
 CHECKED = 50
 
-#: Where a call ended: a message, and the number of a recipient in it.
-FileIdentity = tuple[int, int]
+#: Where a call ended: the number of a message, and that of a recipient in it.
+Cursor = tuple[int, int]
 
 _COLUMNS = (
     "message, seq, status, due, delivery, recipient, destination, attempts, expires, reply,"
@@ -38,7 +39,7 @@ _COLUMNS = (
 
 def readOnly(path: str) -> sqlite3.Connection:
     """
-    Open the database to look at it.
+    Open the database for reading alone.
     """
     db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None)
     db.execute("PRAGMA busy_timeout=5000")
@@ -50,10 +51,10 @@ def _quoted(path: str) -> str:
 
 
 def recipients(
-    db: sqlite3.Connection, selection: Selection, limit: int, after: FileIdentity | None, now: float
-) -> tuple[list[dict[str, Any]], FileIdentity | None]:
+    db: sqlite3.Connection, selection: Selection, *, limit: int, after: Cursor | None, now: float
+) -> tuple[list[dict[str, Any]], Cursor | None]:
     """
-    See L{IQueue.look<deferrals.interfaces.IQueue.look>}.
+    See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}.
 
     @param now: the spool's time.
     """
@@ -144,7 +145,7 @@ def message(db: sqlite3.Connection, number: int, now: float) -> dict[str, Any] |
         "size": size,
         "sha256": digest.hex(),
         "envelope": _envelope(envelope),
-        "recipients": recipients(db, selection, SLICE, None, now)[0],
+        "recipients": recipients(db, selection, limit=SLICE, after=None, now=now)[0],
         "history": history,
     }
 
@@ -156,7 +157,7 @@ def _envelope(text: str) -> Any:
         return "(cannot be read)"
 
 
-def content(db: sqlite3.Connection, number: int, paths: tuple[str, ...]) -> Message | None:
+def content(db: sqlite3.Connection, number: int, paths: tuple[str, ...]) -> IMessage | None:
     """
     See L{IQueue.content<deferrals.interfaces.IQueue.content>}.
 
@@ -225,16 +226,13 @@ def _wrong(db: sqlite3.Connection, row: tuple[Any, ...], path: Callable[[int], s
     return [f"{why}; it was moved aside" if aside else why for why in wrong]
 
 
-def _content(kept: Message) -> str:
+def _content(kept: IMessage) -> str:
     try:
-        size, digest = kept.measured()
+        return "" if kept.isIntact() else "its content is not what was stored"
     except FileNotFoundError:
         return ""  # delivered meanwhile
     except OSError as error:
         return f"its content cannot be read: {error}"
-    return (
-        "" if (size, digest) == (kept.size, kept.digest) else "its content is not what was stored"
-    )
 
 
 def numbers(db: sqlite3.Connection, now: float) -> dict[str, Any]:

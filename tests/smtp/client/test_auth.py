@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import attrs
 from twisted.internet.defer import maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -42,8 +43,8 @@ class MechanismTests(SynchronousTestCase):
             encoded(f"c=biws,r={nonce},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="),
         )
         self.assertRaises(ValueError, scram.finish)
-        answer = scram.respond(encoded("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="))
-        self.assertEqual(answer, "")
+        proof = encoded("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+        self.assertEqual(self.successResultOf(scram.respond(proof)), "")
         scram.finish()
 
     def test_scramWrong(self) -> None:
@@ -59,23 +60,24 @@ class MechanismTests(SynchronousTestCase):
         ):
             scram = self.scram()
             scram.start()
-            self.assertRaises(ValueError, scram.respond, encoded(challenge))
+            self.failureResultOf(scram.respond(encoded(challenge)), ValueError)
         scram = self.scram()
         scram.start()
-        self.assertRaises(ValueError, scram.respond, "!")
-        scram.respond(encoded("r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=10"))
-        self.assertRaises(ValueError, scram.respond, encoded("v=AAAA"))
+        self.failureResultOf(scram.respond("!"), ValueError)
+        self.successResultOf(scram.respond(encoded("r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaA==,i=10")))
+        self.failureResultOf(scram.respond(encoded("v=AAAA")), ValueError)
 
     def test_plain(self) -> None:
         """PLAIN in one piece (RFC 4616), LOGIN in two."""
         self.assertEqual(
             Plain("me", "pw").start(), f"PLAIN {encoded(chr(0) + 'me' + chr(0) + 'pw')}"
         )
-        self.assertRaises(ValueError, Plain("me", "pw").respond, "")
+        self.failureResultOf(Plain("me", "pw").respond(""), ValueError)
         login = LoginMechanism("me", "pw")
-        said = [login.start(), login.respond("VXNlcm5hbWU6"), login.respond("UGFzc3dvcmQ6")]
-        self.assertEqual(said, ["LOGIN", encoded("me"), encoded("pw")])
-        self.assertRaises(ValueError, login.respond, "")
+        self.assertEqual(login.start(), "LOGIN")
+        for challenge, answer in (("VXNlcm5hbWU6", "me"), ("UGFzc3dvcmQ6", "pw")):
+            self.assertEqual(self.successResultOf(login.respond(challenge)), encoded(answer))
+        self.failureResultOf(login.respond(""), ValueError)
 
     def test_choose(self) -> None:
         """The best that is offered; never none."""
@@ -96,11 +98,12 @@ class SessionTests(HopsCase):
     def setUp(self) -> None:
         super().setUp()
         self.peer.keywords = [*EHLO, "AUTH PLAIN"]
+        self.network.peers["tls:hop"] = self.peer
         self.answer = "235 2.7.0 welcome"
 
-    def send(self, **login: Any) -> Any:
+    def send(self, endpoint: str = "tls:hop", **login: Any) -> Any:
         self.peer.override["AUTH"] = self.answer
-        hop = self.hop(login=Login(**login))
+        hop = attrs.evolve(self.hop(login=Login(**login)), endpoint=endpoint)
         return self.start(hop, outgoing("b@x.example"))
 
     def test_login(self) -> None:
@@ -124,3 +127,19 @@ class SessionTests(HopsCase):
         self.assertEqual(self.mails(), [])
         self.network.run()
         self.assertEqual(self.peer.sessions, [])
+
+    def test_inClear(self) -> None:
+        """A password does not go over a connection that others can read."""
+        failure = self.failureResultOf(self.send("hop", user="me", password="x"), HopError)
+        self.assertEqual(failure.value.enhanced, "4.7.11")
+        self.assertEqual(self.peer.commands, ["EHLO mx.example.net"])
+
+    def test_line(self) -> None:
+        """NUL and line ends, which would separate other words than were meant, are refused."""
+        for bad in ("a\0b", "a\rb", "a\nb"):
+            self.assertRaises(ValueError, Login, bad, "x")
+            self.assertRaises(ValueError, Login, "x", bad)
+        path = self.mktemp()
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("a\0b\n")
+        self.failureResultOf(self.send(user="me", passwordFile=path), HopError)

@@ -7,13 +7,15 @@ from __future__ import annotations
 from deferrals.model.envelope import Form
 from tests.hops import HopsCase, codes, outgoing
 from tests.peer import Peer
+from tests.requirements import requirement
 
 
-class MisgivingTests(HopsCase):
+class DowngradeTests(HopsCase):
     """
-    A server that keeps failing under an extension is used without it (D-26).
+    A server that keeps failing under an extension is used without it.
     """
 
+    @requirement("D-26")
     def test_failing(self) -> None:
         """Three times in a row, and the next best form is used, for a day; it is in the status."""
         self.peer.drop = lambda sender: 5
@@ -89,5 +91,5 @@ class MisgivingTests(HopsCase):
     def test_bounded(self) -> None:
         """The memory does not grow without end."""
         for number in range(10_100):
-            self.hops._misgivings.problem(f"host-{number}", Form.PRDR, "x", 0.0)
-        self.assertEqual(len(self.hops._misgivings._records), 10_000)
+            self.hops._downgrades.problem(f"host-{number}", Form.PRDR, "x", 0.0)
+        self.assertEqual(len(self.hops._downgrades._records), 10_000)

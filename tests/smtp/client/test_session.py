@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -21,6 +22,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
 from deferrals.smtp.client.session import ClientSession
 from tests.harness import Bench
+from tests.requirements import requirement
 
 GREETING = "220 mx ESMTP"
 EHLO = ["250-mx", "250-PIPELINING", "250-SIZE 100", "250-8BITMIME", "250-PRDR", "250 DEFERRALS"]
@@ -48,7 +50,7 @@ class Scripted:
         self.session = ClientSession(self.clock, "client.example.com", **settings)
         self.transport = Transport()
         self.session.makeConnection(self.transport)
-        self.opened = self.session.open()
+        self.opened = Deferred.fromCoroutine(self.session.open())
 
     def say(self, *lines: str) -> list[str]:
         """
@@ -64,7 +66,7 @@ class Scripted:
             yield body
 
         outgoing = Outgoing("a@example.com", recipients, len(body), chunks, **more)
-        self.result = self.session.send(outgoing)
+        self.result = Deferred.fromCoroutine(self.session.send(outgoing))
         said = self.transport.value().decode().splitlines()
         self.transport.clear()
         return said
@@ -102,8 +104,9 @@ class ClientTests(SynchronousTestCase):
             ],
         )
 
+    @requirement("D-3")
     def test_forms(self) -> None:
-        """DEFERRALS, else PRDR, else nothing; never what is not offered (D-3)."""
+        """DEFERRALS, else PRDR, else nothing; never what is not offered."""
         for ehlo, settings, wanted in (
             (EHLO, {}, " DEFERRALS"),
             (EHLO, {"forms": [Form.PRDR]}, " PRDR"),
@@ -115,8 +118,10 @@ class ClientTests(SynchronousTestCase):
             mail = server.send("b@example.net")[0].replace(" SIZE=6", "")
             self.assertEqual(mail, "MAIL FROM:<a@example.com>" + wanted)
 
+    @requirement("D-6")
+    @requirement("D-11")
     def test_deferrals(self) -> None:
-        """352, 353, a reply for each 352, a final one (D-6, D-11)."""
+        """352, 353, a reply for each 352, a final one."""
         server = self.greeted()
         server.send("a@x.example", "b@x.example", "c@x.example", "d@x.example")
         data = server.say("250 ok", "250 ok", "352 later", "550 5.1.1 who", "352 later", "354 go")
@@ -132,16 +137,20 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual((result.form, result.enumerated), (Form.DEFERRALS, True))
         self.assertTrue(server.session.usable)
 
+    @requirement("P-3")
+    @requirement("P-6")
     def test_prdr(self) -> None:
-        """Under PRDR every 2xx'd recipient is enumerated (P-3, P-6)."""
+        """Under PRDR every 2xx'd recipient is enumerated."""
         server = self.greeted(forms=[Form.PRDR])
         server.send("a@x.example", "b@x.example", "c@x.example")
         server.say("250 ok", "250 ok", "550 5.1.1 who", "250 ok", "354 go")
         server.say("353 wait", "450 4.7.1 later", "250 2.1.5 ok", "250 2.6.0 done")
         self.assertEqual(codes(self.successResultOf(server.result)), [450, 550, 250])
 
+    @requirement("D-9")
+    @requirement("P-4")
     def test_global(self) -> None:
-        """One reply for all (D-9, P-4)."""
+        """One reply for all."""
         for final, wanted in (("250 2.6.0 ok", 250), ("550 5.6.0 no", 550), ("451 4.3.0 no", 451)):
             server = self.greeted()
             server.send("a@x.example", "b@x.example")
@@ -149,16 +158,19 @@ class ClientTests(SynchronousTestCase):
             server.say(final)
             self.assertEqual(codes(self.successResultOf(server.result)), [wanted, wanted])
 
+    @requirement("P-11")
     def test_finalOverrides(self) -> None:
-        """A negative final reply overrides the block (P-11)."""
+        """A negative final reply overrides the block."""
         server = self.greeted()
         server.send("a@x.example", "b@x.example")
         server.say("250 ok", "352 later", "352 later", "354 go")
         server.say("353 wait", "250 2.1.5 ok", "550 5.6.0 no", "452 4.3.1 disk full")
         self.assertEqual(codes(self.successResultOf(server.result)), [452, 452])
 
+    @requirement("D-21")
+    @requirement("P-10")
     def test_lostAnywhere(self) -> None:
-        """A connection lost before the final reply leaves the message ours (D-21, P-10)."""
+        """A connection lost before the final reply leaves the message ours."""
         replies = [
             "250 ok",
             "352 l",
@@ -180,8 +192,9 @@ class ClientTests(SynchronousTestCase):
             self.assertTrue(all(a.temporary for a in (result.answers[0], result.answers[2])), end)
             self.assertFalse(server.session.usable)
 
+    @requirement("D-24")
     def test_timeouts(self) -> None:
-        """Ten minutes for each reply after the data; each resets the timer (D-24)."""
+        """Ten minutes for each reply after the data; each resets the timer."""
         server = self.greeted()
         server.send("a@x.example", "b@x.example")
         server.say("250 ok", "352 l", "352 l", "354 go")
@@ -266,8 +279,9 @@ class ClientTests(SynchronousTestCase):
             self.assertTrue(all(answer.temporary for answer in result.answers), lines)
             self.assertFalse(server.session.usable, lines)
 
+    @requirement("D-5")
     def test_352WithoutAsking(self) -> None:
-        """A 352 that nobody asked for is broken (D-5)."""
+        """A 352 that nobody asked for is broken."""
         server = self.greeted(forms=[])
         server.send("a@x.example")
         server.say("250 ok", "352 later")
@@ -299,7 +313,9 @@ class ClientTests(SynchronousTestCase):
             yield b"text\r\n"
             raise OSError("gone")
 
-        result = server.session.send(Outgoing("a@b.c", ["d@e.f"], 5, chunks))
+        result = Deferred.fromCoroutine(
+            server.session.send(Outgoing("a@b.c", ["d@e.f"], 5, chunks))
+        )
         server.say("250 ok", "250 ok", "354 go")
         self.assertEqual(codes(self.successResultOf(result)), [451])
         self.assertTrue(server.transport.aborted)
@@ -307,7 +323,7 @@ class ClientTests(SynchronousTestCase):
     def test_quit(self) -> None:
         """Goodbye is said, and waited for."""
         server = self.greeted()
-        gone = server.session.quit()
+        gone = Deferred.fromCoroutine(server.session.quit())
         self.assertEqual(server.say(), ["QUIT"])
         server.say("221 bye")
         self.assertNoResult(gone)
@@ -331,7 +347,7 @@ class BothEndsTests(SynchronousTestCase):
         session = ClientSession(bench.clock, "client.example.com", forms=forms)
         transport = Transport()
         session.makeConnection(transport)
-        opened = session.open()
+        opened = Deferred.fromCoroutine(session.open())
 
         def pump() -> None:
             for _ in range(20):
@@ -343,9 +359,8 @@ class BothEndsTests(SynchronousTestCase):
         pump()
         self.successResultOf(opened)
         body = b".dot\r\n..\r\n"
-        result = session.send(
-            Outgoing("a@example.com", recipients, len(body), lambda: iter([body]))
-        )
+        outgoing = Outgoing("a@example.com", recipients, len(body), lambda: iter([body]))
+        result = Deferred.fromCoroutine(session.send(outgoing))
         pump()
         return bench, self.successResultOf(result)
 

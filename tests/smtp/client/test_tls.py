@@ -43,7 +43,7 @@ class ClientTLSCase(SynchronousTestCase):
         self.transport = ClientTransport()
         self.transport.protocol = self.session
         self.session.makeConnection(self.transport)
-        opened = self.session.open()
+        opened = Deferred.fromCoroutine(self.session.open())
         self.say("220 mx.example.org ready")
         self.say("250-mx.example.org", "250-STARTTLS", "250 AUTH PLAIN")
         self.successResultOf(opened)
@@ -72,7 +72,7 @@ class ClientTLSCase(SynchronousTestCase):
         Ask for STARTTLS, with a server that has to be C{name}.
         """
         roots = trusted(self.certificate) if ca else None
-        d: Deferred[Any] = self.session.secure(verifying(name, roots), True)
+        d = Deferred.fromCoroutine(self.session.secure(verifying(name, roots), True))
         self.assertEqual(self.take(), b"STARTTLS\r\n")
         return d
 
@@ -146,7 +146,7 @@ class SecureTests(ClientTLSCase):
 
     def test_anybody(self) -> None:
         """Whoever answers is encrypted with, and not taken for verified."""
-        d = self.session.secure(Unverified("other.example"), False)
+        d = Deferred.fromCoroutine(self.session.secure(Unverified("other.example"), False))
         self.say("220 2.0.0 go")
         self.handshake()
         self.secretly("250 mx.example.org")

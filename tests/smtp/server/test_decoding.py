@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.smtp.server.decoding import DataDecoder, normalised
+from deferrals.smtp.server.decoding import DataDecoder
 
 _mail = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a", b"\0"]), max_size=20).map(
     b"".join
@@ -57,9 +57,3 @@ class DecoderTests(SynchronousTestCase):
         self.assertEqual((content, rest), expected)
         stripped = data[: len(data) - len(rest)].replace(b"\r\n", b"")
         self.assertEqual(bare, b"\r" in stripped or b"\n" in stripped)
-
-    @given(_mail)
-    def test_normalised(self, body: bytes) -> None:
-        """A normalised message has no bare CR or LF."""
-        text = normalised(body).replace(b"\r\n", b"")
-        self.assertFalse(b"\r" in text or b"\n" in text)

@@ -21,6 +21,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
 from deferrals.smtp.server.mixed import MixedPolicy
 from tests.harness import GREETING, Bench
+from tests.requirements import requirement
 from tests.senders import Connection, Sender, decide, run
 
 REFUSALS = [Refuse(Reply(550, "5.7.1", "no")), Refuse(Reply(552, "5.2.3", "too long"))]
@@ -65,13 +66,18 @@ class SenderTests(SynchronousTestCase):
         if bench.mixed.choice not in allowed or sender.form is not Form.PLAIN:
             self.assertEqual(diverted, set())
 
+    @requirement("D-10")
+    @requirement("D-17")
+    @requirement("P-3")
+    @requirement("P-6")
+    @requirement("P-11")
+    @requirement("S-1")
+    @requirement("S-2")
+    @requirement("S-3")
     @settings(max_examples=300)
     @given(st.data())
     def test_exact(self, data: Any) -> None:
-        """
-        For random recipients, cohorts, verdicts and sender behaviours (D-10,
-        D-17, P-3, P-6, P-11, S-1 to S-3).
-        """
+        """For random recipients, cohorts, verdicts and sender behaviours."""
         form = data.draw(st.sampled_from([Form.PLAIN] * 4 + [Form.PRDR, Form.DEFERRALS, Form.LMTP]))
         choice = data.draw(st.sampled_from([Mixed.SPLIT, Mixed.RETRY, Mixed.NOTIFY, Mixed.FILE]))
         protocol = "lmtp" if form is Form.LMTP else "smtp"

@@ -21,6 +21,7 @@ from deferrals.model.envelope import (
 from deferrals.model.verdict import ACCEPT
 from deferrals.smtp.server.session import FAREWELL_SECONDS, Session, SessionFactory
 from tests.harness import GREETING, Bench, Transport
+from tests.requirements import requirement
 
 
 def message(local: bytes) -> bytes:
@@ -72,8 +73,9 @@ class LostTests(SynchronousTestCase):
         bench.lose()
         self.assertEqual(bench.envelope.cancelled, ["slow@example.net"])
 
+    @requirement("D-15")
     def test_pendingVerdict(self) -> None:
-        """A pending content verdict is cancelled, and nothing is delivered (h1, D-15)."""
+        """A pending content verdict is cancelled, and nothing is delivered (h1)."""
         bench = Bench()
         bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<one@example.net>", "DATA")
         bench.say("text", ".")
@@ -91,8 +93,9 @@ class LostTests(SynchronousTestCase):
         self.assertEqual(bench.released, [])
         self.assertEqual(bench.clock.getDelayedCalls(), [])
 
+    @requirement("D-21")
     def test_lateCommit(self) -> None:
-        """What becomes durable after the client has gone is abandoned (D-21)."""
+        """What becomes durable after the client has gone is abandoned."""
         bench = Bench()
         bench.spool.slow = True
         bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>", "DATA")
@@ -102,8 +105,9 @@ class LostTests(SynchronousTestCase):
         self.assertEqual(bench.released, [])
         self.assertEqual(len(bench.spool.abandoned), 1)
 
+    @requirement("D-20")
     def test_releasedAfterFinal(self) -> None:
-        """The message is released after the final reply was written, not before (D-20)."""
+        """The message is released after the final reply was written, not before."""
         bench = Bench()
         order: list[str] = []
         release, write = bench.backend.release, bench.transport.write
@@ -155,8 +159,9 @@ class ShutdownTests(SynchronousTestCase):
         self.assertEqual([line[:3] for line in transport.value().splitlines()], [b"250", b"421"])
         self.assertEqual(bench.released, ["one@example.net"])
 
+    @requirement("P-12")
     def test_graceIsOver(self) -> None:
-        """Whose answer takes longer than the grace is refused for now (P-12)."""
+        """Whose answer takes longer than the grace is refused for now."""
         bench, factory, session, transport = self.factory()
         session.dataReceived(message(b"one"))
         transport.clear()
@@ -230,8 +235,9 @@ class OverloadTests(SynchronousTestCase):
     More messages than may be judged at once (the bench allows two).
     """
 
+    @requirement("P-8")
     def test_452(self) -> None:
-        """Those that wait too long get 452 4.3.1; nothing is lost (P-8)."""
+        """Those that wait too long get 452 4.3.1; nothing is lost."""
         bench = Bench()
         sessions = []
         for seconds in (50, 50, 40):

@@ -13,19 +13,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from deferrals.interfaces import IQueue
-from deferrals.model.delivery import Ended, Stuck
+from deferrals.model.disposition import NotifyThenRemove, Undeliverable
 from deferrals.model.selection import Selection
 from deferrals.operator.control import ControlFactory, Operator
 from deferrals.spool.sqlite import queries
-from deferrals.spool.sqlite.queue import View
+from deferrals.spool.sqlite.queue import SqliteQueue
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import LATER
 from tests.spool.sqlite import test_spool
 
 
-class ViewTests(SynchronousTestCase):
+class QueueTests(SynchronousTestCase):
     """
-    L{View} and L{Operator}.
+    L{SqliteQueue} and L{Operator}.
     """
 
     def setUp(self) -> None:
@@ -34,25 +34,29 @@ class ViewTests(SynchronousTestCase):
         self.spools.addCleanup = self.addCleanup  # type: ignore[method-assign]
         self.spool: SqliteSpool = self.spools.makeSpool()
         self.woken: list[bool] = []
-        self.view = View(self.spool, self.spools.inThread, changed=lambda: self.woken.append(True))
+        self.queue = SqliteQueue(
+            self.spool.store,
+            self.spools.inThread,
+            changed=lambda: self.woken.append(True),
+        )
 
     def result(self, d: Any) -> Any:
         return self.spools.reactor.wait(d)
 
     def found(self, **conditions: Any) -> list[str]:
-        found, after = self.result(self.view.look(Selection(**conditions), 100, None))
+        found, after = self.result(self.queue.recipients(Selection(**conditions), 100, None))
         self.assertIsNone(after)
         return [one["recipient"] for one in found]
 
     def change(self, command: str, **conditions: Any) -> int:
-        count, after = self.result(self.view.change(command, Selection(**conditions), None))
+        count, after = self.result(self.queue.change(command, Selection(**conditions), None))
         self.assertIsNone(after)
         number: int = count
         return number
 
     def test_provides(self) -> None:
         """It provides the interface."""
-        self.assertTrue(verifyObject(IQueue, self.view))
+        self.assertTrue(verifyObject(IQueue, self.queue))
 
     def test_pages(self) -> None:
         """A long queue is read in parts, each recipient once."""
@@ -62,7 +66,7 @@ class ViewTests(SynchronousTestCase):
         found: list[str] = []
         after: Any = None
         while True:
-            page, after = self.result(self.view.look(Selection(), 2, after))
+            page, after = self.result(self.queue.recipients(Selection(), 2, after))
             found += [one["recipient"][0] for one in page]
             if after is None:
                 break
@@ -113,9 +117,11 @@ class ViewTests(SynchronousTestCase):
     def test_stuck(self) -> None:
         """A retry of somebody whose sender could not be told is another try to tell."""
         work = self.spools.owned(self.spool, "a@x.example")
-        self.result(self.spool.record(work, {work.addressees[0]: Ended("failed", LATER)}))
+        self.result(
+            self.spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)})
+        )
         (telling,) = self.result(self.spool.notices(1, work.envelope.transaction))
-        self.result(self.spool.record(telling, {telling.addressees[0]: Stuck(1000.0)}))
+        self.result(self.spool.record(telling, {telling.addressees[0]: Undeliverable(1000.0)}))
         self.assertEqual(self.change("retry", status="stuck"), 1)
         self.assertEqual(self.spools.told(self.spool), [("a@x.example", "failed")])
 
@@ -128,7 +134,7 @@ class ViewTests(SynchronousTestCase):
         self.assertEqual(self.result(self.spool.waiting()), (1, 1))
         self.assertEqual(self.change("remove"), 1)
         self.assertEqual(self.result(self.spool.waiting()), (0, 0))
-        shown = self.result(self.view.show(work.envelope.transaction))
+        shown = self.result(self.queue.show(work.envelope.transaction))
         self.assertTrue(shown["gone"])
         self.assertIn("remove by operator", [one["event"] for one in shown["history"]])
 
@@ -136,7 +142,7 @@ class ViewTests(SynchronousTestCase):
         """
         What the line answers.
         """
-        operator = Operator(self.view, self.spools.inThread, lambda: {"counters": {}})
+        operator = Operator(self.queue, self.spools.inThread, lambda: {"counters": {}})
         line: Any = ControlFactory(operator).buildProtocol(None)  # type: ignore[arg-type]
         transport = StringTransport()
         line.makeConnection(transport)

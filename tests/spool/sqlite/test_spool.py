@@ -17,14 +17,15 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
-from deferrals.model.delivery import Gone
+from deferrals.model.disposition import Remove
 from deferrals.model.ids import parseId
 from deferrals.spool.message import MEMORY_OCTETS
-from deferrals.spool.sqlite import housekeeping, repair
+from deferrals.spool.sqlite import repair, upkeep
 from deferrals.spool.sqlite.claims import KEEP_SECONDS, LEASE_SECONDS
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import SpoolContract, makeAddressees, makeEnvelope
 from tests.reactors import PumpedReactor
+from tests.requirements import requirement
 
 
 class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
@@ -103,7 +104,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         with work.message.open() as file:
             self.assertEqual(file.read(), content)
         self.assertEqual(len(os.listdir(os.path.join(self.directory, "bodies"))), 1)
-        self.resultOf(spool.record(work, {work.addressees[0]: Gone()}))
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
         self.resultOf(spool.waiting())
         self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
 
@@ -153,7 +154,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
             self.reactor.advance(601)
             (again,) = self.claimed(spool)
             self.assertEqual(again.envelope, work.envelope)
-            self.resultOf(spool.record(again, {again.addressees[0]: Gone()}))
+            self.resultOf(spool.record(again, {again.addressees[0]: Remove()}))
             self.reactor.wait(spool.close())
 
     def test_expiresWhileDown(self) -> None:
@@ -180,10 +181,10 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
 
         self.queued(spool, "a@b.example", seconds=1.0, warnSeconds=1.0)
         self.clock.advance(2)
-        self.resultOf(spool.db.run(traced, asked.append))
+        self.resultOf(spool.store.run(traced, asked.append))
         self.claimed(spool)
         self.resultOf(spool.notices(10))
-        self.resultOf(spool.db.run(traced, None))
+        self.resultOf(spool.store.run(traced, None))
         selects = [sql for sql in asked if sql.startswith(("SELECT", "UPDATE recipients"))]
         self.assertGreater(len(selects), 5)
 
@@ -191,7 +192,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
             return str([row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}")])
 
         for sql in selects:
-            found = self.resultOf(spool.db.run(plan, sql))
+            found = self.resultOf(spool.store.run(plan, sql))
             self.assertNotIn("SCAN", found, sql)
             self.assertNotIn("TEMP B-TREE", found, sql)
             if "message = " in sql:
@@ -200,17 +201,17 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
     def test_trimmed(self) -> None:
         """Of too many notes those that expire first go; the history is kept short."""
         spool = self.makeSpool()
-        self.patch(housekeeping, "NOTES_ROWS", 3)
-        self.patch(housekeeping, "HISTORY_ROWS", 2)
+        self.patch(upkeep, "NOTES_ROWS", 3)
+        self.patch(upkeep, "HISTORY_ROWS", 2)
         for number in range(6):
             spool.note(str(number), "x", 100.0 + number)
         for _ in range(4):
             self.queued(spool, "a@b.example")
-        self.assertFalse(self.resultOf(spool.db.run(housekeeping.trimNotes, spool.clock.now())))
-        self.assertFalse(self.resultOf(spool.db.run(housekeeping.trimHistory)))
+        self.assertFalse(self.resultOf(spool.store.run(upkeep.trimNotes, spool.store.clock.now())))
+        self.assertFalse(self.resultOf(spool.store.run(upkeep.trimHistory)))
         self.assertEqual(sorted(self.resultOf(spool.notes())), ["3", "4", "5"])
         count = self.resultOf(
-            spool.db.run(lambda db: db.execute("SELECT COUNT(*) FROM history").fetchone()[0])
+            spool.store.run(lambda db: db.execute("SELECT COUNT(*) FROM history").fetchone()[0])
         )
         self.assertEqual(count, 2)
 
@@ -247,7 +248,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         spool = self.makeSpool()
         self.queued(spool, "a@b.example", seconds=1.0)
         self.resultOf(
-            spool.db.run(lambda db: db.execute("UPDATE recipients SET recipient = '?'") and None)
+            spool.store.run(lambda db: db.execute("UPDATE recipients SET recipient = '?'") and None)
         )
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
@@ -299,13 +300,13 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         spool = self.makeSpool()
         path = self.large(spool, "a@b.example")
         self.reactor.wait(spool.close())
-        os.rename(spool.path, f"{spool.path}.away")
+        os.rename(spool.store.files.database, f"{spool.store.files.database}.away")
         spool = self.opened()
         self.resultOf(spool.waiting())
         aside = os.path.join(self.directory, "damaged", os.path.basename(path))
         self.assertTrue(os.path.exists(aside))
         self.reactor.wait(spool.close())
-        os.rename(f"{spool.path}.away", spool.path)
+        os.rename(f"{spool.store.files.database}.away", spool.store.files.database)
         os.rename(aside, path)
         (work,) = self.claimed(self.opened())
         self.assertEqual(work.message.size, MEMORY_OCTETS + 2)
@@ -316,12 +317,12 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         paths = [self.large(spool, f"{name}@b.example") for name in "abcd"]
         self.reactor.wait(spool.close())
         numbers = [parseId(os.path.basename(path)) for path in paths]
-        with sqlite3.connect(spool.path) as db:
+        with sqlite3.connect(spool.store.files.database) as db:
             db.execute("DELETE FROM messages WHERE id = ?", (numbers[0],))
             db.execute("DELETE FROM recipients WHERE message IN (?, ?)", (numbers[1], numbers[3]))
         db.close()
         aside = os.path.join(self.directory, "damaged")
-        text = repair.salvage(spool.path, aside, 0.0, {numbers[3]})
+        text = repair.salvage(spool.store.files, 0.0, {numbers[3]})
         self.assertIn("2 contents", text)
         found = [os.path.exists(path) for path in paths]
         self.assertEqual(found, [False, False, True, True])  # the last is still coming in
@@ -361,8 +362,9 @@ spool.open().addCallback(begin)
 reactor.run()
 """
 
+    @requirement("D-23")
     def test_staged(self) -> None:
-        """What was durable before the process died is there afterwards, whole (D-23)."""
+        """What was durable before the process died is there afterwards, whole."""
         for size in (10, MEMORY_OCTETS + 10):
             directory = self.mktemp()
             status = subprocess.run(

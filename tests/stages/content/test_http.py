@@ -72,7 +72,7 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
         services = FakeServices(reactor=self.clock)
         settings = {"url": "http://127.0.0.1:1/judge", **settings}
         agent = RequestTraversalAgent(self.judge)
-        self.patch(web, "Agent", lambda reactor, pool: agent)
+        self.patch(web, "makeAgent", lambda reactor, connections: agent)
         stage = http.HTTPStage(http.HTTPSettings(**settings), services)
         self.flush = agent.flush
         return stage

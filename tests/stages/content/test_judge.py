@@ -17,6 +17,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Marks, Refuse, Route
 from deferrals.stages.content.judge import ContentJudge
 from deferrals.testing import FakeContent, makeEnvelope, makeMessage, makeRecipient
+from tests.requirements import requirement
 
 NO = Refuse(Reply(550, "5.6.0", "no"))
 
@@ -56,8 +57,9 @@ class JudgeTests(SynchronousTestCase):
             self.one.decide(address, ACCEPT)
         self.assertTrue(all(self.successResultOf(d) == ACCEPT for d in verdicts))
 
+    @requirement("S-3")
     def test_chain(self) -> None:
-        """The second stage is asked about those whom the first one lets pass (S-3)."""
+        """The second stage is asked about those whom the first one lets pass."""
         good, bad = self.ask(("a@x.example", "both"), ("b@x.example", "both"))
         self.one.decide("a@x.example", ACCEPT)
         self.one.decide("b@x.example", NO)
@@ -157,8 +159,9 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(len(self.one.asked), 300)
         self.assertLess(Key.compared, 300 * 20)
 
+    @requirement("P-8")
     def test_slots(self) -> None:
-        """Who waits for a slot and is cancelled gets 452, and gives up its place (P-8)."""
+        """Who waits for a slot and is cancelled gets 452, and gives up its place."""
         (first,) = self.ask(("a@x.example", "first"))
         (second,) = self.ask(("b@x.example", "first"))
         (third,) = self.ask(("c@x.example", "first"))

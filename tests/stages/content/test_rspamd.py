@@ -80,7 +80,7 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
         self.services = FakeServices()
         self.rspamd = FakeRspamd()
         self.agent = RequestTraversalAgent(self.rspamd)
-        self.patch(web, "Agent", lambda reactor, pool: self.agent)
+        self.patch(web, "makeAgent", lambda reactor, connections: self.agent)
         self.patch(HTTPChannel, "maxHeaders", 2000)
         self.patch(HTTPChannel, "totalHeadersSize", 1 << 20)
 

@@ -63,7 +63,7 @@ class HTTPDeliveryTests(DeliveryStageContract, SynchronousTestCase):
     def makeStage(self, **settings: Any) -> HTTPDelivery:
         self.service, self.clock = Service(), Clock()
         self.agent = RequestTraversalAgent(self.service)
-        self.patch(web, "Agent", lambda reactor, pool: self.agent)
+        self.patch(web, "makeAgent", lambda reactor, connections: self.agent)
         settings = {"url": "http://127.0.0.1:1/mail", **settings}
         return HTTPDelivery(HTTPDeliverySettings(**settings), FakeServices(reactor=self.clock))
 

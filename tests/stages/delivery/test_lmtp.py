@@ -16,6 +16,7 @@ from deferrals.testing import (
     makeEnvelope,
 )
 from tests.remote import RemoteCase
+from tests.requirements import requirement
 
 
 class LMTPContractTests(RemoteCase, DeliveryStageContract):
@@ -35,8 +36,9 @@ class LMTPTests(RemoteCase):
     keywords = ("PIPELINING", "8BITMIME")
     lmtp = True
 
+    @requirement("S-5")
     def test_each(self) -> None:
-        """2xx delivered, 4xx retried, 5xx failed; one session for all (RFC 2033, S-5)."""
+        """2xx delivered, 4xx retried, 5xx failed; one session for all (RFC 2033)."""
         self.peer.rcpt = {"d@x.example": "550 5.1.1 who"}
         self.peer.block = {"b@x.example": "552 5.2.2 full", "c@x.example": "451 4.2.0 later"}
         a, b, c, d = self.outcomes(makeAddressees(*(f"{x}@x.example" for x in "abcd")))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import Delivered, Failed, Retry
@@ -18,6 +19,7 @@ from deferrals.testing import (
 )
 from tests.peer import Peer
 from tests.remote import BODY, HOP, RemoteCase
+from tests.requirements import requirement
 
 
 class NextTests(RemoteCase):
@@ -29,8 +31,10 @@ class NextTests(RemoteCase):
         hops = [self.makeStage(ask=()) for _ in "12"]
         hops[1]._hop = hops[1]._hop.__class__("two", "two", "two.example", forms=())
         addressees = makeAddressees(*addresses)
-        d = RemoteDelivery(self.services, 30, "relayed").deliver(
-            makeMessage(BODY), makeEnvelope(), addressees, [stage._hop for stage in hops]
+        remote = RemoteDelivery(self.services, 30, "relayed")
+        hopsInTurn = [stage._hop for stage in hops]
+        d = Deferred.fromCoroutine(
+            remote.deliver(makeMessage(BODY), makeEnvelope(), addressees, hopsInTurn)
         )
         self.network.run()
         found = self.successResultOf(d)
@@ -58,8 +62,9 @@ class NextTests(RemoteCase):
         (a,) = self.inTurn("a@x.example")
         self.assertEqual((type(a), a.reply.enhanced), (Retry, "4.4.1"))
 
+    @requirement("D-21")
     def test_nobodyKnows(self) -> None:
-        """Whose message may have been taken is not offered to another one at once (D-21)."""
+        """Whose message may have been taken is not offered to another one at once."""
         two = self.network.peers["two"] = Peer()
         self.peer.drop = lambda sender: 0
         (a,) = self.inTurn("a@x.example")
@@ -118,12 +123,16 @@ class DropTests(RemoteCase):
             kinds["bad@x.example"] = Failed
         return kinds
 
+    @requirement("D-21")
+    @requirement("P-10")
     def test_deferrals(self) -> None:
-        """DEFERRALS (D-21, P-10)."""
+        """DEFERRALS."""
         self.everyOctet("PIPELINING", "DEFERRALS")
 
+    @requirement("P-10")
+    @requirement("P-11")
     def test_prdr(self) -> None:
-        """PRDR (P-10, P-11)."""
+        """PRDR."""
         self.everyOctet("PIPELINING", "PRDR")
 
     def test_lmtp(self) -> None:

@@ -19,6 +19,7 @@ from deferrals.testing import (
     makeMessage,
 )
 from tests.remote import HOP, RemoteCase
+from tests.requirements import requirement
 
 
 class SMTPContractTests(RemoteCase, DeliveryStageContract):
@@ -32,10 +33,12 @@ class SMTPTests(RemoteCase):
     L{SMTPDelivery}.
     """
 
+    @requirement("D-11")
+    @requirement("P-11")
     def test_each(self) -> None:
         """
-        Each recipient keeps its own code, and only who was refused for now is
-        to be tried again (D-11, P-11).
+        Each recipient keeps its own code, and only who was refused for now is to be
+        tried again.
         """
         self.peer.rcpt = {"d@x.example": "550 5.1.1 who"}
         self.peer.block = {"b@x.example": "550 5.6.0 no", "c@x.example": "450 4.7.1 later"}
@@ -46,8 +49,10 @@ class SMTPTests(RemoteCase):
         self.assertEqual((type(c), c.reply.enhanced), (Retry, "4.7.1"))
         self.assertEqual((type(d), d.reply.enhanced), (Failed, "5.1.1"))
 
+    @requirement("P-10")
+    @requirement("P-11")
     def test_finalRefusal(self) -> None:
-        """A final refusal overrides all that the block said (P-10, P-11)."""
+        """A final refusal overrides all that the block said."""
         for final, kind in (("554 5.6.0 no", Failed), ("451 4.3.0 later", Retry)):
             self.peer.final, self.peer.block = final, {"b@x.example": "550 5.6.0 no"}
             found = self.outcomes(makeAddressees("a@x.example", "b@x.example"))

@@ -15,6 +15,7 @@ from deferrals.smtp.client.pool import NextHops
 from deferrals.stages.envelope.callout import CalloutSettings, CalloutStage
 from deferrals.testing import EnvelopeStageContract, FakeServices, makeEnvelope, makeRecipient
 from tests.peer import Network, Peer
+from tests.requirements import requirement
 
 HOP = "tcp:store.example:24"
 
@@ -51,10 +52,11 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
     def asked(self) -> int:
         return sum(line.startswith("RCPT") for line in self.peer.commands)
 
+    @requirement("S-5")
     def test_answers(self) -> None:
         """
         Taken is no opinion; unknown and full become 550 5.1.1 and 452 4.2.2 for
-        that recipient at RCPT, before responsibility is taken (S-5).
+        that recipient at RCPT, before responsibility is taken.
         """
         self.peer.rcpt = {
             "unknown@x.example": "550 5.1.1 <unknown@x.example> User doesn't exist",

@@ -146,7 +146,7 @@ class WebTests(SynchronousTestCase):
             b"down@example.net": 500,
         }
         agent = RequestTraversalAgent(lookUp)
-        self.patch(web, "Agent", lambda reactor, pool: agent)
+        self.patch(web, "makeAgent", lambda reactor, connections: agent)
         services = FakeServices()
         url = "http://127.0.0.1:1/users/{address}"
         stage = users.UsersStage(users.UsersSettings(url=url, **settings), services)

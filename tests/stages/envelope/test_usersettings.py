@@ -14,6 +14,7 @@ from deferrals.model.verdict import Accept, Defer, Refuse, Route
 from deferrals.stages.envelope import users
 from deferrals.stages.envelope.rules import Pattern, Rule, RuleTable
 from deferrals.testing import makeEnvelope, makeRecipient
+from tests.requirements import requirement
 
 ROUTE = Route("strict", "box")
 
@@ -37,8 +38,9 @@ class SettledTests(SynchronousTestCase):
         table = RuleTable([rule], "mx", policies, {"store"})
         return table.judge(makeEnvelope(), makeRecipient("a@example.net"))
 
+    @requirement("S-1")
     def test_policy(self) -> None:
-        """The policy that a check names says what RCPT TO is answered (S-1)."""
+        """The policy that a check names says what RCPT TO is answered."""
         for verdict, wanted in (
             (None, Defer(ROUTE)),
             (Defer(Route("open", "box")), Accept(route=Route("open", "box"))),

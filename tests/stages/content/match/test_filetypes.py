@@ -4,6 +4,9 @@ What kind of file some octets are.
 
 from __future__ import annotations
 
+import importlib.resources
+import json
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.stages.content.match.filetypes import kindsOf
@@ -29,3 +32,15 @@ class KindTests(SynchronousTestCase):
             self.assertIn(kind, kindsOf(head))
         for head in (b"", b"hello\r\n"):
             self.assertEqual(kindsOf(head), set())
+
+    def test_table(self) -> None:
+        """
+        puremagic's data file is laid out as it is read: rows of hexadecimal
+        octets, offset, extension, MIME type and text.
+        """
+        table = importlib.resources.files("puremagic").joinpath("magic_data.json")
+        rows = json.loads(table.read_bytes())["headers"]
+        self.assertGreater(len(rows), 1000)
+        for row in rows:
+            self.assertEqual([type(one) for one in row], [str, int, str, str, str])
+            self.assertEqual(len(bytes.fromhex(row[0])) * 2, len(row[0]))
