@@ -292,7 +292,9 @@ class DialogueTests(ServerCase):
         """The limits on connections are those of all listeners together."""
         server = self.started(settings=ListenerSettings(limits=Limits(connections=1)))
         self.client(server)
-        self.assertEqual(Client(server, self.clock).say()[0][:3], "421")
+        refused = Client(server, self.clock)
+        self.assertEqual(refused.say()[0][:3], "421")
+        refused.session.connectionLost(Failure(ConnectionDone()))
 
     def test_route(self) -> None:
         """A verdict names the delivery where there are several of them."""
