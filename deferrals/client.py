@@ -59,7 +59,7 @@ def sendMessage(
     """
     Connect, send one message, say goodbye.
 
-    @param endpoint: L{twisted.internet.interfaces.IStreamClientEndpoint}.
+    @param endpoint: C{twisted.internet.interfaces.IStreamClientEndpoint}.
     @param sender: the reverse path; empty for the null path.
     @param recipients: the forward paths; at least one.
     @param message: octets whose lines end with CRLF (L{withCRLF}).

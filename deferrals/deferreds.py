@@ -223,8 +223,7 @@ def withDeadline(
 
     No timer is made for what is there at once.
 
-    @return: a Deferred of its result; fails with L{TimeoutError
-        <twisted.internet.defer.TimeoutError>} when time is up.
+    @return: a Deferred of its result; fails with C{TimeoutError} when time is up.
     """
     source = asDeferred(function, *args)
     if source.called and not source.paused:

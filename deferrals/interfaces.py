@@ -60,7 +60,7 @@ class IReactor(
 ):
     """
     What the whole server asks of a reactor.  Whatever only waits asks for
-    L{IReactorTime<twisted.internet.interfaces.IReactorTime>}.
+    C{IReactorTime}.
     """
 
 
@@ -126,9 +126,9 @@ class IEnvelopeStage(Interface):
 
         @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
         @param recipient: L{Recipient<deferrals.model.envelope.Recipient>};
-            its route is what an earlier envelope stage has said, or L{None}.
+            its route is what an earlier envelope stage has said, or C{None}.
         @return: L{Accept}, L{Refuse} or L{Defer} of
-            L{deferrals.model.verdict}; or L{None}, for no opinion: what the
+            L{deferrals.model.verdict}; or C{None}, for no opinion: what the
             stages before have said stands.  A route with another policy than
             the rule's puts the recipient under that policy, which then says
             what RCPT TO is answered.  May be a Deferred, which may be
@@ -226,7 +226,7 @@ class IDeliveryStage(Interface):
 class IStagePlugin(Interface):
     """
     How a stage is found and built.  Offer an instance that also provides
-    L{twisted.plugin.IPlugin} in a module below C{deferrals/plugins/}; the
+    C{twisted.plugin.IPlugin} in a module below C{deferrals/plugins/}; the
     configuration then names it like a built-in.
     """
 
@@ -298,7 +298,7 @@ class IServices(Interface):
     def connect(endpoint: str) -> IStreamClientEndpoint:
         """
         @param endpoint: a Twisted client endpoint string.
-        @return: L{twisted.internet.interfaces.IStreamClientEndpoint}.
+        @return: C{twisted.internet.interfaces.IStreamClientEndpoint}.
         @raise ValueError: it is none.
         """
 
@@ -308,7 +308,7 @@ class IServices(Interface):
         """
         @param servers: DNS servers, as (address, port) pairs; none, for those
             of the configuration, or of the system.
-        @return: L{twisted.internet.interfaces.IResolver}.
+        @return: C{twisted.internet.interfaces.IResolver}.
         """
 
     def listensOn(address: str, port: int) -> bool:
@@ -456,7 +456,7 @@ class ISpool(Interface):
         """
         Before a delivery: is the content what was stored?
 
-        @return: a Deferred, or L{None} for yes, where that is sure.  It fails
+        @return: a Deferred, or C{None} for yes, where that is sure.  It fails
             with L{SpoolError<deferrals.errors.SpoolError>} if not: then the
             message has been moved aside, and nothing is to be recorded.
         """
@@ -537,15 +537,15 @@ class IQueue(Interface):
     ) -> Deferred[tuple[list[dict[str, Any]], Sequence[int] | None]]:
         """
         @param limit: how many recipients at most.
-        @param after: where the last call ended; L{None} to begin.
+        @param after: where the last call ended; C{None} to begin.
         @return: a Deferred of (recipients, after): dictionaries as
-            C{deferrals queue list --json} shows them; C{after} is L{None} when
+            C{deferrals queue list --json} shows them; C{after} is C{None} when
             there is no more.
         """
 
     def show(number: int) -> Deferred[dict[str, Any] | None]:
         """
-        @return: a Deferred of all that is known of a message; L{None} if it is
+        @return: a Deferred of all that is known of a message; C{None} if it is
             unknown.
         """
 
@@ -563,7 +563,7 @@ class IQueue(Interface):
 
     def content(number: int) -> Deferred[IMessage | None]:
         """
-        @return: a Deferred of an L{IMessage}; L{None} if there is none.
+        @return: a Deferred of an L{IMessage}; C{None} if there is none.
         """
 
     def inspect(
@@ -616,7 +616,7 @@ class IBodyWriter(Interface):
         """
 
 
-class IScramCredentials(ICredentials):
+class IScramCredentials(ICredentials, Interface):
     """
     What somebody who uses SCRAM-SHA-256 has instead of a password: a proof.
     """
@@ -640,8 +640,8 @@ class IAuthenticator(Interface):
 
     def login(credentials: ICredentials) -> Deferred[str]:
         """
-        @return: a Deferred of the user's name; fails with L{UnauthorizedLogin
-            <twisted.cred.error.UnauthorizedLogin>} where no checker knows them.
+        @return: a Deferred of the user's name; fails with C{UnauthorizedLogin}
+            where no checker knows them.
         """
 
     def scramKeys(user: bytes) -> Deferred[ScramKeys]:
@@ -678,13 +678,13 @@ class IContentJudge(Interface):
 class IScramChecker(Interface):
     """
     A credentials checker that knows keys for SCRAM-SHA-256: it provides this
-    beside L{ICredentialsChecker<twisted.cred.checkers.ICredentialsChecker>},
+    beside C{ICredentialsChecker},
     and accepts L{IScramCredentials}.
     """
 
     def scramKeys(user: bytes) -> MaybeAwaitable[ScramKeys | None]:
         """
         @param user: octets of UTF-8.
-        @return: L{ScramKeys<deferrals.model.sasl.ScramKeys>}, or L{None} where
+        @return: L{ScramKeys<deferrals.model.sasl.ScramKeys>}, or C{None} where
             there are none.  May be a Deferred.
         """

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -41,6 +41,9 @@ from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Delivered, Failed, Marks, Refuse, Retry, Route
 from deferrals.spool.message import HEADER_OCTETS, Message
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _numbers = itertools.count(1 << 20)
 
@@ -88,7 +91,7 @@ def makeAddressees(*addresses: str) -> list[Addressee]:
 @implementer(IServices)
 class FakeServices:
     """
-    Services for a stage under test: time is a L{Clock}, threads are none.
+    Services for a stage under test: time is a C{Clock}, threads are none.
 
     @param directory: for both directories.
     """
@@ -110,11 +113,13 @@ class FakeServices:
             self._common[key] = build()
         return self._common[key]
 
-    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+    def inThread(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
         """
         Runs it here and now.
         """
-        return maybeDeferred(function, *args)
+        return maybeDeferred(function, *args, **kwargs)
 
     def connect(self, endpoint: str) -> Any:
         """
@@ -352,7 +357,7 @@ class SpoolContract:
         @return: another attempt after so many seconds.
         """
         values = {"expireSeconds": 1000.0, "warnSeconds": 0.0, "reply": LATER, "host": "mx.test"}
-        return Reschedule(destination, seconds, **{**values, **more})  # type: ignore[arg-type]
+        return Reschedule(destination, seconds, **{**values, **more})
 
     def queued(self, spool: Any, address: str, *args: Any, **more: Any) -> Work:
         """

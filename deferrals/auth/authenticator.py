@@ -16,6 +16,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer, providedBy
 
+from deferrals.deferreds import asDeferred
 from deferrals.interfaces import IAuthenticator, IScramChecker, IScramCredentials
 from deferrals.model.sasl import SCRAM_ITERATIONS, ScramKeys
 
@@ -42,7 +43,7 @@ class Authenticator:
     def login(self, credentials: ICredentials) -> Deferred[str]:
         """
         @return: a Deferred of the user's name, text; fails with
-            L{UnauthorizedLogin} where no checker knows them.
+            C{UnauthorizedLogin} where no checker knows them.
         """
         return Deferred.fromCoroutine(self._login(credentials))
 
@@ -70,7 +71,7 @@ class Authenticator:
 
     async def _scramKeys(self, user: bytes) -> ScramKeys:
         for checker in self._scram:
-            keys: ScramKeys | None = await maybeDeferred(checker.scramKeys, user)
+            keys: ScramKeys | None = await asDeferred(checker.scramKeys, user)
             if keys is not None:
                 return keys
         made = hmac.digest(self._secret, user, hashlib.sha256)

@@ -72,7 +72,7 @@ class PasswordFile:
 
     def requestAvatarId(self, credentials: object) -> Deferred[bytes | tuple[()]]:
         """
-        See L{ICredentialsChecker}.
+        See C{ICredentialsChecker}.
         """
         if IScramCredentials.providedBy(credentials):
             return self._threads.run(self._proved, credentials)

@@ -322,7 +322,7 @@ def load(path: str | None, plugins: Plugins) -> Config:
     """
     Read a configuration.
 
-    @param path: the file; L{None} for the built-in default.
+    @param path: the file; C{None} for the built-in default.
     @param plugins: the stages there are, by interface and name.
     @raise ConfigError: with every problem that was found.
     """

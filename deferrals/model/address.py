@@ -144,7 +144,7 @@ def takePath(text: str, bare: bool = False) -> tuple[Mailbox | None, str]:
 
     @param bare: whether C{<postmaster>} without a domain is a path
         (RFC 5321 §4.1.1.3: for RCPT only).
-    @return: the mailbox, L{None} for the null path C{<>}; and the rest of the
+    @return: the mailbox, C{None} for the null path C{<>}; and the rest of the
         text behind the closing bracket.
     @raise AddressError: there is no valid path.
     """

@@ -54,10 +54,10 @@ class Result:
     What became of one message at one server.
 
     @ivar answers: one per recipient, in the order in which they were named.
-    @ivar final: the last reply to the data; L{None} where there was none.
+    @ivar final: the last reply to the data; C{None} where there was none.
     @ivar form: what was asked for in MAIL FROM.
     @ivar enumerated: whether the server answered each recipient after the data.
-    @ivar sender: the reply to MAIL FROM; L{None} where there was none.
+    @ivar sender: the reply to MAIL FROM; C{None} where there was none.
     @ivar handedOver: whether the server was given the message (or part of it),
         so that without a final reply it is unknown whether it has taken it.
     @ivar lost: why the connection was given up; empty where it was not.
@@ -106,7 +106,7 @@ def weigh(
     @param envelope: the replies to RCPT TO.
     @param block: the replies between 353 and the final one (or, under LMTP,
         all replies after the data), by recipient.
-    @param final: the final reply; under LMTP L{None}.
+    @param final: the final reply; under LMTP C{None}.
     @param missing: stands for a reply that never came.
     """
     answers = []

@@ -72,10 +72,10 @@ class Block:
     @ivar listed: the indexes of those that a block enumerates.
     @ivar taken: the text of a positive final reply.
     @ivar sentAway: whether recipients of this transaction got 452.
-    @ivar verdicts: each candidate's; L{None} while it has none.
+    @ivar verdicts: each candidate's; C{None} while it has none.
     @ivar undecided: how many have none.
     @ivar answers: what the verdicts say to the sender, each once: the replies of
-        refusals, and L{None} for an acceptance.  Marks are not for the sender.
+        refusals, and C{None} for an acceptance.  Marks are not for the sender.
     @ivar isOverdue: whether the window ended before all verdicts were in.
     @ivar resolution: how a dilemma ended.
     @ivar isDurable: whether the message is stored for those who accept it.
@@ -123,7 +123,7 @@ class Block:
         """
         A stage has decided.
 
-        @return: whether it counts: L{False} where another one was first.
+        @return: whether it counts: C{False} where another one was first.
         @raise TypeError: it is neither L{Accept} nor L{Refuse}.
         """
         answer = None
@@ -309,7 +309,7 @@ def enumerates(block: Block) -> bool:
 
 def ownReply(block: Block, position: int) -> Reply | None:
     """
-    A listed recipient's own reply; L{None} while it is not known (D-13).
+    A listed recipient's own reply; C{None} while it is not known (D-13).
 
     @param position: in C{block.listed}.
     """
@@ -333,7 +333,7 @@ def ownReply(block: Block, position: int) -> Reply | None:
 
 def finalReply(block: Block) -> Reply | None:
     """
-    The reply behind a block, about the message as a whole (D-16); L{None} while
+    The reply behind a block, about the message as a whole (D-16); C{None} while
     it is not known.
     """
     if block.veto is not None:
@@ -349,7 +349,7 @@ def finalReply(block: Block) -> Reply | None:
 
 def onlyReply(block: Block) -> Reply | None:
     """
-    The one reply where there is no block (D-9, P-4; a plain sender); L{None}
+    The one reply where there is no block (D-9, P-4; a plain sender); C{None}
     while it is not known.
     """
     if block.veto is not None:
@@ -439,7 +439,7 @@ def repliesFor(
 
     @param answers: each recipient that the envelope has deferred, in the order
         of RCPT TO: its address without brackets, and the reply with which it
-        refuses, or L{None} where it accepts.
+        refuses, or C{None} where it accepts.
     @param taken: the text of a positive final reply.
     @param mixed: what a plain sender gets where its recipients differ.
     @raise ValueError: an address is none, a reply does not refuse, or there is

@@ -23,7 +23,7 @@ def resultReply(outcome: Outcome | None) -> Reply:
     One recipient's reply (RFC 2033 §4.2): a recipient that is refused here is the
     sender's.
 
-    @param outcome: L{None} where it is not known in time: then it is ours.
+    @param outcome: C{None} where it is not known in time: then it is ours.
     """
     if outcome is None:
         return R250_QUEUED

@@ -115,7 +115,7 @@ class _Parameter:
     """
     @ivar keyword: the EHLO keyword that offers it.
     @ivar field: where the value goes.
-    @ivar read: reads the value, or raises L{ValueError}; L{None} where there
+    @ivar read: reads the value, or raises C{ValueError}; C{None} where there
         must be no value, which then stands for C{value}.
     """
 
@@ -201,7 +201,7 @@ def parseMail(rest: str, offered: Collection[str]) -> tuple[Mailbox | None, Para
     Read what stands behind C{MAIL}.
 
     @param offered: the EHLO keywords of this session, upper case.
-    @return: the reverse path (L{None} for C{<>}) and the parameters.
+    @return: the reverse path (C{None} for C{<>}) and the parameters.
     @raise PeerError: with the reply that says what is wrong.
     """
     sender, tail = _path(rest, "FROM:", R501_SENDER_SYNTAX, False)

@@ -107,7 +107,7 @@ class ListenerSettings(ListenerOptions, ReplyTimes):
     All that a listener's sessions are given.
 
     @ivar certificates: Twisted's TLS context factory, such as
-        L{CertificateOptions<twisted.internet.ssl.CertificateOptions>}; L{None}
+        C{CertificateOptions}; C{None}
         for no TLS.
     @ivar proxied: whether connections begin with a PROXY header.
     @ivar limits: what one client may ask for.

@@ -142,7 +142,7 @@ class Memory:
     sender and recipient, since the message is not known yet there.
 
     @param save: called with a fingerprint and what is remembered under it now,
-        or L{None} when that is forgotten.
+        or C{None} when that is forgotten.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ class Login:
     A user at a server that asks for one (RFC 4954).
 
     @ivar user: the name.
-    @ivar password: the password; or L{None}, where C{passwordFile} has it.
+    @ivar password: the password; or C{None}, where C{passwordFile} has it.
     @ivar passwordFile: the absolute path of a file whose first line it is.
     @raise ValueError: a NUL or a line end in the name or the password.
     """
@@ -85,7 +85,7 @@ class Hop:
     @ivar forms: the ways of asking for each recipient's answer that may be used.
     @ivar security: whether the connection is to be protected.
     @ivar ca: the absolute path of a file of certificates (PEM) that are
-        trusted; L{None} for those that the system trusts.
+        trusted; C{None} for those that the system trusts.
     @ivar login: who we are.
     @ivar chunking: whether BDAT may be used.
     @ivar notOurselves: whether a server that calls itself as we do is taken

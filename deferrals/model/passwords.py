@@ -131,7 +131,7 @@ def formatLine(user: str, secrets: Secrets) -> str:
 
 def parseLine(line: str) -> tuple[str, Secrets] | None:
     """
-    @return: the user and their secrets; L{None} for a line that is nothing.
+    @return: the user and their secrets; C{None} for a line that is nothing.
     @raise ValueError: it is no such line.
     """
     line = line.strip()

@@ -55,7 +55,7 @@ class Reply:
     One reply.
 
     @ivar code: the three digits.
-    @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; L{None} on the
+    @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; C{None} on the
         replies that carry none: all of 3xx (P-5), the greeting and EHLO.
     @ivar text: what a postmaster reads.  A line feed in it makes a multi-line
         reply; every other control character becomes a blank.

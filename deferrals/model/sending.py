@@ -39,7 +39,7 @@ def number(capabilities: Capabilities, keyword: str, name: str = "") -> int | No
 
     @param name: of the limit; empty for a keyword that is followed by nothing
         but the number.
-    @return: L{None} where there is none.
+    @return: C{None} where there is none.
     """
     for word in capabilities.get(keyword, ()):
         key, mark, value = word.rpartition("=")

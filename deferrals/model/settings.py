@@ -59,7 +59,7 @@ class BadSetting(ValueError):
 def checked(read: Callable[[Any], object]) -> Callable[[Any, Any, Any], None]:
     """
     An attrs validator out of a function that reads the value or raises
-    L{ValueError} with what was expected.  L{None} is always allowed: whether a
+    C{ValueError} with what was expected.  C{None} is always allowed: whether a
     setting may be left out is said by its default.
     """
 

@@ -59,7 +59,7 @@ _ALLOWED = {
 
 def outOfSequence(verb: str, phase: Phase) -> Reply | None:
     """
-    The 503 that C{verb} gets in this phase, or L{None} where it may come.
+    The 503 that C{verb} gets in this phase, or C{None} where it may come.
     Verbs that are not in the table may always come.
     """
     allowed = _ALLOWED.get(verb)

@@ -91,7 +91,7 @@ class Route:
         """
         The recipient's own value of a stage's setting: what is said for this
         stage (C{rspamd.refuse_score}), otherwise what is said for all
-        (C{refuse_score}); L{None}, where nothing is.
+        (C{refuse_score}); C{None}, where nothing is.
         """
         own = dict(self.overrides)
         return own.get(f"{stage}.{key}", own.get(key))
@@ -104,7 +104,7 @@ class Accept:
 
     @ivar marks: from a content stage: how its copy is marked.
     @ivar route: from an envelope stage: what applies to it from here on;
-        L{None} leaves what an earlier stage said.
+        C{None} leaves what an earlier stage said.
     """
 
     marks: Marks = NO_MARKS
@@ -125,7 +125,7 @@ class Defer:
     """
     An envelope stage cannot know: the content decides (S-1).
 
-    @ivar route: what applies from here on; L{None} leaves what an earlier
+    @ivar route: what applies from here on; C{None} leaves what an earlier
         stage said.
     """
 
@@ -175,7 +175,7 @@ class Retry:
     """
     Not now.
 
-    @ivar after: seconds before which another attempt is pointless; L{None}
+    @ivar after: seconds before which another attempt is pointless; C{None}
         leaves it to the schedule.
     """
 

@@ -157,7 +157,7 @@ class _OfflineConnection:
 
 def _connect(path: str | None) -> Connection:
     """
-    @param path: the server's configuration; L{None} for the built-in one.
+    @param path: the server's configuration; C{None} for the built-in one.
     """
     config = load(None if path is None else os.path.abspath(path), stagePlugins())
     try:

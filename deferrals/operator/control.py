@@ -164,7 +164,7 @@ class ControlFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> ControlLine:
         """
-        See L{Factory.buildProtocol}.
+        See C{Factory.buildProtocol}.
         """
         return ControlLine(self._operator)
 
@@ -174,7 +174,7 @@ def listen(reactor: IReactorUNIX, path: str, operator: Operator) -> IListeningPo
     Listen for operators.  The spool's lock is held: a socket that is there is
     left over from a process that died.
 
-    @return: the port; L{None} where there can be none, which the log says.
+    @return: the port; C{None} where there can be none, which the log says.
     """
     try:
         with contextlib.suppress(FileNotFoundError):

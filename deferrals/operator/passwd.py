@@ -89,7 +89,7 @@ def makeSecrets(password: str, scram: bool) -> Secrets:
 
 def replaceLine(path: str, user: str, line: str | None) -> bool:
     """
-    Write the file anew with this line for a user; without, where it is L{None}.
+    Write the file anew with this line for a user; without, where it is C{None}.
     What else stands in it stays.  A reader finds the old file or the new one.
 
     @return: whether the user was there.

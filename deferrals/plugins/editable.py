@@ -35,7 +35,7 @@ def editableDirectories(package: str, known: Collection[str]) -> Iterator[str]:
 
 def editableRoot(distribution: Distribution) -> str | None:
     """
-    The directory of a project that is installed to be worked on; L{None} for
+    The directory of a project that is installed to be worked on; C{None} for
     any other.
     """
     try:

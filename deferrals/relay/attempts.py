@@ -31,7 +31,7 @@ class Deliveries:
     What the configuration says of deliveries, by the name that a recipient's
     route gives.
 
-    @ivar stage: finds the stage; L{None} where there is none of this name.
+    @ivar stage: finds the stage; C{None} where there is none of this name.
     @ivar schedule: finds the L{Schedule}.
     """
 

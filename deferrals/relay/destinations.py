@@ -156,9 +156,9 @@ class Destinations:
         """
         An attempt has ended.
 
-        @param report: what it met; L{None} if it did not come so far.
+        @param report: what it met; C{None} if it did not come so far.
         @return: for how many seconds the destination is to be left alone; 0 if
-            it is no longer; L{None} if nothing changes.
+            it is no longer; C{None} if nothing changes.
         """
         state = self._states[name]
         state.running -= 1

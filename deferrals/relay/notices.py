@@ -97,7 +97,7 @@ class Notifier:
     """
     @param spool: the queue.
     @param author: writes the notices.
-    @param route: finds where a notice to a sender goes; L{None} if there is no
+    @param route: finds where a notice to a sender goes; C{None} if there is no
         way.
     @param inThread: runs a function outside the reactor thread.
     @ivar returnOctets: no larger message is sent back whole.

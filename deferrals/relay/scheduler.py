@@ -465,7 +465,7 @@ class Scheduler:
 
     def _end(self, attempt: Attempt, report: HopReport | None) -> None:
         """
-        @param report: what the attempt met; L{None} if it did not come so far.
+        @param report: what the attempt met; C{None} if it did not come so far.
         """
         seconds = self.destinations.ended(attempt.destination, report)
         if seconds is not None:

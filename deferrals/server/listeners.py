@@ -4,10 +4,11 @@ Where a server listens: its ports, and the sessions that come from each.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 import attrs
-from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
@@ -43,8 +44,10 @@ def describe(address: IAddress) -> str:
     """
     An address as one writes it: C{127.0.0.1:2525}, C{[::1]:2525}, a path.
     """
+    if isinstance(address, UNIXAddress):
+        return os.fsdecode(address.name or "")
     if not isinstance(address, IPv4Address | IPv6Address):
-        return str(getattr(address, "name", address))
+        return str(address)
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{host}:{address.port}"
 
@@ -52,7 +55,7 @@ def describe(address: IAddress) -> str:
 @attrs.define(eq=False)
 class Listener:
     """
-    @ivar endpoint: where it listens; L{None} for a port that is not ours.
+    @ivar endpoint: where it listens; C{None} for a port that is not ours.
     @ivar factory: makes its sessions.
     @ivar port: there while it listens.
     """
@@ -63,8 +66,7 @@ class Listener:
 
     def listen(self) -> Deferred[None]:
         """
-        @return: a Deferred that fails with L{CannotListenError
-            <twisted.internet.error.CannotListenError>}.
+        @return: a Deferred that fails with C{CannotListenError}.
         """
         assert self.endpoint is not None
         return maybeDeferred(self.endpoint.listen, self.factory).addCallback(self._listening)

@@ -70,7 +70,7 @@ class MailServer(service.Service):
     @param delivery: where mail goes, or several deliveries by name.  The spool
         remembers the names.
     @param spool: a directory; or a spool, which belongs to this server from now
-        on; L{None} keeps mail in memory, and it is gone with the process.
+        on; C{None} keeps mail in memory, and it is gone with the process.
     @param settings: of listeners that are not given their own.  Its limits on
         connections are those of all listeners together.
     @param checkers: check passwords.
@@ -78,7 +78,7 @@ class MailServer(service.Service):
     @param notices: the name of the delivery by which senders are told of
         failures and delays (DSNs); or a function that finds a
         L{Route<deferrals.model.verdict.Route>} by the sender's
-        L{Mailbox<deferrals.model.address.Mailbox>}; L{None} tells no sender.
+        L{Mailbox<deferrals.model.address.Mailbox>}; C{None} tells no sender.
     @param quarantines: by policy, the name of the delivery that gets what the
         policy refuses of a message that had to be accepted (C{Mixed.FILE}).
     @param maxJudging: messages in the content stages at once.
@@ -87,7 +87,7 @@ class MailServer(service.Service):
     @param services: those that stages were built with; by default it makes its
         own.
     @ivar status: what the server counts, and what state it is in.
-    @ivar queue: the operator's view of the queue; L{None} where it is in
+    @ivar queue: the operator's view of the queue; C{None} where it is in
         memory.
     @raise TypeError: an object does not provide its interface, or cannot be
         hashed.
@@ -239,7 +239,7 @@ class MailServer(service.Service):
         @return: a Deferred that fires when mail can be taken.  It fails with
             L{SpoolError<deferrals.errors.SpoolError>} where the spool is
             another process's or cannot be written, and with
-            L{CannotListenError<twisted.internet.error.CannotListenError>}.
+            C{CannotListenError}.
         @raise RuntimeError: it has been started before.
         """
         if self._started is not None:

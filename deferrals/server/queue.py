@@ -26,10 +26,10 @@ from deferrals.spool.sqlite.spool import SqliteSpool
 
 class Queue:
     """
-    @param spool: a directory, or a spool; L{None} for one in memory.
+    @param spool: a directory, or a spool; C{None} for one in memory.
     @param ids: makes the numbers of notices.
     @ivar spool: what keeps the messages.
-    @ivar view: the operator's; L{None} where the spool has none.
+    @ivar view: the operator's; C{None} where the spool has none.
     """
 
     def __init__(

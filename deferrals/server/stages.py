@@ -46,7 +46,7 @@ class Stages:
     @ivar content: the content stages of each policy.
     @ivar deliveries: delivery stages by name.
     @ivar schedules: when what they could not deliver is tried again, by name.
-    @ivar routeBack: finds where a notice for a sender goes; L{None} if there is
+    @ivar routeBack: finds where a notice for a sender goes; C{None} if there is
         no way.
     @ivar quarantines: the deliveries that get what policies refuse of messages
         that had to be accepted, by policy.
@@ -125,7 +125,7 @@ class CurrentStages:
 
     def delivery(self, name: str) -> IDeliveryStage | None:
         """
-        The delivery of a name; L{None} where there is none any longer.
+        The delivery of a name; C{None} where there is none any longer.
         """
         return self.now.deliveries.get(name)
 
@@ -137,7 +137,7 @@ class CurrentStages:
 
     def routeBack(self, sender: Mailbox) -> Route | None:
         """
-        Where a notice for a sender goes; L{None} if there is no way.
+        Where a notice for a sender goes; C{None} if there is no way.
         """
         return self.now.routeBack(sender)
 

@@ -48,8 +48,8 @@ class Message:
     """
     See L{IMessage}.
 
-    @ivar body: the octets, where they are in memory; otherwise L{None}.
-    @ivar path: the file that holds them; otherwise L{None}.
+    @ivar body: the octets, where they are in memory; otherwise C{None}.
+    @ivar path: the file that holds them; otherwise C{None}.
     @ivar fresh: whether the octets are the ones that came in: not read back
         from a disk that may have changed them.
     """

@@ -171,7 +171,7 @@ class RemoteService:
         @param seconds: for the whole of it, waiting for others included.
         @param function: asks; what it returns may be cancelled.
         @return: a Deferred of what C{function} gives; fails with L{CircuitOpen},
-            with L{TimeoutError<twisted.internet.defer.TimeoutError>}, or as
+            with C{TimeoutError}, or as
             C{function} did.  May be cancelled.
         """
 

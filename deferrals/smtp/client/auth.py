@@ -4,7 +4,7 @@ PLAIN (RFC 4616), LOGIN.
 
 A mechanism is asked for the argument of AUTH, then for an answer to each 334,
 and in the end whether it is content: a server that knows the password proves it
-in SCRAM, and one that cannot is not believed.  What is wrong is a L{ValueError}.
+in SCRAM, and one that cannot is not believed.  What is wrong is a C{ValueError}.
 """
 
 from __future__ import annotations

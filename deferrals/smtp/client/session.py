@@ -314,8 +314,7 @@ class ClientSession(Protocol):
         STARTTLS (RFC 3207).  What the server has sent behind its reply, in
         clear, is thrown away: it may be someone else's.
 
-        @param creator: L{IOpenSSLClientConnectionCreator
-            <twisted.internet.interfaces.IOpenSSLClientConnectionCreator>}.
+        @param creator: C{IOpenSSLClientConnectionCreator}.
         @param verifies: whether it refuses a server that is not the right one.
         @raise PeerError: there is no TLS.  It has the server's reply where the
             server has refused, and can be spoken to in clear; otherwise the

@@ -36,7 +36,7 @@ class Unverified:
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """
-        See L{IOpenSSLClientConnectionCreator}.
+        See C{IOpenSSLClientConnectionCreator}.
         """
         connection = SSL.Connection(self._context, None)
         connection.set_app_data(tlsProtocol)

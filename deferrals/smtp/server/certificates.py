@@ -93,7 +93,7 @@ class Certificates:
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """
-        See L{IOpenSSLServerConnectionCreator}.
+        See C{IOpenSSLServerConnectionCreator}.
         """
         self._check()
         assert self._context is not None  # loaded before a listener is made

@@ -55,7 +55,7 @@ class ConnectionLimits:
         """
         A connection is there, and is counted until L{closed}.
 
-        @return: why it must end at once, or L{None}.
+        @return: why it must end at once, or C{None}.
         """
         self.total += 1
         return R421_TOO_MANY_CONNECTIONS if self.total > self.connections else None
@@ -71,7 +71,7 @@ class ConnectionLimits:
         The address of a connection's client is known, and counted until
         L{forgotten}.
 
-        @return: why it must end at once, or L{None}.
+        @return: why it must end at once, or C{None}.
         """
         origin = neighbourhood(address)
         count = self._open[origin] = self._open.get(origin, 0) + 1

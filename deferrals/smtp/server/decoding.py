@@ -33,7 +33,7 @@ class DataDecoder:
         """
         @param data: the next octets from the wire.
         @return: the next octets of the message, unstuffed (RFC 5321 §4.5.2);
-            and L{None} while it goes on, or what stands behind its end.
+            and C{None} while it goes on, or what stands behind its end.
         """
         data = self._held + data
         # Without a dot at a line's beginning there is neither an end nor stuffing.

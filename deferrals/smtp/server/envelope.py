@@ -73,7 +73,7 @@ class _RecipientSlot(Slot):
     """
     The reply to one RCPT TO.
 
-    @ivar judged: what the envelope says of the recipient; L{None} while that is
+    @ivar judged: what the envelope says of the recipient; C{None} while that is
         pending.
     """
 

@@ -43,7 +43,7 @@ class Diversion:
     all.
 
     @ivar reply: how it refuses.
-    @ivar quarantine: the delivery that gets its copy; L{None} for none.
+    @ivar quarantine: the delivery that gets its copy; C{None} for none.
     @ivar notify: whether the sender is told by a DSN.
     """
 
@@ -60,7 +60,7 @@ class Diversion:
 
     def addressee(self, recipient: Recipient, seq: int) -> Addressee | None:
         """
-        What is written into the spool for it; L{None} where nothing is left to
+        What is written into the spool for it; C{None} where nothing is left to
         do.
         """
         route = recipient.route
@@ -103,7 +103,7 @@ class MixedPolicy:
         for now too often: C{NOTIFY} or C{FILE}.
     @ivar retryLimit: how often that is.
     @ivar memory: what is remembered; all listeners share it.
-    @ivar quarantine: the name of a policy's quarantine delivery, or L{None}.
+    @ivar quarantine: the name of a policy's quarantine delivery, or C{None}.
     @ivar reachable: whether there is a way to write to a sender.
     @ivar mayNotify: whether a DSN may be written to an envelope's reverse-path
         although the client has not authenticated: a Deferred of that.

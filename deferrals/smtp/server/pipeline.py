@@ -2,7 +2,7 @@
 The lower half of a server's session: octets into commands, replies into octets,
 each in its order.
 
-L{PipelinedESMTP} is a L{twisted.mail.smtp.ESMTP} whose way of reading and
+L{PipelinedESMTP} is a C{twisted.mail.smtp.ESMTP} whose way of reading and
 writing is replaced.  How the base class's traps are dealt with:
 
   - I{Replies overtake one another.}  Input is taken command by command, and not
@@ -91,7 +91,7 @@ class Slot:
     One reply in the order of replies.
 
     @ivar settle: makes the reply, once all before it have been written;
-        L{None} while its answer is pending.
+        C{None} while its answer is pending.
     @ivar pending: what is waited for.
     """
 
@@ -179,7 +179,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def wanted(self) -> int | None:
         """
-        How many octets the reader takes at most; L{None} where it must see to
+        How many octets the reader takes at most; C{None} where it must see to
         know.
         """
         return None
@@ -204,13 +204,13 @@ class PipelinedESMTP(smtp.ESMTP):
 
         @param slots: all that there are: what came in one piece, as far as it
             has been taken.
-        @return: L{False} where the others are to be waited for first.
+        @return: C{False} where the others are to be waited for first.
         """
         return True
 
     def congestion(self) -> IBodyWriter | None:
         """
-        Where the client's octets go too slowly; L{None} where they do not.
+        Where the client's octets go too slowly; C{None} where they do not.
         """
         return None
 
@@ -435,7 +435,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Take one command line.
 
-        @return: L{False} where there is none, or it has to wait.
+        @return: C{False} where there is none, or it has to wait.
         """
         buffer, start = self._buffer, self._offset
         end = buffer.find(b"\n", start) + 1

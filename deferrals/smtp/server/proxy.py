@@ -48,7 +48,7 @@ class Introduction(SessionBase):
         Count the connection as this client's, unless it is a trusted one, that
         speaks for many.
 
-        @return: why it must go, or L{None}.
+        @return: why it must go, or C{None}.
         """
         self.uncount()
         if self._address == LOCAL or self._speaksForOthers(self._address):

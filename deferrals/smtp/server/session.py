@@ -312,7 +312,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _command(self, word: str) -> Callable[[str], Deferred[None] | None] | None:
         """
-        The method of a verb; L{None} for an unknown one.
+        The method of a verb; C{None} for an unknown one.
         """
         verb = word.upper()
         found: Callable[[str], Deferred[None] | None] | None = getattr(self, f"do_{verb}", None)

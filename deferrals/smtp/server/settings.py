@@ -31,7 +31,7 @@ class Backend:
     @ivar status: where events are counted.
     @ivar mixed: what a plain sender gets when its recipients differ.
     @ivar connectionLimits: counts connections and failed passwords.
-    @ivar authenticator: who may log in; L{None} where no client can.
+    @ivar authenticator: who may log in; C{None} where no client can.
     @ivar binary: whether every delivery takes BODY=BINARYMIME as it is.
     @ivar attempt: instead of C{release}, where delivery comes before the reply
         (S-6): called with the L{Work} of a staged message, and whether the

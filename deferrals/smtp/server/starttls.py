@@ -89,7 +89,7 @@ class Encryption(SessionBase):
 
     def handshakeCompleted(self) -> None:
         """
-        See L{IHandshakeListener}.
+        See C{IHandshakeListener}.
         """
         self._handshaking = False
         self._tls = describe(self.transport.getHandle())

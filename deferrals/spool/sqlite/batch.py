@@ -71,7 +71,7 @@ class WriteBatch:
     @ivar released: numbers of messages that became ours.
     @ivar removed: numbers of messages that are delivered to all, or abandoned,
         with the files of their bodies, which are removed afterwards.
-    @ivar notes: what is noted: name to (value, expires); L{None} to forget it.
+    @ivar notes: what is noted: name to (value, expires); C{None} to forget it.
     """
 
     inserts: list[Insert] = attrs.field(factory=list)

@@ -312,7 +312,7 @@ def setAside(db: sqlite3.Connection, number: int, now: float, seqs: list[int] | 
     up.
 
     @param now: the spool's time.
-    @param seqs: the numbers of those recipients; L{None} for all.
+    @param seqs: the numbers of those recipients; C{None} for all.
     """
     if seqs is None:
         found = db.execute("SELECT seq FROM recipients WHERE message = ?", (number,))

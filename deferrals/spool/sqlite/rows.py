@@ -2,7 +2,7 @@
 Values into rows, and rows into values.
 
 What is read here may have been damaged: whatever is wrong with a row is a
-L{ValueError}, and nothing else.
+C{ValueError}, and nothing else.
 """
 
 from __future__ import annotations

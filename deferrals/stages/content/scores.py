@@ -61,7 +61,7 @@ class ScoreLimits:
     """
     What one cohort thinks of scores; recipients with equal limits are alike.
 
-    @ivar refuse: refuse from this score on; L{None}: what the scanner says;
+    @ivar refuse: refuse from this score on; C{None}: what the scanner says;
         infinite: never.
     @ivar mark: likewise, for marking.
     """
@@ -74,7 +74,7 @@ def limitsOf(stage: str, settings: ScoreSettings, recipient: Recipient) -> Score
     """
     A recipient's limits: its own, where it has some, otherwise its policy's.
 
-    @return: L{None}, where it wants no spam filter.
+    @return: C{None}, where it wants no spam filter.
     """
     route = recipient.route or Route("", "")
     if route.own(stage, "spam_filter") == 0:
@@ -141,7 +141,7 @@ class ScoringStage(ABC, Generic[_Key, _Scan]):
 
     def cohort(self, recipient: Recipient) -> Hashable:
         """
-        The scan, and the limits; L{None} for recipients that want none.
+        The scan, and the limits; C{None} for recipients that want none.
         """
         limits = limitsOf(self._scanner.name, self._limits, recipient)
         return None if limits is None else (self.scanOf(recipient), limits)

@@ -282,7 +282,7 @@ def outcomeOf(status: int | None, said: bytes) -> Outcome:
     """
     What an exit status comes to.
 
-    @param status: L{None} where a signal has ended the program.
+    @param status: C{None} where a signal has ended the program.
     @param said: the beginning of what it has said.
     """
     words = " ".join(said.decode("utf-8", "replace").split())[:200]

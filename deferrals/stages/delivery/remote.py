@@ -102,7 +102,7 @@ def hopTo(
     """
     The server at an endpoint.
 
-    @param name: what its certificate must say; L{None} for the endpoint's host.
+    @param name: what its certificate must say; C{None} for the endpoint's host.
     @param ca: a file of certificates (PEM), relative to the configuration.
     @raise ValueError: this is no client endpoint.
     """
@@ -161,7 +161,7 @@ def _factsOf(message: IMessage) -> _Facts:
 class RemoteDelivery:
     """
     @param services: L{IServices<deferrals.interfaces.IServices>}.
-    @param maxHops: a message with more Received fields is in a loop; L{None}
+    @param maxHops: a message with more Received fields is in a loop; C{None}
         where it goes no further.
     @param action: what a sender that wants to know is told where the next hop
         does not tell (L{Delivered.action}).

@@ -118,7 +118,7 @@ class Names:
     """
     Look-ups, with a memory as long as their TTL.
 
-    @param resolver: makes L{IResolver<twisted.internet.interfaces.IResolver>}
+    @param resolver: makes C{IResolver}
         when it is needed.
     @param clock: timers.
     @param capacity: so many answers are remembered.

@@ -158,7 +158,7 @@ class CalloutStage:
 
     def _ask(self, address: str) -> Deferred[Reply | None]:
         """
-        @return: a Deferred of the reply that refuses a recipient, or L{None}.
+        @return: a Deferred of the reply that refuses a recipient, or C{None}.
         """
         shared = self._asking.get(address)
         if shared is None:

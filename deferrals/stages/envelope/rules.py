@@ -115,7 +115,7 @@ class Rule:
     @ivar pattern: the recipients that it matches.
     @ivar verdict: what it says of them, route included.
     @ivar checks: envelope stages that are asked afterwards.
-    @ivar allow: the clients that it is for; L{None} for all.
+    @ivar allow: the clients that it is for; C{None} for all.
     """
 
     pattern: Pattern
@@ -200,7 +200,7 @@ class RuleTable:
 
     def route(self, address: Mailbox) -> Route | None:
         """
-        Where mail for an address of our own goes, checks aside; L{None} if no
+        Where mail for an address of our own goes, checks aside; C{None} if no
         rule lets it in.
         """
         rule = self._match(None, address)

@@ -45,7 +45,7 @@ class Table(Protocol):
 
     def find(self, address: Mailbox) -> Deferred[Row | None]:
         """
-        @return: a Deferred of a recipient's row; L{None}, where there is none.
+        @return: a Deferred of a recipient's row; C{None}, where there is none.
         """
 
 
@@ -90,7 +90,7 @@ class SqliteTable:
 
     def find(self, address: Mailbox) -> Deferred[Row | None]:
         """
-        @return: a Deferred of a recipient's row; L{None}, where there is none.
+        @return: a Deferred of a recipient's row; C{None}, where there is none.
         """
         return self._remote.ask(self._seconds, self._inThread, self._find, _named(address))
 
@@ -128,7 +128,7 @@ class WebTable:
 
     def find(self, address: Mailbox) -> Deferred[Row | None]:
         """
-        @return: a Deferred of what is said of a recipient; L{None}, where it
+        @return: a Deferred of what is said of a recipient; C{None}, where it
             is unknown.
         """
         return self._remote.ask(self._seconds, self._find, address)

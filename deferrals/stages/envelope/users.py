@@ -88,7 +88,7 @@ class _Known:
     """
     What is known of one recipient.
 
-    @ivar settings: L{None}, where there is no row.
+    @ivar settings: C{None}, where there is no row.
     @ivar until: when it is to be asked for again.
     """
 

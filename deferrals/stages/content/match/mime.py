@@ -232,7 +232,7 @@ class _BoundaryScanner:
     def _next(self, position: int) -> tuple[int, int | None]:
         """
         Where the content that begins at C{position} ends, and where the next
-        part begins; L{None} where there is none.
+        part begins; C{None} where there is none.
         """
         if not self._boundaries:
             return len(self._data), None
