@@ -177,6 +177,9 @@ async def _send(reactor: IReactorTime, arguments: argparse.Namespace, message: b
             forms=_FORMS[arguments.ask],
             trace=_show if arguments.verbose else None,
         )
+    except ValueError as error:
+        complain(str(error))
+        return 2
     except Exception as error:
         complain(f"{arguments.to}: {error}")
         return 2

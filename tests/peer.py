@@ -42,6 +42,7 @@ class Peer:
     @ivar drop: called at the end of each message with the sender; the number of
         octets of what is said then after which the connection is dropped, or
         L{None}.
+    @ivar octets: all that has come.
     @ivar commands: every command that has come.
     @ivar accepted: (sender, recipient, message) for which it has taken
         responsibility: the final reply was written as a whole.
@@ -61,6 +62,7 @@ class Peer:
         self.enumerates = True
         self.drop: Callable[[str], int | None] = lambda sender: None
         self.override: dict[str, str] = {}
+        self.octets = b""
         self.commands: list[str] = []
         self.accepted: list[tuple[str, str, bytes]] = []
         self.connections = 0
@@ -109,6 +111,7 @@ class PeerSession(Protocol):
         self.transport.write("".join(line + "\r\n" for line in lines).encode())
 
     def dataReceived(self, data: bytes) -> None:
+        self.peer.octets += data
         self.buffer += data
         while True:
             before = self.buffer

@@ -66,7 +66,6 @@ WITHOUT = {
         (
             "app/service.py",
             "cli.py",
-            "client.py",
             "model/limits.py",
             "smtp/server/base.py",
             "smtp/server/envelope.py",

@@ -146,9 +146,6 @@ class MXDelivery:
         return not any(found.version == net.version and found in net for net in self._never)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"mx {self._domain(recipient)}"
 
     def _domain(self, recipient: Recipient) -> str:
@@ -157,9 +154,6 @@ class MXDelivery:
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Outcomes | Deferred[Outcomes]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         if envelope.parameters.requireTLS:
             # RFC 8689 §4.2.1: what unsigned DNS says proves nothing.
             return dict.fromkeys(recipients, Failed(R550_NO_REQUIRETLS))

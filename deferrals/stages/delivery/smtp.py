@@ -107,17 +107,11 @@ class SMTPDelivery:
         self._remote = RemoteDelivery(services, settings.max_hops, "relayed")
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"smtp {self._hop.endpoint}"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[Outcomes]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         hop = self._hop
         if envelope.parameters.requireTLS:  # RFC 8689 §4.2.1
             hop = attrs.evolve(hop, security="verified")

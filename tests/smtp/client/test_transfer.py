@@ -90,6 +90,36 @@ class TransactionTests(HopsCase):
         self.sent(self.hop(chunking=False), outgoing("a@x.example"))
         self.assertEqual(self.peer.commands[-1], "DATA")
 
+    def test_bareNewline(self) -> None:
+        """
+        A text with a bare CR or LF is refused for good and given up before its
+        end, with DATA and with BDAT; a binary one is what it is.
+        """
+        evil = b"hi\n.\r\nMAIL FROM:<evil@x.example>\r\n"
+        for pieces in ([evil], [b"hi\r\n"] * 3 + [evil], [b"a\r", b"\n.\r", b"x"], [b"a\r"]):
+            for keywords in (EHLO, (*EHLO, "CHUNKING")):
+                self.setUp()
+                self.peer.keywords = list(keywords)
+                size = sum(map(len, pieces))
+                message = Outgoing("", ["b@x.example"], size, lambda pieces=pieces: iter(pieces))
+                self.assertEqual(codes(self.sent(self.hop(), message)), [554])
+                self.network.run()
+                self.assertEqual((self.peer.accepted, self.peer.sessions), ([], []))
+                self.assertFalse(b"evil" in self.peer.octets)
+                self.assertEqual(self.hops.describe()["misgivings"], [])
+        self.setUp()
+        self.peer.keywords = [*EHLO, "CHUNKING", "BINARYMIME"]
+        message = Outgoing("", ["b@x.example"], len(evil), lambda: iter([evil]), binary=True)
+        self.assertEqual(codes(self.sent(self.hop(), message)), [250])
+        self.assertEqual(self.peer.accepted[0][2], evil)
+
+    def test_wholeLines(self) -> None:
+        """A CRLF that is cut in two by the pieces of the message is a line's end."""
+        pieces = [b"a\r", b"\n", b".b\r\n", b"c\r", b"\n"]
+        message = Outgoing("", ["b@x.example"], 10, lambda: iter(pieces))
+        self.assertEqual(codes(self.sent(self.hop(), message)), [250])
+        self.assertEqual(self.peer.accepted[0][2], b"a\r\n.b\r\nc\r\n")
+
     def test_chunkForNobody(self) -> None:
         """No chunk is sent to nobody."""
         self.peer.keywords = [*EHLO, "CHUNKING"]
