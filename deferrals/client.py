@@ -26,7 +26,7 @@ from deferrals.model.answers import Answer, Result
 from deferrals.model.commands import checkName
 from deferrals.model.envelope import Form
 from deferrals.model.lines import hasBare, normalised
-from deferrals.model.outgoing import Hop, Login, Outgoing, Security, Timeouts
+from deferrals.model.outgoing import PREFERENCE, Hop, Login, Outgoing, Security, Timeouts
 from deferrals.smtp.client.connections import HopConnections, Means, threadsOf
 
 _CHUNK_OCTETS = 64 * 1024
@@ -49,7 +49,7 @@ def sendMessage(
     *,
     hello: str = "",
     lmtp: bool = False,
-    forms: Sequence[Form] = (Form.DEFERRALS, Form.PRDR),
+    forms: Sequence[Form] = PREFERENCE,
     security: Security = "none",
     host: str = "",
     login: Login | None = None,

@@ -31,6 +31,7 @@ from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
 from deferrals.model.verdict import Failed, Retry
 from deferrals.stages.delivery.remote import (
+    FORMS,
     ConnectionSettings,
     Outcomes,
     RemoteDelivery,
@@ -101,7 +102,7 @@ class MXSettings(ConnectionSettings):
     own: tuple[str, ...] = ()
     never: tuple[str, ...] = attrs.field(default=_NEVER, validator=checked(networks))
     hosts: int = attrs.field(default=10, validator=checked(positive))
-    ask: tuple[str, ...] = attrs.field(default=("deferrals", "prdr"), validator=checked(forms))
+    ask: tuple[str, ...] = attrs.field(default=tuple(FORMS), validator=checked(forms))
     chunking: bool = True
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
