@@ -109,7 +109,7 @@ def reply(text: str | None) -> Reply | None:
     if not text.startswith("["):
         return Reply.parse(text)  # as format 1 kept it
     code, enhanced, words = json.loads(text)
-    return Reply(code, enhanced, words)
+    return Reply.mended(code, enhanced, words)
 
 
 def envelope(row: tuple[Any, ...]) -> Envelope:
