@@ -20,7 +20,7 @@ from deferrals.app.service import checkConfig
 from deferrals.client import Result, sendMessage, withCRLF
 from deferrals.config.tables import load
 from deferrals.errors import ConfigError
-from deferrals.model.envelope import Form
+from deferrals.model.outgoing import PREFERENCE
 from deferrals.operator.commands import addCommands
 from deferrals.operator.output import complain
 from deferrals.operator.passwd import addCommand as addPasswd
@@ -29,9 +29,8 @@ from deferrals.plugins.finding import findPlugins, stagePlugins
 from deferrals.stages.content.match.stage import EICAR, GTUBE
 
 _FORMS = {
-    "auto": (Form.DEFERRALS, Form.PRDR),
-    "deferrals": (Form.DEFERRALS,),
-    "prdr": (Form.PRDR,),
+    "auto": PREFERENCE,
+    **{form.value: (form,) for form in PREFERENCE},
     "plain": (),
 }
 _SAMPLES = {
@@ -177,6 +176,9 @@ async def _send(reactor: IReactorTime, arguments: argparse.Namespace, message: b
             forms=_FORMS[arguments.ask],
             trace=_show if arguments.verbose else None,
         )
+    except ValueError as error:
+        complain(str(error))
+        return 2
     except Exception as error:
         complain(f"{arguments.to}: {error}")
         return 2

@@ -37,7 +37,7 @@ from deferrals.model.settings import Octets, Seconds  # noqa: E402
 
 _MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
 #: A comment that is a mark: C{# D-19} or C{# D-18, D-19: why}.
-_CODE = re.compile(r"#:? ([DPS]-\d+(?:, [DPS]-\d+)*)(?:[:;] |$)")
+_CODE = re.compile(r"#:? ([DPSX]-\d+(?:, [DPSX]-\d+)*)(?:[:;] |$)")
 _DIALOGUE = re.compile(r"^# requirement: (.*)$", re.M)
 
 REQUIREMENTS = {
@@ -86,6 +86,18 @@ REQUIREMENTS = {
     "S-4": "no delivery before responsibility is taken",
     "S-5": "SMTP and LMTP: DSNs for whom the mail store refuses",
     "S-6": "pure LMTP: delivery first, its results enumerated",
+    "X-1": "EHLO keyword XEXDATA and MAIL FROM parameter EXDATA, without values",
+    "X-2": "the client sends the parameter only if the keyword was offered",
+    "X-3": "558 to whoever was offered XEXDATA, read from whoever offered it: asked for or not",
+    "X-4": "558 only behind the data: each of its lines is one of a reply of its own",
+    "X-5": "one own reply for each RCPT TO that got 2xx, and for no other",
+    "X-6": "own replies in RCPT order",
+    "X-7": "an own reply is the recipient's, 2xx, 4xx or 5xx; 558 is a refusal by nobody",
+    "X-8": "a 558 that is not complete: whole replies count, the rest is 451",
+    "X-9": "where all say the same, or the message is refused as a whole: an ordinary reply",
+    "X-10": "no line of a 558 before the message is durable",
+    "X-11": "the client waits ten minutes for each own reply",
+    "X-12": "a 558 with more replies than recipients says nothing: 451 for all",
 }
 
 

@@ -8,12 +8,17 @@ import ast
 import os
 import re
 import runpy
+from typing import Any
 
 import attrs
+from twisted.internet import ssl
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals import interfaces, server
 from deferrals.plugins.finding import stagePlugins
 from tests.requirements import requirement
+from tests.tls import makeCertificate
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 
@@ -101,3 +106,45 @@ class DocsTests(SynchronousTestCase):
         self.assertIn(run, page)
         self.assertIn(test, page)
         self.assertIn(test, self.page(".ci", "run"))
+
+
+class EmbeddingTests(SynchronousTestCase):
+    """
+    C{docs/embedding.md}: what it shows is what runs.  The example as a process,
+    with a client, is in C{tests/integration/test_embedding.py}.
+    """
+
+    def setUp(self) -> None:
+        with open(os.path.join(ROOT, "docs", "embedding.md"), encoding="utf-8") as file:
+            page = file.read()
+        self.example, *self.blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+
+    def test_example(self) -> None:
+        """The page shows the file, and it is short."""
+        with open(os.path.join(ROOT, "docs", "examples", "lists.tac"), encoding="utf-8") as file:
+            self.assertEqual(self.example, file.read())
+        self.assertLess(len([line for line in self.example.splitlines() if line]), 45)
+
+    def certificate(self) -> str:
+        directory = self.mktemp()
+        os.mkdir(directory)
+        pem = ""
+        for path in makeCertificate(directory):
+            with open(path, encoding="ascii") as file:
+                pem += file.read()
+        return pem
+
+    def test_blocks(self) -> None:
+        """Its other pieces run as they stand."""
+        reactor = MemoryReactorClock()
+        names: dict[str, Any] = {**vars(ssl), **vars(interfaces), **vars(server)}
+        stages = self.example[self.example.index("BANNED") : self.example.index("application = ")]
+        imports = self.example[: self.example.index("BANNED")]
+        exec(imports.replace("from twisted.internet import reactor, task\n", ""), names)
+        names.update(reactor=reactor, task=None, print=lambda *_: None, pem=self.certificate())
+        exec(stages, names)
+        self.assertEqual(len(self.blocks), 3)
+        for block in self.blocks:
+            exec(block, names)
+        self.assertEqual(len(reactor.tcpServers), 1)
+        self.successResultOf(names["d"])

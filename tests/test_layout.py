@@ -54,7 +54,7 @@ TESTS = os.path.dirname(__file__)
 MOST_ANY = 750
 
 #: Unit tests of no single module.
-WHOLE = ("dialogues", "docs", "layout", "octets", "recipes")
+WHOLE = ("dialogues", "docs", "layout", "octets", "recipes", "translation")
 
 #: Modules without a test module of their own, and why.
 WITHOUT = {
@@ -66,7 +66,6 @@ WITHOUT = {
         (
             "app/service.py",
             "cli.py",
-            "client.py",
             "model/limits.py",
             "smtp/server/base.py",
             "smtp/server/envelope.py",

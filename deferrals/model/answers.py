@@ -93,6 +93,7 @@ def weigh(
     block: Mapping[int, Reply],
     final: Reply | None,
     missing: Reply = R451_NO_ANSWER,
+    isExtended: bool = False,
 ) -> Result:
     """
     Put the replies together.
@@ -103,17 +104,21 @@ def weigh(
     positive, each recipient's own reply counts, as if it had answered RCPT TO
     (D-6, D-11), or that to its RCPT TO where the block has none.
 
+    Under LMTP, and in a 558, there is no final reply: each recipient's own one
+    counts by itself (X-7, X-8).
+
     @param envelope: the replies to RCPT TO.
     @param block: the replies between 353 and the final one (or, under LMTP,
-        all replies after the data), by recipient.
-    @param final: the final reply; under LMTP C{None}.
+        all replies after the data; or those in a 558), by recipient.
+    @param final: the final reply; under LMTP, and with a 558, C{None}.
     @param missing: stands for a reply that never came.
+    @param isExtended: whether there was a 558.
     """
     answers = []
     for index, (recipient, reply) in enumerate(zip(recipients, envelope, strict=True)):
         if not (reply.isPositive or reply.isIntermediate):
             answers.append(Answer(recipient, reply, "envelope"))
-        elif form is Form.LMTP:
+        elif form is Form.LMTP or isExtended:  # X-7, X-8
             own = block.get(index)
             answers.append(Answer(recipient, own or missing, "recipient" if own else "none"))
         elif final is None:  # D-21, P-10

@@ -1,7 +1,8 @@
 """
 Everything a server says after the data: one reply for the message; or 353, one
-reply for each recipient, and a final one.  Rules without I/O: the caller has the
-clock, the stages and the spool.
+reply for each recipient, and a final one; or one 558 that has a reply for each
+recipient in it.  Rules without I/O: the caller has the clock, the stages and the
+spool.
 
 L{nextReplies} is all of it.  It is a pure function of what is known (the
 attributes of a L{Block}) and of how many replies have been said.  What has been
@@ -11,7 +12,7 @@ first one on begin with those that were said.
   - Verdicts come in any order, replies leave in the order of RCPT TO (D-10, P-6).
   - A verdict is a latch.  A recipient's first one counts, whether its stages
     gave it or it was made because they were late (D-25).
-  - A positive end waits until the message is durable (D-20, D-23).
+  - A positive end waits until the message is durable (D-20, D-23, X-10).
 
 A caller does this, until C{block.over}::
 
@@ -32,6 +33,7 @@ import attrs
 
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Form, Recipient
+from deferrals.model.exdata import extendedReply
 from deferrals.model.reply import (
     R250_CONTENT,
     R250_RECIPIENT,
@@ -86,7 +88,7 @@ class Block:
     @ivar saidBeforeVeto: how many replies had been said when it came.
     @ivar over: whether the last reply has been taken.
     @ivar final: the reply for the message as a whole, once C{over}.  LMTP has
-        no such reply on the wire.
+        no such reply on the wire, and EXDATA none besides a 558.
     """
 
     def __init__(
@@ -190,13 +192,13 @@ class Block:
         replies, self.over = nextReplies(self, self._said)
         self._said += len(replies)
         if self.over:
-            self.final = finalReply(self) if self.form is Form.LMTP else replies[-1]
+            self.final = finalReply(self) if self.enumerated else replies[-1]
         return replies
 
     @property
     def enumerated(self) -> bool:
         """Whether each recipient got a reply of its own after the data."""
-        return self._said > 1 or (self.over and self.form is Form.LMTP)
+        return self._said > 1 or (self.over and (self.form is Form.LMTP or extends(self)))
 
     @property
     def takes(self) -> bool:
@@ -281,7 +283,7 @@ def nextReplies(block: Block, said: int) -> tuple[list[Reply], bool]:
     if block.form is Form.LMTP:
         return _lmtpReplies(block)
     if not enumerates(block):
-        only = onlyReply(block)
+        only = extendedAnswer(block) if extends(block) else onlyReply(block)
         return ([], False) if only is None else ([only], True)
     replies = [] if said else [R353_ENUMERATE]  # D-7, D-8, P-5
     for position in range(max(said - 1, 0), len(block.listed)):  # D-10, P-3, P-6
@@ -307,6 +309,28 @@ def enumerates(block: Block) -> bool:
     return block.form in _ENUMERATING and len(block.candidates) > 1
 
 
+def extends(block: Block) -> bool:
+    """
+    Whether the one reply is a 558: what is said to two recipients differs (X-9),
+    and the message as a whole is not refused.
+    """
+    if block.form is not Form.EXDATA or block.veto is not None:
+        return False  # X-9
+    return len(block.answers) > 1 or not all(reply.isPositive for reply in block.results.values())
+
+
+def extendedAnswer(block: Block) -> Reply | None:
+    """
+    One 558 with the own reply of each recipient, all of them at once (X-4, X-5,
+    X-6); C{None} while it is not known.  Whoever reads one of its lines takes
+    that recipient for settled, so it waits until the message is durable (X-10).
+    """
+    if finalReply(block) is None:
+        return None  # X-10
+    own = [ownReply(block, position) for position in range(len(block.listed))]  # X-5, X-6
+    return extendedReply([reply for reply in own if reply is not None])
+
+
 def ownReply(block: Block, position: int) -> Reply | None:
     """
     A listed recipient's own reply; C{None} while it is not known (D-13).
@@ -324,7 +348,7 @@ def ownReply(block: Block, position: int) -> Reply | None:
     # The first reply was 353: the recipients before this one have C{position} of them.
     if block.veto is not None and position + 1 >= block.saidBeforeVeto:
         return block.veto.forRecipient().addressed(address)  # P-8, P-9
-    if index in block.results and block.form is Form.LMTP:
+    if index in block.results and block.form.takesEach:
         return block.results[index].forRecipient().addressed(address)
     if candidate.reply.isPositive and not candidate.deferred:
         return candidate.reply  # P-7
@@ -344,7 +368,7 @@ def finalReply(block: Block) -> Reply | None:
         return positive(block) if block.isDurable else None  # D-17, D-20, D-23
     reply = refusedByAll(refusals(block))  # D-18, D-19
     # D-16: a recipient's own text would reflect that recipient
-    return reply if block.form is Form.LMTP else attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text)
+    return reply if block.form.takesEach else attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text)
 
 
 def onlyReply(block: Block) -> Reply | None:

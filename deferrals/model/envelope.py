@@ -27,7 +27,24 @@ class Form(enum.Enum):
     PLAIN = "plain"
     DEFERRALS = "deferrals"
     PRDR = "prdr"
+    EXDATA = "exdata"
     LMTP = "lmtp"
+
+    @property
+    def keyword(self) -> str:
+        """
+        The EHLO keyword that offers it (D-1, P-1, X-1).  The parameter of MAIL
+        FROM that asks for it is the form's name.
+        """
+        return "XEXDATA" if self is Form.EXDATA else self.name  # D-1, P-1, X-1
+
+    @property
+    def takesEach(self) -> bool:
+        """
+        Whether it has no final reply: each recipient's own one takes or refuses
+        responsibility (RFC 2033 §4.2, X-10).
+        """
+        return self in (Form.EXDATA, Form.LMTP)
 
 
 @attrs.frozen

@@ -27,6 +27,7 @@ WITHHELD = frozenset(
         "PRDR",
         "REQUIRETLS",
         "SMTPUTF8",
+        "XEXDATA",
     ]
 )
 
@@ -61,6 +62,10 @@ class ListenerOptions:
         whose PROXY header is believed; C{"unix"} for Unix sockets.
     @ivar xclient: the addresses and networks that may use XCLIENT; C{"unix"}
         for Unix sockets.
+    @ivar exdata: the addresses and networks that are offered XEXDATA, and are
+        told of recipients that differ in one reply with the code 558: Courier
+        understands it, without asking for it; other senders take it for a
+        refusal by all.
     @ivar enumerate: what the answer behind the data is about: C{"content"}; or
         C{"delivery"}, which is tried first, once the message is durable.
     @ivar delivery_deadline: with C{"delivery"}: how long the answer waits.
@@ -80,6 +85,7 @@ class ListenerOptions:
         default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
     )
     xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
+    exdata: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
     enumerate: Literal["content", "delivery"] = "content"
     delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))
     withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
@@ -145,3 +151,10 @@ class ListenerSettings(ListenerOptions, ReplyTimes):
         The networks of C{xclient}.
         """
         return Networks.parse(self.xclient)
+
+    @functools.cached_property
+    def exdataNetworks(self) -> Networks:
+        """
+        The networks of C{exdata}.
+        """
+        return Networks.parse(self.exdata)

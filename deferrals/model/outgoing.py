@@ -25,7 +25,7 @@ from deferrals.model.envelope import Envelope, Form, Recipient
 from deferrals.model.extensions import encodeXtext
 
 #: The ways of asking for each recipient's own answer, the best one first.
-PREFERENCE = (Form.DEFERRALS, Form.PRDR)
+PREFERENCE = (Form.DEFERRALS, Form.PRDR, Form.EXDATA)
 
 #: C{"none"}: in clear.  C{"opportunistic"}: TLS where it can be had, whatever
 #: certificate the server has.  C{"required"}: TLS or nothing.  C{"verified"}: and with a

@@ -10,6 +10,7 @@ from outside.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import attrs
 
@@ -31,6 +32,7 @@ _CONTROL = {
 }
 del _CONTROL[0x0A]
 _PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
 def _pieces(line: str, room: int) -> list[str]:
@@ -84,6 +86,19 @@ class Reply:
         if enhanced and enhanced[0] != match[1][0]:
             raise ValueError(f"an enhanced status code of class {match[1][0]}")
         return cls(code, enhanced, rest)
+
+    @classmethod
+    def ofLines(cls, lines: Sequence[str]) -> Reply:
+        """
+        Put together what a server has said: each line with its code.  An
+        enhanced code that the first one has is taken off all of them.
+        """
+        texts = [line[4:] for line in lines]
+        code, enhanced = int(lines[0][:3]), _ENHANCED.match(texts[0])
+        if enhanced is None or enhanced[1][0] != lines[0][0]:
+            return cls(code, None, "\n".join(texts))
+        texts = [text.removeprefix(enhanced[1]).removeprefix(" ") for text in texts]
+        return cls(code, enhanced[1], "\n".join(texts))
 
     @classmethod
     def parseRefusal(cls, text: str) -> Reply:
@@ -141,11 +156,14 @@ class Reply:
             return self
         return Reply(self.code, self.enhanced, f"<{address}> {self.text}".rstrip())
 
-    def lines(self) -> list[str]:
+    def lines(self, before: int = 0) -> list[str]:
         """
         The text, made harmless and cut into lines that fit.
+
+        @param before: how many octets stand before each line, its own code not
+            counted.
         """
-        room = MAX_LINE_OCTETS - 6 - (len(self.enhanced) + 1 if self.enhanced else 0)
+        room = MAX_LINE_OCTETS - 6 - before - (len(self.enhanced) + 1 if self.enhanced else 0)
         lines: list[str] = []
         for line in self.text.translate(_CONTROL).split("\n"):
             lines += _pieces(line, room) if len(line) * 4 > room else [line]
@@ -165,16 +183,19 @@ class Reply:
             if self.code != 334:  # RFC 4954 §4: an empty challenge keeps its blank
                 line = line.rstrip(" ")
             return line.encode("ascii") + b"\r\n"
-        lines = self.lines()
-        out = [f"{self.code}-{prefix}{line}" for line in lines[:-1]]
-        out.append(
-            f"{self.code} {prefix}{lines[-1]}".rstrip(" ")
-            if not lines[-1]
-            else f"{self.code} {prefix}{lines[-1]}"
-        )
-        return "".join(line + "\r\n" for line in out).encode(
-            "utf-8" if utf8 else "ascii", "replace"
-        )
+        octets = "".join(line + "\r\n" for line in self.coded())
+        return octets.encode("utf-8" if utf8 else "ascii", "replace")
+
+    def coded(self, before: int = 0) -> list[str]:
+        """
+        The lines, each with its code.
+
+        @param before: see L{lines}.
+        """
+        prefix = f"{self.enhanced} " if self.enhanced else ""
+        *others, last = self.lines(before)
+        end = f"{self.code} {prefix}{last}"
+        return [*(f"{self.code}-{prefix}{line}" for line in others), end if last else end.rstrip()]
 
     def __str__(self) -> str:
         prefix = f"{self.enhanced} " if self.enhanced else ""

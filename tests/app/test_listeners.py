@@ -37,6 +37,7 @@ class TableTests(SynchronousTestCase):
             "greet_delay": "7s",
             "proxies": ["192.0.2.1"],
             "xclient": ["192.0.2.2"],
+            "exdata": ["192.0.2.3"],
             "enumerate": "delivery",
             "delivery_deadline": "7s",
             "withhold": ["DSN"],

@@ -79,8 +79,8 @@ class LoadTests(ConfigCase):
             (
                 f"{LISTEN}colour = 1",
                 "listen[0].colour: no such key here; there are: auth, auth_without_tls, bare_lf,"
-                " certificate, delivery_deadline, endpoint, enumerate, greet_delay, key, mixed, mixed_fallback,"
-                " protocol, proxies, retry_limit, tls, withhold, xclient",
+                " certificate, delivery_deadline, endpoint, enumerate, exdata, greet_delay, key, mixed,"
+                " mixed_fallback, protocol, proxies, retry_limit, tls, withhold, xclient",
             ),
             (
                 f"{LISTEN}withhold = ['PIPELINING']",

@@ -19,6 +19,15 @@ from tests.integration.support import Process, Server, needsRoot, program
 FULL = "452 4.3.1"
 
 
+def removed(path: str) -> None:
+    """
+    Remove a directory into which a server may write at the same time.
+    """
+    aside = f"{path}.removed"
+    os.rename(path, aside)
+    shutil.rmtree(aside)
+
+
 class DiskTests(CrashCase):
     """
     The state directory is on a file system of its own.
@@ -144,7 +153,7 @@ class DiskTests(CrashCase):
         """The spool is deleted while mail flows: it is written anew, with all that was in it."""
         server = self.server(CONFIG)
         queued = self.send(server, "<dead-1@x.example>")
-        shutil.rmtree(os.path.join(server.directory, "state", "spool"))
+        removed(os.path.join(server.directory, "state", "spool"))
         until(lambda: self.attempt(server).startswith("250"), "mail is taken again")
         server.kill()
         server.start()

@@ -65,7 +65,7 @@ class Means:
     @ivar hello: the name to give.
     @ivar connect: makes a client endpoint of an endpoint string.
     @ivar inThread: runs what blocks.
-    @ivar trace: is told each line of the dialogues; L{None} for none.
+    @ivar trace: is told each line of the dialogues; it may be missing.
     """
 
     clock: IReactorTime

@@ -31,7 +31,7 @@ from deferrals.smtp.client.transfer import Transfer
 @implementer(INextHops)
 class NextHops:
     """
-    See L{INextHops}.
+    The connections of one process, by server.
 
     @param reactor: timers.
     @param hello: the name to give.
@@ -90,9 +90,6 @@ class NextHops:
         self._connections.pop(hop, None)
 
     def send(self, hop: Hop, outgoing: Outgoing) -> Deferred[Sent]:
-        """
-        See L{INextHops.send}.
-        """
         return Deferred.fromCoroutine(self._send(hop, outgoing))
 
     async def _send(self, hop: Hop, outgoing: Outgoing) -> Sent:
@@ -105,8 +102,6 @@ class NextHops:
 
     def ask(self, hop: Hop, sender: str, recipient: str) -> Deferred[tuple[Reply, Reply]]:
         """
-        See L{INextHops.ask}.
-
         @raise ValueError: one of them is no address.
         """
         checkPath(sender)

@@ -3,7 +3,7 @@ The client's side of an SMTP or LMTP session.
 
 One connection, any number of messages, one after the other.  Of the ways of
 asking for each recipient's own answer the first is used that the server offers
-(D-3).  Where it offers PIPELINING, envelope and DATA go out in one piece; where
+(D-3, X-2).  Where it offers PIPELINING, envelope and DATA go out in one piece; where
 it offers CHUNKING, the message goes in one chunk.
 
 Ownership: until the final reply the message is the caller's (D-21), and nothing
@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
     IConsumer,
+    IDelayedCall,
     IHandshakeListener,
     IOpenSSLClientConnectionCreator,
     IReactorTime,
@@ -41,11 +42,12 @@ from deferrals.errors import PeerError
 from deferrals.model.answers import Result
 from deferrals.model.commands import checkLine, checkName, checkPath, checkRecipient
 from deferrals.model.envelope import Form
+from deferrals.model.exdata import EXTENDED
 from deferrals.model.outgoing import PREFERENCE, Outgoing, Timeouts
 from deferrals.model.reply import R250_SENDER, Reply
 from deferrals.model.sending import R553_NO_SMTPUTF8, R554_BARE_NEWLINE, Sending, number, unfit
 from deferrals.smtp.client.auth import Mechanism
-from deferrals.smtp.client.replies import MAX_REPLY_LINES, ReplyParser
+from deferrals.smtp.client.replies import MAX_OWN_REPLY_LINES, MAX_REPLY_LINES, ReplyParser
 from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer, Stuffing
 
 _UNWANTED = "not waited for any longer"
@@ -104,6 +106,7 @@ class ClientSession(Protocol):
         self._handshake: Deferred[None] | None = None
         self._lost: PeerError | None = None
         self._producer: MessageProducer | None = None
+        self._answerTimer: IDelayedCall | None = None
         self._closed = False
         self._busy = True
         self._gone: list[Deferred[None]] = []
@@ -127,6 +130,7 @@ class ClientSession(Protocol):
         Replies from the server.
         """
         parser = self._parser
+        before = len(parser.unfinished)
         try:
             if data and not self._busy:
                 # What comes now would be taken for an answer to the next command.
@@ -135,6 +139,8 @@ class ClientSession(Protocol):
         except PeerError as error:
             self._broken(error)
             return
+        if self._answerTimer is not None and len(parser.unfinished) > before:
+            self._answerTimer.reset(self._timeouts.answer)  # X-11
         for reply, lines in found:
             if self._parser is not parser:
                 return  # sent in clear, behind the reply to STARTTLS
@@ -144,7 +150,8 @@ class ClientSession(Protocol):
 
     def _replied(self, reply: Reply) -> None:
         producer = self._producer
-        if producer is not None and not producer.complete and reply.code < 400:
+        mayTake = reply.code < 400 or self._isExtended(reply.code)
+        if producer is not None and not producer.complete and mayTake:
             # It may refuse what it has not read to the end, but cannot have taken it.
             self._broken(PeerError("the message was answered before its end"))
             return
@@ -246,16 +253,18 @@ class ClientSession(Protocol):
             time; then the connection is given up, and also where it is
             cancelled.
         """
+        return withDeadline(self._clock, seconds, self._next).addErrback(self._late)
 
-        def read() -> Deferred[Reply]:
-            if self._replies:
-                return succeed(self._replies.popleft())
-            if self._lost is not None:
-                return fail(self._lost)
-            self._waiter = Deferred(self._unwanted)
-            return self._waiter
-
-        return withDeadline(self._clock, seconds, read).addErrback(self._late)
+    def _next(self) -> Deferred[Reply]:
+        """
+        The next reply, however long it takes.
+        """
+        if self._replies:
+            return succeed(self._replies.popleft())
+        if self._lost is not None:
+            return fail(self._lost)
+        self._waiter = Deferred(self._unwanted)
+        return self._waiter
 
     def _unwanted(self, waiter: Deferred[Reply] | Deferred[None]) -> None:
         """
@@ -452,7 +461,7 @@ class ClientSession(Protocol):
         if self._lmtp:
             return Form.LMTP
         wanted = self._forms if forms is None else forms
-        offered = [form for form in PREFERENCE if form.name in self.capabilities]  # D-3
+        offered = [form for form in PREFERENCE if form.keyword in self.capabilities]  # D-3, X-2
         return next((form for form in offered if form in wanted), Form.PLAIN)
 
     def _commands(self, commands: Sequence[str]) -> None:
@@ -507,7 +516,10 @@ class ClientSession(Protocol):
             for index in sending.waiting:
                 sending.block[index] = await self._expect(seconds)
             return
-        reply = await self._expect(seconds)
+        reply = await self._firstAnswer(sending)
+        if self._isExtended(reply.code):
+            sending.extended(reply.text.split("\n"))
+            return
         if reply.code == 353:
             listed = sending.listed
             if not listed:
@@ -520,6 +532,35 @@ class ClientSession(Protocol):
         if reply.isIntermediate:
             raise PeerError(f"the final reply is {reply}")
         sending.final = reply
+
+    def _isExtended(self, code: int) -> bool:
+        """
+        Whether a reply behind the data is one that has each recipient's own
+        (X-3): the server has announced it, asked for or not.
+        """
+        return code == EXTENDED and Form.EXDATA.keyword in self.capabilities  # X-3
+
+    async def _firstAnswer(self, sending: Sending) -> Reply:
+        """
+        The first reply behind the data.  Where it is a 558, time begins anew
+        with each line (X-11), and what there is of it counts (X-8).
+        """
+        parser, seconds = self._parser, self._timeouts.answer
+        late = self._clock.callLater(seconds, lambda: self._broken(PeerError("no reply in time")))
+        if Form.EXDATA.keyword in self.capabilities:
+            self._answerTimer = late
+            parser.maxLines = MAX_REPLY_LINES + MAX_OWN_REPLY_LINES * len(sending.waiting)
+        try:
+            return await self._next()
+        except PeerError:
+            lines = parser.unfinished
+            if lines and self._isExtended(int(lines[0][:3])):
+                sending.extended([line[4:] for line in lines])  # X-8
+            raise
+        finally:
+            self._answerTimer, parser.maxLines = None, MAX_REPLY_LINES
+            if late.active():
+                late.cancel()
 
     async def _write(self, sending: Sending) -> None:
         """

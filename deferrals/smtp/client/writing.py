@@ -16,6 +16,8 @@ from zope.interface import implementer
 from deferrals.errors import PeerError
 from deferrals.model.lines import hasBare
 
+_BARE = "a bare CR or LF in the message"
+
 
 class _Encoding(Protocol):
     """
@@ -104,26 +106,27 @@ class BareNewline(PeerError):
     """
 
 
-class _Lines:
+def _wholeLines(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
     """
-    Watches the line ends of a message in chunks of any size.
+    The same octets.  A CR at the end of a piece waits for what follows it, so
+    that none is sent before it is known to be a line's end.
+
+    @raise BareNewline: a line ends in another way than with CRLF.
     """
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def check(self, chunk: bytes | None) -> None:
-        """
-        @param chunk: the next octets; L{None} at the end.
-        @raise BareNewline: a line ends in another way than with CRLF.
-        """
-        text = self._held + (chunk or b"")
-        if chunk is not None and text.endswith(b"\r"):
-            text, self._held = text[:-1], b"\r"  # an LF may follow
-        else:
-            self._held = b""
-        if hasBare(text):
-            raise BareNewline("a bare CR or LF in the message")
+    held = b""
+    try:
+        for chunk in chunks:
+            text = held + chunk
+            held = b"\r" if text.endswith(b"\r") else b""
+            text = text[: len(text) - len(held)]
+            if hasBare(text):
+                raise BareNewline(_BARE)
+            yield text
+        if held:
+            raise BareNewline(_BARE)
+    finally:
+        if isinstance(chunks, Generator):
+            chunks.close()
 
 
 @implementer(IPullProducer)
@@ -147,9 +150,8 @@ class MessageProducer:
         progress: Callable[[], None],
     ) -> None:
         self._transport = transport
-        self._chunks = chunks
+        self._chunks = _wholeLines(chunks) if isText else chunks
         self._encoding = encoding
-        self._lines = _Lines() if isText else None
         self._progress = progress
         self.done: Deferred[None] = Deferred()
 
@@ -173,8 +175,6 @@ class MessageProducer:
         try:
             # A transport does not ask again after an empty write.
             chunk = next(filter(None, self._chunks), None)
-            if self._lines is not None:
-                self._lines.check(chunk)
             octets = self._encoding.end() if chunk is None else self._encoding.feed(chunk)
         except BareNewline:
             self._transport.unregisterProducer()

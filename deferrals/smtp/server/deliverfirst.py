@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from deferrals.deferreds import withDeadline
 from deferrals.interfaces import Work
 from deferrals.model.deliveryreport import resultLine, resultReply, shortened
-from deferrals.model.envelope import Form
 from deferrals.model.reply import Reply
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import Outcome
@@ -63,7 +62,7 @@ class Immediate:
         """
         attempt = self._intake.attempt
         assert attempt is not None
-        handsBack = self._transaction.form is Form.LMTP
+        handsBack = self._transaction.form.takesEach
         seconds = self._intake.deliverySeconds
         outcomes = withDeadline(self._clock, seconds, attempt, self._work, handsBack)
         self._waiting = outcomes.addErrback(self._unknown).addCallback(self._over, done)
@@ -91,10 +90,10 @@ class Immediate:
 
     def lines(self) -> list[str]:
         """
-        The same as lines of one reply; none under LMTP, which has no such
-        reply, and whose client keeps the recipients that are refused.
+        The same as lines of one reply; none where each recipient has its own
+        one, and the client keeps the recipients that are refused.
         """
-        if self._transaction.form is Form.LMTP:
+        if self._transaction.form.takesEach:
             return []
         candidates = self._transaction.candidates
         tells = self._transaction.envelope.sender is not None

@@ -120,7 +120,7 @@ class Envelopes(SessionBase):
         now = timeOfDay(self._clock)
         number = self._backend.ids.next(now)
         envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
-        form = Form.LMTP if self._isLMTP else parameters.form
+        form = self._answerForm(parameters)
         extended = form in (Form.DEFERRALS, Form.PRDR)
         limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
         self._transaction = Transaction(
@@ -129,6 +129,17 @@ class Envelopes(SessionBase):
         self._refused = 0
         self._phase = Phase.SENDER
         self.reply(R250_SENDER)
+
+    def _answerForm(self, parameters: Parameters) -> Form:
+        """
+        How this transaction's sender can be told.  Courier understands EXDATA
+        without asking for it: whoever was offered it is told so (X-3).
+        """
+        if self._isLMTP:
+            return Form.LMTP
+        if parameters.form is Form.PLAIN and Form.EXDATA.keyword in self._offered:
+            return Form.EXDATA  # X-3
+        return parameters.form
 
     def _asserted(self, parameters: Parameters) -> Parameters:
         """

@@ -384,6 +384,8 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if not self._isLMTP:
             found[b"PRDR"] = None  # P-1
             found[b"DEFERRALS"] = None  # D-1
+            if self._client.address in self._settings.exdataNetworks:
+                found[b"XEXDATA"] = None
         found.update(self._situation())
         for keyword in self._settings.withhold:
             found.pop(keyword.encode("ascii"), None)

@@ -93,9 +93,6 @@ class ClamAVStage:
     def judge(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> Deferred[ContentVerdict]:
-        """
-        See L{IContentStage.judge}.
-        """
         return self._scanner.judge(
             message, envelope, None, lambda: self._scan(message, envelope), self._decide
         )

@@ -91,17 +91,11 @@ class HTTPStage:
         self._web = webClient(services, CONCURRENCY)
 
     def cohort(self, recipient: Recipient) -> Hashable:
-        """
-        See L{IContentStage.cohort}.
-        """
         return None if self._settings.cohort == "all" else recipient.address.key
 
     def judge(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> Deferred[ContentVerdict]:
-        """
-        See L{IContentStage.judge}.
-        """
         return Deferred.fromCoroutine(self._judge(message, envelope, recipients))
 
     async def _judge(

@@ -150,7 +150,7 @@ class ScoringStage(ABC, Generic[_Key, _Scan]):
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> ContentVerdict | Deferred[ContentVerdict]:
         """
-        See L{IContentStage.judge<deferrals.interfaces.IContentStage.judge>}.
+        Scan once for all recipients of equal key, and decide by their limits.
         """
         limits = limitsOf(self._scanner.name, self._limits, recipients[0])
         if limits is None or message.size > self._limits.max_size:

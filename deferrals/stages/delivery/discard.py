@@ -35,15 +35,9 @@ class DiscardDelivery:
         pass
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return "discard"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> dict[Addressee, Outcome]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         return dict.fromkeys(recipients, Delivered())

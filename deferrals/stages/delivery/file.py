@@ -60,17 +60,11 @@ class FileDelivery:
         self.takesBinary = settings.line_ends == "crlf"
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return "file"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         write = functools.partial(self._write, message, envelope)
         return writeEach(self._services.inThread, write, recipients)
 

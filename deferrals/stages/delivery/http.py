@@ -77,17 +77,11 @@ class HTTPDelivery:
         self._slots = Semaphore(settings.connections)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"http {self._settings.url}"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         if self._settings.request == "all":
             groups = byMarks(recipients)
             copies = [relayed(message, envelope, self._hostname, group) for group in groups]

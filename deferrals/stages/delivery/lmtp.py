@@ -64,16 +64,10 @@ class LMTPDelivery:
         self._remote = RemoteDelivery(services, None, "delivered", private)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"lmtp {self._hop.endpoint}"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[Outcomes]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         delivering = self._remote.deliver(message, envelope, recipients, [self._hop])
         return Deferred.fromCoroutine(delivering)

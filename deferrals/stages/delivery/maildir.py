@@ -128,16 +128,14 @@ class MaildirDelivery:
         return maildir
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return "maildir"
 
     # Before the data.
 
     def judge(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
         """
-        See L{IEnvelopeStage.judge}.
+        Whether there is a mailbox, and room in it; asked where it may not be
+        so (L{IEnvelopeStage.judge}).
         """
         return self._services.inThread(self._judge, envelope, recipient)
 
@@ -167,9 +165,6 @@ class MaildirDelivery:
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         write = functools.partial(self._write, message, envelope)
         return writeEach(self._services.inThread, write, recipients)
 

@@ -31,6 +31,7 @@ from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
 from deferrals.model.verdict import Failed, Retry
 from deferrals.stages.delivery.remote import (
+    FORMS,
     ConnectionSettings,
     Outcomes,
     RemoteDelivery,
@@ -101,7 +102,7 @@ class MXSettings(ConnectionSettings):
     own: tuple[str, ...] = ()
     never: tuple[str, ...] = attrs.field(default=_NEVER, validator=checked(networks))
     hosts: int = attrs.field(default=10, validator=checked(positive))
-    ask: tuple[str, ...] = attrs.field(default=("deferrals", "prdr"), validator=checked(forms))
+    ask: tuple[str, ...] = attrs.field(default=tuple(FORMS), validator=checked(forms))
     chunking: bool = True
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
@@ -146,9 +147,6 @@ class MXDelivery:
         return not any(found.version == net.version and found in net for net in self._never)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"mx {self._domain(recipient)}"
 
     def _domain(self, recipient: Recipient) -> str:
@@ -157,9 +155,6 @@ class MXDelivery:
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Outcomes | Deferred[Outcomes]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         if envelope.parameters.requireTLS:
             # RFC 8689 §4.2.1: what unsigned DNS says proves nothing.
             return dict.fromkeys(recipients, Failed(R550_NO_REQUIRETLS))

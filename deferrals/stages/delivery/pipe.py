@@ -115,17 +115,11 @@ class PipeDelivery:
         self._slots = Semaphore(settings.processes)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"pipe {self._settings.command[0]}"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         running = [
             Deferred.fromCoroutine(self._one(message, envelope, addressee))
             for addressee in recipients

@@ -26,6 +26,7 @@ from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form
 from deferrals.model.outgoing import (
+    PREFERENCE,
     Hop,
     Outgoing,
     Security,
@@ -49,7 +50,8 @@ _SMALL_OCTETS = 64 * 1024
 #: What L{HopError} says of a server that calls itself as we do.
 _OURSELVES = "4.4.6"
 
-_FORMS = {"deferrals": Form.DEFERRALS, "prdr": Form.PRDR}
+#: The extensions that give each recipient an answer, as settings name them.
+FORMS = {form.value: form for form in PREFERENCE}
 
 Outcomes = dict[Addressee, Outcome]
 
@@ -60,9 +62,9 @@ def forms(names: tuple[str, ...]) -> tuple[Form, ...]:
 
     @raise ValueError: there is no such extension.
     """
-    if not set(names) <= set(_FORMS):
-        raise ValueError('a list of "deferrals" and "prdr"')
-    return tuple(_FORMS[name] for name in names)
+    if not set(names) <= set(FORMS):
+        raise ValueError(f"some of {', '.join(FORMS)}")
+    return tuple(FORMS[name] for name in names)
 
 
 @attrs.frozen(kw_only=True)

@@ -20,6 +20,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Login, Security
 from deferrals.model.settings import BadSetting, checked, positive
 from deferrals.stages.delivery.remote import (
+    FORMS,
     ConnectionSettings,
     Outcomes,
     RemoteDelivery,
@@ -57,7 +58,7 @@ class SMTPSettings(ConnectionSettings):
     user: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
     password_file: str | None = None
-    ask: tuple[str, ...] = attrs.field(default=("deferrals", "prdr"), validator=checked(forms))
+    ask: tuple[str, ...] = attrs.field(default=tuple(FORMS), validator=checked(forms))
     chunking: bool = True
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
@@ -107,17 +108,11 @@ class SMTPDelivery:
         self._remote = RemoteDelivery(services, settings.max_hops, "relayed")
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"smtp {self._hop.endpoint}"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[Outcomes]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         hop = self._hop
         if envelope.parameters.requireTLS:  # RFC 8689 §4.2.1
             hop = attrs.evolve(hop, security="verified")

@@ -119,9 +119,6 @@ class CalloutStage:
         return now + (settings.positive_cache if refusal is None else settings.negative_cache)
 
     def judge(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
-        """
-        See L{IEnvelopeStage.judge}.
-        """
         return Deferred.fromCoroutine(self._judge(envelope, wireAddress(recipient.address)))
 
     async def _judge(self, envelope: Envelope, address: str) -> Refuse | None:

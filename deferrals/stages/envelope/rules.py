@@ -158,9 +158,6 @@ class RuleTable:
     def judge(
         self, envelope: Envelope, recipient: Recipient
     ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict]:
-        """
-        See L{IEnvelopeStage.judge}.
-        """
         if not recipient.address.domain:
             recipient = self._postmaster(envelope.client, recipient)
         rule = self._match(envelope.client, recipient.address)

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from zope.interface.verify import verifyObject
 
 from deferrals.errors import HopError
 from deferrals.interfaces import INextHops
+from deferrals.smtp.client.pool import NextHops
 from tests.hops import HopsCase, outgoing
 
 
@@ -53,6 +55,17 @@ class AskTests(HopsCase):
         self.assertEqual(self.peer.connections, 1)
         self.assertEqual(self.peer.commands[1:4], ["MAIL FROM:<>", "RCPT TO:<a@x.example>", "RSET"])
         self.assertNotIn("DATA", self.peer.commands)
+
+    def test_checked(self) -> None:
+        """What is no address is refused at once, and so is a name that is none."""
+        bad = "a@x>\r\nRCPT TO:<b@x"
+        self.assertRaises(ValueError, self.hops.ask, self.hop(), bad, "b@x.example")
+        self.assertRaises(ValueError, self.hops.ask, self.hop(), "", bad)
+        self.assertRaises(ValueError, self.hops.ask, self.hop(), "", "")
+        self.assertEqual(self.network.tried, [])
+        self.assertRaises(
+            ValueError, NextHops, self.clock, "two words", self.network.connect, maybeDeferred
+        )
 
     def test_notPipelined(self) -> None:
         """One after the other, where PIPELINING is not offered."""

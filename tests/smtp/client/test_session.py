@@ -20,6 +20,7 @@ from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Outgoing
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.smtp.client.replies import MAX_REPLY_LINES
 from deferrals.smtp.client.session import ClientSession
 from tests.harness import Bench
 from tests.requirements import requirement
@@ -382,3 +383,205 @@ class BothEndsTests(SynchronousTestCase):
         bench, result = self.exchange(None, "lover@example.net", "fighter@example.net")
         self.assertEqual(codes(result), [250, 452])
         self.assertEqual(bench.released, ["lover@example.net"])
+
+
+XEXDATA = ["250-mx", "250-PIPELINING", "250 XEXDATA"]
+
+ONE, TWO, THREE = "one@example.net", "two@example.net", "three@example.net"
+
+
+class ExtendedTests(SynchronousTestCase):
+    """
+    L{ClientSession} where the server knows EXDATA.
+    """
+
+    def greeted(self, ehlo: list[str] = XEXDATA, **settings: object) -> Scripted:
+        server = Scripted(**settings)
+        server.say(GREETING)
+        server.say(*ehlo)
+        self.successResultOf(server.opened)
+        return server
+
+    def given(self, server: Scripted, *rcpt: str) -> list[str]:
+        """
+        Hand the message over to three recipients.
+
+        @return: the envelope.
+        """
+        said = server.send(ONE, TWO, THREE)
+        server.say("250 ok", *(rcpt or ["250 ok"] * 3), "354 go")
+        return said
+
+    def result(self, server: Scripted) -> Result:
+        found: Result = self.successResultOf(server.result)
+        return found
+
+    def told(self, *lines: str, lost: bool = False, ehlo: list[str] = XEXDATA) -> list[int]:
+        """
+        @return: the codes that the three recipients have after this answer.
+        """
+        server = self.greeted(ehlo)
+        self.given(server)
+        server.say(*lines)
+        if lost:
+            server.lose()
+        return [answer.reply.code for answer in self.result(server).answers]
+
+    @requirement("X-1")
+    @requirement("X-2")
+    def test_asks(self) -> None:
+        """Where nothing better is offered."""
+        for ehlo, forms, wanted in (
+            (["250-mx", "250-PIPELINING", "250 XEXDATA"], None, " EXDATA"),
+            (["250-mx", "250-PIPELINING", "250 xexdata"], None, " EXDATA"),
+            (["250-mx", "250-PIPELINING", "250-PRDR", "250 XEXDATA"], None, " PRDR"),
+            (["250-mx", "250-PIPELINING", "250-XEXDATA", "250 DEFERRALS"], None, " DEFERRALS"),
+            (["250-mx", "250-PIPELINING", "250-PRDR", "250 XEXDATA"], [Form.EXDATA], " EXDATA"),
+            (["250-mx", "250-PIPELINING", "250 XEXDATA"], [Form.PRDR], ""),
+            (["250-mx", "250-PIPELINING", "250 EXDATA"], None, ""),
+        ):
+            settings = {} if forms is None else {"forms": forms}
+            said = self.given(self.greeted(ehlo, **settings))
+            self.assertEqual(said[0], f"MAIL FROM:<a@example.com>{wanted}")
+
+    @requirement("X-4")
+    @requirement("X-5")
+    @requirement("X-6")
+    @requirement("X-7")
+    def test_each(self) -> None:
+        """Each recipient that got 2xx has its own reply, in their order."""
+        server = self.greeted()
+        self.given(server, "250 ok", "550 5.1.1 who?", "250 ok")
+        server.say("558-450-4.7.1 not", "558-450 4.7.1 now", "558 250 2.1.5 fine")
+        result = self.result(server)
+        self.assertEqual(
+            [answer.reply for answer in result.answers],
+            [
+                Reply(450, "4.7.1", "not\nnow"),
+                Reply(550, "5.1.1", "who?"),
+                Reply(250, "2.1.5", "fine"),
+            ],
+        )
+        self.assertEqual(
+            [answer.stage for answer in result.answers], ["recipient", "envelope", "recipient"]
+        )
+        self.assertTrue(result.enumerated)
+        self.assertTrue(server.session.usable)
+
+    @requirement("X-3")
+    def test_unasked(self) -> None:
+        """A 558 is read where it was announced, whatever was asked for."""
+        for ehlo, forms in ((XEXDATA, []), (["250-mx", "250-PRDR", "250 XEXDATA"], [Form.PRDR])):
+            server = self.greeted(ehlo, forms=forms)
+            server.send(ONE, TWO)
+            server.say("250 ok")
+            server.say("250 ok")
+            server.say("250 ok")
+            server.say("354 go")
+            server.say("558-550 5.7.1 no", "558 250 2.1.5 fine")
+            self.assertEqual([a.reply.code for a in self.result(server).answers], [550, 250])
+
+    @requirement("X-3")
+    def test_unannounced(self) -> None:
+        """Otherwise a 558 is a refusal like any other."""
+        self.assertEqual(
+            self.told("558-250 a", "558-250 b", "558 250 c", ehlo=["250-mx", "250 PIPELINING"]),
+            [558, 558, 558],
+        )
+
+    @requirement("X-9")
+    def test_plain(self) -> None:
+        """Any other reply is everybody's."""
+        self.assertEqual(self.told("250 ok"), [250, 250, 250])
+        self.assertEqual(self.told("550 no"), [550, 550, 550])
+        self.assertEqual(self.told("451 not now"), [451, 451, 451])
+
+    @requirement("X-8")
+    def test_tooFew(self) -> None:
+        """Whole replies count, the others' is 451."""
+        self.assertEqual(self.told("558-250 a", "558 550 b"), [250, 550, 451])
+        self.assertEqual(self.told("558 250 a"), [250, 451, 451])
+        self.assertEqual(self.told("558-550 a", "558-250-b", "558 250-b"), [550, 451, 451])
+        self.assertEqual(self.told("558 no"), [451, 451, 451])
+        self.assertEqual(self.told("558-250 a", "558-b", "558 550 c"), [250, 451, 451])
+        self.assertEqual(self.told("558-250 a", "558-354 b", "558 550 c"), [250, 451, 451])
+
+    @requirement("X-8")
+    def test_brokenOff(self) -> None:
+        """A connection that is lost in the middle: the same."""
+        whole = ["558-250 a", "558-550-b", "558-550 b", "558-451 c"]
+        for count, wanted in enumerate(
+            ([451, 451, 451], [250, 451, 451], [250, 451, 451], [250, 550, 451], [250, 550, 451])
+        ):
+            self.assertEqual(self.told(*whole[:count], lost=True), wanted)
+
+    @requirement("X-8")
+    def test_brokenOffWithinALine(self) -> None:
+        """Half a line is no reply."""
+        server = self.greeted()
+        self.given(server)
+        server.session.dataReceived(b"558-250 a\r\n558-550 b\r\n558 250 c")
+        server.lose()
+        self.assertEqual([a.reply.code for a in self.result(server).answers], [250, 550, 451])
+
+    @requirement("X-8")
+    def test_anotherCode(self) -> None:
+        """A line of another reply ends it."""
+        self.assertEqual(self.told("558-250 a", "250 all of it"), [250, 451, 451])
+
+    @requirement("X-12")
+    def test_tooMany(self) -> None:
+        """It does not say whose they are: nobody's."""
+        self.assertEqual(self.told("558-250 a", "558-550 b", "558-250 c", "558 550 d"), [451] * 3)
+
+    def test_beforeTheEnd(self) -> None:
+        """A server cannot have taken what it has not read."""
+        server = self.greeted()
+        server.send(ONE, TWO)
+        server.say("250 ok", "250 ok", "250 ok")
+        server.transport.registerProducer = lambda producer, streaming: None
+        server.say("354 go")
+        server.say("558-250 a", "558 250 b")
+        self.assertEqual([a.reply.code for a in self.result(server).answers], [451, 451])
+        self.assertFalse(server.session.usable)
+
+    @requirement("X-4")
+    def test_notToData(self) -> None:
+        """As the answer to DATA it is an ordinary refusal: nothing was sent yet."""
+        server = self.greeted()
+        server.send(ONE, TWO)
+        server.say("250 ok", "250 ok", "250 ok", "558-250 a", "558 250 b")
+        server.say("250 reset")
+        self.assertEqual([a.reply.code for a in self.result(server).answers], [558, 558])
+
+    @requirement("X-11")
+    def test_patience(self) -> None:
+        """Ten minutes for each recipient's reply, not for all of them."""
+        server = self.greeted()
+        self.given(server)
+        for line in ("558-250 a", "558-550 b"):
+            server.clock.advance(599)
+            server.say(line)
+        server.clock.advance(599)
+        server.session.dataReceived(b"558 25")  # half a line is nothing new
+        self.assertNoResult(server.result)
+        server.clock.advance(1)
+        self.assertEqual([a.reply.code for a in self.result(server).answers], [250, 550, 451])
+        self.assertTrue(server.transport.aborted)
+
+    def test_many(self) -> None:
+        """As many lines as its recipients may need, and no more."""
+        recipients = [f"r{number}@example.net" for number in range(1000)]
+        for each in (1, 3):
+            server = self.greeted()
+            server.send(*recipients)
+            server.say("250 ok", *["250 ok"] * 1000, "354 go")
+            lines = ["558-550-no"] * (each - 1) + ["558-550 no"]
+            server.say(*(lines * 999), *lines[:-1], "558 250 ok")
+            codes = [answer.reply.code for answer in self.result(server).answers]
+            self.assertEqual(codes, [550] * 999 + ([250] if each == 1 else [451]))
+        server = self.greeted()
+        server.send(ONE)
+        server.say("250 ok", "250 ok", "354 go")
+        server.say(*["558-550-no"] * (MAX_REPLY_LINES + 11))
+        self.assertEqual([a.reply.code for a in self.result(server).answers], [451])

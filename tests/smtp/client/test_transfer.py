@@ -90,6 +90,36 @@ class TransactionTests(HopsCase):
         self.sent(self.hop(chunking=False), outgoing("a@x.example"))
         self.assertEqual(self.peer.commands[-1], "DATA")
 
+    def test_bareNewline(self) -> None:
+        """
+        A text with a bare CR or LF is refused for good and given up before its
+        end, with DATA and with BDAT; a binary one is what it is.
+        """
+        evil = b"hi\n.\r\nMAIL FROM:<evil@x.example>\r\n"
+        for pieces in ([evil], [b"hi\r\n"] * 3 + [evil], [b"a\r", b"\n.\r", b"x"], [b"a\r"]):
+            for keywords in (EHLO, (*EHLO, "CHUNKING")):
+                self.setUp()
+                self.peer.keywords = list(keywords)
+                size = sum(map(len, pieces))
+                message = Outgoing("", ["b@x.example"], size, lambda pieces=pieces: iter(pieces))
+                self.assertEqual(codes(self.sent(self.hop(), message)), [554])
+                self.network.run()
+                self.assertEqual((self.peer.accepted, self.peer.sessions), ([], []))
+                self.assertFalse(b"evil" in self.peer.octets)
+                self.assertEqual(self.hops.describe()["misgivings"], [])
+        self.setUp()
+        self.peer.keywords = [*EHLO, "CHUNKING", "BINARYMIME"]
+        message = Outgoing("", ["b@x.example"], len(evil), lambda: iter([evil]), binary=True)
+        self.assertEqual(codes(self.sent(self.hop(), message)), [250])
+        self.assertEqual(self.peer.accepted[0][2], evil)
+
+    def test_wholeLines(self) -> None:
+        """A CRLF that is cut in two by the pieces of the message is a line's end."""
+        pieces = [b"a\r", b"\n", b".b\r\n", b"c\r", b"\n"]
+        message = Outgoing("", ["b@x.example"], 10, lambda: iter(pieces))
+        self.assertEqual(codes(self.sent(self.hop(), message)), [250])
+        self.assertEqual(self.peer.accepted[0][2], b"a\r\n.b\r\nc\r\n")
+
     def test_chunkForNobody(self) -> None:
         """No chunk is sent to nobody."""
         self.peer.keywords = [*EHLO, "CHUNKING"]
@@ -179,3 +209,59 @@ class TransactionTests(HopsCase):
         self.peer.override["DATA"] = "354 go\r\n250 2.1.5 taken"
         message = outgoing("a@x.example", "b@x.example")
         self.assertEqual(codes(self.sent(self.hop(lmtp=True), message)), [451, 451])
+
+
+ONE, TWO, THREE = "one@example.net", "two@example.net", "three@example.net"
+
+
+class ExtendedTests(HopsCase):
+    """
+    L{Transfer} to a server that speaks EXDATA.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.peer = self.network.peers["hop"] = Peer("PIPELINING", "XEXDATA")
+        self.peer.block = {TWO: "550 5.7.1 no", THREE: "450 4.7.1 not now"}
+
+    @requirement("X-7")
+    def test_each(self) -> None:
+        """Three recipients, three outcomes, one transaction."""
+        sent = self.sent(self.hop(), outgoing(ONE, TWO, THREE))
+        self.assertEqual(codes(sent), [250, 550, 450])
+        self.assertEqual(self.peer.delivered, [ONE])
+        self.assertEqual(self.mails(), ["MAIL FROM:<a@example.com> EXDATA"])
+
+    @requirement("X-8")
+    def test_everyCut(self) -> None:
+        """
+        Wherever the 558 breaks off: nobody is taken for delivered who is not,
+        and nobody for refused who is delivered.
+        """
+        self.sent(self.hop(), outgoing(ONE, TWO, THREE))
+        for cut in range(len(self.peer.answer)):
+            self.setUp()
+            self.peer.drop = lambda sender, cut=cut: cut
+            found = codes(self.sent(self.hop(), outgoing(ONE, TWO, THREE)))
+            self.assertIn(found[0], (250, 451), cut)
+            self.assertIn(found[1], (550, 451), cut)
+            self.assertEqual(found[0] == 250, ONE in self.peer.delivered, cut)
+
+    @requirement("X-3")
+    @requirement("X-8")
+    @requirement("D-26")
+    def test_downgrade(self) -> None:
+        """
+        Three in a row that are not complete, and it is not asked any longer; what
+        it says unasked is read all the same.
+        """
+        self.peer.extra = ["558 250 2.1.5 who is that?"]
+        message = outgoing(ONE, TWO)
+        for _ in range(3):
+            self.assertEqual(codes(self.sent(self.hop(), message)), [451, 451])
+        self.peer.extra = []
+        self.assertEqual(codes(self.sent(self.hop(), message)), [250, 550])
+        asked = [line.endswith(" EXDATA") for line in self.mails()]
+        self.assertEqual(asked, [True] * 3 + [False])
+        (note,) = self.hops.describe()["misgivings"]
+        self.assertEqual((note["server"], note["without"]), ("hop:25", "EXDATA"))

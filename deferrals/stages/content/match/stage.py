@@ -251,10 +251,6 @@ class MatchStage:
     def judge(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> Deferred[ContentVerdict]:
-        """
-        See L{IContentStage.judge}.
-        """
-
         def judged(content: _DissectedMessage) -> Deferred[ContentVerdict]:
             return content.threads.run(self._judge, content)
 
