@@ -33,6 +33,8 @@ _log = Logger(namespace="deferrals.delivery")
 #: all (L{Addressee.refusal}): their copies go nowhere.
 NOWHERE = "nowhere: refused"
 
+_UNKNOWN = Retry(R451_LOCAL_ERROR)
+
 #: What L{Delivered.action} can be.
 ACTIONS = ("delivered", "relayed", "passed")
 
@@ -266,5 +268,4 @@ def complete(
     """
     A recipient of which nothing is known is tried again.
     """
-    unknown = Retry(R451_LOCAL_ERROR)
-    return {addressee: outcomes.get(addressee, unknown) for addressee in addressees}
+    return {addressee: outcomes.get(addressee, _UNKNOWN) for addressee in addressees}
