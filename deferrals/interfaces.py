@@ -197,7 +197,7 @@ class IDeliveryStage(Interface):
     def destination(recipient: Recipient) -> str:
         """
         Where a recipient's copy goes next: recipients with equal answers share
-        one next hop, and so its limits and its bad days.
+        one next hop, and so its limits and its bad days.  May not wait.
 
         @param recipient: with its route.
         @return: text for people, at once: C{"maildir"},
@@ -217,9 +217,11 @@ class IDeliveryStage(Interface):
             L{Addressee<deferrals.model.delivery.Addressee>}: each recipient
             with its marks; all of one destination.
         @return: a dictionary with, for each of them, L{Delivered}, L{Failed}
-            or L{Retry} of L{deferrals.model.verdict}.  May be a Deferred,
-            which is cancelled when it takes too long; a recipient without an
-            outcome, and every recipient after a failure, is retried.
+            or L{Retry} of L{deferrals.model.verdict}.  May be a Deferred or a
+            coroutine, which is cancelled when it takes too long.  A recipient
+            without an outcome is retried, and so is every recipient after a
+            failure or an answer that is none; the log names the stage, the
+            transaction and the recipients.
         """
 
 

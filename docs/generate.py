@@ -34,6 +34,7 @@ from twisted.python.reflect import namedAny  # noqa: E402
 from deferrals.config.structuring import choices  # noqa: E402
 from deferrals.model.schedule import Steps  # noqa: E402
 from deferrals.model.settings import Octets, Seconds  # noqa: E402
+from tests.source import parsed  # noqa: E402
 
 _MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
 #: A comment that is a mark: C{# D-19} or C{# D-18, D-19: why}.
@@ -239,7 +240,7 @@ def carrying() -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for path, text in files("deferrals", ".py"):
-        places = list(names(ast.parse(text)))
+        places = list(names(parsed(text)))
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             match = _CODE.match(token.string) if token.type == tokenize.COMMENT else None
             for name in match[1].split(", ") if match else ():
@@ -271,7 +272,7 @@ def proving() -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for path, text in files("tests", ".py"):
-        for name, test in claims(path, ast.parse(text)):
+        for name, test in claims(path, parsed(text)):
             found.setdefault(name, []).append(test)
     for path, text in files("tests", ".smtp"):
         for name in _DIALOGUE.findall(text):

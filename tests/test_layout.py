@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementedBy
 
 import deferrals
+from tests.source import parsed
 
 ROOT = os.path.dirname(deferrals.__file__)
 BASE = {"errors", "model", "interfaces", "deferreds", "durable"}
@@ -112,7 +113,7 @@ def modules() -> Iterator[tuple[str, str, ast.Module]]:
                 relative = os.path.relpath(path, ROOT)
                 part = relative.split(os.sep)[0].removesuffix(".py")
                 with open(path, encoding="utf-8") as file:
-                    yield part, relative, ast.parse(file.read())
+                    yield part, relative, parsed(file.read())
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -213,7 +214,7 @@ class ImportTests(SynchronousTestCase):
             )
         path = os.path.join(directory, "deferrals_plugin.py")
         with open(path, encoding="utf-8") as file:
-            names = set(imported(ast.parse(file.read())))
+            names = set(imported(parsed(file.read())))
         self.assertFalse([name for name in names if name.startswith("deferrals")])
         if os.path.isdir(os.path.join(top, "tests")):
             for place in ("twisted", os.path.join("twisted", "plugins")):

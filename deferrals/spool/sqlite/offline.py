@@ -83,7 +83,7 @@ class OfflineSpool:
         self._lock.release()
 
 
-def atOnce(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+def immediately(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
     """
     Run what blocks here and now, where no reactor waits for it.
     """
