@@ -5,6 +5,7 @@ The stages that a server has, checked and put together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -29,9 +30,10 @@ CONTENT, DELIVERY = "content", "delivery"
 #: there no longer.
 _ORDINARY = Schedule()
 
-Envelopes = IEnvelopeStage | Sequence[IEnvelopeStage]
+# As text: the lowest supported zope.interface has no C{|}.
+Envelopes: TypeAlias = "IEnvelopeStage | Sequence[IEnvelopeStage]"
 Contents = Sequence[IContentStage] | Mapping[str, Sequence[IContentStage]]
-Deliveries = IDeliveryStage | Mapping[str, IDeliveryStage]
+Deliveries: TypeAlias = "IDeliveryStage | Mapping[str, IDeliveryStage]"
 Schedules = Schedule | Mapping[str, Schedule]
 RouteBack = Callable[[Mailbox], Route | None]
 Notices = str | RouteBack | None
