@@ -23,7 +23,7 @@ class _Fixed:
         self.answer = answer
         self.saw: Any = None
 
-    def judge(self, envelope: Any, recipient: Any) -> Any:
+    def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
         self.saw = recipient.route
         return self.answer
 
