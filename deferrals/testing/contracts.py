@@ -124,7 +124,7 @@ class EnvelopeStageContract(_StageContract):
     def test_verdict(self) -> None:
         """What it says of a recipient is a verdict, or nothing."""
         d: Deferred[EnvelopeVerdict | None] = asDeferred(
-            self.makeStage().judge, self.makeEnvelope(), self.makeRecipient()
+            self.makeStage().judgeRecipient, self.makeEnvelope(), self.makeRecipient()
         )
         verdict = self.resultOf(d)
         self.assertIsInstance(verdict, Accept | Refuse | Defer | None)
@@ -136,7 +136,7 @@ class EnvelopeStageContract(_StageContract):
     def test_letsGo(self) -> None:
         """When it is not waited for any longer, it ends."""
         d: Deferred[EnvelopeVerdict | None] = asDeferred(
-            self.makeStage().judge, self.makeEnvelope(), self.makeRecipient()
+            self.makeStage().judgeRecipient, self.makeEnvelope(), self.makeRecipient()
         )
         self.assertLetsGo(d)
 

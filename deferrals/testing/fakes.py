@@ -14,8 +14,8 @@ from zope.interface import implementer
 
 from deferrals.errors import HopError
 from deferrals.interfaces import (
+    IBinaryDelivery,
     IContentStage,
-    IDeliveryStage,
     IEnvelopeStage,
     IMessage,
     INextHops,
@@ -101,7 +101,7 @@ class FakeEnvelope(_Answers[EnvelopeVerdict | None]):
         self.waiting: set[str] = set()
         self.judged: list[tuple[Envelope, Recipient]] = []
 
-    def judge(
+    def judgeRecipient(
         self, envelope: Envelope, recipient: Recipient
     ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict | None] | None:
         self.judged.append((envelope, recipient))
@@ -132,18 +132,15 @@ class FakeContent(_Answers[ContentVerdict]):
         return self._ask([str(recipient) for recipient in recipients])
 
 
-@implementer(IDeliveryStage)
+@implementer(IBinaryDelivery)
 class FakeDelivery:
     """
-    A delivery that remembers what it got.
+    A delivery that takes any octets, and remembers what it got.
 
-    @ivar takesBinary: it takes any octets.
     @ivar delivered: each recipient that has the message, with the envelope and
         the octets, in order.
     @ivar outcomes: by address; any other recipient has the message.
     """
-
-    takesBinary = True
 
     def __init__(self, outcomes: Mapping[str, Outcome] | None = None) -> None:
         self.outcomes = dict(outcomes or {})

@@ -46,7 +46,7 @@ class Envelope:
     def __init__(self, answer: Any) -> None:
         self.answer = answer
 
-    def judge(self, envelope: Any, recipient: Any) -> Any:
+    def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
         return self.answer() if callable(self.answer) else self.answer
 
 
@@ -64,7 +64,7 @@ class Content(Envelope):
         return self.key() if callable(self.key) else self.key
 
     def judge(self, message: Any, envelope: Any, recipients: Any) -> Any:
-        return super().judge(envelope, recipients)
+        return self.judgeRecipient(envelope, recipients)
 
 
 @implementer(IDeliveryStage)

@@ -49,7 +49,8 @@ class FakeEnvelopeTests(EnvelopeStageContract, SynchronousTestCase):
         stage = FakeEnvelope()
         stage.waiting = {"a@example.net", "b@example.net"}
         first, second = (
-            stage.judge(makeEnvelope(), makeRecipient(address)) for address in sorted(stage.waiting)
+            stage.judgeRecipient(makeEnvelope(), makeRecipient(address))
+            for address in sorted(stage.waiting)
         )
         self.assertNoResult(first)
         stage.decide("a@example.net", Accept())

@@ -45,7 +45,9 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
         return self.successResultOf(d)
 
     def start(self, address: str) -> Deferred[Any]:
-        d: Deferred[Any] = maybeDeferred(self.stage.judge, makeEnvelope(), makeRecipient(address))
+        d: Deferred[Any] = maybeDeferred(
+            self.stage.judgeRecipient, makeEnvelope(), makeRecipient(address)
+        )
         self.network.run()
         return d
 
