@@ -66,7 +66,7 @@ async def _ask(
             recipient=str(recipient),
         )
         raise
-    except Exception:
+    except (Exception, SystemExit):  # a stage ends no process
         _log.error(
             "{transaction}: {stage} failed for <{recipient}>: {error}",
             transaction=envelope.id,
