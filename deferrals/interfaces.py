@@ -61,6 +61,28 @@ from deferrals.model.selection import Selection
 from deferrals.model.status import Status
 from deferrals.model.verdict import ContentVerdict, EnvelopeVerdict, Outcome, Refuse
 
+__all__ = [
+    "IBinaryDelivery",
+    "IBodyWriter",
+    "IContentStage",
+    "IDeliveryStage",
+    "IEnvelopeStage",
+    "IExpectingStage",
+    "IMessage",
+    "INextHops",
+    "IOutwardPlugin",
+    "IQueue",
+    "IScramChecker",
+    "IScramCredentials",
+    "ISenderStage",
+    "IServices",
+    "ISpool",
+    "IStagePlugin",
+    "ITransactionObserver",
+    "MaybeAwaitable",
+    "Work",
+]
+
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 

@@ -14,6 +14,15 @@ from collections.abc import Sequence
 
 import attrs
 
+__all__ = [
+    "R250_CONTENT",
+    "R451_LATE",
+    "R452_NO_STORAGE",
+    "R550_RELAYING_DENIED",
+    "R550_UNKNOWN_RECIPIENT",
+    "Reply",
+]
+
 #: The codes that answer RCPT TO (RFC 5321 §4.3.2), and so the ones that are
 #: allowed for a recipient after the data (D-12, P-8).
 RECIPIENT_CODES = frozenset({250, 251, 450, 451, 452, 455, 550, 551, 552, 553, 555})

@@ -91,7 +91,7 @@ class FakeEnvelope(_Answers[EnvelopeVerdict | None]):
     An envelope stage that says what it is told.
 
     @ivar default: what it says of all others; with C{None} it has no opinion.
-    @ivar waiting: the addresses whose answer waits for L{decide}.
+    @ivar waiting: the addresses whose answer waits for C{decide}.
     @ivar judged: whom it was asked about, each with the envelope.
     """
 
