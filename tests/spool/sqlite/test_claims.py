@@ -149,6 +149,12 @@ class DamageTests(ClaimCase):
         self.assertEqual(found, number)
         self.assertIn("recipient 0 cannot be read", why)
 
+    def test_twice(self) -> None:
+        """What is set aside, and cannot be told either, is left to the operator."""
+        number = self.add("a@b.example", recipient="?", status=DAMAGED, notice=5.0)
+        self.assertEqual(self.told(5.0), [])
+        self.assertEqual(self.recipients(number, "status", "notice"), [(DAMAGED, None)])
+
     def test_message(self) -> None:
         """A message without envelope or content is set aside, all of it."""
         for sql, why in (
@@ -174,7 +180,9 @@ class DamageTests(ClaimCase):
         os.unlink(self.files.body(number))
         with open(self.files.body(number), "wb") as file:
             file.write(b"x")
-        self.assertEqual(self.due(LEASE_SECONDS), ["a@b.example"])
+        (work,) = self.claims(LEASE_SECONDS).due(1, {}, 1)
+        with work.message.open() as content:
+            self.assertEqual(content.read(), b"x")
 
     def test_setAside(self) -> None:
         """The sender is told when the recipient would have been given up, not before 5 days."""

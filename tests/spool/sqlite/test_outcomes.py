@@ -117,17 +117,20 @@ class RecordTests(DatabaseCase):
             self.first("status", "due", "action", "reply", "host"),
             (ENDED, 100.0 + TELL_SECONDS, "failed", replyText(REPLY), "mx"),
         )
+        self.assertEqual(self.history(), [(0, 2e9, "failed", "451 4.3.0 later", "mx")])
 
     def test_delayNotified(self) -> None:
         """What is late is told once; next when it is given up."""
         self.change(self.number, 0, expires=500.0, notice=120.0)
         self.record(DelayNotified())
         self.assertEqual(self.first("status", "warned", "notice"), (LEASED, 1, 500.0))
+        self.assertEqual([row[2] for row in self.history()], ["warned"])
 
     def test_undeliverable(self) -> None:
         """What the sender cannot be told is kept for the operator."""
         self.record(Undeliverable(1000.0))
         self.assertEqual(self.first("status", "notice", "expires"), (STUCK, 1100.0, 1100.0))
+        self.assertEqual([row[2] for row in self.history()], ["stuck"])
 
     def test_another(self) -> None:
         """What is leased to another process by now is left to it."""
@@ -144,7 +147,7 @@ class RecordTests(DatabaseCase):
     def test_withNotice(self) -> None:
         """A notice comes in with what it tells of; but not where that is not ours."""
         told = notice()
-        self.record(Remove("failed"), told)
+        self.record(reschedule(), told)
         self.assertEqual(self.recipients(told.number, "status"), [LEASED])
         self.change(self.number, owner="another")
         untrue = notice()
