@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -26,6 +26,8 @@ from deferrals.spool.sqlite.store import Store
 
 _log = Logger(namespace="deferrals.spool")
 
+_T = TypeVar("_T")
+
 #: Rows per statement; SQLite takes 32,766 values in one.
 ROWS = 256
 
@@ -39,6 +41,9 @@ AGAIN_SECONDS = 5.0
 
 #: What a column holds.
 Value = str | bytes | int | float | None
+
+#: What is noted: a value, and when it expires; C{None} where it is forgotten.
+Note = tuple[str, float] | None
 
 
 @attrs.define(eq=False)
@@ -71,13 +76,13 @@ class WriteBatch:
     @ivar released: numbers of messages that became ours.
     @ivar removed: numbers of messages that are delivered to all, or abandoned,
         with the files of their bodies, which are removed afterwards.
-    @ivar notes: what is noted: name to (value, expires); C{None} to forget it.
+    @ivar notes: what is noted, by name.
     """
 
     inserts: list[Insert] = attrs.field(factory=list)
     released: dict[int, None] = attrs.field(factory=dict)
     removed: dict[int, str | None] = attrs.field(factory=dict)
-    notes: dict[str, tuple[str, float] | None] = attrs.field(factory=dict)
+    notes: dict[str, Note] = attrs.field(factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.inserts or self.released or self.removed or self.notes)
@@ -114,13 +119,13 @@ class WriteBatch:
         for name, note in self.notes.items():
             yield WriteBatch(notes={name: note})
 
-    def add(self, older: WriteBatch) -> None:
+    def add(self, other: WriteBatch) -> None:
         """
-        Take over what another batch should have written before this one.
+        Take over what another batch could not write.
         """
-        self.released.update(older.released)
-        self.removed.update(older.removed)
-        self.notes = {**older.notes, **self.notes}
+        self.released.update(other.released)
+        self.removed.update(other.removed)
+        self.notes.update(other.notes)
 
 
 @functools.cache
@@ -129,7 +134,7 @@ def _placeholders(count: int, columns: int) -> str:
     return ", ".join([row] * count)
 
 
-def _slices(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+def _slices(rows: Sequence[_T]) -> Iterable[Sequence[_T]]:
     return (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))
 
 
@@ -144,7 +149,7 @@ def _forAll(db: sqlite3.Connection, sql: str, numbers: Sequence[int]) -> None:
         db.execute(f"{sql} ({_placeholders(len(some), 0)})", some)
 
 
-def _note(db: sqlite3.Connection, notes: dict[str, tuple[str, float] | None]) -> None:
+def _note(db: sqlite3.Connection, notes: dict[str, Note]) -> None:
     db.executemany(
         "INSERT OR REPLACE INTO notes (name, value, expires) VALUES (?, ?, ?)",
         [(name, *note) for name, note in notes.items() if note is not None],
@@ -176,7 +181,9 @@ class BatchWriter:
         self._onWritten = written
         self._next = WriteBatch()
         self._unwritten = WriteBatch()
+        self._notes: dict[str, Note] = {}  # the newest, of those that are not durable
         self._again: IDelayedCall | None = None
+        self._closed = False
 
     def next(self) -> WriteBatch:
         """
@@ -191,21 +198,26 @@ class BatchWriter:
         Write what has been collected.
         """
         batch, self._next = self._next, WriteBatch()
+        self._notes.update(batch.notes)
         if batch:
             self._write(batch)
 
     def retry(self) -> None:
         """
-        Write what could not be written.
+        Write what could not be written.  Of a note only the newest value is:
+        an older one would come after it.
         """
         batch, self._unwritten = self._unwritten, WriteBatch()
+        batch.notes = {name: self._notes[name] for name in batch.notes if name in self._notes}
         if batch:
             self._write(batch)
 
     def close(self) -> None:
         """
-        Write everything, for the last time.
+        Write everything, for the last time: what cannot be written now is given
+        up.
         """
+        self._closed = True
         if self._again is not None and self._again.active():
             self._again.cancel()
             self.retry()
@@ -227,6 +239,9 @@ class BatchWriter:
 
     def _written(self, batch: WriteBatch) -> None:
         self._onWritten(batch)
+        for name, note in batch.notes.items():
+            if self._notes.get(name) is note:
+                self._notes.pop(name, None)
         for insert in batch.inserts:
             insert.done.callback(insert.work)
 
@@ -237,8 +252,18 @@ class BatchWriter:
                 self._write(part)
         elif batch.inserts:
             batch.inserts[0].done.errback(failure)
+        elif self._closed:
+            _log.error("{error}", error=failure.getErrorMessage())
         else:
-            self._unwritten.add(batch)
-            if self._again is None or not self._again.active():
-                _log.error("{error}", error=failure.getErrorMessage())
-                self._again = self._clock.callLater(AGAIN_SECONDS, self.retry)
+            self._keep(batch, failure)
+
+    def _keep(self, batch: WriteBatch, failure: Failure) -> None:
+        """
+        Write something again later.
+        """
+        self._unwritten.add(batch)
+        for name, note in batch.notes.items():
+            self._notes.setdefault(name, note)
+        if self._again is None or not self._again.active():
+            _log.error("{error}", error=failure.getErrorMessage())
+            self._again = self._clock.callLater(AGAIN_SECONDS, self.retry)

@@ -182,6 +182,7 @@ class Database:
         try:
             self._openOrMend()
         except Exception as error:
+            self._shut()
             failure = Failure(SpoolError(f"{self._path}: {error}"))
             self._reactor.callFromThread(opened.errback, failure)
             return

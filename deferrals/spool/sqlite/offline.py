@@ -42,8 +42,7 @@ class OfflineSpool:
         self._lock = SpoolLock(files)
         self._lock.take("a server that does not answer")
         try:
-            self._db = connect(files.database)
-            prepare(self._db)
+            self._db = _opened(files.database)
             saved = savedClock(self._db)
         except (sqlite3.Error, SpoolError) as error:
             self._lock.release()
@@ -65,13 +64,15 @@ class OfflineSpool:
         return execute(lambda: self._run(lambda db: function(db, *args, **kwargs)))
 
     def _run(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             result = function(self._db)
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise SpoolError(f"{self.store.files.database}: {error}") from None
             raise
         return result
 
@@ -81,6 +82,16 @@ class OfflineSpool:
         """
         self._db.close()
         self._lock.release()
+
+
+def _opened(path: str) -> sqlite3.Connection:
+    db = connect(path)
+    try:
+        prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def immediately(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from deferrals.interfaces import IMessage
@@ -98,7 +98,7 @@ def _recipient(row: tuple[Any, ...], now: float) -> dict[str, Any]:
         "seq": seq,
         "sender": _try(lambda: rows.envelope((number, received, envelope)).senderText),
         "recipient": _try(lambda: str(rows.recipient(recipient, delivery))),
-        "status": "staged" if state == STAGED else STATUS_NAMES[status],
+        "status": "staged" if state == STAGED else _statusName(status),
         "delivery": delivery,
         "destination": destination,
         "attempts": attempts,
@@ -112,6 +112,13 @@ def _recipient(row: tuple[Any, ...], now: float) -> dict[str, Any]:
     }
 
 
+def _statusName(status: int) -> str:
+    """
+    A status in a word; as it is, where it has none and the row is damaged.
+    """
+    return STATUS_NAMES[status] if status in range(len(STATUS_NAMES)) else str(status)
+
+
 def _try(read: Callable[[], str]) -> str:
     try:
         return read()
@@ -123,7 +130,6 @@ def message(db: sqlite3.Connection, number: int, now: float) -> dict[str, Any] |
     """
     See L{IQueue.show<deferrals.interfaces.IQueue.show>}.
     """
-    selection = Selection(ids=(formatId(number),))
     history = [
         {"seq": seq, "time": at, "event": event, "reply": reply or "", "host": host or ""}
         for seq, at, event, reply, host in db.execute(
@@ -145,9 +151,18 @@ def message(db: sqlite3.Connection, number: int, now: float) -> dict[str, Any] |
         "size": size,
         "sha256": digest.hex(),
         "envelope": _envelope(envelope),
-        "recipients": recipients(db, selection, limit=SLICE, after=None, now=now)[0],
+        "recipients": list(_recipients(db, number, now)),
         "history": history,
     }
+
+
+def _recipients(db: sqlite3.Connection, number: int, now: float) -> Iterator[dict[str, Any]]:
+    selection, after = Selection(ids=(formatId(number),)), None
+    while True:
+        found, after = recipients(db, selection, limit=SLICE, after=after, now=now)
+        yield from found
+        if after is None:
+            return
 
 
 def _envelope(text: str) -> Any:
@@ -217,6 +232,8 @@ def _wrong(db: sqlite3.Connection, row: tuple[Any, ...], path: Callable[[int], s
             rows.addressee(columns[:-1])
         except ValueError as error:
             wrong.append(str(error))
+        if columns[-1] not in range(len(STATUS_NAMES)):
+            wrong.append(f"recipient {columns[0]} has the status {columns[-1]}")
     kept = content(db, row[0], (path(row[0]),))
     if kept is None:
         gone = db.execute("SELECT 1 FROM messages WHERE id = ?", (row[0],)).fetchone() is None
@@ -241,7 +258,7 @@ def numbers(db: sqlite3.Connection, now: float) -> dict[str, Any]:
     """
     counts: Counter[str] = Counter()
     for status, count in db.execute("SELECT status, COUNT(*) FROM recipients GROUP BY status"):
-        counts[STATUS_NAMES[status]] = count
+        counts[_statusName(status)] = count
     messages, oldest = db.execute("SELECT COUNT(*), min(since) FROM messages").fetchone()
     return {
         "messages": messages,

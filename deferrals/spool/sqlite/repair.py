@@ -112,10 +112,13 @@ def salvage(files: SpoolFiles, now: float, incoming: Container[int]) -> str:
 
 def _newDirectory(files: SpoolFiles, kind: str) -> str:
     """
-    Make a directory for what is moved aside.
+    Make a directory for what is moved aside, which no other one overwrites.
     """
-    path = os.path.join(files.damaged, time.strftime(f"{kind}-%Y%m%dT%H%M%S"))
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    name = os.path.join(files.damaged, time.strftime(f"{kind}-%Y%m%dT%H%M%S"))
+    path, count = name, 1
+    while os.path.exists(path):
+        path, count = f"{name}-{count}", count + 1
+    os.makedirs(path, mode=0o700)
     return path
 
 

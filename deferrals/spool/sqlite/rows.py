@@ -109,6 +109,9 @@ def reply(text: str | None) -> Reply | None:
     if not text.startswith("["):
         return Reply.parse(text)  # as format 1 kept it
     code, enhanced, words = json.loads(text)
+    for value, kind in ((code, int), (enhanced, str | None), (words, str)):
+        if not isinstance(value, kind):
+            raise ValueError(f"a reply of {value!r}")
     return Reply.mended(code, enhanced, words)
 
 
@@ -141,6 +144,8 @@ def addressee(row: tuple[Any, ...], action: str = "") -> Addressee:
     """
     seq, attempts, delivery, to, marks, refusal, ended, text, host = row
     try:
+        if not isinstance(attempts, int):
+            raise ValueError(f"{attempts!r} attempts")
         found = Addressee(
             recipient(to, delivery),
             Marks.fromJSON(None if marks is None else json.loads(marks)),

@@ -100,7 +100,7 @@ CREATE TABLE bodies (
 """
 
 #: Format 1 kept failed recipients without telling their senders: they are told
-#: now.
+#: now.  Its times were times of day: the spool's time goes on from there.
 _FROM_1 = f"""
 ALTER TABLE messages ADD COLUMN since REAL NOT NULL DEFAULT 0;
 UPDATE messages SET since = received;
@@ -116,6 +116,8 @@ DROP TABLE recipients_1;
 {_NEW}
 INSERT INTO destinations (name, ready) SELECT '', min(due) FROM recipients WHERE status = 0
     HAVING min(due) IS NOT NULL;
+INSERT INTO info SELECT name, CAST(strftime('%s', 'now') AS REAL)
+    FROM (SELECT 'clock.wall' AS name UNION SELECT 'clock.now');
 """
 
 

@@ -133,18 +133,25 @@ class _Exchange(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._answer += data
-        if len(self._answer) > MAX_ANSWER_OCTETS:
-            self._fail(Failure(StageError("the answer is too long")))
-        elif self._isWhole(self._answer):
+        if not self._isTooLong() and self._isWhole(self._answer):
             self._end(self._answer)
+
+    def _isTooLong(self) -> bool:
+        """
+        Whether the answer is none, and the exchange has failed.
+        """
+        if len(self._answer) <= MAX_ANSWER_OCTETS:
+            return False
+        self._fail(Failure(StageError("the answer is too long")))
+        return True
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.answered.called:
             self._answer += self._left()
-            if self._answer:
-                self._end(self._answer)
-            else:
+            if not self._answer:
                 self._fail(reason)
+            elif not self._isTooLong():
+                self._end(self._answer)
         self._closeTwin()
 
     def _left(self) -> bytes:
