@@ -56,7 +56,17 @@ TESTS = os.path.dirname(__file__)
 MOST_ANY = 750
 
 #: Unit tests of no single module.
-WHOLE = ("api", "dialogues", "docs", "layout", "nonsense", "octets", "recipes", "translation")
+WHOLE = (
+    "api",
+    "dialogues",
+    "docs",
+    "layout",
+    "nonsense",
+    "octets",
+    "promises",
+    "recipes",
+    "translation",
+)
 
 #: Modules without a test module of their own, and why.
 WITHOUT = {
