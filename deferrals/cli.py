@@ -138,7 +138,10 @@ def _endpoint(reactor: IReactorTime, to: str) -> IStreamClientEndpoint:
         to = f"tcp:{host}:{port}"
     elif ":" not in to:
         raise ValueError("HOST:PORT, or a Twisted client endpoint such as unix:/run/lmtp")
-    endpoint: IStreamClientEndpoint = clientFromString(reactor, to)
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, to)
+    except TypeError:  # a part of it is missing, or is too much
+        raise ValueError(f"{to}: no Twisted client endpoint") from None
     return endpoint
 
 

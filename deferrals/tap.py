@@ -52,23 +52,14 @@ class Options(usage.Options, AuthOptionMixin):
         if self["log-format"] not in ("plain", "json"):
             raise usage.UsageError("--log-format: expected plain or json")
         self.path = None if self["config"] is None else os.path.abspath(self["config"])
+        self.checkers: list[ICredentialsChecker] = self.get("credCheckers") or []
         try:
             self.config = self.load()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
-        self.checkers: list[ICredentialsChecker] = self.get("credCheckers") or []
-        self._checkAuth()
         if self.parent is not None and not (self.parent.get("logger") or self.parent.get("syslog")):
             _logging.update(format=self["log-format"], path=self.parent.get("logfile"))
             self.parent["logger"] = "deferrals.tap.logObserver"
-
-    def _checkAuth(self) -> None:
-        for listener in self.config.listen:
-            if listener.authentication == "required" and not self.checkers:
-                raise usage.UsageError(
-                    f"--auth: {listener.endpoint} requires authentication: say against what,"
-                    " e.g. --auth passwd:FILE (see --help-auth)"
-                )
 
     def load(self) -> Config:
         """
@@ -78,7 +69,27 @@ class Options(usage.Options, AuthOptionMixin):
 
         config = load(self.path, stagePlugins())
         checkConfig(config, reactor)
+        if not self.checkers:
+            _checkAuth(config)
         return config
+
+
+def _checkAuth(config: Config) -> None:
+    """
+    @raise ConfigError: clients have to log in, and there is nothing that knows
+        them.
+    """
+    problems = [
+        (
+            f"listen[{index}].auth",
+            "required, but the command line does not say against what: e.g. --auth passwd:FILE"
+            " (see --help-auth)",
+        )
+        for index, listener in enumerate(config.listen)
+        if listener.authentication == "required"
+    ]
+    if problems:
+        raise ConfigError(config.path, problems)
 
 
 #: What L{logObserver} is to make: twistd calls it without arguments.

@@ -76,16 +76,12 @@ WITHOUT = {
     "testing/spoolcontract.py": "run by the tests of every spool",
     **dict.fromkeys(
         (
-            "app/service.py",
-            "cli.py",
             "model/limits.py",
             "smtp/server/base.py",
             "smtp/server/envelope.py",
             "smtp/server/maillog.py",
             "smtp/server/postdata.py",
             "smtp/server/settings.py",
-            "stages/delivery/pipe.py",
-            "tap.py",
         ),
         "reached through others",
     ),

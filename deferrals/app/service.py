@@ -97,7 +97,7 @@ class MailService(service.Service):
         self.server.start().addCallbacks(self._started, self.failed)
 
     def _started(self, server: MailServer) -> None:
-        if server.queue is not None:
+        if self.running and server.queue is not None:
             operator = Operator(server.queue, self._services.inThread, server.status.snapshot)
             self._control = listen(self.reactor, self.config.controlPath, operator)
 
