@@ -8,28 +8,29 @@ import argparse
 import email.utils
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet import task
-from twisted.internet.defer import inlineCallbacks
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from deferrals import __version__
 from deferrals.app.service import checkConfig
 from deferrals.client import Result, sendMessage, withCRLF
 from deferrals.config.tables import load
 from deferrals.errors import ConfigError
-from deferrals.model.envelope import Form
+from deferrals.model.outgoing import PREFERENCE
 from deferrals.operator.commands import addCommands
-from deferrals.operator.passwd import addCommand
-from deferrals.plugins.finding import stagePlugins
+from deferrals.operator.output import complain
+from deferrals.operator.passwd import addCommand as addPasswd
+from deferrals.operator.plugins import addCommand as addPlugins
+from deferrals.plugins.finding import findPlugins, stagePlugins
 from deferrals.stages.content.match.stage import EICAR, GTUBE
 
 _FORMS = {
-    "auto": (Form.DEFERRALS, Form.PRDR),
-    "deferrals": (Form.DEFERRALS,),
-    "prdr": (Form.PRDR,),
+    "auto": PREFERENCE,
+    **{form.value: (form,) for form in PREFERENCE},
     "plain": (),
 }
 _SAMPLES = {
@@ -65,7 +66,8 @@ def parser() -> argparse.ArgumentParser:
     send.add_argument("--lmtp", action="store_true", help="speak LMTP")
     send.add_argument("--ask", choices=_FORMS, default="auto", help="the extension to ask for")
     send.add_argument("--verbose", "-v", action="store_true", help="show the dialogue")
-    addCommand(commands)
+    addPasswd(commands)
+    addPlugins(commands)
     message = send.add_mutually_exclusive_group(required=True)
     message.add_argument("--sample", choices=_SAMPLES, help="send a message made up here")
     message.add_argument("file", nargs="?", metavar="FILE", help="the message; - is standard input")
@@ -85,10 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(arguments)
 
 
-def _complain(text: str) -> None:
-    print(f"deferrals: {text}", file=sys.stderr)
-
-
 def checkConfigFile(arguments: argparse.Namespace) -> int:
     """
     C{deferrals check-config}: 0 if it is good, 1 if it is not.
@@ -101,6 +99,8 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+    for broken in findPlugins()[1]:
+        complain(f"no stages from {broken}")
     rules, listeners = len(config.recipients), len(config.listen)
     print(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
     return 0
@@ -128,17 +128,21 @@ def _message(arguments: argparse.Namespace) -> bytes:
         return withCRLF(file.read())
 
 
-def _endpoint(reactor: Any, to: str) -> Any:
+def _endpoint(reactor: IReactorTime, to: str) -> IStreamClientEndpoint:
     """
     @raise ValueError: C{to} names no server.
     """
     host, colon, port = to.rpartition(":")
     if colon and port.isdigit() and "=" not in to and not to.startswith(("tcp:", "unix:", "tls:")):
         host = host.removeprefix("[").removesuffix("]").replace(":", "\\:")
-        return clientFromString(reactor, f"tcp:{host}:{port}")
-    if ":" not in to:
+        to = f"tcp:{host}:{port}"
+    elif ":" not in to:
         raise ValueError("HOST:PORT, or a Twisted client endpoint such as unix:/run/lmtp")
-    return clientFromString(reactor, to)
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, to)
+    except TypeError:  # a part of it is missing, or is too much
+        raise ValueError(f"{to}: no Twisted client endpoint") from None
+    return endpoint
 
 
 def send_(arguments: argparse.Namespace) -> int:
@@ -148,38 +152,46 @@ def send_(arguments: argparse.Namespace) -> int:
     try:
         message = _message(arguments)
     except OSError as error:
-        _complain(f"{arguments.file}: {error.strerror}")
+        complain(f"{arguments.file}: {error.strerror}")
         return 2
-    status = 2
+    statuses: list[int] = []
 
-    @inlineCallbacks
-    def run(reactor: Any) -> Any:
-        nonlocal status
-        try:
-            result = yield sendMessage(
-                reactor,
-                _endpoint(reactor, arguments.to),
-                arguments.sender,
-                arguments.recipients,
-                message,
-                hello=arguments.hello,
-                lmtp=arguments.lmtp,
-                forms=_FORMS[arguments.ask],
-                trace=_show if arguments.verbose else None,
-            )
-        except Exception as error:
-            _complain(f"{arguments.to}: {error}")
-            return
-        if arguments.verbose:
-            print()
-        _table(result)
-        status = _status(result)
+    async def run(reactor: IReactorTime) -> None:
+        statuses.append(await _send(reactor, arguments, message))
 
     _react(run)
-    return status
+    return statuses[0] if statuses else 2
 
 
-def _react(run: Callable[[Any], Any]) -> None:
+async def _send(reactor: IReactorTime, arguments: argparse.Namespace, message: bytes) -> int:
+    """
+    @return: the exit status.
+    """
+    try:
+        result: Result = await sendMessage(
+            reactor,
+            _endpoint(reactor, arguments.to),
+            arguments.sender,
+            arguments.recipients,
+            message,
+            hello=arguments.hello,
+            lmtp=arguments.lmtp,
+            forms=_FORMS[arguments.ask],
+            trace=_show if arguments.verbose else None,
+        )
+    except ValueError as error:
+        complain(str(error))
+        return 2
+    except Exception as error:
+        complain(f"{arguments.to}: {error}")
+        return 2
+    if arguments.verbose:
+        print()
+    _table(result)
+    return _status(result)
+
+
+def _react(run: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
     """
     Run the reactor until C{run} has ended; the exit status is ours to give.
     """
@@ -190,8 +202,8 @@ def _react(run: Callable[[Any], Any]) -> None:
             raise
 
 
-def _show(who: str, line: str) -> None:
-    print(f"{who}: {line}")
+def _show(side: str, line: str) -> None:
+    print(f"{side}: {line}")
 
 
 def _table(result: Result) -> None:

@@ -3,27 +3,31 @@ Send a message and learn what each recipient was answered.
 
 ::
 
-    result = yield sendMessage(
+    result = await sendMessage(
         reactor, clientFromString(reactor, "tcp:127.0.0.1:2525"),
         "a@example.org", ["b@example.net", "c@example.net"], b"Subject: hello\\r\\n\\r\\n…",
     )
     for answer in result.answers:
         print(answer.recipient, answer.reply)
+
+What is sent is what was meant: an address or a message that a server could
+read as a further command is refused before anything is connected to.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-from twisted.internet.defer import inlineCallbacks
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from deferrals.model.answers import Answer, Result
+from deferrals.model.commands import checkName
 from deferrals.model.envelope import Form
-from deferrals.model.outgoing import Outgoing, Timeouts
-from deferrals.smtp.client.session import ClientSession
+from deferrals.model.lines import hasBare, normalised
+from deferrals.model.outgoing import PREFERENCE, Hop, Login, Outgoing, Security, Timeouts
+from deferrals.smtp.client.connections import HopConnections, Means, threadsOf
 
 _CHUNK_OCTETS = 64 * 1024
 
@@ -32,55 +36,74 @@ def withCRLF(message: bytes) -> bytes:
     """
     A text with line ends of any kind, as mail wants it.
     """
-    message = message.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    message = normalised(message)
     return message if message.endswith(b"\r\n") or not message else message + b"\r\n"
 
 
-@inlineCallbacks
 def sendMessage(
-    reactor: Any,
-    endpoint: Any,
+    reactor: IReactorTime,
+    endpoint: IStreamClientEndpoint,
     sender: str,
     recipients: Sequence[str],
     message: bytes,
     *,
     hello: str = "",
     lmtp: bool = False,
-    forms: Sequence[Form] = (Form.DEFERRALS, Form.PRDR),
+    forms: Sequence[Form] = PREFERENCE,
+    security: Security = "none",
+    host: str = "",
+    login: Login | None = None,
     timeouts: Timeouts = Timeouts(),
     trace: Callable[[str, str], None] | None = None,
-) -> Any:
+) -> Deferred[Result]:
     """
     Connect, send one message, say goodbye.
 
-    @param endpoint: L{twisted.internet.interfaces.IStreamClientEndpoint}.
     @param sender: the reverse path; empty for the null path.
-    @param recipients: the forward paths.
+    @param recipients: the forward paths; at least one.
     @param message: octets whose lines end with CRLF (L{withCRLF}).
     @param hello: the name to give; by default this machine's.
-    @param lmtp: speak LMTP.
     @param forms: which extensions to ask for, of those that are offered.
+    @param security: what STARTTLS is for, as in L{Hop.security}; C{"none"}
+        leaves the connection as the endpoint has it.
+    @param host: the server's name, which C{"verified"} needs.
+    @param login: a password goes only over a connection that is private.
     @param trace: called with C{"C"} or C{"S"} and each line of the dialogue.
-    @return: a Deferred of a L{Result<deferrals.model.answers.Result>}.  It
-        fails where no message could be sent at all: no connection, or
-        L{PeerError<deferrals.errors.PeerError>} for a server that did not let
-        us in.
+    @return: a Deferred of a L{Result}.  It fails with
+        L{HopError<deferrals.errors.HopError>} where there was no session.
+        Cancelled, it gives the connection up; between the end of the data and
+        the last reply the server may have the message, or not.
+    @raise ValueError: what could be read as something else: an address, the
+        name, a bare CR or LF in the message; no recipient; no host.
     """
+    if security == "verified" and not host:
+        raise ValueError("no host, whose name the certificate has to say")
+    hello = hello or socket.gethostname()
+    checkName(hello)
+    outgoing = _outgoing(sender, recipients, message)
+    hop = Hop("", "", host, lmtp, tuple(forms), security, login=login, timeouts=timeouts)
+    means = Means(reactor, hello, lambda _: endpoint, threadsOf(reactor), trace)
+    return Deferred.fromCoroutine(_send(HopConnections(hop, means, lambda: None), outgoing))
+
+
+def _outgoing(sender: str, recipients: Sequence[str], message: bytes) -> Outgoing:
+    if not recipients:
+        raise ValueError("no recipient")
+    if hasBare(message):
+        raise ValueError("a bare CR or LF in the message: see withCRLF")
 
     def chunks() -> Iterator[bytes]:
         for start in range(0, len(message), _CHUNK_OCTETS):
             yield message[start : start + _CHUNK_OCTETS]
 
-    factory = Factory.forProtocol(
-        lambda: ClientSession(reactor, hello or socket.gethostname(), lmtp, forms, timeouts, trace)
-    )
-    factory.noisy = False
-    session = yield endpoint.connect(factory)
-    yield session.open()
-    outgoing = Outgoing(sender, recipients, len(message), chunks, not message.isascii())
-    result = yield session.send(outgoing)
-    yield session.quit()
+    return Outgoing(sender, tuple(recipients), len(message), chunks, not message.isascii())
+
+
+async def _send(connections: HopConnections, outgoing: Outgoing) -> Result:
+    session, _ = await connections.take()
+    result = await session.send(outgoing)
+    await connections.end(session)
     return result
 
 
-__all__ = ["Answer", "Form", "Result", "sendMessage", "withCRLF"]
+__all__ = ["Answer", "Form", "Login", "Result", "Timeouts", "sendMessage", "withCRLF"]

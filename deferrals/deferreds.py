@@ -1,13 +1,14 @@
 """
-What Deferreds need to be waited for by several, and for a limited time; and
-what time it is.
+What Deferreds need to be waited for by several, and for a limited time; what
+comes from stages, made a Deferred; and what time it is.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import (
     CancelledError,
@@ -16,14 +17,29 @@ from twisted.internet.defer import (
     TimeoutError,
     fail,
     gatherResults,
-    maybeDeferred,
     succeed,
 )
 from twisted.internet.error import ConnectingCancelledError
+from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from deferrals.errors import StageError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+_log = Logger(namespace="deferrals")
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+
+#: What a function that may wait can return.
+_Answer: TypeAlias = _T | Deferred[_T] | Awaitable[_T]
+
+_ASYNCIO = (
+    "an asyncio awaitable cannot be waited for here:"
+    " use Deferred.fromFuture(asyncio.ensure_future(...))"
+)
 
 
 def useMonotonicClock(reactor: Any) -> Any:
@@ -54,14 +70,103 @@ def timeOfDay(clock: Any) -> float:
     return found
 
 
+def errorText(failure: Failure) -> str:
+    """
+    A failure in one line, for the log: its kind, and what it says.
+    """
+    return f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
+
+
+def awaited(answer: _Answer[_T]) -> _T | Deferred[_T]:
+    """
+    The one place in which a coroutine, or another awaitable, becomes a
+    Deferred.  Values and Deferreds stay what they are.
+
+    @param answer: what a function that may wait has returned.
+    """
+    if isinstance(answer, Deferred) or not _isAwaitable(answer):
+        return answer
+    if asyncio.isfuture(answer):
+        answer.cancel()
+        return fail(TypeError(_ASYNCIO))
+    coroutine = answer if isinstance(answer, Coroutine) else _await(answer)
+    return Deferred.fromCoroutine(coroutine).addErrback(_explained)
+
+
+def _isAwaitable(answer: _T | Awaitable[_T]) -> TypeIs[Awaitable[_T]]:
+    return hasattr(type(answer), "__await__")  # as the abstract class does, but fast
+
+
+async def _await(awaitable: Awaitable[_T]) -> _T:
+    return await awaitable
+
+
+def _explained(failure: Failure) -> Failure:
+    """
+    What asyncio says to a coroutine that awaits its futures without its loop
+    says little.
+    """
+    text = failure.getErrorMessage()
+    if failure.check(RuntimeError) and ("await wasn't used" in text or "no running event" in text):
+        return Failure(TypeError(_ASYNCIO))
+    return failure
+
+
+def asDeferred(
+    function: Callable[_P, _Answer[_T]], *args: _P.args, **kwargs: _P.kwargs
+) -> Deferred[_T]:
+    """
+    Call a function that may wait: one that returns a value, a Deferred or a
+    coroutine, or raises.
+
+    @return: a Deferred of its result or failure.
+    """
+    try:
+        answer = awaited(function(*args, **kwargs))
+    except BaseException:
+        return fail()
+    return answer if isinstance(answer, Deferred) else succeed(answer)
+
+
+def atOnce(answer: _T, source: str) -> _T:
+    """
+    What a function has returned that may not wait.
+
+    @param source: whose answer it is, for the error.
+    @return: C{answer}.
+    @raise StageError: it is a Deferred or a coroutine.  Neither is left alone.
+    """
+    if not hasattr(type(answer), "__await__"):
+        return answer
+    if isinstance(answer, Deferred):
+        answer.addErrback(lambda _: None)
+        letGo(answer)
+    elif isinstance(answer, Coroutine):
+        answer.close()
+    raise StageError(f"{source} has to answer at once, and answered {type(answer).__name__}")
+
+
+def letGo(d: Deferred[Any]) -> None:
+    """
+    Cancel a Deferred of a stage, whatever its canceller does.
+    """
+    try:
+        d.cancel()
+    except BaseException:  # as with what the stage raises
+        _log.failure("a Deferred cannot be cancelled")
+
+
 def together(deferreds: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
     """
     All results, in their order; cancelled together.
 
     @return: a Deferred that fails with the first failure, as it is.
     """
-    d = gatherResults(list(deferreds), consumeErrors=True)
-    return d.addErrback(lambda failure: failure.trap(FirstError) and failure.value.subFailure)
+    return gatherResults(list(deferreds), consumeErrors=True).addErrback(_first)
+
+
+def _first(failure: Failure) -> Failure:
+    return failure.value.subFailure if isinstance(failure.value, FirstError) else failure
 
 
 class SharedResult:
@@ -101,7 +206,7 @@ class SharedResult:
         self._waiting.remove(waiter)
         if not self._waiting:
             self.abandoned = True
-            self._source.cancel()
+            letGo(self._source)
 
     def _arrived(self, result: Any) -> None:
         waiting, self._waiting, self._result = self._waiting or [], None, result
@@ -113,26 +218,24 @@ def withDeadline(
     clock: Any, seconds: float, function: Callable[..., Any], *args: Any
 ) -> Deferred[Any]:
     """
-    Call C{function}, and wait for the Deferred that it returns for so many
-    seconds, no longer: when time is up that is cancelled, and what it says
-    later is not heard.
+    Call a function that may wait, and wait for so many seconds, no longer: when
+    time is up, what it does is cancelled, and what it says later is not heard.
 
     No timer is made for what is there at once.
 
-    @return: a Deferred of its result; fails with L{TimeoutError
-        <twisted.internet.defer.TimeoutError>} when time is up.
+    @return: a Deferred of its result; fails with C{TimeoutError} when time is up.
     """
-    source = maybeDeferred(function, *args)
+    source = asDeferred(function, *args)
     if source.called and not source.paused:
         return source
-    result: Deferred[Any] = Deferred(lambda _: source.cancel())
+    result: Deferred[Any] = Deferred(lambda _: letGo(source))
 
     isLate = False
 
     def late() -> None:
         nonlocal isLate
         isLate = True
-        source.cancel()
+        letGo(source)
         if not result.called:
             result.errback(TimeoutError(seconds, "Deferred"))
 
@@ -194,6 +297,21 @@ class Semaphore:
             self.free += 1
 
 
+class InThread(Protocol):
+    """
+    Runs a function outside the reactor thread, and returns a Deferred of its
+    result: L{IServices.inThread<deferrals.interfaces.IServices.inThread>} is
+    one.
+    """
+
+    def __call__(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """
+        @return: a Deferred of the function's result.
+        """
+
+
 class Threads:
     """
     Functions that run in threads, so many at once.  Whoever waits for one may
@@ -202,33 +320,70 @@ class Threads:
     @param inThread: runs a function outside the reactor thread and returns a
         Deferred of its result.
     @param limit: how many run at once.
+    @param within: threads whose limit holds for these, too.
     """
 
-    def __init__(self, inThread: Callable[..., Deferred[Any]], limit: int) -> None:
+    def __init__(self, inThread: InThread, limit: int, within: Threads | None = None) -> None:
         self._inThread = inThread
         self._slots = Semaphore(limit)
+        self._all: tuple[Semaphore, ...] = (
+            self._slots,
+            *(() if within is None else within._all),
+        )
 
     @property
     def waiting(self) -> int:
         """How many wait for a slot."""
         return self._slots.waiting
 
+    def alone(self) -> Threads:
+        """
+        @return: the same threads for what only one of them may touch at a time:
+            who waits for that has no slot of the others' yet.
+        """
+        return Threads(self._inThread, 1, self)
+
     def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """
         @return: a Deferred of the function's result; cancelling it gives up the
             place in the queue, or the result.
         """
+        return Deferred.fromCoroutine(self._run(function, *args, **kwargs))
 
-        def begin(_: None) -> Deferred[_T]:
-            result: Deferred[_T] = Deferred()
-            self._inThread(function, *args, **kwargs).addBoth(ended, result)
-            return result
+    async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        held: list[Semaphore] = []
+        try:
+            for slots in self._all:
+                await slots.acquire()
+                held.append(slots)
+        except BaseException:
+            _release(held)
+            raise
+        result: Deferred[_T] = Deferred()
 
-        def ended(value: Any, result: Deferred[_T]) -> None:
-            self._slots.release()
+        def ended(value: _T | Failure) -> None:
+            _release(held)
             result.callback(value)
 
-        return self._slots.acquire().addCallback(begin)
+        self._inThread(function, *args, **kwargs).addBoth(ended)
+        return await result
 
 
-__all__ = ["CancelledError", "Semaphore", "SharedResult", "Threads", "TimeoutError", "withDeadline"]
+def _release(held: list[Semaphore]) -> None:
+    for slots in held:
+        slots.release()
+
+
+__all__ = [
+    "CancelledError",
+    "InThread",
+    "Semaphore",
+    "SharedResult",
+    "Threads",
+    "TimeoutError",
+    "asDeferred",
+    "atOnce",
+    "awaited",
+    "letGo",
+    "withDeadline",
+]

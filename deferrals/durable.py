@@ -47,7 +47,7 @@ def write(
 
     @param temporary: in the same directory; it must not exist yet.
     @param mode: the permissions of the file.
-    @param owner: user and group of the file; L{None} for those of the process.
+    @param owner: user and group of the file; C{None} for those of the process.
     @raise OSError: it cannot be written; nothing is left under C{temporary}.
     """
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

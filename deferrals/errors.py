@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = ["ConfigError", "DeferralsError", "HopError", "PeerError", "SpoolError", "StageError"]
+
 
 class DeferralsError(Exception):
     """
@@ -20,7 +22,7 @@ class PeerError(DeferralsError):
     The other side broke the protocol.
 
     @ivar reply: the L{Reply<deferrals.model.reply.Reply>} that tells a client
-        so; L{None} where the peer is a server.
+        so; C{None} where the peer is a server.
     """
 
     def __init__(self, message: str, reply: Any = None) -> None:
@@ -60,7 +62,7 @@ class ConfigError(DeferralsError):
     """
     The configuration says something that cannot be.
 
-    @ivar path: the file, or L{None} for the built-in default.
+    @ivar path: the file, or C{None} for the built-in default.
     @ivar problems: each as (key, what was expected there), the key written
         like C{policies.strict.content[0].url}.
     """

@@ -1,7 +1,8 @@
 """
 Writes what the documentation says twice: the tables of settings, from the
 docstrings of the settings classes, and the table of requirements, from the
-places that cite them.
+marks of the lines that carry them and of the tests that prove them.  Writes
+C{tests/public-api.txt}, too, from what is public (L{docs.api}).
 
     python docs/generate.py          rewrites the files
     python docs/generate.py --check  says which ones would change, and exits 1
@@ -11,11 +12,16 @@ A test runs the second one.
 
 from __future__ import annotations
 
+import ast
+import enum
+import io
 import json
 import os
 import re
 import sys
+import tokenize
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -26,11 +32,16 @@ sys.path.insert(0, ROOT)
 
 from twisted.python.reflect import namedAny  # noqa: E402
 
+from deferrals.config.structuring import choices  # noqa: E402
 from deferrals.model.schedule import Steps  # noqa: E402
 from deferrals.model.settings import Octets, Seconds  # noqa: E402
+from docs import api  # noqa: E402
+from tests.source import parsed  # noqa: E402
 
 _MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
-_IDS = re.compile(r"\b([DPS])-(\d+)(?: to \1-(\d+))?")
+#: A comment that is a mark: C{# D-19} or C{# D-18, D-19: why}.
+_CODE = re.compile(r"#:? ([DPSX]-\d+(?:, [DPSX]-\d+)*)(?:[:;] |$)")
+_DIALOGUE = re.compile(r"^# requirement: (.*)$", re.M)
 
 REQUIREMENTS = {
     "D-1": "EHLO keyword and MAIL FROM parameter DEFERRALS, without values",
@@ -78,11 +89,25 @@ REQUIREMENTS = {
     "S-4": "no delivery before responsibility is taken",
     "S-5": "SMTP and LMTP: DSNs for whom the mail store refuses",
     "S-6": "pure LMTP: delivery first, its results enumerated",
+    "X-1": "EHLO keyword XEXDATA and MAIL FROM parameter EXDATA, without values",
+    "X-2": "the client sends the parameter only if the keyword was offered",
+    "X-3": "558 to whoever was offered XEXDATA, read from whoever offered it: asked for or not",
+    "X-4": "558 only behind the data: each of its lines is one of a reply of its own",
+    "X-5": "one own reply for each RCPT TO that got 2xx, and for no other",
+    "X-6": "own replies in RCPT order",
+    "X-7": "an own reply is the recipient's, 2xx, 4xx or 5xx; 558 is a refusal by nobody",
+    "X-8": "a 558 that is not complete: whole replies count, the rest is 451",
+    "X-9": "where all say the same, or the message is refused as a whole: an ordinary reply",
+    "X-10": "no line of a 558 before the message is durable",
+    "X-11": "the client waits ten minutes for each own reply",
+    "X-12": "a 558 with more replies than recipients says nothing: 451 for all",
 }
 
 
-#: What is not there yet; the page says so.
-NOT_YET: set[str] = set()
+_SCOPES = ast.Module | ast.ClassDef
+
+#: Instead of "done": what is not there (yet), and what is not ours to do.
+STATUS: dict[str, str] = {}
 
 
 def typeName(kind: Any) -> str:
@@ -96,8 +121,8 @@ def typeName(kind: Any) -> str:
     if kind is Steps:
         return "time spans"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return " or ".join(f'`"{word}"`' for word in arguments)
+    if choices(kind):
+        return " or ".join(f'`"{word}"`' for word in choices(kind))
     if arguments and type(None) in arguments:
         return typeName(next(one for one in arguments if one is not type(None)))
     if origin is tuple:
@@ -125,8 +150,8 @@ def default(field: Any) -> str:
         return f"`{json.dumps(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    if isinstance(value, str):
-        return f'`"{value}"`'
+    if isinstance(value, str | enum.Enum):
+        return f'`"{getattr(value, "value", value)}"`'
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
@@ -165,7 +190,7 @@ def settingsTable(name: str) -> str:
     hints = typing.get_type_hints(cls)
     words = described(cls)
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for field in attrs.fields(cls):
+    for field in sorted(attrs.fields(cls), key=lambda one: one.default is not attrs.NOTHING):
         if field.init:
             kind = typeName(hints[field.name])
             lines.append(f"| `{field.name}` | {kind} | {default(field)} | {words[field.name]} |")
@@ -179,38 +204,99 @@ def withTables(text: str) -> str:
     return _MARK.sub(lambda match: match[1] + settingsTable(match[2]) + match[3], text)
 
 
-def citations(*directories: str) -> dict[str, list[str]]:
+def files(directory: str, ending: str) -> Iterator[tuple[str, str]]:
     """
-    Which files cite which requirement.
+    @return: name, from C{directory}, and text of each file.
+    """
+    top = os.path.join(ROOT, directory)
+    for path, _, names in sorted(os.walk(top)):
+        for name in sorted(names):
+            if name.endswith(ending):
+                full = os.path.join(path, name)
+                with open(full, encoding="utf-8") as file:
+                    yield os.path.relpath(full, top), file.read()
+
+
+def names(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
+    """
+    First line, last line and name of what a module defines, the inner ones last.
+    """
+
+    def inside(node: ast.AST, prefix: str) -> Iterator[tuple[int, int, str]]:
+        for one in ast.iter_child_nodes(node):
+            name = getattr(one, "name", "")
+            if isinstance(one, ast.Assign | ast.AnnAssign) and isinstance(node, _SCOPES):
+                target = one.targets[0] if isinstance(one, ast.Assign) else one.target
+                name = getattr(target, "id", "")
+            if name:
+                yield one.lineno, one.end_lineno or one.lineno, prefix + name
+            if isinstance(one, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from inside(one, f"{prefix}{name}.")
+
+    return inside(tree, "")
+
+
+def carrying() -> dict[str, list[str]]:
+    """
+    By requirement: the functions and constants with a line that is marked C{# D-19}.
     """
     found: dict[str, list[str]] = {}
-    for directory in directories:
-        for path, _, names in sorted(os.walk(os.path.join(ROOT, directory))):
-            for name in sorted(names):
-                if name.endswith((".py", ".smtp")):
-                    full = os.path.join(path, name)
-                    with open(full, encoding="utf-8") as file:
-                        text = file.read()
-                    for letter, first, last in _IDS.findall(text):
-                        for number in range(int(first), int(last or first) + 1):
-                            files = found.setdefault(f"{letter}-{number}", [])
-                            relative = os.path.relpath(full, ROOT)
-                            if relative not in files:
-                                files.append(relative)
+    for path, text in files("deferrals", ".py"):
+        places = list(names(parsed(text)))
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            match = _CODE.match(token.string) if token.type == tokenize.COMMENT else None
+            for name in match[1].split(", ") if match else ():
+                line = token.start[0]
+                if not token.line[: token.start[1]].strip():
+                    line += 1  # a comment of its own is about what comes next
+                around = [place for first, last, place in places if first <= line <= last]
+                place = f"{path.removesuffix('.py')}.{around[-1]}" if around else path
+                if place not in found.setdefault(name, []):
+                    found[name].append(place)
+    return found
+
+
+def claims(path: str, tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """
+    The requirements that tests of a module claim, each with the test.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for one in node.decorator_list:
+                if isinstance(one, ast.Call) and getattr(one.func, "id", "") == "requirement":
+                    yield ast.literal_eval(one.args[0]), f"{path.removesuffix('.py')}.{node.name}"
+
+
+def proving() -> dict[str, list[str]]:
+    """
+    By requirement: the tests that claim it, by a decorator C{@requirement("D-19")} or,
+    in a dialogue, by a line C{# requirement: D-19}.
+    """
+    found: dict[str, list[str]] = {}
+    for path, text in files("tests", ".py"):
+        for name, test in claims(path, parsed(text)):
+            found.setdefault(name, []).append(test)
+    for path, text in files("tests", ".smtp"):
+        for name in _DIALOGUE.findall(text):
+            found.setdefault(name, []).append(path)
     return found
 
 
 def requirementsPage(text: str) -> str:
     """
     The page of requirements with its table made anew.
+
+    @raise ValueError: a mark names none of them.
     """
-    code, tests = citations("deferrals"), citations("tests")
+    code, tests = carrying(), proving()
+    unknown = {*code, *tests} - REQUIREMENTS.keys()
+    if unknown:
+        raise ValueError(f"no such requirement: {', '.join(sorted(unknown))}")
     lines = ["| id | requirement | status | code | tests |", "| --- | --- | --- | --- | --- |"]
     for name, statement in REQUIREMENTS.items():
-        where = [f"`{path.removeprefix('deferrals/')}`" for path in code.get(name, [])]
-        cited = [f"`{path.removeprefix('tests/')}`" for path in tests.get(name, [])]
-        known = "done" if where and cited else "missing"
-        status = "not yet" if name in NOT_YET else known
+        where = [f"`{place}`" for place in code.get(name, [])]
+        cited = [f"`{test}`" for test in tests.get(name, [])]
+        status = STATUS.get(name, "done" if where and cited else "missing")
         shown = ", ".join(cited[:4]) + (f" and {len(cited) - 4} more" if len(cited) > 4 else "")
         lines.append(f"| {name} | {statement} | {status} | {', '.join(where)} | {shown} |")
     table = "\n".join(lines)
@@ -245,6 +331,15 @@ def main(check: bool) -> int:
             if not check:
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(after)
+    golden = os.path.join(ROOT, "tests", "public-api.txt")
+    with open(golden, encoding="utf-8") as file:
+        before = file.read()
+    after = "".join(f"{line}\n" for line in api.lines())
+    if after != before:
+        changed.append(os.path.relpath(golden, ROOT))
+        if not check:
+            with open(golden, "w", encoding="utf-8") as file:
+                file.write(after)
     for path in changed:
         print(f"{'differs' if check else 'rewritten'}: {path}")
     return 1 if check and changed else 0

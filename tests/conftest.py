@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import configuration
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +18,7 @@ def directory() -> Iterator[str]:
     """A temporary working directory for the whole run."""
     former = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="deferrals-tests-") as path:
+        configuration.set_hypothesis_home_dir(path)
         os.chdir(path)
         try:
             yield path

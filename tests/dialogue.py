@@ -4,6 +4,7 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
 ::
 
     # a comment; the first ones are the test's description
+    # requirement: D-19    what the dialogue proves, see tests/requirements.py
     @ NAME VALUE            a setting of the listener, or of its limits
     @ user NAME PASSWORD    who may log in
     @ binary yes            all deliveries take BINARYMIME
@@ -32,19 +33,37 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import attrs
 
+from deferrals.config.structuring import makeConverter
 from deferrals.errors import StageError
-from deferrals.model.networks import Networks
+from deferrals.model.limits import Limits
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.smtp.server.settings import Limits, ListenerSettings
 from tests.harness import Bench, gate
 
 DIRECTORY = os.path.join(os.path.dirname(__file__), "dialogues")
 _LIMITS = {field.name for field in attrs.fields(Limits)}
+_KINDS = get_type_hints(ListenerSettings) | get_type_hints(Limits)
+_CONVERTER = makeConverter()
+
+#: The names that dialogues have for some of the settings.
+_NAMES_HERE = {
+    "authWithoutTLS": "auth_without_tls",
+    "commandSeconds": "command_timeout",
+    "dataRate": "data_rate",
+    "dataSeconds": "data_timeout",
+    "envelopeSeconds": "envelope_timeout",
+    "extensionRecipients": "extension_recipients",
+    "greetSeconds": "greet_delay",
+    "idleSeconds": "idle_timeout",
+    "messageOctets": "message_size",
+    "replyDeadlineSeconds": "reply_deadline",
+    "withheld": "withhold",
+}
 
 
 @attrs.frozen
@@ -66,7 +85,7 @@ def read(path: str) -> tuple[str, list[Step]]:
             line = line.rstrip("\n")
             match = re.fullmatch(r"(C\+?:|S:|T:|X:|!|@|=) ?(.*)", line)
             if line.startswith("#"):
-                if not steps:
+                if not steps and not line.startswith("# requirement:"):
                     comments.append(line[1:].strip())
             elif match:
                 steps.append(Step(number, match[1].rstrip(":"), match[2]))
@@ -77,16 +96,14 @@ def read(path: str) -> tuple[str, list[Step]]:
 
 def _setting(name: str, value: str) -> Any:
     """
-    A setting of the listener, in the type that it has there.
+    A setting of the listener, or of its limits, in the type that it has there.
     """
-    default = getattr(ListenerSettings("", ""), name)
-    if isinstance(default, Networks):
-        return Networks.parse(value.split())
-    if isinstance(default, frozenset):
-        return frozenset(value.split())
-    if isinstance(default, bool):
+    kind = _KINDS[name]
+    if kind is bool:
         return value == "yes"
-    return type(default)(value)
+    if get_origin(kind) is tuple:
+        return tuple(value.split())
+    return _CONVERTER.structure(int(value) if value.isdigit() else value, kind)
 
 
 class Dialogue:
@@ -108,21 +125,24 @@ class Dialogue:
     def _bench(self) -> Bench:
         limits: dict[str, Any] = {}
         settings: dict[str, Any] = {}
-        intake: dict[str, Any] = {}
+        backend: dict[str, Any] = {}
         for step in self.steps:
             name, _, value = step.text.partition(" ")
             if step.kind != "@" or name in ("greeted", "pieces"):
                 continue
+            name = _NAMES_HERE.get(name, name)
             if name == "user":
                 user, _, password = value.partition(" ")
-                intake["gate"] = gate(**{user: password.encode()})
+                backend["authenticator"] = gate(**{user: password.encode()})
             elif name == "binary":
-                intake["binary"] = value == "yes"
+                backend["binary"] = value == "yes"
             elif name in _LIMITS:
-                limits[name] = type(getattr(Limits(), name))(value)
+                limits[name] = _setting(name, value)
             else:
                 settings[name] = _setting(name, value)
-        bench = Bench(limits, intake, **settings)
+                if name == "tls":
+                    settings["certificates"] = "none that a dialogue would need"
+        bench = Bench(limits, backend, **settings)
         bench.content.late = self.mode == "late"
         return bench
 

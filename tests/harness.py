@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -17,18 +16,20 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.auth.gate import Authenticator
+from deferrals.auth.authenticator import Authenticator
 from deferrals.interfaces import IEnvelopeStage, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
+from deferrals.model.limits import Limits
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Memory, Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
 from deferrals.smtp.server.mixed import MixedPolicy
 from deferrals.smtp.server.session import Session
-from deferrals.smtp.server.settings import Backend, Limits, ListenerSettings
+from deferrals.smtp.server.settings import Backend
 from deferrals.spool.memory import MemorySpool
 from deferrals.stages.content.judge import ContentJudge
 from deferrals.testing import FakeContent
@@ -46,7 +47,7 @@ class FakeEnvelope:
         self.pending: dict[str, Deferred[Any]] = {}
         self.cancelled: list[str] = []
 
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Any:
         verdict = self.verdicts.get(str(recipient), recipient.address.local)
         if verdict == "pending":
             d: Deferred[Any] = Deferred(lambda _: self.cancelled.append(str(recipient)))
@@ -136,7 +137,7 @@ class Bench:
     def __init__(
         self,
         limits: dict[str, Any] | None = None,
-        intake: dict[str, Any] | None = None,
+        backend: dict[str, Any] | None = None,
         transport: Transport | None = None,
         memory: Memory | None = None,
         **settings: Any,
@@ -149,34 +150,34 @@ class Bench:
         self.status = Status()
         self.memory = Memory() if memory is None else memory
         self.mixed = MixedPolicy(
-            settings.get("mixed", Mixed.SPLIT),
-            Mixed.FILE,
-            2,
-            self.memory,
-            lambda policy: f"{policy}-quarantine",
-            lambda sender: sender.domain != "nowhere.example",
-            lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
-            maybeDeferred,
-            self.status,
+            choice=settings.get("mixed", Mixed.SPLIT),
+            fallback=Mixed.FILE,
+            retryLimit=2,
+            memory=self.memory,
+            quarantine=lambda policy: f"{policy}-quarantine",
+            reachable=lambda sender: sender.domain != "nowhere.example",
+            mayNotify=lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
+            inThread=maybeDeferred,
+            status=self.status,
         )
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
-        self.intake = Backend(
-            TransactionIds(),
-            self.envelope,
-            judge,
-            self.spool,
-            self._release,
-            self.status,
-            self.mixed,
-            **(intake or {}),
+        self.backend = Backend(
+            ids=TransactionIds(),
+            envelope=self.envelope,
+            content=judge,
+            spool=self.spool,
+            release=self._release,
+            status=self.status,
+            mixed=self.mixed,
+            **(backend or {}),
         )
         self.settings = ListenerSettings(
-            "test", "mx.example.net", limits=attrs.evolve(Limits(), **(limits or {})), **settings
+            name="test", hostname="mx.example.net", limits=Limits(**(limits or {})), **settings
         )
         self.transport = Transport() if transport is None else transport
-        self.session = Session(self.settings, self.intake, self.clock)
+        self.session = Session(self.settings, self.backend, self.clock)
         self.transport.protocol = self.session
         self.session.makeConnection(self.transport)
 

@@ -48,12 +48,12 @@ def bench(protocol: str = "smtp") -> Bench:
     not split: who leads a transaction there depends on who comes in one piece.
     """
     made = Bench(
-        {"messageOctets": 2000, "headerOctets": 500, "recipients": 5, "commands": 200},
-        {"gate": gate(user=b"secret"), "binary": True},
+        {"message_size": 2000, "header_size": 500, "recipients": 5, "commands": 200},
+        {"authenticator": gate(user=b"secret"), "binary": True},
         protocol=protocol,
         mixed=Mixed.STRICTEST,
         auth="offered",
-        authWithoutTLS=True,
+        auth_without_tls=True,
     )
     made.content.verdicts = {
         "one@example.net": Refuse(Reply(550, "5.6.0", "no")),

@@ -37,11 +37,14 @@ class Peer:
     @ivar mail: the reply to MAIL FROM.
     @ivar final: the reply behind the data, and behind a block.
     @ivar enumerates: whether there is a block where one was asked for.
+    @ivar extra: further replies in a 558, which is said where C{XEXDATA} is listed
+        and a recipient refuses.
     @ivar override: answers to verbs instead of the usual ones; C{"hang up"},
         C{"silence"}.
     @ivar drop: called at the end of each message with the sender; the number of
         octets of what is said then after which the connection is dropped, or
         L{None}.
+    @ivar octets: all that has come.
     @ivar commands: every command that has come.
     @ivar accepted: (sender, recipient, message) for which it has taken
         responsibility: the final reply was written as a whole.
@@ -59,8 +62,10 @@ class Peer:
         self.mail = "250 2.1.0 ok"
         self.final = "250 2.6.0 taken"
         self.enumerates = True
+        self.extra: list[str] = []
         self.drop: Callable[[str], int | None] = lambda sender: None
         self.override: dict[str, str] = {}
+        self.octets = b""
         self.commands: list[str] = []
         self.accepted: list[tuple[str, str, bytes]] = []
         self.connections = 0
@@ -109,6 +114,7 @@ class PeerSession(Protocol):
         self.transport.write("".join(line + "\r\n" for line in lines).encode())
 
     def dataReceived(self, data: bytes) -> None:
+        self.peer.octets += data
         self.buffer += data
         while True:
             before = self.buffer
@@ -166,7 +172,9 @@ class PeerSession(Protocol):
         if self.peer.mail.startswith("2"):
             self.sender = _path(line)
             words = line.split()
-            self.form = next((word for word in ("DEFERRALS", "PRDR") if word in words), "")
+            self.form = next(
+                (word for word in ("DEFERRALS", "PRDR", "EXDATA") if word in words), ""
+            )
         self.say(self.peer.mail)
 
     def do_RCPT(self, line: str) -> None:
@@ -197,7 +205,10 @@ class PeerSession(Protocol):
         lines, taken = [peer.final], [address for address, _ in rcpts]
         if peer.lmtp:
             lines = list(own.values())
-        elif self.form and peer.enumerates and len(rcpts) > 1:
+        elif self.form in ("", "EXDATA") and self.extends(own):
+            *first, last = [*(own[address] for address, _ in rcpts), *peer.extra]
+            lines = [*(f"558-{reply}" for reply in first), f"558 {last}"]
+        elif self.form in ("DEFERRALS", "PRDR") and peer.enumerates and len(rcpts) > 1:
             prdr = self.form == "PRDR"
             listed = [address for address, reply in rcpts if prdr or reply.startswith("352")]
             if listed:
@@ -209,7 +220,7 @@ class PeerSession(Protocol):
         end = peer.drop(sender)
         self.transport.write(octets[:end])
         complete = end is None or end >= len(octets)
-        if peer.lmtp:
+        if peer.lmtp or lines[0].startswith("558"):
             said = octets[:end].count(b"\r\n")
             taken = [a for a, reply in list(own.items())[:said] if reply.startswith("2")]
             peer.took(sender, taken, body)
@@ -217,6 +228,13 @@ class PeerSession(Protocol):
             peer.took(sender, taken, body)
         if end is not None:
             self.transport.loseConnection()
+
+    def extends(self, own: dict[str, str]) -> bool:
+        """
+        Whether there is a 558, as Courier says it: asked for or not.
+        """
+        refused = any(not reply.startswith("2") for reply in own.values())
+        return refused and "XEXDATA" in self.peer.keywords
 
 
 def _path(line: str) -> str:

@@ -30,7 +30,7 @@ class Connection:
 
     def __init__(self, bench: Bench) -> None:
         self.transport = Transport()
-        self.session = Session(bench.settings, bench.intake, bench.clock)
+        self.session = Session(bench.settings, bench.backend, bench.clock)
         self.session.makeConnection(self.transport)
         self.said()
         self.say(["LHLO s.example" if bench.settings.protocol == "lmtp" else "EHLO s.example"])

@@ -4,14 +4,22 @@ The documentation says what is so.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import runpy
+from typing import Any
 
 import attrs
+from twisted.internet import ssl
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial import reporter, runner
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals import interfaces, server, testing
 from deferrals.plugins.finding import stagePlugins
+from tests.requirements import requirement
+from tests.tls import makeCertificate
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 
@@ -33,13 +41,29 @@ class DocsTests(SynchronousTestCase):
         self.assertEqual(self.generate["main"](True), 0, "run: python docs/generate.py")
 
     def test_requirements(self) -> None:
-        """Every requirement is listed, with code and tests that cite it."""
+        """Each requirement has a line that carries it and a test that claims it, or a reason."""
         page = self.page("docs", "requirements.md")
         wanted = [f"D-{n}" for n in range(1, 27)] + [f"P-{n}" for n in range(1, 14)]
         wanted += [f"S-{n}" for n in range(1, 7)]
-        rows = dict(re.findall(r"^\| ([DPS]-\d+) \| [^|]* \| ([\w ]+) \|", page, re.M))
+        rows = dict(re.findall(r"^\| ([DPS]-\d+) \| [^|]* \| ([^|]+) \|", page, re.M))
         self.assertEqual(list(rows), wanted)
         self.assertEqual([n for n, status in rows.items() if status == "missing"], [])
+
+    @requirement("D-1")
+    @requirement("D-2")
+    @requirement("D-3")
+    @requirement("D-18")
+    @requirement("D-19")
+    def test_marks(self) -> None:
+        """A mark is one id at the head of a comment, or a decorator; a mention is none."""
+        found = self.generate["_CODE"].match
+        self.assertEqual(found("# D-19")[1], "D-19")
+        self.assertEqual(found("#: D-18, D-19: why")[1], "D-18, D-19")
+        for text in ("# see D-19", "# D-1 to D-3", "# D-19 is meant", "# RFC 2033 (D-19)"):
+            self.assertIsNone(found(text), text)
+        tree = ast.parse('@requirement("D-1")\ndef test_a(self):\n    "D-2"')
+        claims = list(self.generate["claims"]("x/test_y.py", tree))
+        self.assertEqual(claims, [("D-1", "x/test_y.test_a")])
 
     def test_everyStage(self) -> None:
         """Every built-in stage has a page with the table of its settings, and is listed."""
@@ -78,8 +102,71 @@ class DocsTests(SynchronousTestCase):
         run = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/twistd -n deferrals"
         test = (
             "python3 -m venv .venv && .venv/bin/pip install -q '.[test]'"
-            " && .venv/bin/python -m twisted.trial tests"
+            " && .venv/bin/python -m twisted.trial -j 2 tests"
         )
         self.assertIn(run, page)
         self.assertIn(test, page)
         self.assertIn(test, self.page(".ci", "run"))
+
+
+class EmbeddingTests(SynchronousTestCase):
+    """
+    C{docs/embedding.md}: what it shows is what runs.  The example as a process,
+    with a client, is in C{tests/integration/test_embedding.py}.
+    """
+
+    def setUp(self) -> None:
+        with open(os.path.join(ROOT, "docs", "embedding.md"), encoding="utf-8") as file:
+            page = file.read()
+        self.example, *self.blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+
+    def test_example(self) -> None:
+        """The page shows the file, and it is short."""
+        with open(os.path.join(ROOT, "docs", "examples", "lists.tac"), encoding="utf-8") as file:
+            self.assertEqual(self.example, file.read())
+        self.assertLess(len([line for line in self.example.splitlines() if line]), 45)
+
+    def certificate(self) -> str:
+        directory = self.mktemp()
+        os.mkdir(directory)
+        pem = ""
+        for path in makeCertificate(directory):
+            with open(path, encoding="ascii") as file:
+                pem += file.read()
+        return pem
+
+    def test_blocks(self) -> None:
+        """Its other pieces run as they stand."""
+        reactor = MemoryReactorClock()
+        names: dict[str, Any] = {**vars(ssl), **vars(interfaces), **vars(server)}
+        stages = self.example[self.example.index("BANNED") : self.example.index("application = ")]
+        imports = self.example[: self.example.index("BANNED")]
+        exec(imports.replace("from twisted.internet import reactor, task\n", ""), names)
+        names.update(reactor=reactor, task=None, print=lambda *_: None, pem=self.certificate())
+        exec(stages, names)
+        self.assertEqual(len(self.blocks), 3)
+        for block in self.blocks:
+            exec(block, names)
+        self.assertEqual(len(reactor.tcpServers), 1)
+        self.successResultOf(names["d"])
+
+
+class TestingPageTests(SynchronousTestCase):
+    """
+    C{docs/testing-a-stage.md}, with the stages of the example that it names.
+    """
+
+    def test_blocks(self) -> None:
+        """Its pieces run as they stand, and the contract in it passes."""
+        with open(os.path.join(ROOT, "docs", "testing-a-stage.md"), encoding="utf-8") as file:
+            blocks = re.findall(r"```python\n(.*?)```", file.read(), re.S)
+        village = os.path.join(ROOT, "docs", "examples", "deferrals-village", "village.py")
+        names = {**runpy.run_path(village), **vars(testing)}
+        names["SynchronousTestCase"] = SynchronousTestCase
+        for block in blocks:
+            exec(block, names)
+        suite = runner.TestLoader().loadClass(names["SmallBagTests"])
+        result = reporter.TestResult()
+        suite.run(result)
+        self.assertGreater(result.successes, 3)
+        self.assertTrue(result.wasSuccessful())

@@ -5,13 +5,16 @@ The house rules that a machine can check.
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import sys
 from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementedBy
 
 import deferrals
+from tests.source import parsed
 
 ROOT = os.path.dirname(deferrals.__file__)
 BASE = {"errors", "model", "interfaces", "deferreds", "durable"}
@@ -22,21 +25,66 @@ ALLOWED = {
     "errors": set(),
     "model": {"errors"},
     "interfaces": {"errors", "model"},
-    "deferreds": set(),
+    "deferreds": {"errors"},
     "durable": set(),
     "smtp": BASE,
     "stages": BASE,
     "spool": BASE,
     "relay": BASE,
     "auth": BASE,
-    "plugins": {"interfaces"},
+    "plugins": {"errors", "interfaces"},
     "config": {"errors", "model", "interfaces", "stages"},
-    "operator": {"durable", "errors", "model", "config", "plugins", "spool"},
+    "operator": {"durable", "errors", "model", "interfaces", "config", "plugins", "spool"},
     "client": {"errors", "model", "smtp"},
-    "testing": {"errors", "model", "interfaces", "spool"},
-    "app": {*BASE, "auth", "config", "operator", "relay", "smtp", "spool", "stages"},
-    "tap": {"app", "auth", "config", "deferreds", "errors", "plugins"},
+    "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool"},
+    "server": {
+        *BASE,
+        *("auth", "config", "plugins", "relay", "smtp", "spool", "stages"),
+    },
+    "adapters": {"interfaces", "model", "errors"},
+    "app": {
+        *BASE,
+        *("auth", "config", "operator", "plugins", "server", "smtp", "stages"),
+    },
+    "tap": {"app", "auth", "config", "deferreds", "errors", "plugins", "server"},
     "cli": {"app", "client", "config", "errors", "model", "operator", "plugins", "stages"},
+}
+
+TESTS = os.path.dirname(__file__)
+
+#: How often C{Any} may stand in an annotation.
+MOST_ANY = 750
+
+#: Unit tests of no single module.
+WHOLE = (
+    "api",
+    "dialogues",
+    "docs",
+    "layout",
+    "nonsense",
+    "octets",
+    "promises",
+    "recipes",
+    "translation",
+)
+
+#: Modules without a test module of their own, and why.
+WITHOUT = {
+    "errors.py": "exceptions, without code of their own",
+    "interfaces.py": "signatures; deferrals.testing has their contracts",
+    "plugins/builtin.py": "a list; plugins/test_finding.py finds all that is in it",
+    "testing/spoolcontract.py": "run by the tests of every spool",
+    **dict.fromkeys(
+        (
+            "model/limits.py",
+            "smtp/server/base.py",
+            "smtp/server/envelope.py",
+            "smtp/server/maillog.py",
+            "smtp/server/postdata.py",
+            "smtp/server/settings.py",
+        ),
+        "reached through others",
+    ),
 }
 
 #: Who reads the configuration.
@@ -54,7 +102,7 @@ def modules() -> Iterator[tuple[str, str, ast.Module]]:
                 relative = os.path.relpath(path, ROOT)
                 part = relative.split(os.sep)[0].removesuffix(".py")
                 with open(path, encoding="utf-8") as file:
-                    yield part, relative, ast.parse(file.read())
+                    yield part, relative, parsed(file.read())
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -155,11 +203,68 @@ class ImportTests(SynchronousTestCase):
             )
         path = os.path.join(directory, "deferrals_plugin.py")
         with open(path, encoding="utf-8") as file:
-            names = set(imported(ast.parse(file.read())))
+            names = set(imported(parsed(file.read())))
         self.assertFalse([name for name in names if name.startswith("deferrals")])
         if os.path.isdir(os.path.join(top, "tests")):
             for place in ("twisted", os.path.join("twisted", "plugins")):
                 self.assertFalse(os.path.exists(os.path.join(top, place, "__init__.py")))
+
+
+class TypeTests(SynchronousTestCase):
+    """
+    Types are real.
+    """
+
+    def test_any(self) -> None:
+        """C{Any} stands only where the other side is untyped: there are no more of them."""
+        found = sum(
+            isinstance(part, ast.Name) and part.id == "Any"
+            for _, _, tree in modules()
+            for annotation in annotations(tree)
+            for part in ast.walk(annotation)
+        )
+        self.assertLessEqual(found, MOST_ANY)
+
+
+def annotations(tree: ast.Module) -> Iterator[ast.expr]:
+    """
+    The types that a module's signatures and variables say.
+    """
+    for node in ast.walk(tree):
+        found = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        yield from (one for one in found if isinstance(one, ast.expr))
+
+
+class MirrorTests(SynchronousTestCase):
+    """
+    A module's tests are where the module is.
+    """
+
+    def test_every(self) -> None:
+        """Each module has a test module of its name, or a reason why not."""
+        found = {path for path in self.mirrored() if path not in WITHOUT}
+        wanted = {path for _, path, _ in modules() if not path.endswith("__init__.py")}
+        self.assertEqual(wanted - WITHOUT.keys() - found, set())
+        self.assertEqual(WITHOUT.keys() - wanted, set(), "they are gone")
+        self.assertEqual(WITHOUT.keys() & set(self.mirrored()), set(), "they have tests")
+
+    def test_nothingElse(self) -> None:
+        """Each other test module is about the whole, and is named here."""
+        wanted = {path for _, path, _ in modules()}
+        others = {path for path in self.mirrored() if path not in wanted}
+        self.assertEqual(others, {f"{name}.py" for name in WHOLE})
+
+    def mirrored(self) -> Iterator[str]:
+        """
+        The paths, from the package's root, that the names of unit tests stand for.
+        """
+        for directory, _, names in os.walk(TESTS):
+            relative = os.path.relpath(directory, TESTS)
+            if relative.split(os.sep)[0] not in ("integration", "crash"):
+                for name in names:
+                    if name.startswith("test_") and name.endswith(".py"):
+                        path = os.path.join(relative, name.removeprefix("test_"))
+                        yield os.path.normpath(path)
 
 
 class DocstringTests(SynchronousTestCase):
@@ -168,21 +273,50 @@ class DocstringTests(SynchronousTestCase):
     """
 
     def test_public(self) -> None:
-        """Every module, and every public class and function, has a docstring."""
+        """
+        Every module, and every public class and function, has a docstring; a
+        method may have that of the interface, or of the class above.
+        """
         missing = []
         for _, path, tree in modules():
-            nodes: list[ast.AST] = [tree]
-            for node in ast.walk(tree):
-                if isinstance(node, ast.ClassDef | ast.Module) and not getattr(
-                    node, "name", ""
-                ).startswith("_"):
-                    nodes += [
-                        inner
-                        for inner in node.body
-                        if isinstance(inner, ast.FunctionDef | ast.ClassDef)
-                        and not inner.name.startswith("_")
-                    ]
-            for node in nodes:
-                if ast.get_docstring(node) is None:  # type: ignore[arg-type]
-                    missing.append(f"{path}: {getattr(node, 'name', 'module')}")
+            for node, name in described(tree):
+                if ast.get_docstring(node) is None and not inherits(path, name):
+                    missing.append(f"{path}: {name or 'module'}")
         self.assertEqual(missing, [])
+
+    def test_inherits(self) -> None:
+        """What is inherited is a docstring."""
+        path = os.path.join("stages", "delivery", "discard.py")
+        self.assertTrue(inherits(path, "DiscardDelivery.deliver"))
+        self.assertFalse(inherits(path, "DiscardDelivery.other"))
+        self.assertFalse(inherits(path, "DiscardDelivery"))
+
+
+_Described = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def described(tree: ast.Module) -> Iterator[tuple[_Described, str]]:
+    """
+    @return: what must be described, with its name; methods as C{CLASS.METHOD}.
+    """
+    yield tree, ""
+    for node in tree.body:
+        if isinstance(node, _Described) and not node.name.startswith("_"):
+            yield node, node.name
+            for inner in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(inner, _Described) and not inner.name.startswith("_"):
+                    yield inner, f"{node.name}.{inner.name}"
+
+
+def inherits(path: str, name: str) -> bool:
+    """
+    Whether a method is described by an interface or a base class.
+    """
+    owner, _, method = name.partition(".")
+    if not method:
+        return False
+    module = importlib.import_module(f"deferrals.{path.removesuffix('.py').replace(os.sep, '.')}")
+    cls = getattr(module, owner)
+    described = (one.get(method) for one in implementedBy(cls))
+    above = (getattr(one, method, None) for one in cls.__mro__[1:])
+    return any(one is not None and one.__doc__ for one in (*described, *above))

@@ -11,36 +11,56 @@ from typing import Any
 
 from twisted.names import dns
 
+#: What a datagram may have (RFC 1035 §4.2.1).
+_DATAGRAM_OCTETS = 512
+
 
 class Zone:
     """
-    A name server in a thread: answers what it has, NXDOMAIN otherwise.
+    A name server in two threads, for datagrams and for connections: answers
+    what it has, NXDOMAIN otherwise.
 
     @param records: by (name, type), e.g. C{("example.com", "TXT")}, each a list
-        of payloads: text for TXT and A, (preference, name) for MX.
+        of payloads: text for A, AAAA, PTR and TXT, (preference, name) for MX.
     @ivar address: where to ask, as (host, port).
     """
 
     def __init__(self, records: Mapping[tuple[str, str], Sequence[Any]]) -> None:
         self._records = records
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self._listening.getsockname()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.address: tuple[str, int] = self._socket.getsockname()
+        self._socket.bind(self.address)
         self.asked: list[tuple[str, str]] = []
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=serve, daemon=True)
+            for serve in (self._datagrams, self._connections)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def _serve(self) -> None:
+    def _datagrams(self) -> None:
         while True:
-            try:
-                data, client = self._socket.recvfrom(4096)
-            except OSError:
-                return
+            data, client = self._socket.recvfrom(4096)
             if not data:
                 return
-            self._socket.sendto(self._answer(data), client)
+            self._socket.sendto(self._answer(data, isDatagram=True), client)
 
-    def _answer(self, data: bytes) -> bytes:
+    def _connections(self) -> None:
+        """
+        One after the other, and one question for each.
+        """
+        while True:
+            connection, _ = self._listening.accept()
+            with connection:
+                connection.settimeout(10)
+                data = connection.recv(4096)
+                if not data:
+                    return
+                answer = self._answer(data[2:], isDatagram=False)
+                connection.sendall(len(answer).to_bytes(2, "big") + answer)
+
+    def _answer(self, data: bytes, isDatagram: bool) -> bytes:
         message = dns.Message()
         message.fromStr(data)
         (query,) = message.queries
@@ -54,7 +74,11 @@ class Zone:
             dns.RRHeader(name, query.type, dns.IN, 60, _payload(kind, one)) for one in found or ()
         ]
         message.additional = []
-        return bytes(message.toStr())
+        octets = bytes(message.toStr())
+        if isDatagram and len(octets) > _DATAGRAM_OCTETS:
+            message.answers, message.trunc = [], True
+            return bytes(message.toStr())
+        return octets
 
     def close(self) -> None:
         """
@@ -62,13 +86,19 @@ class Zone:
         """
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
             last.sendto(b"", self.address)
-        self._thread.join()
+        socket.create_connection(self.address).close()
+        for thread in self._threads:
+            thread.join()
         self._socket.close()
+        self._listening.close()
 
 
 def _payload(kind: str, value: Any) -> Any:
     if kind == "TXT":
-        return dns.Record_TXT(value.encode())
+        octets = value.encode()
+        return dns.Record_TXT(*(octets[n : n + 255] for n in range(0, len(octets), 255)))
+    if kind == "PTR":
+        return dns.Record_PTR(value)
     if kind == "MX":
         return dns.Record_MX(*value)
     if kind == "AAAA":

@@ -10,131 +10,70 @@ import resource
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.endpoints import serverFromString
+import attrs
+from attrs import AttrsInstance
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from deferrals.config.tables import Config, LimitsTable, Listener
+from deferrals.config.tables import Config, Listener
 from deferrals.errors import ConfigError
-from deferrals.model.mixed import Mixed
-from deferrals.model.networks import Networks
+from deferrals.model.limits import Limits, ReplyTimes
+from deferrals.model.listener import ListenerOptions, ListenerSettings
+from deferrals.server.listeners import PROXIED
 from deferrals.smtp.server.certificates import Certificates
-from deferrals.smtp.server.connectionlimits import ConnectionLimits
-from deferrals.smtp.server.settings import Limits, ListenerSettings
 
 _log = Logger(namespace="deferrals")
-
-_PROXIED = "haproxy:"
-
-#: Clients that show a 452 as a failure are never told one.
-_MIXED = {"submission": "strictest"}
 
 #: Files that are open beside connections: the spool, deliveries, the log.
 _OTHER_FILES = 500
 
 
-def serverEndpoint(reactor: Any, text: str) -> Any:
+def listenerSettings(config: Config, certificates: Keyring) -> list[ListenerSettings]:
     """
-    Twisted's server endpoint of this description.  C{haproxy:} in front of it
-    is ours to deal with: Twisted's own wrapper would greet before the header.
-
-    @raise ValueError: it is none.
-    """
-    return serverFromString(reactor, text.removeprefix(_PROXIED))
-
-
-def listenerSettings(
-    config: Config, certificates: Keyring
-) -> list[tuple[Listener, ListenerSettings]]:
-    """
-    What each listener's sessions are given.
+    What each listener's sessions are given; its name is its endpoint.
 
     @raise ConfigError: a certificate cannot be used.
     """
-    limits = sessionLimits(config)
     problems: list[tuple[str, str]] = []
     found = []
-    for place, listener in enumerate(config.listen):
+    for index, listener in enumerate(config.listen):
         try:
-            settings = _settings(config, listener, limits, certificates)
+            settings = _settings(config, listener, certificates)
         except ValueError as error:
             own = listener.certificate is not None
-            key = f"listen[{place}].certificate" if own else "tls.certificate"
+            key = f"listen[{index}].certificate" if own else "tls.certificate"
             problems.append((key, f"expected {error}"))
         else:
-            found.append((listener, settings))
+            found.append(settings)
     if problems:
         raise ConfigError(config.path, list(dict.fromkeys(problems)))
     return found
 
 
-def _settings(
-    config: Config, listener: Listener, limits: Limits, certificates: Keyring
-) -> ListenerSettings:
-    pair = config.certificateOf(listener)
-    tls = listener.tls or ("none" if pair is None else "starttls")
+def _settings(config: Config, listener: Listener, certificates: Keyring) -> ListenerSettings:
+    pair = None if listener.tls == "none" else config.certificateOf(listener)
     return ListenerSettings(
-        name=listener.endpoint,
+        **_values(listener, ListenerOptions),
+        **_values(config, ReplyTimes),
+        certificates=None if pair is None else certificates.get(*pair),
+        proxied=listener.endpoint.startswith(PROXIED),
+        limits=config.limits,
         hostname=config.hostname,
-        protocol=listener.protocol,
-        mixed=Mixed(listener.mixed or _MIXED.get(listener.protocol, "split")),
-        mixedFallback=Mixed(listener.mixed_fallback),
-        retryLimit=listener.retry_limit,
-        bareNewlines=listener.bare_lf,
-        tls=tls,
-        certificates=None if tls == "none" or pair is None else certificates.get(*pair),
-        auth=listener.authentication,
-        authWithoutTLS=listener.auth_without_tls,
-        greetSeconds=listener.greet_delay,
-        proxied=listener.endpoint.startswith(_PROXIED),
-        proxies=Networks.parse(listener.proxies),
-        xclient=Networks.parse(listener.xclient),
-        withheld=frozenset(listener.withhold),
-        enumerates=listener.enumerate,
-        deliverySeconds=listener.delivery_deadline,
-        limits=limits,
+        name=listener.endpoint,
     )
 
 
-def sessionLimits(config: Config) -> Limits:
+def _values(settings: AttrsInstance, kind: type[AttrsInstance]) -> dict[str, Any]:
     """
-    The limits of one session.
+    Those attributes of settings that a base class of theirs has.
     """
-    limits = config.limits
-    return Limits(
-        messageOctets=limits.message_size,
-        headerOctets=limits.header_size,
-        recipients=limits.recipients,
-        extensionRecipients=limits.extension_recipients,
-        hops=limits.hops,
-        errors=limits.errors,
-        commands=limits.commands,
-        transactions=limits.transactions,
-        lineOctets=limits.command_line,
-        handshakeSeconds=limits.handshake_timeout,
-        commandSeconds=limits.command_timeout,
-        idleSeconds=limits.idle_timeout,
-        dataSeconds=limits.data_timeout,
-        dataRate=limits.data_rate,
-        authFailures=limits.auth_failures,
-        envelopeSeconds=limits.envelope_timeout,
-        replyDeadlineSeconds=config.reply_deadline,
-        consolidationSeconds=config.consolidation_window,
-    )
+    return {field.name: getattr(settings, field.name) for field in attrs.fields(kind)}
 
 
-def limitConnections(guard: ConnectionLimits, limits: LimitsTable) -> None:
+def raiseFileLimit(limits: Limits) -> None:
     """
-    Give the guard the limits of a configuration.
-    """
-    guard.connections = limits.connections
-    guard.perNeighbourhood = limits.connections_per_address
-    guard.delaySeconds = limits.auth_delay
-
-
-def raiseFileLimit(limits: LimitsTable) -> None:
-    """
-    Every connection is an open file: take as many as we may have, and say so
-    where they are too few.
+    Every connection is an open file: raise the process's limit as far as
+    possible, and warn where that is too low.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -152,10 +91,9 @@ class Keyring:
     All pairs of certificate and key that listeners use.
 
     @param baseDir: where relative paths start.
-    @param clock: the time.
     """
 
-    def __init__(self, baseDir: str, clock: Any) -> None:
+    def __init__(self, baseDir: str, clock: IReactorTime) -> None:
         self._baseDir = baseDir
         self._clock = clock
         self._pairs: dict[tuple[str, str], Certificates] = {}
@@ -172,11 +110,11 @@ class Keyring:
             self._pairs[pair] = found
         return found
 
-    def reload(self, used: Iterable[Certificates | None]) -> None:
+    def reload(self, used: Iterable[ListenerSettings]) -> None:
         """
-        Read those that are in use again, and forget the others.
+        Read those that listeners use again, and forget the others.
         """
-        kept = set(used)
+        kept = {one.certificates for one in used}
         self._pairs = {pair: one for pair, one in self._pairs.items() if one in kept}
         for one in self._pairs.values():
             one.reload()

@@ -46,8 +46,8 @@ def _text(event: dict[str, Any]) -> str:
 
 def _isAboutPorts(event: dict[str, Any]) -> bool:
     """
-    Whether it is Twisted's own word on a port or a factory: we say better where
-    we listen.
+    Whether it is Twisted's own message about a port or a factory: ours is
+    better.
     """
     if event.get("log_namespace") != "log_legacy":
         return False
@@ -92,8 +92,9 @@ class _Observer:
         Write what has been taken.
         """
         lines, self._lines = self._lines, []
-        self._file.write("".join(lines))
-        self._file.flush()
+        if lines:  # otherwise the file may have been closed
+            self._file.write("".join(lines))
+            self._file.flush()
 
 
 class PlainObserver(_Observer):
@@ -108,7 +109,7 @@ class PlainObserver(_Observer):
 
     def line(self, event: dict[str, Any]) -> str:
         """
-        Local time to the millisecond, who says it, and what.
+        Local time to the millisecond, the logger's name, and the text.
         """
         when = event["log_time"]
         second = int(when)
@@ -118,12 +119,12 @@ class PlainObserver(_Observer):
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.{:03d}%z", moment)
         stamp = self._stamp.format(int((when - second) * 1000))
         level = event.get("log_level", LogLevel.info)
-        who = event.get("log_namespace", "-")
+        logger = event.get("log_namespace", "-")
         mark = "" if level is LogLevel.info else f" {level.name}"
         text = _text(event).replace("\n", "\n\t")
         failure = event.get("log_failure")
         more = "" if failure is None else "\n" + failure.getTraceback().replace("\n", "\n\t")
-        return f"{stamp} [{who}{mark}] {text}{more}\n"
+        return f"{stamp} [{logger}{mark}] {text}{more}\n"
 
 
 class JSONObserver(_Observer):

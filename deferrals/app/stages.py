@@ -4,24 +4,32 @@ What one configuration makes of the stages.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from twisted.logger import Logger
 
-from deferrals.app.services import Services
 from deferrals.config.tables import Config, DeliveryStage, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
-from deferrals.interfaces import IEnvelopeStage
+from deferrals.interfaces import (
+    IContentStage,
+    IDeliveryStage,
+    IEnvelopeStage,
+    IServices,
+    IStagePlugin,
+)
 from deferrals.model.address import Mailbox
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
+from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
-from deferrals.stages.content.judge import ContentJudge
+from deferrals.plugins.finding import build
 from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
 
 _log = Logger(namespace="deferrals")
 
+Built = dict[tuple[IStagePlugin, object], object]
 
-def deliveryNames(rules: tuple[RecipientRule, ...]) -> list[str]:
+
+def deliveryNames(rules: Sequence[RecipientRule]) -> list[str]:
     """
     The names under which the spool remembers the deliveries of rules: the
     delivery's own, where it has one; otherwise what the rule matches, numbered
@@ -43,79 +51,33 @@ class StageSet:
     """
     What one configuration makes of the stages.
 
-    @ivar envelope: the first envelope stage.
-    @ivar content: the judge over all policies.
+    @ivar envelope: the rules for recipients.
+    @ivar policies: the content stages of each policy.
     @ivar deliveries: delivery stages by name.
     @ivar schedules: when what they could not deliver is tried again, by name.
-    @param former: the house before a reload: stages with equal settings are
+    @ivar quarantines: for policies that have one: the name of the delivery that
+        gets what they refuse of a message that had to be accepted.
+    @param former: the stages before a reload: those with equal settings are
         taken over, with their connections.
     """
 
-    def __init__(self, config: Config, services: Services, former: StageSet | None = None) -> None:
+    def __init__(self, config: Config, services: IServices, former: StageSet | None = None) -> None:
+        self._config = config
         self._services = services
-        self._former = former.built if former is not None else {}
-        self.built: dict[tuple[Any, Any], Any] = {}
-        policies = {
-            name: [
-                self._build(stage, config, f"policies.{name}.content[{place}]")
-                for place, stage in enumerate(policy.content)
-            ]
-            for name, policy in config.policies.items()
-        }
-        self.content = ContentJudge(policies, config.max_judging)
-        self.deliveries = {
-            name: self._build(stage, config, f"deliveries.{name}")
-            for name, stage in config.deliveries.items()
-        }
-        self.schedules = {name: stage.schedule for name, stage in config.deliveries.items()}
-        self.bounces = config.bounces
-        self._quarantines = {
-            name: self._named(policy.quarantine, f"policies.{name}.quarantine", config)
-            for name, policy in config.policies.items()
-            if policy.quarantine is not None
-        }
-        rules = []
+        self._former: Built = former.built if former is not None else {}
+        self.built: Built = {}
+        self.policies = {name: self._contentStages(name) for name in config.policies}
+        self.deliveries: dict[str, IDeliveryStage] = {}
+        self.schedules: dict[str, Schedule] = {}
+        for name, delivery in config.deliveries.items():
+            self._addDelivery(name, delivery, f"deliveries.{name}")
+        self.quarantines = dict(self._quarantineNames())
         names = deliveryNames(config.recipients)
-        for place, (rule, name) in enumerate(zip(config.recipients, names, strict=True)):
-            key = f"recipients[{place}]"
-            if isinstance(rule.deliver, Stage):
-                self.deliveries[name] = self._build(rule.deliver, config, f"{key}.deliver")
-                self.schedules[name] = rule.deliver.schedule
-            verdict = _verdict(config.policies[rule.policy], Route(rule.policy, name))
-            checks = [
-                self._build(stage, config, f"{key}.check[{number}]")
-                for number, stage in enumerate(rule.check)
-            ]
-            delivery = self.deliveries.get(name)
-            if IEnvelopeStage.providedBy(delivery):
-                checks.append(delivery)
-            allow = None if rule.allow is None else Allowed.parse(rule.allow)
-            rules.append(Rule(Pattern.parse(rule.match), verdict, checks, allow))
+        rules = [self._rule(index, name) for index, name in enumerate(names)]
         verdicts = {
             name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
         }
         self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries)
-        #: Whether BODY=BINARYMIME can go everywhere as it is.
-        self.takesBinary = all(
-            getattr(stage, "takesBinary", False) for stage in self.deliveries.values()
-        )
-
-    def quarantine(self, policy: str) -> str | None:
-        """
-        The name of the delivery that gets what a policy refuses of a message
-        that had to be accepted; L{None} for none.
-        """
-        return self._quarantines.get(policy)
-
-    def _named(self, delivery: DeliveryStage | str, key: str, config: Config) -> str:
-        """
-        A delivery's own name; that of its place, where it has none.
-        """
-        if isinstance(delivery, str):
-            return delivery
-        self.deliveries[key] = self._build(delivery, config, key)
-        self.schedules[key] = delivery.schedule
-        return key
 
     def routeBack(self, sender: Mailbox) -> Route | None:
         """
@@ -124,20 +86,66 @@ class StageSet:
         """
         if self.envelope.isOurs(sender):
             return self.envelope.route(sender)
-        return None if self.bounces is None else Route("", self.bounces)
+        return None if self._config.bounces is None else Route("", self._config.bounces)
 
-    def _build(self, stage: Stage, config: Config, key: str) -> Any:
+    def _contentStages(self, policy: str) -> list[IContentStage]:
+        tables = self._config.policies[policy].content
+        return [
+            IContentStage(self._build(table, f"policies.{policy}.content[{index}]"))
+            for index, table in enumerate(tables)
+        ]
+
+    def _addDelivery(self, name: str, table: DeliveryStage, key: str) -> None:
+        self.deliveries[name] = IDeliveryStage(self._build(table, key))
+        self.schedules[name] = table.schedule
+
+    def _quarantineNames(self) -> list[tuple[str, str]]:
+        """
+        The policies that have a quarantine, with the name of its delivery: its
+        own, or that of the key where its table stands.
+        """
+        found = []
+        for policy, table in self._config.policies.items():
+            key, delivery = f"policies.{policy}.quarantine", table.quarantine
+            if isinstance(delivery, DeliveryStage):
+                self._addDelivery(key, delivery, key)
+                delivery = key
+            if delivery is not None:
+                found.append((policy, delivery))
+        return found
+
+    def _rule(self, index: int, name: str) -> Rule:
+        """
+        One C{[[recipients]]} table.
+
+        @param name: its delivery's.
+        """
+        rule, key = self._config.recipients[index], f"recipients[{index}]"
+        if isinstance(rule.deliver, DeliveryStage):
+            self._addDelivery(name, rule.deliver, f"{key}.deliver")
+        checks = [
+            IEnvelopeStage(self._build(table, f"{key}.check[{number}]"))
+            for number, table in enumerate(rule.check)
+        ]
+        delivery = self.deliveries.get(name)
+        if IEnvelopeStage.providedBy(delivery):
+            checks.append(delivery)
+        verdict = _verdict(self._config.policies[rule.policy], Route(rule.policy, name))
+        allow = None if rule.allow is None else Allowed.parse(rule.allow)
+        return Rule(Pattern.parse(rule.match), verdict, checks, allow)
+
+    def _build(self, table: Stage, key: str) -> object:
         """
         A stage's object; one for all tables that say the same.
         """
-        same = (stage.plugin, stage.settings)
+        same = (table.plugin, table.settings)
         if same not in self.built:
             try:
-                self.built[same] = self._former.get(same) or stage.plugin.build(
-                    stage.settings, self._services
+                self.built[same] = self._former.get(same) or build(
+                    table.plugin, table.settings, self._services
                 )
             except ValueError as error:
-                raise ConfigError(config.path, [(key, f"expected {error}")]) from None
+                raise ConfigError(self._config.path, [(key, f"expected {error}")]) from None
         return self.built[same]
 
 

@@ -1,3 +1,4 @@
 """
-Who may log in: password files, and whatever other checkers Twisted's cred has.
+Whether a client may log in: password files, and any other credentials checkers
+of Twisted's.
 """

@@ -12,16 +12,16 @@ client is told to come again later.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred
-from zope.interface import implementer
+from zope.interface import Interface, implementer
 
-from deferrals.deferreds import Semaphore
+from deferrals.deferreds import Threads
 from deferrals.interfaces import IScramChecker, IScramCredentials
 from deferrals.model.passwords import ScryptHash, Secrets, parseLine
 from deferrals.model.sasl import SaslError, ScramKeys, saslprep
@@ -29,8 +29,8 @@ from deferrals.model.sasl import SaslError, ScramKeys, saslprep
 #: Passwords that are hashed at once.
 AT_ONCE = 2
 
-#: What is hashed for somebody who is not there: it takes as long.
-_NOBODY = Secrets(ScryptHash(14, 8, 1, b"nobody's salt...", b"\0" * 32))
+#: What is hashed for a name that is not in the file: it takes as long.
+_UNKNOWN = Secrets(ScryptHash(14, 8, 1, b"nobody's salt...", b"\0" * 32))
 
 
 def readPasswords(path: str) -> dict[str, Secrets]:
@@ -62,50 +62,35 @@ class PasswordFile:
         Deferred of its result.
     """
 
-    credentialInterfaces = (IUsernamePassword, IScramCredentials)
+    credentialInterfaces: Sequence[type[Interface]] = (IUsernamePassword, IScramCredentials)
 
     def __init__(self, path: str, inThread: Callable[..., Deferred[Any]]) -> None:
         self._path = os.path.abspath(path)
-        self._inThread = inThread
-        self._slots = Semaphore(AT_ONCE)
+        self._threads = Threads(inThread, AT_ONCE)
         self._users: dict[str, Secrets] = {}
         self._version: tuple[int, int, int] | None = None
 
-    def requestAvatarId(self, credentials: Any) -> Deferred[bytes]:
+    def requestAvatarId(self, credentials: object) -> Deferred[bytes | tuple[()]]:
         """
-        See L{ICredentialsChecker}.
+        See C{ICredentialsChecker}.
         """
         if IScramCredentials.providedBy(credentials):
-            return self._inTurn(self._proved, credentials)
-        return self._inTurn(self._checked, credentials.username, credentials.password)
+            return self._threads.run(self._proved, credentials)
+        login = IUsernamePassword(credentials)
+        return self._threads.run(self._checked, login.username, login.password)
 
     def scramKeys(self, user: bytes) -> Deferred[ScramKeys | None]:
         """
         See L{IScramChecker.scramKeys}.
         """
-        return self._inTurn(lambda: self._find(user).scram)
-
-    def _inTurn(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        d = self._slots.acquire()
-        return d.addCallback(lambda _: self._begin(function, *args))
-
-    def _begin(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        """
-        Who waits may give up; the thread has its slot until it has ended.
-        """
-        result: Deferred[Any] = Deferred()
-        self._inThread(function, *args).addBoth(self._ended, result)
-        return result
-
-    def _ended(self, value: Any, result: Deferred[Any]) -> None:
-        self._slots.release()
-        result.callback(value)
+        return self._threads.run(lambda: self._find(user).scram)
 
     # In a thread.
 
     def _find(self, user: bytes) -> Secrets:
         """
-        @return: what is kept of a user's password; empty for a stranger.
+        @return: what is kept of a user's password; empty where there is no
+            such user.
         """
         stat = os.stat(self._path)
         version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
@@ -116,17 +101,16 @@ class PasswordFile:
         except (SaslError, UnicodeDecodeError):
             return Secrets()
 
-    def _checked(self, user: bytes, password: bytes) -> bytes:
+    def _checked(self, user: bytes, password: bytes) -> bytes | tuple[()]:
         secrets = self._find(user)
         known = secrets.scrypt is not None or secrets.scram is not None
-        good = (secrets if known else _NOBODY).check(password.decode("utf-8", "replace"))
-        if not good:
+        isRight = (secrets if known else _UNKNOWN).check(password.decode("utf-8", "replace"))
+        if not isRight:
             raise UnauthorizedLogin()
         return saslprep(user.decode("utf-8")).encode("utf-8")
 
-    def _proved(self, credentials: Any) -> bytes:
+    def _proved(self, credentials: IScramCredentials) -> bytes | tuple[()]:
         keys = self._find(credentials.username).scram
         if keys is None or not credentials.check(keys):
             raise UnauthorizedLogin()
-        user: bytes = credentials.username
-        return user
+        return credentials.username

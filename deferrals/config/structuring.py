@@ -5,12 +5,18 @@ was expected there.
 
 from __future__ import annotations
 
+import enum
 import types
-from typing import Any, Literal, Optional, get_args
+from collections.abc import Callable, Iterable
+from typing import Literal, Optional, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.errors import ForbiddenExtraKeysError, IterableValidationError
+from cattrs.errors import (
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    StructureHandlerNotFoundError,
+)
 
 from deferrals.model.schedule import Steps, parseSteps
 from deferrals.model.settings import BadSetting, Octets, Seconds, parseOctets, parseSeconds
@@ -31,12 +37,13 @@ def makeConverter() -> cattrs.Converter:
     converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
     converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
     converter.register_structure_hook_func(_isOptional, _optional(converter))
-    converter.register_structure_hook_func(_isLiteral, _literal)
+    converter.register_structure_hook_func(_isChoice, _choice)
+    converter.register_structure_hook(enum.Enum, _choice)  # cattrs before 26 asks this first
     return converter
 
 
-def _exactly(kind: type, name: str) -> Any:
-    def structure(value: Any, _: Any) -> Any:
+def _exactly(kind: type, name: str) -> Callable[[object, object], object]:
+    def structure(value: object, _: object) -> object:
         if not isinstance(value, kind):
             raise ValueError(name)
         return value
@@ -44,33 +51,33 @@ def _exactly(kind: type, name: str) -> Any:
     return structure
 
 
-def _integer(value: Any, _: Any) -> int:
+def _integer(value: object, _: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError("a whole number")
     return value
 
 
-def _number(value: Any, _: Any) -> float:
+def _number(value: object, _: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError("a number")
     return float(value)
 
 
-def _isLiteral(kind: Any) -> bool:
-    return getattr(kind, "__origin__", None) is Literal
+def _isChoice(kind: object) -> bool:
+    return bool(choices(kind))
 
 
-def _isOptional(kind: Any) -> bool:
+def _isOptional(kind: object) -> bool:
     return isinstance(kind, types.UnionType | _UNION) and types.NoneType in get_args(kind)
 
 
-def _optional(converter: cattrs.Converter) -> Any:
+def _optional(converter: cattrs.Converter) -> Callable[[object, object], object]:
     """
     TOML has no null: what is there has the other type; text, where that is one
     of several.
     """
 
-    def structure(value: Any, kind: Any) -> Any:
+    def structure(value: object, kind: object) -> object:
         others = [one for one in get_args(kind) if one is not types.NoneType]
         if str in others and (isinstance(value, str) or len(others) == 1):
             return converter.structure(value, str)
@@ -79,11 +86,47 @@ def _optional(converter: cattrs.Converter) -> Any:
     return structure
 
 
-def _literal(value: Any, kind: Any) -> Any:
-    allowed = get_args(kind)
-    if value not in allowed or isinstance(value, bool):
+def choices(kind: object) -> dict[str, object]:
+    """
+    The words that a C{Literal} or an enumeration allows, and the values that
+    they stand for; none for any other type.
+    """
+    found: Iterable[object] = ()
+    if get_origin(kind) is Literal:
+        found = get_args(kind)
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        found = kind
+    return {str(one.value if isinstance(one, enum.Enum) else one): one for one in found}
+
+
+def _choice(value: object, kind: object) -> object:
+    allowed = choices(kind)
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed))
-    return value
+    return allowed[value]
+
+
+def structured(converter: cattrs.Converter, table: object, kind: type) -> object:
+    """
+    A stage's settings out of its table.
+
+    @raise ValueError: the class cannot be used for settings; the text says why.
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if not attrs.has(kind):
+        raise ValueError(f"a stage with settings: {name} is no attrs class")
+    try:
+        settings: object = converter.structure(table, kind)
+    except (StructureHandlerNotFoundError, NameError) as error:
+        raise ValueError(f"a stage with settings: {name} cannot be filled in: {error}") from None
+    try:
+        hash(settings)
+    except TypeError as error:
+        raise ValueError(
+            f"a stage with settings that can be hashed: {name} has to be frozen, with tuples"
+            f" in place of lists ({error})"
+        ) from None
+    return settings
 
 
 def problemsOf(error: BaseException, key: str = "") -> list[tuple[str, str]]:

@@ -12,19 +12,28 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import attrs
 import cattrs
 from cattrs.errors import BaseValidationError
 from zope.interface import Interface
 
-from deferrals.config.structuring import makeConverter, problemsOf
+from deferrals.config.structuring import makeConverter, problemsOf, structured
 from deferrals.errors import ConfigError
-from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
+from deferrals.interfaces import (
+    IContentStage,
+    IDeliveryStage,
+    IEnvelopeStage,
+    IOutwardPlugin,
+    IStagePlugin,
+)
 from deferrals.model.address import AddressError, normalDomain
-from deferrals.model.networks import Networks, dnsServers
+from deferrals.model.limits import Limits, ReplyTimes
+from deferrals.model.listener import ListenerOptions
+from deferrals.model.mixed import Mixed
+from deferrals.model.networks import dnsServers
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
@@ -33,7 +42,11 @@ from deferrals.stages.envelope.rules import Allowed, Pattern
 #: Endpoints that are known to have no TLS of their own.
 _CLEAR = ("tcp:", "tcp6:", "unix:", "systemd:")
 
-Plugins = Mapping[tuple[type[Interface], str], Any]
+#: The stages there are, by interface and name.
+Plugins = Mapping[tuple[type[Interface], str], IStagePlugin]
+
+#: A key, and what was expected there.
+Problem = tuple[str, str]
 
 #: What runs without --config.  {hostname} is this machine's name.
 DEFAULT = """\
@@ -77,54 +90,16 @@ deliver = { use = "maildir", path = "deferrals-state/mail/{domain}/{local}" }
 """
 
 
-def _underAMinute(value: float) -> None:
-    if not 0 < value <= 55:
-        raise ValueError(
-            "more than 0 and at most 55 seconds: each reply is due within a minute (D-25)"
-        )
-
-
 def _clients(value: tuple[str, ...] | None) -> None:
     if value is not None and not value:
-        raise ValueError('"authenticated", addresses, networks; without any, nobody is meant')
+        raise ValueError('"authenticated", addresses, networks; without any, no client is meant')
     Allowed.parse(value or ())
 
 
-def _deliveryNames(value: Mapping[str, Any]) -> None:
+def _deliveryNames(value: Iterable[str]) -> None:
     for name in value:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"names of letters, digits, - and _, not {name!r}")
-
-
-def _headerSize(value: int) -> None:
-    if not 0 < value <= 256 << 10:
-        raise ValueError("more than 0 and at most 256K")
-
-
-def _commandLine(value: int) -> None:
-    if not 1024 <= value <= 64 << 10:
-        raise ValueError("from 1K to 64K")
-
-
-#: What C{withhold} can take back.
-WITHHELD = frozenset(
-    [
-        "8BITMIME",
-        "BINARYMIME",
-        "CHUNKING",
-        "DEFERRALS",
-        "DSN",
-        "LIMITS",
-        "PRDR",
-        "REQUIRETLS",
-        "SMTPUTF8",
-    ]
-)
-
-
-def _withheld(value: Sequence[str]) -> None:
-    if not WITHHELD.issuperset(value):
-        raise ValueError(f"some of {', '.join(sorted(WITHHELD))}")
 
 
 def defaultHostname() -> str:
@@ -143,13 +118,12 @@ class Stage:
     """
     One stage's table.
 
-    @ivar plugin: the L{IStagePlugin<deferrals.interfaces.IStagePlugin>} that
-        C{use} names.
+    @ivar plugin: what C{use} names.
     @ivar settings: an instance of its settings class.
     """
 
-    plugin: Any
-    settings: Any
+    plugin: IStagePlugin
+    settings: object
 
 
 @attrs.frozen
@@ -177,79 +151,24 @@ class EnvelopeStage(Stage):
     """
 
 
-@attrs.frozen
-class Listener:
+@attrs.frozen(kw_only=True)
+class Listener(ListenerOptions):
     """
     One C{[[listen]]} table.
 
     @ivar endpoint: a Twisted server endpoint string.
-    @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
-    @ivar mixed: what a plain sender gets when its recipients differ; by default
-        C{"split"}, for submission C{"strictest"}.
-    @ivar mixed_fallback: what follows when a message has been refused for now
-        C{retry_limit} times, to bring its recipients apart.
-    @ivar retry_limit: how often that may be, for one message.
-    @ivar bare_lf: what becomes of a message with a bare CR or LF: refused, 550
-        5.6.0, or made to have CRLF everywhere.
-    @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
-        without it) or C{"implicit"} (from the first octet); by default
-        C{"starttls"} where there is a certificate.
     @ivar certificate: a PEM file for this listener: its certificate, then those
         between it and its root; C{[tls]} has the one for all others.
     @ivar key: a PEM file with its key; by default the certificate's file.
-    @ivar auth: C{"no"}, C{"offered"} or C{"required"}; by default C{"required"}
-        for submission, C{"no"} for the others.
-    @ivar auth_without_tls: whether passwords may come in clear text.
-    @ivar greet_delay: how long the greeting is held back; who talks before it
-        is refused, 554 5.5.1; 0 is not at all.
-    @ivar proxies: with an endpoint C{haproxy:…}: the addresses and networks
-        whose PROXY header is believed; C{"unix"} for Unix sockets.
-    @ivar xclient: the addresses and networks that may use XCLIENT; C{"unix"}
-        for Unix sockets.
-    @ivar enumerate: what the answer behind the data is about: C{"content"}; or
-        C{"delivery"}, which is tried first, once the message is durable.
-    @ivar delivery_deadline: with C{"delivery"}: how long the answer waits.
-    @ivar withhold: extensions that are not offered, by their EHLO keywords.
     """
 
     endpoint: str
-    protocol: Literal["smtp", "submission", "lmtp"] = "smtp"
-    mixed: Literal["split", "retry", "notify", "file", "strictest"] | None = None
-    mixed_fallback: Literal["notify", "file"] = "file"
-    retry_limit: int = attrs.field(default=2, validator=checked(positive))
-    bare_lf: Literal["refuse", "normalise"] = "refuse"
-    tls: Literal["none", "starttls", "required", "implicit"] | None = None
     certificate: str | None = None
     key: str | None = None
-    auth: Literal["no", "offered", "required"] | None = None
-    auth_without_tls: bool = False
-    greet_delay: Seconds = Seconds(0)
-    proxies: tuple[str, ...] = attrs.field(
-        default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
-    )
-    xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
-    enumerate: Literal["content", "delivery"] = "content"
-    delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))
-    withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
 
     def __attrs_post_init__(self) -> None:
         if self.key is not None and self.certificate is None:
             raise BadSetting("key", "no key without a certificate")
-
-    @property
-    def mayNotify(self) -> bool:
-        """
-        Whether refusals may become notices to senders.
-        """
-        retries = self.mixed == "retry" and self.mixed_fallback == "notify"
-        return retries or self.mixed == "notify"
-
-    @property
-    def authentication(self) -> str:
-        """
-        C{auth}, or what it is by default.
-        """
-        return self.auth or ("required" if self.protocol == "submission" else "no")
 
 
 @attrs.frozen
@@ -265,62 +184,6 @@ class TLSTable:
 
     certificate: str
     key: str | None = None
-
-
-@attrs.frozen
-class LimitsTable:
-    """
-    The C{[limits]} table.
-
-    @ivar message_size: a larger message is refused, 552 5.3.4.
-    @ivar header_size: a larger header section is refused, 552 5.3.4.
-    @ivar recipients: per message; more get 452 4.5.3.
-    @ivar extension_recipients: the same, under DEFERRALS or PRDR (P-13).
-    @ivar hops: Received fields; more are a loop, 554 5.4.6.
-    @ivar errors: commands refused with 5xx per connection, before it is closed.
-    @ivar commands: per connection, RCPT and BDAT not counted; then it is closed
-        with 421.
-    @ivar transactions: per connection, told as MAILMAX (RFC 9422); then it is
-        closed with 421.
-    @ivar command_line: octets of the longest command line, CRLF included.
-    @ivar connections: in total; more get 421 4.3.2.
-    @ivar connections_per_address: from one IPv4 address, or one IPv6 /64; more
-        get 421 4.7.0.
-    @ivar handshake_timeout: how long a PROXY header, or a TLS handshake, may
-        take.
-    @ivar command_timeout: the longest silence between commands.
-    @ivar idle_timeout: the longest time without a transaction, whatever else is
-        said.
-    @ivar data_timeout: the longest silence within the data.
-    @ivar data_rate: octets per second that the data must have, measured over
-        five minutes.
-    @ivar auth_failures: failed attempts to authenticate per connection, before
-        it is closed with 421.
-    @ivar auth_delay: how long the answer to a failed attempt is held back;
-        doubled with each further one from the same address within an hour, up
-        to 30 seconds.
-    @ivar envelope_timeout: how long an envelope stage may take.
-    """
-
-    message_size: Octets = attrs.field(default=Octets(50 << 20), validator=checked(positive))
-    header_size: Octets = attrs.field(default=Octets(256 << 10), validator=checked(_headerSize))
-    recipients: int = attrs.field(default=1000, validator=checked(positive))
-    extension_recipients: int = attrs.field(default=1000, validator=checked(positive))
-    hops: int = attrs.field(default=50, validator=checked(positive))
-    errors: int = attrs.field(default=20, validator=checked(positive))
-    commands: int = attrs.field(default=20000, validator=checked(positive))
-    transactions: int = attrs.field(default=1000, validator=checked(positive))
-    command_line: Octets = attrs.field(default=Octets(4096), validator=checked(_commandLine))
-    connections: int = attrs.field(default=5000, validator=checked(positive))
-    connections_per_address: int = attrs.field(default=100, validator=checked(positive))
-    handshake_timeout: Seconds = attrs.field(default=Seconds(60), validator=checked(positive))
-    command_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
-    idle_timeout: Seconds = attrs.field(default=Seconds(600), validator=checked(positive))
-    data_timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
-    data_rate: Octets = attrs.field(default=Octets(100), validator=checked(positive))
-    auth_failures: int = attrs.field(default=3, validator=checked(positive))
-    auth_delay: Seconds = Seconds(3)
-    envelope_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))
 
 
 @attrs.frozen
@@ -360,11 +223,11 @@ class RecipientRule:
     @ivar policy: the name of a policy.
     @ivar deliver: where its mail goes: a delivery's table, or the name of one
         of C{[deliveries]}; nowhere, if the policy refuses.
-    @ivar check: envelope stages that are asked about those whom the policy
+    @ivar check: envelope stages that are asked about recipients that the policy
         lets in.
-    @ivar allow: for whom the rule is: C{"authenticated"}, addresses and
-        networks, C{"unix"} for Unix sockets; it does not match for others.  By
-        default it is for all, which C{"*"} with a delivery that leads out
+    @ivar allow: the clients that the rule is for: C{"authenticated"}, addresses
+        and networks, C{"unix"} for Unix sockets; it does not match for others.
+        By default it is for all, which C{"*"} with a delivery that leads out
         cannot be.
     """
 
@@ -375,20 +238,16 @@ class RecipientRule:
     allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
 
 
-@attrs.frozen
-class Config:
+@attrs.frozen(kw_only=True)
+class Config(ReplyTimes):
     """
     A whole file.
 
     @ivar hostname: how the server introduces itself; this machine's name.
     @ivar state_dir: where the spool is; made with mode 0700.
-    @ivar reply_deadline: the longest silence after the data, and between two
-        replies there (D-25).
-    @ivar consolidation_window: how long 353 is held back in the hope of a
-        unanimous answer.
     @ivar max_judging: messages in the content stage at once.
     @ivar max_delivering: attempts to deliver that are under way at once.
-    @ivar bounces: the name of the delivery that takes notices to senders whom
+    @ivar bounces: the name of the delivery that takes notices to senders that
         no rule for recipients knows; without it they are not told.
     @ivar bounce_size: no larger message is sent back whole (RET=FULL).
     @ivar grace: how long transactions may take to end when the server stops.
@@ -400,14 +259,12 @@ class Config:
     @ivar limits: what one client may ask for.
     @ivar policies: what recipients think of mail, by name.
     @ivar deliveries: deliveries that several rules, or stages, refer to by name.
-    @ivar recipients: who is here; the first rule that matches counts.
+    @ivar recipients: which recipients there are; the first rule that matches counts.
     """
 
     listen: tuple[Listener, ...]
     hostname: str = attrs.field(factory=defaultHostname, validator=checked(normalDomain))
     state_dir: str = "state"
-    reply_deadline: Seconds = attrs.field(default=Seconds(50), validator=checked(_underAMinute))
-    consolidation_window: Seconds = Seconds(2)
     max_judging: int = attrs.field(default=200, validator=checked(positive))
     max_delivering: int = attrs.field(default=100, validator=checked(positive))
     bounces: str | None = None
@@ -415,7 +272,7 @@ class Config:
     grace: Seconds = Seconds(10)
     dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     tls: TLSTable | None = None
-    limits: LimitsTable = LimitsTable()
+    limits: Limits = Limits()
     policies: dict[str, Policy] = attrs.field(factory=dict)
     deliveries: dict[str, DeliveryStage] = attrs.field(
         factory=dict, validator=checked(_deliveryNames)
@@ -465,7 +322,7 @@ def load(path: str | None, plugins: Plugins) -> Config:
     """
     Read a configuration.
 
-    @param path: the file; L{None} for the built-in default.
+    @param path: the file; C{None} for the built-in default.
     @param plugins: the stages there are, by interface and name.
     @raise ConfigError: with every problem that was found.
     """
@@ -492,7 +349,7 @@ def load(path: str | None, plugins: Plugins) -> Config:
     return config
 
 
-def _crossCheck(config: Config) -> list[tuple[str, str]]:
+def _crossCheck(config: Config) -> list[Problem]:
     """
     What no single table can know.
     """
@@ -503,34 +360,44 @@ def _crossCheck(config: Config) -> list[tuple[str, str]]:
         problems.append(("consolidation_window", "less than reply_deadline"))
     problems += _mixedProblems(config)
     for index, listener in enumerate(config.listen):
-        if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
-            problems.append((f"listen[{index}].tls", "a certificate, here or in [tls]"))
-        elif _locksOut(config, listener):
-            why = "TLS, or auth_without_tls: nobody could log in"
-            problems.append((f"listen[{index}].tls", why))
+        problems += _securityProblems(config, listener, f"listen[{index}].tls")
     if config.bounces is not None and config.bounces not in config.deliveries:
-        names = ", ".join(config.deliveries) or "none there"
-        problems.append(("bounces", f"the name of a delivery ({names})"))
+        problems.append(("bounces", _named("delivery", config.deliveries)))
     for index, rule in enumerate(config.recipients):
-        policy = config.policies.get(rule.policy)
-        if policy is None:
-            names = ", ".join(config.policies) or "none there"
-            problems.append((f"recipients[{index}].policy", f"the name of a policy ({names})"))
-        elif policy.envelope != "refuse" and rule.deliver is None:
-            problems.append(
-                (f"recipients[{index}].deliver", "a delivery, since its policy may accept")
-            )
-        if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
-            names = ", ".join(config.deliveries) or "none there"
-            problems.append((f"recipients[{index}].deliver", f"the name of a delivery ({names})"))
-        if _opensRelay(config, rule):
-            problems.append(
-                (
-                    f"recipients[{index}].allow",
-                    "the clients that may send to everybody, such as authenticated: without"
-                    " them this would be an open relay",
-                )
-            )
+        problems += _ruleProblems(config, rule, f"recipients[{index}]")
+    return problems
+
+
+def _named(what: str, there: Iterable[str]) -> str:
+    """
+    What is expected where something is named.
+    """
+    return f"the name of a {what} ({', '.join(there) or 'none there'})"
+
+
+def _securityProblems(config: Config, listener: Listener, key: str) -> list[Problem]:
+    if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
+        return [(key, "a certificate, here or in [tls]")]
+    if _locksOut(config, listener):
+        return [(key, "TLS, or auth_without_tls: no client could log in")]
+    return []
+
+
+def _ruleProblems(config: Config, rule: RecipientRule, key: str) -> list[Problem]:
+    problems = []
+    policy = config.policies.get(rule.policy)
+    if policy is None:
+        problems.append((f"{key}.policy", _named("policy", config.policies)))
+    elif policy.envelope != "refuse" and rule.deliver is None:
+        problems.append((f"{key}.deliver", "a delivery, since its policy may accept"))
+    if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
+        problems.append((f"{key}.deliver", _named("delivery", config.deliveries)))
+    if _opensRelay(config, rule):
+        why = (
+            "the clients that may send to everybody, such as authenticated: without"
+            " them this would be an open relay"
+        )
+        problems.append((f"{key}.allow", why))
     return problems
 
 
@@ -552,14 +419,14 @@ def _opensRelay(config: Config, rule: RecipientRule) -> bool:
     policy = config.policies.get(rule.policy)
     if Pattern.parse(rule.match).domain != "*" or (policy and policy.envelope == "refuse"):
         return False
-    named = isinstance(rule.deliver, str)
-    stage = config.deliveries.get(rule.deliver) if named else rule.deliver
-    if not getattr(getattr(stage, "plugin", None), "outward", False):
+    deliver = rule.deliver
+    stage = config.deliveries.get(deliver) if isinstance(deliver, str) else deliver
+    if stage is None or not IOutwardPlugin.providedBy(stage.plugin):
         return False
-    return rule.allow is None or Allowed.parse(rule.allow).everybody
+    return rule.allow is None or Allowed.parse(rule.allow).unlimited
 
 
-def _mixedProblems(config: Config) -> list[tuple[str, str]]:
+def _mixedProblems(config: Config) -> list[Problem]:
     """
     What listeners may choose for mixed mail, and what they need for it.
     """
@@ -567,16 +434,16 @@ def _mixedProblems(config: Config) -> list[tuple[str, str]]:
     filing = ""
     for index, listener in enumerate(config.listen):
         key = f"listen[{index}].mixed"
-        if listener.protocol == "submission" and listener.mixed in ("split", "retry"):
-            why = f"never {listener.mixed} for submission: clients show a 4xx as a failure"
+        mixed = listener.mixed
+        if listener.protocol == "submission" and mixed in (Mixed.SPLIT, Mixed.RETRY):
+            why = f"never {mixed.value} for submission: clients show a 4xx as a failure"
             problems.append((key, why))
-        if listener.mixed in ("retry", "notify", "file"):
-            filing = filing or f'{key} = "{listener.mixed}"'
+        if mixed in (Mixed.RETRY, Mixed.NOTIFY, Mixed.FILE):
+            filing = filing or f'{key} = "{mixed.value}"'
     for name, policy in config.policies.items():
         key = f"policies.{name}.quarantine"
         if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:
-            names = ", ".join(config.deliveries) or "none there"
-            problems.append((key, f"the name of a delivery ({names})"))
+            problems.append((key, _named("delivery", config.deliveries)))
         if filing and policy.envelope == "defer" and policy.quarantine is None:
             problems.append((key, f"a delivery: {filing} may have to file what is refused"))
     return problems
@@ -584,44 +451,46 @@ def _mixedProblems(config: Config) -> list[tuple[str, str]]:
 
 def _converter(plugins: Plugins) -> cattrs.Converter:
     converter = makeConverter()
-    converter.register_structure_hook(
-        ContentStage,
-        lambda value, _: _stage(converter, plugins, value, IContentStage, ContentStage),
-    )
-    converter.register_structure_hook(
-        EnvelopeStage,
-        lambda value, _: _stage(converter, plugins, value, IEnvelopeStage, EnvelopeStage),
-    )
-    converter.register_structure_hook(
-        DeliveryStage,
-        lambda value, _: _delivery(converter, plugins, value),
-    )
+
+    def content(table: object, _: object) -> ContentStage:
+        return ContentStage(*_stage(converter, plugins, table, IContentStage))
+
+    def envelope(table: object, _: object) -> EnvelopeStage:
+        return EnvelopeStage(*_stage(converter, plugins, table, IEnvelopeStage))
+
+    def delivery(table: object, _: object) -> DeliveryStage:
+        own, schedule = _withoutSchedule(table)
+        plugin, settings = _stage(converter, plugins, own, IDeliveryStage)
+        return DeliveryStage(plugin, settings, converter.structure(schedule, Schedule))
+
+    converter.register_structure_hook(ContentStage, content)
+    converter.register_structure_hook(EnvelopeStage, envelope)
+    converter.register_structure_hook(DeliveryStage, delivery)
     return converter
 
 
 def _stage(
-    converter: cattrs.Converter, plugins: Plugins, value: Any, interface: Any, kind: type[Any]
-) -> Any:
+    converter: cattrs.Converter, plugins: Plugins, table: object, interface: type[Interface]
+) -> tuple[IStagePlugin, object]:
     """
-    A stage's table into the settings of the plugin that C{use} names.
+    A stage's table: the plugin that C{use} names, and settings of its class.
     """
-    if not isinstance(value, dict) or not isinstance(value.get("use"), str):
+    if not isinstance(table, dict) or not isinstance(table.get("use"), str):
         raise ValueError('a table such as { use = "NAME", … }')
-    plugin = plugins.get((interface, value["use"]))
+    plugin = plugins.get((interface, table["use"]))
     if plugin is None:
         names = sorted(name for found, name in plugins if found is interface)
         raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
-    rest = {key: one for key, one in value.items() if key != "use"}
-    return kind(plugin, converter.structure(rest, plugin.settings))
+    rest = {key: one for key, one in table.items() if key != "use"}
+    return plugin, structured(converter, rest, plugin.settings)
 
 
-def _delivery(converter: cattrs.Converter, plugins: Plugins, value: Any) -> DeliveryStage:
+def _withoutSchedule(table: object) -> tuple[object, dict[str, object]]:
     """
-    The same for a delivery, whose table also has the keys of its schedule.
+    A delivery's table without the keys of its schedule, and these.
     """
+    if not isinstance(table, dict):
+        return table, {}
     keys = {field.name for field in attrs.fields(Schedule)}
-    own = value if isinstance(value, dict) else {}
-    rest = {key: one for key, one in own.items() if key not in keys} if own else value
-    stage = _stage(converter, plugins, rest, IDeliveryStage, DeliveryStage)
-    schedule = {key: one for key, one in own.items() if key in keys}
-    return attrs.evolve(stage, schedule=converter.structure(schedule, Schedule))
+    own = {key: one for key, one in table.items() if key not in keys}
+    return own, {key: one for key, one in table.items() if key in keys}

@@ -15,6 +15,8 @@ import re
 import attrs
 import idna
 
+__all__ = ["AddressError", "Mailbox"]
+
 #: RFC 5321 §4.5.3.1.1 asks for 64 at least, and for no limit where possible: the
 #: reverse paths of mailing lists are longer.  This much a file name can carry.
 MAX_LOCAL_OCTETS = 254
@@ -144,7 +146,7 @@ def takePath(text: str, bare: bool = False) -> tuple[Mailbox | None, str]:
 
     @param bare: whether C{<postmaster>} without a domain is a path
         (RFC 5321 §4.1.1.3: for RCPT only).
-    @return: the mailbox, L{None} for the null path C{<>}; and the rest of the
+    @return: the mailbox, C{None} for the null path C{<>}; and the rest of the
         text behind the closing bracket.
     @raise AddressError: there is no valid path.
     """

@@ -25,8 +25,8 @@ class Answer:
     @ivar reply: the reply that counts for it.
     @ivar stage: which one that was: C{"envelope"} (MAIL, RCPT, or no message
         at all), the recipient's own reply after the data (C{"recipient"}),
-        C{"final"}, or C{"none"}: the server was given the message, and nobody
-        knows what it made of it.
+        C{"final"}, or C{"none"}: the server was given the message, and it is
+        unknown what it made of it.
     """
 
     recipient: str
@@ -54,12 +54,12 @@ class Result:
     What became of one message at one server.
 
     @ivar answers: one per recipient, in the order in which they were named.
-    @ivar final: the last reply to the data; L{None} where there was none.
+    @ivar final: the last reply to the data; C{None} where there was none.
     @ivar form: what was asked for in MAIL FROM.
     @ivar enumerated: whether the server answered each recipient after the data.
-    @ivar sender: the reply to MAIL FROM; L{None} where there was none.
+    @ivar sender: the reply to MAIL FROM; C{None} where there was none.
     @ivar handedOver: whether the server was given the message (or part of it),
-        so that without a final reply nobody knows whether it has taken it.
+        so that without a final reply it is unknown whether it has taken it.
     @ivar lost: why the connection was given up; empty where it was not.
     """
 
@@ -93,35 +93,42 @@ def weigh(
     block: Mapping[int, Reply],
     final: Reply | None,
     missing: Reply = R451_NO_ANSWER,
+    isExtended: bool = False,
 ) -> Result:
     """
     Put the replies together.
 
     A refusal in the envelope stands.  For the others the final reply has
     priority: where there is none, the message is still ours as a whole (D-21);
-    where it is negative, it is everybody's answer (P-11); where it is
+    where it is negative, it is the answer for all (P-11); where it is
     positive, each recipient's own reply counts, as if it had answered RCPT TO
     (D-6, D-11), or that to its RCPT TO where the block has none.
 
+    Under LMTP, and in a 558, there is no final reply: each recipient's own one
+    counts by itself (X-7, X-8).
+
     @param envelope: the replies to RCPT TO.
     @param block: the replies between 353 and the final one (or, under LMTP,
-        all replies after the data), by recipient.
-    @param final: the final reply; under LMTP L{None}.
+        all replies after the data; or those in a 558), by recipient.
+    @param final: the final reply; under LMTP, and with a 558, C{None}.
     @param missing: stands for a reply that never came.
+    @param isExtended: whether there was a 558.
     """
     answers = []
     for index, (recipient, reply) in enumerate(zip(recipients, envelope, strict=True)):
         if not (reply.isPositive or reply.isIntermediate):
             answers.append(Answer(recipient, reply, "envelope"))
-        elif form is Form.LMTP:
+        elif form is Form.LMTP or isExtended:  # X-7, X-8
             own = block.get(index)
             answers.append(Answer(recipient, own or missing, "recipient" if own else "none"))
-        elif final is None:
+        elif final is None:  # D-21, P-10
             answers.append(Answer(recipient, missing, "none"))
-        elif final.isPositive and index in block:
+        elif final.isPositive and index in block:  # D-6, D-11, P-11
             answers.append(Answer(recipient, block[index], "recipient"))
-        elif final.isPositive and block:
+        elif final.isPositive and block and reply.isPositive:
             answers.append(Answer(recipient, reply, "envelope"))
+        elif final.isPositive and block:  # D-11: a 352 that the block has left open
+            answers.append(Answer(recipient, missing, "none"))
         else:
-            answers.append(Answer(recipient, final, "final"))
+            answers.append(Answer(recipient, final, "final"))  # P-11
     return Result(tuple(answers), final, form, bool(block))

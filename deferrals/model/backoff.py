@@ -47,7 +47,7 @@ class Backoff:
 
         @param jitter: a factor for the time.
         @return: for how many seconds it is to be left alone from now on;
-            L{None} if nothing changes.
+            C{None} if nothing changes.
         """
         self.failures += 1
         if not self.isTroubled or now < self.until:

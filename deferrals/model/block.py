@@ -1,23 +1,27 @@
 """
-Everything a server says after the data, and nothing else: one reply, or 353,
-one reply per recipient and a final one.  Pure rules; the caller has the clock,
-the stages and the spool.
+Everything a server says after the data: one reply for the message; or 353, one
+reply for each recipient, and a final one; or one 558 that has a reply for each
+recipient in it.  Rules without I/O: the caller has the clock, the stages and the
+spool.
 
-Verdicts come in, in any order; replies go out, in RCPT order.  A verdict is a
-latch: once a recipient has one, whether from its stages or because it came
-late, no other takes its place, and only recipients that L{accepted} names may
-ever be delivered.
+L{nextReplies} is all of it.  It is a pure function of what is known (the
+attributes of a L{Block}) and of how many replies have been said.  What has been
+said is never taken back: whatever becomes known later, the replies from the
+first one on begin with those that were said.
 
-::
+  - Verdicts come in any order, replies leave in the order of RCPT TO (D-10, P-6).
+  - A verdict is a latch.  A recipient's first one counts, whether its stages
+    gave it or it was made because they were late (D-25).
+  - A positive end waits until the message is durable (D-20, D-23, X-10).
 
-    WAITING ----- one answer for all: D-9, P-4 ----------------------+
-       |                                                             v
-       +-- two differ, or the window is over: 353 --> ENUMERATING --> OVER
-                                                       (prefix in order, then final)
+A caller does this, until C{block.over}::
 
-A positive end waits for L{committed}: the message must be durable before the
-reply that takes responsibility (D-20, D-23).  L{uncommitted} ends it with that
-negative reply instead, whatever the recipients said (P-9).
+    block.verdict(index, verdict)      a stage has decided
+    block.windowOver()                 a unanimous answer is not waited for any longer
+    if block.dilemma:                  resolve it first: block.resolve(resolution)
+    replies = block.take()             say these
+    if block.needsCommit:              store the message for block.accepted(), then
+                                       block.committed(), or block.uncommitted(reply)
 """
 
 from __future__ import annotations
@@ -27,9 +31,13 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from deferrals.model.envelope import Form
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Form, Recipient
+from deferrals.model.exdata import extendedReply
 from deferrals.model.reply import (
     R250_CONTENT,
+    R250_RECIPIENT,
+    R352_DEFERRED,
     R353_ENUMERATE,
     R450_SOME_TEMPORARY,
     R451_MIXED,
@@ -39,7 +47,9 @@ from deferrals.model.reply import (
 from deferrals.model.transaction import Candidate
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Refuse
 
-_ENUMERATING_FORMS = {Form.DEFERRALS, Form.PRDR}
+__all__ = ["Block", "Candidate", "Resolution", "nextReplies", "repliesFor"]
+
+_ENUMERATING = {Form.DEFERRALS, Form.PRDR}
 
 
 class Resolution(enum.Enum):
@@ -49,19 +59,373 @@ class Resolution(enum.Enum):
 
     STRICTEST = "one refusal refuses all"
     LATER = "refused for now"
-    ACCEPT = "accepted; what becomes of the refusers is said elsewhere"
+    ACCEPT = "accepted; what becomes of the recipients that refuse is said elsewhere"
 
 
-class _State(enum.Enum):
-    WAITING = 1
-    ENUMERATING = 2
-    OVER = 3
+class Block:
+    """
+    The answers to one message: what is known, and how much has been said.
+
+    The attributes are facts.  They only grow, and only by the methods.
+
+    @ivar form: how the sender can be told.
+    @ivar candidates: the recipients that the envelope has let in, in the order
+        of RCPT TO.
+    @ivar listed: the indexes of those that a block enumerates.
+    @ivar taken: the text of a positive final reply.
+    @ivar sentAway: whether recipients of this transaction got 452.
+    @ivar verdicts: each candidate's; C{None} while it has none.
+    @ivar undecided: how many have none.
+    @ivar answers: what the verdicts say to the sender, each once: the replies of
+        refusals, and C{None} for an acceptance.  Marks are not for the sender.
+    @ivar isOverdue: whether the window ended before all verdicts were in.
+    @ivar resolution: how a dilemma ended.
+    @ivar isDurable: whether the message is stored for those who accept it.
+    @ivar results: replies of recipients whose delivery was tried already (S-6).
+    @ivar lines: the same, as lines of a positive final reply.
+    @ivar veto: the reply that ends it, where the message as a whole cannot be
+        taken (P-9).
+    @ivar saidBeforeVeto: how many replies had been said when it came.
+    @ivar over: whether the last reply has been taken.
+    @ivar final: the reply for the message as a whole, once C{over}.  LMTP has
+        no such reply on the wire, and EXDATA none besides a 558.
+    """
+
+    def __init__(
+        self, form: Form, candidates: Sequence[Candidate], taken: str, sentAway: bool = False
+    ) -> None:
+        if not candidates:
+            raise ValueError("a message without recipients")
+        self.form = form
+        self.candidates = candidates
+        self.listed: Sequence[int] = range(len(candidates))  # P-3; RFC 2033 §4.2
+        if form is Form.DEFERRALS:  # D-10
+            self.listed = [i for i, candidate in enumerate(candidates) if candidate.deferred]
+        self.taken = taken
+        self.sentAway = sentAway
+        self.verdicts: list[ContentVerdict | None] = [
+            None if candidate.deferred else ACCEPT for candidate in candidates
+        ]
+        self.undecided = self.verdicts.count(None)
+        self.answers: set[Reply | None] = {None} if self.undecided < len(candidates) else set()
+        self.isOverdue = False
+        self.resolution: Resolution | None = None
+        self.isDurable = False
+        self.results: Mapping[int, Reply] = {}
+        self.lines: Sequence[str] = ()
+        self.veto: Reply | None = None
+        self.saidBeforeVeto = 0
+        self.over = False
+        self.final: Reply | None = None
+        self._said = 0
+
+    # What becomes known.
+
+    def verdict(self, index: int, verdict: ContentVerdict) -> bool:
+        """
+        A stage has decided.
+
+        @return: whether it counts: C{False} where another one was first.
+        @raise TypeError: it is neither L{Accept} nor L{Refuse}.
+        """
+        answer = None
+        if isinstance(verdict, Refuse):
+            answer = verdict.reply.forRecipient()  # D-12, P-8
+            verdict = verdict if answer is verdict.reply else Refuse(answer)
+        elif not isinstance(verdict, Accept):
+            raise TypeError(f"Accept or Refuse, not {verdict!r}")
+        if self.verdicts[index] is not None:
+            return False
+        self.verdicts[index] = verdict
+        self.answers.add(answer)
+        self.undecided -= 1
+        return True
+
+    def windowOver(self) -> None:
+        """
+        A unanimous answer is not waited for any longer.
+        """
+        self.isOverdue = self.isOverdue or self.undecided > 0
+
+    def resolve(self, resolution: Resolution) -> None:
+        """
+        End the dilemma.
+
+        @raise RuntimeError: there is none.
+        """
+        if not self.dilemma:
+            raise RuntimeError("there is no dilemma")
+        self.resolution = resolution
+
+    def committed(
+        self, results: Mapping[int, Reply] | None = None, lines: Sequence[str] = ()
+    ) -> None:
+        """
+        The message is durable for those who accept it.
+
+        @param results: what became of it for recipients that accept it, where
+            its delivery has been tried already (S-6): their replies under LMTP.
+        @param lines: the same, as lines of a positive final reply.
+        """
+        self.isDurable = True
+        self.results, self.lines = results or {}, lines
+
+    def uncommitted(self, reply: Reply) -> None:
+        """
+        The message as a whole cannot be taken: C{reply} ends it (P-9).
+        Recipients that have not been answered yet get it, too.
+        """
+        self.veto, self.saidBeforeVeto = reply, self._said
+
+    # What follows from it.
+
+    def take(self) -> list[Reply]:
+        """
+        The replies that can be said now, in order; each is handed out once.
+
+        @raise RuntimeError: there is a dilemma: L{resolve} it first.
+        """
+        if self.over:
+            return []
+        if self.dilemma:
+            raise RuntimeError("there is a dilemma")
+        replies, self.over = nextReplies(self, self._said)
+        self._said += len(replies)
+        if self.over:
+            self.final = finalReply(self) if self.enumerated else replies[-1]
+        return replies
+
+    @property
+    def enumerated(self) -> bool:
+        """Whether each recipient got a reply of its own after the data."""
+        return self._said > 1 or (self.over and (self.form is Form.LMTP or extends(self)))
+
+    @property
+    def takes(self) -> bool:
+        """
+        Whether, by what is known, at least one recipient takes the message.
+        """
+        if None not in self.answers or self.resolution is Resolution.LATER:
+            return False
+        isExact = self.form is not Form.PLAIN or len(self.answers) == 1
+        return isExact or self.resolution is Resolution.ACCEPT
+
+    @property
+    def needsCommit(self) -> bool:
+        """
+        Whether all verdicts are in, at least one recipient accepts, and the
+        message has to become durable before the end can be said.
+        """
+        return (
+            not self.undecided
+            and not self.isDurable
+            and self.veto is None
+            and not self.over
+            and self.takes
+        )
+
+    @property
+    def dilemma(self) -> bool:
+        """
+        Whether all verdicts are in, and no one reply is exact: a plain sender's
+        recipients differ, or they refuse for good while others of the
+        transaction were sent away (L{deferrals.model.mixed}).  It waits for
+        L{resolve}.
+        """
+        if self.form is not Form.PLAIN or self.undecided or self.veto is not None:
+            return False
+        if self.resolution is not None:
+            return False
+        refusedForGood = not any(answer is None or answer.isTemporary for answer in self.answers)
+        isMixed = None in self.answers and len(self.answers) > 1
+        return isMixed or (refusedForGood and self.sentAway)
+
+    def accepted(self) -> list[int]:
+        """
+        The recipients that take the message: indexes into the candidates.  None
+        of them, once the message as a whole cannot be taken.
+        """
+        if self.veto is not None or not self.takes:
+            return []
+        return [i for i, verdict in enumerate(self.verdicts) if isinstance(verdict, Accept)]
+
+    def diverted(self) -> list[tuple[int, Reply]]:
+        """
+        The recipients that refuse a message which is accepted for all: indexes
+        into the candidates, each with its reply.
+        """
+        if self.resolution is not Resolution.ACCEPT or not self.accepted():
+            return []
+        found = enumerate(self.verdicts)
+        return [(i, verdict.reply) for i, verdict in found if isinstance(verdict, Refuse)]
+
+    def late(self) -> list[int]:
+        """
+        The recipients whose verdicts are overdue (D-25).  Before the block has
+        begun, all that are undecided.  Within it, the next one to be answered,
+        and with it the undecided ones of its cohort, whose answer is the same.
+        """
+        undecided = [i for i, verdict in enumerate(self.verdicts) if verdict is None]
+        if not self._said or not undecided:
+            return undecided
+        cohort = self.candidates[undecided[0]].cohort
+        return [i for i in undecided if self.candidates[i].cohort == cohort]
+
+
+def nextReplies(block: Block, said: int) -> tuple[list[Reply], bool]:
+    """
+    What can be said now.
+
+    @param said: how many replies have been said.
+    @return: the replies behind those, and whether the last of them is the last
+        reply to this message.
+    """
+    if block.form is Form.LMTP:
+        return _lmtpReplies(block)
+    if not enumerates(block):
+        only = extendedAnswer(block) if extends(block) else onlyReply(block)
+        return ([], False) if only is None else ([only], True)
+    replies = [] if said else [R353_ENUMERATE]  # D-7, D-8, P-5
+    for position in range(max(said - 1, 0), len(block.listed)):  # D-10, P-3, P-6
+        own = ownReply(block, position)
+        if own is None:
+            return replies, False
+        replies.append(own)
+    final = finalReply(block)  # D-14, D-22: behind all of them
+    return (replies, False) if final is None else ([*replies, final], True)
+
+
+def enumerates(block: Block) -> bool:
+    """
+    Whether the answer is a block: the sender can be told one answer for each
+    recipient, there are several recipients, and either two answers differ or a
+    unanimous answer is not waited for any longer (D-9, P-4).  Where the message
+    as a whole cannot be taken, a block that has not begun never does.
+    """
+    if block.veto is not None and not block.saidBeforeVeto:
+        return False
+    if len(block.answers) < 2 and not block.isOverdue:  # D-9, P-4
+        return False
+    return block.form in _ENUMERATING and len(block.candidates) > 1
+
+
+def extends(block: Block) -> bool:
+    """
+    Whether the one reply is a 558: what is said to two recipients differs (X-9),
+    and the message as a whole is not refused.
+    """
+    if block.form is not Form.EXDATA or block.veto is not None:
+        return False  # X-9
+    return len(block.answers) > 1 or not all(reply.isPositive for reply in block.results.values())
+
+
+def extendedAnswer(block: Block) -> Reply | None:
+    """
+    One 558 with the own reply of each recipient, all of them at once (X-4, X-5,
+    X-6); C{None} while it is not known.  Whoever reads one of its lines takes
+    that recipient for settled, so it waits until the message is durable (X-10).
+    """
+    if finalReply(block) is None:
+        return None  # X-10
+    own = [ownReply(block, position) for position in range(len(block.listed))]  # X-5, X-6
+    return extendedReply([reply for reply in own if reply is not None])
+
+
+def ownReply(block: Block, position: int) -> Reply | None:
+    """
+    A listed recipient's own reply; C{None} while it is not known (D-13).
+
+    @param position: in C{block.listed}.
+    """
+    index = block.listed[position]
+    verdict = block.verdicts[index]
+    if verdict is None and block.veto is None:
+        return None
+    candidate = block.candidates[index]
+    address = str(candidate.recipient)
+    if isinstance(verdict, Refuse):
+        return verdict.reply.addressed(address)  # D-13
+    # The first reply was 353: the recipients before this one have C{position} of them.
+    if block.veto is not None and position + 1 >= block.saidBeforeVeto:
+        return block.veto.forRecipient().addressed(address)  # P-8, P-9
+    if index in block.results and block.form.takesEach:
+        return block.results[index].forRecipient().addressed(address)
+    if candidate.reply.isPositive and not candidate.deferred:
+        return candidate.reply  # P-7
+    return R250_CONTENT.addressed(address)
+
+
+def finalReply(block: Block) -> Reply | None:
+    """
+    The reply behind a block, about the message as a whole (D-16); C{None} while
+    it is not known.
+    """
+    if block.veto is not None:
+        return block.veto  # P-9
+    if block.undecided:
+        return None  # D-22
+    if block.takes:
+        return positive(block) if block.isDurable else None  # D-17, D-20, D-23
+    reply = refusedByAll(refusals(block))  # D-18, D-19
+    # D-16: a recipient's own text would reflect that recipient
+    return reply if block.form.takesEach else attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text)
+
+
+def onlyReply(block: Block) -> Reply | None:
+    """
+    The one reply where there is no block (D-9, P-4; a plain sender); C{None}
+    while it is not known.
+    """
+    if block.veto is not None:
+        return block.veto  # P-9
+    if block.undecided or block.dilemma:
+        return None
+    if block.resolution is Resolution.LATER:
+        return R451_MIXED
+    if block.takes:
+        return positive(block) if block.isDurable else None  # D-20, D-23
+    return _reasoned(block, refusedByAll(refusals(block)))  # D-18, D-19
+
+
+def lastReplies(block: Block) -> list[Reply]:
+    """
+    When all is said: the last reply that was about each candidate.  Its own, if
+    it had one after the data; the final one, if that was the only one; otherwise
+    that to its RCPT TO.
+    """
+    if not block.enumerated:
+        assert block.final is not None
+        return [block.final] * len(block.candidates)
+    replies = [candidate.reply for candidate in block.candidates]
+    for position, index in enumerate(block.listed):
+        replies[index] = ownReply(block, position) or replies[index]
+    return replies
+
+
+def positive(block: Block) -> Reply:
+    """
+    Positive as soon as one recipient accepts, and about the message as a whole
+    (D-14, D-16, D-17).
+    """
+    accepted = len(block.accepted()) + len(block.diverted())
+    all_ = len(block.candidates)
+    some = "" if accepted == all_ else f" for {accepted} of {all_} recipients"
+    taken = f", {block.taken}" if block.taken else ""
+    # D-16, D-17
+    return Reply(250, "2.6.0", "\n".join([f"message accepted{some}{taken}", *block.lines]))
+
+
+def refusals(block: Block) -> list[Reply]:
+    """
+    How recipients refuse, in the order of RCPT TO.
+    """
+    return [verdict.reply for verdict in block.verdicts if isinstance(verdict, Refuse)]
 
 
 def refusedByAll(replies: Sequence[Reply]) -> Reply:
     """
-    The one reply for a message that nobody takes: what all have in common, and
-    4xx as soon as one of the causes is temporary (D-18, D-19).
+    The one reply for a message that no recipient takes: what all refusals have
+    in common (D-18), and 4xx as soon as one of the causes is temporary (D-19).
 
     @param replies: the refusals, at least one.
     """
@@ -76,289 +440,63 @@ def refusedByAll(replies: Sequence[Reply]) -> Reply:
     return general
 
 
-class Block:
+def _reasoned(block: Block, reply: Reply) -> Reply:
     """
-    The answers to one message.
+    A sender that gets one reply for different refusals is told each of them.
+    """
+    if len(block.answers) == 1:
+        return reply
+    reasons = [
+        f"<{candidate.recipient}> {verdict.reply.text}"
+        for candidate, verdict in zip(block.candidates, block.verdicts, strict=True)
+        if isinstance(verdict, Refuse)
+    ]
+    return attrs.evolve(reply, text="\n".join([reply.text, *reasons]))
 
-    @param form: how the sender can be told.
-    @param candidates: who is in, in RCPT order; at least one.
+
+def _lmtpReplies(block: Block) -> tuple[list[Reply], bool]:
+    """
+    RFC 2033 §4.2: one reply for each recipient.  Each takes or refuses
+    responsibility, so all of them wait until the message is durable.
+    """
+    if finalReply(block) is None:
+        return [], False
+    own = [ownReply(block, position) for position in range(len(block.listed))]
+    return [reply for reply in own if reply is not None], True
+
+
+def repliesFor(
+    form: Form,
+    answers: Sequence[tuple[str, Reply | None]],
+    *,
+    taken: str = "",
+    mixed: Resolution = Resolution.LATER,
+) -> list[Reply]:
+    """
+    The whole dialogue after the data, where everything is known and the message
+    is durable.
+
+    @param answers: each recipient that the envelope has deferred, in the order
+        of RCPT TO: its address without brackets, and the reply with which it
+        refuses, or C{None} where it accepts.
     @param taken: the text of a positive final reply.
-    @param sentAway: whether recipients got 452 in this transaction.
+    @param mixed: what a plain sender gets where its recipients differ.
+    @raise ValueError: an address is none, a reply does not refuse, or there is
+        no recipient.
     """
-
-    def __init__(
-        self, form: Form, candidates: Sequence[Candidate], taken: str, sentAway: bool = False
-    ) -> None:
-        self._sentAway = sentAway
-        self._resolution: Resolution | None = None
-        self._form = form
-        self._candidates = candidates
-        self._taken = taken
-        self._verdicts: list[ContentVerdict | None] = [
-            None if candidate.deferred else ACCEPT for candidate in candidates
-        ]
-        self._open = self._verdicts.count(None)
-        self._answers = {_answer(verdict) for verdict in self._verdicts if verdict is not None}
-        self._listed = (
-            [index for index, candidate in enumerate(candidates) if candidate.deferred]
-            if form is Form.DEFERRALS
-            else range(len(candidates))
-        )
-        self._state = _State.WAITING
-        self._next = 0
-        self._windowOver = False
-        self._committed = False
-        self._results: Mapping[int, Reply] = {}
-        self._lines: Sequence[str] = ()
-        self._veto: Reply | None = None
-        self.final: Reply | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether the last reply has been taken."""
-        return self._state is _State.OVER
-
-    @property
-    def enumerated(self) -> bool:
-        """Whether each recipient got a reply of its own after the data."""
-        return self._next > 0
-
-    @property
-    def dilemma(self) -> bool:
-        """
-        Whether all verdicts are in, and no one reply is exact: a plain sender's
-        recipients differ, or they refuse for good while others of the
-        transaction were sent away (L{deferrals.model.mixed}).  It waits for
-        L{resolve}.
-        """
-        if self._form is not Form.PLAIN or self._open or self._veto is not None:
-            return False
-        if self._resolution is not None:
-            return False
-        refusedForGood = not any(answer is None or answer.isTemporary for answer in self._answers)
-        mixed = None in self._answers and len(self._answers) > 1
-        return mixed or (refusedForGood and self._sentAway)
-
-    def resolve(self, resolution: Resolution) -> None:
-        """
-        End the dilemma.
-        """
-        self._resolution = resolution
-
-    @property
-    def needsCommit(self) -> bool:
-        """
-        Whether all verdicts are in, somebody accepts, and the message has to
-        become durable before the end can be said.
-        """
-        return (
-            self._open == 0
-            and not self._committed
-            and self._veto is None
-            and self._state is not _State.OVER
-            and self._takes
-        )
-
-    @property
-    def _takes(self) -> bool:
-        """
-        Whether, by what is known, somebody takes the message.
-        """
-        if None not in self._answers or self._resolution is Resolution.LATER:
-            return False
-        exact = self._form is not Form.PLAIN or len(self._answers) == 1
-        return exact or self._resolution is Resolution.ACCEPT
-
-    def accepted(self) -> list[int]:
-        """
-        Who takes the message: indexes into the candidates.  Nobody, once the
-        message as a whole cannot be taken.
-        """
-        if self._veto is not None or not self._takes:
-            return []
-        return [i for i, verdict in enumerate(self._verdicts) if isinstance(verdict, Accept)]
-
-    def diverted(self) -> list[tuple[int, Reply]]:
-        """
-        Who refuses a message that is accepted for all: indexes into the
-        candidates, each with its reply.
-        """
-        if self._resolution is not Resolution.ACCEPT or not self.accepted():
-            return []
-        found = enumerate(self._verdicts)
-        return [(i, verdict.reply) for i, verdict in found if isinstance(verdict, Refuse)]
-
-    def verdictOf(self, index: int) -> ContentVerdict | None:
-        """The latched verdict, or L{None}."""
-        return self._verdicts[index]
-
-    def verdict(self, index: int, verdict: ContentVerdict) -> bool:
-        """
-        A stage has decided.
-
-        @return: whether it counts: L{False} where another one was first.
-        """
-        if self._verdicts[index] is not None:
-            return False
-        if isinstance(verdict, Refuse):
-            verdict = Refuse(verdict.reply.forRecipient())
-        self._verdicts[index] = verdict
-        self._answers.add(_answer(verdict))
-        self._open -= 1
-        return True
-
-    def windowOver(self) -> None:
-        """
-        A unanimous answer is not to be waited for any longer.
-        """
-        self._windowOver = True
-
-    def late(self) -> list[int]:
-        """
-        Whose verdict is now overdue: once the block has begun, the recipient
-        whose turn it is, and with it the undecided of its cohort, whose answer
-        is the same (D-25); before that, everybody undecided.
-        """
-        undecided = [i for i, verdict in enumerate(self._verdicts) if verdict is None]
-        if self._state is not _State.ENUMERATING or not undecided:
-            return undecided
-        head = self._candidates[undecided[0]].cohort
-        return [i for i in undecided if self._candidates[i].cohort == head]
-
-    def committed(
-        self, results: Mapping[int, Reply] | None = None, lines: Sequence[str] = ()
-    ) -> None:
-        """
-        The message is durable for those who accept it.
-
-        @param results: what became of it for recipients that accept it, where
-            its delivery has been tried already (S-6): their replies under LMTP.
-        @param lines: the same, as lines of a positive final reply.
-        """
-        self._committed = True
-        self._results, self._lines = results or {}, lines
-
-    def uncommitted(self, reply: Reply) -> None:
-        """
-        The message as a whole cannot be taken: C{reply} ends it (P-9).  Who
-        has not been answered yet gets it, too.
-        """
-        self._veto = reply
-
-    def take(self) -> list[Reply]:
-        """
-        The replies that can be said now, in order; each is handed out once.
-        """
-        replies: list[Reply] = []
-        if self._state is _State.WAITING:
-            replies += self._begin()
-        if self._state is _State.ENUMERATING:
-            replies += self._continue()
-        return replies
-
-    def _begin(self) -> list[Reply]:
-        differ = len(self._answers) > 1
-        if self._form is Form.LMTP:
-            return self._lmtp()
-        if self._veto is not None:
-            return self._end(self._veto)
-        enumerates = self._form in _ENUMERATING_FORMS and len(self._candidates) > 1
-        if enumerates and (differ or (self._windowOver and self._open)):
-            self._state = _State.ENUMERATING  # D-7; somebody is listed: D-8
-            return [R353_ENUMERATE]
-        if self._open or self.dilemma:
-            return []
-        if self._resolution is Resolution.LATER:
-            return self._end(R451_MIXED)
-        if self._takes:
-            return self._end(self._positive()) if self._committed else []
-        return self._end(self._refusal(differ))
-
-    def _refusal(self, differ: bool) -> Reply:
-        """
-        One reply for a message that is refused as a whole.  A plain sender
-        whose recipients give different reasons is told each of them.
-        """
-        refusals = [
-            (str(candidate.recipient), verdict.reply)
-            for candidate, verdict in zip(self._candidates, self._verdicts, strict=True)
-            if isinstance(verdict, Refuse)
-        ]
-        reply = refusedByAll([reply for _, reply in refusals])
-        if not differ:
-            return reply
-        reasons = [f"<{address}> {reason.text}" for address, reason in refusals]
-        return attrs.evolve(reply, text="\n".join([reply.text, *reasons]))
-
-    def _continue(self) -> list[Reply]:
-        replies: list[Reply] = []
-        while self._next < len(self._listed):
-            reply = self._answerFor(self._listed[self._next])
-            if reply is None:
-                return replies
-            replies.append(reply)
-            self._next += 1
-        if self._veto is not None:
-            return replies + self._end(self._veto)
-        if self._open:
-            return replies  # D-22
-        if not self._takes:
-            refusals = [v.reply for v in self._verdicts if isinstance(v, Refuse)]
-            reply = refusedByAll(refusals)
-            return replies + self._end(attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text))
-        return replies + self._end(self._positive()) if self._committed else replies
-
-    def _answerFor(self, index: int) -> Reply | None:
-        candidate, verdict = self._candidates[index], self._verdicts[index]
-        address = str(candidate.recipient)
-        if isinstance(verdict, Refuse):
-            return verdict.reply.addressed(address)
-        if self._veto is not None:
-            return self._veto.forRecipient().addressed(address)
-        if verdict is None:
-            return None
-        if self._form is Form.LMTP and index in self._results:
-            return self._results[index].forRecipient().addressed(address)
-        if candidate.reply.isPositive and not candidate.deferred:
-            return candidate.reply  # P-7
-        return R250_CONTENT.addressed(address)
-
-    def _lmtp(self) -> list[Reply]:
-        """
-        RFC 2033 §4.2: one reply per recipient, each of which takes or refuses
-        responsibility; so all of them wait until the message is durable.
-        """
-        if self._veto is None and (self._open or self.needsCommit):
-            return []
-        replies: list[Reply] = []
-        for index in self._listed:
-            reply = self._answerFor(index)
-            assert reply is not None
-            replies.append(reply)
-        self._next = len(replies)
-        self._state = _State.OVER
-        self.final = self._veto or (self._positive() if self.accepted() else self._refusal(False))
-        return replies
-
-    def _positive(self) -> Reply:
-        """
-        Positive as soon as anybody accepts, and about the message as a whole
-        (D-14, D-16, D-17).
-        """
-        accepted = len(self.accepted()) + len(self.diverted())
-        all_ = len(self._candidates)
-        some = "" if accepted == all_ else f" for {accepted} of {all_} recipients"
-        text = f"message accepted{some}, {self._taken}"
-        return Reply(250, "2.6.0", "\n".join([text, *self._lines]))
-
-    def _end(self, reply: Reply) -> list[Reply]:
-        self._state = _State.OVER
-        self.final = reply
-        return [reply]
-
-
-def _answer(verdict: ContentVerdict) -> Reply | None:
-    """
-    What the sender is told of a verdict: marks are the recipient's own affair.
-    """
-    return verdict.reply if isinstance(verdict, Refuse) else None
+    rcpt = R352_DEFERRED if form is Form.DEFERRALS else R250_RECIPIENT
+    block = Block(
+        form,
+        [
+            Candidate(Recipient(Mailbox.parse(address)), rcpt.addressed(address), True, number)
+            for number, (address, _) in enumerate(answers)
+        ],
+        taken,
+    )
+    for index, (_, reply) in enumerate(answers):
+        block.verdict(index, ACCEPT if reply is None else Refuse(reply))
+    if block.dilemma:
+        block.resolve(mixed)
+    if block.needsCommit:
+        block.committed()
+    return block.take()

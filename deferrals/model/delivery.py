@@ -1,5 +1,5 @@
 """
-A message on its way out, and where its recipients stand.
+A recipient whose copy is on its way out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import attrs
 from deferrals.model.envelope import Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import NO_MARKS, Marks
+
+__all__ = ["Addressee"]
 
 
 @attrs.frozen
@@ -20,12 +22,15 @@ class Addressee:
     @ivar marks: how its copy is marked.
     @ivar seq: its number in the message.
     @ivar attempts: how often its delivery has been tried.
-    @ivar refusal: for one who refuses a message that was accepted for all: it is
-        not delivered, its sender is told of this reply.
-    @ivar action: what its sender is to be told of it, an L{Ended.action} or
-        C{"delayed"}; empty while it is to be delivered.
-    @ivar reply: what was last said about it.
-    @ivar host: who said that.
+    @ivar refusal: the recipient's own refusal of a message that was accepted
+        for all: the copy is not delivered, and the sender is told of this
+        reply.
+    @ivar action: what the sender is to be told of the recipient, an
+        L{action<deferrals.model.disposition.NotifyThenRemove>},
+        C{"delayed"}, C{"stuck"} or C{"damaged"}; empty while the copy is to be
+        delivered.
+    @ivar reply: what was last said about the recipient.
+    @ivar host: the server that said it.
     """
 
     recipient: Recipient
@@ -39,76 +44,3 @@ class Addressee:
 
     def __str__(self) -> str:
         return str(self.recipient)
-
-
-@attrs.frozen
-class Gone:
-    """
-    The recipient leaves the queue, and nobody needs to be told.
-
-    @ivar event: why, in a word, for the message's history.
-    """
-
-    event: str = "delivered"
-    reply: Reply | None = None
-    host: str = ""
-
-
-@attrs.frozen
-class Waits:
-    """
-    The recipient is due again.
-
-    @ivar destination: the next hop that it waits for; its fellow sufferers
-        have the same.
-    @ivar seconds: until then.
-    @ivar expireSeconds: the age of the message at which it is given up.
-    @ivar warnSeconds: the age at which its sender is told that it is late; 0
-        for never.
-    @ivar attempted: whether there has been an attempt; otherwise it has merely
-        been put back.
-    """
-
-    destination: str
-    seconds: float
-    expireSeconds: float
-    warnSeconds: float
-    reply: Reply | None = None
-    host: str = ""
-    attempted: bool = True
-
-
-@attrs.frozen
-class Ended:
-    """
-    The outcome stands; the recipient leaves the queue when its sender has been
-    told.
-
-    @ivar action: C{"failed"}, C{"expired"}, C{"delivered"} or C{"relayed"}.
-    """
-
-    action: str
-    reply: Reply | None = None
-    host: str = ""
-
-
-@attrs.frozen
-class Warned:
-    """
-    The sender has been told that the recipient's copy is late.
-    """
-
-
-@attrs.frozen
-class Stuck:
-    """
-    The sender should be told, and cannot be: kept for the operator.
-
-    @ivar keepSeconds: for how long.
-    """
-
-    keepSeconds: float
-
-
-#: Where a recipient stands after an attempt, or after its sender was told.
-Standing = Gone | Waits | Ended | Warned | Stuck

@@ -20,9 +20,10 @@ R250_QUEUED = Reply(250, "2.1.5", "queued, not delivered yet")
 
 def resultReply(outcome: Outcome | None) -> Reply:
     """
-    One recipient's reply (RFC 2033 §4.2): who is refused here is the sender's.
+    One recipient's reply (RFC 2033 §4.2): a recipient that is refused here is the
+    sender's.
 
-    @param outcome: L{None} where it is not known in time: then it is ours.
+    @param outcome: C{None} where it is not known in time: then it is ours.
     """
     if outcome is None:
         return R250_QUEUED
@@ -36,7 +37,7 @@ def resultLine(
     One recipient's line.
 
     @param notify: the recipient's NOTIFY=.
-    @param tells: whether there is anybody to send notices to.
+    @param tells: whether there is a sender that notices can go to.
     """
     said = "" if outcome is None or outcome.reply is None else _flat(outcome.reply)
     if isinstance(outcome, Delivered):

@@ -77,10 +77,10 @@ class Notification:
     @ivar addressees: the recipients that it is about, with their C{action}.
     @ivar header: the header section of that message, as far as it is known.
     @ivar content: all of it, where it is to be sent back whole.
-    @ivar hostname: who tells.
+    @ivar hostname: the server that tells.
     @ivar id: the notification's own id.
     @ivar now: the time of day, in seconds since the epoch.
-    @ivar leftSeconds: how long who is late will still be tried.
+    @ivar leftSeconds: how long delayed recipients will still be tried.
     """
 
     envelope: Envelope
@@ -173,8 +173,8 @@ class Notification:
     def _personally(self, addressee: Addressee) -> list[str]:
         lines = [f"<{addressee}>"]
         if addressee.reply is not None:
-            who = f"{addressee.host} said: " if addressee.host else ""
-            text = f"{who}{_said(addressee.reply)}"
+            source = f"{addressee.host} said: " if addressee.host else ""
+            text = f"{source}{_said(addressee.reply)}"
             lines += [f"    {line}" for line in _wrapped(text, _FOLD - 4)]
         if addressee.action == "delayed":
             until = rfc5322Date(self.now + self.leftSeconds)

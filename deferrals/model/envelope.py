@@ -1,6 +1,6 @@
 """
-What is known of a message beside its content: who sends it, from where, under
-which parameters, and for whom (the envelope of RFC 5321 §2.3.1).
+What is known of a message beside its content: its client and sender, its
+parameters and its recipients (the envelope of RFC 5321 §2.3.1).
 
 All of it is immutable, and has a JSON form in which the spool keeps it.
 """
@@ -17,6 +17,8 @@ from deferrals.model.address import Mailbox
 from deferrals.model.ids import formatId
 from deferrals.model.verdict import Route
 
+__all__ = ["Client", "Envelope", "Form", "Parameters", "Recipient"]
+
 
 class Form(enum.Enum):
     """
@@ -27,7 +29,24 @@ class Form(enum.Enum):
     PLAIN = "plain"
     DEFERRALS = "deferrals"
     PRDR = "prdr"
+    EXDATA = "exdata"
     LMTP = "lmtp"
+
+    @property
+    def keyword(self) -> str:
+        """
+        The EHLO keyword that offers it (D-1, P-1, X-1).  The parameter of MAIL
+        FROM that asks for it is the form's name.
+        """
+        return "XEXDATA" if self is Form.EXDATA else self.name  # D-1, P-1, X-1
+
+    @property
+    def takesEach(self) -> bool:
+        """
+        Whether it has no final reply: each recipient's own one takes or refuses
+        responsibility (RFC 2033 §4.2, X-10).
+        """
+        return self in (Form.EXDATA, Form.LMTP)
 
 
 @attrs.frozen
@@ -41,9 +60,9 @@ class Client:
     @ivar helo: the name it gave with HELO, EHLO or LHLO.
     @ivar protocol: the C{with} clause of its Received line: SMTP, ESMTP,
         ESMTPS, ESMTPA, ESMTPSA, UTF8SMTP…, LMTP (RFC 3848, RFC 6531 §4.3).
-    @ivar user: the identity that it authenticated as, or L{None}.
+    @ivar user: the identity that it authenticated as, or C{None}.
     @ivar tls: protocol and cipher, e.g. C{"TLSv1.3 TLS_AES_256_GCM_SHA384"},
-        or L{None} without TLS.
+        or C{None} without TLS.
     @ivar hostname: the name that its address has in DNS, both ways; empty
         where it is not known.
     """
@@ -63,12 +82,12 @@ class Parameters:
     What MAIL FROM carried beside the address.
 
     @ivar form: the way of answering that the client asked for.
-    @ivar size: SIZE= (RFC 1870), in octets, or L{None}.
+    @ivar size: SIZE= (RFC 1870), in octets, or C{None}.
     @ivar body: BODY= (RFC 6152, RFC 3030): 7BIT, 8BITMIME or BINARYMIME.
     @ivar smtputf8: SMTPUTF8 (RFC 6531).
-    @ivar ret: RET= (RFC 3461 §4.3): FULL, HDRS or L{None}.
+    @ivar ret: RET= (RFC 3461 §4.3): FULL, HDRS or C{None}.
     @ivar envid: ENVID=, xtext decoded (RFC 3461 §4.4).
-    @ivar auth: AUTH= (RFC 4954 §5), xtext decoded; C{"<>"} or L{None}.
+    @ivar auth: AUTH= (RFC 4954 §5), xtext decoded; C{"<>"} or C{None}.
     @ivar requireTLS: REQUIRETLS (RFC 8689).
     """
 
@@ -89,7 +108,7 @@ class Recipient:
 
     @ivar address: the forward path.
     @ivar notify: NOTIFY= (RFC 3461 §4.1), a set of NEVER, SUCCESS, FAILURE,
-        DELAY; L{None} where the client said nothing.
+        DELAY; C{None} where the client said nothing.
     @ivar orcpt: ORCPT= as C{"rfc822;user@example.net"}, xtext decoded.
     @ivar route: what applies to it, once the envelope stage has said so.
     """
@@ -117,8 +136,8 @@ class Envelope:
 
     @ivar transaction: the number of the transaction (L{deferrals.model.ids}).
     @ivar received: when MAIL FROM came, in seconds since the epoch.
-    @ivar client: who sends.
-    @ivar sender: the reverse path; L{None} is the null path C{<>}.
+    @ivar client: the client that sends it.
+    @ivar sender: the reverse path; C{None} is the null path C{<>}.
     @ivar parameters: what MAIL FROM asked for.
     @ivar listener: the name of the listener that it came in through.
     @ivar id: the transaction's number as people see it.

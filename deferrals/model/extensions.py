@@ -115,7 +115,7 @@ class _Parameter:
     """
     @ivar keyword: the EHLO keyword that offers it.
     @ivar field: where the value goes.
-    @ivar read: reads the value, or raises L{ValueError}; L{None} where there
+    @ivar read: reads the value, or raises C{ValueError}; C{None} where there
         must be no value, which then stands for C{value}.
     """
 
@@ -135,6 +135,7 @@ _MAIL = {
     "REQUIRETLS": _Parameter("REQUIRETLS", "requireTLS", None),
     "DEFERRALS": _Parameter("DEFERRALS", "form", None, Form.DEFERRALS),
     "PRDR": _Parameter("PRDR", "form", None, Form.PRDR),
+    "EXDATA": _Parameter("XEXDATA", "form", None, Form.EXDATA),
 }
 _RCPT = {
     "NOTIFY": _Parameter("DSN", "notify", _notify),
@@ -165,15 +166,16 @@ def _parameters(
                 raise _refuse(R501_SYNTAX, "malformed parameter")
             raise PeerError(keyword, R555_UNKNOWN_PARAMETER)
         if parameter.field in found:
-            exclusive = parameter.field == "form" and found["form"] is not parameter.value
-            raise _refuse(
-                R501_SYNTAX,
-                "DEFERRALS and PRDR exclude each other"
-                if exclusive
-                else f"{keyword.upper()} given twice",
-            )
+            raise _refuse(R501_SYNTAX, _twice(keyword.upper(), parameter, found[parameter.field]))
         found[parameter.field] = _value(keyword.upper(), parameter, bool(mark), value)
     return found
+
+
+def _twice(keyword: str, parameter: _Parameter, before: object) -> str:
+    if isinstance(before, Form) and before is not parameter.value:
+        first, second = sorted((before.name, keyword))
+        return f"{first} and {second} exclude each other"
+    return f"{keyword} given twice"
 
 
 def _value(keyword: str, parameter: _Parameter, hasValue: bool, value: str) -> Any:
@@ -201,7 +203,7 @@ def parseMail(rest: str, offered: Collection[str]) -> tuple[Mailbox | None, Para
     Read what stands behind C{MAIL}.
 
     @param offered: the EHLO keywords of this session, upper case.
-    @return: the reverse path (L{None} for C{<>}) and the parameters.
+    @return: the reverse path (C{None} for C{<>}) and the parameters.
     @raise PeerError: with the reply that says what is wrong.
     """
     sender, tail = _path(rest, "FROM:", R501_SENDER_SYNTAX, False)

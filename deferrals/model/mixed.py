@@ -10,8 +10,9 @@ each recipient gets its own answer in the end, and nothing goes on for ever.
 A fact about senders decides much here.  Some (Exim without PRDR) take a refusal
 of the message for that of every recipient which they named in the transaction,
 those included that were told 452 to come again.  So a transaction from which
-somebody was sent away is never refused for good: it is refused for now, what was
-learnt is remembered, and the refusers are answered when nobody else is pending.
+recipients were sent away is never refused for good.  It is refused for now, and
+what was learnt is remembered.  The recipients that refuse get their answer when
+no other recipient of the message is pending.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ CAPACITY = 10000
 MEMBERS = 100000
 
 #: How many messages from one sender to one recipient are found again.
-PLACES = 20
+MAX_FOUND = 20
 
 _BATV = re.compile(r"prvs=[0-9a-z]{6,20}=(.+)", re.I)
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", re.I)
@@ -130,7 +131,7 @@ class Remembered:
     @property
     def pending(self) -> bool:
         """
-        Whether somebody is left who may still take the message.
+        Whether a recipient is left that may still take the message.
         """
         return any(state is not State.REFUSES for state in self.members.values())
 
@@ -141,7 +142,7 @@ class Memory:
     sender and recipient, since the message is not known yet there.
 
     @param save: called with a fingerprint and what is remembered under it now,
-        or L{None} when that is forgotten.
+        or C{None} when that is forgotten.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class Memory:
         self._maxMembers = members
         self._members = 0
         self._messages: OrderedDict[str, Remembered] = OrderedDict()
-        self._places: dict[tuple[str, str], list[str]] = {}
+        self._fingerprints: dict[tuple[str, str], list[str]] = {}
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -173,21 +174,21 @@ class Memory:
         self._messages[fingerprint] = remembered
         self._members += len(remembered.members)
         for key in remembered.members:
-            places = self._places.setdefault((remembered.sender, key), [])
-            if len(places) < PLACES:
-                places.append(fingerprint)
+            found = self._fingerprints.setdefault((remembered.sender, key), [])
+            if len(found) < MAX_FOUND:
+                found.append(fingerprint)
 
     def find(self, sender: str, key: str, now: float) -> list[str]:
         """
         The fingerprints of messages from this sender in which this recipient
         has no final answer yet.
         """
-        found = self._places.get((sender, key))
+        found = self._fingerprints.get((sender, key))
         if not found:
             return []
         for fingerprint in [f for f in found if self._messages[f].expires <= now]:
             self._forget(fingerprint)
-        return list(self._places.get((sender, key), ()))
+        return list(self._fingerprints.get((sender, key), ()))
 
     def holds(self, fingerprint: str, key: str) -> bool:
         """
@@ -202,15 +203,15 @@ class Memory:
         A recipient is named in a transaction: whether it has to wait for
         others.
 
-        Whether it is a remembered message that comes is not known yet.  It may
-        be any other from the same sender, or the remembered one may be a
-        stranger's who has used that sender's name, or the others may never
-        come again.  So who comes without the others waits C{limit} times only,
-        whatever more is remembered meanwhile.
+        Whether a remembered message comes is not known yet.  It may be another
+        one from the same sender.  The remembered one may have come from a
+        stranger who has used that sender's name.  The other recipients may
+        never be named again.  So a recipient that is named without the others
+        waits C{limit} times only, whatever more is remembered meanwhile.
 
         @param found: what L{find} has found for it.
         @param waiting: for this method, of the transaction: the messages of
-            which others have been named, or somebody waits; of the latter,
+            which others have been named, or a recipient waits; of the latter,
             whether that was counted.
         """
         awaited = False
@@ -309,11 +310,12 @@ class Memory:
         found = self._messages[fingerprint]
         self._members -= len(found.members)
         for key in found.members:
-            places = self._places.get((found.sender, key), [])
-            if fingerprint in places:
-                places.remove(fingerprint)
-                if not places:
-                    del self._places[found.sender, key]
+            pair = found.sender, key
+            known = self._fingerprints.get(pair, [])
+            if fingerprint in known:
+                known.remove(fingerprint)
+                if not known:
+                    del self._fingerprints[pair]
 
     def _forget(self, fingerprint: str) -> None:
         self._unlink(fingerprint)

@@ -75,7 +75,7 @@ def neighbourhood(address: str) -> str:
 class Networks:
     """
     @ivar networks: addresses are in one of them.
-    @ivar unix: whether whoever comes over a Unix socket counts, too.
+    @ivar unix: whether clients on a Unix socket count, too.
     """
 
     networks: tuple[_Network, ...] = ()
@@ -104,7 +104,7 @@ class Networks:
 
     def __contains__(self, address: str) -> bool:
         """
-        Whether somebody with this address is in them.
+        Whether a client with this address is in them.
         """
         if address == LOCAL:
             return self.unix

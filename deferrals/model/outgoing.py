@@ -15,14 +15,20 @@ import attrs
 
 from deferrals.model.address import Mailbox
 from deferrals.model.answers import Answer
+from deferrals.model.commands import (
+    checkParameter,
+    checkPath,
+    checkRecipient,
+    checkSecret,
+)
 from deferrals.model.envelope import Envelope, Form, Recipient
 from deferrals.model.extensions import encodeXtext
 
 #: The ways of asking for each recipient's own answer, the best one first.
-PREFERENCE = (Form.DEFERRALS, Form.PRDR)
+PREFERENCE = (Form.DEFERRALS, Form.PRDR, Form.EXDATA)
 
-#: C{"none"}: in clear.  C{"opportunistic"}: TLS where it can be had, whoever
-#: the server is.  C{"required"}: TLS or nothing.  C{"verified"}: and with a
+#: C{"none"}: in clear.  C{"opportunistic"}: TLS where it can be had, whatever
+#: certificate the server has.  C{"required"}: TLS or nothing.  C{"verified"}: and with a
 #: certificate of that name.
 Security = Literal["none", "opportunistic", "required", "verified"]
 
@@ -42,22 +48,27 @@ class Timeouts:
 
     command: float = 300.0
     data: float = 180.0
-    answer: float = 600.0
+    answer: float = 600.0  # D-24
 
 
 @attrs.frozen
 class Login:
     """
-    Who we are to a server that asks (RFC 4954).
+    A user at a server that asks for one (RFC 4954).
 
     @ivar user: the name.
-    @ivar password: the password; or L{None}, where C{passwordFile} has it.
+    @ivar password: the password; or C{None}, where C{passwordFile} has it.
     @ivar passwordFile: the absolute path of a file whose first line it is.
+    @raise ValueError: a NUL or a line end in the name or the password.
     """
 
     user: str
     password: str | None = attrs.field(default=None, repr=False)
     passwordFile: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        checkSecret(self.user)
+        checkSecret(self.password or "")
 
 
 @attrs.frozen
@@ -74,7 +85,7 @@ class Hop:
     @ivar forms: the ways of asking for each recipient's answer that may be used.
     @ivar security: whether the connection is to be protected.
     @ivar ca: the absolute path of a file of certificates (PEM) that are
-        trusted; L{None} for those that the system trusts.
+        trusted; C{None} for those that the system trusts.
     @ivar login: who we are.
     @ivar chunking: whether BDAT may be used.
     @ivar notOurselves: whether a server that calls itself as we do is taken
@@ -119,6 +130,8 @@ class Outgoing:
     @ivar parameters: further ones of MAIL FROM, each with its EHLO keyword; it
         is sent where the server offers that.
     @ivar recipientParameters: the same for RCPT TO, by index.
+    @raise ValueError: an address or a parameter that a server could read as
+        something else.
     """
 
     sender: str
@@ -131,6 +144,14 @@ class Outgoing:
     requireTLS: bool = False
     parameters: Sequence[tuple[str, str]] = ()
     recipientParameters: Mapping[int, Sequence[tuple[str, str]]] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        checkPath(self.sender)
+        for recipient in self.recipients:
+            checkRecipient(recipient)
+        for parameters in (self.parameters, *self.recipientParameters.values()):
+            for _, text in parameters:
+                checkParameter(text)
 
     @property
     def needsUTF8(self) -> bool:

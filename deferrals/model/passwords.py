@@ -113,7 +113,7 @@ class Secrets:
 
 def goodName(user: str) -> str:
     """
-    @raise ValueError: nobody can be named like that.
+    @raise ValueError: no user can have this name.
     """
     if not user or not user.isprintable() or ":" in user or user.startswith("#"):
         raise ValueError("a name without colons and control characters")
@@ -124,14 +124,14 @@ def formatLine(user: str, secrets: Secrets) -> str:
     """
     A user's line, without its end.
 
-    @raise ValueError: nobody can be named like that.
+    @raise ValueError: no user can have this name.
     """
     return f"{goodName(user)}:{secrets.scrypt or ''}:{secrets.scram or ''}"
 
 
 def parseLine(line: str) -> tuple[str, Secrets] | None:
     """
-    @return: the user and their secrets; L{None} for a line that is nothing.
+    @return: the user and their secrets; C{None} for a line that is nothing.
     @raise ValueError: it is no such line.
     """
     line = line.strip()

@@ -38,7 +38,7 @@ class Source:
     """
     Whom the proxy speaks for.
 
-    @ivar address: their IP address, or C{"local"}; L{None} where the proxy
+    @ivar address: their IP address, or C{"local"}; C{None} where the proxy
         speaks for itself (a health check), or does not know.
     """
 
@@ -50,7 +50,7 @@ def takeHeader(data: bytes) -> tuple[Source, int] | None:
     """
     Take a header from the front of what a proxy has sent.
 
-    @return: what it says, and its length; L{None} while it is not complete.
+    @return: what it says, and its length; C{None} while it is not complete.
     @raise ProxyError: there is none.
     """
     if data[: len(_SIGNATURE)] == _SIGNATURE[: len(data)]:

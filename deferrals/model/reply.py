@@ -10,8 +10,18 @@ from outside.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import attrs
+
+__all__ = [
+    "R250_CONTENT",
+    "R451_LATE",
+    "R452_NO_STORAGE",
+    "R550_RELAYING_DENIED",
+    "R550_UNKNOWN_RECIPIENT",
+    "Reply",
+]
 
 #: The codes that answer RCPT TO (RFC 5321 §4.3.2), and so the ones that are
 #: allowed for a recipient after the data (D-12, P-8).
@@ -30,7 +40,14 @@ _CONTROL = {
     **dict.fromkeys(range(0xD800, 0xE000), "?"),
 }
 del _CONTROL[0x0A]
+_ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
+
+#: Pairs of code and enhanced code that have been found to be valid; servers use few.
+_KNOWN: set[tuple[int, str | None]] = set()
+_MAX_KNOWN = 1000
+
 _PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
 def _pieces(line: str, room: int) -> list[str]:
@@ -55,15 +72,38 @@ class Reply:
     One reply.
 
     @ivar code: the three digits.
-    @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; L{None} on the
+    @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; C{None} on the
         replies that carry none: all of 3xx (P-5), the greeting and EHLO.
     @ivar text: what a postmaster reads.  A line feed in it makes a multi-line
         reply; every other control character becomes a blank.
+    @raise TypeError: an attribute is of another type.
+    @raise ValueError: there is no such code, or it goes with another enhanced
+        code.
     """
 
     code: int
     enhanced: str | None = None
     text: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        isKnown = type(self.code) is int and (self.code, self.enhanced) in _KNOWN
+        if not (isKnown and type(self.text) is str):
+            self._check()
+
+    def _check(self) -> None:
+        if type(self.code) is not int or not isinstance(self.text, str):
+            raise TypeError(f"a code such as 550, and text: not {self.code!r}, {self.text!r}")
+        if not 200 <= self.code <= 599:
+            raise ValueError(f"a code from 200 to 599, not {self.code}")
+        if self.enhanced is not None:
+            if not isinstance(self.enhanced, str):
+                raise TypeError(f"an enhanced code such as '5.1.1', not {self.enhanced!r}")
+            if not _ENHANCED_CODE.fullmatch(self.enhanced):
+                raise ValueError(f"an enhanced code such as '5.1.1', not {self.enhanced!r}")
+            if int(self.enhanced[0]) != self.code // 100:
+                raise ValueError(f"an enhanced code of the class of {self.code}: {self.enhanced}")
+        if len(_KNOWN) < _MAX_KNOWN:
+            _KNOWN.add((self.code, self.enhanced))
 
     @classmethod
     def parse(cls, text: str) -> Reply:
@@ -86,6 +126,19 @@ class Reply:
         return cls(code, enhanced, rest)
 
     @classmethod
+    def ofLines(cls, lines: Sequence[str]) -> Reply:
+        """
+        Put together what a server has said: each line with its code.  An
+        enhanced code that the first one has is taken off all of them.
+        """
+        texts = [line[4:] for line in lines]
+        code, enhanced = int(lines[0][:3]), _ENHANCED.match(texts[0])
+        if enhanced is None or enhanced[1][0] != lines[0][0]:
+            return cls(code, None, "\n".join(texts))
+        texts = [text.removeprefix(enhanced[1]).removeprefix(" ") for text in texts]
+        return cls(code, enhanced[1], "\n".join(texts))
+
+    @classmethod
     def parseRefusal(cls, text: str) -> Reply:
         """
         Like L{parse}, for a reply that refuses a recipient: 4xx or 5xx, with
@@ -100,8 +153,19 @@ class Reply:
         if reply.code == 551 and not _PATH.search(reply.text):
             raise ValueError("the new address in angle brackets, as a 551 must carry it")
         if reply.enhanced is None:
-            reply = attrs.evolve(reply, enhanced=f"{reply.code // 100}.0.0")
+            reply = attrs.evolve(reply, enhanced=f"{reply.code // 100}.0.0")  # D-13
         return reply
+
+    @classmethod
+    def mended(cls, code: int, enhanced: str | None, text: str) -> Reply:
+        """
+        A reply that was stored: an earlier release may have let pass what is
+        none.
+        """
+        try:
+            return cls(code, enhanced, text)
+        except ValueError:
+            return cls(code if 200 <= code <= 599 else 451, None, text)
 
     @property
     def isPositive(self) -> bool:
@@ -128,8 +192,10 @@ class Reply:
         This reply with a code that is valid for RCPT TO (D-12, P-8): a code
         that is not, such as 554, becomes the general one of its class.
         """
-        if self.code in RECIPIENT_CODES:
+        if self.code in RECIPIENT_CODES:  # D-12, P-8
             return self
+        if self.isPositive:
+            return attrs.evolve(self, code=250)
         return attrs.evolve(self, code=550 if self.isPermanent else 451)
 
     def addressed(self, address: str) -> Reply:
@@ -141,11 +207,14 @@ class Reply:
             return self
         return Reply(self.code, self.enhanced, f"<{address}> {self.text}".rstrip())
 
-    def lines(self) -> list[str]:
+    def lines(self, before: int = 0) -> list[str]:
         """
         The text, made harmless and cut into lines that fit.
+
+        @param before: how many octets stand before each line, its own code not
+            counted.
         """
-        room = MAX_LINE_OCTETS - 6 - (len(self.enhanced) + 1 if self.enhanced else 0)
+        room = MAX_LINE_OCTETS - 6 - before - (len(self.enhanced) + 1 if self.enhanced else 0)
         lines: list[str] = []
         for line in self.text.translate(_CONTROL).split("\n"):
             lines += _pieces(line, room) if len(line) * 4 > room else [line]
@@ -165,16 +234,19 @@ class Reply:
             if self.code != 334:  # RFC 4954 §4: an empty challenge keeps its blank
                 line = line.rstrip(" ")
             return line.encode("ascii") + b"\r\n"
-        lines = self.lines()
-        out = [f"{self.code}-{prefix}{line}" for line in lines[:-1]]
-        out.append(
-            f"{self.code} {prefix}{lines[-1]}".rstrip(" ")
-            if not lines[-1]
-            else f"{self.code} {prefix}{lines[-1]}"
-        )
-        return "".join(line + "\r\n" for line in out).encode(
-            "utf-8" if utf8 else "ascii", "replace"
-        )
+        octets = "".join(line + "\r\n" for line in self.coded())
+        return octets.encode("utf-8" if utf8 else "ascii", "replace")
+
+    def coded(self, before: int = 0) -> list[str]:
+        """
+        The lines, each with its code.
+
+        @param before: see L{lines}.
+        """
+        prefix = f"{self.enhanced} " if self.enhanced else ""
+        *others, last = self.lines(before)
+        end = f"{self.code} {prefix}{last}"
+        return [*(f"{self.code}-{prefix}{line}" for line in others), end if last else end.rstrip()]
 
     def __str__(self) -> str:
         prefix = f"{self.enhanced} " if self.enhanced else ""

@@ -148,7 +148,7 @@ class ScramKeys:
 
     def prove(self, message: bytes, proof: bytes) -> bool:
         """
-        Whether who made C{proof} over C{message} knows the password.
+        Whether the maker of C{proof} over C{message} knows the password.
         """
         signature = _hmac(self.stored, message)
         if len(proof) != len(signature):
@@ -161,7 +161,7 @@ class ScramExchange:
     """
     One exchange, from the client's first message to its proof.
 
-    @ivar user: who says to be there; SASLprepped.
+    @ivar user: the name that the client gives; SASLprepped.
     @ivar authorization: whom the client wants to be; empty for the user.
     @param first: the client's first message.
     @raise SaslError: it is no such message, or wants channel binding.

@@ -38,7 +38,7 @@ class Selection:
 
     def matches(self, found: Mapping[str, Any]) -> bool:
         """
-        @param found: a recipient, as L{IQueue.look} shows it.
+        @param found: a recipient, as L{IQueue.recipients} shows it.
         """
         patterns = (
             (self.sender, found["sender"]),

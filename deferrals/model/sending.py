@@ -6,13 +6,14 @@ L{deferrals.smtp.client.session} has the connection.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from deferrals.errors import PeerError
 from deferrals.model.answers import Result, weigh
 from deferrals.model.envelope import Form
+from deferrals.model.exdata import ownReplies
 from deferrals.model.outgoing import PREFERENCE, Outgoing
 from deferrals.model.reply import Reply
 
@@ -26,6 +27,7 @@ R554_NO_8BITMIME = Reply(
 R554_NO_BINARYMIME = Reply(
     554, "5.6.3", "the message is binary, and the next server does not offer BINARYMIME"
 )
+R554_BARE_NEWLINE = Reply(554, "5.6.0", "the message has a bare CR or LF, which is not sent")
 R550_NO_REQUIRETLS = Reply(
     550, "5.7.30", "the sender wants REQUIRETLS, and the next server does not offer it safely"
 )
@@ -38,7 +40,7 @@ def number(capabilities: Capabilities, keyword: str, name: str = "") -> int | No
 
     @param name: of the limit; empty for a keyword that is followed by nothing
         but the number.
-    @return: L{None} where there is none.
+    @return: C{None} where there is none.
     """
     for word in capabilities.get(keyword, ()):
         key, mark, value = word.rpartition("=")
@@ -90,13 +92,14 @@ class Sending:
         self.handedOver = False
         self.block: dict[int, Reply] = {}
         self.final: Reply | None = None
+        self.isExtended = False
         self._sender: Reply | None = None
         self._recipients: list[Reply] = []
         self._refusal: Reply | None = None
 
     def refuseAll(self, reply: Reply) -> None:
         """
-        Nothing can be sent: this is everybody's answer.
+        Nothing can be sent: this is the answer for every recipient.
         """
         self._refusal = reply
 
@@ -180,6 +183,24 @@ class Sending:
         elif self.waiting:
             self.final = reply if reply.code >= 400 else None
 
+    def extended(self, lines: Sequence[str]) -> None:
+        """
+        What there is of a 558: each recipient's own reply, in their order (X-5,
+        X-6).
+
+        @param lines: without C{558-} and C{558} before each.
+        @raise PeerError: it is not one reply for each.  Those that it has count
+            all the same (X-8), unless there are too many: then nothing says
+            which is whose (X-12).
+        """
+        found, waiting = ownReplies(lines), self.waiting
+        self.isExtended = True
+        if len(found) > len(waiting):  # X-12
+            raise PeerError("the 558 has more replies than there are recipients")
+        self.block = dict(zip(waiting, found, strict=False))  # X-5, X-6, X-8
+        if len(found) < len(waiting):
+            raise PeerError("the 558 has no reply for some of the recipients")
+
     def result(self, lost: str = "") -> Result:
         """
         What it all comes to.
@@ -195,7 +216,7 @@ class Sending:
             replies, final = [self._refusal] * len(recipients), self._refusal
         elif self.form is Form.LMTP and final is not None:
             block, final = dict.fromkeys(self.waiting, final), None
-        found = weigh(recipients, replies, self.form, block, final, missing)
+        found = weigh(recipients, replies, self.form, block, final, missing, self.isExtended)
         answers = found.answers
         if not self.handedOver:
             answers = tuple(

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NewType
 
+__all__ = ["Octets", "Seconds", "checked", "positive"]
+
 #: A time span: a number of seconds, or text such as C{"30s"}, C{"5m"}, C{"1h 30m"}, C{"5d"}.
 Seconds = NewType("Seconds", float)
 
@@ -59,7 +61,7 @@ class BadSetting(ValueError):
 def checked(read: Callable[[Any], object]) -> Callable[[Any, Any, Any], None]:
     """
     An attrs validator out of a function that reads the value or raises
-    L{ValueError} with what was expected.  L{None} is always allowed: whether a
+    C{ValueError} with what was expected.  C{None} is always allowed: whether a
     setting may be left out is said by its default.
     """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 class Status:
     """
-    One per server; handed to whoever has something to tell.
+    One per server; handed to each part that has something to tell.
     """
 
     def __init__(self) -> None:

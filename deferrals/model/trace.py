@@ -28,7 +28,7 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
 
     @param hostname: this server's name.
     @param recipient: the one recipient of this copy.  A copy for several names
-        none of them: nobody learns of another one from here.
+        none of them: it shows no recipient another one.
     """
     client = envelope.client
     literal = f"IPv6:{client.address}" if ":" in client.address else client.address
@@ -60,8 +60,8 @@ def deliveredTo(recipient: str) -> bytes:
 
 def field(name: str, value: str) -> bytes:
     """
-    A field that somebody outside gave us the text of: no line of it can be
-    taken for another field.
+    A field whose text comes from outside: no line of it can be taken for
+    another field.
 
     @return: nothing, where the name is none.
     """

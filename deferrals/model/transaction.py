@@ -59,7 +59,7 @@ _ALLOWED = {
 
 def outOfSequence(verb: str, phase: Phase) -> Reply | None:
     """
-    The 503 that C{verb} gets in this phase, or L{None} where it may come.
+    The 503 that C{verb} gets in this phase, or C{None} where it may come.
     Verbs that are not in the table may always come.
     """
     allowed = _ALLOWED.get(verb)
@@ -75,8 +75,8 @@ def outOfSequence(verb: str, phase: Phase) -> Reply | None:
 @attrs.frozen(eq=False)
 class Candidate:
     """
-    A recipient that the envelope has let in: one per RCPT TO that was answered
-    2xx or 352, so the same address given twice is two of them.
+    A recipient that the envelope has let in: one for each RCPT TO that was
+    answered 2xx or 352.  The same address given twice is two of them.
 
     @ivar recipient: with its route.
     @ivar reply: what its RCPT TO was answered.
@@ -91,18 +91,16 @@ class Candidate:
     cohort: Hashable
 
 
-#: No cohort equals it.
-_NOBODY = object()
-
-
 class Transaction:
     """
     The state of one transaction before its data has ended.
 
     @ivar envelope: what MAIL FROM said.
-    @ivar began: when, by the clock of timers, which nobody sets.
+    @ivar began: when, by the clock of timers, which is never set.
     @ivar form: how its sender can be told one answer per recipient.
     @ivar candidates: the recipients that are in, in RCPT order.
+    @ivar answers: the recipients that RCPT TO was answered for, each with that
+        reply; of refused ones, not more than there may be recipients.
     @ivar sentAway: keys of the recipients that got 452, because of another
         cohort or because of what is remembered of the message.
         Not more of them than there may be recipients.
@@ -117,74 +115,106 @@ class Transaction:
         self.began = began
         self.form = form
         self.candidates: list[Candidate] = []
+        self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []
         self.remembered: dict[str, None] = {}
         self.waiting: dict[str, bool] = {}
         self._cohorts: dict[Hashable, int] = {}
-        # Bounces come once: nobody comes back with them for the others.
+        # A bounce is sent once: its sender does not come back for the other recipients.
         self.splits = form is Form.PLAIN and mixed is Mixed.SPLIT and envelope.sender is not None
-        self._lead: Hashable = _NOBODY
+        self._hasBatch = False
+        self._batchKey: Hashable = None
         self._maxRecipients = maxRecipients
 
     @property
-    def undivided(self) -> bool:
+    def isUnchosen(self) -> bool:
         """
-        Whether it splits, and nobody has decided yet whose company leads: then
-        recipients that come in one piece are to be judged together (L{lead}).
+        Whether it splits, and its batch has not been chosen yet: then recipients
+        that come in one piece are to be judged together (L{chooseBatch}).
         """
-        return self.splits and self._lead is _NOBODY
+        return self.splits and not self._hasBatch
 
     @property
     def isFull(self) -> bool:
         """
-        Whether nobody else is let in: nobody needs to be asked about more.
+        Whether no further recipient is let in: none needs to be asked about.
         """
         return len(self.candidates) >= self._maxRecipients
 
-    def lead(self, companies: Sequence[Hashable]) -> None:
+    def chooseBatch(self, keys: Sequence[Hashable]) -> None:
         """
-        Of several recipients that came in one piece, the largest company
-        leads; the first one of equals.
+        Of several recipients that came in one piece, the largest batch stays in
+        the transaction; the first one of equals.
 
-        @param companies: of those whom the envelope lets in, in RCPT order.
+        @param keys: the batch keys of those that the envelope lets in, in the
+            order of RCPT TO.
         """
-        if self.undivided and companies:
-            self._lead = max(dict.fromkeys(companies), key=companies.count)
+        if self.isUnchosen and keys:
+            self._hasBatch = True
+            self._batchKey = max(dict.fromkeys(keys), key=keys.count)
 
     def admit(
         self,
         recipient: Recipient,
         verdict: EnvelopeVerdict,
         cohort: Hashable,
-        company: Hashable = None,
-        held: bool = False,
+        batchKey: Hashable = None,
+        mustWait: bool = False,
     ) -> Reply:
         """
         Apply the envelope's verdict on the next recipient, in RCPT order.
 
         @param recipient: with its route, unless it is refused.
         @param cohort: its cohort; meaningless for a refused one.
-        @param company: equal for those who may share a transaction that is
-            split: the cohort, unless more is known.
-        @param held: whether it is remembered to refuse this sender's message
+        @param batchKey: equal for recipients that may share a transaction that
+            is split: the cohort, unless more is known.
+        @param mustWait: whether it is remembered to refuse this sender's message
             while others are pending.
         @return: the reply to its RCPT TO (D-4, D-5, P-3).
         """
+        reply = self._admit(recipient, verdict, cohort, batchKey, mustWait)
+        refused = len(self.answers) - len(self.candidates)
+        if reply.code < 400 or refused < self._maxRecipients:
+            self.answers.append((recipient, reply))
+        return reply
+
+    def _admit(
+        self,
+        recipient: Recipient,
+        verdict: EnvelopeVerdict,
+        cohort: Hashable,
+        batchKey: Hashable,
+        mustWait: bool,
+    ) -> Reply:
         if self.isFull:
             return R452_TOO_MANY_RECIPIENTS
         if isinstance(verdict, Refuse):
             return verdict.reply.forRecipient().addressed(str(recipient))
-        if held:
+        if mustWait:
             return self._sendAway(recipient, R452_OTHERS_FIRST)
-        if self.undivided:
-            self._lead = company
-        if self.splits and self._lead != company:
+        self.chooseBatch([batchKey])
+        if self.splits and self._batchKey != batchKey:
             return self._sendAway(recipient, R452_OTHER_COHORT)
-        deferred = isinstance(verdict, Defer)
+        deferred = isinstance(verdict, Defer)  # S-1
+        # D-4, D-5, P-3
         reply = R352_DEFERRED if deferred and self.form is Form.DEFERRALS else R250_RECIPIENT
         reply = reply.addressed(str(recipient))
         self.candidates.append(Candidate(recipient, reply, deferred, cohort))
         return reply
+
+    def answersWith(self, replies: Sequence[Reply]) -> list[tuple[Recipient, Reply]]:
+        """
+        C{answers}, where the candidates have got other replies since.
+
+        @param replies: one for each candidate, in their order.
+        """
+        found, following = [], iter(zip(self.candidates, replies, strict=True))
+        for recipient, reply in self.answers:
+            if reply.code < 400:
+                candidate, reply = next(following)
+                recipient = candidate.recipient
+            found.append((recipient, reply))
+        return found
 
     def _sendAway(self, recipient: Recipient, reply: Reply) -> Reply:
         if len(self.sentAway) < self._maxRecipients:

@@ -1,3 +1,3 @@
 """
-The operator's commands, and the socket on which a running server hears them.
+The operator's commands, and the socket on which a running server takes them.
 """

@@ -7,26 +7,34 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import maybeDeferred
+from twisted.python.failure import Failure
 
 from deferrals.config.tables import load
 from deferrals.errors import DeferralsError
 from deferrals.model.ids import parseId
 from deferrals.model.selection import STATUSES, Selection
 from deferrals.model.settings import parseSeconds
-from deferrals.operator.control import ControlClient, Operator
+from deferrals.operator.control import Connection, ControlClient, Operator
 from deferrals.operator.explain import story
+from deferrals.operator.output import complain
 from deferrals.plugins.finding import stagePlugins
-from deferrals.spool.sqlite.offline import OfflineSpool
-from deferrals.spool.sqlite.queue import View
+from deferrals.spool.sqlite.offline import OfflineSpool, immediately
+from deferrals.spool.sqlite.queue import SqliteQueue
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+#: What a command is: it is given the way to the queue, and what was typed.
+Run = Callable[[Connection, argparse.Namespace], int]
 
 #: Recipients shown per call.
 _PAGE = 500
@@ -38,29 +46,29 @@ _VERBS = {
     "retry": "try again now, whatever the schedule says",
     "hold": "do not deliver until released",
     "release": "deliver what is held",
-    "remove": "take out of the queue; nobody is told",
+    "remove": "take out of the queue; the sender is not told",
 }
 
 _DONE = {"retry": "due now", "hold": "held", "release": "released", "remove": "removed"}
 
 
-def addCommands(commands: Any) -> None:
+def addCommands(commands: Commands) -> None:
     """
-    @param commands: argparse's sub-commands of C{deferrals}.
+    @param commands: the commands of C{deferrals}.
     """
-    queue = commands.add_parser("queue", help="look into the queue, and change it")
+    queue = commands.add_parser("queue", help="show the queue, and change it")
     verbs = queue.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    one = _verb(verbs, "list", "who waits, and for what", list_)
+    one = _verb(verbs, "list", "which recipients wait, and for what", list_)
     _addSelection(one)
     one.add_argument("--limit", type=int, default=0, metavar="N", help="no more than that many")
     _verb(verbs, "show", "all that is known of a message", show).add_argument("id", metavar="ID")
     for verb, text in _VERBS.items():
         one = _verb(verbs, verb, text, change)
         _addSelection(one)
-        one.add_argument("--all", action="store_true", help="everybody")
+        one.add_argument("--all", action="store_true", help="all recipients")
     export = _verb(verbs, "export", "write a message to standard output", export_)
     export.add_argument("id", metavar="ID")
-    _verb(verbs, "check", "look for what is damaged", check)
+    _verb(verbs, "check", "find what is damaged", check)
     explain = _verb(commands, "explain", "one message's story", explain_)
     explain.add_argument("id", metavar="ID")
     explain.add_argument(
@@ -73,7 +81,7 @@ def addCommands(commands: Any) -> None:
     _verb(commands, "status", "what a running server says of itself", status)
 
 
-def _verb(commands: Any, name: str, text: str, run: Callable[[Any], int]) -> Any:
+def _verb(commands: Commands, name: str, text: str, run: Run) -> argparse.ArgumentParser:
     found = commands.add_parser(name, help=text, description=text)
     found.add_argument("--config", "-c", metavar="FILE", help="the server's configuration")
     found.add_argument("--json", action="store_true", help="for programs")
@@ -81,7 +89,7 @@ def _verb(commands: Any, name: str, text: str, run: Callable[[Any], int]) -> Any
     return found
 
 
-def _addSelection(parser: Any) -> None:
+def _addSelection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="messages")
     parser.add_argument("--from", dest="sender", metavar="PATTERN", help='"" for <>')
     parser.add_argument("--to", dest="recipient", metavar="PATTERN")
@@ -117,78 +125,83 @@ def _span(text: str) -> float:
     return float(parseSeconds(float(text) if text.isdigit() else text))
 
 
-class _Beside:
+class _OfflineConnection:
     """
-    What L{ControlClient} does, where no server runs.
+    The spool itself, where no server runs.
     """
+
+    running = False
 
     def __init__(self, directory: str) -> None:
         self._spool = OfflineSpool(directory)
-        view = View(self._spool, maybeDeferred, idle=True)
-        self._operator = Operator(view, maybeDeferred, dict)
+        queue = SqliteQueue(self._spool.store, immediately, idle=True)
+        self._operator = Operator(queue, immediately, dict)
 
     def call(self, name: str, *args: Any) -> Any:
+        """
+        See L{Connection.call}.
+        """
         results: list[Any] = []
         self._operator.call(name, *args).addBoth(results.append)
-        if hasattr(results[0], "raiseException"):
-            results[0].raiseException()
-        return results[0]
+        (result,) = results  # nothing here waits
+        if isinstance(result, Failure):
+            result.raiseException()
+        return result
 
     def close(self) -> None:
+        """
+        See L{Connection.close}.
+        """
         self._spool.close()
 
 
-def _open(arguments: argparse.Namespace) -> tuple[Any, bool]:
+def _connect(path: str | None) -> Connection:
     """
-    @return: who can be called, and whether it is a server.
+    @param path: the server's configuration; C{None} for the built-in one.
     """
-    path = None if arguments.config is None else os.path.abspath(arguments.config)
-    config = load(path, stagePlugins())
+    config = load(None if path is None else os.path.abspath(path), stagePlugins())
     try:
-        return ControlClient(config.controlPath), True
+        return ControlClient(config.controlPath)
     except PermissionError as error:
         raise DeferralsError(f"{config.controlPath}: {error.strerror}") from None
     except OSError:
-        return _Beside(config.spoolDirectory), False
+        return _OfflineConnection(config.spoolDirectory)
 
 
-def _guarded(run: Callable[[Any], int], arguments: argparse.Namespace) -> int:
+def _guarded(run: Run, arguments: argparse.Namespace) -> int:
     """
     2 where something is wrong, and what it is.
     """
     try:
-        arguments.queue, arguments.running = _open(arguments)
-        try:
-            return run(arguments)
-        finally:
-            arguments.queue.close()
+        with contextlib.closing(_connect(arguments.config)) as connection:
+            return run(connection, arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (DeferralsError, ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        print(f"deferrals: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
 
 
-def _found(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _found(connection: Connection, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     left = arguments.limit or sys.maxsize
     for selection in _selections(arguments):
         after: Any = None
         while left:
             limit = min(left, _PAGE)
-            page, after = arguments.queue.call("look", selection.toJSON(), limit, after)
+            page, after = connection.call("look", selection.toJSON(), limit, after)
             yield from page
             left -= len(page)
             if after is None:
                 break
 
 
-def list_(arguments: argparse.Namespace) -> int:
+def list_(connection: Connection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue list}: 0, also if there is nothing.
     """
     count = 0
-    for one in _found(arguments):
+    for one in _found(connection, arguments):
         count += 1
         print(json.dumps(one) if arguments.json else _line(one))
     if not arguments.json:
@@ -216,13 +229,13 @@ def _short(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f}s"
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show(connection: Connection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue show}: 1 if it is unknown.
     """
-    found = arguments.queue.call("show", arguments.id)
+    found = connection.call("show", arguments.id)
     if found is None:
-        print(f"deferrals: {arguments.id} is not in the queue", file=sys.stderr)
+        complain(f"{arguments.id} is not in the queue")
         return 1
     if arguments.json:
         print(json.dumps(found))
@@ -247,7 +260,7 @@ def _moment(when: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
-def change(arguments: argparse.Namespace) -> int:
+def change(connection: Connection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue retry}, C{hold}, C{release}, C{remove}: 1 if that changed
     nothing.
@@ -259,7 +272,7 @@ def change(arguments: argparse.Namespace) -> int:
     for selection in selections:
         after, words = None, selection.toJSON()
         while True:
-            changed, after = arguments.queue.call("change", arguments.verb, words, after)
+            changed, after = connection.call("change", arguments.verb, words, after)
             count += changed
             if after is None:
                 break
@@ -270,15 +283,15 @@ def change(arguments: argparse.Namespace) -> int:
     return 0 if count else 1
 
 
-def export_(arguments: argparse.Namespace) -> int:
+def export_(connection: Connection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue export}: the message as it came in; 1 if it is unknown.
     """
     offset = 0
     while True:
-        part = arguments.queue.call("read", arguments.id, offset)
+        part = connection.call("read", arguments.id, offset)
         if part is None and not offset:
-            print(f"deferrals: there is no content of {arguments.id}", file=sys.stderr)
+            complain(f"there is no content of {arguments.id}")
             return 1
         if part is None:
             sys.stdout.buffer.flush()
@@ -291,20 +304,20 @@ def export_(arguments: argparse.Namespace) -> int:
         offset += len(data)
 
 
-def check(arguments: argparse.Namespace) -> int:
+def check(connection: Connection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue check}: 1 if something is damaged.
     """
     after, messages, wrong = None, 0, 0
     while True:
-        found, count, after = arguments.queue.call("inspect", after)
+        found, count, after = connection.call("inspect", after)
         messages += count
         wrong += len(found)
         for one in found:
             print(json.dumps(one) if arguments.json else f"{one['id']} {one['problem']}".strip())
         if after is None:
             break
-    aside = arguments.queue.call("numbers")["moved_aside"] if not wrong or messages else []
+    aside = connection.call("numbers")["moved_aside"] if not wrong or messages else []
     if arguments.json:
         print(json.dumps({"messages": messages, "problems": wrong, "moved_aside": aside}))
     else:
@@ -314,12 +327,12 @@ def check(arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def explain_(arguments: argparse.Namespace) -> int:
+def explain_(connection: Connection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals explain}: 1 if nothing is known of it.
     """
     parseId(arguments.id)
-    found = arguments.queue.call("show", arguments.id.upper())
+    found = connection.call("show", arguments.id.upper())
     lines = list(story(arguments.id.upper(), found, arguments.log))
     if arguments.json:
         print(json.dumps({"spool": found, "log": [text for _, text in lines]}))
@@ -333,27 +346,27 @@ def explain_(arguments: argparse.Namespace) -> int:
     elif lines:
         print("now: it is not in the queue any longer")
     else:
-        print(f"deferrals: nothing is known of {arguments.id}", file=sys.stderr)
+        complain(f"nothing is known of {arguments.id}")
         return 1
     if not arguments.log:
         print("(with --log FILE: also what the log knows of it)")
     return 0
 
 
-def status(arguments: argparse.Namespace) -> int:
+def status(connection: Connection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals status}: 1 if the server does not run.
     """
     found = {
-        "running": arguments.running,
-        "queue": arguments.queue.call("numbers"),
-        **arguments.queue.call("status"),
+        "running": connection.running,
+        "queue": connection.call("numbers"),
+        **connection.call("status"),
     }
     if arguments.json:
         print(json.dumps(found))
-        return 0 if arguments.running else 1
+        return 0 if connection.running else 1
     queue = found["queue"]
-    print("the server runs" if arguments.running else "the server does not run")
+    print("the server runs" if connection.running else "the server does not run")
     states = ", ".join(f"{count} {name}" for name, count in queue["recipients"].items())
     print(f"queue: {queue['messages']} messages; recipients: {states or 'none'}")
     if queue["messages"]:
@@ -362,4 +375,4 @@ def status(arguments: argparse.Namespace) -> int:
         print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
     for name, what in found.get("parts", {}).items():
         print(f"{name}: {json.dumps(what)}")
-    return 0 if arguments.running else 1
+    return 0 if connection.running else 1

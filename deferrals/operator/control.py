@@ -1,6 +1,6 @@
 """
-The operator's line to the server: a Unix socket in the state directory, which
-only the server's own user can open.
+The operator's connection to the server: a Unix socket in the state directory,
+which only the server's own user can open.
 
 A request is a line of JSON, C{{"call": NAME, "args": […]}}; so is the answer,
 C{{"result": …}} or C{{"error": TEXT}}.  Each call does a small piece of work and
@@ -15,15 +15,17 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorUNIX
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from deferrals.errors import DeferralsError
+from deferrals.interfaces import IMessage, IQueue
 from deferrals.model.ids import parseId
 from deferrals.model.selection import Selection
 
@@ -53,14 +55,13 @@ class Operator:
     """
     What can be called, in a server or beside a spool that no server has.
 
-    @param queue: L{IQueue<deferrals.interfaces.IQueue>}.
     @param inThread: runs a function outside the reactor thread.
     @param status: returns what the server says of itself.
     """
 
     def __init__(
         self,
-        queue: Any,
+        queue: IQueue,
         inThread: Callable[..., Deferred[Any]],
         status: Callable[[], dict[str, Any]],
     ) -> None:
@@ -74,49 +75,44 @@ class Operator:
         @param args: as JSON has them.
         @return: a Deferred of what JSON can carry.
         """
-        method = getattr(self, f"call_{name}", None)
+        method: Callable[..., Any] | None = getattr(self, f"call_{name}", None)
         if method is None:
             raise ValueError(f"no such call: {name}")
         return maybeDeferred(method, *args)
 
-    def call_look(self, selection: Any, limit: int, after: Any) -> Any:
-        """See L{IQueue.look<deferrals.interfaces.IQueue.look>}."""
-        return self._queue.look(Selection.fromJSON(selection), limit, after)
+    def call_look(self, selection: dict[str, Any], limit: int, after: Any) -> Deferred[Any]:
+        """See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}."""
+        return self._queue.recipients(Selection.fromJSON(selection), limit, after)
 
-    def call_show(self, text: str) -> Any:
+    def call_show(self, text: str) -> Deferred[Any]:
         """See L{IQueue.show<deferrals.interfaces.IQueue.show>}."""
         return self._queue.show(parseId(text))
 
-    def call_change(self, command: str, selection: Any, after: Any) -> Any:
+    def call_change(self, command: str, selection: dict[str, Any], after: Any) -> Deferred[Any]:
         """See L{IQueue.change<deferrals.interfaces.IQueue.change>}."""
         return self._queue.change(command, Selection.fromJSON(selection), after)
 
-    def call_inspect(self, after: int | None) -> Any:
+    def call_inspect(self, after: int | None) -> Deferred[Any]:
         """See L{IQueue.inspect<deferrals.interfaces.IQueue.inspect>}."""
         return self._queue.inspect(after)
 
-    def call_numbers(self) -> Any:
+    def call_numbers(self) -> Deferred[Any]:
         """See L{IQueue.numbers<deferrals.interfaces.IQueue.numbers>}."""
         return self._queue.numbers()
 
-    def call_status(self) -> Any:
+    def call_status(self) -> dict[str, Any]:
         """What the server says of itself."""
         return self._status()
 
-    def call_read(self, text: str, offset: int) -> Any:
+    async def call_read(self, text: str, offset: int) -> str | None:
         """
         A part of a message's content, in base64; empty at its end.
         """
-        d = maybeDeferred(self._queue.content, parseId(text))
-        return d.addCallback(self._part, offset)
-
-    def _part(self, message: Any, offset: int) -> Any:
-        if message is None:
-            return None
-        return self._inThread(_part, message, offset)
+        message = await maybeDeferred(self._queue.content, parseId(text))
+        return None if message is None else await self._inThread(_part, message, offset)
 
 
-def _part(message: Any, offset: int) -> str:
+def _part(message: IMessage, offset: int) -> str:
     with message.open() as file:
         file.seek(offset)
         return base64.b64encode(file.read(READ_OCTETS)).decode("ascii")
@@ -129,7 +125,9 @@ class ControlLine(LineOnlyReceiver):
 
     delimiter = b"\n"
     MAX_LENGTH = 256 * 1024
-    factory: ControlFactory
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -142,16 +140,16 @@ class ControlLine(LineOnlyReceiver):
 
     def _call(self, line: bytes) -> Deferred[Any]:
         request = json.loads(line)
-        return self.factory.operator.call(request["call"], *request["args"])
+        return self._operator.call(request["call"], *request["args"])
 
     def _failed(self, failure: Failure) -> dict[str, str]:
         if not failure.check(DeferralsError, ValueError):
             _log.failure("a command failed", failure=failure)
-        return {"error": f"{failure.getErrorMessage() or failure.type.__name__}"}
+        return {"error": failure.getErrorMessage() or type(failure.value).__name__}
 
     def _answer(self, answer: dict[str, Any]) -> None:
-        if self.transport is not None and self.transport.connected:
-            self.sendLine(json.dumps(answer).encode("utf-8"))
+        if self.connected:
+            LineOnlyReceiver.sendLine(self, json.dumps(answer).encode("utf-8"))
 
 
 class ControlFactory(Factory):
@@ -159,19 +157,24 @@ class ControlFactory(Factory):
     @param operator: what can be called.
     """
 
-    protocol = ControlLine
     noisy = False
 
     def __init__(self, operator: Operator) -> None:
-        self.operator = operator
+        self._operator = operator
+
+    def buildProtocol(self, addr: IAddress | None) -> ControlLine:
+        """
+        See C{Factory.buildProtocol}.
+        """
+        return ControlLine(self._operator)
 
 
-def listen(reactor: Any, path: str, operator: Operator) -> Any:
+def listen(reactor: IReactorUNIX, path: str, operator: Operator) -> IListeningPort | None:
     """
-    Be there for operators.  The spool's lock is held: a socket that is there
-    is left over from a process that died.
+    Listen for operators.  The spool's lock is held: a socket that is there is
+    left over from a process that died.
 
-    @return: the port; L{None} where there can be none, which the log says.
+    @return: the port; C{None} where there can be none, which the log says.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -182,13 +185,37 @@ def listen(reactor: Any, path: str, operator: Operator) -> Any:
         return None
 
 
+class Connection(Protocol):
+    """
+    A way to the queue, for a program that waits.
+
+    @ivar running: whether there is a server.
+    """
+
+    running: bool
+
+    def call(self, name: str, *args: Any) -> Any:
+        """
+        See L{Operator.call}; the result is here, as JSON has it.
+
+        @raise DeferralsError: why there is none.
+        """
+
+    def close(self) -> None:
+        """
+        Let go of it.
+        """
+
+
 class ControlClient:
     """
-    The other end, for a program that waits.
+    The other end of the socket.
 
     @param path: the socket's name.
-    @raise OSError: nobody is there.
+    @raise OSError: no server listens there.
     """
+
+    running = True
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -202,7 +229,7 @@ class ControlClient:
 
     def call(self, name: str, *args: Any) -> Any:
         """
-        @raise DeferralsError: what the server said, or that it said nothing.
+        See L{Connection.call}.
         """
         request = {"call": name, "args": list(args)}
         try:
@@ -219,7 +246,7 @@ class ControlClient:
 
     def close(self) -> None:
         """
-        Hang up.
+        See L{Connection.close}.
         """
         self._file.close()
         self._socket.close()

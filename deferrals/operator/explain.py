@@ -11,16 +11,18 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
-_OPEN = {".gz": gzip.open, ".bz2": bz2.open}
+_OPEN: dict[str, Callable[..., TextIO]] = {".gz": gzip.open, ".bz2": bz2.open}
 
-#: How a line of the plain log begins: 2026-11-23T16:00:00.123+0000 [who] text
+#: How a line of the plain log begins: 2026-11-23T16:00:00.123+0000 [logger] text
 _STAMP = "%Y-%m-%dT%H:%M:%S.%f%z"
 
 
-def story(number: str, found: Any, logs: Sequence[str]) -> Iterator[tuple[str, str]]:
+def story(
+    number: str, found: dict[str, Any] | None, logs: Sequence[str]
+) -> Iterator[tuple[str, str]]:
     """
     @param number: the message's id.
     @param found: what L{IQueue.show<deferrals.interfaces.IQueue.show>} said.
@@ -43,11 +45,11 @@ def _isDelivery(text: str) -> bool:
     return any(f"> {word} by " in text for word in ("delivered", "failed", "retry"))
 
 
-def _opened(name: str) -> Any:
+def _opened(name: str) -> contextlib.AbstractContextManager[TextIO]:
     if name == "-":
         return contextlib.nullcontext(sys.stdin)
     suffix = name[name.rfind(".") :]
-    opener: Any = _OPEN.get(suffix, io.open)
+    opener: Callable[..., TextIO] = _OPEN.get(suffix, io.open)
     return opener(name, "rt", encoding="utf-8", errors="replace")
 
 
@@ -70,17 +72,17 @@ def _json(line: str) -> tuple[float, str] | None:
 
 def _plain(line: str) -> tuple[float, str] | None:
     """
-    Something may stand before it: a journal's own stamp.
+    The stamp of a journal may stand before it.
     """
     words = line.rstrip().split(" ")
-    for place, word in enumerate(words[:8]):
+    for index, word in enumerate(words[:8]):
         with contextlib.suppress(ValueError):
             when = datetime.datetime.strptime(word, _STAMP).timestamp()
-            return when, " ".join(words[place + 1 :])
+            return when, " ".join(words[index + 1 :])
     return None
 
 
-def _history(found: Any) -> Iterator[tuple[float, str]]:
+def _history(found: dict[str, Any] | None) -> Iterator[tuple[float, str]]:
     if found is None:
         return
     for entry in found["history"]:

@@ -10,15 +10,20 @@ import getpass
 import os
 import secrets
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
+from deferrals import durable
 from deferrals.model.passwords import ScryptHash, Secrets, formatLine, goodName, parseLine
 from deferrals.model.sasl import SaslError, ScramKeys, saslprep
+from deferrals.operator.output import complain
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _SALT_OCTETS = 16
 
 
-def addCommand(commands: Any) -> None:
+def addCommand(commands: Commands) -> None:
     """
     Add C{passwd} to the command line.
     """
@@ -50,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
             line = formatLine(user, makeSecrets(_askPassword(), not arguments.no_scram))
         found = replaceLine(arguments.file, user, line)
     except (ValueError, OSError) as error:
-        print(f"deferrals: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     if arguments.delete and not found:
-        print(f"deferrals: {arguments.file} has no {user}", file=sys.stderr)
+        complain(f"{arguments.file} has no {user}")
         return 1
     return 0
 
@@ -84,8 +89,8 @@ def makeSecrets(password: str, scram: bool) -> Secrets:
 
 def replaceLine(path: str, user: str, line: str | None) -> bool:
     """
-    Write the file anew with this line for a user; without, where it is L{None}.
-    What else stands in it stays.  Whoever reads it finds the old or the new one.
+    Write the file anew with this line for a user; without, where it is C{None}.
+    What else stands in it stays.  A reader finds the old file or the new one.
 
     @return: whether the user was there.
     """
@@ -108,23 +113,11 @@ def _write(path: str, text: str) -> None:
     """
     The owner and the mode of the old file stay; a new one is its owner's only.
     """
-    new = f"{path}.{os.getpid()}.new"
-    try:
+    path = os.path.abspath(path)
+    mode, owner = 0o600, None
+    with contextlib.suppress(FileNotFoundError):
         old = os.stat(path)
-    except FileNotFoundError:
-        old = None
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            if old is not None:
-                os.fchmod(fd, old.st_mode & 0o777)
-                if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(fd, old.st_uid, old.st_gid)
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
-        raise
+        mode = old.st_mode & 0o777
+        if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+            owner = old.st_uid, old.st_gid
+    durable.write(f"{path}.{os.getpid()}.new", path, [text.encode("utf-8")], mode, owner)

@@ -1,12 +1,15 @@
 """
 Stages that the configuration can name.
 
-Somebody else's package adds one by putting a module with an
-L{IStagePlugin<deferrals.interfaces.IStagePlugin>} into a directory
-C{deferrals/plugins} of its own, which has no C{__init__.py}.
+Another package adds one: it has a directory C{deferrals/plugins}, without an
+C{__init__.py}, and in it a module with an
+L{IStagePlugin<deferrals.interfaces.IStagePlugin>}.
 """
 
 from twisted.plugin import pluginPackagePaths
 
+from deferrals.plugins.editable import editableDirectories
+
 __path__.extend(pluginPackagePaths(__name__))
+__path__.extend(editableDirectories(__name__, __path__))
 __all__: list[str] = []

@@ -3,7 +3,7 @@ The stages that come with the server.
 """
 
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
-from deferrals.plugins.finding import StagePlugin
+from deferrals.plugins.finding import OutwardPlugin, StagePlugin
 
 match = StagePlugin(
     "match", IContentStage, "deferrals.stages.content.match.stage", "MatchSettings", "MatchStage"
@@ -44,17 +44,14 @@ discard = StagePlugin(
 lmtp = StagePlugin(
     "lmtp", IDeliveryStage, "deferrals.stages.delivery.lmtp", "LMTPSettings", "LMTPDelivery"
 )
-smtp = StagePlugin(
+smtp = OutwardPlugin(
     "smtp",
     IDeliveryStage,
     "deferrals.stages.delivery.smtp",
     "SMTPSettings",
     "SMTPDelivery",
-    outward=True,
 )
-mx = StagePlugin(
-    "mx", IDeliveryStage, "deferrals.stages.delivery.mx", "MXSettings", "MXDelivery", outward=True
-)
+mx = OutwardPlugin("mx", IDeliveryStage, "deferrals.stages.delivery.mx", "MXSettings", "MXDelivery")
 file = StagePlugin(
     "file", IDeliveryStage, "deferrals.stages.delivery.file", "FileSettings", "FileDelivery"
 )

@@ -1,6 +1,6 @@
 """
-How much may be on its way to each destination at once, and which ones are left
-alone for a while.
+How many attempts may be under way to each destination at once, and which
+destinations are left alone for a while.
 
 A destination that fails again and again is backed off as a whole: what waits
 for it is not tried, however much and however due it is, except for one message
@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypedDict
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
 
+from deferrals.model.backoff import Backoff
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Outcome, Retry
 
@@ -32,18 +34,53 @@ FIRST_SECONDS, LONGEST_SECONDS = 60.0, 1800.0
 #: So many destinations in trouble are remembered.
 REMEMBERED = 10_000
 
+#: So many of them are shown to the operator.
+SHOWN = 100
 
-def isAlive(outcomes: Iterable[Outcome]) -> bool:
+
+@attrs.frozen
+class HopReport:
     """
-    Whether an attempt has met a next hop that works: unless everybody is to be
-    retried for a reason that is the hop's own (RFC 3463: X.3.X, its system,
+    What an attempt met at its next hop.
+
+    @ivar isAlive: whether that works.
+    @ivar reply: what it said.
+    @ivar host: its name.
+    """
+
+    isAlive: bool
+    reply: Reply | None = None
+    host: str = ""
+
+
+def hopReport(outcomes: Iterable[Outcome]) -> HopReport:
+    """
+    What outcomes say of the next hop.  It works unless all recipients are to be
+    tried again for a reason that is the hop's own (RFC 3463: X.3.X, its system,
     and X.4.X, the way to it; RFC 5321 §3.8: 421).
     """
-    return not all(isinstance(one, Retry) and _isTheHops(one.reply) for one in outcomes)
+    found = list(outcomes)
+    isDead = all(isinstance(one, Retry) and _isTheHops(one.reply) for one in found)
+    return HopReport(not isDead, found[0].reply, found[0].host)
 
 
 def _isTheHops(reply: Reply) -> bool:
     return reply.code == 421 or (reply.enhanced or "").split(".")[1:2] in (["3"], ["4"])
+
+
+#: A destination of which nothing is known works.
+_UNKNOWN = HopReport(True)
+
+
+class Trouble(TypedDict):
+    """
+    A destination in trouble, as C{deferrals status} shows it.
+    """
+
+    failures: int
+    seconds: int
+    reply: str | None
+    host: str
 
 
 @attrs.define
@@ -51,20 +88,20 @@ class _DestinationState:
     """
     @ivar running: attempts that are under way.
     @ivar limit: how many there may be.
-    @ivar failures: attempts in a row that met no hop that works.
-    @ivar backedOff: how often it has been backed off since it last worked.
-    @ivar until: nothing is tried before that.
     @ivar probing: whether what is under way is the probe.
-    @ivar said: what it said when it failed, and who said that.
+    @ivar backoff: its failures in a row, and until when it is left alone.
+    @ivar report: what it said when it failed.
     """
 
     running: int = 0
     limit: int = 1
-    failures: int = 0
-    backedOff: int = 0
-    until: float = 0.0
     probing: bool = False
-    said: tuple[Reply | None, str] = (None, "")
+    backoff: Backoff = attrs.field(
+        factory=lambda: Backoff(
+            tolerated=FAILURES, firstSeconds=FIRST_SECONDS, longestSeconds=LONGEST_SECONDS
+        )
+    )
+    report: HopReport = _UNKNOWN
 
 
 class Destinations:
@@ -74,7 +111,9 @@ class Destinations:
     @param chance: returns numbers from 0 to 1, for jitter.
     """
 
-    def __init__(self, clock: Any, limit: int, chance: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, clock: IReactorTime, limit: int, chance: Callable[[], float] = random.random
+    ) -> None:
         self._clock = clock
         self._chance = chance
         self._states: dict[str, _DestinationState] = {}
@@ -94,38 +133,32 @@ class Destinations:
         @param limit: how many of them may be under way at once.
         @return: whether it may.
         """
-        state = self._states.get(name)
-        if state is None:
-            state = _DestinationState()
+        state = self._states.get(name) or _DestinationState()
         state.limit = limit
         if self.room <= 0 or self._free(state) <= 0:
             return False
         state.running += 1
         self._running += 1
-        if state.failures >= FAILURES:
+        if state.backoff.isTroubled:
             state.probing = True
             self._probes += 1
         self._states[name] = state
         return True
 
     def _free(self, state: _DestinationState) -> int:
-        if state.failures < FAILURES:
+        if not state.backoff.isTroubled:
             return state.limit - state.running
-        if state.running or self._clock.seconds() < state.until:
+        if state.running or state.backoff.remaining(self._clock.seconds()):
             return 0
         return 1 if self._probes < max(1, self.limit // 2) else 0
 
-    def ended(
-        self, name: str, alive: bool | None, said: tuple[Reply | None, str] = (None, "")
-    ) -> float | None:
+    def ended(self, name: str, report: HopReport | None) -> float | None:
         """
         An attempt has ended.
 
-        @param alive: whether it met a hop that works; L{None} if it did not
-            come so far.
-        @param said: what a hop that does not work said, and who said it.
+        @param report: what it met; C{None} if it did not come so far.
         @return: for how many seconds the destination is to be left alone; 0 if
-            it is no longer; L{None} if nothing changes.
+            it is no longer; C{None} if nothing changes.
         """
         state = self._states[name]
         state.running -= 1
@@ -133,30 +166,18 @@ class Destinations:
         if state.probing:
             state.probing = False
             self._probes -= 1
-        wait: float | None = None
-        if alive:
-            wait = 0.0 if state.failures >= FAILURES else None
-            state.failures = state.backedOff = 0
-            state.until = 0.0
-        elif alive is not None:
-            wait = self._failed(state, said)
-        if not state.running and not state.failures:
-            del self._states[name]
-        elif state.failures:
+        seconds = None if report is None else self._met(state, report)
+        if state.backoff.failures:
             self._remember(name, state)
-        return wait
+        elif not state.running:
+            del self._states[name]
+        return seconds
 
-    def _failed(self, state: _DestinationState, said: tuple[Reply | None, str]) -> float | None:
-        state.failures += 1
-        state.said = said
-        now = self._clock.seconds()
-        if state.failures < FAILURES or now < state.until:
-            return None
-        wait = min(FIRST_SECONDS * 2**state.backedOff, LONGEST_SECONDS)
-        wait *= 0.9 + 0.2 * self._chance()
-        state.backedOff = min(state.backedOff + 1, 16)
-        state.until = now + wait
-        return wait
+    def _met(self, state: _DestinationState, report: HopReport) -> float | None:
+        if report.isAlive:
+            return 0.0 if state.backoff.succeeded() else None
+        state.report = report
+        return state.backoff.failed(self._clock.seconds(), jitter=0.9 + 0.2 * self._chance())
 
     def _remember(self, name: str, state: _DestinationState) -> None:
         """
@@ -169,12 +190,12 @@ class Destinations:
             if oldest is not None:
                 del self._states[oldest]
 
-    def said(self, name: str) -> tuple[Reply | None, str]:
+    def lastReport(self, name: str) -> HopReport:
         """
-        Why a destination is in trouble: what was said, and by whom.
+        Why a destination is in trouble.
         """
         state = self._states.get(name)
-        return (None, "") if state is None else state.said
+        return _UNKNOWN if state is None else state.report
 
     def shares(self) -> dict[str, int]:
         """
@@ -185,7 +206,7 @@ class Destinations:
         return {
             name: self._free(state)
             for name, state in self._states.items()
-            if state.running or state.until <= now
+            if state.running or not state.backoff.remaining(now)
         }
 
     def forget(self) -> None:
@@ -193,24 +214,23 @@ class Destinations:
         The configuration has changed: what did not work may work now.
         """
         for name, state in list(self._states.items()):
-            state.failures = state.backedOff = 0
-            state.until = 0.0
+            state.backoff.succeeded()
             if not state.running:
                 del self._states[name]
 
-    def troubles(self) -> dict[str, Any]:
+    def troubles(self) -> dict[str, Trouble]:
         """
-        Who is in trouble, for people: at most a hundred.
+        The destinations in trouble, for the operator: not more than L{SHOWN}.
         """
         now = self._clock.seconds()
-        found = {
-            name: {
-                "failures": state.failures,
-                "seconds": round(max(0.0, state.until - now)),
-                "reply": None if state.said[0] is None else str(state.said[0]),
-                "host": state.said[1],
-            }
-            for name, state in self._states.items()
-            if state.failures >= FAILURES
-        }
-        return dict(list(found.items())[:100])
+        found: dict[str, Trouble] = {}
+        for name, state in self._states.items():
+            if state.backoff.isTroubled and len(found) < SHOWN:
+                report = state.report
+                found[name] = {
+                    "failures": state.backoff.failures,
+                    "seconds": round(state.backoff.remaining(now)),
+                    "reply": None if report.reply is None else str(report.reply),
+                    "host": report.host,
+                }
+        return found

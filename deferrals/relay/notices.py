@@ -3,8 +3,8 @@ Telling senders what became of their messages.
 
 A notice (a DSN, RFC 3464) becomes a message of ours in the same transaction in
 which the recipients that it is about leave the queue: neither can be there
-without the other.  It goes where mail for the reverse-path goes.  A sender that
-cannot be told leaves its recipients in the queue, for the operator to see.
+without the other.  It goes where mail for the reverse-path goes.  If there is
+no such way, the recipients are kept in the queue, for the operator to see.
 
 There is never a notice about a notice, nor about anything else that has no
 sender (RFC 5321 §4.5.5).
@@ -12,176 +12,221 @@ sender (RFC 5321 §4.5.5).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred, inlineCallbacks, succeed
-from twisted.internet.task import LoopingCall
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from deferrals.interfaces import Work
+from deferrals.deferreds import InThread
+from deferrals.interfaces import ISpool, Work
 from deferrals.model.address import Mailbox
-from deferrals.model.delivery import Addressee, Gone, Standing, Stuck, Warned
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import Disposition, Undeliverable, afterNotice
 from deferrals.model.dsn import Notification, isWanted
-from deferrals.model.envelope import Client, Envelope, Recipient
+from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.ids import TransactionIds
 from deferrals.model.verdict import Route
 
 _log = Logger(namespace="deferrals.notice")
 
-#: How often those who have waited for too long are looked for.
-EVERY_SECONDS = 2.0
-
 #: So many messages are looked at in one sweep.
 SWEEP = 50
 
-#: How long a recipient is kept whose sender cannot be told.
+#: How long a recipient is kept whose sender there is no way to tell.
 KEEP_SECONDS = 432000.0
+
+#: There is no notice about what becomes of a notice (RFC 5321 §4.5.5).
+NEVER = frozenset({"NEVER"})
+
+#: What a sender has to be told even if it asked for nothing (RFC 3461 §4.1).
+_FAILURES = ("failed", "expired", "damaged")
+
+
+@attrs.frozen
+class Author:
+    """
+    The writer of notices.
+
+    @ivar hostname: this server's name.
+    @ivar ids: makes the numbers of notices.
+    @ivar wall: the time of day.
+    """
+
+    hostname: str
+    ids: TransactionIds
+    wall: Callable[[], float]
+
+    def newEnvelope(self) -> Envelope:
+        """
+        The envelope of a new message from the null reverse-path.
+        """
+        now = self.wall()
+        client = Client("local", 0, self.hostname, "local")
+        return Envelope(self.ids.next(now), now, client, None, listener="notices")
+
+    def write(
+        self,
+        work: Work,
+        addressees: Sequence[Addressee],
+        returned: tuple[bytes, bytes | None],
+        envelope: Envelope,
+    ) -> tuple[bytes, Parameters]:
+        """
+        @param work: what the notice is about.
+        @param addressees: the recipients that it is about.
+        @param returned: what is sent back: the header, and perhaps all.
+        @param envelope: the notice's own.
+        @return: the notice, and the parameters that it is to be sent with.
+        """
+        header, content = returned
+        left = max(0.0, (work.expireSeconds or 0.0) - work.ageSeconds)
+        return Notification(  # S-5
+            work.envelope,
+            addressees,
+            header,
+            content,
+            self.hostname,
+            envelope.id,
+            envelope.received,
+            left,
+        ).build()
 
 
 class Notifier:
     """
-    @param spool: L{ISpool<deferrals.interfaces.ISpool>}.
-    @param clock: timers.
-    @param take: delivers what is leased to us.
-    @param route: where a notice for somebody goes, as a L{Route}; L{None} if
-        there is no way.
-    @param ids: makes the numbers of notices.
-    @param wall: the time of day.
-    @param hostname: who tells.
+    @param spool: the queue.
+    @param author: writes the notices.
+    @param route: finds where a notice to a sender goes; C{None} if there is no
+        way.
     @param inThread: runs a function outside the reactor thread.
     @ivar returnOctets: no larger message is sent back whole.
     """
 
     def __init__(
         self,
-        spool: Any,
-        clock: Any,
-        take: Callable[[Work], object],
+        spool: ISpool,
+        author: Author,
+        *,
         route: Callable[[Mailbox], Route | None],
-        ids: TransactionIds,
-        wall: Callable[[], float],
-        hostname: str,
-        inThread: Callable[..., Deferred[Any]],
+        inThread: InThread,
         returnOctets: int,
     ) -> None:
         self._spool = spool
-        self._take = take
+        self._author = author
         self._route = route
-        self._ids = ids
-        self._wall = wall
-        self._hostname = hostname
         self._inThread = inThread
         self.returnOctets = returnOctets
         self._telling: dict[int, bool] = {}
         self._idle: Deferred[None] | None = None
         self._stopping = False
-        self._loop = LoopingCall(self._sweep)
-        self._loop.clock = clock
 
-    def start(self) -> None:
+    def stop(self) -> Deferred[None]:
         """
-        Look for those who have waited for too long, from now on.
-        """
-        self._loop.start(EVERY_SECONDS)
+        Begin nothing more.
 
-    def stop(self) -> Deferred[Any]:
-        """
         @return: a Deferred that fires when nothing is under way any longer.
         """
         self._stopping = True
-        if self._loop.running:
-            self._loop.stop()
         if not self._telling:
             return succeed(None)
         self._idle = Deferred()
         return self._idle
 
-    def tell(self, number: int) -> None:
+    def tell(self, number: int) -> Deferred[list[Work]]:
         """
-        Some recipients of a message are ready to be told of.
+        Tell the sender of a message about all its recipients whose outcome
+        stands.  One call at a time is under way for a message, so that no
+        sender is told twice; a call meanwhile makes that one go on.
+
+        @param number: of the message.
+        @return: a Deferred of the notices, leased to the caller.  It does not
+            fail: what could not be told comes back with the end of its lease.
         """
         if number in self._telling:
             self._telling[number] = True
-        else:
-            self._run(number, self._spool.notices(1, number))
+            return succeed([])
+        return Deferred.fromCoroutine(self._tell(number, self._spool.notices(1, number)))
 
-    def _sweep(self) -> Any:
+    def sweep(self) -> Deferred[list[Work]]:
         """
-        The next sweep waits for this one.
-        """
-        d = self._spool.notices(SWEEP)
-        d.addCallback(self._swept)
-        d.addErrback(self._failed, "the queue")
-        return d
+        Tell senders about recipients that have waited for too long.
 
-    @inlineCallbacks
-    def _swept(self, works: Sequence[Work]) -> Any:
+        @return: a Deferred as that of L{tell}.
+        """
+        return Deferred.fromCoroutine(self._sweep())
+
+    async def _sweep(self) -> list[Work]:
+        notices: list[Work] = []
+        try:
+            works = await self._spool.notices(SWEEP)
+        except Exception as error:
+            self._logFailure("the queue", error)
+            return []
         for work in works:
-            if work.envelope.transaction not in self._telling and not self._stopping:
-                yield self._run(work.envelope.transaction, succeed([work]))
+            number = work.envelope.transaction
+            if number not in self._telling and not self._stopping:
+                notices += await self._tell(number, succeed([work]))
+        return notices
 
-    def _run(self, number: int, works: Deferred[Sequence[Work]]) -> Deferred[Any]:
-        """
-        One message at a time: nobody is told twice.
-        """
+    async def _tell(self, number: int, works: Deferred[list[Work]]) -> list[Work]:
+        notices: list[Work] = []
         self._telling[number] = False
-        works.addCallback(self._tellAll)
-        works.addErrback(self._failed, f"message {number}")
-        return works.addCallback(self._told, number)
-
-    def _failed(self, failure: Any, what: str) -> None:
-        # What is leased comes back with the end of its lease.
-        _log.error(
-            "cannot tell senders about {what}: {error}",
-            what=what,
-            error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
-        )
-
-    def _told(self, _: Any, number: int) -> None:
+        try:
+            for work in await works:
+                notices += await self._tellOf(work)
+        except Exception as error:
+            self._logFailure(f"message {number}", error)
         again = self._telling.pop(number)
         if again and not self._stopping:
-            self.tell(number)
+            notices += await self.tell(number)
         if not self._telling and self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)
+        return notices
 
-    @inlineCallbacks
-    def _tellAll(self, works: Sequence[Work]) -> Any:
-        for work in works:
-            yield self._tell(work)
+    def _logFailure(self, what: str, error: Exception) -> None:
+        _log.error(
+            "cannot tell senders about {what}: {error}",
+            what=what,
+            error=f"{type(error).__name__}: {error}",
+        )
 
-    def _tell(self, work: Work) -> Any:
-        """
-        Who of one message is to be told of, and how they stand afterwards.
-        """
+    async def _tellOf(self, work: Work) -> list[Work]:
         sender = work.envelope.sender
         route = None if sender is None else self._route(sender)
-        wanted = []
-        standings: dict[Addressee, Standing] = {}
-        for addressee in work.addressees:
-            action = addressee.action
-            standings[addressee] = _told(addressee)
-            if sender is None or not isWanted(addressee.recipient.notify, action):
-                if action in ("failed", "expired", "damaged"):
-                    self._say(work, addressee, f"{action}, and nobody is to be told")
-                continue
-            if action == "stuck":
-                self._say(work, addressee, "was kept for its sender, who could never be told")
-            elif route is not None:
-                wanted.append(addressee)
-            elif action in ("failed", "expired", "damaged"):
-                standings[addressee] = Stuck(KEEP_SECONDS)
-                self._say(
-                    work, addressee, f"{action}, and there is no way to tell <{sender}>: kept"
-                )
-        if not wanted:
-            return self._spool.record(work, standings)
-        assert sender is not None and route is not None
-        return self._notice(work, standings, wanted, Recipient(sender, NEVER, route=route))
+        wanted = [one for one in work.addressees if self._isWanted(work, one)]
+        dispositions: dict[Addressee, Disposition] = {
+            addressee: afterNotice(addressee) for addressee in work.addressees
+        }
+        if sender is not None and route is not None and wanted:
+            recipient = Recipient(sender, NEVER, route=route)
+            return await self._notice(work, dispositions, wanted, recipient)
+        for addressee in wanted:
+            if addressee.action in _FAILURES:
+                dispositions[addressee] = Undeliverable(KEEP_SECONDS)
+                what = f"{addressee.action}, and there is no way to tell <{sender}>: kept"
+                self._logUntold(work, addressee, what)
+        return await self._spool.record(work, dispositions)
 
-    def _say(self, work: Work, addressee: Addressee, what: str) -> None:
+    def _isWanted(self, work: Work, addressee: Addressee) -> bool:
+        """
+        Whether the sender is to be told of a recipient; what it is not told,
+        the log says.
+        """
+        action = addressee.action
+        sender, notify = work.envelope.sender, addressee.recipient.notify
+        if sender is None or not isWanted(notify, action):
+            if action in _FAILURES:
+                self._logUntold(work, addressee, f"{action}, and nobody is to be told")
+            return False
+        if action == "stuck":
+            what = "was kept for its sender, who could never be told"
+            self._logUntold(work, addressee, what)
+            return False
+        return True
+
+    def _logUntold(self, work: Work, addressee: Addressee, what: str) -> None:
         _log.error(
             "{transaction} to=<{recipient}> {what}",
             event="untold",
@@ -190,39 +235,30 @@ class Notifier:
             what=what,
         )
 
-    @inlineCallbacks
-    def _notice(
+    async def _notice(
         self,
         work: Work,
-        standings: dict[Addressee, Standing],
+        dispositions: dict[Addressee, Disposition],
         wanted: Sequence[Addressee],
         recipient: Recipient,
-    ) -> Any:
-        header, content = yield self._inThread(self._returned, work, wanted)
-        now = self._wall()
-        envelope = Envelope(
-            self._ids.next(now), now, Client("local", 0, self._hostname, "local"), None
-        )
-        left = max(0.0, (work.expireSeconds or 0.0) - work.ageSeconds)
-        notification = Notification(
-            work.envelope, wanted, header, content, self._hostname, envelope.id, now, left
-        )
-        data, parameters = notification.build()
-        envelope = attrs.evolve(envelope, parameters=parameters, listener="notices")
+    ) -> list[Work]:
+        returned = await self._inThread(returnedOf, work, wanted, self.returnOctets)
+        envelope = self._author.newEnvelope()
+        data, parameters = self._author.write(work, wanted, returned, envelope)
+        envelope = attrs.evolve(envelope, parameters=parameters)
         writer = self._spool.newBody(envelope.transaction)
         writer.write(data)
         try:
-            message = yield writer.finish()
+            message = await writer.finish()
             notice = (envelope, message, [Addressee(recipient)])
-            works = yield self._spool.record(work, standings, [notice])
+            notices = await self._spool.record(work, dispositions, [notice])
         except Exception:
             writer.abort()
             raise
-        self._log(work, envelope, wanted)
-        for one in works:
-            self._take(one)
+        self._logNotice(work, envelope, wanted)
+        return notices
 
-    def _log(self, work: Work, envelope: Envelope, wanted: Sequence[Addressee]) -> None:
+    def _logNotice(self, work: Work, notice: Envelope, wanted: Iterable[Addressee]) -> None:
         for addressee in wanted:
             _log.info(
                 "{transaction} to=<{recipient}> {action}: <{sender}> is told by {notice}",
@@ -231,43 +267,30 @@ class Notifier:
                 recipient=str(addressee),
                 action=addressee.action,
                 sender=work.envelope.senderText,
-                notice=envelope.id,
+                notice=notice.id,
             )
 
-    def _returned(self, work: Work, wanted: Sequence[Addressee]) -> tuple[bytes, bytes | None]:
-        """
-        What is sent back of a message, its header and perhaps all of it (in a
-        thread): nothing that is not as it came in.
-        """
-        message = work.message
-        if not message.fresh:
-            try:
-                size, digest = message.measured()
-            except OSError:
-                return b"", None
-            if (size, digest) != (message.size, message.digest):
-                return b"", None
-        failed = any(one.action in ("failed", "expired") for one in wanted)
-        asked = work.envelope.parameters
-        # What is binary can only be a part of what is binary (RFC 3030 §3), and
-        # what needs TLS may not go without it (RFC 8689 §5).
-        whole = failed and asked.ret == "FULL"
-        whole = whole and asked.body != "BINARYMIME" and not asked.requireTLS
-        if not whole or message.size > self.returnOctets:
-            return message.header, None
-        with message.open() as file:
-            return message.header, file.read()
 
-
-#: Nobody is told what becomes of a notice.
-NEVER = frozenset({"NEVER"})
-
-
-def _told(addressee: Addressee) -> Standing:
+def returnedOf(
+    work: Work, wanted: Iterable[Addressee], largestOctets: int
+) -> tuple[bytes, bytes | None]:
     """
-    How somebody stands when there is nothing more to be told.
+    What of a message is sent back: its header, and perhaps all of it.  Nothing
+    that is not as it came in.  Blocks: for a thread.
     """
-    if addressee.action == "delayed":
-        return Warned()
-    event = "given up" if addressee.action == "stuck" else addressee.action
-    return Gone(event, addressee.reply, addressee.host)
+    message = work.message
+    try:
+        if not message.isIntact():
+            return b"", None
+    except OSError:
+        return b"", None
+    failed = any(one.action in ("failed", "expired") for one in wanted)
+    asked = work.envelope.parameters
+    # What is binary can only be a part of what is binary (RFC 3030 §3), and
+    # what needs TLS may not go without it (RFC 8689 §5).
+    whole = failed and asked.ret == "FULL"
+    whole = whole and asked.body != "BINARYMIME" and not asked.requireTLS
+    if not whole or message.size > largestOctets:
+        return message.header, None
+    with message.open() as file:
+        return message.header, file.read()

@@ -9,29 +9,44 @@ An outcome is recorded right after it is known: a crash in between repeats that
 one delivery.  While it cannot be recorded (a full disk) its attempt keeps its
 slot, and is recorded later; so a spool that cannot be written stops deliveries
 instead of repeating them.
+
+A session may wait for the outcomes of a message (S-6): it has taken
+responsibility for it, and tells its client what became of it.  Where the client
+keeps every recipient that it is told to be refused (LMTP), those recipients
+leave the queue.  Once the session no longer waits, everything goes its usual
+way.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import withDeadline
-from deferrals.interfaces import Work
-from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Waits
-from deferrals.model.dsn import isWanted
-from deferrals.model.reply import R451_LOCAL_ERROR, Reply
-from deferrals.model.schedule import Schedule
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
-from deferrals.relay.destinations import Destinations, isAlive
+from deferrals.deferreds import errorText, withDeadline
+from deferrals.interfaces import ISpool, Work
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import (
+    Disposition,
+    NotifyThenRemove,
+    Remove,
+    Reschedule,
+    disposition,
+    handedBack,
+    putBack,
+)
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import Failed, Outcome, Retry
+from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
+from deferrals.relay.destinations import Destinations, HopReport, hopReport
+from deferrals.relay.notices import Notifier
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -41,11 +56,14 @@ _log = Logger(namespace="deferrals.delivery")
 DELIVERY_SECONDS = 86400.0
 
 #: How long deliveries may take to end when the server stops: if a next hop is
-#: silent for longer, whoever stops the server would kill it.
+#: silent for longer, the operator's init system would kill the server.
 STOP_SECONDS = 30.0
 
 #: How often due work is looked for when nothing else is the occasion.
 EVERY_SECONDS = 5.0
+
+#: How often recipients that have waited for too long are looked for.
+NOTICES_SECONDS = 2.0
 
 #: After an attempt has ended, the next work is looked for.
 REFILL_SECONDS = 0.02
@@ -60,82 +78,112 @@ SHARE = 20
 #: How long to wait before an outcome is recorded again; twice as long each time.
 RECORD_SECONDS, RECORD_LONGEST_SECONDS = 1.0, 60.0
 
+#: So many things that are wrong with one answer are logged.
+PROBLEMS = 10
+
 _NO_SUCH_DELIVERY = Reply(451, "4.3.5", "the configuration has no such delivery any longer")
 
-#: Where those go who refuse what was accepted for all (L{Addressee.refusal}).
-_NOWHERE = "nowhere: refused"
 
-
-@attrs.define(eq=False)
-class Attempt:
+@attrs.frozen
+class _Result:
     """
-    @ivar work: the message, for these addressees.
-    @ivar delivery: the name of the delivery.
-    @ivar destination: where it goes.
-    @ivar schedule: what applies to it.
-    @ivar began: when it was handed to us.
-    @ivar delivering: the delivery's Deferred, while it is under way.
+    What an attempt has come to.
+
+    @ivar dispositions: what becomes of each of its recipients.
+    @ivar report: what it met at the next hop.
     """
 
-    work: Work
-    delivery: str
-    destination: str
-    schedule: Schedule
-    began: float
-    delivering: Deferred[Any] | None = None
+    dispositions: Mapping[Addressee, Disposition]
+    report: HopReport
+
+
+class _Waiter:
+    """
+    A session that waits for the outcomes of one message.
+
+    @ivar handsBack: whether its client keeps every recipient that it is told
+        to be refused.
+    @ivar done: fires with the outcomes that are known, by C{seq}, when all
+        attempts have ended or it has been cancelled.
+    """
+
+    def __init__(self, work: Work, handsBack: bool, ended: Callable[[], object]) -> None:
+        self.handsBack = handsBack
+        self.done: Deferred[dict[int, Outcome]] = Deferred(lambda _: self._end())
+        self._open = {addressee.seq for addressee in work.addressees}
+        self._outcomes: dict[int, Outcome] = {}
+        self._ended = ended
+
+    def attempted(
+        self, addressees: Iterable[Addressee], outcomes: Mapping[Addressee, Outcome]
+    ) -> None:
+        """
+        An attempt is over.
+
+        @param addressees: its recipients.
+        @param outcomes: what is known of them; the others stay in the queue.
+        """
+        self._outcomes.update({one.seq: outcome for one, outcome in outcomes.items()})
+        self._open -= {one.seq for one in addressees}
+        if not self._open:
+            self._end()
+
+    def _end(self) -> None:
+        self._ended()
+        self.done.callback(self._outcomes)
 
 
 class Scheduler:
     """
-    @param spool: L{ISpool<deferrals.interfaces.ISpool>}.
-    @param delivery: finds the
-        L{IDeliveryStage<deferrals.interfaces.IDeliveryStage>} by the name that
-        a recipient's route gives; L{None} where there is none.
-    @param schedule: finds a delivery's L{Schedule} by its name.
+    @param spool: the queue.
     @param clock: timers.
+    @param deliveries: what the configuration says of them.
+    @param notifier: tells senders.
     @param concurrency: attempts that are under way at once.
     @param chance: returns numbers from 0 to 1, for jitter.
-    @ivar tell: called with the number of a message when senders are to be told
-        of some of its recipients.
+    @ivar destinations: what is known of next hops.
     """
 
     def __init__(
         self,
-        spool: Any,
-        delivery: Callable[[str], Any],
-        schedule: Callable[[str], Schedule],
-        clock: Any,
+        spool: ISpool,
+        clock: IReactorTime,
+        deliveries: Deliveries,
+        notifier: Notifier,
+        *,
         concurrency: int = 100,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._spool = spool
-        self._delivery = delivery
-        self._schedule = schedule
         self._clock = clock
+        self._deliveries = deliveries
+        self._notifier = notifier
         self._chance = chance
         self.destinations = Destinations(clock, concurrency, chance)
-        self.tell: Callable[[int], object] = lambda number: None
         self._attempts: dict[Attempt, None] = {}
         self._perMessage: Counter[int] = Counter()
+        self._waiters: dict[int, _Waiter] = {}
         self._toTell: set[int] = set()
         self._idle: Deferred[None] | None = None
         self._stopping = False
         self._claiming = False
         self._more = True
-        self._refill: Any = None
-        self._loops = (LoopingCall(self._claim), LoopingCall(self._renew))
-        for loop in self._loops:
-            loop.clock = clock
+        self._refill: IDelayedCall | None = None
+        self._loops = {
+            LoopingCall(self._claim): EVERY_SECONDS,
+            LoopingCall(self._renew): RENEW_SECONDS,
+            LoopingCall(self._tellLate): NOTICES_SECONDS,
+        }
 
     def start(self) -> None:
         """
         Look for due work now, and every so many seconds.
         """
-        claiming, renewing = self._loops
-        claiming.start(EVERY_SECONDS)
-        renewing.start(RENEW_SECONDS, False)
+        for loop, seconds in self._loops.items():
+            loop.clock = self._clock
+            loop.start(seconds)
 
-    def stop(self) -> Deferred[Any]:
+    def stop(self) -> Deferred[None]:
         """
         Begin nothing more.  What does not end in time is cancelled, and stays
         in the queue.
@@ -148,11 +196,15 @@ class Scheduler:
                 loop.stop()
         if self._refill is not None and self._refill.active():
             self._refill.cancel()
+        return self._ended().addCallback(lambda _: self._notifier.stop())
+
+    def _ended(self) -> Deferred[None]:
         if not self._attempts:
             return succeed(None)
-        self._idle = idle = Deferred()
+        idle: Deferred[None] = Deferred()
+        self._idle = idle
         timer = self._clock.callLater(STOP_SECONDS, self._cancelAll)
-        return idle.addCallback(lambda _: timer.active() and timer.cancel())
+        return idle.addCallback(lambda _: timer.cancel() if timer.active() else None)
 
     def _cancelAll(self) -> None:
         for attempt in list(self._attempts):
@@ -172,9 +224,25 @@ class Scheduler:
         self._spool.release(work, later)
         self._beginAll(attempts)
 
+    def releaseAndWait(self, work: Work, handsBack: bool) -> Deferred[dict[int, Outcome]]:
+        """
+        The same, for a session that waits for the outcomes (S-6).
+
+        @param handsBack: whether its client keeps every recipient that it is
+            told to be refused, for good or for now.
+        @return: a Deferred that fires with the outcomes that are known, by
+            C{seq}, when all attempts have ended; or at once, when it is
+            cancelled.
+        """
+        number = work.envelope.transaction
+        waiter = _Waiter(work, handsBack, lambda: self._waiters.pop(number))
+        self._waiters[number] = waiter
+        self.release(work)
+        return waiter.done
+
     def take(self, work: Work) -> None:
         """
-        The same, for what is leased to us and was ours before.
+        Deliver what is leased to us and was ours before.
         """
         attempts, later = self._admit(work)
         if later:
@@ -201,49 +269,23 @@ class Scheduler:
         self.destinations.limit = concurrency
         self.again()
 
-    # What may begin.
-
-    def _admit(self, work: Work) -> tuple[list[Attempt], dict[Addressee, Standing]]:
+    def _admit(self, work: Work) -> tuple[list[Attempt], dict[Addressee, Reschedule]]:
         """
         @return: the attempts that begin now, and the recipients that wait.
         """
-        begin, later = [], {}
-        for attempt in self._attemptsOf(work):
+        begin: list[Attempt] = []
+        later: dict[Addressee, Reschedule] = {}
+        now = self._clock.seconds()
+        for attempt in attemptsOf(work, self._deliveries, now):
             name, limit = attempt.destination, attempt.schedule.concurrency
             if not self._stopping and self.destinations.begin(name, limit):
                 begin.append(attempt)
             else:
-                reply, host = self.destinations.said(name)
-                waits = _waits(attempt, 0.0, reply, host, False)
+                last = self.destinations.lastReport(name)
+                waits = putBack(attempt.queued(now, 0.0), last.reply, last.host)
                 later.update(dict.fromkeys(attempt.work.addressees, waits))
         self._more = self._more or bool(later)
         return begin, later
-
-    def _attemptsOf(self, work: Work) -> list[Attempt]:
-        groups: dict[tuple[str, str], list[Addressee]] = {}
-        for addressee in work.addressees:
-            route = addressee.recipient.route
-            name = "" if route is None else route.delivery
-            where = self._destination(name, addressee) if addressee.refusal is None else _NOWHERE
-            groups.setdefault((name, where), []).append(addressee)
-        now = self._clock.seconds()
-        attempts = []
-        for (name, destination), group in groups.items():
-            part = work
-            if len(groups) > 1:
-                part = attrs.evolve(work, addressees=tuple(group), whole=False)
-            attempts.append(Attempt(part, name, destination, self._schedule(name), now))
-        return attempts
-
-    def _destination(self, name: str, addressee: Addressee) -> str:
-        stage = self._delivery(name)
-        if stage is None:
-            return f"no delivery {name}"
-        try:
-            return str(stage.destination(addressee.recipient))
-        except Exception:
-            _log.failure("delivery {delivery} has no destination", delivery=name)
-            return f"delivery {name}"
 
     # Due work.
 
@@ -262,22 +304,19 @@ class Scheduler:
     def _claimed(self, works: Sequence[Work]) -> None:
         self._claiming = False
         self._more = bool(works)
-        under = {
-            (attempt.work.envelope.transaction, addressee.seq)
-            for attempt in self._attempts
-            for addressee in attempt.work.addressees
-        }
+        underWay = {key for attempt in self._attempts for key in attempt.keys}
         for work in works:
             # Only a lease that could not be renewed brings back what is still under way.
             keys = {(work.envelope.transaction, addressee.seq) for addressee in work.addressees}
-            if not keys & under:
+            if not keys & underWay:
                 self.take(work)
 
     def _wake(self) -> None:
         """
-        There is room again: perhaps somebody waits for it.
+        There is room again: perhaps due work waits for it.
         """
-        if self._more and not self._stopping and (self._refill is None or self._refill.called):
+        refilling = self._refill is not None and self._refill.active()
+        if self._more and not self._stopping and not refilling:
             self._refill = self._clock.callLater(REFILL_SECONDS, self._claim)
 
     def _renew(self) -> None:
@@ -285,6 +324,18 @@ class Scheduler:
         works = [attempt.work for attempt in self._attempts if attempt.began <= late]
         if works:
             self._spool.renew(works)
+
+    # Notices.
+
+    def _tellLate(self) -> Deferred[None]:
+        """
+        @return: a Deferred: the next sweep waits for this one.
+        """
+        return self._notifier.sweep().addCallback(self._takeAll)
+
+    def _takeAll(self, notices: Sequence[Work]) -> None:
+        for notice in notices:
+            self.take(notice)
 
     # One attempt.
 
@@ -298,105 +349,102 @@ class Scheduler:
                 self._deliver(attempt)
             else:
                 check.addCallback(lambda _, attempt: self._deliver(attempt), attempt)
-                check.addErrback(self._broken, attempt)
+                check.addErrback(self._notAttempted, attempt)
 
-    def _broken(self, failure: Failure, attempt: Attempt) -> None:
-        """
-        There was no attempt.
-        """
-        self._say(attempt, failure)
+    def _notAttempted(self, failure: Failure, attempt: Attempt) -> None:
+        self._logFailure(failure, attempt)
         if attempt in self._attempts:
+            self._answer(attempt, {})
             self._end(attempt, None)
 
-    def _say(self, attempt: Attempt, failure: Failure) -> None:
+    def _logFailure(self, failure: Failure, attempt: Attempt) -> None:
+        self._logProblem(attempt, f"failed: {errorText(failure)}")
+
+    def _logProblem(self, attempt: Attempt, problem: str) -> None:
+        stage = self._deliveries.stage(attempt.delivery)
         _log.error(
-            "{transaction}: delivery {delivery} failed: {error}",
+            "{transaction}: delivery {delivery} ({stage}) of {recipients} {problem}",
             transaction=attempt.work.envelope.id,
             delivery=attempt.delivery,
-            error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
+            stage="none" if stage is None else type(stage).__name__,
+            recipients=attempt.recipients,
+            problem=problem,
         )
 
     def _deliver(self, attempt: Attempt) -> None:
-        stage, work = self._delivery(attempt.delivery), attempt.work
-        group = list(work.addressees)
-        d: Deferred[Any]
-        if attempt.destination == _NOWHERE:
-            d = succeed({one: Failed(one.refusal) for one in group if one.refusal is not None})
-        elif stage is None:
-            d = succeed(dict.fromkeys(group, Retry(_NO_SUCH_DELIVERY)))
-        else:
-            d = withDeadline(
-                self._clock, DELIVERY_SECONDS, stage.deliver, work.message, work.envelope, group
-            )
-        attempt.delivering = d
-        d.addErrback(self._failed, attempt)
+        attempt.delivering = d = self._asked(attempt)
+        d.addCallbacks(self._answered, self._failed, (attempt,), errbackArgs=(attempt,))
         d.addCallback(self._delivered, attempt)
-        d.addErrback(self._broken, attempt)
+        d.addErrback(self._notAttempted, attempt)
 
-    def _failed(self, failure: Failure, attempt: Attempt) -> dict[Addressee, Outcome]:
-        self._say(attempt, failure)
+    def _asked(self, attempt: Attempt) -> Deferred[Mapping[Addressee, Outcome]]:
+        """
+        @return: a Deferred of the stage's answer, whatever that is.
+        """
+        stage, work = self._deliveries.stage(attempt.delivery), attempt.work
+        group = list(work.addressees)
+        if attempt.destination == NOWHERE:
+            return succeed({one: Failed(one.refusal) for one in group if one.refusal is not None})
+        if stage is None:
+            return succeed(dict.fromkeys(group, Retry(_NO_SUCH_DELIVERY)))
+        return withDeadline(
+            self._clock,
+            DELIVERY_SECONDS,
+            lambda: stage.deliver(work.message, work.envelope, group),
+        )
+
+    def _answered(
+        self, answer: Mapping[Addressee, Outcome], attempt: Attempt
+    ) -> Mapping[Addressee, Outcome]:
+        found = checked(answer, attempt.work.addressees)
+        for problem in found.problems[:PROBLEMS]:
+            self._logProblem(attempt, problem)
+        return found.outcomes
+
+    def _failed(self, failure: Failure, attempt: Attempt) -> Mapping[Addressee, Outcome]:
+        self._logFailure(failure, attempt)
         return {}
 
-    def _delivered(self, outcomes: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
+    def _delivered(self, known: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
+        """
+        A recipient of which the stage did not say an outcome is tried again.
+        """
         attempt.delivering = None
-        chance = self._chance()
-        complete: dict[Addressee, Outcome] = {}
-        standings: dict[Addressee, Standing] = {}
-        for addressee in attempt.work.addressees:
-            outcome = outcomes.get(addressee) if isinstance(outcomes, Mapping) else None
-            if not isinstance(outcome, Delivered | Failed | Retry):
-                outcome = Retry(R451_LOCAL_ERROR)
-            complete[addressee] = outcome
-            standings[addressee] = self._standing(attempt, addressee, outcome, chance)
+        outcomes = complete(self._answer(attempt, known), attempt.work.addressees)
+        queued = attempt.queued(self._clock.seconds(), self._chance())
+        dispositions = {
+            addressee: disposition(outcome, addressee, queued)
+            for addressee, outcome in outcomes.items()
+        }
+        for addressee, outcome in outcomes.items():
             self._logOutcome(attempt, addressee, outcome)
-            if standings[addressee] == Gone("expired", outcome.reply, outcome.host):
-                _log.error(
-                    "{transaction} to=<{recipient}> expired, and nobody is to be told",
-                    event="untold",
-                    transaction=attempt.work.envelope.id,
-                    recipient=str(addressee),
-                )
-        first = next(iter(complete.values()))
-        alive = isAlive(complete.values())
-        self._record(attempt, standings, (alive, (first.reply, first.host)), RECORD_SECONDS)
+            if dispositions[addressee] == Remove("expired", outcome.reply, outcome.host):
+                self._logUntold(attempt, addressee)
+        self._record(attempt, _Result(dispositions, hopReport(outcomes.values())), RECORD_SECONDS)
 
-    def _standing(
-        self, attempt: Attempt, addressee: Addressee, outcome: Outcome, chance: float
-    ) -> Standing:
+    def _answer(
+        self, attempt: Attempt, outcomes: Mapping[Addressee, Outcome]
+    ) -> Mapping[Addressee, Outcome]:
         """
-        What an outcome makes of a recipient.
+        Tell the session that waits, if there is one.
+
+        @return: the outcomes for the queue.
         """
-        tells = attempt.work.envelope.sender is not None
-        notify = addressee.recipient.notify
-        if isinstance(outcome, Delivered):
-            if notify is None or outcome.action == "passed":
-                return Gone("delivered", outcome.reply, outcome.host)
-            action = "relayed" if outcome.action == "relayed" else "delivered"
-            if tells and isWanted(notify, action):
-                return Ended(action, outcome.reply, outcome.host)
-            return Gone("delivered", outcome.reply, outcome.host)
-        action = "failed"
-        if isinstance(outcome, Failed) and outcome.told:
-            return Gone(action, outcome.reply, outcome.host)
-        if isinstance(outcome, Retry):
-            age = attempt.work.ageSeconds + self._clock.seconds() - attempt.began
-            if age < attempt.schedule.expire:
-                attempts = addressee.attempts + 1
-                seconds = attempt.schedule.wait(attempts, outcome.after, chance)
-                return _waits(attempt, seconds, outcome.reply, outcome.host, True)
-            action = "expired"
-        if tells and isWanted(notify, action):
-            return Ended(action, outcome.reply, outcome.host)
-        return Gone(action, outcome.reply, outcome.host)
+        waiter = self._waiters.get(attempt.work.envelope.transaction)
+        if waiter is None:
+            return outcomes
+        waiter.attempted(attempt.work.addressees, outcomes)
+        if not waiter.handsBack:
+            return outcomes
+        return {addressee: handedBack(outcome) for addressee, outcome in outcomes.items()}
 
     def _logOutcome(self, attempt: Attempt, addressee: Addressee, outcome: Outcome) -> None:
-        word = type(outcome).__name__.lower()
         _log.info(
             "{transaction} to=<{recipient}> {outcome} by {delivery} {reply}",
             event="delivery",
             transaction=attempt.work.envelope.id,
             recipient=str(addressee),
-            outcome=word,
+            outcome=type(outcome).__name__.lower(),
             delivery=attempt.delivery,
             destination=attempt.destination,
             attempt=addressee.attempts + 1,
@@ -404,31 +452,28 @@ class Scheduler:
             host=outcome.host,
         )
 
+    def _logUntold(self, attempt: Attempt, addressee: Addressee) -> None:
+        _log.error(
+            "{transaction} to=<{recipient}> expired, and nobody is to be told",
+            event="untold",
+            transaction=attempt.work.envelope.id,
+            recipient=str(addressee),
+        )
+
     # What became of it.
 
-    def _record(
-        self,
-        attempt: Attempt,
-        standings: Mapping[Addressee, Standing],
-        ended: tuple[bool, tuple[Reply | None, str]],
-        again: float,
-    ) -> None:
-        if any(isinstance(standing, Ended) for standing in standings.values()):
+    def _record(self, attempt: Attempt, result: _Result, againSeconds: float) -> None:
+        if any(isinstance(one, NotifyThenRemove) for one in result.dispositions.values()):
             self._toTell.add(attempt.work.envelope.transaction)
-        d = self._spool.record(attempt.work, standings)
+        d = self._spool.record(attempt.work, result.dispositions)
         d.addCallbacks(
-            lambda _: self._end(attempt, ended),
+            lambda _: self._end(attempt, result.report),
             self._notRecorded,
-            errbackArgs=(attempt, standings, ended, again),
+            errbackArgs=(attempt, result, againSeconds),
         )
 
     def _notRecorded(
-        self,
-        failure: Failure,
-        attempt: Attempt,
-        standings: Mapping[Addressee, Standing],
-        ended: tuple[bool, tuple[Reply | None, str]],
-        again: float,
+        self, failure: Failure, attempt: Attempt, result: _Result, againSeconds: float
     ) -> None:
         _log.error(
             "{transaction}: an outcome could not be recorded {consequence}: {error}",
@@ -437,16 +482,18 @@ class Scheduler:
             error=failure.getErrorMessage(),
         )
         if self._stopping:
-            self._end(attempt, ended)
+            self._end(attempt, result.report)
             return
-        longer = min(2 * again, RECORD_LONGEST_SECONDS)
-        self._clock.callLater(again, self._record, attempt, standings, ended, longer)
+        longer = min(2 * againSeconds, RECORD_LONGEST_SECONDS)
+        self._clock.callLater(againSeconds, self._record, attempt, result, longer)
 
-    def _end(self, attempt: Attempt, ended: tuple[bool, tuple[Reply | None, str]] | None) -> None:
-        alive, said = (None, (None, "")) if ended is None else ended
-        wait = self.destinations.ended(attempt.destination, alive, said)
-        if wait is not None:
-            self._backOff(attempt.destination, wait)
+    def _end(self, attempt: Attempt, report: HopReport | None) -> None:
+        """
+        @param report: what the attempt met; C{None} if it did not come so far.
+        """
+        seconds = self.destinations.ended(attempt.destination, report)
+        if seconds is not None:
+            self._backOff(attempt.destination, seconds)
         del self._attempts[attempt]
         self._endMessage(attempt.work.envelope.transaction)
         self._wake()
@@ -456,14 +503,14 @@ class Scheduler:
 
     def _backOff(self, destination: str, seconds: float) -> None:
         if seconds:
-            reply, host = self.destinations.said(destination)
+            last = self.destinations.lastReport(destination)
             _log.warn(
                 "{destination} is left alone for {seconds} s: {host} {reply}",
                 event="backoff",
                 destination=destination,
                 seconds=round(seconds),
-                host=host,
-                reply="" if reply is None else str(reply),
+                host=last.host,
+                reply="" if last.reply is None else str(last.reply),
             )
         else:
             _log.info("{destination} works again", event="works", destination=destination)
@@ -473,7 +520,7 @@ class Scheduler:
     def _endMessage(self, number: int) -> None:
         """
         When nothing more of a message is under way, its sender is told of all
-        who are ready for that together.
+        recipients together whose outcome stands.
         """
         self._perMessage[number] -= 1
         if self._perMessage[number]:
@@ -481,13 +528,4 @@ class Scheduler:
         del self._perMessage[number]
         if number in self._toTell:
             self._toTell.discard(number)
-            self.tell(number)
-
-
-def _waits(
-    attempt: Attempt, seconds: float, reply: Reply | None, host: str, attempted: bool
-) -> Waits:
-    schedule = attempt.schedule
-    return Waits(
-        attempt.destination, seconds, schedule.expire, schedule.warn, reply, host, attempted
-    )
+            self._notifier.tell(number).addCallback(self._takeAll)

@@ -6,18 +6,30 @@ the process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from deferrals.errors import SpoolError
-from deferrals.interfaces import ISpool, Work
-from deferrals.model.delivery import Addressee, Ended, Gone, Standing, Stuck, Waits, Warned
+from deferrals.interfaces import IMessage, ISpool, Work
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import (
+    DelayNotified,
+    Disposition,
+    NotifyThenRemove,
+    Remove,
+    Reschedule,
+    Undeliverable,
+)
 from deferrals.model.envelope import Envelope
 from deferrals.spool.message import BodyWriter, Message
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 LEASE_SECONDS = 300.0
 TELL_SECONDS = 60.0
@@ -43,7 +55,13 @@ class _Entry:
     work: Work
     released: bool
     since: float
-    places: dict[int, _Row]
+    rows: dict[int, _Row]
+
+    @property
+    def expireSeconds(self) -> float | None:
+        """The age at which the first of its recipients is given up."""
+        expires = [row.expires for row in self.rows.values() if row.expires is not None]
+        return min(expires) - self.since if expires else None
 
 
 @implementer(ISpool)
@@ -54,11 +72,11 @@ class MemorySpool:
     @ivar full: makes L{stage} fail like a full disk.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
         self._entries: dict[int, _Entry] = {}
         self._gates: dict[str, float] = {}
-        self._turns: dict[str, int] = {}
+        self._served: dict[str, int] = {}
         self._notes: dict[str, tuple[str, float]] = {}
         self.full = False
 
@@ -70,10 +88,10 @@ class MemorySpool:
         self._gates.clear()
         for entry in self._entries.values():
             entry.released = True
-            for place in entry.places.values():
-                place.due = now
-                if place.status == "active":
-                    place.status = "queued"
+            for row in entry.rows.values():
+                row.due = now
+                if row.status == "active":
+                    row.status = "queued"
         return succeed(None)
 
     def close(self) -> Deferred[None]:
@@ -89,7 +107,7 @@ class MemorySpool:
         return _MemoryWriter("", _noThread, lambda: None)
 
     def stage(
-        self, envelope: Envelope, message: Message, addressees: Sequence[Addressee]
+        self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
     ) -> Deferred[Work]:
         """
         See L{ISpool.stage}.
@@ -99,15 +117,15 @@ class MemorySpool:
         return succeed(self._enter(envelope, message, addressees, False))
 
     def _enter(
-        self, envelope: Envelope, message: Message, addressees: Sequence[Addressee], ours: bool
+        self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee], ours: bool
     ) -> Work:
         now = self._reactor.seconds()
         work = Work(envelope, message, tuple(addressees), True)
-        places = {one.seq: _Row(one, now + LEASE_SECONDS) for one in addressees}
-        self._entries[envelope.transaction] = _Entry(work, ours, now, places)
+        rows = {one.seq: _Row(one, now + LEASE_SECONDS) for one in addressees}
+        self._entries[envelope.transaction] = _Entry(work, ours, now, rows)
         return work
 
-    def release(self, work: Work, later: Mapping[Addressee, Waits]) -> None:
+    def release(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
         """
         See L{ISpool.release}.
         """
@@ -128,48 +146,50 @@ class MemorySpool:
         now = self._reactor.seconds()
         due: dict[str, list[tuple[_Entry, list[_Row]]]] = {}
         for entry in self._entries.values():
-            for name, places in self._dueOf(entry, now).items():
-                due.setdefault(name, []).append((entry, places))
+            for name, rows in self._dueOf(entry, now).items():
+                due.setdefault(name, []).append((entry, rows))
         claimed: list[Work] = []
-        for name in sorted(due, key=lambda name: self._turns.get(name, 0)):
-            for entry, places in due[name][: shares.get(name, share)]:
+        for name in sorted(due, key=lambda name: self._served.get(name, 0)):
+            for entry, rows in due[name][: shares.get(name, share)]:
                 if len(claimed) < limit:
-                    self._turns[name] = max([0, *self._turns.values()]) + 1
-                    claimed.append(self._lease(entry, places, now))
+                    self._served[name] = max([0, *self._served.values()]) + 1
+                    claimed.append(self._lease(entry, rows, now))
         return succeed(claimed)
 
     def _dueOf(self, entry: _Entry, now: float) -> dict[str, list[_Row]]:
         found: dict[str, list[_Row]] = {}
-        for place in entry.places.values():
-            gate = self._gates.get(place.destination, 0.0)
-            waits = place.status == "active" or (place.status == "queued" and gate <= now)
-            if entry.released and waits and place.due <= now:
-                found.setdefault(place.destination, []).append(place)
+        for row in entry.rows.values():
+            gate = self._gates.get(row.destination, 0.0)
+            waits = row.status == "active" or (row.status == "queued" and gate <= now)
+            if entry.released and waits and row.due <= now:
+                found.setdefault(row.destination, []).append(row)
         return found
 
-    def _lease(self, entry: _Entry, places: list[_Row], now: float) -> Work:
-        for place in places:
-            place.status, place.due = "active", now + LEASE_SECONDS
+    def _lease(self, entry: _Entry, rows: list[_Row], now: float) -> Work:
+        for row in rows:
+            row.status, row.due = "active", now + LEASE_SECONDS
         return attrs.evolve(
             entry.work,
-            addressees=tuple(place.addressee for place in places),
+            addressees=tuple(row.addressee for row in rows),
             whole=False,
             ageSeconds=now - entry.since,
+            expireSeconds=entry.expireSeconds,
         )
 
-    def renew(self, works: Sequence[Work]) -> None:
+    def renew(self, works: Iterable[Work]) -> None:
         """
         See L{ISpool.renew}.
         """
         for work in works:
-            for place in self._placesOf(work):
-                place.due = self._reactor.seconds() + LEASE_SECONDS
+            for row in self._rowsOf(work):
+                row.due = self._reactor.seconds() + LEASE_SECONDS
 
-    def _placesOf(self, work: Work) -> Iterator[_Row]:
+    def _rowsOf(self, work: Work) -> Iterator[_Row]:
         entry = self._entries.get(work.envelope.transaction)
-        for addressee in work.addressees if entry is not None else ():
-            if addressee.seq in entry.places:
-                yield entry.places[addressee.seq]
+        rows = {} if entry is None else entry.rows
+        for addressee in work.addressees:
+            if addressee.seq in rows:
+                yield rows[addressee.seq]
 
     def check(self, work: Work) -> Deferred[None] | None:
         """
@@ -180,49 +200,51 @@ class MemorySpool:
     def record(
         self,
         work: Work,
-        standings: Mapping[Addressee, Standing],
-        messages: Sequence[tuple[Envelope, Message, Sequence[Addressee]]] = (),
+        dispositions: Mapping[Addressee, Disposition],
+        messages: Sequence[tuple[Envelope, IMessage, Sequence[Addressee]]] = (),
     ) -> Deferred[list[Work]]:
         """
         See L{ISpool.record}.
         """
         number = work.envelope.transaction
-        entry = self._entries[number]
-        for addressee, standing in standings.items():
-            if isinstance(standing, Gone):
-                entry.places.pop(addressee.seq, None)
-            elif addressee.seq in entry.places:
-                self._stands(entry, entry.places[addressee.seq], standing)
-        if not entry.places:
-            del self._entries[number]
+        entry = self._entries.get(number)
+        if entry is not None:
+            for addressee, disposition in dispositions.items():
+                if addressee.seq in entry.rows:
+                    self._dispose(entry, addressee.seq, disposition)
+            if not entry.rows:
+                del self._entries[number]
         return succeed([self._enter(*message, True) for message in messages])
 
-    def _stands(self, entry: _Entry, place: _Row, standing: Standing) -> None:
+    def _dispose(self, entry: _Entry, seq: int, disposition: Disposition) -> None:
         now = self._reactor.seconds()
-        if isinstance(standing, Waits):
-            place.status, place.due = "queued", now + standing.seconds
-            place.destination = standing.destination
-            place.expires = place.notice = entry.since + standing.expireSeconds
-            if standing.warnSeconds and not place.warned:
-                place.notice = min(entry.since + standing.warnSeconds, place.expires)
-            place.addressee = attrs.evolve(
-                place.addressee,
-                attempts=place.addressee.attempts + standing.attempted,
-                reply=standing.reply or place.addressee.reply,
-                host=standing.host or place.addressee.host,
+        row = entry.rows[seq]
+        if isinstance(disposition, Remove):
+            del entry.rows[seq]
+        elif isinstance(disposition, Reschedule):
+            row.status, row.due = "queued", now + disposition.seconds
+            row.destination = disposition.destination
+            row.expires = row.notice = entry.since + disposition.expireSeconds
+            if disposition.warnSeconds and not row.warned:
+                row.notice = min(entry.since + disposition.warnSeconds, row.expires)
+            row.addressee = attrs.evolve(
+                row.addressee,
+                attempts=row.addressee.attempts + disposition.attempted,
+                reply=disposition.reply or row.addressee.reply,
+                host=disposition.host or row.addressee.host,
             )
-        elif isinstance(standing, Warned):
-            place.warned, place.notice = True, place.expires
-        elif isinstance(standing, Ended):
-            place.status, place.due, place.notice = "ended", now + TELL_SECONDS, None
-            place.addressee = attrs.evolve(
-                place.addressee,
-                action=standing.action,
-                reply=standing.reply,
-                host=standing.host,
+        elif isinstance(disposition, DelayNotified):
+            row.warned, row.notice = True, row.expires
+        elif isinstance(disposition, NotifyThenRemove):
+            row.status, row.due, row.notice = "ended", now + TELL_SECONDS, None
+            row.addressee = attrs.evolve(
+                row.addressee,
+                action=disposition.action,
+                reply=disposition.reply,
+                host=disposition.host,
             )
-        elif isinstance(standing, Stuck):
-            place.status, place.notice = "stuck", now + standing.keepSeconds
+        elif isinstance(disposition, Undeliverable):
+            row.status, row.notice = "stuck", now + disposition.keepSeconds
 
     def backOff(self, destination: str, seconds: float) -> None:
         """
@@ -235,42 +257,41 @@ class MemorySpool:
         See L{ISpool.notices}.
         """
         now = self._reactor.seconds()
-        works = []
+        works: list[Work] = []
         for number, entry in self._entries.items():
             told = []
-            for place in entry.places.values():
+            for row in entry.rows.values():
                 if transaction in (None, number) and len(works) < limit:
-                    told += self._told(place, now, transaction is not None)
+                    told += self._told(row, now, transaction is not None)
             if told:
-                expires = [p.expires for p in entry.places.values() if p.expires is not None]
                 works.append(
                     attrs.evolve(
                         entry.work,
                         addressees=tuple(told),
                         whole=False,
                         ageSeconds=now - entry.since,
-                        expireSeconds=min(expires) - entry.since if expires else None,
+                        expireSeconds=entry.expireSeconds,
                     )
                 )
         return succeed(works)
 
-    def _told(self, place: _Row, now: float, anyway: bool) -> list[Addressee]:
-        if place.status == "ended" and (anyway or place.due <= now):
-            place.due = now + LEASE_SECONDS
-            return [place.addressee]
-        if place.notice is None or place.notice > now:
+    def _told(self, row: _Row, now: float, anyway: bool) -> list[Addressee]:
+        if row.status == "ended" and (anyway or row.due <= now):
+            row.due = now + LEASE_SECONDS
+            return [row.addressee]
+        if row.notice is None or row.notice > now:
             return []
-        if place.status == "stuck":
-            place.notice = now + LEASE_SECONDS
-            return [attrs.evolve(place.addressee, action="stuck")]
-        if place.status != "queued":
+        if row.status == "stuck":
+            row.notice = now + LEASE_SECONDS
+            return [attrs.evolve(row.addressee, action="stuck")]
+        if row.status != "queued":
             return []
-        assert place.expires is not None
-        if place.expires <= now:
-            place.status, place.due = "active", now + LEASE_SECONDS
-            return [attrs.evolve(place.addressee, action="expired")]
-        place.notice = now + LEASE_SECONDS
-        return [attrs.evolve(place.addressee, action="delayed")]
+        assert row.expires is not None
+        if row.expires <= now:
+            row.status, row.due = "active", now + LEASE_SECONDS
+            return [attrs.evolve(row.addressee, action="expired")]
+        row.notice = now + LEASE_SECONDS
+        return [attrs.evolve(row.addressee, action="delayed")]
 
     def notes(self) -> Deferred[dict[str, str]]:
         """
@@ -295,18 +316,22 @@ class MemorySpool:
         """
         See L{ISpool.waiting}.
         """
-        return succeed((len(self._entries), sum(len(e.places) for e in self._entries.values())))
+        return succeed((len(self._entries), sum(len(e.rows) for e in self._entries.values())))
 
 
 class _MemoryWriter(BodyWriter):
+    @property
+    def congested(self) -> bool:
+        return False  # there is no disk that could be behind
+
     def _flush(self) -> None:
         pass
 
-    def finish(self) -> Deferred[Message]:
+    def finish(self) -> Deferred[IMessage]:
         body = b"".join(self._chunks)
         self._digest.update(body)
         return succeed(Message(len(body), self._digest.digest(), body, None, body))
 
 
-def _noThread(function: Any, *args: Any) -> Deferred[Any]:
+def _noThread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
     raise AssertionError("the memory spool uses no threads")

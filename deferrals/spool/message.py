@@ -1,9 +1,10 @@
 """
-The content of a message: written as it comes in, read by whoever needs it.
+The content of a message: written as it comes in, read when it is judged and
+delivered.
 
 Up to a threshold it stays in memory (and later in the database); above it, it
 goes to a file.  Files are written, synced and removed in threads; what waits
-to be written is bounded, since a writer that is behind says so
+to be written is bounded, since a writer whose disk is behind says so
 (L{BodyWriter.congested}).
 """
 
@@ -15,20 +16,22 @@ import io
 import os
 import re
 from collections.abc import Callable, Hashable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.deferreds import SharedResult
+from deferrals.deferreds import InThread, SharedResult, asDeferred
 from deferrals.errors import SpoolError
-from deferrals.interfaces import IBodyWriter, IMessage
+from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
+
+_T = TypeVar("_T")
 
 #: A message larger than this goes to a file.
 MEMORY_OCTETS = 256 * 1024
 
-#: A writer that has more than this to write asks its sender to pause.
+#: A writer that has more than this to write asks for a pause.
 CONGESTED_OCTETS = 1024 * 1024
 
 #: How much of a message L{Message.header} may show.
@@ -45,8 +48,8 @@ class Message:
     """
     See L{IMessage}.
 
-    @ivar body: the octets, where they are in memory; otherwise L{None}.
-    @ivar path: the file that holds them; otherwise L{None}.
+    @ivar body: the octets, where they are in memory; otherwise C{None}.
+    @ivar path: the file that holds them; otherwise C{None}.
     @ivar fresh: whether the octets are the ones that came in: not read back
         from a disk that may have changed them.
     """
@@ -116,16 +119,28 @@ class Message:
         """
         See L{IMessage.isIntact}.
         """
-        return self.measured() == (self.size, self.digest)
+        return self.fresh or self.measured() == (self.size, self.digest)
 
-    def shared(self, key: Hashable, function: Callable[[Message], Any]) -> Deferred[Any]:
+    def shared(
+        self, key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]
+    ) -> Deferred[_T]:
         """
         See L{IMessage.shared}.
         """
         shared = self._shared.get(key)
         if shared is None or shared.abandoned:
-            self._shared[key] = SharedResult(maybeDeferred(function, self))
+            self._shared[key] = SharedResult(asDeferred(function, self))
         return self._shared[key].wait()
+
+
+def ownMessage(message: IMessage) -> Message:
+    """
+    @return: the same, as one of our spools has made it.
+    @raise TypeError: another one has made it.
+    """
+    if not isinstance(message, Message):
+        raise TypeError(f"{message!r} does not come from this spool's newBody")
+    return message
 
 
 @implementer(IBodyWriter)
@@ -134,18 +149,15 @@ class BodyWriter:
     See L{IBodyWriter}.
 
     @param path: the file to use when the message is large.
-    @param inThread: runs a function outside the reactor thread and returns a
-        Deferred of its result.
+    @param inThread: runs a function outside the reactor thread.
     @param aborted: called when the content was not wanted, and its file, if
         there was one, is gone.
     """
 
-    def __init__(
-        self, path: str, inThread: Callable[..., Deferred[Any]], aborted: Callable[[], object]
-    ) -> None:
+    def __init__(self, path: str, inThread: InThread, aborted: Callable[[], object]) -> None:
         self._path = path
         self._inThread = inThread
-        self._gone = aborted
+        self._onAborted = aborted
         self._chunks: list[bytes] = []
         self._held = 0
         self._size = 0
@@ -226,7 +238,7 @@ class BodyWriter:
         assert writing is not None
         writing.callback(None)
 
-    def finish(self) -> Deferred[Message]:
+    def finish(self) -> Deferred[IMessage]:
         """
         See L{IBodyWriter.finish}.
         """
@@ -238,7 +250,7 @@ class BodyWriter:
             )
         return self._finishFile()
 
-    def _finishFile(self) -> Deferred[Message]:
+    def _finishFile(self) -> Deferred[IMessage]:
         if self._writing is None and self._chunks:
             self._flush()
         if self._writing is not None:
@@ -265,12 +277,12 @@ class BodyWriter:
 
     def _remove(self) -> None:
         if self._file is None:
-            self._gone()
+            self._onAborted()
             return
         file, self._file = self._file, None
         d = self._inThread(file.remove)
         d.addErrback(lambda failure: None)
-        d.addCallback(lambda _: self._gone())
+        d.addCallback(lambda _: self._onAborted())
 
 
 class _BodyFile:
@@ -304,15 +316,3 @@ class _BodyFile:
         self.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
-
-
-def syncFile(path: str) -> None:
-    """
-    Make a file's content and its name durable.  Blocks: call it in a thread.
-    """
-    for name in (path, os.path.dirname(path)):
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -1,4 +1,4 @@
 """
-Who may have the message: the envelope, content and delivery stages, and the
+Whether a message is taken, and where it goes: the envelope, content and delivery stages, and the
 chain that asks them.
 """

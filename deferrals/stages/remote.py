@@ -1,28 +1,35 @@
 """
-Something that somebody else runs, and that a stage asks: a scanner, a look-up.
+A service that others run, and that a stage asks: a scanner, a look-up.
 
 It is asked within a deadline, by so many at once, and not at all while it is
-dead: after some failures in a row a circuit breaker opens, whoever asks is told
-at once that it is left alone, and after a pause one request goes through as a
-probe.  What opens and closes it is logged; its state is part of the status.
+dead: after some failures in a row a circuit breaker opens, each caller is told
+at once that the service is left alone, and after a pause one request goes
+through as a probe.  What opens and closes it is logged; its state is part of
+the status.
 
 A failure is whatever the asking function fails with, nonsense in an answer
 included.  A request that is cancelled counts as one only if it had been under
-way for half of its time: who waits for a dead scanner often leaves before the
-deadline, but senders leave for other reasons, too.
+way for half of its time: senders often leave before the deadline of a dead
+scanner, but they leave for other reasons, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import Semaphore, withDeadline
+from deferrals.interfaces import IServices
+from deferrals.model.backoff import Backoff
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _log = Logger(namespace="deferrals.remote")
 
@@ -45,22 +52,28 @@ class Breaker:
     Whether to ask at all.
 
     @param clock: tells the time.
+    @ivar lastError: the newest failure, for people.
     """
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._until = 0.0
-        self._pause = PAUSE_SECONDS
+        self._backoff = Backoff(FAILURES, PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         self._probing = False
-        self.failures = 0
         self.lastError = ""
+
+    @property
+    def failures(self) -> int:
+        """
+        Failures in a row.
+        """
+        return self._backoff.failures
 
     @property
     def state(self) -> str:
         """
         C{"working"}, C{"resting"} or C{"probing"}.
         """
-        if self.failures < FAILURES:
+        if not self._backoff.isTroubled:
             return "working"
         return "probing" if self._probing else "resting"
 
@@ -69,7 +82,7 @@ class Breaker:
         """
         Seconds until the next probe may go.
         """
-        return max(0.0, self._until - self._clock.seconds()) if self.state == "resting" else 0.0
+        return 0.0 if self._probing else self._backoff.remaining(self._clock.seconds())
 
     def check(self) -> None:
         """
@@ -77,8 +90,6 @@ class Breaker:
 
         @raise CircuitOpen: do not make it.
         """
-        if self.state == "working":
-            return
         if self._probing or self.remaining > 0:
             raise CircuitOpen(
                 f"left alone after {self.failures} failures in a row: {self.lastError}"
@@ -91,15 +102,14 @@ class Breaker:
         @raise CircuitOpen: do not make it.
         """
         self.check()
-        self._probing = self.state != "working"
+        self._probing = self._backoff.isTroubled
 
     def succeeded(self) -> bool:
         """
         @return: whether that closes the breaker.
         """
-        closed = self.state != "working"
-        self.failures, self._probing, self._pause = 0, False, PAUSE_SECONDS
-        return closed
+        self._probing = False
+        return self._backoff.succeeded()
 
     def failed(self, error: str) -> bool:
         """
@@ -107,13 +117,12 @@ class Breaker:
         """
         before = self.state
         self.lastError = error
-        self.failures += 1
-        if self.state == "working" or before == "resting":
+        if before == "resting":
+            # It had begun before the breaker opened, and is no probe.
+            self._backoff.failures += 1
             return False
-        self._pause = min(self._pause * 2, MAX_PAUSE_SECONDS) if self._probing else PAUSE_SECONDS
         self._probing = False
-        self._until = self._clock.seconds() + self._pause
-        return before == "working"
+        return self._backoff.failed(self._clock.seconds()) is not None and before == "working"
 
     def abandoned(self) -> None:
         """
@@ -132,16 +141,16 @@ class RemoteService:
     @param concurrency: requests at once; the others wait within their deadline.
     """
 
-    def __init__(self, name: str, services: Any, concurrency: int) -> None:
+    def __init__(self, name: str, services: IServices, concurrency: int) -> None:
         self._name = name
-        self._clock = services.reactor
+        self._clock: IReactorTime = services.reactor
         self._status = services.status
         self._limit = concurrency
         self._slots = Semaphore(concurrency)
         self._breaker = Breaker(self._clock)
         self._status.show(name, self._describe)
 
-    def _describe(self) -> dict[str, Any]:
+    def _describe(self) -> dict[str, object]:
         return {
             "state": self._breaker.state,
             "failures": self._breaker.failures,
@@ -151,31 +160,42 @@ class RemoteService:
             "waiting": self._slots.waiting,
         }
 
-    @inlineCallbacks
-    def ask(self, seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+    def ask(
+        self,
+        seconds: float,
+        function: Callable[_P, Deferred[_T] | Coroutine[Deferred[Any], Any, _T]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Deferred[_T]:
         """
         @param seconds: for the whole of it, waiting for others included.
-        @param function: asks; returns a Deferred, which may be cancelled.
+        @param function: asks; what it returns may be cancelled.
         @return: a Deferred of what C{function} gives; fails with L{CircuitOpen},
-            with L{TimeoutError<twisted.internet.defer.TimeoutError>}, or as
+            with C{TimeoutError}, or as
             C{function} did.  May be cancelled.
         """
-        try:
-            self._breaker.check()
-        except CircuitOpen:
-            self._status.count(self._name, "left alone")
-            raise
-        return (yield withDeadline(self._clock, seconds, self._ask, seconds, function, args))
 
-    @inlineCallbacks
-    def _ask(self, seconds: float, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        yield self._slots.acquire()
+        def begin() -> Deferred[_T]:
+            return ensureDeferred(function(*args, **kwargs))
+
+        async def inTime() -> _T:
+            try:
+                self._breaker.check()
+            except CircuitOpen:
+                self._status.count(self._name, "left alone")
+                raise
+            found: _T = await withDeadline(self._clock, seconds, self._ask, seconds, begin)
+            return found
+
+        return Deferred.fromCoroutine(inTime())
+
+    async def _ask(self, seconds: float, begin: Callable[[], Deferred[_T]]) -> _T:
+        await self._slots.acquire()
         try:
             self._breaker.begin()
             self._status.count(self._name, "asked")
             began = self._clock.seconds()
-            answer: Deferred[Any] = maybeDeferred(function, *args)
-            result = yield answer.addErrback(self._failed, began, seconds)
+            result = await maybeDeferred(begin).addErrback(self._failed, began, seconds)
         finally:
             self._slots.release()
         if self._breaker.succeeded():
@@ -191,7 +211,7 @@ class RemoteService:
                 return failure
             error = f"no answer within {waited:.1f} s"
         else:
-            error = f"{failure.type.__name__}: {failure.getErrorMessage()}"
+            error = f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
         self._status.count(self._name, "failed")
         if self._breaker.failed(error):
             _log.error(

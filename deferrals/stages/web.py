@@ -6,16 +6,20 @@ second try where a pooled connection had been closed by the other side.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet import protocol
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
 from twisted.web.client import (
+    URI,
     Agent,
+    BrowserLikePolicyForHTTPS,
     FileBodyProducer,
     HTTPConnectionPool,
     ResponseDone,
@@ -23,8 +27,11 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IAgentEndpointFactory
+from zope.interface import implementer
 
 from deferrals.errors import StageError
+from deferrals.interfaces import IReactor, IServices
 
 #: A longer answer is none.
 MAX_ANSWER_OCTETS = 1024 * 1024
@@ -38,12 +45,76 @@ def httpURL(value: str) -> None:
         raise ValueError("an http:// or https:// URL")
 
 
-class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc]
-    noisy = False  # otherwise two lines of log for each connection
+@implementer(IStreamClientEndpoint)
+class _QuietEndpoint:
+    """
+    Without two lines of log for each connection.
+    """
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        if isinstance(protocolFactory, protocol.Factory):
+            protocolFactory.noisy = False
+        return self._endpoint.connect(protocolFactory)
 
 
-class _Pool(HTTPConnectionPool):
-    _factory = _QuietFactory
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """
+    TCP for http, TLS with a server that proves its name for https.
+    """
+
+    def __init__(self, reactor: IReactor) -> None:
+        self._reactor = reactor
+        self._policy = BrowserLikePolicyForHTTPS()
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        endpoint: IStreamClientEndpoint
+        endpoint = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port)
+        if uri.scheme == b"https":
+            creator = self._policy.creatorForNetloc(uri.host, uri.port)
+            endpoint = wrapClientTLS(creator, endpoint)
+        return _QuietEndpoint(endpoint)
+
+
+class Readable(Protocol):
+    """
+    What a request reads.
+    """
+
+    def read(self, size: int = -1, /) -> bytes:
+        """
+        The next octets; none at the end.
+        """
+
+    def close(self) -> None:
+        """
+        It is not read any longer.
+        """
+
+
+class RequestBody(Protocol):
+    """
+    What a request sends: it is opened anew for each try.
+    L{IMessage<deferrals.interfaces.IMessage>} is one.
+    """
+
+    def open(self) -> Readable:
+        """
+        At its beginning.
+        """
+
+
+def makeAgent(reactor: IReactor, connections: int) -> IAgent:
+    """
+    @param connections: kept open to one host.
+    """
+    pool = HTTPConnectionPool(reactor)
+    pool.maxPersistentPerHost = connections
+    agent: IAgent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor), pool)
+    return agent
 
 
 class WebClient:
@@ -52,43 +123,46 @@ class WebClient:
     @param connections: kept open to one host.
     """
 
-    def __init__(self, reactor: Any, connections: int) -> None:
+    def __init__(self, reactor: IReactor, connections: int) -> None:
         self._reactor = reactor
-        pool = _Pool(reactor)
-        pool.maxPersistentPerHost = connections
-        self._client = HTTPClient(Agent(reactor, pool=pool))
+        self._client = HTTPClient(makeAgent(reactor, connections))
         self._cooperator = Cooperator(scheduler=lambda work: reactor.callLater(0, work))
 
-    @inlineCallbacks
-    def request(self, method: str, url: str, headers: Headers, message: Any = None) -> Any:
+    async def request(
+        self, method: str, url: str, headers: Headers, content: RequestBody | None = None
+    ) -> tuple[int, bytes]:
         """
-        @param message: an L{IMessage<deferrals.interfaces.IMessage>} to send.
-        @return: a Deferred of (status, body).  May be cancelled.
+        @return: status and body.
         """
-        status, body, _ = yield self.exchange(method, url, headers, message)
+        status, body, _ = await self.exchange(method, url, headers, content)
         return status, body
 
-    @inlineCallbacks
-    def exchange(
-        self, method: str, url: str, headers: Headers, message: Any = None, needsBody: bool = True
-    ) -> Any:
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        content: RequestBody | None = None,
+        needsBody: bool = True,
+    ) -> tuple[int, bytes, Headers]:
         """
         @param needsBody: whether an answer without its body is none.
-        @return: a Deferred of (status, body, headers).  May be cancelled.
+        @return: status, body and headers.
         """
         try:
-            return (yield self._try(method, url, headers, message, needsBody))
+            return await self._try(method, url, headers, content, needsBody)
         except ResponseNeverReceived as error:
             if not all(reason.check(ConnectionDone, ConnectionLost) for reason in error.reasons):
                 raise
-        return (yield self._try(method, url, headers, message, needsBody))
+        return await self._try(method, url, headers, content, needsBody)
 
-    @inlineCallbacks
-    def _try(self, method: str, url: str, headers: Headers, message: Any, needsBody: bool) -> Any:
-        file = None if message is None else message.open()
+    async def _try(
+        self, method: str, url: str, headers: Headers, content: RequestBody | None, needsBody: bool
+    ) -> tuple[int, bytes, Headers]:
+        file = None if content is None else content.open()
         data = None if file is None else FileBodyProducer(file, self._cooperator)
         try:
-            response = yield self._client.request(method, url, headers=headers, data=data)
+            response = await self._client.request(method, url, headers=headers, data=data)
         except BaseException:
             if file is not None:
                 file.close()  # the producer may never have been started
@@ -96,14 +170,21 @@ class WebClient:
         body = _Body()
         response.deliverBody(body)
         try:
-            yield body.whole
+            await body.whole
         except Exception:
             if needsBody:
                 raise
         return response.code, bytes(body.octets), response.headers
 
 
-class _Body(Protocol):
+def webClient(services: IServices, connections: int) -> WebClient:
+    """
+    The client of all stages that want so many connections to one host.
+    """
+    return services.common(("web", connections), lambda: WebClient(services.reactor, connections))
+
+
+class _Body(protocol.Protocol):
     """
     The body of an answer.  Ends the connection when it is too long, or not
     wanted any longer.
@@ -125,7 +206,7 @@ class _Body(Protocol):
             self.whole.errback(StageError("the answer is too long"))
             self._leave()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         if self.whole.called:
             return
         if reason.check(ResponseDone, PotentialDataLoss):

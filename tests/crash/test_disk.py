@@ -19,6 +19,15 @@ from tests.integration.support import Process, Server, needsRoot, program
 FULL = "452 4.3.1"
 
 
+def removed(path: str) -> None:
+    """
+    Remove a directory into which a server may write at the same time.
+    """
+    aside = f"{path}.removed"
+    os.rename(path, aside)
+    shutil.rmtree(aside)
+
+
 class DiskTests(CrashCase):
     """
     The state directory is on a file system of its own.
@@ -40,11 +49,15 @@ class DiskTests(CrashCase):
 
     def attempt(self, server: Any, size: int = 10, sender: str = "me@client.test") -> str:
         """
-        @return: the final reply.
+        @return: the final reply, or the first one that refuses.
         """
         dialogue = self.dialogue(server.port)
         dialogue.reply()
-        dialogue.say("EHLO x", f"MAIL FROM:<{sender}>", "RCPT TO:<a@example.net>", "DATA")
+        for line in ("EHLO x", f"MAIL FROM:<{sender}>", "RCPT TO:<a@example.net>", "DATA"):
+            (said,) = dialogue.say(line)
+            if said >= "4":
+                dialogue.close()
+                return str(said)
         lines = b"x" * 76 + b"\r\n"
         dialogue.socket.sendall(b"Subject: x\r\n\r\n" + lines * (size // 78 + 1) + b".\r\n")
         reply: str = dialogue.reply()
@@ -144,7 +157,7 @@ class DiskTests(CrashCase):
         """The spool is deleted while mail flows: it is written anew, with all that was in it."""
         server = self.server(CONFIG)
         queued = self.send(server, "<dead-1@x.example>")
-        shutil.rmtree(os.path.join(server.directory, "state", "spool"))
+        removed(os.path.join(server.directory, "state", "spool"))
         until(lambda: self.attempt(server).startswith("250"), "mail is taken again")
         server.kill()
         server.start()

@@ -23,7 +23,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from deferrals.spool.sqlite.spool import SqliteSpool
 from tests.integration.support import ROOT, path
-from tests.test_spool import PumpedReactor
+from tests.reactors import PumpedReactor
+from tests.requirements import requirement
 
 CALLS = "write,pwrite64,fsync,fdatasync,rename,unlink,ftruncate"
 
@@ -32,7 +33,7 @@ PROGRAM = """
 import attrs, os, sys
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
-from deferrals.model.delivery import Gone
+from deferrals.model.disposition import Remove
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope
 directory, size, report = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -50,7 +51,7 @@ def staged(work):
     say("staged")
     spool.release(work, {})
     if sys.argv[4] == "deliver":
-        d = spool.record(work, {work.addressees[0]: Gone()})
+        d = spool.record(work, {work.addressees[0]: Remove()})
         d.addCallback(lambda _: spool.waiting())
         d.addCallback(lambda left: say("delivered") if left == (0, 0) else None)
     elif sys.argv[4] == "tell":
@@ -65,7 +66,7 @@ def tell(work):
     writer.write(b"Subject: y\\r\\n\\r\\n" + b"y" * size + b"\\r\\n")
     d = writer.finish()
     d.addCallback(lambda message: spool.record(
-        work, {work.addressees[0]: Gone("failed")},
+        work, {work.addressees[0]: Remove("failed")},
         [(envelope, message, makeAddressees("s@c.example"))],
     ))
     return d.addCallback(lambda works: say("told"))
@@ -188,12 +189,14 @@ class FaultTests(SynchronousTestCase):
             if "refused" in said:
                 self.assertEqual(left, [], where)
 
+    @requirement("D-23")
     def test_smallDies(self) -> None:
-        """The process dies at the n-th call; the body is in the database (D-23)."""
+        """The process dies at the n-th call; the body is in the database."""
         self.strike(100, "keep", "signal=SIGKILL")
 
+    @requirement("D-23")
     def test_largeFails(self) -> None:
-        """The n-th call fails with an error of the disk; the body is a file (D-23)."""
+        """The n-th call fails with an error of the disk; the body is a file."""
         self.strike(300_000, "keep", "error=EIO")
 
     def test_deliveredFails(self) -> None:

@@ -5,13 +5,14 @@ kill -9, at least a hundred times (the longer run: C{python -m tests.crash.rig})
 from __future__ import annotations
 
 import json
-import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.rig import isGood, run
+from tests.requirements import requirement
+from tests.rigs import rig
 
-KILLS = int(os.environ.get("DEFERRALS_KILLS", "100"))
+KILLS = rig(15, 100)
 
 
 class KillTests(SynchronousTestCase):
@@ -19,8 +20,10 @@ class KillTests(SynchronousTestCase):
     The process dies at random instants.
     """
 
+    @requirement("D-20")
+    @requirement("D-23")
     def test_kill(self) -> None:
-        """What a sender was told stays true, whatever dies, at any instant (D-20, D-23)."""
+        """What a sender was told stays true, whatever dies, at any instant."""
         counts = run(KILLS, seed=20261123)
         print(json.dumps(counts))
         self.assertTrue(isGood(counts), counts)

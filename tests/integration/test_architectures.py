@@ -11,6 +11,7 @@ import re
 
 from tests.integration.stores import Dovecot
 from tests.integration.support import ROOT, Dialogue, IntegrationCase, Server, crlf, message, until
+from tests.requirements import requirement
 
 LONG = message("a long line\n" * 200).decode()
 
@@ -52,10 +53,14 @@ class ArchitectureTests(IntegrationCase):
         dialogue.say(f"{hello} client.test")
         return dialogue
 
+    @requirement("S-1")
+    @requirement("S-2")
+    @requirement("S-3")
+    @requirement("S-4")
     def test_pureSMTP(self) -> None:
         """
-        Scan and delivery are two: answers before responsibility, delivery after
-        it, and the list gets smaller from stage to stage (S-1 to S-4).
+        Scan and delivery are two: answers before responsibility, delivery after it,
+        and the list gets smaller from stage to stage.
         """
         server = self.start(1)
         gtube = message("XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X")
@@ -71,10 +76,11 @@ class ArchitectureTests(IntegrationCase):
         until(lambda: "to=<postmaster@example.net> failed by" in server.log, server.log)
         self.assertNotIn("to=<fine@example.net> delivered", server.log)
 
+    @requirement("S-5")
     def test_smtpAndLMTP(self) -> None:
         """
         Yes or no in the envelope, the good recipients to Dovecot; whoever it
-        refuses then becomes a DSN that this server makes (S-5).
+        refuses then becomes a DSN that this server makes.
         """
         server = self.start(2)
         envelope, replies = self.transaction(
@@ -92,10 +98,11 @@ class ArchitectureTests(IntegrationCase):
         self.assertNotIn("Final-Recipient: rfc822; fine", text)
         self.assertNotIn("unknown@example.net", text)
 
+    @requirement("S-6")
     def test_pureLMTP(self) -> None:
         """
-        Responsibility first, then delivery, then its results: RFC 2033 replies
-        on the LMTP listener, one multi-line 250 on the SMTP listener (S-6).
+        Responsibility first, then delivery, then its results: RFC 2033 replies on
+        the LMTP listener, one multi-line 250 on the SMTP listener.
         """
         server = self.start(3)
         smtp, lmtp = server.ports
@@ -126,10 +133,11 @@ class ArchitectureTests(IntegrationCase):
         self.assertIn(b"small@example.net", notice)
         self.assertIn(b"unknown@example.net", notice)
 
+    @requirement("S-6")
     def test_pureLMTPDown(self) -> None:
         """
-        What cannot be delivered now: the SMTP side queues it, and says so; the
-        LMTP side gives it back (S-6).
+        What cannot be delivered now: the SMTP side queues it, and says so; the LMTP
+        side gives it back.
         """
         server = self.start(3)
         self.dovecot.stop()

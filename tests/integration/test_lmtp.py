@@ -8,6 +8,7 @@ import re
 
 from tests.integration.stores import Dovecot
 from tests.integration.support import IntegrationCase, Server, cli, message, until
+from tests.requirements import requirement
 
 CONFIG = """
 hostname = "mx.example.net"
@@ -54,10 +55,11 @@ class DovecotTests(IntegrationCase):
     def logged(self, pattern: str) -> None:
         until(lambda: re.search(pattern, self.mx.log), f"{pattern}\n{self.mx.log}")
 
+    @requirement("S-5")
     def test_quota(self) -> None:
         """
         One session for all three; the quota refuses one of them, and that is its
-        own outcome (RFC 2033, S-5).
+        own outcome (RFC 2033).
         """
         self.start()
         self.send("fine", "small", "other", "unknown", text="long\n" * 400)

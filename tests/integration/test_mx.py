@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet import defer
 from twisted.trial.unittest import TestCase
 
-from deferrals.app.network import makeResolver
+from deferrals.server.network import makeResolver
 from deferrals.stages.delivery.route import Names, NoRoute, Router
 from tests.integration.support import (
     CONFIG,
@@ -29,7 +29,8 @@ from tests.integration.support import (
     spam,
     until,
 )
-from tests.test_route import RECORDS
+from tests.requirements import requirement
+from tests.resolver import RECORDS
 from tests.zone import Zone
 
 #: Servers at addresses of their own on loopback, all with one port.
@@ -186,8 +187,9 @@ class ServerTests(IntegrationCase):
         for local in ("lover", "a", "b"):
             self.logged(rf"to=<{local}@\S+> delivered by out 250")
 
+    @requirement("D-11")
     def test_answers(self) -> None:
-        """DEFERRALS on the way to the MX: who refuses the content is bounced, alone (D-11)."""
+        """DEFERRALS on the way to the MX: who refuses the content is bounced, alone."""
         self.send("fighter@example.net", "lover@example.net", data=spam())
         self.target.arrived("lover")
         self.logged(r"to=<fighter@\S+> failed by out 550 5\.7\.1 .*spam is not wanted")

@@ -17,6 +17,7 @@ from typing import Any
 from tests.integration.daemons import Exim
 from tests.integration.stores import Dovecot
 from tests.integration.support import IntegrationCase, Server, cli, until
+from tests.requirements import requirement
 
 CONFIG = """
 hostname = "mx.example.net"
@@ -106,11 +107,12 @@ class NoticeTests(IntegrationCase):
         self.assertEqual(perMessage["Reporting-MTA"], "dns; mx.example.net")
         return notice, {one["Final-Recipient"]: one for one in perRecipient}, returned
 
+    @requirement("P-11")
     def test_dovecot(self) -> None:
         """
-        One notice over LMTP about a store and a relay that refuse, a relay
-        that knows no DSN and a store that has delivered: each with its own
-        words (P-11, RFC 3461 §5.2.2, RFC 3464 §2.3).
+        One notice over LMTP about a store and a relay that refuse, a relay that
+        knows no DSN and a store that has delivered: each with its own words (RFC
+        3461 §5.2.2, RFC 3464 §2.3).
         """
         server = self.start()
         number = self.send(

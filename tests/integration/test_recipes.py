@@ -15,7 +15,7 @@ from tests.integration.daemons import Exim
 from tests.integration.scanners import Clamd, Rspamd
 from tests.integration.stores import Dovecot
 from tests.integration.support import IntegrationCase, Server, message, program
-from tests.test_archives import zipped
+from tests.mails import zipped
 from tests.test_recipes import blocks, page
 
 _SIEVE = """

@@ -27,6 +27,7 @@ from tests.integration.support import (
     spam,
     until,
 )
+from tests.requirements import requirement
 
 RELAY = """
 hostname = "relay.example.net"
@@ -86,8 +87,9 @@ class EximTests(RelayCase):
     A real Exim with C{acl_smtp_data_prdr}.
     """
 
+    @requirement("P-11")
     def test_behind(self) -> None:
-        """Exim accepts, defers and denies under PRDR: each recipient's own outcome (P-11)."""
+        """Exim accepts, defers and denies under PRDR: each recipient's own outcome."""
         exim = Exim(self, daemon=True)
         relay = self.relay(exim.port)
         people = [f"{local}@exim.example.net" for local in ("lover", "waiter", "fighter", "other")]
@@ -101,10 +103,12 @@ class EximTests(RelayCase):
         with open(os.path.join(exim.directory, "log", "mainlog"), encoding="utf-8") as file:
             self.assertEqual(len(re.findall(r"<= me@client\.test", file.read())), 2)
 
+    @requirement("P-6")
+    @requirement("P-11")
     def test_chain(self) -> None:
         """
-        Exim, our server, Exim, with PRDR on both legs: whom ours refuses, the
-        first one bounces; whom the last one refuses, ours has to (P-6, P-11).
+        Exim, our server, Exim, with PRDR on both legs: whom ours refuses, the first
+        one bounces; whom the last one refuses, ours has to.
         """
         behind = Exim(self, daemon=True)
         relay = self.server(_withBoxer(behind.port))
@@ -129,10 +133,12 @@ class ChainTests(RelayCase):
     Our server behind our server.
     """
 
+    @requirement("D-6")
+    @requirement("D-11")
     def test_deferrals(self) -> None:
         """
         A sender asks for DEFERRALS, the first server asks the second: three
-        recipients, three outcomes, and only the third comes again (D-6, D-11).
+        recipients, three outcomes, and only the third comes again.
         """
         behind = self.server(CONFIG)
         front = self.relay(behind.port)
@@ -256,11 +262,12 @@ class DropTests(RelayCase):
         )
         return int(found[1]), account
 
+    @requirement("D-11")
+    @requirement("D-21")
+    @requirement("P-10")
+    @requirement("P-11")
     def test_everyOctet(self) -> None:
-        """
-        Nobody is lost, nobody gets a second copy, nobody gets another's
-        outcome (D-11, D-21, P-10, P-11).
-        """
+        """Nobody is lost, nobody gets a second copy, nobody gets another's outcome."""
         block = {"bad@x.example": "550 5.6.0 bad"}
         answer = "353 wait\r\n250 2.1.5 ok\r\n550 5.6.0 bad\r\n250 2.1.5 ok\r\n250 2.6.0 taken\r\n"
         people = ["good@x.example", "bad@x.example", "best@x.example"]

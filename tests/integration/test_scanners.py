@@ -12,14 +12,13 @@ import re
 import signal
 import sqlite3
 import threading
-import time
 from collections.abc import Mapping
 
 from deferrals.stages.content.match.stage import EICAR, GTUBE
 from tests.integration.daemons import Exim
 from tests.integration.scanners import OWN_VIRUS, Clamd, Rspamd, Spamd
 from tests.integration.support import ROOT, IntegrationCase, Server, cli, message, until
-from tests.test_archives import zipped
+from tests.mails import zipped
 
 HEAD = """
 hostname = "mx.example.net"
@@ -489,12 +488,10 @@ class FailureTests(ScannerCase):
         threads = [
             threading.Thread(target=self.check, args=(server, f"stopped {n}")) for n in range(6)
         ]
-        began = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        self.assertLess(time.monotonic() - began, 18, "less than the reply deadline")
         until(lambda: server.log.count("is left alone for") == 3, f"breakers\n{server.log}")
         before = server.log.count("TimeoutError")
         self.check(server, "open")

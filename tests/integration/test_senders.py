@@ -21,6 +21,7 @@ from tests.integration.support import (
     spam,
     until,
 )
+from tests.requirements import requirement
 
 
 class EximTests(IntegrationCase):
@@ -28,10 +29,14 @@ class EximTests(IntegrationCase):
     Exim 4 as a PRDR client.
     """
 
+    @requirement("P-1")
+    @requirement("P-3")
+    @requirement("P-6")
+    @requirement("P-11")
     def test_mixed(self) -> None:
         """
-        One message, mixed verdicts: Exim's log and its bounce show each
-        recipient's own answer (P-1, P-3, P-6, P-11).
+        One message, mixed verdicts: Exim's log and its bounce show each recipient's
+        own answer.
         """
         server = self.server()
         exim = Exim(self, f"127.0.0.1::{server.port}")
@@ -57,8 +62,9 @@ class EximTests(IntegrationCase):
         self.assertEqual(server.mail("fighter"), [])
         self.assertEqual(server.mail("waiter"), [])
 
+    @requirement("P-4")
     def test_unanimous(self) -> None:
-        """All accept, all refuse: one reply, and Exim takes it for all (P-4)."""
+        """All accept, all refuse: one reply, and Exim takes it for all."""
         server = self.server()
         exim = Exim(self, f"127.0.0.1::{server.port}")
         exim.send(message(), "me@client.test", "lover@example.net", "fighter@example.net")

@@ -1,10 +1,10 @@
 """
-Saying who we are (RFC 4954), as a client: SCRAM-SHA-256 (RFC 5802, RFC 7677),
+Authentication as a client (RFC 4954): SCRAM-SHA-256 (RFC 5802, RFC 7677),
 PLAIN (RFC 4616), LOGIN.
 
 A mechanism is asked for the argument of AUTH, then for an answer to each 334,
 and in the end whether it is content: a server that knows the password proves it
-in SCRAM, and one that cannot is not believed.  What is wrong is a L{ValueError}.
+in SCRAM, and one that cannot is not believed.  What is wrong is a C{ValueError}.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
-from twisted.internet.defer import Deferred
-
+from deferrals.deferreds import InThread
+from deferrals.model.commands import checkSecret
 from deferrals.model.sasl import saslprep
 
 #: More rounds than this are an attempt to keep us busy.
@@ -35,31 +35,39 @@ def _decode(text: str) -> bytes:
         raise ValueError("the server's challenge is not base64") from None
 
 
-class Plain:
+class Mechanism(ABC):
     """
-    The password as it is: for protected connections.
+    One way to authenticate.
+
+    @cvar name: its name in SASL.
+    @cvar revealsPassword: whether it is for protected connections only.
+    @raise ValueError: a NUL or a line end in the user's name or the password.
     """
 
-    name = "PLAIN"
+    name: str
+    revealsPassword = True
 
     def __init__(self, user: str, password: str) -> None:
+        checkSecret(user)
+        checkSecret(password)
         self._user = user
         self._password = password
 
+    @abstractmethod
     def start(self) -> str:
         """
         @return: the argument of AUTH.
         """
-        return "PLAIN " + _encode("\0".join(["", self._user, self._password]).encode())
 
-    def respond(self, challenge: str) -> Any:
+    async def respond(self, challenge: str) -> str:
         """
         @param challenge: behind 334, as it came.
-        @return: the next line, or a Deferred of it.
+        @return: the next line.
+        @raise ValueError: it is no challenge that there can be.
         """
         raise ValueError("a challenge that there cannot be")
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 (a password is all there is)
         """
         The server is content.
 
@@ -67,7 +75,21 @@ class Plain:
         """
 
 
-class LoginMechanism(Plain):
+class Plain(Mechanism):
+    """
+    The password as it is: for protected connections.
+    """
+
+    name = "PLAIN"
+
+    def start(self) -> str:
+        """
+        See L{Mechanism.start}.
+        """
+        return "PLAIN " + _encode("\0".join(["", self._user, self._password]).encode())
+
+
+class LoginMechanism(Mechanism):
     """
     The same in two pieces, for servers that know nothing else.
     """
@@ -76,33 +98,32 @@ class LoginMechanism(Plain):
 
     def start(self) -> str:
         """
-        See L{Plain.start}.
+        See L{Mechanism.start}.
         """
         self._answers = [self._password, self._user]
         return "LOGIN"
 
-    def respond(self, challenge: str) -> Any:
+    async def respond(self, challenge: str) -> str:
         """
-        See L{Plain.respond}.
+        See L{Mechanism.respond}.
         """
         if not self._answers:
             raise ValueError("a challenge that there cannot be")
         return _encode(self._answers.pop().encode())
 
 
-class ScramSHA256(Plain):
+class ScramSHA256(Mechanism):
     """
-    Both sides prove that they know the password; nobody says it.
+    Both sides prove that they know the password, which is never sent.
 
     @param nonce: random text, without commas.
     @param inThread: runs what takes long.
     """
 
     name = "SCRAM-SHA-256"
+    revealsPassword = False
 
-    def __init__(
-        self, user: str, password: str, nonce: str, inThread: Callable[..., Deferred[Any]]
-    ) -> None:
+    def __init__(self, user: str, password: str, nonce: str, inThread: InThread) -> None:
         super().__init__(saslprep(user), saslprep(password))
         self._nonce = nonce
         self._inThread = inThread
@@ -111,28 +132,28 @@ class ScramSHA256(Plain):
 
     def start(self) -> str:
         """
-        See L{Plain.start}.
+        See L{Mechanism.start}.
         """
         name = self._user.replace("=", "=3D").replace(",", "=2C")
         self._first = f"n={name},r={self._nonce}"
         return "SCRAM-SHA-256 " + _encode(f"n,,{self._first}".encode())
 
-    def respond(self, challenge: str) -> Any:
+    async def respond(self, challenge: str) -> str:
         """
-        See L{Plain.respond}.
+        See L{Mechanism.respond}.
         """
         message = _decode(challenge).decode("utf-8")
         words = dict(word.partition("=")[::2] for word in message.split(","))
         if "e" in words:
             raise ValueError(f"the server says {words['e'][:80]}")
         if self._signature is None:
-            return self._prove(message, words)
+            return await self._prove(message, words)
         if not hmac.compare_digest(_decode(words.get("v", "")), self._signature):
             raise ValueError("the server does not know the password")
         self._proven = True
         return ""
 
-    def _prove(self, message: str, words: dict[str, str]) -> Deferred[str]:
+    async def _prove(self, message: str, words: dict[str, str]) -> str:
         nonce, rounds = words.get("r", ""), words.get("i", "")
         salt = _decode(words.get("s", ""))
         if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce) or not salt:
@@ -142,21 +163,18 @@ class ScramSHA256(Plain):
         final = f"c={_encode(b'n,,')},r={nonce}"
         signed = f"{self._first},{message},{final}".encode()
 
-        def answer(salted: bytes) -> str:
-            key = _hmac(salted, b"Client Key")
-            stored = hashlib.sha256(key).digest()
-            proof = bytes(a ^ b for a, b in zip(key, _hmac(stored, signed), strict=True))
-            self._signature = _hmac(_hmac(salted, b"Server Key"), signed)
-            return _encode(f"{final},p={_encode(proof)}".encode())
-
-        d = self._inThread(
+        salted = await self._inThread(
             hashlib.pbkdf2_hmac, "sha256", self._password.encode(), salt, int(rounds)
         )
-        return d.addCallback(answer)
+        key = _hmac(salted, b"Client Key")
+        stored = hashlib.sha256(key).digest()
+        proof = bytes(a ^ b for a, b in zip(key, _hmac(stored, signed), strict=True))
+        self._signature = _hmac(_hmac(salted, b"Server Key"), signed)
+        return _encode(f"{final},p={_encode(proof)}".encode())
 
     def finish(self) -> None:
         """
-        See L{Plain.finish}.
+        See L{Mechanism.finish}.
         """
         if not self._proven:
             raise ValueError("the server has not proved that it knows the password")
@@ -171,8 +189,8 @@ def choose(
     user: str,
     password: str,
     nonce: str,
-    inThread: Callable[..., Deferred[Any]],
-) -> Plain:
+    inThread: InThread,
+) -> Mechanism:
     """
     The best mechanism that a server offers.
 

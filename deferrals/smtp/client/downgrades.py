@@ -10,12 +10,12 @@ record.  Kept in memory: after a restart a server has another chance.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
+from cachetools import LRUCache
 
+from deferrals.model.backoff import Backoff
 from deferrals.model.envelope import Form
 
 #: So many problems in a row are excessive.
@@ -30,35 +30,36 @@ MAX_SERVERS = 10_000
 
 @attrs.define
 class _Record:
-    problems: int = 0
-    until: float = 0.0
+    backoff: Backoff = attrs.field(
+        factory=lambda: Backoff(MAX_PROBLEMS, SPARED_SECONDS, SPARED_SECONDS)
+    )
     reason: str = ""
 
 
-class Misgivings:
+class Downgrades:
     """
     What is remembered of all servers.
     """
 
     def __init__(self) -> None:
-        self._records: OrderedDict[tuple[str, Form], _Record] = OrderedDict()
+        self._records: LRUCache[tuple[str, Form], _Record] = LRUCache(MAX_SERVERS)
 
     def without(self, server: str, forms: Sequence[Form], now: float) -> list[Form]:
         """
         Those of C{forms} that may be used with a server.
 
-        @param now: seconds since the epoch.
+        @param now: seconds of any clock, as long as it is the same one.
         """
         return [form for form in forms if not self._spares(server, form, now)]
 
     def _spares(self, server: str, form: Form, now: float) -> bool:
         record = self._records.get((server, form))
-        if record is None or record.until == 0.0:
+        if record is None or not record.backoff.isTroubled:
             return False
-        if now >= record.until:
-            del self._records[server, form]
-            return False
-        return True
+        if record.backoff.remaining(now) > 0:
+            return True
+        del self._records[server, form]  # it starts anew, with all its chances
+        return False
 
     def problem(self, server: str, form: Form, reason: str, now: float) -> bool:
         """
@@ -67,15 +68,8 @@ class Misgivings:
         @return: whether the server is done without it from now on.
         """
         record = self._records.setdefault((server, form), _Record())
-        self._records.move_to_end((server, form))
-        while len(self._records) > MAX_SERVERS:
-            self._records.popitem(last=False)
-        record.problems += 1
         record.reason = reason
-        if record.problems < MAX_PROBLEMS or record.until:
-            return False
-        record.until = now + SPARED_SECONDS
-        return True
+        return record.backoff.failed(now) is not None  # D-26
 
     def success(self, server: str, form: Form) -> None:
         """
@@ -83,7 +77,7 @@ class Misgivings:
         """
         self._records.pop((server, form), None)
 
-    def describe(self, now: float) -> list[dict[str, Any]]:
+    def describe(self, now: float) -> list[dict[str, object]]:
         """
         For the status: which servers are used without which extension.
         """
@@ -91,9 +85,9 @@ class Misgivings:
             {
                 "server": server,
                 "without": form.name,
-                "seconds": round(record.until - now),
+                "seconds": round(record.backoff.remaining(now)),
                 "reason": record.reason,
             }
             for (server, form), record in self._records.items()
-            if record.until > now
+            if record.backoff.remaining(now) > 0
         ]

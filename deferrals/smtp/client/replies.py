@@ -5,6 +5,7 @@ What a server says: octets into replies (RFC 5321 §4.2).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from deferrals.errors import PeerError
 from deferrals.model.reply import Reply
@@ -12,16 +13,21 @@ from deferrals.model.reply import Reply
 MAX_REPLY_LINE_OCTETS = 4096
 MAX_REPLY_LINES = 500
 
+#: So many lines more for each recipient that a 558 may have a reply for.
+MAX_OWN_REPLY_LINES = 10
+
 _REPLY_LINE = re.compile(r"([2-5][0-9][0-9])(?:([ -])(.*))?", re.S)
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
 class ReplyParser:
     """
     Reply lines into replies.
+
+    @ivar maxLines: of one reply.
     """
 
     def __init__(self) -> None:
+        self.maxLines = MAX_REPLY_LINES
         self._lines: list[str] = []
         self._buffer = b""
 
@@ -31,6 +37,13 @@ class ReplyParser:
         Whether there is the beginning of a reply.
         """
         return bool(self._buffer or self._lines)
+
+    @property
+    def unfinished(self) -> Sequence[str]:
+        """
+        The lines of a reply that has not come to its end.
+        """
+        return self._lines
 
     def feed(self, data: bytes) -> list[tuple[Reply, list[str]]]:
         """
@@ -47,19 +60,9 @@ class ReplyParser:
             if match is None or (self._lines and not text.startswith(self._lines[0][:3])):
                 raise PeerError(f"not a reply line: {text[:100]!r}")
             self._lines.append(text)
-            if len(self._lines) > MAX_REPLY_LINES:
+            if len(self._lines) > self.maxLines:
                 raise PeerError("a reply with too many lines")
             if match[2] != "-":
                 complete, self._lines = self._lines, []
-                found.append((_reply(complete), complete))
+                found.append((Reply.ofLines(complete), complete))
         return found
-
-
-def _reply(lines: list[str]) -> Reply:
-    texts = [line[4:] for line in lines]
-    enhanced = _ENHANCED.match(texts[0])
-    if enhanced is None or enhanced[1][0] != lines[0][0]:
-        return Reply(int(lines[0][:3]), None, "\n".join(texts))
-    start = enhanced[1]
-    texts = [text.removeprefix(start).removeprefix(" ") for text in texts]
-    return Reply(int(lines[0][:3]), start, "\n".join(texts))

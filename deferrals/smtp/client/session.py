@@ -3,14 +3,14 @@ The client's side of an SMTP or LMTP session.
 
 One connection, any number of messages, one after the other.  Of the ways of
 asking for each recipient's own answer the first is used that the server offers
-(D-3).  Where it offers PIPELINING, envelope and DATA go out in one piece; where
+(D-3, X-2).  Where it offers PIPELINING, envelope and DATA go out in one piece; where
 it offers CHUNKING, the message goes in one chunk.
 
 Ownership: until the final reply the message is the caller's (D-21), and nothing
 that a block says is acted upon before it (P-10).  Nothing is tried again here.
 
 Every wait has a deadline, after the data ten minutes for each reply (D-24).  A
-server that breaks the protocol, speaks out of turn, or is late, loses the
+server that breaks the protocol, says something unasked, or is late, loses the
 connection; the caller gets a L{Result} all the same, in which the recipients
 that had no final answer are temporarily refused.  Whatever is cancelled loses
 the connection, too.
@@ -20,24 +20,43 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.interfaces import IHandshakeListener, ISSLTransport, ITCPTransport
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IReactorTime,
+    ISSLTransport,
+    ITCPTransport,
+    ITLSTransport,
+    IUNIXTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.deferreds import TimeoutError, withDeadline
 from deferrals.errors import PeerError
+from deferrals.model.answers import Result
+from deferrals.model.commands import checkLine, checkName, checkPath, checkRecipient
 from deferrals.model.envelope import Form
+from deferrals.model.exdata import EXTENDED
 from deferrals.model.outgoing import PREFERENCE, Outgoing, Timeouts
 from deferrals.model.reply import R250_SENDER, Reply
-from deferrals.model.sending import R553_NO_SMTPUTF8, Sending, number, unfit
-from deferrals.smtp.client.replies import MAX_REPLY_LINES, ReplyParser
-from deferrals.smtp.client.writing import Exactly, MessageProducer, Stuffing
+from deferrals.model.sending import R553_NO_SMTPUTF8, R554_BARE_NEWLINE, Sending, number, unfit
+from deferrals.smtp.client.auth import Mechanism
+from deferrals.smtp.client.replies import MAX_OWN_REPLY_LINES, MAX_REPLY_LINES, ReplyParser
+from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer, Stuffing
 
 _UNWANTED = "not waited for any longer"
+
+
+class IConnection(ITLSTransport, IConsumer):
+    """
+    What a session needs of its transport.
+    """
 
 
 @implementer(IHandshakeListener)
@@ -53,6 +72,7 @@ class ClientSession(Protocol):
     @param trace: called with C{"C"} or C{"S"} and each line of the dialogue,
         the message and what is secret excepted.
     @param chunking: whether BDAT may be used.
+    @raise ValueError: the name is none.
     @ivar capabilities: what EHLO or LHLO listed, by keyword.
     @ivar serverName: what the server calls itself.
     @ivar protected: whether the connection is encrypted.
@@ -60,9 +80,11 @@ class ClientSession(Protocol):
     @ivar transactions: how many messages have been sent over it.
     """
 
+    transport: IConnection  # from connectionMade on; nothing here is called before
+
     def __init__(
         self,
-        clock: Any,
+        clock: IReactorTime,
         hello: str,
         lmtp: bool = False,
         forms: Sequence[Form] = PREFERENCE,
@@ -70,19 +92,21 @@ class ClientSession(Protocol):
         trace: Callable[[str, str], None] | None = None,
         chunking: bool = True,
     ) -> None:
+        checkName(hello)
         self._clock = clock
         self._hello = hello
         self._lmtp = lmtp
         self._forms = forms
         self._timeouts = timeouts
-        self._trace = trace or (lambda who, line: None)
+        self._trace = trace or (lambda side, line: None)
         self._chunking = chunking
         self._parser = ReplyParser()
         self._replies: deque[Reply] = deque()
         self._waiter: Deferred[Reply] | None = None
         self._handshake: Deferred[None] | None = None
-        self._lost: Failure | None = None
+        self._lost: PeerError | None = None
         self._producer: MessageProducer | None = None
+        self._answerTimer: IDelayedCall | None = None
         self._closed = False
         self._busy = True
         self._gone: list[Deferred[None]] = []
@@ -106,14 +130,17 @@ class ClientSession(Protocol):
         Replies from the server.
         """
         parser = self._parser
+        before = len(parser.unfinished)
         try:
             if data and not self._busy:
                 # What comes now would be taken for an answer to the next command.
-                raise PeerError("the server spoke out of turn")
+                raise PeerError("the server said something unasked")
             found = parser.feed(data)
-        except PeerError:
-            self._broken(Failure())
+        except PeerError as error:
+            self._broken(error)
             return
+        if self._answerTimer is not None and len(parser.unfinished) > before:
+            self._answerTimer.reset(self._timeouts.answer)  # X-11
         for reply, lines in found:
             if self._parser is not parser:
                 return  # sent in clear, behind the reply to STARTTLS
@@ -123,13 +150,14 @@ class ClientSession(Protocol):
 
     def _replied(self, reply: Reply) -> None:
         producer = self._producer
-        if producer is not None and not producer.complete and reply.code < 400:
+        mayTake = reply.code < 400 or self._isExtended(reply.code)
+        if producer is not None and not producer.complete and mayTake:
             # It may refuse what it has not read to the end, but cannot have taken it.
-            self._broken(Failure(PeerError("the message was answered before its end")))
+            self._broken(PeerError("the message was answered before its end"))
             return
         if reply.code == 421 and self._lost is None:
-            # RFC 5321 §3.8: whoever says so closes the connection.
-            self._lost = Failure(PeerError(f"the server closes: {reply}"))
+            # RFC 5321 §3.8: a server that says so closes the connection.
+            self._lost = PeerError(f"the server closes: {reply}")
             self.transport.abortConnection()
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
@@ -137,16 +165,16 @@ class ClientSession(Protocol):
         else:
             self._replies.append(reply)
         if len(self._replies) > MAX_REPLY_LINES:
-            self._broken(Failure(PeerError("replies that nobody asked for")))
+            self._broken(PeerError("replies that were not asked for"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        Whoever waits for a reply is told.
+        What waits for a reply fails.
         """
         self._closed = True
         if self._lost is None:
             what = "TLS" if self._handshake is not None else "connection lost"
-            self._lost = Failure(PeerError(f"{what}: {_reason(reason)}"))
+            self._lost = PeerError(f"{what}: {_reason(reason)}")
         self._wake()
         gone, self._gone = self._gone, []
         for waiter in gone:
@@ -168,23 +196,22 @@ class ClientSession(Protocol):
         """
         End the connection at once.
         """
-        self._broken(Failure(PeerError(_UNWANTED)))
+        self._broken(PeerError(_UNWANTED))
 
-    def _broken(self, failure: Failure) -> None:
+    def _broken(self, reason: PeerError) -> None:
         """
-        There is no sense in going on.
+        The connection cannot be used any longer.
         """
         if self._lost is None:
-            self._lost = failure
+            self._lost = reason
         self.transport.abortConnection()
         self._wake()
 
     def _wake(self) -> None:
-        assert self._lost is not None
         waiter, self._waiter = self._waiter, None
         handshake, self._handshake = self._handshake, None
         for one in (waiter, handshake):
-            if one is not None:
+            if one is not None and self._lost is not None:
                 one.errback(self._lost)
         if self._producer is not None:
             self._producer.stopProducing()
@@ -201,7 +228,15 @@ class ClientSession(Protocol):
         """
         Why the connection was given up; empty, where it was not.
         """
-        return "" if self._lost is None else self._lost.getErrorMessage()
+        return "" if self._lost is None else str(self._lost)
+
+    @property
+    def isPrivate(self) -> bool:
+        """
+        Whether no one on the way can read what is sent: it is encrypted, or
+        does not leave this machine.
+        """
+        return self.protected or IUNIXTransport.providedBy(self.transport)
 
     def limit(self, name: str) -> int | None:
         """
@@ -218,20 +253,22 @@ class ClientSession(Protocol):
             time; then the connection is given up, and also where it is
             cancelled.
         """
+        return withDeadline(self._clock, seconds, self._next).addErrback(self._late)
 
-        def read() -> Any:
-            if self._replies:
-                return self._replies.popleft()
-            if self._lost is not None:
-                return self._lost
-            self._waiter = Deferred(self._unwanted)
-            return self._waiter
-
-        return withDeadline(self._clock, seconds, read).addErrback(self._late)
-
-    def _unwanted(self, waiter: Deferred[Any]) -> None:
+    def _next(self) -> Deferred[Reply]:
         """
-        Nobody waits any longer for what is not there yet.
+        The next reply, however long it takes.
+        """
+        if self._replies:
+            return succeed(self._replies.popleft())
+        if self._lost is not None:
+            return fail(self._lost)
+        self._waiter = Deferred(self._unwanted)
+        return self._waiter
+
+    def _unwanted(self, waiter: Deferred[Reply] | Deferred[None]) -> None:
+        """
+        The reply, or the handshake, is not waited for any longer.
         """
         self._waiter = self._handshake = None
         self.abort()
@@ -239,37 +276,35 @@ class ClientSession(Protocol):
     def _late(self, failure: Failure) -> Failure:
         if not failure.check(TimeoutError):
             return failure
-        self._lost = Failure(PeerError("no reply in time"))
-        return self._lost
+        self._lost = PeerError("no reply in time")
+        return Failure(self._lost)
 
     def _command(self, line: str, shown: str | None = None) -> None:
+        checkLine(line)
         self._trace("C", line if shown is None else shown)
         self.transport.write(line.encode("utf-8") + b"\r\n")
 
     # Opening and closing.
 
-    @inlineCallbacks
-    def open(self) -> Any:
+    async def open(self) -> None:
         """
-        Read the greeting and introduce ourselves.
+        Read the greeting, and say EHLO.
 
-        @return: a Deferred that fails with L{PeerError} where the server does
-            not want us.
+        @raise PeerError: the server does not want us.
         """
-        reply = yield self._expect(self._timeouts.command)
+        reply = await self._expect(self._timeouts.command)
         if reply.code != 220:
             raise self._refused("greeting", reply)
-        yield self._introduce()
+        await self._introduce()
         self._settle()
 
-    @inlineCallbacks
-    def _introduce(self) -> Any:
+    async def _introduce(self) -> None:
         self.capabilities = {}
         self._command(f"{'LHLO' if self._lmtp else 'EHLO'} {self._hello}")
-        reply = yield self._expect(self._timeouts.command)
+        reply = await self._expect(self._timeouts.command)
         if reply.isPermanent and not self._lmtp:
             self._command(f"HELO {self._hello}")
-            reply = yield self._expect(self._timeouts.command)
+            reply = await self._expect(self._timeouts.command)
         elif reply.isPositive:
             for line in reply.text.split("\n")[1:]:
                 keyword, *words = line.split() or [""]
@@ -280,37 +315,35 @@ class ClientSession(Protocol):
 
     def _refused(self, what: str, reply: Reply) -> PeerError:
         self.transport.loseConnection()
-        error = PeerError(f"{what} was answered {reply}", reply)
-        self._lost = Failure(error)
-        return error
+        self._lost = PeerError(f"{what} was answered {reply}", reply)
+        return self._lost
 
-    @inlineCallbacks
-    def secure(self, creator: Any, verifies: bool) -> Any:
+    async def secure(self, creator: IOpenSSLClientConnectionCreator, verifies: bool) -> None:
         """
         STARTTLS (RFC 3207).  What the server has sent behind its reply, in
-        clear, is thrown away: it is not the server's, but anybody's.
+        clear, is thrown away: it may be someone else's.
 
-        @param creator: L{IOpenSSLClientConnectionCreator
-            <twisted.internet.interfaces.IOpenSSLClientConnectionCreator>}.
+        @param creator: C{IOpenSSLClientConnectionCreator}.
         @param verifies: whether it refuses a server that is not the right one.
-        @return: a Deferred that fails with L{PeerError} where there is no TLS:
-            with the server's reply, where it has refused, and can be spoken to
-            in clear; otherwise the connection is lost.
+        @raise PeerError: there is no TLS.  It has the server's reply where the
+            server has refused, and can be spoken to in clear; otherwise the
+            connection is lost.
         """
         self._busy = True
         self._command("STARTTLS")
-        reply = yield self._expect(self._timeouts.command)
+        reply = await self._expect(self._timeouts.command)
         if reply.code != 220:
             self._settle()
             raise PeerError(f"STARTTLS was answered {reply}", reply)
         self._parser = ReplyParser()
         self._replies.clear()
-        self._handshake = handshake = Deferred(self._unwanted)
+        handshake: Deferred[None] = Deferred(self._unwanted)
+        self._handshake = handshake
         self.transport.startTLS(creator)
         d = withDeadline(self._clock, self._timeouts.command, lambda: handshake)
-        yield d.addErrback(self._late)
+        await d.addErrback(self._late)
         self.protected, self.verified = True, verifies
-        yield self._introduce()
+        await self._introduce()
         self._settle()
 
     def handshakeCompleted(self) -> None:
@@ -321,59 +354,52 @@ class ClientSession(Protocol):
         if handshake is not None:
             handshake.callback(None)
 
-    @inlineCallbacks
-    def authenticate(self, mechanism: Any) -> Any:
+    async def authenticate(self, mechanism: Mechanism) -> None:
         """
         AUTH (RFC 4954).
 
-        @param mechanism: of L{deferrals.smtp.client.auth}.
-        @return: a Deferred that fails with L{PeerError} where the server does
-            not believe us, or cannot be believed.
+        @raise PeerError: the server does not believe us, or cannot be believed.
         """
         self._busy = True
         try:
             self._command(f"AUTH {mechanism.start()}", f"AUTH {mechanism.name} ...")
-            reply = yield self._expect(self._timeouts.command)
+            reply = await self._expect(self._timeouts.command)
             while reply.code == 334:
-                self._command((yield mechanism.respond(reply.text)), "...")
-                reply = yield self._expect(self._timeouts.command)
+                self._command(await mechanism.respond(reply.text), "...")
+                reply = await self._expect(self._timeouts.command)
             if not reply.isPositive:
                 raise self._refused("AUTH", reply)
             mechanism.finish()
         except ValueError as error:
-            self._broken(Failure(PeerError(f"AUTH {mechanism.name}: {error}")))
-            raise self._lost.value from None
+            reason = PeerError(f"AUTH {mechanism.name}: {error}")
+            self._broken(reason)
+            raise reason from None
         self._settle()
 
-    @inlineCallbacks
-    def quit(self) -> Any:
+    async def quit(self) -> None:
         """
-        End the session politely.
-
-        @return: a Deferred that fires when the connection is closed; it never
-            fails.
+        End the session politely, and wait until the connection is closed.  It
+        never fails.
         """
         self._busy = True
         if self._lost is None:
             gone = self.closed()
             self._command("QUIT")
             try:
-                yield self._expect(self._timeouts.command)
+                await self._expect(self._timeouts.command)
             except PeerError:
                 return
             self.transport.loseConnection()
-            yield gone
+            await gone
 
     # Messages.
 
-    @inlineCallbacks
-    def send(self, outgoing: Outgoing, forms: Sequence[Form] | None = None) -> Any:
+    async def send(self, outgoing: Outgoing, forms: Sequence[Form] | None = None) -> Result:
         """
-        Send one message.  The next one may be sent when this one's Deferred
-        has fired, while the session is L{usable}.
+        Send one message.  The next one may be sent when this one is done,
+        while the session is L{usable}.  It fails only when it is cancelled.
 
         @param forms: instead of the session's own.
-        @return: a Deferred of a L{Result}; it fails only when it is cancelled.
         """
         sending = Sending(outgoing, self._form(forms), self.capabilities, self._chunking)
         reason = unfit(outgoing, self.capabilities, self.verified)
@@ -383,29 +409,33 @@ class ClientSession(Protocol):
         self._busy = True
         self.transactions += 1
         try:
-            yield self._envelope(sending)
+            await self._envelope(sending)
             if sending.begun:
-                yield self._content(sending)
-        except PeerError:
+                await self._content(sending)
+        except BareNewline:
+            sending.refuseAll(R554_BARE_NEWLINE)
+        except PeerError as error:
             if self._lost is None:
-                self._broken(Failure())
+                self._broken(error)
         self._settle()
         return sending.result(self.lost)
 
-    @inlineCallbacks
-    def ask(self, sender: str, recipient: str) -> Any:
+    async def ask(self, sender: str, recipient: str) -> tuple[Reply, Reply]:
         """
-        Ask whether a recipient would be taken; nothing is sent.
+        Ask whether a recipient would be taken; nothing is sent.  A server that
+        cannot be told the address is not asked: the message could not be sent
+        either.
 
-        @return: a Deferred of the replies to MAIL and RCPT; fails with
-            L{PeerError} where there are none: then the connection is lost.  A
-            server that cannot be told the address is not asked: the message
-            could not be sent either.
+        @return: the replies to MAIL and RCPT.
+        @raise PeerError: there are none; the connection is lost.
+        @raise ValueError: one of them is no address.
         """
+        checkPath(sender)
+        checkRecipient(recipient)
         commands = [f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "RSET"]
         if not f"{sender}{recipient}".isascii():
             if "SMTPUTF8" not in self.capabilities:
-                return [R250_SENDER, R553_NO_SMTPUTF8]
+                return R250_SENDER, R553_NO_SMTPUTF8
             commands[0] += " SMTPUTF8"
         self._busy = True
         self.transactions += 1
@@ -415,9 +445,9 @@ class ClientSession(Protocol):
         for command in commands:
             if "PIPELINING" not in self.capabilities:
                 self._command(command)
-            replies.append((yield self._expect(self._timeouts.command)))
+            replies.append(await self._expect(self._timeouts.command))
         self._settle()
-        return replies[:2]
+        return replies[0], replies[1]
 
     def _settle(self) -> None:
         """
@@ -425,13 +455,13 @@ class ClientSession(Protocol):
         """
         self._busy = False
         if self._lost is None and (self._replies or self._parser.partial):
-            self._broken(Failure(PeerError("the server spoke out of turn")))
+            self._broken(PeerError("the server said something unasked"))
 
     def _form(self, forms: Sequence[Form] | None) -> Form:
         if self._lmtp:
             return Form.LMTP
         wanted = self._forms if forms is None else forms
-        offered = [form for form in PREFERENCE if form.name in self.capabilities]
+        offered = [form for form in PREFERENCE if form.keyword in self.capabilities]  # D-3, X-2
         return next((form for form in offered if form in wanted), Form.PLAIN)
 
     def _commands(self, commands: Sequence[str]) -> None:
@@ -439,11 +469,11 @@ class ClientSession(Protocol):
         All of them in one piece (RFC 2920).
         """
         for command in commands:
+            checkLine(command)
             self._trace("C", command)
         self.transport.write("".join(f"{c}\r\n" for c in commands).encode("utf-8"))
 
-    @inlineCallbacks
-    def _envelope(self, sending: Sending) -> Any:
+    async def _envelope(self, sending: Sending) -> None:
         """
         MAIL, RCPT and DATA, up to the reply to DATA.
         """
@@ -457,27 +487,26 @@ class ClientSession(Protocol):
                     continue
                 self._command(command)
             seconds = self._timeouts.data if command == "DATA" else self._timeouts.command
-            sending.answered(command, (yield self._expect(seconds)))
+            sending.answered(command, await self._expect(seconds))
         if sending.chunks and sending.senderAccepted and sending.waiting:
             sending.begun = True
         elif sending.begun and not sending.senderAccepted:
             raise PeerError("DATA without a sender was answered 354")
         elif sending.begun and not sending.waiting:
-            # DATA was answered 354 although nobody is there (RFC 2920 §3.1).
+            # DATA was answered 354 although no recipient was accepted (RFC 2920 §3.1).
             self._command(".")
-            yield self._expect(self._timeouts.answer)
+            await self._expect(self._timeouts.answer)
             sending.begun = False
         elif sending.senderAccepted and not sending.begun:
             self._command("RSET")
-            yield self._expect(self._timeouts.command)
+            await self._expect(self._timeouts.command)
 
-    @inlineCallbacks
-    def _content(self, sending: Sending) -> Any:
+    async def _content(self, sending: Sending) -> None:
         """
         The message, and everything that is said about it.
         """
         try:
-            yield self._write(sending)
+            await self._write(sending)
         except PeerError:
             if self._replies and self._replies[0].code >= 400:
                 sending.final = self._replies.popleft()  # it could not wait for the end
@@ -485,24 +514,55 @@ class ClientSession(Protocol):
         seconds = self._timeouts.answer
         if sending.form is Form.LMTP:
             for index in sending.waiting:
-                sending.block[index] = yield self._expect(seconds)
+                sending.block[index] = await self._expect(seconds)
             return
-        reply = yield self._expect(seconds)
+        reply = await self._firstAnswer(sending)
+        if self._isExtended(reply.code):
+            sending.extended(reply.text.split("\n"))
+            return
         if reply.code == 353:
             listed = sending.listed
             if not listed:
                 raise PeerError("353 without a recipient to answer for")
             for index in listed:
-                sending.block[index] = yield self._expect(seconds)
+                sending.block[index] = await self._expect(seconds)
                 if sending.block[index].isIntermediate:
                     raise PeerError("a recipient was answered 3xx")
-            reply = yield self._expect(seconds)
+            reply = await self._expect(seconds)
         if reply.isIntermediate:
             raise PeerError(f"the final reply is {reply}")
         sending.final = reply
 
-    @inlineCallbacks
-    def _write(self, sending: Sending) -> Any:
+    def _isExtended(self, code: int) -> bool:
+        """
+        Whether a reply behind the data is one that has each recipient's own
+        (X-3): the server has announced it, asked for or not.
+        """
+        return code == EXTENDED and Form.EXDATA.keyword in self.capabilities  # X-3
+
+    async def _firstAnswer(self, sending: Sending) -> Reply:
+        """
+        The first reply behind the data.  Where it is a 558, time begins anew
+        with each line (X-11), and what there is of it counts (X-8).
+        """
+        parser, seconds = self._parser, self._timeouts.answer
+        late = self._clock.callLater(seconds, lambda: self._broken(PeerError("no reply in time")))
+        if Form.EXDATA.keyword in self.capabilities:
+            self._answerTimer = late
+            parser.maxLines = MAX_REPLY_LINES + MAX_OWN_REPLY_LINES * len(sending.waiting)
+        try:
+            return await self._next()
+        except PeerError:
+            lines = parser.unfinished
+            if lines and self._isExtended(int(lines[0][:3])):
+                sending.extended([line[4:] for line in lines])  # X-8
+            raise
+        finally:
+            self._answerTimer, parser.maxLines = None, MAX_REPLY_LINES
+            if late.active():
+                late.cancel()
+
+    async def _write(self, sending: Sending) -> None:
         """
         Write the message; give up when the server does not take any of it for
         too long, or has hung up.
@@ -510,21 +570,25 @@ class ClientSession(Protocol):
         outgoing = sending.outgoing
         seconds = self._timeouts.data
         late = self._clock.callLater(
-            seconds, lambda: self._broken(Failure(PeerError("the server does not read")))
+            seconds, lambda: self._broken(PeerError("the server does not read"))
         )
         if sending.chunks:
             self._command(f"BDAT {outgoing.size} LAST")
-        form = Exactly(outgoing.size) if sending.chunks else Stuffing()
+        encoding = Exactly(outgoing.size) if sending.chunks else Stuffing()
         self._producer = producer = MessageProducer(
-            self.transport, outgoing.chunks(), form, lambda: late.reset(seconds)
+            self.transport,
+            outgoing.chunks(),
+            encoding,
+            not outgoing.binary,
+            lambda: late.reset(seconds),
         )
         sending.handedOver = True
         try:
             self.transport.registerProducer(producer, False)
-            yield producer.done
+            await producer.done
         except BaseException as error:
-            # Half a message, or one that nobody wants: never to be taken for a whole one.
-            self._broken(Failure(error if isinstance(error, PeerError) else PeerError(_UNWANTED)))
+            # Half a message must never be taken for a whole one.
+            self._broken(error if isinstance(error, PeerError) else PeerError(_UNWANTED))
             raise
         finally:
             self._producer = None

@@ -1,10 +1,11 @@
 """
-TLS towards other servers: with whoever answers, or with the right one only.
+TLS towards other servers: with whatever server answers, or with the right one
+only.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
@@ -15,13 +16,15 @@ from twisted.internet.ssl import (
     optionsForClientTLS,
     trustRootFromCertificates,
 )
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class Unverified:
     """
-    TLS with whoever answers: nobody can read along, unless he sits in between.
+    TLS with whatever server answers: it helps against an observer of
+    the connection, not against an interceptor.
 
     @param host: the name to ask for (SNI), where it is one.
     """
@@ -31,9 +34,9 @@ class Unverified:
         options = CertificateOptions(verify=False, raiseMinimumTo=TLSVersion.TLSv1_2)
         self._context = options.getContext()
 
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> Any:
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """
-        See L{IOpenSSLClientConnectionCreator}.
+        See C{IOpenSSLClientConnectionCreator}.
         """
         connection = SSL.Connection(self._context, None)
         connection.set_app_data(tlsProtocol)
@@ -42,7 +45,7 @@ class Unverified:
         return connection
 
 
-def trusted(path: str) -> Any:
+def trusted(path: str) -> list[Certificate]:
     """
     The certificates in a file (PEM).  Blocks.
 
@@ -53,16 +56,21 @@ def trusted(path: str) -> Any:
         _, *pieces = file.read().split(mark)
     if not pieces:
         raise ValueError(f"no certificate in {path}")
-    return trustRootFromCertificates([Certificate.loadPEM(mark + piece) for piece in pieces])
+    return [Certificate.loadPEM(mark + piece) for piece in pieces]
 
 
-def verifying(host: str, trustRoot: Any = None) -> Any:
+def verifying(
+    host: str, authorities: Sequence[Certificate] | None = None
+) -> IOpenSSLClientConnectionCreator:
     """
     TLS with a server whose certificate says that it is C{host}, and whose
     issuer is trusted; otherwise none.
 
-    @param trustRoot: L{trusted}'s; by default those that the system trusts.
+    @param authorities: the issuers that are trusted; by default those that the
+        system trusts.
     """
     return optionsForClientTLS(
-        host, trustRoot, extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2}
+        host,
+        None if authorities is None else trustRootFromCertificates(authorities),
+        extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2},
     )

@@ -5,22 +5,38 @@ dots stuffed, behind BDAT as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer
+from twisted.internet.interfaces import IConsumer, IPullProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import PeerError
+from deferrals.model.lines import hasBare
+
+_BARE = "a bare CR or LF in the message"
+
+
+class _Encoding(Protocol):
+    """
+    How the octets of a message go over the wire.
+    """
+
+    @property
+    def complete(self) -> bool: ...
+
+    def feed(self, chunk: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
 
 
 class Stuffing:
     """
     Dot-stuffing (RFC 5321 §4.5.2) of a message in chunks of any size.
 
-    @ivar complete: whether all of it has been given.
+    @ivar complete: whether all of the message has been given.
     """
 
     def __init__(self) -> None:
@@ -84,22 +100,58 @@ class Exactly:
         return b""
 
 
+class BareNewline(PeerError):
+    """
+    The message has a CR or an LF that is not part of a CRLF.
+    """
+
+
+def _wholeLines(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """
+    The same octets.  A CR at the end of a piece waits for what follows it, so
+    that none is sent before it is known to be a line's end.
+
+    @raise BareNewline: a line ends in another way than with CRLF.
+    """
+    held = b""
+    try:
+        for chunk in chunks:
+            text = held + chunk
+            held = b"\r" if text.endswith(b"\r") else b""
+            text = text[: len(text) - len(held)]
+            if hasBare(text):
+                raise BareNewline(_BARE)
+            yield text
+        if held:
+            raise BareNewline(_BARE)
+    finally:
+        if isinstance(chunks, Generator):
+            chunks.close()
+
+
 @implementer(IPullProducer)
 class MessageProducer:
     """
     Writes a message.
 
-    @param form: L{Stuffing} or L{Exactly}.
+    @param encoding: L{Stuffing} or L{Exactly}.
+    @param isText: whether its lines must end with CRLF: what follows a bare CR
+        or LF could be taken for a command further on.
     @param progress: called whenever the server has taken something.
     @ivar done: fires when all of it is written; fails where it cannot be read.
     """
 
     def __init__(
-        self, transport: Any, chunks: Iterator[bytes], form: Any, progress: Callable[[], None]
+        self,
+        transport: IConsumer,
+        chunks: Iterator[bytes],
+        encoding: _Encoding,
+        isText: bool,
+        progress: Callable[[], None],
     ) -> None:
         self._transport = transport
-        self._chunks = chunks
-        self._form = form
+        self._chunks = _wholeLines(chunks) if isText else chunks
+        self._encoding = encoding
         self._progress = progress
         self.done: Deferred[None] = Deferred()
 
@@ -109,7 +161,7 @@ class MessageProducer:
         Whether the transport has all of the message, so that there may be an
         answer to it.
         """
-        return bool(self._form.complete)
+        return self._encoding.complete
 
     def resumeProducing(self) -> None:
         """
@@ -123,7 +175,11 @@ class MessageProducer:
         try:
             # A transport does not ask again after an empty write.
             chunk = next(filter(None, self._chunks), None)
-            octets = self._form.end() if chunk is None else self._form.feed(chunk)
+            octets = self._encoding.end() if chunk is None else self._encoding.feed(chunk)
+        except BareNewline:
+            self._transport.unregisterProducer()
+            self._finish(Failure())
+            return
         except Exception:
             self._transport.unregisterProducer()
             self._finish(Failure(PeerError("the message could not be read")))
@@ -135,13 +191,16 @@ class MessageProducer:
 
     def stopProducing(self) -> None:
         """
-        The connection is gone, or nobody wants the message any longer.
+        The connection is gone, or the message is not to be sent any longer.
         """
         self._finish(Failure(PeerError("the connection was lost")))
 
-    def _finish(self, result: Any) -> None:
-        close = getattr(self._chunks, "close", None)
-        if close is not None:
-            close()
-        if not self.done.called:
-            self.done.callback(result)
+    def _finish(self, failure: Failure | None) -> None:
+        if isinstance(self._chunks, Generator):
+            self._chunks.close()
+        if self.done.called:
+            return
+        if failure is None:
+            self.done.callback(None)
+        else:
+            self.done.errback(failure)

@@ -1,7 +1,8 @@
 """
 AUTH (RFC 4954): PLAIN, LOGIN and SCRAM-SHA-256.
 
-Whether a password is right is for the L{Authenticator<deferrals.auth.gate.Authenticator>} to say.
+Whether a password is right is for the
+L{Authenticator<deferrals.auth.authenticator.Authenticator>} to say.
 Here is what is on the wire, and what a wrong password costs: time, doubled with
 each further one from the same address, and after a few the connection.
 """
@@ -10,19 +11,20 @@ from __future__ import annotations
 
 import base64
 import secrets
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from twisted.cred.credentials import UsernamePassword
+from twisted.cred.credentials import ICredentials, UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.deferreds import withDeadline
+from deferrals.deferreds import errorText, withDeadline
 from deferrals.errors import PeerError
-from deferrals.interfaces import IScramCredentials
+from deferrals.interfaces import IAuthenticator, IScramCredentials
 from deferrals.model.reply import (
     R235_AUTHENTICATED,
     R421_AUTH_FAILURES,
@@ -48,6 +50,12 @@ from deferrals.model.sasl import (
     signature,
 )
 from deferrals.smtp.server.base import SessionBase
+
+_T = TypeVar("_T")
+_A = TypeVar("_A")
+
+#: One mechanism: takes the initial response, returns the user's name.
+_Mechanism = Callable[[bytes | None], Awaitable[str]]
 
 _log = Logger(namespace="deferrals.session")
 
@@ -83,7 +91,7 @@ class Authentication(SessionBase):
     See the module.
     """
 
-    _exchange: Deferred[Any] | None = None
+    _exchange: Deferred[None] | None = None
     _awaited: Deferred[bytes] | None = None
     _holding = False
     _authFailures = 0
@@ -92,18 +100,18 @@ class Authentication(SessionBase):
         """
         What can be used to authenticate now.
         """
-        gate = self._intake.gate
-        if gate is None or self._settings.auth == "no":
+        authenticator = self._backend.authenticator
+        if authenticator is None or self._settings.authentication == "no":
             return []
-        if self._tls is None and not self._settings.authWithoutTLS:
+        if self._tls is None and not self._settings.auth_without_tls:
             return []
-        return list(gate.mechanisms)
+        return list(authenticator.mechanisms)
 
     def needsAuth(self, verb: str) -> Reply | None:
         """
         The 530 that C{verb} gets where authentication is required.
         """
-        required = self._settings.auth == "required" and self._user is None
+        required = self._settings.authentication == "required" and self._user is None
         return R530_AUTH_FIRST if required and verb not in _WITHOUT_AUTH else None
 
     @property
@@ -129,40 +137,39 @@ class Authentication(SessionBase):
             start = _initial(initial) if blank else None
         except SaslError:
             raise PeerError("not base 64", R501_AUTH_SYNTAX) from None
-        method = getattr(self, f"_auth_{word.upper().replace('-', '_')}")
-        self._exchange = d = self._authenticate(method, start)
-        d.addErrback(self._brokenExchange)
-        d.addCallback(lambda _: self._exchanged())
+        exchange = Deferred.fromCoroutine(self._authenticate(word.upper(), start))
+        exchange.addErrback(self._brokenExchange)
+        self._exchange = exchange
+        exchange.addCallback(lambda _: self._exchanged())
 
     def _notOffered(self) -> Reply:
-        if self._intake.gate is None or self._settings.auth == "no":
+        if self._backend.authenticator is None or self._settings.authentication == "no":
             return R502_NOT_HERE
-        if self._tls is None and not self._settings.authWithoutTLS:
+        if self._tls is None and not self._settings.auth_without_tls:
             return R538_NEEDS_TLS
         return R504_NO_MECHANISM
 
-    @inlineCallbacks
-    def _authenticate(self, method: Any, start: bytes | None) -> Any:
+    async def _authenticate(self, mechanism: str, start: bytes | None) -> None:
         """
         One exchange, to its reply.
         """
-        mechanism = method.__name__.removeprefix("_auth_").replace("_", "-")
+        method: _Mechanism = getattr(self, f"_auth_{mechanism.replace('-', '_')}")
         try:
-            self._user = yield method(start)
+            self._user = await method(start)
         except PeerError as error:
             self.reply(error.reply)
         except SaslError:
             self.reply(R501_AUTH_SYNTAX)
         except UnauthorizedLogin as error:
             self._report(mechanism, "failed", str(error))
-            yield self._unauthorized()
+            await self._unauthorized()
         else:
             self._report(mechanism, "accepted", self._user or "")
             self.identify()
             self.reply(R235_AUTHENTICATED)
 
     def _report(self, mechanism: str, outcome: str, user: str) -> None:
-        self._intake.status.count("authentications", outcome)
+        self._backend.status.count("authentications", outcome)
         _log.info(
             "{client} authentication {outcome} for {user} by {mechanism}",
             event="authentication",
@@ -172,17 +179,16 @@ class Authentication(SessionBase):
             mechanism=mechanism,
         )
 
-    @inlineCallbacks
-    def _unauthorized(self) -> Any:
+    async def _unauthorized(self) -> None:
         """
         Wrong.  It takes a while to say so.
         """
         self._authFailures += 1
-        seconds = self._intake.guard.failed(self._address, self._clock.seconds())
+        seconds = self._backend.connectionLimits.failed(self._address, self._clock.seconds())
         self._holdOn()
-        yield deferLater(self._clock, seconds)
+        await deferLater(self._clock, seconds)
         self.reply(R535_AUTH_FAILED)
-        if self._authFailures >= self._limits.authFailures:
+        if self._authFailures >= self._limits.auth_failures:
             self.say(R421_AUTH_FAILURES)
             self.close()
 
@@ -196,7 +202,7 @@ class Authentication(SessionBase):
         _log.error(
             "{client}: cannot authenticate: {error}",
             client=self._address,
-            error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
+            error=errorText(failure),
         )
         self.reply(R454_AUTH_NOT_NOW)
 
@@ -204,60 +210,59 @@ class Authentication(SessionBase):
         self._exchange = None
         self._letGo()
 
-    # Mechanisms: each returns a Deferred of the user's name.
+    # Mechanisms: each returns the user's name.
 
-    @inlineCallbacks
-    def _auth_PLAIN(self, start: bytes | None) -> Any:
+    async def _auth_PLAIN(self, start: bytes | None) -> str:
         if start is None:
-            start = yield self._ask(b"")
-        user = yield self._check(parsePlain(start))
-        return user
+            start = await self._ask(b"")
+        return await self._check(parsePlain(start))
 
-    @inlineCallbacks
-    def _auth_LOGIN(self, start: bytes | None) -> Any:
+    async def _auth_LOGIN(self, start: bytes | None) -> str:
         if start is None:
-            start = yield self._ask(b"Username:")
-        password = yield self._ask(b"Password:")
-        user = yield self._check(parsePlain(b"\0" + start + b"\0" + password))
-        return user
+            start = await self._ask(b"Username:")
+        password = await self._ask(b"Password:")
+        return await self._check(parsePlain(b"\0" + start + b"\0" + password))
 
-    @inlineCallbacks
-    def _auth_SCRAM_SHA_256(self, start: bytes | None) -> Any:
+    async def _auth_SCRAM_SHA_256(self, start: bytes | None) -> str:
         if start is None:
-            start = yield self._ask(b"")
+            start = await self._ask(b"")
         exchange = ScramExchange(start)
         _ownName(exchange.authorization, exchange.user)
-        keys = yield self._hold(self._intake.gate.scramKeys, exchange.user.encode("utf-8"))
-        final = yield self._ask(exchange.challenge(keys, secrets.token_urlsafe(18)))
+        keys = await self._hold(self._authenticator.scramKeys, exchange.user.encode("utf-8"))
+        final = await self._ask(exchange.challenge(keys, secrets.token_urlsafe(18)))
         message, proof = exchange.proof(final)
         credentials = ScramProof(exchange.user, message, proof)
-        user = yield self._login(credentials, exchange.user)
-        empty = yield self._ask(signature(keys, message))
+        user = await self._login(credentials, exchange.user)
+        empty = await self._ask(signature(keys, message))
         if empty:
             raise SaslError("nothing more to be said")
         return user
 
-    def _check(self, login: SASLCredentials) -> Deferred[str]:
+    @property
+    def _authenticator(self) -> IAuthenticator:
+        assert self._backend.authenticator is not None  # a mechanism was offered
+        return self._backend.authenticator
+
+    async def _check(self, login: SASLCredentials) -> str:
         _ownName(login.authorization, login.user)
         name, password = login.user.encode("utf-8"), login.password.encode("utf-8")
-        return self._login(UsernamePassword(name, password), login.user)
+        return await self._login(UsernamePassword(name, password), login.user)
 
-    @inlineCallbacks
-    def _login(self, credentials: Any, name: str) -> Any:
+    async def _login(self, credentials: ICredentials, name: str) -> str:
         try:
-            user = yield self._hold(self._intake.gate.login, credentials)
+            return await self._hold(self._authenticator.login, credentials)
         except UnauthorizedLogin:
             raise UnauthorizedLogin(name) from None
-        return user
 
-    # Waiting: for the client, and for the gate.
+    # Waiting: for the client, and for the authenticator.
 
     def _ask(self, challenge: bytes) -> Deferred[bytes]:
         """
         @return: a Deferred of what the client says to this.
         """
         self.reply(Reply(334, None, base64.b64encode(challenge).decode("ascii")))
-        self._awaited = answer = Deferred()
+        answer: Deferred[bytes] = Deferred()
+        self._awaited = answer
         self._letGo()
         return answer
 
@@ -287,11 +292,11 @@ class Authentication(SessionBase):
         else:
             answer.callback(said)
 
-    def _hold(self, function: Any, *args: Any) -> Deferred[Any]:
+    def _hold(self, function: Callable[[_A], Deferred[_T]], argument: _A) -> Deferred[_T]:
         """
-        Take nothing from the client while the gate thinks.
+        Take nothing from the client while the authenticator is at work.
         """
-        d = withDeadline(self._clock, self._limits.authSeconds, function, *args)
+        d = withDeadline(self._clock, self._limits.auth_timeout, function, argument)
         if not d.called:
             self._holdOn()
         return d
@@ -323,9 +328,9 @@ def _initial(text: str) -> bytes:
 
 def _ownName(authorization: str, user: str) -> None:
     """
-    Nobody acts for somebody else here.
+    A user can act only as itself.
 
-    @raise UnauthorizedLogin: the client wants to.
+    @raise UnauthorizedLogin: the client asks for another one's authorization.
     """
     if authorization not in ("", user):
         raise UnauthorizedLogin(f"{user} for {authorization}")

@@ -8,7 +8,7 @@ The parts are mixins, each with the commands of one job; L{Session
     PipelinedESMTP      octets into commands, replies into octets, in order
       SessionBase       what all parts know
         Envelopes       MAIL, RCPT                      (envelope)
-          Contents      DATA, BDAT, the end of the data (content)
+          Contents      DATA, BDAT, the end of the data (data)
         Encryption      STARTTLS, TLS from the start    (starttls)
         Authentication  AUTH                            (auth)
         Introduction    PROXY, XCLIENT                  (proxy)
@@ -17,12 +17,13 @@ The parts are mixins, each with the commands of one job; L{Session
 
 from __future__ import annotations
 
-from typing import Any
+from twisted.internet.interfaces import IReactorTime
 
 from deferrals.model.envelope import Client
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.transaction import Phase, Transaction
 from deferrals.smtp.server.pipeline import PipelinedESMTP
-from deferrals.smtp.server.settings import Backend, ListenerSettings
+from deferrals.smtp.server.settings import Backend
 
 
 class SessionBase(PipelinedESMTP):
@@ -30,7 +31,7 @@ class SessionBase(PipelinedESMTP):
     See the module.
 
     @param settings: the listener's.
-    @param intake: the house behind it.
+    @param backend: what stands behind it.
     @param clock: timers, and the time of day.
     """
 
@@ -45,13 +46,19 @@ class SessionBase(PipelinedESMTP):
     _user: str | None = None
     _tls: str | None = None
 
-    def __init__(self, settings: ListenerSettings, intake: Backend, clock: Any) -> None:
+    def __init__(self, settings: ListenerSettings, backend: Backend, clock: IReactorTime) -> None:
         PipelinedESMTP.__init__(self, clock)
         self.host = settings.hostname
         self._settings = settings
         self._limits = settings.limits
-        self._intake = intake
-        self._client = _NOBODY
+        self._backend = backend
+        self._client = _UNKNOWN
+
+    def latestBackend(self) -> Backend:
+        """
+        What stands behind the next transaction.
+        """
+        return self._backend
 
     @property
     def _isLMTP(self) -> bool:
@@ -68,6 +75,13 @@ class SessionBase(PipelinedESMTP):
         See L{PipelinedESMTP.wantsUTF8}.
         """
         return self._transaction is not None and self._transaction.envelope.parameters.smtputf8
+
+    def greeting(self) -> bytes:
+        """
+        The text behind 220.
+        """
+        host = self._settings.hostname.encode("ascii")
+        return host + (b" LMTP" if self._isLMTP else b" ESMTP") + b" deferrals"
 
     def abort(self, why: str) -> None:
         """
@@ -109,4 +123,4 @@ class SessionBase(PipelinedESMTP):
         )
 
 
-_NOBODY = Client("")
+_UNKNOWN = Client("")

@@ -1,7 +1,7 @@
 """
 The server's certificate and key: from two files, read again when they change.
 
-The files are looked at when a client begins a handshake, at most once a second.
+The files are checked when a client begins a handshake, at most once a second.
 A new pair that cannot be used (half written, a key that does not belong to it,
 unreadable) is logged, and the old one stays in use until the files change again.
 """
@@ -9,19 +9,19 @@ unreadable) is logged, and the old one stays in use until the files change again
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 _log = Logger(namespace="deferrals.tls")
 
-#: How often the files are looked at, at most, in seconds.
-LOOK_SECONDS = 1.0
+#: How often the files are checked, at most, in seconds.
+CHECK_SECONDS = 1.0
 
 _Version = tuple[tuple[int, int, int], ...]
 
@@ -37,13 +37,13 @@ class Certificates:
     @param clock: the time.
     """
 
-    def __init__(self, certificate: str, key: str, clock: Any) -> None:
+    def __init__(self, certificate: str, key: str, clock: IReactorTime) -> None:
         self._certificate = certificate
         self._key = key
         self._clock = clock
-        self._context: Any = None
+        self._context: SSL.Context | None = None
         self._version: _Version = ()
-        self._looked = 0.0
+        self._checked = 0.0
 
     def load(self) -> None:
         """
@@ -55,7 +55,7 @@ class Certificates:
         try:
             self._context = _context(self._certificate, self._key)
         finally:
-            self._version, self._looked = version, self._clock.seconds()
+            self._version, self._checked = version, self._clock.seconds()
 
     def reload(self) -> None:
         """
@@ -79,11 +79,11 @@ class Certificates:
             raise ValueError(f"a readable file: {error}") from None
         return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in found)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._clock.seconds()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked < CHECK_SECONDS:
             return
-        self._looked = now
+        self._checked = now
         try:
             changed = self._stat() != self._version
         except ValueError:
@@ -91,15 +91,16 @@ class Certificates:
         if changed:
             self.reload()
 
-    def serverConnectionForTLS(self, protocol: Any) -> Any:
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """
-        See L{IOpenSSLServerConnectionCreator}.
+        See C{IOpenSSLServerConnectionCreator}.
         """
-        self._look()
+        self._check()
+        assert self._context is not None  # loaded before a listener is made
         return SSL.Connection(self._context, None)
 
 
-def _context(certificate: str, key: str) -> Any:
+def _context(certificate: str, key: str) -> SSL.Context:
     """
     @raise ValueError: the files cannot be used.
     """
@@ -120,10 +121,9 @@ def _context(certificate: str, key: str) -> Any:
     return context
 
 
-def describe(transport: Any) -> str:
+def describe(handle: SSL.Connection) -> str:
     """
     Protocol and cipher of a TLS connection, e.g. C{"TLSv1.3
     TLS_AES_256_GCM_SHA384"}.
     """
-    handle = transport.getHandle()
     return f"{handle.get_protocol_version_name()} {handle.get_cipher_name()}"

@@ -1,12 +1,15 @@
 """
 What is counted over all connections: how many there are, in total and from one
-neighbourhood (an IPv4 address, an IPv6 /64), and whose passwords were wrong.
+neighbourhood (an IPv4 address, an IPv6 /64), and from where wrong passwords came.
 
 Nothing here grows without bound: connections are counted while they last, and
-failures are forgotten, at the latest when there are too many to remember.
+failures are forgotten after a while, and earlier where there are too many of
+them.
 """
 
 from __future__ import annotations
+
+from cachetools import TLRUCache
 
 from deferrals.model.networks import neighbourhood
 from deferrals.model.reply import R421_TOO_MANY_CONNECTIONS, R421_TOO_MANY_FROM_YOU, Reply
@@ -17,7 +20,7 @@ MEMORY_SECONDS = 3600.0
 #: How many neighbourhoods with failed passwords are remembered.
 REMEMBERED = 10000
 
-#: The longest that anybody waits after a failed password, in seconds.
+#: The longest that the answer to a failed password is held back, in seconds.
 MAX_DELAY_SECONDS = 30.0
 
 
@@ -43,53 +46,54 @@ class ConnectionLimits:
         self.perNeighbourhood = perNeighbourhood
         self.delaySeconds = delaySeconds
         self._open: dict[str, int] = {}
-        self._failed: dict[str, tuple[int, float]] = {}
+        # Failures and the time of the first; the time is an argument, so the cache has no clock.
+        self._failed: TLRUCache[str, tuple[int, float]] = TLRUCache(
+            REMEMBERED, ttu=lambda _, failures, now: failures[1] + MEMORY_SECONDS, timer=lambda: 0.0
+        )
 
-    def accept(self) -> Reply | None:
+    def opened(self) -> Reply | None:
         """
-        Somebody has connected, and is counted until L{depart}.
+        A connection is there, and is counted until L{closed}.
 
-        @return: why they must go at once, or L{None}.
+        @return: why it must end at once, or C{None}.
         """
         self.total += 1
         return R421_TOO_MANY_CONNECTIONS if self.total > self.connections else None
 
-    def depart(self) -> None:
+    def closed(self) -> None:
         """
         A connection has ended.
         """
         self.total -= 1
 
-    def enter(self, address: str) -> Reply | None:
+    def identified(self, address: str) -> Reply | None:
         """
-        Somebody is known by this address, and counted until L{leave}.
+        The address of a connection's client is known, and counted until
+        L{forgotten}.
 
-        @return: why they must go at once, or L{None}.
+        @return: why it must end at once, or C{None}.
         """
-        who = neighbourhood(address)
-        count = self._open[who] = self._open.get(who, 0) + 1
+        origin = neighbourhood(address)
+        count = self._open[origin] = self._open.get(origin, 0) + 1
         return R421_TOO_MANY_FROM_YOU if count > self.perNeighbourhood else None
 
-    def leave(self, address: str) -> None:
+    def forgotten(self, address: str) -> None:
         """
-        Somebody is gone, or was known by a wrong address.
+        That client is gone, or has another address than it seemed.
         """
-        who = neighbourhood(address)
-        self._open[who] -= 1
-        if not self._open[who]:
-            del self._open[who]
+        origin = neighbourhood(address)
+        self._open[origin] -= 1
+        if not self._open[origin]:
+            del self._open[origin]
 
     def failed(self, address: str, now: float) -> float:
         """
-        Somebody's password was wrong.
+        A client's password was wrong.
 
         @return: how long to hold the answer back, in seconds.
         """
-        who = neighbourhood(address)
-        count, since = self._failed.pop(who, (0, now))
-        if now - since > MEMORY_SECONDS:
-            count, since = 0, now
-        if len(self._failed) >= REMEMBERED:
-            del self._failed[next(iter(self._failed))]
-        self._failed[who] = count + 1, since
+        origin = neighbourhood(address)
+        self._failed.expire(now)
+        count, since = self._failed.pop(origin, (0, now))
+        self._failed[origin] = count + 1, since
         return float(min(self.delaySeconds * 2 ** min(count, 16), MAX_DELAY_SECONDS))

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 
 from deferrals.errors import PeerError
+from deferrals.interfaces import IBodyWriter
+from deferrals.model.lines import normalised
 from deferrals.model.reply import (
     R354_GO_AHEAD,
     R501_SYNTAX,
@@ -28,8 +29,7 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.transaction import Phase, outOfSequence
-from deferrals.smtp.server import maillog
-from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder, normalised
+from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
 from deferrals.smtp.server.envelope import Envelopes
 from deferrals.smtp.server.postdata import PostData
 
@@ -47,13 +47,14 @@ class Contents(Envelopes):
     """
 
     _postData: PostData | None = None
-    _writer: Any = None
-    _decoder: Any = None
+    _writer: IBodyWriter | None = None
+    _dataDecoder: DataDecoder | None = None
+    _chunkDecoder: ChunkDecoder | BinaryDecoder | None = None
     _veto: Reply | None = None
     _chunk: _Chunk | None = None
     _pace: float | None = None
 
-    def congestion(self) -> Any:
+    def congestion(self) -> IBodyWriter | None:
         """
         A disk that is behind.
         """
@@ -82,7 +83,7 @@ class Contents(Envelopes):
         """
         self.resetTimeout()
         assert self._pace is not None
-        earned = self._pace + octets / self._limits.dataRate
+        earned = self._pace + octets / self._limits.data_rate
         self._pace = min(self._clock.seconds() + PACE_SECONDS, earned)
 
     # DATA.
@@ -96,24 +97,26 @@ class Contents(Envelopes):
         assert self._transaction is not None
         if self._transaction.envelope.parameters.body == "BINARYMIME":
             raise PeerError("binary by DATA", R503_NOT_BY_DATA)
-        self._begin(DataDecoder())
+        self._begin()
+        self._dataDecoder = DataDecoder()
         self._reader = self._readData
         self._pace = self._clock.seconds() + PACE_SECONDS
-        self.setTimeout(self._limits.dataSeconds)
+        self.setTimeout(self._limits.data_timeout)
         self.reply(R354_GO_AHEAD)
 
-    def _begin(self, decoder: Any) -> None:
+    def _begin(self) -> None:
         assert self._transaction is not None
-        self._writer = self._intake.spool.newBody(self._transaction.envelope.transaction)
-        self._decoder = decoder
+        self._writer = self._backend.spool.newBody(self._transaction.envelope.transaction)
 
     def _readData(self, octets: bytes) -> bytes:
         """
         @return: what stands behind the end of the message.
         """
         self._arrived(len(octets))
-        content, rest = self._decoder.feed(octets)
-        self._receive(content)
+        decoder = self._dataDecoder
+        assert decoder is not None
+        content, rest = decoder.feed(octets)
+        self._receive(content, decoder.bare)
         if rest is None:
             return b""
         self._reader = None
@@ -125,7 +128,7 @@ class Contents(Envelopes):
     def do_BDAT(self, rest: str) -> None:
         """
         RFC 3030 §2.  Its octets are taken from the wire whatever is wrong with
-        it; where nobody can know how many they are, the connection ends.
+        it; where it cannot be known how many they are, the connection ends.
         """
         match = _CHUNK.fullmatch(rest)
         if match is None:
@@ -140,7 +143,7 @@ class Contents(Envelopes):
         if refusal is None:
             self._beginChunk(self._chunk.left)
         self._reader = self._readChunk
-        self.setTimeout(self._limits.dataSeconds)
+        self.setTimeout(self._limits.data_timeout)
         self._readChunk(b"")
 
     def wanted(self) -> int | None:
@@ -153,9 +156,11 @@ class Contents(Envelopes):
         assert self._transaction is not None
         if self._phase is not Phase.CHUNKS:
             binary = self._transaction.envelope.parameters.body == "BINARYMIME"
-            self._begin(BinaryDecoder() if binary else ChunkDecoder())
+            self._begin()
+            self._chunkDecoder = BinaryDecoder() if binary else ChunkDecoder()
             self._phase = Phase.CHUNKS
-        if self._writer.size + octets > self._limits.messageOctets:
+        assert self._writer is not None
+        if self._writer.size + octets > self._limits.message_size:
             self._forbid(R552_TOO_LARGE)
 
     def _readChunk(self, octets: bytes) -> bytes:
@@ -167,7 +172,8 @@ class Contents(Envelopes):
         chunk.left -= len(octets)
         self._arrived(len(octets))
         if chunk.refusal is None and octets:
-            self._receive(self._decoder.feed(octets))
+            assert self._chunkDecoder is not None
+            self._receive(self._chunkDecoder.feed(octets), self._chunkDecoder.bare)
         if not chunk.left:
             self._reader = self._chunk = None
             self._endOfChunk(chunk)
@@ -176,36 +182,41 @@ class Contents(Envelopes):
     def _endOfChunk(self, chunk: _Chunk) -> None:
         refusal = chunk.refusal
         if refusal is None and chunk.isLast:
-            self._receive(self._decoder.end())
+            assert self._chunkDecoder is not None
+            self._receive(self._chunkDecoder.end(), self._chunkDecoder.bare)
             return self._endOfMessage()
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         refusal = refusal or self._veto
         self.reply(refusal or Reply(250, "2.0.0", f"{chunk.size} octets received"))
 
     # Both.
 
-    def _receive(self, content: bytes) -> None:
+    def _receive(self, content: bytes, isBare: bool) -> None:
         """
         The next octets of the message.  One that cannot be taken is dropped.
+
+        @param isBare: whether a bare CR or LF has been seen in the message.
         """
-        if self._decoder.bare:
-            if self._settings.bareNewlines == "normalise":
+        writer = self._writer
+        assert writer is not None
+        if isBare:
+            if self._settings.bare_lf == "normalise":
                 content = normalised(content)
             else:
                 self._forbid(R550_BARE_NEWLINE)
         if self._veto is not None:
             return
-        if self._writer.size + len(content) > self._limits.messageOctets:
+        if writer.size + len(content) > self._limits.message_size:
             return self._forbid(R552_TOO_LARGE)
-        began = self._writer.size
-        self._writer.write(content)
-        if began <= self._limits.headerOctets < self._writer.size:
-            head = self._writer.head[: self._limits.headerOctets]
+        began = writer.size
+        writer.write(content)
+        if began <= self._limits.header_size < writer.size:
+            head = writer.head[: self._limits.header_size]
             if b"\r\n\r\n" not in head and not head.startswith(b"\r\n"):
                 self._forbid(R552_HEADER_TOO_LARGE)
 
     def _forbid(self, reply: Reply) -> None:
-        if self._veto is None:
+        if self._veto is None and self._writer is not None:
             self._veto = reply
             self._writer.abort()
 
@@ -214,9 +225,9 @@ class Contents(Envelopes):
         The data is complete: from here on the client waits for us.
         """
         transaction, self._transaction = self._transaction, None
-        assert transaction is not None
-        self._decoder = None
         writer, self._writer = self._writer, None
+        assert transaction is not None and writer is not None
+        self._dataDecoder = self._chunkDecoder = None
         veto, self._veto = self._veto, None
         if veto is None and self._loops(writer.head):
             veto = R554_ROUTING_LOOP
@@ -234,7 +245,7 @@ class Contents(Envelopes):
             self.resume()
 
         self._postData = postData = PostData(
-            transaction, self._limits, self._intake, self._clock, send, done
+            transaction, self._settings, self._backend, self._clock, send, done
         )
         self.hold()
         if veto is not None:
@@ -251,24 +262,16 @@ class Contents(Envelopes):
         See L{SessionBase.abort}.
         """
         transaction, self._transaction = self._transaction, None
-        self._reader = self._decoder = self._veto = self._chunk = None
+        self._reader = self._dataDecoder = self._chunkDecoder = None
+        self._veto = self._chunk = None
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.abort()
         if self._phase is not Phase.START:
             self._phase = Phase.READY
         if transaction is not None:
-            self._idleSince = self._clock.seconds()
-            maillog.transactionEnd(
-                transaction.envelope,
-                "aborted",
-                len(transaction.candidates),
-                0,
-                len(transaction.sentAway),
-                0 if writer is None else writer.size,
-                why,
-                self._clock.seconds() - transaction.began,
-            )
+            size = 0 if writer is None else writer.size
+            self._transactionEnded(transaction, "aborted", size, why)
 
 
 @attrs.define(eq=False)

@@ -11,6 +11,8 @@ bare LF ends nothing and is noted, since the next hop might think otherwise
 
 from __future__ import annotations
 
+from deferrals.model.lines import hasBare
+
 _END = b"\r\n.\r\n"
 _HELD = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 
@@ -31,7 +33,7 @@ class DataDecoder:
         """
         @param data: the next octets from the wire.
         @return: the next octets of the message, unstuffed (RFC 5321 §4.5.2);
-            and L{None} while it goes on, or what stands behind its end.
+            and C{None} while it goes on, or what stands behind its end.
         """
         data = self._held + data
         # Without a dot at a line's beginning there is neither an end nor stuffing.
@@ -112,18 +114,3 @@ class BinaryDecoder:
         Nothing is missing.
         """
         return b""
-
-
-def hasBare(data: bytes) -> bool:
-    """
-    Whether there is a CR or an LF that is not part of a CRLF.
-    """
-    # All that is not text, in one sweep, is twice what the pairs are.
-    return len(data) - len(data.translate(None, b"\r\n")) != 2 * data.count(b"\r\n")
-
-
-def normalised(data: bytes) -> bytes:
-    """
-    Every bare CR and bare LF of a complete message made a CRLF.
-    """
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

@@ -11,14 +11,21 @@ duplicate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from deferrals.deferreds import withDeadline
 from deferrals.interfaces import Work
 from deferrals.model.deliveryreport import resultLine, resultReply, shortened
-from deferrals.model.envelope import Form
 from deferrals.model.reply import Reply
 from deferrals.model.transaction import Transaction
+from deferrals.model.verdict import Outcome
 from deferrals.smtp.server.settings import Backend
+
+_log = Logger(namespace="deferrals.transaction")
 
 
 class Immediate:
@@ -26,15 +33,15 @@ class Immediate:
     One message whose delivery is waited for.
 
     @param work: staged; L{start} releases it.
-    @param seqs: the addressee of each recipient that takes the message, by the
-        recipient's place.
+    @param seqs: the C{seq} of the addressee by the index of the recipient: for
+        each recipient that takes the message.
     """
 
     def __init__(
         self,
         transaction: Transaction,
         intake: Backend,
-        clock: Any,
+        clock: IReactorTime,
         work: Work,
         seqs: Mapping[int, int],
     ) -> None:
@@ -43,6 +50,8 @@ class Immediate:
         self._clock = clock
         self._work = work
         self._seqs = seqs
+        self._outcomes: Mapping[int, Outcome] = {}
+        self._waiting: Deferred[None] | None = None
 
     def start(self, done: Callable[[], None]) -> None:
         """
@@ -53,39 +62,43 @@ class Immediate:
         """
         attempt = self._intake.attempt
         assert attempt is not None
-        self._expectation = attempt(self._work, self._transaction.form is Form.LMTP)
-        timer = self._clock.callLater(self._intake.deliverySeconds, self.end)
-        self._expectation.done.addCallback(self._over, timer, done)
+        handsBack = self._transaction.form.takesEach
+        seconds = self._intake.deliverySeconds
+        outcomes = withDeadline(self._clock, seconds, attempt, self._work, handsBack)
+        self._waiting = outcomes.addErrback(self._unknown).addCallback(self._over, done)
+
+    def _unknown(self, failure: Failure) -> Mapping[int, Outcome]:
+        _log.failure("{transaction}: delivery", failure, transaction=self._work.envelope.id)
+        return {}
 
     def end(self) -> None:
         """
         Do not wait any longer: what is not known is in the queue.
         """
-        self._expectation.end()
+        assert self._waiting is not None
+        self._waiting.cancel()
 
-    def _over(self, _: None, timer: Any, done: Callable[[], None]) -> None:
-        if timer.active():
-            timer.cancel()
+    def _over(self, outcomes: Mapping[int, Outcome], done: Callable[[], None]) -> None:
+        self._outcomes = outcomes
         done()
 
     def replies(self) -> dict[int, Reply]:
         """
-        The recipients' own replies.
+        The recipients' own replies, by their index.
         """
-        outcomes = self._expectation.outcomes
-        return {place: resultReply(outcomes.get(seq)) for place, seq in self._seqs.items()}
+        return {index: resultReply(self._outcomes.get(seq)) for index, seq in self._seqs.items()}
 
     def lines(self) -> list[str]:
         """
-        The same as lines of one reply; none under LMTP, which has no such
-        reply, and whose client keeps whoever is refused.
+        The same as lines of one reply; none where each recipient has its own
+        one, and the client keeps the recipients that are refused.
         """
-        if self._transaction.form is Form.LMTP:
+        if self._transaction.form.takesEach:
             return []
-        outcomes, candidates = self._expectation.outcomes, self._transaction.candidates
+        candidates = self._transaction.candidates
         tells = self._transaction.envelope.sender is not None
         lines = []
-        for place, seq in self._seqs.items():
-            recipient = candidates[place].recipient
-            lines.append(resultLine(str(recipient), outcomes.get(seq), recipient.notify, tells))
+        for index, seq in self._seqs.items():
+            recipient, outcome = candidates[index].recipient, self._outcomes.get(seq)
+            lines.append(resultLine(str(recipient), outcome, recipient.notify, tells))
         return shortened(lines)

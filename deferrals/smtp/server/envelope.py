@@ -12,15 +12,15 @@ Traps of the base class, and how they are dealt with:
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_repr
 
-from deferrals.deferreds import CancelledError, timeOfDay, withDeadline
-from deferrals.errors import PeerError
+from deferrals.deferreds import CancelledError, awaited, errorText, timeOfDay, withDeadline
+from deferrals.errors import PeerError, StageError
 from deferrals.model.envelope import Client, Envelope, Form, Parameters, Recipient
 from deferrals.model.extensions import parseMail, parseRcpt
 from deferrals.model.reply import (
@@ -35,8 +35,13 @@ from deferrals.model.transaction import Phase, Transaction
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.base import SessionBase
+from deferrals.smtp.server.observers import tellEnd
+from deferrals.smtp.server.pipeline import Slot
+from deferrals.smtp.server.senders import refusalOf
 
 _log = Logger(namespace="deferrals.session")
+
+_TOO_MANY = Refuse(R452_TOO_MANY_RECIPIENTS)
 
 
 @attrs.frozen
@@ -46,23 +51,37 @@ class _Judged:
 
     @ivar began: when it was named.
     @ivar cohort: its cohort, unless it is refused.
-    @ivar company: whom it may share a transaction with, where one is split.
-    @ivar held: whether it has to wait for others of a remembered message.
+    @ivar batchKey: equal for recipients that may share a transaction which is
+        split.
+    @ivar mustWait: whether it has to wait for other recipients of a remembered
+        message.
     """
 
     recipient: Recipient
     verdict: EnvelopeVerdict
     began: float
     cohort: Hashable = None
-    company: Hashable = None
-    held: bool = False
+    batchKey: Hashable = None
+    mustWait: bool = False
 
     @property
     def isIn(self) -> bool:
         """
         Whether it can be in the transaction.
         """
-        return not (self.held or isinstance(self.verdict, Refuse))
+        return not (self.mustWait or isinstance(self.verdict, Refuse))
+
+
+@attrs.define(eq=False)
+class _RecipientSlot(Slot):
+    """
+    The reply to one RCPT TO.
+
+    @ivar judged: what the envelope says of the recipient; C{None} while that is
+        pending.
+    """
+
+    judged: _Judged | None = None
 
 
 class Envelopes(SessionBase):
@@ -87,37 +106,94 @@ class Envelopes(SessionBase):
         """
         if self._transaction is not None:
             return super().latest()
-        return self._idleSince + self._limits.idleSeconds
+        return self._idleSince + self._limits.idle_timeout
 
-    def do_MAIL(self, rest: str) -> None:
+    def do_MAIL(self, rest: str) -> Deferred[None] | None:
         """
         RFC 5321 §4.1.1.2; D-1, P-1.
         """
         sender, parameters = parseMail(rest, self._offered)
-        if parameters.size is not None and parameters.size > self._limits.messageOctets:
+        if parameters.size is not None and parameters.size > self._limits.message_size:
             raise PeerError("too large", R552_TOO_LARGE)
         self._transactions += 1
         if self._transactions > self._limits.transactions:
             self.say(R421_TOO_MANY_MESSAGES)
-            return self.close()
+            self.close()
+            return None
+        self._backend = self.latestBackend()
         parameters, client = self._asserted(parameters), self._sender(parameters)
         now = timeOfDay(self._clock)
-        number = self._intake.ids.next(now)
+        number = self._backend.ids.next(now)
         envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
-        form = Form.LMTP if self._isLMTP else parameters.form
+        self._transaction = transaction = self._newTransaction(envelope)
+        if self._backend.senders:
+            return self._askSenders(transaction)
+        self._senderJudged(None, transaction)
+        return None
+
+    def _newTransaction(self, envelope: Envelope) -> Transaction:
+        form = self._answerForm(envelope.parameters)
         extended = form in (Form.DEFERRALS, Form.PRDR)
-        limit = self._limits.extensionRecipients if extended else self._limits.recipients
-        self._transaction = Transaction(
-            envelope, form, self._settings.mixed, limit, self._clock.seconds()
-        )
+        limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
+        return Transaction(envelope, form, self._settings.mixedChoice, limit, self._clock.seconds())
+
+    def _askSenders(self, transaction: Transaction) -> Deferred[None]:
+        """
+        Ask the stages that decide about senders.  The client waits.
+        """
+        envelope, seconds = transaction.envelope, self._limits.envelope_timeout
+        d = withDeadline(self._clock, seconds, refusalOf, self._backend.senders, envelope)
+        d.addErrback(self._notJudged, envelope, "the sender")
+        return d.addCallback(self._senderJudged, transaction)
+
+    def _senderJudged(self, refusal: Refuse | None, transaction: Transaction) -> None:
+        if self._closing or self._transaction is not transaction:
+            return  # nothing can be answered any longer
+        if refusal is not None:
+            self._transaction = None
+            self._transactionEnded(transaction, "sender", 0, refusal.reply)
+            return self.reply(refusal.reply)
         self._refused = 0
         self._phase = Phase.SENDER
         self.reply(R250_SENDER)
 
+    def _transactionEnded(
+        self, transaction: Transaction, rung: str, size: int, end: Reply | str
+    ) -> None:
+        """
+        A transaction is over before its data was.
+
+        @param end: the reply that ended it, or why there was none.
+        """
+        self._idleSince = self._clock.seconds()
+        maillog.transactionEnd(
+            transaction.envelope,
+            rung,
+            len(transaction.candidates),
+            0,
+            len(transaction.sentAway),
+            size,
+            str(end),
+            self._clock.seconds() - transaction.began,
+        )
+        final = end if isinstance(end, Reply) else None
+        tellEnd(self._backend.observers, transaction.envelope, transaction.answers, final)
+
+    def _answerForm(self, parameters: Parameters) -> Form:
+        """
+        How this transaction's sender can be told.  Courier understands EXDATA
+        without asking for it: whoever was offered it is told so (X-3).
+        """
+        if self._isLMTP:
+            return Form.LMTP
+        if parameters.form is Form.PLAIN and Form.EXDATA.keyword in self._offered:
+            return Form.EXDATA  # X-3
+        return parameters.form
+
     def _asserted(self, parameters: Parameters) -> Parameters:
         """
-        AUTH= is believed of nobody but the one who is authenticated as that
-        (RFC 4954 §5).
+        AUTH= is believed only where it names the user that the client has
+        authenticated as (RFC 4954 §5).
         """
         if parameters.auth in (None, "<>", self._user):
             return parameters
@@ -137,44 +213,62 @@ class Envelopes(SessionBase):
         """
         RFC 5321 §4.1.1.3.  Judged at once; answered in order.
         """
-        assert self._transaction is not None
-        envelope = self._transaction.envelope
-        recipient = parseRcpt(rest, self._offered, envelope.parameters.smtputf8)
+        transaction = self._transaction
+        assert transaction is not None
+        smtputf8 = transaction.envelope.parameters.smtputf8
+        recipient = parseRcpt(rest, self._offered, smtputf8)
         began = self._clock.seconds()
-        verdict: Any = Refuse(R452_TOO_MANY_RECIPIENTS)
-        if not self._transaction.isFull:
-            try:
-                verdict = self._intake.envelope.judge(envelope, recipient)
-            except Exception:
-                verdict = fail()
-        atOnce = not (self.hasSlots or self._transaction.undivided)
-        if atOnce and not isinstance(verdict, Deferred):
-            judged = self._judge(_checked(verdict), recipient, began)
-            return self.reply(self._admit(judged))
-        slot = self.slot()
+        verdict = self._askStages(transaction, recipient)
+        isNext = not (self.hasSlots or transaction.isUnchosen)
+        if isNext and not isinstance(verdict, Deferred):
+            return self.reply(self._admit(self._judge(verdict, recipient, began)))
+        slot = _RecipientSlot()
+        self.enqueue(slot)
         if not isinstance(verdict, Deferred):
-            return self._judged(_checked(verdict), slot, recipient, began)
+            return self._judged(verdict, slot, recipient, began)
         self.setTimeout(None)
-        seconds = self._limits.envelopeSeconds
-        slot.pending = withDeadline(self._clock, seconds, lambda: verdict)
-        slot.pending.addErrback(self._envelopeFailed, envelope)
-        slot.pending.addCallback(_checked)
-        slot.pending.addCallback(self._judged, slot, recipient, began)
+        slot.pending = verdict.addCallback(self._judged, slot, recipient, began)
 
-    def _envelopeFailed(self, failure: Failure, envelope: Envelope) -> EnvelopeVerdict:
+    def _askStages(
+        self, transaction: Transaction, recipient: Recipient
+    ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict]:
+        """
+        What the envelope stages say of a recipient: at once, or within their
+        deadline.  Whatever they do, there is a verdict.
+        """
+        if transaction.isFull:
+            return _TOO_MANY
+        envelope = transaction.envelope
+        try:
+            answer = awaited(self._backend.envelope.judgeRecipient(envelope, recipient))
+            if not isinstance(answer, Deferred):
+                return _checked(answer)
+        except BaseException:
+            return self._notJudged(Failure(), envelope, f"<{recipient}>")
+        d = withDeadline(self._clock, self._limits.envelope_timeout, lambda: answer)
+        d.addCallback(_checked)
+        return d.addErrback(self._notJudged, envelope, f"<{recipient}>")
+
+    def _notJudged(self, failure: Failure, envelope: Envelope, about: str) -> Refuse:
+        """
+        A stage has raised, is late or has answered nonsense.
+        """
         if not failure.check(CancelledError):
             _log.error(
-                "{transaction}: envelope stage failed: {error}",
+                "{transaction}: envelope stage failed for {about}: {error}",
                 transaction=envelope.id,
-                error=f"{failure.type.__name__}: {failure.getErrorMessage()}",
+                about=about,
+                error=errorText(failure),
             )
         return Refuse(R451_LOCAL_ERROR)
 
-    def _judged(self, verdict: Any, slot: Any, recipient: Recipient, began: float) -> None:
+    def _judged(
+        self, verdict: EnvelopeVerdict, slot: _RecipientSlot, recipient: Recipient, began: float
+    ) -> None:
         if self._closing:
-            return  # cancelled: nobody is to be told
-        judged = self._judge(verdict, recipient, began)
-        self.ready(slot, lambda: self._admit(judged), judged)
+            return  # cancelled: the client is gone
+        slot.judged = judged = self._judge(verdict, recipient, began)
+        self.ready(slot, lambda: self._admit(judged))
 
     def _judge(self, verdict: EnvelopeVerdict, recipient: Recipient, began: float) -> _Judged:
         """
@@ -183,43 +277,44 @@ class Envelopes(SessionBase):
         assert self._transaction is not None
         if isinstance(verdict, Refuse):
             return _Judged(recipient, verdict, began)
-        recipient = recipient.routed(verdict.route)
+        if verdict.route is not None:
+            recipient = recipient.routed(verdict.route)
         try:
-            cohort = self._intake.content.cohort(recipient, verdict)
+            cohort = self._backend.content.cohort(recipient, verdict)
         except Exception:
-            _log.failure("{transaction}: no cohort", transaction=self._transaction.envelope.id)
-            return _Judged(recipient, Refuse(R451_LOCAL_ERROR), began)
+            refusal = self._notJudged(Failure(), self._transaction.envelope, f"<{recipient}>")
+            return _Judged(recipient, refusal, began)
         now = timeOfDay(self._clock)
-        company, held = self._intake.mixed.place(self._transaction, recipient, cohort, now)
-        return _Judged(recipient, verdict, began, cohort, company, held)
+        batchKey, mustWait = self._backend.mixed.classify(self._transaction, recipient, cohort, now)
+        return _Judged(recipient, verdict, began, cohort, batchKey, mustWait)
 
-    def maySettle(self, slots: Sequence[Any]) -> bool:
+    def maySettle(self, slots: Sequence[Slot]) -> bool:
         """
         Where a transaction is to be split, recipients that came in one piece
-        are answered together: the largest company leads.
+        are answered together: the largest batch stays in it.
         """
         transaction = self._transaction
-        if transaction is None or not transaction.undivided:
+        if transaction is None or not transaction.isUnchosen:
             return True
         if any(slot.settle is None for slot in slots):
             return False
-        judged = [slot.answer for slot in slots if slot.answer is not None]
-        transaction.lead([one.company for one in judged if one.isIn])
+        judged = [slot.judged for slot in slots if isinstance(slot, _RecipientSlot)]
+        transaction.chooseBatch([one.batchKey for one in judged if one is not None and one.isIn])
         return True
 
     def _admit(self, judged: _Judged) -> Reply:
         """
-        It is this recipient's turn to be answered.
+        All recipients before this one have been answered.
         """
         transaction = self._transaction
         assert transaction is not None
         verdict = judged.verdict
         before = len(transaction.sentAway)
         reply = transaction.admit(
-            judged.recipient, verdict, judged.cohort, judged.company, judged.held
+            judged.recipient, verdict, judged.cohort, judged.batchKey, judged.mustWait
         )
         if len(transaction.sentAway) > before:
-            self._intake.status.count("mixed", "recipients sent away")
+            self._backend.status.count("mixed", "recipients sent away")
         if transaction.candidates:
             self._phase = Phase.RECIPIENTS
         if not (reply.code < 400 and isinstance(verdict, Defer)):
@@ -245,13 +340,12 @@ class Envelopes(SessionBase):
         return self._pardoned <= self._limits.errors
 
 
-def _checked(verdict: Any) -> EnvelopeVerdict:
+def _checked(verdict: EnvelopeVerdict | None) -> EnvelopeVerdict:
     """
-    An envelope stage's answer; a temporary refusal, where it is none.
+    @raise StageError: it is no verdict, whatever its type promises.
     """
-    if isinstance(verdict, Refuse) and verdict.reply.code >= 400:
+    if isinstance(verdict, Refuse):
         return verdict
-    if isinstance(verdict, Accept | Defer) and verdict.route is not None:
+    if isinstance(verdict, (Accept, Defer)) and verdict.route is not None:
         return verdict
-    _log.error("{verdict} is no verdict on a recipient", verdict=repr(verdict))
-    return Refuse(R451_LOCAL_ERROR)
+    raise StageError(f"{safe_repr(verdict)[:200]} is no verdict on a recipient")

@@ -1,25 +1,26 @@
 """
-The mixed rung of one listener: the rules of L{deferrals.model.mixed} applied to
-a session's transactions, with what they need from outside: the message's
-fingerprint, and whether a sender may be written to.
+What a plain sender gets at one listener when its recipients differ: the rules of
+L{deferrals.model.mixed} applied to a session's transactions, with what they need
+from outside: the message's fingerprint, and whether a sender may be written to.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from deferrals.interfaces import IMessage
 from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form, Recipient
 from deferrals.model.mixed import Memory, Mixed, stableSender
 from deferrals.model.reply import Reply
+from deferrals.model.status import Status
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, Marks, Refuse, Route
 
@@ -31,17 +32,18 @@ _CHUNK_OCTETS = 256 * 1024
 #: good while others of it were sent away: some senders refuse these, too.
 _PATIENCE = 3
 
-#: What becomes of a filed copy is nothing to tell its sender, who may be forged.
+#: The sender of a filed copy may be forged: it is told nothing of the copy.
 _NEVER = frozenset({"NEVER"})
 
 
 @attrs.frozen
 class Diversion:
     """
-    What becomes of one who refuses a message that was accepted for all.
+    What becomes of a recipient that refuses a message which was accepted for
+    all.
 
     @ivar reply: how it refuses.
-    @ivar quarantine: the delivery that gets its copy; L{None} for none.
+    @ivar quarantine: the delivery that gets its copy; C{None} for none.
     @ivar notify: whether the sender is told by a DSN.
     """
 
@@ -52,13 +54,13 @@ class Diversion:
     @property
     def kind(self) -> str:
         """
-        One word for it, for who counts.
+        One word for it, for the counters.
         """
         return "notified" if self.notify else "filed" if self.quarantine else "dropped"
 
     def addressee(self, recipient: Recipient, seq: int) -> Addressee | None:
         """
-        Who is written into the spool for it; L{None} where nothing is left to
+        What is written into the spool for it; C{None} where nothing is left to
         do.
         """
         route = recipient.route
@@ -72,7 +74,12 @@ class Diversion:
         return Addressee(routed, why, seq)
 
 
-def fingerprintOf(message: Any) -> str:
+#: How a mixed message is answered, and what becomes of each recipient that
+#: refuses it, by its index.
+Resolved = tuple[Resolution, dict[int, Diversion]]
+
+
+def fingerprintOf(message: IMessage) -> str:
     """
     What a message has in common with itself at the next attempt: its
     Message-ID and its body.  Trace fields may have been added since.  Reads
@@ -88,7 +95,7 @@ def fingerprintOf(message: Any) -> str:
     return digest.hexdigest()
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class MixedPolicy:
     """
     @ivar choice: the listener's.
@@ -96,12 +103,12 @@ class MixedPolicy:
         for now too often: C{NOTIFY} or C{FILE}.
     @ivar retryLimit: how often that is.
     @ivar memory: what is remembered; all listeners share it.
-    @ivar quarantine: the name of a policy's quarantine delivery, or L{None}.
+    @ivar quarantine: the name of a policy's quarantine delivery, or C{None}.
     @ivar reachable: whether there is a way to write to a sender.
     @ivar mayNotify: whether a DSN may be written to an envelope's reverse-path
-        although nobody has authenticated: a Deferred of that.
+        although the client has not authenticated: a Deferred of that.
     @ivar inThread: runs a function outside the reactor thread.
-    @ivar status: L{Status<deferrals.model.status.Status>}.
+    @ivar status: where events are counted.
     """
 
     choice: Mixed
@@ -111,18 +118,19 @@ class MixedPolicy:
     quarantine: Callable[[str], str | None]
     reachable: Callable[[Mailbox], bool]
     mayNotify: Callable[[Envelope], Deferred[bool]]
-    inThread: Callable[..., Deferred[Any]]
-    status: Any
+    inThread: Callable[[Callable[[IMessage], str], IMessage], Deferred[str]]
+    status: Status
 
-    def place(
+    def classify(
         self, transaction: Transaction, recipient: Recipient, cohort: Hashable, now: float
     ) -> tuple[Hashable, bool]:
         """
         A recipient of a plain sender, in the light of what is remembered.
 
-        @return: the company that it may share a transaction with (its cohort;
-            or those who refuse the same message, when nobody else is pending),
-            and whether it has to wait.
+        @return: its batch key, which is equal for recipients that may share the
+            transaction; and whether it has to wait.  The key is its cohort; or
+            the message that it is known to refuse, when no other recipient of
+            that message is pending.
         """
         sender = stableSender(transaction.envelope.sender)
         if transaction.form is not Form.PLAIN or not sender or not len(self.memory):
@@ -137,7 +145,7 @@ class MixedPolicy:
         refused = next((f for f in found if self.memory.refuses(f, key)), None)
         return (cohort if refused is None else ("refuses", refused)), False
 
-    def fingerprint(self, message: Any) -> Deferred[str]:
+    def fingerprint(self, message: IMessage) -> Deferred[str]:
         """
         @return: a Deferred of L{fingerprintOf} C{message}, computed once.
         """
@@ -147,11 +155,11 @@ class MixedPolicy:
             (__name__, "fingerprint"), lambda message: self.inThread(fingerprintOf, message)
         )
 
-    def recognise(self, message: Any, transaction: Transaction) -> Deferred[Any]:
+    def recognise(self, message: IMessage, transaction: Transaction) -> Deferred[IMessage]:
         """
-        The data is there.  What may be a remembered message is looked at before
-        anything else: L{answered} has to know it at once, before the sender
-        comes again, and before the spool has removed it.
+        The data is there.  What may be a remembered message gets its fingerprint
+        before anything else.  L{answered} has to know it at once, before the
+        sender comes again, and before the spool has removed the message.
 
         @return: a Deferred of C{message}.
         """
@@ -159,17 +167,15 @@ class MixedPolicy:
             return succeed(message)
         return self.fingerprint(message).addBoth(lambda _: message)
 
-    @inlineCallbacks
-    def resolve(self, transaction: Transaction, block: Block, message: Any, now: float) -> Any:
+    async def resolve(
+        self, transaction: Transaction, block: Block, message: IMessage, now: float
+    ) -> Resolved:
         """
         A plain sender's message for which no one reply is exact.
-
-        @return: a Deferred of a L{Resolution}, and with C{ACCEPT} what becomes
-            of each refuser, by its index.
         """
         accepts, refuses = _sides(transaction, block)
         if transaction.envelope.sender is not None and self.choice in (Mixed.SPLIT, Mixed.RETRY):
-            fingerprint = yield self.fingerprint(message)
+            fingerprint = await self.fingerprint(message)
             sender = stableSender(transaction.envelope.sender)
             found = self.memory.learn(
                 fingerprint, sender, accepts, refuses, transaction.sentAway, now
@@ -180,34 +186,35 @@ class MixedPolicy:
                 return Resolution.LATER, {}
         if not accepts:
             return Resolution.STRICTEST, {}
-        return (yield self._acceptOrNot(transaction, block))
+        return await self._acceptOrNot(transaction, block)
 
-    def _acceptOrNot(self, transaction: Transaction, block: Block) -> Any:
+    async def _acceptOrNot(self, transaction: Transaction, block: Block) -> Resolved:
         choice = self.choice
         if transaction.envelope.sender is None:
-            choice = Mixed.FILE  # there is nobody to tell
+            choice = Mixed.FILE  # a bounce has no sender that could be told
         elif choice in (Mixed.SPLIT, Mixed.RETRY):
             choice = self.fallback
-        verdicts = [block.verdictOf(index) for index in range(len(transaction.candidates))]
-        refusals = {i: v.reply for i, v in enumerate(verdicts) if isinstance(v, Refuse)}
+        verdicts = enumerate(block.verdicts)
+        refusals = {i: v.reply for i, v in verdicts if isinstance(v, Refuse)}
         forNow = any(reply.isTemporary for reply in refusals.values())
         if choice is Mixed.STRICTEST or forNow:
             self.status.count("mixed", "one refusal for all")
-            return succeed((Resolution.STRICTEST, {}))
-        return self._divert(transaction, refusals, choice)
+            return Resolution.STRICTEST, {}
+        return await self._divert(transaction, refusals, choice)
 
-    @inlineCallbacks
-    def _divert(self, transaction: Transaction, refusals: dict[int, Reply], choice: Mixed) -> Any:
+    async def _divert(
+        self, transaction: Transaction, refusals: dict[int, Reply], choice: Mixed
+    ) -> Resolved:
         """
-        The message is accepted; what becomes of the refusers.  It is not, if a
-        refusal would be lost by that: somebody can be told, and there is no
-        place to file.
+        What becomes of the recipients that refuse, if the message is accepted.
+        It is not accepted where a refusal would be lost by that: there is a
+        sender to be told, it cannot be told, and the copy cannot be filed.
         """
         envelope = transaction.envelope
         sender = envelope.sender
         notify = choice is Mixed.NOTIFY and sender is not None and self.reachable(sender)
         if notify and envelope.client.user is None:
-            notify = yield self.mayNotify(envelope)
+            notify = await self.mayNotify(envelope)
         diversions = {}
         for index, reply in refusals.items():
             route = transaction.candidates[index].recipient.route
@@ -220,10 +227,12 @@ class MixedPolicy:
             self.status.count("mixed", diversion.kind)
         return Resolution.ACCEPT, diversions
 
-    def answered(self, transaction: Transaction, block: Block, message: Any, now: float) -> None:
+    def answered(
+        self, transaction: Transaction, block: Block, message: IMessage, now: float
+    ) -> None:
         """
-        The final reply was written: who has a final answer needs not be
-        remembered any longer.
+        The final reply was written: recipients that have a final answer need not
+        be remembered any longer.
         """
         if not transaction.remembered or block.final is None or block.final.isTemporary:
             return
@@ -245,11 +254,12 @@ def _leadsOn(diversion: Diversion) -> bool:
 
 def _sides(transaction: Transaction, block: Block) -> tuple[list[str], list[str]]:
     """
-    The keys of those who accept, and of those who refuse.
+    The keys of the recipients that accept, and of those that refuse.
     """
-    accepts, refuses = [], []
-    for index, candidate in enumerate(transaction.candidates):
-        side = accepts if isinstance(block.verdictOf(index), Accept) else refuses
+    accepts: list[str] = []
+    refuses: list[str] = []
+    for candidate, verdict in zip(transaction.candidates, block.verdicts, strict=True):
+        side = accepts if isinstance(verdict, Accept) else refuses
         side.append(candidate.recipient.address.key)
     return accepts, refuses
 

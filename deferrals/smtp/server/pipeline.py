@@ -2,7 +2,7 @@
 The lower half of a server's session: octets into commands, replies into octets,
 each in its order.
 
-L{PipelinedESMTP} is a L{twisted.mail.smtp.ESMTP} whose way of reading and
+L{PipelinedESMTP} is a C{twisted.mail.smtp.ESMTP} whose way of reading and
 writing is replaced.  How the base class's traps are dealt with:
 
   - I{Replies overtake one another.}  Input is taken command by command, and not
@@ -24,17 +24,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import attrs
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+    ITLSTransport,
+)
+from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.mail import smtp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from deferrals.interfaces import IBodyWriter
 from deferrals.model.reply import (
     R421_LOCAL_ERROR,
     R451_LOCAL_ERROR,
@@ -56,35 +66,44 @@ MAX_BUFFER_OCTETS = 64 * 1024
 #: RCPTs that are judged side by side; the next one waits.
 MAX_SLOTS = 100
 
-#: Commands that are taken from one client in one go: then it is the turn of the
-#: others, who would have to wait for as many as fit into a segment.
+#: Commands that are taken from one client in one round.  Then other clients are
+#: served, which would have to wait for as many as fit into a segment.
 MAX_AT_ONCE = 100
 
 #: How long a client may take to read its last replies, in seconds.
 LINGER_SECONDS = 30.0
 
 
+class ISessionTransport(ITLSTransport, IConsumer, IPushProducer):
+    """
+    Internal: what a session asks of its connection.
+    """
+
+    def getHandle() -> SSL.Connection:
+        """
+        @return: the TLS connection, where there is one.
+        """
+
+
 @attrs.define(eq=False)
-class _Slot:
+class Slot:
     """
-    The place of one reply in the order of replies.
+    One reply in the order of replies.
 
-    @ivar settle: makes the reply, once it is this slot's turn; L{None} while
-        its answer is pending.
+    @ivar settle: makes the reply, once all before it have been written;
+        C{None} while its answer is pending.
     @ivar pending: what is waited for.
-    @ivar answer: what has come of it; the subclass's affair.
     """
 
-    settle: Callable[[], Reply] | None
-    pending: Deferred[Any] | None = None
-    answer: Any = None
+    settle: Callable[[], Reply] | None = None
+    pending: Deferred[None] | None = None
 
 
-def _isIdle(transport: Any) -> bool:
+def _isIdle(transport: Connection) -> bool:
     """
     Whether a transport can be written to, and has nothing left to write; not
-    where TLS stands in between, and not where a Twisted keeps what waits in
-    another place.
+    where TLS stands in between, and not where this version of Twisted keeps what
+    waits in an attribute of another name.
     """
     usable = transport.connected and not (transport.disconnecting or transport.TLS)
     waiting = transport.dataBuffer or getattr(transport, "_tempDataBuffer", True)
@@ -101,6 +120,7 @@ class PipelinedESMTP(smtp.ESMTP):
     """
 
     noisy = False
+    transport: ISessionTransport
     _buffer = b""
     _offset = 0
     _reader: Callable[[bytes], bytes] | None = None
@@ -113,15 +133,17 @@ class PipelinedESMTP(smtp.ESMTP):
     _writeBlocked = False
     _readPaused = False
     _inputEnded = False
-    _timer: Any = None
+    _timer: IDelayedCall | None = None
+    _silenceSeconds: float | None = None
     _deadline = 0.0
     _allowance = 0
-    _nextTurn: Any = None
+    _nextRound: IDelayedCall | None = None
+    _pending: Deferred[None] | None = None
 
-    def __init__(self, clock: Any) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         smtp.ESMTP.__init__(self)
         self._clock = clock
-        self._slots: deque[_Slot] | None = None
+        self._slots: deque[Slot] | None = None
         self._out: list[bytes] = []
 
     # What a subclass says.
@@ -129,6 +151,18 @@ class PipelinedESMTP(smtp.ESMTP):
     def peerName(self) -> str:
         """
         Who the client is, for the log.
+        """
+        raise NotImplementedError
+
+    def lineReceived(self, line: bytes) -> None:
+        """
+        One line from the client, without its CRLF.
+        """
+        raise NotImplementedError
+
+    def timeoutConnection(self) -> None:
+        """
+        The client was silent for too long.
         """
         raise NotImplementedError
 
@@ -146,7 +180,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def wanted(self) -> int | None:
         """
-        How many octets the reader takes at most; L{None} where it must see to
+        How many octets the reader takes at most; C{None} where it must see to
         know.
         """
         return None
@@ -165,20 +199,19 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         return False
 
-    def maySettle(self, slots: Sequence[Any]) -> bool:
+    def maySettle(self, slots: Sequence[Slot]) -> bool:
         """
-        Semaphore are about to be answered, the first ones of them at least.
+        Slots are about to be answered, the first ones of them at least.
 
         @param slots: all that there are: what came in one piece, as far as it
             has been taken.
-        @return: L{False} where the others are to be waited for first.
+        @return: C{False} where the others are to be waited for first.
         """
         return True
 
-    def congestion(self) -> Any:
+    def congestion(self) -> IBodyWriter | None:
         """
-        Where the client's octets go too slowly: an object with C{drained()}; or
-        L{None}.
+        Where the client's octets go too slowly; C{None} where they do not.
         """
         return None
 
@@ -189,12 +222,12 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def answered(self, reply: Reply) -> None:
         """
-        C{reply} has just been written, in its turn.
+        C{reply} has just been written, behind those that were to come first.
         """
 
     def resumed(self) -> None:
         """
-        A command that waited is over: the client's turn.
+        A command that waited is over: the client may go on.
         """
 
     def broken(self) -> None:
@@ -206,10 +239,10 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def setTimeout(self, period: float | None) -> float | None:
         """
-        TimeoutMixin's, at less cost: one timer per connection, which looks at
-        the deadline when it goes off.
+        TimeoutMixin's, at less cost: one timer per connection, which compares
+        with the deadline when it goes off.
         """
-        previous, self.timeOut = self.timeOut, period
+        previous, self._silenceSeconds = self._silenceSeconds, period
         if period is not None:
             self._deadline = self._clock.seconds() + period
             self._startTimer(min(self._deadline, self.latest()))
@@ -219,12 +252,12 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         The client has done something.
         """
-        if self.timeOut is not None:
-            self._deadline = self._clock.seconds() + self.timeOut
+        if self._silenceSeconds is not None:
+            self._deadline = self._clock.seconds() + self._silenceSeconds
 
     def _startTimer(self, when: float) -> None:
         """
-        Look at the deadline not later than then.
+        Compare with the deadline not later than then.
         """
         if self._timer is not None:
             if self._timer.getTime() <= when:
@@ -239,7 +272,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def _timerOff(self) -> None:
         self._timer = None
-        if self.timeOut is None:
+        if self._silenceSeconds is None:
             return
         if self.congestion() is not None:
             self.resetTimeout()  # it is we who are slow
@@ -257,9 +290,9 @@ class PipelinedESMTP(smtp.ESMTP):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        Nobody is there any longer: what is pending is cancelled.
+        The client is gone: what is pending is cancelled.
         """
         self._lost = True
         self._stopTimer()
@@ -272,9 +305,12 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         self._closing = True
         self._buffer = b""
-        turn, self._nextTurn = self._nextTurn, None
-        if turn is not None:
-            turn.cancel()
+        following, self._nextRound = self._nextRound, None
+        if following is not None:
+            following.cancel()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.cancel()
         slots, self._slots = self._slots, None
         for slot in slots or ():
             if slot.pending is not None:
@@ -343,7 +379,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Take commands and data as far as possible.
         """
-        if self._running or self._nextTurn is not None:
+        if self._running or self._nextRound is not None:
             return
         self._running = True
         self._allowance = MAX_AT_ONCE
@@ -359,12 +395,12 @@ class PipelinedESMTP(smtp.ESMTP):
         finally:
             self._running = False
         if not self._closing:
-            if self._nextTurn is None:
+            if self._nextRound is None:
                 self._drop()
             self.flush()
             self._regulate()
             if self._inputEnded and not (
-                self._busy or self._slots or self._writeBlocked or self._nextTurn is not None
+                self._busy or self._slots or self._writeBlocked or self._nextRound is not None
             ):
                 self.close()
 
@@ -375,20 +411,20 @@ class PipelinedESMTP(smtp.ESMTP):
             if self._reader is not None:
                 self._read(self._reader)
             elif not self._allowance:
-                if self._nextTurn is None:
-                    self._nextTurn = self._clock.callLater(0, self._takeTurn)
+                if self._nextRound is None:
+                    self._nextRound = self._clock.callLater(0, self._takeRound)
                 return
             elif not self._takeLine():
                 return
 
-    def _takeTurn(self) -> None:
-        self._nextTurn = None
+    def _takeRound(self) -> None:
+        self._nextRound = None
         self._advance()
 
     def _read(self, reader: Callable[[bytes], bytes]) -> None:
         """
-        Hand octets to who reads them; where it is known how many, no others, so
-        that many small pieces in one segment are not copied again and again.
+        Hand octets to the reader.  Where it is known how many, no others: many
+        small pieces in one segment are not copied again and again.
         """
         wanted = self.wanted()
         if wanted is None:
@@ -403,7 +439,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Take one command line.
 
-        @return: L{False} where there is none, or it has to wait.
+        @return: C{False} where there is none, or it has to wait.
         """
         buffer, start = self._buffer, self._offset
         end = buffer.find(b"\n", start) + 1
@@ -425,8 +461,8 @@ class PipelinedESMTP(smtp.ESMTP):
         if self._isRefused:
             self._isRefused = not isWhole
         elif not isWhole:
-            # What follows belongs to this line, whoever thinks otherwise: it is
-            # no command.
+            # What follows belongs to this line, although some clients think
+            # otherwise: it is no command.
             self._isRefused = True
             self.lineBroken()
         elif skipping or len(line) > self.lineLimit():
@@ -447,11 +483,12 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         self.reply(R500_LINE_TOO_LONG)
 
-    def wait(self, pending: Deferred[Any]) -> None:
+    def wait(self, pending: Deferred[None]) -> None:
         """
         Take nothing more from the client until C{pending} fires.
         """
         self.hold()
+        self._pending = pending
         pending.addErrback(self._commandFailed)
         pending.addCallback(lambda _: self.resume())
 
@@ -469,9 +506,10 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def resume(self) -> None:
         """
-        The client's turn again.
+        The client may go on.
         """
         self._busy = False
+        self._pending = None
         if self._closing:
             return
         self.resumed()
@@ -515,7 +553,7 @@ class PipelinedESMTP(smtp.ESMTP):
             else:
                 self.transport.resumeProducing()
 
-    def _drained(self, _: Any) -> None:
+    def _drained(self, _: None) -> None:
         if not self._lost:
             self.resetTimeout()
             self.decongested()
@@ -534,7 +572,7 @@ class PipelinedESMTP(smtp.ESMTP):
         Say this behind everything that is still to be said.
         """
         if self._slots:
-            self._slots.append(_Slot(lambda: reply))
+            self._slots.append(Slot(lambda: reply))
         else:
             self._answer(reply)
 
@@ -595,15 +633,13 @@ class PipelinedESMTP(smtp.ESMTP):
         self.resumed()
         return True
 
-    def slot(self) -> _Slot:
+    def enqueue(self, slot: Slot) -> None:
         """
-        A place in the order of replies, for a command whose answer comes later.
+        A command's answer comes later, and is written behind those before it.
         """
-        slot = _Slot(None)
         if self._slots is None:
             self._slots = deque()
         self._slots.append(slot)
-        return slot
 
     @property
     def hasSlots(self) -> bool:
@@ -612,13 +648,12 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         return bool(self._slots)
 
-    def ready(self, slot: _Slot, settle: Callable[[], Reply], answer: Any = None) -> None:
+    def ready(self, slot: Slot, settle: Callable[[], Reply]) -> None:
         """
         The answer of a slot is there.
 
-        @param settle: makes the reply; called when it is the slot's turn.
-        @param answer: for L{maySettle}.
+        @param settle: makes the reply; called when all replies before it have
+            been written.
         """
         slot.settle = settle
-        slot.answer = answer
         self._advance()

@@ -8,24 +8,26 @@ before the final reply (the client is gone, the deadline is over, the spool
 fails), what was staged is abandoned and the sender still owns the message
 (D-15, D-21).
 
-There is one timer, started anew with each reply: when it ends, whoever is due
-is refused for now (D-25).
+There is one timer, started anew with each reply: when it ends, the recipients
+that are due are refused for now (D-25).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import enum
+from collections.abc import Callable, Hashable, Sequence
 
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import timeOfDay
-from deferrals.interfaces import Work
-from deferrals.model.block import Block, Resolution
+from deferrals.interfaces import IBodyWriter, IMessage, Work
+from deferrals.model.block import Block, Resolution, lastReplies
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Form
+from deferrals.model.limits import ReplyTimes
 from deferrals.model.reply import (
     R250_CONTENT,
     R451_LOCAL_ERROR,
@@ -36,16 +38,48 @@ from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.deliverfirst import Immediate
-from deferrals.smtp.server.mixed import Diversion
-from deferrals.smtp.server.settings import Backend, Limits
+from deferrals.smtp.server.mixed import Diversion, Resolved
+from deferrals.smtp.server.observers import tellEnd
+from deferrals.smtp.server.settings import Backend
 
 _log = Logger(namespace="deferrals.transaction")
+
+
+class Step(enum.Enum):
+    """
+    How far the message is.  Each step and what follows it::
+
+        READING     complete: ASKING                      unreadable: DECIDING
+        ASKING      all have been asked: DECIDING
+        DECIDING    a verdict is overdue: ASKING          one recipient accepts: STAGING
+                    no one reply is exact: RESOLVING      nothing to store, or vetoed: OVER
+        RESOLVING   resolved: DECIDING
+        STAGING     stored: DURABLE, or DELIVERING        not stored: DECIDING (vetoed)
+        DELIVERING  delivered, or not in time: DURABLE
+        DURABLE     the positive end is written: OVER
+
+    Whatever cuts a step short (a veto, a deadline, a lost client) leads to OVER.
+    """
+
+    READING = "the message is being completed"
+    ASKING = "stages are being asked, or cancelled: what they say at once is gathered"
+    DECIDING = "verdicts are waited for"
+    RESOLVING = "the mixed policy decides for a plain sender"
+    STAGING = "the message is being made durable"
+    DELIVERING = "it is being delivered before the reply (S-6)"
+    DURABLE = "it is stored, and only the positive end is missing"
+    OVER = "the last reply is written, or there will be none"
+
+
+#: Steps in which the content is not the spool's, and is dropped if they are the last.
+_UNSTORED = {Step.READING, Step.ASKING, Step.DECIDING, Step.RESOLVING}
 
 
 class PostData:
     """
     The part of one transaction behind its data.
 
+    @param times: when its replies are due.
     @param clock: timers.
     @param send: writes replies to the client, at once.
     @param done: called once, after the last reply was written, or when there
@@ -55,16 +89,16 @@ class PostData:
     def __init__(
         self,
         transaction: Transaction,
-        limits: Limits,
-        intake: Backend,
-        clock: Any,
+        times: ReplyTimes,
+        backend: Backend,
+        clock: IReactorTime,
         send: Callable[[Sequence[Reply]], None],
         done: Callable[[], None],
     ) -> None:
         self._transaction = transaction
         self._envelope = transaction.envelope
-        self._limits = limits
-        self._intake = intake
+        self._times = times
+        self._backend = backend
         self._clock = clock
         self._send = send
         self._done = done
@@ -74,19 +108,32 @@ class PostData:
             f"id {self._envelope.id}",
             bool(transaction.sentAway),
         )
-        self._resolving = False
-        self._diversions: dict[int, Diversion] = {}
+        self._step = Step.READING
         self._began = clock.seconds()
-        self._message: Any = None
-        self._writer: Any = None
+        self._message: IMessage | None = None
+        self._writer: IBodyWriter | None = None
         self._verdicts: list[tuple[int, Deferred[ContentVerdict]]] = []
-        self._timer: Any = None
-        self._window: Any = None
-        self._committing = False
+        self._timer: IDelayedCall | None = None
+        self._window: IDelayedCall | None = None
+        self._isMixed = False
+        self._diversions: dict[int, Diversion] = {}
         self._work: Work | None = None
-        self._immediate: Any = None
-        self._turning = False
-        self._over = False
+        self._immediate: Immediate | None = None
+
+    # From outside.
+
+    def start(self, writer: IBodyWriter) -> None:
+        """
+        The data is complete.
+
+        @param writer: has it.
+        """
+        self._writer = writer
+        self._startTimer()
+        d = writer.finish()
+        d.addCallback(self._backend.mixed.recognise, self._transaction)
+        d.addCallbacks(self._ask, self._unreadable)
+        d.addErrback(self._failed)
 
     def refuse(self, reply: Reply) -> None:
         """
@@ -94,51 +141,97 @@ class PostData:
         too large, malformed, unreadable.
         """
         self._block.uncommitted(reply)
-        self._turn()
+        self._advance()
 
-    def start(self, writer: Any) -> None:
+    def giveUp(self, reply: Reply) -> None:
         """
-        The data is complete.
-
-        @param writer: the L{IBodyWriter<deferrals.interfaces.IBodyWriter>} that has it.
+        The connection is about to be closed: 4xx for what is outstanding
+        (P-12).
         """
-        self._writer = writer
-        self._setTimer()
-        d = writer.finish()
-        d.addCallback(self._intake.mixed.recognise, self._transaction)
-        d.addCallbacks(self._judge, self._unreadable)
+        if self._immediate is not None:
+            self._immediate.end()  # it is ours, and being delivered
+        elif self._step is not Step.OVER:
+            self.refuse(reply)  # P-12
 
-    def _unreadable(self, failure: Failure) -> None:
-        _log.error(
-            "{transaction}: {error}", transaction=self._envelope.id, error=failure.getErrorMessage()
-        )
-        if not self._over:
-            self.refuse(R452_NO_STORAGE)
+    def clientGone(self) -> None:
+        """
+        The connection is lost.  What was not answered stays the sender's.
+        """
+        step, self._step = self._step, Step.OVER  # D-15, D-21
+        if step is Step.OVER:
+            return
+        self._letGo(step)
+        if self._immediate is not None:
+            self._immediate.end()
+        self._backend.status.count("transactions", "aborted")
+        self._logEnd("aborted", 0, "the client was gone before the final reply")
+        self._tellEnd([one.reply for one in self._transaction.candidates], None)
 
-    def _judge(self, message: Any) -> None:
+    # On the way.
+
+    def _advance(self) -> None:
+        """
+        Say what can be said, and take the next step when it is time.
+        """
+        if self._step is Step.ASKING or self._step is Step.OVER:
+            return
+        if self._block.dilemma:
+            self._resolve()
+            return
+        self._speak()
+        if self._step is Step.DECIDING and self._block.needsCommit:
+            self._stage()
+
+    def _speak(self) -> None:
+        replies = self._block.take()
+        if not replies:
+            return
+        if self._block.over:
+            self._end(replies)
+        else:
+            self._send(replies)
+            self._startTimer()
+
+    def _ask(self, message: IMessage) -> None:
         """
         Ask the content stages about the deferred recipients, and only them
         (S-2).
         """
         self._message = message
-        if self._over:
+        if self._step is Step.OVER:
             return
         candidates = self._transaction.candidates
+        # S-2
         deferred = [index for index, candidate in enumerate(candidates) if candidate.deferred]
         if deferred:
+            self._step = Step.ASKING
             asked = [(candidates[index].recipient, candidates[index].cohort) for index in deferred]
-            verdicts = self._intake.content.judge(message, self._envelope, asked)
+            verdicts = self._backend.content.judge(message, self._envelope, asked)
             self._verdicts = list(zip(deferred, verdicts, strict=True))
-            self._turning = True
             for index, verdict in self._verdicts:
                 verdict.addCallback(self._decided, index)
                 verdict.addErrback(self._broken, index)
-            self._turning = False
             if self._transaction.form in (Form.DEFERRALS, Form.PRDR):
                 self._window = self._clock.callLater(
-                    self._limits.consolidationSeconds, self._windowOver
+                    self._times.consolidation_window, self._windowOver
                 )
-        self._turn()
+        self._step = Step.DECIDING
+        self._advance()
+
+    def _unreadable(self, failure: Failure) -> None:
+        _log.error(
+            "{transaction}: {error}", transaction=self._envelope.id, error=failure.getErrorMessage()
+        )
+        if self._step is not Step.OVER:
+            self._step = Step.DECIDING
+            self.refuse(R452_NO_STORAGE)
+
+    def _decided(self, verdict: ContentVerdict, index: int) -> None:
+        if self._step is Step.OVER or not self._block.verdict(index, verdict):
+            return
+        latched = self._block.verdicts[index]
+        self._logVerdict(index, latched.reply if isinstance(latched, Refuse) else R250_CONTENT)
+        self._advance()
 
     def _broken(self, failure: Failure, index: int) -> None:
         """
@@ -147,12 +240,201 @@ class PostData:
         _log.failure("{transaction}: judging", failure, transaction=self._envelope.id)
         self._decided(Refuse(R451_LOCAL_ERROR), index)
 
-    def _decided(self, verdict: ContentVerdict, index: int) -> None:
-        if self._over or not self._block.verdict(index, verdict):
+    def _failed(self, failure: Failure) -> None:
+        """
+        Something of ours is broken: the message is refused for now.
+        """
+        _log.failure("{transaction}: failed", failure, transaction=self._envelope.id)
+        if self._step is not Step.OVER:
+            self._step = Step.DECIDING
+            self.refuse(R451_LOCAL_ERROR)
+
+    def _windowOver(self) -> None:
+        self._window = None
+        self._block.windowOver()
+        self._advance()
+
+    # When it takes too long.
+
+    def _startTimer(self) -> None:
+        if self._timer is not None:
+            self._timer.reset(self._times.reply_deadline)
+        else:
+            self._timer = self._clock.callLater(self._times.reply_deadline, self._late)
+
+    def _late(self) -> None:
+        """
+        Nothing was said for as long as may be (D-25).
+        """
+        self._timer = None
+        self._startTimer()
+        if self._immediate is not None:
+            self._immediate.end()
+        elif self._step is Step.DECIDING:
+            self._cancel(set(self._block.late()))  # D-25
+            self._advance()
+        else:
+            self.refuse(R452_NO_STORAGE)
+
+    def _cancel(self, late: set[int]) -> None:
+        """
+        Verdicts that are cancelled come at once; they are answered together.
+        """
+        self._step = Step.ASKING
+        for index, verdict in self._verdicts:
+            if index in late:
+                verdict.cancel()
+        self._step = Step.DECIDING
+
+    # A plain sender, and no one reply is exact.
+
+    def _resolve(self) -> None:
+        assert self._message is not None
+        self._step = Step.RESOLVING
+        self._isMixed = True
+        now = timeOfDay(self._clock)
+        d = Deferred.fromCoroutine(
+            self._backend.mixed.resolve(self._transaction, self._block, self._message, now)
+        )
+        d.addErrback(self._unresolved)
+        d.addCallback(self._resolved)
+        d.addErrback(self._failed)
+
+    def _unresolved(self, failure: Failure) -> Resolved:
+        _log.failure("{transaction}: mixed", failure, transaction=self._envelope.id)
+        return Resolution.LATER, {}
+
+    def _resolved(self, resolved: Resolved) -> None:
+        if self._step is not Step.RESOLVING:
             return
-        latched = self._block.verdictOf(index)
-        self._logVerdict(index, latched.reply if isinstance(latched, Refuse) else R250_CONTENT)
-        self._turn()
+        resolution, self._diversions = resolved
+        self._step = Step.DECIDING
+        self._block.resolve(resolution)
+        self._advance()
+
+    # Durable, before the positive end.
+
+    def _stage(self) -> None:
+        assert self._message is not None
+        self._step = Step.STAGING
+        addressees, seqs = self._addressees()
+        d = maybeDeferred(self._backend.spool.stage, self._envelope, self._message, addressees)
+        d.addCallbacks(self._staged, self._notStaged, callbackArgs=(seqs,))
+        d.addErrback(self._failed)
+
+    def _addressees(self) -> tuple[list[Addressee], dict[int, int]]:
+        """
+        The recipients that are stored: each mailbox once, however often it was named.
+
+        @return: the addressees, and the number of the addressee of each
+            candidate that accepts.
+        """
+        found: dict[Hashable, Addressee] = {}
+        seqs: dict[int, int] = {}
+        candidates = self._transaction.candidates
+        for seq, index in enumerate(self._block.accepted()):  # S-3
+            recipient = candidates[index].recipient
+            verdict = self._block.verdicts[index]
+            marks = verdict.marks if isinstance(verdict, Accept) else NO_MARKS
+            mailbox = recipient.address.key, recipient.route
+            seqs[index] = found.setdefault(mailbox, Addressee(recipient, marks, seq)).seq
+        for index, diversion in self._diversions.items():
+            diverted = diversion.addressee(candidates[index].recipient, len(candidates) + index)
+            if diverted is not None:
+                found.setdefault((diverted.recipient.address.key, diversion), diverted)
+        return list(found.values()), seqs
+
+    def _staged(self, work: Work, seqs: dict[int, int]) -> None:
+        if self._step is not Step.STAGING:
+            self._backend.spool.abandon(work)
+        elif self._backend.attempt is not None:
+            self._step = Step.DELIVERING
+            self._immediate = Immediate(self._transaction, self._backend, self._clock, work, seqs)
+            self._immediate.start(self._attempted)  # S-6
+        else:
+            self._work = work
+            self._step = Step.DURABLE
+            self._block.committed()
+            self._advance()
+
+    def _attempted(self) -> None:
+        """
+        Delivery came first (S-6), as far as it came.
+        """
+        immediate, self._immediate = self._immediate, None
+        if self._step is Step.DELIVERING and immediate is not None:
+            self._step = Step.DURABLE
+            self._block.committed(immediate.replies(), immediate.lines())
+            self._advance()
+
+    def _notStaged(self, failure: Failure) -> None:
+        _log.error(
+            "{transaction}: not durable: {error}",
+            transaction=self._envelope.id,
+            error=failure.getErrorMessage(),
+        )
+        if self._step is Step.STAGING:
+            self._step = Step.DECIDING
+            self.refuse(R452_NO_STORAGE)
+        elif self._writer is not None:
+            self._writer.abort()
+
+    # The end.
+
+    def _end(self, replies: Sequence[Reply]) -> None:
+        """
+        @param replies: the last ones.
+        """
+        step, self._step = self._step, Step.OVER
+        final, accepted = self._block.final, self._block.accepted()
+        assert final is not None
+        self._send(replies)
+        self._letGo(step)
+        if self._work is not None:
+            self._backend.release(self._work)  # D-20, D-23, P-10, S-4
+        if self._message is not None:
+            now = timeOfDay(self._clock)
+            self._backend.mixed.answered(self._transaction, self._block, self._message, now)
+        rung = self._rung()
+        self._backend.status.count("transactions", rung)
+        self._logEnd(rung, len(accepted), str(final))
+        if self._backend.observers:
+            self._tellEnd(lastReplies(self._block), final)
+        self._done()
+
+    def _tellEnd(self, replies: Sequence[Reply], final: Reply | None) -> None:
+        """
+        @param replies: the last ones about the candidates.
+        """
+        answers = self._transaction.answersWith(replies)
+        tellEnd(self._backend.observers, self._envelope, answers, final)
+
+    def _letGo(self, step: Step) -> None:
+        """
+        There is nothing more to be said: wait for nothing any longer, and drop
+        what is not stored.
+
+        @param step: the last one.
+        """
+        for timer in (self._timer, self._window):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._timer = self._window = None
+        for _, verdict in self._verdicts:
+            verdict.cancel()
+        if self._writer is not None and step in _UNSTORED:
+            self._writer.abort()
+
+    def _rung(self) -> str:
+        """
+        How the sender was told, in the words of the ladder of answers.
+        """
+        form = self._transaction.form
+        if form is Form.LMTP or self._block.enumerated:
+            return form.value
+        if self._isMixed:
+            return "mixed"
+        return "single" if len(self._transaction.candidates) == 1 else "unanimous"
 
     def _logVerdict(self, index: int, reply: Reply) -> None:
         candidate = self._transaction.candidates[index]
@@ -165,177 +447,6 @@ class PostData:
             self._clock.seconds() - self._began,
         )
 
-    def _windowOver(self) -> None:
-        self._window = None
-        self._block.windowOver()
-        self._turn()
-
-    def _setTimer(self) -> None:
-        if self._timer is not None:
-            self._timer.reset(self._limits.replyDeadlineSeconds)
-        else:
-            self._timer = self._clock.callLater(self._limits.replyDeadlineSeconds, self._late)
-
-    def _late(self) -> None:
-        """
-        Nothing was said for as long as may be.
-        """
-        self._timer = None
-        self._setTimer()
-        if self._immediate is not None:
-            self._immediate.end()
-            return
-        late = set(self._block.late())
-        if not late or not self._verdicts:
-            self._block.uncommitted(R452_NO_STORAGE)
-        self._turning = True
-        for index, verdict in self._verdicts:
-            if index in late:
-                verdict.cancel()
-        self._turning = False
-        self._turn()
-
-    def _turn(self) -> None:
-        """
-        Say what can be said, commit when it is time, end when it is over.
-        """
-        if self._turning or self._over:
-            return
-        self._speak()
-        if self._block.dilemma and not self._resolving:
-            self._resolve()
-        elif self._block.needsCommit and not self._committing:
-            self._turning = True
-            self._commit()
-            self._turning = False
-            self._speak()
-
-    def _resolve(self) -> None:
-        """
-        A plain sender, and no one reply is exact.
-        """
-        self._resolving = True
-        d = maybeDeferred(
-            self._intake.mixed.resolve,
-            self._transaction,
-            self._block,
-            self._message,
-            timeOfDay(self._clock),
-        )
-        d.addErrback(self._unresolved)
-        d.addCallback(self._resolved)
-
-    def _unresolved(self, failure: Failure) -> tuple[Resolution, dict[int, Diversion]]:
-        _log.failure("{transaction}: mixed", failure, transaction=self._envelope.id)
-        return Resolution.LATER, {}
-
-    def _resolved(self, resolved: tuple[Resolution, dict[int, Diversion]]) -> None:
-        if not self._over:
-            resolution, self._diversions = resolved
-            self._block.resolve(resolution)
-            self._turn()
-
-    def _speak(self) -> None:
-        replies = self._block.take()
-        if not replies:
-            return
-        self._over = self._block.over
-        self._send(replies)
-        if self._over:
-            self._end()
-        else:
-            self._setTimer()
-
-    def _commit(self) -> None:
-        """
-        Make the message durable for those who take it: each mailbox once,
-        however often it was named.
-        """
-        self._committing = True
-        addressees: dict[tuple[str, Any], Addressee] = {}
-        places: dict[int, int] = {}
-        candidates = self._transaction.candidates
-        for seq, index in enumerate(self._block.accepted()):
-            recipient = candidates[index].recipient
-            verdict = self._block.verdictOf(index)
-            marks = verdict.marks if isinstance(verdict, Accept) else NO_MARKS
-            addressee = Addressee(recipient, marks, seq)
-            kept = addressees.setdefault((recipient.address.key, recipient.route), addressee)
-            places[index] = kept.seq
-        for index, diversion in self._diversions.items():
-            diverted = diversion.addressee(candidates[index].recipient, len(candidates) + index)
-            if diverted is not None:
-                mailbox = (diverted.recipient.address.key, diversion)
-                addressees.setdefault(mailbox, diverted)
-        d = maybeDeferred(
-            self._intake.spool.stage, self._envelope, self._message, list(addressees.values())
-        )
-        d.addCallbacks(self._staged, self._notStaged, callbackArgs=(places,))
-
-    def _staged(self, work: Work, places: dict[int, int]) -> None:
-        if self._over or not self._block.accepted():
-            self._intake.spool.abandon(work)
-            return
-        if self._intake.attempt is not None:
-            self._immediate = Immediate(self._transaction, self._intake, self._clock, work, places)
-            self._immediate.start(self._attempted)
-            return
-        self._work = work
-        self._block.committed()
-        self._turn()
-
-    def _attempted(self) -> None:
-        """
-        Delivery came first (S-6), as far as it came.
-        """
-        immediate, self._immediate = self._immediate, None
-        if not self._over:
-            self._block.committed(immediate.replies(), immediate.lines())
-            self._turn()
-
-    def _notStaged(self, failure: Failure) -> None:
-        _log.error(
-            "{transaction}: not durable: {error}",
-            transaction=self._envelope.id,
-            error=failure.getErrorMessage(),
-        )
-        self._committing = False
-        if self._over:
-            self._writer.abort()
-        else:
-            self.refuse(R452_NO_STORAGE)
-
-    def _end(self) -> None:
-        """
-        The last reply has been written.
-        """
-        self._stopWaiting()
-        final = self._block.final
-        assert final is not None
-        accepted = self._block.accepted()
-        if self._work is not None:
-            self._intake.release(self._work)
-        elif self._writer is not None and not self._committing:
-            self._writer.abort()
-        rung = self._rung()
-        if self._message is not None:
-            now = timeOfDay(self._clock)
-            self._intake.mixed.answered(self._transaction, self._block, self._message, now)
-        self._intake.status.count("transactions", rung)
-        self._logEnd(rung, len(accepted), str(final))
-        self._done()
-
-    def _rung(self) -> str:
-        """
-        How the sender was told, in the words of the ladder of answers.
-        """
-        form = self._transaction.form
-        if form is Form.LMTP or self._block.enumerated:
-            return form.value
-        if self._resolving:
-            return "mixed"
-        return "single" if len(self._transaction.candidates) == 1 else "unanimous"
-
     def _logEnd(self, rung: str, accepted: int, reply: str) -> None:
         maillog.transactionEnd(
             self._envelope,
@@ -347,36 +458,3 @@ class PostData:
             reply,
             self._clock.seconds() - self._transaction.began,
         )
-
-    def giveUp(self, reply: Reply) -> None:
-        """
-        The connection is about to be closed: 4xx for what is outstanding
-        (P-12).
-        """
-        if self._immediate is not None:
-            self._immediate.end()  # it is ours, and being delivered
-        elif not self._over:
-            self.refuse(reply)
-
-    def clientGone(self) -> None:
-        """
-        The connection is lost.  What was not answered stays the sender's.
-        """
-        if self._over:
-            return
-        self._over = True
-        self._stopWaiting()
-        if self._immediate is not None:
-            self._immediate.end()
-        if self._writer is not None and not self._committing:
-            self._writer.abort()
-        self._intake.status.count("transactions", "aborted")
-        self._logEnd("aborted", 0, "the client was gone before the final reply")
-
-    def _stopWaiting(self) -> None:
-        for timer in (self._timer, self._window):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._timer = self._window = None
-        for _, verdict in self._verdicts:
-            verdict.cancel()

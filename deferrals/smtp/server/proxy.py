@@ -1,8 +1,8 @@
 """
-Who the client is, when somebody else has accepted its connection: the PROXY
+Who the client is, when a front end has accepted its connection: the PROXY
 protocol, before the first octet of SMTP; XCLIENT, as Postfix has it.
 
-Both are believed of nobody but those whom the configuration names.
+Both are believed only of the addresses that the configuration names.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Introduction(SessionBase):
         Count the connection as this client's, unless it is a trusted one, that
         speaks for many.
 
-        @return: why it must go, or L{None}.
+        @return: why it must go, or C{None}.
         """
         self.uncount()
         if self._address == LOCAL or self._speaksForOthers(self._address):
             return None
         self._counted = self._address
-        return self._intake.guard.enter(self._address)
+        return self._backend.connectionLimits.identified(self._address)
 
     def uncount(self) -> None:
         """
@@ -62,11 +62,13 @@ class Introduction(SessionBase):
         """
         counted, self._counted = self._counted, None
         if counted is not None:
-            self._intake.guard.leave(counted)
+            self._backend.connectionLimits.forgotten(counted)
 
     def _speaksForOthers(self, address: str) -> bool:
         settings = self._settings
-        return address in settings.xclient or (settings.proxied and address in settings.proxies)
+        return address in settings.xclientNetworks or (
+            settings.proxied and address in settings.trustedProxies
+        )
 
     # The PROXY protocol.
 
@@ -74,12 +76,12 @@ class Introduction(SessionBase):
         """
         The first octets are a PROXY header.
         """
-        if self.connection not in self._settings.proxies:
+        if self.connection not in self._settings.trustedProxies:
             _log.warn("{client} is not a trusted proxy", client=self.connection)
             self.cutOff()
             return
         self._reader = self._readHeader
-        self.setTimeout(self._limits.handshakeSeconds)
+        self.setTimeout(self._limits.handshake_timeout)
 
     def _readHeader(self, octets: bytes) -> bytes:
         self._header += octets
@@ -113,10 +115,10 @@ class Introduction(SessionBase):
     @property
     def offersXCLIENT(self) -> bool:
         """
-        Whether this connection may use it: who has really connected, until the
+        Whether this connection may use it: a trusted front end may, until the
         client itself speaks.  There are front ends that pass everything on.
         """
-        return self.connection in self._settings.xclient and not self._speaksForItself
+        return self.connection in self._settings.xclientNetworks and not self._speaksForItself
 
     def greeted(self) -> None:
         """
@@ -126,11 +128,11 @@ class Introduction(SessionBase):
 
     def do_XCLIENT(self, rest: str) -> None:
         """
-        Postfix's XCLIENT: the session begins anew, as somebody else's.
+        Postfix's XCLIENT: the session begins anew, as another client's.
         """
-        if not self._settings.xclient:
+        if not self._settings.xclientNetworks:
             raise PeerError("not offered", R502_NOT_HERE)
-        if self.connection not in self._settings.xclient:
+        if self.connection not in self._settings.xclientNetworks:
             raise PeerError("not trusted", R550_NOT_TRUSTED)
         if self._speaksForItself or self._phase not in (Phase.START, Phase.READY):
             raise PeerError("not now", R503_SEQUENCE)

@@ -3,7 +3,7 @@ The server's side of an SMTP or LMTP session.
 
 L{Session} puts the parts of L{deferrals.smtp.server.base} together, and has what is in
 none of them: the connection's life, greetings, commands without a transaction.
-Verbs are found as C{do_VERB} and C{ext_KEYWORD}, EHLO lists C{extensions()}.
+Verbs are found as C{do_VERB} and C{ext_VERB}, EHLO lists C{extensions()}.
 
 This module decides nothing about mail.  On an error of the client it sends the
 reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from deferrals.errors import PeerError
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.networks import LOCAL, normalAddress
 from deferrals.model.reply import (
     R221_BYE,
@@ -45,12 +48,14 @@ from deferrals.model.transaction import Phase, outOfSequence
 from deferrals.smtp.server.auth import MAX_AUTH_LINE_OCTETS, Authentication
 from deferrals.smtp.server.data import Contents
 from deferrals.smtp.server.proxy import XCLIENT, Introduction
-from deferrals.smtp.server.settings import Backend, ListenerSettings
+from deferrals.smtp.server.settings import Backend
 from deferrals.smtp.server.starttls import Encryption
+
+_T = TypeVar("_T")
 
 _log = Logger(namespace="deferrals.session")
 
-_VERB = re.compile(rb"[A-Za-z]{1,16}")
+_VERB = re.compile(r"[A-Za-z]{1,16}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]{1,255}")
 
@@ -67,7 +72,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
     One connection.
 
     @param settings: the listener's.
-    @param intake: the house behind it.
+    @param backend: what stands behind it.
     @param clock: timers, and the time of day.
     @param ended: called with this session when its connection is lost.
     """
@@ -75,25 +80,32 @@ class Session(Introduction, Authentication, Encryption, Contents):
     _shutdown = False
     _isGreeted = False
     _accepted = False
-    _greeter: Any = None
+    _greeter: IDelayedCall | None = None
     _commands = 0
     _errors = 0
 
     def __init__(
         self,
         settings: ListenerSettings,
-        intake: Backend,
-        clock: Any,
+        backend: Backend,
+        clock: IReactorTime,
         ended: Callable[[Session], None] = lambda session: None,
     ) -> None:
-        super().__init__(settings, intake, clock)
+        super().__init__(settings, backend, clock)
         self._ended = ended
+
+    def latestBackend(self) -> Backend:
+        """
+        See L{SessionBase.latestBackend}: a transaction ends with the stages
+        that it began with, and the next one meets others.
+        """
+        return self.factory.backend if isinstance(self.factory, SessionFactory) else self._backend
 
     # The connection: accepted, introduced, encrypted, greeted.
 
     def connectionMade(self) -> None:
         """
-        Somebody is there.
+        A client has connected.
         """
         self._idleSince = self._clock.seconds()
         peer = self.transport.getPeer()
@@ -103,7 +115,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self.connection = self._address
         super().connectionMade()
         self._accepted = True
-        refusal = self._intake.guard.accept()
+        refusal = self._backend.connectionLimits.opened()
         if refusal is not None:
             self._turnAway(refusal)
         elif self._settings.proxied:
@@ -119,16 +131,23 @@ class Session(Introduction, Authentication, Encryption, Contents):
         refusal = self.count()
         if refusal is not None:
             self._turnAway(refusal)
-        elif self._settings.tls == "implicit":
+        elif self._settings.security == "implicit":
             self.encrypt()
-            if rest:
-                self.transport.protocol.dataReceived(rest)
+            self._decrypt(rest)
             return b""
         elif self.isEncryptedOutside:
             self.awaitHandshake()
         else:
             self._welcome()
         return rest
+
+    def _decrypt(self, octets: bytes) -> None:
+        """
+        Octets that came together with a PROXY header, in front of TLS.
+        """
+        tls = getattr(self.transport, "protocol", None)
+        if octets and isinstance(tls, TLSMemoryBIOProtocol):
+            tls.dataReceived(octets)
 
     def encrypted(self) -> None:
         """
@@ -139,8 +158,8 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _turnAway(self, refusal: Reply) -> None:
         _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
-        self._intake.status.count("connections", "turned away")
-        if self._settings.tls == "implicit" or self.isEncryptedOutside:
+        self._backend.status.count("connections", "turned away")
+        if self._settings.security == "implicit" or self.isEncryptedOutside:
             self.cutOff()
         else:
             self.say(refusal)
@@ -148,17 +167,17 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _welcome(self) -> None:
         """
-        Greet; or see first whether the client can wait for it.
+        Greet; or wait first, to see whether the client can wait for it.
         """
-        if not self._settings.greetSeconds:
+        if not self._settings.greet_delay:
             return self._greet()
         self._reader = self._talksEarly
         self.setTimeout(None)
-        self._greeter = self._clock.callLater(self._settings.greetSeconds, self._greet)
+        self._greeter = self._clock.callLater(self._settings.greet_delay, self._greet)
 
     def _talksEarly(self, octets: bytes) -> bytes:
         _log.info("{client} talks before the greeting", client=self._address)
-        self._intake.status.count("connections", "early talkers")
+        self._backend.status.count("connections", "early talkers")
         self._stopGreeter()
         self.say(R554_EARLY_TALKER)
         self.close()
@@ -173,17 +192,11 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self._greeter = self._reader = None
         self._isGreeted = True
         self._idleSince = self._clock.seconds()
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         self.reply(Reply(220, None, self.greeting().decode("ascii")))
         self.flush()
 
-    def greeting(self) -> bytes:
-        """
-        The text behind 220.
-        """
-        return self.host + (b" LMTP" if self._isLMTP else b" ESMTP") + b" deferrals"
-
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         What was not answered stays the sender's.
         """
@@ -197,7 +210,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self.abort("the connection was lost")
         if self._accepted:
             self.uncount()
-            self._intake.guard.depart()
+            self._backend.connectionLimits.closed()
         self._ended(self)
 
     def timeoutConnection(self) -> None:
@@ -212,8 +225,8 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def shutdown(self) -> None:
         """
-        The server stops.  A transaction that is under way may end; everybody
-        else is told 421 at once.
+        The server stops.  A transaction that is under way may end; a client
+        without one is told 421 at once.
         """
         self._shutdown = True
         if not self._isGreeted or self._handshaking:
@@ -243,7 +256,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         See L{PipelinedESMTP.lineLimit}.
         """
-        return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.lineOctets
+        return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.command_line
 
     def lineTooLong(self) -> None:
         """
@@ -276,7 +289,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if _CONTROL.search(line):
             return self.reply(R500_BAD_LINE)
         word, _, rest = text.strip(" \t").partition(" ")
-        method = self.lookupMethod(word.encode()) if _VERB.fullmatch(word.encode()) else None
+        method = self._command(word) if _VERB.fullmatch(word) else None
         if method is None:
             return self.reply(R500_UNKNOWN_COMMAND)
         verb = word.upper()
@@ -297,6 +310,14 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self._shutdown:
             self._leaveIfStopping()
 
+    def _command(self, word: str) -> Callable[[str], Deferred[None] | None] | None:
+        """
+        The method of a verb; C{None} for an unknown one.
+        """
+        verb = word.upper()
+        found: Callable[[str], Deferred[None] | None] | None = getattr(self, f"do_{verb}", None)
+        return getattr(self, f"ext_{verb}", None) if found is None else found
+
     def _mayNot(self, verb: str) -> Reply | None:
         """
         Why a command may not come now.  BDAT says so itself: its octets follow.
@@ -304,7 +325,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if verb == "BDAT":
             return None
         settings = self._settings
-        if settings.tls == "required" or settings.auth == "required":
+        if settings.security == "required" or settings.authentication == "required":
             refusal = self.needsTLS(verb) or self.needsAuth(verb)
             if refusal is not None:
                 return refusal
@@ -328,9 +349,9 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def resumed(self) -> None:
         """
-        The client's turn, unless the server is stopping.
+        The client may go on, unless the server is stopping.
         """
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         self._leaveIfStopping()
 
     def broken(self) -> None:
@@ -347,24 +368,26 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         limits = self._limits
         found: dict[bytes, list[bytes] | None] = {
-            b"PIPELINING": None,
-            b"SIZE": [b"%d" % limits.messageOctets],
+            b"PIPELINING": None,  # D-2, P-2
+            b"SIZE": [b"%d" % limits.message_size],
             b"8BITMIME": None,
-            b"ENHANCEDSTATUSCODES": None,
+            b"ENHANCEDSTATUSCODES": None,  # D-2, P-2
             b"SMTPUTF8": None,
             b"DSN": None,
             b"CHUNKING": None,
         }
-        if self._intake.binary:
+        if self._backend.binary:
             found[b"BINARYMIME"] = None
         # RFC 9422; what holds in every transaction (P-13).
-        recipients = min(limits.recipients, limits.extensionRecipients)
+        recipients = min(limits.recipients, limits.extension_recipients)
         found[b"LIMITS"] = [b"RCPTMAX=%d" % recipients, b"MAILMAX=%d" % limits.transactions]
         if not self._isLMTP:
-            found[b"PRDR"] = None
-            found[b"DEFERRALS"] = None
+            found[b"PRDR"] = None  # P-1
+            found[b"DEFERRALS"] = None  # D-1
+            if self._client.address in self._settings.exdataNetworks:
+                found[b"XEXDATA"] = None  # X-1, X-3
         found.update(self._situation())
-        for keyword in self._settings.withheld:
+        for keyword in self._settings.withhold:
             found.pop(keyword.encode("ascii"), None)
         if b"CHUNKING" not in found:
             found.pop(b"BINARYMIME", None)  # RFC 3030 §3
@@ -424,8 +447,9 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _introduce(self, name: str) -> None:
         self._hear(name, True)
-        lines = self.listExtensions().decode("ascii")
-        self.reply(Reply(250, None, f"{self._settings.hostname}\n{lines}"))
+        found = self.extensions().items()
+        lines = [b" ".join([keyword, *(values or ())]).decode("ascii") for keyword, values in found]
+        self.reply(Reply(250, None, "\n".join([self._settings.hostname, *lines])))
 
     # Commands without a transaction.
 
@@ -451,7 +475,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def do_VRFY(self, rest: str) -> None:
         """
-        RFC 5321 §3.5.3: whether somebody is here is said to who sends mail.
+        RFC 5321 §3.5.3: a sender learns at RCPT TO whether a recipient is here.
         """
         if not rest:
             raise PeerError("no argument", R501_SYNTAX)
@@ -490,19 +514,19 @@ class SessionFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, settings: ListenerSettings, intake: Backend, clock: Any) -> None:
+    def __init__(self, settings: ListenerSettings, backend: Backend, clock: IReactorTime) -> None:
         self.settings = settings
-        self.intake = intake
+        self.backend = backend
         self._clock = clock
         self.sessions: set[Session] = set()
         self._empty: Deferred[None] | None = None
 
-    def buildProtocol(self, addr: Any) -> Session:
+    def buildProtocol(self, addr: IAddress | None) -> Session:
         """
-        The settings and the house of this moment: a reload changes the next
-        session, not the ones that are under way.
+        With the settings and the backend of this moment: a reload changes the
+        settings of the next session, and the backend of the next transaction.
         """
-        session = Session(self.settings, self.intake, self._clock, self._ended)
+        session = Session(self.settings, self.backend, self._clock, self._ended)
         session.factory = self
         self.sessions.add(session)
         return session
@@ -545,7 +569,7 @@ class SessionFactory(ServerFactory):
             session.cutOff()
 
 
-def _cancel(result: Any, timer: Any) -> Any:
+def _cancel(result: _T, timer: IDelayedCall) -> _T:
     if timer.active():
         timer.cancel()
     return result

@@ -2,7 +2,7 @@
 TLS: STARTTLS (RFC 3207), and TLS from the first octet (RFC 8314 §3.3).
 
 What came in clear text counts for nothing afterwards: octets behind STARTTLS end
-the connection (they would be somebody else's commands in a session that looks
+the connection (they may be an attacker's commands in a session that seems
 encrypted), and the session begins anew.
 """
 
@@ -45,13 +45,13 @@ class Encryption(SessionBase):
         """
         Whether STARTTLS can be said now.
         """
-        return self._tls is None and self._settings.tls in ("starttls", "required")
+        return self._tls is None and self._settings.security in ("starttls", "required")
 
     def needsTLS(self, verb: str) -> Reply | None:
         """
         The 530 that C{verb} gets where TLS is required and is not there yet.
         """
-        if self._tls is None and self._settings.tls == "required" and verb not in _WITHOUT_TLS:
+        if self._tls is None and self._settings.security == "required" and verb not in _WITHOUT_TLS:
             return R530_STARTTLS_FIRST
         return None
 
@@ -82,19 +82,19 @@ class Encryption(SessionBase):
 
     def awaitHandshake(self) -> None:
         """
-        Whoever has begun it, this session or its endpoint.
+        The handshake has been begun, by this session or by its endpoint.
         """
         self._handshaking = True
-        self.setTimeout(self._limits.handshakeSeconds)
+        self.setTimeout(self._limits.handshake_timeout)
 
     def handshakeCompleted(self) -> None:
         """
-        See L{IHandshakeListener}.
+        See C{IHandshakeListener}.
         """
         self._handshaking = False
-        self._tls = describe(self.transport)
+        self._tls = describe(self.transport.getHandle())
         self.identify()
-        self.setTimeout(self._limits.commandSeconds)
+        self.setTimeout(self._limits.command_timeout)
         self.encrypted()
 
     def encrypted(self) -> None:

@@ -11,10 +11,22 @@ from __future__ import annotations
 import functools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from deferrals.errors import SpoolError
+from deferrals.interfaces import Work
+from deferrals.spool.sqlite import diskspace
+from deferrals.spool.sqlite.store import Store
+
+_log = Logger(namespace="deferrals.spool")
+
+_T = TypeVar("_T")
 
 #: Rows per statement; SQLite takes 32,766 values in one.
 ROWS = 256
@@ -22,6 +34,16 @@ ROWS = 256
 #: The columns of a fresh recipient; the others keep their defaults until its
 #: first attempt has failed.
 RECIPIENT = "recipients (message, seq, status, due, owner, delivery, recipient, marks, refusal)"
+
+#: What could not be written, and no caller waits for, is tried again after so
+#: long.
+AGAIN_SECONDS = 5.0
+
+#: What a column holds.
+Value = str | bytes | int | float | None
+
+#: What is noted: a value, and when it expires; C{None} where it is forgotten.
+Note = tuple[str, float] | None
 
 
 @attrs.define(eq=False)
@@ -32,14 +54,19 @@ class Insert:
     @ivar message: its row in C{messages}.
     @ivar body: its octets, unless they are in a file.
     @ivar recipients: its rows in C{recipients}.
-    @ivar result: what C{done} fires with.
+    @ivar work: what C{done} fires with.
     """
 
-    message: tuple[Any, ...]
+    message: tuple[Value, ...]
     body: bytes | None
-    recipients: list[tuple[Any, ...]]
-    result: Any
-    done: Deferred[Any] = attrs.field(factory=Deferred)
+    recipients: list[tuple[Value, ...]]
+    work: Work
+    done: Deferred[Work] = attrs.field(factory=Deferred)
+
+    @property
+    def number(self) -> int:
+        """The message's number."""
+        return self.work.envelope.transaction
 
 
 @attrs.define(eq=False)
@@ -47,25 +74,26 @@ class WriteBatch:
     """
     @ivar inserts: messages to be staged.
     @ivar released: numbers of messages that became ours.
-    @ivar gone: numbers of messages that are delivered to all, or abandoned,
+    @ivar removed: numbers of messages that are delivered to all, or abandoned,
         with the files of their bodies, which are removed afterwards.
-    @ivar notes: what is noted: name to (value, expires); L{None} to forget it.
+    @ivar notes: what is noted, by name.
     """
 
     inserts: list[Insert] = attrs.field(factory=list)
     released: dict[int, None] = attrs.field(factory=dict)
-    gone: dict[int, str | None] = attrs.field(factory=dict)
-    notes: dict[str, tuple[str, float] | None] = attrs.field(factory=dict)
+    removed: dict[int, str | None] = attrs.field(factory=dict)
+    notes: dict[str, Note] = attrs.field(factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.inserts or self.released or self.gone or self.notes)
+        return bool(self.inserts or self.released or self.removed or self.notes)
 
     def apply(self, db: sqlite3.Connection) -> None:
         """
-        Write it (in the thread, inside a transaction; may be repeated).
+        Write it (in the database's thread, inside a transaction; may be
+        repeated).
         """
         _insert(db, "messages", [insert.message for insert in self.inserts])
-        bodies = [(i.message[0], i.body) for i in self.inserts if i.body is not None]
+        bodies = [(i.number, i.body) for i in self.inserts if i.body is not None]
         _insert(db, "bodies", bodies)
         _insert(db, RECIPIENT, [row for i in self.inserts for row in i.recipients])
         _forAll(db, "UPDATE messages SET state = 1 WHERE id IN", list(self.released))
@@ -74,7 +102,7 @@ class WriteBatch:
             "DELETE FROM bodies WHERE id IN",
             "DELETE FROM recipients WHERE message IN",
         ):
-            _forAll(db, sql, list(self.gone))
+            _forAll(db, sql, list(self.removed))
         _note(db, self.notes)
 
     def parts(self) -> Iterator[WriteBatch]:
@@ -86,10 +114,18 @@ class WriteBatch:
             yield WriteBatch(inserts=[insert])
         for number in self.released:
             yield WriteBatch(released={number: None})
-        for number, path in self.gone.items():
-            yield WriteBatch(gone={number: path})
+        for number, path in self.removed.items():
+            yield WriteBatch(removed={number: path})
         for name, note in self.notes.items():
             yield WriteBatch(notes={name: note})
+
+    def add(self, other: WriteBatch) -> None:
+        """
+        Take over what another batch could not write.
+        """
+        self.released.update(other.released)
+        self.removed.update(other.removed)
+        self.notes.update(other.notes)
 
 
 @functools.cache
@@ -98,11 +134,11 @@ def _placeholders(count: int, columns: int) -> str:
     return ", ".join([row] * count)
 
 
-def _slices(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+def _slices(rows: Sequence[_T]) -> Iterable[Sequence[_T]]:
     return (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))
 
 
-def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Value, ...]]) -> None:
     for some in _slices(rows):
         values = [value for row in some for value in row]
         db.execute(f"INSERT INTO {table} VALUES {_placeholders(len(some), len(some[0]))}", values)
@@ -113,7 +149,7 @@ def _forAll(db: sqlite3.Connection, sql: str, numbers: Sequence[int]) -> None:
         db.execute(f"{sql} ({_placeholders(len(some), 0)})", some)
 
 
-def _note(db: sqlite3.Connection, notes: dict[str, tuple[str, float] | None]) -> None:
+def _note(db: sqlite3.Connection, notes: dict[str, Note]) -> None:
     db.executemany(
         "INSERT OR REPLACE INTO notes (name, value, expires) VALUES (?, ?, ?)",
         [(name, *note) for name, note in notes.items() if note is not None],
@@ -126,34 +162,108 @@ def _note(db: sqlite3.Connection, notes: dict[str, tuple[str, float] | None]) ->
 
 class BatchWriter:
     """
-    Collects a turn, and hands it over at its end.
+    Collects what a turn of the reactor asks for, and writes it at its end.
 
-    @param later: calls a function in the next turn of the reactor.
-    @param write: takes a L{WriteBatch}, returns a Deferred that fires when it is
-        durable.
+    A message that cannot be staged fails for its caller.  What no caller waits
+    for (released, removed, noted) is written again until it is: what is
+    delivered must not come back, what is released must not be abandoned.
+
+    @param store: the spool's.
+    @param clock: timers.
+    @param written: called with each batch that is durable.
     """
 
     def __init__(
-        self,
-        later: Callable[[Callable[[], None]], object],
-        write: Callable[[WriteBatch], Deferred[Any]],
+        self, store: Store, clock: IReactorTime, written: Callable[[WriteBatch], None]
     ) -> None:
-        self._later = later
-        self._write = write
-        self._turn = WriteBatch()
+        self._store = store
+        self._clock = clock
+        self._onWritten = written
+        self._next = WriteBatch()
+        self._unwritten = WriteBatch()
+        self._notes: dict[str, Note] = {}  # the newest, of those that are not durable
+        self._again: IDelayedCall | None = None
+        self._closed = False
 
-    def turn(self) -> WriteBatch:
+    def next(self) -> WriteBatch:
         """
-        What is being collected; about to be added to.
+        The batch that is collected, about to be added to.
         """
-        if not self._turn:
-            self._later(self.flush)
-        return self._turn
+        if not self._next:
+            self._clock.callLater(0, self.flush)
+        return self._next
 
     def flush(self) -> None:
         """
         Write what has been collected.
         """
-        turn, self._turn = self._turn, WriteBatch()
-        if turn:
-            self._write(turn)
+        batch, self._next = self._next, WriteBatch()
+        self._notes.update(batch.notes)
+        if batch:
+            self._write(batch)
+
+    def retry(self) -> None:
+        """
+        Write what could not be written.  Of a note only the newest value is:
+        an older one would come after it.
+        """
+        batch, self._unwritten = self._unwritten, WriteBatch()
+        batch.notes = {name: self._notes[name] for name in batch.notes if name in self._notes}
+        if batch:
+            self._write(batch)
+
+    def close(self) -> None:
+        """
+        Write everything, for the last time: what cannot be written now is given
+        up.
+        """
+        self._closed = True
+        if self._again is not None and self._again.active():
+            self._again.cancel()
+            self.retry()
+        self.flush()
+
+    def _write(self, batch: WriteBatch) -> None:
+        d = self._store.run(self._apply, batch)
+        d.addCallbacks(lambda _: self._written(batch), self._notWritten, errbackArgs=(batch,))
+
+    def _apply(self, db: sqlite3.Connection, batch: WriteBatch) -> None:
+        """
+        In the database's thread.
+        """
+        if batch.inserts:
+            lack = diskspace.lack(self._store.files.directory)
+            if lack:
+                raise SpoolError(lack)
+        batch.apply(db)
+
+    def _written(self, batch: WriteBatch) -> None:
+        self._onWritten(batch)
+        for name, note in batch.notes.items():
+            if self._notes.get(name) is note:
+                self._notes.pop(name, None)
+        for insert in batch.inserts:
+            insert.done.callback(insert.work)
+
+    def _notWritten(self, failure: Failure, batch: WriteBatch) -> None:
+        parts = list(batch.parts())
+        if len(parts) > 1:
+            for part in parts:
+                self._write(part)
+        elif batch.inserts:
+            batch.inserts[0].done.errback(failure)
+        elif self._closed:
+            _log.error("{error}", error=failure.getErrorMessage())
+        else:
+            self._keep(batch, failure)
+
+    def _keep(self, batch: WriteBatch, failure: Failure) -> None:
+        """
+        Write something again later.
+        """
+        self._unwritten.add(batch)
+        for name, note in batch.notes.items():
+            self._notes.setdefault(name, note)
+        if self._again is None or not self._again.active():
+            _log.error("{error}", error=failure.getErrorMessage())
+            self._again = self._clock.callLater(AGAIN_SECONDS, self.retry)

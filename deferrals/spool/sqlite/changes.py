@@ -25,8 +25,9 @@ class Changes:
 
     @ivar now: the spool's time.
     @ivar wall: the time of day, for the history.
-    @ivar idle: whether nobody delivers: what is leased then waits, too.
-    @ivar emptied: the messages that have nobody left.
+    @ivar idle: whether there is no server that delivers: what is leased then
+        waits, too.
+    @ivar emptied: the messages that have no recipients left.
     """
 
     db: sqlite3.Connection
@@ -81,7 +82,7 @@ class Changes:
 
     def _remove(self, number: int, seq: int, status: int, destination: str) -> bool:
         """
-        Without telling anybody.
+        No sender is told.
         """
         if status == LEASED:
             return False

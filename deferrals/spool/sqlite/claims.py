@@ -1,15 +1,14 @@
 """
-Who is due: what is handed out, leased, from the embedded spool.
+What is due: recipients are handed out, leased, from the embedded spool.
 
-Everything here runs in the database's thread, inside a transaction.  What
-cannot be read is set aside, one recipient or one message at a time; it never
-makes a claim fail as a whole.
+Everything here runs in the database's thread, inside a transaction; except for
+L{verify}, which is for a thread of the pool.  What cannot be read is set aside,
+one recipient or one message at a time; it never makes a claim fail as a whole.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,9 +19,10 @@ from deferrals.interfaces import Work
 from deferrals.model.delivery import Addressee
 from deferrals.spool.message import HEADER_OCTETS, Message
 from deferrals.spool.sqlite import rows
+from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.schema import DAMAGED, ENDED, HELD, LEASED, QUEUED, STUCK
 
-#: How long claimed work belongs to the one who claimed it.
+#: How long claimed work belongs to its claimant.
 LEASE_SECONDS = 300.0
 
 #: How long a message that cannot be read is kept before its sender is told,
@@ -34,7 +34,7 @@ _EXPIRED = 500
 
 _DAMAGE = {errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
-#: By its key: the plus signs keep SQLite from walking through all who are due.
+#: By its key: the plus signs keep SQLite from walking through all that is due.
 _BY_DESTINATION = "message = ? AND +status = 0 AND +destination = ? AND +due <= ?"
 
 
@@ -44,16 +44,16 @@ class Claims:
     One claim.
 
     @ivar now: the spool's time.
-    @ivar owner: who claims.
-    @ivar bodyPath: where the file of a message's body is, by its number.
-    @ivar damaged: what cannot be read, as (number, why); filled here.
-    @ivar later: what could not be read this time; filled here.
+    @ivar owner: the claimant.
+    @ivar files: those of the spool.
+    @ivar damaged: messages that cannot be read, as (number, why); filled here.
+    @ivar later: messages that could not be read this time; filled here.
     """
 
     db: sqlite3.Connection
     now: float
     owner: str
-    bodyPath: Callable[[int], str]
+    files: SpoolFiles
     damaged: list[tuple[int, str]] = attrs.field(factory=list)
     later: list[tuple[int, str]] = attrs.field(factory=list)
 
@@ -99,8 +99,8 @@ class Claims:
 
     def _served(self, name: str) -> None:
         """
-        A destination has had its turn: it is behind the others now, or has
-        nobody left.
+        A destination has been served: it is behind the others now, or has no
+        recipients left.
         """
         first = self.db.execute(
             "SELECT due FROM recipients WHERE status = 0 AND destination = ? ORDER BY due LIMIT 1",
@@ -118,7 +118,7 @@ class Claims:
 
     def _endLeases(self) -> None:
         """
-        What a dead worker had is due.
+        What was leased for too long is due: its worker is dead.
         """
         ended = self.db.execute(
             "SELECT message, seq, destination FROM recipients JOIN messages ON id = message"
@@ -200,7 +200,7 @@ class Claims:
         body = self.db.execute("SELECT body FROM bodies WHERE id = ?", (number,)).fetchone()
         if body is not None:
             return Message(size, digest, body[0], None, body[0][:HEADER_OCTETS], False)
-        path = self.bodyPath(number)
+        path = self.files.body(number)
         try:
             with open(path, "rb") as file:
                 head = file.read(HEADER_OCTETS)
@@ -219,8 +219,9 @@ class Claims:
 
     def _damaged(self, number: int, why: str, seqs: list[int]) -> None:
         """
-        Whoever was set aside before, and should be told of now, cannot be: he
-        is left to the operator, instead of being found again and again.
+        A recipient that was set aside before, and about which the sender
+        should be told now, is left to the operator: otherwise it would be found
+        again and again.
         """
         self.damaged.append((number, why))
         setAside(self.db, number, self.now, seqs)
@@ -230,7 +231,7 @@ class Claims:
             [(number, seq, self.now + LEASE_SECONDS) for seq in seqs],
         )
 
-    # Whom to tell.
+    # Notices.
 
     def notices(self, limit: int, transaction: int | None) -> list[Work]:
         """
@@ -255,12 +256,15 @@ class Claims:
         return works
 
     def _telling(self, number: int) -> Work | None:
+        """
+        The recipients of a message about which the sender is to be told.
+        """
         found = self.db.execute(
             f"SELECT {rows.ADDRESSEE}, status, coalesce(expires, notice) FROM recipients"
             " WHERE message = ? AND (status = 3 OR (status IN (0, 4, 5) AND notice <= ?))",
             (number, self.now),
         ).fetchall()
-        told = []
+        told: list[tuple[tuple[Any, ...], str]] = []
         for *row, status, expires in found:
             action = {ENDED: "", STUCK: "stuck", DAMAGED: "damaged"}.get(status)
             if action is None:
@@ -271,8 +275,8 @@ class Claims:
 
     def _leaseNotice(self, number: int, seq: int, status: int, action: str) -> None:
         """
-        Who is merely late may still be delivered meanwhile; everybody else is
-        ours alone.
+        A recipient that is merely late may still be delivered meanwhile; all
+        others are ours alone.
         """
         until = self.now + LEASE_SECONDS
         if action == "delayed":
@@ -290,7 +294,9 @@ class Claims:
 
 def waitFor(db: sqlite3.Connection, name: str, due: float) -> None:
     """
-    Somebody waits for this destination now, and is due then.
+    A recipient waits for this destination now.
+
+    @param due: when it is due.
     """
     db.execute(
         "INSERT INTO destinations (name, ready) VALUES (?, ?) ON CONFLICT (name)"
@@ -301,10 +307,12 @@ def waitFor(db: sqlite3.Connection, name: str, due: float) -> None:
 
 def setAside(db: sqlite3.Connection, number: int, now: float, seqs: list[int] | None) -> None:
     """
-    A message, or some of its recipients, cannot be read: they are not due any
-    longer, and their sender is told when they would have been given up.
+    A message, or some of its recipients, cannot be read: those recipients are
+    not due any longer, and the sender is told when they would have been given
+    up.
 
-    @param seqs: L{None} for all.
+    @param now: the spool's time.
+    @param seqs: the numbers of those recipients; C{None} for all.
     """
     if seqs is None:
         found = db.execute("SELECT seq FROM recipients WHERE message = ?", (number,))
@@ -320,7 +328,8 @@ def setAside(db: sqlite3.Connection, number: int, now: float, seqs: list[int] | 
 
 def verify(message: Message) -> str:
     """
-    Compare a message's content with what was stored (in a thread).
+    Compare a message's content with what was stored.  Blocks: for a thread of
+    the pool.
 
     @return: what is wrong; empty if nothing is.
     """
@@ -338,11 +347,3 @@ def isDamage(error: BaseException) -> bool:
     open, no memory, no permission) it can be read another time.
     """
     return isinstance(error, OSError) and error.errno in _DAMAGE
-
-
-def moveBody(path: str, aside: str) -> None:
-    """
-    Move the file of a damaged body out of the way (in a thread).
-    """
-    os.makedirs(aside, mode=0o700, exist_ok=True)
-    os.rename(path, os.path.join(aside, os.path.basename(path)))

@@ -1,12 +1,12 @@
 """
 The spool's time: how long it has been in use.
 
-Stored times (when somebody is due, when a message is given up) are in this
+Stored times (when a recipient is due, when a message is given up) are in this
 time, so that a time of day that is set, by hours or by years, makes nothing
 expire early and nothing stick.  In a process it goes on with the process's
 timers.  From one process to the next it goes on by the time of day, as far as
-that can be believed: a break of more than an hour does not count, since nobody
-can tell it from a clock that was set, and nothing could be delivered in it.
+that can be believed: a break of more than an hour does not count, since it
+cannot be told from a clock that was set, and nothing could be delivered in it.
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -39,8 +41,34 @@ MEND_SECONDS = 5.0
 
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
-_Operation = tuple[Callable[..., Any], tuple[Any, ...], "Deferred[Any] | None"]
-_STOP = object()
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+@attrs.frozen(eq=False)
+class _Operation:
+    """
+    @ivar run: what is to be done with the connection.
+    @ivar done: fires with its result.
+    """
+
+    run: Callable[[sqlite3.Connection], Any]
+    done: Deferred[Any]
+
+
+@attrs.frozen(eq=False)
+class _Stop:
+    """
+    The last thing to do.
+
+    @ivar closed: fires when the database is closed.
+    """
+
+    closed: Deferred[None]
+
+
+#: What an operation's Deferred is to fire with.
+_Result = tuple[Deferred[Any], Any]
 
 
 def connect(path: str) -> sqlite3.Connection:
@@ -88,7 +116,7 @@ class Database:
     def __init__(
         self,
         path: str,
-        reactor: Any,
+        reactor: IReactorFromThreads,
         prepare: Callable[[sqlite3.Connection], None],
         mend: Callable[[sqlite3.Connection | None], str],
     ) -> None:
@@ -96,10 +124,10 @@ class Database:
         self._reactor = reactor
         self._prepare = prepare
         self._mend = mend
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Operation | _Stop] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection | None = None
-        self._place: FileIdentity | None = None
+        self._identity: FileIdentity | None = None
         self._trouble = ""
         self._damaged = False
         self._mendAt = 0.0
@@ -121,19 +149,20 @@ class Database:
         self._thread = None
         return failure
 
-    def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+    def run(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Deferred[_T]:
         """
-        Run C{function(connection, *args)} in the thread, inside the next
-        transaction.  It may be called twice (see above).
-
-        @return: a Deferred of its result, which fires when that is durable;
-            fails with L{SpoolError} where the database could not do it.
+        See L{RunInTransaction<deferrals.spool.sqlite.store.RunInTransaction>}.
         """
         if self._thread is None:
             return fail(SpoolError("the spool is closed"))
-        d: Deferred[Any] = Deferred()
-        self._queue.put((function, args, d))
-        return d
+        done: Deferred[_T] = Deferred()
+        self._queue.put(_Operation(lambda db: function(db, *args, **kwargs), done))
+        return done
 
     def close(self) -> Deferred[None]:
         """
@@ -143,28 +172,29 @@ class Database:
         if self._thread is None:
             return succeed(None)
         closed: Deferred[None] = Deferred()
-        self._queue.put((_STOP, (), closed))
+        self._queue.put(_Stop(closed))
         self._thread = None
         return closed
 
-    # What follows runs in the thread.
+    # Everything below runs in the database's thread.
 
     def _work(self, opened: Deferred[None]) -> None:
         try:
             self._openOrMend()
         except Exception as error:
+            self._shut()
             failure = Failure(SpoolError(f"{self._path}: {error}"))
             self._reactor.callFromThread(opened.errback, failure)
             return
         self._reactor.callFromThread(opened.callback, None)
-        closed = None
-        while closed is None:
-            batch, closed = self._next()
+        stop = None
+        while stop is None:
+            batch, stop = self._next()
             if batch:
                 results = self._together(batch) if self._isSound() else self._refused(batch)
-                self._reactor.callFromThread(_deliver, results)
+                self._reactor.callFromThread(_fire, results)
         self._shut()
-        self._reactor.callFromThread(closed.callback, None)
+        self._reactor.callFromThread(stop.closed.callback, None)
 
     def _openOrMend(self) -> None:
         try:
@@ -180,20 +210,20 @@ class Database:
     def _open(self) -> None:
         self._db = connect(self._path)
         self._prepare(self._db)
-        self._place = FileIdentity(self._path)
+        self._identity = FileIdentity(self._path)
 
     def _shut(self) -> None:
-        if self._place is not None:
-            self._place.close()
+        if self._identity is not None:
+            self._identity.close()
         if self._db is not None:
             self._db.close()
-        self._db = self._place = None
+        self._db = self._identity = None
 
     def _isSound(self) -> bool:
         """
         Whether the database can be used; mends it where that is possible.
         """
-        trouble = self._place.trouble() if self._place is not None else "not open"
+        trouble = self._identity.trouble() if self._identity is not None else "not open"
         if not trouble and not self._damaged:
             if self._trouble:
                 _log.info("{path} is back", path=self._path)
@@ -203,7 +233,7 @@ class Database:
         if trouble != self._trouble:
             self._trouble = trouble
             _log.critical("no mail is taken: {trouble}", trouble=trouble)
-        deleted = self._place is not None and self._place.deleted
+        deleted = self._identity is not None and self._identity.deleted
         if not (deleted or self._damaged or self._db is None):
             return False
         return time.monotonic() >= self._mendAt and self._mended(deleted)
@@ -224,13 +254,13 @@ class Database:
         _log.critical("{path} can be used again", path=self._path)
         return True
 
-    def _refused(self, batch: list[_Operation]) -> list[Any]:
-        return [(d, Failure(SpoolError(self._trouble))) for _, _, d in batch]
+    def _refused(self, batch: list[_Operation]) -> list[_Result]:
+        return [(one.done, Failure(SpoolError(self._trouble))) for one in batch]
 
-    def _next(self) -> tuple[list[_Operation], Deferred[None] | None]:
+    def _next(self) -> tuple[list[_Operation], _Stop | None]:
         """
-        What waits now, at least one; and the Deferred of L{close}, once that
-        has been called.
+        @return: what waits now, at least one; and whether L{close} has been
+            called.
         """
         batch: list[_Operation] = []
         while len(batch) < BATCH:
@@ -238,34 +268,35 @@ class Database:
                 operation = self._queue.get(block=not batch)
             except queue.Empty:
                 break
-            if operation[0] is _STOP:
-                return batch, operation[2]
+            if isinstance(operation, _Stop):
+                return batch, operation
             batch.append(operation)
         return batch, None
 
-    def _together(self, batch: list[_Operation]) -> list[Any]:
+    def _together(self, batch: list[_Operation]) -> list[_Result]:
         try:
             return self._transaction(batch)
         except Exception:
             if len(batch) > 1:
                 return [result for one in batch for result in self._together([one])]
+        done = batch[0].done
         try:
             return self._transaction(batch)
         except (sqlite3.Error, OSError) as error:
             self._damaged = self._damaged or isBroken(error)
-            return [(batch[0][2], Failure(SpoolError(f"{self._path}: {error}")))]
+            return [(done, Failure(SpoolError(f"{self._path}: {error}")))]
         except Exception:
-            return [(batch[0][2], Failure())]
+            return [(done, Failure())]
 
-    def _transaction(self, batch: list[_Operation]) -> list[Any]:
-        db, place = self._db, self._place
-        assert db is not None and place is not None
-        results = []
+    def _transaction(self, batch: list[_Operation]) -> list[_Result]:
+        db, identity = self._db, self._identity
+        assert db is not None and identity is not None
+        results: list[_Result] = []
         db.execute("BEGIN IMMEDIATE")
         try:
-            for function, args, d in batch:
-                results.append((d, function(db, *args)))
-            trouble = place.trouble()
+            for operation in batch:
+                results.append((operation.done, operation.run(db)))
+            trouble = identity.trouble()
             if trouble:
                 raise SpoolError(trouble)
             db.execute("COMMIT")
@@ -277,6 +308,6 @@ class Database:
         return results
 
 
-def _deliver(results: list[tuple[Deferred[Any], Any]]) -> None:
-    for d, result in results:
-        d.callback(result)
+def _fire(results: list[_Result]) -> None:
+    for done, result in results:
+        done.callback(result)

@@ -18,6 +18,7 @@ _FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC
 class FileIdentity:
     """
     @param path: the database's file, which is open, in WAL mode.
+    @raise OSError: one of its files is not there.
     @ivar deleted: whether the last L{trouble} was that a file is gone for
         good: only this process still has it.
     """
@@ -25,10 +26,14 @@ class FileIdentity:
     def __init__(self, path: str) -> None:
         self.deleted = False
         self._files: list[tuple[str, int, tuple[int, int]]] = []
-        for name in (path, f"{path}-wal"):
-            fd = os.open(name, _FLAGS)
-            found = os.fstat(fd)
-            self._files.append((name, fd, (found.st_dev, found.st_ino)))
+        try:
+            for name in (path, f"{path}-wal"):
+                fd = os.open(name, _FLAGS)
+                found = os.fstat(fd)
+                self._files.append((name, fd, (found.st_dev, found.st_ino)))
+        except BaseException:
+            self.close()
+            raise
 
     def trouble(self) -> str:
         """
@@ -50,7 +55,7 @@ class FileIdentity:
 
     def close(self) -> None:
         """
-        Look no longer.
+        Forget the files.
         """
         for _, fd, _ in self._files:
             with contextlib.suppress(OSError):

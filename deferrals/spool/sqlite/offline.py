@@ -6,21 +6,24 @@ does, it does at once: the Deferreds have fired.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, execute
 
 from deferrals.errors import SpoolError
-from deferrals.model.ids import formatId
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.database import connect
+from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
 from deferrals.spool.sqlite.recovery import savedClock
 from deferrals.spool.sqlite.schema import prepare
+from deferrals.spool.sqlite.store import Store
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 class OfflineSpool:
@@ -28,64 +31,71 @@ class OfflineSpool:
     It is locked meanwhile: no server can start.
 
     @param directory: where the spool is.
-    @ivar clock: the spool's time.
+    @ivar store: what a queue of it needs.
     @raise SpoolError: it is in use, is not there, or cannot be read.
     """
 
     def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self.path = os.path.join(directory, "spool.sqlite")
-        self.clock = SpoolClock(time.monotonic, time.time)
-        self.db = self
-        if not os.path.exists(self.path):
-            raise SpoolError(f"{self.path} is not there")
-        self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        files = SpoolFiles(directory)
+        if not os.path.exists(files.database):
+            raise SpoolError(f"{files.database} is not there")
+        self._lock = SpoolLock(files)
+        self._lock.take("a server that does not answer")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._db = connect(self.path)
-            prepare(self._db)
+            self._db = _opened(files.database)
             saved = savedClock(self._db)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise SpoolError(f"{directory} is in use by a server that does not answer") from None
         except (sqlite3.Error, SpoolError) as error:
-            os.close(self._lock)
-            raise SpoolError(f"{self.path}: {error}") from None
+            self._lock.release()
+            raise SpoolError(f"{files.database}: {error}") from None
+        clock = SpoolClock(time.monotonic, time.time)
         if saved is not None:
-            self.clock.resume(*saved)
+            clock.resume(*saved)
+        self.store = Store(files, clock, self.run)
 
-    def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+    def run(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Deferred[_T]:
         """
         Run C{function(connection, *args)} in a transaction.
         """
-        return maybeDeferred(self._run, function, args)
+        return execute(lambda: self._run(lambda db: function(db, *args, **kwargs)))
 
-    def _run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _run(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
-            result = function(self._db, *args)
+            self._db.execute("BEGIN IMMEDIATE")
+            result = function(self._db)
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise SpoolError(f"{self.store.files.database}: {error}") from None
             raise
         return result
-
-    def bodyPath(self, transaction: int) -> str:
-        """
-        The file of a large message.
-        """
-        return os.path.join(self._directory, "bodies", formatId(transaction))
-
-    def asidePath(self, transaction: int) -> str:
-        """
-        The same, when it has been moved aside.
-        """
-        return os.path.join(self._directory, "damaged", formatId(transaction))
 
     def close(self) -> None:
         """
         Let others have it.
         """
         self._db.close()
-        os.close(self._lock)
+        self._lock.release()
+
+
+def _opened(path: str) -> sqlite3.Connection:
+    db = connect(path)
+    try:
+        prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def immediately(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+    """
+    Run what blocks here and now, where no reactor waits for it.
+    """
+    return execute(function, *args, **kwargs)

@@ -12,18 +12,25 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from deferrals.errors import SpoolError
-from deferrals.model.delivery import Addressee, Ended, Standing, Stuck, Waits, Warned
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import (
+    DelayNotified,
+    Disposition,
+    NotifyThenRemove,
+    Reschedule,
+    Undeliverable,
+)
 from deferrals.model.reply import Reply
 from deferrals.spool.sqlite.batch import Insert, WriteBatch
 from deferrals.spool.sqlite.claims import waitFor
 from deferrals.spool.sqlite.rows import replyText
 from deferrals.spool.sqlite.schema import ENDED, QUEUED, STUCK
 
-#: When somebody's outcome stands and the process dies, another one tells the
-#: sender after so long.
+#: When an outcome stands and the process dies before the sender was told,
+#: another process tells it after so long.
 TELL_SECONDS = 60.0
 
-#: What is leased to us; or was, and nobody else has it since.
+#: What is leased to us; or was, and has not been leased again since.
 _OURS = f" WHERE message = ? AND seq = ? AND (owner = ? OR (owner IS NULL AND status = {QUEUED}))"
 
 
@@ -34,7 +41,7 @@ class Outcomes:
 
     @ivar now: the spool's time.
     @ivar wall: the time of day, for the history.
-    @ivar owner: who records: what is leased to somebody else does not change.
+    @ivar owner: the recorder: what is leased to another one does not change.
     """
 
     db: sqlite3.Connection
@@ -45,19 +52,21 @@ class Outcomes:
     def record(
         self,
         number: int,
-        standings: Iterable[tuple[Addressee, Standing]],
+        dispositions: Iterable[tuple[Addressee, Disposition]],
         notices: Sequence[Insert],
     ) -> bool:
         """
-        @return: whether nobody is left.
-        @raise SpoolError: somebody else has a recipient now, and there are
-            notices that would not be true.
+        @return: whether no recipient of the message is left.
+        @raise SpoolError: a recipient is leased to another owner now, and there
+            are notices that would not be true.
         """
         since = self.db.execute("SELECT since FROM messages WHERE id = ?", (number,)).fetchone()
-        for addressee, standing in standings:
-            changed = self._one(number, addressee.seq, standing, since[0] if since else self.now)
+        for addressee, disposition in dispositions:
+            changed = self._dispose(
+                number, addressee.seq, disposition, since[0] if since else self.now
+            )
             if notices and not changed:
-                raise SpoolError(f"recipient {addressee.seq} is somebody else's by now")
+                raise SpoolError(f"recipient {addressee.seq} is leased to another process by now")
         if notices:
             WriteBatch(inserts=list(notices)).apply(self.db)
         left = self.db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
@@ -67,50 +76,50 @@ class Outcomes:
         self.db.execute("DELETE FROM bodies WHERE id = ?", (number,))
         return True
 
-    def _one(self, number: int, seq: int, standing: Standing, since: float) -> bool:
+    def _dispose(self, number: int, seq: int, disposition: Disposition, since: float) -> bool:
         """
-        @return: whether it was ours.
+        @return: whether the recipient was ours.
         """
         key = (number, seq, self.owner)
-        if isinstance(standing, Waits):
-            return self._waits(key, standing, since)
-        if isinstance(standing, Warned):
+        if isinstance(disposition, Reschedule):
+            return self._reschedule(key, disposition, since)
+        if isinstance(disposition, DelayNotified):
             self.note(number, seq, "warned")
             sql = "UPDATE recipients SET warned = 1, notice = expires WHERE message = ? AND seq = ?"
             return self._changed(sql, (number, seq))
-        if isinstance(standing, Ended):
-            self.note(number, seq, standing.action, standing.reply, standing.host)
+        if isinstance(disposition, NotifyThenRemove):
+            self.note(number, seq, disposition.action, disposition.reply, disposition.host)
             sql = (
                 f"UPDATE recipients SET status = {ENDED}, due = ?, action = ?, reply = ?, host = ?"
             )
-            reply = replyText(standing.reply)
-            values = (self.now + TELL_SECONDS, standing.action, reply, standing.host)
+            reply = replyText(disposition.reply)
+            values = (self.now + TELL_SECONDS, disposition.action, reply, disposition.host)
             return self._changed(sql + _OURS, (*values, *key))
-        if isinstance(standing, Stuck):
+        if isinstance(disposition, Undeliverable):
             self.note(number, seq, "stuck")
             sql = f"UPDATE recipients SET status = {STUCK}, notice = ?, expires = ?"
-            until = self.now + standing.keepSeconds
+            until = self.now + disposition.keepSeconds
             return self._changed(sql + _OURS, (until, until, *key))
-        self.note(number, seq, standing.event, standing.reply, standing.host)
+        self.note(number, seq, disposition.event, disposition.reply, disposition.host)
         return self._changed("DELETE FROM recipients" + _OURS, key)
 
-    def _waits(self, key: tuple[int, int, str], standing: Waits, since: float) -> bool:
-        if standing.attempted:
-            self.note(key[0], key[1], "retry", standing.reply, standing.host)
-        expires = since + standing.expireSeconds
-        warn = min(since + standing.warnSeconds, expires) if standing.warnSeconds else expires
-        due = self.now + standing.seconds
+    def _reschedule(self, key: tuple[int, int, str], disposition: Reschedule, since: float) -> bool:
+        if disposition.attempted:
+            self.note(key[0], key[1], "retry", disposition.reply, disposition.host)
+        expires = since + disposition.expireSeconds
+        warn = min(since + disposition.warnSeconds, expires) if disposition.warnSeconds else expires
+        due = self.now + disposition.seconds
         changed = self._changed(
             f"UPDATE recipients SET status = {QUEUED}, owner = NULL, destination = ?, due = ?,"
             " attempts = attempts + ?, expires = ?, notice = iif(warned, ?, ?),"
             " reply = coalesce(?, reply), host = coalesce(?, host)" + _OURS,
             (
-                *(standing.destination, due, int(standing.attempted), expires, expires, warn),
-                *(replyText(standing.reply), standing.host or None, *key),
+                *(disposition.destination, due, int(disposition.attempted), expires, expires, warn),
+                *(replyText(disposition.reply), disposition.host or None, *key),
             ),
         )
         if changed:
-            waitFor(self.db, standing.destination, due)
+            waitFor(self.db, disposition.destination, due)
         return changed
 
     def _changed(self, sql: str, values: tuple[object, ...]) -> bool:

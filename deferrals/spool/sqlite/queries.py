@@ -12,9 +12,10 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from deferrals.interfaces import IMessage
 from deferrals.model.ids import formatId, parseId
 from deferrals.model.selection import Selection
 from deferrals.spool.message import HEADER_OCTETS, Message
@@ -27,8 +28,8 @@ SLICE = 5000
 #: Messages whose content is compared per call.
 CHECKED = 50
 
-#: Where a call ended: a message, and the number of a recipient in it.
-FileIdentity = tuple[int, int]
+#: Where a call ended: the number of a message, and that of a recipient in it.
+Cursor = tuple[int, int]
 
 _COLUMNS = (
     "message, seq, status, due, delivery, recipient, destination, attempts, expires, reply,"
@@ -38,7 +39,7 @@ _COLUMNS = (
 
 def readOnly(path: str) -> sqlite3.Connection:
     """
-    Open the database to look at it.
+    Open the database for reading alone.
     """
     db = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None)
     db.execute("PRAGMA busy_timeout=5000")
@@ -50,10 +51,10 @@ def _quoted(path: str) -> str:
 
 
 def recipients(
-    db: sqlite3.Connection, selection: Selection, limit: int, after: FileIdentity | None, now: float
-) -> tuple[list[dict[str, Any]], FileIdentity | None]:
+    db: sqlite3.Connection, selection: Selection, *, limit: int, after: Cursor | None, now: float
+) -> tuple[list[dict[str, Any]], Cursor | None]:
     """
-    See L{IQueue.look<deferrals.interfaces.IQueue.look>}.
+    See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}.
 
     @param now: the spool's time.
     """
@@ -97,7 +98,7 @@ def _recipient(row: tuple[Any, ...], now: float) -> dict[str, Any]:
         "seq": seq,
         "sender": _try(lambda: rows.envelope((number, received, envelope)).senderText),
         "recipient": _try(lambda: str(rows.recipient(recipient, delivery))),
-        "status": "staged" if state == STAGED else STATUS_NAMES[status],
+        "status": "staged" if state == STAGED else _statusName(status),
         "delivery": delivery,
         "destination": destination,
         "attempts": attempts,
@@ -111,6 +112,13 @@ def _recipient(row: tuple[Any, ...], now: float) -> dict[str, Any]:
     }
 
 
+def _statusName(status: int) -> str:
+    """
+    A status in a word; as it is, where it has none and the row is damaged.
+    """
+    return STATUS_NAMES[status] if status in range(len(STATUS_NAMES)) else str(status)
+
+
 def _try(read: Callable[[], str]) -> str:
     try:
         return read()
@@ -122,7 +130,6 @@ def message(db: sqlite3.Connection, number: int, now: float) -> dict[str, Any] |
     """
     See L{IQueue.show<deferrals.interfaces.IQueue.show>}.
     """
-    selection = Selection(ids=(formatId(number),))
     history = [
         {"seq": seq, "time": at, "event": event, "reply": reply or "", "host": host or ""}
         for seq, at, event, reply, host in db.execute(
@@ -144,9 +151,18 @@ def message(db: sqlite3.Connection, number: int, now: float) -> dict[str, Any] |
         "size": size,
         "sha256": digest.hex(),
         "envelope": _envelope(envelope),
-        "recipients": recipients(db, selection, SLICE, None, now)[0],
+        "recipients": list(_recipients(db, number, now)),
         "history": history,
     }
+
+
+def _recipients(db: sqlite3.Connection, number: int, now: float) -> Iterator[dict[str, Any]]:
+    selection, after = Selection(ids=(formatId(number),)), None
+    while True:
+        found, after = recipients(db, selection, limit=SLICE, after=after, now=now)
+        yield from found
+        if after is None:
+            return
 
 
 def _envelope(text: str) -> Any:
@@ -156,7 +172,7 @@ def _envelope(text: str) -> Any:
         return "(cannot be read)"
 
 
-def content(db: sqlite3.Connection, number: int, paths: tuple[str, ...]) -> Message | None:
+def content(db: sqlite3.Connection, number: int, paths: tuple[str, ...]) -> IMessage | None:
     """
     See L{IQueue.content<deferrals.interfaces.IQueue.content>}.
 
@@ -216,6 +232,8 @@ def _wrong(db: sqlite3.Connection, row: tuple[Any, ...], path: Callable[[int], s
             rows.addressee(columns[:-1])
         except ValueError as error:
             wrong.append(str(error))
+        if columns[-1] not in range(len(STATUS_NAMES)):
+            wrong.append(f"recipient {columns[0]} has the status {columns[-1]}")
     kept = content(db, row[0], (path(row[0]),))
     if kept is None:
         gone = db.execute("SELECT 1 FROM messages WHERE id = ?", (row[0],)).fetchone() is None
@@ -225,16 +243,13 @@ def _wrong(db: sqlite3.Connection, row: tuple[Any, ...], path: Callable[[int], s
     return [f"{why}; it was moved aside" if aside else why for why in wrong]
 
 
-def _content(kept: Message) -> str:
+def _content(kept: IMessage) -> str:
     try:
-        size, digest = kept.measured()
+        return "" if kept.isIntact() else "its content is not what was stored"
     except FileNotFoundError:
         return ""  # delivered meanwhile
     except OSError as error:
         return f"its content cannot be read: {error}"
-    return (
-        "" if (size, digest) == (kept.size, kept.digest) else "its content is not what was stored"
-    )
 
 
 def numbers(db: sqlite3.Connection, now: float) -> dict[str, Any]:
@@ -243,7 +258,7 @@ def numbers(db: sqlite3.Connection, now: float) -> dict[str, Any]:
     """
     counts: Counter[str] = Counter()
     for status, count in db.execute("SELECT status, COUNT(*) FROM recipients GROUP BY status"):
-        counts[STATUS_NAMES[status]] = count
+        counts[_statusName(status)] = count
     messages, oldest = db.execute("SELECT COUNT(*), min(since) FROM messages").fetchone()
     return {
         "messages": messages,

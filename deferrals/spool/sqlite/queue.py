@@ -5,84 +5,106 @@ it and while none does.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from deferrals.deferreds import InThread
 from deferrals.errors import SpoolError
-from deferrals.interfaces import IQueue
+from deferrals.interfaces import IMessage, IQueue
 from deferrals.model.ids import parseId
 from deferrals.model.selection import Selection
-from deferrals.spool.message import Message
 from deferrals.spool.sqlite import queries
 from deferrals.spool.sqlite.changes import Changes
+from deferrals.spool.sqlite.store import Store
 
 _log = Logger(namespace="deferrals.operator")
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 #: Recipients changed per call.
 CHANGED = 500
 
-#: What L{View.change} knows.
+#: Names moved aside that are shown.
+SHOWN = 100
+
+#: What L{SqliteQueue.change} knows.
 COMMANDS = ("retry", "hold", "release", "remove")
 
 
 @implementer(IQueue)
-class View:
+class SqliteQueue:
     """
     See L{IQueue}.
 
-    @param spool: the L{SqliteSpool<deferrals.spool.sqlite.spool.SqliteSpool>}.
+    @param store: the spool's.
     @param inThread: runs a function outside the reactor thread.
-    @param idle: whether nobody delivers.
+    @param idle: whether there is no server that delivers.
     @param changed: called when recipients may be due now that were not before.
     """
 
     def __init__(
         self,
-        spool: Any,
-        inThread: Callable[..., Deferred[Any]],
+        store: Store,
+        inThread: InThread,
+        *,
         idle: bool = False,
         changed: Callable[[], object] = lambda: None,
     ) -> None:
-        self._spool = spool
+        self._store = store
         self._inThread = inThread
         self._idle = idle
         self._changed = changed
 
-    def _read(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        return self._inThread(_reading, self._spool.path, function, *args)
+    def _read(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Deferred[_T]:
+        path = self._store.files.database
+        return self._inThread(_reading, path, lambda db: function(db, *args, **kwargs))
 
-    def look(self, selection: Selection, limit: int, after: Any) -> Deferred[Any]:
+    def recipients(
+        self, selection: Selection, limit: int, after: Sequence[int] | None
+    ) -> Deferred[tuple[list[dict[str, Any]], Sequence[int] | None]]:
         """
-        See L{IQueue.look}.
+        See L{IQueue.recipients}.
         """
-        place = None if after is None else (after[0], after[1])
-        return self._read(queries.recipients, selection, limit, place, self._spool.clock.now())
+        cursor = None if after is None else (after[0], after[1])
+        return self._read(
+            queries.recipients, selection, limit=limit, after=cursor, now=self._store.clock.now()
+        )
 
-    def show(self, number: int) -> Deferred[Any]:
+    def show(self, number: int) -> Deferred[dict[str, Any] | None]:
         """
         See L{IQueue.show}.
         """
-        return self._read(queries.message, number, self._spool.clock.now())
+        return self._read(queries.message, number, self._store.clock.now())
 
-    @inlineCallbacks
-    def change(self, command: str, selection: Selection, after: Any) -> Any:
+    def change(
+        self, command: str, selection: Selection, after: Sequence[int] | None
+    ) -> Deferred[tuple[int, Sequence[int] | None]]:
         """
         See L{IQueue.change}.
         """
+        return Deferred.fromCoroutine(self._change(command, selection, after))
+
+    async def _change(
+        self, command: str, selection: Selection, after: Sequence[int] | None
+    ) -> tuple[int, Sequence[int] | None]:
         if command not in COMMANDS:
             raise ValueError(f"no such command: {command}")
-        found, after = yield self.look(selection, CHANGED, after)
+        found, after = await self.recipients(selection, CHANGED, after)
         keys = [(parseId(one["id"]), one["seq"]) for one in found]
-        count, emptied = yield self._spool.db.run(self._apply, command, keys)
+        count, emptied = await self._store.run(self._apply, command, keys)
         for number in emptied:
-            for path in self._paths(number):
-                yield self._inThread(_unlink, path)
+            await self._inThread(self._store.files.removeAll, number)
         if count:
             _log.info("{command}: {count} recipients", command=command, count=count)
             self._changed()
@@ -91,65 +113,58 @@ class View:
     def _apply(
         self, db: sqlite3.Connection, command: str, keys: list[tuple[int, int]]
     ) -> tuple[int, list[int]]:
-        clock = self._spool.clock
+        """
+        In the database's thread.
+        """
+        clock = self._store.clock
         changes = Changes(db, clock.now(), clock.wall(), self._idle)
         return changes.make(command, keys), changes.emptied
 
-    def _paths(self, number: int) -> tuple[str, str]:
-        return self._spool.bodyPath(number), self._spool.asidePath(number)
-
-    def content(self, number: int) -> Deferred[Message | None]:
+    def content(self, number: int) -> Deferred[IMessage | None]:
         """
         See L{IQueue.content}.
         """
-        return self._read(queries.content, number, self._paths(number))
+        files = self._store.files
+        paths = files.body(number), files.damagedBody(number)
+        return self._read(queries.content, number, paths)
 
-    def inspect(self, after: int | None) -> Deferred[Any]:
+    def inspect(self, after: int | None) -> Deferred[tuple[list[dict[str, Any]], int, int | None]]:
         """
         See L{IQueue.inspect}.
         """
-        d = self._read(queries.problems, after, self._spool.bodyPath)
-        return d.addErrback(self._unreadable) if after is None else d
+        return Deferred.fromCoroutine(self._inspect(after))
 
-    def _unreadable(self, failure: Any) -> Any:
-        failure.trap(SpoolError)
-        return [{"id": "", "problem": failure.getErrorMessage()}], 0, None
+    async def _inspect(self, after: int | None) -> tuple[list[dict[str, Any]], int, int | None]:
+        try:
+            return await self._read(queries.problems, after, self._store.files.body)
+        except SpoolError as error:
+            if after is not None:
+                raise
+            return [{"id": "", "problem": str(error)}], 0, None
 
     def numbers(self) -> Deferred[dict[str, Any]]:
         """
         See L{IQueue.numbers}.
         """
-        d = self._read(queries.numbers, self._spool.clock.now())
-        return d.addCallback(self._withAside)
+        return Deferred.fromCoroutine(self._numbers())
 
-    def _withAside(self, found: dict[str, Any]) -> Any:
-        def listed(names: list[str]) -> dict[str, Any]:
-            return {**found, "moved_aside": sorted(names)[:100]}
-
-        d = maybeDeferred(self._inThread, _names, os.path.dirname(self._spool.asidePath(0)))
-        return d.addCallback(listed)
+    async def _numbers(self) -> dict[str, Any]:
+        found = await self._read(queries.numbers, self._store.clock.now())
+        names = await self._inThread(self._store.files.namesAside)
+        return {**found, "moved_aside": names[:SHOWN]}
 
 
-def _reading(path: str, function: Callable[..., Any], *args: Any) -> Any:
+def _reading(path: str, function: Callable[[sqlite3.Connection], _T]) -> _T:
     """
-    In a thread, with a connection of its own.
+    In a thread of the pool, with a connection of its own.
 
     @raise SpoolError: the database cannot be read.
     """
     try:
         db = queries.readOnly(path)
         try:
-            return function(db, *args)
+            return function(db)
         finally:
             db.close()
     except sqlite3.Error as error:
         raise SpoolError(f"{path}: {error}") from None
-
-
-def _unlink(path: str) -> None:
-    if os.path.exists(path):
-        os.unlink(path)
-
-
-def _names(directory: str) -> list[str]:
-    return os.listdir(directory) if os.path.isdir(directory) else []

@@ -1,7 +1,8 @@
 """
 What a spool does first: take over from the process before.
 
-Nothing here grows with the number of recipients that wait.
+Everything here runs in the database's thread, inside a transaction.  Nothing
+grows with the number of recipients that wait.
 """
 
 from __future__ import annotations
@@ -13,6 +14,14 @@ from deferrals.spool.sqlite.schema import ENDED, LEASED, QUEUED, RELEASED, STAGE
 
 #: So many recipients that wait for another attempt are tried again at the start.
 RETRIED_AT_START = 1000
+
+
+def saveClock(db: sqlite3.Connection, wall: float, now: float) -> None:
+    """
+    For L{savedClock}, in the next process.
+    """
+    sql = "INSERT INTO info VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    db.executemany(sql, [("clock.wall", wall), ("clock.now", now)])
 
 
 def savedClock(db: sqlite3.Connection) -> tuple[float, float] | None:
@@ -50,8 +59,9 @@ def recover(db: sqlite3.Connection, now: float) -> int:
 
 def _retry(db: sqlite3.Connection, now: float) -> None:
     """
-    Try some of those who wait again: perhaps the operator has just mended what
-    kept them waiting.  All destinations that there is room for have a part.
+    Try some of the recipients that wait again: perhaps the operator has just
+    mended what kept them waiting.  All destinations that there is room for have
+    a part.
     """
     names = db.execute(
         "SELECT name FROM destinations ORDER BY ready LIMIT ?", (RETRIED_AT_START,)

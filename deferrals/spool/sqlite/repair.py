@@ -1,8 +1,9 @@
 """
 A good database in the place of one that is damaged or deleted.
 
-What can be read goes on; what cannot is moved aside, and named.  Blocks: this
-runs in the database's thread, while senders are asked to come again.
+What can be read goes on; what cannot is moved aside, and the log names it.
+Everything here blocks: it runs in the database's thread, while clients are
+asked to come again.  (L{putAside} runs before there is that thread.)
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from deferrals.model.ids import formatId, parseId
+from deferrals import durable
+from deferrals.model.ids import formatId
 from deferrals.spool.sqlite.claims import setAside
+from deferrals.spool.sqlite.clock import SpoolClock
+from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeFile
 from deferrals.spool.sqlite.schema import prepare
 
 _log = Logger(namespace="deferrals.spool")
@@ -29,6 +33,36 @@ _SLICE = 500
 _TABLES = {"messages": "id", "bodies": "id", "recipients": "message"}
 
 
+class Repair:
+    """
+    What the database's thread calls when its file is damaged or deleted.
+
+    @param files: those of the spool.
+    @param clock: the spool's time.
+    @param incoming: the numbers of messages that are coming in.
+    @param lock: the spool's.
+    """
+
+    def __init__(
+        self, files: SpoolFiles, clock: SpoolClock, incoming: Container[int], lock: SpoolLock
+    ) -> None:
+        self._files = files
+        self._clock = clock
+        self._incoming = incoming
+        self._lock = lock
+
+    def mend(self, db: sqlite3.Connection | None) -> str:
+        """
+        See L{Database<deferrals.spool.sqlite.database.Database>}.
+        """
+        if db is None:
+            return salvage(self._files, self._clock.now(), self._incoming)
+        text = rewrite(db, self._files.database)
+        self._files.make()
+        self._lock.renew()
+        return text
+
+
 def rewrite(db: sqlite3.Connection, path: str) -> str:
     """
     The database was deleted, and only C{db} still has it: write it anew.
@@ -37,25 +71,25 @@ def rewrite(db: sqlite3.Connection, path: str) -> str:
     """
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     new = f"{path}.new"
-    _remove(new)
+    _removeDatabase(new)
     db.execute("VACUUM INTO ?", (new,))
     _install(new, path)
     (count,) = db.execute("SELECT COUNT(*) FROM messages").fetchone()
     return f"{path} was deleted while in use: written anew, with all its {count} messages"
 
 
-def salvage(path: str, aside: str, now: float, writing: Container[int]) -> str:
+def salvage(files: SpoolFiles, now: float, incoming: Container[int]) -> str:
     """
     The database is damaged: carry over what can be read, move it aside, and
     with it the contents of messages that are not complete.
 
-    @param aside: the directory for what is moved aside.
     @param now: the spool's time.
-    @param writing: the numbers of messages that are coming in now.
+    @param incoming: the numbers of messages that are coming in.
     @return: a text for the log.
     """
+    path = files.database
     new = f"{path}.new"
-    _remove(new)
+    _removeDatabase(new)
     target = sqlite3.connect(new, isolation_level=None)
     try:
         target.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -63,23 +97,32 @@ def salvage(path: str, aside: str, now: float, writing: Container[int]) -> str:
         prepare(target)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as source:
             text = _Salvage(source, target, now).run()
-        kept = _bodiesAside(
-            path, aside, lambda number: number in writing or _isWhole(target, number)
-        )
+        kept = _bodiesAside(files, lambda number: number in incoming or _isComplete(target, number))
     finally:
         target.close()
-    place = os.path.join(aside, time.strftime("spool-%Y%m%dT%H%M%S"))
-    os.makedirs(place, mode=0o700, exist_ok=True)
+    aside = _newDirectory(files, "spool")
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
-            os.rename(path + suffix, os.path.join(place, os.path.basename(path) + suffix))
+            os.rename(path + suffix, os.path.join(aside, os.path.basename(path) + suffix))
     _install(new, path)
     if kept:
-        text += f"; {kept} contents of messages that are not complete are in {aside}"
-    return f"{path} was damaged, and is now in {place}; {text}"
+        text += f"; {kept} contents of messages that are not complete are in {files.damaged}"
+    return f"{path} was damaged, and is now in {aside}; {text}"
 
 
-def _isWhole(db: sqlite3.Connection, number: int) -> bool:
+def _newDirectory(files: SpoolFiles, kind: str) -> str:
+    """
+    Make a directory for what is moved aside, which no other one overwrites.
+    """
+    name = os.path.join(files.damaged, time.strftime(f"{kind}-%Y%m%dT%H%M%S"))
+    path, count = name, 1
+    while os.path.exists(path):
+        path, count = f"{name}-{count}", count + 1
+    os.makedirs(path, mode=0o700)
+    return path
+
+
+def _isComplete(db: sqlite3.Connection, number: int) -> bool:
     sql = (
         "SELECT 1 FROM messages WHERE id = ?"
         " AND EXISTS (SELECT 1 FROM recipients WHERE message = messages.id)"
@@ -87,22 +130,14 @@ def _isWhole(db: sqlite3.Connection, number: int) -> bool:
     return db.execute(sql, (number,)).fetchone() is not None
 
 
-def _bodiesAside(path: str, aside: str, isKnown: Callable[[int], bool]) -> int:
+def _bodiesAside(files: SpoolFiles, isKnown: Callable[[int], bool]) -> int:
     """
     Move the files of contents aside that the database does not know, and that
-    may be somebody's mail.
+    may be mail of ours.
 
     @return: how many.
     """
-    bodies = os.path.join(os.path.dirname(path), "bodies")
-    count = 0
-    for name in os.listdir(bodies) if os.path.isdir(bodies) else []:
-        with contextlib.suppress(ValueError, FileNotFoundError):
-            if not isKnown(parseId(name)):
-                os.makedirs(aside, mode=0o700, exist_ok=True)
-                os.rename(os.path.join(bodies, name), os.path.join(aside, name))
-                count += 1
-    return count
+    return sum(files.setBodyAside(number) for number in files.bodyNumbers() if not isKnown(number))
 
 
 def _install(new: str, path: str) -> None:
@@ -111,25 +146,15 @@ def _install(new: str, path: str) -> None:
     """
     os.chmod(new, 0o600)
     for suffix in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path + suffix)
-    _sync(new)
+        removeFile(path + suffix)
+    durable.sync(new)
     os.rename(new, path)
-    _sync(os.path.dirname(path))
+    durable.sync(os.path.dirname(path))
 
 
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _remove(path: str) -> None:
+def _removeDatabase(path: str) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path + suffix)
+        removeFile(path + suffix)
 
 
 class _Salvage:
@@ -199,8 +224,8 @@ class _Salvage:
         columns = ", ".join(
             name for _, name, *_ in self._target.execute(f"PRAGMA table_info({table})")
         )
-        places = ", ".join("?" * (columns.count(",") + 1))
-        insert = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})"
+        marks = ", ".join("?" * (columns.count(",") + 1))
+        insert = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"
         select = f"SELECT {columns} FROM {table} WHERE {column}"
         self._eachFound(
             lambda first, last: self._source.execute(
@@ -240,7 +265,7 @@ class _Salvage:
 
     def _incomplete(self) -> list[str]:
         """
-        Set aside what is not whole.  (A body that is in a file is looked for
+        Set aside what is not complete.  (A body that is in a file is looked for
         when it is to be delivered.)
         """
         target, lost = self._target, []
@@ -259,33 +284,33 @@ class _Salvage:
             self._target.executemany("INSERT OR REPLACE INTO info VALUES (?, ?)", found)
 
 
-def putAside(path: str, aside: str, writing: Container[int]) -> None:
+def putAside(files: SpoolFiles, incoming: Container[int]) -> None:
     """
     The database is not there, but its write-ahead log is, or contents are:
     SQLite would delete the one, the housekeeping the others.
 
-    @param writing: the numbers of messages that are coming in now.
+    @param incoming: the numbers of messages that are coming in.
     """
+    path = files.database
     if os.path.exists(path):
         return
-    count = _bodiesAside(path, aside, lambda number: number in writing)
+    count = _bodiesAside(files, lambda number: number in incoming)
     if count:
         _log.critical(
             "{path} is missing, but not the contents of {count} messages, which are now in"
             " {aside}: while the server does not run, put the database back, and them into bodies",
             path=path,
             count=count,
-            aside=aside,
+            aside=files.damaged,
         )
     log = f"{path}-wal"
     if not os.path.exists(log):
         return
-    place = os.path.join(aside, time.strftime("log-%Y%m%dT%H%M%S"))
-    os.makedirs(place, mode=0o700, exist_ok=True)
-    os.rename(log, os.path.join(place, os.path.basename(log)))
+    aside = _newDirectory(files, "log")
+    os.rename(log, os.path.join(aside, os.path.basename(log)))
     _log.critical(
-        "{path} is missing, but not its write-ahead log, which is now in {place}: put both back"
+        "{path} is missing, but not its write-ahead log, which is now in {aside}: put both back"
         " while the server does not run",
         path=path,
-        place=place,
+        aside=aside,
     )

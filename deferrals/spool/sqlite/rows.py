@@ -2,7 +2,7 @@
 Values into rows, and rows into values.
 
 What is read here may have been damaged: whatever is wrong with a row is a
-L{ValueError}, and nothing else.
+C{ValueError}, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
+from deferrals.interfaces import Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import (
     Envelope,
@@ -23,7 +26,7 @@ from deferrals.model.envelope import (
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Marks
 from deferrals.spool.message import Message
-from deferrals.spool.sqlite.batch import Insert
+from deferrals.spool.sqlite.batch import Insert, Value
 from deferrals.spool.sqlite.schema import LEASED
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -35,22 +38,31 @@ ADDRESSEE = "seq, attempts, delivery, recipient, marks, refusal, action, reply, 
 ENVELOPE = "id, received, envelope"
 
 
+@attrs.frozen
+class Lease:
+    """
+    @ivar owner: what has the recipients.
+    @ivar until: when the lease ends, in the spool's time.
+    """
+
+    owner: str
+    until: float
+
+
 def insertion(
     envelope: Envelope,
     message: Message,
     addressees: Sequence[Addressee],
-    result: Any,
+    *,
     state: int,
     now: float,
-    lease: tuple[str, float],
+    lease: Lease,
 ) -> Insert:
     """
     The rows of a new message, whose recipients are leased.
 
     @param now: when it became a part of the spool, in the spool's time.
-    @param lease: to whom, and until when.
     """
-    owner, until = lease
     row = (
         envelope.transaction,
         state,
@@ -60,21 +72,20 @@ def insertion(
         message.digest,
         now,
     )
-    recipients = [
-        _recipient(envelope.transaction, addressee, owner, until) for addressee in addressees
-    ]
-    return Insert(row, message.body, recipients, result)
+    recipients = [_recipient(envelope.transaction, one, lease) for one in addressees]
+    work = Work(envelope, message, tuple(addressees), True)
+    return Insert(row, message.body, recipients, work)
 
 
-def _recipient(number: int, addressee: Addressee, owner: str, until: float) -> tuple[Any, ...]:
+def _recipient(number: int, addressee: Addressee, lease: Lease) -> tuple[Value, ...]:
     to = addressee.recipient
     marks = addressee.marks.toJSON()
     return (
         number,
         addressee.seq,
         LEASED,
-        until,
-        owner,
+        lease.until,
+        lease.owner,
         "" if to.route is None else to.route.delivery,
         _encode(recipientToJSON(to)),
         None if marks is None else _encode(marks),
@@ -98,7 +109,10 @@ def reply(text: str | None) -> Reply | None:
     if not text.startswith("["):
         return Reply.parse(text)  # as format 1 kept it
     code, enhanced, words = json.loads(text)
-    return Reply(code, enhanced, words)
+    for value, kind in ((code, int), (enhanced, str | None), (words, str)):
+        if not isinstance(value, kind):
+            raise ValueError(f"a reply of {value!r}")
+    return Reply.mended(code, enhanced, words)
 
 
 def envelope(row: tuple[Any, ...]) -> Envelope:
@@ -130,6 +144,8 @@ def addressee(row: tuple[Any, ...], action: str = "") -> Addressee:
     """
     seq, attempts, delivery, to, marks, refusal, ended, text, host = row
     try:
+        if not isinstance(attempts, int):
+            raise ValueError(f"{attempts!r} attempts")
         found = Addressee(
             recipient(to, delivery),
             Marks.fromJSON(None if marks is None else json.loads(marks)),

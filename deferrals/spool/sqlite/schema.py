@@ -2,7 +2,7 @@
 The tables of the embedded spool (docs/spool-format.md explains them).
 
 C{destinations} is what keeps claiming cheap: one row for each next hop that
-somebody waits for, found by the time at which something may be done there.  A
+recipients wait for, found by the time at which something may be done there.  A
 million recipients that wait for one dead host are one row that is not due.
 """
 
@@ -17,9 +17,9 @@ VERSION = 2
 #: States of a message.
 STAGED, RELEASED = 0, 1
 
-#: States of a recipient: waits for its turn; is being delivered, or a notice
-#: about it is being made; waits for the operator; its sender is to be told; its
-#: sender cannot be told; its message cannot be read.
+#: States of a recipient: waits until it is due; is being delivered, or a notice
+#: about it is being made; waits for the operator; the sender is to be told of
+#: it; the sender cannot be told; its message cannot be read.
 QUEUED, LEASED, HELD, ENDED, STUCK, DAMAGED = range(6)
 
 STATUS_NAMES = ("queued", "active", "held", "ended", "stuck", "damaged")
@@ -99,7 +99,8 @@ CREATE TABLE bodies (
 {_NEW}
 """
 
-#: Format 1 kept failed recipients and told nobody: now their senders are told.
+#: Format 1 kept failed recipients without telling their senders: they are told
+#: now.  Its times were times of day: the spool's time goes on from there.
 _FROM_1 = f"""
 ALTER TABLE messages ADD COLUMN since REAL NOT NULL DEFAULT 0;
 UPDATE messages SET since = received;
@@ -115,6 +116,8 @@ DROP TABLE recipients_1;
 {_NEW}
 INSERT INTO destinations (name, ready) SELECT '', min(due) FROM recipients WHERE status = 0
     HAVING min(due) IS NOT NULL;
+INSERT INTO info SELECT name, CAST(strftime('%s', 'now') AS REAL)
+    FROM (SELECT 'clock.wall' AS name UNION SELECT 'clock.now');
 """
 
 

@@ -8,16 +8,16 @@ a virus means is each policy's: refuse, or mark.
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Generator, Hashable, Sequence
+from typing import Literal
 
 import attrs
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IContentStage
+from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
@@ -64,7 +64,7 @@ class ClamdScan:
     What clamd said.
 
     @ivar virus: its name; empty if there is none.
-    @ivar tooLarge: it did not look: the message is larger than it takes.
+    @ivar tooLarge: it did not scan: the message is larger than it takes.
     """
 
     virus: str = ""
@@ -79,28 +79,26 @@ class ClamAVStage:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: ClamAVSettings, services: Any) -> None:
+    def __init__(self, settings: ClamAVSettings, services: IServices) -> None:
         self._settings = settings
         self._endpoint = services.connect(settings.socket)
         self._scanner = Scanner("clamav", settings.socket, settings, services)
 
     def cohort(self, recipient: Recipient) -> Hashable:
         """
-        The answer is the same for everybody under this policy.
+        The answer is the same for all recipients under this policy.
         """
         return None
 
-    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
-        """
-        See L{IContentStage.judge}.
-        """
+    def judge(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> Deferred[ContentVerdict]:
         return self._scanner.judge(
             message, envelope, None, lambda: self._scan(message, envelope), self._decide
         )
 
-    @inlineCallbacks
-    def _scan(self, message: Any, envelope: Envelope) -> Any:
-        answer = yield exchange(self._endpoint, _instream(message), _isWhole)
+    async def _scan(self, message: IMessage, envelope: Envelope) -> ClamdScan:
+        answer = await exchange(self._endpoint, _instream(message), _isWhole)
         scan = parseAnswer(answer)
         if scan.virus:
             _log.info("{transaction}: found {virus}", transaction=envelope.id, virus=scan.virus)
@@ -121,7 +119,7 @@ class ClamAVStage:
         return Accept(Marks((("X-Virus", scan.virus),), ("X-Virus",), settings.subject_tag, True))
 
 
-def _instream(message: Any) -> Iterator[bytes]:
+def _instream(message: IMessage) -> Generator[bytes, None, None]:
     yield b"zINSTREAM\0"
     for chunk in chunks(message):
         yield struct.pack(">I", len(chunk)) + chunk

@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
 
-from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.interfaces import IPullProducer
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IPullProducer,
+    IStreamClientEndpoint,
+    ISystemHandle,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import StageError
+from deferrals.interfaces import IMessage
 
 #: How much of a message is read and sent at a time.
 CHUNK_OCTETS = 64 * 1024
@@ -29,33 +36,34 @@ CHUNK_OCTETS = 64 * 1024
 MAX_ANSWER_OCTETS = 64 * 1024
 
 
-def chunks(message: Any) -> Iterator[bytes]:
+def chunks(message: IMessage) -> Generator[bytes, None, None]:
     """
     A message, piece by piece.
-
-    @param message: L{IMessage<deferrals.interfaces.IMessage>}.
     """
     with message.open() as file:
         while chunk := file.read(CHUNK_OCTETS):
             yield chunk
 
 
-@inlineCallbacks
-def exchange(endpoint: Any, pieces: Iterator[bytes], isWhole: Callable[[bytes], bool]) -> Any:
+async def exchange(
+    endpoint: IStreamClientEndpoint,
+    pieces: Generator[bytes, None, None],
+    isWhole: Callable[[bytes], bool],
+) -> bytes:
     """
     @param endpoint: where to connect.
     @param pieces: what to send; closed in the end.
     @param isWhole: whether an answer is complete; otherwise it ends with the
         connection.
-    @return: a Deferred of the answer; empty if there was none.  It fails when
-        there is no connection, or when it is lost before an answer.  May be
-        cancelled.
+    @return: the answer; empty if there was none.  It fails when there is no
+        connection, or when it is lost before an answer.
     """
+    protocol = _Exchange(pieces, isWhole)
     try:
-        protocol = yield endpoint.connect(_Once(_Exchange(pieces, isWhole)))
-        return (yield protocol.answered)
+        await endpoint.connect(_Once(protocol))
+        return await protocol.answered
     finally:
-        pieces.close()  # type: ignore[attr-defined]
+        pieces.close()
 
 
 class _Once(Factory):
@@ -68,8 +76,14 @@ class _Once(Factory):
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
 
-    def buildProtocol(self, addr: Any) -> Protocol:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return self._protocol
+
+
+class _IConnection(ITCPTransport, ISystemHandle, IConsumer):
+    """
+    What an exchange needs of its transport.
+    """
 
 
 @implementer(IPullProducer)
@@ -77,6 +91,8 @@ class _Exchange(Protocol):
     """
     See L{exchange}.
     """
+
+    transport: _IConnection  # from connectionMade on; nothing here is called before
 
     def __init__(self, pieces: Iterator[bytes], isWhole: Callable[[bytes], bool]) -> None:
         self._pieces = pieces
@@ -88,16 +104,13 @@ class _Exchange(Protocol):
     def connectionMade(self) -> None:
         """
         Begin to send.  A second descriptor of the socket survives the first:
-        when writing fails, the transport closes its own without another look
-        at what has come in.
+        when writing fails, the transport closes its own without reading what
+        has come in.
         """
         with contextlib.suppress(OSError, AttributeError):
-            self._twin = self._transport.getHandle().dup()
-        self._transport.registerProducer(self, False)
-
-    @property
-    def _transport(self) -> Any:
-        return self.transport
+            handle = self.transport.getHandle()
+            self._twin = handle.dup() if isinstance(handle, socket.socket) else None
+        self.transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
         """
@@ -106,12 +119,12 @@ class _Exchange(Protocol):
         try:
             piece = next(self._pieces, None)
         except Exception:
-            self._end(Failure())
+            self._fail(Failure())
             return
         if piece is None:
-            self._transport.unregisterProducer()
+            self.transport.unregisterProducer()
         else:
-            self._transport.write(piece)
+            self.transport.write(piece)
 
     def stopProducing(self) -> None:
         """
@@ -120,15 +133,25 @@ class _Exchange(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._answer += data
-        if len(self._answer) > MAX_ANSWER_OCTETS:
-            self._end(Failure(StageError("the answer is too long")))
-        elif self._isWhole(self._answer):
+        if not self._isTooLong() and self._isWhole(self._answer):
             self._end(self._answer)
+
+    def _isTooLong(self) -> bool:
+        """
+        Whether the answer is none, and the exchange has failed.
+        """
+        if len(self._answer) <= MAX_ANSWER_OCTETS:
+            return False
+        self._fail(Failure(StageError("the answer is too long")))
+        return True
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.answered.called:
             self._answer += self._left()
-            self._end(self._answer or reason)
+            if not self._answer:
+                self._fail(reason)
+            elif not self._isTooLong():
+                self._end(self._answer)
         self._closeTwin()
 
     def _left(self) -> bytes:
@@ -144,13 +167,18 @@ class _Exchange(Protocol):
                 found += data
         return found
 
-    def _end(self, result: Any) -> None:
+    def _end(self, answer: bytes) -> None:
         if not self.answered.called:
-            self.answered.callback(result)
+            self.answered.callback(answer)
+        self._leave()
+
+    def _fail(self, failure: Failure) -> None:
+        if not self.answered.called:
+            self.answered.errback(failure)
         self._leave()
 
     def _leave(self) -> None:
-        self._transport.abortConnection()
+        self.transport.abortConnection()
 
     def _closeTwin(self) -> None:
         if self._twin is not None:

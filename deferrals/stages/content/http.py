@@ -1,7 +1,7 @@
 """
 The content stage C{http}: a service of yours decides, over HTTP.
 
-The raw message is POSTed with request headers that say who is asked about; the
+The raw message is POSTed with request headers that name the recipients asked about; the
 answer is JSON with a verdict for each of them (the design's public format, in
 C{docs/stages/http}).  Each recipient is a cohort of its own unless the
 configuration says that all are one.
@@ -16,20 +16,21 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import attrs
-from twisted.internet.defer import CancelledError, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IContentStage
+from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.model.address import AddressError, Mailbox
+from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.remote import RemoteService
-from deferrals.stages.web import WebClient, fromJSON, httpURL
+from deferrals.stages.web import fromJSON, httpURL, webClient
 
 _log = Logger(namespace="deferrals.stages.http")
 
@@ -53,11 +54,13 @@ class HTTPSettings:
     cohort: Literal["recipient", "all"] = "recipient"
 
 
-def requestHeaders(envelope: Envelope, recipients: Sequence[Any]) -> Headers:
+def requestHeaders(
+    envelope: Envelope, recipients: Sequence[Recipient] | Sequence[Addressee]
+) -> Headers:
     """
     What a service is told beside the message.
 
-    @param recipients: those asked about; C{str()} of each is its address.
+    @param recipients: those asked about.
     """
     headers = Headers()
     headers.setRawHeaders("Content-Type", ["message/rfc822"])
@@ -79,29 +82,27 @@ class HTTPStage:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: HTTPSettings, services: Any) -> None:
+    def __init__(self, settings: HTTPSettings, services: IServices) -> None:
         self._settings = settings
-        self._service: RemoteService = services.common(
+        self._service = services.common(
             ("http", settings.url),
             lambda: RemoteService(f"http {settings.url}", services, CONCURRENCY),
         )
-        self._web: WebClient = services.common(
-            ("web", CONCURRENCY), lambda: WebClient(services.reactor, CONCURRENCY)
-        )
+        self._web = webClient(services, CONCURRENCY)
 
     def cohort(self, recipient: Recipient) -> Hashable:
-        """
-        See L{IContentStage.cohort}.
-        """
         return None if self._settings.cohort == "all" else recipient.address.key
 
-    @inlineCallbacks
-    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
-        """
-        See L{IContentStage.judge}.
-        """
+    def judge(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> Deferred[ContentVerdict]:
+        return Deferred.fromCoroutine(self._judge(message, envelope, recipients))
+
+    async def _judge(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> ContentVerdict:
         try:
-            answer = yield self._service.ask(
+            answer = await self._service.ask(
                 self._settings.timeout, self._ask, message, envelope, recipients
             )
             return _verdict(answer, recipients)
@@ -117,10 +118,11 @@ class HTTPStage:
             )
         return ACCEPT if self._settings.on_error == "accept" else Refuse(R451_STAGE_FAILED)
 
-    @inlineCallbacks
-    def _ask(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
+    async def _ask(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> Any:  # what another service says
         headers = requestHeaders(envelope, recipients)
-        answer = yield self._web.request("POST", self._settings.url, headers, message)
+        answer = await self._web.request("POST", self._settings.url, headers, message)
         return fromJSON(*answer)
 
 
@@ -158,6 +160,6 @@ def _read(verdict: Any, recipient: Recipient) -> ContentVerdict:
             raise StageError("headers that are no object of strings")
         return Accept(Marks(tuple(headers.items()))) if headers else ACCEPT
     try:
-        return Refuse(Reply.parseRefusal(verdict.get("reply")))
-    except (ValueError, AttributeError, TypeError):
+        return Refuse(Reply.parseRefusal(verdict["reply"]))
+    except (KeyError, ValueError, AttributeError, TypeError):
         raise StageError(f"an invalid reply for <{recipient}>") from None

@@ -1,7 +1,7 @@
 """
 The content stage C{rspamd}: asks rspamd over HTTP (C{POST /checkv2}).
 
-One scan per message for everybody; thresholds, weights and ignored symbols are
+One scan per message, which all recipients share; thresholds, weights and ignored symbols are
 each policy's, or each recipient's, and are applied here to its result.  Only
 for recipients that want other rules (C{settings_id}), or rules and statistics
 of their own (C{per_user}), there are further scans, one per settings id or
@@ -11,32 +11,33 @@ log.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import attrs
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
-from deferrals.interfaces import IExpectingStage
+from deferrals.interfaces import IExpectingStage, IMessage, IServices
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import LOCAL, UNKNOWN
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
-from deferrals.model.verdict import ACCEPT, ContentVerdict, Marks, Route
+from deferrals.model.verdict import ContentVerdict, Marks, Route
 from deferrals.stages.content.rspamdreply import RspamdScan, readScan
 from deferrals.stages.content.scanner import OnError, Scanner
 from deferrals.stages.content.scores import (
     DEFAULT_REPLY,
     ScoreLimits,
+    ScoringStage,
     acceptance,
     limitsOf,
     number,
     refusal,
 )
-from deferrals.stages.web import WebClient, fromJSON, httpURL
+from deferrals.stages.web import fromJSON, httpURL, webClient
 
 _log = Logger(namespace="deferrals.stages.rspamd")
 
@@ -97,104 +98,92 @@ class _Scans:
     """
     What is known of one message's scans.
 
-    @ivar everybody: whom the scan for everybody is for.
+    @ivar sharers: the recipients of the scan that all share.
     @ivar made: how many have been made.
     """
 
     def __init__(self) -> None:
-        self.everybody: list[Recipient] = []
+        self.sharers: list[Recipient] = []
         self.made = 0
 
 
+@attrs.frozen
+class _OwnRules:
+    """
+    What makes a scan a recipient's own; all of it empty for the scan that all
+    share.
+
+    @ivar settingsId: rspamd's C{Settings-ID}.
+    @ivar address: the recipient with statistics of its own.
+    """
+
+    settingsId: str = ""
+    address: str = ""
+
+
+_SHARED = _OwnRules()
+
+
 @implementer(IExpectingStage)
-class RspamdStage:
+class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
     """
     See the module.
 
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: RspamdSettings, services: Any) -> None:
+    def __init__(self, settings: RspamdSettings, services: IServices) -> None:
+        super().__init__(settings, Scanner("rspamd", settings.url, settings, services))
         self._settings = settings
         self._hostname = services.hostname
         self._url = settings.url.rstrip("/") + "/checkv2"
         self._weights = {**dict(settings.weights), **dict.fromkeys(settings.ignore, 0.0)}
-        self._scanner = Scanner("rspamd", settings.url, settings, services)
-        self._web: WebClient = services.common(
-            ("web", settings.concurrency), lambda: WebClient(services.reactor, settings.concurrency)
-        )
+        self._web = webClient(services, settings.concurrency)
 
-    def cohort(self, recipient: Recipient) -> Hashable:
+    def scanOf(self, recipient: Recipient) -> _OwnRules:
         """
-        Which scan it is, and the limits; L{None} for those who want none.
-        """
-        limits = limitsOf("rspamd", self._settings, recipient)
-        return None if limits is None else (self._own(recipient), limits)
-
-    def _own(self, recipient: Recipient) -> tuple[str, str]:
-        """
-        What makes the scan a recipient's own: the settings id, and the address;
-        both empty for everybody's.
+        See L{ScoringStage.scanOf}.
         """
         own = (recipient.route or Route("", "")).own("rspamd", "settings_id")
         settingsId = self._settings.settings_id if own is None else str(own)
-        return settingsId, recipient.address.key if self._settings.per_user else ""
+        return _OwnRules(settingsId, recipient.address.key if self._settings.per_user else "")
 
-    def expect(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> None:
+    def expect(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> None:
         """
-        See L{IExpectingStage.expect}: the scan for everybody names them all.
+        See L{IExpectingStage.expect}: the scan that all share names them all.
         """
-        limits = [limitsOf("rspamd", self._settings, recipient) for recipient in recipients]
         found = [
             recipient
-            for recipient, wanted in zip(recipients, limits, strict=True)
-            if wanted is not None and not any(self._own(recipient))
+            for recipient in recipients
+            if limitsOf("rspamd", self._settings, recipient) is not None
+            and self.scanOf(recipient) == _SHARED
         ]
-        self._scans(message).addCallback(lambda scans: scans.everybody.extend(found))
+        self._scans(message).addCallback(lambda scans: scans.sharers.extend(found))
 
-    def _scans(self, message: Any) -> Deferred[_Scans]:
-        scans: Deferred[_Scans] = message.shared(
-            (*self._scanner.identity, "scans"), lambda _: _Scans()
-        )
-        return scans
+    def _scans(self, message: IMessage) -> Deferred[_Scans]:
+        return message.shared((*self._scanner.identity, "scans"), lambda _: _Scans())
 
-    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
-        """
-        See L{IContentStage.judge}.
-        """
-        limits = limitsOf("rspamd", self._settings, recipients[0])
-        if limits is None or message.size > self._settings.max_size:
-            return ACCEPT
-        own = self._own(recipients[0])
-        return self._scanner.judge(
-            message,
-            envelope,
-            own,
-            lambda: self._scan(message, envelope, own[0], any(own), recipients),
-            lambda scan: self._decide(scan, limits),
-        )
-
-    @inlineCallbacks
-    def _scan(
+    async def scan(
         self,
-        message: Any,
+        message: IMessage,
         envelope: Envelope,
-        settingsId: str,
-        single: bool,
+        key: _OwnRules,
         recipients: Sequence[Recipient],
-    ) -> Any:
+    ) -> RspamdScan:
         """
-        @param single: for one recipient only.
+        See L{ScoringStage.scan}.
         """
-        scans = yield self._scans(message)
-        named = recipients[:1] if single else scans.everybody or recipients
+        scans = await self._scans(message)
+        named = scans.sharers or recipients if key == _SHARED else recipients[:1]
         headers = requestHeaders(envelope, self._hostname, named)
-        if settingsId:
-            headers.setRawHeaders("Settings-ID", [settingsId])
+        if key.settingsId:
+            headers.setRawHeaders("Settings-ID", [key.settingsId])
         if scans.made:
             headers.setRawHeaders("Flags", ["no_log"])
         scans.made += 1
-        answer = yield self._web.request("POST", self._url, headers, message)
+        answer = await self._web.request("POST", self._url, headers, message)
         scan = readScan(fromJSON(*answer))
         _log.info(
             "{transaction}: {action}, score {score}: {symbols}",
@@ -205,7 +194,10 @@ class RspamdStage:
         )
         return scan
 
-    def _decide(self, scan: RspamdScan, limits: ScoreLimits) -> ContentVerdict:
+    def decide(self, scan: RspamdScan, limits: ScoreLimits) -> ContentVerdict:
+        """
+        See L{ScoringStage.decide}.
+        """
         settings = self._settings
         score = scan.scoreWith(self._weights)
         if refuses(scan, score, limits):
@@ -228,7 +220,7 @@ class RspamdStage:
 def refuses(scan: RspamdScan, score: float, limits: ScoreLimits) -> bool:
     """
     Whether a cohort refuses.  A C{reject} that a rule of rspamd's demands,
-    whatever the score, holds for everybody who refuses at all.
+    whatever the score, holds for every cohort that refuses at all.
     """
     if limits.refuse is None:
         return scan.action == "reject"
@@ -242,7 +234,7 @@ def requestHeaders(envelope: Envelope, hostname: str, recipients: Sequence[Recip
     What rspamd is told beside the message.
 
     @param hostname: this server's name.
-    @param recipients: whom the scan is for.
+    @param recipients: the ones that the scan is for.
     """
     client = envelope.client
     version, _, cipher = (client.tls or "").partition(" ")

@@ -90,9 +90,13 @@ def readScan(answer: Any) -> RspamdScan:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's integers have no limit
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _symbols(found: Any) -> dict[str, float]:

@@ -6,16 +6,20 @@ failure means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Literal, Protocol, TypeVar
 
-from twisted.internet.defer import CancelledError, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from deferrals.interfaces import IMessage, IServices
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import R451_STAGE_FAILED
+from deferrals.model.settings import Seconds
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.remote import RemoteService
+
+_T = TypeVar("_T")
 
 _log = Logger(namespace="deferrals.stages.scanner")
 
@@ -29,54 +33,75 @@ OnError = Literal["refuse-temporarily", "accept", "skip"]
 UNSCANNED = "Deferrals-Unscanned"
 
 
+class ScannerSettings(Protocol):
+    """
+    What the settings of each stage with a scanner have.
+    """
+
+    @property
+    def timeout(self) -> Seconds:
+        """For the whole scan."""
+
+    @property
+    def on_error(self) -> OnError:
+        """What it means that there is no scan."""
+
+    @property
+    def concurrency(self) -> int:
+        """Scans at once."""
+
+
 class Scanner:
     """
     One scanner as one stage asks it.
 
-    @param name: the stage's name in the configuration.
-    @param place: the scanner's URL or endpoint; with C{name}, its identity.
-    @param settings: the stage's, with C{timeout}, C{on_error}, C{concurrency}.
-    @param services: L{IServices<deferrals.interfaces.IServices>}.
+    @param address: the scanner's URL or endpoint.
+    @ivar name: the stage's name in the configuration.
+    @ivar identity: name and address: stages of equal identity share scans.
     """
 
-    def __init__(self, name: str, place: str, settings: Any, services: Any) -> None:
-        self.identity = (name, place)
-        self._name = name
+    def __init__(
+        self, name: str, address: str, settings: ScannerSettings, services: IServices
+    ) -> None:
+        self.name = name
+        self.identity = (name, address)
         self._settings = settings
         self._status = services.status
-        self._remote: RemoteService = services.common(
-            ("scanner", name, place, settings.concurrency),
-            lambda: RemoteService(f"{name} {place}", services, settings.concurrency),
+        self._remote = services.common(
+            ("scanner", name, address, settings.concurrency),
+            lambda: RemoteService(f"{name} {address}", services, settings.concurrency),
         )
 
-    @inlineCallbacks
     def judge(
         self,
-        message: Any,
+        message: IMessage,
         envelope: Envelope,
         key: Hashable,
-        scan: Callable[[], Any],
-        decide: Callable[[Any], ContentVerdict],
-    ) -> Any:
+        scan: Callable[[], Coroutine[Deferred[Any], Any, _T]],
+        decide: Callable[[_T], ContentVerdict],
+    ) -> Deferred[ContentVerdict]:
         """
         @param key: scans of this message with equal keys are one.
-        @param scan: makes the scan; returns a Deferred of its result.
-        @param decide: what this cohort makes of the result.
+        @param scan: makes the scan.
+        @param decide: what this cohort makes of the scan's result.
         @return: a Deferred of a verdict; may be cancelled.
         """
 
-        def asked(_: Any) -> Any:
-            self._status.count("scans", self._name)
+        def asked(_: IMessage) -> Deferred[_T]:
+            self._status.count("scans", self.name)
             return self._remote.ask(self._settings.timeout, scan)
 
-        self._status.count("judgements", self._name)
-        try:
-            result = yield message.shared((*self.identity, key), asked)
-        except CancelledError:
-            raise
-        except Exception as error:
-            return self._unscanned(envelope, error)
-        return decide(result)
+        async def judged() -> ContentVerdict:
+            try:
+                result: _T = await message.shared((*self.identity, key), asked)
+            except CancelledError:
+                raise
+            except Exception as error:
+                return self._unscanned(envelope, error)
+            return decide(result)
+
+        self._status.count("judgements", self.name)
+        return Deferred.fromCoroutine(judged())
 
     def _unscanned(self, envelope: Envelope, error: Exception) -> ContentVerdict:
         onError = self._settings.on_error
@@ -87,7 +112,7 @@ class Scanner:
             on_error=onError,
             error=f"{type(error).__name__}: {error}",
         )
-        self._status.count("unscanned", f"{self._name} {onError}")
+        self._status.count("unscanned", f"{self.name} {onError}")
         if onError == "refuse-temporarily":
             return Refuse(R451_STAGE_FAILED)
-        return Accept(Marks(((UNSCANNED, self._name),))) if onError == "accept" else ACCEPT
+        return Accept(Marks(((UNSCANNED, self.name),))) if onError == "accept" else ACCEPT

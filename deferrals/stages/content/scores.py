@@ -1,19 +1,59 @@
 """
-What a spam score means for a cohort: its limits, its refusal, its marks.
+What a spam score means for a cohort: its limits, its refusal, its marks; and
+what the stages have in common that ask for one.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import attrs
+from twisted.internet.defer import Deferred
 
-from deferrals.model.envelope import Recipient
+from deferrals.interfaces import IMessage
+from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
+from deferrals.model.settings import Octets
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse, Route
+from deferrals.stages.content.scanner import Scanner, ScannerSettings
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Scan = TypeVar("_Scan")
 
 DEFAULT_REPLY = "550 5.7.1 refused as spam"
+
+
+class ScoreSettings(ScannerSettings, Protocol):
+    """
+    What the settings of each stage with a score have.
+    """
+
+    @property
+    def refuse_score(self) -> float | None:
+        """Refuse from this score on."""
+
+    @property
+    def mark_score(self) -> float | None:
+        """Mark the copy from this score on."""
+
+    @property
+    def add_headers(self) -> bool:
+        """Whether a copy says its score."""
+
+    @property
+    def subject_tag(self) -> str:
+        """Put in front of the Subject of a marked copy."""
+
+    @property
+    def junk(self) -> bool:
+        """Whether a marked copy is filed as junk."""
+
+    @property
+    def max_size(self) -> Octets:
+        """Larger messages are accepted without a scan."""
 
 
 @attrs.frozen
@@ -21,7 +61,7 @@ class ScoreLimits:
     """
     What one cohort thinks of scores; recipients with equal limits are alike.
 
-    @ivar refuse: refuse from this score on; L{None}: what the scanner says;
+    @ivar refuse: refuse from this score on; C{None}: what the scanner says;
         infinite: never.
     @ivar mark: likewise, for marking.
     """
@@ -30,12 +70,11 @@ class ScoreLimits:
     mark: float | None = None
 
 
-def limitsOf(stage: str, settings: Any, recipient: Recipient) -> ScoreLimits | None:
+def limitsOf(stage: str, settings: ScoreSettings, recipient: Recipient) -> ScoreLimits | None:
     """
     A recipient's limits: its own, where it has some, otherwise its policy's.
 
-    @param settings: with C{refuse_score} and C{mark_score}.
-    @return: L{None}, where it wants no spam filter.
+    @return: C{None}, where it wants no spam filter.
     """
     route = recipient.route or Route("", "")
     if route.own(stage, "spam_filter") == 0:
@@ -66,12 +105,11 @@ def refusal(reply: str, text: str = "") -> Refuse:
     return Refuse(attrs.evolve(found, text=text) if text else found)
 
 
-def acceptance(settings: Any, score: float, marked: bool, more: Marks) -> ContentVerdict:
+def acceptance(settings: ScoreSettings, score: float, marked: bool, more: Marks) -> ContentVerdict:
     """
     The copy of a cohort that accepts.  What a sender says about its own score
     is taken out.
 
-    @param settings: with C{add_headers}, C{subject_tag} and C{junk}.
     @param more: further marks, in front.
     """
     headers: list[tuple[str, str]] = []
@@ -89,3 +127,62 @@ def acceptance(settings: Any, score: float, marked: bool, more: Marks) -> Conten
         )
     )
     return ACCEPT if marks == Marks() else Accept(marks)
+
+
+class ScoringStage(ABC, Generic[_Key, _Scan]):
+    """
+    A content stage whose scanner gives a score, and whose recipients may have
+    limits of their own.
+    """
+
+    def __init__(self, settings: ScoreSettings, scanner: Scanner) -> None:
+        self._limits = settings
+        self._scanner = scanner
+
+    def cohort(self, recipient: Recipient) -> Hashable:
+        """
+        The scan, and the limits; C{None} for recipients that want none.
+        """
+        limits = limitsOf(self._scanner.name, self._limits, recipient)
+        return None if limits is None else (self.scanOf(recipient), limits)
+
+    def judge(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> ContentVerdict | Deferred[ContentVerdict]:
+        """
+        Scan once for all recipients of equal key, and decide by their limits.
+        """
+        limits = limitsOf(self._scanner.name, self._limits, recipients[0])
+        if limits is None or message.size > self._limits.max_size:
+            return ACCEPT
+        key = self.scanOf(recipients[0])
+        return self._scanner.judge(
+            message,
+            envelope,
+            key,
+            lambda: self.scan(message, envelope, key, recipients),
+            lambda scan: self.decide(scan, limits),
+        )
+
+    @abstractmethod
+    def scanOf(self, recipient: Recipient) -> _Key:
+        """
+        @return: which scan a recipient needs: recipients with equal keys share
+            it.
+        """
+
+    @abstractmethod
+    async def scan(
+        self, message: IMessage, envelope: Envelope, key: _Key, recipients: Sequence[Recipient]
+    ) -> _Scan:
+        """
+        Make a scan.
+
+        @param recipients: the ones it is made for.
+        """
+
+    @abstractmethod
+    def decide(self, scan: _Scan, limits: ScoreLimits) -> ContentVerdict:
+        """
+        @return: what a scan means under these limits.
+        """

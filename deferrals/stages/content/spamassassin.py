@@ -8,27 +8,25 @@ one, or none, that is one scan.  Thresholds are applied here.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
 
 import attrs
-from twisted.internet.defer import inlineCallbacks
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IContentStage
+from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
-from deferrals.model.verdict import ACCEPT, ContentVerdict, Marks, Route
+from deferrals.model.verdict import ContentVerdict, Marks, Route
 from deferrals.stages.content.exchange import chunks, exchange
 from deferrals.stages.content.scanner import OnError, Scanner
 from deferrals.stages.content.scores import (
     DEFAULT_REPLY,
     ScoreLimits,
+    ScoringStage,
     acceptance,
-    limitsOf,
     number,
     refusal,
 )
@@ -103,26 +101,22 @@ class SpamdScan:
 
 
 @implementer(IContentStage)
-class SpamAssassinStage:
+class SpamAssassinStage(ScoringStage[str, SpamdScan]):
     """
     See the module.
 
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: SpamAssassinSettings, services: Any) -> None:
+    def __init__(self, settings: SpamAssassinSettings, services: IServices) -> None:
+        super().__init__(settings, Scanner("spamassassin", settings.socket, settings, services))
         self._settings = settings
         self._endpoint = services.connect(settings.socket)
-        self._scanner = Scanner("spamassassin", settings.socket, settings, services)
 
-    def cohort(self, recipient: Recipient) -> Hashable:
+    def scanOf(self, recipient: Recipient) -> str:
         """
-        Whose scan it is, and the limits; L{None} for those who want none.
+        @return: the user whose rules spamd applies.
         """
-        limits = limitsOf("spamassassin", self._settings, recipient)
-        return None if limits is None else (self._user(recipient), limits)
-
-    def _user(self, recipient: Recipient) -> str:
         own = (recipient.route or Route("", "")).own("spamassassin", "user")
         if own is not None:
             return str(own)
@@ -131,36 +125,27 @@ class SpamAssassinStage:
             address=address.key, local=address.local.casefold(), domain=address.domain
         )
 
-    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
+    async def scan(
+        self, message: IMessage, envelope: Envelope, key: str, recipients: Sequence[Recipient]
+    ) -> SpamdScan:
         """
-        See L{IContentStage.judge}.
+        See L{ScoringStage.scan}.
         """
-        limits = limitsOf("spamassassin", self._settings, recipients[0])
-        if limits is None or message.size > self._settings.max_size:
-            return ACCEPT
-        user = self._user(recipients[0])
-        return self._scanner.judge(
-            message,
-            envelope,
-            user,
-            lambda: self._scan(message, envelope, user),
-            lambda scan: self._decide(scan, limits),
-        )
-
-    @inlineCallbacks
-    def _scan(self, message: Any, envelope: Envelope, user: str) -> Any:
-        answer = yield exchange(self._endpoint, _request(message, user), _isWhole)
+        answer = await exchange(self._endpoint, _request(message, key), _isWhole)
         scan = parseAnswer(answer)
         _log.info(
             "{transaction}: score {score} for {user}: {symbols}",
             transaction=envelope.id,
             score=scan.score,
-            user=user or "everybody",
+            user=key or "all users",
             symbols=" ".join(scan.symbols),
         )
         return scan
 
-    def _decide(self, scan: SpamdScan, limits: ScoreLimits) -> ContentVerdict:
+    def decide(self, scan: SpamdScan, limits: ScoreLimits) -> ContentVerdict:
+        """
+        See L{ScoringStage.decide}.
+        """
         settings = self._settings
         if limits.refuse is not None and scan.score >= limits.refuse:
             return refusal(settings.reply)
@@ -168,7 +153,7 @@ class SpamAssassinStage:
         return acceptance(settings, scan.score, marked, Marks())
 
 
-def _request(message: Any, user: str) -> Iterator[bytes]:
+def _request(message: IMessage, user: str) -> Generator[bytes, None, None]:
     head = f"SYMBOLS SPAMC/1.5\r\nContent-length: {message.size}\r\n"
     if user:
         head += f"User: {user}\r\n"

@@ -8,11 +8,11 @@ names none of them.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterable, Sequence
 
 import attrs
 
+from deferrals.interfaces import IMessage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
 from deferrals.model.trace import deliveredTo, marked, received, returnPath
@@ -26,13 +26,12 @@ JUNK_FIELD = ("X-Spam-Flag", "YES")
 
 class Copy:
     """
-    @param message: L{IMessage<deferrals.interfaces.IMessage>}.
     @param trace: the trace fields, each with its CRLF.
     @param marks: how this copy is marked.
     @ivar isASCII: whether what stands in front has no octet above 127.
     """
 
-    def __init__(self, message: Any, trace: bytes, marks: Marks) -> None:
+    def __init__(self, message: IMessage, trace: bytes, marks: Marks) -> None:
         self._message = message
         head = message.header
         front, newHead = marked(marks, head)
@@ -62,6 +61,18 @@ class Copy:
                 yield chunk
 
 
+def withLF(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """
+    Lines that end with LF only.
+    """
+    held = b""
+    for chunk in chunks:
+        chunk = held + chunk
+        held = b"\r" if chunk.endswith(b"\r") else b""
+        yield chunk[: len(chunk) - len(held)].replace(b"\r\n", b"\n")
+    yield held
+
+
 class CopyFile:
     """
     A copy as a file to be read once.
@@ -74,7 +85,7 @@ class CopyFile:
 
     def read(self, size: int = -1) -> bytes:
         """
-        @param size: is not looked at: chunks are small enough.
+        @param size: does not count: chunks are small enough.
         @return: the next octets; none at the end.
         """
         return next(filter(None, self._chunks), b"")
@@ -86,7 +97,7 @@ class CopyFile:
         self._chunks.close()
 
 
-def final(message: Any, envelope: Envelope, hostname: str, addressee: Addressee) -> Copy:
+def final(message: IMessage, envelope: Envelope, hostname: str, addressee: Addressee) -> Copy:
     """
     The copy that a mailbox gets.
     """
@@ -96,7 +107,7 @@ def final(message: Any, envelope: Envelope, hostname: str, addressee: Addressee)
 
 
 def relayed(
-    message: Any, envelope: Envelope, hostname: str, addressees: Sequence[Addressee]
+    message: IMessage, envelope: Envelope, hostname: str, addressees: Sequence[Addressee]
 ) -> Copy:
     """
     The copy that goes on to another server, for recipients with equal marks.
@@ -110,7 +121,7 @@ def relayed(
 
 def byMarks(addressees: Sequence[Addressee]) -> list[list[Addressee]]:
     """
-    Recipients who can share a copy.
+    Recipients that can share a copy.
     """
     groups: dict[Marks, list[Addressee]] = {}
     for addressee in addressees:

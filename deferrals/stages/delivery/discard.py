@@ -1,17 +1,16 @@
 """
-Delivery into nothing: for tests, benchmarks, and addresses whose mail nobody
-wants although it is accepted.
+Delivery into nothing: for tests, benchmarks, and addresses whose mail is
+accepted and not wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage
+from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.verdict import Delivered, Outcome
@@ -24,27 +23,19 @@ class DiscardSettings:
     """
 
 
-@implementer(IDeliveryStage)
+@implementer(IBinaryDelivery)
 class DiscardDelivery:
     """
     See the module.
     """
 
-    takesBinary = True
-
-    def __init__(self, settings: DiscardSettings, services: Any) -> None:
+    def __init__(self, settings: DiscardSettings, services: IServices) -> None:
         pass
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return "discard"
 
     def deliver(
-        self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> dict[Addressee, Outcome]:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
         return dict.fromkeys(recipients, Delivered())

@@ -8,27 +8,28 @@ is repeated after a crash replaces the first one.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
-from zope.interface import implementer
+from twisted.internet.defer import Deferred
+from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IDeliveryStage
+from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.settings import checked
 from deferrals.model.verdict import Delivered, Outcome
-from deferrals.stages.delivery.copy import final
+from deferrals.stages.delivery.copies import writeEach
+from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
-    inThreads,
+    mailboxPath,
     makeDirectories,
-    place,
     template,
-    withLF,
-    writeDurably,
+    writeWhole,
 )
 
 
@@ -53,28 +54,27 @@ class FileDelivery:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: FileSettings, services: Any) -> None:
+    def __init__(self, settings: FileSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
-        self.takesBinary = settings.line_ends == "crlf"
+        if settings.line_ends == "crlf":
+            alsoProvides(self, IBinaryDelivery)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return "file"
 
-    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
-        return inThreads(self._services, self._write, recipients, message, envelope)
+    def deliver(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> Deferred[dict[Addressee, Outcome]]:
+        write = functools.partial(self._write, message, envelope)
+        return writeEach(self._services.inThread, write, recipients)
 
-    def _write(self, message: Any, envelope: Envelope, addressee: Addressee) -> Outcome:
+    def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         """
         One copy (in a thread).
         """
-        directory = place(self._services.baseDir, self._settings.path, addressee.recipient.address)
+        address = addressee.recipient.address
+        directory = mailboxPath(self._services.baseDir, self._settings.path, address)
         name = f"{envelope.id}-{addressee.seq}.eml"
         copy = final(message, envelope, self._services.hostname, addressee)
         chunks: Iterable[bytes] = copy.chunks()
@@ -82,9 +82,8 @@ class FileDelivery:
             chunks = withLF(chunks)
         try:
             makeDirectories(directory)
-            writeDurably(
-                os.path.join(directory, f".{name}.tmp"), os.path.join(directory, name), chunks
-            )
+            temporary = os.path.join(directory, f".{name}.tmp")
+            writeWhole(temporary, os.path.join(directory, name), chunks)
         except OSError as error:
             return cannotWrite(error)
         return Delivered()

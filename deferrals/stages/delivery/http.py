@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
-from twisted.internet.defer import CancelledError, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import Semaphore, timeOfDay, together, withDeadline
-from deferrals.interfaces import IDeliveryStage
+from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
@@ -59,7 +59,7 @@ class _BodySource:
         return CopyFile(self._copy.chunks())
 
 
-@implementer(IDeliveryStage)
+@implementer(IBinaryDelivery)
 class HTTPDelivery:
     """
     See the module.
@@ -67,9 +67,7 @@ class HTTPDelivery:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    takesBinary = True
-
-    def __init__(self, settings: HTTPDeliverySettings, services: Any) -> None:
+    def __init__(self, settings: HTTPDeliverySettings, services: IServices) -> None:
         self._settings = settings
         self._reactor = services.reactor
         self._hostname = services.hostname
@@ -77,16 +75,11 @@ class HTTPDelivery:
         self._slots = Semaphore(settings.connections)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"http {self._settings.url}"
 
-    @inlineCallbacks
-    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
+    def deliver(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> Deferred[dict[Addressee, Outcome]]:
         if self._settings.request == "all":
             groups = byMarks(recipients)
             copies = [relayed(message, envelope, self._hostname, group) for group in groups]
@@ -94,24 +87,19 @@ class HTTPDelivery:
             groups = [[addressee] for addressee in recipients]
             copies = [final(message, envelope, self._hostname, one) for one in recipients]
         sending = [
-            self._send(envelope, group, copy) for group, copy in zip(groups, copies, strict=True)
+            Deferred.fromCoroutine(self._send(envelope, group, copy))
+            for group, copy in zip(groups, copies, strict=True)
         ]
-        outcomes = yield together(sending)
-        return {
-            addressee: outcome
-            for group, outcome in zip(groups, outcomes, strict=True)
-            for addressee in group
-        }
+        return together(sending).addCallback(_each, groups)
 
-    @inlineCallbacks
-    def _send(self, envelope: Envelope, group: list[Addressee], copy: Copy) -> Any:
+    async def _send(self, envelope: Envelope, group: list[Addressee], copy: Copy) -> Outcome:
         """
         One request.  What fails here is its recipients' alone.
         """
         headers = requestHeaders(envelope, group)
-        yield self._slots.acquire()
+        await self._slots.acquire()
         try:
-            status, _, answer = yield withDeadline(
+            status, _, answer = await withDeadline(
                 self._reactor,
                 self._settings.timeout,
                 self._web.exchange,
@@ -132,6 +120,19 @@ class HTTPDelivery:
             self._slots.release()
         after = (answer.getRawHeaders("retry-after") or [""])[0]
         return outcomeOf(status, after, timeOfDay(self._reactor))
+
+
+def _each(
+    outcomes: Sequence[Outcome], groups: Sequence[Sequence[Addressee]]
+) -> dict[Addressee, Outcome]:
+    """
+    The outcome of a group as that of each addressee in it.
+    """
+    return {
+        addressee: outcome
+        for group, outcome in zip(groups, outcomes, strict=True)
+        for addressee in group
+    }
 
 
 def outcomeOf(status: int, retryAfter: str, now: float) -> Outcome:

@@ -8,22 +8,22 @@ has offered are sent.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage
+from deferrals.interfaces import IDeliveryStage, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Hop, Security, Timeouts
+from deferrals.model.outgoing import Security
 from deferrals.model.settings import checked, positive
 from deferrals.stages.delivery.remote import (
     ConnectionSettings,
+    Outcomes,
     RemoteDelivery,
-    checkEndpoint,
+    hopTo,
     hostOf,
     isLoopback,
 )
@@ -56,34 +56,18 @@ class LMTPDelivery:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: LMTPSettings, services: Any) -> None:
-        endpoint = checkEndpoint(services, settings.endpoint)
-        ca = settings.tls_ca
-        self._hop = Hop(
-            endpoint,
-            endpoint,
-            settings.tls_name or hostOf(endpoint),
-            lmtp=True,
-            forms=(),
-            security=settings.tls,
-            ca=None if ca is None else os.path.join(services.baseDir, ca),
-            connections=settings.connections,
-            messages=settings.messages,
-            recipients=settings.recipients,
-            idleSeconds=settings.idle_timeout,
-            timeouts=Timeouts(settings.timeout),
-        )
+    def __init__(self, settings: LMTPSettings, services: IServices) -> None:
+        endpoint = settings.endpoint
+        hop = hopTo(services, endpoint, settings.tls, settings.tls_name, settings.tls_ca)
+        self._hop = attrs.evolve(settings.limiting(hop), lmtp=True, forms=())
         private = endpoint.startswith("unix:") or isLoopback(hostOf(endpoint))
-        self._handover = RemoteDelivery(services, None, "delivered", private)
+        self._remote = RemoteDelivery(services, None, "delivered", private)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"lmtp {self._hop.endpoint}"
 
-    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
-        return self._handover.deliver(message, envelope, recipients, [self._hop])
+    def deliver(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> Deferred[Outcomes]:
+        delivering = self._remote.deliver(message, envelope, recipients, [self._hop])
+        return Deferred.fromCoroutine(delivering)

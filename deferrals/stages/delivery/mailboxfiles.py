@@ -1,6 +1,7 @@
 """
-Places in the file system that addresses name, and files that are there as a
-whole or not at all.  Everything that writes blocks: call it in a thread.
+Files of mailboxes: their names, which addresses say, and how they come to be
+there as a whole or not at all.  Everything that writes blocks: call it in a
+thread.
 """
 
 from __future__ import annotations
@@ -9,19 +10,12 @@ import contextlib
 import errno
 import os
 import urllib.parse
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-
+from deferrals import durable
 from deferrals.model.address import Mailbox
-from deferrals.model.delivery import Addressee
-from deferrals.model.reply import R451_LOCAL_ERROR, Reply
+from deferrals.model.reply import Reply
 from deferrals.model.verdict import Failed, Outcome, Retry
-
-_log = Logger(namespace="deferrals.delivery")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SAFE = "+=@!#$&^`{|}~"
@@ -50,7 +44,7 @@ def pathPart(text: str) -> str:
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
 
 
-def place(baseDir: str, path: str, address: Mailbox) -> str:
+def mailboxPath(baseDir: str, path: str, address: Mailbox) -> str:
     """
     @param path: a L{template}.
     @return: the absolute path for an address.
@@ -61,28 +55,17 @@ def place(baseDir: str, path: str, address: Mailbox) -> str:
     return os.path.join(baseDir, named)
 
 
-def writeDurably(tmp: str, path: str, chunks: Iterable[bytes]) -> None:
+def writeWhole(temporary: str, path: str, chunks: Iterable[bytes]) -> None:
     """
-    Write a file under another name, sync it, rename it, sync its directory.
+    Write a file that is durable, and whole from the moment it has its name.
 
+    @param temporary: in a directory of the same file system; a file of that
+        name is what a crash has left of an earlier try.
     @raise OSError: there is no such file.
     """
-    try:
-        with open(tmp, "wb", opener=_private) as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(tmp, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(tmp)
-        raise
-    syncDirectory(os.path.dirname(path))
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    durable.write(temporary, path, chunks)
 
 
 def makeDirectories(path: str, names: Iterable[str] = ()) -> None:
@@ -97,53 +80,7 @@ def makeDirectories(path: str, names: Iterable[str] = ()) -> None:
     for name in names:
         os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
     for directory in changed:
-        syncDirectory(directory)
-
-
-def syncDirectory(path: str) -> None:
-    """
-    Make the names in a directory durable.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def inThreads(
-    services: Any, write: Callable[..., Outcome], recipients: Sequence[Addressee], *args: Any
-) -> Deferred[dict[Addressee, Outcome]]:
-    """
-    Write one copy for each recipient.
-
-    @param write: called in a thread, with C{args} and an addressee.
-    @return: a Deferred of all outcomes; what fails for one recipient is to be
-        tried again for this one.
-    """
-
-    def failed(failure: Failure, addressee: Addressee) -> Outcome:
-        _log.failure("writing for {recipient}", failure, recipient=str(addressee))
-        return Retry(R451_LOCAL_ERROR)
-
-    writing = [
-        services.inThread(write, *args, addressee).addErrback(failed, addressee)
-        for addressee in recipients
-    ]
-    done = gatherResults(writing)
-    return done.addCallback(lambda outcomes: dict(zip(recipients, outcomes, strict=True)))
-
-
-def withLF(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """
-    Lines that end with LF only.
-    """
-    held = b""
-    for chunk in chunks:
-        chunk = held + chunk
-        held = b"\r" if chunk.endswith(b"\r") else b""
-        yield chunk[: len(chunk) - len(held)].replace(b"\r\n", b"\n")
-    yield held
+        durable.sync(directory)
 
 
 def cannotWrite(error: OSError) -> Outcome:

@@ -4,7 +4,7 @@ Delivery into Maildirs: C{tmp}, sync, rename into C{new}, sync.
 A copy begins with Return-Path, Delivered-To and one Received field, none of
 which names another recipient.  Its file name follows from the transaction and
 the recipient, so that a delivery that is repeated after a crash replaces the
-first one as long as nobody has opened it.
+first one as long as it has not been opened.
 
 Where mailboxes are limited, or are not made by mail, the stage says so at
 RCPT TO already.  On an error the recipient is retried; nothing half-written is
@@ -13,30 +13,37 @@ ever in C{new}.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
+from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IDeliveryStage, IEnvelopeStage
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    IDeliveryStage,
+    IEnvelopeStage,
+    IMessage,
+    IServices,
+)
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import Octets, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
-from deferrals.stages.delivery.copy import final
+from deferrals.stages.delivery.copies import writeEach
+from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
-    inThreads,
+    mailboxPath,
     makeDirectories,
     pathPart,
-    place,
     template,
-    withLF,
-    writeDurably,
+    writeWhole,
 )
 from deferrals.stages.delivery.quota import Usage
 
@@ -81,10 +88,11 @@ class MaildirDelivery:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: MaildirSettings, services: Any) -> None:
+    def __init__(self, settings: MaildirSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
-        self.takesBinary = settings.line_ends == "crlf"
+        if settings.line_ends == "crlf":
+            alsoProvides(self, IBinaryDelivery)
         self._host = services.hostname.replace("/", "\\057").replace(":", "\\072")
         self._usage = Usage()
         if settings.quota is not None or not settings.create:
@@ -92,11 +100,11 @@ class MaildirDelivery:
 
     def mailbox(self, address: Mailbox) -> str:
         """
-        The absolute path of somebody's Maildir.
+        The absolute path of a recipient's Maildir.
         """
         local, _ = self._parts(address)
-        whose = Mailbox(local, address.domain)
-        return place(self._services.baseDir, self._settings.path, whose)
+        owner = Mailbox(local, address.domain)
+        return mailboxPath(self._services.baseDir, self._settings.path, owner)
 
     def _parts(self, address: Mailbox) -> tuple[str, str]:
         """
@@ -108,7 +116,8 @@ class MaildirDelivery:
 
     def _folder(self, addressee: Addressee) -> str:
         """
-        Where in the mailbox a copy goes: who sends mail makes no folders.
+        Where in the mailbox a copy goes.  Only a folder that is there counts:
+        senders make none.
         """
         maildir = self.mailbox(addressee.recipient.address)
         if addressee.marks.junk:
@@ -126,20 +135,18 @@ class MaildirDelivery:
         return maildir
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return "maildir"
 
     # Before the data.
 
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
         """
-        See L{IEnvelopeStage.judge}.
+        Whether there is a mailbox, and room in it; asked where it may not be
+        so (L{IEnvelopeStage.judgeRecipient}).
         """
         return self._services.inThread(self._judge, envelope, recipient)
 
-    def _judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+    def _judge(self, envelope: Envelope, recipient: Recipient) -> Refuse | None:
         """
         Whether there is a mailbox, and room in it (in a thread).
         """
@@ -162,13 +169,13 @@ class MaildirDelivery:
 
     # After the final reply.
 
-    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
-        return inThreads(self._services, self._write, recipients, message, envelope)
+    def deliver(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> Deferred[dict[Addressee, Outcome]]:
+        write = functools.partial(self._write, message, envelope)
+        return writeEach(self._services.inThread, write, recipients)
 
-    def _write(self, message: Any, envelope: Envelope, addressee: Addressee) -> Outcome:
+    def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         """
         One copy (in a thread).
         """
@@ -203,6 +210,6 @@ def writeMaildir(path: str, name: str, chunks: Iterable[bytes]) -> None:
     @raise OSError: it is not in C{new}.
     """
     if not _isMaildir(path):
-        # Who finds cur finds all.
+        # cur is the last one that is made: where it is, the others are, too.
         makeDirectories(path, ("tmp", "new", "cur"))
-    writeDurably(os.path.join(path, "tmp", name), os.path.join(path, "new", name), chunks)
+    writeWhole(os.path.join(path, "tmp", name), os.path.join(path, "new", name), chunks)

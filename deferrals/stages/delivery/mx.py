@@ -3,7 +3,7 @@ Delivery to the mail servers of the recipients' domains, as DNS names them.
 
 Each domain goes its own way.  Where to is in L{deferrals.stages.delivery.route},
 what is tried again in L{deferrals.stages.delivery.remote}.  TLS is with
-whoever answers: unsigned DNS cannot say who that should be.
+whatever server answers: unsigned DNS cannot say which one that should be.
 """
 
 from __future__ import annotations
@@ -11,28 +11,32 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Sequence
-from typing import Any, Literal
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
 
 import attrs
-from twisted.internet.defer import CancelledError, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import together
-from deferrals.interfaces import IDeliveryStage
+from deferrals.interfaces import IDeliveryStage, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import dnsServers
-from deferrals.model.outgoing import Hop, Timeouts
+from deferrals.model.outgoing import Hop
 from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
 from deferrals.model.verdict import Failed, Retry
 from deferrals.stages.delivery.remote import (
+    FORMS,
     ConnectionSettings,
+    Outcomes,
     RemoteDelivery,
     forms,
+    merged,
 )
 from deferrals.stages.delivery.route import Names, NoRoute, Router, Target
 
@@ -50,7 +54,7 @@ def _port(value: int) -> None:
         raise ValueError("a port, 1 to 65535")
 
 
-def networks(values: Sequence[str]) -> tuple[Any, ...]:
+def networks(values: Sequence[str]) -> tuple[IPv4Network | IPv6Network, ...]:
     """
     @raise ValueError: one of them is no network.
     """
@@ -98,7 +102,7 @@ class MXSettings(ConnectionSettings):
     own: tuple[str, ...] = ()
     never: tuple[str, ...] = attrs.field(default=_NEVER, validator=checked(networks))
     hosts: int = attrs.field(default=10, validator=checked(positive))
-    ask: tuple[str, ...] = attrs.field(default=("deferrals", "prdr"), validator=checked(forms))
+    ask: tuple[str, ...] = attrs.field(default=tuple(FORMS), validator=checked(forms))
     chunking: bool = True
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
@@ -111,7 +115,7 @@ class MXDelivery:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: MXSettings, services: Any) -> None:
+    def __init__(self, settings: MXSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
         self._own = {services.hostname.lower(), *map(_spelling, settings.own)}
@@ -125,7 +129,7 @@ class MXDelivery:
             settings.hosts,
             settings.ipv6,
         )
-        self._handover = RemoteDelivery(services, settings.max_hops, "relayed")
+        self._remote = RemoteDelivery(services, settings.max_hops, "relayed")
 
     def _isOurs(self, name: str) -> bool:
         if name in self._own:
@@ -134,7 +138,7 @@ class MXDelivery:
             ipaddress.ip_address(name)
         except ValueError:
             return False
-        return bool(self._services.listensOn(name, self._settings.port))
+        return self._services.listensOn(name, self._settings.port)
 
     def _mayReach(self, address: str) -> bool:
         found = ipaddress.ip_address(address)
@@ -143,48 +147,36 @@ class MXDelivery:
         return not any(found.version == net.version and found in net for net in self._never)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"mx {self._domain(recipient)}"
 
     def _domain(self, recipient: Recipient) -> str:
-        return recipient.address.domain or str(self._services.hostname)
+        return recipient.address.domain or self._services.hostname
 
-    @inlineCallbacks
-    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
+    def deliver(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> Outcomes | Deferred[Outcomes]:
         if envelope.parameters.requireTLS:
-            # RFC 8689 §4.2.1: nobody vouches for what DNS says.
+            # RFC 8689 §4.2.1: what unsigned DNS says proves nothing.
             return dict.fromkeys(recipients, Failed(R550_NO_REQUIRETLS))
         domains: dict[str, list[Addressee]] = {}
         for addressee in recipients:
             domains.setdefault(self._domain(addressee.recipient), []).append(addressee)
-        outcomes = {}
-        for found in (
-            yield together(
-                [
-                    self._toDomain(message, envelope, domain, group)
-                    for domain, group in domains.items()
-                ]
-            )
-        ):
-            outcomes.update(found)
-        return outcomes
+        delivering = [
+            Deferred.fromCoroutine(self._toDomain(message, envelope, domain, group))
+            for domain, group in domains.items()
+        ]
+        return together(delivering).addCallback(merged)
 
-    @inlineCallbacks
-    def _toDomain(
-        self, message: Any, envelope: Envelope, domain: str, group: list[Addressee]
-    ) -> Any:
+    async def _toDomain(
+        self, message: IMessage, envelope: Envelope, domain: str, group: list[Addressee]
+    ) -> Outcomes:
         """
         What fails here is this domain's alone.
         """
         try:
-            targets = yield self._router.route(domain)
+            targets = await self._router.route(domain)
             hops = [self._hop(target) for target in targets]
-            return (yield self._handover.deliver(message, envelope, group, hops))
+            return await self._remote.deliver(message, envelope, group, hops)
         except NoRoute as error:
             return dict.fromkeys(group, error.outcome)
         except CancelledError:
@@ -196,7 +188,7 @@ class MXDelivery:
     def _hop(self, target: Target) -> Hop:
         settings = self._settings
         host = quoteStringArgument(target.address)
-        return Hop(
+        hop = Hop(
             f"tcp:host={host}:port={settings.port}:timeout=30",
             f"{target.name} [{target.address}]:{settings.port}",
             target.name,
@@ -204,9 +196,5 @@ class MXDelivery:
             security=settings.tls,
             chunking=settings.chunking,
             notOurselves=True,
-            connections=settings.connections,
-            messages=settings.messages,
-            recipients=settings.recipients,
-            idleSeconds=settings.idle_timeout,
-            timeouts=Timeouts(settings.timeout),
         )
+        return settings.limiting(hop)

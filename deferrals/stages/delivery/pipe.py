@@ -12,26 +12,31 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IProcessTransport,
+    IReactorTime,
+)
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from deferrals.deferreds import Semaphore, TimeoutError, together, withDeadline
-from deferrals.interfaces import IDeliveryStage
+from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
-from deferrals.stages.delivery.copy import Copy, CopyFile, final
-from deferrals.stages.delivery.mailboxfiles import withLF
+from deferrals.stages.delivery.copy import Copy, CopyFile, final, withLF
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -103,42 +108,39 @@ class PipeDelivery:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: PipeSettings, services: Any) -> None:
+    def __init__(self, settings: PipeSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
-        self.takesBinary = settings.line_ends == "crlf"
+        if settings.line_ends == "crlf":
+            alsoProvides(self, IBinaryDelivery)
         self._slots = Semaphore(settings.processes)
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"pipe {self._settings.command[0]}"
 
-    @inlineCallbacks
-    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
-        running = [self._one(message, envelope, addressee) for addressee in recipients]
-        outcomes = yield together(running)
-        return dict(zip(recipients, outcomes, strict=True))
+    def deliver(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> Deferred[dict[Addressee, Outcome]]:
+        running = [
+            Deferred.fromCoroutine(self._one(message, envelope, addressee))
+            for addressee in recipients
+        ]
+        done = together(running)
+        return done.addCallback(lambda outcomes: dict(zip(recipients, outcomes, strict=True)))
 
-    @inlineCallbacks
-    def _one(self, message: Any, envelope: Envelope, addressee: Addressee) -> Any:
+    async def _one(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         copy = final(message, envelope, self._services.hostname, addressee)
-        yield self._slots.acquire()
+        await self._slots.acquire()
         try:
-            return (
-                yield withDeadline(
-                    self._services.reactor,
-                    self._settings.timeout,
-                    self._run,
-                    self._words(envelope, addressee.recipient),
-                    self._environment(envelope, addressee.recipient),
-                    copy,
-                )
+            outcome: Outcome = await withDeadline(
+                self._services.reactor,
+                self._settings.timeout,
+                self._run,
+                self._words(envelope, addressee.recipient),
+                self._environment(envelope, addressee.recipient),
+                copy,
             )
+            return outcome
         except TimeoutError:
             return Retry(Reply(451, "4.3.0", "the program takes too long"))
         except OSError as error:
@@ -181,6 +183,13 @@ class PipeDelivery:
         return program.outcome
 
 
+class _IProgramTransport(IProcessTransport, IConsumer):
+    """
+    What is needed of a program's transport: as a consumer it is the program's
+    standard input.
+    """
+
+
 class _Program(ProcessProtocol):
     """
     One program that runs.
@@ -188,24 +197,26 @@ class _Program(ProcessProtocol):
     @ivar outcome: fires when it has ended; cancelled, it is killed.
     """
 
-    def __init__(self, clock: Any, file: CopyFile, limit: int) -> None:
+    transport: _IProgramTransport  # from connectionMade on; nothing here is called before
+
+    def __init__(self, clock: IReactorTime, file: CopyFile, limit: int) -> None:
         self._clock = clock
         self._file = file
         self._limit = limit
         self._said = bytearray()
         self._unread = False
-        self._end: Any = None
+        self._end: IDelayedCall | None = None
         self.outcome: Deferred[Outcome] = Deferred(self._cancel)
 
-    def _cancel(self, _: Any) -> None:
+    def _cancel(self, _: Deferred[Outcome]) -> None:
         self._kill()
 
     def connectionMade(self) -> None:
         sender = FileSender()
-        d = sender.beginFileTransfer(self, self.transport.pipes[0])
+        d = sender.beginFileTransfer(self, self.transport)
         # One that does not read to the end has its exit status to say why.
-        d.addErrback(lambda failure: None)
-        d.addBoth(self._written)
+        d.addErrback(lambda failure: b"")
+        d.addCallback(self._written)
 
     def read(self, size: int) -> bytes:
         """
@@ -221,7 +232,7 @@ class _Program(ProcessProtocol):
             self._kill()
             return b""
 
-    def _written(self, _: Any) -> None:
+    def _written(self, last: bytes) -> None:
         self._file.close()
         self.transport.closeStdin()
 
@@ -266,7 +277,7 @@ def outcomeOf(status: int | None, said: bytes) -> Outcome:
     """
     What an exit status comes to.
 
-    @param status: L{None} where a signal has ended the program.
+    @param status: C{None} where a signal has ended the program.
     @param said: the beginning of what it has said.
     """
     words = " ".join(said.decode("utf-8", "replace").split())[:200]

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections import OrderedDict
+import threading
+
+from cachetools import LRUCache
 
 _SIZE = re.compile(r",S=(\d+)")
 
@@ -25,11 +27,12 @@ MAX_REMEMBERED = 100_000
 
 class Usage:
     """
-    Remembers directories.
+    Remembers directories, for several threads.
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._known: LRUCache[str, tuple[int, int]] = LRUCache(MAX_REMEMBERED)
+        self._lock = threading.Lock()  # a cache of this kind may not be changed by two at once
 
     def octets(self, maildir: str, now: float) -> int:
         """
@@ -51,17 +54,18 @@ class Usage:
     def _directory(self, path: str, now: float) -> int:
         try:
             changed = os.stat(path).st_mtime_ns
-            known = self._known.get(path)
+            with self._lock:
+                known = self._known.get(path)
             if known is not None and known[0] == changed:
                 return known[1]
             total = _total(path)
         except (FileNotFoundError, NotADirectoryError):
-            self._known.pop(path, None)
+            with self._lock:
+                self._known.pop(path, None)
             return 0
         if now - changed / 1e9 > SETTLED_SECONDS:
-            self._known[path] = (changed, total)
-            while len(self._known) > MAX_REMEMBERED:
-                self._known.popitem(last=False)
+            with self._lock:
+                self._known[path] = (changed, total)
         return total
 
 

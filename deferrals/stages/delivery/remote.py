@@ -1,35 +1,37 @@
 """
-Handing a message to other servers: what C{lmtp}, C{smtp} and C{mx} have in
-common.
+Delivery to other servers: what C{lmtp}, C{smtp} and C{mx} have in common.
 
-Servers are tried one after the other.  Who was refused for good, or taken, is
-done with; who was refused for now, or met no server at all, is offered to the
-next one.  Where a server was given the message and its answer was lost, nobody
-knows whether it has taken it: those recipients are not offered to another one
-at once (D-21).  Outcomes are what L{deferrals.model.answers} says.
+Servers are tried one after the other.  A recipient that was taken, or refused
+for good, is done with.  One that was refused for now, or met no server at all,
+is offered to the next server.  Where a server was given the message and its
+answer was lost, it may have taken the message: its recipients are not offered
+to another one at once (D-21).  Outcomes are what L{deferrals.model.answers} says.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from deferrals.deferreds import together
 from deferrals.errors import HopError
+from deferrals.interfaces import IMessage, IServices
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form
 from deferrals.model.outgoing import (
+    PREFERENCE,
     Hop,
     Outgoing,
+    Security,
     Sent,
+    Timeouts,
     mailParameters,
     recipientParameters,
     wireAddress,
@@ -42,13 +44,14 @@ from deferrals.stages.delivery.copy import byMarks, relayed
 
 _log = Logger(namespace="deferrals.delivery")
 
-#: A message of at most this size is looked through in the reactor thread.
+#: A message of at most this size is read through in the reactor thread.
 _SMALL_OCTETS = 64 * 1024
 
 #: What L{HopError} says of a server that calls itself as we do.
 _OURSELVES = "4.4.6"
 
-_FORMS = {"deferrals": Form.DEFERRALS, "prdr": Form.PRDR}
+#: The extensions that give each recipient an answer, as settings name them.
+FORMS = {form.value: form for form in PREFERENCE}
 
 Outcomes = dict[Addressee, Outcome]
 
@@ -59,9 +62,9 @@ def forms(names: tuple[str, ...]) -> tuple[Form, ...]:
 
     @raise ValueError: there is no such extension.
     """
-    if not set(names) <= set(_FORMS):
-        raise ValueError('a list of "deferrals" and "prdr"')
-    return tuple(_FORMS[name] for name in names)
+    if not set(names) <= set(FORMS):
+        raise ValueError(f"some of {', '.join(FORMS)}")
+    return tuple(FORMS[name] for name in names)
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +84,42 @@ class ConnectionSettings:
     idle_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))
     timeout: Seconds = attrs.field(default=Seconds(300), validator=checked(positive))
 
+    def limiting(self, hop: Hop) -> Hop:
+        """
+        @return: the same server, spoken to within these limits.
+        """
+        return attrs.evolve(
+            hop,
+            connections=self.connections,
+            messages=self.messages,
+            recipients=self.recipients,
+            idleSeconds=self.idle_timeout,
+            timeouts=Timeouts(self.timeout),
+        )
+
+
+def hopTo(
+    services: IServices, endpoint: str, security: Security, name: str | None, ca: str | None
+) -> Hop:
+    """
+    The server at an endpoint.
+
+    @param name: what its certificate must say; C{None} for the endpoint's host.
+    @param ca: a file of certificates (PEM), relative to the configuration.
+    @raise ValueError: this is no client endpoint.
+    """
+    try:
+        services.connect(endpoint)
+    except Exception as error:
+        raise ValueError(f"a client endpoint such as tcp:host:25: {error}") from None
+    return Hop(
+        endpoint,
+        endpoint,
+        name or hostOf(endpoint),
+        security=security,
+        ca=None if ca is None else os.path.join(services.baseDir, ca),
+    )
+
 
 def hostOf(endpoint: str) -> str:
     """
@@ -96,23 +135,12 @@ def hostOf(endpoint: str) -> str:
 
 def isLoopback(host: str) -> bool:
     """
-    Whether a host is this machine, and nobody else is on the way.
+    Whether a host is this machine, so that no other is on the way.
     """
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def checkEndpoint(services: Any, endpoint: str) -> str:
-    """
-    @raise ValueError: this is no client endpoint.
-    """
-    try:
-        services.connect(endpoint)
-    except Exception as error:
-        raise ValueError(f"a client endpoint such as tcp:host:25: {error}") from None
-    return endpoint
 
 
 @attrs.frozen
@@ -126,7 +154,7 @@ class _Facts:
     hops: int
 
 
-def _look(message: Any) -> _Facts:
+def _factsOf(message: IMessage) -> _Facts:
     with message.open() as file:
         isASCII = all(chunk.isascii() for chunk in iter(lambda: file.read(1 << 16), b""))
     return _Facts(isASCII, sum(name.lower() == "received" for name, _ in message.fields()))
@@ -135,66 +163,74 @@ def _look(message: Any) -> _Facts:
 class RemoteDelivery:
     """
     @param services: L{IServices<deferrals.interfaces.IServices>}.
-    @param maxHops: a message with more Received fields is in a loop; L{None}
+    @param maxHops: a message with more Received fields is in a loop; C{None}
         where it goes no further.
-    @param action: what a sender is told who wants to know, where the next hop
+    @param action: what a sender that wants to know is told where the next hop
         does not tell (L{Delivered.action}).
-    @param private: whether nobody else is on the way, so that REQUIRETLS asks
-        for nothing.
+    @param private: whether no other machine is on the way, so that REQUIRETLS
+        asks for nothing.
     """
 
     def __init__(
-        self, services: Any, maxHops: int | None, action: str, private: bool = False
+        self, services: IServices, maxHops: int | None, action: str, private: bool = False
     ) -> None:
         self._services = services
         self._maxHops = maxHops
         self._action = action
         self._private = private
 
-    @inlineCallbacks
-    def deliver(
+    async def deliver(
         self,
-        message: Any,
+        message: IMessage,
         envelope: Envelope,
         addressees: Sequence[Addressee],
         hops: Sequence[Hop],
-    ) -> Any:
+    ) -> Outcomes:
         """
         @param hops: the servers, in the order in which they are tried.
-        @return: a Deferred of an outcome for each addressee; it fails only when
-            it is cancelled.
+        @return: an outcome for each addressee; it fails only when it is
+            cancelled.
         """
-        facts = yield message.shared((__name__, "facts"), self._facts)
+        facts: _Facts = await message.shared((__name__, "facts"), self._facts)
         if self._maxHops is not None and facts.hops > self._maxHops:
             return dict.fromkeys(addressees, Failed(R554_ROUTING_LOOP))
-        outcomes: Outcomes = {}
-        for found in (
-            yield together(
-                [self._copy(message, envelope, facts, group, hops) for group in byMarks(addressees)]
-            )
-        ):
-            outcomes.update(found)
-        return outcomes
+        copies = [
+            Deferred.fromCoroutine(self._copy(message, envelope, facts, group, hops))
+            for group in byMarks(addressees)
+        ]
+        return merged(await together(copies))
 
-    def _facts(self, message: Any) -> Any:
+    def _facts(self, message: IMessage) -> _Facts | Deferred[_Facts]:
         if message.size <= _SMALL_OCTETS:
-            return _look(message)
-        return self._services.inThread(_look, message)
+            return _factsOf(message)
+        return self._services.inThread(_factsOf, message)
 
-    def _copy(
+    async def _copy(
         self,
-        message: Any,
+        message: IMessage,
         envelope: Envelope,
         facts: _Facts,
         group: list[Addressee],
         hops: Sequence[Hop],
-    ) -> Deferred[Outcomes]:
+    ) -> Outcomes:
         """
-        One copy to those who share it.  What fails here is theirs alone.
+        One copy, for recipients that share it.  What fails here is theirs alone.
         """
+        try:
+            outgoing = self._outgoing(message, envelope, facts, group)
+            return await self._inTurn(outgoing, group, hops)
+        except CancelledError:
+            raise
+        except Exception:
+            _log.failure("{transaction}: delivering to other servers", transaction=envelope.id)
+            return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
+
+    def _outgoing(
+        self, message: IMessage, envelope: Envelope, facts: _Facts, group: list[Addressee]
+    ) -> Outgoing:
         parameters = envelope.parameters
         copy = relayed(message, envelope, self._services.hostname, group)
-        outgoing = Outgoing(
+        return Outgoing(
             "" if envelope.sender is None else wireAddress(envelope.sender),
             [wireAddress(addressee.recipient.address) for addressee in group],
             copy.size,
@@ -209,31 +245,27 @@ class RemoteDelivery:
                 for index, addressee in enumerate(group)
             },
         )
-        d: Deferred[Outcomes] = self._inTurn(outgoing, group, hops)
-        return d.addErrback(self._failed, envelope, group)
 
-    def _failed(self, failure: Failure, envelope: Envelope, group: list[Addressee]) -> Any:
-        if failure.check(CancelledError):
-            return failure
-        _log.failure("{transaction}: handing over", failure, transaction=envelope.id)
-        return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
-
-    @inlineCallbacks
-    def _inTurn(self, outgoing: Outgoing, group: list[Addressee], hops: Iterable[Hop]) -> Any:
+    async def _inTurn(
+        self, outgoing: Outgoing, group: list[Addressee], hops: Iterable[Hop]
+    ) -> Outcomes:
+        """
+        One server after the other, for the recipients that are still to go.
+        """
         outcomes: Outcomes = {}
         pending = list(range(len(group)))
         for hop in hops:
             if not pending:
                 break
             try:
-                sent = yield self._services.nextHops.send(hop, outgoing.only(pending))
+                sent = await self._services.nextHops.send(hop, outgoing.only(pending))
             except HopError as error:
                 for index in pending:
                     # One that may work later counts for more than one that never will.
                     if not isinstance(outcomes.get(group[index]), Retry):
                         outcomes[group[index]] = _noSession(error, hop, outgoing)
                 if error.enhanced == _OURSELVES:
-                    break  # whoever is behind would bring the message back here
+                    break  # a server behind this one would bring the message back here
                 continue
             again = []
             for index, answer in zip(pending, sent.answers, strict=True):
@@ -252,6 +284,13 @@ class RemoteDelivery:
         if answer.temporary:
             return Retry(answer.reply, sent.host)
         return Failed(answer.reply, sent.host)
+
+
+def merged(found: Iterable[Outcomes]) -> Outcomes:
+    """
+    All outcomes as one dictionary.
+    """
+    return {addressee: outcome for one in found for addressee, outcome in one.items()}
 
 
 def _noSession(error: HopError, hop: Hop, outgoing: Outgoing) -> Outcome:

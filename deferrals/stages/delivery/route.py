@@ -13,12 +13,13 @@ mail); what it cannot say now is a reason to try again.
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from cachetools import TLRUCache
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.names import dns
 from twisted.names.error import DNSNameError
 
@@ -26,8 +27,11 @@ from deferrals.deferreds import together, withDeadline
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Failed, Retry
 
-#: How long a look-up may take, in seconds; the resolver has its own, shorter ones.
+#: How long a look-up may take, in seconds.
 LOOKUP_SECONDS = 30.0
+
+#: How long each try may take until the next DNS server is asked, in seconds.
+TRY_SECONDS = (2, 5, 8)
 
 #: How long an answer is kept, whatever its TTL says, in seconds.
 MAX_CACHED_SECONDS = 3600.0
@@ -36,6 +40,9 @@ MAX_CACHED_SECONDS = 3600.0
 NOTHING_CACHED_SECONDS = 60.0
 
 MAX_CACHED = 10_000
+
+#: An answer of more records is not kept: a stranger's DNS may have thousands.
+MAX_CACHED_RECORDS = 100
 _MAX_ALIASES = 8
 
 R556_NULL_MX = Reply(556, "5.1.10", "the domain does not take mail (null MX)")  # RFC 7505 §4.2
@@ -50,7 +57,7 @@ R451_DNS = Reply(451, "4.4.3", "DNS has no answer now")
 
 class NoRoute(Exception):
     """
-    There is nobody to send to.
+    There is no server to send to.
 
     @ivar outcome: L{Failed} or L{Retry}.
     """
@@ -60,7 +67,7 @@ class NoRoute(Exception):
         self.outcome = outcome
 
 
-class _Nothing(Exception):
+class NoSuchName(Exception):
     """
     A name that does not exist.
     """
@@ -79,7 +86,31 @@ class Target:
     address: str
 
 
-def _text(name: Any) -> str:
+#: What a record says; C{twisted.names} has no types for it.
+Payload: TypeAlias = Any
+
+#: Answers, authority, additional records.
+_Sections: TypeAlias = tuple[list[dns.RRHeader], list[dns.RRHeader], list[dns.RRHeader]]
+
+
+@attrs.frozen
+class _Found:
+    """
+    What DNS says of a name.
+
+    @ivar exists: whether there is such a name.
+    @ivar records: of the kind that was asked for.
+    @ivar alias: the name that it is another one for.
+    @ivar seconds: how long that is kept.
+    """
+
+    exists: bool = True
+    records: Sequence[Payload] = ()
+    alias: str | None = None
+    seconds: float = NOTHING_CACHED_SECONDS
+
+
+def _text(name: dns.Name) -> str:
     return str(name.name.decode("ascii", "replace").lower().rstrip("."))
 
 
@@ -87,71 +118,72 @@ class Names:
     """
     Look-ups, with a memory as long as their TTL.
 
-    @param resolver: makes L{IResolver<twisted.internet.interfaces.IResolver>}
+    @param resolver: makes C{IResolver}
         when it is needed.
     @param clock: timers.
+    @param capacity: so many answers are remembered.
     """
 
-    def __init__(self, resolver: Callable[[], Any], clock: Any) -> None:
+    def __init__(
+        self, resolver: Callable[[], IResolver], clock: IReactorTime, capacity: int = MAX_CACHED
+    ) -> None:
         self._resolver = resolver
         self._clock = clock
-        self._cache: OrderedDict[tuple[int, str], tuple[float, Any]] = OrderedDict()
+        self._known: TLRUCache[tuple[int, str], _Found] = TLRUCache(
+            capacity, lambda key, found, now: now + found.seconds, clock.seconds
+        )
 
-    @inlineCallbacks
-    def find(self, kind: int, name: str) -> Any:
+    def find(self, kind: int, name: str) -> Deferred[Sequence[Payload]]:
         """
         @param kind: C{dns.MX}, C{dns.A} or C{dns.AAAA}.
         @return: a Deferred of the records' payloads, aliases followed; fails
-            with L{_Nothing} where there is no such name.
+            with L{NoSuchName} where there is no such name.
         """
+        return Deferred.fromCoroutine(self._find(kind, name))
+
+    async def _find(self, kind: int, name: str) -> Sequence[Payload]:
         for _ in range(_MAX_ALIASES):
-            found, alias = yield self._cached(kind, name)
-            if found or alias is None:
-                return found
-            name = alias
+            found = self._known.get((kind, name))
+            if found is None:
+                found = self._known[kind, name] = await self._ask(kind, name)
+            if not found.exists:
+                raise NoSuchName(name)
+            if found.records or found.alias is None:
+                return found.records
+            name = found.alias
         raise NoRoute(Retry(R451_DNS))
 
-    @inlineCallbacks
-    def _cached(self, kind: int, name: str) -> Any:
-        now = self._clock.seconds()
-        expires, result = self._cache.get((kind, name), (0.0, None))
-        if expires <= now:
-            result, ttl = yield self._ask(kind, name)
-            self._cache[kind, name] = (now + ttl, result)
-            while len(self._cache) > MAX_CACHED:
-                self._cache.popitem(last=False)
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    @inlineCallbacks
-    def _ask(self, kind: int, name: str) -> Any:
+    async def _ask(self, kind: int, name: str) -> _Found:
         try:
-            answers, _, _ = yield withDeadline(self._clock, LOOKUP_SECONDS, self._query, kind, name)
+            answers, _, _ = await withDeadline(self._clock, LOOKUP_SECONDS, self._query, kind, name)
         except DNSNameError:
-            return _Nothing(name), NOTHING_CACHED_SECONDS
+            return _Found(exists=False)
         except CancelledError:
             raise
         except Exception as error:
             text = f"{R451_DNS.text}: {name}: {str(error) or type(error).__name__}"
             raise NoRoute(Retry(attrs.evolve(R451_DNS, text=text[:200]))) from None
-        found = [record.payload for record in answers if record.type == kind]
-        aliases = [_text(record.payload.name) for record in answers if record.type == dns.CNAME]
-        alias = aliases[-1] if aliases else None
         if not answers:
-            return ([], None), NOTHING_CACHED_SECONDS
-        ttl = min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers))
-        return (found, alias), ttl
+            return _Found()
+        aliases = [_text(record.payload.name) for record in answers if record.type == dns.CNAME]
+        records = [record.payload for record in answers if record.type == kind]
+        seconds = min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers))
+        if len(records) > MAX_CACHED_RECORDS:
+            seconds = 0.0
+        return _Found(True, records, aliases[-1] if aliases else None, seconds)
 
-    def _query(self, kind: int, name: str) -> Deferred[Any]:
+    def _query(self, kind: int, name: str) -> Deferred[_Sections]:
         """
-        The resolver shares its answers among all who ask: nobody may cancel it.
+        The resolver shares its answers among all callers: none may cancel it.
         """
-        d: Deferred[Any] = Deferred()
-        self._resolver().query(dns.Query(name.encode("ascii"), kind, dns.IN)).addCallbacks(
-            d.callback, d.errback
-        )
+        d: Deferred[_Sections] = Deferred()
+        query = dns.Query(name.encode("ascii"), kind, dns.IN)
+        self._resolver().query(query, TRY_SECONDS).addCallbacks(d.callback, d.errback)
         return d
+
+
+#: The name of a mail server, with its addresses, or why they are not known.
+_Server: TypeAlias = tuple[str, list[str] | NoRoute]
 
 
 class Router:
@@ -167,7 +199,7 @@ class Router:
     def __init__(
         self,
         names: Names,
-        shuffle: Callable[[list[Any]], None],
+        shuffle: Callable[[list[str]], None],
         isOurs: Callable[[str], bool],
         mayReach: Callable[[str], bool],
         limit: int,
@@ -180,19 +212,21 @@ class Router:
         self._limit = limit
         self._kinds = (dns.AAAA, dns.A) if ipv6 else (dns.A,)
 
-    @inlineCallbacks
-    def route(self, domain: str) -> Any:
+    def route(self, domain: str) -> Deferred[list[Target]]:
         """
         @param domain: A-labels, lower case; or an address literal.
         @return: a Deferred of L{Target}s in their order, at least one; fails
             with L{NoRoute}.
         """
+        return Deferred.fromCoroutine(self._route(domain))
+
+    async def _route(self, domain: str) -> list[Target]:
+        groups: list[list[_Server]]
         if domain.startswith("["):
             address = domain[1:-1].removeprefix("IPv6:")
             groups = [[(domain, [address])]]
         else:
-            exchanges = yield self._exchanges(domain)
-            groups = yield self._resolved(exchanges)
+            groups = await self._resolved(await self._exchanges(domain))
         targets, ours, trouble = self._inOrder(groups)
         reachable = [target for target in targets if self._mayReach(target.address)]
         if reachable:
@@ -203,14 +237,13 @@ class Router:
             raise NoRoute(Failed(R554_OURSELVES))
         raise NoRoute(Failed(R550_FORBIDDEN if targets else R550_NO_SERVER))
 
-    @inlineCallbacks
-    def _exchanges(self, domain: str) -> Any:
+    async def _exchanges(self, domain: str) -> list[list[str]]:
         """
         The names of a domain's servers, by preference.
         """
         try:
-            records = yield self._names.find(dns.MX, domain)
-        except _Nothing:
+            records = await self._names.find(dns.MX, domain)
+        except NoSuchName:
             raise NoRoute(Failed(R550_NO_DOMAIN)) from None
         if not records:
             return [[domain]]  # RFC 5321 §5.1: the implicit MX
@@ -226,29 +259,27 @@ class Router:
             self._shuffle(group)
         return groups
 
-    @inlineCallbacks
-    def _resolved(self, groups: Sequence[Sequence[str]]) -> Any:
+    async def _resolved(self, groups: Sequence[Sequence[str]]) -> list[list[_Server]]:
         """
         The same with addresses; or with L{NoRoute}, where DNS does not say.
         """
         names = [name for group in groups for name in group][: self._limit]
-        lookups = [self._addresses(name) for name in names]
-        addresses = dict(zip(names, (yield together(lookups)), strict=True))
+        lookups = [Deferred.fromCoroutine(self._addresses(name)) for name in names]
+        addresses = dict(zip(names, await together(lookups), strict=True))
         return [
             [(name, addresses[name]) for name in group if name in addresses] for group in groups
         ]
 
-    @inlineCallbacks
-    def _addresses(self, name: str) -> Any:
+    async def _addresses(self, name: str) -> list[str] | NoRoute:
         """
-        @return: a Deferred of a list; or of L{NoRoute}, where DNS does not say.
+        @return: the addresses; or L{NoRoute}, where DNS does not say.
         """
         found: list[str] = []
         trouble = None
         for kind in self._kinds:
             try:
-                records = yield self._names.find(kind, name)
-            except _Nothing:
+                records = await self._names.find(kind, name)
+            except NoSuchName:
                 break
             except NoRoute as error:
                 trouble = error
@@ -258,7 +289,7 @@ class Router:
         return found or trouble or []
 
     def _inOrder(
-        self, groups: Sequence[Sequence[tuple[str, list[str] | NoRoute]]]
+        self, groups: Sequence[Sequence[_Server]]
     ) -> tuple[list[Target], bool, NoRoute | None]:
         """
         All addresses in their order, up to the servers that are as good as we

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage
+from deferrals.interfaces import IDeliveryStage, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Hop, Login, Security, Timeouts
+from deferrals.model.outgoing import Login, Security
 from deferrals.model.settings import BadSetting, checked, positive
 from deferrals.stages.delivery.remote import (
+    FORMS,
     ConnectionSettings,
+    Outcomes,
     RemoteDelivery,
-    checkEndpoint,
     forms,
-    hostOf,
+    hopTo,
 )
 
 
@@ -34,7 +35,7 @@ class SMTPSettings(ConnectionSettings):
     @ivar endpoint: a Twisted client endpoint string: C{tcp:host:25};
         C{tls:host:465} for TLS from the start.
     @ivar tls: behind C{tcp:}: C{"none"}; C{"opportunistic"}, where it can be
-        had, with whoever answers; C{"required"}, TLS or nothing;
+        had, with whatever server answers; C{"required"}, TLS or nothing;
         C{"verified"}, and with a certificate of this name.  By default
         C{"verified"} with a C{user}, otherwise C{"opportunistic"}.
     @ivar tls_name: what the certificate must say; the endpoint's host.
@@ -57,7 +58,7 @@ class SMTPSettings(ConnectionSettings):
     user: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
     password_file: str | None = None
-    ask: tuple[str, ...] = attrs.field(default=("deferrals", "prdr"), validator=checked(forms))
+    ask: tuple[str, ...] = attrs.field(default=tuple(FORMS), validator=checked(forms))
     chunking: bool = True
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
@@ -69,7 +70,7 @@ class SMTPSettings(ConnectionSettings):
         if self.user is not None and not private and self.security in ("none", "opportunistic"):
             raise BadSetting("tls", '"required" or "verified", since there is a password')
         if self.security == "verified" and self.endpoint[:4].lower() == "ssl:":
-            raise BadSetting("endpoint", '"tls:…", since "ssl:" verifies nobody')
+            raise BadSetting("endpoint", '"tls:…", since "ssl:" does not verify the server')
 
     @property
     def security(self) -> Security:
@@ -87,45 +88,33 @@ class SMTPDelivery:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: SMTPSettings, services: Any) -> None:
-        endpoint = checkEndpoint(services, settings.endpoint)
-        host = hostOf(endpoint)
-        if settings.security == "verified" and not (settings.tls_name or host):
+    def __init__(self, settings: SMTPSettings, services: IServices) -> None:
+        hop = hopTo(
+            services, settings.endpoint, settings.security, settings.tls_name, settings.tls_ca
+        )
+        if hop.security == "verified" and not hop.host:
             raise ValueError("tls_name, the name in the server's certificate")
         login = None
         if settings.user is not None:
             path = settings.password_file
             path = None if path is None else os.path.join(services.baseDir, path)
             login = Login(settings.user, settings.password, path)
-        ca = settings.tls_ca
-        self._hop = Hop(
-            endpoint,
-            endpoint,
-            settings.tls_name or host,
+        self._hop = attrs.evolve(
+            settings.limiting(hop),
             forms=forms(settings.ask),
-            security=settings.security,
-            ca=None if ca is None else os.path.join(services.baseDir, ca),
             login=login,
             chunking=settings.chunking,
-            connections=settings.connections,
-            messages=settings.messages,
-            recipients=settings.recipients,
-            idleSeconds=settings.idle_timeout,
-            timeouts=Timeouts(settings.timeout),
         )
-        self._handover = RemoteDelivery(services, settings.max_hops, "relayed")
+        self._remote = RemoteDelivery(services, settings.max_hops, "relayed")
 
     def destination(self, recipient: Recipient) -> str:
-        """
-        See L{IDeliveryStage.destination}.
-        """
         return f"smtp {self._hop.endpoint}"
 
-    def deliver(self, message: Any, envelope: Envelope, recipients: Sequence[Addressee]) -> Any:
-        """
-        See L{IDeliveryStage.deliver}.
-        """
+    def deliver(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> Deferred[Outcomes]:
         hop = self._hop
         if envelope.parameters.requireTLS:  # RFC 8689 §4.2.1
             hop = attrs.evolve(hop, security="verified")
-        return self._handover.deliver(message, envelope, recipients, [hop])
+        delivering = self._remote.deliver(message, envelope, recipients, [hop])
+        return Deferred.fromCoroutine(delivering)

@@ -1,3 +1,3 @@
 """
-Envelope stages: who is let in, and what applies to them.
+Envelope stages: which recipients are let in, and what applies to them.
 """

@@ -10,25 +10,26 @@ remembered; the same question under way is asked once.
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import attrs
-from twisted.internet.defer import CancelledError, inlineCallbacks
+from cachetools import TLRUCache
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import SharedResult, withDeadline
 from deferrals.errors import StageError
-from deferrals.interfaces import IEnvelopeStage
+from deferrals.interfaces import IEnvelopeStage, IServices
 from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Hop, Security, Timeouts, wireAddress
+from deferrals.model.outgoing import Security, Timeouts, wireAddress
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Refuse
-from deferrals.stages.delivery.remote import checkEndpoint, hostOf
+from deferrals.stages.delivery.remote import hopTo
+
+_T = TypeVar("_T")
 
 _log = Logger(namespace="deferrals.stages.callout")
 
@@ -91,44 +92,51 @@ class CalloutStage:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: CalloutSettings, services: Any) -> None:
-        endpoint = checkEndpoint(services, settings.endpoint)
+    def __init__(self, settings: CalloutSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
         self._clock = services.reactor
-        self._known: OrderedDict[str, tuple[float, Reply | None]] = OrderedDict()
+        self._known: TLRUCache[str, Reply | None] = TLRUCache(
+            MAX_REMEMBERED, self._until, self._clock.seconds
+        )
         self._asking: dict[str, SharedResult] = {}
-        ca = settings.tls_ca
-        self._hop = Hop(
-            endpoint,
-            endpoint,
-            settings.tls_name or hostOf(endpoint),
+        hop = hopTo(services, settings.endpoint, settings.tls, settings.tls_name, settings.tls_ca)
+        self._hop = attrs.evolve(
+            hop,
             lmtp=settings.protocol == "lmtp",
             forms=(),
-            security=settings.tls,
-            ca=None if ca is None else os.path.join(services.baseDir, ca),
             connections=settings.connections,
             messages=1000,
             idleSeconds=settings.idle_timeout,
             timeouts=Timeouts(settings.timeout),
         )
 
-    @inlineCallbacks
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+    def _until(self, address: str, refusal: Reply | None, now: float) -> float:
         """
-        See L{IEnvelopeStage.judge}.
+        When an answer is forgotten.
         """
-        address = wireAddress(recipient.address)
-        expires, refusal = self._known.get(address, (0.0, None))
-        self._count("remembered" if expires > self._clock.seconds() else "asked")
-        if expires <= self._clock.seconds():
-            try:
-                refusal = yield self._ask(address)
-            except CancelledError:
-                raise
-            except Exception as error:
-                return self._unknown(envelope, address, error)
-        return None if refusal is None else Refuse(refusal)
+        settings = self._settings
+        return now + (settings.positive_cache if refusal is None else settings.negative_cache)
+
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
+        return Deferred.fromCoroutine(self._judge(envelope, wireAddress(recipient.address)))
+
+    async def _judge(self, envelope: Envelope, address: str) -> Refuse | None:
+        try:
+            refusal = self._known[address]
+        except KeyError:
+            return await self._askFor(envelope, address)
+        self._count("remembered")
+        return _verdict(refusal)
+
+    async def _askFor(self, envelope: Envelope, address: str) -> Refuse | None:
+        self._count("asked")
+        try:
+            return _verdict(await self._ask(address))
+        except CancelledError:
+            raise
+        except Exception as error:
+            return self._unknown(envelope, address, error)
 
     def _count(self, kind: str) -> None:
         self._services.status.count("callouts", kind)
@@ -145,9 +153,9 @@ class CalloutStage:
         )
         return None if self._settings.on_error == "accept" else Refuse(R451_NO_ANSWER)
 
-    def _ask(self, address: str) -> Any:
+    def _ask(self, address: str) -> Deferred[Reply | None]:
         """
-        @return: a Deferred of the reply that refuses a recipient, or L{None}.
+        @return: a Deferred of the reply that refuses a recipient, or C{None}.
         """
         shared = self._asking.get(address)
         if shared is None:
@@ -158,25 +166,20 @@ class CalloutStage:
                 d.addBoth(self._asked, address)
         return shared.wait()
 
-    def _asked(self, result: Any, address: str) -> Any:
+    def _asked(self, result: _T, address: str) -> _T:
         del self._asking[address]
         return result
 
-    @inlineCallbacks
-    def _question(self, address: str) -> Any:
-        settings = self._settings
-        mail, rcpt = yield self._services.nextHops.ask(self._hop, settings.sender, address)
+    async def _question(self, address: str) -> Reply | None:
+        sender = self._settings.sender
+        mail, rcpt = await self._services.nextHops.ask(self._hop, sender, address)
         if not mail.isPositive:
             raise StageError(f"MAIL FROM was answered {mail}")
         if rcpt.isIntermediate or rcpt.code == 421:
             raise StageError(f"RCPT TO was answered {rcpt}")
         refusal = None if rcpt.isPositive else self._refusal(address, rcpt)
         if refusal is None or refusal.isPermanent:
-            seconds = settings.positive_cache if refusal is None else settings.negative_cache
-            self._known[address] = (self._clock.seconds() + seconds, refusal)
-            self._known.move_to_end(address)
-            while len(self._known) > MAX_REMEMBERED:
-                self._known.popitem(last=False)
+            self._known[address] = refusal
         return refusal
 
     def _refusal(self, address: str, reply: Reply) -> Reply:
@@ -189,3 +192,7 @@ class CalloutStage:
         if full and self._settings.over_quota == "refuse-temporarily":
             return Reply(452, "4.2.2", text)
         return Reply(reply.code, reply.enhanced or f"{reply.code // 100}.0.0", text).forRecipient()
+
+
+def _verdict(refusal: Reply | None) -> Refuse | None:
+    return None if refusal is None else Refuse(refusal)

@@ -11,9 +11,9 @@ makes no domain one of ours.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from deferrals.errors import StageError
@@ -21,7 +21,7 @@ from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.address import AddressError, Mailbox, normalDomain
 from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.networks import Networks
-from deferrals.model.reply import R550_RELAYING_DENIED, R550_UNKNOWN_RECIPIENT
+from deferrals.model.reply import R550_RELAYING_DENIED, R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
 from deferrals.stages.envelope.chain import askInTurn, routed
 
@@ -29,12 +29,12 @@ from deferrals.stages.envelope.chain import askInTurn, routed
 @attrs.frozen
 class Pattern:
     """
-    What a rule matches, one of
+    The addresses that a rule matches, one of
 
       - C{user@domain}: this address, its local part compared without case;
-      - C{*@domain}: everybody at this domain;
-      - C{*@*.domain}: everybody at any domain below it;
-      - C{*}: everybody.
+      - C{*@domain}: all at this domain;
+      - C{*@*.domain}: all at any domain below it;
+      - C{*}: all.
 
     @ivar local: the local part, case-folded; C{*} for all.
     @ivar domain: in its one spelling; C{*} for all.
@@ -71,8 +71,8 @@ class Allowed:
     """
     The clients that a rule is for.
 
-    @ivar authenticated: whoever has logged in.
-    @ivar networks: whoever comes from there.
+    @ivar authenticated: whether it is for clients that have logged in.
+    @ivar networks: it is for clients that come from there.
     """
 
     authenticated: bool
@@ -100,9 +100,9 @@ class Allowed:
         return known or client.address in self.networks
 
     @property
-    def everybody(self) -> bool:
+    def unlimited(self) -> bool:
         """
-        Whether it keeps nobody out.
+        Whether it is for all clients.
         """
         return any(network.prefixlen == 0 for network in self.networks.networks)
 
@@ -112,24 +112,25 @@ class Rule:
     """
     One C{[[recipients]]} table.
 
-    @ivar pattern: whom it matches.
+    @ivar pattern: the recipients that it matches.
     @ivar verdict: what it says of them, route included.
     @ivar checks: envelope stages that are asked afterwards.
-    @ivar allow: for whom it is; L{None} for all.
+    @ivar allow: the clients that it is for; C{None} for all.
     """
 
     pattern: Pattern
     verdict: EnvelopeVerdict
-    checks: Sequence[Any] = ()
+    checks: Sequence[IEnvelopeStage] = ()
     allow: Allowed | None = None
 
 
 @implementer(IEnvelopeStage)
 class RuleTable:
     """
-    All rules, found by address and by domain: the cost of a look-up does not
-    grow with their number.
+    All rules, found by address and by domain: what it costs to find one does
+    not grow with their number.
 
+    @ivar stages: the stages that rules ask.
     @param rules: in the order of the configuration.
     @param hostname: the domain of the bare C{postmaster}.
     @param policies: what each policy says in the envelope.
@@ -143,22 +144,22 @@ class RuleTable:
         policies: Mapping[str, EnvelopeVerdict] | None = None,
         deliveries: Container[str] = (),
     ) -> None:
+        self.stages = [stage for rule in rules for stage in rule.checks]
         self._rules = rules
         self._policies = policies or {}
         self._deliveries = deliveries
-        self._places: dict[Pattern, list[int]] = {}
-        for place, rule in enumerate(rules):
-            self._places.setdefault(rule.pattern, []).append(place)
+        self._indexes: dict[Pattern, list[int]] = {}
+        for index, rule in enumerate(rules):
+            self._indexes.setdefault(rule.pattern, []).append(index)
         ours = [rule.pattern for rule in rules if rule.allow is None]
         found = [pattern.domain for pattern in ours if not pattern.below]
         self._domains = [hostname, *dict.fromkeys(found)]
         self._local = {domain for domain in found if domain != "*"}
         self._parents = {pattern.domain for pattern in ours if pattern.below}
 
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
-        """
-        See L{IEnvelopeStage.judge}.
-        """
+    def judgeRecipient(
+        self, envelope: Envelope, recipient: Recipient
+    ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict]:
         if not recipient.address.domain:
             recipient = self._postmaster(envelope.client, recipient)
         rule = self._match(envelope.client, recipient.address)
@@ -167,8 +168,8 @@ class RuleTable:
         if isinstance(rule.verdict, Refuse) or not rule.checks:
             return rule.verdict
         recipient = routed(recipient, rule.verdict.route)
-        d = askInTurn(rule.checks, envelope, recipient, rule.verdict)
-        return d.addCallback(self._settled, rule.verdict.route)
+        asked = askInTurn(rule.checks, envelope, recipient, rule.verdict)
+        return Deferred.fromCoroutine(asked).addCallback(self._settled, rule.verdict.route)
 
     def _settled(self, verdict: EnvelopeVerdict, ruled: Route | None) -> EnvelopeVerdict:
         """
@@ -191,23 +192,23 @@ class RuleTable:
 
     def isOurs(self, address: Mailbox) -> bool:
         """
-        Whether a rule, other than one for everybody, is about its domain.
+        Whether a rule, other than one for all addresses, is about its domain.
         """
         below = any(parent in self._parents for parent in _parents(address.domain))
         return below or address.domain in self._local
 
     def route(self, address: Mailbox) -> Route | None:
         """
-        Where mail of our own goes, checks aside; L{None} if no rule lets it
-        in.
+        Where mail for an address of our own goes, checks aside; C{None} if no
+        rule lets it in.
         """
         rule = self._match(None, address)
         return None if rule is None or isinstance(rule.verdict, Refuse) else rule.verdict.route
 
     def _match(self, client: Client | None, address: Mailbox) -> Rule | None:
-        places = [place for key in patternsOf(address) for place in self._places.get(key, ())]
-        for place in sorted(places):
-            rule = self._rules[place]
+        found = [index for key in patternsOf(address) for index in self._indexes.get(key, ())]
+        for index in sorted(found):
+            rule = self._rules[index]
             if client is None or rule.allow is None or rule.allow.lets(client):
                 return rule
         return None
@@ -223,7 +224,7 @@ class RuleTable:
                 return attrs.evolve(recipient, address=address)
         return recipient
 
-    def _unmatched(self, address: Mailbox) -> Any:
+    def _unmatched(self, address: Mailbox) -> Reply:
         local = not address.domain or self.isOurs(address)
         return R550_UNKNOWN_RECIPIENT if local else R550_RELAYING_DENIED
 

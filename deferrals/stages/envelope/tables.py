@@ -10,27 +10,43 @@ import sqlite3
 import time
 import urllib.parse
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 
 from deferrals.errors import StageError
+from deferrals.interfaces import IServices
 from deferrals.model.address import Mailbox
 from deferrals.stages.remote import RemoteService
-from deferrals.stages.web import WebClient, fromJSON
+from deferrals.stages.web import fromJSON, webClient
 
 #: Look-ups at once: the thread pool has other things to do, too.
 SQLITE_CONCURRENCY = 4
 WEB_CONCURRENCY = 50
 
-#: How many of SQLite's steps there are between two looks at the clock.
+#: How many of SQLite's steps there are between two checks of the clock.
 PROGRESS_STEPS = 10_000
 
 DEFAULT_QUERY = (
     "SELECT * FROM users WHERE address IN (:address, '*@' || :domain)"
     " ORDER BY address = :address DESC LIMIT 1"
 )
+
+
+#: What a table says of a recipient: values of any type, by column.
+Row: TypeAlias = Mapping[str, Any]
+
+
+class Table(Protocol):
+    """
+    Where what recipients have set is looked up.
+    """
+
+    def find(self, address: Mailbox) -> Deferred[Row | None]:
+        """
+        @return: a Deferred of a recipient's row; C{None}, where there is none.
+        """
 
 
 def checkQuery(value: str) -> None:
@@ -62,26 +78,23 @@ class SqliteTable:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, path: str, query: str, seconds: float, services: Any) -> None:
+    def __init__(self, path: str, query: str, seconds: float, services: IServices) -> None:
         self._path = os.path.abspath(os.path.join(services.baseDir, path))
         self._query = query
         self._seconds = seconds
         self._inThread = services.inThread
         name = f"users {path}"
-        self._remote: RemoteService = services.common(
+        self._remote = services.common(
             (__name__, self._path), lambda: RemoteService(name, services, SQLITE_CONCURRENCY)
         )
 
-    def find(self, address: Mailbox) -> Deferred[Mapping[str, Any] | None]:
+    def find(self, address: Mailbox) -> Deferred[Row | None]:
         """
-        @return: a Deferred of a recipient's row; L{None}, where there is none.
+        @return: a Deferred of a recipient's row; C{None}, where there is none.
         """
-        found: Deferred[Mapping[str, Any] | None] = self._remote.ask(
-            self._seconds, self._inThread, self._find, _named(address)
-        )
-        return found
+        return self._remote.ask(self._seconds, self._inThread, self._find, _named(address))
 
-    def _find(self, names: dict[str, str]) -> Mapping[str, Any] | None:
+    def _find(self, names: dict[str, str]) -> Row | None:
         """
         Ask (in a thread).  Whatever file has the name now is opened: it may
         have been replaced.
@@ -104,31 +117,25 @@ class WebTable:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, url: str | None, seconds: float, services: Any) -> None:
+    def __init__(self, url: str | None, seconds: float, services: IServices) -> None:
         self._url = url or ""
         self._seconds = seconds
         name = f"users {self._url}"
-        self._remote: RemoteService = services.common(
+        self._remote = services.common(
             (__name__, self._url), lambda: RemoteService(name, services, WEB_CONCURRENCY)
         )
-        self._web: WebClient = services.common(
-            ("web", WEB_CONCURRENCY), lambda: WebClient(services.reactor, WEB_CONCURRENCY)
-        )
+        self._web = webClient(services, WEB_CONCURRENCY)
 
-    def find(self, address: Mailbox) -> Deferred[Mapping[str, Any] | None]:
+    def find(self, address: Mailbox) -> Deferred[Row | None]:
         """
-        @return: a Deferred of what is said of a recipient; L{None}, where it
+        @return: a Deferred of what is said of a recipient; C{None}, where it
             is unknown.
         """
-        found: Deferred[Mapping[str, Any] | None] = self._remote.ask(
-            self._seconds, self._find, address
-        )
-        return found
+        return self._remote.ask(self._seconds, self._find, address)
 
-    @inlineCallbacks
-    def _find(self, address: Mailbox) -> Any:
+    async def _find(self, address: Mailbox) -> Row | None:
         names = {key: urllib.parse.quote(value, safe="") for key, value in _named(address).items()}
-        status, body = yield self._web.request("GET", self._url.format(**names), Headers())
+        status, body = await self._web.request("GET", self._url.format(**names), Headers())
         if status == 404:
             return None
         answer = fromJSON(status, body)

@@ -2,8 +2,8 @@
 The envelope stage C{users}: what a recipient has set for itself, from a table.
 
 The table is a SQLite file, or behind an HTTP look-up.  It says a recipient's
-policy, delivery, thresholds, and whom it takes mail from in any case or in
-none.  What is not said there stays as the rule has it.
+policy, delivery, thresholds, and the senders that it takes mail from in any
+case, or in none.  What is not said there stays as the rule has it.
 
 What was found is remembered for a while, so a change counts without a restart;
 when the table cannot be asked, what was known last still counts.  SQLite is
@@ -12,23 +12,23 @@ read in threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from cachetools import LRUCache
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import SharedResult
-from deferrals.interfaces import IEnvelopeStage
+from deferrals.interfaces import IEnvelopeStage, IServices
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import BadSetting, Seconds, checked, positive
 from deferrals.model.verdict import Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.stages.envelope.rules import patternsOf
-from deferrals.stages.envelope.tables import DEFAULT_QUERY, SqliteTable, WebTable, checkQuery
+from deferrals.stages.envelope.tables import DEFAULT_QUERY, SqliteTable, Table, WebTable, checkQuery
 from deferrals.stages.envelope.usersettings import UserSettings, readRow
 from deferrals.stages.web import httpURL
 
@@ -84,11 +84,11 @@ class UsersSettings:
 
 
 @attrs.define
-class _Entry:
+class _Known:
     """
     What is known of one recipient.
 
-    @ivar settings: L{None}, where there is no row.
+    @ivar settings: C{None}, where there is no row.
     @ivar until: when it is to be asked for again.
     """
 
@@ -104,32 +104,36 @@ class UsersStage:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: UsersSettings, services: Any) -> None:
+    def __init__(self, settings: UsersSettings, services: IServices) -> None:
         self._settings = settings
         self._clock = services.reactor
         self._status = services.status
-        self._table: Any = (
+        self._table: Table = (
             WebTable(settings.url, settings.timeout, services)
             if settings.sqlite is None
             else SqliteTable(settings.sqlite, settings.query, settings.timeout, services)
         )
-        self._known: dict[str, _Entry] = {}
+        self._known: LRUCache[str, _Known] = LRUCache(settings.cache_entries)
         self._asking: dict[str, SharedResult] = {}
         self._same: dict[UserSettings, UserSettings] = {}
 
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+    def judgeRecipient(
+        self, envelope: Envelope, recipient: Recipient
+    ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict | None] | None:
         """
-        See L{IEnvelopeStage.judge}.  At once, where it is known.
+        See L{IEnvelopeStage.judgeRecipient}.  At once, where it is known.
         """
-        entry = self._known.get(recipient.address.key)
-        if entry is not None and entry.until > self._clock.seconds():
-            return self._verdict(entry.settings, envelope, recipient)
-        return self._lookUp(envelope, recipient, entry)
+        known = self._known.get(recipient.address.key)
+        if known is not None and known.until > self._clock.seconds():
+            return self._verdict(known.settings, envelope, recipient)
+        return Deferred.fromCoroutine(self._lookUp(envelope, recipient, known))
 
-    @inlineCallbacks
-    def _lookUp(self, envelope: Envelope, recipient: Recipient, known: _Entry | None) -> Any:
+    async def _lookUp(
+        self, envelope: Envelope, recipient: Recipient, known: _Known | None
+    ) -> EnvelopeVerdict | None:
+        settings: UserSettings | None
         try:
-            settings = yield self._ask(recipient.address)
+            settings = await self._ask(recipient.address)
         except CancelledError:
             raise
         except Exception as error:
@@ -150,18 +154,19 @@ class UsersStage:
 
     def _ask(self, address: Mailbox) -> Deferred[UserSettings | None]:
         """
-        One look-up at a time for each recipient.
+        There is one look-up at a time for each recipient.
         """
         asking = self._asking.get(address.key)
         if asking is None:
             self._status.count("users", "asked")
-            asking = self._asking[address.key] = SharedResult(self._find(address))
+            asking = self._asking[address.key] = SharedResult(
+                Deferred.fromCoroutine(self._find(address))
+            )
             asking.wait().addBoth(lambda _: self._asking.pop(address.key, None))
         return asking.wait()
 
-    @inlineCallbacks
-    def _find(self, address: Mailbox) -> Any:
-        row: Mapping[str, Any] | None = yield self._table.find(address)
+    async def _find(self, address: Mailbox) -> UserSettings | None:
+        row = await self._table.find(address)
         settings = None if row is None else readRow(row)
         if settings is not None:
             settings = self._same.setdefault(settings, settings)
@@ -170,16 +175,11 @@ class UsersStage:
 
     def _remember(self, key: str, settings: UserSettings | None) -> None:
         """
-        Equal settings are one object, however many have them; the oldest
-        entries go first.
+        Equal settings are one object, however many recipients have them.
         """
-        self._known.pop(key, None)
-        if len(self._known) >= self._settings.cache_entries:
-            del self._known[next(iter(self._known))]
         if len(self._same) > self._settings.cache_entries:
             self._same.clear()
-        until = self._clock.seconds() + self._settings.cache
-        self._known[key] = _Entry(settings, until)
+        self._known[key] = _Known(settings, self._clock.seconds() + self._settings.cache)
 
     def _verdict(
         self, settings: UserSettings | None, envelope: Envelope, recipient: Recipient

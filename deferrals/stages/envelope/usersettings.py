@@ -49,7 +49,7 @@ def readRow(row: Mapping[str, Any]) -> UserSettings:
     @param row: values by column; those that mean nothing here are left out.
     @raise StageError: a value cannot be what its column says.
     """
-    overrides = {}
+    overrides: dict[str, float | str] = {}
     for column, value in row.items():
         key = column.rpartition(".")[2]
         if value is None or (isinstance(value, str) and not value):

@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 #: Of one message.
 MAX_MEMBERS = 10_000
@@ -82,6 +82,24 @@ class Budget:
         self.octets -= octets
         if self.octets < 0:
             raise Unreadable("too large when unpacked")
+
+
+class _Readable(Protocol):
+    def read(self, octets: int, /) -> bytes: ...
+
+
+class _Unpacker(Protocol):
+    """
+    What zlib's, bz2's and lzma's decompressors have in common.
+    """
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def isArchive(head: bytes, name: str) -> bool:
@@ -153,7 +171,7 @@ def _copied(pieces: Iterator[bytes], budget: Budget) -> IO[bytes]:
     return file
 
 
-def _pieces(source: Any) -> Iterator[bytes]:
+def _pieces(source: _Readable) -> Iterator[bytes]:
     while piece := source.read(_PIECE_OCTETS):
         yield piece
 
@@ -161,7 +179,7 @@ def _pieces(source: Any) -> Iterator[bytes]:
 def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
     if budget.members <= 0:
         raise Unreadable("too many members")
-    with zipfile.ZipFile(_Bounded(file)) as archive:  # type: ignore[call-overload]
+    with zipfile.ZipFile(_Bounded(file)) as archive:
         for info in archive.infolist():
             budget.member(info.filename)
             yield info.filename
@@ -177,7 +195,7 @@ def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
 class _Bounded:
     """
     A file of which no large piece is read at once.  zipfile reads a directory
-    whole; how large it is may stand in two places, and which of them counts
+    whole; how large it is may stand in two fields, and which of them counts
     depends on the version.
     """
 
@@ -204,7 +222,7 @@ def _compressed(file: IO[bytes], kind: str, name: str, budget: Budget, depth: in
 
 def _unpacked(file: IO[bytes], kind: str, budget: Budget) -> Iterator[bytes]:
     """
-    One compressed stream; what is behind its end is looked at only in so far
+    One compressed stream; what is behind its end is read only in so far
     as it is another one.
     """
     unpacker, waiting = _unpacker(kind), b""
@@ -229,7 +247,7 @@ def _unpacked(file: IO[bytes], kind: str, budget: Budget) -> Iterator[bytes]:
         raise Unreadable("cut off")
 
 
-def _unpacker(kind: str) -> Any:
+def _unpacker(kind: str) -> _Unpacker:
     if kind == "gzip":
         return zlib.decompressobj(31)
     if kind == "bzip2":

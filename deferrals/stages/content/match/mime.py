@@ -3,7 +3,7 @@ The MIME structure of a message, in one pass over its octets.
 
 The standard library's parser takes time proportional to the depth of nesting
 times the size, so that a small message can keep it busy for seconds.  Here only
-the boundaries are found by ourselves, each with one look-up whatever the depth;
+the boundaries are found by ourselves, each with one search whatever the depth;
 headers of parts and their parameters are read by C{email}.
 """
 
@@ -22,7 +22,7 @@ import attrs
 from deferrals.stages.content.match.fields import base64, decoded, parameters, words
 
 #: A message with more parts, or nested deeper, or with a longer header section
-#: (its own or a part's), is not looked into any further.
+#: (its own or a part's), is not read any further.
 MAX_PARTS = 20000
 MAX_DEPTH = 100
 MAX_HEADER_OCTETS = 256 * 1024
@@ -38,7 +38,7 @@ Buffer = bytes | mmap.mmap
 
 class TooComplex(Exception):
     """
-    More parts, levels or header fields than anybody means to send.
+    More parts, levels or header fields than any honest message has.
     """
 
 
@@ -82,7 +82,7 @@ class Part:
         """
         The content without its transfer encoding.
 
-        @param limit: look at no more than so many encoded octets.
+        @param limit: read no more than so many encoded octets.
         """
         raw = data[self.start : min(self.end, self.start + limit)]
         encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
@@ -232,7 +232,7 @@ class _BoundaryScanner:
     def _next(self, position: int) -> tuple[int, int | None]:
         """
         Where the content that begins at C{position} ends, and where the next
-        part begins; L{None} where there is none.
+        part begins; C{None} where there is none.
         """
         if not self._boundaries:
             return len(self._data), None

@@ -1,7 +1,7 @@
 """
 The content stage C{match}: refuse by declared rules.
 
-Each rule looks at one thing: words or a pattern in a header field or in the
+Each rule is about one thing: words or a pattern in a header field or in the
 text; names, MIME types or real types of attachments; names of what is in
 archives; the size; the test strings GTUBE and EICAR.  The first rule that
 matches refuses with its own reply.
@@ -17,15 +17,15 @@ from __future__ import annotations
 import fnmatch
 import mmap
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import attrs
 import re2
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import Semaphore
-from deferrals.interfaces import IContentStage
+from deferrals.deferreds import Threads
+from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, checked
@@ -34,6 +34,8 @@ from deferrals.stages.content.match.archives import Budget, Unreadable, isArchiv
 from deferrals.stages.content.match.fields import words
 from deferrals.stages.content.match.filetypes import HEAD_OCTETS, kindsOf
 from deferrals.stages.content.match.mime import Buffer, Part, TooComplex, parts
+
+_T = TypeVar("_T")
 
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
@@ -70,7 +72,7 @@ def _pattern(value: str) -> None:
         raise ValueError(f"a regular expression (RE2 syntax): {reason}") from None
 
 
-def _compile(pattern: str) -> Any:
+def _compile(pattern: str) -> Any:  # re2 has no types
     options = re2.Options()
     options.log_errors = False
     options.case_sensitive = False
@@ -81,7 +83,7 @@ def _compile(pattern: str) -> Any:
 class MatchRule:
     """
     One rule; exactly one of header, body, attachment, mime_type, file_type,
-    archive, larger_than and test says what it looks at.
+    archive, larger_than and test says what it is about.
 
     @ivar header: a field's name; its value is searched, MIME words decoded.
     @ivar body: C{true}: the text parts are searched, decoded.
@@ -129,7 +131,7 @@ class MatchRule:
     @property
     def subject(self) -> str:
         """
-        What it looks at: a key of the default replies.
+        What it is about: a key of the default replies.
         """
         if self.test:
             return self.test
@@ -150,48 +152,45 @@ class MatchSettings:
     rules: tuple[MatchRule, ...] = attrs.field(validator=checked(_some))
 
 
-class _Content:
+class _DissectedMessage:
     """
     One message taken apart, as far as a rule has asked for it (in a thread).
 
-    @ivar turn: one thread at a time looks at a message.
+    @ivar threads: one at a time takes a message apart.
     """
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: IMessage, threads: Threads) -> None:
         self.message = message
-        self.turn = Semaphore(1)
+        self.threads = threads
         self._found: dict[str, Any] = {}
 
-    def once(self, data: Buffer, find: Callable[[Buffer], Any]) -> Any:
+    def once(self, data: Buffer, find: Callable[[Buffer], _T]) -> _T:
         """
         What C{find} finds in the message; sought once.
         """
         name = find.__name__
         if name not in self._found:
             self._found[name] = find(data)
-        return self._found[name]
+        found: _T = self._found[name]
+        return found
 
     def parts(self, data: Buffer) -> list[Part]:
-        found: list[Part] = self.once(data, _allParts)
-        return found
+        return self.once(data, _allParts)
 
     def texts(self, data: Buffer) -> list[str]:
-        found: list[str] = self.once(data, self._texts)
-        return found
+        return self.once(data, self._texts)
 
     def kinds(self, data: Buffer) -> set[str]:
         """
         What the attachments are.
         """
-        found: set[str] = self.once(data, self._kinds)
-        return found
+        return self.once(data, self._kinds)
 
     def archived(self, data: Buffer) -> tuple[set[str], bool]:
         """
         The names of what is in archives, and whether these are not all.
         """
-        found: tuple[set[str], bool] = self.once(data, self._archived)
-        return found
+        return self.once(data, self._archived)
 
     def _texts(self, data: Buffer) -> list[str]:
         found = [part for part in self.parts(data) if part.header.get_content_maintype() == "text"]
@@ -199,7 +198,7 @@ class _Content:
 
     def _files(self, data: Buffer) -> Iterator[tuple[Part, bytes]]:
         """
-        What is no container, each with its beginning.
+        The parts that contain no other parts, each with its beginning.
         """
         for part in self.parts(data):
             if part.header.get_content_maintype() != "multipart":
@@ -237,45 +236,30 @@ class MatchStage:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: MatchSettings, services: Any) -> None:
-        self._services = services
-        self._rules = [_MatchRule(rule) for rule in settings.rules]
-        self._slots: Semaphore = services.common((__name__, "slots"), lambda: Semaphore(AT_ONCE))
+    def __init__(self, settings: MatchSettings, services: IServices) -> None:
+        self._rules = [_ReadyRule(rule) for rule in settings.rules]
+        self._threads = services.common(
+            (__name__, "threads"), lambda: Threads(services.inThread, AT_ONCE)
+        )
 
     def cohort(self, recipient: Recipient) -> Hashable:
         """
-        The rules are the same for everybody who meets them.
+        The rules are the same for all recipients that meet them.
         """
         return None
 
-    @inlineCallbacks
-    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
-        """
-        See L{IContentStage.judge}.
-        """
-        content = yield message.shared((__name__, "content"), _Content)
-        yield content.turn.acquire()
-        try:
-            yield self._slots.acquire()
-        except BaseException:
-            content.turn.release()
-            raise
-        return (yield self._begin(content))
+    def judge(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> Deferred[ContentVerdict]:
+        def judged(content: _DissectedMessage) -> Deferred[ContentVerdict]:
+            return content.threads.run(self._judge, content)
 
-    def _begin(self, content: _Content) -> Deferred[ContentVerdict]:
-        """
-        Who waits may give up; the thread has its slots until it has ended.
-        """
-        verdict: Deferred[ContentVerdict] = Deferred()
-        self._services.inThread(self._judge, content).addBoth(self._ended, content, verdict)
-        return verdict
+        return message.shared((__name__, "content"), self._dissected).addCallback(judged)
 
-    def _ended(self, result: Any, content: _Content, verdict: Deferred[ContentVerdict]) -> None:
-        self._slots.release()
-        content.turn.release()
-        verdict.callback(result)
+    def _dissected(self, message: IMessage) -> _DissectedMessage:
+        return _DissectedMessage(message, self._threads.alone())
 
-    def _judge(self, content: _Content) -> ContentVerdict:
+    def _judge(self, content: _DissectedMessage) -> ContentVerdict:
         """
         Apply the rules (in a thread).
         """
@@ -293,7 +277,7 @@ class MatchStage:
         return ACCEPT
 
 
-def _buffer(file: Any) -> Buffer:
+def _buffer(file: BinaryIO) -> Buffer:
     """
     A message's octets, without reading a large one into memory.
     """
@@ -303,39 +287,40 @@ def _buffer(file: Any) -> Buffer:
         return file.read()
 
 
-class _MatchRule:
+class _ReadyRule:
     """
     One rule, ready to be applied.
     """
 
     def __init__(self, rule: MatchRule) -> None:
         self._rule = rule
+        self._matches: Callable[[_DissectedMessage, Buffer], bool]
         self._matches = getattr(self, "_" + rule.subject.replace("-", "_"))
         self._search = _searcher(rule)
         self.verdict = Refuse(Reply.parseRefusal(rule.reply or _DEFAULT_REPLIES[rule.subject]))
 
-    def matches(self, content: _Content, data: Buffer) -> bool:
+    def matches(self, content: _DissectedMessage, data: Buffer) -> bool:
         return self._matches(content, data)
 
-    def _header(self, content: _Content, data: Buffer) -> bool:
+    def _header(self, content: _DissectedMessage, data: Buffer) -> bool:
         wanted = (self._rule.header or "").lower()
         fields = content.message.fields()
         return any(name.lower() == wanted and self._search(words(value)) for name, value in fields)
 
-    def _body(self, content: _Content, data: Buffer) -> bool:
+    def _body(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(self._search(text) for text in content.texts(data))
 
-    def _attachment(self, content: _Content, data: Buffer) -> bool:
+    def _attachment(self, content: _DissectedMessage, data: Buffer) -> bool:
         names = [part.fileName for part in content.parts(data)]
         return any(_like(name, self._rule.attachment) for name in names if name)
 
-    def _mime_type(self, content: _Content, data: Buffer) -> bool:
+    def _mime_type(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(_like(part.mimeType, self._rule.mime_type) for part in content.parts(data))
 
-    def _file_type(self, content: _Content, data: Buffer) -> bool:
+    def _file_type(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(_like(kind, self._rule.file_type) for kind in content.kinds(data))
 
-    def _archive(self, content: _Content, data: Buffer) -> bool:
+    def _archive(self, content: _DissectedMessage, data: Buffer) -> bool:
         names, _ = content.archived(data)
         return any(
             _like(part, self._rule.archive)
@@ -343,28 +328,28 @@ class _MatchRule:
             for part in (name, name.replace("\\", "/").rpartition("/")[2])
         )
 
-    def _unreadable_archive(self, content: _Content, data: Buffer) -> bool:
+    def _unreadable_archive(self, content: _DissectedMessage, data: Buffer) -> bool:
         return content.archived(data)[1]
 
-    def _larger_than(self, content: _Content, data: Buffer) -> bool:
+    def _larger_than(self, content: _DissectedMessage, data: Buffer) -> bool:
         return content.message.size > (self._rule.larger_than or 0)
 
-    def _gtube(self, content: _Content, data: Buffer) -> bool:
+    def _gtube(self, content: _DissectedMessage, data: Buffer) -> bool:
         return data.find(GTUBE.encode()) >= 0 or any(GTUBE in text for text in content.texts(data))
 
-    def _eicar(self, content: _Content, data: Buffer) -> bool:
+    def _eicar(self, content: _DissectedMessage, data: Buffer) -> bool:
         if data.find(EICAR) >= 0:
             return True
         return any(EICAR in part.head(data, _EICAR_OCTETS) for part in content.parts(data))
 
 
-def _searcher(rule: MatchRule) -> Any:
-    if rule.pattern is not None:
-        return _compile(rule.pattern).search
-    if rule.words:
+def _searcher(rule: MatchRule) -> Callable[[str], bool]:
+    pattern = rule.pattern
+    if pattern is None:
         words = "|".join(map(re2.escape, rule.words))
-        return _compile(rf"(?:^|[^\pL\pN])(?:{words})(?:$|[^\pL\pN])").search
-    return None
+        pattern = rf"(?:^|[^\pL\pN])(?:{words})(?:$|[^\pL\pN])"
+    search = _compile(pattern).search
+    return lambda text: search(text) is not None
 
 
 def _like(text: str, globs: Sequence[str]) -> bool:

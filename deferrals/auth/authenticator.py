@@ -1,0 +1,78 @@
+"""
+Twisted's credentials checkers as one: they are asked in their order, and the
+first to know the user's password counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import ICredentials, IUsernamePassword
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import Deferred, maybeDeferred
+from zope.interface import implementer, providedBy
+
+from deferrals.deferreds import asDeferred
+from deferrals.interfaces import IAuthenticator, IScramChecker, IScramCredentials
+from deferrals.model.sasl import SCRAM_ITERATIONS, ScramKeys
+
+#: What an authenticator can make use of.
+CREDENTIALS = (IUsernamePassword, IScramCredentials)
+
+
+@implementer(IAuthenticator)
+class Authenticator:
+    """
+    @ivar mechanisms: the SASL mechanisms that can work, the best one first.
+    """
+
+    def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
+        self._checkers = checkers
+        self._scram = [IScramChecker(one) for one in checkers if IScramChecker.providedBy(one)]
+        self._secret = secrets.token_bytes(32)
+        self.mechanisms: list[str] = []
+        if self._scram:
+            self.mechanisms.append("SCRAM-SHA-256")
+        if any(IUsernamePassword in checker.credentialInterfaces for checker in checkers):
+            self.mechanisms += ["PLAIN", "LOGIN"]
+
+    def login(self, credentials: ICredentials) -> Deferred[str]:
+        """
+        @return: a Deferred of the user's name, text; fails with
+            C{UnauthorizedLogin} where no checker knows them.
+        """
+        return Deferred.fromCoroutine(self._login(credentials))
+
+    async def _login(self, credentials: ICredentials) -> str:
+        wanted = set(providedBy(credentials))
+        for checker in self._checkers:
+            if not wanted.intersection(checker.credentialInterfaces):
+                continue
+            try:
+                avatar = await maybeDeferred(checker.requestAvatarId, credentials)
+            except UnauthorizedLogin:
+                continue
+            name = avatar.decode("utf-8") if isinstance(avatar, bytes) else avatar
+            if name and isinstance(name, str):
+                return name
+        raise UnauthorizedLogin()
+
+    def scramKeys(self, user: bytes) -> Deferred[ScramKeys]:
+        """
+        @return: a Deferred of the user's L{ScramKeys}.  For a name that no
+            checker knows they are made up, always the same ones: an attacker
+            cannot tell which users there are.
+        """
+        return Deferred.fromCoroutine(self._scramKeys(user))
+
+    async def _scramKeys(self, user: bytes) -> ScramKeys:
+        for checker in self._scram:
+            keys: ScramKeys | None = await asDeferred(checker.scramKeys, user)
+            if keys is not None:
+                return keys
+        made = hmac.digest(self._secret, user, hashlib.sha256)
+        return ScramKeys(SCRAM_ITERATIONS, made[:16], made, made)

@@ -1,0 +1,355 @@
+"""
+The server: listeners in front, stages behind them, the spool, and the scheduler
+of deliveries.  Everything is wired here, for programs that embed it and for
+C{twistd deferrals}, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import EllipsisType
+from typing import Any
+
+import attrs
+from twisted.application import service
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from deferrals.auth.authenticator import Authenticator
+from deferrals.deferreds import SharedResult
+from deferrals.interfaces import IQueue, ISpool
+from deferrals.model.address import normalDomain
+from deferrals.model.ids import TransactionIds
+from deferrals.model.limits import Limits
+from deferrals.model.listener import ListenerSettings
+from deferrals.model.mixed import Mixed
+from deferrals.model.schedule import Schedule
+from deferrals.model.status import Status
+from deferrals.server.listeners import PROXIED, Listeners, serverEndpoint
+from deferrals.server.mixed import MixedPolicies
+from deferrals.server.queue import Queue
+from deferrals.server.services import Services
+from deferrals.server.stages import (
+    Contents,
+    CurrentStages,
+    Deliveries,
+    Envelopes,
+    Notices,
+    Schedules,
+    Stages,
+)
+from deferrals.smtp.server.connectionlimits import ConnectionLimits
+from deferrals.smtp.server.settings import Backend
+
+_log = Logger(namespace="deferrals")
+
+#: The choices for mixed mail that may have to file what is refused.
+_FILING = (Mixed.RETRY, Mixed.NOTIFY, Mixed.FILE)
+
+
+class MailServer(service.Service):
+    """
+    A mail server.  It starts once, as a service or by L{start}; it never ends
+    the process, and there may be several in one.
+
+    @param reactor: timers and the network.
+    @param hostname: how it introduces itself.
+    @param envelope: the stages that are asked about each recipient, in this
+        order.  A recipient that none of them lets in is refused, 550 5.7.1.
+    @param content: the stages that judge the content, or those of each policy,
+        by its name.
+    @param delivery: where mail goes, or several deliveries by name.  The spool
+        remembers the names.
+    @param spool: a directory; or a spool, which belongs to this server from now
+        on; C{None} keeps mail in memory, and it is gone with the process.
+    @param settings: of listeners that are not given their own.  Its limits on
+        connections are those of all listeners together.
+    @param checkers: check passwords.
+    @param schedule: when a delivery is tried again, or each of them, by name.
+    @param notices: the name of the delivery by which senders are told of
+        failures and delays (DSNs); or a function that finds a
+        L{Route<deferrals.model.verdict.Route>} by the sender's
+        L{Mailbox<deferrals.model.address.Mailbox>}; C{None} tells no sender.
+    @param quarantines: by policy, the name of the delivery that gets what the
+        policy refuses of a message that had to be accepted (C{Mixed.FILE}).
+    @param maxJudging: messages in the content stages at once.
+    @param maxDelivering: attempts to deliver that are under way at once.
+    @param returnOctets: no larger message is sent back whole in a notice.
+    @param services: those that stages were built with; by default it makes its
+        own.
+    @ivar status: what the server counts, and what state it is in.
+    @ivar queue: the operator's view of the queue; C{None} where it is in
+        memory.
+    @raise TypeError: an object does not provide its interface, or cannot be
+        hashed.
+    @raise ValueError: a name is no policy's, or no delivery's.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        *,
+        hostname: str,
+        envelope: Envelopes,
+        content: Contents = (),
+        delivery: Deliveries,
+        spool: str | os.PathLike[str] | ISpool | None = None,
+        settings: ListenerSettings | None = None,
+        checkers: Sequence[ICredentialsChecker] = (),
+        schedule: Schedules = Schedule(),
+        notices: Notices = None,
+        quarantines: Mapping[str, str] | None = None,
+        maxJudging: int = 100,
+        maxDelivering: int = 100,
+        returnOctets: int = 1 << 20,
+        services: Services | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._hostname = normalDomain(hostname)
+        self._settings = settings or ListenerSettings()
+        self._choices: dict[str, Any] = {
+            "envelope": envelope,
+            "content": content,
+            "delivery": delivery,
+            "schedule": schedule,
+            "notices": notices,
+            "quarantines": quarantines or {},
+        }
+        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
+        self._authenticator = _authenticator(checkers)
+        self._connections = ConnectionLimits()
+        self.limitConnections(self._settings.limits)
+        self._services = services or Services(reactor, hostname=self._hostname)
+        self.status: Status = self._services.status
+        self._ids = TransactionIds(os.getpid())
+        self._queue = Queue(
+            spool,
+            self._services,
+            self._hostname,
+            self._ids,
+            self._stages,
+            maxDelivering,
+            returnOctets,
+        )
+        self.queue: IQueue | None = self._queue.view
+        self._mixed = MixedPolicies(self._services, self._queue.spool)
+        self.listeners = Listeners(reactor, self._backend)
+        self._services.addListening(lambda: self.listeners.sockets)
+        self._started: SharedResult | None = None
+        self._stopped: SharedResult | None = None
+
+    # Where it listens.
+
+    @property
+    def addresses(self) -> Sequence[IAddress]:
+        """
+        Where it listens now, with the ports that the system has chosen.
+        """
+        return list(self.listeners.addresses.values())
+
+    def listenOn(
+        self, endpoint: str | IStreamServerEndpoint, settings: ListenerSettings | None = None
+    ) -> None:
+        """
+        Listen there, from the start on; at once where it has started.
+
+        @param endpoint: a Twisted server endpoint, or its description; one that
+            begins with C{haproxy:} expects PROXY headers.
+        @raise ValueError: the description is none, or settings ask for what
+            this server does not have.
+        @raise CannotListenError: it has started, and the port cannot be had.
+        """
+        name = endpoint if isinstance(endpoint, str) else type(endpoint).__name__
+        chosen = self._completed(settings, name)
+        if isinstance(endpoint, str):
+            chosen = attrs.evolve(chosen, proxied=chosen.proxied or endpoint.startswith(PROXIED))
+            endpoint = serverEndpoint(self._reactor, endpoint)
+        self.listeners.add(endpoint, chosen)
+        if self._started is not None:
+            self.listeners.openNow()
+
+    def factory(self, settings: ListenerSettings | None = None) -> IProtocolFactory:
+        """
+        Sessions for a port that the program has of its own.
+        """
+        return self.listeners.add(None, self._completed(settings, "factory")).factory
+
+    def _completed(self, settings: ListenerSettings | None, name: str) -> ListenerSettings:
+        settings = settings or self._settings
+        if settings.authentication == "required" and self._authenticator is None:
+            raise ValueError("auth: clients cannot log in without checkers")
+        stages = self._stages.now
+        refusing = [policy for policy, judges in stages.content.items() if judges]
+        missing = [policy for policy in refusing if policy not in stages.quarantines]
+        if settings.mixed in _FILING and missing:
+            raise ValueError(f"mixed: the policy {missing[0]!r} needs a quarantine")
+        return attrs.evolve(
+            settings, hostname=settings.hostname or self._hostname, name=settings.name or name
+        )
+
+    def _backend(self, settings: ListenerSettings) -> Backend:
+        stages = self._stages
+        return Backend(
+            ids=self._ids,
+            senders=stages.now.senders,
+            observers=stages.now.observers,
+            envelope=stages.now.envelope,
+            content=stages.content,
+            spool=self._queue.spool,
+            release=self._queue.release,
+            status=self.status,
+            mixed=self._mixed.forListener(settings, stages.now.quarantines.get, stages.canWriteTo),
+            connectionLimits=self._connections,
+            authenticator=self._authenticator,
+            binary=stages.now.takesBinary,
+            attempt=self._queue.attempt if settings.enumerate == "delivery" else None,
+            deliverySeconds=settings.delivery_deadline,
+        )
+
+    # Its life.
+
+    def privilegedStartService(self) -> None:
+        """
+        Listen, while the process may still bind low ports.
+
+        @raise CannotListenError: a port cannot be had.
+        """
+        service.Service.privilegedStartService(self)
+        self.listeners.openNow()
+
+    def startService(self) -> None:
+        """
+        Start, as part of an application: what is wrong goes to the log, and the
+        ports are closed again.
+        """
+        service.Service.startService(self)
+        self.start().addErrback(self._notStarted)
+
+    def start(self) -> Deferred[MailServer]:
+        """
+        Open the spool, listen, and deliver what is queued.
+
+        @return: a Deferred that fires when mail can be taken.  It fails with
+            L{SpoolError<deferrals.errors.SpoolError>} where the spool is
+            another process's or cannot be written, and with
+            C{CannotListenError}.
+        @raise RuntimeError: it has been started before.
+        """
+        if self._started is not None:
+            raise RuntimeError("a MailServer starts once")
+        self._started = SharedResult(Deferred.fromCoroutine(self._start()))
+        return self._started.wait()
+
+    async def _start(self) -> MailServer:
+        try:
+            await self._queue.start()
+        except BaseException:
+            await self.listeners.close()
+            raise
+        try:
+            await self.listeners.open()
+        except BaseException:
+            await self._queue.stop()
+            raise
+        await self._mixed.load()
+        return self
+
+    def _notStarted(self, failure: Failure) -> None:
+        _log.critical("the mail server cannot start: {error}", error=failure.getErrorMessage())
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop, as part of an application.
+        """
+        service.Service.stopService(self)
+        return self.stop()
+
+    def stop(self, graceSeconds: float = 10.0) -> Deferred[None]:
+        """
+        Take no more connections, let transactions end, then deliveries, and
+        close the spool.  What is not delivered stays in it.
+
+        @param graceSeconds: how long transactions may take.
+        @return: a Deferred that fires when all has ended.
+        """
+        if self._stopped is None:
+            self._stopped = SharedResult(Deferred.fromCoroutine(self._stop(graceSeconds)))
+        return self._stopped.wait()
+
+    async def _stop(self, graceSeconds: float) -> None:
+        isOpen = await self._isOpen()
+        await self.listeners.close()
+        await self.listeners.shutdown(graceSeconds)
+        if isOpen:
+            await self._queue.stop()
+        await self._services.nextHops.close()
+
+    async def _isOpen(self) -> bool:
+        if self._started is None:
+            return False
+        try:
+            await self._started.wait()
+        except Exception:
+            return False
+        return True
+
+    # Its stages.
+
+    def replace(
+        self,
+        *,
+        envelope: Envelopes | None = None,
+        content: Contents | None = None,
+        delivery: Deliveries | None = None,
+        schedule: Schedules | None = None,
+        notices: Notices | EllipsisType = ...,
+        quarantines: Mapping[str, str] | None = None,
+        maxDelivering: int | None = None,
+        returnOctets: int | None = None,
+    ) -> None:
+        """
+        Set other stages, for the transactions that begin from now on; what is
+        queued goes to the deliveries that now have its names.  What is not
+        given stays as it is.
+
+        @raise TypeError: as the constructor.
+        @raise ValueError: as the constructor; nothing has changed.
+        """
+        given: dict[str, Any] = {
+            "envelope": envelope,
+            "content": content,
+            "delivery": delivery,
+            "schedule": schedule,
+            "quarantines": quarantines,
+        }
+        choices = self._choices | {key: one for key, one in given.items() if one is not None}
+        if notices is not ...:
+            choices["notices"] = notices
+        self._stages.set(Stages.make(**choices))
+        self._choices = choices
+        self._queue.replaced(maxDelivering, returnOctets)
+        self.listeners.refresh()
+
+    def limitConnections(self, limits: Limits) -> None:
+        """
+        Let the connections of all listeners together go by these limits.
+        """
+        self._connections.connections = limits.connections
+        self._connections.perNeighbourhood = limits.connections_per_address
+        self._connections.delaySeconds = limits.auth_delay
+
+
+def _authenticator(checkers: Sequence[ICredentialsChecker]) -> Authenticator | None:
+    for checker in checkers:
+        if not ICredentialsChecker.providedBy(checker):
+            raise TypeError(f"checkers: {checker!r} does not provide ICredentialsChecker")
+    return Authenticator(checkers) if checkers else None

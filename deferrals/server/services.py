@@ -1,0 +1,104 @@
+"""
+What the server offers to its stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+import attrs
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorThreads, IResolver, IStreamClientEndpoint
+from twisted.internet.threads import deferToThreadPool
+from zope.interface import implementer
+
+from deferrals.interfaces import IServices
+from deferrals.model.status import Status
+from deferrals.server.network import makeResolver, reachable
+from deferrals.smtp.client.pool import NextHops
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+@implementer(IServices)
+@attrs.frozen(eq=False)
+class Services:
+    """
+    See L{IServices}.
+
+    @ivar stateDir: where stages keep what they have to.
+    @ivar baseDir: where relative paths start.
+    @ivar dns: the DNS servers to ask; none, for those of the system.
+    """
+
+    reactor: Any  # Twisted's type for the global reactor says only a part of it
+    hostname: str = attrs.field(kw_only=True)
+    stateDir: str = attrs.field(default=".", kw_only=True)
+    baseDir: str = attrs.field(default=".", kw_only=True)
+    dns: tuple[tuple[str, int], ...] = attrs.field(default=(), kw_only=True)
+    status: Status = attrs.field(factory=Status, init=False)
+    nextHops: NextHops = attrs.field(init=False)
+    _listening: list[Callable[[], Iterable[tuple[str, int]]]] = attrs.field(
+        factory=list, init=False
+    )
+    _resolvers: dict[tuple[tuple[str, int], ...], IResolver] = attrs.field(init=False, factory=dict)
+    _common: dict[Hashable, Any] = attrs.field(factory=dict, init=False)
+
+    @nextHops.default
+    def _makeNextHops(self) -> NextHops:
+        return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
+
+    def __attrs_post_init__(self) -> None:
+        self.status.show("next hops", self.nextHops.describe)
+
+    def addListening(self, sockets: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """
+        Let L{listensOn} know of a server's addresses and ports.
+        """
+        self._listening.append(sockets)
+
+    def common(self, key: Hashable, build: Callable[[], _T]) -> _T:
+        """
+        See L{IServices.common}.
+        """
+        if key not in self._common:
+            self._common[key] = build()
+        found: _T = self._common[key]
+        return found
+
+    def inThread(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """
+        See L{IServices.inThread}.
+        """
+        if not IReactorThreads.providedBy(self.reactor):  # a test's clock
+            return maybeDeferred(function, *args, **kwargs)
+        pool = self.reactor.getThreadPool()
+        return deferToThreadPool(self.reactor, pool, function, *args, **kwargs)
+
+    def connect(self, endpoint: str) -> IStreamClientEndpoint:
+        """
+        See L{IServices.connect}.
+        """
+        found: IStreamClientEndpoint = endpoints.clientFromString(self.reactor, endpoint)
+        return found
+
+    def resolver(self, servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
+        """
+        See L{IServices.resolver}.
+        """
+        servers = servers or self.dns
+        if servers not in self._resolvers:
+            self._resolvers[servers] = makeResolver(self.reactor, servers)
+        return self._resolvers[servers]
+
+    def listensOn(self, address: str, port: int) -> bool:
+        """
+        See L{IServices.listensOn}.
+        """
+        sockets = [one for sockets in self._listening for one in sockets()]
+        return reachable(sockets, address, port)

@@ -1,0 +1,292 @@
+"""
+The stages that a server has, checked and put together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import attrs
+from twisted.internet.defer import Deferred
+from zope.interface import Interface, implementer
+
+from deferrals.errors import StageError
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    IContentStage,
+    IDeliveryStage,
+    IEnvelopeStage,
+    ISenderStage,
+    ITransactionObserver,
+)
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import R550_RELAYING_DENIED
+from deferrals.model.schedule import Schedule
+from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
+from deferrals.plugins.finding import checkStage
+from deferrals.stages.content.judge import ContentJudge
+from deferrals.stages.envelope.chain import askInTurn
+from deferrals.stages.envelope.rules import RuleTable
+
+#: The names of the policy and of the delivery that have been given none.
+CONTENT, DELIVERY = "content", "delivery"
+
+#: When a delivery is tried again that has no schedule of its own, or that is
+#: there no longer.
+_ORDINARY = Schedule()
+
+# As text: the lowest supported zope.interface has no C{|}.
+Envelopes: TypeAlias = "IEnvelopeStage | Sequence[IEnvelopeStage]"
+Contents = Sequence[IContentStage] | Mapping[str, Sequence[IContentStage]]
+Deliveries: TypeAlias = "IDeliveryStage | Mapping[str, IDeliveryStage]"
+Schedules = Schedule | Mapping[str, Schedule]
+RouteBack = Callable[[Mailbox], Route | None]
+Notices = str | RouteBack | None
+
+
+@attrs.frozen(kw_only=True)
+class Stages:
+    """
+    What new transactions meet, and what queued mail goes to.
+
+    @ivar senders: the stages that decide about senders.
+    @ivar observers: the stages that are told how transactions end.
+    @ivar envelope: decides at RCPT TO.
+    @ivar content: the content stages of each policy.
+    @ivar deliveries: delivery stages by name.
+    @ivar schedules: when what they could not deliver is tried again, by name.
+    @ivar routeBack: finds where a notice for a sender goes; C{None} if there is
+        no way.
+    @ivar quarantines: the deliveries that get what policies refuse of messages
+        that had to be accepted, by policy.
+    """
+
+    senders: Sequence[ISenderStage]
+    observers: Sequence[ITransactionObserver]
+    envelope: IEnvelopeStage
+    content: Mapping[str, Sequence[IContentStage]]
+    deliveries: Mapping[str, IDeliveryStage]
+    schedules: Mapping[str, Schedule]
+    routeBack: RouteBack
+    quarantines: Mapping[str, str]
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        envelope: Envelopes,
+        content: Contents,
+        delivery: Deliveries,
+        schedule: Schedules,
+        notices: Notices,
+        quarantines: Mapping[str, str],
+    ) -> Stages:
+        """
+        Out of what L{MailServer<deferrals.server.MailServer>} is given.
+
+        @raise TypeError: an object is no such stage, or cannot be hashed.
+        @raise ValueError: a name is no policy's, or no delivery's.
+        """
+        policies = _policies(content)
+        deliveries = dict(delivery) if isinstance(delivery, Mapping) else {DELIVERY: delivery}
+        _check(IDeliveryStage, deliveries.values())
+        if not deliveries:
+            raise ValueError("delivery: expected one at least")
+        if isinstance(schedule, Schedule):
+            schedule = dict.fromkeys(deliveries, schedule)
+        _names("schedule", "delivery", schedule, deliveries)
+        _names("quarantines", "policy", quarantines, policies)
+        _names("quarantines", "delivery", quarantines.values(), deliveries)
+        first = _first(envelope, policies, deliveries)
+        every = _every(first, policies, deliveries)
+        return cls(
+            senders=[stage for stage in every if ISenderStage.providedBy(stage)],
+            observers=[stage for stage in every if ITransactionObserver.providedBy(stage)],
+            envelope=first,
+            content=policies,
+            deliveries=deliveries,
+            schedules=dict(schedule),
+            routeBack=_routeBack(notices, deliveries),
+            quarantines=dict(quarantines),
+        )
+
+    @property
+    def takesBinary(self) -> bool:
+        """
+        Whether BODY=BINARYMIME can go everywhere as it is.
+        """
+        return all(IBinaryDelivery.providedBy(one) for one in self.deliveries.values())
+
+
+class CurrentStages:
+    """
+    The stages of this moment: others may be set at any time, and what asks
+    through here needs not know of it.
+
+    @param maxJudging: messages in the content stages at once.
+    @ivar content: the judge over all policies.
+    """
+
+    def __init__(self, first: Stages, maxJudging: int) -> None:
+        self._maxJudging = maxJudging
+        self.set(first)
+
+    def set(self, stages: Stages) -> None:
+        """
+        Let new transactions meet these.
+        """
+        self.now = stages
+        self.content = ContentJudge(stages.content, self._maxJudging)
+
+    def delivery(self, name: str) -> IDeliveryStage | None:
+        """
+        The delivery of a name; C{None} where there is none any longer.
+        """
+        return self.now.deliveries.get(name)
+
+    def schedule(self, name: str) -> Schedule:
+        """
+        When what it could not deliver is tried again.
+        """
+        return self.now.schedules.get(name, _ORDINARY)
+
+    def routeBack(self, sender: Mailbox) -> Route | None:
+        """
+        Where a notice for a sender goes; C{None} if there is no way.
+        """
+        return self.now.routeBack(sender)
+
+    def canWriteTo(self, sender: Mailbox) -> bool:
+        """
+        Whether there is a way for notices to a sender.
+        """
+        return self.now.routeBack(sender) is not None
+
+
+@implementer(IEnvelopeStage)
+class EnvelopeChain:
+    """
+    The envelope stages of a program that embeds the server, as one.
+
+    They are asked in their order; a refusal ends it; the last opinion counts.
+    A recipient that none of them lets in is refused, 550 5.7.1.  Names that a
+    verdict leaves out are filled in where there is one policy, one delivery.
+
+    @ivar stages: the stages.
+    @param policies: the names of all policies.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[IEnvelopeStage],
+        policies: Iterable[str],
+        deliveries: Mapping[str, IDeliveryStage],
+    ) -> None:
+        self.stages = stages
+        self._policies = list(policies)
+        self._deliveries = deliveries
+
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeVerdict]:
+        """
+        See L{IEnvelopeStage.judgeRecipient}.
+        """
+        return Deferred.fromCoroutine(self._judge(envelope, recipient))
+
+    async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:
+        refuse = Refuse(R550_RELAYING_DENIED)
+        verdict = await askInTurn(self.stages, envelope, recipient, refuse)
+        if isinstance(verdict, Refuse):
+            return verdict
+        route = self._completed(verdict.route)
+        verdict = attrs.evolve(verdict, route=route)
+        delivery = self._deliveries[route.delivery]
+        if not IEnvelopeStage.providedBy(delivery) or delivery in self.stages:
+            return verdict
+        routed = recipient.routed(route)
+        verdict = await askInTurn([delivery], envelope, routed, verdict)
+        if isinstance(verdict, Refuse):
+            return verdict
+        return attrs.evolve(verdict, route=self._completed(verdict.route))
+
+    def _completed(self, route: Route | None) -> Route:
+        route = route or Route("", "")
+        policy = _chosen("policy", route.policy, self._policies)
+        delivery = _chosen("delivery", route.delivery, list(self._deliveries))
+        return attrs.evolve(route, policy=policy, delivery=delivery)
+
+
+def _chosen(what: str, name: str, names: Sequence[str]) -> str:
+    """
+    @raise StageError: there is no such name; or none was given, and there are
+        several.
+    """
+    if not name and len(names) == 1:
+        return names[0]
+    if name not in names:
+        raise StageError(f"no {what} is named {name!r}; there are: {', '.join(names)}")
+    return name
+
+
+def _policies(content: Contents) -> dict[str, Sequence[IContentStage]]:
+    if not isinstance(content, Mapping):
+        content = {CONTENT: content}
+    policies = {name: tuple(stages) for name, stages in content.items()}
+    for stages in policies.values():
+        _check(IContentStage, stages)
+    return dict(policies)
+
+
+def _first(
+    envelope: Envelopes, policies: Iterable[str], deliveries: Mapping[str, IDeliveryStage]
+) -> RuleTable | EnvelopeChain:
+    """
+    The stage that a session asks.  The rules of a configuration name a policy
+    and a delivery for each recipient, and ask the delivery themselves.
+    """
+    if isinstance(envelope, RuleTable):
+        return envelope
+    stages = tuple(envelope) if isinstance(envelope, Sequence) else (envelope,)
+    _check(IEnvelopeStage, stages)
+    if not stages:
+        raise ValueError("envelope: expected a stage; without one every recipient is refused")
+    return EnvelopeChain(stages, policies, deliveries)
+
+
+def _every(
+    first: RuleTable | EnvelopeChain,
+    policies: Mapping[str, Sequence[IContentStage]],
+    deliveries: Mapping[str, IDeliveryStage],
+) -> list[object]:
+    """
+    All stages, each once, in the order in which mail meets them.
+    """
+    contents = itertools.chain.from_iterable(policies.values())
+    every = [*first.stages, *contents, *deliveries.values()]
+    return list({id(stage): stage for stage in every}.values())
+
+
+def _check(interface: type[Interface], stages: Iterable[object]) -> None:
+    for stage in stages:
+        try:
+            checkStage(interface, stage, "this is")
+        except ValueError as error:
+            raise TypeError(f"expected {error}") from None
+
+
+def _names(where: str, what: str, given: Iterable[str], there: Iterable[str]) -> None:
+    unknown = [name for name in given if name not in there]
+    if unknown:
+        names = ", ".join(there)
+        raise ValueError(f"{where}: no {what} is named {unknown[0]!r}; there are: {names}")
+
+
+def _routeBack(notices: Notices, deliveries: Iterable[str]) -> RouteBack:
+    if callable(notices):
+        return notices
+    if notices is not None:
+        _names("notices", "delivery", [notices], deliveries)
+    route = None if notices is None else Route("", notices)
+    return lambda sender: route

@@ -1,0 +1,188 @@
+"""
+One message to one server: in as many transactions as the server's limits ask
+for (RFC 9422).  Recipients that a server puts off with 452 while it takes
+others come in the next transaction (RFC 5321 §4.5.3.1.10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from deferrals.errors import HopError
+from deferrals.model.answers import Answer, Result
+from deferrals.model.envelope import Form
+from deferrals.model.outgoing import PREFERENCE, Hop, Outgoing, Sent
+from deferrals.model.reply import Reply
+from deferrals.model.sending import R451_NOT_ASKED
+from deferrals.smtp.client.connections import HopConnections
+from deferrals.smtp.client.downgrades import Downgrades
+from deferrals.smtp.client.session import ClientSession
+
+_log = Logger(namespace="deferrals.hops")
+
+#: A message is not cut into more transactions than this at a time.
+MAX_TRANSACTIONS = 100
+
+#: Replies to MAIL FROM that may mean the extension's parameter.
+_PARAMETER_REFUSED = {500, 501, 503, 504, 555}
+
+
+class Transfer:
+    """
+    One message to one server.
+
+    @param connections: to that server; one of their slots is the caller's.
+    @param downgrades: the extensions that servers are used without.
+    @param clock: tells the time.
+    """
+
+    def __init__(
+        self,
+        connections: HopConnections,
+        downgrades: Downgrades,
+        clock: IReactorTime,
+        outgoing: Outgoing,
+    ) -> None:
+        self._connections = connections
+        self._hop = connections.hop
+        self._downgrades = downgrades
+        self._clock = clock
+        self._outgoing = outgoing
+        self._answers: dict[int, Answer] = {}
+        self._session: ClientSession | None = None
+        self._fresh = False
+        self._host = self._hop.host
+        self._knowsDSN = False
+
+    async def run(self) -> Sent:
+        """
+        @raise HopError: there was no session at all.
+        """
+        pending = list(range(len(self._outgoing.recipients)))
+        try:
+            for _ in range(MAX_TRANSACTIONS):
+                if not pending:
+                    break
+                if self._session is None:
+                    self._session, self._fresh = await self._connections.take()
+                pending = await self._transaction(self._session, pending)
+        except HopError:
+            if not self._answers:
+                raise
+        finally:
+            if self._session is not None:
+                self._connections.giveBack(self._session)
+        answers = tuple(
+            self._answers.get(index) or Answer(address, R451_NOT_ASKED, "envelope")
+            for index, address in enumerate(self._outgoing.recipients)
+        )
+        return Sent(answers, self._host, self._knowsDSN)
+
+    async def _transaction(self, session: ClientSession, pending: list[int]) -> list[int]:
+        """
+        @return: the recipients that are still to be sent to.
+        """
+        self._host = self._hop.host or session.serverName
+        self._knowsDSN = "DSN" in session.capabilities
+        batch = _batch(session, self._hop, self._outgoing, pending)
+        message = self._outgoing.only(batch)
+        result = await session.send(message, self._forms())
+        sender = result.sender
+        if result.lost and not self._fresh and (sender is None or sender.code == 421):
+            self._session = None  # the server had closed it: nothing was begun
+            return pending
+        self._learn(result)
+        if _refusesParameter(result) and session.usable:
+            refused, form = result.sender, result.form
+            result = await session.send(message, [])
+            if result.sender is not None and result.sender.isPositive:
+                self._problem(form, f"MAIL FROM was answered {refused}")
+        self._fresh = False
+        self._answers.update(zip(batch, result.answers, strict=True))
+        if not session.usable:
+            self._session = None
+            return [] if result.lost else pending[len(batch) :]
+        if self._connections.isSpent(session):
+            self._connections.giveBack(session)
+            self._session = None
+        return [*_putOff(batch, result), *pending[len(batch) :]]
+
+    # Extensions that go wrong (D-26).
+
+    def _forms(self) -> list[Form]:
+        """
+        The extensions that may be used with the server now.
+        """
+        return self._downgrades.without(self._hop.name, self._hop.forms, self._clock.seconds())
+
+    def _learn(self, result: Result) -> None:
+        """
+        Remember how a message went under an extension.
+        """
+        if result.form not in PREFERENCE or not result.handedOver:
+            return
+        if not result.lost:
+            self._downgrades.success(self._hop.name, result.form)
+        elif result.final is None:
+            self._problem(result.form, result.lost)
+
+    def _problem(self, form: Form, reason: str) -> None:
+        """
+        A message went wrong under an extension.
+        """
+        if self._downgrades.problem(self._hop.name, form, reason, self._clock.seconds()):
+            _log.warn(
+                "{server} keeps failing under {form}, and is used without it from now on: {reason}",
+                server=self._hop.name,
+                form=form.name,
+                reason=reason,
+            )
+
+
+def _batch(
+    session: ClientSession, hop: Hop, outgoing: Outgoing, pending: Sequence[int]
+) -> list[int]:
+    """
+    The recipients of the next transaction: as many as the server takes.
+    """
+    limit = min(hop.recipients, session.limit("RCPTMAX") or hop.recipients)
+    domainLimit = session.limit("RCPTDOMAINMAX")
+    batch: list[int] = []
+    domains: set[str] = set()
+    for index in pending[:limit]:
+        domains.add(outgoing.recipients[index].rpartition("@")[2].lower())
+        if domainLimit is not None and len(domains) > domainLimit:
+            break
+        batch.append(index)
+    return batch
+
+
+def _refusesParameter(result: Result) -> bool:
+    """
+    Whether it may be the extension's parameter that the server does not want.
+    """
+    asked, sender = result.form in PREFERENCE, result.sender
+    return asked and sender is not None and sender.code in _PARAMETER_REFUSED
+
+
+def _putOff(batch: Sequence[int], result: Result) -> list[int]:
+    """
+    The recipients that come again at once: the server has sent them away in
+    the envelope with 452 while it let others in.  There are none where it
+    cannot take mail now.
+    """
+    final = result.final
+    if not result.handedOver or (final is not None and final.isTemporary):
+        return []
+    return [
+        index
+        for index, answer in zip(batch, result.answers, strict=True)
+        if answer.stage == "envelope" and _isPutOff(answer.reply)
+    ]
+
+
+def _isPutOff(reply: Reply) -> bool:
+    return reply.code == 452 and reply.enhanced in (None, "4.5.3")

@@ -1,0 +1,191 @@
+"""
+The files of the embedded spool, and the lock on them.
+
+What touches a disk here blocks: it is for threads, for commands, and for the
+moment in which a spool is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable
+
+import attrs
+
+from deferrals.errors import SpoolError
+from deferrals.model.ids import formatId, parseId
+
+
+@attrs.frozen
+class SpoolFiles:
+    """
+    Where everything is.
+
+    @ivar directory: absolute path of the spool.
+    @ivar database: its database.
+    @ivar bodies: the directory of bodies too large for the database.
+    @ivar damaged: the directory for what could not be read.
+    @ivar lock: the file that is locked while a process has the spool.
+    """
+
+    directory: str
+    database: str = attrs.field(init=False)
+    bodies: str = attrs.field(init=False)
+    damaged: str = attrs.field(init=False)
+    lock: str = attrs.field(init=False)
+
+    @database.default
+    def _database(self) -> str:
+        return os.path.join(self.directory, "spool.sqlite")
+
+    @bodies.default
+    def _bodies(self) -> str:
+        return os.path.join(self.directory, "bodies")
+
+    @damaged.default
+    def _damaged(self) -> str:
+        return os.path.join(self.directory, "damaged")
+
+    @lock.default
+    def _lock(self) -> str:
+        return os.path.join(self.directory, "lock")
+
+    def body(self, number: int) -> str:
+        """
+        The file of a large message's body.
+        """
+        return f"{self.bodies}/{formatId(number)}"
+
+    def damagedBody(self, number: int) -> str:
+        """
+        The same, when it has been moved aside.
+        """
+        return f"{self.damaged}/{formatId(number)}"
+
+    def make(self) -> None:
+        """
+        Make the directories that are missing, readable by the server's own
+        user alone.
+
+        @raise OSError: they cannot be made.
+        """
+        _makePrivate(self.bodies)
+
+    def bodyNumbers(self) -> list[int]:
+        """
+        The numbers of the messages that have a file in L{bodies}.
+        """
+        numbers = []
+        for name in os.listdir(self.bodies) if os.path.isdir(self.bodies) else []:
+            with contextlib.suppress(ValueError):
+                numbers.append(parseId(name))
+        return numbers
+
+    def withoutBody(self, numbers: Iterable[int]) -> list[int]:
+        """
+        @return: those of the messages that have no file in L{bodies}.
+        """
+        return [number for number in numbers if not os.path.exists(self.body(number))]
+
+    def removeBody(self, number: int) -> None:
+        """
+        Remove the file of a message's body, if there is one.
+        """
+        removeFile(self.body(number))
+
+    def removeAll(self, number: int) -> None:
+        """
+        The same, also where the file has been moved aside.
+        """
+        self.removeBody(number)
+        removeFile(self.damagedBody(number))
+
+    def setBodyAside(self, number: int) -> bool:
+        """
+        Move the file of a message's body to L{damaged}.
+
+        @return: whether there was one.
+        """
+        os.makedirs(self.damaged, mode=0o700, exist_ok=True)
+        try:
+            os.rename(self.body(number), self.damagedBody(number))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def namesAside(self) -> list[str]:
+        """
+        What is in L{damaged}.
+        """
+        return sorted(os.listdir(self.damaged)) if os.path.isdir(self.damaged) else []
+
+
+class SpoolLock:
+    """
+    Keeps a spool for one process.
+
+    @param files: those of the spool.
+    """
+
+    def __init__(self, files: SpoolFiles) -> None:
+        self._files = files
+        self._fd = -1
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has it."""
+        return self._fd >= 0
+
+    def take(self, rival: str = "another process") -> None:
+        """
+        @param rival: what has the spool if it is locked.
+        @raise SpoolError: the spool is locked, or cannot be.
+        """
+        try:
+            fd = os.open(self._files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SpoolError(f"cannot lock the spool: {error}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise SpoolError(f"{self._files.directory} is in use by {rival}") from None
+        self._fd = fd
+
+    def renew(self) -> None:
+        """
+        If the lock's file has been deleted, make it again and lock that.
+
+        @raise SpoolError: it cannot be made.
+        """
+        if not os.path.exists(self._files.lock):
+            deleted = self._fd
+            self.take()
+            os.close(deleted)
+
+    def release(self) -> None:
+        """
+        Let other processes have the spool.
+        """
+        if self.held:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def removeFile(path: str) -> None:
+    """
+    Remove a file, if it is there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _makePrivate(path: str) -> None:
+    """
+    Make a directory, and those above it that are missing.
+    """
+    if not os.path.isdir(path):
+        _makePrivate(os.path.dirname(path))
+        os.mkdir(path, 0o700)

@@ -1,0 +1,398 @@
+"""
+What every spool has to do, as tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import attrs
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
+
+from deferrals.interfaces import IMessage, ISpool, Work
+from deferrals.model.address import Mailbox
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import (
+    DelayNotified,
+    NotifyThenRemove,
+    Remove,
+    Reschedule,
+    Undeliverable,
+)
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import Marks, Route
+from deferrals.testing.values import LATER, makeAddressees, makeEnvelope
+
+
+class SpoolContract:
+    """
+    What every L{ISpool} does.
+    """
+
+    clock: Clock
+
+    def makeSpool(self) -> Any:
+        """
+        Called once per test; sets C{self.clock}.
+
+        @return: the spool to be tested, open.
+        """
+        raise NotImplementedError
+
+    def reopen(self, spool: Any) -> Any:
+        """
+        @return: the same spool, after its process has died.
+        """
+        raise NotImplementedError
+
+    def resultOf(self: Any, d: Any) -> Any:
+        """
+        Wait for a Deferred.
+        """
+        return self.successResultOf(d)
+
+    def body(self: Any, spool: Any, envelope: Envelope, *chunks: bytes) -> Any:
+        """
+        @return: a message of the spool.
+        """
+        writer = spool.newBody(envelope.transaction)
+        for chunk in chunks:
+            writer.write(chunk)
+        return self.resultOf(writer.finish())
+
+    def staged(self: Any, spool: Any, *addresses: str) -> Work:
+        """
+        @return: staged work for these addresses.
+        """
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"Subject: x\r\n", b"\r\nhello\r\n")
+        work: Work = self.resultOf(spool.stage(envelope, message, makeAddressees(*addresses)))
+        return work
+
+    def test_providesInterface(self: Any) -> None:
+        """It provides the interface."""
+        self.assertTrue(verifyObject(ISpool, self.makeSpool()))
+
+    def test_message(self: Any) -> None:
+        """What was written is what the message has."""
+        spool, envelope = self.makeSpool(), makeEnvelope()
+        content = b"Subject: a\r\n folded\r\nX: \xff\r\n\r\nbody\r\n"
+        message = self.body(spool, envelope, content[:9], content[9:])
+        self.assertTrue(verifyObject(IMessage, message))
+        self.assertEqual(message.size, len(content))
+        self.assertEqual(message.digest, hashlib.sha256(content).digest())
+        self.assertEqual(message.fields(), [("Subject", "a folded"), ("X", "\ufffd")])
+        with message.open() as file:
+            self.assertEqual(file.read(), content)
+
+    def test_large(self: Any) -> None:
+        """However large a message is, and however slow the disk: it comes to an end."""
+        spool, envelope = self.makeSpool(), makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        digest = hashlib.sha256()
+        for number in range(100):
+            chunk = b"%063d\r\n" % number * 1000
+            digest.update(chunk)
+            writer.write(chunk)
+            if writer.congested:
+                self.resultOf(writer.drained())
+        message = self.resultOf(writer.finish())
+        self.assertEqual((message.size, message.digest), (writer.size, digest.digest()))
+        writer.abort()
+
+    def claimed(self, spool: Any, limit: int = 10, share: int = 10, **shares: int) -> list[Work]:
+        """
+        @return: what is due.
+        """
+        works: list[Work] = self.resultOf(spool.claim(limit, shares, share))
+        return works
+
+    def owned(self, spool: Any, *addresses: str) -> Work:
+        """
+        @return: released work for these addresses, leased to us.
+        """
+        work = self.staged(spool, *addresses)
+        spool.release(work, {})
+        return work
+
+    def waits(self, destination: str = "there", seconds: float = 60.0, **more: Any) -> Reschedule:
+        """
+        @return: another attempt after so many seconds.
+        """
+        values = {"expireSeconds": 1000.0, "warnSeconds": 0.0, "reply": LATER, "host": "mx.test"}
+        return Reschedule(destination, seconds, **{**values, **more})
+
+    def queued(self, spool: Any, address: str, *args: Any, **more: Any) -> Work:
+        """
+        @return: released work, whose recipient L{waits}.
+        """
+        work = self.owned(spool, address)
+        self.resultOf(spool.record(work, {work.addressees[0]: self.waits(*args, **more)}))
+        return work
+
+    def test_lateOutcome(self: Any) -> None:
+        """
+        A lease that has run out while nothing could be written: the outcome
+        counts, as long as nobody else has the recipient.
+        """
+        spool = self.makeSpool()
+        self.queued(spool, "a@b.example", seconds=1.0)
+        self.clock.advance(2)
+        (work,) = self.claimed(spool)
+        self.clock.advance(1000)
+        # All of this destination's slots are taken, by what is under way.
+        self.assertEqual(self.claimed(spool, there=0), [])
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_stagedIsNotClaimed(self: Any) -> None:
+        """Nobody delivers what is not released (D-20)."""
+        spool = self.makeSpool()
+        self.staged(spool, "a@example.net")
+        self.clock.advance(10000)
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_abandoned(self: Any) -> None:
+        """An abandoned message is gone (D-15)."""
+        spool = self.makeSpool()
+        spool.abandon(self.staged(spool, "a@example.net"))
+        self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
+        spool = self.reopen(spool)
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_leased(self: Any) -> None:
+        """Released work belongs to the one who staged it, until its lease runs out."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net")
+        self.assertEqual(self.claimed(spool), [])
+        self.clock.advance(200)
+        spool.renew([work])
+        self.clock.advance(200)
+        self.assertEqual(self.claimed(spool), [])
+        self.clock.advance(101)
+        self.assertEqual(len(self.claimed(spool)), 1)
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_claimed(self: Any) -> None:
+        """What is claimed is what was stored, complete."""
+        spool = self.makeSpool()
+        envelope = makeEnvelope("", smtputf8=True, ret="HDRS", envid="e1")
+        message = self.body(spool, envelope, b"\r\nhello\r\n")
+        marks = Marks((("X-Score", "5"),), ("X-Old",), "[spam] ", True)
+        recipient = Recipient(
+            Mailbox.parse("b@example.net"), frozenset({"NEVER"}), "rfc822;b", Route("strict", "box")
+        )
+        addressees = [*makeAddressees("a@example.net"), Addressee(recipient, marks, 1)]
+        work = self.resultOf(spool.stage(envelope, message, addressees))
+        spool.release(work, dict.fromkeys(addressees, self.waits("there", 0.0, attempted=False)))
+        (claimed,) = self.claimed(spool)
+        self.assertEqual(claimed.envelope, envelope)
+        self.assertEqual(list(claimed.addressees), addressees)
+        with claimed.message.open() as file:
+            self.assertEqual(file.read(), b"\r\nhello\r\n")
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_recorded(self: Any) -> None:
+        """Who is delivered leaves; who waits is due at its time, with its attempts counted."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net", "b@example.net")
+        one, two = work.addressees
+        self.resultOf(spool.record(work, {one: Remove(), two: self.waits()}))
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.assertEqual(self.claimed(spool), [])
+        self.clock.advance(61)
+        (again,) = self.claimed(spool)
+        (addressee,) = again.addressees
+        self.assertEqual((str(addressee), addressee.attempts), ("b@example.net", 1))
+        self.assertEqual((addressee.reply, addressee.host), (LATER, "mx.test"))
+        self.assertEqual(again.ageSeconds, 61)
+        self.resultOf(spool.record(again, {addressee: Remove()}))
+        self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
+
+    def test_putBack(self: Any) -> None:
+        """Who was put back without an attempt has not used one up."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", seconds=0.0, attempted=False)
+        (again,) = self.claimed(spool)
+        self.assertEqual(again.addressees[0].attempts, 0)
+
+    def test_shares(self: Any) -> None:
+        """No destination gets more than its share, and all have their turn."""
+        spool = self.makeSpool()
+        for number in range(6):
+            self.queued(spool, f"{number}@dead.example", "dead", 1.0)
+        for number in range(2):
+            self.queued(spool, f"{number}@live.example", "live", 2.0)
+        self.clock.advance(3)
+        names = [str(work.addressees[0]) for work in self.claimed(spool, 9, 9, dead=1)]
+        self.assertEqual(sorted(names), ["0@dead.example", "0@live.example", "1@live.example"])
+        self.assertEqual(self.claimed(spool, 9, 9, dead=0), [])
+        self.assertEqual(len(self.claimed(spool, 4, 9)), 4)
+        self.assertEqual(len(self.claimed(spool, 9, 9)), 1)
+
+    def test_turns(self: Any) -> None:
+        """A destination that has just had its turn is behind the others."""
+        spool = self.makeSpool()
+        for number in range(3):
+            self.queued(spool, f"{number}@a.example", "a", 1.0)
+            self.queued(spool, f"{number}@b.example", "b", 1.0)
+        self.clock.advance(2)
+        found = [str(self.claimed(spool, 1, 1)[0].addressees[0]) for _ in range(2)]
+        self.assertEqual({name.partition("@")[2] for name in found}, {"a.example", "b.example"})
+
+    def test_backOff(self: Any) -> None:
+        """A destination that is left alone is not due, and due again when that is taken back."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", "dead", 1.0)
+        spool.backOff("dead", 500.0)
+        self.clock.advance(200)
+        self.queued(spool, "b@example.net", "dead", 1.0)
+        self.clock.advance(100)
+        self.assertEqual(self.claimed(spool), [])
+        spool.backOff("dead", 0)
+        self.assertEqual(len(self.claimed(spool)), 2)
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_backOffEnds(self: Any) -> None:
+        """A destination that was left alone is due when its time is over."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", "dead", 1.0)
+        spool.backOff("dead", 500.0)
+        self.clock.advance(501)
+        self.assertEqual(len(self.claimed(spool)), 1)
+
+    def test_restart(self: Any) -> None:
+        """After a crash, what was staged is released: a duplicate is the lesser evil (RFC 1047)."""
+        spool = self.makeSpool()
+        self.staged(spool, "a@example.net")
+        self.owned(spool, "b@example.net")
+        spool = self.reopen(spool)
+        self.assertEqual(
+            sorted(str(work.addressees[0]) for work in self.claimed(spool)),
+            ["a@example.net", "b@example.net"],
+        )
+
+    def told(self, spool: Any, transaction: int | None = None) -> list[tuple[str, str]]:
+        """
+        @return: whose sender is to be told of what, now.
+        """
+        works = self.resultOf(spool.notices(10, transaction))
+        return sorted((str(a), a.action) for work in works for a in work.addressees)
+
+    def test_ended(self: Any) -> None:
+        """Whose outcome stands is there until its sender is told; one asker gets it."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net", "b@example.net")
+        reply = Reply(550, "5.1.1", "gone")
+        dispositions = {
+            work.addressees[0]: NotifyThenRemove("failed", reply, "mx.test"),
+            work.addressees[1]: self.waits(),
+        }
+        self.resultOf(spool.record(work, dispositions))
+        number = work.envelope.transaction
+        (telling,) = self.resultOf(spool.notices(1, number))
+        (addressee,) = telling.addressees
+        self.assertEqual(
+            (addressee.action, addressee.reply, addressee.host), ("failed", reply, "mx.test")
+        )
+        self.clock.advance(61)
+        self.assertEqual(self.told(spool), [])
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 2))
+
+    def test_endedAndDied(self: Any) -> None:
+        """When the process dies before the sender is told, the next one tells."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net")
+        self.resultOf(spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)}))
+        self.assertEqual(self.told(spool), [])
+        spool = self.reopen(spool)
+        self.assertEqual(self.told(spool), [("a@example.net", "failed")])
+
+    def test_notice(self: Any) -> None:
+        """A notice is ours in the moment in which the recipients leave (RFC 3464)."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net")
+        self.resultOf(spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)}))
+        (telling,) = self.resultOf(spool.notices(1, work.envelope.transaction))
+        envelope = makeEnvelope("")
+        message = self.body(spool, envelope, b"\r\nsorry\r\n")
+        notice = (envelope, message, makeAddressees("sender@example.com"))
+        dispositions = {telling.addressees[0]: Remove("failed")}
+        (leased,) = self.resultOf(spool.record(telling, dispositions, [notice]))
+        self.assertEqual(str(leased.addressees[0]), "sender@example.com")
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.assertEqual(self.claimed(spool), [])
+        (again,) = self.claimed(self.reopen(spool))
+        self.assertEqual(again.envelope, envelope)
+
+    def test_late(self: Any) -> None:
+        """Who is late is told of once; who is too late is given up, and not delivered."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", seconds=5000.0, warnSeconds=300.0)
+        self.clock.advance(299)
+        self.assertEqual(self.told(spool), [])
+        self.clock.advance(2)
+        (late,) = self.resultOf(spool.notices(10))
+        self.assertEqual(late.addressees[0].action, "delayed")
+        self.assertEqual(late.expireSeconds, 1000.0)
+        self.resultOf(spool.record(late, {late.addressees[0]: DelayNotified()}))
+        self.clock.advance(600)
+        self.assertEqual(self.told(spool), [])
+        self.clock.advance(100)
+        self.assertEqual(self.told(spool), [("a@example.net", "expired")])
+        self.clock.advance(10)
+        self.assertEqual(self.told(spool), [])
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_lateButDue(self: Any) -> None:
+        """Who is merely late can still be delivered while its sender is told."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@example.net", seconds=400.0, warnSeconds=300.0)
+        self.clock.advance(301)
+        (late,) = self.resultOf(spool.notices(10))
+        self.clock.advance(100)
+        (work,) = self.claimed(spool)
+        self.resultOf(spool.record(late, {late.addressees[0]: DelayNotified()}))
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
+
+    def test_stuck(self: Any) -> None:
+        """Whose sender cannot be told stays, for the operator, until it is given up."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@example.net")
+        self.resultOf(spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)}))
+        (telling,) = self.resultOf(spool.notices(1, work.envelope.transaction))
+        self.resultOf(spool.record(telling, {telling.addressees[0]: Undeliverable(1000.0)}))
+        self.clock.advance(900)
+        self.assertEqual((self.told(spool), self.claimed(spool)), ([], []))
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.clock.advance(101)
+        self.assertEqual(self.told(spool), [("a@example.net", "stuck")])
+
+    def test_refusal(self: Any) -> None:
+        """A refusal that is to be told instead of a delivery is kept (P-11)."""
+        spool = self.makeSpool()
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"\r\nhello\r\n")
+        reply = Reply(550, "5.6.0", "refuses\nthe content")
+        addressees = [attrs.evolve(one, refusal=reply) for one in makeAddressees("a@example.net")]
+        spool.release(self.resultOf(spool.stage(envelope, message, addressees)), {})
+        (work,) = self.claimed(self.reopen(spool))
+        self.assertEqual(work.addressees[0].refusal, reply)
+
+    def test_notes(self: Any) -> None:
+        """Notes survive the process, until they are forgotten or have expired."""
+        spool = self.makeSpool()
+        for name, seconds in (("a", 100.0), ("b", 100.0), ("c", 10.0)):
+            spool.note(name, f"value {name}", seconds)
+        spool.note("a", "another", 1000.0)
+        spool.forget("b")
+        spool.forget("unknown")
+        self.clock.advance(20)
+        spool = self.reopen(spool)
+        self.assertEqual(self.resultOf(spool.notes()), {"a": "another"})
+        self.clock.advance(1000)
+        self.assertEqual(self.resultOf(spool.notes()), {})

@@ -1,0 +1,187 @@
+"""
+The server of a configuration: its start, its end, and its reload.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+
+from deferrals.app import service as module
+from deferrals.app.service import MailService, checkConfig
+from deferrals.config.tables import Config
+from deferrals.errors import ConfigError, SpoolError
+from deferrals.server.mailserver import MailServer
+from tests.configs import LISTEN, ConfigCase
+
+RULES = """
+[policies.open]
+[[recipients]]
+match = "*@x.example"
+policy = "open"
+deliver = { use = "discard" }
+"""
+
+
+class Port:
+    """
+    An operator's socket that is none.
+    """
+
+    isOpen = True
+
+    def stopListening(self) -> None:
+        self.isOpen = False
+
+
+class MailServiceTests(ConfigCase):
+    """
+    L{MailService}, with a server that neither listens nor has a spool.
+    """
+
+    def setUp(self) -> None:
+        self.said: list[str] = []
+        globalLogPublisher.addObserver(self.observe)
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        self.started: Deferred[Any] = Deferred()
+        self.stopped: Deferred[None] = succeed(None)
+        self.grace: list[float] = []
+        self.ports: list[Port] = []
+        self.patch(MailServer, "start", lambda server: self.started)
+        self.patch(MailServer, "stop", self.stop)
+        self.patch(module, "listen", self.listen)
+        self.following: Config | ConfigError = self.config()
+        self.service = MailService(self.config(), Clock(), self.reload)  # type: ignore[arg-type]
+
+    def observe(self, event: Any) -> None:
+        if event.get("log_namespace") == "deferrals":
+            self.said.append(event["log_format"].format(**event))
+
+    def config(self, **changes: str) -> Config:
+        text = "".join(f"{key} = {value}\n" for key, value in changes.items())
+        return self.load(f"{text}\n{LISTEN}{RULES}")
+
+    def reload(self) -> Config:
+        if isinstance(self.following, ConfigError):
+            raise self.following
+        return self.following
+
+    def stop(self, graceSeconds: float) -> Deferred[None]:
+        self.grace.append(graceSeconds)
+        return self.stopped
+
+    def listen(self, reactor: Any, path: str, operator: Any) -> Port:
+        self.path = path
+        self.ports.append(Port())
+        return self.ports[-1]
+
+    def test_operators(self) -> None:
+        """Operators are served from when the spool is open, until the end."""
+        self.service.startService()
+        self.assertEqual(self.ports, [])
+        self.started.callback(self.service.server)
+        (port,) = self.ports
+        self.assertEqual(self.path, self.service.config.controlPath)
+        self.successResultOf(self.service.stopService())
+        self.assertFalse(port.isOpen)
+
+    def test_stop(self) -> None:
+        """Transactions have the time that the configuration gives them."""
+        self.stopped = Deferred()
+        self.service.startService()
+        done = self.service.stopService()
+        self.assertEqual(self.grace, [self.service.config.grace])
+        self.assertNoResult(done)
+        self.stopped.callback(None)
+        self.successResultOf(done)
+
+    def test_stoppedEarly(self) -> None:
+        """A server that is stopped before its spool was open serves no operators any longer."""
+        self.service.startService()
+        self.service.stopService()
+        self.started.callback(self.service.server)
+        self.assertEqual(self.ports, [])
+
+    def test_noSpool(self) -> None:
+        """Without a spool there is no mail, and the log says so."""
+        self.started = fail(SpoolError("no space left"))
+        self.service.startService()
+        self.assertEqual(self.said, ["cannot run without a spool: no space left"])
+        self.assertEqual(self.ports, [])
+
+    def test_listeners(self) -> None:
+        """Each listener of the configuration is the server's, before it listens."""
+        names: list[str] = []
+        self.patch(
+            MailServer, "listenOn", lambda server, endpoint, settings: names.append(settings.name)
+        )
+        self.patch(MailServer, "privilegedStartService", lambda server: names.append("listening"))
+        self.service.privilegedStartService()
+        self.assertEqual(names, ["tcp:2525", "listening"])
+
+    def replaced(self) -> list[dict[str, Any]]:
+        """
+        What the server is given by a reload.
+        """
+        given: list[dict[str, Any]] = []
+        self.changed: list[list[str]] = []
+        listeners = type(self.service.server.listeners)
+        self.patch(listeners, "change", lambda _, wanted, grace: self.changed.append([*wanted]))
+        self.patch(MailServer, "replace", lambda server, **stages: given.append(stages))
+        self.service.reload()
+        return given
+
+    def test_reload(self) -> None:
+        """A reload gives the server other stages, limits and listeners."""
+        self.following = self.config(max_delivering="7")
+        (given,) = self.replaced()
+        self.assertEqual(given["maxDelivering"], 7)
+        self.assertEqual(self.changed, [["tcp:2525"]])
+        self.assertIs(self.service.config, self.following)
+        self.assertEqual(self.said, ["configuration reloaded"])
+
+    def test_broken(self) -> None:
+        """A configuration that is broken changes nothing."""
+        before = self.service.config
+        self.following = ConfigError("file", [("listen", "expected something")])
+        self.assertEqual(self.replaced(), [])
+        self.assertIs(self.service.config, before)
+        self.assertEqual(len(self.said), 1)
+        self.assertIn("the old one stays: file: listen: expected something", self.said[0])
+
+    def test_atStart(self) -> None:
+        """What a reload does not change is named."""
+        self.following = self.config(hostname="'other.example'", max_judging="3")
+        self.replaced()
+        self.assertEqual(
+            self.said[:-1],
+            ["hostname changes at the next start", "max_judging changes at the next start"],
+        )
+
+
+class CheckConfigTests(ConfigCase):
+    """
+    L{checkConfig}.
+    """
+
+    def test_deliveries(self) -> None:
+        """All is built, and nothing is there afterwards."""
+        config = self.load(LISTEN + RULES)
+        before = os.listdir(config.baseDir)
+        found = checkConfig(config, Clock())
+        self.assertEqual(len(found), 1)
+        self.assertEqual(os.listdir(config.baseDir), before)
+
+    def test_endpoints(self) -> None:
+        """Each endpoint that is none is named."""
+        text = (
+            LISTEN.replace("tcp:2525", "x:1") + LISTEN + LISTEN.replace("tcp:2525", "y:1") + RULES
+        )
+        with self.assertRaises(ConfigError) as caught:
+            checkConfig(self.load(text), Clock())
+        keys = [key for key, _ in caught.exception.problems]
+        self.assertEqual(keys, ["listen[0].endpoint", "listen[2].endpoint"])

@@ -1,0 +1,111 @@
+# ruff: noqa: E501
+"""
+The stages that a configuration comes to.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from deferrals.app.stages import StageSet, deliveryNames
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Recipient
+from deferrals.model.verdict import Refuse
+from deferrals.server.services import Services
+from deferrals.stages.content.judge import ContentJudge
+from deferrals.testing import FakeServices, makeEnvelope
+from tests.configs import LISTEN, ConfigCase
+
+
+class StageSetTests(ConfigCase):
+    """
+    What is built from a configuration.
+    """
+
+    RULES = """
+[policies.a]
+content = [ { use = "match", rules = [ { test = "gtube" } ] } ]
+[policies.b]
+content = [ { use = "match", rules = [ { test = "gtube" } ] } ]
+[policies.no]
+envelope = "refuse"
+reply = "550 5.1.1 moved away"
+[[recipients]]
+match = "a@x.example"
+policy = "a"
+deliver = { use = "discard" }
+[[recipients]]
+match = "b@x.example"
+policy = "b"
+deliver = { use = "discard" }
+[[recipients]]
+match = "*@x.example"
+policy = "no"
+"""
+
+    def stages(self, former: StageSet | None = None) -> StageSet:
+        return StageSet(self.load(LISTEN + self.RULES), Services(Clock(), hostname="mx"), former)
+
+    def judge(self, stages: StageSet, address: str) -> Any:
+        recipient = Recipient(Mailbox.parse(address))
+        verdict = stages.envelope.judgeRecipient(makeEnvelope(), recipient)
+        if isinstance(verdict, Refuse):
+            return verdict
+        routed = Recipient(recipient.address, route=verdict.route)
+        return ContentJudge(stages.policies, 1).cohort(routed, verdict)
+
+    def test_sameSettings(self) -> None:
+        """Two policies that say the same are one cohort, whatever their names."""
+        stages = self.stages()
+        self.assertEqual(self.judge(stages, "a@x.example"), self.judge(stages, "b@x.example"))
+        self.assertEqual(len({id(d) for d in stages.deliveries.values()}), 1)
+
+    def test_refuse(self) -> None:
+        """A policy that refuses has its own reply."""
+        verdict = self.judge(self.stages(), "c@x.example")
+        self.assertEqual(str(verdict.reply), "550 5.1.1 moved away")
+
+    def test_namedDelivery(self) -> None:
+        """Several rules share a delivery by its name."""
+        config = self.load(
+            LISTEN + "[policies.a]\n[deliveries.store]\nuse = 'discard'\n"
+            "[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = 'store'\n"
+            "[[recipients]]\nmatch = '*@z.y'\npolicy = 'a'\ndeliver = 'store'\n"
+        )
+        stages = StageSet(config, Services(Clock(), hostname="mx"))
+        self.assertEqual(list(stages.deliveries), ["store"])
+
+    def test_reload(self) -> None:
+        """A reload takes over the stages whose settings are the same."""
+        first = self.stages()
+        second = self.stages(first)
+        self.assertEqual(self.judge(first, "a@x.example"), self.judge(second, "a@x.example"))
+
+    def test_deliveryJudges(self) -> None:
+        """A delivery that can judge at RCPT TO is asked there: here, a mailbox that is not there."""
+        os.mkdir("boxes")
+        config = self.load(
+            LISTEN + '[policies.open]\nenvelope = "accept"\n[[recipients]]\n'
+            'match = "*@example.net"\npolicy = "open"\n'
+            'deliver = { use = "maildir", path = "boxes/{local}", create = false }\n'
+        )
+        services = FakeServices(os.getcwd())
+        stages = StageSet(config, services)
+        verdict = self.successResultOf(
+            stages.envelope.judgeRecipient(
+                makeEnvelope(), Recipient(Mailbox.parse("a@example.net"))
+            )
+        )
+        self.assertEqual((verdict.reply.code, verdict.reply.enhanced), (550, "5.1.1"))
+
+    def test_names(self) -> None:
+        """The spool remembers a delivery by what its rule matches."""
+        again = '[[recipients]]\nmatch = "a@x.example"\npolicy = "no"\n'
+        config = self.load(LISTEN + self.RULES + again)
+        self.assertEqual(
+            deliveryNames(config.recipients),
+            ["a@x.example", "b@x.example", "*@x.example", "a@x.example#2"],
+        )

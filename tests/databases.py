@@ -1,0 +1,72 @@
+"""
+The embedded spool's database in memory, for what runs in its thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.spool.sqlite.batch import Value, WriteBatch
+from deferrals.spool.sqlite.claims import waitFor
+from deferrals.spool.sqlite.rows import Lease, insertion
+from deferrals.spool.sqlite.schema import QUEUED, RELEASED, prepare
+from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+
+
+class DatabaseCase(SynchronousTestCase):
+    """
+    A database in memory, with the tables of the spool.
+    """
+
+    def setUp(self) -> None:
+        self.db = sqlite3.connect(":memory:", isolation_level=None)
+        self.addCleanup(self.db.close)
+        prepare(self.db)
+
+    def add(self, *addresses: str, state: int = RELEASED, **columns: Value) -> int:
+        """
+        Put a message into the spool at the time 0.
+
+        @param columns: of its recipients: by default they are queued, and due.
+        @return: its number.
+        """
+        envelope, lease = makeEnvelope(), Lease("another", 0.0)
+        insert = insertion(
+            envelope, makeMessage(), makeAddressees(*addresses), state=state, now=0.0, lease=lease
+        )
+        WriteBatch(inserts=[insert]).apply(self.db)
+        values: dict[str, Value] = {"status": QUEUED, "owner": None, "due": 0.0, **columns}
+        self.change(envelope.transaction, **values)
+        if values["status"] == QUEUED:
+            waitFor(self.db, str(values.get("destination", "")), float(values["due"] or 0.0))
+        return envelope.transaction
+
+    def change(self, number: int, seq: int | None = None, **columns: Value) -> None:
+        """
+        Change the rows of a message's recipients.
+        """
+        names = ", ".join(f"{name} = ?" for name in columns)
+        which = "" if seq is None else f" AND seq = {seq}"
+        self.db.execute(
+            f"UPDATE recipients SET {names} WHERE message = ?{which}", (*columns.values(), number)
+        )
+
+    def recipients(self, number: int, *columns: str) -> list[Any]:
+        """
+        What a message's recipients have in some columns, in their order: tuples,
+        or the values of one column.
+        """
+        found = self.db.execute(
+            f"SELECT {', '.join(columns)} FROM recipients WHERE message = ? ORDER BY seq",
+            (number,),
+        ).fetchall()
+        return [row[0] for row in found] if len(columns) == 1 else found
+
+    def all(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
+        """
+        All rows of a query.
+        """
+        return self.db.execute(sql, values).fetchall()

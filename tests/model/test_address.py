@@ -1,0 +1,143 @@
+"""
+Addresses and paths.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.address import AddressError, Mailbox, normalDomain, takePath
+from tests.work import linesRun
+
+
+class PathTests(SynchronousTestCase):
+    """
+    L{takePath}.
+    """
+
+    def test_good(self) -> None:
+        """What RFC 5321 allows (trap f1)."""
+        for text, local, domain in (
+            ("<a@example.net>", "a", "example.net"),
+            ("<A.b+c@EXAMPLE.net>", "A.b+c", "example.net"),
+            ('<"a b"@example.net>', "a b", "example.net"),
+            ('<"a\\"b\\\\"@example.net>', 'a"b\\', "example.net"),
+            ("<@r.example,@s.example:a@example.net>", "a", "example.net"),
+            ("<u@[192.0.2.1]>", "u", "[192.0.2.1]"),
+            ("<u@[ipv6:2001:DB8::0:1]>", "u", "[IPv6:2001:db8::1]"),
+            ("<\u00e4@example.net>", "\u00e4", "example.net"),
+            ("<a@b\u00fccher.example>", "a", "xn--bcher-kva.example"),
+            ("<a_b@under_score.example>", "a_b", "under_score.example"),
+            ("<a@localhost>", "a", "localhost"),
+        ):
+            mailbox, rest = takePath(text + " REST=1")
+            assert mailbox is not None
+            self.assertEqual((mailbox.local, mailbox.domain, rest), (local, domain, " REST=1"))
+
+    def test_long(self) -> None:
+        """Local parts are longer than RFC 5321 §4.5.3.1.1 makes everybody take: mailing lists
+        write a recipient's address into their own."""
+        local = f"bounces+{'a' * 60}=example.org"
+        mailbox, _ = takePath(f"<{local}@lists.example.net>")
+        assert mailbox is not None
+        self.assertEqual(mailbox.local, local)
+
+    def test_null(self) -> None:
+        """The null path."""
+        self.assertEqual(takePath("<> X"), (None, " X"))
+
+    def test_postmaster(self) -> None:
+        """C{<postmaster>} is a path where it may be one (RFC 5321 §4.5.1)."""
+        mailbox, _ = takePath("<PostMaster>", True)
+        self.assertEqual(str(mailbox), "postmaster")
+        self.assertRaises(AddressError, takePath, "<postmaster>", False)
+
+    def test_bad(self) -> None:
+        """What is no path."""
+        for text in (
+            "a@example.net",
+            "<a@example.net",
+            "<a b@example.net>",
+            "<a..b@example.net>",
+            "<.a@example.net>",
+            "<a.@example.net>",
+            "<a@>",
+            "<@example.net>",
+            "<a@-x.example>",
+            "<a@x-.example>",
+            "<a@x..example>",
+            "<a@.example>",
+            f"<{'a' * 255}@example.net>",
+            f"<a@{'b' * 64}.example>",
+            f"<a@{'b.' * 130}example>",
+            "<a@[300.0.0.1]>",
+            "<a@[IPv6:1::2::3]>",
+            "<a@[192.0.2.1>",
+            '<"a@example.net>',
+            '<"a\x01"@example.net>',
+            "<a@example.net>>"[:-2] + "\t>",
+            "<a@ex ample.net>",
+            "<nobody>",
+            "",
+            "<",
+        ):
+            self.assertRaises(AddressError, takePath, text, True)
+
+    def test_linear(self) -> None:
+        """
+        Long nonsense is refused with work that grows with its length only (trap
+        f2).  Patterns are no lines: with one that goes back, this would not end.
+        """
+        for head, repeated in (("<", "a."), ("<", "@a,"), ('<"', "\\a"), ("<a@", "a.")):
+            once, twice = (self.work(head + repeated * count + ">x") for count in (500, 1000))
+            self.assertLessEqual(twice, 2.1 * once, head + repeated)
+            self.assertRaises(AddressError, takePath, head + repeated * 200000 + ">x")
+
+    def work(self, text: str) -> int:
+        return linesRun(self.assertRaises, AddressError, takePath, text)
+
+    @given(st.text(max_size=40))
+    def test_anything(self, text: str) -> None:
+        """Any text is a path, or is none."""
+        try:
+            mailbox, rest = takePath(text)
+        except AddressError:
+            return
+        self.assertTrue(text.endswith(rest))
+        if mailbox is not None:
+            again, _ = takePath(f"<{mailbox}>")
+            self.assertEqual(again, mailbox)
+
+
+class MailboxTests(SynchronousTestCase):
+    """
+    L{Mailbox}.
+    """
+
+    def test_text(self) -> None:
+        """What needs quotes gets them; the domain is shown as it was written."""
+        for text in (
+            '"a b"@example.net',
+            "a.b@Example.NET",
+            '"a\\"b"@example.net',
+            '"a..b"@x.example',
+        ):
+            self.assertEqual(str(Mailbox.parse(text)), text)
+
+    def test_key(self) -> None:
+        """Two spellings of one mailbox."""
+        one, two = Mailbox.parse("User@EXAMPLE.net"), Mailbox.parse('"user"@example.NET')
+        self.assertEqual(one.key, two.key)
+        self.assertNotEqual(one.key, Mailbox.parse("user2@example.net").key)
+
+    def test_utf8(self) -> None:
+        """Who needs SMTPUTF8: the local part, or a domain written in U-labels (RFC 6531)."""
+        self.assertTrue(Mailbox.parse("\u00e4@example.net").needsUTF8)
+        self.assertTrue(Mailbox.parse("a@b\u00fccher.example").needsUTF8)
+        self.assertFalse(Mailbox.parse("a@xn--bcher-kva.example").needsUTF8)
+
+    def test_domain(self) -> None:
+        """One spelling for one domain."""
+        self.assertEqual(normalDomain("B\u00dcCHER.example."), "xn--bcher-kva.example")
+        for bad in ("", ".", "a b", "-", "a." + "b" * 300):
+            self.assertRaises(AddressError, normalDomain, bad)

@@ -1,0 +1,271 @@
+"""
+Notifications as their readers see them: Python's C{email}, and the rules by
+which list managers read bounces (Sympa, Mailman: the delivery-status part, its
+Final-Recipient, Action and Status; the null sender is the envelope's).
+"""
+
+from __future__ import annotations
+
+import base64
+import email
+import email.policy
+import email.utils
+import re
+from email.message import EmailMessage
+from typing import Any
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.address import Mailbox
+from deferrals.model.delivery import Addressee
+from deferrals.model.dsn import Notification, isWanted
+from deferrals.model.envelope import Recipient
+from deferrals.model.reply import Reply
+from deferrals.testing import makeAddressees, makeEnvelope
+from tests.requirements import requirement
+
+HEADER = b"From: me@example.com\r\nSubject: hello\r\nMessage-ID: <m1@example.com>"
+CONTENT = HEADER + b"\r\n\r\nthe text\r\n"
+GONE = Reply(550, "5.1.1", "nobody of\nthat name")
+
+
+def addressee(address: str, action: str = "failed", **more: Any) -> Addressee:
+    """
+    One whose sender is to be told.
+    """
+    values: dict[str, Any] = {"action": action, "reply": GONE, "host": "mx.there.example", **more}
+    (one,) = makeAddressees(address)
+    return attrs.evolve(one, **values)
+
+
+def notification(*addressees: Addressee, **more: Any) -> Notification:
+    """
+    What is to be told of them.
+    """
+    values: dict[str, Any] = {
+        "envelope": makeEnvelope(),
+        "addressees": addressees,
+        "header": HEADER,
+        "content": None,
+        "hostname": "mx.example.net",
+        "id": "0ABC",
+        "now": 1000003600.0,
+        "leftSeconds": 7200.0,
+    }
+    return Notification(**{**values, **more})
+
+
+def parsed(one: Notification) -> EmailMessage:
+    """
+    As Python's C{email} reads it.
+    """
+    found = email.message_from_bytes(one.build()[0], policy=email.policy.default)
+    assert isinstance(found, EmailMessage)
+    return found
+
+
+def bounced(message: EmailMessage) -> list[tuple[str, str, str]]:
+    """
+    As a list manager reads a bounce.
+
+    @return: (address, action, status) for each recipient.
+    """
+    report = message.get_content_type() == "multipart/report"
+    if not report or message.get_param("report-type") != "delivery-status":
+        return []
+    found = []
+    for part in message.iter_parts():
+        if part.get_content_type() in ("message/delivery-status", "message/global-delivery-status"):
+            blocks = part.get_payload()
+            if part.get_content_type() != "message/delivery-status":
+                blocks = _blocks(part)
+            for block in blocks:
+                if block.get("Final-Recipient"):
+                    address = re.sub(r"^\s*[\w-]+\s*;\s*", "", block["Final-Recipient"])
+                    found.append((address, block["Action"].lower(), block["Status"]))
+    return found
+
+
+def _blocks(part: Any) -> list[Any]:
+    """
+    Python's C{email} does not know the UTF-8 form (RFC 6533).
+    """
+    data = part.get_payload(0).as_bytes()
+    if part["Content-Transfer-Encoding"] == "base64":
+        data = base64.b64decode(data)
+    text = data.decode("utf-8").replace("\r\n", "\n")
+    return [email.message_from_string(block) for block in text.split("\n\n") if block.strip()]
+
+
+class NotificationTests(SynchronousTestCase):
+    """
+    L{Notification}.
+    """
+
+    def test_failed(self) -> None:
+        """A failure is a report of three parts (RFC 6522 §3, RFC 3464 §2)."""
+        message = parsed(notification(addressee("a@example.net")))
+        self.assertEqual(message.get_content_type(), "multipart/report")
+        self.assertEqual(
+            [part.get_content_type() for part in message.iter_parts()],
+            ["text/plain", "message/delivery-status", "text/rfc822-headers"],
+        )
+        self.assertEqual(message.defects, [])
+        self.assertEqual(bounced(message), [("a@example.net", "failed", "5.1.1")])
+
+    def test_head(self) -> None:
+        """It comes from nobody, automatically, and is about a message (RFC 3834 §2, §3.1.6)."""
+        message = parsed(notification(addressee("a@example.net")))
+        self.assertEqual(message["Auto-Submitted"], "auto-replied")
+        self.assertEqual(message["To"], "sender@example.com")
+        self.assertEqual(message["In-Reply-To"], "<m1@example.com>")
+        self.assertIn("MAILER-DAEMON@mx.example.net", message["From"])
+        self.assertTrue(message["Date"] and message["Message-ID"] and message["Subject"])
+
+    def test_fields(self) -> None:
+        """The fields say what was received: envelope id, original recipient, remote reply."""
+        (one,) = [addressee("a@example.net")]
+        recipient = attrs.evolve(one.recipient, orcpt="rfc822;alias@list.example")
+        one = attrs.evolve(one, recipient=recipient)
+        message = parsed(notification(one, envelope=makeEnvelope(envid="env+1")))
+        perMessage, perRecipient = list(message.iter_parts())[1].get_payload()
+        self.assertEqual(perMessage["Original-Envelope-Id"], "env+1")
+        self.assertEqual(perMessage["Reporting-MTA"], "dns; mx.example.net")
+        self.assertEqual(perMessage["Received-From-MTA"], "dns; client.example.com")
+        self.assertIn("2001", perMessage["Arrival-Date"])
+        self.assertEqual(perRecipient["Original-Recipient"], "rfc822; alias@list.example")
+        self.assertEqual(perRecipient["Final-Recipient"], "rfc822; a@example.net")
+        self.assertEqual(perRecipient["Remote-MTA"], "dns; mx.there.example")
+        self.assertEqual(perRecipient["Diagnostic-Code"], "smtp; 550 5.1.1 nobody of that name")
+        self.assertIn("2001", perRecipient["Last-Attempt-Date"])
+
+    @requirement("P-11")
+    def test_together(self) -> None:
+        """One message tells of all, each with a code of its own."""
+        other = Reply(552, "5.2.2", "full")
+        late = Reply(451, "4.4.1", "no answer")
+        message = parsed(
+            notification(
+                addressee("a@example.net"),
+                addressee("b@example.net", reply=other),
+                addressee("c@example.net", "expired", reply=late),
+                addressee("d@example.net", reply=Reply(554, None, "no")),
+            )
+        )
+        self.assertEqual(
+            bounced(message),
+            [
+                ("a@example.net", "failed", "5.1.1"),
+                ("b@example.net", "failed", "5.2.2"),
+                ("c@example.net", "failed", "4.4.7"),
+                ("d@example.net", "failed", "5.0.0"),
+            ],
+        )
+        people = next(message.iter_parts()).get_content()
+        for address in "abcd":
+            self.assertIn(f"<{address}@example.net>", people)
+
+    def test_delayed(self) -> None:
+        """A warning says until when it will be tried (RFC 3464 §2.3.9)."""
+        late = Reply(451, "4.4.1", "no answer")
+        message = parsed(notification(addressee("a@example.net", "delayed", reply=late)))
+        self.assertEqual(bounced(message), [("a@example.net", "delayed", "4.4.1")])
+        _, perRecipient = list(message.iter_parts())[1].get_payload()
+        self.assertEqual(
+            email.utils.parsedate_to_datetime(perRecipient["Will-Retry-Until"]).timestamp(),
+            1000003600 + 7200,
+        )
+
+    def test_success(self) -> None:
+        """Delivered, and relayed to a hop without DSN (RFC 3461 §5.2.2)."""
+        done = Reply(250, "2.0.0", "taken")
+        for action in ("delivered", "relayed"):
+            message = parsed(notification(addressee("a@example.net", action, reply=done)))
+            self.assertEqual(bounced(message), [("a@example.net", action, "2.0.0")])
+
+    def test_returned(self) -> None:
+        """All of the message comes back where that was asked for (RFC 3461 §4.3)."""
+        one = notification(addressee("a@example.net"), content=CONTENT)
+        self.assertIn(b"Content-Type: message/rfc822\r\n", one.build()[0])
+        returned = list(parsed(one).iter_parts())[2]
+        self.assertEqual(returned.get_content_type(), "message/rfc822")
+        self.assertEqual(returned.get_payload(0)["Subject"], "hello")
+        self.assertIn("the text", returned.get_payload(0).get_content())
+
+    def test_eightBit(self) -> None:
+        """Eight bits of a returned message are said to be some (RFC 6152)."""
+        content = HEADER + b"\r\n\r\n\xe9\r\n"
+        data, parameters = notification(addressee("a@example.net"), content=content).build()
+        self.assertEqual(parameters.body, "8BITMIME")
+        self.assertIn(b"\r\n\xe9\r\n", data)
+
+    def test_boundary(self) -> None:
+        """A message that knows the boundary does not end its part."""
+        header = HEADER + b"\r\nX: =_0ABC_0"
+        message = parsed(notification(addressee("a@example.net"), header=header))
+        self.assertEqual(len(list(message.iter_parts())), 3)
+
+    def test_lines(self) -> None:
+        """No line has more than 998 octets, or a control character (RFC 5322 §2.1.1)."""
+        long = Reply(550, "5.1.1", "\x07" + "x" * 3000 + " y" * 300)
+        data, _ = notification(addressee("a@example.net", reply=long)).build()
+        self.assertLessEqual(max(map(len, data.split(b"\r\n"))), 998)
+        self.assertNotIn(b"\x07", data)
+        self.assertEqual(data.replace(b"\r\n", b"").count(b"\n"), 0)
+
+    def test_noSpoofing(self) -> None:
+        """What a next hop says cannot add fields or recipients to the report."""
+        lie = Reply(550, "5.1.1", "no\n\nFinal-Recipient: rfc822; x@example.net\nAction: failed")
+        message = parsed(notification(addressee("a@example.net", reply=lie)))
+        self.assertEqual([name for name, _, _ in bounced(message)], ["a@example.net"])
+
+    def test_global(self) -> None:
+        """For SMTPUTF8 mail the UTF-8 form (RFC 6533); in base64 for an ASCII sender."""
+        one = attrs.evolve(
+            addressee("x@example.net"),
+            recipient=Recipient(Mailbox("jürgen", "example.net"), orcpt="utf-8;jürgen@example.net"),
+        )
+        wanted = notification(one, envelope=makeEnvelope(smtputf8=True))
+        data, parameters = wanted.build()
+        self.assertTrue(data.isascii())
+        self.assertFalse(parameters.smtputf8)
+        self.assertEqual(bounced(parsed(wanted)), [("jürgen@example.net", "failed", "5.1.1")])
+
+    def test_globalSender(self) -> None:
+        """A sender whose address is not ASCII gets the UTF-8 form by SMTPUTF8."""
+        envelope = attrs.evolve(
+            makeEnvelope(smtputf8=True), sender=Mailbox("jürgen", "example.com")
+        )
+        header = "From: jürgen@example.com\r\nSubject: schön".encode()
+        wanted = notification(addressee("a@example.net"), envelope=envelope, header=header)
+        data, parameters = wanted.build()
+        self.assertTrue(parameters.smtputf8)
+        self.assertIn("jürgen".encode(), data)
+        self.assertEqual(bounced(parsed(wanted)), [("a@example.net", "failed", "5.1.1")])
+
+    def test_ascii(self) -> None:
+        """Who did not ask for SMTPUTF8 gets the ASCII form (RFC 6533 §3)."""
+        one = attrs.evolve(
+            addressee("x@example.net"), recipient=Recipient(Mailbox("jürgen", "example.net"))
+        )
+        wanted = notification(one)
+        self.assertEqual(bounced(parsed(wanted)), [("j\\x{FC}rgen@example.net", "failed", "5.1.1")])
+
+
+class WantedTests(SynchronousTestCase):
+    """
+    L{isWanted}.
+    """
+
+    def test_table(self) -> None:
+        """NOTIFY decides; without it there are failures and warnings only (RFC 3461 §4.1, §5.2)."""
+        for notify, wanted in (
+            (None, {"failed", "expired", "damaged", "delayed"}),
+            ({"NEVER"}, set()),
+            ({"SUCCESS"}, {"delivered", "relayed"}),
+            ({"FAILURE"}, {"failed", "expired", "damaged"}),
+            ({"DELAY"}, {"delayed"}),
+        ):
+            actions = ("failed", "expired", "damaged", "delayed", "delivered", "relayed")
+            self.assertEqual({a for a in actions if isWanted(notify, a)}, wanted, notify)

@@ -1,0 +1,144 @@
+"""
+MAIL and RCPT with parameters.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.errors import PeerError
+from deferrals.model.envelope import (
+    Form,
+    Parameters,
+)
+from deferrals.model.extensions import decodeXtext, encodeXtext, parseMail, parseRcpt
+from tests.requirements import requirement
+
+ALL = {
+    *("SIZE", "8BITMIME", "SMTPUTF8", "DSN", "AUTH", "REQUIRETLS", "DEFERRALS", "PRDR"),
+    "BINARYMIME",
+}
+
+
+class MailTests(SynchronousTestCase):
+    """
+    L{parseMail}.
+    """
+
+    def refusal(self, rest: str, offered: set[str] = ALL) -> int:
+        error = self.assertRaises(PeerError, parseMail, rest, offered)
+        return int(error.reply.code)
+
+    def test_all(self) -> None:
+        """Every parameter there is."""
+        _, parameters = parseMail(
+            "FROM:<a@b.example> SIZE=5 BODY=BINARYMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb"
+            " AUTH=c+40d.example REQUIRETLS PRDR",
+            ALL,
+        )
+        self.assertEqual(
+            parameters,
+            Parameters(Form.PRDR, 5, "BINARYMIME", True, "HDRS", "a+b", "c@d.example", True),
+        )
+
+    @requirement("D-3")
+    def test_notOffered(self) -> None:
+        """A parameter whose keyword was not offered is unknown: 555."""
+        for word in ("SIZE=5", "BODY=8BITMIME", "RET=FULL", "DEFERRALS", "PRDR", "AUTH=<>"):
+            self.assertEqual(self.refusal(f"FROM:<> {word}", set()), 555)
+        self.assertEqual(self.refusal("FROM:<> BODY=BINARYMIME", {"8BITMIME"}), 501)
+
+    def test_bad(self) -> None:
+        """Bad values, superfluous ones, missing ones and doubles: 501."""
+        for words in (
+            "SIZE",
+            "SIZE=-1",
+            "SIZE=1x",
+            "SIZE=" + "1" * 21,
+            "BODY=9BIT",
+            "SMTPUTF8=1",
+            "RET=SOME",
+            "ENVID=" + "x" * 101,
+            "ENVID=a=b",
+            "ENVID=+0A",
+            "AUTH=nobody",
+            "DEFERRALS=1",
+            "DEFERRALS PRDR",
+            "PRDR PRDR",
+            "SIZE=1 SIZE=2",
+            "=x",
+        ):
+            self.assertEqual(self.refusal(f"FROM:<a@b.example> {words}"), 501, words)
+
+    def test_space(self) -> None:
+        """A blank before the path is tolerated, one within is not."""
+        parseMail("FROM: <a@b.example>", ALL)
+        self.assertEqual(self.refusal("FROM :<a@b.example>"), 501)
+        self.assertEqual(self.refusal("TO:<a@b.example>"), 501)
+
+    def test_utf8(self) -> None:
+        """A UTF-8 address without SMTPUTF8 is 553 5.6.7."""
+        self.assertEqual(self.refusal("FROM:<\u00e4@b.example>"), 553)
+        parseMail("FROM:<\u00e4@b.example> SMTPUTF8", ALL)
+
+    @given(st.text(max_size=60))
+    def test_anything(self, text: str) -> None:
+        """Any argument is understood, or refused with a reply."""
+        try:
+            parseMail(f"FROM:{text}", ALL)
+        except PeerError as error:
+            self.assertGreaterEqual(error.reply.code, 501)
+
+
+class RcptTests(SynchronousTestCase):
+    """
+    L{parseRcpt}.
+    """
+
+    def test_dsn(self) -> None:
+        """NOTIFY and ORCPT (RFC 3461)."""
+        recipient = parseRcpt(
+            "TO:<a@b.example> NOTIFY=success,FAILURE ORCPT=rfc822;x+2By@z", ALL, False
+        )
+        self.assertEqual(recipient.notify, frozenset({"SUCCESS", "FAILURE"}))
+        self.assertEqual(recipient.orcpt, "rfc822;x+y@z")
+        never = parseRcpt("TO:<a@b.example> NOTIFY=NEVER", ALL, False)
+        self.assertEqual(never.notify, frozenset({"NEVER"}))
+
+    def test_utf8Orcpt(self) -> None:
+        """ORCPT in its UTF-8 form (RFC 6533 §3)."""
+        recipient = parseRcpt("TO:<a@b.example> ORCPT=utf-8;\\x{E4}@b.example", ALL, True)
+        self.assertEqual(recipient.orcpt, "utf-8;\u00e4@b.example")
+
+    def test_bad(self) -> None:
+        """Bad values: 501."""
+        for words in (
+            "NOTIFY=",
+            "NOTIFY=NEVER,SUCCESS",
+            "NOTIFY=SOMETIMES",
+            "NOTIFY=DELAY,DELAY",
+            "ORCPT=nothing",
+            "ORCPT=rfc822;",
+            "ORCPT=rfc822;a+0Db",
+            "ORCPT=utf-8;\\x{D800}",
+            "ORCPT=utf-8;\\x{0A}",
+            "ORCPT=rfc822;" + "x" * 500,
+        ):
+            error = self.assertRaises(PeerError, parseRcpt, f"TO:<a@b.example> {words}", ALL, True)
+            self.assertEqual(error.reply.code, 501, words)
+
+    def test_utf8(self) -> None:
+        """A UTF-8 recipient without SMTPUTF8 is 553."""
+        error = self.assertRaises(PeerError, parseRcpt, "TO:<\u00e4@b.example>", ALL, False)
+        self.assertEqual(error.reply.code, 553)
+
+
+class XtextTests(SynchronousTestCase):
+    """
+    RFC 3461 §4.
+    """
+
+    @given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+    def test_roundTrip(self, text: str) -> None:
+        """What was encoded is what is decoded."""
+        self.assertEqual(decodeXtext(encodeXtext(text)), text)

@@ -1,0 +1,155 @@
+"""
+Replies: reading, writing, and keeping them harmless.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.reply import MAX_LINE_OCTETS, Reply
+from tests.requirements import requirement
+
+
+class ValueTests(SynchronousTestCase):
+    """
+    What is no reply cannot be made.
+    """
+
+    def test_type(self) -> None:
+        """A text alone, and other things that are no code."""
+        for nonsense in ("550", "550 5.1.1 no", None, 550.0, True, b"550", [550]):
+            self.assertRaises(TypeError, Reply, nonsense)
+        for enhanced, text in ((5.1, "no"), (b"5.1.1", "no"), ("5.1.1", None), (["5.1.1"], "no")):
+            self.assertRaises(TypeError, Reply, 550, enhanced, text)
+
+    def test_code(self) -> None:
+        """Codes that do not exist, and enhanced codes that belong to others."""
+        for code, enhanced in (
+            (99, None),
+            (150, None),
+            (600, None),
+            (-550, None),
+            (550, "4.1.1"),
+            (250, "5.0.0"),
+            (353, "2.0.0"),
+            (550, "5.1"),
+            (550, "5.1.1\r\n250 ok"),
+            (550, "5.1.1\n"),
+            (550, "5.1.1000"),
+            (550, "5.\u0661.1"),
+            (550, ""),
+        ):
+            self.assertRaises(ValueError, Reply, code, enhanced, "x")
+            self.assertRaises(ValueError, Reply, code, enhanced, "x")  # not remembered as valid
+
+    def test_mended(self) -> None:
+        """What was stored by mistake can be read; the rest as it is."""
+        self.assertEqual(Reply.mended(550, "5.1.1", "no"), Reply(550, "5.1.1", "no"))
+        self.assertEqual(Reply.mended(550, "4.1.1", "no"), Reply(550, None, "no"))
+        self.assertEqual(Reply.mended(99, None, "no"), Reply(451, None, "no"))
+
+
+class ParseTests(SynchronousTestCase):
+    """
+    L{Reply.parse} and L{Reply.parseRefusal}.
+    """
+
+    def test_complete(self) -> None:
+        """Code, enhanced code and text."""
+        self.assertEqual(Reply.parse("550 5.1.1 no such user"), Reply(550, "5.1.1", "no such user"))
+
+    @requirement("D-13")
+    def test_withoutEnhanced(self) -> None:
+        """A refusal without an enhanced code gets the general one of its class."""
+        self.assertEqual(Reply.parseRefusal("450 later"), Reply(450, "4.0.0", "later"))
+
+    def test_bare(self) -> None:
+        """A code alone is a reply."""
+        self.assertEqual(Reply.parse("250"), Reply(250, None, ""))
+        self.assertEqual(Reply.parse("250 2.0.0"), Reply(250, "2.0.0", ""))
+
+    def test_none(self) -> None:
+        """What is no reply is refused."""
+        for text in ("", "55", "5500 x", "150 x", "550x", "no", "550 4.1.1 wrong class", " 550 x"):
+            self.assertRaises(ValueError, Reply.parse, text)
+
+    def test_control(self) -> None:
+        """Control characters and line ends are refused: no second reply can be smuggled in."""
+        for text in ("550 a\r\n250 ok", "550 a\nb", "550 a\0", "550 a\x7f", "550 \x85"):
+            self.assertRaises(ValueError, Reply.parse, text)
+
+    def test_long(self) -> None:
+        """More than 512 octets are refused."""
+        Reply.parse("550 " + "x" * (MAX_LINE_OCTETS - 4))
+        self.assertRaises(ValueError, Reply.parse, "550 " + "x" * (MAX_LINE_OCTETS - 3))
+
+    def test_refusal(self) -> None:
+        """A refusal is 4xx or 5xx."""
+        for text in ("250 ok", "354 go", "221 bye"):
+            self.assertRaises(ValueError, Reply.parseRefusal, text)
+
+    @requirement("D-12")
+    def test_551(self) -> None:
+        """A 551 must carry the forward path."""
+        self.assertRaises(ValueError, Reply.parseRefusal, "551 5.1.6 moved")
+        Reply.parseRefusal("551 5.1.6 moved, try <a@example.org>")
+
+
+class EncodeTests(SynchronousTestCase):
+    """
+    L{Reply.encode}.
+    """
+
+    def test_line(self) -> None:
+        """One line."""
+        self.assertEqual(Reply(550, "5.1.1", "no").encode(), b"550 5.1.1 no\r\n")
+        self.assertEqual(Reply(354, None, "go").encode(), b"354 go\r\n")
+        self.assertEqual(Reply(250, "2.0.0").encode(), b"250 2.0.0\r\n")
+        self.assertEqual(Reply(250).encode(), b"250\r\n")
+
+    def test_lines(self) -> None:
+        """Each line of a multi-line reply has code and enhanced code (RFC 2034)."""
+        self.assertEqual(Reply(550, "5.1.1", "a\nb").encode(), b"550-5.1.1 a\r\n550 5.1.1 b\r\n")
+
+    def test_halves(self) -> None:
+        """Half a character, as JSON can say it, becomes a question mark."""
+        for text in ("\ud800", "x\ud800 " * 200):
+            Reply(550, "5.7.1", text).encode(utf8=True).decode("utf-8")
+
+    def test_harmless(self) -> None:
+        """Control characters from outside become blanks."""
+        self.assertEqual(Reply(550, None, "a\r\0b\tc\x7f").encode(), b"550 a  b c \r\n")
+
+    def test_long(self) -> None:
+        """A long text becomes several lines, none longer than 512 octets."""
+        for text in ("x" * 2000, "word " * 400, "\u00e4" * 600):
+            for utf8 in (True, False):
+                lines = Reply(550, "5.1.1", text).encode(utf8).split(b"\r\n")[:-1]
+                self.assertTrue(all(len(line) + 2 <= MAX_LINE_OCTETS for line in lines))
+                self.assertTrue(all(line.startswith(b"550-5.1.1 ") for line in lines[:-1]))
+                self.assertTrue(lines[-1].startswith(b"550 5.1.1 "))
+
+    def test_utf8(self) -> None:
+        """UTF-8 is for those who asked for it (RFC 6531)."""
+        reply = Reply(250, "2.1.5", "<\u00e4@example.net> ok")
+        self.assertEqual(reply.encode(), b"250 2.1.5 <?@example.net> ok\r\n")
+        self.assertEqual(reply.encode(True), "250 2.1.5 <\u00e4@example.net> ok\r\n".encode())
+
+
+class RecipientTests(SynchronousTestCase):
+    """
+    Replies that stand for a recipient.
+    """
+
+    @requirement("D-12")
+    @requirement("P-8")
+    def test_code(self) -> None:
+        """A code that RCPT TO does not know becomes the general one of its class."""
+        self.assertEqual(Reply(554, "5.7.1", "no").forRecipient(), Reply(550, "5.7.1", "no"))
+        self.assertEqual(Reply(421, "4.3.2", "no").forRecipient(), Reply(451, "4.3.2", "no"))
+        self.assertEqual(Reply(452, "4.3.1", "no").forRecipient(), Reply(452, "4.3.1", "no"))
+
+    @requirement("D-12")
+    def test_addressed(self) -> None:
+        """The address stands in front; a 551 has its own path."""
+        self.assertEqual(Reply(550, "5.1.1", "no").addressed("a@b.c").text, "<a@b.c> no")
+        moved = Reply(551, "5.1.6", "try <b@b.c>")
+        self.assertEqual(moved.addressed("a@b.c"), moved)

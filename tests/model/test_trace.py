@@ -1,0 +1,53 @@
+"""
+The header fields that a delivery adds.
+"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.trace import field, marked, received, returnPath
+from deferrals.model.verdict import NO_MARKS, Marks
+from deferrals.testing import (
+    makeEnvelope,
+)
+
+
+class TraceTests(SynchronousTestCase):
+    """
+    The fields in front.
+    """
+
+    def test_received(self) -> None:
+        """From, by, with, id, for one recipient only, and a date."""
+        envelope = makeEnvelope()
+        text = received(envelope, "mx.example.net", "a@example.net").decode()
+        self.assertRegex(
+            text.replace("\r\n\t", " "),
+            r"^Received: from client.example.com \(\[192.0.2.1\]\) by mx.example.net with ESMTP"
+            rf" id {envelope.id} for <a@example.net>; Sun, 09 Sep 2001 01:46:40 \+0000\r\n$",
+        )
+        self.assertNotIn("for <", received(envelope, "mx.example.net").decode())
+
+    def test_returnPath(self) -> None:
+        """The null path, too."""
+        self.assertEqual(returnPath(makeEnvelope("")), b"Return-Path: <>\r\n")
+
+    def test_field(self) -> None:
+        """A value from outside stays one field."""
+        for value in ("a\r\nBcc: x@y.z", "a\n\nbody", "a\rb", "a\0b", "word " * 100, "\ud800"):
+            self.assertEqual(field("\r\n: ", value), b"")
+            lines = field("X-Te:st\r\n", value).decode().split("\r\n")
+            self.assertTrue(lines[0].startswith("X-Test: "))
+            self.assertEqual(lines.pop(), "")
+            self.assertTrue(all(line.startswith(" ") for line in lines[1:]), lines)
+
+    def test_marked(self) -> None:
+        """Fields are added, removed and changed; what is not marked stays as it is."""
+        head = b"Subject: hello\r\n there\r\nX-Old: 1\r\n 2\r\nFrom: a"
+        self.assertIs(marked(NO_MARKS, head)[1], head)
+        front, changed = marked(Marks((("X-New", "3"),), ("x-old",), "[spam] "), head)
+        self.assertEqual(front, b"X-New: 3\r\n")
+        self.assertEqual(changed, b"Subject: [spam] hello\r\n there\r\nFrom: a")
+        _, changed = marked(Marks(subjectPrefix="[spam] "), b"From: a")
+        self.assertEqual(changed, b"From: a\r\nSubject: [spam]")

@@ -1,0 +1,110 @@
+"""
+A transaction before its data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.envelope import Form
+from deferrals.model.mixed import Mixed
+from deferrals.model.reply import Reply
+from deferrals.model.transaction import Phase, Transaction, outOfSequence
+from deferrals.model.verdict import Accept, Defer, Refuse
+from deferrals.testing import makeEnvelope, makeRecipient
+from tests.requirements import requirement
+
+
+class SequenceTests(SynchronousTestCase):
+    """
+    L{outOfSequence}.
+    """
+
+    def test_table(self) -> None:
+        """Which command may come when; all others always may."""
+        for verb, phases in (
+            ("MAIL", "READY"),
+            ("RCPT", "SENDER RECIPIENTS"),
+            ("DATA", "RECIPIENTS"),
+            ("NOOP", " ".join(phase.name for phase in Phase)),
+            ("QUIT", " ".join(phase.name for phase in Phase)),
+        ):
+            for phase in (Phase.START, Phase.READY, Phase.SENDER, Phase.RECIPIENTS):
+                reply = outOfSequence(verb, phase)
+                self.assertEqual(reply is None, phase.name in phases.split(), (verb, phase))
+                self.assertTrue(reply is None or reply.code == 503)
+
+
+class AdmitTests(SynchronousTestCase):
+    """
+    L{Transaction.admit}.
+    """
+
+    def transaction(
+        self, form: Form = Form.PLAIN, mixed: Mixed = Mixed.RETRY, most: int = 100, **envelope: Any
+    ) -> Transaction:
+        return Transaction(attrs.evolve(makeEnvelope(), **envelope), form, mixed, most, 0.0)
+
+    def admit(self, transaction: Transaction, name: str, verdict: Any, key: str = "") -> int:
+        recipient = makeRecipient(f"{name}@example.net")
+        return transaction.admit(recipient, verdict, key, key).code
+
+    @requirement("D-4")
+    @requirement("D-5")
+    @requirement("P-3")
+    def test_forms(self) -> None:
+        """Under DEFERRALS, and only there, a deferred recipient is answered 352."""
+        for form in Form:
+            transaction = self.transaction(form)
+            deferred = 352 if form is Form.DEFERRALS else 250
+            self.assertEqual(self.admit(transaction, "a", Defer()), deferred, form)
+            self.assertEqual(self.admit(transaction, "b", Accept()), 250, form)
+            refusal = Refuse(Reply(550, "5.1.1", "no"))
+            self.assertEqual(self.admit(transaction, "c", refusal), 550, form)
+            found = [(one.reply.code, one.deferred) for one in transaction.candidates]
+            self.assertEqual(found, [(deferred, True), (250, False)])
+
+    @requirement("D-12")
+    @requirement("P-8")
+    def test_code(self) -> None:
+        """A code that is none for RCPT TO becomes one, with the address in front."""
+        transaction = self.transaction()
+        reply = transaction.admit(
+            makeRecipient("a@example.net"), Refuse(Reply(554, "5.7.1", "no")), ""
+        )
+        self.assertEqual(reply, Reply(550, "5.7.1", "<a@example.net> no"))
+
+    def test_full(self) -> None:
+        """More than there may be are 452, whatever is said of them."""
+        transaction = self.transaction(most=1)
+        self.assertFalse(transaction.isFull)
+        self.admit(transaction, "a", Accept())
+        self.assertTrue(transaction.isFull)
+        self.assertEqual(self.admit(transaction, "b", Accept()), 452)
+        self.assertEqual(self.admit(transaction, "c", Refuse(Reply(550, "5.1.1", "no"))), 452)
+
+    def test_split(self) -> None:
+        """Where a plain sender's transaction is split, one cohort is in; the others come again."""
+        transaction = self.transaction(mixed=Mixed.SPLIT)
+        found = [self.admit(transaction, n, Defer(), key) for n, key in ("a1", "b2", "c1", "d2")]
+        self.assertEqual(found, [250, 452, 250, 452])
+        self.assertEqual(transaction.sentAway, ["b@example.net", "d@example.net"])
+
+    def test_notSplit(self) -> None:
+        """Nor is a bounce split, or what is sent under an extension."""
+        for more in ({"sender": None}, {"form": Form.PRDR}, {"form": Form.DEFERRALS}):
+            transaction = self.transaction(mixed=Mixed.SPLIT, **more)
+            for name, key in ("a1", "b2"):
+                self.assertLess(self.admit(transaction, name, Defer(), key), 400, more)
+
+    def test_cohortName(self) -> None:
+        """Members of a cohort have a number in common."""
+        transaction = self.transaction()
+        for name, key in ("a1", "b2", "c1"):
+            self.admit(transaction, name, Defer(), key)
+        names = [transaction.cohortName(index) for index in range(3)]
+        self.assertEqual(names[0], names[2])
+        self.assertNotEqual(names[0], names[1])

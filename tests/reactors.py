@@ -1,0 +1,35 @@
+"""
+A reactor whose clock stands still, and whose threads are real.
+"""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+
+class PumpedReactor(Clock):
+    """
+    A clock whose C{callFromThread} is done when somebody waits for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fromThread: queue.Queue[Any] = queue.Queue()
+
+    def callFromThread(self, function: Any, *args: Any) -> None:
+        self.fromThread.put((function, args))
+
+    def wait(self, d: Deferred[Any]) -> Any:
+        results: list[Any] = []
+        d.addBoth(results.append)
+        while not results:
+            self.advance(0)
+            if results:
+                break
+            function, args = self.fromThread.get(timeout=30)
+            function(*args)
+        return results[0]

@@ -1,0 +1,734 @@
+"""
+Deliveries: fresh ones, due ones, and what becomes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, execute, fail, succeed
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.errors import StageError
+from deferrals.interfaces import Work
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import Remove
+from deferrals.model.envelope import Recipient
+from deferrals.model.reply import R451_LOCAL_ERROR, Reply
+from deferrals.model.schedule import Schedule, parseSteps
+from deferrals.model.settings import Seconds
+from deferrals.model.verdict import ACCEPT, Delivered, Failed, Outcome, Retry, Route
+from deferrals.relay.attempts import Deliveries
+from deferrals.relay.scheduler import DELIVERY_SECONDS, STOP_SECONDS, Scheduler
+from deferrals.spool.memory import MemorySpool
+from deferrals.spool.sqlite.spool import SqliteSpool
+from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+from tests.reactors import PumpedReactor
+from tests.requirements import requirement
+
+LATER = Retry(Reply(451, "4.2.0", "later"))
+SCHEDULE = Schedule(parseSteps("60s 5m"), Seconds(1000.0), Seconds(0.0))
+
+
+class FakeDelivery:
+    """
+    Remembers what it was to deliver, and says what it is told to say.
+    """
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+        self.asked: list[list[str]] = []
+
+    def destination(self, recipient: Any) -> str:
+        return str(recipient.address.domain)
+
+    def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
+        self.asked.append([str(recipient) for recipient in recipients])
+        if callable(self.answer):
+            return self.answer(recipients)
+        return {r: self.answer or Delivered() for r in recipients}
+
+
+class FakeNotifier:
+    """
+    Remembers which messages' senders are to be told.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def tell(self, number: int) -> Deferred[list[Work]]:
+        self.told.append(number)
+        return succeed([])
+
+    def sweep(self) -> Deferred[list[Work]]:
+        return succeed([])
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+
+class SchedulerTests(SynchronousTestCase):
+    """
+    L{Scheduler}.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.spool = MemorySpool(self.clock)
+        self.delivery = FakeDelivery()
+        notifier = FakeNotifier()
+        self.told = notifier.told
+        self.scheduler = Scheduler(
+            self.spool,
+            self.clock,
+            Deliveries(stage={"box": self.delivery}.get, schedule=lambda name: SCHEDULE),  # type: ignore[arg-type]
+            notifier,  # type: ignore[arg-type]
+            concurrency=2,
+            chance=lambda: 0.5,
+        )
+
+    def stage(self, *addresses: str) -> Work:
+        addressees = makeAddressees(*addresses)
+        work: Work = self.successResultOf(
+            self.spool.stage(makeEnvelope(), makeMessage(), addressees)
+        )
+        return work
+
+    def left(self) -> tuple[int, int]:
+        waiting: tuple[int, int] = self.successResultOf(self.spool.waiting())
+        return waiting
+
+    def test_fresh(self) -> None:
+        """What is released is delivered at once, and leaves the spool."""
+        self.scheduler.release(self.stage("a@x.example", "b@x.example"))
+        self.assertEqual(self.delivery.asked, [["a@x.example", "b@x.example"]])
+        self.assertEqual(self.left(), (0, 0))
+
+    def test_retried(self) -> None:
+        """Who is to be retried is tried again on the timer, and only they."""
+        self.delivery.answer = lambda recipients: {
+            recipients[0]: Delivered(),
+            recipients[-1]: LATER,
+        }
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example", "b@x.example"))
+        self.assertEqual(self.left(), (1, 1))
+        self.delivery.answer = None
+        self.clock.advance(59)
+        self.clock.advance(6)
+        self.assertEqual(self.delivery.asked[1:], [["b@x.example"]])
+        self.assertEqual(self.left(), (0, 0))
+
+    def test_atStart(self) -> None:
+        """What was left in the spool is delivered at the start."""
+        self.stage("a@x.example")
+        self.successResultOf(self.spool.open())
+        self.scheduler.start()
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+
+    def test_raises(self) -> None:
+        """A delivery that raises, or forgets somebody, is tried again for them."""
+
+        def broken(recipients: Any) -> Any:
+            raise ValueError("on purpose")
+
+        for answer in (broken, lambda recipients: {}, lambda recipients: {recipients[0]: "yes"}):
+            self.setUp()
+            self.delivery.answer = answer
+            self.scheduler.release(self.stage("a@x.example"))
+            self.assertEqual(self.left(), (1, 1))
+
+    def test_hangs(self) -> None:
+        """A delivery that hangs is cancelled and tried again."""
+        cancelled: list[Any] = []
+        self.delivery.answer = lambda recipients: Deferred(cancelled.append)
+        self.scheduler.release(self.stage("a@x.example"))
+        self.clock.advance(DELIVERY_SECONDS)
+        self.assertEqual(len(cancelled), 1)
+        self.assertEqual(self.left(), (1, 1))
+
+    def test_unknownDelivery(self) -> None:
+        """A delivery that the configuration does not have any longer is waited for."""
+        self.scheduler._deliveries = Deliveries(
+            stage=lambda name: None, schedule=lambda name: SCHEDULE
+        )
+        self.scheduler.release(self.stage("a@x.example"))
+        self.assertEqual(self.left(), (1, 1))
+
+    def test_bounded(self) -> None:
+        """What cannot be delivered now is left to the queue, and follows when there is room."""
+        held: list[Deferred[Any]] = []
+
+        def hold(recipients: Any) -> Deferred[Any]:
+            d: Deferred[Any] = Deferred()
+            held.append(d.addCallback(lambda _: {r: Delivered() for r in recipients}))
+            return d
+
+        self.delivery.answer = hold
+        self.scheduler.start()
+        for number in range(4):
+            self.scheduler.release(self.stage(f"r{number}@x.example"))
+        self.assertEqual(len(self.delivery.asked), 2)
+        for d in held[:2]:
+            d.callback(None)
+        self.clock.advance(5)
+        self.assertEqual(len(self.delivery.asked), 4)
+
+    def test_stop(self) -> None:
+        """Stopping begins nothing more, and waits for what was begun."""
+        d: Deferred[Any] = Deferred()
+        self.delivery.answer = lambda recipients: d.addCallback(
+            lambda _: {recipients[0]: Delivered()}
+        )
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        stopped = self.scheduler.stop()
+        self.scheduler.release(self.stage("b@x.example"))
+        self.assertNoResult(stopped)
+        d.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+        self.assertEqual(self.left(), (1, 1))
+
+    @requirement("D-24")
+    def test_patience(self) -> None:
+        """
+        A server may answer each of a hundred recipients in the last of its ten
+        minutes; a stage that hangs is not waited for without end.
+        """
+        cancelled: list[Any] = []
+        self.delivery.answer = lambda recipients: Deferred(cancelled.append)
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        self.clock.pump([600] * 101)
+        self.assertEqual(cancelled, [])
+        self.delivery.answer = Delivered()
+        self.clock.pump([600] * 50)
+        self.assertEqual(len(cancelled), 1)
+
+    def test_stopInTime(self) -> None:
+        """A delivery that does not end does not keep the server from stopping: it stays queued."""
+        self.delivery.answer = lambda recipients: Deferred()
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        stopped = self.scheduler.stop()
+        self.clock.advance(STOP_SECONDS - 1)
+        self.assertNoResult(stopped)
+        self.clock.advance(1)
+        self.successResultOf(stopped)
+        self.assertEqual(self.left(), (1, 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_failed(self) -> None:
+        """Who failed is not tried again, and the sender is to be told."""
+        self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))
+        self.scheduler.start()
+        work = self.stage("a@x.example")
+        self.scheduler.release(work)
+        self.assertEqual(self.told, [work.envelope.transaction])
+        self.clock.advance(10000)
+        self.assertEqual(len(self.delivery.asked), 1)
+        self.assertEqual(self.left(), (1, 1))
+
+    def test_nobodyToTell(self) -> None:
+        """Where nobody is or wants to be told, a failure just ends (RFC 3461 §4.1)."""
+        self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))
+        addressees = makeAddressees("a@x.example")
+        never = attrs.evolve(addressees[0].recipient, notify=frozenset({"NEVER"}))
+        for sender, one in (
+            ("", addressees[0]),
+            ("s@x.example", attrs.evolve(addressees[0], recipient=never)),
+        ):
+            d = self.spool.stage(makeEnvelope(sender), makeMessage(), [one])
+            self.scheduler.release(self.successResultOf(d))
+            self.assertEqual((self.told, self.left()), ([], (0, 0)))
+
+    @requirement("P-11")
+    def test_refusal(self) -> None:
+        """Who refuses what was accepted for all is not delivered: the sender is told."""
+        reply = Reply(550, "5.6.0", "refuses the content")
+        one, two = makeAddressees("a@x.example", "b@x.example")
+        work = self.successResultOf(
+            self.spool.stage(makeEnvelope(), makeMessage(), [one, attrs.evolve(two, refusal=reply)])
+        )
+        self.scheduler.release(work)
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+        (telling,) = self.successResultOf(self.spool.notices(1, self.told[0]))
+        (addressee,) = telling.addressees
+        self.assertEqual((str(addressee), addressee.action), ("b@x.example", "failed"))
+        self.assertEqual((addressee.reply, addressee.host), (reply, ""))
+
+    def test_expired(self) -> None:
+        """The schedule's last step repeats; who is too old at an attempt is given up after it."""
+        self.delivery.answer = LATER
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        for _ in range(400):
+            self.clock.advance(5)
+        self.assertEqual(len(self.delivery.asked), 6)  # at 0, 60, 360, 660, 960, 1260
+        works = self.successResultOf(self.spool.notices(1))
+        self.assertEqual([a.action for w in works for a in w.addressees], ["expired"])
+
+    def test_deadDestination(self) -> None:
+        """A dead destination is probed by one message, and does not keep a slot from others."""
+        dead = Retry(Reply(451, "4.4.1", "no answer"))
+        self.delivery.answer = lambda recipients: {
+            r: dead if str(r).endswith("dead.example") else Delivered() for r in recipients
+        }
+        self.scheduler.start()
+        for number in range(20):
+            self.scheduler.release(self.stage(f"{number}@dead.example"))
+        self.assertEqual(len(self.delivery.asked), 3)
+        self.scheduler.release(self.stage("a@live.example"))
+        self.assertEqual(self.delivery.asked[-1], ["a@live.example"])
+        self.clock.pump([1] * 59)
+        self.assertEqual(len(self.delivery.asked), 4)
+        self.clock.pump([1] * 10)
+        self.assertEqual(len(self.delivery.asked), 5)
+        self.delivery.answer = None
+        self.clock.pump([1] * 400)
+        self.assertEqual(self.left(), (0, 0))
+
+    def test_notRecorded(self) -> None:
+        """An outcome that cannot be recorded is recorded later, and not delivered again."""
+        record = self.spool.record
+        self.spool.record = lambda *args: succeed(None).addCallback(  # type: ignore[method-assign]
+            lambda _: 1 // 0
+        )
+        self.scheduler.start()
+        self.scheduler.release(self.stage("a@x.example"))
+        self.assertEqual(self.left(), (1, 1))
+        self.clock.pump([1] * 5)
+        self.spool.record = record  # type: ignore[method-assign]
+        self.clock.pump([1] * 70)
+        self.assertEqual((len(self.delivery.asked), self.left()), (1, (0, 0)))
+        self.assertEqual(len(self.flushLoggedErrors()), 0)
+
+
+FULL = Retry(Reply(452, "4.2.2", "the mailbox is full"))
+NEVER = Failed(Reply(550, "5.6.0", "no such content"))
+
+
+class Stage:
+    """
+    A delivery that comes to what it is told, in turn.
+    """
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    def destination(self, recipient: Recipient) -> str:
+        return str(recipient.address.domain)
+
+    def deliver(self, message: Any, envelope: Any, recipients: Sequence[Addressee]) -> Any:
+        answer = self.answers.pop(0)
+        return answer(recipients) if callable(answer) else answer
+
+
+class WaitingTests(SynchronousTestCase):
+    """
+    L{Scheduler.releaseAndWait}.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.spool = MemorySpool(self.clock)
+        self.notifier = FakeNotifier()
+
+    def wait(
+        self,
+        *answers: Any,
+        handsBack: bool = False,
+        addressees: Sequence[Addressee] = (),
+    ) -> Deferred[dict[int, Outcome]]:
+        stage = Stage(*answers)
+        self.scheduler = Scheduler(
+            self.spool,
+            self.clock,
+            Deliveries(stage=lambda name: stage, schedule=lambda name: Schedule()),
+            self.notifier,  # type: ignore[arg-type]
+        )
+        people = addressees or makeAddressees("a@x.example")
+        d = self.spool.stage(makeEnvelope(), makeMessage(), people)
+        return self.scheduler.releaseAndWait(self.successResultOf(d), handsBack)
+
+    def left(self) -> int:
+        return int(self.successResultOf(self.spool.waiting())[1])
+
+    def answers(self, *outcomes: Any) -> Any:
+        return lambda recipients: succeed(dict(zip(recipients, outcomes, strict=True)))
+
+    def test_known(self) -> None:
+        """What is known is told; the queue has it as it is (SMTP)."""
+        people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        d = self.wait(self.answers(Delivered(), FULL, NEVER), addressees=people)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL, 2: NEVER})
+        self.assertEqual((self.left(), len(self.notifier.told)), (2, 1))
+
+    def test_handedBack(self) -> None:
+        """A recipient refused over LMTP is the client's: no retry, no notice (RFC 2033)."""
+        people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        d = self.wait(self.answers(Delivered(), FULL, NEVER), handsBack=True, addressees=people)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL, 2: NEVER})
+        self.assertEqual((self.left(), self.notifier.told), (0, []))
+
+    def test_groups(self) -> None:
+        """Several deliveries of one message: it ends with the last one."""
+        first: Deferred[Any] = Deferred()
+        second: Deferred[Any] = Deferred()
+        d = self.wait(
+            lambda people: first.addCallback(lambda _: {people[0]: Delivered()}),
+            lambda people: second.addCallback(lambda _: {people[0]: FULL}),
+            handsBack=True,
+            addressees=makeAddressees("a@x.example", "b@y.example"),
+        )
+        first.callback(None)
+        self.assertNoResult(d)
+        second.callback(None)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: FULL})
+
+    def test_refused(self) -> None:
+        """A recipient that refuses what was accepted for all is not waited for (P-11)."""
+        one, two = makeAddressees("a@x.example", "b@x.example")
+        addressees = [one, attrs.evolve(two, refusal=NEVER.reply)]
+        d = self.wait(self.answers(Delivered()), addressees=addressees)
+        self.assertEqual(self.successResultOf(d), {0: Delivered(), 1: NEVER})
+        self.assertEqual((self.left(), len(self.notifier.told)), (1, 1))
+
+    def test_tooLate(self) -> None:
+        """Once the session does not wait, a refusal goes its usual way."""
+        result: Deferred[Any] = Deferred()
+        d = self.wait(
+            lambda people: result.addCallback(lambda _: {people[0]: FULL}), handsBack=True
+        )
+        d.cancel()
+        self.assertEqual(self.successResultOf(d), {})
+        result.callback(None)
+        self.assertEqual(self.left(), 1)
+
+    def test_unknown(self) -> None:
+        """A stage that fails, or answers nonsense, leaves its recipients in the queue."""
+        for answer in (fail(StageError("broken")), succeed(None), succeed({"a": FULL})):
+            self.setUp()
+            d = self.wait(answer, handsBack=True)
+            self.assertEqual(self.successResultOf(d), {})
+            self.assertEqual((self.left(), self.notifier.told), (1, []))
+
+
+class Odd:
+    """
+    A delivery stage that says whatever it is told to say, in one of several ways.
+
+    @ivar give: makes what it says, of the recipients.
+    @ivar way: how it says that.
+    """
+
+    def __init__(self, clock: Clock, give: Callable[[Any], Any], way: str) -> None:
+        self.clock = clock
+        self.give = give
+        self.way = way
+
+    def destination(self, recipient: Recipient) -> str:
+        return "odd"
+
+    def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
+        if self.way == "late":
+            return deferLater(self.clock, 10.0, self.give, recipients)
+        if self.way == "never":
+            return Deferred()
+        if self.way == "coroutine":
+            return self.later(recipients)
+        if self.way == "cancelled":
+            return Deferred(lambda d: d.callback(self.give(recipients)))
+        return self.give(recipients)
+
+    async def later(self, recipients: Any) -> Any:
+        await deferLater(self.clock, 10.0, lambda: None)
+        return self.give(recipients)
+
+
+class UnreadableMapping(Mapping[Any, Any]):
+    """
+    A mapping that raises when it is read.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        raise RuntimeError("unreadable")
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("unreadable")
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Unshowable:
+    """
+    A value that cannot even be shown.
+    """
+
+    def __repr__(self) -> str:
+        raise RuntimeError("unshowable")
+
+
+def made(kind: Any, *fields: Any) -> Any:
+    """
+    @return: a value whose constructor did not look at its fields.
+    """
+    value = object.__new__(kind)
+    names = [one.name for one in attrs.fields(kind)]
+    defaults = {one.name: one.default for one in attrs.fields(kind)}
+    for name, field in {**defaults, **dict(zip(names, fields, strict=False))}.items():
+        object.__setattr__(value, name, field)
+    return value
+
+
+def forAll(outcome: Any) -> Callable[[Any], Any]:
+    return lambda recipients: dict.fromkeys(recipients, outcome)
+
+
+def raising(error: BaseException) -> Callable[[Any], Any]:
+    def give(recipients: Any) -> Any:
+        raise error
+
+    return give
+
+
+NO = Reply(550, "5.1.1", "no")
+
+#: What a stage can say that is no answer.
+NONSENSE: dict[str, Callable[[Any], Any]] = {
+    "text as a reply": forAll(made(Failed, "550 no")),
+    "text as a reply, again": forAll(made(Retry, "451 later")),
+    "a number as a reply": forAll(made(Delivered, 250)),
+    "no reply": forAll(made(Failed, None)),
+    "a reply without a code": forAll(made(Failed, made(Reply, None, None, "no"))),
+    "a reply of a code that there is not": forAll(made(Failed, made(Reply, 10**30, None, "no"))),
+    "a reply of octets": forAll(made(Failed, made(Reply, 550, None, b"no"))),
+    "a host of octets": forAll(made(Failed, NO, b"mx")),
+    "a host that cannot be stored": forAll(made(Delivered, None, "mx\ud800")),
+    "an action that there is not": forAll(made(Delivered, None, "", "eaten")),
+    "a time that is none": forAll(made(Retry, LATER.reply, "", "soon")),
+    "no number for a time": forAll(made(Retry, LATER.reply, "", float("nan"))),
+    "a class": forAll(Delivered),
+    "a verdict": forAll(ACCEPT),
+    "nothing": lambda recipients: None,
+    "a list": lambda recipients: [Delivered()],
+    "one outcome": lambda recipients: Delivered(),
+    "an empty mapping": lambda recipients: {},
+    "a mapping by address": lambda recipients: {str(one): Delivered() for one in recipients},
+    "a foreign addressee": lambda recipients: {
+        makeAddressees("z@z.example", "y@z.example", "x@z.example")[2]: Delivered()
+    },
+    "a mapping that cannot be read": lambda recipients: UnreadableMapping(),
+    "what cannot be shown": lambda recipients: Unshowable(),
+    "what cannot be shown, for each": forAll(Unshowable()),
+    "an exception": raising(ValueError("on purpose")),
+    "an exception as an answer": lambda recipients: ValueError("on purpose"),
+    "a stage's error": raising(StageError("broken")),
+    "the end of the process": raising(SystemExit(1)),
+    "a cancellation": raising(CancelledError()),
+    "a Deferred for each": lambda recipients: {one: Deferred() for one in recipients},
+}
+
+#: Longer than the longest attempt.
+PATIENT = attrs.evolve(SCHEDULE, expire=Seconds(2 * DELIVERY_SECONDS))
+
+WAYS = ("at once", "late", "never", "coroutine", "cancelled")
+
+
+class NonsenseTests(SynchronousTestCase):
+    """
+    Whatever a delivery stage answers, its recipients have an outcome.
+    """
+
+    def memory(self) -> MemorySpool:
+        self.clock = Clock()
+        return MemorySpool(self.clock)
+
+    def sqlite(self) -> SqliteSpool:
+        self.clock = PumpedReactor()
+        spool = SqliteSpool(self.mktemp(), self.clock, self.inThread)  # type: ignore[arg-type]
+        self.clock.wait(spool.open())
+        return spool
+
+    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+        return execute(function, *args)
+
+    def resultOf(self, d: Deferred[Any]) -> Any:
+        if isinstance(self.clock, PumpedReactor):
+            return self.clock.wait(d)
+        return self.successResultOf(d)
+
+    def start(self, spool: Any) -> None:
+        """
+        One spool serves many messages, each of another stage.
+        """
+        self.spool = spool
+        self.good = FakeDelivery()
+        self.stages: dict[str, Any] = {"box": self.good}
+        notifier = FakeNotifier()
+        self.scheduler = Scheduler(
+            self.spool,
+            self.clock,
+            Deliveries(stage=self.stages.get, schedule=lambda name: PATIENT),
+            notifier,  # type: ignore[arg-type]
+            concurrency=2,
+            chance=lambda: 0.5,
+        )
+
+    def deliver(self, give: Callable[[Any], Any], way: str) -> Work:
+        """
+        A message to a stage that answers nonsense and to one that does not.
+        """
+        self.stages["odd"] = Odd(self.clock, give, way)
+        odd, good = makeAddressees("a@x.example", "b@y.example")
+        route = Route("strict", "odd")
+        odd = attrs.evolve(odd, recipient=odd.recipient.routed(route))
+        envelope = makeEnvelope()
+        writer = self.spool.newBody(envelope.transaction)
+        writer.write(b"Subject: x\r\n\r\nhello\r\n")
+        message = self.resultOf(writer.finish())
+        work: Work = self.resultOf(self.spool.stage(envelope, message, [odd, good]))
+        self.scheduler.release(work)
+        self.resultOf(self.spool.waiting())
+        if way in ("late", "coroutine"):
+            self.clock.advance(10)
+        elif way != "at once":
+            self.clock.advance(DELIVERY_SECONDS)
+        self.resultOf(self.spool.waiting())
+        self.clock.advance(1)  # there is room again, and nothing is due yet
+        self.resultOf(self.spool.waiting())
+        return work
+
+    def check(self, name: str, way: str) -> None:
+        # One destination would be left alone soon, for reasons of its own.
+        self.scheduler.destinations.forget()
+        with capturedLogs() as logged:
+            work = self.deliver(NONSENSE[name], way)
+        if way == "cancelled":
+            self.flushLoggedErrors()  # of cancellers that raise
+        what = f"{name}, {way}"
+        self.assertEqual(self.scheduler.destinations.room, 2, what)
+        self.assertEqual(self.good.asked.pop(), ["b@y.example"], what)
+        self.assertEqual(self.resultOf(self.spool.waiting()), (1, 1), what)
+        said = [formatEvent(one) for one in logged if one.get("stage") == "Odd"]
+        self.assertTrue(said, what)
+        for text in said:
+            self.assertIn(work.envelope.id, text)
+            self.assertIn("(Odd) of <a@x.example> ", text)
+        outcomes = {
+            one["recipient"]: one["outcome"] for one in logged if one.get("event") == "delivery"
+        }
+        self.assertEqual(outcomes, {"a@x.example": "retry", "b@y.example": "delivered"}, what)
+        self.spool.backOff("odd", 0)
+        self.clock.advance(61)
+        (again,) = self.resultOf(self.spool.claim(10, {}, 10))
+        (addressee,) = again.addressees
+        self.assertEqual((str(addressee), addressee.attempts), ("a@x.example", 1), what)
+        self.assertEqual(addressee.reply, R451_LOCAL_ERROR, what)
+        self.resultOf(self.spool.record(again, {addressee: Remove()}))
+        self.assertEqual(self.resultOf(self.spool.waiting()), (0, 0), what)
+
+    def test_memory(self) -> None:
+        """Each kind of nonsense, in each way, with the spool without a disk."""
+        self.start(self.memory())
+        for name in NONSENSE:
+            for way in WAYS:
+                self.check(name, way)
+
+    def test_sqlite(self) -> None:
+        """The same, with the embedded spool."""
+        self.start(self.sqlite())
+        for name in NONSENSE:
+            for way in WAYS:
+                self.check(name, way)
+        self.clock.wait(self.spool.close())
+
+    def test_stop(self) -> None:
+        """A server stops in time, and its stages' recipients stay queued."""
+        for name in NONSENSE:
+            self.start(self.memory())
+            self.stages["box"] = Odd(self.clock, NONSENSE[name], "cancelled")
+            work = self.resultOf(
+                self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees("a@x.example"))
+            )
+            self.scheduler.release(work)
+            stopped = self.scheduler.stop()
+            self.clock.advance(STOP_SECONDS)
+            self.successResultOf(stopped)
+            self.assertEqual(self.resultOf(self.spool.waiting()), (1, 1), name)
+            self.assertEqual(self.clock.getDelayedCalls(), [], name)
+        self.flushLoggedErrors()
+
+    def test_some(self) -> None:
+        """The recipients of which a stage does say an outcome have it."""
+        self.start(self.memory())
+        self.stages["box"] = Odd(
+            self.clock,
+            lambda recipients: {recipients[0]: Delivered(), recipients[1]: made(Failed, "550 no")},
+            "at once",
+        )
+        addressees = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        work = self.resultOf(self.spool.stage(makeEnvelope(), makeMessage(), addressees))
+        with capturedLogs() as logged:
+            self.scheduler.release(work)
+        outcomes = [one["outcome"] for one in logged if one.get("event") == "delivery"]
+        self.assertEqual(outcomes, ["delivered", "retry", "retry"])
+        self.assertEqual(self.resultOf(self.spool.waiting()), (1, 2))
+
+    def test_destination(self) -> None:
+        """A destination is text, at once; a stage that has none still delivers."""
+
+        async def waits(recipient: Recipient) -> str:
+            return "there"
+
+        for destination in (
+            waits,
+            lambda recipient: Deferred(),
+            lambda recipient: None,
+            lambda recipient: b"octets",
+            lambda recipient: "half a pair \ud800",
+            lambda recipient: 1 // 0,
+        ):
+            self.start(self.memory())
+            self.good.destination = destination  # type: ignore[method-assign, assignment]
+            work = self.resultOf(
+                self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees("a@x.example"))
+            )
+            with capturedLogs() as logged:
+                self.scheduler.release(work)
+            self.assertEqual(self.resultOf(self.spool.waiting()), (0, 0))
+            (said,) = [formatEvent(one) for one in logged if one.get("stage") == "FakeDelivery"]
+            self.assertIn(f"{work.envelope.id}: delivery box (FakeDelivery) has no", said)
+            self.assertIn("<a@x.example>", said)
+            (found,) = [one for one in logged if one.get("event") == "delivery"]
+            self.assertEqual(found["destination"], "delivery box")
+
+    def test_noMethod(self) -> None:
+        """A stage that cannot deliver at all is no worse."""
+        self.start(self.memory())
+        self.stages["box"] = object()
+        work = self.resultOf(
+            self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees("a@x.example"))
+        )
+        self.scheduler.release(work)
+        self.assertEqual(self.resultOf(self.spool.waiting()), (1, 1))
+        self.assertEqual(self.scheduler.destinations.room, 2)
+
+    def test_deliverFirst(self) -> None:
+        """A session that waits is not kept waiting by nonsense (S-6)."""
+        for name in NONSENSE:
+            self.start(self.memory())
+            self.stages["box"] = Odd(self.clock, NONSENSE[name], "at once")
+            work = self.resultOf(
+                self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees("a@x.example"))
+            )
+            known = self.scheduler.releaseAndWait(work, handsBack=True)
+            self.assertEqual(self.successResultOf(known), {}, name)
+            self.assertEqual(self.resultOf(self.spool.waiting()), (1, 1), name)

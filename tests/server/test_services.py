@@ -1,0 +1,54 @@
+"""
+What a server lends to its stages.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from deferrals.interfaces import IServices
+from deferrals.server.services import Services
+
+
+class ServicesTests(SynchronousTestCase):
+    """
+    L{Services}.
+    """
+
+    def setUp(self) -> None:
+        self.services = Services(Clock(), hostname="mx.test")
+
+    def test_interface(self) -> None:
+        """It is what stages are promised."""
+        self.assertTrue(verifyObject(IServices, self.services))
+
+    def test_common(self) -> None:
+        """One object for all that ask with one key."""
+        built = self.services.common("key", list)
+        self.assertIs(self.services.common("key", list), built)
+        self.assertIsNot(self.services.common("other", list), built)
+
+    def test_inThread(self) -> None:
+        """Without threads the function is called at once; what it raises is the failure."""
+        self.assertEqual(self.successResultOf(self.services.inThread(int, "5", base=8)), 5)
+        self.failureResultOf(self.services.inThread(int, "x"), ValueError)
+
+    def test_connect(self) -> None:
+        """What is no client endpoint is an error."""
+        self.assertRaises(ValueError, self.services.connect, "nothing:x")
+
+    def test_listensOn(self) -> None:
+        """Each server that uses them says where it listens."""
+        self.assertFalse(self.services.listensOn("127.0.0.1", 25))
+        self.services.addListening(lambda: [("127.0.0.1", 25)])
+        self.services.addListening(lambda: [("127.0.0.2", 26)])
+        self.assertTrue(self.services.listensOn("127.0.0.1", 25))
+        self.assertTrue(self.services.listensOn("127.0.0.2", 26))
+        self.assertFalse(self.services.listensOn("127.0.0.1", 26))
+
+    def test_resolver(self) -> None:
+        """One resolver for one set of servers."""
+        servers = (("192.0.2.1", 53),)
+        self.assertIs(self.services.resolver(servers), self.services.resolver(servers))

@@ -1,0 +1,139 @@
+"""
+SPF with a resolver without sockets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Client
+from deferrals.model.spf import Finding
+from deferrals.model.spfrecord import Result
+from deferrals.server.spf import CHECK_SECONDS, SPF
+from deferrals.stages.delivery.route import MAX_CACHED_RECORDS
+from deferrals.testing import makeEnvelope
+from tests.resolver import Resolver
+
+RECORDS: dict[tuple[str, str], list[Any]] = {
+    ("a.example", "TXT"): [[b"text"], [b"v=spf1 ip4:", b"192.0.2.0/24 -all"]],
+    ("alias.example", "CNAME"): ["a.example"],
+    ("round.example", "CNAME"): ["round.example"],
+    ("mx.example", "TXT"): [[b"v=spf1 mx -all"]],
+    ("mx.example", "MX"): [(20, "b.mx.example"), (10, "a.mx.example"), (30, "")],
+    ("a.mx.example", "A"): ["198.51.100.1"],
+    ("b.mx.example", "A"): ["192.0.2.1"],
+    ("a.mx.example", "AAAA"): ["2001:db8::1"],
+    ("ptr.example", "TXT"): [[b"v=spf1 ptr -all"]],
+    ("1.2.0.192.in-addr.arpa", "PTR"): [b"\xff.ptr.example", b"Mail.PTR.example"],
+    ("mail.ptr.example", "A"): ["192.0.2.1"],
+    ("waits.example", "TXT"): [[b"v=spf1 exists:silent.example -all"]],
+    ("broken.example", "TXT"): [[b"v=spf1 a:refused.example -all"]],
+    ("wrong.example", "TXT"): [[b"v=spf1 a:"]],
+    ("many.example", "TXT"): [[b"v=spf1 a -all"]],
+    ("many.example", "A"): [f"192.0.2.{n}" for n in range(MAX_CACHED_RECORDS + 1)],
+}
+
+
+class SPFTests(SynchronousTestCase):
+    """
+    L{SPF}.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.resolver = Resolver(RECORDS)
+        self.resolver.silent.add("silent.example")
+        self.resolver.broken.add("refused.example")
+        self.spf = SPF(lambda: self.resolver, self.clock)
+
+    def check(self, domain: str, address: str = "192.0.2.1") -> Deferred[Finding]:
+        return self.spf.check(address, "mail.example.net", Mailbox.parse(f"me@{domain}"))
+
+    def test_results(self) -> None:
+        """DNS is asked for what a record names; the strings of a record are one text."""
+        for domain, address, wanted in (
+            ("a.example", "192.0.2.1", Result.PASS),
+            ("a.example", "198.51.100.1", Result.FAIL),
+            ("A.Example", "::ffff:192.0.2.1", Result.PASS),
+            ("alias.example", "192.0.2.1", Result.PASS),
+            ("mx.example", "192.0.2.1", Result.PASS),
+            ("mx.example", "2001:db8::1", Result.PASS),
+            ("ptr.example", "192.0.2.1", Result.PASS),
+            ("mail.ptr.example", "192.0.2.1", Result.NONE),
+            ("unknown.example", "192.0.2.1", Result.NONE),
+            ("a.example", "unknown", Result.NONE),
+        ):
+            found = self.successResultOf(self.check(domain, address))
+            self.assertEqual(found, Finding(wanted, domain.lower()))
+
+    def test_helo(self) -> None:
+        """Of the null path it is the client's name that is proved."""
+        found = self.successResultOf(self.spf.check("192.0.2.1", "A.example", None))
+        self.assertEqual(found, Finding(Result.PASS, "a.example"))
+
+    def test_trouble(self) -> None:
+        """DNS that fails, and aliases that do not end, are temperror."""
+        for domain in ("broken.example", "refused.example", "round.example"):
+            found = self.successResultOf(self.check(domain))
+            self.assertEqual(found.result, Result.TEMPERROR)
+            self.assertIn("DNS has no answer now", found.problem)
+
+    def test_late(self) -> None:
+        """The whole check takes so long and no longer; others do not wait for it."""
+        late = self.check("waits.example")
+        self.assertEqual(self.successResultOf(self.check("a.example")).result, Result.PASS)
+        self.clock.advance(CHECK_SECONDS - 1)
+        self.assertNoResult(late)
+        self.clock.advance(1)
+        found = self.successResultOf(late)
+        problem = "there is no result within 20 seconds"
+        self.assertEqual(found, Finding(Result.TEMPERROR, "waits.example", problem))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cancelled(self) -> None:
+        """A check that is given up asks nothing more, and leaves no timer."""
+        found = self.check("waits.example")
+        asked = list(self.resolver.asked)
+        found.cancel()
+        self.failureResultOf(found, CancelledError)
+        self.assertEqual(self.resolver.asked, asked)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_remembered(self) -> None:
+        """Answers are remembered as long as they may be, but very long ones."""
+        for domain, again in (("mx.example", 0), ("unknown.example", 0), ("many.example", 1)):
+            self.successResultOf(self.check(domain))
+            self.resolver.asked.clear()
+            self.successResultOf(self.check(domain))
+            self.assertEqual(len(self.resolver.asked), again, domain)
+        self.clock.advance(60)
+        self.successResultOf(self.check("mx.example"))
+        self.assertEqual(len(self.resolver.asked), 1 + 4)
+
+    def test_passes(self) -> None:
+        """Only "pass" passes, and only for a return path; it never fails."""
+        for sender, wanted in (
+            ("me@a.example", True),
+            ("me@wrong.example", False),
+            ("me@broken.example", False),
+            ("me@unknown.example", False),
+            ("", False),
+        ):
+            envelope = makeEnvelope(sender)
+            client = Client("192.0.2.1", 25, "a.example")
+            passes = self.spf.passes(attrs.evolve(envelope, client=client))
+            self.assertIs(self.successResultOf(passes), wanted)
+
+    def test_passesNot(self) -> None:
+        """Neither a resolver that cannot be made nor giving up is a failure."""
+        passes = SPF(lambda: self.resolver.missing, self.clock).passes(makeEnvelope("me@a.example"))
+        self.assertFalse(self.successResultOf(passes))
+        passes = self.spf.passes(makeEnvelope("me@waits.example"))
+        passes.cancel()
+        self.assertFalse(self.successResultOf(passes))

@@ -1,0 +1,152 @@
+"""
+The stages of a server that is embedded, as one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer, implementer_only
+
+from deferrals.errors import StageError
+from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IEnvelopeStage
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Recipient
+from deferrals.model.reply import R550_RELAYING_DENIED, Reply
+from deferrals.model.schedule import Schedule
+from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.server.stages import CurrentStages, EnvelopeChain, Stages
+from deferrals.testing import FakeContent, makeEnvelope
+
+GONE = Refuse(Reply(550, "5.1.1", "gone"))
+
+
+@implementer(IEnvelopeStage)
+class Says:
+    """
+    An envelope stage with one opinion.
+    """
+
+    def __init__(self, verdict: Any) -> None:
+        self.verdict = verdict
+        self.routes: list[Route | None] = []
+
+    def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
+        self.routes.append(recipient.route)
+        return self.verdict
+
+
+@implementer(IBinaryDelivery)
+class Box:
+    """
+    A delivery.
+    """
+
+    def destination(self, recipient: Any) -> str:
+        return "box"
+
+    def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
+        return {}
+
+
+@implementer(IEnvelopeStage)
+class Asking(Box):
+    """
+    A delivery that is asked at RCPT TO, too.
+    """
+
+    def __init__(self, verdict: Any) -> None:
+        self.verdict = verdict
+
+    def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
+        return self.verdict
+
+
+class ChainTests(SynchronousTestCase):
+    """
+    L{EnvelopeChain}.
+    """
+
+    def ask(self, *stages: Any, policies: Any = ("p",), deliveries: Any = None) -> Any:
+        chain = EnvelopeChain(stages, policies, deliveries or {"d": Box()})
+        recipient = Recipient(Mailbox.parse("a@x.example"))
+        return chain.judgeRecipient(makeEnvelope(), recipient)
+
+    def test_none(self) -> None:
+        """A recipient that no stage knows is refused."""
+        self.assertEqual(self.successResultOf(self.ask(Says(None))), Refuse(R550_RELAYING_DENIED))
+
+    def test_lastOpinion(self) -> None:
+        """The last opinion counts, and a refusal ends it."""
+        route = Route("p", "d")
+        found = self.successResultOf(self.ask(Says(Defer()), Says(None), Says(Accept())))
+        self.assertEqual(found, Accept(route=route))
+        after = Says(Accept())
+        self.assertEqual(self.successResultOf(self.ask(Says(Defer()), Says(GONE), after)), GONE)
+        self.assertEqual(after.routes, [])
+
+    def test_names(self) -> None:
+        """A name that is none, or is missing where there are several, is the stage's fault."""
+        for verdict in (Defer(Route("q", "d")), Defer(Route("p", "e"))):
+            self.failureResultOf(self.ask(Says(verdict)), StageError)
+        two = {"d": Box(), "e": Box()}
+        self.failureResultOf(self.ask(Says(Defer()), deliveries=two), StageError)
+        found = self.successResultOf(self.ask(Says(Defer(Route("", "e"))), deliveries=two))
+        self.assertEqual(found, Defer(Route("p", "e")))
+
+    def test_delivery(self) -> None:
+        """A delivery that can be asked has the last word, once."""
+        self.assertEqual(
+            self.successResultOf(self.ask(Says(Accept()), deliveries={"d": Asking(GONE)})), GONE
+        )
+        both = Asking(Accept())
+        found = self.successResultOf(self.ask(both, deliveries={"d": both}))
+        self.assertEqual(found, Accept(route=Route("p", "d")))
+
+
+class StagesTests(SynchronousTestCase):
+    """
+    L{Stages} and L{CurrentStages}.
+    """
+
+    def make(self, **changes: Any) -> Stages:
+        given: dict[str, Any] = {
+            "envelope": Says(Defer()),
+            "content": (),
+            "delivery": Box(),
+            "schedule": Schedule(),
+            "notices": None,
+            "quarantines": {},
+        }
+        return Stages.make(**given | changes)
+
+    def test_names(self) -> None:
+        """What has no name is called content and delivery."""
+        stages = self.make(content=[FakeContent()], notices="delivery")
+        self.assertEqual(
+            (list(stages.content), list(stages.deliveries)), (["content"], ["delivery"])
+        )
+        self.assertEqual(stages.routeBack(Mailbox.parse("a@x.example")), Route("", "delivery"))
+
+    def test_binary(self) -> None:
+        """BINARYMIME is for a server whose deliveries all take it."""
+        self.assertTrue(self.make().takesBinary)
+
+        @implementer_only(IDeliveryStage)
+        class Text(Box):
+            """A delivery of text."""
+
+        self.assertFalse(self.make(delivery={"a": Box(), "b": Text()}).takesBinary)
+
+    def test_current(self) -> None:
+        """What is set counts from then on; a delivery that is gone has the ordinary schedule."""
+        first = self.make(delivery={"a": Box()})
+        current = CurrentStages(first, 10)
+        content = current.content
+        self.assertIs(current.delivery("a"), first.deliveries["a"])
+        current.set(self.make(delivery={"b": Box()}))
+        self.assertIsNone(current.delivery("a"))
+        self.assertEqual(current.schedule("a"), Schedule())
+        self.assertIsNot(current.content, content)
+        self.assertFalse(current.canWriteTo(Mailbox.parse("a@x.example")))

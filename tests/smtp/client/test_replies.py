@@ -1,0 +1,80 @@
+"""
+Replies as they come from a server.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.errors import PeerError
+from deferrals.model.reply import Reply
+from deferrals.smtp.client.replies import (
+    MAX_REPLY_LINE_OCTETS,
+    MAX_REPLY_LINES,
+    ReplyParser,
+)
+
+SAID = (
+    b"220 mx ESMTP\r\n250-mx\r\n250-SIZE 100\r\n250 DSN\r\n"
+    b"550-5.1.1 no such\r\n550 5.1.1 recipient\r\n354\r\n250 4.0.0 odd\r\n"
+)
+REPLIES = [
+    Reply(220, None, "mx ESMTP"),
+    Reply(250, None, "mx\nSIZE 100\nDSN"),
+    Reply(550, "5.1.1", "no such\nrecipient"),
+    Reply(354, None, ""),
+    Reply(250, None, "4.0.0 odd"),
+]
+
+
+class ReplyParserTests(SynchronousTestCase):
+    """
+    L{ReplyParser}.
+    """
+
+    @given(st.lists(st.integers(1, 30), min_size=1))
+    def test_pieces(self, sizes: list[int]) -> None:
+        """Replies are the same in pieces of any size."""
+        parser, found, position = ReplyParser(), [], 0
+        while position < len(SAID):
+            for size in sizes:
+                found += parser.feed(SAID[position : position + size])
+                position += size
+        self.assertEqual([reply for reply, _ in found], REPLIES)
+        self.assertFalse(parser.partial)
+
+    def test_lines(self) -> None:
+        """The lines are there as they came."""
+        ((_, lines),) = ReplyParser().feed(b"250-a\r\n250 b\n")
+        self.assertEqual(lines, ["250-a", "250 b"])
+
+    def test_partial(self) -> None:
+        """Half a line, or half a reply, is the beginning of one."""
+        for data in (b"2", b"250-a\r\n"):
+            parser = ReplyParser()
+            self.assertEqual(parser.feed(data), [])
+            self.assertTrue(parser.partial)
+
+    def test_nonsense(self) -> None:
+        """What is no reply, changes its code on the way, or never ends."""
+        for data in (
+            b"hello\r\n",
+            b"25 x\r\n",
+            b"999 x\r\n",
+            b"250-a\r\n251 b\r\n",
+            b"\r\n",
+            b"250-x\r\n" * (MAX_REPLY_LINES + 1),
+            b"2" * (MAX_REPLY_LINE_OCTETS + 1),
+        ):
+            self.assertRaises(PeerError, ReplyParser().feed, data)
+
+    @given(st.binary(max_size=100))
+    def test_anything(self, data: bytes) -> None:
+        """Any octets are replies, or no protocol."""
+        try:
+            for reply, _ in ReplyParser().feed(data):
+                self.assertTrue(200 <= reply.code < 600)
+        except PeerError:
+            pass

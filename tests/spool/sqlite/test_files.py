@@ -1,0 +1,93 @@
+"""
+The files of the embedded spool, and its lock.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.errors import SpoolError
+from deferrals.model.ids import parseId
+from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
+
+NUMBER = parseId("1M84B9SJQ005Q")
+
+
+class FilesTests(SynchronousTestCase):
+    """
+    L{SpoolFiles}.
+    """
+
+    def setUp(self) -> None:
+        self.files = SpoolFiles(os.path.abspath(os.path.join(self.mktemp(), "spool")))
+        self.files.make()
+
+    def put(self) -> None:
+        with open(self.files.body(NUMBER), "wb") as file:
+            file.write(b"x")
+
+    def test_private(self) -> None:
+        """Every directory is the server's own."""
+        self.files.make()
+        for path in (self.files.directory, self.files.bodies):
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o700)
+
+    def test_bodies(self) -> None:
+        """Files are known by their messages' numbers; another file is none of ours."""
+        self.assertEqual(self.files.bodyNumbers(), [])
+        self.put()
+        with open(os.path.join(self.files.bodies, "not an id"), "wb"):
+            pass
+        self.assertEqual(self.files.bodyNumbers(), [NUMBER])
+        self.assertEqual(self.files.withoutBody([NUMBER, 7]), [7])
+
+    def test_aside(self) -> None:
+        """What is moved aside keeps its name, and goes only where all of it is to go."""
+        self.assertFalse(self.files.setBodyAside(NUMBER))
+        self.put()
+        self.assertTrue(self.files.setBodyAside(NUMBER))
+        self.assertEqual(self.files.namesAside(), ["1M84B9SJQ005Q"])
+        self.files.removeBody(NUMBER)
+        self.assertEqual(len(self.files.namesAside()), 1)
+        self.files.removeAll(NUMBER)
+        self.assertEqual(self.files.namesAside(), [])
+
+
+class LockTests(SynchronousTestCase):
+    """
+    L{SpoolLock}.
+    """
+
+    def setUp(self) -> None:
+        self.files = SpoolFiles(os.path.abspath(self.mktemp()))
+        self.files.make()
+
+    def test_one(self) -> None:
+        """One holds it at a time."""
+        first, second = SpoolLock(self.files), SpoolLock(self.files)
+        first.take()
+        error = self.assertRaises(SpoolError, second.take, "a server")
+        self.assertIn("in use by a server", str(error))
+        first.release()
+        second.take()
+        self.assertTrue(second.held)
+        second.release()
+        second.release()
+
+    def test_deleted(self) -> None:
+        """A lock whose file was deleted is taken anew, so that no other process gets it."""
+        lock = SpoolLock(self.files)
+        lock.take()
+        os.unlink(self.files.lock)
+        lock.renew()
+        self.assertRaises(SpoolError, SpoolLock(self.files).take)
+        lock.renew()
+        lock.release()
+
+    def test_noDirectory(self) -> None:
+        """A lock that cannot be made is an error of the spool."""
+        lock = SpoolLock(SpoolFiles("/nonexistent/spool"))
+        self.assertRaises(SpoolError, lock.take)

@@ -1,0 +1,187 @@
+"""
+What an outcome writes into the spool: a table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deferrals.errors import SpoolError
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import (
+    DelayNotified,
+    Disposition,
+    NotifyThenRemove,
+    Remove,
+    Reschedule,
+    Undeliverable,
+)
+from deferrals.model.reply import Reply
+from deferrals.spool.sqlite.batch import Insert
+from deferrals.spool.sqlite.outcomes import TELL_SECONDS, Outcomes, backOff
+from deferrals.spool.sqlite.rows import Lease, insertion, replyText
+from deferrals.spool.sqlite.schema import ENDED, LEASED, QUEUED, RELEASED, STUCK
+from deferrals.testing import makeAddressees, makeEnvelope, makeMessage, makeRecipient
+from tests.databases import DatabaseCase
+
+REPLY = Reply(451, "4.3.0", "later")
+
+
+def reschedule(**more: Any) -> Reschedule:
+    values: dict[str, Any] = {
+        "destination": "mx a",
+        "seconds": 60.0,
+        "expireSeconds": 1000.0,
+        "warnSeconds": 300.0,
+        **more,
+    }
+    return Reschedule(**values)
+
+
+def notice() -> Insert:
+    return insertion(
+        makeEnvelope(""),
+        makeMessage(),
+        makeAddressees("sender@example.com"),
+        state=RELEASED,
+        now=0.0,
+        lease=Lease("us", 300.0),
+    )
+
+
+class RecordTests(DatabaseCase):
+    """
+    L{Outcomes.record}, at the time 100, for a message that came at 10.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.number = self.add("a@b.example", "c@b.example", status=LEASED, owner="us", due=300.0)
+        self.db.execute("UPDATE messages SET since = 10")
+
+    def record(self, disposition: Disposition, *notices: Insert, owner: str = "us") -> bool:
+        addressee = Addressee(makeRecipient("a@b.example"), seq=0)
+        outcomes = Outcomes(self.db, 100.0, 2e9, owner)
+        return outcomes.record(self.number, [(addressee, disposition)], notices)
+
+    def first(self, *columns: str) -> Any:
+        return self.recipients(self.number, *columns)[0]
+
+    def history(self) -> list[tuple[Any, ...]]:
+        return self.all("SELECT seq, at, event, reply, host FROM history")
+
+    def test_remove(self) -> None:
+        """A recipient leaves; with the last one its message does."""
+        self.assertFalse(self.record(Remove("delivered", Reply(250, "2.0.0", "ok"), "mx")))
+        self.assertEqual(self.recipients(self.number, "seq"), [1])
+        self.assertEqual(self.history(), [(0, 2e9, "delivered", "250 2.0.0 ok", "mx")])
+        self.db.execute("DELETE FROM recipients")
+        self.assertTrue(self.record(Remove()))
+        self.assertEqual(self.all("SELECT id FROM messages"), [])
+        self.assertEqual(self.all("SELECT id FROM bodies"), [])
+
+    def test_reschedule(self) -> None:
+        """A recipient waits: until then, until it is warned of, until it is given up."""
+        self.record(reschedule(reply=REPLY, host="mx"))
+        self.assertEqual(
+            self.first("status", "owner", "destination", "due", "attempts", "notice", "expires"),
+            (QUEUED, None, "mx a", 160.0, 1, 310.0, 1010.0),
+        )
+        self.assertEqual(self.first("reply", "host"), (replyText(REPLY), "mx"))
+        self.assertEqual(self.all("SELECT name, ready FROM destinations"), [("mx a", 160.0)])
+        self.assertEqual(self.history(), [(0, 2e9, "retry", "451 4.3.0 later", "mx")])
+
+    def test_notice(self) -> None:
+        """When a recipient's sender is told: once that it is late, and when it is given up."""
+        for warned, seconds, expected in (
+            (0, 300.0, 310.0),
+            (0, 0.0, 1010.0),
+            (0, 2000.0, 1010.0),
+            (1, 300.0, 1010.0),
+        ):
+            self.change(self.number, 0, status=LEASED, owner="us", warned=warned)
+            self.record(reschedule(warnSeconds=seconds))
+            self.assertEqual(self.first("notice"), expected)
+
+    def test_putBack(self) -> None:
+        """What was not attempted counts as no attempt, and keeps what was said last."""
+        self.change(self.number, 0, attempts=2, reply=replyText(REPLY), host="mx")
+        self.record(reschedule(attempted=False))
+        self.assertEqual(self.first("attempts", "reply", "host"), (2, replyText(REPLY), "mx"))
+        self.assertEqual(self.history(), [])
+
+    def test_ended(self) -> None:
+        """An outcome that stands is kept until its sender has been told."""
+        self.record(NotifyThenRemove("failed", REPLY, "mx"))
+        self.assertEqual(
+            self.first("status", "due", "action", "reply", "host"),
+            (ENDED, 100.0 + TELL_SECONDS, "failed", replyText(REPLY), "mx"),
+        )
+        self.assertEqual(self.history(), [(0, 2e9, "failed", "451 4.3.0 later", "mx")])
+
+    def test_delayNotified(self) -> None:
+        """What is late is told once; next when it is given up."""
+        self.change(self.number, 0, expires=500.0, notice=120.0)
+        self.record(DelayNotified())
+        self.assertEqual(self.first("status", "warned", "notice"), (LEASED, 1, 500.0))
+        self.assertEqual([row[2] for row in self.history()], ["warned"])
+
+    def test_undeliverable(self) -> None:
+        """What the sender cannot be told is kept for the operator."""
+        self.record(Undeliverable(1000.0))
+        self.assertEqual(self.first("status", "notice", "expires"), (STUCK, 1100.0, 1100.0))
+        self.assertEqual([row[2] for row in self.history()], ["stuck"])
+
+    def test_another(self) -> None:
+        """What is leased to another process by now is left to it."""
+        for disposition in (Remove(), reschedule(), NotifyThenRemove("failed"), Undeliverable(1.0)):
+            self.assertFalse(self.record(disposition, owner="late"))
+            self.assertEqual(self.first("status", "owner", "due"), (LEASED, "us", 300.0))
+
+    def test_leaseEnded(self) -> None:
+        """What was leased to us, and to no other since, is still ours to record."""
+        self.change(self.number, 0, status=QUEUED, owner=None)
+        self.record(Remove())
+        self.assertEqual(self.recipients(self.number, "seq"), [1])
+
+    def test_withNotice(self) -> None:
+        """A notice comes in with what it tells of; but not where that is not ours."""
+        told = notice()
+        self.record(reschedule(), told)
+        self.assertEqual(self.recipients(told.number, "status"), [LEASED])
+        self.change(self.number, owner="another")
+        untrue = notice()
+        addressee = Addressee(makeRecipient("c@b.example"), seq=1)
+        with self.assertRaises(SpoolError):
+            Outcomes(self.db, 100.0, 2e9, "us").record(
+                self.number, [(addressee, Remove())], [untrue]
+            )
+        self.assertEqual(self.recipients(untrue.number, "status"), [])
+
+
+class BackOffTests(DatabaseCase):
+    """
+    L{backOff}.
+    """
+
+    def ready(self) -> list[tuple[Any, ...]]:
+        return self.all("SELECT name, ready, gate FROM destinations")
+
+    def test_gate(self) -> None:
+        """A destination is left alone, whatever is due; it may be unknown till now."""
+        self.add("a@b.example", destination="mx a", due=10.0)
+        backOff(self.db, "mx a", 50.0, 30.0)
+        self.assertEqual(self.ready(), [("mx a", 80.0, 80.0)])
+        backOff(self.db, "mx b", 50.0, 20.0)
+        self.assertEqual(self.ready()[1], ("mx b", 70.0, 70.0))
+
+    def test_open(self) -> None:
+        """It is used again as soon as a recipient is due; without any it is forgotten."""
+        for due, ready in ((10.0, 50.0), (90.0, 90.0)):
+            self.add("a@b.example", destination="mx a", due=due)
+            backOff(self.db, "mx a", 50.0, 30.0)
+            backOff(self.db, "mx a", 50.0, 0.0)
+            self.assertEqual(self.ready(), [("mx a", ready, 0.0)])
+            self.db.execute("DELETE FROM recipients")
+        backOff(self.db, "mx a", 50.0, 0.0)
+        self.assertEqual(self.ready(), [])

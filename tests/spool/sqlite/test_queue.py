@@ -1,0 +1,169 @@
+"""
+The operator's view of a spool: what is selected, changed, and said on the line.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from deferrals.interfaces import IQueue
+from deferrals.model.disposition import NotifyThenRemove, Undeliverable
+from deferrals.model.selection import Selection
+from deferrals.operator.control import ControlFactory, Operator
+from deferrals.spool.sqlite import queries
+from deferrals.spool.sqlite.queue import SqliteQueue
+from deferrals.spool.sqlite.spool import SqliteSpool
+from deferrals.testing import LATER
+from tests.spool.sqlite import test_spool
+
+
+class QueueTests(SynchronousTestCase):
+    """
+    L{SqliteQueue} and L{Operator}.
+    """
+
+    def setUp(self) -> None:
+        self.spools = test_spool.SqliteSpoolTests()
+        self.spools.mktemp = self.mktemp  # type: ignore[method-assign]
+        self.spools.addCleanup = self.addCleanup  # type: ignore[method-assign]
+        self.spool: SqliteSpool = self.spools.makeSpool()
+        self.woken: list[bool] = []
+        self.queue = SqliteQueue(
+            self.spool.store,
+            self.spools.inThread,
+            changed=lambda: self.woken.append(True),
+        )
+
+    def result(self, d: Any) -> Any:
+        return self.spools.reactor.wait(d)
+
+    def found(self, **conditions: Any) -> list[str]:
+        found, after = self.result(self.queue.recipients(Selection(**conditions), 100, None))
+        self.assertIsNone(after)
+        return [one["recipient"] for one in found]
+
+    def change(self, command: str, **conditions: Any) -> int:
+        count, after = self.result(self.queue.change(command, Selection(**conditions), None))
+        self.assertIsNone(after)
+        number: int = count
+        return number
+
+    def test_provides(self) -> None:
+        """It provides the interface."""
+        self.assertTrue(verifyObject(IQueue, self.queue))
+
+    def test_pages(self) -> None:
+        """A long queue is read in parts, each recipient once."""
+        self.patch(queries, "SLICE", 3)
+        for number in range(8):
+            self.spools.queued(self.spool, f"{number}@x.example")
+        found: list[str] = []
+        after: Any = None
+        while True:
+            page, after = self.result(self.queue.recipients(Selection(), 2, after))
+            found += [one["recipient"][0] for one in page]
+            if after is None:
+                break
+        self.assertEqual(sorted(found), list("01234567"))
+
+    def test_selection(self) -> None:
+        """All conditions have to be met."""
+        self.spools.queued(self.spool, "a@x.example", "hop x")
+        self.spools.clock.advance(100)
+        self.spools.queued(self.spool, "b@y.example", "hop y")
+        for conditions, names in (
+            ({"recipient": "*@X.example"}, ["a@x.example"]),
+            ({"destination": "* y"}, ["b@y.example"]),
+            ({"olderSeconds": 50.0}, ["a@x.example"]),
+            ({"newerSeconds": 50.0, "destination": "hop x"}, []),
+            ({"sender": ""}, []),
+            ({"status": "held"}, []),
+            ({"ids": ("0000000000000",)}, []),
+        ):
+            self.assertEqual(self.found(**conditions), names, conditions)
+
+    def test_hold(self) -> None:
+        """Who is held is not due, until released; and does not expire meanwhile."""
+        self.spools.queued(self.spool, "a@x.example", seconds=1.0)
+        self.assertEqual(self.change("hold"), 1)
+        self.spools.clock.advance(2000)
+        self.assertEqual(self.spools.claimed(self.spool), [])
+        self.assertEqual(self.spools.told(self.spool), [])
+        self.assertEqual(self.change("release"), 1)
+        self.assertEqual(len(self.spools.claimed(self.spool)), 1)
+        self.assertEqual(len(self.woken), 2)
+
+    def test_retry(self) -> None:
+        """A retry is due now, even where the destination is left alone."""
+        self.spools.queued(self.spool, "a@x.example", "dead", 5000.0)
+        self.spool.backOff("dead", 5000.0)
+        self.assertEqual(self.change("retry"), 1)
+        self.assertEqual(len(self.spools.claimed(self.spool)), 1)
+
+    def test_active(self) -> None:
+        """What is being delivered, or not ours yet, is left alone."""
+        self.spools.owned(self.spool, "a@x.example")
+        self.spools.staged(self.spool, "b@x.example")
+        for command in ("retry", "hold", "release", "remove"):
+            self.assertEqual(self.change(command), 0)
+        self.assertEqual(self.result(self.spool.waiting()), (2, 2))
+
+    def test_stuck(self) -> None:
+        """A retry of somebody whose sender could not be told is another try to tell."""
+        work = self.spools.owned(self.spool, "a@x.example")
+        self.result(
+            self.spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)})
+        )
+        (telling,) = self.result(self.spool.notices(1, work.envelope.transaction))
+        self.result(self.spool.record(telling, {telling.addressees[0]: Undeliverable(1000.0)}))
+        self.assertEqual(self.change("retry", status="stuck"), 1)
+        self.assertEqual(self.spools.told(self.spool), [("a@x.example", "failed")])
+
+    def test_remove(self) -> None:
+        """What is removed is gone, with its message when nobody is left."""
+        work = self.spools.owned(self.spool, "a@x.example", "b@x.example")
+        waits = dict.fromkeys(work.addressees, self.spools.waits())
+        self.result(self.spool.record(work, waits))
+        self.assertEqual(self.change("remove", recipient="a@*"), 1)
+        self.assertEqual(self.result(self.spool.waiting()), (1, 1))
+        self.assertEqual(self.change("remove"), 1)
+        self.assertEqual(self.result(self.spool.waiting()), (0, 0))
+        shown = self.result(self.queue.show(work.envelope.transaction))
+        self.assertTrue(shown["gone"])
+        self.assertIn("remove by operator", [one["event"] for one in shown["history"]])
+
+    def say(self, *lines: Any) -> list[Any]:
+        """
+        What the line answers.
+        """
+        operator = Operator(self.queue, self.spools.inThread, lambda: {"counters": {}})
+        line: Any = ControlFactory(operator).buildProtocol(None)  # type: ignore[arg-type]
+        transport = StringTransport()
+        line.makeConnection(transport)
+        for one in lines:
+            line.dataReceived(one if isinstance(one, bytes) else json.dumps(one).encode() + b"\n")
+        return [json.loads(answer) for answer in transport.value().splitlines()]
+
+    def test_line(self) -> None:
+        """Each line is answered by one; what is none is an error and nothing more."""
+        work = self.spools.queued(self.spool, "a@x.example")
+        answers = self.say(
+            {"call": "numbers", "args": []},
+            {"call": "read", "args": [work.envelope.id, 11]},
+            {"call": "show", "args": ["nonsense"]},
+            {"call": "__init__", "args": []},
+            {"call": "look", "args": [{"unknown": 1}, 1, None]},
+            b"}\n",
+            {"call": "status", "args": []},
+        )
+        self.assertEqual(answers[0]["result"]["messages"], 1)
+        self.assertEqual(base64.b64decode(answers[1]["result"]), b"\n\r\nhello\r\n")
+        for answer in answers[2:6]:
+            self.assertIn("error", answer)
+        self.assertEqual(answers[6]["result"], {"counters": {}})

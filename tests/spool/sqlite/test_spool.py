@@ -1,0 +1,384 @@
+"""
+The spool in SQLite against the contract, and what it does beside it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+import unittest.mock
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.errors import SpoolError
+from deferrals.model.disposition import Remove
+from deferrals.model.ids import parseId
+from deferrals.spool.message import MEMORY_OCTETS
+from deferrals.spool.sqlite import repair, upkeep
+from deferrals.spool.sqlite.claims import KEEP_SECONDS, LEASE_SECONDS
+from deferrals.spool.sqlite.spool import SqliteSpool
+from deferrals.testing import SpoolContract, makeAddressees, makeEnvelope
+from tests.reactors import PumpedReactor
+from tests.requirements import requirement
+
+
+class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
+    """
+    L{SqliteSpool}, with a real disk and a clock that stands still.
+    """
+
+    def makeSpool(self) -> SqliteSpool:
+        self.clock = self.reactor = PumpedReactor()
+        self.directory = os.path.join(self.mktemp(), "spool")
+        return self.opened()
+
+    def opened(self) -> SqliteSpool:
+        spool = SqliteSpool(self.directory, self.reactor, self.inThread)
+        self.assertIsNone(self.reactor.wait(spool.open()))
+        self.addCleanup(lambda: spool.closed or self.reactor.wait(spool.close()))
+        return spool
+
+    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+        d: Deferred[Any] = Deferred()
+        try:
+            d.callback(function(*args))
+        except Exception:
+            d.errback()
+        return d
+
+    def reopen(self, spool: SqliteSpool) -> SqliteSpool:
+        self.reactor.wait(spool.close())
+        return self.opened()
+
+    def resultOf(self, d: Deferred[Any]) -> Any:
+        return self.reactor.wait(d)
+
+    def test_modes(self) -> None:
+        """Nobody else may look into the spool."""
+        self.makeSpool()
+        self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
+
+    def test_locked(self) -> None:
+        """Two processes do not share one spool."""
+        self.makeSpool()
+        second = SqliteSpool(self.directory, self.reactor, self.inThread)
+        failure = self.reactor.wait(second.open())
+        self.assertIn("in use by another process", failure.getErrorMessage())
+
+    def test_otherVersion(self) -> None:
+        """A spool of another format is left alone."""
+        spool = self.makeSpool()
+        self.reactor.wait(spool.close())
+        with sqlite3.connect(os.path.join(self.directory, "spool.sqlite")) as db:
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+        again = SqliteSpool(self.directory, self.reactor, self.inThread)
+        failure = self.reactor.wait(again.open())
+        self.assertIn("format 99", failure.getErrorMessage())
+        self.assertTrue(again.closed)
+
+    def test_unwritable(self) -> None:
+        """A directory that cannot be made is an error that says so."""
+        self.reactor = PumpedReactor()
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write("a file")
+        spool = SqliteSpool(os.path.join(path, "spool"), self.reactor, self.inThread)
+        failure = self.reactor.wait(spool.open())
+        failure.trap(SpoolError)
+
+    def test_large(self) -> None:
+        """A large body is a file, gone with its message; a small one is none."""
+        spool, envelope = self.makeSpool(), makeEnvelope()
+        content = b"x" * MEMORY_OCTETS + b"\r\n"
+        message = self.body(spool, envelope, content[:100], content[100:])
+        self.assertIsNone(message.body)
+        work = self.resultOf(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        spool.release(work, {})
+        with work.message.open() as file:
+            self.assertEqual(file.read(), content)
+        self.assertEqual(len(os.listdir(os.path.join(self.directory, "bodies"))), 1)
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
+        self.resultOf(spool.waiting())
+        self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
+
+    def test_largeAborted(self) -> None:
+        """The file of a message that was not wanted is removed."""
+        spool = self.makeSpool()
+        writer = spool.newBody(1)
+        writer.write(b"x" * (MEMORY_OCTETS + 1))
+        self.resultOf(writer.finish())
+        writer.abort()
+        writer.abort()
+        self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
+
+    def test_sameNumber(self) -> None:
+        """A message that cannot be inserted fails alone, with a SpoolError."""
+        spool = self.makeSpool()
+        work = self.staged(spool, "a@b.example")
+        failure = self.resultOf(
+            spool.stage(work.envelope, work.message, makeAddressees("c@d.example"))
+        )
+        failure.trap(SpoolError)
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+
+    def restarted(self, wall: float, seconds: float = 0.0) -> SqliteSpool:
+        """
+        The next process, at another time of day.
+        """
+        self.reactor.advance(seconds)
+        spool = SqliteSpool(self.directory, self.reactor, self.inThread, lambda: wall)
+        self.assertIsNone(self.reactor.wait(spool.open()))
+        self.addCleanup(lambda: spool.closed or self.reactor.wait(spool.close()))
+        return spool
+
+    def test_clockSet(self) -> None:
+        """A clock that is set, by hours or years, expires nothing early and holds up nothing."""
+        spool = self.makeSpool()
+        self.reactor.wait(spool.close())
+        for jump in (0.0, 7200.0, -7200.0, 1e9, -1e9):
+            spool = self.restarted(2e9)
+            work = self.queued(spool, "a@b.example", expireSeconds=86400.0, seconds=600.0)
+            self.reactor.wait(spool.close())
+            spool = self.restarted(2e9 + jump)
+            (again,) = self.claimed(spool)  # tried again at the start
+            self.assertLessEqual(again.ageSeconds, 3600.0)
+            self.resultOf(spool.record(again, {again.addressees[0]: self.waits(seconds=600.0)}))
+            self.assertEqual(self.resultOf(spool.notices(10)), [])
+            self.reactor.advance(601)
+            (again,) = self.claimed(spool)
+            self.assertEqual(again.envelope, work.envelope)
+            self.resultOf(spool.record(again, {again.addressees[0]: Remove()}))
+            self.reactor.wait(spool.close())
+
+    def test_expiresWhileDown(self) -> None:
+        """Short breaks count, so that what is given up after days is given up after days."""
+        spool = self.makeSpool()
+        self.reactor.wait(spool.close())
+        wall = 2e9
+        spool = self.restarted(wall)
+        self.queued(spool, "a@b.example", expireSeconds=10000.0, seconds=50000.0)
+        for _ in range(3):
+            self.reactor.wait(spool.close())
+            wall += 3599.0
+            spool = self.restarted(wall)
+        works = self.resultOf(spool.notices(10))
+        self.assertEqual([a.action for work in works for a in work.addressees], ["expired"])
+
+    def test_plans(self) -> None:
+        """What is due is found by an index, whatever else waits: nothing is read whole."""
+        spool = self.makeSpool()
+        asked: list[str] = []
+
+        def traced(db: sqlite3.Connection, callback: Any) -> None:
+            db.set_trace_callback(callback)
+
+        self.queued(spool, "a@b.example", seconds=1.0, warnSeconds=1.0)
+        self.clock.advance(2)
+        self.resultOf(spool.store.run(traced, asked.append))
+        self.claimed(spool)
+        self.resultOf(spool.notices(10))
+        self.resultOf(spool.store.run(traced, None))
+        selects = [sql for sql in asked if sql.startswith(("SELECT", "UPDATE recipients"))]
+        self.assertGreater(len(selects), 5)
+
+        def plan(db: sqlite3.Connection, sql: str) -> str:
+            return str([row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}")])
+
+        for sql in selects:
+            found = self.resultOf(spool.store.run(plan, sql))
+            self.assertNotIn("SCAN", found, sql)
+            self.assertNotIn("TEMP B-TREE", found, sql)
+            if "message = " in sql:
+                self.assertIn("PRIMARY KEY (message=?", found, sql)
+
+    def test_trimmed(self) -> None:
+        """Of too many notes those that expire first go; the history is kept short."""
+        spool = self.makeSpool()
+        self.patch(upkeep, "NOTES_ROWS", 3)
+        self.patch(upkeep, "HISTORY_ROWS", 2)
+        for number in range(6):
+            spool.note(str(number), "x", 100.0 + number)
+        for _ in range(4):
+            self.queued(spool, "a@b.example")
+        self.assertFalse(self.resultOf(spool.store.run(upkeep.trimNotes, spool.store.clock.now())))
+        self.assertFalse(self.resultOf(spool.store.run(upkeep.trimHistory)))
+        self.assertEqual(sorted(self.resultOf(spool.notes())), ["3", "4", "5"])
+        count = self.resultOf(
+            spool.store.run(lambda db: db.execute("SELECT COUNT(*) FROM history").fetchone()[0])
+        )
+        self.assertEqual(count, 2)
+
+    def test_beforeOpen(self) -> None:
+        """Mail that comes before the spool is open waits, and is not taken for a dead process's."""
+        spool = self.makeSpool()
+        self.owned(spool, "a@b.example")
+        self.reactor.wait(spool.close())
+        spool = SqliteSpool(self.directory, self.reactor, self.inThread)
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"x\r\n")
+        staged = spool.stage(envelope, message, makeAddressees("c@d.example"))
+        opened = spool.open()
+        self.assertNoResult(staged)
+        self.reactor.wait(opened)
+        self.addCleanup(lambda: self.reactor.wait(spool.close()))
+        work = self.reactor.wait(staged)
+        spool.release(work, {})
+        (other,) = self.claimed(spool)
+        self.assertEqual(str(other.addressees[0]), "a@b.example")
+
+    def large(self, spool: SqliteSpool, address: str) -> str:
+        """
+        @return: the file of a message that is ours.
+        """
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"x" * MEMORY_OCTETS, b"\r\n")
+        work = self.resultOf(spool.stage(envelope, message, makeAddressees(address)))
+        spool.release(work, {})
+        return str(message.path)
+
+    def test_unreadable(self) -> None:
+        """A row that cannot be read is named twice: when it is found, and when it is given up."""
+        spool = self.makeSpool()
+        self.queued(spool, "a@b.example", seconds=1.0)
+        self.resultOf(
+            spool.store.run(lambda db: db.execute("UPDATE recipients SET recipient = '?'") and None)
+        )
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def said() -> int:
+            return sum(one.get("event") == "damaged" for one in events)
+
+        self.clock.advance(2)
+        self.assertEqual(self.claimed(spool), [])
+        self.assertEqual(said(), 1)
+        for _ in range(5):
+            self.clock.advance(KEEP_SECONDS + 1)
+            self.assertEqual(self.resultOf(spool.notices(10)), [])
+        self.assertEqual(said(), 2)
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+
+    def test_noDescriptors(self) -> None:
+        """A content that cannot be read now (no more files may be open) is not damaged."""
+        spool = self.makeSpool()
+        self.large(spool, "a@b.example")
+        for where in ("claim", "check"):
+            spool = self.reopen(spool)
+            (work,) = self.claimed(spool) if where == "check" else (None,)
+            full = OSError(errno.EMFILE, "Too many open files")
+
+            def opening(*args: Any, full: OSError = full, **more: Any) -> Any:
+                raise full
+
+            with unittest.mock.patch("builtins.open", opening):
+                if work is None:
+                    self.assertEqual(self.claimed(spool), [])
+                else:
+                    check = spool.check(work)
+                    assert check is not None
+                    failure = self.resultOf(check)
+                    self.assertIn("Too many open files", failure.getErrorMessage())
+            self.clock.advance(LEASE_SECONDS + 1)
+            (again,) = self.claimed(spool)
+            check = spool.check(again)
+            assert check is not None
+            self.assertIsNone(self.resultOf(check))
+
+    def test_noDatabase(self) -> None:
+        """
+        A database that is not there at a start: large contents are kept for
+        when it is put back.
+        """
+        spool = self.makeSpool()
+        path = self.large(spool, "a@b.example")
+        self.reactor.wait(spool.close())
+        os.rename(spool.store.files.database, f"{spool.store.files.database}.away")
+        spool = self.opened()
+        self.resultOf(spool.waiting())
+        aside = os.path.join(self.directory, "damaged", os.path.basename(path))
+        self.assertTrue(os.path.exists(aside))
+        self.reactor.wait(spool.close())
+        os.rename(f"{spool.store.files.database}.away", spool.store.files.database)
+        os.rename(aside, path)
+        (work,) = self.claimed(self.opened())
+        self.assertEqual(work.message.size, MEMORY_OCTETS + 2)
+
+    def test_halfSalvaged(self) -> None:
+        """The content of a message of which nothing else can be read is kept."""
+        spool = self.makeSpool()
+        paths = [self.large(spool, f"{name}@b.example") for name in "abcd"]
+        self.reactor.wait(spool.close())
+        numbers = [parseId(os.path.basename(path)) for path in paths]
+        with sqlite3.connect(spool.store.files.database) as db:
+            db.execute("DELETE FROM messages WHERE id = ?", (numbers[0],))
+            db.execute("DELETE FROM recipients WHERE message IN (?, ?)", (numbers[1], numbers[3]))
+        db.close()
+        aside = os.path.join(self.directory, "damaged")
+        text = repair.salvage(spool.store.files, 0.0, {numbers[3]})
+        self.assertIn("2 contents", text)
+        found = [os.path.exists(path) for path in paths]
+        self.assertEqual(found, [False, False, True, True])  # the last is still coming in
+        names = {os.path.basename(path) for path in paths[:2]}
+        self.assertLess(names, set(os.listdir(aside)))
+
+    def test_afterClose(self) -> None:
+        """A closed spool takes nothing."""
+        spool = self.makeSpool()
+        self.reactor.wait(spool.close())
+        envelope = makeEnvelope()
+        message = self.body(spool, envelope, b"x\r\n")
+        failure = self.resultOf(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        failure.trap(SpoolError)
+
+
+class CrashTests(SynchronousTestCase):
+    """
+    A process that dies.
+    """
+
+    PROGRAM = """
+import os, sys
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from deferrals.spool.sqlite.spool import SqliteSpool
+from deferrals.testing import makeAddressees, makeEnvelope
+spool = SqliteSpool(sys.argv[1], reactor, deferToThread)
+def begin(_):
+    envelope = makeEnvelope()
+    writer = spool.newBody(envelope.transaction)
+    writer.write(b"Subject: x\\r\\n\\r\\n" + b"x" * int(sys.argv[2]) + b"\\r\\n")
+    d = writer.finish()
+    d.addCallback(lambda message: spool.stage(envelope, message, makeAddressees("a@b.example")))
+    d.addCallback(lambda work: os._exit(7))
+spool.open().addCallback(begin)
+reactor.run()
+"""
+
+    @requirement("D-23")
+    def test_staged(self) -> None:
+        """What was durable before the process died is there afterwards, whole."""
+        for size in (10, MEMORY_OCTETS + 10):
+            directory = self.mktemp()
+            status = subprocess.run(
+                [sys.executable, "-c", self.PROGRAM, directory, str(size)],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                timeout=60,
+                check=False,
+            ).returncode
+            self.assertEqual(status, 7)
+            clock = PumpedReactor()
+            clock.advance(2e9)
+            spool = SqliteSpool(directory, clock, SqliteSpoolTests.inThread.__get__(self))
+            clock.wait(spool.open())
+            (work,) = clock.wait(spool.claim(10, {}, 10))
+            with work.message.open() as file:
+                self.assertEqual(len(file.read()), work.message.size)
+            clock.wait(spool.close())

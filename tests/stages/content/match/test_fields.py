@@ -1,0 +1,153 @@
+"""
+What header fields say.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.header
+import email.message
+import email.policy
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.stages.content.match.fields import base64 as lenient
+from deferrals.stages.content.match.fields import decoded, parameters, words
+from tests.work import linesRun
+
+TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=300)
+
+
+class ParameterTests(SynchronousTestCase):
+    """
+    L{parameters}.
+    """
+
+    def test_forms(self) -> None:
+        """Tokens, quoted strings, RFC 2231's continuations and encodings."""
+        for value, wanted in (
+            ("text/plain", {}),
+            ("a/b; Name=x.txt ; b = c", {"name": "x.txt", "b": "c"}),
+            ('a/b;name="a;b\\"c\\\\.exe"', {"name": 'a;b"c\\.exe'}),
+            ("a/b;\tname*=utf-8'de'%C3%A4%2eexe", {"name": "\u00e4.exe"}),
+            ("a; n*0*=iso-8859-1''%e4; n*1=b%20; n*2*=%e4", {"n": "\u00e4b%20\u00e4"}),
+            ('a; n*1="b"; n*0="a"; n*3=d', {"n": "ab"}),
+            ("a; n=plain; n*=''encoded", {"n": "encoded"}),
+            ("a; n=first; n=second", {"n": "first"}),
+            ('a; n="never ends; m=1', {"n": "never ends", "m": "1"}),
+            ("a; n=\u00e4 b.exe; *=x; *0=y", {"n": "\u00e4 b.exe", "*": "x", "*0": "y"}),
+            ("a; n*0*=nonsense'x; n*1*=%", {"n": "nonsense'x%"}),
+            ("a; n*=no-such-charset''%C3%A4", {"n": "\u00e4"}),
+        ):
+            self.assertEqual(parameters(value), wanted, value)
+
+    @given(TEXT.filter(bool))
+    def test_likeTheLibrary(self, name: str) -> None:
+        """A file name comes out as the standard library has written it."""
+        message = email.message.Message(email.policy.compat32)
+        if name.isascii():
+            message.add_header("Content-Disposition", "attachment", filename=name)
+        else:
+            message.add_header("Content-Disposition", "attachment", filename=("utf-8", "", name))
+        self.assertEqual(parameters(message["Content-Disposition"]), {"filename": name})
+
+    @given(st.text(max_size=200))
+    def test_anything(self, value: str) -> None:
+        """Any text has parameters, or none."""
+        parameters(value)
+        parameters(f'a/b; name="{value}; n*0*={value}')
+
+
+class WordTests(SynchronousTestCase):
+    """
+    L{words}.
+    """
+
+    def test_forms(self) -> None:
+        """RFC 2047, and what is nearly that."""
+        for value, wanted in (
+            ("plain =?", "plain =?"),
+            ("=?utf-8?q?a=2Eexe?=", "a.exe"),
+            ("Re: =?ISO-8859-1?Q?=E4_b?= c", "Re: \u00e4 b c"),
+            ("=?utf-8?b?w6Q=?= =?utf-8?B?w7Y?=", "\u00e4\u00f6"),
+            ("=?utf-8?b?ww==?= =?utf-8?b?pA==?=", "\u00e4"),
+            ("=?utf-8*en?q?a?=b", "ab"),
+            ("=?utf-8?q?a?= x =?utf-8?q?b?=", "a x b"),
+            ("=?no-such?q?a?=", "a"),
+            ("=?utf-8?x?a?=", "=?utf-8?x?a?="),
+            ("=?punycode?q?a-?=", "a-"),
+        ):
+            self.assertEqual(words(value), wanted, value)
+
+    @given(TEXT)
+    def test_likeTheLibrary(self, text: str) -> None:
+        """What the standard library encodes is decoded."""
+        value = email.header.Header(text, "utf-8").encode()
+        self.assertEqual(words(value.replace("\n", "")), text)
+
+    @given(st.text(max_size=200))
+    def test_anything(self, value: str) -> None:
+        """Any text has words."""
+        words(value)
+        words(f"=?utf-8?b?{value}?= =?{value}?q?x?=")
+
+
+class CostTests(SynchronousTestCase):
+    """
+    Fields that cost the standard library seconds.
+    """
+
+    def test_linear(self) -> None:
+        """
+        Twice the field is no more than twice the work.  Patterns are no lines, so
+        the fields are long: with a pattern that goes back, this would not end.
+        """
+        for head, repeated, end in (
+            ('a; name="', ";" * 100, ""),
+            ('a; name="', '\\"' * 50, ""),
+            ("a", '; n="' * 20, ""),
+            ("a;", " " * 100, ""),
+            ("a; ", "n" * 100, ""),
+            ("a", "; n*0=x" * 14, ""),
+            ("a; n*99999999999999", "9" * 100, "=x"),
+            ("", "=?a?q?" * 16, ""),
+            ("", "=?" * 50, ""),
+            ("", "=?utf-8?q?a?= " * 7, ""),
+            ("=?utf-8?q?a?=", " " * 100, ""),
+            ("=?punycode?q?", "x" * 100, "?="),
+        ):
+            once = self.work(head + repeated * 25 + end)
+            self.assertLessEqual(self.work(head + repeated * 50 + end), 2.1 * once, head + repeated)
+            for read in (parameters, words):
+                read(head + repeated * 2500 + end)
+
+    def work(self, value: str) -> int:
+        return linesRun(parameters, value) + linesRun(words, value)
+
+
+class OctetsTests(SynchronousTestCase):
+    """
+    Octets and character sets.
+    """
+
+    @given(st.binary(max_size=300), st.integers(1, 80))
+    def test_base64(self, data: bytes, width: int) -> None:
+        """Whatever stands between, and with or without its end."""
+        whole = base64.b64encode(data)
+        lines = b"!\r\n".join(whole[at : at + width] for at in range(0, len(whole), width))
+        self.assertEqual(lenient(lines), data)
+        self.assertEqual(lenient(whole.rstrip(b"=")), data)
+
+    @given(st.binary(max_size=50))
+    def test_base64Anything(self, data: bytes) -> None:
+        """Anything at all."""
+        lenient(data)
+
+    def test_decoded(self) -> None:
+        """Character sets that are none, or no character sets."""
+        for charset in ("", "utf-8", "nonsense", "base64", "idna", "a\0b", "unicode-escape"):
+            self.assertEqual(decoded(b"\\u0041", charset), "\\u0041", charset)
+        self.assertEqual(decoded(b"\xe4", "latin1"), "\u00e4")
+        self.assertEqual(decoded(b"+2AA- \xff +AOQ-", "utf-7"), "? \ufffd \u00e4")

@@ -1,0 +1,114 @@
+"""
+The MIME structure that C{match} looks into.
+"""
+
+from __future__ import annotations
+
+import email.message
+import email.policy
+import zlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.stages.content.match.mime import TooComplex, parts
+from tests.mails import mail, many
+from tests.work import linesRun
+
+
+def nested(depth: int) -> bytes:
+    levels = [
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n)
+        for n in range(depth)
+    ]
+    return b"".join(levels) + b"\r\n" + b"hello\r\n--b\r\n" * 20000
+
+
+PIECES = [
+    *(b"--b", b"--", b"\r\n", b"x", b"\r\n\r\n"),
+    b"Content-Type: multipart/mixed; boundary=b",
+    b"Content-Type: message/rfc822",
+]
+
+
+class MimeTests(SynchronousTestCase):
+    """
+    L{parts}.
+    """
+
+    def structure(self, data: bytes) -> list[tuple[str, bytes]]:
+        return [(part.mimeType, data[part.start : part.end]) for part in parts(data)]
+
+    def test_likeTheLibrary(self) -> None:
+        """Ordinary mail has the parts that the standard library finds."""
+        inner = mail(subject="inner", text="inside")
+        message = mail(
+            text="text",
+            html="<p>html</p>",
+            attachments=[("a.bin", "application/x", zlib.compress(b"x"))],
+        )
+        message.add_attachment(inner)
+        data = message.as_bytes()
+        found = [(p.mimeType, p.fileName) for p in parts(data)]
+        wanted = [
+            (part.get_content_type(), part.get_filename() or "")
+            for part in email.message_from_bytes(data, policy=email.policy.compat32).walk()
+        ]
+        self.assertEqual(found, wanted)
+
+    def test_contents(self) -> None:
+        """What each part contains."""
+        data = (
+            b'Content-Type: multipart/mixed; boundary="a b"\r\n\r\npreamble\r\n'
+            b"--a b\r\n\r\none\r\n"
+            b"--a b  \r\nContent-Type: text/html\r\n\r\ntwo\r\n\r\n--a b--\r\nepilogue\r\n"
+        )
+        self.assertEqual(
+            self.structure(data),
+            [("multipart/mixed", b"preamble"), ("text/plain", b"one"), ("text/html", b"two\r\n")],
+        )
+
+    def test_sameBoundaryTwice(self) -> None:
+        """An inner multipart that reuses the boundary hides nothing."""
+        data = (
+            b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+            b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nx\r\n--b\r\n"
+            b"Content-Type: application/evil\r\n\r\ny\r\n--b--\r\n"
+        )
+        self.assertIn("application/evil", [kind for kind, _ in self.structure(data)])
+
+    def test_unfinished(self) -> None:
+        """A message that stops anywhere has parts."""
+        data = mail(html="<p>x</p>", attachments=[("a", "a/b", b"x")]).as_bytes()
+        for end in range(len(data)):
+            list(parts(data[:end]))
+
+    def test_linear(self) -> None:
+        """Twice the parts, or twice the levels, are no more than twice the work."""
+        self.assertEqual(len(list(parts(many(10000)))), 10001)
+        top = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+        noEmptyLine = b"--b\r\nContent-Type: text/plain\r\n"
+        for once, twice in (
+            (many(500), many(1000)),
+            (nested(45), nested(90)),
+            (top + noEmptyLine * 500, top + noEmptyLine * 1000),
+        ):
+            work = linesRun(list, parts(once))
+            self.assertLess(linesRun(list, parts(twice)), 2.1 * work)
+
+    def test_tooComplex(self) -> None:
+        """There is a limit."""
+        self.assertRaises(TooComplex, list, parts(nested(1000)))
+
+    @given(st.lists(st.sampled_from(PIECES), max_size=30))
+    def test_anything(self, pieces: list[bytes]) -> None:
+        """Parts of any octets are inside them, in order."""
+        data = b"".join(pieces)
+        place = 0
+        for part in parts(data):
+            self.assertTrue(0 <= part.start <= part.end <= len(data), (data, part))
+            self.assertGreaterEqual(part.start, place)
+            place = part.start
+            part.text(data, 1000)
+            str(part.fileName)

@@ -1,0 +1,38 @@
+"""
+The copies that deliveries hand over.
+"""
+
+from __future__ import annotations
+
+import re
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.verdict import NO_MARKS, Marks
+from deferrals.stages.delivery.copy import Copy
+from deferrals.testing import (
+    makeMessage,
+)
+
+
+class CopyTests(SynchronousTestCase):
+    """
+    L{Copy}.
+    """
+
+    def test_all(self) -> None:
+        """Size and octets agree, and a body without a header is not taken for one."""
+        for content in (
+            b"",
+            b"\r\nbody\r\n",
+            b"A: 1\r\n\r\nbody\r\n",
+            b"A: 1\r\n",
+            b"no field\r\n",
+        ):
+            for marks in (NO_MARKS, Marks((("X", "1"),)), Marks(subjectPrefix="[x] ")):
+                copy = Copy(makeMessage(content), b"Trace: 1\r\n", marks)
+                octets = b"".join(copy.chunks())
+                self.assertEqual(len(octets), copy.size)
+                self.assertTrue(octets.startswith(b"Trace: 1\r\n"))
+                if b"body" in content:
+                    self.assertTrue(re.search(rb"\r\n\r\nbody\r\n$", octets), octets)

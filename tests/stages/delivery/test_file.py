@@ -1,0 +1,61 @@
+"""
+Delivery into single files.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.delivery import Addressee
+from deferrals.model.verdict import Delivered, Marks, Retry
+from deferrals.stages.delivery.file import FileDelivery, FileSettings
+from deferrals.testing import (
+    DeliveryStageContract,
+    FakeServices,
+    makeAddressees,
+    makeEnvelope,
+    makeMessage,
+)
+
+
+class FileTests(DeliveryStageContract, SynchronousTestCase):
+    """
+    L{FileDelivery}.
+    """
+
+    def makeStage(self, **settings: Any) -> FileDelivery:
+        self.directory = self.mktemp()
+        os.makedirs(self.directory)
+        services = FakeServices(os.path.abspath(self.directory))
+        return FileDelivery(FileSettings("archive/{domain}", **settings), services)
+
+    def test_files(self) -> None:
+        """One complete file per copy; a repeated delivery replaces the first."""
+        stage, envelope = self.makeStage(line_ends="lf"), makeEnvelope()
+        a, b = makeAddressees("a@x.example", "b@x.example")
+        b = Addressee(b.recipient, Marks((("X-Score", "9"),)), 1)
+        for _ in "12":
+            found = self.successResultOf(stage.deliver(makeMessage(), envelope, [a, b]))
+            self.assertEqual(list(found.values()), [Delivered(), Delivered()])
+        where = os.path.join(self.directory, "archive", "x.example")
+        names = sorted(os.listdir(where))
+        self.assertEqual(names, [f"{envelope.id}-0.eml", f"{envelope.id}-1.eml"])
+        with open(os.path.join(where, names[0]), "rb") as file:
+            text = file.read()
+        self.assertNotIn(b"\r", text)
+        self.assertNotIn(b"X-Score", text)
+        self.assertNotIn(b"b@x.example", text)
+
+    def test_cannot(self) -> None:
+        """What cannot be written is tried again."""
+        stage = self.makeStage()
+        with open(os.path.join(self.directory, "archive"), "wb"):
+            pass
+        people = makeAddressees("a@x.example")
+        (outcome,) = self.successResultOf(
+            stage.deliver(makeMessage(), makeEnvelope(), people)
+        ).values()
+        self.assertIsInstance(outcome, Retry)

@@ -1,0 +1,143 @@
+"""
+Mailboxes in the file system: quotas, mailboxes that mail does not make, subaddresses.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.interfaces import IEnvelopeStage
+from deferrals.model.verdict import Delivered, Failed, Refuse, Retry
+from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings, writeMaildir
+from deferrals.stages.delivery.quota import Usage
+from deferrals.testing import (
+    FakeServices,
+    makeAddressees,
+    makeEnvelope,
+    makeMessage,
+    makeRecipient,
+)
+
+
+class MailboxTests(SynchronousTestCase):
+    """
+    L{MaildirDelivery} with its further settings.
+    """
+
+    def setUp(self) -> None:
+        self.directory = self.mktemp()
+        os.makedirs(os.path.join(self.directory, "mail"))
+
+    def stage(self, **settings: Any) -> MaildirDelivery:
+        self.services = FakeServices(os.path.abspath(self.directory))
+        self.services.reactor.advance(2_000_000_000)
+        return MaildirDelivery(MaildirSettings("mail/{local}", **settings), self.services)
+
+    def judge(self, stage: MaildirDelivery, address: str, size: int | None = None) -> str:
+        d = stage.judgeRecipient(makeEnvelope(size=size), makeRecipient(address))
+        verdict = self.successResultOf(d)
+        return str(verdict.reply)[:9] if isinstance(verdict, Refuse) else "fine"
+
+    def deliver(self, stage: MaildirDelivery, address: str, body: bytes = b"\r\nx\r\n") -> Any:
+        people = makeAddressees(address)
+        found = self.successResultOf(stage.deliver(makeMessage(body), makeEnvelope(), people))
+        return found[people[0]]
+
+    def files(self, *path: str) -> list[str]:
+        where = os.path.join(self.directory, "mail", *path, "new")
+        return os.listdir(where) if os.path.isdir(where) else []
+
+    def test_longName(self) -> None:
+        """A name that no directory can have is no reason to try for days."""
+        found = self.deliver(self.stage(), f"{'%' * 90}@example.net")
+        self.assertIsInstance(found, Failed)
+        self.assertEqual(str(found.reply)[:9], "550 5.1.1")
+
+    def test_asked(self) -> None:
+        """Only a stage that can refuse at RCPT is asked there."""
+        self.assertFalse(IEnvelopeStage.providedBy(self.stage()))
+        self.assertTrue(IEnvelopeStage.providedBy(self.stage(quota=1000)))
+        self.assertTrue(IEnvelopeStage.providedBy(self.stage(create=False)))
+
+    def test_inside(self) -> None:
+        """A local part is one component of the path, whatever it is: not several, not none."""
+        top = os.path.join(os.path.abspath(self.directory), "mail")
+        stage = self.stage(subaddress="+")
+        for local in ('""', '"."', '".."', '"../x"', '"a/b"', '"/etc"', '"%2F"', '"+"', '"+x"'):
+            self.assertIsInstance(self.deliver(stage, f"{local}@x.example"), Delivered)
+        names = {
+            os.path.relpath(os.path.dirname(path), top)
+            for path, _, _ in os.walk(self.directory)
+            if os.path.basename(path) == "new"
+        }
+        self.assertEqual(
+            names, {"%", "%2E", "%2E.", "%2E.%2Fx", "a%2Fb", "%2Fetc", "%252f", "+", "+x"}
+        )
+
+    def test_missing(self) -> None:
+        """A mailbox that mail does not make: 550 5.1.1; 451 where the disk is not there."""
+        stage = self.stage(create=False)
+        writeMaildir(os.path.join(self.directory, "mail", "there"), "x", [b"x"])
+        self.assertEqual(self.judge(stage, "there@x.example"), "fine")
+        self.assertEqual(self.judge(stage, "nobody@x.example"), "550 5.1.1")
+        self.assertIsInstance(self.deliver(stage, "there@x.example"), Delivered)
+        self.assertIsInstance(self.deliver(stage, "nobody@x.example"), Retry)
+        os.rename(os.path.join(self.directory, "mail"), os.path.join(self.directory, "away"))
+        self.assertEqual(self.judge(stage, "there@x.example"), "451 4.2.1")
+
+    def test_quota(self) -> None:
+        """452 4.2.2 in the envelope where it is known, otherwise retry; folders count, too."""
+        stage = self.stage(quota=2000)
+        self.assertEqual(self.judge(stage, "a@x.example", 1000), "fine")
+        self.assertEqual(self.judge(stage, "a@x.example", 2001), "552 5.2.3")
+        self.assertIsInstance(self.deliver(stage, "a@x.example", b"\r\n" + b"x" * 800), Delivered)
+        (name,) = self.files("a")
+        size = os.stat(os.path.join(self.directory, "mail", "a", "new", name)).st_size
+        self.assertTrue(name.endswith(f",S={size}"))
+        junk = os.path.join(self.directory, "mail", "a", ".Junk", "cur")
+        os.makedirs(junk)
+        with open(os.path.join(junk, "1:2,S"), "wb") as file:
+            file.write(b"x" * 900)
+        self.assertEqual(self.judge(stage, "a@x.example"), "452 4.2.2" if size > 1099 else "fine")
+        self.assertEqual(self.judge(stage, "a@x.example", 500), "452 4.2.2")
+        full = self.deliver(stage, "a@x.example", b"\r\n" + b"x" * 500)
+        self.assertEqual((type(full), full.reply.enhanced), (Retry, "4.2.2"))
+        never = self.deliver(stage, "a@x.example", b"\r\n" + b"x" * 3000)
+        self.assertEqual((type(never), never.reply.enhanced), (Failed, "5.2.3"))
+        os.unlink(os.path.join(junk, "1:2,S"))
+        self.assertIsInstance(self.deliver(stage, "a@x.example", b"\r\n" + b"x" * 500), Delivered)
+
+    def test_subaddress(self) -> None:
+        """user+list: the mailbox of user, and its folder list if it is there."""
+        stage = self.stage(subaddress="+")
+        for local in ("a", "a+nothing", "a+", "a+LIST", '"a+../b"'):
+            self.deliver(stage, f"{local}@x.example")
+        self.assertEqual(len(self.files("a")), 5)
+        writeMaildir(os.path.join(self.directory, "mail", "a", ".list"), "x", [b"x"])
+        self.deliver(stage, "a+LIST@x.example")
+        self.assertEqual((len(self.files("a")), len(self.files("a", ".list"))), (5, 2))
+        self.deliver(stage, "+odd@x.example")
+        self.assertEqual(len(self.files("+odd")), 1)
+        self.assertEqual(sorted(os.listdir(os.path.join(self.directory, "mail"))), ["+odd", "a"])
+        self.assertEqual(len(self.files("a+b")), 0)
+        self.deliver(self.stage(), "a+b@x.example")
+        self.assertEqual(len(self.files("a+b")), 1)
+        for wrong in ("++", "/", "@", "\u00e4"):
+            self.assertRaises(ValueError, MaildirSettings, "mail", subaddress=wrong)
+
+    def test_usage(self) -> None:
+        """A directory that has not changed is not read again; one that has, is."""
+        box = os.path.join(self.directory, "box")
+        writeMaildir(box, "one,S=100", [b"x"])
+        usage, new = Usage(), os.path.join(box, "new")
+        os.utime(new, (1, 1))
+        self.assertEqual(usage.octets(box, 1000.0), 100)
+        os.rename(os.path.join(new, "one,S=100"), os.path.join(new, "one,S=7"))
+        os.utime(new, (1, 1))
+        self.assertEqual(usage.octets(box, 1000.0), 100)
+        os.utime(new, (2, 2))
+        self.assertEqual(usage.octets(box, 1000.0), 7)
+        self.assertEqual(usage.octets(os.path.join(box, "nothing"), 1000.0), 0)

@@ -1,0 +1,307 @@
+"""
+The delivery C{pipe}, without a program.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.interfaces import IBinaryDelivery
+from deferrals.model.delivery import Addressee
+from deferrals.model.reply import R451_LOCAL_ERROR, Reply
+from deferrals.model.settings import Octets, Seconds
+from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.stages.delivery.pipe import (
+    LAST_WORDS_SECONDS,
+    PipeDelivery,
+    PipeSettings,
+    outcomeOf,
+)
+from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage
+
+
+class Program:
+    """
+    A program that runs, as its protocol sees it.
+    """
+
+    def __init__(self, protocol: Any, words: list[bytes], environment: dict[str, str]) -> None:
+        self.protocol = protocol
+        self.words = [os.fsdecode(word) for word in words]
+        self.environment = environment
+        self.stdin = b""
+        self.did: list[str] = []
+        self.producer: Any = None
+        protocol.makeConnection(self)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def write(self, data: bytes) -> None:
+        self.stdin += data
+
+    def closeStdin(self) -> None:
+        self.did.append("stdin closed")
+
+    def loseConnection(self) -> None:
+        self.did.append("left")
+
+    def signalProcess(self, name: str) -> None:
+        self.did.append(name)
+        if "gone" in self.did:
+            raise ProcessExitedAlready
+
+    def takeAll(self) -> None:
+        while self.producer is not None:
+            self.producer.resumeProducing()
+
+    def exit(self, status: int = 0, signal: int | None = None, *, ended: bool = True) -> None:
+        """
+        The program ends; C{ended}: so do its pipes.
+        """
+        good = status == 0 and signal is None
+        reason = Failure(ProcessDone(0) if good else ProcessTerminated(status, signal))
+        self.protocol.processExited(reason)
+        if ended:
+            self.protocol.processEnded(reason)
+
+
+class Reactor(Clock):
+    """
+    A clock that starts programs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.programs: list[Program] = []
+        self.error: OSError | None = None
+
+    def spawnProcess(
+        self, protocol: Any, path: bytes, words: list[bytes], environment: Any, directory: str
+    ) -> None:
+        if self.error is not None:
+            raise self.error
+        self.programs.append(Program(protocol, words, environment))
+
+
+class PipeTests(SynchronousTestCase):
+    """
+    L{PipeDelivery}.
+    """
+
+    def setUp(self) -> None:
+        self.reactor = Reactor()
+        self.message = makeMessage(b"Subject: x\r\n\r\nhello\r\n")
+
+    def stage(self, *words: str, **settings: Any) -> PipeDelivery:
+        settings = {"timeout": Seconds(60), **settings}
+        words = words or (sys.executable,)
+        return PipeDelivery(PipeSettings(words, **settings), FakeServices("/", self.reactor))
+
+    def deliver(
+        self, stage: PipeDelivery | None = None, *addresses: str
+    ) -> Deferred[dict[Addressee, Outcome]]:
+        people = makeAddressees(*(addresses or ("a@x.example",)))
+        return (stage or self.stage()).deliver(self.message, makeEnvelope(), people)
+
+    def outcome(self, d: Deferred[dict[Addressee, Outcome]]) -> Outcome:
+        (found,) = self.successResultOf(d).values()
+        return found
+
+    def test_delivered(self) -> None:
+        """The program has the message on its standard input; its status is the outcome."""
+        d = self.deliver()
+        (program,) = self.reactor.programs
+        program.takeAll()
+        self.assertTrue(program.stdin.startswith(b"Return-Path: <sender@example.com>\n"))
+        self.assertTrue(program.stdin.endswith(b"Subject: x\n\nhello\n"))
+        self.assertEqual(program.did, ["stdin closed"])
+        program.protocol.childDataReceived(1, b"filed\n")
+        self.assertNoResult(d)
+        program.exit()
+        self.assertEqual(self.outcome(d), Delivered(Reply(250, "2.0.0", "filed")))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_lineEnds(self) -> None:
+        """The octets are those that came in where the program can bear that."""
+        stage = self.stage(line_ends="crlf")
+        self.assertTrue(IBinaryDelivery.providedBy(stage))
+        self.assertFalse(IBinaryDelivery.providedBy(self.stage()))
+        self.deliver(stage)
+        self.reactor.programs[0].takeAll()
+        self.assertTrue(self.reactor.programs[0].stdin.endswith(b"Subject: x\r\n\r\nhello\r\n"))
+
+    def test_words(self) -> None:
+        """An address stays in its word, whatever it has; so in the environment."""
+        stage = self.stage(sys.executable, "--to={recipient}", "{local}", "{domain}", "{sender}")
+        address = '"a b;$(x) {sender}"@x.example'
+        self.deliver(stage, address)
+        (program,) = self.reactor.programs
+        (addressee,) = makeAddressees(address)
+        local = addressee.recipient.address.local
+        self.assertEqual(
+            program.words,
+            [sys.executable, f"--to={addressee}", local, "x.example", "sender@example.com"],
+        )
+        self.assertIn("$(x) {sender}", local)
+        self.assertEqual(
+            sorted(program.environment), ["PATH", "RECIPIENT", "SENDER", "TRANSACTION"]
+        )
+        self.assertEqual(program.environment["RECIPIENT"], str(addressee))
+
+    def test_destination(self) -> None:
+        """All recipients of one program share its limits."""
+        (addressee,) = makeAddressees("a@x.example")
+        found = self.stage().destination(addressee.recipient)
+        self.assertEqual(found, f"pipe {sys.executable}")
+
+    def test_each(self) -> None:
+        """Each recipient has a program of its own, so many at once."""
+        d = self.deliver(self.stage(processes=2), "a@x.example", "b@x.example", "c@x.example")
+        self.assertEqual(len(self.reactor.programs), 2)
+        self.reactor.programs[1].exit(67)
+        self.assertEqual(len(self.reactor.programs), 3)
+        self.reactor.programs[0].exit()
+        self.reactor.programs[2].exit(75)
+        kinds = [type(outcome) for outcome in self.successResultOf(d).values()]
+        self.assertEqual(kinds, [Delivered, Failed, Retry])
+
+    def test_slow(self) -> None:
+        """A program that takes too long is killed, and another one may run."""
+        stage = self.stage(processes=1)
+        d = self.deliver(stage)
+        self.reactor.advance(59.9)
+        self.assertNoResult(d)
+        self.reactor.advance(0.2)
+        self.assertEqual(self.outcome(d), Retry(Reply(451, "4.3.0", "the program takes too long")))
+        (program,) = self.reactor.programs
+        self.assertIn("KILL", program.did)
+        program.exit(0, 9)
+        self.assertIn("left", program.did)
+        self.deliver(stage)
+        self.assertEqual(len(self.reactor.programs), 2)
+
+    def test_cancel(self) -> None:
+        """Cancelled, it is killed; that it has ended already does no harm."""
+        for gone in ([], ["gone"]):
+            d = self.deliver()
+            self.reactor.programs[-1].did += gone
+            d.cancel()
+            self.failureResultOf(d, CancelledError)
+            self.assertIn("KILL", self.reactor.programs[-1].did)
+
+    def test_saysTooMuch(self) -> None:
+        """A program that says too much is killed, and tried again."""
+        d = self.deliver(self.stage(output=Octets(10)))
+        (program,) = self.reactor.programs
+        program.protocol.childDataReceived(1, b"x" * 10)
+        self.assertNotIn("KILL", program.did)
+        program.protocol.childDataReceived(2, b"x")
+        self.assertIn("KILL", program.did)
+        program.exit(0, 9)
+        self.assertEqual(self.outcome(d), Retry(Reply(451, "4.3.0", "the program says too much")))
+
+    def test_lastWords(self) -> None:
+        """What it has started may keep its pipes open: that is not waited for long."""
+        d = self.deliver()
+        (program,) = self.reactor.programs
+        program.exit(67, ended=False)
+        self.assertNoResult(d)
+        program.protocol.childDataReceived(2, b"no such user")
+        self.reactor.advance(LAST_WORDS_SECONDS)
+        outcome = self.outcome(d)
+        self.assertEqual(outcome.reply, Reply(550, "5.1.1", "the program says: no such user"))
+        self.assertIn("left", program.did)
+
+    def test_unreadable(self) -> None:
+        """A program that was given half a message has not delivered it, whatever it says."""
+
+        def gone() -> None:
+            raise FileNotFoundError
+
+        self.patch(self.message, "open", gone)
+        d = self.deliver()
+        (program,) = self.reactor.programs
+        program.takeAll()
+        self.assertEqual(program.did[0], "KILL")
+        program.exit(0)
+        self.assertEqual(self.outcome(d), Retry(R451_LOCAL_ERROR))
+        self.assertEqual(len(self.flushLoggedErrors(FileNotFoundError)), 1)
+
+    def test_cannotRun(self) -> None:
+        """A program that is not there, or cannot be started now, is tried again."""
+        for words, error, text in (
+            (("/nonexistent/program",), None, "there is no such program"),
+            ((), OSError(11, "Resource temporarily unavailable"), "Resource temporarily"),
+        ):
+            self.reactor.error = error
+            outcome = self.outcome(self.deliver(self.stage(*words)))
+            self.assertIsInstance(outcome, Retry)
+            self.assertIn(f"the program cannot be run: {text}", outcome.reply.text)
+
+
+class OutcomeTests(SynchronousTestCase):
+    """
+    L{outcomeOf}: sysexits.h.
+    """
+
+    def test_table(self) -> None:
+        """What each exit status comes to."""
+        for status, kind, code, enhanced in (
+            (0, Delivered, 250, "2.0.0"),
+            (1, Failed, 550, "5.3.0"),
+            (65, Failed, 550, "5.6.0"),
+            (67, Failed, 550, "5.1.1"),
+            (73, Failed, 550, "5.2.0"),
+            (75, Retry, 451, "4.3.0"),
+            (77, Failed, 550, "5.7.0"),
+            (78, Retry, 451, "4.3.5"),
+            (126, Retry, 451, "4.3.5"),
+            (127, Retry, 451, "4.3.5"),
+            (None, Retry, 451, "4.3.0"),
+        ):
+            found = outcomeOf(status, b"")
+            self.assertIsInstance(found, kind, status)
+            self.assertEqual((found.reply.code, found.reply.enhanced), (code, enhanced), status)
+
+    def test_words(self) -> None:
+        """What the program has said is in the reply: in one line, and not too long."""
+        for said, text in (
+            (b"", "the program ended with status 65"),
+            (b" \r\n", "the program ended with status 65"),
+            (b"no\r\nway \xff", "the program says: no way �"),
+            (b"x" * 500, f"the program says: {'x' * 200}"),
+        ):
+            self.assertEqual(outcomeOf(65, said).reply.text, text)
+        self.assertEqual(outcomeOf(0, b"").reply.text, "delivered")
+
+
+class SettingsTests(SynchronousTestCase):
+    """
+    L{PipeSettings}.
+    """
+
+    def test_command(self) -> None:
+        """An absolute path, and words that can be filled."""
+        PipeSettings(("/bin/cat", "{recipient}{local}{domain}{sender}", "{{}}"))
+        for words, text in (
+            ((), "an absolute path"),
+            (("cat",), "an absolute path"),
+            (("/bin/cat", "{user}"), "words in which"),
+            (("/bin/cat", "{}"), "words in which"),
+            (("/bin/cat", "{"), "words in which"),
+            (("/bin/cat", "{sender.x}"), "words in which"),
+        ):
+            with self.assertRaisesRegex(ValueError, text):
+                PipeSettings(words)

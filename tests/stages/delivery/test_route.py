@@ -1,0 +1,139 @@
+"""
+Where mail for a domain goes, with a resolver without sockets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import defer
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.stages.delivery.route import Names, NoRoute, Router
+from tests.resolver import RECORDS, Resolver
+
+
+class RouteTests(SynchronousTestCase):
+    """
+    L{Router}.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.resolver = Resolver(RECORDS)
+
+    def router(self, **more: Any) -> Router:
+        settings: dict[str, Any] = {
+            "shuffle": list.sort,
+            "isOurs": lambda name: name in ("mx.example.net", "192.0.2.99"),
+            "mayReach": lambda address: not address.startswith("127."),
+            "limit": 10,
+            "ipv6": True,
+            **more,
+        }
+        return Router(Names(lambda: self.resolver, self.clock), **settings)
+
+    def targets(self, domain: str, **more: Any) -> list[str]:
+        found = self.successResultOf(self.router(**more).route(domain))
+        return [f"{target.name} {target.address}" for target in found]
+
+    def refusal(self, domain: str) -> str:
+        error = self.failureResultOf(self.router().route(domain), NoRoute).value
+        return f"{type(error.outcome).__name__} {error.outcome.reply.enhanced}"
+
+    def test_order(self) -> None:
+        """By preference, all addresses of each, IPv6 first (RFC 5321 §5.1)."""
+        self.assertEqual(
+            self.targets("x.example"),
+            [
+                *("a.x.example 2001:db8::1", "a.x.example 192.0.2.1"),
+                *("b.x.example 192.0.2.2", "b.x.example 192.0.2.22", "c.x.example 192.0.2.3"),
+            ],
+        )
+
+    def test_shuffled(self) -> None:
+        """Servers of one preference are shuffled, and only those."""
+        found = self.targets("x.example", shuffle=lambda names: names.sort(reverse=True))
+        self.assertEqual([one[0] for one in found], ["b", "b", "a", "a", "c"])
+
+    def test_limits(self) -> None:
+        """Not more addresses than wanted; no IPv6 where there is none."""
+        self.assertEqual(len(self.targets("x.example", limit=2)), 2)
+        self.assertNotIn("a.x.example 2001:db8::1", self.targets("x.example", ipv6=False))
+
+    def test_implicit(self) -> None:
+        """Without MX the domain's own addresses (RFC 5321 §5.1)."""
+        self.assertEqual(self.targets("implicit.example"), ["implicit.example 192.0.2.4"])
+
+    def test_literal(self) -> None:
+        """An address literal asks no DNS."""
+        self.assertEqual(self.targets("[192.0.2.8]"), ["[192.0.2.8] 192.0.2.8"])
+        self.assertEqual(self.targets("[IPv6:2001:db8::8]")[0].split()[1], "2001:db8::8")
+        self.assertEqual(self.resolver.asked, [])
+
+    def test_refusals(self) -> None:
+        """What DNS says for certain is an end; an alias goes round for now only."""
+        for domain, expected in (
+            ("null.example", "Failed 5.1.10"),
+            ("gone.example", "Failed 5.1.2"),
+            ("nowhere.example", "Failed 5.4.4"),
+            ("text.example", "Failed 5.4.4"),
+            ("literal.example", "Failed 5.4.4"),
+            ("ours.example", "Failed 5.4.6"),
+            ("inside.example", "Failed 5.4.4"),
+            ("[127.0.0.1]", "Failed 5.4.4"),
+            ("[192.0.2.99]", "Failed 5.4.6"),
+            ("round.example", "Retry 4.4.3"),
+        ):
+            self.assertEqual((domain, self.refusal(domain)), (domain, expected))
+
+    def test_alias(self) -> None:
+        """A CNAME is followed."""
+        self.assertEqual(self.targets("alias.example"), self.targets("x.example"))
+
+    def test_backup(self) -> None:
+        """Who is a backup sends only to servers that are better than itself (RFC 5321 §5.1)."""
+        found = self.targets("backup.example")
+        self.assertEqual({one.split()[0] for one in found}, {"a.x.example"})
+
+    def test_broken(self) -> None:
+        """A DNS that fails or is silent means: not now; unless another server is known."""
+        self.resolver.broken = {"x.example"}
+        self.assertEqual(self.refusal("x.example"), "Retry 4.4.3")
+        self.resolver.broken = {"a.x.example", "b.x.example"}
+        self.assertEqual(self.targets("x.example"), ["c.x.example 192.0.2.3"])
+        self.resolver.broken.add("c.x.example")
+        self.assertEqual(self.refusal("x.example"), "Retry 4.4.3")
+        # A better server that DNS does not say anything about now may well be there.
+        self.resolver.broken = {"a.x.example"}
+        self.assertEqual(self.refusal("backup.example"), "Retry 4.4.3")
+        self.assertEqual(self.refusal("half.example"), "Retry 4.4.3")
+        self.resolver.broken = {"c.x.example"}
+        self.assertEqual(self.targets("backup.example")[0], "a.x.example 2001:db8::1")
+        self.assertEqual(self.refusal("ours.example"), "Failed 5.4.6")
+        self.resolver.silent = {"quiet.example"}
+        d = self.router().route("quiet.example")
+        self.clock.advance(30)
+        self.assertEqual(self.failureResultOf(d, NoRoute).value.outcome.reply.enhanced, "4.4.3")
+
+    def test_remembered(self) -> None:
+        """Answers are kept as long as they say, also that there is nothing."""
+        router = self.router()
+        for _ in "12":
+            self.successResultOf(router.route("x.example"))
+            self.failureResultOf(router.route("gone.example"), NoRoute)
+        asked = len(self.resolver.asked)
+        self.assertEqual(asked, len(set(self.resolver.asked)))
+        self.clock.advance(61)
+        self.successResultOf(router.route("x.example"))
+        self.assertGreater(len(self.resolver.asked), asked)
+
+    def test_cancelled(self) -> None:
+        """Who waits for DNS may stop waiting."""
+        self.resolver.silent = {"x.example", "a.x.example"}
+        for domain in ("x.example", "backup.example"):
+            d = self.router().route(domain)
+            d.cancel()
+            self.failureResultOf(d, defer.CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,168 @@
+"""
+Delivery by SMTP, against servers without sockets.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError
+
+from deferrals.model.address import Mailbox
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Recipient
+from deferrals.model.settings import BadSetting
+from deferrals.model.verdict import Delivered, Failed, Marks, Retry
+from deferrals.stages.delivery.smtp import SMTPSettings
+from deferrals.testing import (
+    DeliveryStageContract,
+    makeAddressees,
+    makeEnvelope,
+    makeMessage,
+)
+from tests.remote import HOP, RemoteCase
+from tests.requirements import requirement
+
+
+class SMTPContractTests(RemoteCase, DeliveryStageContract):
+    """
+    L{SMTPDelivery} as a delivery stage.
+    """
+
+
+class SMTPTests(RemoteCase):
+    """
+    L{SMTPDelivery}.
+    """
+
+    @requirement("D-11")
+    @requirement("P-11")
+    def test_each(self) -> None:
+        """
+        Each recipient keeps its own code, and only who was refused for now is to be
+        tried again.
+        """
+        self.peer.rcpt = {"d@x.example": "550 5.1.1 who"}
+        self.peer.block = {"b@x.example": "550 5.6.0 no", "c@x.example": "450 4.7.1 later"}
+        self.peer.keywords = ["PIPELINING", "PRDR"]
+        a, b, c, d = self.outcomes(makeAddressees(*(f"{x}@x.example" for x in "abcd")))
+        self.assertEqual((type(a), a.action), (Delivered, "relayed"))
+        self.assertEqual((type(b), b.reply.enhanced), (Failed, "5.6.0"))
+        self.assertEqual((type(c), c.reply.enhanced), (Retry, "4.7.1"))
+        self.assertEqual((type(d), d.reply.enhanced), (Failed, "5.1.1"))
+
+    @requirement("P-10")
+    @requirement("P-11")
+    def test_finalRefusal(self) -> None:
+        """A final refusal overrides all that the block said."""
+        for final, kind in (("554 5.6.0 no", Failed), ("451 4.3.0 later", Retry)):
+            self.peer.final, self.peer.block = final, {"b@x.example": "550 5.6.0 no"}
+            found = self.outcomes(makeAddressees("a@x.example", "b@x.example"))
+            self.assertEqual([type(one) for one in found], [kind, kind])
+            self.assertEqual(self.peer.accepted, [])
+
+    def test_nobody(self) -> None:
+        """No connection: a reason, and another attempt."""
+        self.network.peers.clear()
+        (outcome,) = self.outcomes(makeAddressees("a@x.example"))
+        self.assertIsInstance(outcome, Retry)
+        self.assertEqual((outcome.reply.code, outcome.reply.enhanced), (451, "4.4.1"))
+        self.assertIn("hop.example", outcome.reply.text)
+
+    def test_tlsRequired(self) -> None:
+        """TLS that is required and not offered: nothing is sent in clear."""
+        (outcome,) = self.outcomes(
+            makeAddressees("a@x.example"), stage=self.makeStage(tls="required")
+        )
+        self.assertEqual((type(outcome), outcome.reply.enhanced), (Retry, "4.7.4"))
+        self.assertEqual([c for c in self.peer.commands if c.startswith("MAIL")], [])
+
+    def test_requireTLS(self) -> None:
+        """REQUIRETLS, and no TLS to be had: 550 5.7.30 (RFC 8689 §4.2.1)."""
+        (outcome,) = self.outcomes(
+            makeAddressees("a@x.example"), envelope=makeEnvelope(requireTLS=True)
+        )
+        self.assertEqual((type(outcome), outcome.reply.enhanced), (Failed, "5.7.30"))
+
+    def test_dsn(self) -> None:
+        """DSN parameters are passed on; a hop that knows them will tell (RFC 3461 §5.2)."""
+        self.peer.keywords = ["DSN"]
+        recipient = Recipient(
+            Mailbox.parse("a@x.example"), frozenset({"SUCCESS", "FAILURE"}), "rfc822;o+x@y.example"
+        )
+        (outcome,) = self.outcomes(
+            [Addressee(recipient)], envelope=makeEnvelope(ret="HDRS", envid="e+1")
+        )
+        self.assertEqual(
+            self.peer.commands[1:3],
+            [
+                "MAIL FROM:<sender@example.com> RET=HDRS ENVID=e+2B1",
+                "RCPT TO:<a@x.example> NOTIFY=FAILURE,SUCCESS ORCPT=rfc822;o+2Bx@y.example",
+            ],
+        )
+        self.assertEqual(outcome.action, "passed")
+
+    def test_utf8(self) -> None:
+        """A domain goes as A-labels; only a local part needs SMTPUTF8 (RFC 6531 §3.2)."""
+        a, b = self.outcomes(makeAddressees("a@b\u00fccher.example", "\u00e4@x.example"))
+        self.assertEqual([type(a), type(b)], [Failed, Failed])  # together they need it
+        (a,) = self.outcomes(makeAddressees("a@b\u00fccher.example"))
+        self.assertIsInstance(a, Delivered)
+        self.assertEqual(self.peer.delivered, ["a@xn--bcher-kva.example"])
+
+    def test_eightBit(self) -> None:
+        """8-bit text asks for 8BITMIME (RFC 6152)."""
+        self.peer.keywords = ["8BITMIME"]
+        self.outcomes(makeAddressees("a@x.example"), message=makeMessage(b"\r\n\xe4\r\n"))
+        self.assertIn("MAIL FROM:<sender@example.com> BODY=8BITMIME", self.peer.commands)
+
+    def test_copies(self) -> None:
+        """Who has other marks gets another copy; a shared one names nobody."""
+        a, b, c = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        c = Addressee(c.recipient, Marks((("X-Score", "9"),), junk=True), 2)
+        self.outcomes([a, b, c])
+        copies = {to: copy for _, to, copy in self.peer.accepted}
+        self.assertEqual(copies["a@x.example"], copies["b@x.example"])
+        self.assertNotIn(b"@x.example", copies["a@x.example"])
+        self.assertTrue(copies["c@x.example"].startswith(b"Received: "))
+        self.assertIn(b"X-Spam-Flag: YES\r\n", copies["c@x.example"])
+        self.assertNotIn(b"X-Score", copies["a@x.example"])
+
+    def test_loop(self) -> None:
+        """Too many Received fields are a loop: 554 5.4.6 (RFC 5321 §6.3)."""
+        message = makeMessage(b"Received: x\r\n" * 3 + b"\r\n")
+        (outcome,) = self.outcomes(
+            makeAddressees("a@x.example"), message=message, stage=self.makeStage(max_hops=2)
+        )
+        self.assertEqual((type(outcome), outcome.reply.enhanced), (Failed, "5.4.6"))
+        self.assertEqual(self.peer.connections, 0)
+
+    def test_cancelled(self) -> None:
+        """Who waits no longer has no connection left."""
+        self.peer.override["RCPT"] = "silence"
+        d = self.start(makeAddressees("a@x.example"))
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.network.run()
+        self.assertEqual(self.peer.sessions, [])
+
+    def test_settings(self) -> None:
+        """A user has one password, which never goes in clear."""
+        for settings in (
+            {"user": "me"},
+            {"password": "x"},
+            {"user": "me", "password": "x", "password_file": "y"},
+            {"user": "me", "password": "x", "tls": "none"},
+            {"user": "me", "password": "x", "tls": "opportunistic"},
+        ):
+            with self.assertRaises(BadSetting):
+                SMTPSettings(endpoint=HOP, **settings)  # type: ignore[arg-type]
+        # Twisted's ssl: verifies nobody: what is to be verified would never be sent.
+        for settings in ({"user": "me", "password": "x"}, {"tls": "verified"}):
+            for endpoint in ("ssl:hop.example:465", "SSL:hop.example:465"):
+                with self.assertRaisesRegex(BadSetting, "tls:"):
+                    SMTPSettings(endpoint=endpoint, **settings)  # type: ignore[arg-type]
+        self.assertEqual(SMTPSettings(endpoint=HOP).security, "opportunistic")
+        safe = SMTPSettings(endpoint=HOP, user="me", password="secret")
+        self.assertEqual(safe.security, "verified")
+        self.assertNotIn("secret", repr(safe))
+        with self.assertRaises(ValueError):
+            SMTPSettings(endpoint=HOP, ask=("nothing",))

@@ -1,0 +1,72 @@
+"""
+Envelope stages that are asked in turn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.reply import R451_LOCAL_ERROR, Reply
+from deferrals.model.verdict import ACCEPT, Accept, Defer, Refuse, Route
+from deferrals.stages.envelope.chain import askInTurn
+from deferrals.testing import makeEnvelope, makeRecipient
+
+NO = Refuse(Reply(550, "5.6.0", "no"))
+
+
+class _Fixed:
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.saw: Any = None
+
+    def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
+        self.saw = recipient.route
+        return self.answer
+
+
+class InTurnTests(SynchronousTestCase):
+    """
+    L{askInTurn}.
+    """
+
+    def ask(self, *answers: Any) -> Any:
+        self.stages = [_Fixed(answer) for answer in answers]
+        recipient = makeRecipient("a@x.example", "p", "d")
+        d = askInTurn(self.stages, makeEnvelope(), recipient, Defer(recipient.route))
+        return self.successResultOf(Deferred.fromCoroutine(d))
+
+    def test_noOpinion(self) -> None:
+        """Without an opinion, what stood stands."""
+        self.assertEqual(self.ask(None, succeed(None)), Defer(Route("p", "d")))
+
+    def test_refusal(self) -> None:
+        """A refusal ends it."""
+        self.assertEqual(self.ask(None, NO, ACCEPT), NO)
+
+    def test_route(self) -> None:
+        """A later stage sees what an earlier one said; the last opinion counts."""
+        self.assertEqual(self.ask(Defer(Route("q", "e")), ACCEPT), Accept(route=Route("q", "e")))
+        self.assertEqual(self.stages[1].saw, Route("q", "e"))
+
+    def test_nonsense(self) -> None:
+        """An answer that is no verdict refuses for now, and the log says whose it is."""
+        with capturedLogs() as logged:
+            verdict = self.ask("yes")
+        self.assertEqual(verdict, Refuse(R451_LOCAL_ERROR))
+        text = "".join(map(formatEvent, logged))
+        self.assertIn("_Fixed failed for <a@x.example>", text)
+        self.assertIn("'yes'", text)
+
+    def test_cancel(self) -> None:
+        """It may be cancelled."""
+        recipient = makeRecipient("a@x.example")
+        stages = [_Fixed(Deferred())]
+        d = Deferred.fromCoroutine(
+            askInTurn(stages, makeEnvelope(), recipient, Defer(recipient.route))
+        )
+        d.cancel()
+        self.failureResultOf(d, CancelledError)

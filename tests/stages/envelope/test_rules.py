@@ -1,0 +1,149 @@
+"""
+The envelope stage by configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Client, Recipient
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
+from deferrals.testing import EnvelopeStageContract, makeEnvelope
+from tests.work import linesRun
+
+
+def table(*patterns: str) -> RuleTable:
+    rules = [Rule(Pattern.parse(text), Defer(Route(text, text))) for text in patterns]
+    return RuleTable(rules, "mx.example.net")
+
+
+class RuleTests(EnvelopeStageContract, SynchronousTestCase):
+    """
+    L{RuleTable}.
+    """
+
+    def makeStage(self) -> RuleTable:
+        return table("*@example.net")
+
+    def match(self, rules: RuleTable, address: str) -> Any:
+        mailbox = Mailbox("postmaster", "") if "@" not in address else Mailbox.parse(address)
+        verdict = rules.judgeRecipient(makeEnvelope(), Recipient(mailbox))
+        return verdict.reply.code if isinstance(verdict, Refuse) else verdict.route.policy
+
+    def test_match(self) -> None:
+        """The four forms; local parts are compared without case."""
+        rules = table(
+            "Info@Example.net", "*@example.net", "*@*.example.net", "*@b\u00fccher.example"
+        )
+        for address, wanted in (
+            ("INFO@example.NET", "Info@Example.net"),
+            ("other@example.net", "*@example.net"),
+            ("x@a.example.net", "*@*.example.net"),
+            ("x@a.b.example.net", "*@*.example.net"),
+            ("x@xn--bcher-kva.example", "*@b\u00fccher.example"),
+            ("x@example.org", 550),
+        ):
+            self.assertEqual(self.match(rules, address), wanted)
+
+    def test_firstWins(self) -> None:
+        """The first rule that matches counts."""
+        rules = table("*@example.net", "info@example.net", "*")
+        self.assertEqual(self.match(rules, "info@example.net"), "*@example.net")
+        self.assertEqual(self.match(rules, "info@example.org"), "*")
+
+    def test_noMatch(self) -> None:
+        """550 5.1.1 in a domain of ours, 550 5.7.1 elsewhere."""
+        rules = table("info@example.net", "*@*.example.org")
+        for address, enhanced in (
+            ("x@example.net", "5.1.1"),
+            ("x@example.org", "5.7.1"),
+            ("x@example.com", "5.7.1"),
+        ):
+            verdict = rules.judgeRecipient(makeEnvelope(), Recipient(Mailbox.parse(address)))
+            self.assertEqual((verdict.reply.code, verdict.reply.enhanced), (550, enhanced))
+
+    def test_postmaster(self) -> None:
+        """The bare postmaster is that of our host, or of the first domain that has one."""
+        self.assertEqual(self.match(table("*@mx.example.net"), "postmaster"), "*@mx.example.net")
+        rules = table("info@a.example", "postmaster@b.example")
+        self.assertEqual(self.match(rules, "postmaster"), "postmaster@b.example")
+        self.assertEqual(self.match(table("info@a.example"), "postmaster"), 550)
+
+    def test_checks(self) -> None:
+        """A rule's further envelope stages are asked about whom it lets in."""
+        no = Refuse(Reply(452, "4.2.2", "full"))
+
+        class Check:
+            def judgeRecipient(self, envelope: Any, recipient: Recipient) -> Any:
+                return no if recipient.address.local == "full" else None
+
+        rule = Rule(Pattern.parse("*@example.net"), Accept(route=Route("open", "box")), [Check()])
+        rules = RuleTable([rule], "mx.example.net")
+        for local, wanted in (("full", no), ("fine", rule.verdict)):
+            d = rules.judgeRecipient(makeEnvelope(), Recipient(Mailbox(local, "example.net")))
+            self.assertEqual(self.successResultOf(d), wanted)
+
+    def test_allow(self) -> None:
+        """A rule with allow is not there for other clients, and makes no domain ours."""
+        outward = Accept(route=Route("open", "out"))
+        rules = RuleTable(
+            [
+                Rule(
+                    Pattern.parse("*@partner.example"),
+                    outward,
+                    allow=Allowed.parse(["192.0.2.0/24"]),
+                ),
+                Rule(Pattern.parse("*@example.net"), Accept(route=Route("open", "box"))),
+                Rule(Pattern.parse("*"), outward, allow=Allowed.parse(["authenticated", "unix"])),
+            ],
+            "mx.example.net",
+        )
+        for client, address, wanted in (
+            (Client("192.0.2.1"), "a@partner.example", "out"),
+            (Client("198.51.100.1"), "a@partner.example", "5.7.1"),
+            (Client("192.0.2.1"), "a@other.example", "5.7.1"),
+            (Client("198.51.100.1", user="me"), "a@other.example", "out"),
+            (Client("198.51.100.1", user="me"), "a@example.net", "box"),
+            (Client("198.51.100.1"), "a@example.net", "box"),
+            (Client("local"), "a@other.example", "out"),
+        ):
+            envelope = attrs.evolve(makeEnvelope(), client=client)
+            verdict = rules.judgeRecipient(envelope, Recipient(Mailbox.parse(address)))
+            refused = isinstance(verdict, Refuse)
+            said = verdict.reply.enhanced if refused else verdict.route.delivery
+            self.assertEqual(said, wanted, (client, address))
+
+    def test_allowed(self) -> None:
+        """Whom allow may name."""
+        self.assertRaises(ValueError, Allowed.parse, ["everybody"])
+        self.assertRaises(ValueError, Allowed.parse, ["192.0.2.1/24"])
+        self.assertTrue(Allowed.parse(["::/0"]).unlimited)
+        self.assertFalse(Allowed.parse(["authenticated", "10.0.0.0/8"]).unlimited)
+
+    def test_patterns(self) -> None:
+        """What is none of the four forms is no pattern."""
+        for text in (
+            "",
+            "@",
+            "example.net",
+            "*@",
+            "a@*",
+            "*@*",
+            "*@*.",
+            "a b@example.net",
+            "*x@example.net@",
+        ):
+            self.assertRaises(ValueError, Pattern.parse, text)
+
+    def test_many(self) -> None:
+        """The cost of a look-up does not grow with the number of rules."""
+        few, many = (table(*[f"u{n}@example.net" for n in range(end)]) for end in (10, 10000))
+        self.assertEqual(self.match(many, "u9999@example.net"), "u9999@example.net")
+        work = linesRun(self.match, few, "u9@example.net")
+        self.assertEqual(linesRun(self.match, many, "u9999@example.net"), work)

@@ -1,0 +1,344 @@
+"""
+Deferreds that several wait for, and for a limited time.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, NoReturn
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactor, MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.deferreds import (
+    Semaphore,
+    SharedResult,
+    Threads,
+    asDeferred,
+    atOnce,
+    timeOfDay,
+    useMonotonicClock,
+    withDeadline,
+)
+from deferrals.errors import StageError
+
+
+class SharedTests(SynchronousTestCase):
+    """
+    L{SharedResult}.
+    """
+
+    def test_everybody(self) -> None:
+        """Early and late, everybody gets the result; nobody's callbacks change it."""
+        source: Deferred[int] = Deferred()
+        shared = SharedResult(source)
+        early = shared.wait().addCallback(lambda result: result + 1)
+        other = shared.wait()
+        source.callback(1)
+        self.assertEqual(self.successResultOf(early), 2)
+        self.assertEqual(self.successResultOf(other), 1)
+        self.assertEqual(self.successResultOf(shared.wait()), 1)
+
+    def test_failure(self) -> None:
+        """A failure is everybody's, and is not reported as lost."""
+        source: Deferred[int] = Deferred()
+        shared = SharedResult(source)
+        early = shared.wait()
+        source.errback(ValueError())
+        self.failureResultOf(early, ValueError)
+        self.failureResultOf(shared.wait(), ValueError)
+
+    def test_cancel(self) -> None:
+        """The source is cancelled with its last waiter."""
+        cancelled = []
+        source: Deferred[int] = Deferred(cancelled.append)
+        shared = SharedResult(source)
+        one, two = shared.wait(), shared.wait()
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.assertEqual(cancelled, [])
+        self.assertFalse(shared.abandoned)
+        two.cancel()
+        self.assertEqual(cancelled, [source])
+        self.assertTrue(shared.abandoned)
+        self.failureResultOf(two, CancelledError)
+
+
+class Answer:
+    """
+    An awaitable that is neither a coroutine nor a Deferred.
+    """
+
+    def __await__(self) -> Generator[Any, Any, int]:
+        return (yield from succeed(1).__await__())
+
+
+class AsDeferredTests(SynchronousTestCase):
+    """
+    L{asDeferred} and L{atOnce}.
+    """
+
+    def raises(self) -> NoReturn:
+        raise ValueError()
+
+    async def coroutine(self) -> int:
+        return await Answer()
+
+    async def broken(self) -> int:
+        raise ValueError()
+
+    def test_values(self) -> None:
+        """A value, a Deferred, a coroutine, another awaitable: it is all one."""
+        functions: list[Callable[[], Any]]
+        functions = [lambda: 1, lambda: succeed(1), self.coroutine, Answer]
+        for function in functions:
+            self.assertEqual(self.successResultOf(asDeferred(function)), 1)
+
+    def test_failures(self) -> None:
+        """So are exceptions, at once or not."""
+        functions: list[Callable[[], Any]]
+        functions = [self.raises, lambda: fail(ValueError()), self.broken]
+        for function in functions:
+            self.failureResultOf(asDeferred(function), ValueError)
+
+    def test_asyncio(self) -> None:
+        """Who awaits asyncio's futures is told what to write instead."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        future: Awaitable[int] = loop.create_future()
+
+        async def waits() -> int:
+            return await future
+
+        async def sleeps() -> None:
+            await asyncio.sleep(1)
+
+        functions: list[Callable[[], Any]] = [waits, sleeps, lambda: future]
+        for function in functions:
+            error = self.failureResultOf(asDeferred(function), TypeError).value
+            self.assertIn("Deferred.fromFuture(asyncio.ensure_future(...))", str(error))
+
+    def test_cancelled(self) -> None:
+        """A coroutine that is cancelled sees that where it awaits, and can tidy up."""
+        seen: list[str] = []
+
+        async def waits() -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                seen.append("cancelled")
+                raise
+            finally:
+                seen.append("finally")
+
+        d = asDeferred(waits)
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.assertEqual(seen, ["cancelled", "finally"])
+
+    def test_atOnce(self) -> None:
+        """What has to answer at once is told so; nothing that it began is left alone."""
+        self.assertEqual(atOnce((1, None), "it"), (1, None))
+        waiting: Deferred[int] = Deferred()
+        functions: list[Callable[[], Any]]
+        functions = [self.coroutine, Answer, lambda: waiting, lambda: fail(ValueError())]
+        for function in functions:
+            error = self.assertRaises(StageError, atOnce, function(), "it")
+            self.assertIn("it has to answer at once", str(error))
+        self.assertTrue(waiting.called)
+
+    def test_badCanceller(self) -> None:
+        """A deadline holds although what it cancels raises."""
+
+        def canceller(_: Deferred[int]) -> None:
+            raise ValueError("no")
+
+        clock = Clock()
+        waiting: Deferred[int] = Deferred(canceller)
+        d = withDeadline(clock, 5, lambda: waiting)
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class SlotsTests(SynchronousTestCase):
+    """
+    L{Semaphore}.
+    """
+
+    def test_order(self) -> None:
+        """First come, first served; who gives up is left out."""
+        slots = Semaphore(1)
+        self.successResultOf(slots.acquire())
+        one, two, three = slots.acquire(), slots.acquire(), slots.acquire()
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.assertEqual(slots.waiting, 2)
+        slots.release()
+        self.successResultOf(two)
+        self.assertNoResult(three)
+        slots.release()
+        self.successResultOf(three)
+        slots.release()
+        self.assertEqual(slots.free, 1)
+
+
+class ThreadsTests(SynchronousTestCase):
+    """
+    L{Threads}, whose threads end when they are told to.
+    """
+
+    def setUp(self) -> None:
+        self.begun: list[tuple[str, Deferred[str]]] = []
+        self.threads = Threads(self.inThread, 2)
+
+    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+        d: Deferred[Any] = Deferred()
+        self.begun.append((args[0], d))
+        return d.addCallback(lambda _: function(*args))
+
+    def end(self, name: str) -> None:
+        ((found, d),) = [pair for pair in self.begun if pair[0] == name]
+        self.begun.remove((found, d))
+        d.callback("")
+
+    def running(self) -> list[str]:
+        return [name for name, _ in self.begun]
+
+    def test_limit(self) -> None:
+        """So many run at once, in the order in which they were asked for."""
+        results = [self.threads.run(str.upper, name) for name in "abc"]
+        self.assertEqual((self.running(), self.threads.waiting), (["a", "b"], 1))
+        self.end("a")
+        self.assertEqual(self.running(), ["b", "c"])
+        self.assertEqual(self.successResultOf(results[0]), "A")
+
+    def test_keepsItsSlot(self) -> None:
+        """A caller that gives up leaves the thread its slot until the thread has ended."""
+        given, _, waiting = (self.threads.run(str.upper, name) for name in "abc")
+        given.cancel()
+        self.failureResultOf(given, CancelledError)
+        self.assertEqual(self.running(), ["a", "b"])
+        self.end("a")
+        self.assertEqual(self.running(), ["b", "c"])
+        self.assertNoResult(waiting)
+
+    def test_leavesTheQueue(self) -> None:
+        """A caller that gives up while it waits has no thread at all."""
+        for name in "ab":
+            self.threads.run(str.upper, name)
+        waiting = self.threads.run(str.upper, "c")
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.end("a")
+        self.assertEqual((self.running(), self.threads.waiting), (["b"], 0))
+
+    def test_alone(self) -> None:
+        """What only one thread may touch waits for that thread, and takes no slot meanwhile."""
+        alone = self.threads.alone()
+        one, two = alone.run(str.upper, "a"), alone.run(str.upper, "b")
+        self.threads.run(str.upper, "c")
+        self.assertEqual(self.running(), ["a", "c"])
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.assertEqual(self.running(), ["a", "c"])
+        self.end("a")
+        self.assertEqual(self.running(), ["c", "b"])
+        self.end("b")
+        self.assertEqual(self.successResultOf(two), "B")
+
+    def test_aloneAndGivenUp(self) -> None:
+        """One that gives up while no slot is free lets the next one wait for it."""
+        for name in "ab":
+            self.threads.run(str.upper, name)
+        alone = self.threads.alone()
+        one, two = alone.run(str.upper, "c"), alone.run(str.upper, "d")
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.end("a")
+        self.assertEqual(self.running(), ["b", "d"])
+        self.assertNoResult(two)
+
+
+class DeadlineTests(SynchronousTestCase):
+    """
+    L{withDeadline}.
+    """
+
+    def test_atOnce(self) -> None:
+        """What is there at once costs no timer."""
+        clock = Clock()
+        self.assertEqual(self.successResultOf(withDeadline(clock, 5, lambda: 3)), 3)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_late(self) -> None:
+        """What takes too long is cancelled."""
+        clock = Clock()
+        cancelled: list[object] = []
+        d = withDeadline(clock, 5, lambda: Deferred(cancelled.append))
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
+        self.assertEqual(len(cancelled), 1)
+
+    def test_deaf(self) -> None:
+        """What does not let itself be cancelled is not waited for either, nor heard later."""
+        clock = Clock()
+        source: Deferred[int] = Deferred(lambda d: None)
+        chained: Deferred[int] = Deferred().addCallback(lambda _: source)
+        d = withDeadline(clock, 5, lambda: chained)
+        chained.callback(0)
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
+        source.addErrback(lambda _: None)
+
+    def test_endpoint(self) -> None:
+        """
+        A connection that is given up before it is there is late, or cancelled,
+        like everything else: who tries the next server must know.
+        """
+        clock, endpoint = Clock(), TCP4ClientEndpoint(MemoryReactor(), "192.0.2.1", 25)
+        factory = Factory.forProtocol(Protocol)
+        d = withDeadline(clock, 5, endpoint.connect, factory)
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
+        d = withDeadline(clock, 5, endpoint.connect, factory)
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+
+    def test_cancel(self) -> None:
+        """It may be cancelled, which ends its timer."""
+        clock = Clock()
+        d = withDeadline(clock, 5, Deferred)
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class SteadyTests(SynchronousTestCase):
+    """
+    L{useMonotonicClock}.
+    """
+
+    def test_clockSet(self) -> None:
+        """A time of day that is set moves no timer, also of those that wait already."""
+        reactor = MemoryReactorClock()
+        reactor.advance(2e9)
+        called: list[str] = []
+        reactor.callLater(5.0, called.append, "before")
+        earliest = time.monotonic() + 5.0
+        useMonotonicClock(reactor)
+        reactor.callLater(5.0, called.append, "after")
+        latest = time.monotonic() + 5.0
+        for call in reactor.getDelayedCalls():
+            self.assertTrue(earliest <= call.getTime() <= latest)
+        self.assertIs(reactor.timeOfDay, time.time)
+
+    def test_testsClock(self) -> None:
+        """The clock of a test is both."""
+        clock = Clock()
+        clock.advance(5)
+        self.assertEqual(timeOfDay(clock), 5.0)

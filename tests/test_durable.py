@@ -1,0 +1,80 @@
+"""
+Files that are there after a power cut.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals import durable
+
+
+class DurableTests(SynchronousTestCase):
+    """
+    L{durable}.
+    """
+
+    def setUp(self) -> None:
+        os.mkdir(directory := self.mktemp())
+        self.directory = directory
+        self.path = os.path.join(directory, "file")
+        self.temporary = os.path.join(directory, "new")
+        self.calls: list[str] = []
+        for name in ("fsync", "rename"):
+            self.patch(os, name, self.noted(name, getattr(os, name)))
+
+    def noted(self, name: str, function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            kind = ""
+            if name == "fsync":
+                kind = " directory" if os.path.isdir(f"/proc/self/fd/{args[0]}") else " file"
+            self.calls.append(name + kind)
+            return function(*args)
+
+        return call
+
+    def test_order(self) -> None:
+        """The content is synced before the name, and then the name."""
+        durable.write(self.temporary, self.path, [b"a", b"b"])
+        self.assertEqual(self.calls, ["fsync file", "rename", "fsync directory"])
+        with open(self.path, "rb") as file:
+            self.assertEqual(file.read(), b"ab")
+        self.assertEqual(os.listdir(self.directory), ["file"])
+
+    def test_mode(self) -> None:
+        """Nobody else may read it, unless that is asked for."""
+        durable.write(self.temporary, self.path, [])
+        self.assertEqual(os.stat(self.path).st_mode & 0o777, 0o600)
+        durable.write(self.temporary, self.path, [], 0o644)
+        self.assertEqual(os.stat(self.path).st_mode & 0o777, 0o644)
+
+    def test_fails(self) -> None:
+        """What fails on the way leaves the old file, and nothing else."""
+        durable.write(self.temporary, self.path, [b"old"])
+
+        def chunks() -> Any:
+            yield b"new"
+            raise OSError("the disk is gone")
+
+        self.assertRaises(OSError, durable.write, self.temporary, self.path, chunks())
+        self.assertEqual(os.listdir(self.directory), ["file"])
+        with open(self.path, "rb") as file:
+            self.assertEqual(file.read(), b"old")
+
+    def test_taken(self) -> None:
+        """A temporary name that is taken is left alone."""
+        with open(self.temporary, "wb") as file:
+            file.write(b"somebody else's")
+        self.assertRaises(FileExistsError, durable.write, self.temporary, self.path, [b"x"])
+        self.assertEqual(os.listdir(self.directory), ["new"])
+
+    def test_syncWithName(self) -> None:
+        """A file, and the directory that has its name."""
+        durable.write(self.temporary, self.path, [])
+        del self.calls[:]
+        durable.syncWithName(self.path)
+        self.assertEqual(self.calls, ["fsync file", "fsync directory"])
+        self.assertRaises(FileNotFoundError, durable.sync, self.temporary)
