@@ -211,15 +211,15 @@ class Record:
     One message.
 
     @ivar states: its recipients.
-    @ivar waited: how often in a row a recipient was sent away in vain: no other
-        of a lower turn was let in instead.
+    @ivar waited: how often in a row a recipient was sent away in vain: none of a
+        lower turn came instead.
     @ivar ident: L{Message.ident}.
     @ivar digest: L{Message.digest}.
     @ivar size: as MAIL declared it.
     @ivar gaveUp: C{_PROOF}: its sender makes one thing of it.
     @ivar later: how many 451s there were.
     @ivar forAll: whether its sender takes a refusal for that of all it named.
-    @ivar wrong: whether another message was taken for it since it last came.
+    @ivar wrong: how often another message was taken for it since it last came.
     @ivar addresses: of an unproved sender: who brought it.
     @ivar seen: when it came last, in seconds since the epoch.
     """
@@ -232,7 +232,7 @@ class Record:
     gaveUp: int = 0
     later: int = 0
     forAll: bool = False
-    wrong: bool = False
+    wrong: int = 0
     addresses: tuple[str, ...] = ()
     seen: float = 0.0
 
@@ -324,7 +324,7 @@ def _recognised(plan: Plan, keys: Sequence[str]) -> str:
 
 
 def _fits(plan: Plan, record: Record, keys: Sequence[str]) -> bool:
-    if record.wrong and record.later < plan.rules.retryLimit:
+    if record.wrong >= min(record.later, RECORDS):
         return False
     if not (_near(plan.size, record.size) and _isBrought(plan.group, record)):
         return False
@@ -367,8 +367,8 @@ def _lead(plan: Plan, named: Mapping[str, int | None], first: int) -> int:
         what has waited longer than they goes before them.
     """
     record = plan.record
-    waits = {first: 0}
-    for key in [*named, *(key for key in record.states if key not in named)]:
+    waits: dict[int, int] = {}
+    for key in [*record.states, *named]:
         turn = plan.turn(record, key)
         if turn is not None and turn <= first:
             waits[turn] = max(waits.get(turn, 0), record.waited.get(key, 0))
@@ -422,20 +422,20 @@ def conclude(
     @param away: who was sent away.
     """
     name, record = _own(plan, message, verdicts)
-    reply = _reply(plan, message, record, verdicts, away)
-    accepts = [key for key, verdict in verdicts.items() if verdict is State.ACCEPTS]
     has = _has(record, message)
+    asked = {key: verdict for key, verdict in verdicts.items() if key not in has}
+    reply = _reply(plan, message, record, asked, away)
     changes: dict[str, Record | None] = {}
     if away and plan.used and plan.used != name:
-        changes[plan.used] = attrs.evolve(plan.record, wrong=True)
+        changes[plan.used] = attrs.evolve(plan.record, wrong=plan.record.wrong + 1)
     if away or record is not NOTHING or reply is Reply.LATER:
-        learnt = _learnt(plan, message, record, reply, verdicts, away)
+        learnt = _learnt(plan, message, record, reply, asked, away)
         changes[name] = attrs.evolve(learnt, seen=now)
         changes.update(_surplus({**plan.records, **changes}))
     if reply is not Reply.TAKEN:
         return Conclusion(reply, changes=changes)
-    served = [key for key in accepts if key not in has]
-    return Conclusion(reply, served, [key for key in verdicts if key not in accepts], changes)
+    served = [key for key, verdict in asked.items() if verdict is State.ACCEPTS]
+    return Conclusion(reply, served, [key for key in asked if key not in served], changes)
 
 
 def _own(plan: Plan, message: Message, keys: Mapping[str, State]) -> tuple[str, Record]:
@@ -450,9 +450,10 @@ def _own(plan: Plan, message: Message, keys: Mapping[str, State]) -> tuple[str, 
         if message.ident and record.ident == message.ident and record.digest == message.digest:
             return name, record
     for name, record in records.items():
-        if record.digest == message.digest and _isBrought(plan.group, record):
-            if _near(plan.size, record.size) and not keys.keys().isdisjoint(record.states):
-                return name, record
+        looksSame = record.digest == message.digest and _near(plan.size, record.size)
+        isCommon = not keys.keys().isdisjoint(record.states)
+        if looksSame and isCommon and _isBrought(plan.group, record):
+            return name, record
     if plan.used and not plan.record.digest:
         return plan.used, plan.record
     return _name(message.ident, message.digest, plan.group.address), NOTHING
@@ -479,7 +480,7 @@ def _reply(
     away: Sequence[str],
 ) -> Reply:
     kinds = set(verdicts.values())
-    if kinds == {State.ACCEPTS}:
+    if kinds <= {State.ACCEPTS}:
         return Reply.TAKEN
     if kinds == {State.REFUSES} and away:
         mayAccept = any(
@@ -525,7 +526,7 @@ def _learnt(
         gaveUp=0 if away else record.gaveUp,
         later=record.later + (reply is Reply.LATER),
         forAll=record.forAll or plan.forAll or message.forAll,
-        wrong=False,
+        wrong=0,
         addresses=tuple(addresses)[:ADDRESSES],
     )
 
@@ -542,14 +543,15 @@ def _state(before: State | None, verdict: State, reply: Reply) -> State:
 
 def _waited(plan: Plan, record: Record, away: Sequence[str]) -> dict[str, int]:
     """
-    Who was sent away in vain.  A kind that led has not waited.
+    Who was sent away in vain: for the sake of a higher turn.  For the others
+    it was right to wait, or they have been let in.
     """
-    waited = {key: n for key, n in record.waited.items() if plan.turn(record, key) != plan.lead}
-    for key in away:
-        turn = plan.turn(record, key)
-        if turn is not None and plan.lead is not None and turn < plan.lead:
-            waited[key] = waited.get(key, 0) + 1
-    return waited
+    lead = plan.lead or 0
+    return {
+        key: record.waited.get(key, 0) + (key in away)
+        for key in {*record.waited, *away}
+        if (plan.turn(record, key) or _LAST) < lead
+    }
 
 
 class End(enum.Enum):
@@ -582,8 +584,8 @@ def gaveUp(
         gaveUp = record.gaveUp + (1 if end is End.CLOSE else _PROOF)
         record = attrs.evolve(record, gaveUp=gaveUp)
     else:
-        waited = {**record.waited, **{key: record.waited.get(key, 0) + 1 for key in away}}
-        record = attrs.evolve(record, waited=waited)
+        waited = {key: record.waited.get(key, 0) + 1 for key in away}
+        record = attrs.evolve(record, waited={**record.waited, **waited})
     changes = {name: attrs.evolve(record, seen=now)}
     return {**changes, **_surplus({**plan.records, **changes})}
 
@@ -593,10 +595,12 @@ def _surplus(records: Mapping[str, Record | None]) -> dict[str, None]:
     What is forgotten where there are too many: the oldest of the address that
     has most.
     """
-    by: dict[tuple[str, ...], list[tuple[float, str]]] = {}
-    for name, record in records.items():
-        if record is not None:
-            by.setdefault(record.addresses[:1], []).append((record.seen, name))
-    if sum(map(len, by.values())) <= RECORDS:
+    first = {name: record.addresses[:1] for name, record in records.items() if record}
+    if len(first) <= RECORDS:
         return {}
-    return {min(max(by.values(), key=len))[1]: None}
+    owners = list(first.values())
+    most = max(owners, key=owners.count)
+    ages = [
+        (record.seen, name) for name, record in records.items() if record and first[name] == most
+    ]
+    return {min(ages)[1]: None}

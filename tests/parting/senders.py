@@ -14,6 +14,7 @@ replies, what they come back with.  The kinds are those of C{docs/senders.md}.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -262,7 +263,7 @@ def subsets(rng: random.Random) -> Callable[[list[str]], list[list[str]]]:
     def cut(keys: list[str]) -> list[list[str]]:
         keys = rng.sample(keys, len(keys))
         places = sorted({0, len(keys), *(rng.randrange(len(keys) + 1) for _ in range(2))})
-        return [keys[a:b] for a, b in zip(places, places[1:], strict=False)]
+        return [keys[a:b] for a, b in itertools.pairwise(places)]
 
     return cut
 
