@@ -82,7 +82,9 @@ SIZE_OCTETS = 256
 #: From so many addresses on, a record of an unproved sender is its network's.
 ADDRESSES = 3
 
-_PROOF = 2
+#: It gave up so often that this is its way; it was seen not to.
+_PROOF, _SPLITS = 2, -100
+
 _ALONE = re.compile(r"[+-][^+]*=[^=]+$")
 _BATV = re.compile(r"prvs=[0-9a-z]{6,20}=(.+)", re.I)
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", re.I)
@@ -216,7 +218,8 @@ class Record:
     @ivar ident: L{Message.ident}.
     @ivar digest: L{Message.digest}.
     @ivar size: as MAIL declared it.
-    @ivar gaveUp: C{_PROOF}: its sender makes one thing of it.
+    @ivar gaveUp: C{_PROOF} or more: its sender makes one thing of it; C{_SPLITS}:
+        it does not, as was seen.
     @ivar later: how many 451s there were.
     @ivar forAll: whether its sender takes a refusal for that of all it named.
     @ivar wrong: how often another message was taken for it since it last came.
@@ -324,7 +327,7 @@ def _recognised(plan: Plan, keys: Sequence[str]) -> str:
 
 
 def _fits(plan: Plan, record: Record, keys: Sequence[str]) -> bool:
-    if record.wrong >= min(record.later, RECORDS):
+    if record.wrong > min(record.later, RECORDS):
         return False
     if not (_near(plan.size, record.size) and _isBrought(plan.group, record)):
         return False
@@ -426,8 +429,9 @@ def conclude(
     asked = {key: verdict for key, verdict in verdicts.items() if key not in has}
     reply = _reply(plan, message, record, asked, away)
     changes: dict[str, Record | None] = {}
-    if away and plan.used and plan.used != name:
-        changes[plan.used] = attrs.evolve(plan.record, wrong=plan.record.wrong + 1)
+    if plan.used and plan.used != name and (away or plan.record.gaveUp > 0):
+        wrong = plan.record.wrong + bool(away)
+        changes[plan.used] = attrs.evolve(plan.record, wrong=wrong, gaveUp=0)
     if away or record is not NOTHING or reply is Reply.LATER:
         learnt = _learnt(plan, message, record, reply, asked, away)
         changes[name] = attrs.evolve(learnt, seen=now)
@@ -488,7 +492,7 @@ def _reply(
         )
         forAll = plan.forAll or record.forAll or message.forAll
         return Reply.LATER if mayAccept or forAll else Reply.REFUSED
-    if len(kinds) == 1 or record.isOneThing:
+    if len(kinds) == 1 or (record.isOneThing and not away):
         return Reply.REFUSED
     if plan.rules.diverts and record.later >= plan.rules.retryLimit and State.LATER not in kinds:
         return Reply.TAKEN
@@ -514,6 +518,7 @@ def _learnt(
         states.setdefault(key, State.UNASKED)
     for key, verdict in verdicts.items():
         states[key] = _state(record.states.get(key), verdict, reply)
+    forAll = record.forAll or plan.forAll or message.forAll
     address = plan.group.address
     addresses = dict.fromkeys([*record.addresses, *([address] if address else [])])
     return attrs.evolve(
@@ -523,9 +528,9 @@ def _learnt(
         ident=message.ident,
         digest=message.digest,
         size=plan.size,
-        gaveUp=0 if away else record.gaveUp,
+        gaveUp=_SPLITS if away or forAll else record.gaveUp,
         later=record.later + (reply is Reply.LATER),
-        forAll=record.forAll or plan.forAll or message.forAll,
+        forAll=forAll,
         wrong=0,
         addresses=tuple(addresses)[:ADDRESSES],
     )
@@ -580,7 +585,9 @@ def gaveUp(
     if record is NOTHING:
         states = dict.fromkeys([*letIn, *away], State.UNASKED)
         record = Record(states, size=plan.size, addresses=(address,) if address else ())
-    if letIn:
+    if record.gaveUp < 0 or not record.states.keys() >= {*letIn, *away}:
+        record = attrs.evolve(record, wrong=record.wrong + 1)
+    elif letIn:
         gaveUp = record.gaveUp + (1 if end is End.CLOSE else _PROOF)
         record = attrs.evolve(record, gaveUp=gaveUp)
     else:

@@ -121,8 +121,17 @@ class Sender:
 
     def conclude(self, server: Server, code: int, inside: list[str], away: list[str]) -> None:
         """What is made of the reply to the data."""
+        if code == 550:
+            self.check(server, inside)
         if code != 451:
             self.tell(server, inside, str(code)[0])
+
+    def check(self, server: Server, refused: Sequence[str]) -> None:
+        """Who is told that it refuses must do so, or have the message."""
+        for key in refused:
+            has = server.copies[key, self.text]
+            if server.exact and not has and server.judge(key, self.text, server.now) != "R":
+                raise Wrong(f"{key} is refused with others, and would not refuse")
 
     def tell(self, server: Server, keys: Sequence[str], what: str) -> None:
         """These have their end."""
@@ -160,9 +169,7 @@ class Exim(Sender):
     def conclude(self, server: Server, code: int, inside: list[str], away: list[str]) -> None:
         """A refusal is for all."""
         if code == 550:
-            for key in away:
-                if server.exact and server.judge(key, self.text, server.now) != "R":
-                    raise Wrong(f"{key} is refused with others, and would not refuse")
+            self.check(server, [*inside, *away])
             self.tell(server, [*inside, *away], "5")
         elif code == 250:
             self.tell(server, inside, "2")
@@ -213,6 +220,9 @@ class OneThing(Sender):
         code = connection.data(self.text)
         self.conclude(server, code, wanted, away)
         return code, away
+
+    def check(self, server: Server, refused: Sequence[str]) -> None:
+        """It takes one answer for all."""
 
 
 @attrs.define
