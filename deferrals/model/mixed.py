@@ -1,68 +1,104 @@
 """
-The mixed rung: exact answers for senders that can be told only one thing per
-transaction, although their recipients differ.  Pure rules; time is an argument.
+How the recipients of one message are brought apart, where its sender can be told
+only one thing in a transaction and they differ.  Pure functions; time is an
+argument; what is remembered is handed in and out.
 
-What may happen to such a message is a listener's choice (L{Mixed}).  Two of the
-choices, I{split} and I{retry}, bring the recipients apart by answering some of
-them for now; L{Memory} is what is remembered of a message meanwhile, so that
-each recipient gets its own answer in the end, and nothing goes on for ever.
+The rule in one sentence: whatever is remembered only decides I{who comes
+together}; the reply is made of the verdicts on the data in hand.  So an error of
+the memory costs attempts, never an answer.
 
-A fact about senders decides much here.  Some (Exim without PRDR) take a refusal
-of the message for that of every recipient which they named in the transaction,
-those included that were told 452 to come again.  So a transaction from which
-recipients were sent away is never refused for good.  It is refused for now, and
-what was learnt is remembered.  The recipients that refuse get their answer when
-no other recipient of the message is pending.
+B{What is remembered.}  Nothing of mail whose recipients agree.  Otherwise a
+L{Record} for each message, under the I{group} of its sender (L{groupOf}); in it,
+for each recipient, a L{State}.
+
+B{At RCPT} (L{led}, L{letsIn}).  One kind of recipients takes part in a transaction: it
+I{leads}.  The others of the record are sent away (452), and come again:
+
+====================  ======  =====================================================
+state                 turn
+====================  ======  =====================================================
+ACCEPTS, UNASKED      1       with C{split}: one cohort of them
+REFUSES               2       5 where a refusal would be taken for that of all
+AGAIN                 3       has what looks the same, and is brought with others
+LATER                 4       refuses for now
+SERVED, TOLD          any     has its answer: let in beside any other
+not in the record     any     with C{split}: 1
+====================  ======  =====================================================
+
+The lowest turn leads of those that are named, or that are still to be named: where
+RCPTs come one by one, the first must be answered before the others are seen.
+A kind that was sent away in vain goes first the next time (C{waited}).
+
+No record is used, and all are let in, where none of several kinds knows all that
+are named, with about that SIZE; and where the sender is proved to make one thing
+of the message.
+
+B{After the data} (L{conclude}, L{learn}):
+
+=====================  ================================  ===========================
+verdicts               reply                             learnt
+=====================  ================================  ===========================
+all accept             250                               SERVED
+all refuse for now     4xx                               LATER
+all refuse for good    5xx                               TOLD
+the same, but it would be taken for the refusal of some
+that were sent away    451                               REFUSES
+they differ            451, that names who refuses       ACCEPTS, REFUSES, LATER
+the same, one thing    5xx; 4xx with a LATER among them
+the same, too often    250, the refusers filed or told   SERVED, TOLD
+=====================  ================================  ===========================
+
+I{It would be taken for the refusal of some that were sent away}: they may accept
+this message; or the client is one of those (Exim without PRDR) that take a refusal
+for that of all which they named.
+
+B{Without data} (L{gaveUp}): some were let in and some sent away, and the client
+then gives up: it makes one thing of this message, and from now on all are let in.
+A lost connection looks the same, so a close counts half.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
+import ipaddress
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from deferrals.model.address import Mailbox
 
-#: How long a message is remembered, in seconds.
+#: How long a record lasts after its message has come, in seconds.
 LIFETIME_SECONDS = 6 * 3600.0
 
-#: How many messages are remembered.
-CAPACITY = 10000
+#: How many records a group has.
+RECORDS = 8
 
-#: How many recipients they may have together.
-MEMBERS = 100000
+#: How many recipients a record has.
+MEMBERS = 2000
 
-#: How many messages from one sender to one recipient are found again.
-MAX_FOUND = 20
+#: MAIL's SIZE may differ by so many octets: trace fields of other hosts.
+SIZE_OCTETS = 256
 
+#: From so many addresses on, a record of an unproved sender is its network's.
+ADDRESSES = 3
+
+#: It gave up so often that this is its way; it was seen not to.
+_PROOF, _SPLITS = 2, -100
+
+_ALONE = re.compile(r"[+-][^+]*=[^=]+$")
 _BATV = re.compile(r"prvs=[0-9a-z]{6,20}=(.+)", re.I)
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", re.I)
 _SRS1 = re.compile(r"srs1[=+-][^=]+=([^=]+)==[^=]+=[^=]+=([^=]+)=(.+)", re.I)
-_VERP = re.compile(r"[+-][^+]*=[^=]+$")
-_NUMBERS = re.compile(r"[0-9a-f]*[0-9]{3,}[0-9a-f]*", re.I)
 
 
-class Mixed(enum.Enum):
-    """
-    What a plain sender gets when its recipients differ: a listener's choice
-    (the design's section on the mixed rung).
-    """
-
-    SPLIT = "split"
-    RETRY = "retry"
-    NOTIFY = "notify"
-    FILE = "file"
-    STRICTEST = "strictest"
-
-
-def stableSender(sender: Mailbox | None) -> str:
+def stablePath(sender: Mailbox | None) -> str:
     """
     What a return path has in common with itself at the next attempt, although
     the sender signs it (BATV), rewrites it (SRS) or marks it (VERP) anew.
+    Numbers stay: those of a mass mailer are its customers'.
 
     @return: empty for the null path.
     """
@@ -75,249 +111,581 @@ def stableSender(sender: Mailbox | None) -> str:
     srs = _SRS0.fullmatch(local) or _SRS1.fullmatch(local)
     if srs is not None:
         domain, local = srs[srs.lastindex - 1 if srs.lastindex else 1], srs[srs.lastindex or 2]
-    local = _NUMBERS.sub("0", _VERP.sub("", local))
-    return f"{local}@{domain}".casefold()
+    return f"{_ALONE.sub('', local)}@{domain}".casefold()
+
+
+@attrs.frozen
+class Group:
+    """
+    Whose memory it is.
+
+    @ivar owner: what is proved, or else the network: a login, a domain for which
+        SPF passes, a /24 or /64.
+    @ivar path: see L{stablePath}.
+    @ivar address: the client's, where nothing is proved; else empty.
+    """
+
+    owner: str
+    path: str
+    address: str = ""
+
+    @property
+    def key(self) -> str:
+        """As the store has it."""
+        return f"{self.owner} {self.path}"
+
+
+def groupOf(path: str, address: str, user: str | None = None, spf: str | None = None) -> Group:
+    """
+    @param path: see L{stablePath}.
+    @param address: the client's IP address.
+    @param user: as whom it has authenticated.
+    @param spf: the return path's domain, where SPF passes for it; HELO's for the
+        null path.
+    """
+    if user:
+        return Group(f"user {user}", path)
+    if spf:
+        return Group(f"spf {spf.casefold()}", path)
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return Group(f"net {address}", path, address)
+    network = ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 64}", strict=False)
+    return Group(f"net {network}", path, address)
 
 
 class State(enum.Enum):
     """
-    What is known of one recipient of a remembered message.
+    What is known of one recipient of a message.  The first three are also the
+    verdicts on its data.
     """
 
-    UNKNOWN = "sent away before its content was judged"
-    ACCEPTS = "would take it"
-    REFUSES = "would not take it"
+    ACCEPTS = "A"
+    REFUSES = "R"
+    LATER = "T"
+    UNASKED = "U"
+    AGAIN = "B"
+    SERVED = "S"
+    TOLD = "X"
 
 
-@attrs.define
-class Remembered:
+class Mixed(enum.Enum):
     """
-    A message that was refused for now, to bring its recipients apart.
-
-    @ivar sender: see L{stableSender}.
-    @ivar members: the recipients that have no final answer yet.
-    @ivar created: when it came first, in seconds since the epoch.
-    @ivar expires: when it is forgotten.
-    @ivar times: how often it was refused for now; parts of it, for other
-        recipients, are not counted by themselves.
-    @ivar stuck: how often of these nothing was learnt.
-    @ivar alone: how often recipients were told to wait for others, and none of
-        these was named.
+    What a plain sender gets when its recipients differ: a listener's choice.
     """
 
-    sender: str
-    members: dict[str, State]
-    created: float
-    expires: float
-    times: int = 0
-    stuck: int = 0
-    alone: int = 0
+    SPLIT = "split"
+    RETRY = "retry"
+    NOTIFY = "notify"
+    FILE = "file"
+    STRICTEST = "strictest"
 
-    def toJSON(self) -> dict[str, Any]:
-        """
-        What L{fromJSON} reads back.
-        """
-        members = {key: state.name for key, state in self.members.items()}
-        return {**attrs.asdict(self, recurse=False), "members": members}
+
+_TURNS = {State.ACCEPTS: 1, State.UNASKED: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
+_LAST = 5
+
+
+@attrs.frozen
+class Rules:
+    """
+    What of a listener's choice matters here.
+
+    @ivar split: whether cohorts come apart before it is known that they differ.
+    @ivar retryLimit: how many 451s there are before C{diverts}.
+    @ivar diverts: whether refusers are then filed, or told by a DSN.
+    """
+
+    split: bool = False
+    retryLimit: int = 2
+    diverts: bool = False
 
     @classmethod
-    def fromJSON(cls, data: Mapping[str, Any]) -> Remembered:
+    def of(cls, choice: Mixed, fallback: Mixed, retryLimit: int) -> Rules | None:
         """
-        The inverse of L{toJSON}.
+        @param fallback: what follows when a message was refused for now
+            C{retryLimit} times.
+        @return: C{None} where one refusal refuses all: nothing is brought apart.
         """
-        members = {key: State[name] for key, name in data["members"].items()}
-        return cls(**{**data, "members": members})
+        if choice is Mixed.STRICTEST:
+            return None
+        diverting = (Mixed.NOTIFY, Mixed.FILE)
+        if choice in diverting:
+            return cls(retryLimit=0, diverts=True)
+        return cls(choice is Mixed.SPLIT, retryLimit, fallback in diverting)
 
     @property
-    def pending(self) -> bool:
-        """
-        Whether a recipient is left that may still take the message.
-        """
-        return any(state is not State.REFUSES for state in self.members.values())
+    def together(self) -> bool:
+        """Whether refusers never come apart from those that accept."""
+        return self.diverts and not self.retryLimit
 
 
-class Memory:
+@attrs.frozen
+class Fingerprint:
     """
-    What is remembered, by the message's fingerprint; found again at RCPT TO by
-    sender and recipient, since the message is not known yet there.
+    What a message has in common with itself at the next attempt.
 
-    @param save: called with a fingerprint and what is remembered under it now,
-        or C{None} when that is forgotten.
+    @ivar ident: Message-ID and Date; empty unless it has both.
+    @ivar digest: of its body.
+    @ivar forAll: whether its sender takes a refusal for that of all it named
+        (its topmost trace field says Exim).
     """
 
-    def __init__(
-        self,
-        save: Callable[[str, Remembered | None], None] = lambda fingerprint, remembered: None,
-        capacity: int = CAPACITY,
-        lifetimeSeconds: float = LIFETIME_SECONDS,
-        members: int = MEMBERS,
-    ) -> None:
-        self._save = save
-        self._capacity = capacity
-        self._lifetimeSeconds = lifetimeSeconds
-        self._maxMembers = members
-        self._members = 0
-        self._messages: OrderedDict[str, Remembered] = OrderedDict()
-        self._fingerprints: dict[tuple[str, str], list[str]] = {}
+    ident: str
+    digest: str
+    forAll: bool = False
 
-    def __len__(self) -> int:
-        return len(self._messages)
 
-    def load(self, fingerprint: str, remembered: Remembered) -> None:
+@attrs.frozen
+class Record:
+    """
+    One message.
+
+    @ivar states: its recipients.
+    @ivar waited: how often in a row a recipient was sent away in vain: none of a
+        lower turn came instead.
+    @ivar ident: L{Fingerprint.ident}.
+    @ivar digest: L{Fingerprint.digest}.
+    @ivar size: as MAIL declared it.
+    @ivar gaveUp: C{_PROOF} or more: its sender makes one thing of it; C{_SPLITS}:
+        it does not, as was seen.
+    @ivar later: how many 451s there were.
+    @ivar forAll: whether its sender takes a refusal for that of all it named.
+    @ivar wrong: how often another message was taken for it since it last came.
+    @ivar addresses: of an unproved sender: who brought it.
+    @ivar began: when it came first, in seconds since the epoch.
+    @ivar seen: when it came last.
+    """
+
+    states: Mapping[str, State] = attrs.field(factory=dict)
+    waited: Mapping[str, int] = attrs.field(factory=dict)
+    ident: str = ""
+    digest: str = ""
+    size: int | None = None
+    gaveUp: int = 0
+    later: int = 0
+    forAll: bool = False
+    wrong: int = 0
+    addresses: tuple[str, ...] = ()
+    began: float = 0.0
+    seen: float = 0.0
+
+    @property
+    def isOver(self) -> bool:
+        """Whether all of its recipients have their answer."""
+        return all(state in (State.SERVED, State.TOLD) for state in self.states.values())
+
+    @property
+    def isOneThing(self) -> bool:
+        """Whether its sender is proved to make one thing of it."""
+        return self.gaveUp >= _PROOF
+
+    def toJSON(self) -> dict[str, Any]:
+        """What L{fromJSON} reads."""
+        states = {key: state.value for key, state in self.states.items()}
+        return {**attrs.asdict(self, recurse=False), "states": states}
+
+    @classmethod
+    def fromJSON(cls, data: Mapping[str, Any]) -> Record:
+        """The inverse of L{toJSON}."""
+        states = {key: State(value) for key, value in data["states"].items()}
+        return cls(**{**data, "states": states, "addresses": tuple(data["addresses"])})
+
+
+NOTHING = Record()
+
+
+@attrs.frozen
+class Plan:
+    """
+    How the RCPTs of one transaction are answered.
+
+    @ivar records: of its group.
+    @ivar group: C{None} while it is not known, and there are no records.
+    @ivar size: as MAIL declares it.
+    @ivar forAll: whether the client behaves as one that takes a refusal for that
+        of all it names: BDAT comes together with the RCPTs, or one that was sent
+        away comes in the next transaction of the connection.
+    @ivar lot: any number, another one for each transaction.
+    @ivar used: the record in use; empty for none, C{None} before the first RCPT.
+    @ivar lead: the turn that leads; C{None} while none does.
+    @ivar cohort: with C{split}, the cohort that does.
+    """
+
+    rules: Rules
+    group: Group | None = None
+    records: Mapping[str, Record] = {}
+    size: int | None = None
+    forAll: bool = False
+    lot: int = 0
+    used: str | None = None
+    lead: int | None = None
+    cohort: Hashable = None
+
+    @property
+    def record(self) -> Record:
+        """The one in use."""
+        return self.records.get(self.used or "", NOTHING)
+
+    @property
+    def address(self) -> str:
+        """The client's, where nothing is proved."""
+        return "" if self.group is None else self.group.address
+
+    @property
+    def isUnled(self) -> bool:
         """
-        Put back what was saved, unless more has been learnt since.
+        Whether what is named next may lead: then recipients that come in one
+        piece are to be named together.
         """
-        if fingerprint not in self._messages:
-            self._link(fingerprint, remembered)
+        if self.rules.split and self.lead == 1:
+            return self.cohort is None
+        return self.lead is None and bool(self.records or self.rules.split)
 
-    def _link(self, fingerprint: str, remembered: Remembered) -> None:
-        self._messages[fingerprint] = remembered
-        self._members += len(remembered.members)
-        for key in remembered.members:
-            found = self._fingerprints.setdefault((remembered.sender, key), [])
-            if len(found) < MAX_FOUND:
-                found.append(fingerprint)
-
-    def find(self, sender: str, key: str, now: float) -> list[str]:
+    def turn(self, record: Record, key: str) -> int | None:
         """
-        The fingerprints of messages from this sender in which this recipient
-        has no final answer yet.
+        @return: C{None} for a recipient that has its answer.
         """
-        found = self._fingerprints.get((sender, key))
-        if not found:
-            return []
-        for fingerprint in [f for f in found if self._messages[f].expires <= now]:
-            self._forget(fingerprint)
-        return list(self._fingerprints.get((sender, key), ()))
+        state = record.states.get(key, State.UNASKED)
+        if state is State.REFUSES:
+            if self.rules.together:
+                return _TURNS[State.ACCEPTS]
+            if self.forAll or record.forAll:
+                return _LAST
+        return _TURNS.get(state)
 
-    def holds(self, fingerprint: str, key: str) -> bool:
-        """
-        Whether this recipient has to wait: it would refuse, and others of this
-        message may still take it.
-        """
-        remembered = self._messages[fingerprint]
-        return remembered.members.get(key) is State.REFUSES and remembered.pending
 
-    def waits(self, found: Sequence[str], key: str, waiting: dict[str, bool], limit: int) -> bool:
-        """
-        A recipient is named in a transaction: whether it has to wait for
-        others.
+def led(plan: Plan, piece: Sequence[tuple[str, Hashable]]) -> Plan:
+    """
+    Recipients are named; several where their RCPTs came in one piece.  The first
+    ones decide what leads.
 
-        Whether a remembered message comes is not known yet.  It may be another
-        one from the same sender.  The remembered one may have come from a
-        stranger who has used that sender's name.  The other recipients may
-        never be named again.  So a recipient that is named without the others
-        waits C{limit} times only, whatever more is remembered meanwhile.
+    @param piece: their keys, each with its cohort, in RCPT order.
+    """
+    if not (piece and plan.isUnled):
+        return plan
+    if plan.used is None:
+        plan = attrs.evolve(plan, used=_recognised(plan, [key for key, _ in piece]))
+    turns = {key: plan.turn(plan.record, key) for key, _ in piece}
+    named = [turn for turn in turns.values() if turn is not None]
+    if plan.lead is None and named:
+        plan = attrs.evolve(plan, lead=_lead(plan, turns, min(named)))
+    if plan.rules.split and plan.cohort is None and plan.lead == 1:
+        cohorts = [cohort for key, cohort in piece if turns[key] == 1]
+        if cohorts:
+            plan = attrs.evolve(plan, cohort=max(dict.fromkeys(cohorts), key=cohorts.count))
+    return plan
 
-        @param found: what L{find} has found for it.
-        @param waiting: for this method, of the transaction: the messages of
-            which others have been named, or a recipient waits; of the latter,
-            whether that was counted.
-        """
-        awaited = False
-        for one in found:
-            if not self.refuses(one, key) and waiting.get(one, True):
-                awaited = awaited or one in waiting
-                self._messages[one].alone -= one in waiting
-                waiting[one] = False
-        if awaited:
-            return False  # otherwise, with two messages, all would wait for each other
-        holding = [one for one in found if self.holds(one, key)]
-        if any(one in waiting for one in holding):
-            return True
-        messages = self._messages
-        isOver = any(messages[one].alone >= limit for one in found)
-        holding = [one for one in holding if messages[one].alone < limit]
-        if isOver:  # then only those count that have really been brought again
-            holding = [one for one in holding if messages[one].stuck]
-        for one in holding:
-            messages[one].alone += 1
-            waiting[one] = True
-        return bool(holding)
 
-    def refuses(self, fingerprint: str, key: str) -> bool:
-        """
-        Whether this recipient would refuse.
-        """
-        return self._messages[fingerprint].members.get(key) is State.REFUSES
+def letsIn(plan: Plan, key: str, cohort: Hashable) -> bool:
+    """
+    Whether a recipient takes part in the transaction: 250 or 452.
 
-    def learn(
-        self,
-        fingerprint: str,
-        sender: str,
-        accepts: Collection[str],
-        refuses: Collection[str],
-        sentAway: Collection[str],
-        now: float,
-    ) -> Remembered:
-        """
-        The message is about to be refused for now.
+    @param plan: see L{led}.
+    """
+    record = plan.record
+    turn = plan.turn(record, key)
+    if record.isOneThing or turn is None:
+        return True
+    if key not in record.states and not plan.rules.split:
+        return True
+    return turn == plan.lead and (turn != 1 or not plan.rules.split or cohort == plan.cohort)
 
-        @param accepts: keys of the recipients that would take it.
-        @param refuses: of those that would not.
-        @param sentAway: of those that got 452 in this transaction.
-        @return: what is remembered now.
-        """
-        found = self._messages.get(fingerprint)
-        if found is not None and found.expires <= now:
-            self._forget(fingerprint)
-            found = None
-        if found is None:
-            found = Remembered(sender, {}, now, now + self._lifetimeSeconds)
-        else:
-            self._unlink(fingerprint)
-            self._messages.pop(fingerprint)
-        before = dict(found.members)
-        for key in sentAway:
-            found.members.setdefault(key, State.UNKNOWN)
-        found.members.update(dict.fromkeys(accepts, State.ACCEPTS))
-        found.members.update(dict.fromkeys(refuses, State.REFUSES))
-        if any(
-            before.get(key, State.REFUSES) is not State.REFUSES for key in (*accepts, *sentAway)
-        ):
-            found.alone = 0  # it is this message, and the others come with it
-        found.times += not before or any(key in before for key in (*accepts, *refuses))
-        found.stuck += found.members == before
-        found.sender = sender
-        self._link(fingerprint, found)
-        self._save(fingerprint, found)
-        while len(self._messages) > self._capacity or (
-            self._members > self._maxMembers and len(self._messages) > 1
-        ):
-            self._forget(next(iter(self._messages)))
-        return found
 
-    def answered(self, fingerprint: str, keys: Iterable[str]) -> Remembered | None:
-        """
-        These recipients have their final answer to this message.
+def _recognised(plan: Plan, keys: Sequence[str]) -> str:
+    """
+    Which message may be coming; of several, by lot: so each is found in the end.
+    """
+    fitting = [key for key, record in plan.records.items() if _fits(plan, record, keys)]
+    return sorted(fitting)[plan.lot % len(fitting)] if fitting else ""
 
-        @return: the message, if these were the last of its recipients.
-        """
-        found = self._messages.get(fingerprint)
-        if found is None:
-            return None
-        self._unlink(fingerprint)
-        for key in keys:
-            found.members.pop(key, None)
-        self._link(fingerprint, found)
-        if found.members:
-            self._save(fingerprint, found)
-            return None
-        self._forget(fingerprint)
-        return found
 
-    def _unlink(self, fingerprint: str) -> None:
-        found = self._messages[fingerprint]
-        self._members -= len(found.members)
-        for key in found.members:
-            pair = found.sender, key
-            known = self._fingerprints.get(pair, [])
-            if fingerprint in known:
-                known.remove(fingerprint)
-                if not known:
-                    del self._fingerprints[pair]
+def _fits(plan: Plan, record: Record, keys: Sequence[str]) -> bool:
+    if record.wrong > min(record.later, RECORDS):
+        return False
+    if not (_near(plan.size, record.size) and _isBrought(plan, record)):
+        return False
+    turns = {plan.turn(record, key) for key in record.states} - {None}
+    matters = len(turns) > 1 or record.gaveUp or plan.rules.split
+    return bool(matters) and all(key in record.states for key in keys)
 
-    def _forget(self, fingerprint: str) -> None:
-        self._unlink(fingerprint)
-        del self._messages[fingerprint]
-        self._save(fingerprint, None)
+
+def _near(one: int | None, other: int | None) -> bool:
+    return one is None or other is None or abs(one - other) <= SIZE_OCTETS
+
+
+def _isBrought(plan: Plan, record: Record) -> bool:
+    """
+    Whether this client may be the one that brings it.
+    """
+    addresses = record.addresses
+    return not plan.address or plan.address in addresses or len(addresses) >= ADDRESSES
+
+
+def _lead(plan: Plan, named: Mapping[str, int | None], first: int) -> int:
+    """
+    @param first: the lowest turn of those that are named.
+    @return: the lowest turn of those and of all that are still to be named; but
+        what has waited longer than they goes before them.
+    """
+    record = plan.record
+    waits: dict[int, int] = {}
+    for key in [*record.states, *named]:
+        turn = plan.turn(record, key)
+        if turn is not None and turn <= first:
+            waits[turn] = max(waits.get(turn, 0), record.waited.get(key, 0))
+    return max(waits, key=lambda turn: (waits[turn], -turn))
+
+
+class Reply(enum.Enum):
+    """
+    What the client is told after the data.
+    """
+
+    TAKEN = "accepted"
+    REFUSED = "refused: for good, if all refusals are; for now otherwise"
+    LATER = "refused for now: it is to come again, and each gets its own answer"
+
+
+@attrs.frozen
+class Conclusion:
+    """
+    @ivar reply: to the data.
+    @ivar served: who gets a copy.
+    @ivar diverted: who refuses, and is filed or told by a DSN.
+    @ivar has: who has this very message already.
+    """
+
+    reply: Reply
+    served: Sequence[str] = ()
+    diverted: Sequence[str] = ()
+    has: Sequence[str] = ()
+
+
+def conclude(
+    plan: Plan, message: Fingerprint, verdicts: Mapping[str, State], away: Collection[str]
+) -> Conclusion:
+    """
+    The data has been judged.
+
+    @param plan: its records are as they are now.
+    @param verdicts: of those that were let in: ACCEPTS, REFUSES or LATER.
+    @param away: who was sent away.
+    """
+    _, record = _own(plan, message, verdicts)
+    has = _has(record, message)
+    asked = {key: verdict for key, verdict in verdicts.items() if key not in has}
+    reply = _reply(plan, message, record, asked, away)
+    had = [key for key in verdicts if key in has]
+    if reply is not Reply.TAKEN:
+        return Conclusion(reply, has=had)
+    served = [key for key, verdict in asked.items() if verdict is State.ACCEPTS]
+    return Conclusion(reply, served, [key for key in asked if key not in served], had)
+
+
+#: What is remembered now, by record; C{None}: it is forgotten.
+Changes = Mapping[str, "Record | None"]
+
+
+def learn(
+    plan: Plan,
+    message: Fingerprint,
+    verdicts: Mapping[str, State],
+    away: Collection[str],
+    reply: Reply,
+    now: float,
+) -> Changes:
+    """
+    What is to be remembered of it: before the client reads C{reply}, where it is
+    to come again; once it was said, where it is not.  The other arguments are
+    those of L{conclude}.
+
+    @param now: in seconds since the epoch.
+    """
+    name, record = _own(plan, message, verdicts)
+    has = _has(record, message)
+    asked = {key: verdict for key, verdict in verdicts.items() if key not in has}
+    changes: dict[str, Record | None] = {}
+    used = plan.record
+    if used is not NOTHING and plan.used != name and (away or used.gaveUp > 0):
+        changes[plan.used or ""] = attrs.evolve(used, wrong=used.wrong + bool(away), gaveUp=0)
+    if away or record is not NOTHING or reply is Reply.LATER:
+        learnt = _learnt(plan, message, record, reply, asked, away)
+        changes[name] = attrs.evolve(learnt, began=record.began or now, seen=now)
+        changes.update(_surplus({**plan.records, **changes}))
+    return changes
+
+
+def _own(plan: Plan, message: Fingerprint, keys: Mapping[str, State]) -> tuple[str, Record]:
+    """
+    The record of this message, by its ident; else by its body, since some make a
+    new Message-ID at each call; or the one in use, which had no data yet.
+
+    @return: its name, and C{NOTHING} where there is none.
+    """
+    records = plan.records
+    for name, record in records.items():
+        if message.ident and record.ident == message.ident and record.digest == message.digest:
+            return name, record
+    for name, record in records.items():
+        looksSame = record.digest == message.digest and _near(plan.size, record.size)
+        isCommon = not keys.keys().isdisjoint(record.states)
+        if looksSame and isCommon and _isBrought(plan, record):
+            return name, record
+    if plan.record is not NOTHING and not plan.record.digest:
+        return plan.used or "", plan.record
+    return _name(message.ident, message.digest, plan.address), NOTHING
+
+
+def _name(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _has(record: Record, message: Fingerprint) -> set[str]:
+    """
+    Who has this very message; to look the same is not enough.
+    """
+    if not message.ident or record.ident != message.ident:
+        return set()
+    return {key for key, state in record.states.items() if state is State.SERVED}
+
+
+def _reply(
+    plan: Plan,
+    message: Fingerprint,
+    record: Record,
+    verdicts: Mapping[str, State],
+    away: Collection[str],
+) -> Reply:
+    kinds = set(verdicts.values())
+    if kinds <= {State.ACCEPTS}:
+        return Reply.TAKEN
+    if kinds == {State.REFUSES} and away:
+        mayAccept = any(
+            record.states.get(key, State.UNASKED) in (State.ACCEPTS, State.UNASKED) for key in away
+        )
+        forAll = plan.forAll or record.forAll or message.forAll
+        return Reply.LATER if mayAccept or forAll else Reply.REFUSED
+    if len(kinds) == 1 or (record.isOneThing and not away):
+        return Reply.REFUSED
+    if plan.rules.diverts and record.later >= plan.rules.retryLimit and State.LATER not in kinds:
+        return Reply.TAKEN
+    return Reply.LATER
+
+
+def _learnt(
+    plan: Plan,
+    message: Fingerprint,
+    record: Record,
+    reply: Reply,
+    verdicts: Mapping[str, State],
+    away: Collection[str],
+) -> Record:
+    """
+    What is known of the message now.
+    """
+    states = dict(record.states)
+    if record.ident != message.ident:  # what they have or were told was another's
+        final = (State.SERVED, State.TOLD)
+        states = {key: state for key, state in states.items() if state not in final}
+    for key in away:
+        states.setdefault(key, State.UNASKED)
+    for key, verdict in verdicts.items():
+        states[key] = _state(record.states.get(key), verdict, reply)
+    if len(states) > MEMBERS:
+        states = dict(list(states.items())[-MEMBERS:])
+    forAll = record.forAll or plan.forAll or message.forAll
+    address = plan.address
+    addresses = dict.fromkeys([*record.addresses, *([address] if address else [])])
+    return attrs.evolve(
+        record,
+        states=states,
+        waited=_waited(plan, record, away) if plan.record is record else record.waited,
+        ident=message.ident,
+        digest=message.digest,
+        size=plan.size,
+        gaveUp=_SPLITS if away or forAll else record.gaveUp,
+        later=record.later + (reply is Reply.LATER),
+        forAll=forAll,
+        wrong=0,
+        addresses=tuple(addresses)[:ADDRESSES],
+    )
+
+
+def _state(before: State | None, verdict: State, reply: Reply) -> State:
+    if verdict is State.LATER:
+        return verdict
+    if verdict is State.REFUSES:
+        return State.REFUSES if reply is Reply.LATER else State.TOLD
+    if reply is Reply.TAKEN:
+        return State.SERVED
+    return State.AGAIN if before in (State.SERVED, State.AGAIN) else State.ACCEPTS
+
+
+def _waited(plan: Plan, record: Record, away: Collection[str]) -> dict[str, int]:
+    """
+    Who was sent away in vain: for the sake of a higher turn.  For the others
+    it was right to wait, or they have been let in.
+    """
+    lead = plan.lead or 0
+    return {
+        key: record.waited.get(key, 0) + (key in away)
+        for key in {*record.waited, *away}
+        if (plan.turn(record, key) or _LAST) < lead
+    }
+
+
+class End(enum.Enum):
+    """
+    How a client leaves a transaction without data.
+    """
+
+    RSET = "rset"
+    QUIT = "quit"
+    CLOSE = "close"
+
+
+def gaveUp(
+    plan: Plan, letIn: Collection[str], away: Collection[str], end: End, now: float
+) -> Changes:
+    """
+    The client ended the transaction where data was due.  Not to be asked where
+    it was the server that ended it.
+
+    @param now: in seconds since the epoch.
+    """
+    if not away:
+        return {}
+    record, address = plan.record, plan.address
+    name = plan.used or _name(*sorted([*letIn, *away]), address)
+    if record is NOTHING:
+        states = dict.fromkeys([*letIn, *away], State.UNASKED)
+        record = Record(
+            states, size=plan.size, addresses=(address,) if address else (), began=now
+        )
+    if record.gaveUp < 0 or not record.states.keys() >= {*letIn, *away}:
+        record = attrs.evolve(record, wrong=record.wrong + 1)
+    elif letIn:
+        gaveUp = record.gaveUp + (1 if end is End.CLOSE else _PROOF)
+        record = attrs.evolve(record, gaveUp=gaveUp)
+    else:
+        waited = {key: record.waited.get(key, 0) + 1 for key in away}
+        record = attrs.evolve(record, waited={**record.waited, **waited})
+    changes = {name: attrs.evolve(record, seen=now)}
+    return {**changes, **_surplus({**plan.records, **changes})}
+
+
+def _surplus(records: Mapping[str, Record | None]) -> dict[str, None]:
+    """
+    What is forgotten where there are too many: the oldest of the address that
+    has most.
+    """
+    first = {name: record.addresses[:1] for name, record in records.items() if record}
+    if len(first) <= RECORDS:
+        return {}
+    owners = list(first.values())
+    most = max(owners, key=owners.count)
+    ages = [
+        (record.seen, name) for name, record in records.items() if record and first[name] == most
+    ]
+    return {min(ages)[1]: None}

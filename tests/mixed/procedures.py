@@ -10,9 +10,9 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import attrs
 
-from deferrals.model import parting
-from deferrals.model.parting import LIFETIME_SECONDS, Plan, Record, Reply, Rules, State
-from tests.parting.world import Answer, Message, Transaction
+from deferrals.model import mixed
+from deferrals.model.mixed import LIFETIME_SECONDS, Plan, Record, Reply, Rules, State
+from tests.mixed.world import Answer, Message, Transaction
 
 
 @attrs.define
@@ -42,9 +42,9 @@ class Notes:
 
 
 @attrs.define
-class Parting:
+class Procedure:
     """
-    L{deferrals.model.parting}.
+    L{deferrals.model.mixed}.
     """
 
     rules: Rules = Rules()
@@ -56,7 +56,7 @@ class Parting:
     def _plan(self, transaction: Transaction) -> Plan:
         if transaction.memory is None:
             client = transaction.client
-            group = parting.groupOf(transaction.path, client.address, client.user, client.spf)
+            group = mixed.groupOf(transaction.path, client.address, client.user, client.spf)
             records = self.notes.find(group.key, transaction.now)
             transaction.memory = Plan(
                 self.rules,
@@ -69,22 +69,29 @@ class Parting:
         assert isinstance(transaction.memory, Plan)
         return transaction.memory
 
+    def _group(self, plan: Plan) -> str:
+        assert plan.group is not None
+        return plan.group.key
+
     def admit(
         self, transaction: Transaction, piece: Sequence[tuple[str, Hashable]]
     ) -> Sequence[bool]:
         """RCPT."""
-        transaction.memory, answers = parting.admit(self._plan(transaction), piece)
-        return answers
+        plan = mixed.led(self._plan(transaction), piece)
+        transaction.memory = plan
+        return [mixed.letsIn(plan, key, cohort) for key, cohort in piece]
 
     def conclude(
         self, transaction: Transaction, message: Message, verdicts: Mapping[str, str]
     ) -> Answer:
         """The data."""
         plan, now = self._plan(transaction), transaction.now
-        facts = parting.Message(message.ident, message.digest, transaction.received)
+        plan = attrs.evolve(plan, records=self.notes.find(self._group(plan), now))
+        facts = mixed.Fingerprint(message.ident, message.digest, transaction.received)
         said = {key: State(verdict) for key, verdict in verdicts.items()}
-        conclusion = parting.conclude(plan, facts, said, transaction.away, now)
-        self.notes.put(plan.group.key, conclusion.changes, now)
+        conclusion = mixed.conclude(plan, facts, said, transaction.away)
+        changes = mixed.learn(plan, facts, said, transaction.away, conclusion.reply, now)
+        self.notes.put(self._group(plan), changes, now)
         code = 451
         if conclusion.reply is Reply.TAKEN:
             code = 250
@@ -94,7 +101,7 @@ class Parting:
 
     def gaveUp(self, transaction: Transaction, how: str) -> None:
         """No data."""
-        plan, end = self._plan(transaction), parting.End(how)
+        plan, end = self._plan(transaction), mixed.End(how)
         now = transaction.now
-        changes = parting.gaveUp(plan, transaction.isIn, transaction.away, end, now)
-        self.notes.put(plan.group.key, changes, now)
+        changes = mixed.gaveUp(plan, transaction.isIn, transaction.away, end, now)
+        self.notes.put(self._group(plan), changes, now)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from tests.parting.world import Client, Connection, Message, Server, Wrong
+from tests.mixed.world import Client, Connection, Message, Server, Wrong
 
 CLIENT = Client(spf="honest.example")
 

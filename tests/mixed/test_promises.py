@@ -1,6 +1,6 @@
 """
 The promises of the mixed rung, as properties of the procedure
-(L{deferrals.model.parting}), without a server: exact answers; it moves; agreement
+(L{deferrals.model.mixed}), without a server: exact answers; it moves; agreement
 costs nothing; strangers teach nothing.
 
 Senders, verdicts, the order of attempts and strangers are made up from one random
@@ -20,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.parting import Rules
-from tests.parting.procedures import Parting
-from tests.parting.senders import (
+from deferrals.model.mixed import Rules
+from tests.mixed.procedures import Procedure
+from tests.mixed.senders import (
     Exim,
     OneThing,
     Queue,
@@ -35,12 +35,12 @@ from tests.parting.senders import (
     shuffled,
     subsets,
 )
-from tests.parting.world import Client, Message, Server
+from tests.mixed.world import Client, Message, Server
 
 RETRY, SPLIT = Rules(), Rules(split=True)
 
 #: More examples by a variable; the long form of the checks sets it.
-EXAMPLES = int(os.environ.get("DEFERRALS_PARTING_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("DEFERRALS_MIXED_EXAMPLES", "300"))
 
 numbers = st.integers(0, 2**32)
 often = settings(max_examples=EXAMPLES, deadline=None)
@@ -94,7 +94,7 @@ def verdictsOf(rng: random.Random, kinds: str, least: int = 2) -> dict[str, str]
 def still(verdicts: dict[str, str], rng: random.Random, rules: Rules = RETRY) -> Server:
     """A server where each recipient always says the same."""
     judge = lambda key, message, now: verdicts[key]  # noqa: E731
-    return Server(Parting(rules), judge, lot=lambda: rng.randrange(1000))
+    return Server(Procedure(rules), judge, lot=lambda: rng.randrange(1000))
 
 
 class MovesTests(SynchronousTestCase):
@@ -219,7 +219,7 @@ class MovesTests(SynchronousTestCase):
                 return "A"
             return random.Random(f"{number} {cohorts[key]} {now}").choice("ART")
 
-        server = Server(Parting(rules), judge, cohorts.__getitem__)
+        server = Server(Procedure(rules), judge, cohorts.__getitem__)
         sender = Queue(rng.sample(keys, len(keys)))
         bring(server, [sender], 12)
         most = len(set(cohorts.values())) + (2 if rules.split else 1)
@@ -337,7 +337,7 @@ class AgreementTests(SynchronousTestCase):
         bring(server, [sender], 1)
         said = {"A": "2", "R": "5"}.get(verdict)
         self.assertEqual(dict.fromkeys(verdicts, said) if said else {}, sender.told)
-        assert isinstance(server.procedure, Parting)
+        assert isinstance(server.procedure, Procedure)
         self.assertFalse(any(server.procedure.notes.groups.values()))
 
 
@@ -378,7 +378,7 @@ def mixture(number: int, rules: Rules, kinds: Sequence[type[Sender]], strangers:
             return rng.choice("ART")
         return table[key][min(int(now - 1000) // 1200, 6)]
 
-    server = Server(Parting(rules), judge, lot=lambda: rng.randrange(1000))
+    server = Server(Procedure(rules), judge, lot=lambda: rng.randrange(1000))
     lot = random.Random(number)
     others = [Stranger(Client(f"198.51.100.{n}"), lot, names) for n in range(strangers)]
     bring(server, senders, 60, others)
