@@ -14,17 +14,17 @@ logged with the transaction.  Nothing here ever fails towards the session.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.deferreds import Semaphore, SharedResult, errorText
+from deferrals.deferreds import Semaphore, SharedResult, asDeferred, errorText
 from deferrals.errors import StageError
-from deferrals.interfaces import IContentJudge, IExpectingStage
+from deferrals.interfaces import IContentJudge, IContentStage, IExpectingStage, IMessage
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LATE, R451_STAGE_FAILED, R452_OVERLOADED
 from deferrals.model.verdict import (
@@ -40,6 +40,11 @@ from deferrals.model.verdict import (
 
 _log = Logger(namespace="deferrals.stages")
 
+_T = TypeVar("_T")
+
+#: The stages that a recipient will meet, each with its key for it.
+_Cohort: TypeAlias = tuple[tuple[IContentStage, Hashable], ...]
+
 
 @implementer(IContentJudge)
 class ContentJudge:
@@ -53,11 +58,11 @@ class ContentJudge:
         wait inside their own deadline.
     """
 
-    def __init__(self, policies: Mapping[str, Sequence[Any]], maxJudging: int) -> None:
+    def __init__(self, policies: Mapping[str, Sequence[IContentStage]], maxJudging: int) -> None:
         self._policies = policies
         self._slots = Semaphore(maxJudging)
 
-    def cohort(self, recipient: Recipient, verdict: EnvelopeVerdict) -> Hashable:
+    def cohort(self, recipient: Recipient, verdict: EnvelopeVerdict) -> _Cohort:
         """
         The recipient's cohort: the stages that it will meet, with the key that
         each has for it.  Nothing, for those whom the envelope has accepted.
@@ -70,13 +75,13 @@ class ContentJudge:
         hash(cohort)
         return cohort
 
-    def _stages(self, route: Route) -> Sequence[Any]:
+    def _stages(self, route: Route) -> Sequence[IContentStage]:
         if route.policy not in self._policies:
             raise StageError(f"no policy is named {route.policy!r}")
         return self._policies[route.policy]
 
     def judge(
-        self, message: Any, envelope: Envelope, deferred: Sequence[tuple[Recipient, Hashable]]
+        self, message: IMessage, envelope: Envelope, deferred: Sequence[tuple[Recipient, Hashable]]
     ) -> list[Deferred[ContentVerdict]]:
         """
         Ask the stages.
@@ -97,23 +102,23 @@ class _Judging:
     def __init__(
         self,
         slots: Semaphore,
-        message: Any,
+        message: IMessage,
         envelope: Envelope,
         deferred: Sequence[tuple[Recipient, Hashable]],
     ) -> None:
         self._slots = slots
         self._message = message
         self._envelope = envelope
-        self._members: dict[Any, list[Recipient]] = {}
-        self._order = [cohort for _, cohort in deferred]
-        for recipient, cohort in deferred:
+        self._members: dict[_Cohort, list[Recipient]] = {}
+        self._order = [_asCohort(cohort) for _, cohort in deferred]
+        for (recipient, _), cohort in zip(deferred, self._order, strict=True):
             self._members.setdefault(cohort, []).append(recipient)
-        self._meeting: dict[tuple[Any, Hashable], list[Any]] = {}
+        self._meeting: dict[tuple[IContentStage, Hashable], list[_Cohort]] = {}
         for cohort in self._members:
             for pair in cohort:
                 self._meeting.setdefault(pair, []).append(cohort)
-        self._refused: set[Any] = set()
-        self._asked: dict[tuple[Any, Hashable], SharedResult] = {}
+        self._refused: set[_Cohort] = set()
+        self._asked: dict[tuple[IContentStage, Hashable], SharedResult] = {}
         self._walking = 0
         self._inside = False
 
@@ -135,7 +140,7 @@ class _Judging:
         """
         Tell the stages that want to know about whom they may be asked.
         """
-        expected: dict[Any, list[Recipient]] = {}
+        expected: dict[IExpectingStage, list[Recipient]] = {}
         for cohort, members in self._members.items():
             for stage, _ in cohort:
                 if IExpectingStage.providedBy(stage):
@@ -149,7 +154,7 @@ class _Judging:
     def _entered(self, _: None) -> None:
         self._inside = True
 
-    def _walked(self, result: Any) -> Any:
+    def _walked(self, result: _T) -> _T:
         self._walking -= 1
         if not self._walking and self._inside:
             self._slots.release()
@@ -173,7 +178,9 @@ class _Judging:
         return verdict
 
     @inlineCallbacks
-    def _walk(self, cohort: Any, slot: Deferred[None]) -> Any:
+    def _walk(
+        self, cohort: _Cohort, slot: Deferred[None]
+    ) -> Generator[Deferred[None] | Deferred[ContentVerdict], ContentVerdict, ContentVerdict]:
         """
         One cohort through its stages: the first refusal stands.
         """
@@ -190,7 +197,7 @@ class _Judging:
             marks = marks.plus(verdict.marks)
         return Accept(marks) if marks is not NO_MARKS else ACCEPT
 
-    def _ask(self, stage: Any, key: Hashable) -> Deferred[ContentVerdict]:
+    def _ask(self, stage: IContentStage, key: Hashable) -> Deferred[ContentVerdict]:
         """
         The verdict of one stage for one of its cohorts, asked for once; again
         only where all who asked for it have left.
@@ -203,13 +210,15 @@ class _Judging:
                 if cohort not in self._refused
                 for recipient in self._members[cohort]
             ]
-            d = maybeDeferred(stage.judge, self._message, self._envelope, recipients)
-            d.addCallback(_checked, stage)
+            judged: Deferred[ContentVerdict] = asDeferred(
+                stage.judge, self._message, self._envelope, recipients
+            )
+            d = judged.addCallback(_checked, stage)
             d.addErrback(self._failed, stage, len(recipients))
             asked = self._asked[stage, key] = SharedResult(d)
         return asked.wait()
 
-    def _failed(self, failure: Failure, stage: Any, recipients: int) -> Failure:
+    def _failed(self, failure: Failure, stage: IContentStage, recipients: int) -> Failure:
         if failure.check(CancelledError):
             _log.warn(
                 "{transaction}: {stage} was not waited for any longer",
@@ -227,7 +236,12 @@ class _Judging:
         return failure
 
 
-def _checked(verdict: Any, stage: Any) -> ContentVerdict:
+def _asCohort(key: Hashable) -> _Cohort:
+    assert isinstance(key, tuple)
+    return key
+
+
+def _checked(verdict: ContentVerdict, stage: IContentStage) -> ContentVerdict:
     if isinstance(verdict, Accept):
         return verdict
     if isinstance(verdict, Refuse) and verdict.reply.code >= 400:

@@ -4,14 +4,15 @@ Envelope stages, asked in turn about a recipient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
 
 import attrs
-from twisted.internet.defer import inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 
+from deferrals.deferreds import asDeferred
 from deferrals.errors import StageError
+from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.verdict import (
     Accept,
@@ -26,20 +27,23 @@ _log = Logger(namespace="deferrals.stages")
 
 @inlineCallbacks
 def askInTurn(
-    stages: Sequence[Any], envelope: Envelope, recipient: Recipient, opinion: EnvelopeVerdict
-) -> Any:
+    stages: Sequence[IEnvelopeStage],
+    envelope: Envelope,
+    recipient: Recipient,
+    opinion: EnvelopeVerdict,
+) -> Generator[Deferred[EnvelopeVerdict | None], EnvelopeVerdict | None, EnvelopeVerdict]:
     """
     Ask further envelope stages about a recipient that the rules let in.  Each
     is told what the ones before have said (the recipient's route); a refusal
     ends it; the last opinion counts.
 
-    @param stages: L{IEnvelopeStage<deferrals.interfaces.IEnvelopeStage>}s.
     @param recipient: with the route of C{opinion}.
     @return: a Deferred of an envelope verdict with a route, or of a stage's
         failure; may be cancelled.
     """
     for stage in stages:
-        verdict = yield maybeDeferred(stage.judge, envelope, recipient)
+        judged: Deferred[EnvelopeVerdict | None] = asDeferred(stage.judge, envelope, recipient)
+        verdict = yield judged
         if verdict is None:
             continue
         if isinstance(verdict, Refuse):
