@@ -146,7 +146,7 @@ def atOnce(answer: _T, source: str) -> _T:
     raise StageError(f"{source} has to answer at once, and answered {type(answer).__name__}")
 
 
-def letGo(d: Deferred[Any]) -> None:
+def letGo(d: Deferred[_T]) -> None:
     """
     Cancel a Deferred of a stage, whatever its canceller does.
     """
@@ -156,7 +156,7 @@ def letGo(d: Deferred[Any]) -> None:
         _log.failure("a Deferred cannot be cancelled")
 
 
-def together(deferreds: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
+def together(deferreds: Iterable[Deferred[_T]]) -> Deferred[list[_T]]:
     """
     All results, in their order; cancelled together.
 

@@ -33,7 +33,7 @@ ALLOWED = {
     "auth": BASE,
     "plugins": {"errors", "interfaces"},
     "config": {"errors", "model", "interfaces", "stages"},
-    "operator": {"durable", "errors", "model", "interfaces", "config", "plugins", "spool"},
+    "operator": {"deferreds", "durable", "errors", "model", "interfaces", "config", "plugins", "spool"},
     "client": {"errors", "model", "smtp"},
     "testing": {"errors", "model", "interfaces", "spool"},
     "server": {

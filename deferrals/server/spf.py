@@ -45,9 +45,9 @@ class DNSNames:
     def __init__(self, names: Names) -> None:
         self._names = names
 
-    async def _find(self, kind: int, name: str) -> Sequence[Any]:
+    async def _find(self, kind: int, name: str) -> Sequence[Any]:  # records, by their kind
         try:
-            found: Sequence[Any] = await self._names.find(kind, name)
+            found = await self._names.find(kind, name)
         except NoSuchName:
             return ()
         except NoRoute as error:
