@@ -152,7 +152,7 @@ def letGo(d: Deferred[_T]) -> None:
     """
     try:
         d.cancel()
-    except Exception:
+    except BaseException:  # as with what the stage raises
         _log.failure("a Deferred cannot be cancelled")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = ["ConfigError", "DeferralsError", "HopError", "PeerError", "SpoolError", "StageError"]
+
 
 class DeferralsError(Exception):
     """

@@ -2,13 +2,32 @@
 The points at which C{deferrals} is extended.
 
 A stage is given values and returns verdicts.  It never sees a protocol or a
-transport and never writes a reply.  Every method below may return a Deferred;
-where the text says that it may be cancelled, the caller does so when nobody
-waits for the answer any longer (the sender is gone, the deadline is over), and
-the stage should then let go of what it holds.
+transport and never writes a reply.  What its author may rely on:
 
-What a stage raises, or an answer that is none, is logged with the transaction
-and becomes a temporary refusal for the recipients that it was asked about.
+  - All calls are made in the reactor's thread.  C{IMessage.open()}, and what it
+    returns, may be used in another one.
+  - C{judgeRecipient} is called once for each RCPT TO, and for several of one
+    transaction at once where they come pipelined; C{judge} at most once for each
+    message and cohort; C{deliver} only after the final reply, again after
+    C{Retry}, and again after a crash.
+  - One transaction has one L{Envelope<deferrals.model.envelope.Envelope>} object
+    in all calls before its final reply.  It can be hashed and weakly referenced:
+    a C{WeakKeyDictionary} holds what a stage learns of a transaction.
+  - C{judge}, C{judgeRecipient}, C{judgeSender}, C{deliver} and the function of
+    C{shared} may return a value, a Deferred or a coroutine.  C{cohort},
+    C{destination}, C{expect}, C{build} and C{ended} answer at once; a coroutine
+    from them is an error.
+  - What takes too long, or is not waited for any longer because the sender has
+    gone, is cancelled: C{CancelledError} is raised where a coroutine awaits, and
+    C{finally} runs.
+  - A stage that raises, is late or answers nonsense refuses for now, only for the
+    recipients that it was asked about.  It is logged with the transaction.
+  - Stages are compared by identity, and can be hashed.
+  - The marks of one recipient's copy never show in another's.
+  - Interfaces that others implement never get another method; new ones come as
+    new interfaces, which a stage may provide besides.
+
+The interfaces that are called internal here belong to the server's own parts.
 """
 
 from __future__ import annotations
@@ -40,7 +59,29 @@ from deferrals.model.reply import Reply
 from deferrals.model.sasl import ScramKeys
 from deferrals.model.selection import Selection
 from deferrals.model.status import Status
-from deferrals.model.verdict import ContentVerdict, EnvelopeVerdict, Outcome
+from deferrals.model.verdict import ContentVerdict, EnvelopeVerdict, Outcome, Refuse
+
+__all__ = [
+    "IBinaryDelivery",
+    "IBodyWriter",
+    "IContentStage",
+    "IDeliveryStage",
+    "IEnvelopeStage",
+    "IExpectingStage",
+    "IMessage",
+    "INextHops",
+    "IOutwardPlugin",
+    "IQueue",
+    "IScramChecker",
+    "IScramCredentials",
+    "ISenderStage",
+    "IServices",
+    "ISpool",
+    "IStagePlugin",
+    "ITransactionObserver",
+    "MaybeAwaitable",
+    "Work",
+]
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -103,13 +144,13 @@ class IMessage(Interface):
     def shared(key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]) -> Deferred[_T]:
         """
         Compute something once for this message: a scan, a parse.  The first
-        one to ask for C{key} has C{function(message)} called; everyone who
-        asks gets a Deferred of that same result.
+        one to ask for C{key} has C{function(message)} called; all that ask get a
+        Deferred of that same result.
 
         @param key: hashable; the asker's own, e.g. C{(__name__, socket)}.
-        @param function: takes the message; may return a Deferred, which is
-            cancelled when all who wait for it have cancelled theirs; who
-            asks after that has it called anew.
+        @param function: takes the message; may return a Deferred or a
+            coroutine, which is cancelled when all that wait for it have
+            cancelled theirs.  It is called anew for what asks after that.
         @return: a Deferred of the result or of its failure; may be cancelled.
         """
 
@@ -119,10 +160,12 @@ class IEnvelopeStage(Interface):
     Decides about a recipient before the data: accept, refuse or defer (S-1).
     """
 
-    def judge(envelope: Envelope, recipient: Recipient) -> MaybeAwaitable[EnvelopeVerdict | None]:
+    def judgeRecipient(
+        envelope: Envelope, recipient: Recipient
+    ) -> MaybeAwaitable[EnvelopeVerdict | None]:
         """
-        Called once per RCPT TO, in the middle of the transaction; several may
-        be under way at once when they came pipelined.
+        Called once for each RCPT TO, in the middle of the transaction; several
+        may be under way at once when they came pipelined.
 
         @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
         @param recipient: L{Recipient<deferrals.model.envelope.Recipient>};
@@ -131,8 +174,49 @@ class IEnvelopeStage(Interface):
             L{deferrals.model.verdict}; or C{None}, for no opinion: what the
             stages before have said stands.  A route with another policy than
             the rule's puts the recipient under that policy, which then says
-            what RCPT TO is answered.  May be a Deferred, which may be
-            cancelled.
+            what RCPT TO is answered.
+        """
+
+
+class ISenderStage(Interface):
+    """
+    Decides about a sender.  A stage of any kind may provide this besides.
+    """
+
+    def judgeSender(envelope: Envelope) -> MaybeAwaitable[Refuse | None]:
+        """
+        Called once for each MAIL FROM, after it has been found to be valid.  The
+        first refusal of several stages counts; nothing is asked about the
+        recipients then.
+
+        @param envelope: of the transaction that begins.
+        @return: C{Refuse}, whose reply MAIL FROM is answered; or C{None}.
+        """
+
+
+class ITransactionObserver(Interface):
+    """
+    Is told of the end of transactions.  A stage of any kind may provide this
+    besides.
+    """
+
+    def ended(
+        envelope: Envelope, answers: Sequence[tuple[Recipient, Reply]], final: Reply | None
+    ) -> None:
+        """
+        Called exactly once for each transaction whose MAIL FROM was valid,
+        whatever ends it: a final reply, a refused sender, RSET, a new greeting,
+        a lost connection, a timeout, a shutdown.
+
+        @param envelope: of the transaction.
+        @param answers: the recipients that RCPT TO was answered for, in their
+            order, each with the last reply that was about it: its own after the
+            data, C{final} where that was the only one, otherwise the one to its
+            RCPT TO.  A client that names very many wrong recipients is told of
+            in part.
+        @param final: the reply for the message as a whole, or to a MAIL FROM
+            that was refused; C{None} where there was none: the sender still owns
+            the message.
         """
 
 
@@ -161,22 +245,22 @@ class IContentStage(Interface):
         @param recipients: the undecided recipients of one cohort.
         @return: L{Accept<deferrals.model.verdict.Accept>}, perhaps with marks,
             or L{Refuse<deferrals.model.verdict.Refuse>}: one verdict for all
-            of them.  May be a Deferred, which may be cancelled.
+            of them.
         """
 
 
 class IExpectingStage(IContentStage):
     """
-    A content stage that wants to know beforehand about whom it may be asked,
-    because it asks somebody else once for all of them.
+    A content stage that wants to know beforehand which recipients it may be
+    asked about, because it asks a service once for all of them.
     """
 
     def expect(message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]) -> None:
         """
         Called once per message, before its first C{judge}.
 
-        @param recipients: all whose policies have this stage.  Those whom an
-            earlier stage refuses will not be asked about.
+        @param recipients: all whose policies have this stage.  It will not be
+            asked about those that an earlier stage refuses.
         """
 
 
@@ -188,16 +272,12 @@ class IDeliveryStage(Interface):
     A stage that provides L{IEnvelopeStage} as well is asked at RCPT TO about
     the recipients that come its way, and can refuse there what it could not
     deliver.
-
-    A stage that hands on any octets as they are, bare CR and LF included, has an
-    attribute C{takesBinary} that is true; BINARYMIME (RFC 3030) is offered only
-    where all of them have.
     """
 
     def destination(recipient: Recipient) -> str:
         """
         Where a recipient's copy goes next: recipients with equal answers share
-        one next hop, and so its limits and its bad days.
+        one next hop, and so its limits and its bad days.  May not wait.
 
         @param recipient: with its route.
         @return: text for people, at once: C{"maildir"},
@@ -208,7 +288,7 @@ class IDeliveryStage(Interface):
         message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> MaybeAwaitable[Mapping[Addressee, Outcome]]:
         """
-        Called again for those who had to be retried, and again after a crash
+        Called again for recipients that had to be retried, and again after a crash
         for those whose outcome was not recorded: what it does must bear that.
 
         @param message: L{IMessage}.
@@ -217,10 +297,17 @@ class IDeliveryStage(Interface):
             L{Addressee<deferrals.model.delivery.Addressee>}: each recipient
             with its marks; all of one destination.
         @return: a dictionary with, for each of them, L{Delivered}, L{Failed}
-            or L{Retry} of L{deferrals.model.verdict}.  May be a Deferred,
-            which is cancelled when it takes too long; a recipient without an
-            outcome, and every recipient after a failure, is retried.
+            or L{Retry} of L{deferrals.model.verdict}.  A recipient without an
+            outcome is retried, and so is every recipient after a failure or an
+            answer that is none.
         """
+
+
+class IBinaryDelivery(IDeliveryStage):
+    """
+    A delivery that hands on any octets as they are, bare CR and LF included.
+    BINARYMIME (RFC 3030) is offered only where all deliveries provide this.
+    """
 
 
 class IStagePlugin(Interface):
@@ -376,14 +463,14 @@ class ISpool(Interface):
     ours.  A message is in it from L{stage} until its last recipient has an
     outcome.
 
-    It keeps the time: nobody else says when, only after how many seconds, so
-    that a clock that is set makes nothing expire early and nothing stick.
+    It keeps the time: its callers never say when, only after how many seconds.
+    So a clock that is set makes nothing expire early, and nothing stick.
     """
 
     def open() -> Deferred[None]:
         """
         Start, before anything else is called: messages that were staged when
-        the last process died are released (nobody knows whether their senders
+        the last process died are released (it is unknown whether their senders
         saw the reply, RFC 1047), and what was leased to it is due now.
 
         @return: a Deferred that fires when mail can be taken.
@@ -420,9 +507,9 @@ class ISpool(Interface):
     def release(work: Work, later: Mapping[Addressee, Reschedule]) -> None:
         """
         The final reply has been written: the message is ours, and its
-        recipients are leased to the caller, who delivers them now.
+        recipients are leased to the caller, which delivers them now.
 
-        @param later: a dictionary: those who have to wait, each with its
+        @param later: a dictionary: those that have to wait, each with its
             L{Reschedule<deferrals.model.disposition.Reschedule>}.
         """
 
@@ -433,7 +520,7 @@ class ISpool(Interface):
 
     def claim(limit: int, shares: Mapping[str, int], share: int) -> Deferred[list[Work]]:
         """
-        Take released work that is due.  It is leased: nobody else gets it
+        Take released work that is due.  It is leased: no other call gets it
         until its outcomes are recorded or the lease has run out.  No
         destination is served before one that has waited longer for its turn.
 
@@ -504,7 +591,7 @@ class ISpool(Interface):
 
     def notes() -> Deferred[dict[str, str]]:
         """
-        What somebody wanted to remember.
+        What was to be remembered.
 
         @return: a Deferred of a dictionary of names to values, both text:
             those that have not expired.
@@ -557,7 +644,7 @@ class IQueue(Interface):
         C{after} with the next call.
 
         @param command: C{"retry"}, C{"hold"}, C{"release"} or C{"remove"}.
-            What is under way is left alone; nobody is told of what is removed.
+            What is under way is left alone; no sender is told of what is removed.
         @return: a Deferred of (how many were changed, after).
         """
 
@@ -618,10 +705,10 @@ class IBodyWriter(Interface):
 
 class IScramCredentials(ICredentials, Interface):
     """
-    What somebody who uses SCRAM-SHA-256 has instead of a password: a proof.
+    What a client that uses SCRAM-SHA-256 has instead of a password: a proof.
     """
 
-    username: bytes = Attribute("Who says to be there, octets of UTF-8.")
+    username: bytes = Attribute("The name that the client gives, octets of UTF-8.")
 
     def check(keys: ScramKeys) -> bool:
         """

@@ -1,7 +1,8 @@
 """
 Writes what the documentation says twice: the tables of settings, from the
 docstrings of the settings classes, and the table of requirements, from the
-marks of the lines that carry them and of the tests that prove them.
+marks of the lines that carry them and of the tests that prove them.  Writes
+C{tests/public-api.txt}, too, from what is public (L{docs.api}).
 
     python docs/generate.py          rewrites the files
     python docs/generate.py --check  says which ones would change, and exits 1
@@ -34,6 +35,8 @@ from twisted.python.reflect import namedAny  # noqa: E402
 from deferrals.config.structuring import choices  # noqa: E402
 from deferrals.model.schedule import Steps  # noqa: E402
 from deferrals.model.settings import Octets, Seconds  # noqa: E402
+from docs import api  # noqa: E402
+from tests.source import parsed  # noqa: E402
 
 _MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
 #: A comment that is a mark: C{# D-19} or C{# D-18, D-19: why}.
@@ -239,7 +242,7 @@ def carrying() -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for path, text in files("deferrals", ".py"):
-        places = list(names(ast.parse(text)))
+        places = list(names(parsed(text)))
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             match = _CODE.match(token.string) if token.type == tokenize.COMMENT else None
             for name in match[1].split(", ") if match else ():
@@ -271,7 +274,7 @@ def proving() -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for path, text in files("tests", ".py"):
-        for name, test in claims(path, ast.parse(text)):
+        for name, test in claims(path, parsed(text)):
             found.setdefault(name, []).append(test)
     for path, text in files("tests", ".smtp"):
         for name in _DIALOGUE.findall(text):
@@ -328,6 +331,15 @@ def main(check: bool) -> int:
             if not check:
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(after)
+    golden = os.path.join(ROOT, "tests", "public-api.txt")
+    with open(golden, encoding="utf-8") as file:
+        before = file.read()
+    after = "".join(f"{line}\n" for line in api.lines())
+    if after != before:
+        changed.append(os.path.relpath(golden, ROOT))
+        if not check:
+            with open(golden, "w", encoding="utf-8") as file:
+                file.write(after)
     for path in changed:
         print(f"{'differs' if check else 'rewritten'}: {path}")
     return 1 if check and changed else 0

@@ -47,7 +47,7 @@ class FakeEnvelope:
         self.pending: dict[str, Deferred[Any]] = {}
         self.cancelled: list[str] = []
 
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Any:
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Any:
         verdict = self.verdicts.get(str(recipient), recipient.address.local)
         if verdict == "pending":
             d: Deferred[Any] = Deferred(lambda _: self.cancelled.append(str(recipient)))

@@ -13,9 +13,10 @@ from typing import Any
 import attrs
 from twisted.internet import ssl
 from twisted.internet.testing import MemoryReactorClock
+from twisted.trial import reporter, runner
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals import interfaces, server
+from deferrals import interfaces, server, testing
 from deferrals.plugins.finding import stagePlugins
 from tests.requirements import requirement
 from tests.tls import makeCertificate
@@ -148,3 +149,24 @@ class EmbeddingTests(SynchronousTestCase):
             exec(block, names)
         self.assertEqual(len(reactor.tcpServers), 1)
         self.successResultOf(names["d"])
+
+
+class TestingPageTests(SynchronousTestCase):
+    """
+    C{docs/testing-a-stage.md}, with the stages of the example that it names.
+    """
+
+    def test_blocks(self) -> None:
+        """Its pieces run as they stand, and the contract in it passes."""
+        with open(os.path.join(ROOT, "docs", "testing-a-stage.md"), encoding="utf-8") as file:
+            blocks = re.findall(r"```python\n(.*?)```", file.read(), re.S)
+        village = os.path.join(ROOT, "docs", "examples", "deferrals-village", "village.py")
+        names = {**runpy.run_path(village), **vars(testing)}
+        names["SynchronousTestCase"] = SynchronousTestCase
+        for block in blocks:
+            exec(block, names)
+        suite = runner.TestLoader().loadClass(names["SmallBagTests"])
+        result = reporter.TestResult()
+        suite.run(result)
+        self.assertGreater(result.successes, 3)
+        self.assertTrue(result.wasSuccessful())

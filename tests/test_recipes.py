@@ -137,7 +137,9 @@ class TablesTests(RecipeCase):
 
     def judge(self, address: str, sender: str = "a@client.example") -> Any:
         recipient = Recipient(Mailbox.parse(address))
-        return self.successResultOf(self.house.envelope.judge(makeEnvelope(sender), recipient))
+        return self.successResultOf(
+            self.house.envelope.judgeRecipient(makeEnvelope(sender), recipient)
+        )
 
     def own(self, address: str) -> dict[str, Any]:
         verdict = self.judge(address)
@@ -184,7 +186,9 @@ class TablesTests(RecipeCase):
         self.assertEqual(self.judge("old@gone.example").reply.enhanced, "5.1.6")
         for address in ("nobody@law.example", "anna@elsewhere.example"):
             self.assertEqual(self.judge(address).reply.code, 550)
-        postmaster = self.house.envelope.judge(makeEnvelope(), Recipient(Mailbox("postmaster", "")))
+        postmaster = self.house.envelope.judgeRecipient(
+            makeEnvelope(), Recipient(Mailbox("postmaster", ""))
+        )
         self.assertIsInstance(postmaster, Accept)
 
     def test_consent(self) -> None:

@@ -92,8 +92,9 @@ class _Observer:
         Write what has been taken.
         """
         lines, self._lines = self._lines, []
-        self._file.write("".join(lines))
-        self._file.flush()
+        if lines:  # otherwise the file may have been closed
+            self._file.write("".join(lines))
+            self._file.flush()
 
 
 class PlainObserver(_Observer):

@@ -38,6 +38,7 @@ def makeConverter() -> cattrs.Converter:
     converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
     converter.register_structure_hook_func(_isOptional, _optional(converter))
     converter.register_structure_hook_func(_isChoice, _choice)
+    converter.register_structure_hook(enum.Enum, _choice)  # cattrs before 26 asks this first
     return converter
 
 

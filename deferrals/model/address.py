@@ -15,6 +15,8 @@ import re
 import attrs
 import idna
 
+__all__ = ["AddressError", "Mailbox"]
+
 #: RFC 5321 §4.5.3.1.1 asks for 64 at least, and for no limit where possible: the
 #: reverse paths of mailing lists are longer.  This much a file name can carry.
 MAX_LOCAL_OCTETS = 254

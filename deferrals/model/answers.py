@@ -125,8 +125,10 @@ def weigh(
             answers.append(Answer(recipient, missing, "none"))
         elif final.isPositive and index in block:  # D-6, D-11, P-11
             answers.append(Answer(recipient, block[index], "recipient"))
-        elif final.isPositive and block:
+        elif final.isPositive and block and reply.isPositive:
             answers.append(Answer(recipient, reply, "envelope"))
+        elif final.isPositive and block:  # D-11: a 352 that the block has left open
+            answers.append(Answer(recipient, missing, "none"))
         else:
             answers.append(Answer(recipient, final, "final"))  # P-11
     return Result(tuple(answers), final, form, bool(block))

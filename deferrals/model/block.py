@@ -387,6 +387,21 @@ def onlyReply(block: Block) -> Reply | None:
     return _reasoned(block, refusedByAll(refusals(block)))  # D-18, D-19
 
 
+def lastReplies(block: Block) -> list[Reply]:
+    """
+    When all is said: the last reply that was about each candidate.  Its own, if
+    it had one after the data; the final one, if that was the only one; otherwise
+    that to its RCPT TO.
+    """
+    if not block.enumerated:
+        assert block.final is not None
+        return [block.final] * len(block.candidates)
+    replies = [candidate.reply for candidate in block.candidates]
+    for position, index in enumerate(block.listed):
+        replies[index] = ownReply(block, position) or replies[index]
+    return replies
+
+
 def positive(block: Block) -> Reply:
     """
     Positive as soon as one recipient accepts, and about the message as a whole

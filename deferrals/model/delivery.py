@@ -10,6 +10,8 @@ from deferrals.model.envelope import Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import NO_MARKS, Marks
 
+__all__ = ["Addressee"]
+
 
 @attrs.frozen
 class Addressee:

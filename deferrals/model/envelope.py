@@ -17,6 +17,8 @@ from deferrals.model.address import Mailbox
 from deferrals.model.ids import formatId
 from deferrals.model.verdict import Route
 
+__all__ = ["Client", "Envelope", "Form", "Parameters", "Recipient"]
+
 
 class Form(enum.Enum):
     """

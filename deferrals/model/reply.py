@@ -14,6 +14,15 @@ from collections.abc import Sequence
 
 import attrs
 
+__all__ = [
+    "R250_CONTENT",
+    "R451_LATE",
+    "R452_NO_STORAGE",
+    "R550_RELAYING_DENIED",
+    "R550_UNKNOWN_RECIPIENT",
+    "Reply",
+]
+
 #: The codes that answer RCPT TO (RFC 5321 §4.3.2), and so the ones that are
 #: allowed for a recipient after the data (D-12, P-8).
 RECIPIENT_CODES = frozenset({250, 251, 450, 451, 452, 455, 550, 551, 552, 553, 555})
@@ -31,6 +40,12 @@ _CONTROL = {
     **dict.fromkeys(range(0xD800, 0xE000), "?"),
 }
 del _CONTROL[0x0A]
+_ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
+
+#: Pairs of code and enhanced code that have been found to be valid; servers use few.
+_KNOWN: set[tuple[int, str | None]] = set()
+_MAX_KNOWN = 1000
+
 _PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
@@ -61,11 +76,34 @@ class Reply:
         replies that carry none: all of 3xx (P-5), the greeting and EHLO.
     @ivar text: what a postmaster reads.  A line feed in it makes a multi-line
         reply; every other control character becomes a blank.
+    @raise TypeError: an attribute is of another type.
+    @raise ValueError: there is no such code, or it goes with another enhanced
+        code.
     """
 
     code: int
     enhanced: str | None = None
     text: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        isKnown = type(self.code) is int and (self.code, self.enhanced) in _KNOWN
+        if not (isKnown and type(self.text) is str):
+            self._check()
+
+    def _check(self) -> None:
+        if type(self.code) is not int or not isinstance(self.text, str):
+            raise TypeError(f"a code such as 550, and text: not {self.code!r}, {self.text!r}")
+        if not 200 <= self.code <= 599:
+            raise ValueError(f"a code from 200 to 599, not {self.code}")
+        if self.enhanced is not None:
+            if not isinstance(self.enhanced, str):
+                raise TypeError(f"an enhanced code such as '5.1.1', not {self.enhanced!r}")
+            if not _ENHANCED_CODE.fullmatch(self.enhanced):
+                raise ValueError(f"an enhanced code such as '5.1.1', not {self.enhanced!r}")
+            if int(self.enhanced[0]) != self.code // 100:
+                raise ValueError(f"an enhanced code of the class of {self.code}: {self.enhanced}")
+        if len(_KNOWN) < _MAX_KNOWN:
+            _KNOWN.add((self.code, self.enhanced))
 
     @classmethod
     def parse(cls, text: str) -> Reply:
@@ -118,6 +156,17 @@ class Reply:
             reply = attrs.evolve(reply, enhanced=f"{reply.code // 100}.0.0")  # D-13
         return reply
 
+    @classmethod
+    def mended(cls, code: int, enhanced: str | None, text: str) -> Reply:
+        """
+        A reply that was stored: an earlier release may have let pass what is
+        none.
+        """
+        try:
+            return cls(code, enhanced, text)
+        except ValueError:
+            return cls(code if 200 <= code <= 599 else 451, None, text)
+
     @property
     def isPositive(self) -> bool:
         """Whether this is a 2xx."""
@@ -145,6 +194,8 @@ class Reply:
         """
         if self.code in RECIPIENT_CODES:  # D-12, P-8
             return self
+        if self.isPositive:
+            return attrs.evolve(self, code=250)
         return attrs.evolve(self, code=550 if self.isPermanent else 451)
 
     def addressed(self, address: str) -> Reply:

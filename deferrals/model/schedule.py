@@ -11,6 +11,8 @@ import attrs
 
 from deferrals.model.settings import Seconds, checked, parseSeconds, positive
 
+__all__ = ["Schedule"]
+
 #: Time spans, as in C{"5m 15m 1h"}: each word is one.
 Steps = NewType("Steps", tuple[float, ...])
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NewType
 
+__all__ = ["Octets", "Seconds", "checked", "positive"]
+
 #: A time span: a number of seconds, or text such as C{"30s"}, C{"5m"}, C{"1h 30m"}, C{"5d"}.
 Seconds = NewType("Seconds", float)
 

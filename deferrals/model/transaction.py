@@ -99,6 +99,8 @@ class Transaction:
     @ivar began: when, by the clock of timers, which is never set.
     @ivar form: how its sender can be told one answer per recipient.
     @ivar candidates: the recipients that are in, in RCPT order.
+    @ivar answers: the recipients that RCPT TO was answered for, each with that
+        reply; of refused ones, not more than there may be recipients.
     @ivar sentAway: keys of the recipients that got 452, because of another
         cohort or because of what is remembered of the message.
         Not more of them than there may be recipients.
@@ -113,6 +115,7 @@ class Transaction:
         self.began = began
         self.form = form
         self.candidates: list[Candidate] = []
+        self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []
         self.remembered: dict[str, None] = {}
         self.waiting: dict[str, bool] = {}
@@ -169,6 +172,20 @@ class Transaction:
             while others are pending.
         @return: the reply to its RCPT TO (D-4, D-5, P-3).
         """
+        reply = self._admit(recipient, verdict, cohort, batchKey, mustWait)
+        refused = len(self.answers) - len(self.candidates)
+        if reply.code < 400 or refused < self._maxRecipients:
+            self.answers.append((recipient, reply))
+        return reply
+
+    def _admit(
+        self,
+        recipient: Recipient,
+        verdict: EnvelopeVerdict,
+        cohort: Hashable,
+        batchKey: Hashable,
+        mustWait: bool,
+    ) -> Reply:
         if self.isFull:
             return R452_TOO_MANY_RECIPIENTS
         if isinstance(verdict, Refuse):
@@ -184,6 +201,20 @@ class Transaction:
         reply = reply.addressed(str(recipient))
         self.candidates.append(Candidate(recipient, reply, deferred, cohort))
         return reply
+
+    def answersWith(self, replies: Sequence[Reply]) -> list[tuple[Recipient, Reply]]:
+        """
+        C{answers}, where the candidates have got other replies since.
+
+        @param replies: one for each candidate, in their order.
+        """
+        found, following = [], iter(zip(self.candidates, replies, strict=True))
+        for recipient, reply in self.answers:
+            if reply.code < 400:
+                candidate, reply = next(following)
+                recipient = candidate.recipient
+            found.append((recipient, reply))
+        return found
 
     def _sendAway(self, recipient: Recipient, reply: Reply) -> Reply:
         if len(self.sentAway) < self._maxRecipients:

@@ -1,5 +1,8 @@
 """
 What stages answer: accept, refuse, defer; and what became of a delivery.
+
+Values are checked where they are made, so that a mistake shows up in the stage
+that makes it.
 """
 
 from __future__ import annotations
@@ -9,6 +12,53 @@ from typing import Any
 import attrs
 
 from deferrals.model.reply import Reply
+
+__all__ = [
+    "ACCEPT",
+    "NO_MARKS",
+    "Accept",
+    "ContentVerdict",
+    "Defer",
+    "Delivered",
+    "EnvelopeVerdict",
+    "Failed",
+    "Marks",
+    "Outcome",
+    "Overrides",
+    "Refuse",
+    "Retry",
+    "Route",
+]
+
+#: What a sender may have to be told of a delivery: L{Delivered.action}.
+_ACTIONS = frozenset({"delivered", "relayed", "passed"})
+
+
+def _check(value: object, name: str, types: type | tuple[type, ...], expected: str) -> None:
+    """
+    @raise TypeError: an attribute is of another type.
+    """
+    found = getattr(value, name)
+    if not isinstance(found, types):
+        raise TypeError(f"{type(value).__name__}.{name}: expected {expected}, not {found!r}")
+
+
+def _checkRefusal(value: Refuse | Failed | Retry) -> None:
+    """
+    @raise TypeError: its reply is none.
+    @raise ValueError: its reply does not refuse.
+    """
+    reply = value.reply
+    if not isinstance(reply, Reply):
+        _check(value, "reply", Reply, 'a Reply such as Reply(550, "5.7.1", "no")')
+    if reply.code < 400:
+        raise ValueError(f"{type(value).__name__}: expected a reply of 4xx or 5xx, not {reply}")
+
+
+def _isPair(value: object) -> bool:
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    return isinstance(value[0], str) and isinstance(value[1], str)
 
 
 @attrs.frozen
@@ -21,12 +71,23 @@ class Marks:
     @ivar removed: names of fields to leave out.
     @ivar subjectPrefix: text to put in front of the Subject.
     @ivar junk: whether a mail store should file the copy as junk.
+    @raise TypeError: an attribute is of another type.
     """
 
     headers: tuple[tuple[str, str], ...] = ()
     removed: tuple[str, ...] = ()
     subjectPrefix: str = ""
     junk: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "headers", tuple, "a tuple of (name, value)")
+        _check(self, "removed", tuple, "a tuple of names")
+        _check(self, "subjectPrefix", str, "text")
+        _check(self, "junk", bool, "True or False")
+        if not all(map(_isPair, self.headers)):
+            raise TypeError(f"Marks.headers: expected a tuple of (name, value): {self.headers!r}")
+        if not all(isinstance(name, str) for name in self.removed):
+            raise TypeError(f"Marks.removed: expected a tuple of names: {self.removed!r}")
 
     def plus(self, other: Marks) -> Marks:
         """
@@ -81,11 +142,20 @@ class Route:
     @ivar delivery: the name under which the configuration knows its delivery.
     @ivar overrides: settings of its own, in place of those of the policy's
         content stages.  For the content stages only: the spool forgets them.
+    @raise TypeError: an attribute is of another type.
     """
 
     policy: str
     delivery: str
     overrides: Overrides = ()
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.policy, str):
+            _check(self, "policy", str, "a name")
+        if not isinstance(self.delivery, str):
+            _check(self, "delivery", str, "a name")
+        if not isinstance(self.overrides, tuple):
+            _check(self, "overrides", tuple, "a tuple of (name, value)")
 
     def own(self, stage: str, key: str) -> float | str | None:
         """
@@ -105,19 +175,32 @@ class Accept:
     @ivar marks: from a content stage: how its copy is marked.
     @ivar route: from an envelope stage: what applies to it from here on;
         C{None} leaves what an earlier stage said.
+    @raise TypeError: an attribute is of another type.
     """
 
     marks: Marks = NO_MARKS
     route: Route | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.marks, Marks):
+            _check(self, "marks", Marks, "Marks")
+        if self.route is not None and not isinstance(self.route, Route):
+            _check(self, "route", Route, "a Route, or None")
 
 
 @attrs.frozen
 class Refuse:
     """
     The recipient does not take the message, for good (5xx) or for now (4xx).
+
+    @raise TypeError: the reply is none.
+    @raise ValueError: the reply does not refuse.
     """
 
     reply: Reply
+
+    def __attrs_post_init__(self) -> None:
+        _checkRefusal(self)
 
 
 @attrs.frozen
@@ -127,9 +210,14 @@ class Defer:
 
     @ivar route: what applies from here on; C{None} leaves what an earlier
         stage said.
+    @raise TypeError: the route is none.
     """
 
     route: Route | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.route is not None and not isinstance(self.route, Route):
+            _check(self, "route", Route, "a Route, or None")
 
 
 ACCEPT = Accept()
@@ -149,11 +237,23 @@ class Delivered:
     @ivar action: what a sender who asked for it (NOTIFY=SUCCESS) is to be told
         by us (RFC 3461 §5.2): C{"delivered"}; C{"relayed"}, to a hop that knows
         no DSN; or nothing, C{"passed"} to a hop that will tell.
+    @raise TypeError: an attribute is of another type.
+    @raise ValueError: the reply refuses, or there is no such action.
     """
 
     reply: Reply | None = None
     host: str = ""
     action: str = "delivered"
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "host", str, "a name")
+        if self.action not in _ACTIONS:
+            raise ValueError(f"Delivered.action: expected {sorted(_ACTIONS)}, not {self.action!r}")
+        if self.reply is None:
+            return
+        _check(self, "reply", Reply, "a Reply, or None")
+        if self.reply.code >= 400:
+            raise ValueError(f"Delivered: expected a reply that accepts, not {self.reply}")
 
 
 @attrs.frozen
@@ -163,11 +263,17 @@ class Failed:
 
     @ivar told: whether the sender has been told, and the recipient is the
         sender's again: then there is no DSN.
+    @raise TypeError: an attribute is of another type.
+    @raise ValueError: the reply does not refuse.
     """
 
     reply: Reply
     host: str = ""
     told: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        _checkRefusal(self)
+        _check(self, "host", str, "a name")
 
 
 @attrs.frozen
@@ -177,11 +283,22 @@ class Retry:
 
     @ivar after: seconds before which another attempt is pointless; C{None}
         leaves it to the schedule.
+    @raise TypeError: an attribute is of another type.
+    @raise ValueError: the reply does not refuse, or C{after} is no span of time.
     """
 
     reply: Reply
     host: str = ""
     after: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        _checkRefusal(self)
+        _check(self, "host", str, "a name")
+        if self.after is None:
+            return
+        _check(self, "after", (float, int), "seconds, or None")
+        if not 0 <= self.after < float("inf"):
+            raise ValueError(f"Retry.after: expected seconds, not {self.after}")
 
 
 Outcome = Delivered | Failed | Retry

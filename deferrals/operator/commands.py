@@ -27,7 +27,7 @@ from deferrals.operator.control import Connection, ControlClient, Operator
 from deferrals.operator.explain import story
 from deferrals.operator.output import complain
 from deferrals.plugins.finding import stagePlugins
-from deferrals.spool.sqlite.offline import OfflineSpool, atOnce
+from deferrals.spool.sqlite.offline import OfflineSpool, immediately
 from deferrals.spool.sqlite.queue import SqliteQueue
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ class _OfflineConnection:
 
     def __init__(self, directory: str) -> None:
         self._spool = OfflineSpool(directory)
-        queue = SqliteQueue(self._spool.store, atOnce, idle=True)
-        self._operator = Operator(queue, atOnce, dict)
+        queue = SqliteQueue(self._spool.store, immediately, idle=True)
+        self._operator = Operator(queue, immediately, dict)
 
     def call(self, name: str, *args: Any) -> Any:
         """

@@ -81,7 +81,8 @@ class Operator:
             raise ValueError(f"no such call: {name}")
         return maybeDeferred(method, *args)
 
-    def call_look(self, selection: Shown, limit: int, after: Sequence[int] | None
+    def call_look(
+        self, selection: Shown, limit: int, after: Sequence[int] | None
     ) -> Deferred[tuple[list[Shown], Sequence[int] | None]]:
         """See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}."""
         return self._queue.recipients(Selection.fromJSON(selection), limit, after)

@@ -22,9 +22,7 @@ _OPEN: dict[str, Callable[..., TextIO]] = {".gz": gzip.open, ".bz2": bz2.open}
 _STAMP = "%Y-%m-%dT%H:%M:%S.%f%z"
 
 
-def story(
-    number: str, found: Shown | None, logs: Sequence[str]
-) -> Iterator[tuple[str, str]]:
+def story(number: str, found: Shown | None, logs: Sequence[str]) -> Iterator[tuple[str, str]]:
     """
     @param number: the message's id.
     @param found: what L{IQueue.show<deferrals.interfaces.IQueue.show>} said.

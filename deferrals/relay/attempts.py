@@ -5,24 +5,44 @@ stage's answer says of each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.reflect import safe_repr
 
+from deferrals.deferreds import atOnce
+from deferrals.errors import StageError
 from deferrals.interfaces import IDeliveryStage, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Queued
-from deferrals.model.reply import R451_LOCAL_ERROR
+from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 _log = Logger(namespace="deferrals.delivery")
 
 #: The destination of recipients that refuse a message which was accepted for
 #: all (L{Addressee.refusal}): their copies go nowhere.
 NOWHERE = "nowhere: refused"
+
+_UNKNOWN = Retry(R451_LOCAL_ERROR)
+
+#: What L{Delivered.action} can be.
+ACTIONS = ("delivered", "relayed", "passed")
+
+#: So many recipients of an attempt are named in the log.
+NAMED = 20
+
+#: So much of a value that is none of ours is shown in the log.
+SHOWN_LETTERS = 200
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +58,7 @@ class Deliveries:
     stage: Callable[[str], IDeliveryStage | None]
     schedule: Callable[[str], Schedule]
 
-    def destination(self, name: str, addressee: Addressee) -> str:
+    def destination(self, name: str, work: Work, addressee: Addressee) -> str:
         """
         The next hop of one recipient's copy.
         """
@@ -48,10 +68,29 @@ class Deliveries:
         if stage is None:
             return f"no delivery {name}"
         try:
-            return str(stage.destination(addressee.recipient))
-        except Exception:
-            _log.failure("delivery {delivery} has no destination", delivery=name)
+            return _destination(stage, addressee)
+        except Exception as error:
+            _log.error(
+                "{transaction}: delivery {delivery} ({stage}) has no destination for"
+                " <{recipient}>: {error}",
+                transaction=work.envelope.id,
+                delivery=name,
+                stage=type(stage).__name__,
+                recipient=str(addressee),
+                error=f"{type(error).__name__}: {_shown(error)}",
+            )
             return f"delivery {name}"
+
+
+def _destination(stage: IDeliveryStage, addressee: Addressee) -> str:
+    """
+    @raise StageError: the stage did not answer with text, at once.
+    """
+    source = f"{type(stage).__name__}.destination"
+    found = atOnce(stage.destination(addressee.recipient), source)
+    if not isText(found):
+        raise StageError(f"{source} answered {_shown(found)}, not text")
+    return found
 
 
 @attrs.define(eq=False)
@@ -73,6 +112,14 @@ class Attempt:
     schedule: Schedule
     began: float
     delivering: Deferred[Mapping[Addressee, Outcome]] | None = None
+
+    @property
+    def recipients(self) -> str:
+        """Its recipients for the log: the first ones, and how many there are."""
+        addressees = self.work.addressees
+        named = ", ".join(f"<{one}>" for one in addressees[:NAMED])
+        more = len(addressees) - NAMED
+        return named if more <= 0 else f"{named} and {more} more"
 
     @property
     def keys(self) -> set[tuple[int, int]]:
@@ -100,7 +147,9 @@ def attemptsOf(work: Work, deliveries: Deliveries, now: float) -> list[Attempt]:
     for addressee in work.addressees:
         route = addressee.recipient.route
         name = "" if route is None else route.delivery
-        groups.setdefault((name, deliveries.destination(name, addressee)), []).append(addressee)
+        groups.setdefault((name, deliveries.destination(name, work, addressee)), []).append(
+            addressee
+        )
     attempts = []
     for (name, destination), group in groups.items():
         part = work
@@ -110,19 +159,107 @@ def attemptsOf(work: Work, deliveries: Deliveries, now: float) -> list[Attempt]:
     return attempts
 
 
-def known(answer: object, addressees: Iterable[Addressee]) -> dict[Addressee, Outcome]:
+@attrs.frozen
+class CheckedAnswer:
     """
-    What a stage's answer says of the recipients that it was asked about: only
-    what is an outcome.
+    What a delivery stage has answered.
+
+    @ivar outcomes: those of the recipients that it was asked about.
+    @ivar problems: what else it has said, or has not said; for the log.
+    """
+
+    outcomes: Mapping[Addressee, Outcome]
+    problems: Sequence[str] = ()
+
+
+def checked(answer: object, addressees: Iterable[Addressee]) -> CheckedAnswer:
+    """
+    Separate what a stage's answer says from nonsense.
+
+    @param answer: whatever the stage has returned.
+    @param addressees: the recipients that it was asked about.
     """
     if not isinstance(answer, Mapping):
-        return {}
-    found = {addressee: answer.get(addressee) for addressee in addressees}
-    return {
-        addressee: outcome
-        for addressee, outcome in found.items()
-        if isinstance(outcome, Delivered | Failed | Retry)
-    }
+        return CheckedAnswer({}, [f"answered {_shown(answer)}, not a mapping of outcomes"])
+    try:
+        given = list(answer.items())
+        said = {key: value for key, value in given if isinstance(key, Addressee)}
+        foreign = [key for key, _ in given if not isinstance(key, Addressee)]
+    except Exception as error:
+        return CheckedAnswer({}, [f"answered a mapping that cannot be read: {_shown(error)}"])
+    outcomes: dict[Addressee, Outcome] = {}
+    problems: list[str] = []
+    for addressee in addressees:
+        found = said.pop(addressee, None)
+        if isOutcome(found):
+            outcomes[addressee] = found
+        else:
+            problems.append(f"answered {_letGo(found)} for <{addressee}>, not an outcome")
+    problems += [f"answered for {_shown(one)}, unasked" for one in (*said, *foreign)]
+    return CheckedAnswer(outcomes, problems)
+
+
+def _letGo(value: object) -> str:
+    """
+    Leave nothing alone that would wait.
+
+    @return: the value for the log.
+    """
+    shown = _shown(value)
+    with contextlib.suppress(StageError):
+        atOnce(value, "a delivery")
+    return shown
+
+
+def isOutcome(value: object) -> TypeIs[Outcome]:
+    """
+    Whether a value is an outcome, and what is in it can be recorded.
+    """
+    if not isinstance(value, Delivered | Failed | Retry):
+        return False
+    if not isText(value.host):
+        return False
+    if isinstance(value, Delivered):
+        return value.action in ACTIONS and (value.reply is None or _isReply(value.reply))
+    if isinstance(value, Failed):
+        return isinstance(value.told, bool) and _isReply(value.reply)
+    return _isReply(value.reply) and (value.after is None or _isNumber(value.after))
+
+
+def _isReply(value: object) -> bool:
+    return (
+        isinstance(value, Reply)
+        and isinstance(value.code, int)
+        and 200 <= value.code < 600
+        and (value.enhanced is None or isText(value.enhanced))
+        and isinstance(value.text, str)
+    )
+
+
+def _isNumber(value: object) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
+
+
+def isText(value: object) -> bool:
+    """
+    Whether a value is text that can be stored and logged: UTF-8 has no lone
+    surrogates.
+    """
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    """
+    A value of which nothing is known, for the log.
+    """
+    text = safe_repr(value)
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
 
 
 def complete(
@@ -131,5 +268,4 @@ def complete(
     """
     A recipient of which nothing is known is tried again.
     """
-    unknown = Retry(R451_LOCAL_ERROR)
-    return {addressee: outcomes.get(addressee, unknown) for addressee in addressees}
+    return {addressee: outcomes.get(addressee, _UNKNOWN) for addressee in addressees}

@@ -30,7 +30,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import withDeadline
+from deferrals.deferreds import errorText, withDeadline
 from deferrals.interfaces import ISpool, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
@@ -44,7 +44,7 @@ from deferrals.model.disposition import (
 )
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Failed, Outcome, Retry
-from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, complete, known
+from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
 from deferrals.relay.destinations import Destinations, HopReport, hopReport
 from deferrals.relay.notices import Notifier
 
@@ -77,6 +77,9 @@ SHARE = 20
 
 #: How long to wait before an outcome is recorded again; twice as long each time.
 RECORD_SECONDS, RECORD_LONGEST_SECONDS = 1.0, 60.0
+
+#: So many things that are wrong with one answer are logged.
+PROBLEMS = 10
 
 _NO_SUCH_DELIVERY = Reply(451, "4.3.5", "the configuration has no such delivery any longer")
 
@@ -355,20 +358,29 @@ class Scheduler:
             self._end(attempt, None)
 
     def _logFailure(self, failure: Failure, attempt: Attempt) -> None:
+        self._logProblem(attempt, f"failed: {errorText(failure)}")
+
+    def _logProblem(self, attempt: Attempt, problem: str) -> None:
+        stage = self._deliveries.stage(attempt.delivery)
         _log.error(
-            "{transaction}: delivery {delivery} failed: {error}",
+            "{transaction}: delivery {delivery} ({stage}) of {recipients} {problem}",
             transaction=attempt.work.envelope.id,
             delivery=attempt.delivery,
-            error=f"{type(failure.value).__name__}: {failure.getErrorMessage()}",
+            stage="none" if stage is None else type(stage).__name__,
+            recipients=attempt.recipients,
+            problem=problem,
         )
 
     def _deliver(self, attempt: Attempt) -> None:
         attempt.delivering = d = self._asked(attempt)
-        d.addErrback(self._failed, attempt)
+        d.addCallbacks(self._answered, self._failed, (attempt,), errbackArgs=(attempt,))
         d.addCallback(self._delivered, attempt)
         d.addErrback(self._notAttempted, attempt)
 
     def _asked(self, attempt: Attempt) -> Deferred[Mapping[Addressee, Outcome]]:
+        """
+        @return: a Deferred of the stage's answer, whatever that is.
+        """
         stage, work = self._deliveries.stage(attempt.delivery), attempt.work
         group = list(work.addressees)
         if attempt.destination == NOWHERE:
@@ -376,17 +388,29 @@ class Scheduler:
         if stage is None:
             return succeed(dict.fromkeys(group, Retry(_NO_SUCH_DELIVERY)))
         return withDeadline(
-            self._clock, DELIVERY_SECONDS, stage.deliver, work.message, work.envelope, group
+            self._clock,
+            DELIVERY_SECONDS,
+            lambda: stage.deliver(work.message, work.envelope, group),
         )
 
-    def _failed(self, failure: Failure, attempt: Attempt) -> dict[Addressee, Outcome]:
+    def _answered(
+        self, answer: Mapping[Addressee, Outcome], attempt: Attempt
+    ) -> Mapping[Addressee, Outcome]:
+        found = checked(answer, attempt.work.addressees)
+        for problem in found.problems[:PROBLEMS]:
+            self._logProblem(attempt, problem)
+        return found.outcomes
+
+    def _failed(self, failure: Failure, attempt: Attempt) -> Mapping[Addressee, Outcome]:
         self._logFailure(failure, attempt)
         return {}
 
-    def _delivered(self, answer: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
+    def _delivered(self, known: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
+        """
+        A recipient of which the stage did not say an outcome is tried again.
+        """
         attempt.delivering = None
-        addressees = attempt.work.addressees
-        outcomes = complete(self._answer(attempt, known(answer, addressees)), addressees)
+        outcomes = complete(self._answer(attempt, known), attempt.work.addressees)
         queued = attempt.queued(self._clock.seconds(), self._chance())
         dispositions = {
             addressee: disposition(outcome, addressee, queued)
@@ -399,8 +423,8 @@ class Scheduler:
         self._record(attempt, _Result(dispositions, hopReport(outcomes.values())), RECORD_SECONDS)
 
     def _answer(
-        self, attempt: Attempt, outcomes: dict[Addressee, Outcome]
-    ) -> dict[Addressee, Outcome]:
+        self, attempt: Attempt, outcomes: Mapping[Addressee, Outcome]
+    ) -> Mapping[Addressee, Outcome]:
         """
         Tell the session that waits, if there is one.
 

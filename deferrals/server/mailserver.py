@@ -200,6 +200,8 @@ class MailServer(service.Service):
         stages = self._stages
         return Backend(
             ids=self._ids,
+            senders=stages.now.senders,
+            observers=stages.now.observers,
             envelope=stages.now.envelope,
             content=stages.content,
             spool=self._queue.spool,

@@ -4,14 +4,23 @@ The stages that a server has, checked and put together.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import Interface, implementer
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    IContentStage,
+    IDeliveryStage,
+    IEnvelopeStage,
+    ISenderStage,
+    ITransactionObserver,
+)
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_RELAYING_DENIED
@@ -29,9 +38,10 @@ CONTENT, DELIVERY = "content", "delivery"
 #: there no longer.
 _ORDINARY = Schedule()
 
-Envelopes = IEnvelopeStage | Sequence[IEnvelopeStage]
+# As text: the lowest supported zope.interface has no C{|}.
+Envelopes: TypeAlias = "IEnvelopeStage | Sequence[IEnvelopeStage]"
 Contents = Sequence[IContentStage] | Mapping[str, Sequence[IContentStage]]
-Deliveries = IDeliveryStage | Mapping[str, IDeliveryStage]
+Deliveries: TypeAlias = "IDeliveryStage | Mapping[str, IDeliveryStage]"
 Schedules = Schedule | Mapping[str, Schedule]
 RouteBack = Callable[[Mailbox], Route | None]
 Notices = str | RouteBack | None
@@ -42,6 +52,8 @@ class Stages:
     """
     What new transactions meet, and what queued mail goes to.
 
+    @ivar senders: the stages that decide about senders.
+    @ivar observers: the stages that are told how transactions end.
     @ivar envelope: decides at RCPT TO.
     @ivar content: the content stages of each policy.
     @ivar deliveries: delivery stages by name.
@@ -52,6 +64,8 @@ class Stages:
         that had to be accepted, by policy.
     """
 
+    senders: Sequence[ISenderStage]
+    observers: Sequence[ITransactionObserver]
     envelope: IEnvelopeStage
     content: Mapping[str, Sequence[IContentStage]]
     deliveries: Mapping[str, IDeliveryStage]
@@ -86,8 +100,12 @@ class Stages:
         _names("schedule", "delivery", schedule, deliveries)
         _names("quarantines", "policy", quarantines, policies)
         _names("quarantines", "delivery", quarantines.values(), deliveries)
+        first = _first(envelope, policies, deliveries)
+        every = _every(first, policies, deliveries)
         return cls(
-            envelope=_first(envelope, policies, deliveries),
+            senders=[stage for stage in every if ISenderStage.providedBy(stage)],
+            observers=[stage for stage in every if ITransactionObserver.providedBy(stage)],
+            envelope=first,
             content=policies,
             deliveries=deliveries,
             schedules=dict(schedule),
@@ -100,7 +118,7 @@ class Stages:
         """
         Whether BODY=BINARYMIME can go everywhere as it is.
         """
-        return all(getattr(one, "takesBinary", False) for one in self.deliveries.values())
+        return all(IBinaryDelivery.providedBy(one) for one in self.deliveries.values())
 
 
 class CurrentStages:
@@ -157,6 +175,7 @@ class EnvelopeChain:
     A recipient that none of them lets in is refused, 550 5.7.1.  Names that a
     verdict leaves out are filled in where there is one policy, one delivery.
 
+    @ivar stages: the stages.
     @param policies: the names of all policies.
     """
 
@@ -166,25 +185,25 @@ class EnvelopeChain:
         policies: Iterable[str],
         deliveries: Mapping[str, IDeliveryStage],
     ) -> None:
-        self._stages = stages
+        self.stages = stages
         self._policies = list(policies)
         self._deliveries = deliveries
 
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeVerdict]:
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeVerdict]:
         """
-        See L{IEnvelopeStage.judge}.
+        See L{IEnvelopeStage.judgeRecipient}.
         """
         return Deferred.fromCoroutine(self._judge(envelope, recipient))
 
     async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:
         refuse = Refuse(R550_RELAYING_DENIED)
-        verdict: EnvelopeVerdict = await askInTurn(self._stages, envelope, recipient, refuse)
+        verdict = await askInTurn(self.stages, envelope, recipient, refuse)
         if isinstance(verdict, Refuse):
             return verdict
         route = self._completed(verdict.route)
         verdict = attrs.evolve(verdict, route=route)
         delivery = self._deliveries[route.delivery]
-        if not IEnvelopeStage.providedBy(delivery) or delivery in self._stages:
+        if not IEnvelopeStage.providedBy(delivery) or delivery in self.stages:
             return verdict
         routed = recipient.routed(route)
         verdict = await askInTurn([delivery], envelope, routed, verdict)
@@ -222,7 +241,7 @@ def _policies(content: Contents) -> dict[str, Sequence[IContentStage]]:
 
 def _first(
     envelope: Envelopes, policies: Iterable[str], deliveries: Mapping[str, IDeliveryStage]
-) -> IEnvelopeStage:
+) -> RuleTable | EnvelopeChain:
     """
     The stage that a session asks.  The rules of a configuration name a policy
     and a delivery for each recipient, and ask the delivery themselves.
@@ -234,6 +253,19 @@ def _first(
     if not stages:
         raise ValueError("envelope: expected a stage; without one every recipient is refused")
     return EnvelopeChain(stages, policies, deliveries)
+
+
+def _every(
+    first: RuleTable | EnvelopeChain,
+    policies: Mapping[str, Sequence[IContentStage]],
+    deliveries: Mapping[str, IDeliveryStage],
+) -> list[object]:
+    """
+    All stages, each once, in the order in which mail meets them.
+    """
+    contents = itertools.chain.from_iterable(policies.values())
+    every = [*first.stages, *contents, *deliveries.values()]
+    return list({id(stage): stage for stage in every}.values())
 
 
 def _check(interface: type[Interface], stages: Iterable[object]) -> None:

@@ -320,6 +320,10 @@ class MemorySpool:
 
 
 class _MemoryWriter(BodyWriter):
+    @property
+    def congested(self) -> bool:
+        return False  # there is no disk that could be behind
+
     def _flush(self) -> None:
         pass
 

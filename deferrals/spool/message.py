@@ -18,11 +18,11 @@ import re
 from collections.abc import Callable, Hashable
 from typing import Any, BinaryIO, TypeVar
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.deferreds import InThread, SharedResult
+from deferrals.deferreds import InThread, SharedResult, asDeferred
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
 
@@ -129,7 +129,7 @@ class Message:
         """
         shared = self._shared.get(key)
         if shared is None or shared.abandoned:
-            self._shared[key] = SharedResult(maybeDeferred(function, self))
+            self._shared[key] = SharedResult(asDeferred(function, self))
         return self._shared[key].wait()
 
 

@@ -51,7 +51,7 @@ policy = "no"
 
     def judge(self, stages: StageSet, address: str) -> Any:
         recipient = Recipient(Mailbox.parse(address))
-        verdict = stages.envelope.judge(makeEnvelope(), recipient)
+        verdict = stages.envelope.judgeRecipient(makeEnvelope(), recipient)
         if isinstance(verdict, Refuse):
             return verdict
         routed = Recipient(recipient.address, route=verdict.route)
@@ -95,7 +95,9 @@ policy = "no"
         services = FakeServices(os.getcwd())
         stages = StageSet(config, services)
         verdict = self.successResultOf(
-            stages.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse("a@example.net")))
+            stages.envelope.judgeRecipient(
+                makeEnvelope(), Recipient(Mailbox.parse("a@example.net"))
+            )
         )
         self.assertEqual((verdict.reply.code, verdict.reply.enhanced), (550, "5.1.1"))
 

@@ -52,7 +52,7 @@ class LoadTests(ConfigCase):
         house = StageSet(config, Services(Clock(), hostname="mx"))
 
         def judge(address: str) -> Any:
-            return house.envelope.judge(makeEnvelope(), Recipient(Mailbox.parse(address)))
+            return house.envelope.judgeRecipient(makeEnvelope(), Recipient(Mailbox.parse(address)))
 
         self.assertIsInstance(judge("postmaster@localhost"), Accept)
         self.assertIsInstance(judge("you@localhost"), Defer)

@@ -49,11 +49,15 @@ class DiskTests(CrashCase):
 
     def attempt(self, server: Any, size: int = 10, sender: str = "me@client.test") -> str:
         """
-        @return: the final reply.
+        @return: the final reply, or the first one that refuses.
         """
         dialogue = self.dialogue(server.port)
         dialogue.reply()
-        dialogue.say("EHLO x", f"MAIL FROM:<{sender}>", "RCPT TO:<a@example.net>", "DATA")
+        for line in ("EHLO x", f"MAIL FROM:<{sender}>", "RCPT TO:<a@example.net>", "DATA"):
+            (said,) = dialogue.say(line)
+            if said >= "4":
+                dialogue.close()
+                return str(said)
         lines = b"x" * 76 + b"\r\n"
         dialogue.socket.sendall(b"Subject: x\r\n\r\n" + lines * (size // 78 + 1) + b".\r\n")
         reply: str = dialogue.reply()

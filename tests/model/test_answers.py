@@ -39,6 +39,8 @@ class WeighTests(SynchronousTestCase):
             ([DEFERRED, DEFERRED], {0: NO, 1: OK}, FINAL, [NO, OK]),
             ([OK, DEFERRED], {1: NO}, FINAL, [OK, NO]),
             ([OK, OK], {0: NOT_NOW, 1: OK}, FINAL, [NOT_NOW, OK]),
+            # a 352 that the block has left open says nothing: tried again
+            ([DEFERRED, DEFERRED], {1: OK}, FINAL, [R451_NO_ANSWER, OK]),
             # no block: the final reply is everybody's
             ([DEFERRED, OK], {}, FINAL, [FINAL, FINAL]),
             ([DEFERRED, OK], {}, NEVER, [NEVER, NEVER]),

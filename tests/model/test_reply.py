@@ -8,6 +8,45 @@ from deferrals.model.reply import MAX_LINE_OCTETS, Reply
 from tests.requirements import requirement
 
 
+class ValueTests(SynchronousTestCase):
+    """
+    What is no reply cannot be made.
+    """
+
+    def test_type(self) -> None:
+        """A text alone, and other things that are no code."""
+        for nonsense in ("550", "550 5.1.1 no", None, 550.0, True, b"550", [550]):
+            self.assertRaises(TypeError, Reply, nonsense)
+        for enhanced, text in ((5.1, "no"), (b"5.1.1", "no"), ("5.1.1", None), (["5.1.1"], "no")):
+            self.assertRaises(TypeError, Reply, 550, enhanced, text)
+
+    def test_code(self) -> None:
+        """Codes that do not exist, and enhanced codes that belong to others."""
+        for code, enhanced in (
+            (99, None),
+            (150, None),
+            (600, None),
+            (-550, None),
+            (550, "4.1.1"),
+            (250, "5.0.0"),
+            (353, "2.0.0"),
+            (550, "5.1"),
+            (550, "5.1.1\r\n250 ok"),
+            (550, "5.1.1\n"),
+            (550, "5.1.1000"),
+            (550, "5.\u0661.1"),
+            (550, ""),
+        ):
+            self.assertRaises(ValueError, Reply, code, enhanced, "x")
+            self.assertRaises(ValueError, Reply, code, enhanced, "x")  # not remembered as valid
+
+    def test_mended(self) -> None:
+        """What was stored by mistake can be read; the rest as it is."""
+        self.assertEqual(Reply.mended(550, "5.1.1", "no"), Reply(550, "5.1.1", "no"))
+        self.assertEqual(Reply.mended(550, "4.1.1", "no"), Reply(550, None, "no"))
+        self.assertEqual(Reply.mended(99, None, "no"), Reply(451, None, "no"))
+
+
 class ParseTests(SynchronousTestCase):
     """
     L{Reply.parse} and L{Reply.parseRefusal}.

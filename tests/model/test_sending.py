@@ -16,7 +16,7 @@ from deferrals.model.sending import Sending, number, unfit
 from tests.requirements import requirement
 
 OK = Reply(250, "2.0.0", "ok")
-LATER = Reply(352, "2.0.0", "later")
+LATER = Reply(352, None, "later")
 NO = Reply(550, "5.1.1", "no")
 ALL = {"SIZE": ["1000"], "8BITMIME": [], "SMTPUTF8": [], "DSN": [], "CHUNKING": []}
 

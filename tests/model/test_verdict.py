@@ -5,13 +5,91 @@ What stages say.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.verdict import NO_MARKS, Marks, Route
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import (
+    NO_MARKS,
+    Accept,
+    Defer,
+    Delivered,
+    Failed,
+    Marks,
+    Refuse,
+    Retry,
+    Route,
+)
 
 ONE = Marks((("X-Spam", "yes"),), ("X-Old",), "[spam] ", False)
 OTHER = Marks((("X-Virus", "no"),), ("X-Older",), "[list] ", True)
+
+
+NO = Reply(550, "5.7.1", "no")
+LATER = Reply(451, "4.3.0", "later")
+OK = Reply(250, "2.0.0", "ok")
+
+
+class ValueTests(SynchronousTestCase):
+    """
+    What makes no sense raises where it is made.
+    """
+
+    def test_type(self) -> None:
+        """Attributes of another type."""
+        nonsense: tuple[tuple[Any, ...], ...] = (
+            (Refuse, "550 no"),
+            (Refuse, None),
+            (Refuse, Refuse(NO)),
+            (Refuse, 550),
+            (Failed, "550 no"),
+            (Failed, None),
+            (Failed, NO, None),
+            (Retry, "451 later"),
+            (Retry, LATER, b"mx"),
+            (Retry, LATER, "mx", "60"),
+            (Delivered, "250 ok"),
+            (Delivered, OK, None),
+            (Accept, Route("p", "d")),
+            (Accept, None),
+            (Accept, NO_MARKS, "strict"),
+            (Defer, "strict"),
+            (Defer, ("strict", "box")),
+            (Route, None, "box"),
+            (Route, "strict", None),
+            (Route, "strict", "box", {"refuse_score": 5.0}),
+            (Marks, [("X-Spam", "yes")]),
+            (Marks, (("X-Spam", 5),)),
+            (Marks, ("X-Spam: yes",)),
+            (Marks, (), "X-Old"),
+            (Marks, (), (1,)),
+            (Marks, (), (), None),
+            (Marks, (), (), "", 1),
+        )
+        for make, *args in nonsense:
+            self.assertRaises(TypeError, make, *args)
+
+    def test_value(self) -> None:
+        """Replies that say the contrary, and other values that cannot be."""
+        nonsense: tuple[tuple[Any, ...], ...] = (
+            (Refuse, OK),
+            (Failed, OK),
+            (Retry, Reply(352, None, "deferred")),
+            (Retry, LATER, "mx", -1.0),
+            (Retry, LATER, "mx", float("nan")),
+            (Retry, LATER, "mx", float("inf")),
+            (Delivered, NO),
+            (Delivered, OK, "mx", "forwarded"),
+        )
+        for make, *args in nonsense:
+            self.assertRaises(ValueError, make, *args)
+
+    def test_sense(self) -> None:
+        """A temporary refusal may end a delivery, too: its sender has been told."""
+        self.assertEqual(Failed(LATER, "mx", True).reply, LATER)
+        self.assertEqual(Retry(NO, after=60).after, 60)
+        self.assertEqual(Delivered(OK, "mx", "relayed").host, "mx")
 
 
 class MarksTests(SynchronousTestCase):

@@ -4,26 +4,30 @@ Deliveries: fresh ones, due ones, and what becomes of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import Clock
+from twisted.internet.defer import CancelledError, Deferred, execute, fail, succeed
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import StageError
 from deferrals.interfaces import Work
 from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import Remove
 from deferrals.model.envelope import Recipient
-from deferrals.model.reply import Reply
+from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.verdict import ACCEPT, Delivered, Failed, Outcome, Retry, Route
 from deferrals.relay.attempts import Deliveries
 from deferrals.relay.scheduler import DELIVERY_SECONDS, STOP_SECONDS, Scheduler
 from deferrals.spool.memory import MemorySpool
+from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+from tests.reactors import PumpedReactor
 from tests.requirements import requirement
 
 LATER = Retry(Reply(451, "4.2.0", "later"))
@@ -414,3 +418,317 @@ class WaitingTests(SynchronousTestCase):
             d = self.wait(answer, handsBack=True)
             self.assertEqual(self.successResultOf(d), {})
             self.assertEqual((self.left(), self.notifier.told), (1, []))
+
+
+class Odd:
+    """
+    A delivery stage that says whatever it is told to say, in one of several ways.
+
+    @ivar give: makes what it says, of the recipients.
+    @ivar way: how it says that.
+    """
+
+    def __init__(self, clock: Clock, give: Callable[[Any], Any], way: str) -> None:
+        self.clock = clock
+        self.give = give
+        self.way = way
+
+    def destination(self, recipient: Recipient) -> str:
+        return "odd"
+
+    def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
+        if self.way == "late":
+            return deferLater(self.clock, 10.0, self.give, recipients)
+        if self.way == "never":
+            return Deferred()
+        if self.way == "coroutine":
+            return self.later(recipients)
+        if self.way == "cancelled":
+            return Deferred(lambda d: d.callback(self.give(recipients)))
+        return self.give(recipients)
+
+    async def later(self, recipients: Any) -> Any:
+        await deferLater(self.clock, 10.0, lambda: None)
+        return self.give(recipients)
+
+
+class UnreadableMapping(Mapping[Any, Any]):
+    """
+    A mapping that raises when it is read.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        raise RuntimeError("unreadable")
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("unreadable")
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Unshowable:
+    """
+    A value that cannot even be shown.
+    """
+
+    def __repr__(self) -> str:
+        raise RuntimeError("unshowable")
+
+
+def made(kind: Any, *fields: Any) -> Any:
+    """
+    @return: a value whose constructor did not look at its fields.
+    """
+    value = object.__new__(kind)
+    names = [one.name for one in attrs.fields(kind)]
+    defaults = {one.name: one.default for one in attrs.fields(kind)}
+    for name, field in {**defaults, **dict(zip(names, fields, strict=False))}.items():
+        object.__setattr__(value, name, field)
+    return value
+
+
+def forAll(outcome: Any) -> Callable[[Any], Any]:
+    return lambda recipients: dict.fromkeys(recipients, outcome)
+
+
+def raising(error: BaseException) -> Callable[[Any], Any]:
+    def give(recipients: Any) -> Any:
+        raise error
+
+    return give
+
+
+NO = Reply(550, "5.1.1", "no")
+
+#: What a stage can say that is no answer.
+NONSENSE: dict[str, Callable[[Any], Any]] = {
+    "text as a reply": forAll(made(Failed, "550 no")),
+    "text as a reply, again": forAll(made(Retry, "451 later")),
+    "a number as a reply": forAll(made(Delivered, 250)),
+    "no reply": forAll(made(Failed, None)),
+    "a reply without a code": forAll(made(Failed, made(Reply, None, None, "no"))),
+    "a reply of a code that there is not": forAll(made(Failed, made(Reply, 10**30, None, "no"))),
+    "a reply of octets": forAll(made(Failed, made(Reply, 550, None, b"no"))),
+    "a host of octets": forAll(made(Failed, NO, b"mx")),
+    "a host that cannot be stored": forAll(made(Delivered, None, "mx\ud800")),
+    "an action that there is not": forAll(made(Delivered, None, "", "eaten")),
+    "a time that is none": forAll(made(Retry, LATER.reply, "", "soon")),
+    "no number for a time": forAll(made(Retry, LATER.reply, "", float("nan"))),
+    "a class": forAll(Delivered),
+    "a verdict": forAll(ACCEPT),
+    "nothing": lambda recipients: None,
+    "a list": lambda recipients: [Delivered()],
+    "one outcome": lambda recipients: Delivered(),
+    "an empty mapping": lambda recipients: {},
+    "a mapping by address": lambda recipients: {str(one): Delivered() for one in recipients},
+    "a foreign addressee": lambda recipients: {
+        makeAddressees("z@z.example", "y@z.example", "x@z.example")[2]: Delivered()
+    },
+    "a mapping that cannot be read": lambda recipients: UnreadableMapping(),
+    "what cannot be shown": lambda recipients: Unshowable(),
+    "what cannot be shown, for each": forAll(Unshowable()),
+    "an exception": raising(ValueError("on purpose")),
+    "an exception as an answer": lambda recipients: ValueError("on purpose"),
+    "a stage's error": raising(StageError("broken")),
+    "the end of the process": raising(SystemExit(1)),
+    "a cancellation": raising(CancelledError()),
+    "a Deferred for each": lambda recipients: {one: Deferred() for one in recipients},
+}
+
+#: Longer than the longest attempt.
+PATIENT = attrs.evolve(SCHEDULE, expire=Seconds(2 * DELIVERY_SECONDS))
+
+WAYS = ("at once", "late", "never", "coroutine", "cancelled")
+
+
+class NonsenseTests(SynchronousTestCase):
+    """
+    Whatever a delivery stage answers, its recipients have an outcome.
+    """
+
+    def memory(self) -> MemorySpool:
+        self.clock = Clock()
+        return MemorySpool(self.clock)
+
+    def sqlite(self) -> SqliteSpool:
+        self.clock = PumpedReactor()
+        spool = SqliteSpool(self.mktemp(), self.clock, self.inThread)  # type: ignore[arg-type]
+        self.clock.wait(spool.open())
+        return spool
+
+    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+        return execute(function, *args)
+
+    def resultOf(self, d: Deferred[Any]) -> Any:
+        if isinstance(self.clock, PumpedReactor):
+            return self.clock.wait(d)
+        return self.successResultOf(d)
+
+    def start(self, spool: Any) -> None:
+        """
+        One spool serves many messages, each of another stage.
+        """
+        self.spool = spool
+        self.good = FakeDelivery()
+        self.stages: dict[str, Any] = {"box": self.good}
+        notifier = FakeNotifier()
+        self.scheduler = Scheduler(
+            self.spool,
+            self.clock,
+            Deliveries(stage=self.stages.get, schedule=lambda name: PATIENT),
+            notifier,  # type: ignore[arg-type]
+            concurrency=2,
+            chance=lambda: 0.5,
+        )
+
+    def deliver(self, give: Callable[[Any], Any], way: str) -> Work:
+        """
+        A message to a stage that answers nonsense and to one that does not.
+        """
+        self.stages["odd"] = Odd(self.clock, give, way)
+        odd, good = makeAddressees("a@x.example", "b@y.example")
+        route = Route("strict", "odd")
+        odd = attrs.evolve(odd, recipient=odd.recipient.routed(route))
+        envelope = makeEnvelope()
+        writer = self.spool.newBody(envelope.transaction)
+        writer.write(b"Subject: x\r\n\r\nhello\r\n")
+        message = self.resultOf(writer.finish())
+        work: Work = self.resultOf(self.spool.stage(envelope, message, [odd, good]))
+        self.scheduler.release(work)
+        self.resultOf(self.spool.waiting())
+        if way in ("late", "coroutine"):
+            self.clock.advance(10)
+        elif way != "at once":
+            self.clock.advance(DELIVERY_SECONDS)
+        self.resultOf(self.spool.waiting())
+        self.clock.advance(1)  # there is room again, and nothing is due yet
+        self.resultOf(self.spool.waiting())
+        return work
+
+    def check(self, name: str, way: str) -> None:
+        # One destination would be left alone soon, for reasons of its own.
+        self.scheduler.destinations.forget()
+        with capturedLogs() as logged:
+            work = self.deliver(NONSENSE[name], way)
+        if way == "cancelled":
+            self.flushLoggedErrors()  # of cancellers that raise
+        what = f"{name}, {way}"
+        self.assertEqual(self.scheduler.destinations.room, 2, what)
+        self.assertEqual(self.good.asked.pop(), ["b@y.example"], what)
+        self.assertEqual(self.resultOf(self.spool.waiting()), (1, 1), what)
+        said = [formatEvent(one) for one in logged if one.get("stage") == "Odd"]
+        self.assertTrue(said, what)
+        for text in said:
+            self.assertIn(work.envelope.id, text)
+            self.assertIn("(Odd) of <a@x.example> ", text)
+        outcomes = {
+            one["recipient"]: one["outcome"] for one in logged if one.get("event") == "delivery"
+        }
+        self.assertEqual(outcomes, {"a@x.example": "retry", "b@y.example": "delivered"}, what)
+        self.spool.backOff("odd", 0)
+        self.clock.advance(61)
+        (again,) = self.resultOf(self.spool.claim(10, {}, 10))
+        (addressee,) = again.addressees
+        self.assertEqual((str(addressee), addressee.attempts), ("a@x.example", 1), what)
+        self.assertEqual(addressee.reply, R451_LOCAL_ERROR, what)
+        self.resultOf(self.spool.record(again, {addressee: Remove()}))
+        self.assertEqual(self.resultOf(self.spool.waiting()), (0, 0), what)
+
+    def test_memory(self) -> None:
+        """Each kind of nonsense, in each way, with the spool without a disk."""
+        self.start(self.memory())
+        for name in NONSENSE:
+            for way in WAYS:
+                self.check(name, way)
+
+    def test_sqlite(self) -> None:
+        """The same, with the embedded spool."""
+        self.start(self.sqlite())
+        for name in NONSENSE:
+            for way in WAYS:
+                self.check(name, way)
+        self.clock.wait(self.spool.close())
+
+    def test_stop(self) -> None:
+        """A server stops in time, and its stages' recipients stay queued."""
+        for name in NONSENSE:
+            self.start(self.memory())
+            self.stages["box"] = Odd(self.clock, NONSENSE[name], "cancelled")
+            work = self.resultOf(
+                self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees("a@x.example"))
+            )
+            self.scheduler.release(work)
+            stopped = self.scheduler.stop()
+            self.clock.advance(STOP_SECONDS)
+            self.successResultOf(stopped)
+            self.assertEqual(self.resultOf(self.spool.waiting()), (1, 1), name)
+            self.assertEqual(self.clock.getDelayedCalls(), [], name)
+        self.flushLoggedErrors()
+
+    def test_some(self) -> None:
+        """The recipients of which a stage does say an outcome have it."""
+        self.start(self.memory())
+        self.stages["box"] = Odd(
+            self.clock,
+            lambda recipients: {recipients[0]: Delivered(), recipients[1]: made(Failed, "550 no")},
+            "at once",
+        )
+        addressees = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+        work = self.resultOf(self.spool.stage(makeEnvelope(), makeMessage(), addressees))
+        with capturedLogs() as logged:
+            self.scheduler.release(work)
+        outcomes = [one["outcome"] for one in logged if one.get("event") == "delivery"]
+        self.assertEqual(outcomes, ["delivered", "retry", "retry"])
+        self.assertEqual(self.resultOf(self.spool.waiting()), (1, 2))
+
+    def test_destination(self) -> None:
+        """A destination is text, at once; a stage that has none still delivers."""
+
+        async def waits(recipient: Recipient) -> str:
+            return "there"
+
+        for destination in (
+            waits,
+            lambda recipient: Deferred(),
+            lambda recipient: None,
+            lambda recipient: b"octets",
+            lambda recipient: "half a pair \ud800",
+            lambda recipient: 1 // 0,
+        ):
+            self.start(self.memory())
+            self.good.destination = destination  # type: ignore[method-assign, assignment]
+            work = self.resultOf(
+                self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees("a@x.example"))
+            )
+            with capturedLogs() as logged:
+                self.scheduler.release(work)
+            self.assertEqual(self.resultOf(self.spool.waiting()), (0, 0))
+            (said,) = [formatEvent(one) for one in logged if one.get("stage") == "FakeDelivery"]
+            self.assertIn(f"{work.envelope.id}: delivery box (FakeDelivery) has no", said)
+            self.assertIn("<a@x.example>", said)
+            (found,) = [one for one in logged if one.get("event") == "delivery"]
+            self.assertEqual(found["destination"], "delivery box")
+
+    def test_noMethod(self) -> None:
+        """A stage that cannot deliver at all is no worse."""
+        self.start(self.memory())
+        self.stages["box"] = object()
+        work = self.resultOf(
+            self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees("a@x.example"))
+        )
+        self.scheduler.release(work)
+        self.assertEqual(self.resultOf(self.spool.waiting()), (1, 1))
+        self.assertEqual(self.scheduler.destinations.room, 2)
+
+    def test_deliverFirst(self) -> None:
+        """A session that waits is not kept waiting by nonsense (S-6)."""
+        for name in NONSENSE:
+            self.start(self.memory())
+            self.stages["box"] = Odd(self.clock, NONSENSE[name], "at once")
+            work = self.resultOf(
+                self.spool.stage(makeEnvelope(), makeMessage(), makeAddressees("a@x.example"))
+            )
+            known = self.scheduler.releaseAndWait(work, handsBack=True)
+            self.assertEqual(self.successResultOf(known), {}, name)
+            self.assertEqual(self.resultOf(self.spool.waiting()), (1, 1), name)

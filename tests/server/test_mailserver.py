@@ -40,7 +40,7 @@ class Everyone:
     def __init__(self, verdict: Any = None) -> None:
         self.verdict = Defer() if verdict is None else verdict
 
-    async def judge(self, envelope: Any, recipient: Any) -> Any:
+    async def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
         return self.verdict
 
 
@@ -218,7 +218,7 @@ class DialogueTests(ServerCase):
 
         @implementer(IEnvelopeStage)
         class NoOpinion(Everyone):
-            async def judge(self, envelope: Any, recipient: Any) -> None:
+            async def judgeRecipient(self, envelope: Any, recipient: Any) -> None:
                 return None
 
         client = self.client(self.started(envelope=[NoOpinion(), NoOpinion()]))

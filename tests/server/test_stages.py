@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
+from zope.interface import implementer, implementer_only
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IDeliveryStage, IEnvelopeStage
+from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
 from deferrals.model.reply import R550_RELAYING_DENIED, Reply
@@ -32,18 +32,16 @@ class Says:
         self.verdict = verdict
         self.routes: list[Route | None] = []
 
-    def judge(self, envelope: Any, recipient: Any) -> Any:
+    def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
         self.routes.append(recipient.route)
         return self.verdict
 
 
-@implementer(IDeliveryStage)
+@implementer(IBinaryDelivery)
 class Box:
     """
     A delivery.
     """
-
-    takesBinary = True
 
     def destination(self, recipient: Any) -> str:
         return "box"
@@ -61,7 +59,7 @@ class Asking(Box):
     def __init__(self, verdict: Any) -> None:
         self.verdict = verdict
 
-    def judge(self, envelope: Any, recipient: Any) -> Any:
+    def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
         return self.verdict
 
 
@@ -73,7 +71,7 @@ class ChainTests(SynchronousTestCase):
     def ask(self, *stages: Any, policies: Any = ("p",), deliveries: Any = None) -> Any:
         chain = EnvelopeChain(stages, policies, deliveries or {"d": Box()})
         recipient = Recipient(Mailbox.parse("a@x.example"))
-        return chain.judge(makeEnvelope(), recipient)
+        return chain.judgeRecipient(makeEnvelope(), recipient)
 
     def test_none(self) -> None:
         """A recipient that no stage knows is refused."""
@@ -135,9 +133,9 @@ class StagesTests(SynchronousTestCase):
         """BINARYMIME is for a server whose deliveries all take it."""
         self.assertTrue(self.make().takesBinary)
 
-        @implementer(IDeliveryStage)
+        @implementer_only(IDeliveryStage)
         class Text(Box):
-            takesBinary = False
+            """A delivery of text."""
 
         self.assertFalse(self.make(delivery={"a": Box(), "b": Text()}).takesBinary)
 

@@ -29,7 +29,6 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.transaction import Phase, outOfSequence
-from deferrals.smtp.server import maillog
 from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
 from deferrals.smtp.server.envelope import Envelopes
 from deferrals.smtp.server.postdata import PostData
@@ -271,17 +270,8 @@ class Contents(Envelopes):
         if self._phase is not Phase.START:
             self._phase = Phase.READY
         if transaction is not None:
-            self._idleSince = self._clock.seconds()
-            maillog.transactionEnd(
-                transaction.envelope,
-                "aborted",
-                len(transaction.candidates),
-                0,
-                len(transaction.sentAway),
-                0 if writer is None else writer.size,
-                why,
-                self._clock.seconds() - transaction.began,
-            )
+            size = 0 if writer is None else writer.size
+            self._transactionEnded(transaction, "aborted", size, why)
 
 
 @attrs.define(eq=False)

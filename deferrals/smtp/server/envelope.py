@@ -12,15 +12,15 @@ Traps of the base class, and how they are dealt with:
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_repr
 
-from deferrals.deferreds import CancelledError, errorText, timeOfDay, withDeadline
-from deferrals.errors import PeerError
+from deferrals.deferreds import CancelledError, awaited, errorText, timeOfDay, withDeadline
+from deferrals.errors import PeerError, StageError
 from deferrals.model.envelope import Client, Envelope, Form, Parameters, Recipient
 from deferrals.model.extensions import parseMail, parseRcpt
 from deferrals.model.reply import (
@@ -35,9 +35,13 @@ from deferrals.model.transaction import Phase, Transaction
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.base import SessionBase
+from deferrals.smtp.server.observers import tellEnd
 from deferrals.smtp.server.pipeline import Slot
+from deferrals.smtp.server.senders import refusalOf
 
 _log = Logger(namespace="deferrals.session")
+
+_TOO_MANY = Refuse(R452_TOO_MANY_RECIPIENTS)
 
 
 @attrs.frozen
@@ -104,7 +108,7 @@ class Envelopes(SessionBase):
             return super().latest()
         return self._idleSince + self._limits.idle_timeout
 
-    def do_MAIL(self, rest: str) -> None:
+    def do_MAIL(self, rest: str) -> Deferred[None] | None:
         """
         RFC 5321 §4.1.1.2; D-1, P-1.
         """
@@ -114,21 +118,66 @@ class Envelopes(SessionBase):
         self._transactions += 1
         if self._transactions > self._limits.transactions:
             self.say(R421_TOO_MANY_MESSAGES)
-            return self.close()
+            self.close()
+            return None
         self._backend = self.latestBackend()
         parameters, client = self._asserted(parameters), self._sender(parameters)
         now = timeOfDay(self._clock)
         number = self._backend.ids.next(now)
         envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
-        form = self._answerForm(parameters)
+        self._transaction = transaction = self._newTransaction(envelope)
+        if self._backend.senders:
+            return self._askSenders(transaction)
+        self._senderJudged(None, transaction)
+        return None
+
+    def _newTransaction(self, envelope: Envelope) -> Transaction:
+        form = self._answerForm(envelope.parameters)
         extended = form in (Form.DEFERRALS, Form.PRDR)
         limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
-        self._transaction = Transaction(
-            envelope, form, self._settings.mixedChoice, limit, self._clock.seconds()
-        )
+        return Transaction(envelope, form, self._settings.mixedChoice, limit, self._clock.seconds())
+
+    def _askSenders(self, transaction: Transaction) -> Deferred[None]:
+        """
+        Ask the stages that decide about senders.  The client waits.
+        """
+        envelope, seconds = transaction.envelope, self._limits.envelope_timeout
+        d = withDeadline(self._clock, seconds, refusalOf, self._backend.senders, envelope)
+        d.addErrback(self._notJudged, envelope, "the sender")
+        return d.addCallback(self._senderJudged, transaction)
+
+    def _senderJudged(self, refusal: Refuse | None, transaction: Transaction) -> None:
+        if self._closing or self._transaction is not transaction:
+            return  # nothing can be answered any longer
+        if refusal is not None:
+            self._transaction = None
+            self._transactionEnded(transaction, "sender", 0, refusal.reply)
+            return self.reply(refusal.reply)
         self._refused = 0
         self._phase = Phase.SENDER
         self.reply(R250_SENDER)
+
+    def _transactionEnded(
+        self, transaction: Transaction, rung: str, size: int, end: Reply | str
+    ) -> None:
+        """
+        A transaction is over before its data was.
+
+        @param end: the reply that ended it, or why there was none.
+        """
+        self._idleSince = self._clock.seconds()
+        maillog.transactionEnd(
+            transaction.envelope,
+            rung,
+            len(transaction.candidates),
+            0,
+            len(transaction.sentAway),
+            size,
+            str(end),
+            self._clock.seconds() - transaction.began,
+        )
+        final = end if isinstance(end, Reply) else None
+        tellEnd(self._backend.observers, transaction.envelope, transaction.answers, final)
 
     def _answerForm(self, parameters: Parameters) -> Form:
         """
@@ -164,36 +213,51 @@ class Envelopes(SessionBase):
         """
         RFC 5321 §4.1.1.3.  Judged at once; answered in order.
         """
-        assert self._transaction is not None
-        envelope = self._transaction.envelope
-        recipient = parseRcpt(rest, self._offered, envelope.parameters.smtputf8)
+        transaction = self._transaction
+        assert transaction is not None
+        smtputf8 = transaction.envelope.parameters.smtputf8
+        recipient = parseRcpt(rest, self._offered, smtputf8)
         began = self._clock.seconds()
-        verdict: Any = Refuse(R452_TOO_MANY_RECIPIENTS)
-        if not self._transaction.isFull:
-            try:
-                verdict = self._backend.envelope.judge(envelope, recipient)
-            except Exception:
-                verdict = fail()
-        atOnce = not (self.hasSlots or self._transaction.isUnchosen)
-        if atOnce and not isinstance(verdict, Deferred):
-            judged = self._judge(_checked(verdict), recipient, began)
-            return self.reply(self._admit(judged))
+        verdict = self._askStages(transaction, recipient)
+        isNext = not (self.hasSlots or transaction.isUnchosen)
+        if isNext and not isinstance(verdict, Deferred):
+            return self.reply(self._admit(self._judge(verdict, recipient, began)))
         slot = _RecipientSlot()
         self.enqueue(slot)
         if not isinstance(verdict, Deferred):
-            return self._judged(_checked(verdict), slot, recipient, began)
+            return self._judged(verdict, slot, recipient, began)
         self.setTimeout(None)
-        seconds = self._limits.envelope_timeout
-        d = withDeadline(self._clock, seconds, lambda: verdict)
-        d.addErrback(self._envelopeFailed, envelope)
-        d.addCallback(_checked)
-        slot.pending = d.addCallback(self._judged, slot, recipient, began)
+        slot.pending = verdict.addCallback(self._judged, slot, recipient, began)
 
-    def _envelopeFailed(self, failure: Failure, envelope: Envelope) -> EnvelopeVerdict:
+    def _askStages(
+        self, transaction: Transaction, recipient: Recipient
+    ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict]:
+        """
+        What the envelope stages say of a recipient: at once, or within their
+        deadline.  Whatever they do, there is a verdict.
+        """
+        if transaction.isFull:
+            return _TOO_MANY
+        envelope = transaction.envelope
+        try:
+            answer = awaited(self._backend.envelope.judgeRecipient(envelope, recipient))
+            if not isinstance(answer, Deferred):
+                return _checked(answer)
+        except BaseException:
+            return self._notJudged(Failure(), envelope, f"<{recipient}>")
+        d = withDeadline(self._clock, self._limits.envelope_timeout, lambda: answer)
+        d.addCallback(_checked)
+        return d.addErrback(self._notJudged, envelope, f"<{recipient}>")
+
+    def _notJudged(self, failure: Failure, envelope: Envelope, about: str) -> Refuse:
+        """
+        A stage has raised, is late or has answered nonsense.
+        """
         if not failure.check(CancelledError):
             _log.error(
-                "{transaction}: envelope stage failed: {error}",
+                "{transaction}: envelope stage failed for {about}: {error}",
                 transaction=envelope.id,
+                about=about,
                 error=errorText(failure),
             )
         return Refuse(R451_LOCAL_ERROR)
@@ -218,8 +282,8 @@ class Envelopes(SessionBase):
         try:
             cohort = self._backend.content.cohort(recipient, verdict)
         except Exception:
-            _log.failure("{transaction}: no cohort", transaction=self._transaction.envelope.id)
-            return _Judged(recipient, Refuse(R451_LOCAL_ERROR), began)
+            refusal = self._notJudged(Failure(), self._transaction.envelope, f"<{recipient}>")
+            return _Judged(recipient, refusal, began)
         now = timeOfDay(self._clock)
         batchKey, mustWait = self._backend.mixed.classify(self._transaction, recipient, cohort, now)
         return _Judged(recipient, verdict, began, cohort, batchKey, mustWait)
@@ -276,13 +340,12 @@ class Envelopes(SessionBase):
         return self._pardoned <= self._limits.errors
 
 
-def _checked(verdict: Any) -> EnvelopeVerdict:
+def _checked(verdict: EnvelopeVerdict | None) -> EnvelopeVerdict:
     """
-    An envelope stage's answer; a temporary refusal, where it is none.
+    @raise StageError: it is no verdict, whatever its type promises.
     """
-    if isinstance(verdict, Refuse) and verdict.reply.code >= 400:
+    if isinstance(verdict, Refuse):
         return verdict
-    if isinstance(verdict, Accept | Defer) and verdict.route is not None:
+    if isinstance(verdict, (Accept, Defer)) and verdict.route is not None:
         return verdict
-    _log.error("{verdict} is no verdict on a recipient", verdict=repr(verdict))
-    return Refuse(R451_LOCAL_ERROR)
+    raise StageError(f"{safe_repr(verdict)[:200]} is no verdict on a recipient")

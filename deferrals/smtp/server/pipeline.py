@@ -138,6 +138,7 @@ class PipelinedESMTP(smtp.ESMTP):
     _deadline = 0.0
     _allowance = 0
     _nextRound: IDelayedCall | None = None
+    _pending: Deferred[None] | None = None
 
     def __init__(self, clock: IReactorTime) -> None:
         smtp.ESMTP.__init__(self)
@@ -307,6 +308,9 @@ class PipelinedESMTP(smtp.ESMTP):
         following, self._nextRound = self._nextRound, None
         if following is not None:
             following.cancel()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.cancel()
         slots, self._slots = self._slots, None
         for slot in slots or ():
             if slot.pending is not None:
@@ -484,6 +488,7 @@ class PipelinedESMTP(smtp.ESMTP):
         Take nothing more from the client until C{pending} fires.
         """
         self.hold()
+        self._pending = pending
         pending.addErrback(self._commandFailed)
         pending.addCallback(lambda _: self.resume())
 
@@ -504,6 +509,7 @@ class PipelinedESMTP(smtp.ESMTP):
         The client may go on.
         """
         self._busy = False
+        self._pending = None
         if self._closing:
             return
         self.resumed()

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from deferrals.deferreds import timeOfDay
 from deferrals.interfaces import IBodyWriter, IMessage, Work
-from deferrals.model.block import Block, Resolution
+from deferrals.model.block import Block, Resolution, lastReplies
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Form
 from deferrals.model.limits import ReplyTimes
@@ -39,6 +39,7 @@ from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.deliverfirst import Immediate
 from deferrals.smtp.server.mixed import Diversion, Resolved
+from deferrals.smtp.server.observers import tellEnd
 from deferrals.smtp.server.settings import Backend
 
 _log = Logger(namespace="deferrals.transaction")
@@ -164,6 +165,7 @@ class PostData:
             self._immediate.end()
         self._backend.status.count("transactions", "aborted")
         self._logEnd("aborted", 0, "the client was gone before the final reply")
+        self._tellEnd([one.reply for one in self._transaction.candidates], None)
 
     # On the way.
 
@@ -396,7 +398,16 @@ class PostData:
         rung = self._rung()
         self._backend.status.count("transactions", rung)
         self._logEnd(rung, len(accepted), str(final))
+        if self._backend.observers:
+            self._tellEnd(lastReplies(self._block), final)
         self._done()
+
+    def _tellEnd(self, replies: Sequence[Reply], final: Reply | None) -> None:
+        """
+        @param replies: the last ones about the candidates.
+        """
+        answers = self._transaction.answersWith(replies)
+        tellEnd(self._backend.observers, self._envelope, answers, final)
 
     def _letGo(self, step: Step) -> None:
         """

@@ -4,12 +4,20 @@ What stands behind a session.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
 
-from deferrals.interfaces import IAuthenticator, IContentJudge, IEnvelopeStage, ISpool, Work
+from deferrals.interfaces import (
+    IAuthenticator,
+    IContentJudge,
+    IEnvelopeStage,
+    ISenderStage,
+    ISpool,
+    ITransactionObserver,
+    Work,
+)
 from deferrals.model.ids import TransactionIds
 from deferrals.model.status import Status
 from deferrals.model.verdict import Outcome
@@ -23,6 +31,8 @@ class Backend:
     What stands behind a session: stages, spool, and what all sessions share.
 
     @ivar ids: makes the numbers of transactions.
+    @ivar senders: decide at MAIL FROM, in turn.
+    @ivar observers: are told how transactions end.
     @ivar envelope: decides at RCPT TO.
     @ivar content: decides by the content.
     @ivar spool: makes messages durable.
@@ -42,6 +52,8 @@ class Backend:
     """
 
     ids: TransactionIds
+    senders: Sequence[ISenderStage] = ()
+    observers: Sequence[ITransactionObserver] = ()
     envelope: IEnvelopeStage
     content: IContentJudge
     spool: ISpool

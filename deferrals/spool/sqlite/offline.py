@@ -94,7 +94,7 @@ def _opened(path: str) -> sqlite3.Connection:
     return db
 
 
-def atOnce(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+def immediately(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
     """
     Run what blocks here and now, where no reactor waits for it.
     """

@@ -116,7 +116,7 @@ def reply(text: str | None) -> Reply | None:
     for value, kind in ((code, int), (enhanced, str | None), (words, str)):
         if not isinstance(value, kind):
             raise ValueError(f"a reply of {value!r}")
-    return Reply(code, enhanced, words)
+    return Reply.mended(code, enhanced, words)
 
 
 def envelope(row: Row) -> Envelope:

@@ -1,6 +1,5 @@
 """
-The stages as one: envelope stages asked in turn about a recipient, content
-stages as a chain of Deferreds per cohort.
+The content stages of all policies as one: a chain of Deferreds for each cohort.
 
 A policy is a list of content stages.  Two recipients are one I{cohort} when
 they meet the same stages and each of these stages treats them alike; so the
@@ -8,21 +7,22 @@ names of policies do not matter, their effect does.  Each stage is asked once
 per message and key of its own, however many cohorts have that key in common.
 
 On an error: a stage that raises, or answers with something that is no verdict,
-refuses temporarily for the recipients concerned (451 4.3.0), and the failure is
-logged with the transaction.  Nothing here ever fails towards the session.
+refuses temporarily for the recipients that it was asked about (451 4.3.0), and
+the failure is logged with the transaction and those recipients.  Nothing here
+ever fails towards the session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_repr
 from zope.interface import implementer
 
-from deferrals.deferreds import Semaphore, SharedResult, asDeferred, errorText
+from deferrals.deferreds import Semaphore, SharedResult, asDeferred, atOnce, errorText
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentJudge, IContentStage, IExpectingStage, IMessage
 from deferrals.model.envelope import Envelope, Recipient
@@ -40,10 +40,11 @@ from deferrals.model.verdict import (
 
 _log = Logger(namespace="deferrals.stages")
 
-_T = TypeVar("_T")
+#: How many recipients of a failure the log names.
+MAX_NAMES = 20
 
-#: The stages that a recipient will meet, each with its key for it.
-_Cohort: TypeAlias = tuple[tuple[IContentStage, Hashable], ...]
+#: The stages that a recipient meets, each with its key for the recipient.
+_Cohort = tuple[tuple[IContentStage, Hashable], ...]
 
 
 @implementer(IContentJudge)
@@ -62,18 +63,16 @@ class ContentJudge:
         self._policies = policies
         self._slots = Semaphore(maxJudging)
 
-    def cohort(self, recipient: Recipient, verdict: EnvelopeVerdict) -> _Cohort:
+    def cohort(self, recipient: Recipient, verdict: EnvelopeVerdict) -> Hashable:
         """
         The recipient's cohort: the stages that it will meet, with the key that
-        each has for it.  Nothing, for those whom the envelope has accepted.
+        each has for it.  Nothing, for recipients that the envelope has accepted.
 
         @raise StageError: a stage has no hashable key for it.
         """
         if not isinstance(verdict, Defer) or recipient.route is None:
             return ()
-        cohort = tuple((stage, stage.cohort(recipient)) for stage in self._stages(recipient.route))
-        hash(cohort)
-        return cohort
+        return tuple((stage, _key(stage, recipient)) for stage in self._stages(recipient.route))
 
     def _stages(self, route: Route) -> Sequence[IContentStage]:
         if route.policy not in self._policies:
@@ -91,7 +90,28 @@ class ContentJudge:
             Cancelling one refuses temporarily for that recipient: 452 4.3.1
             where its message still waits to be judged, otherwise 451 4.3.0.
         """
-        return _Judging(self._slots, message, envelope, deferred).start()
+        members = [(recipient, _pairs(cohort)) for recipient, cohort in deferred]
+        return _Judging(self._slots, message, envelope, members).start()
+
+
+def _key(stage: IContentStage, recipient: Recipient) -> Hashable:
+    """
+    @raise StageError: the stage has no hashable key.
+    """
+    source = f"{type(stage).__name__}.cohort"
+    try:
+        key = atOnce(stage.cohort(recipient), source)
+        hash(key)
+    except StageError:
+        raise
+    except Exception as error:
+        raise StageError(f"{source} failed: {errorText(Failure())}") from error
+    return key
+
+
+def _pairs(cohort: Hashable) -> _Cohort:
+    assert isinstance(cohort, tuple)  # made above
+    return cohort
 
 
 class _Judging:
@@ -104,14 +124,14 @@ class _Judging:
         slots: Semaphore,
         message: IMessage,
         envelope: Envelope,
-        deferred: Sequence[tuple[Recipient, Hashable]],
+        deferred: Sequence[tuple[Recipient, _Cohort]],
     ) -> None:
         self._slots = slots
         self._message = message
         self._envelope = envelope
         self._members: dict[_Cohort, list[Recipient]] = {}
-        self._order = [_asCohort(cohort) for _, cohort in deferred]
-        for (recipient, _), cohort in zip(deferred, self._order, strict=True):
+        self._order = [cohort for _, cohort in deferred]
+        for recipient, cohort in deferred:
             self._members.setdefault(cohort, []).append(recipient)
         self._meeting: dict[tuple[IContentStage, Hashable], list[_Cohort]] = {}
         for cohort in self._members:
@@ -133,12 +153,14 @@ class _Judging:
         walks = {}
         self._walking = len(self._members)
         for cohort in self._members:
-            walks[cohort] = SharedResult(self._walk(cohort, slot.wait()).addBoth(self._walked))
+            walk = Deferred.fromCoroutine(self._walk(cohort, slot.wait()))
+            walks[cohort] = SharedResult(walk.addBoth(self._walked))
         return [self._verdict(walks[cohort]) for cohort in self._order]
 
     def _announce(self) -> None:
         """
-        Tell the stages that want to know about whom they may be asked.
+        Tell the stages that want to know which recipients they may be asked
+        about.
         """
         expected: dict[IExpectingStage, list[Recipient]] = {}
         for cohort, members in self._members.items():
@@ -146,15 +168,17 @@ class _Judging:
                 if IExpectingStage.providedBy(stage):
                     expected.setdefault(stage, []).extend(members)
         for stage, recipients in expected.items():
+            expect: Callable[..., object] = stage.expect  # what others wrote may return anything
             try:
-                stage.expect(self._message, self._envelope, recipients)
+                answer = expect(self._message, self._envelope, recipients)
+                atOnce(answer, f"{type(stage).__name__}.expect")
             except Exception:
-                self._failed(Failure(), stage, len(recipients))
+                self._failed(Failure(), stage, recipients)
 
     def _entered(self, _: None) -> None:
         self._inside = True
 
-    def _walked(self, result: _T) -> _T:
+    def _walked(self, result: ContentVerdict | Failure) -> ContentVerdict | Failure:
         self._walking -= 1
         if not self._walking and self._inside:
             self._slots.release()
@@ -164,43 +188,42 @@ class _Judging:
         """
         A recipient's own view of its cohort's walk.
         """
-        walking = walk.wait()
+        walking: Deferred[ContentVerdict] = walk.wait()
         if walking.called:
             return walking
 
         def late(verdict: Deferred[ContentVerdict]) -> None:
-            refuse = Refuse(R451_LATE if self._inside else R452_OVERLOADED)
+            verdict.callback(Refuse(R451_LATE if self._inside else R452_OVERLOADED))
             walking.cancel()
-            verdict.callback(refuse)
 
         verdict: Deferred[ContentVerdict] = Deferred(late)
         walking.addCallbacks(verdict.callback, lambda cancelled: None)
         return verdict
 
-    @inlineCallbacks
-    def _walk(
-        self, cohort: _Cohort, slot: Deferred[None]
-    ) -> Generator[Deferred[None] | Deferred[ContentVerdict], ContentVerdict, ContentVerdict]:
+    async def _walk(self, cohort: _Cohort, slot: Deferred[None]) -> ContentVerdict:
         """
         One cohort through its stages: the first refusal stands.
         """
-        yield slot
         marks = NO_MARKS
-        for stage, key in cohort:
-            try:
-                verdict = yield self._ask(stage, key)
-            except Exception:
-                verdict = Refuse(R451_STAGE_FAILED)
-            if isinstance(verdict, Refuse):
-                self._refused.add(cohort)
-                return verdict
-            marks = marks.plus(verdict.marks)
+        try:
+            await slot
+            for stage, key in cohort:
+                verdict = await self._ask(stage, key)
+                if isinstance(verdict, Refuse):
+                    self._refused.add(cohort)
+                    return verdict
+                marks = marks.plus(verdict.marks)
+        except CancelledError:  # no recipient waits for it any longer
+            self._refused.add(cohort)
+            return Refuse(R451_LATE)
         return Accept(marks) if marks is not NO_MARKS else ACCEPT
 
     def _ask(self, stage: IContentStage, key: Hashable) -> Deferred[ContentVerdict]:
         """
         The verdict of one stage for one of its cohorts, asked for once; again
         only where all who asked for it have left.
+
+        @return: a Deferred, which fails only where it is cancelled.
         """
         asked = self._asked.get((stage, key))
         if asked is None or asked.abandoned:
@@ -210,40 +233,51 @@ class _Judging:
                 if cohort not in self._refused
                 for recipient in self._members[cohort]
             ]
-            judged: Deferred[ContentVerdict] = asDeferred(
+            d: Deferred[ContentVerdict] = asDeferred(
                 stage.judge, self._message, self._envelope, recipients
             )
-            d = judged.addCallback(_checked, stage)
-            d.addErrback(self._failed, stage, len(recipients))
+            d.addCallback(_checked)
+            d.addErrback(self._failed, stage, recipients)
             asked = self._asked[stage, key] = SharedResult(d)
         return asked.wait()
 
-    def _failed(self, failure: Failure, stage: IContentStage, recipients: int) -> Failure:
+    def _failed(
+        self, failure: Failure, stage: IContentStage, recipients: Sequence[Recipient]
+    ) -> Refuse:
+        """
+        A stage has raised or answered nonsense, or is not waited for any longer.
+        """
         if failure.check(CancelledError):
             _log.warn(
-                "{transaction}: {stage} was not waited for any longer",
+                "{transaction}: {stage} was not waited for any longer, for {names}",
                 transaction=self._envelope.id,
                 stage=type(stage).__name__,
+                names=_names(recipients),
             )
-            return failure
-        _log.error(
-            "{transaction}: {stage} failed for {recipients} recipients: {error}",
-            transaction=self._envelope.id,
-            stage=type(stage).__name__,
-            recipients=recipients,
-            error=errorText(failure),
-        )
-        return failure
+        else:
+            _log.error(
+                "{transaction}: {stage} failed for {recipients} recipients, {names}: {error}",
+                transaction=self._envelope.id,
+                stage=type(stage).__name__,
+                recipients=len(recipients),
+                names=_names(recipients),
+                error=errorText(failure),
+            )
+        return Refuse(R451_STAGE_FAILED)
 
 
-def _asCohort(key: Hashable) -> _Cohort:
-    assert isinstance(key, tuple)
-    return key
+def _names(recipients: Sequence[Recipient]) -> str:
+    """
+    Recipients, for the log: the first ones.
+    """
+    names = ", ".join(f"<{recipient}>" for recipient in recipients[:MAX_NAMES])
+    return names if len(recipients) <= MAX_NAMES else f"{names}, …"
 
 
-def _checked(verdict: ContentVerdict, stage: IContentStage) -> ContentVerdict:
-    if isinstance(verdict, Accept):
+def _checked(verdict: ContentVerdict) -> ContentVerdict:
+    """
+    @raise StageError: it is no verdict, whatever its type promises.
+    """
+    if isinstance(verdict, (Accept, Refuse)):
         return verdict
-    if isinstance(verdict, Refuse) and verdict.reply.code >= 400:
-        return verdict
-    raise StageError(f"{type(stage).__name__} answered {verdict!r}, which is no verdict")
+    raise StageError(f"it answered {safe_repr(verdict)[:200]}, which is no verdict")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import attrs
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.verdict import Delivered, Outcome
@@ -23,13 +23,11 @@ class DiscardSettings:
     """
 
 
-@implementer(IDeliveryStage)
+@implementer(IBinaryDelivery)
 class DiscardDelivery:
     """
     See the module.
     """
-
-    takesBinary = True
 
     def __init__(self, settings: DiscardSettings, services: IServices) -> None:
         pass

@@ -15,9 +15,9 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import Deferred
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.settings import checked
@@ -57,7 +57,8 @@ class FileDelivery:
     def __init__(self, settings: FileSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
-        self.takesBinary = settings.line_ends == "crlf"
+        if settings.line_ends == "crlf":
+            alsoProvides(self, IBinaryDelivery)
 
     def destination(self, recipient: Recipient) -> str:
         return "file"

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import Semaphore, timeOfDay, together, withDeadline
-from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
@@ -59,15 +59,13 @@ class _BodySource:
         return CopyFile(self._copy.chunks())
 
 
-@implementer(IDeliveryStage)
+@implementer(IBinaryDelivery)
 class HTTPDelivery:
     """
     See the module.
 
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
-
-    takesBinary = True
 
     def __init__(self, settings: HTTPDeliverySettings, services: IServices) -> None:
         self._settings = settings

@@ -22,7 +22,13 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IDeliveryStage, IEnvelopeStage, IMessage, IServices
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    IDeliveryStage,
+    IEnvelopeStage,
+    IMessage,
+    IServices,
+)
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -85,7 +91,8 @@ class MaildirDelivery:
     def __init__(self, settings: MaildirSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
-        self.takesBinary = settings.line_ends == "crlf"
+        if settings.line_ends == "crlf":
+            alsoProvides(self, IBinaryDelivery)
         self._host = services.hostname.replace("/", "\\057").replace(":", "\\072")
         self._usage = Usage()
         if settings.quota is not None or not settings.create:
@@ -132,10 +139,10 @@ class MaildirDelivery:
 
     # Before the data.
 
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
         """
         Whether there is a mailbox, and room in it; asked where it may not be
-        so (L{IEnvelopeStage.judge}).
+        so (L{IEnvelopeStage.judgeRecipient}).
         """
         return self._services.inThread(self._judge, envelope, recipient)
 

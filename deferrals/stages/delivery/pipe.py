@@ -27,10 +27,10 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from deferrals.deferreds import Semaphore, TimeoutError, together, withDeadline
-from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
@@ -111,7 +111,8 @@ class PipeDelivery:
     def __init__(self, settings: PipeSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
-        self.takesBinary = settings.line_ends == "crlf"
+        if settings.line_ends == "crlf":
+            alsoProvides(self, IBinaryDelivery)
         self._slots = Semaphore(settings.processes)
 
     def destination(self, recipient: Recipient) -> str:

@@ -118,7 +118,7 @@ class CalloutStage:
         settings = self._settings
         return now + (settings.positive_cache if refusal is None else settings.negative_cache)
 
-    def judge(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
         return Deferred.fromCoroutine(self._judge(envelope, wireAddress(recipient.address)))
 
     async def _judge(self, envelope: Envelope, address: str) -> Refuse | None:

@@ -130,6 +130,7 @@ class RuleTable:
     All rules, found by address and by domain: what it costs to find one does
     not grow with their number.
 
+    @ivar stages: the stages that rules ask.
     @param rules: in the order of the configuration.
     @param hostname: the domain of the bare C{postmaster}.
     @param policies: what each policy says in the envelope.
@@ -143,6 +144,7 @@ class RuleTable:
         policies: Mapping[str, EnvelopeVerdict] | None = None,
         deliveries: Container[str] = (),
     ) -> None:
+        self.stages = [stage for rule in rules for stage in rule.checks]
         self._rules = rules
         self._policies = policies or {}
         self._deliveries = deliveries
@@ -155,7 +157,7 @@ class RuleTable:
         self._local = {domain for domain in found if domain != "*"}
         self._parents = {pattern.domain for pattern in ours if pattern.below}
 
-    def judge(
+    def judgeRecipient(
         self, envelope: Envelope, recipient: Recipient
     ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict]:
         if not recipient.address.domain:
@@ -166,8 +168,8 @@ class RuleTable:
         if isinstance(rule.verdict, Refuse) or not rule.checks:
             return rule.verdict
         recipient = routed(recipient, rule.verdict.route)
-        d: Deferred[EnvelopeVerdict] = askInTurn(rule.checks, envelope, recipient, rule.verdict)
-        return d.addCallback(self._settled, rule.verdict.route)
+        asked = askInTurn(rule.checks, envelope, recipient, rule.verdict)
+        return Deferred.fromCoroutine(asked).addCallback(self._settled, rule.verdict.route)
 
     def _settled(self, verdict: EnvelopeVerdict, ruled: Route | None) -> EnvelopeVerdict:
         """

@@ -117,11 +117,11 @@ class UsersStage:
         self._asking: dict[str, SharedResult] = {}
         self._same: dict[UserSettings, UserSettings] = {}
 
-    def judge(
+    def judgeRecipient(
         self, envelope: Envelope, recipient: Recipient
     ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict | None] | None:
         """
-        See L{IEnvelopeStage.judge}.  At once, where it is known.
+        See L{IEnvelopeStage.judgeRecipient}.  At once, where it is known.
         """
         known = self._known.get(recipient.address.key)
         if known is not None and known.until > self._clock.seconds():

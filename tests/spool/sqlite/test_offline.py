@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
-from deferrals.spool.sqlite.offline import OfflineSpool, atOnce
+from deferrals.spool.sqlite.offline import OfflineSpool, immediately
 from deferrals.spool.sqlite.recovery import saveClock
 from deferrals.spool.sqlite.schema import VERSION, prepare
 
@@ -115,10 +115,10 @@ class OfflineSpoolTests(SynchronousTestCase):
 
 class AtOnceTests(SynchronousTestCase):
     """
-    L{atOnce}.
+    L{immediately}.
     """
 
     def test_result(self) -> None:
         """Results and failures are there when it returns."""
-        self.assertEqual(self.successResultOf(atOnce(max, 1, 2)), 2)
-        self.failureResultOf(atOnce(int, "x"), ValueError)
+        self.assertEqual(self.successResultOf(immediately(max, 1, 2)), 2)
+        self.failureResultOf(immediately(int, "x"), ValueError)

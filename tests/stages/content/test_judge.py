@@ -110,7 +110,7 @@ class JudgeTests(SynchronousTestCase):
 
     def test_nonsense(self) -> None:
         """An answer that is no verdict refuses for now."""
-        for nonsense in (None, "yes", Refuse(Reply(250, None, "ok")), Defer()):
+        for nonsense in (None, "yes", Reply(550, "5.7.1", "no"), Defer()):
             (verdict,) = self.ask(("a@x.example", "first"))
             self.one.decide("a@x.example", nonsense)
             self.assertEqual(self.successResultOf(verdict).reply.code, 451)

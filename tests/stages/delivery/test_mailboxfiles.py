@@ -37,7 +37,7 @@ class MailboxTests(SynchronousTestCase):
         return MaildirDelivery(MaildirSettings("mail/{local}", **settings), self.services)
 
     def judge(self, stage: MaildirDelivery, address: str, size: int | None = None) -> str:
-        d = stage.judge(makeEnvelope(size=size), makeRecipient(address))
+        d = stage.judgeRecipient(makeEnvelope(size=size), makeRecipient(address))
         verdict = self.successResultOf(d)
         return str(verdict.reply)[:9] if isinstance(verdict, Refuse) else "fine"
 

@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.interfaces import IBinaryDelivery
 from deferrals.model.delivery import Addressee
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds
@@ -135,8 +136,8 @@ class PipeTests(SynchronousTestCase):
     def test_lineEnds(self) -> None:
         """The octets are those that came in where the program can bear that."""
         stage = self.stage(line_ends="crlf")
-        self.assertTrue(stage.takesBinary)
-        self.assertFalse(self.stage().takesBinary)
+        self.assertTrue(IBinaryDelivery.providedBy(stage))
+        self.assertFalse(IBinaryDelivery.providedBy(self.stage()))
         self.deliver(stage)
         self.reactor.programs[0].takeAll()
         self.assertTrue(self.reactor.programs[0].stdin.endswith(b"Subject: x\r\n\r\nhello\r\n"))

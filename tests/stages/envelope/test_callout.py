@@ -40,8 +40,14 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
     def makeStage(self, **settings: Any) -> CalloutStage:
         return CalloutStage(CalloutSettings(endpoint=HOP, **settings), self.services)
 
+    def resultOf(self, d: Deferred[Any]) -> Any:
+        self.network.run()
+        return self.successResultOf(d)
+
     def start(self, address: str) -> Deferred[Any]:
-        d: Deferred[Any] = maybeDeferred(self.stage.judge, makeEnvelope(), makeRecipient(address))
+        d: Deferred[Any] = maybeDeferred(
+            self.stage.judgeRecipient, makeEnvelope(), makeRecipient(address)
+        )
         self.network.run()
         return d
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.errors import StageError
-from deferrals.model.reply import Reply
+from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Refuse, Route
 from deferrals.stages.envelope.chain import askInTurn
 from deferrals.testing import makeEnvelope, makeRecipient
@@ -23,7 +23,7 @@ class _Fixed:
         self.answer = answer
         self.saw: Any = None
 
-    def judge(self, envelope: Any, recipient: Any) -> Any:
+    def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
         self.saw = recipient.route
         return self.answer
 
@@ -37,7 +37,7 @@ class InTurnTests(SynchronousTestCase):
         self.stages = [_Fixed(answer) for answer in answers]
         recipient = makeRecipient("a@x.example", "p", "d")
         d = askInTurn(self.stages, makeEnvelope(), recipient, Defer(recipient.route))
-        return self.successResultOf(d)
+        return self.successResultOf(Deferred.fromCoroutine(d))
 
     def test_noOpinion(self) -> None:
         """Without an opinion, what stood stands."""
@@ -53,14 +53,20 @@ class InTurnTests(SynchronousTestCase):
         self.assertEqual(self.stages[1].saw, Route("q", "e"))
 
     def test_nonsense(self) -> None:
-        """An answer that is no verdict is a failure of the stage."""
-        recipient = makeRecipient("a@x.example")
-        d = askInTurn([_Fixed("yes")], makeEnvelope(), recipient, Defer(recipient.route))
-        self.failureResultOf(d, StageError)
+        """An answer that is no verdict refuses for now, and the log says whose it is."""
+        with capturedLogs() as logged:
+            verdict = self.ask("yes")
+        self.assertEqual(verdict, Refuse(R451_LOCAL_ERROR))
+        text = "".join(map(formatEvent, logged))
+        self.assertIn("_Fixed failed for <a@x.example>", text)
+        self.assertIn("'yes'", text)
 
     def test_cancel(self) -> None:
         """It may be cancelled."""
         recipient = makeRecipient("a@x.example")
-        d = askInTurn([_Fixed(Deferred())], makeEnvelope(), recipient, Defer(recipient.route))
+        stages = [_Fixed(Deferred())]
+        d = Deferred.fromCoroutine(
+            askInTurn(stages, makeEnvelope(), recipient, Defer(recipient.route))
+        )
         d.cancel()
         self.failureResultOf(d, CancelledError)

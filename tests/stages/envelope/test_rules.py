@@ -33,7 +33,7 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
 
     def match(self, rules: RuleTable, address: str) -> Any:
         mailbox = Mailbox("postmaster", "") if "@" not in address else Mailbox.parse(address)
-        verdict = rules.judge(makeEnvelope(), Recipient(mailbox))
+        verdict = rules.judgeRecipient(makeEnvelope(), Recipient(mailbox))
         return verdict.reply.code if isinstance(verdict, Refuse) else verdict.route.policy
 
     def test_match(self) -> None:
@@ -65,7 +65,7 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
             ("x@example.org", "5.7.1"),
             ("x@example.com", "5.7.1"),
         ):
-            verdict = rules.judge(makeEnvelope(), Recipient(Mailbox.parse(address)))
+            verdict = rules.judgeRecipient(makeEnvelope(), Recipient(Mailbox.parse(address)))
             self.assertEqual((verdict.reply.code, verdict.reply.enhanced), (550, enhanced))
 
     def test_postmaster(self) -> None:
@@ -80,13 +80,13 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
         no = Refuse(Reply(452, "4.2.2", "full"))
 
         class Check:
-            def judge(self, envelope: Any, recipient: Recipient) -> Any:
+            def judgeRecipient(self, envelope: Any, recipient: Recipient) -> Any:
                 return no if recipient.address.local == "full" else None
 
         rule = Rule(Pattern.parse("*@example.net"), Accept(route=Route("open", "box")), [Check()])
         rules = RuleTable([rule], "mx.example.net")
         for local, wanted in (("full", no), ("fine", rule.verdict)):
-            d = rules.judge(makeEnvelope(), Recipient(Mailbox(local, "example.net")))
+            d = rules.judgeRecipient(makeEnvelope(), Recipient(Mailbox(local, "example.net")))
             self.assertEqual(self.successResultOf(d), wanted)
 
     def test_allow(self) -> None:
@@ -114,7 +114,7 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
             (Client("local"), "a@other.example", "out"),
         ):
             envelope = attrs.evolve(makeEnvelope(), client=client)
-            verdict = rules.judge(envelope, Recipient(Mailbox.parse(address)))
+            verdict = rules.judgeRecipient(envelope, Recipient(Mailbox.parse(address)))
             refused = isinstance(verdict, Refuse)
             said = verdict.reply.enhanced if refused else verdict.route.delivery
             self.assertEqual(said, wanted, (client, address))

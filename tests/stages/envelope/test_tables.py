@@ -47,7 +47,7 @@ class SqliteTests(SynchronousTestCase):
         )
 
     def score(self, stage: users.UsersStage, local: str) -> Any:
-        d = stage.judge(makeEnvelope(), makeRecipient(f"{local}@example.net"))
+        d = stage.judgeRecipient(makeEnvelope(), makeRecipient(f"{local}@example.net"))
         verdict = self.successResultOf(d)
         if isinstance(verdict, Defer):
             assert verdict.route is not None
@@ -107,7 +107,7 @@ class SqliteTests(SynchronousTestCase):
         cohorts = set()
         for number in range(0, 100_000, 61):
             recipient = makeRecipient(f"u{number}@example.net")
-            verdict = self.successResultOf(table.judge(makeEnvelope(), recipient))
+            verdict = self.successResultOf(table.judgeRecipient(makeEnvelope(), recipient))
             cohorts.add(judge.cohort(recipient.routed(verdict.route), verdict))
         self.assertEqual(len(cohorts), 3)
 
@@ -152,7 +152,7 @@ class WebTests(SynchronousTestCase):
         stage = users.UsersStage(users.UsersSettings(url=url, **settings), services)
 
         def ask(local: str, sender: str = "x@other.example") -> Any:
-            d = stage.judge(makeEnvelope(sender), makeRecipient(f"{local}@example.net"))
+            d = stage.judgeRecipient(makeEnvelope(sender), makeRecipient(f"{local}@example.net"))
             for _ in range(5):
                 services.reactor.advance(0.1)
                 agent.flush()

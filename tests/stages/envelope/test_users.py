@@ -53,7 +53,7 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         self, stage: users.UsersStage, local: str = "a", envelope: Envelope | None = None
     ) -> Any:
         recipient = makeRecipient(f"{local}@example.net")
-        verdict = stage.judge(envelope or makeEnvelope(), recipient)
+        verdict = stage.judgeRecipient(envelope or makeEnvelope(), recipient)
         return self.successResultOf(verdict) if isinstance(verdict, Deferred) else verdict
 
     def test_row(self) -> None:
@@ -123,7 +123,7 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         row: Deferred[Any] = Deferred()
         self.table.rows["a@example.net"] = row
         recipient = makeRecipient("a@example.net")
-        one, two = (stage.judge(makeEnvelope(), recipient) for _ in range(2))
+        one, two = (stage.judgeRecipient(makeEnvelope(), recipient) for _ in range(2))
         one.cancel()
         self.failureResultOf(one, CancelledError)
         row.callback({"refuse_score": 1})

@@ -26,7 +26,7 @@ class SettledTests(SynchronousTestCase):
 
     def judge(self, verdict: Any) -> Any:
         class Check:
-            def judge(self, envelope: Any, recipient: Any) -> Any:
+            def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
                 return verdict
 
         policies = {
@@ -36,7 +36,7 @@ class SettledTests(SynchronousTestCase):
         }
         rule = Rule(Pattern("*", "example.net"), Defer(ROUTE), [Check()])
         table = RuleTable([rule], "mx", policies, {"store"})
-        return table.judge(makeEnvelope(), makeRecipient("a@example.net"))
+        return table.judgeRecipient(makeEnvelope(), makeRecipient("a@example.net"))
 
     @requirement("S-1")
     def test_policy(self) -> None:

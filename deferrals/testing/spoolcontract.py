@@ -1,32 +1,17 @@
 """
-Help for testing stages and spools, shipped with the package.
-
-The contract mixins hold what every implementation of an interface must do: mix
-one into a C{SynchronousTestCase}, say how to make yours, and run it.
+What every spool has to do, as tests.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from deferrals.interfaces import (
-    IContentStage,
-    IDeliveryStage,
-    IEnvelopeStage,
-    IMessage,
-    IServices,
-    ISpool,
-    Work,
-)
+from deferrals.interfaces import IMessage, ISpool, Work
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
@@ -36,244 +21,10 @@ from deferrals.model.disposition import (
     Reschedule,
     Undeliverable,
 )
-from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
+from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
-from deferrals.model.status import Status
-from deferrals.model.verdict import Accept, Delivered, Failed, Marks, Refuse, Retry, Route
-from deferrals.spool.message import HEADER_OCTETS, Message
-
-_T = TypeVar("_T")
-_P = ParamSpec("_P")
-
-_numbers = itertools.count(1 << 20)
-
-LATER = Reply(451, "4.3.0", "later")
-
-
-def makeMessage(content: bytes = b"Subject: test\r\n\r\nhello\r\n") -> Message:
-    """
-    @param content: octets with CRLF line ends.
-    @return: an L{IMessage}.
-    """
-    digest = hashlib.sha256(content).digest()
-    return Message(len(content), digest, content, None, content[:HEADER_OCTETS])
-
-
-def makeEnvelope(sender: str = "sender@example.com", **parameters: Any) -> Envelope:
-    """
-    @param sender: the reverse path; empty for the null path.
-    @param parameters: of L{Parameters}.
-    """
-    return Envelope(
-        next(_numbers),
-        1000000000.0,
-        Client("192.0.2.1", 1025, "client.example.com", "ESMTP"),
-        Mailbox.parse(sender) if sender else None,
-        Parameters(**parameters),
-        "test",
-    )
-
-
-def makeRecipient(address: str, policy: str = "strict", delivery: str = "box") -> Recipient:
-    """
-    @param address: without brackets.
-    """
-    return Recipient(Mailbox.parse(address), route=Route(policy, delivery))
-
-
-def makeAddressees(*addresses: str) -> list[Addressee]:
-    """
-    One for each address, numbered.
-    """
-    return [Addressee(makeRecipient(address), seq=seq) for seq, address in enumerate(addresses)]
-
-
-@implementer(IServices)
-class FakeServices:
-    """
-    Services for a stage under test: time is a C{Clock}, threads are none.
-
-    @param directory: for both directories.
-    """
-
-    hostname = "mx.example.net"
-    nextHops: Any = None
-
-    def __init__(self, directory: str = "", reactor: Any = None) -> None:
-        self.reactor = Clock() if reactor is None else reactor
-        self.stateDir = self.baseDir = directory
-        self.status = Status()
-        self._common: dict[Any, Any] = {}
-
-    def common(self, key: Any, build: Any) -> Any:
-        """
-        One object for each key.
-        """
-        if key not in self._common:
-            self._common[key] = build()
-        return self._common[key]
-
-    def inThread(
-        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> Deferred[_T]:
-        """
-        Runs it here and now.
-        """
-        return maybeDeferred(function, *args, **kwargs)
-
-    def connect(self, endpoint: str) -> Any:
-        """
-        There is no network.
-        """
-        raise ValueError(endpoint)
-
-    def resolver(self, servers: Any = ()) -> Any:
-        """
-        There is no DNS.
-        """
-        raise ValueError(servers)
-
-    def listensOn(self, address: str, port: int) -> bool:
-        """
-        Nobody comes in.
-        """
-        return False
-
-
-@implementer(IContentStage)
-class FakeContent:
-    """
-    A content stage that decides when it is told to.
-
-    @ivar asked: what it was asked: (addresses, Deferred), in order.
-    @ivar verdicts: answers that are known beforehand, by address.
-    """
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[list[str], Deferred[Any]]] = []
-        self.verdicts: dict[str, Any] = {}
-        self.cohorts: dict[str, Any] = {}
-        self.cancelled: list[str] = []
-        self.late = False
-
-    def cohort(self, recipient: Recipient) -> Any:
-        """
-        Its own for everybody, unless C{cohorts} says otherwise.
-        """
-        return self.cohorts.get(str(recipient), str(recipient))
-
-    def judge(self, message: Any, envelope: Envelope, recipients: Sequence[Recipient]) -> Any:
-        """
-        See L{IContentStage.judge}.
-        """
-        addresses = [str(recipient) for recipient in recipients]
-        d: Deferred[Any] = Deferred(lambda _: self.cancelled.extend(addresses))
-        self.asked.append((addresses, d))
-        if addresses[0] in self.verdicts and not self.late:
-            self.decide(addresses[0], self.verdicts[addresses[0]])
-        return d
-
-    def decide(self, address: str, verdict: Any) -> None:
-        """
-        Answer for the cohort of C{address}: a verdict, or an exception.
-        """
-        for addresses, d in self.asked:
-            if address in addresses and not d.called:
-                if isinstance(verdict, Exception):
-                    d.errback(verdict)
-                else:
-                    d.callback(verdict)
-
-    def decideKnown(self) -> None:
-        """
-        Give the answers that were known beforehand, for what has been asked.
-        """
-        for address, verdict in self.verdicts.items():
-            self.decide(address, verdict)
-
-
-class EnvelopeStageContract:
-    """
-    What every L{IEnvelopeStage} does.
-    """
-
-    def makeStage(self) -> Any:
-        """
-        @return: the stage to be tested.
-        """
-        raise NotImplementedError
-
-    def test_providesInterface(self: Any) -> None:
-        """It provides the interface."""
-        self.assertTrue(verifyObject(IEnvelopeStage, self.makeStage()))
-
-
-class ContentStageContract:
-    """
-    What every L{IContentStage} does.
-    """
-
-    def makeStage(self) -> Any:
-        """
-        @return: the stage to be tested.
-        """
-        raise NotImplementedError
-
-    def test_providesInterface(self: Any) -> None:
-        """It provides the interface."""
-        self.assertTrue(verifyObject(IContentStage, self.makeStage()))
-
-    def test_cohortIsHashable(self: Any) -> None:
-        """A cohort's key is hashable, and the same each time (design, section 5)."""
-        stage, recipient = self.makeStage(), makeRecipient("somebody@example.net")
-        self.assertEqual(hash(stage.cohort(recipient)), hash(stage.cohort(recipient)))
-        self.assertEqual(stage.cohort(recipient), stage.cohort(recipient))
-
-    def test_oneVerdict(self: Any) -> None:
-        """An ordinary message gets one verdict for the cohort."""
-        stage, recipient = self.makeStage(), makeRecipient("somebody@example.net")
-        d = maybeDeferred(stage.judge, makeMessage(), makeEnvelope(), [recipient])
-        self.assertIsInstance(self.successResultOf(d), Accept | Refuse)
-
-
-class DeliveryStageContract:
-    """
-    What every L{IDeliveryStage} does.
-    """
-
-    def makeStage(self) -> Any:
-        """
-        @return: the stage to be tested.
-        """
-        raise NotImplementedError
-
-    def test_providesInterface(self: Any) -> None:
-        """It provides the interface."""
-        self.assertTrue(verifyObject(IDeliveryStage, self.makeStage()))
-
-    def test_destination(self: Any) -> None:
-        """It says where a recipient's copy goes next."""
-        destination = self.makeStage().destination(makeRecipient("a@example.net"))
-        self.assertIsInstance(destination, str)
-        self.assertTrue(destination)
-
-    def test_outcomeForEach(self: Any) -> None:
-        """Every recipient gets an outcome."""
-        stage = self.makeStage()
-        addressees = makeAddressees("a@example.net", "b@example.net")
-        d = maybeDeferred(stage.deliver, makeMessage(), makeEnvelope(), addressees)
-        outcomes = self.successResultOf(d)
-        self.assertEqual(set(outcomes), set(addressees))
-        for outcome in outcomes.values():
-            self.assertIsInstance(outcome, Delivered | Failed | Retry)
-
-    def test_repeated(self: Any) -> None:
-        """A delivery that is repeated after a crash has an outcome, too."""
-        stage, message, envelope = self.makeStage(), makeMessage(), makeEnvelope()
-        addressees = makeAddressees("a@example.net")
-        for _ in range(2):
-            d = maybeDeferred(stage.deliver, message, envelope, addressees)
-            self.assertEqual(set(self.successResultOf(d)), set(addressees))
+from deferrals.model.verdict import Marks, Route
+from deferrals.testing.values import LATER, makeAddressees, makeEnvelope
 
 
 class SpoolContract:
@@ -336,6 +87,21 @@ class SpoolContract:
         self.assertEqual(message.fields(), [("Subject", "a folded"), ("X", "\ufffd")])
         with message.open() as file:
             self.assertEqual(file.read(), content)
+
+    def test_large(self: Any) -> None:
+        """However large a message is, and however slow the disk: it comes to an end."""
+        spool, envelope = self.makeSpool(), makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        digest = hashlib.sha256()
+        for number in range(100):
+            chunk = b"%063d\r\n" % number * 1000
+            digest.update(chunk)
+            writer.write(chunk)
+            if writer.congested:
+                self.resultOf(writer.drained())
+        message = self.resultOf(writer.finish())
+        self.assertEqual((message.size, message.digest), (writer.size, digest.digest()))
+        writer.abort()
 
     def claimed(self, spool: Any, limit: int = 10, share: int = 10, **shares: int) -> list[Work]:
         """

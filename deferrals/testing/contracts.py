@@ -1,0 +1,279 @@
+"""
+What every stage has to do, as tests: mix one into a C{SynchronousTestCase}, and
+say how to make yours.  They run under trial and pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from deferrals.deferreds import asDeferred
+from deferrals.interfaces import (
+    IContentStage,
+    IDeliveryStage,
+    IEnvelopeStage,
+    IMessage,
+)
+from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import (
+    Accept,
+    ContentVerdict,
+    Defer,
+    Delivered,
+    EnvelopeVerdict,
+    Failed,
+    Marks,
+    Outcome,
+    Refuse,
+    Retry,
+    Route,
+)
+from deferrals.testing.values import makeAddressees, makeEnvelope, makeMessage, makeRecipient
+
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+
+if TYPE_CHECKING:
+    _Case = SynchronousTestCase
+else:
+    _Case = object  # a mixin: it is no test by itself
+
+
+class _StageContract(_Case):
+    """
+    What all stages have in common.
+    """
+
+    def makeMessage(self) -> IMessage:
+        """
+        @return: an ordinary message.
+        """
+        return makeMessage()
+
+    def makeEnvelope(self) -> Envelope:
+        """
+        @return: an ordinary envelope.
+        """
+        return makeEnvelope()
+
+    def resultOf(self, d: Deferred[_T]) -> _T:
+        """
+        Wait for a Deferred.  A stage that waits for a clock, or for another
+        service, overrides this: it moves the clock, and answers for the service.
+        """
+        found: _T = self.successResultOf(d)
+        return found
+
+    def assertHashable(self, stage: _S) -> None:
+        """
+        It can be the key of a dictionary, and is equal to itself alone.
+        """
+        self.assertEqual({stage: 1}.get(stage), 1)
+
+    def assertLetsGo(self, d: Deferred[_T]) -> None:
+        """
+        What is not waited for any longer ends at once, however it ends.
+        """
+        found: list[_T | Failure] = []
+        d.addBoth(found.append)
+        d.cancel()
+        self.assertEqual(len(found), 1, "it goes on after it was cancelled")
+
+    def assertRefuses(self, reply: Reply) -> None:
+        """
+        This is a reply that refuses a recipient.
+        """
+        self.assertIsInstance(reply, Reply)
+        self.assertTrue(400 <= reply.code < 600, reply)
+        self.assertIsNotNone(reply.enhanced, "D-13: an enhanced status code")
+
+
+class EnvelopeStageContract(_StageContract):
+    """
+    What every L{IEnvelopeStage<deferrals.interfaces.IEnvelopeStage>} does.
+    """
+
+    def makeStage(self) -> IEnvelopeStage:
+        """
+        @return: the stage to be tested.
+        """
+        raise NotImplementedError
+
+    def makeRecipient(self) -> Recipient:
+        """
+        @return: the recipient that it is asked about.
+        """
+        return makeRecipient("somebody@example.net")
+
+    def test_providesInterface(self) -> None:
+        """It provides the interface."""
+        self.assertTrue(verifyObject(IEnvelopeStage, self.makeStage()))
+
+    def test_hashable(self) -> None:
+        """It can be hashed, and is equal to itself alone."""
+        self.assertHashable(self.makeStage())
+
+    def test_verdict(self) -> None:
+        """What it says of a recipient is a verdict, or nothing."""
+        d: Deferred[EnvelopeVerdict | None] = asDeferred(
+            self.makeStage().judgeRecipient, self.makeEnvelope(), self.makeRecipient()
+        )
+        verdict = self.resultOf(d)
+        self.assertIsInstance(verdict, Accept | Refuse | Defer | None)
+        if isinstance(verdict, Refuse):
+            self.assertRefuses(verdict.reply)
+        elif verdict is not None:
+            self.assertIsInstance(verdict.route, Route | None)
+
+    def test_letsGo(self) -> None:
+        """When it is not waited for any longer, it ends."""
+        d: Deferred[EnvelopeVerdict | None] = asDeferred(
+            self.makeStage().judgeRecipient, self.makeEnvelope(), self.makeRecipient()
+        )
+        self.assertLetsGo(d)
+
+
+class ContentStageContract(_StageContract):
+    """
+    What every L{IContentStage<deferrals.interfaces.IContentStage>} does.
+    """
+
+    def makeStage(self) -> IContentStage:
+        """
+        @return: the stage to be tested.
+        """
+        raise NotImplementedError
+
+    def makeRecipient(self) -> Recipient:
+        """
+        @return: the recipient that it is asked about.
+        """
+        return makeRecipient("somebody@example.net")
+
+    def test_providesInterface(self) -> None:
+        """It provides the interface."""
+        self.assertTrue(verifyObject(IContentStage, self.makeStage()))
+
+    def test_hashable(self) -> None:
+        """It can be hashed, and is equal to itself alone."""
+        self.assertHashable(self.makeStage())
+
+    def test_cohortIsHashable(self) -> None:
+        """A cohort's key is hashable, at once, and the same each time."""
+        stage, recipient = self.makeStage(), self.makeRecipient()
+        key = stage.cohort(recipient)
+        self.assertNotIsInstance(key, Deferred)
+        self.assertFalse(hasattr(key, "__await__"), "cohort() does not wait")
+        self.assertEqual(hash(key), hash(stage.cohort(recipient)))
+        self.assertEqual(key, stage.cohort(recipient))
+
+    def test_oneVerdict(self) -> None:
+        """An ordinary message gets one verdict for the cohort."""
+        stage, recipient = self.makeStage(), self.makeRecipient()
+        stage.cohort(recipient)
+        d: Deferred[ContentVerdict] = asDeferred(
+            stage.judge, self.makeMessage(), self.makeEnvelope(), [recipient]
+        )
+        verdict = self.resultOf(d)
+        self.assertIsInstance(verdict, Accept | Refuse)
+        if isinstance(verdict, Refuse):
+            self.assertRefuses(verdict.reply)
+        else:
+            self.assertIsInstance(verdict.marks, Marks)
+            self.assertEqual(Marks.fromJSON(verdict.marks.toJSON()), verdict.marks)
+
+    def test_letsGo(self) -> None:
+        """When it is not waited for any longer, it ends."""
+        stage, recipient = self.makeStage(), self.makeRecipient()
+        stage.cohort(recipient)
+        d: Deferred[ContentVerdict] = asDeferred(
+            stage.judge, self.makeMessage(), self.makeEnvelope(), [recipient]
+        )
+        self.assertLetsGo(d)
+
+
+class DeliveryStageContract(_StageContract):
+    """
+    What every L{IDeliveryStage<deferrals.interfaces.IDeliveryStage>} does.
+    """
+
+    def makeStage(self) -> IDeliveryStage:
+        """
+        @return: the stage to be tested.
+        """
+        raise NotImplementedError
+
+    def makeAddressees(self) -> list[Addressee]:
+        """
+        @return: the recipients that it delivers to: at least two, of one
+            destination.
+        """
+        return makeAddressees("a@example.net", "b@example.net")
+
+    def delivered(
+        self, stage: IDeliveryStage, message: IMessage, envelope: Envelope
+    ) -> tuple[Sequence[Addressee], Mapping[Addressee, Outcome]]:
+        """
+        Deliver once.
+        """
+        addressees = self.makeAddressees()
+        d: Deferred[Mapping[Addressee, Outcome]] = asDeferred(
+            stage.deliver, message, envelope, addressees
+        )
+        return addressees, self.resultOf(d)
+
+    def test_providesInterface(self) -> None:
+        """It provides the interface."""
+        self.assertTrue(verifyObject(IDeliveryStage, self.makeStage()))
+
+    def test_hashable(self) -> None:
+        """It can be hashed, and is equal to itself alone."""
+        self.assertHashable(self.makeStage())
+
+    def test_destination(self) -> None:
+        """It says, at once, where a recipient's copy goes next."""
+        destination = self.makeStage().destination(self.makeAddressees()[0].recipient)
+        self.assertIsInstance(destination, str)
+        self.assertTrue(destination)
+
+    def test_outcomeForEach(self) -> None:
+        """Every recipient gets an outcome, and all that is in it is what it should be."""
+        addressees, outcomes = self.delivered(
+            self.makeStage(), self.makeMessage(), self.makeEnvelope()
+        )
+        self.assertEqual(set(outcomes), set(addressees))
+        for outcome in outcomes.values():
+            self.assertIsInstance(outcome, Delivered | Failed | Retry)
+            self.assertIsInstance(outcome.host, str)
+            if isinstance(outcome, Delivered):
+                self.assertIsInstance(outcome.reply, Reply | None)
+                self.assertIn(outcome.action, ("delivered", "relayed", "passed"))
+            else:
+                self.assertRefuses(outcome.reply)
+            if isinstance(outcome, Retry):
+                self.assertIsInstance(outcome.after, int | float | None)
+
+    def test_repeated(self) -> None:
+        """A delivery that is repeated after a crash has an outcome, too."""
+        stage, message, envelope = self.makeStage(), self.makeMessage(), self.makeEnvelope()
+        for _ in range(2):
+            addressees, outcomes = self.delivered(stage, message, envelope)
+            self.assertEqual(set(outcomes), set(addressees))
+
+    def test_letsGo(self) -> None:
+        """When it takes too long, and is not waited for any longer, it ends."""
+        d: Deferred[Mapping[Addressee, Outcome]] = asDeferred(
+            self.makeStage().deliver,
+            self.makeMessage(),
+            self.makeEnvelope(),
+            self.makeAddressees(),
+        )
+        self.assertLetsGo(d)
