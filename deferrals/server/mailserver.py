@@ -144,8 +144,8 @@ class MailServer(service.Service):
         self._mixed = MixedPolicies(self._services, self._queue.spool)
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
-        self._started: SharedResult | None = None
-        self._stopped: SharedResult | None = None
+        self._started: SharedResult[MailServer] | None = None
+        self._stopped: SharedResult[None] | None = None
 
     # Where it listens.
 

@@ -69,7 +69,7 @@ class Message:
         self.path = path
         self.fresh = fresh
         self._head = head
-        self._shared: dict[Hashable, SharedResult] = {}
+        self._shared: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
 
     @property
     def inMemory(self) -> bool:
