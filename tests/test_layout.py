@@ -83,17 +83,6 @@ WITHOUT = {
     "interfaces.py": "signatures; deferrals.testing has their contracts",
     "plugins/builtin.py": "a list; plugins/test_finding.py finds all that is in it",
     "testing/spoolcontract.py": "run by the tests of every spool",
-    **dict.fromkeys(
-        (
-            "model/limits.py",
-            "smtp/server/base.py",
-            "smtp/server/envelope.py",
-            "smtp/server/maillog.py",
-            "smtp/server/postdata.py",
-            "smtp/server/settings.py",
-        ),
-        "reached through others",
-    ),
 }
 
 #: Who reads the configuration.
