@@ -45,7 +45,7 @@ _ASYNCIO = (
 
 def useMonotonicClock(reactor: Any) -> Any:
     """
-    Let a reactor's timers go by a clock that nobody sets.
+    Let a reactor's timers go by a clock that is never set.
 
     Twisted's go by the time of day: where that is put back by an hour, nothing
     that waits happens for an hour, and where it is put forward, all that waits
@@ -172,14 +172,14 @@ def _first(failure: Failure) -> Failure:
 
 class SharedResult(Generic[_T]):
     """
-    One result for everybody who asks.
+    One result for all callers that ask.
 
-    Each asker gets a Deferred of its own, so that nobody's callbacks change
-    what the others see.  When every asker has cancelled, and only then, what
-    is waited for is cancelled, too.
+    Each caller gets a Deferred of its own, so that no callbacks change what the
+    others see.  When every caller has cancelled, and only then, what is waited
+    for is cancelled, too.
 
-    @ivar abandoned: whether that has happened: who comes later should begin
-        anew.
+    @ivar abandoned: whether that has happened: a caller that comes later should
+        begin anew.
     @param source: a Deferred; it belongs to this object from now on.
     """
 
@@ -336,7 +336,7 @@ class InThread(Protocol):
 
 class Threads:
     """
-    Functions that run in threads, so many at once.  Whoever waits for one may
+    Functions that run in threads, so many at once.  A caller that waits for one may
     give up; its slot is taken until the thread has ended.
 
     @param inThread: runs a function outside the reactor thread and returns a

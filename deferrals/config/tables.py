@@ -401,7 +401,7 @@ def _ruleProblems(config: Config, rule: RecipientRule, key: str) -> list[Problem
         problems.append((f"{key}.deliver", _named("delivery", config.deliveries)))
     if _opensRelay(config, rule):
         why = (
-            "the clients that may send to everybody, such as authenticated: without"
+            "the clients that may send to any address, such as authenticated: without"
             " them this would be an open relay"
         )
         problems.append((f"{key}.allow", why))

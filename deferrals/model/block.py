@@ -322,8 +322,9 @@ def extends(block: Block) -> bool:
 def extendedAnswer(block: Block) -> Reply | None:
     """
     One 558 with the own reply of each recipient, all of them at once (X-4, X-5,
-    X-6); C{None} while it is not known.  Whoever reads one of its lines takes
-    that recipient for settled, so it waits until the message is durable (X-10).
+    X-6); C{None} while it is not known.  A client that reads one of its lines
+    takes that recipient for settled, so it waits until the message is durable
+    (X-10).
     """
     if finalReply(block) is None:
         return None  # X-10

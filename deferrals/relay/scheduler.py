@@ -455,7 +455,7 @@ class Scheduler:
 
     def _logUntold(self, attempt: Attempt, addressee: Addressee) -> None:
         _log.error(
-            "{transaction} to=<{recipient}> expired, and nobody is to be told",
+            "{transaction} to=<{recipient}> expired, and the sender is not told",
             event="untold",
             transaction=attempt.work.envelope.id,
             recipient=str(addressee),

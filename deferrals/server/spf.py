@@ -2,8 +2,8 @@
 SPF (L{deferrals.model.spf}) with the DNS that deliveries ask.
 
 It is what tells whether a DSN may be written to a reverse-path: only if the
-client was allowed to use it.  Otherwise the DSN would hit whoever's address was
-forged.
+client was allowed to use it.  Otherwise the DSN would hit the owner of a
+forged address.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class SpoolContract(_TestCase):
     def test_lateOutcome(self) -> None:
         """
         A lease that has run out while nothing could be written: the outcome
-        counts, as long as nobody else has the recipient.
+        counts, as long as no other claim has the recipient.
         """
         spool = self.makeSpool()
         self.queued(spool, "a@b.example", seconds=1.0)
@@ -156,7 +156,7 @@ class SpoolContract(_TestCase):
         self.assertEqual(self.claimed(spool), [])
 
     def test_stagedIsNotClaimed(self) -> None:
-        """Nobody delivers what is not released (D-20)."""
+        """What is not released is not delivered (D-20)."""
         spool = self.makeSpool()
         self.staged(spool, "a@example.net")
         self.clock.advance(10000)
@@ -203,7 +203,7 @@ class SpoolContract(_TestCase):
         self.assertEqual(self.claimed(spool), [])
 
     def test_recorded(self) -> None:
-        """Who is delivered leaves; who waits is due at its time, with its attempts counted."""
+        """A delivered recipient leaves; one that waits is due at its time, its attempts counted."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net", "b@example.net")
         one, two = work.addressees
@@ -220,7 +220,7 @@ class SpoolContract(_TestCase):
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
 
     def test_putBack(self) -> None:
-        """Who was put back without an attempt has not used one up."""
+        """A recipient that was put back without an attempt has not used one up."""
         spool = self.makeSpool()
         self.queued(spool, "a@example.net", seconds=0.0, attempted=False)
         (again,) = self.claimed(spool)
@@ -290,7 +290,7 @@ class SpoolContract(_TestCase):
         return sorted((str(a), a.action) for work in works for a in work.addressees)
 
     def test_ended(self) -> None:
-        """Whose outcome stands is there until its sender is told; one asker gets it."""
+        """A recipient whose outcome stands stays until its sender is told; one caller gets it."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net", "b@example.net")
         reply = Reply(550, "5.1.1", "gone")
@@ -336,7 +336,7 @@ class SpoolContract(_TestCase):
         self.assertEqual(again.envelope, envelope)
 
     def test_late(self) -> None:
-        """Who is late is told of once; who is too late is given up, and not delivered."""
+        """A late recipient is told of once; one that is too late is given up, not delivered."""
         spool = self.makeSpool()
         self.queued(spool, "a@example.net", seconds=5000.0, warnSeconds=300.0)
         self.clock.advance(299)
@@ -355,7 +355,7 @@ class SpoolContract(_TestCase):
         self.assertEqual(self.claimed(spool), [])
 
     def test_lateButDue(self) -> None:
-        """Who is merely late can still be delivered while its sender is told."""
+        """A recipient that is merely late can still be delivered while its sender is told."""
         spool = self.makeSpool()
         self.queued(spool, "a@example.net", seconds=400.0, warnSeconds=300.0)
         self.clock.advance(301)
@@ -367,7 +367,7 @@ class SpoolContract(_TestCase):
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
 
     def test_stuck(self) -> None:
-        """Whose sender cannot be told stays, for the operator, until it is given up."""
+        """A recipient whose sender cannot be told stays for the operator, until it is given up."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net")
         self.resultOf(spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)}))

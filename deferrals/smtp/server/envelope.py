@@ -182,7 +182,7 @@ class Envelopes(SessionBase):
     def _answerForm(self, parameters: Parameters) -> Form:
         """
         How this transaction's sender can be told.  Courier understands EXDATA
-        without asking for it: whoever was offered it is told so (X-3).
+        without asking for it: a client that was offered it is told so (X-3).
         """
         if self._isLMTP:
             return Form.LMTP

@@ -82,7 +82,7 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(self.bench.say("NOOP"), ["250 2.0.0 ok"])
 
     def test_lmtp(self) -> None:
-        """LMTP: one reply for each, and whoever is refused is the client's (RFC 2033 §4.2)."""
+        """LMTP: one reply for each, and a refused recipient is the client's (RFC 2033 §4.2)."""
         self.start("one", "two", "three", protocol="lmtp")
         self.assertTrue(self.handsBack)
         with capturedLogs() as logged:
@@ -155,7 +155,7 @@ class SessionTests(SynchronousTestCase):
         self.assertIn("<two@x.example> queued", said)
 
     def test_nullSender(self) -> None:
-        """Nobody is told that a notice is on its way when there is none."""
+        """The client is not told that a notice is on its way when there is none."""
         self.start("one", sender="<>")
         self.assertEqual(
             self.post(NEVER)[-1], "250 2.6.0 <one@x.example> refused: 550 5.6.0 no such content"

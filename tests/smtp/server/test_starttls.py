@@ -138,7 +138,7 @@ class StartTLSTests(TLSCase):
         self.assertTrue(bench.session._tls.startswith("TLSv1.2 "))
 
     def test_noHandshake(self) -> None:
-        """Who does not begin the handshake is not waited for longer than it may take."""
+        """A client that does not begin the handshake is not waited for longer than it may take."""
         bench = self.bench()
         bench.say(*GREETING, "STARTTLS")
         bench.clock.advance(59)
