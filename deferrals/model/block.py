@@ -236,9 +236,10 @@ class Block:
             return False
         if self.resolution is not None:
             return False
-        refusedForGood = not any(answer is None or answer.isTemporary for answer in self.answers)
-        isMixed = None in self.answers and len(self.answers) > 1
-        return isMixed or (refusedForGood and self.sentAway)
+        if None in self.answers:
+            return len(self.answers) > 1
+        # All refuse: for good, unless one says otherwise.
+        return self.sentAway and not any(one.isTemporary for one in self.answers if one)
 
     def accepted(self) -> list[int]:
         """
