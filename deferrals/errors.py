@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ConfigError", "DeferralsError", "HopError", "PeerError", "SpoolError", "StageError"]
+__all__ = [
+    "Changed",
+    "ConfigError",
+    "DeferralsError",
+    "HopError",
+    "PeerError",
+    "SpoolError",
+    "StageError",
+]
 
 
 class DeferralsError(Exception):
@@ -28,6 +36,20 @@ class PeerError(DeferralsError):
     def __init__(self, message: str, reply: Any = None) -> None:
         super().__init__(message)
         self.reply = reply
+
+
+class Changed(DeferralsError):
+    """
+    A note is not any longer what it was when its writer read it.
+
+    @ivar value: what it says now; C{None} where it is gone.
+    @ivar version: its version now; C{None} where it is gone.
+    """
+
+    def __init__(self, value: Any = None, version: int | None = None) -> None:
+        super().__init__("the note has been changed since it was read")
+        self.value = value
+        self.version = version
 
 
 class StageError(DeferralsError):

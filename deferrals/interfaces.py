@@ -390,6 +390,7 @@ class IServices(Interface):
         """
 
     nextHops: INextHops = Attribute("L{INextHops}: the way to other SMTP and LMTP servers.")
+    notes: INotes = Attribute("L{INotes}: what the whole server knows.")
 
     def resolver(servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
         """
@@ -402,6 +403,41 @@ class IServices(Interface):
         """
         @param address: an IP address, text.
         @return: whether a connection there would reach this very server.
+        """
+
+
+class INotes(Interface):
+    """
+    Small facts that the whole server knows, over a restart, too.  Each kind has
+    a bound; the oldest go first, of the owner that has most of them.
+
+    A I{group} is text.  Its first word is its I{owner}, whose notes count
+    together.  A value is what JSON has: C{None}, numbers, text, lists and
+    dictionaries with text as keys.
+    """
+
+    def find(kind: str, group: str) -> MaybeAwaitable[Sequence[tuple[str, Any, int]]]:
+        """
+        @return: key, value and version of each note that has not expired, the
+            one that was put longest ago first; at once, or a Deferred.
+        """
+
+    def put(
+        kind: str, group: str, key: str, value: Any, seconds: float, was: int | None = None
+    ) -> Deferred[int]:
+        """
+        Note something for a while, in place of what is noted under this key.
+
+        @param was: only if this is still its version.
+        @return: a Deferred of its version, which fires when everyone who asks
+            from now on finds it.  It fails with
+            L{Changed<deferrals.errors.Changed>} where it has another version
+            than C{was}.
+        """
+
+    def forget(kind: str, group: str, key: str) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when nobody finds it any longer.
         """
 
 

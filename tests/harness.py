@@ -23,10 +23,11 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
 from deferrals.model.limits import Limits
 from deferrals.model.listener import ListenerSettings
-from deferrals.model.mixed import Memory, Mixed
+from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.server.notes import Notes
 from deferrals.smtp.server.mixed import MixedPolicy
 from deferrals.smtp.server.session import Session
 from deferrals.smtp.server.settings import Backend
@@ -127,6 +128,16 @@ def gate(**users: bytes) -> Authenticator:
     return Authenticator([InMemoryUsernamePasswordDatabaseDontUse(**users)])
 
 
+def proved(envelope: Envelope) -> str | None:
+    """
+    SPF passes for those that are called so.
+    """
+    sender = envelope.sender
+    if sender is not None and sender.local.startswith("aligned"):
+        return sender.domain
+    return None
+
+
 class Bench:
     """
     A session on the bench.
@@ -139,7 +150,7 @@ class Bench:
         limits: dict[str, Any] | None = None,
         backend: dict[str, Any] | None = None,
         transport: Transport | None = None,
-        memory: Memory | None = None,
+        notes: Notes | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -148,17 +159,18 @@ class Bench:
         self.content = FakeContent()
         self.spool = SlowSpool(self.clock)
         self.status = Status()
-        self.memory = Memory() if memory is None else memory
+        self.notes = Notes(self.clock) if notes is None else notes
         self.mixed = MixedPolicy(
-            choice=settings.get("mixed", Mixed.SPLIT),
-            fallback=Mixed.FILE,
-            retryLimit=2,
-            memory=self.memory,
+            choice=settings.get("mixed", Mixed.RETRY),
+            fallback=settings.get("mixed_fallback", Mixed.SPLIT),
+            retryLimit=settings.get("retry_limit", 2),
+            notes=self.notes,
             quarantine=lambda policy: f"{policy}-quarantine",
             reachable=lambda sender: sender.domain != "nowhere.example",
-            mayNotify=lambda envelope: succeed(str(envelope.sender).startswith("aligned")),
+            proved=lambda envelope: succeed(proved(envelope)),
             inThread=maybeDeferred,
             status=self.status,
+            clock=self.clock,
         )
         self.released: list[str] = []
         self.works: list[Work] = []

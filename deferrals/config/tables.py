@@ -445,8 +445,11 @@ def _mixedProblems(config: Config) -> list[Problem]:
         if listener.protocol == "submission" and mixed in (Mixed.SPLIT, Mixed.RETRY):
             why = f"never {mixed.value} for submission: clients show a 4xx as a failure"
             problems.append((key, why))
-        if mixed in (Mixed.RETRY, Mixed.NOTIFY, Mixed.FILE):
-            filing = filing or f'{key} = "{mixed.value}"'
+        if listener.mayFile:
+            name, choice = key, listener.mixedChoice
+            if choice in (Mixed.RETRY, Mixed.SPLIT):
+                name, choice = f"{key}_fallback", listener.mixed_fallback
+            filing = filing or f'{name} = "{choice.value}"'
     for name, policy in config.policies.items():
         key = f"policies.{name}.quarantine"
         if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:

@@ -27,7 +27,7 @@ A caller does this, until C{block.over}::
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
@@ -48,6 +48,9 @@ from deferrals.model.transaction import Candidate
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Refuse
 
 __all__ = ["Block", "Candidate", "Resolution", "nextReplies", "repliesFor"]
+
+#: How many refusals one reply for a message tells; and so many characters of each.
+MAX_REASONS, MAX_REASON = 20, 200
 
 _ENUMERATING = {Form.DEFERRALS, Form.PRDR}
 
@@ -73,13 +76,15 @@ class Block:
         of RCPT TO.
     @ivar listed: the indexes of those that a block enumerates.
     @ivar taken: the text of a positive final reply.
-    @ivar sentAway: whether recipients of this transaction got 452.
+    @ivar isWatched: whether a plain sender's reply waits for L{resolve} even where
+        its recipients agree: others were sent away, or something is remembered.
     @ivar verdicts: each candidate's; C{None} while it has none.
     @ivar undecided: how many have none.
     @ivar answers: what the verdicts say to the sender, each once: the replies of
         refusals, and C{None} for an acceptance.  Marks are not for the sender.
     @ivar isOverdue: whether the window ended before all verdicts were in.
     @ivar resolution: how a dilemma ended.
+    @ivar has: the indexes of those that have the message already.
     @ivar isDurable: whether the message is stored for those who accept it.
     @ivar results: replies of recipients whose delivery was tried already (S-6).
     @ivar lines: the same, as lines of a positive final reply.
@@ -92,7 +97,7 @@ class Block:
     """
 
     def __init__(
-        self, form: Form, candidates: Sequence[Candidate], taken: str, sentAway: bool = False
+        self, form: Form, candidates: Sequence[Candidate], taken: str, isWatched: bool = False
     ) -> None:
         if not candidates:
             raise ValueError("a message without recipients")
@@ -102,7 +107,7 @@ class Block:
         if form is Form.DEFERRALS:  # D-10
             self.listed = [i for i, candidate in enumerate(candidates) if candidate.deferred]
         self.taken = taken
-        self.sentAway = sentAway
+        self.isWatched = isWatched
         self.verdicts: list[ContentVerdict | None] = [
             None if candidate.deferred else ACCEPT for candidate in candidates
         ]
@@ -110,6 +115,7 @@ class Block:
         self.answers: set[Reply | None] = {None} if self.undecided < len(candidates) else set()
         self.isOverdue = False
         self.resolution: Resolution | None = None
+        self.has: Collection[int] = ()
         self.isDurable = False
         self.results: Mapping[int, Reply] = {}
         self.lines: Sequence[str] = ()
@@ -147,15 +153,19 @@ class Block:
         """
         self.isOverdue = self.isOverdue or self.undecided > 0
 
-    def resolve(self, resolution: Resolution) -> None:
+    def resolve(self, resolution: Resolution, has: Collection[int] = ()) -> None:
         """
         End the dilemma.
 
+        @param has: the indexes of those that have this message already, from an
+            attempt before: they get no second copy, and their verdicts do not
+            count any longer.
         @raise RuntimeError: there is none.
         """
         if not self.dilemma:
             raise RuntimeError("there is no dilemma")
-        self.resolution = resolution
+        self.resolution, self.has = resolution, has
+        self.isDurable = resolution is Resolution.ACCEPT and len(has) == len(self.candidates)
 
     def committed(
         self, results: Mapping[int, Reply] | None = None, lines: Sequence[str] = ()
@@ -205,10 +215,10 @@ class Block:
         """
         Whether, by what is known, at least one recipient takes the message.
         """
-        if None not in self.answers or self.resolution is Resolution.LATER:
-            return False
+        if self.resolution is not None:
+            return self.resolution is Resolution.ACCEPT
         isExact = self.form is not Form.PLAIN or len(self.answers) == 1
-        return isExact or self.resolution is Resolution.ACCEPT
+        return None in self.answers and isExact
 
     @property
     def needsCommit(self) -> bool:
@@ -228,18 +238,14 @@ class Block:
     def dilemma(self) -> bool:
         """
         Whether all verdicts are in, and no one reply is exact: a plain sender's
-        recipients differ, or they refuse for good while others of the
-        transaction were sent away (L{deferrals.model.mixed}).  It waits for
-        L{resolve}.
+        recipients differ, or it is watched (L{deferrals.model.mixed}).  It
+        waits for L{resolve}.
         """
         if self.form is not Form.PLAIN or self.undecided or self.veto is not None:
             return False
         if self.resolution is not None:
             return False
-        if None in self.answers:
-            return len(self.answers) > 1
-        # All refuse: for good, unless one says otherwise.
-        return self.sentAway and not any(one.isTemporary for one in self.answers if one)
+        return self.isWatched or (None in self.answers and len(self.answers) > 1)
 
     def accepted(self) -> list[int]:
         """
@@ -248,17 +254,17 @@ class Block:
         """
         if self.veto is not None or not self.takes:
             return []
-        return [i for i, verdict in enumerate(self.verdicts) if isinstance(verdict, Accept)]
+        found = enumerate(self.verdicts)
+        return [i for i, one in found if isinstance(one, Accept) and i not in self.has]
 
     def diverted(self) -> list[tuple[int, Reply]]:
         """
         The recipients that refuse a message which is accepted for all: indexes
         into the candidates, each with its reply.
         """
-        if self.resolution is not Resolution.ACCEPT or not self.accepted():
+        if self.resolution is not Resolution.ACCEPT or self.veto is not None:
             return []
-        found = enumerate(self.verdicts)
-        return [(i, verdict.reply) for i, verdict in found if isinstance(verdict, Refuse)]
+        return refusers(self)
 
     def late(self) -> list[int]:
         """
@@ -383,10 +389,11 @@ def onlyReply(block: Block) -> Reply | None:
     if block.undecided or block.dilemma:
         return None
     if block.resolution is Resolution.LATER:
-        return R451_MIXED
+        return _reasoned(block, R451_MIXED)
     if block.takes:
         return positive(block) if block.isDurable else None  # D-20, D-23
-    return _reasoned(block, refusedByAll(refusals(block)))  # D-18, D-19
+    reply = refusedByAll(refusals(block))  # D-18, D-19
+    return reply if len(block.answers) == 1 else _reasoned(block, reply)
 
 
 def lastReplies(block: Block) -> list[Reply]:
@@ -409,7 +416,7 @@ def positive(block: Block) -> Reply:
     Positive as soon as one recipient accepts, and about the message as a whole
     (D-14, D-16, D-17).
     """
-    accepted = len(block.accepted()) + len(block.diverted())
+    accepted = len(block.accepted()) + len(block.diverted()) + len(block.has)
     all_ = len(block.candidates)
     some = "" if accepted == all_ else f" for {accepted} of {all_} recipients"
     taken = f", {block.taken}" if block.taken else ""
@@ -417,11 +424,19 @@ def positive(block: Block) -> Reply:
     return Reply(250, "2.6.0", "\n".join([f"message accepted{some}{taken}", *block.lines]))
 
 
+def refusers(block: Block) -> list[tuple[int, Reply]]:
+    """
+    Who refuses, and how: indexes into the candidates, in the order of RCPT TO.
+    """
+    found = enumerate(block.verdicts)
+    return [(i, one.reply) for i, one in found if isinstance(one, Refuse) and i not in block.has]
+
+
 def refusals(block: Block) -> list[Reply]:
     """
     How recipients refuse, in the order of RCPT TO.
     """
-    return [verdict.reply for verdict in block.verdicts if isinstance(verdict, Refuse)]
+    return [reply for _, reply in refusers(block)]
 
 
 def refusedByAll(replies: Sequence[Reply]) -> Reply:
@@ -444,16 +459,23 @@ def refusedByAll(replies: Sequence[Reply]) -> Reply:
 
 def _reasoned(block: Block, reply: Reply) -> Reply:
     """
-    A sender that gets one reply for different refusals is told each of them.
+    A sender that gets one reply for different verdicts is told each refusal, and
+    what became of the message.  Programs show their users the first line only,
+    or the last: each line says all of it.
     """
-    if len(block.answers) == 1:
-        return reply
-    reasons = [
-        f"<{candidate.recipient}> {verdict.reply.text}"
-        for candidate, verdict in zip(block.candidates, block.verdicts, strict=True)
-        if isinstance(verdict, Refuse)
-    ]
-    return attrs.evolve(reply, text="\n".join([reply.text, *reasons]))
+    have = f"{len(block.has)} of its recipients have it already" if block.has else "nobody has it"
+    if reply.isTemporary:
+        have += " yet" if not block.has else ""
+        have += ", send it again to those that are left"
+    lines = []
+    for index, refusal in refusers(block)[:MAX_REASONS]:
+        how = "for now" if refusal.isTemporary else "for good"
+        why = " ".join(refusal.text.split("\n"))[:MAX_REASON]
+        lines.append(f"<{block.candidates[index].recipient}> refuses it {how} ({why}); {have}")
+    more = len(refusers(block)) - MAX_REASONS
+    if more > 0:
+        lines.append(f"{more} more recipients refuse it; {have}")
+    return attrs.evolve(reply, text="\n".join(lines)) if lines else reply
 
 
 def _lmtpReplies(block: Block) -> tuple[list[Reply], bool]:

@@ -44,9 +44,10 @@ class ListenerOptions:
 
     @ivar protocol: C{"smtp"}, C{"submission"} or C{"lmtp"}.
     @ivar mixed: what a plain sender gets when its recipients differ; by default
-        C{"split"}, for submission C{"strictest"}.
+        C{"retry"}, for submission C{"strictest"}.
     @ivar mixed_fallback: what follows when a message has been refused for now
-        C{retry_limit} times, to bring its recipients apart.
+        C{retry_limit} times, to bring its recipients apart: C{"split"}, they go
+        on to come apart; or what C{mixed} calls so.
     @ivar retry_limit: how often that may be, for one message.
     @ivar bare_lf: what becomes of a message with a bare CR or LF: refused, 550
         5.6.0, or made to have CRLF everywhere.
@@ -74,7 +75,7 @@ class ListenerOptions:
 
     protocol: Literal["smtp", "submission", "lmtp"] = "smtp"
     mixed: Mixed | None = None
-    mixed_fallback: Literal[Mixed.NOTIFY, Mixed.FILE] = Mixed.FILE
+    mixed_fallback: Literal[Mixed.SPLIT, Mixed.NOTIFY, Mixed.FILE] = Mixed.SPLIT
     retry_limit: int = attrs.field(default=2, validator=checked(positive))
     bare_lf: Literal["refuse", "normalise"] = "refuse"
     tls: Literal["none", "starttls", "required", "implicit"] | None = None
@@ -100,11 +101,20 @@ class ListenerOptions:
     @functools.cached_property
     def mixedChoice(self) -> Mixed:
         """
-        C{mixed}, or what it is by default: clients that submit show a 452 as a
-        failure, so they are never told one.
+        C{mixed}, or what it is by default: clients that submit show a 4xx as a
+        failure, so they are never told one to bring recipients apart.
         """
         submits = self.protocol == "submission"
-        return self.mixed or (Mixed.STRICTEST if submits else Mixed.SPLIT)
+        return self.mixed or (Mixed.STRICTEST if submits else Mixed.RETRY)
+
+    @property
+    def mayFile(self) -> bool:
+        """
+        Whether copies may have to be filed that were refused.
+        """
+        filing = (Mixed.NOTIFY, Mixed.FILE)
+        comesApart = self.mixedChoice in (Mixed.RETRY, Mixed.SPLIT)
+        return self.mixedChoice in filing or (comesApart and self.mixed_fallback in filing)
 
 
 @attrs.frozen(kw_only=True)

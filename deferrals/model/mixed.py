@@ -134,6 +134,11 @@ class Group:
         """As the store has it."""
         return f"{self.owner} {self.path}"
 
+    @property
+    def isProved(self) -> bool:
+        """Whether the client was allowed to use this path."""
+        return not self.owner.startswith("net:")
+
 
 def groupOf(path: str, address: str, user: str | None = None, spf: str | None = None) -> Group:
     """
@@ -144,15 +149,15 @@ def groupOf(path: str, address: str, user: str | None = None, spf: str | None = 
         null path.
     """
     if user:
-        return Group(f"user {user}", path)
+        return Group(f"user:{user.replace(' ', '%20')}", path)
     if spf:
-        return Group(f"spf {spf.casefold()}", path)
+        return Group(f"spf:{spf.casefold()}", path)
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return Group(f"net {address}", path, address)
+        return Group(f"net:{address}", path, address)
     network = ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 64}", strict=False)
-    return Group(f"net {network}", path, address)
+    return Group(f"net:{network}", path, address)
 
 
 class State(enum.Enum):
@@ -660,9 +665,7 @@ def gaveUp(
     name = plan.used or _name(*sorted([*letIn, *away]), address)
     if record is NOTHING:
         states = dict.fromkeys([*letIn, *away], State.UNASKED)
-        record = Record(
-            states, size=plan.size, addresses=(address,) if address else (), began=now
-        )
+        record = Record(states, size=plan.size, addresses=(address,) if address else (), began=now)
     if record.gaveUp < 0 or not record.states.keys() >= {*letIn, *away}:
         record = attrs.evolve(record, wrong=record.wrong + 1)
     elif letIn:

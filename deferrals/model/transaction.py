@@ -15,12 +15,12 @@ L{Transaction.admit}.  What comes after the data is L{deferrals.model.block}.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 import attrs
 
 from deferrals.model.envelope import Envelope, Form, Recipient
-from deferrals.model.mixed import Mixed
+from deferrals.model.mixed import Plan, led, letsIn
 from deferrals.model.reply import (
     R250_RECIPIENT,
     R352_DEFERRED,
@@ -101,38 +101,30 @@ class Transaction:
     @ivar candidates: the recipients that are in, in RCPT order.
     @ivar answers: the recipients that RCPT TO was answered for, each with that
         reply; of refused ones, not more than there may be recipients.
-    @ivar sentAway: keys of the recipients that got 452, because of another
-        cohort or because of what is remembered of the message.
-        Not more of them than there may be recipients.
-    @ivar remembered: fingerprints of remembered messages that this may be.
-    @ivar waiting: see L{Memory.waits<deferrals.model.mixed.Memory.waits>}.
+    @ivar sentAway: keys of the recipients that got 452, to bring them apart
+        from the others (L{deferrals.model.mixed}).  Not more of them than there
+        may be recipients.
+    @ivar plan: how recipients come apart; C{None} where they do not.
     """
 
-    def __init__(
-        self, envelope: Envelope, form: Form, mixed: Mixed, maxRecipients: int, began: float
-    ) -> None:
+    def __init__(self, envelope: Envelope, form: Form, maxRecipients: int, began: float) -> None:
         self.envelope = envelope
         self.began = began
         self.form = form
         self.candidates: list[Candidate] = []
         self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []
-        self.remembered: dict[str, None] = {}
-        self.waiting: dict[str, bool] = {}
+        self.plan: Plan | None = None
         self._cohorts: dict[Hashable, int] = {}
-        # A bounce is sent once: its sender does not come back for the other recipients.
-        self.splits = form is Form.PLAIN and mixed is Mixed.SPLIT and envelope.sender is not None
-        self._hasBatch = False
-        self._batchKey: Hashable = None
         self._maxRecipients = maxRecipients
 
     @property
-    def isUnchosen(self) -> bool:
+    def isUnled(self) -> bool:
         """
-        Whether it splits, and its batch has not been chosen yet: then recipients
-        that come in one piece are to be judged together (L{chooseBatch}).
+        Whether recipients that come in one piece are to be judged together, and
+        then named by L{lead}.
         """
-        return self.splits and not self._hasBatch
+        return self.plan is not None and self.plan.isUnled
 
     @property
     def isFull(self) -> bool:
@@ -141,60 +133,54 @@ class Transaction:
         """
         return len(self.candidates) >= self._maxRecipients
 
-    def chooseBatch(self, keys: Sequence[Hashable]) -> None:
+    def lead(self, piece: Sequence[tuple[Recipient, Hashable]]) -> None:
         """
-        Of several recipients that came in one piece, the largest batch stays in
-        the transaction; the first one of equals.
+        These recipients are let in by the envelope, and came in one piece.
 
-        @param keys: the batch keys of those that the envelope lets in, in the
-            order of RCPT TO.
+        @param piece: each with its cohort, in RCPT order.
         """
-        if self.isUnchosen and keys:
-            self._hasBatch = True
-            self._batchKey = max(dict.fromkeys(keys), key=keys.count)
+        if self.plan is not None:
+            self.plan = led(self.plan, [(one.address.key, cohort) for one, cohort in piece])
 
-    def admit(
-        self,
-        recipient: Recipient,
-        verdict: EnvelopeVerdict,
-        cohort: Hashable,
-        batchKey: Hashable = None,
-        mustWait: bool = False,
-    ) -> Reply:
+    def takesRefusalForAll(self) -> None:
+        """
+        The client behaves as one that takes a refusal of the message for that
+        of every recipient which it named.
+        """
+        if self.plan is not None:
+            self.plan = attrs.evolve(self.plan, forAll=True)
+
+    @property
+    def letIn(self) -> Collection[str]:
+        """
+        The keys of the candidates.
+        """
+        return dict.fromkeys(one.recipient.address.key for one in self.candidates)
+
+    def admit(self, recipient: Recipient, verdict: EnvelopeVerdict, cohort: Hashable) -> Reply:
         """
         Apply the envelope's verdict on the next recipient, in RCPT order.
 
         @param recipient: with its route, unless it is refused.
         @param cohort: its cohort; meaningless for a refused one.
-        @param batchKey: equal for recipients that may share a transaction that
-            is split: the cohort, unless more is known.
-        @param mustWait: whether it is remembered to refuse this sender's message
-            while others are pending.
         @return: the reply to its RCPT TO (D-4, D-5, P-3).
         """
-        reply = self._admit(recipient, verdict, cohort, batchKey, mustWait)
+        reply = self._admit(recipient, verdict, cohort)
         refused = len(self.answers) - len(self.candidates)
         if reply.code < 400 or refused < self._maxRecipients:
             self.answers.append((recipient, reply))
         return reply
 
-    def _admit(
-        self,
-        recipient: Recipient,
-        verdict: EnvelopeVerdict,
-        cohort: Hashable,
-        batchKey: Hashable,
-        mustWait: bool,
-    ) -> Reply:
+    def _admit(self, recipient: Recipient, verdict: EnvelopeVerdict, cohort: Hashable) -> Reply:
         if self.isFull:
             return R452_TOO_MANY_RECIPIENTS
         if isinstance(verdict, Refuse):
             return verdict.reply.forRecipient().addressed(str(recipient))
-        if mustWait:
-            return self._sendAway(recipient, R452_OTHERS_FIRST)
-        self.chooseBatch([batchKey])
-        if self.splits and self._batchKey != batchKey:
-            return self._sendAway(recipient, R452_OTHER_COHORT)
+        self.lead([(recipient, cohort)])
+        key = recipient.address.key
+        if self.plan is not None and not letsIn(self.plan, key, cohort):
+            isKnown = key in self.plan.record.states
+            return self._sendAway(recipient, R452_OTHERS_FIRST if isKnown else R452_OTHER_COHORT)
         deferred = isinstance(verdict, Defer)  # S-1
         # D-4, D-5, P-3
         reply = R352_DEFERRED if deferred and self.form is Form.DEFERRALS else R250_RECIPIENT

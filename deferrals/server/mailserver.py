@@ -37,7 +37,6 @@ from deferrals.model.limits import (
     Limits,
 )
 from deferrals.model.listener import ListenerSettings
-from deferrals.model.mixed import Mixed
 from deferrals.model.schedule import Schedule
 from deferrals.model.status import Status
 from deferrals.server.listeners import PROXIED, Listeners, serverEndpoint
@@ -57,9 +56,6 @@ from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.smtp.server.settings import Backend
 
 _log = Logger(namespace="deferrals")
-
-#: The choices for mixed mail that may have to file what is refused.
-_FILING = (Mixed.RETRY, Mixed.NOTIFY, Mixed.FILE)
 
 
 class MailServer(service.Service):
@@ -146,7 +142,7 @@ class MailServer(service.Service):
             returnOctets,
         )
         self.queue: IQueue | None = self._queue.view
-        self._mixed = MixedPolicies(self._services, self._queue.spool)
+        self._mixed = MixedPolicies(self._services)
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
         self._started: SharedResult[MailServer] | None = None
@@ -195,7 +191,7 @@ class MailServer(service.Service):
         stages = self._stages.now
         refusing = [policy for policy, judges in stages.content.items() if judges]
         missing = [policy for policy in refusing if policy not in stages.quarantines]
-        if settings.mixed in _FILING and missing:
+        if settings.mayFile and missing:
             raise ValueError(f"mixed: the policy {missing[0]!r} needs a quarantine")
         return attrs.evolve(
             settings, hostname=settings.hostname or self._hostname, name=settings.name or name
@@ -264,7 +260,7 @@ class MailServer(service.Service):
         except BaseException:
             await self._queue.stop()
             raise
-        await self._mixed.load()
+        await self._services.notes.load(self._queue.spool)
         return self
 
     def _notStarted(self, failure: Failure) -> None:

@@ -1,9 +1,9 @@
 """
 SPF (L{deferrals.model.spf}) with the DNS that deliveries ask.
 
-It is what tells whether a DSN may be written to a reverse-path: only if the
-client was allowed to use it.  Otherwise the DSN would hit the owner of a
-forged address.
+It tells whether a client was allowed to use a reverse-path.  Only then may a DSN
+be written to it (otherwise it would hit the owner of a forged address), and only
+then is the client that sender, of whose mail something is remembered.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.logger import Logger
 from twisted.names import dns
@@ -119,22 +119,20 @@ class SPF:
         found: Deferred[Finding] = withDeadline(self._clock, CHECK_SECONDS, evaluate)
         return found.addErrback(late)
 
-    def passes(self, envelope: Envelope) -> Deferred[bool]:
+    def proved(self, envelope: Envelope) -> Deferred[str | None]:
         """
-        @return: a Deferred of whether the result is I{pass} for the return
-            path; it never fails.
+        @return: a Deferred of the return path's domain, and for the null path
+            of the client's name, where the result is I{pass}; otherwise of
+            C{None}.  It never fails.
         """
-        if envelope.sender is None:
-            return succeed(False)
 
-        def found(finding: Finding) -> bool:
+        def found(finding: Finding) -> str | None:
             if finding.result is Result.TEMPERROR:
                 _noResult(envelope, finding.problem)
-            return finding.result is Result.PASS
+            return finding.domain if finding.result is Result.PASS else None
 
-        def failed(failure: Failure) -> bool:
+        def failed(failure: Failure) -> None:
             _noResult(envelope, failure.getErrorMessage())
-            return False
 
         client = envelope.client
         return self.check(client.address, client.helo, envelope.sender).addCallbacks(found, failed)

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from deferrals.model.envelope import Client
 from deferrals.model.listener import ListenerSettings
+from deferrals.model.mixed import End
 from deferrals.model.transaction import Phase, Transaction
 from deferrals.smtp.server.pipeline import PipelinedESMTP
 from deferrals.smtp.server.settings import Backend
@@ -83,11 +84,12 @@ class SessionBase(PipelinedESMTP):
         host = self._settings.hostname.encode("ascii")
         return host + (b" LMTP" if self._isLMTP else b" ESMTP") + b" deferrals"
 
-    def abort(self, why: str) -> None:
+    def abort(self, why: str, by: End | None = None) -> None:
         """
         Forget the transaction, if there is one.
 
         @param why: for the log.
+        @param by: how the client has ended it; C{None} where we do.
         """
         raise NotImplementedError
 

@@ -18,6 +18,7 @@ import attrs
 from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter
 from deferrals.model.lines import normalised
+from deferrals.model.mixed import End
 from deferrals.model.reply import (
     R354_GO_AHEAD,
     R501_SYNTAX,
@@ -141,6 +142,8 @@ class Contents(Envelopes):
         if self._phase is not Phase.CHUNKS:
             self._pace = self._clock.seconds() + PACE_SECONDS
         if refusal is None:
+            if self._out and self._phase is Phase.RECIPIENTS and self._transaction is not None:
+                self._transaction.takesRefusalForAll()  # it came in one piece with RCPTs: Exim
             self._beginChunk(self._chunk.left)
         self._reader = self._readChunk
         self.setTimeout(self._limits.data_timeout)
@@ -227,6 +230,7 @@ class Contents(Envelopes):
         transaction, self._transaction = self._transaction, None
         writer, self._writer = self._writer, None
         assert transaction is not None and writer is not None
+        self._sentAwayBefore = frozenset(transaction.sentAway)
         self._dataDecoder = self._chunkDecoder = None
         veto, self._veto = self._veto, None
         if veto is None and self._loops(writer.head):
@@ -257,7 +261,7 @@ class Contents(Envelopes):
         header = head.partition(b"\r\n\r\n")[0]
         return len(_RECEIVED.findall(header)) > self._limits.hops
 
-    def abort(self, why: str) -> None:
+    def abort(self, why: str, by: End | None = None) -> None:
         """
         See L{SessionBase.abort}.
         """
@@ -270,8 +274,11 @@ class Contents(Envelopes):
         if self._phase is not Phase.START:
             self._phase = Phase.READY
         if transaction is not None:
+            self._sentAwayBefore = frozenset()
             size = 0 if writer is None else writer.size
             self._transactionEnded(transaction, "aborted", size, why)
+            if by is not None and writer is None:
+                self._backend.mixed.gaveUp(transaction, by)
 
 
 @attrs.define(eq=False)

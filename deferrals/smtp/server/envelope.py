@@ -51,25 +51,19 @@ class _Judged:
 
     @ivar began: when it was named.
     @ivar cohort: its cohort, unless it is refused.
-    @ivar batchKey: equal for recipients that may share a transaction which is
-        split.
-    @ivar mustWait: whether it has to wait for other recipients of a remembered
-        message.
     """
 
     recipient: Recipient
     verdict: EnvelopeVerdict
     began: float
     cohort: Hashable = None
-    batchKey: Hashable = None
-    mustWait: bool = False
 
     @property
     def isIn(self) -> bool:
         """
-        Whether it can be in the transaction.
+        Whether the envelope lets it in.
         """
-        return not (self.mustWait or isinstance(self.verdict, Refuse))
+        return not isinstance(self.verdict, Refuse)
 
 
 @attrs.define(eq=False)
@@ -89,6 +83,7 @@ class Envelopes(SessionBase):
     See the module.
     """
 
+    _sentAwayBefore: frozenset[str] = frozenset()
     _transactions = 0
     _refused = 0
     _pardoned = 0
@@ -128,14 +123,13 @@ class Envelopes(SessionBase):
         self._transaction = transaction = self._newTransaction(envelope)
         if self._backend.senders:
             return self._askSenders(transaction)
-        self._senderJudged(None, transaction)
-        return None
+        return self._senderJudged(None, transaction)
 
     def _newTransaction(self, envelope: Envelope) -> Transaction:
         form = self._answerForm(envelope.parameters)
         extended = form in (Form.DEFERRALS, Form.PRDR)
         limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
-        return Transaction(envelope, form, self._settings.mixedChoice, limit, self._clock.seconds())
+        return Transaction(envelope, form, limit, self._clock.seconds())
 
     def _askSenders(self, transaction: Transaction) -> Deferred[None]:
         """
@@ -146,13 +140,25 @@ class Envelopes(SessionBase):
         d.addErrback(self._notJudged, envelope, "the sender")
         return d.addCallback(self._senderJudged, transaction)
 
-    def _senderJudged(self, refusal: Refuse | None, transaction: Transaction) -> None:
+    def _senderJudged(
+        self, refusal: Refuse | None, transaction: Transaction
+    ) -> Deferred[None] | None:
         if self._closing or self._transaction is not transaction:
-            return  # nothing can be answered any longer
+            return None  # nothing can be answered any longer
         if refusal is not None:
             self._transaction = None
             self._transactionEnded(transaction, "sender", 0, refusal.reply)
-            return self.reply(refusal.reply)
+            self.reply(refusal.reply)
+            return None
+        recalled = self._backend.mixed.begin(transaction)
+        if recalled is not None:
+            return recalled.addCallback(self._mayName, transaction)
+        self._mayName(None, transaction)
+        return None
+
+    def _mayName(self, _: None, transaction: Transaction) -> None:
+        if self._closing or self._transaction is not transaction:
+            return
         self._refused = 0
         self._phase = Phase.SENDER
         self.reply(R250_SENDER)
@@ -219,7 +225,7 @@ class Envelopes(SessionBase):
         recipient = parseRcpt(rest, self._offered, smtputf8)
         began = self._clock.seconds()
         verdict = self._askStages(transaction, recipient)
-        isNext = not (self.hasSlots or transaction.isUnchosen)
+        isNext = not (self.hasSlots or transaction.isUnled)
         if isNext and not isinstance(verdict, Deferred):
             return self.reply(self._admit(self._judge(verdict, recipient, began)))
         slot = _RecipientSlot()
@@ -284,22 +290,21 @@ class Envelopes(SessionBase):
         except Exception:
             refusal = self._notJudged(Failure(), self._transaction.envelope, f"<{recipient}>")
             return _Judged(recipient, refusal, began)
-        now = timeOfDay(self._clock)
-        batchKey, mustWait = self._backend.mixed.classify(self._transaction, recipient, cohort, now)
-        return _Judged(recipient, verdict, began, cohort, batchKey, mustWait)
+        return _Judged(recipient, verdict, began, cohort)
 
     def maySettle(self, slots: Sequence[Slot]) -> bool:
         """
-        Where a transaction is to be split, recipients that came in one piece
-        are answered together: the largest batch stays in it.
+        Where recipients may come apart, those that came in one piece are
+        answered together: they decide together who is let in.
         """
         transaction = self._transaction
-        if transaction is None or not transaction.isUnchosen:
+        if transaction is None or not transaction.isUnled:
             return True
         if any(slot.settle is None for slot in slots):
             return False
         judged = [slot.judged for slot in slots if isinstance(slot, _RecipientSlot)]
-        transaction.chooseBatch([one.batchKey for one in judged if one is not None and one.isIn])
+        found = [one for one in judged if one is not None and one.isIn]
+        transaction.lead([(one.recipient, one.cohort) for one in found])
         return True
 
     def _admit(self, judged: _Judged) -> Reply:
@@ -310,9 +315,9 @@ class Envelopes(SessionBase):
         assert transaction is not None
         verdict = judged.verdict
         before = len(transaction.sentAway)
-        reply = transaction.admit(
-            judged.recipient, verdict, judged.cohort, judged.batchKey, judged.mustWait
-        )
+        if judged.recipient.address.key in self._sentAwayBefore:
+            transaction.takesRefusalForAll()
+        reply = transaction.admit(judged.recipient, verdict, judged.cohort)
         if len(transaction.sentAway) > before:
             self._backend.status.count("mixed", "recipients sent away")
         if transaction.candidates:

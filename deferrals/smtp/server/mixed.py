@@ -1,39 +1,79 @@
 """
-What a plain sender gets at one listener when its recipients differ: the rules of
-L{deferrals.model.mixed} applied to a session's transactions, with what they need
-from outside: the message's fingerprint, and whether a sender may be written to.
+What a plain sender gets at one listener when its recipients differ: the procedure
+of L{deferrals.model.mixed} applied to a session's transactions, with what it needs
+from outside: what is remembered, who the sender is proved to be, the message's
+fingerprint, and whether a sender may be written to.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable
+import random
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import BinaryIO
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from deferrals.interfaces import IMessage
+from deferrals.deferreds import awaited, timeOfDay, withDeadline
+from deferrals.errors import Changed
+from deferrals.interfaces import IMessage, INotes
 from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form, Recipient
-from deferrals.model.mixed import Memory, Mixed, stableSender
+from deferrals.model.mixed import (
+    LIFETIME_SECONDS,
+    Changes,
+    Conclusion,
+    End,
+    Fingerprint,
+    Group,
+    Mixed,
+    Plan,
+    Record,
+    Rules,
+    State,
+    conclude,
+    gaveUp,
+    groupOf,
+    learn,
+    stablePath,
+)
+from deferrals.model.mixed import Reply as Answer
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.transaction import Transaction
-from deferrals.model.verdict import NO_MARKS, Accept, Marks, Refuse, Route
+from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Marks, Refuse, Route
 
 _log = Logger(namespace="deferrals.transaction")
 
+#: How long a note may take to be put, in seconds: then the client is refused for
+#: now, as it was about to be, and its next attempt begins anew.
+PUT_SECONDS = 2.0
+
+#: How often what is to be noted is worked out again, since others note, too.
+_TRIES = 3
+
+_KIND = "mixed"
 _CHUNK_OCTETS = 256 * 1024
 
-#: How much more often a message is refused for now, before it is refused for
-#: good while others of it were sent away: some senders refuse these, too.
-_PATIENCE = 3
+#: What programs make anew at each call, although the message is the same: MIME
+#: boundaries.
+_MADE_ANEW = re.compile(rb"^--[^\r\n]+|boundary=[^\r\n]*", re.M | re.I)
 
 #: The sender of a filed copy may be forged: it is told nothing of the copy.
 _NEVER = frozenset({"NEVER"})
+
+_RESOLUTIONS = {
+    Answer.TAKEN: Resolution.ACCEPT,
+    Answer.REFUSED: Resolution.STRICTEST,
+    Answer.LATER: Resolution.LATER,
+}
 
 
 @attrs.frozen
@@ -74,78 +114,224 @@ class Diversion:
         return Addressee(routed, why, seq)
 
 
-#: How a mixed message is answered, and what becomes of each recipient that
-#: refuses it, by its index.
-Resolved = tuple[Resolution, dict[int, Diversion]]
+@attrs.frozen
+class Resolved:
+    """
+    How a plain sender is answered.
+
+    @ivar diversions: what becomes of each recipient that refuses what is
+        accepted for all, by its index.
+    @ivar has: the indexes of those that have the message already.
+    @ivar learnt: what was found out, to be remembered once it is said.
+    """
+
+    resolution: Resolution
+    diversions: Mapping[int, Diversion] = {}
+    has: Collection[int] = ()
+    learnt: Learnt | None = None
 
 
-def fingerprintOf(message: IMessage) -> str:
+@attrs.frozen
+class Learnt:
     """
-    What a message has in common with itself at the next attempt: its
-    Message-ID and its body.  Trace fields may have been added since.  Reads
-    the whole message.
+    The arguments of L{learn}.
     """
-    digest = hashlib.sha256()
-    ids = [value for name, value in message.fields() if name.lower() == "message-id"]
-    digest.update("\0".join([*ids, ""]).encode("utf-8"))
+
+    plan: Plan
+    message: Fingerprint
+    verdicts: Mapping[str, State]
+    answer: Answer
+
+
+def fingerprintOf(message: IMessage) -> Fingerprint:
+    """
+    What a message has in common with itself at the next attempt.  Trace fields
+    may have been added since.  Reads the whole message.
+    """
+    found: dict[str, list[str]] = {}
+    for name, value in message.fields():
+        found.setdefault(name.lower(), []).append(value.strip())
+    ids, dates = found.get("message-id", []), found.get("date", [])
+    ident = "\0".join([*ids, *dates]) if ids and dates else ""
+    isExims = "(Exim " in found.get("received", [""])[0]
     with message.open() as file:
         file.seek(len(message.header))
-        while chunk := file.read(_CHUNK_OCTETS):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return Fingerprint(_digest(ident.encode("utf-8")) if ident else "", _body(file), isExims)
+
+
+def _digest(octets: bytes) -> str:
+    return hashlib.sha256(octets).hexdigest()[:32]
+
+
+def _body(file: BinaryIO) -> str:
+    """
+    @return: a digest of the body, without what is made anew at each call.
+    """
+    digest, rest = hashlib.sha256(), b""
+    while chunk := file.read(_CHUNK_OCTETS):
+        lines, _, rest = (rest + chunk).rpartition(b"\n")
+        if len(rest) > _CHUNK_OCTETS:
+            lines, rest = lines + b"\n" + rest, b""
+        digest.update(_MADE_ANEW.sub(b"", lines))
+    digest.update(_MADE_ANEW.sub(b"", rest))
+    return digest.hexdigest()[:32]
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class MixedPolicy:
     """
     @ivar choice: the listener's.
-    @ivar fallback: what follows on C{RETRY} when a message has been refused
-        for now too often: C{NOTIFY} or C{FILE}.
-    @ivar retryLimit: how often that is.
-    @ivar memory: what is remembered; all listeners share it.
+    @ivar fallback: what follows on C{SPLIT} and C{RETRY} when a message has been
+        refused for now C{retryLimit} times: C{NOTIFY}, C{FILE}, or C{SPLIT}: its
+        recipients go on to come apart.
+    @ivar notes: what is remembered; all listeners share it.
     @ivar quarantine: the name of a policy's quarantine delivery, or C{None}.
     @ivar reachable: whether there is a way to write to a sender.
-    @ivar mayNotify: whether a DSN may be written to an envelope's reverse-path
-        although the client has not authenticated: a Deferred of that.
+    @ivar proved: the domain for which SPF passes, or C{None}: a Deferred of that,
+        which never fails.
     @ivar inThread: runs a function outside the reactor thread.
     @ivar status: where events are counted.
+    @ivar clock: timers, and the time of day.
     """
 
     choice: Mixed
     fallback: Mixed
     retryLimit: int
-    memory: Memory
+    notes: INotes
     quarantine: Callable[[str], str | None]
     reachable: Callable[[Mailbox], bool]
-    mayNotify: Callable[[Envelope], Deferred[bool]]
-    inThread: Callable[[Callable[[IMessage], str], IMessage], Deferred[str]]
+    proved: Callable[[Envelope], Deferred[str | None]]
+    inThread: Callable[[Callable[[IMessage], Fingerprint], IMessage], Deferred[Fingerprint]]
     status: Status
+    clock: IReactorTime
 
-    def classify(
-        self, transaction: Transaction, recipient: Recipient, cohort: Hashable, now: float
-    ) -> tuple[Hashable, bool]:
+    # Before the data.
+
+    def begin(self, transaction: Transaction) -> Deferred[None] | None:
         """
-        A recipient of a plain sender, in the light of what is remembered.
+        MAIL has come: recall what is remembered of its sender.
 
-        @return: its batch key, which is equal for recipients that may share the
-            transaction; and whether it has to wait.  The key is its cohort; or
-            the message that it is known to refuse, when no other recipient of
-            that message is pending.
+        @return: what is to be waited for before the first RCPT; C{None} where
+            nothing is remembered, which is the rule.
         """
-        sender = stableSender(transaction.envelope.sender)
-        if transaction.form is not Form.PLAIN or not sender or not len(self.memory):
-            return cohort, False
-        key = recipient.address.key
-        found = self.memory.find(sender, key, now)
-        transaction.remembered.update(dict.fromkeys(found))
-        if self.choice not in (Mixed.SPLIT, Mixed.RETRY):
-            return cohort, False
-        if self.memory.waits(found, key, transaction.waiting, self.retryLimit):
-            return cohort, True
-        refused = next((f for f in found if self.memory.refuses(f, key)), None)
-        return (cohort if refused is None else ("refuses", refused)), False
+        rules = Rules.of(self.choice, self.fallback, self.retryLimit)
+        if rules is None or transaction.form is not Form.PLAIN:
+            return None
+        size = transaction.envelope.parameters.size
+        transaction.plan = Plan(rules, size=size, lot=random.randrange(2**32))
+        groups = _groups(transaction.envelope)
+        found = [awaited(self.notes.find(_KIND, group.key)) for group in groups]
+        if not any(found):
+            return None
+        d = Deferred.fromCoroutine(self._recall(transaction, groups))
+        return d.addErrback(self._notRecalled, transaction)
 
-    def fingerprint(self, message: IMessage) -> Deferred[str]:
+    async def _recall(self, transaction: Transaction, groups: Sequence[Group]) -> None:
+        group = groups[0]
+        if len(groups) > 1:
+            group = await self._groupOf(transaction.envelope)
+        assert transaction.plan is not None
+        records, _ = await self._find(group)
+        transaction.plan = attrs.evolve(transaction.plan, group=group, records=records)
+
+    def _notRecalled(self, failure: Failure, transaction: Transaction) -> None:
+        """
+        It is as if nothing were remembered: that costs the sender an attempt.
+        """
+        _log.failure("{transaction}: mixed", failure, transaction=transaction.envelope.id)
+
+    async def _groupOf(self, envelope: Envelope) -> Group:
+        client = envelope.client
+        domain = None if client.user else await self.proved(envelope)
+        return groupOf(stablePath(envelope.sender), client.address, client.user, domain)
+
+    async def _find(self, group: Group) -> tuple[dict[str, Record], dict[str, int]]:
+        """
+        @return: what is remembered, and its versions.
+        """
+
+        notes = await withDeadline(self.clock, PUT_SECONDS, self.notes.find, _KIND, group.key)
+        records, versions = {}, {}
+        for key, value, version in notes:
+            try:
+                records[key] = Record.fromJSON(value)
+            except (AttributeError, KeyError, TypeError, ValueError):
+                _log.failure("a note on mixed mail cannot be read")
+            else:
+                versions[key] = version
+        return records, versions
+
+    def gaveUp(self, transaction: Transaction, end: End) -> None:
+        """
+        The client ended a transaction without data.
+        """
+        if transaction.plan is None or not transaction.sentAway:
+            return
+
+        def changes(plan: Plan) -> Changes:
+            now = timeOfDay(self.clock)
+            return gaveUp(plan, transaction.letIn, transaction.sentAway, end, now)
+
+        d = Deferred.fromCoroutine(self._remember(transaction, transaction.plan, changes))
+        d.addErrback(self._notRemembered, transaction)
+
+    # After it.
+
+    def isWatched(self, transaction: Transaction) -> bool:
+        """
+        Whether what is remembered has a say in the reply even where recipients
+        agree.
+        """
+        plan = transaction.plan
+        return plan is not None and bool(plan.records or transaction.sentAway)
+
+    async def resolve(self, transaction: Transaction, block: Block, message: IMessage) -> Resolved:
+        """
+        A plain sender's message for which no one reply is exact, or of whose
+        sender something is remembered.
+        """
+        if transaction.plan is None:
+            self.status.count("mixed", "one refusal for all")
+            return Resolved(Resolution.STRICTEST)
+        facts = await self._fingerprint(message)
+        plan = await self._current(transaction, transaction.plan)
+        diversions = self._diversions(transaction, block, plan)
+        if diversions is None:
+            plan = attrs.evolve(plan, rules=attrs.evolve(plan.rules, diverts=False))
+        verdicts = _verdicts(transaction, block)
+        conclusion = conclude(plan, facts, verdicts, transaction.sentAway)
+        learnt = Learnt(plan, facts, verdicts, conclusion.reply)
+        if conclusion.reply is Answer.LATER:
+            self.status.count("mixed", "refused for now")
+            d = withDeadline(self.clock, PUT_SECONDS, self._learn, transaction, learnt)
+            await d.addErrback(self._notRemembered, transaction)
+        elif conclusion.reply is Answer.REFUSED and len(set(verdicts.values())) > 1:
+            self.status.count("mixed", "one refusal for all")
+        return self._resolved(transaction, conclusion, learnt, diversions or {})
+
+    def _resolved(
+        self,
+        transaction: Transaction,
+        conclusion: Conclusion,
+        learnt: Learnt,
+        diversions: Mapping[int, Diversion],
+    ) -> Resolved:
+        keys = [one.recipient.address.key for one in transaction.candidates]
+        diverted = {i: one for i, one in diversions.items() if keys[i] in conclusion.diverted}
+        for one in diverted.values():
+            self.status.count("mixed", one.kind)
+        has = frozenset(i for i, key in enumerate(keys) if key in conclusion.has)
+        return Resolved(_RESOLUTIONS[conclusion.reply], diverted, has, learnt)
+
+    async def _current(self, transaction: Transaction, plan: Plan) -> Plan:
+        """
+        The plan with what is remembered now: others have come since RCPT.
+        """
+        group = plan.group or await self._groupOf(transaction.envelope)
+        records, _ = await self._find(group)
+        return attrs.evolve(plan, group=group, records=records)
+
+    def _fingerprint(self, message: IMessage) -> Deferred[Fingerprint]:
         """
         @return: a Deferred of L{fingerprintOf} C{message}, computed once.
         """
@@ -155,113 +341,119 @@ class MixedPolicy:
             (__name__, "fingerprint"), lambda message: self.inThread(fingerprintOf, message)
         )
 
-    def recognise(self, message: IMessage, transaction: Transaction) -> Deferred[IMessage]:
-        """
-        The data is there.  What may be a remembered message gets its fingerprint
-        before anything else.  L{answered} has to know it at once, before the
-        sender comes again, and before the spool has removed the message.
-
-        @return: a Deferred of C{message}.
-        """
-        if not transaction.remembered:
-            return succeed(message)
-        return self.fingerprint(message).addBoth(lambda _: message)
-
-    async def resolve(
-        self, transaction: Transaction, block: Block, message: IMessage, now: float
-    ) -> Resolved:
-        """
-        A plain sender's message for which no one reply is exact.
-        """
-        accepts, refuses = _sides(transaction, block)
-        if transaction.envelope.sender is not None and self.choice in (Mixed.SPLIT, Mixed.RETRY):
-            fingerprint = await self.fingerprint(message)
-            sender = stableSender(transaction.envelope.sender)
-            found = self.memory.learn(
-                fingerprint, sender, accepts, refuses, transaction.sentAway, now
-            )
-            stuck = found.times if self.choice is Mixed.RETRY and accepts else found.stuck + 1
-            if stuck <= self.retryLimit * (1 if accepts else _PATIENCE):
-                self.status.count("mixed", "refused for now")
-                return Resolution.LATER, {}
-        if not accepts:
-            return Resolution.STRICTEST, {}
-        return await self._acceptOrNot(transaction, block)
-
-    async def _acceptOrNot(self, transaction: Transaction, block: Block) -> Resolved:
-        choice = self.choice
-        if transaction.envelope.sender is None:
-            choice = Mixed.FILE  # a bounce has no sender that could be told
-        elif choice in (Mixed.SPLIT, Mixed.RETRY):
-            choice = self.fallback
-        verdicts = enumerate(block.verdicts)
-        refusals = {i: v.reply for i, v in verdicts if isinstance(v, Refuse)}
-        forNow = any(reply.isTemporary for reply in refusals.values())
-        if choice is Mixed.STRICTEST or forNow:
-            self.status.count("mixed", "one refusal for all")
-            return Resolution.STRICTEST, {}
-        return await self._divert(transaction, refusals, choice)
-
-    async def _divert(
-        self, transaction: Transaction, refusals: dict[int, Reply], choice: Mixed
-    ) -> Resolved:
+    def _diversions(
+        self, transaction: Transaction, block: Block, plan: Plan
+    ) -> dict[int, Diversion] | None:
         """
         What becomes of the recipients that refuse, if the message is accepted.
-        It is not accepted where a refusal would be lost by that: there is a
-        sender to be told, it cannot be told, and the copy cannot be filed.
-        """
-        envelope = transaction.envelope
-        sender = envelope.sender
-        notify = choice is Mixed.NOTIFY and sender is not None and self.reachable(sender)
-        if notify and envelope.client.user is None:
-            notify = await self.mayNotify(envelope)
-        diversions = {}
-        for index, reply in refusals.items():
-            route = transaction.candidates[index].recipient.route
-            name = None if notify or route is None else self.quarantine(route.policy)
-            diversions[index] = Diversion(reply, name, notify)
-        if sender is not None and not all(map(_leadsOn, diversions.values())):
-            self.status.count("mixed", "one refusal for all")
-            return Resolution.STRICTEST, {}
-        for diversion in diversions.values():
-            self.status.count("mixed", diversion.kind)
-        return Resolution.ACCEPT, diversions
 
-    def answered(
-        self, transaction: Transaction, block: Block, message: IMessage, now: float
+        @return: C{None} where it is not to be accepted: a refusal would be lost
+            by that, since its sender cannot be told and its copy not be filed.
+        """
+        if not plan.rules.diverts:
+            return None
+        sender = transaction.envelope.sender
+        chosen = self.choice if plan.rules.together else self.fallback
+        isProved = plan.group is not None and plan.group.isProved
+        notify = chosen is Mixed.NOTIFY and isProved
+        notify = notify and sender is not None and self.reachable(sender)
+        diversions = {}
+        for index, verdict in enumerate(block.verdicts):
+            if isinstance(verdict, Refuse):
+                route = transaction.candidates[index].recipient.route
+                name = None if notify or route is None else self.quarantine(route.policy)
+                diversions[index] = Diversion(verdict.reply, name, notify)
+        return None if any(one.kind == "dropped" for one in diversions.values()) else diversions
+
+    def answered(self, transaction: Transaction, resolved: Resolved) -> None:
+        """
+        The final reply was written: now that it has been said, it counts.
+        """
+        learnt = resolved.learnt
+        if learnt is None or learnt.answer is Answer.LATER:
+            return
+        d = Deferred.fromCoroutine(self._learn(transaction, learnt))
+        d.addErrback(self._notRemembered, transaction)
+
+    async def _learn(self, transaction: Transaction, learnt: Learnt) -> None:
+        def changes(plan: Plan) -> Changes:
+            now, away = timeOfDay(self.clock), transaction.sentAway
+            found = learn(plan, learnt.message, learnt.verdicts, away, learnt.answer, now)
+            self._count(plan, found)
+            return found
+
+        await self._remember(transaction, learnt.plan, changes)
+
+    def _count(self, plan: Plan, changes: Changes) -> None:
+        """
+        Count a message that came again, and how long it took where it is over.
+        """
+        for name, record in changes.items():
+            before = plan.records.get(name)
+            if record is None or before is None or record.wrong > before.wrong:
+                continue
+            self.status.count("mixed", "retry seen")
+            if record.isOver and not before.isOver:
+                seconds = record.seen - record.began
+                self.status.count("seconds to the last recipient", _bucket(seconds))
+
+    async def _remember(
+        self, transaction: Transaction, plan: Plan, changes: Callable[[Plan], Changes]
     ) -> None:
         """
-        The final reply was written: recipients that have a final answer need not
-        be remembered any longer.
+        Note what is to be remembered, worked out of what is remembered now.
         """
-        if not transaction.remembered or block.final is None or block.final.isTemporary:
+        group = plan.group or await self._groupOf(transaction.envelope)
+        for _ in range(_TRIES):
+            records, versions = await self._find(group)
+            found = changes(attrs.evolve(plan, group=group, records=records))
+            try:
+                await self._put(group, found, versions)
+            except Changed:
+                continue
             return
-        self.status.count("mixed", "retry seen")
-        keys = [candidate.recipient.address.key for candidate in transaction.candidates]
 
-        def forget(fingerprint: str) -> None:
-            done = self.memory.answered(fingerprint, keys)
-            if done is not None:
-                self.status.count("seconds to the last recipient", _bucket(now - done.created))
+    async def _put(self, group: Group, changes: Changes, versions: Mapping[str, int]) -> None:
+        for name, record in changes.items():
+            if record is None:
+                await self.notes.forget(_KIND, group.key, name)
+            else:
+                value, was = record.toJSON(), versions.get(name)
+                await self.notes.put(_KIND, group.key, name, value, LIFETIME_SECONDS, was)
 
-        d = self.fingerprint(message).addCallback(forget)
-        d.addErrback(lambda failure: _log.failure("mixed mail is not recognised", failure))
-
-
-def _leadsOn(diversion: Diversion) -> bool:
-    return diversion.kind != "dropped"
+    def _notRemembered(self, failure: Failure, transaction: Transaction) -> None:
+        _log.failure("{transaction}: mixed", failure, transaction=transaction.envelope.id)
 
 
-def _sides(transaction: Transaction, block: Block) -> tuple[list[str], list[str]]:
+def _groups(envelope: Envelope) -> list[Group]:
     """
-    The keys of the recipients that accept, and of those that refuse.
+    Whose memory may be the sender's, as far as it is known without a look-up.
     """
-    accepts: list[str] = []
-    refuses: list[str] = []
+    client, path = envelope.client, stablePath(envelope.sender)
+    if client.user:
+        return [groupOf(path, client.address, client.user)]
+    domain = client.helo if envelope.sender is None else envelope.sender.domain
+    return [groupOf(path, client.address, spf=domain), groupOf(path, client.address)]
+
+
+def _verdicts(transaction: Transaction, block: Block) -> dict[str, State]:
+    """
+    What each recipient says.  One that was named twice, and says two things,
+    does not accept.
+    """
+    found: dict[str, State] = {}
     for candidate, verdict in zip(transaction.candidates, block.verdicts, strict=True):
-        side = accepts if isinstance(verdict, Accept) else refuses
-        side.append(candidate.recipient.address.key)
-    return accepts, refuses
+        key, state = candidate.recipient.address.key, _stateOf(verdict)
+        if found.get(key, State.ACCEPTS) is State.ACCEPTS:
+            found[key] = state
+    return found
+
+
+def _stateOf(verdict: ContentVerdict | None) -> State:
+    if isinstance(verdict, Accept):
+        return State.ACCEPTS
+    isForNow = not isinstance(verdict, Refuse) or verdict.reply.isTemporary
+    return State.LATER if isForNow else State.REFUSES
 
 
 def _bucket(seconds: float) -> str:

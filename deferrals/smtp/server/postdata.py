@@ -15,14 +15,13 @@ that are due are refused for now (D-25).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import timeOfDay
 from deferrals.interfaces import IBodyWriter, IMessage, Work
 from deferrals.model.block import Block, Resolution, lastReplies
 from deferrals.model.delivery import Addressee
@@ -106,7 +105,7 @@ class PostData:
             transaction.form,
             transaction.candidates,
             f"id {self._envelope.id}",
-            bool(transaction.sentAway),
+            backend.mixed.isWatched(transaction),
         )
         self._step = Step.READING
         self._began = clock.seconds()
@@ -116,7 +115,7 @@ class PostData:
         self._timer: IDelayedCall | None = None
         self._window: IDelayedCall | None = None
         self._isMixed = False
-        self._diversions: dict[int, Diversion] = {}
+        self._resolved: Resolved | None = None
         self._work: Work | None = None
         self._immediate: Immediate | None = None
 
@@ -131,7 +130,6 @@ class PostData:
         self._writer = writer
         self._startTimer()
         d = writer.finish()
-        d.addCallback(self._backend.mixed.recognise, self._transaction)
         d.addCallbacks(self._ask, self._unreadable)
         d.addErrback(self._failed)
 
@@ -291,25 +289,24 @@ class PostData:
     def _resolve(self) -> None:
         assert self._message is not None
         self._step = Step.RESOLVING
-        self._isMixed = True
-        now = timeOfDay(self._clock)
+        self._isMixed = len(self._block.answers) > 1
         d = Deferred.fromCoroutine(
-            self._backend.mixed.resolve(self._transaction, self._block, self._message, now)
+            self._backend.mixed.resolve(self._transaction, self._block, self._message)
         )
         d.addErrback(self._unresolved)
-        d.addCallback(self._resolved)
+        d.addCallback(self._isResolved)
         d.addErrback(self._failed)
 
     def _unresolved(self, failure: Failure) -> Resolved:
         _log.failure("{transaction}: mixed", failure, transaction=self._envelope.id)
-        return Resolution.LATER, {}
+        return Resolved(Resolution.LATER)
 
-    def _resolved(self, resolved: Resolved) -> None:
+    def _isResolved(self, resolved: Resolved) -> None:
         if self._step is not Step.RESOLVING:
             return
-        resolution, self._diversions = resolved
+        self._resolved = resolved
         self._step = Step.DECIDING
-        self._block.resolve(resolution)
+        self._block.resolve(resolved.resolution, resolved.has)
         self._advance()
 
     # Durable, before the positive end.
@@ -343,6 +340,10 @@ class PostData:
             if diverted is not None:
                 found.setdefault((diverted.recipient.address.key, diversion), diverted)
         return list(found.values()), seqs
+
+    @property
+    def _diversions(self) -> Mapping[int, Diversion]:
+        return {} if self._resolved is None else self._resolved.diversions
 
     def _staged(self, work: Work, seqs: dict[int, int]) -> None:
         if self._step is not Step.STAGING:
@@ -394,9 +395,8 @@ class PostData:
         self._letGo(step)
         if self._work is not None:
             self._backend.release(self._work)  # D-20, D-23, P-10, S-4
-        if self._message is not None:
-            now = timeOfDay(self._clock)
-            self._backend.mixed.answered(self._transaction, self._block, self._message, now)
+        if self._resolved is not None and self._block.veto is None:
+            self._backend.mixed.answered(self._transaction, self._resolved)
         rung = self._rung()
         self._backend.status.count("transactions", rung)
         self._logEnd(rung, len(accepted), str(final))

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from deferrals.errors import PeerError
 from deferrals.model.listener import ListenerSettings
+from deferrals.model.mixed import End
 from deferrals.model.networks import LOCAL, normalAddress
 from deferrals.model.reply import (
     R221_BYE,
@@ -207,7 +208,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self._postData is not None:
             self._postData.clientGone()
             self._postData = None
-        self.abort("the connection was lost")
+        self.abort("the connection was lost", End.CLOSE)
         if self._accepted:
             self.uncount()
             self._backend.connectionLimits.closed()
@@ -412,7 +413,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
     def _hear(self, name: str, isExtended: bool) -> None:
         if not _HELO.fullmatch(name):
             raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
-        self.abort("a new greeting")
+        self.abort("a new greeting", End.RSET)
         self._hello, self._isExtended = name, isExtended
         self.greeted()
         self.identify()
@@ -493,7 +494,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
-        self.abort("RSET")
+        self.abort("RSET", End.RSET)
         self.reply(R250_OK)
 
     def do_QUIT(self, rest: str) -> None:
@@ -502,7 +503,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
-        self.abort("QUIT")
+        self.abort("QUIT", End.QUIT)
         self.say(R221_BYE)
         self.close()
 
