@@ -37,6 +37,7 @@ _LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: 
 _CONTROL = {
     **dict.fromkeys(range(0x20), " "),
     **dict.fromkeys(range(0x7F, 0xA0), " "),
+    **dict.fromkeys((0x2028, 0x2029), " "),
     **dict.fromkeys(range(0xD800, 0xE000), "?"),
 }
 del _CONTROL[0x0A]
