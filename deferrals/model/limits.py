@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import attrs
 
-from deferrals.model.settings import Octets, Seconds, checked, positive
+from deferrals.model.settings import Octets, Seconds, checked, ofTheirTypes, positive
 
 
 def _underAMinute(value: float) -> None:
@@ -26,7 +26,9 @@ def _commandLine(value: int) -> None:
         raise ValueError("from 1K to 64K")
 
 
-@attrs.frozen(kw_only=True, slots=False)  # it is one of two base classes
+@attrs.frozen(  # it is one of two base classes
+    kw_only=True, slots=False, field_transformer=ofTheirTypes
+)
 class ReplyTimes:
     """
     When the replies after the data are due.
@@ -41,7 +43,7 @@ class ReplyTimes:
     consolidation_window: Seconds = Seconds(2)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=ofTheirTypes)
 class Limits:
     """
     The C{[limits]} table.
