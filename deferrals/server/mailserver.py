@@ -248,9 +248,9 @@ class MailServer(service.Service):
             L{SpoolError<deferrals.errors.SpoolError>} where the spool is
             another process's or cannot be written, and with
             C{CannotListenError}.
-        @raise RuntimeError: it has been started before.
+        @raise RuntimeError: it has been started before, or stopped.
         """
-        if self._started is not None:
+        if self._started is not None or self._stopped is not None:
             raise RuntimeError("a MailServer starts once")
         self._started = SharedResult(Deferred.fromCoroutine(self._start()))
         return self._started.wait()

@@ -469,6 +469,12 @@ class LifeTests(ServerCase):
         self.stop(server)
         self.stop(server)
 
+    def test_startedAfterItsEnd(self) -> None:
+        """What has been stopped does not start: no one would stop it again."""
+        server = MailServer(Clock(), hostname="mx.test", envelope=Everyone(), delivery=Box())
+        self.successResultOf(server.stop())
+        self.assertRaises(RuntimeError, server.start)
+
     def test_neverStarted(self) -> None:
         """One that has not started stops at once."""
         self.stop(self.server())
