@@ -15,12 +15,12 @@ from zope.interface import implementer
 from deferrals.deferreds import timeOfDay
 from deferrals.errors import Changed, HopError
 from deferrals.interfaces import (
-    INotes,
     IBinaryDelivery,
     IContentStage,
     IEnvelopeStage,
     IMessage,
     INextHops,
+    INotes,
     IServices,
     Work,
 )
