@@ -85,6 +85,7 @@ class Block:
     @ivar isOverdue: whether the window ended before all verdicts were in.
     @ivar resolution: how a dilemma ended.
     @ivar has: the indexes of those that have the message already.
+    @ivar reached: how many have it, from attempts before.
     @ivar isDurable: whether the message is stored for those who accept it.
     @ivar results: replies of recipients whose delivery was tried already (S-6).
     @ivar lines: the same, as lines of a positive final reply.
@@ -116,6 +117,7 @@ class Block:
         self.isOverdue = False
         self.resolution: Resolution | None = None
         self.has: Collection[int] = ()
+        self.reached = 0
         self.isDurable = False
         self.results: Mapping[int, Reply] = {}
         self.lines: Sequence[str] = ()
@@ -153,18 +155,21 @@ class Block:
         """
         self.isOverdue = self.isOverdue or self.undecided > 0
 
-    def resolve(self, resolution: Resolution, has: Collection[int] = ()) -> None:
+    def resolve(
+        self, resolution: Resolution, has: Collection[int] = (), reached: int = 0
+    ) -> None:
         """
         End the dilemma.
 
         @param has: the indexes of those that have this message already, from an
             attempt before: they get no second copy, and their verdicts do not
             count any longer.
+        @param reached: how many have it, from attempts before.
         @raise RuntimeError: there is none.
         """
         if not self.dilemma:
             raise RuntimeError("there is no dilemma")
-        self.resolution, self.has = resolution, has
+        self.resolution, self.has, self.reached = resolution, has, reached
         self.isDurable = resolution is Resolution.ACCEPT and len(has) == len(self.candidates)
 
     def committed(
@@ -463,10 +468,11 @@ def _reasoned(block: Block, reply: Reply) -> Reply:
     what became of the message.  Programs show their users the first line only,
     or the last: each line says all of it.
     """
-    have = f"{len(block.has)} of its recipients have it already" if block.has else "nobody has it"
+    have = "one recipient has it already" if block.reached == 1 else "nobody has it"
+    if block.reached > 1:
+        have = f"{block.reached} recipients have it already"
     if reply.isTemporary:
-        have += " yet" if not block.has else ""
-        have += ", send it again to those that are left"
+        have += ", try again" if block.reached else " yet, try again"
     lines = []
     for index, refusal in refusers(block)[:MAX_REASONS]:
         how = "for now" if refusal.isTemporary else "for good"

@@ -458,13 +458,15 @@ class Conclusion:
     @ivar reply: to the data.
     @ivar served: who gets a copy.
     @ivar diverted: who refuses, and is filed or told by a DSN.
-    @ivar has: who has this very message already.
+    @ivar has: who of those that were let in has this very message already.
+    @ivar reached: how many have it, or what looks the same, from attempts before.
     """
 
     reply: Reply
     served: Sequence[str] = ()
     diverted: Sequence[str] = ()
     has: Sequence[str] = ()
+    reached: int = 0
 
 
 def conclude(
@@ -482,10 +484,11 @@ def conclude(
     asked = {key: verdict for key, verdict in verdicts.items() if key not in has}
     reply = _reply(plan, message, record, asked, away)
     had = [key for key in verdicts if key in has]
+    reached = sum(state in (State.SERVED, State.AGAIN) for state in record.states.values())
     if reply is not Reply.TAKEN:
-        return Conclusion(reply, has=had)
+        return Conclusion(reply, has=had, reached=reached)
     served = [key for key, verdict in asked.items() if verdict is State.ACCEPTS]
-    return Conclusion(reply, served, [key for key in asked if key not in served], had)
+    return Conclusion(reply, served, [key for key in asked if key not in served], had, reached)
 
 
 #: What is remembered now, by record; C{None}: it is forgotten.

@@ -105,6 +105,8 @@ class Transaction:
         from the others (L{deferrals.model.mixed}).  Not more of them than there
         may be recipients.
     @ivar plan: how recipients come apart; C{None} where they do not.
+    @ivar sentAwayBefore: C{sentAway} of the transaction before, if it went on to
+        its data on the same connection.
     """
 
     def __init__(self, envelope: Envelope, form: Form, maxRecipients: int, began: float) -> None:
@@ -115,6 +117,7 @@ class Transaction:
         self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []
         self.plan: Plan | None = None
+        self.sentAwayBefore: Collection[str] = ()
         self._cohorts: dict[Hashable, int] = {}
         self._maxRecipients = maxRecipients
 
@@ -139,8 +142,12 @@ class Transaction:
 
         @param piece: each with its cohort, in RCPT order.
         """
-        if self.plan is not None:
-            self.plan = led(self.plan, [(one.address.key, cohort) for one, cohort in piece])
+        if self.plan is None:
+            return
+        named = [(one.address.key, cohort) for one, cohort in piece]
+        if any(key in self.sentAwayBefore for key, _ in named):
+            self.takesRefusalForAll()
+        self.plan = led(self.plan, named)
 
     def takesRefusalForAll(self) -> None:
         """

@@ -129,7 +129,9 @@ class Envelopes(SessionBase):
         form = self._answerForm(envelope.parameters)
         extended = form in (Form.DEFERRALS, Form.PRDR)
         limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
-        return Transaction(envelope, form, limit, self._clock.seconds())
+        transaction = Transaction(envelope, form, limit, self._clock.seconds())
+        transaction.sentAwayBefore = self._sentAwayBefore
+        return transaction
 
     def _askSenders(self, transaction: Transaction) -> Deferred[None]:
         """
@@ -315,8 +317,6 @@ class Envelopes(SessionBase):
         assert transaction is not None
         verdict = judged.verdict
         before = len(transaction.sentAway)
-        if judged.recipient.address.key in self._sentAwayBefore:
-            transaction.takesRefusalForAll()
         reply = transaction.admit(judged.recipient, verdict, judged.cohort)
         if len(transaction.sentAway) > before:
             self._backend.status.count("mixed", "recipients sent away")

@@ -122,12 +122,14 @@ class Resolved:
     @ivar diversions: what becomes of each recipient that refuses what is
         accepted for all, by its index.
     @ivar has: the indexes of those that have the message already.
+    @ivar reached: how many have it, from attempts before.
     @ivar learnt: what was found out, to be remembered once it is said.
     """
 
     resolution: Resolution
     diversions: Mapping[int, Diversion] = {}
     has: Collection[int] = ()
+    reached: int = 0
     learnt: Learnt | None = None
 
 
@@ -321,7 +323,8 @@ class MixedPolicy:
         for one in diverted.values():
             self.status.count("mixed", one.kind)
         has = frozenset(i for i, key in enumerate(keys) if key in conclusion.has)
-        return Resolved(_RESOLUTIONS[conclusion.reply], diverted, has, learnt)
+        resolution = _RESOLUTIONS[conclusion.reply]
+        return Resolved(resolution, diverted, has, conclusion.reached, learnt)
 
     async def _current(self, transaction: Transaction, plan: Plan) -> Plan:
         """

@@ -306,7 +306,7 @@ class PostData:
             return
         self._resolved = resolved
         self._step = Step.DECIDING
-        self._block.resolve(resolved.resolution, resolved.has)
+        self._block.resolve(resolved.resolution, resolved.has, resolved.reached)
         self._advance()
 
     # Durable, before the positive end.
