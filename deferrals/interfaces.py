@@ -54,6 +54,7 @@ from zope.interface import Attribute, Interface
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Disposition, Reschedule
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.json import JSON
 from deferrals.model.outgoing import Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.model.sasl import ScramKeys
@@ -416,14 +417,14 @@ class INotes(Interface):
     dictionaries with text as keys.
     """
 
-    def find(kind: str, group: str) -> MaybeAwaitable[Sequence[tuple[str, Any, int]]]:
+    def find(kind: str, group: str) -> MaybeAwaitable[Sequence[tuple[str, JSON, int]]]:
         """
         @return: key, value and version of each note that has not expired, the
             one that was put longest ago first; at once, or a Deferred.
         """
 
     def put(
-        kind: str, group: str, key: str, value: Any, seconds: float, was: int | None = None
+        kind: str, group: str, key: str, value: JSON, seconds: float, was: int | None = None
     ) -> Deferred[int]:
         """
         Note something for a while, in place of what is noted under this key.

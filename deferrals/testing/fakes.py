@@ -27,6 +27,7 @@ from deferrals.interfaces import (
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.json import JSON
 from deferrals.model.outgoing import Hop, Outgoing, Sent
 from deferrals.model.reply import R250_RECIPIENT, R250_SENDER, Reply
 from deferrals.model.status import Status
@@ -251,16 +252,16 @@ class FakeNotes:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._notes: dict[tuple[str, str], dict[str, tuple[Any, int, float]]] = {}
+        self._notes: dict[tuple[str, str], dict[str, tuple[JSON, int, float]]] = {}
         self._version = 0
 
-    def find(self, kind: str, group: str) -> Sequence[tuple[str, Any, int]]:
+    def find(self, kind: str, group: str) -> Sequence[tuple[str, JSON, int]]:
         now = timeOfDay(self._clock)
         found = self._notes.get((kind, group), {}).items()
         return [(key, value, version) for key, (value, version, end) in found if end > now]
 
     def put(
-        self, kind: str, group: str, key: str, value: Any, seconds: float, was: int | None = None
+        self, kind: str, group: str, key: str, value: JSON, seconds: float, was: int | None = None
     ) -> Deferred[int]:
         notes = self._notes.setdefault((kind, group), {})
         before = notes.pop(key, (None, None, 0.0))

@@ -169,12 +169,12 @@ def _body(file: BinaryIO) -> str:
     """
     @return: a digest of the body, without what is made anew at each call.
     """
-    digest, rest = hashlib.sha256(), b""
+    digest, rest = hashlib.sha256(), file.read(_CHUNK_OCTETS).lstrip(b"\r\n")
     while chunk := file.read(_CHUNK_OCTETS):
-        lines, _, rest = (rest + chunk).rpartition(b"\n")
+        lines, end, rest = (rest + chunk).rpartition(b"\n")
         if len(rest) > _CHUNK_OCTETS:
-            lines, rest = lines + b"\n" + rest, b""
-        digest.update(_MADE_ANEW.sub(b"", lines))
+            end, rest = end + rest, b""
+        digest.update(_MADE_ANEW.sub(b"", lines + end))
     digest.update(_MADE_ANEW.sub(b"", rest))
     return digest.hexdigest()[:32]
 
@@ -257,7 +257,7 @@ class MixedPolicy:
         for key, value, version in notes:
             try:
                 records[key] = Record.fromJSON(value)
-            except (AttributeError, KeyError, TypeError, ValueError):
+            except Exception:
                 _log.failure("a note on mixed mail cannot be read")
             else:
                 versions[key] = version

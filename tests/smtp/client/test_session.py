@@ -413,10 +413,10 @@ class BothEndsTests(SynchronousTestCase):
                 self.assertEqual(file.read(), b".dot\r\n..\r\n")
 
     def test_plain(self) -> None:
-        """A plain sender is sent away with the other cohorts."""
+        """A plain sender whose recipients differ is told to come again."""
         bench, result = self.exchange(None, "lover@example.net", "fighter@example.net")
-        self.assertEqual(codes(result), [250, 452])
-        self.assertEqual(bench.released, ["lover@example.net"])
+        self.assertEqual(codes(result), [451, 451])
+        self.assertEqual(bench.released, [])
 
 
 XEXDATA = ["250-mx", "250-PIPELINING", "250 XEXDATA"]
