@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import re
 
-#: Control characters, what some programs take for a line's end, and halves of
-#: characters, which have no octets.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+from deferrals.model.text import hasControls
 
 #: Text without blanks, brackets and quotes, and quoted strings (RFC 5321 §4.1.2).
 _PATH = re.compile(r'(?:[^\s<>"\\]|"(?:[^"\\]|\\.)*")*')
@@ -27,7 +25,7 @@ def checkLine(line: str) -> None:
     """
     @raise ValueError: this is more, or less, than one line.
     """
-    if _CONTROLS.search(line):
+    if hasControls(line):
         raise ValueError(f"a control character in {line[:100]!r}")
 
 

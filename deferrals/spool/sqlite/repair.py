@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
-from twisted.logger import Logger
-
 from deferrals import durable
+from deferrals.logger import Logger
 from deferrals.model.ids import formatId
 from deferrals.spool.sqlite.claims import setAside
 from deferrals.spool.sqlite.clock import SpoolClock

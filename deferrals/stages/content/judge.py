@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 from zope.interface import implementer
@@ -25,6 +24,7 @@ from zope.interface import implementer
 from deferrals.deferreds import Semaphore, SharedResult, asDeferred, atOnce, errorText
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentJudge, IContentStage, IExpectingStage, IMessage
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LATE, R451_STAGE_FAILED, R452_OVERLOADED
 from deferrals.model.verdict import (

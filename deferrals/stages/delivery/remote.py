@@ -17,11 +17,11 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 
 from deferrals.deferreds import together
 from deferrals.errors import HopError
 from deferrals.interfaces import IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form
