@@ -73,6 +73,7 @@ WHOLE = (
     "layout",
     "nonsense",
     "octets",
+    "outside",
     "promises",
     "recipes",
     "translation",
