@@ -76,6 +76,7 @@ WHOLE = (
     "outside",
     "promises",
     "recipes",
+    "targets",
     "translation",
 )
 
