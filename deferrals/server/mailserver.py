@@ -124,7 +124,7 @@ class MailServer(service.Service):
             "notices": notices,
             "quarantines": quarantines or {},
         }
-        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
+        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging, self._hostname)
         self._authenticator = _authenticator(checkers)
         self._connections = ConnectionLimits()
         self.limitConnections(self._settings.limits)

@@ -10,7 +10,7 @@ import tempfile
 
 import atheris
 
-with atheris.instrument_imports(include=["deferrals"]):
+with atheris.instrument_imports(include=["deferrals", "twisted.web", "twisted.names.dns"]):
     from tests.fuzz.targets import TARGETS, check
 
 from tests.fuzz.corpus import corpus

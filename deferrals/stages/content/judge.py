@@ -37,6 +37,7 @@ from deferrals.model.verdict import (
     Refuse,
     Route,
 )
+from deferrals.stages.foreign import seen
 
 _log = Logger(namespace="deferrals.stages")
 
@@ -57,10 +58,18 @@ class ContentJudge:
         one cohort.
     @param maxJudging: how many messages may be judged at once; the next ones
         wait inside their own deadline.
+    @param hostname: this server's name: stages are shown no field that only
+        this server may say.
     """
 
-    def __init__(self, policies: Mapping[str, Sequence[IContentStage]], maxJudging: int) -> None:
+    def __init__(
+        self,
+        policies: Mapping[str, Sequence[IContentStage]],
+        maxJudging: int,
+        hostname: str = "",
+    ) -> None:
         self._policies = policies
+        self._hostname = hostname
         self._slots = Semaphore(maxJudging)
 
     def cohort(self, recipient: Recipient, verdict: EnvelopeVerdict) -> Hashable:
@@ -91,7 +100,7 @@ class ContentJudge:
             where its message still waits to be judged, otherwise 451 4.3.0.
         """
         members = [(recipient, _pairs(cohort)) for recipient, cohort in deferred]
-        return _Judging(self._slots, message, envelope, members).start()
+        return _Judging(self._slots, seen(message, self._hostname), envelope, members).start()
 
 
 def _key(stage: IContentStage, recipient: Recipient) -> Hashable:

@@ -82,7 +82,7 @@ class HTTPDelivery:
     ) -> Deferred[dict[Addressee, Outcome]]:
         if self._settings.request == "all":
             groups = byMarks(recipients)
-            copies = [relayed(message, envelope, self._hostname, group) for group in groups]
+            copies = [relayed(message, envelope, self._hostname, group, True) for group in groups]
         else:
             groups = [[addressee] for addressee in recipients]
             copies = [final(message, envelope, self._hostname, one) for one in recipients]

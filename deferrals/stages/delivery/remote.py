@@ -229,7 +229,8 @@ class RemoteDelivery:
         self, message: IMessage, envelope: Envelope, facts: _Facts, group: list[Addressee]
     ) -> Outgoing:
         parameters = envelope.parameters
-        copy = relayed(message, envelope, self._services.hostname, group)
+        isFinal = self._action == "delivered"
+        copy = relayed(message, envelope, self._services.hostname, group, isFinal)
         return Outgoing(
             "" if envelope.sender is None else wireAddress(envelope.sender),
             [wireAddress(addressee.recipient.address) for addressee in group],
