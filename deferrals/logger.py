@@ -5,7 +5,7 @@ it, and much of it comes from outside.
 
 from __future__ import annotations
 
-from typing import Any
+from twisted.logger import LogLevel
 
 from deferrals.model.text import cleaned
 from twisted import logger
@@ -17,7 +17,7 @@ class Logger(logger.Logger):
     it, or is taken for another event.
     """
 
-    def emit(self, level: Any, format: str | None = None, **kwargs: Any) -> None:
+    def emit(self, level: LogLevel, format: str | None = None, **kwargs: object) -> None:
         """
         Send an event to the observers.
 

@@ -25,6 +25,7 @@ from deferrals.app.log import JSONObserver, PlainObserver
 from deferrals.cli import _show, _table
 from deferrals.client import Result
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
+from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form
@@ -110,6 +111,7 @@ class Readers:
     def __init__(self, bad: str) -> None:
         self.bad = bad
         self.wire = bad if bad in ON_THE_WIRE else ""
+        self.address = self.wire if _isAddress(f"a{bad}@example.net") else ""
         self.stages = Stages(bad)
         with capturedLogs() as events:
             self.heard = self._transaction()
@@ -130,9 +132,9 @@ class Readers:
         heard = session.say(f"EHLO helo{wire}x", f"AUTH PLAIN {login}")
         server.advance(60)
         heard += session.say(
-            f"MAIL FROM:<sender{wire}x@example.com> SMTPUTF8 PRDR",
+            f"MAIL FROM:<sender{self.address}x@example.com> SMTPUTF8 PRDR",
             *(
-                f"RCPT TO:<recipient{wire}x@{domain}> NOTIFY=SUCCESS,FAILURE"
+                f"RCPT TO:<recipient{self.address}x@{domain}> NOTIFY=SUCCESS,FAILURE"
                 f" ORCPT=utf-8;orcpt{unitext}@example.org"
                 for domain in ("example.net", "refused.test", "broken.test")
             ),
@@ -211,6 +213,14 @@ class Readers:
         }
 
 
+def _isAddress(text: str) -> bool:
+    try:
+        Mailbox.parse(text)
+    except AddressError:
+        return False
+    return True
+
+
 class Queue:
     """
     What the commands ask.
@@ -254,7 +264,10 @@ class OutsideTests(SynchronousTestCase):
 
     def test_written(self) -> None:
         """What is taken out can still be seen."""
-        for reader, text in Readers("\u202e").all().items():
-            shown = cleaned("\u202e")
-            for source in TABLE[reader]:
-                self.assertIn(f"{source}{shown}", text.replace("\\\\", "\\"), reader)
+        for bad in "\u202e\u200d":
+            readers = Readers(bad)
+            for reader, text in readers.all().items():
+                for source in TABLE[reader]:
+                    if readers.address or source not in ("sender", "recipient"):
+                        shown = f"{source}{cleaned(bad)}"
+                        self.assertIn(shown, text.replace("\\\\", "\\"), reader)

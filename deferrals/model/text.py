@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import re
 
+from deferrals.model.characters import UNFIT
+
 #: What ends a line for some program, or ends what a terminal shows (C0, DEL, C1,
 #: U+2028, U+2029); and halves of characters, which have no octets.
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 
-#: What has no shape of its own (Unicode's Default_Ignorable_Code_Point, without
-#: the variation selectors that emoji need): it joins, hides, or is blank; with
-#: what turns the direction of text around (UAX #9), and annotations.
+#: What no address has either, and what else has no shape of its own (Unicode's
+#: Default_Ignorable_Code_Point, without the variation selectors that emoji need):
+#: it joins, hides, or is blank.
 _HIDDEN = (
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    "\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff"
+    f"{UNFIT}\u034f\u115f\u1160\u17b4\u17b5\u200c\u200d\u3164\uffa0\ufff0-\ufff8"
+    "\U000e0080-\U000e0fff"
 )
 
 _CONTROL = re.compile(f"[{_CONTROLS}]")
-_UNSEEN = re.compile(f"[{_CONTROLS}{_HIDDEN}]")
+_UNSEEN = re.compile(f"[{_HIDDEN}]")
 
 #: What is a blank with another name.
 _BLANKS = "\t\n\v\f\r"

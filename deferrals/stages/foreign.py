@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Hashable
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
@@ -18,6 +18,9 @@ from deferrals.deferreds import SharedResult, asDeferred
 from deferrals.interfaces import IMessage, MaybeAwaitable
 from deferrals.model.fields import fieldsOf
 from deferrals.model.ours import withoutOurs
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _T = TypeVar("_T")
 
@@ -67,7 +70,7 @@ class _View:
         self._message = message
         self._skip = behindHead(message, head)
         self._digest: bytes | None = None
-        self._shared: dict[Hashable, SharedResult] = {}
+        self._shared: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
         self.header = head
         self.size = len(head) + message.size - self._skip
         self.inMemory = message.inMemory
@@ -132,7 +135,7 @@ class _Spliced(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
         room = memoryview(buffer)
         piece = self._head[: len(room)]
         if not piece:
