@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.deferreds import timeOfDay
 from deferrals.errors import Changed
 from deferrals.interfaces import INotes, ISpool
+from deferrals.logger import Logger
 from deferrals.model.json import JSON
 
 _log = Logger(namespace="deferrals")

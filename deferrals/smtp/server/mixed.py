@@ -16,12 +16,12 @@ from typing import BinaryIO
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import awaited, timeOfDay, withDeadline
 from deferrals.errors import Changed
 from deferrals.interfaces import IMessage, INotes
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
