@@ -225,6 +225,9 @@ class MixedPolicy:
         found = [awaited(self.notes.find(_KIND, group.key)) for group in groups]
         if not any(found):
             return None
+        for one in found:
+            if isinstance(one, Deferred):
+                one.addErrback(lambda _: None)  # it is asked again, and heard
         d = Deferred.fromCoroutine(self._recall(transaction, groups))
         return d.addErrback(self._notRecalled, transaction)
 
