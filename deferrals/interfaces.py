@@ -68,6 +68,7 @@ __all__ = [
     "IDeliveryStage",
     "IEnvelopeStage",
     "IExpectingStage",
+    "ILimits",
     "IMessage",
     "INextHops",
     "IOutwardPlugin",
@@ -390,6 +391,7 @@ class IServices(Interface):
         """
 
     nextHops: INextHops = Attribute("L{INextHops}: the way to other SMTP and LMTP servers.")
+    limits: ILimits = Attribute("L{ILimits}: how much of something there may be.")
 
     def resolver(servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
         """
@@ -402,6 +404,39 @@ class IServices(Interface):
         """
         @param address: an IP address, text.
         @return: whether a connection there would reach this very server.
+        """
+
+
+class ILimits(Interface):
+    """
+    How much there may be of something, by a limit's name and a key: an address,
+    a user.  It holds for all listeners of a server.
+    """
+
+    def enter(limit: str, key: str, most: int) -> Deferred[bool]:
+        """
+        One more at once, until L{leave}.
+
+        @param limit: the limit's name, without blanks.
+        @return: a Deferred of whether it may be.  Where it may not, it has not
+            entered.
+        """
+
+    def leave(limit: str, key: str) -> None:
+        """
+        One less of what has entered.
+        """
+
+    def spend(limit: str, key: str, amount: int, most: int, seconds: float) -> Deferred[bool]:
+        """
+        Spend an amount of what there is within a window that slides.  It
+        outlives a restart of the server.
+
+        @param amount: less than 0 gives some of it back; 0 only asks whether
+            there is anything left.
+        @param most: what there is within C{seconds}.
+        @return: a Deferred of whether there is enough of it.  Where there is
+            not, nothing has been spent.
         """
 
 

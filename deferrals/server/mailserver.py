@@ -141,6 +141,7 @@ class MailServer(service.Service):
             returnOctets,
         )
         self.queue: IQueue | None = self._queue.view
+        self._services.limits.keepIn(self._queue.spool)
         self._mixed = MixedPolicies(self._services, self._queue.spool)
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
@@ -255,6 +256,7 @@ class MailServer(service.Service):
         except BaseException:
             await self.listeners.close()
             raise
+        await self._services.limits.load()
         try:
             await self.listeners.open()
         except BaseException:
@@ -289,6 +291,7 @@ class MailServer(service.Service):
         isOpen = await self._isOpen()
         await self.listeners.close()
         await self.listeners.shutdown(graceSeconds)
+        self._services.limits.close()
         if isOpen:
             await self._queue.stop()
         await self._services.nextHops.close()

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from deferrals.interfaces import IServices
 from deferrals.model.status import Status
+from deferrals.server.limits import SharedLimits
 from deferrals.server.network import makeResolver, reachable
 from deferrals.smtp.client.pool import NextHops
 
@@ -41,6 +42,7 @@ class Services:
     dns: tuple[tuple[str, int], ...] = attrs.field(default=(), kw_only=True)
     status: Status = attrs.field(factory=Status, init=False)
     nextHops: NextHops = attrs.field(init=False)
+    limits: SharedLimits = attrs.field(init=False)
     _listening: list[Callable[[], Iterable[tuple[str, int]]]] = attrs.field(
         factory=list, init=False
     )
@@ -50,6 +52,10 @@ class Services:
     @nextHops.default
     def _makeNextHops(self) -> NextHops:
         return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
+
+    @limits.default
+    def _makeLimits(self) -> SharedLimits:
+        return SharedLimits(self.reactor)
 
     def __attrs_post_init__(self) -> None:
         self.status.show("next hops", self.nextHops.describe)

@@ -17,6 +17,7 @@ from deferrals.interfaces import (
     IBinaryDelivery,
     IContentStage,
     IEnvelopeStage,
+    ILimits,
     IMessage,
     INextHops,
     IServices,
@@ -35,6 +36,7 @@ from deferrals.model.verdict import (
     EnvelopeVerdict,
     Outcome,
 )
+from deferrals.server.limits import SharedLimits
 from deferrals.spool.memory import MemorySpool
 
 _T = TypeVar("_T")
@@ -269,6 +271,7 @@ class FakeServices:
         self.stateDir = self.baseDir = directory
         self.status = Status()
         self.nextHops: INextHops = FakeNextHops() if nextHops is None else nextHops
+        self.limits: ILimits = SharedLimits(self.reactor)
         self._resolver = resolver
         self._endpoints = dict(endpoints or {})
         self._common: dict[Hashable, Any] = {}
