@@ -760,10 +760,13 @@ class IAuthenticator(Interface):
 
     mechanisms: list[str] = Attribute("The SASL mechanisms that can work, the best one first.")
 
-    def login(credentials: ICredentials) -> Deferred[str]:
+    def login(credentials: ICredentials, address: str) -> Deferred[str]:
         """
+        @param address: the client's.
         @return: a Deferred of the user's name; fails with C{UnauthorizedLogin}
-            where no checker knows them.
+            where no checker knows them, and with
+            L{TooManyFailures<deferrals.errors.TooManyFailures>} where they are
+            not looked at.
         """
 
     def scramKeys(user: bytes) -> Deferred[ScramKeys]:

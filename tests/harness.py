@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.auth.authenticator import Authenticator
+from deferrals.auth.throttle import Throttle
 from deferrals.interfaces import IEnvelopeStage, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -27,6 +28,7 @@ from deferrals.model.mixed import Memory, Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.server.limits import SharedLimits
 from deferrals.smtp.server.mixed import MixedPolicy
 from deferrals.smtp.server.session import Session
 from deferrals.smtp.server.settings import Backend
@@ -160,6 +162,11 @@ class Bench:
             inThread=maybeDeferred,
             status=self.status,
         )
+        authenticator = (backend or {}).get("authenticator")
+        if isinstance(authenticator, Authenticator) and authenticator.throttle is None:
+            authenticator.throttle = Throttle(
+                SharedLimits(self.clock), Limits(**(limits or {})), self.clock
+            )
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)

@@ -13,25 +13,34 @@ from collections.abc import Sequence
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from zope.interface import implementer, providedBy
 
-from deferrals.deferreds import asDeferred
+from deferrals.auth.throttle import Throttle
+from deferrals.deferreds import asDeferred, withDeadline
 from deferrals.interfaces import IAuthenticator, IScramChecker, IScramCredentials
 from deferrals.model.sasl import SCRAM_ITERATIONS, ScramKeys
 
 #: What an authenticator can make use of.
 CREDENTIALS = (IUsernamePassword, IScramCredentials)
 
+#: How much of the time that a client waits a check may take: a check that is late
+#: is our failure, and so has to end before the client is told.
+_IN_TIME = 0.9
+
 
 @implementer(IAuthenticator)
 class Authenticator:
     """
+    @ivar throttle: says whether a password may be tried; without one it may.
     @ivar mechanisms: the SASL mechanisms that can work, the best one first.
     """
 
-    def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
+    def __init__(
+        self, checkers: Sequence[ICredentialsChecker], throttle: Throttle | None = None
+    ) -> None:
         self._checkers = checkers
+        self.throttle = throttle
         self._scram = [IScramChecker(one) for one in checkers if IScramChecker.providedBy(one)]
         self._secret = secrets.token_bytes(32)
         self.mechanisms: list[str] = []
@@ -40,14 +49,32 @@ class Authenticator:
         if any(IUsernamePassword in checker.credentialInterfaces for checker in checkers):
             self.mechanisms += ["PLAIN", "LOGIN"]
 
-    def login(self, credentials: ICredentials) -> Deferred[str]:
+    def login(self, credentials: ICredentials, address: str) -> Deferred[str]:
         """
-        @return: a Deferred of the user's name, text; fails with
-            C{UnauthorizedLogin} where no checker knows them.
+        See L{IAuthenticator.login}.
         """
-        return Deferred.fromCoroutine(self._login(credentials))
+        if self.throttle is None:
+            return Deferred.fromCoroutine(self._check(credentials))
+        return Deferred.fromCoroutine(self._tried(self.throttle, credentials, address))
 
-    async def _login(self, credentials: ICredentials) -> str:
+    async def _tried(self, throttle: Throttle, credentials: ICredentials, address: str) -> str:
+        attempt = await throttle.enter(credentials, address)
+        try:
+            seconds = throttle.settings.auth_timeout * _IN_TIME
+            name: str = await withDeadline(throttle.clock, seconds, self._check, credentials)
+        except UnauthorizedLogin:
+            attempt.failed()
+            raise
+        except CancelledError:
+            await attempt.lost()
+            raise
+        except BaseException:
+            await attempt.unknown()
+            raise
+        await attempt.succeeded()
+        return name
+
+    async def _check(self, credentials: ICredentials) -> str:
         wanted = set(providedBy(credentials))
         for checker in self._checkers:
             if not wanted.intersection(checker.credentialInterfaces):

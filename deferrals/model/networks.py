@@ -71,6 +71,19 @@ def neighbourhood(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False))
 
 
+@functools.lru_cache(maxsize=4096)
+def largerNetwork(address: str) -> str:
+    """
+    The network that an address is counted with where one customer may have
+    several: the IPv4 /24, the IPv6 /48.
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((found, 24 if found.version == 4 else 48), strict=False))
+
+
 @attrs.frozen
 class Networks:
     """

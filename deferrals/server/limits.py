@@ -15,12 +15,15 @@ from zope.interface import implementer
 
 from deferrals.deferreds import timeOfDay
 from deferrals.interfaces import ILimits, ISpool
-from deferrals.model.windows import Windows
+from deferrals.model.windows import KEYS, Windows
 
 _log = Logger(namespace="deferrals")
 
 #: What names of notes begin with.
 _PREFIX = "limit "
+
+#: How many keys a limit has, where it is not what others have.
+_KEYS = {"auth-known": 50_000, "auth-today": 50_000}
 
 #: How long changes are gathered before they are noted, in seconds: a process
 #: that is killed forgets not more than that.
@@ -71,13 +74,19 @@ class SharedLimits:
         """
 
         def spend(_: None) -> bool:
-            windows = self._windows.setdefault(limit, Windows())
+            windows = self._of(limit)
             isThere = windows.spend(key, amount, most, seconds, self._clock.seconds())
             if amount and isThere:
                 self._note(limit, key)
             return isThere
 
         return self._loaded().addCallback(spend)
+
+    def _of(self, limit: str) -> Windows:
+        found = self._windows.get(limit)
+        if found is None:
+            found = self._windows[limit] = Windows(_KEYS.get(limit, KEYS))
+        return found
 
     def used(self, limit: str) -> dict[str, int]:
         """
@@ -113,7 +122,7 @@ class SharedLimits:
                 try:
                     seconds, spent = json.loads(value)
                     spent = [(wall - float(when), int(amount)) for when, amount in spent]
-                    windows = self._windows.setdefault(limit, Windows())
+                    windows = self._of(limit)
                     windows.load(key, float(seconds), spent, now)
                 except (ValueError, TypeError):
                     _log.failure("a note on limits cannot be read")

@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.auth.authenticator import Authenticator
+from deferrals.auth.throttle import Throttle
 from deferrals.deferreds import SharedResult
 from deferrals.interfaces import IQueue, ISpool
 from deferrals.model.address import normalDomain
@@ -125,10 +126,11 @@ class MailServer(service.Service):
             "quarantines": quarantines or {},
         }
         self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
-        self._authenticator = _authenticator(checkers)
+        self._services = services or Services(reactor, hostname=self._hostname)
+        self._throttle = Throttle(self._services.limits, self._settings.limits, reactor)
+        self._authenticator = _authenticator(checkers, self._throttle)
         self._connections = ConnectionLimits()
         self.limitConnections(self._settings.limits)
-        self._services = services or Services(reactor, hostname=self._hostname)
         self.status: Status = self._services.status
         self._ids = TransactionIds(os.getpid())
         self._queue = Queue(
@@ -344,15 +346,19 @@ class MailServer(service.Service):
 
     def limitConnections(self, limits: Limits) -> None:
         """
-        Let the connections of all listeners together go by these limits.
+        Let the connections of all listeners together, and what they try to log
+        in, go by these limits.
         """
+        self._throttle.settings = limits
         self._connections.connections = limits.connections
         self._connections.perNeighbourhood = limits.connections_per_address
         self._connections.delaySeconds = limits.auth_delay
 
 
-def _authenticator(checkers: Sequence[ICredentialsChecker]) -> Authenticator | None:
+def _authenticator(
+    checkers: Sequence[ICredentialsChecker], throttle: Throttle
+) -> Authenticator | None:
     for checker in checkers:
         if not ICredentialsChecker.providedBy(checker):
             raise TypeError(f"checkers: {checker!r} does not provide ICredentialsChecker")
-    return Authenticator(checkers) if checkers else None
+    return Authenticator(checkers, throttle) if checkers else None

@@ -38,15 +38,15 @@ class GateTests(FileCase):
             file.write("zoe:apple\n")
         both = Authenticator([self.checker(), FilePasswordDB(plain)])
         for user, password in ((b"alice", b"secret"), (b"zoe", b"apple")):
-            d = both.login(UsernamePassword(user, password))
+            d = both.login(UsernamePassword(user, password), "")
             self.assertEqual(self.successResultOf(d), user.decode())
-        self.failureResultOf(both.login(UsernamePassword(b"zoe", b"secret")), UnauthorizedLogin)
+        self.failureResultOf(both.login(UsernamePassword(b"zoe", b"secret"), ""), UnauthorizedLogin)
 
     def test_anonymous(self) -> None:
         """Nobody is let in without a name."""
         checker = AllowAnonymousAccess()
         checker.credentialInterfaces = PasswordFile.credentialInterfaces  # type: ignore
-        d = Authenticator([checker]).login(UsernamePassword(b"a", b"b"))
+        d = Authenticator([checker]).login(UsernamePassword(b"a", b"b"), "")
         self.failureResultOf(d, UnauthorizedLogin)
 
     def test_strangers(self) -> None:

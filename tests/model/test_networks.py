@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.networks import Networks, neighbourhood, normalAddress
+from deferrals.model.networks import Networks, largerNetwork, neighbourhood, normalAddress
 
 
 class NetworkTests(SynchronousTestCase):
@@ -40,3 +40,6 @@ class NetworkTests(SynchronousTestCase):
             self.assertEqual(normalAddress(text), wanted)
         self.assertEqual(neighbourhood("2001:db8::1:2"), "2001:db8::/64")
         self.assertEqual(neighbourhood("local"), "local")
+        self.assertEqual(largerNetwork("2001:db8:1:2::3"), "2001:db8:1::/48")
+        self.assertEqual(largerNetwork("192.0.2.7"), "192.0.2.0/24")
+        self.assertEqual(largerNetwork("local"), "local")
