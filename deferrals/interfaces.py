@@ -813,3 +813,16 @@ class IScramChecker(Interface):
         @return: L{ScramKeys<deferrals.model.sasl.ScramKeys>}, or C{None} where
             there are none.  May be a Deferred.
         """
+
+
+class IScramShapes(Interface):
+    """
+    Internal: a L{IScramChecker} that says what its keys look like, so that those
+    made up for strangers look the same.
+    """
+
+    def scramShapes() -> MaybeAwaitable[Sequence[tuple[int, int]]]:
+        """
+        @return: iterations and octets of salt of the keys of all users, in
+            order.  May be a Deferred.
+        """

@@ -38,6 +38,7 @@ from deferrals.model.status import Status
 from deferrals.server.listeners import PROXIED, Listeners, serverEndpoint
 from deferrals.server.mixed import MixedPolicies
 from deferrals.server.queue import Queue
+from deferrals.server.secret import Secret
 from deferrals.server.services import Services
 from deferrals.server.stages import (
     Contents,
@@ -128,7 +129,6 @@ class MailServer(service.Service):
         self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
         self._services = services or Services(reactor, hostname=self._hostname)
         self._throttle = Throttle(self._services.limits, self._settings.limits, reactor)
-        self._authenticator = _authenticator(checkers, self._throttle)
         self._connections = ConnectionLimits()
         self.limitConnections(self._settings.limits)
         self.status: Status = self._services.status
@@ -144,6 +144,8 @@ class MailServer(service.Service):
         )
         self.queue: IQueue | None = self._queue.view
         self._services.limits.keepIn(self._queue.spool)
+        self._secret = Secret(self._queue.spool)
+        self._authenticator = _authenticator(checkers, self._throttle, self._secret)
         self._mixed = MixedPolicies(self._services, self._queue.spool)
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
@@ -259,6 +261,7 @@ class MailServer(service.Service):
             await self.listeners.close()
             raise
         await self._services.limits.load()
+        await self._secret.load()
         try:
             await self.listeners.open()
         except BaseException:
@@ -356,9 +359,9 @@ class MailServer(service.Service):
 
 
 def _authenticator(
-    checkers: Sequence[ICredentialsChecker], throttle: Throttle
+    checkers: Sequence[ICredentialsChecker], throttle: Throttle, secret: Secret
 ) -> Authenticator | None:
     for checker in checkers:
         if not ICredentialsChecker.providedBy(checker):
             raise TypeError(f"checkers: {checker!r} does not provide ICredentialsChecker")
-    return Authenticator(checkers, throttle) if checkers else None
+    return Authenticator(checkers, throttle, secret.get) if checkers else None

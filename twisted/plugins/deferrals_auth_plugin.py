@@ -7,7 +7,7 @@ from zope.interface import implementer
 @implementer(ICheckerFactory, IPlugin)
 class _PasswordFileFactory:
     authType = "passwd"
-    authHelp = "A password file, as 'deferrals passwd' writes it: scrypt and SCRAM-SHA-256."
+    authHelp = "A password file, as 'deferrals passwd' writes it: Argon2 and SCRAM-SHA-256."
     argStringFormat = "Name of the file."
 
     @property
