@@ -439,6 +439,11 @@ class ILimits(Interface):
             not, nothing has been spent.
         """
 
+    def used(limit: str) -> dict[str, int]:
+        """
+        @return: what has been spent and counts now, by key; for people.
+        """
+
 
 class INextHops(Interface):
     """

@@ -73,6 +73,7 @@ class MailService(service.Service):
             maxJudging=config.max_judging,
             maxDelivering=config.max_delivering,
             returnOctets=config.bounce_size,
+            submission=config.submission,
             services=self._services,
         )
         self.server.limitConnections(config.limits)
@@ -145,6 +146,7 @@ class MailService(service.Service):
             quarantines=stages.quarantines,
             maxDelivering=config.max_delivering,
             returnOctets=config.bounce_size,
+            submission=config.submission,
         )
         self.server.listeners.change(wanted, config.grace)
         _log.info("configuration reloaded")

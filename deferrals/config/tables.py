@@ -38,6 +38,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
 from deferrals.stages.envelope.rules import Allowed, Pattern
+from deferrals.stages.envelope.submission import SubmissionSettings
 
 #: Endpoints that are known to have no TLS of their own.
 _CLEAR = ("tcp:", "tcp6:", "unix:", "systemd:")
@@ -257,6 +258,7 @@ class Config(ReplyTimes):
     @ivar listen: where mail comes in: at least one.
     @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
+    @ivar submission: what users who have logged in may send.
     @ivar policies: what recipients think of mail, by name.
     @ivar deliveries: deliveries that several rules, or stages, refer to by name.
     @ivar recipients: which recipients there are; the first rule that matches counts.
@@ -273,6 +275,7 @@ class Config(ReplyTimes):
     dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     tls: TLSTable | None = None
     limits: Limits = Limits()
+    submission: SubmissionSettings = SubmissionSettings()
     policies: dict[str, Policy] = attrs.field(factory=dict)
     deliveries: dict[str, DeliveryStage] = attrs.field(
         factory=dict, validator=checked(_deliveryNames)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import EllipsisType
 from typing import Any
 
 import attrs
 from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IProtocolFactory,
@@ -27,7 +28,7 @@ from twisted.python.failure import Failure
 from deferrals.auth.authenticator import Authenticator
 from deferrals.auth.throttle import Throttle
 from deferrals.deferreds import SharedResult
-from deferrals.interfaces import IQueue, ISpool
+from deferrals.interfaces import IQueue, ISpool, Work
 from deferrals.model.address import normalDomain
 from deferrals.model.ids import TransactionIds
 from deferrals.model.limits import Limits
@@ -35,6 +36,7 @@ from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Mixed
 from deferrals.model.schedule import Schedule
 from deferrals.model.status import Status
+from deferrals.model.verdict import Outcome
 from deferrals.server.listeners import PROXIED, Listeners, serverEndpoint
 from deferrals.server.mixed import MixedPolicies
 from deferrals.server.queue import Queue
@@ -51,6 +53,7 @@ from deferrals.server.stages import (
 )
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.smtp.server.settings import Backend
+from deferrals.stages.envelope.submission import Submission, SubmissionSettings
 
 _log = Logger(namespace="deferrals")
 
@@ -85,6 +88,8 @@ class MailServer(service.Service):
         policy refuses of a message that had to be accepted (C{Mixed.FILE}).
     @param maxJudging: messages in the content stages at once.
     @param maxDelivering: attempts to deliver that are under way at once.
+    @param submission: what users who have logged in may send; by default with
+        their own address as the sender.
     @param returnOctets: no larger message is sent back whole in a notice.
     @param services: those that stages were built with; by default it makes its
         own.
@@ -113,6 +118,7 @@ class MailServer(service.Service):
         maxJudging: int = 100,
         maxDelivering: int = 100,
         returnOctets: int = 1 << 20,
+        submission: SubmissionSettings = SubmissionSettings(),
         services: Services | None = None,
     ) -> None:
         self._reactor = reactor
@@ -146,6 +152,8 @@ class MailServer(service.Service):
         self._services.limits.keepIn(self._queue.spool)
         self._secret = Secret(self._queue.spool)
         self._authenticator = _authenticator(checkers, self._throttle, self._secret)
+        self._submission = Submission(submission, self._services)
+        self.status.show("submission", lambda: self._submission.describe())
         self._mixed = MixedPolicies(self._services, self._queue.spool)
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
@@ -202,23 +210,46 @@ class MailServer(service.Service):
         )
 
     def _backend(self, settings: ListenerSettings) -> Backend:
-        stages = self._stages
+        stages, submission = self._stages, self._submission
+        attempt = partial(self._attempt, submission) if settings.enumerate == "delivery" else None
+        logins = self._authenticator is not None or bool(settings.xclient)
         return Backend(
             ids=self._ids,
-            senders=stages.now.senders,
+            senders=[submission, *stages.now.senders] if logins else stages.now.senders,
             observers=stages.now.observers,
-            envelope=stages.now.envelope,
+            envelope=submission.counting(stages.now.envelope) if logins else stages.now.envelope,
             content=stages.content,
             spool=self._queue.spool,
-            release=self._queue.release,
+            release=partial(self._release, submission),
+            weigh=submission.weigh if logins else None,
             status=self.status,
             mixed=self._mixed.forListener(settings, stages.now.quarantines.get, stages.canWriteTo),
             connectionLimits=self._connections,
             authenticator=self._authenticator,
             binary=stages.now.takesBinary,
-            attempt=self._queue.attempt if settings.enumerate == "delivery" else None,
+            attempt=attempt,
             deliverySeconds=settings.delivery_deadline,
         )
+
+    def _release(self, submission: Submission, work: Work) -> None:
+        """
+        A message is ours.
+        """
+        if submission.isHeld(work.envelope):
+            self._queue.hold(work)
+        else:
+            self._queue.release(work)
+
+    def _attempt(
+        self, submission: Submission, work: Work, handsBack: bool
+    ) -> Deferred[dict[int, Outcome]]:
+        """
+        The same, where its delivery is waited for.
+        """
+        if not submission.isHeld(work.envelope):
+            return self._queue.attempt(work, handsBack)
+        self._queue.hold(work)
+        return succeed({})
 
     # Its life.
 
@@ -323,6 +354,7 @@ class MailServer(service.Service):
         quarantines: Mapping[str, str] | None = None,
         maxDelivering: int | None = None,
         returnOctets: int | None = None,
+        submission: SubmissionSettings | None = None,
     ) -> None:
         """
         Set other stages, for the transactions that begin from now on; what is
@@ -344,6 +376,8 @@ class MailServer(service.Service):
             choices["notices"] = notices
         self._stages.set(Stages.make(**choices))
         self._choices = choices
+        if submission is not None:
+            self._submission = Submission(submission, self._services)
         self._queue.replaced(maxDelivering, returnOctets)
         self.listeners.refresh()
 
