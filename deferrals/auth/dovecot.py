@@ -41,6 +41,10 @@ ANSWER_SECONDS = 20.0
 #: Until a new connection has said what it can do; in seconds.
 GREETING_SECONDS = 5.0
 
+#: A connection takes no more questions after so many seconds: as long as there is
+#: one, a Dovecot that was told to stop or to reload answers as it did before.
+CONNECTION_SECONDS = 60.0
+
 #: Passwords that are asked about at once.
 AT_ONCE = 100
 
@@ -64,7 +68,8 @@ class Connection(LineOnlyReceiver):
     One connection.
 
     @ivar greeted: fires with this when Dovecot has said what it can do.
-    @ivar isOver: whether it is lost.
+    @ivar isOver: whether it takes no more questions.
+    @ivar lost: fires when it has ended.
     @ivar heard: how many lines have come.
     """
 
@@ -73,6 +78,7 @@ class Connection(LineOnlyReceiver):
 
     def __init__(self) -> None:
         self.greeted: Deferred[Connection] = Deferred(lambda _: self._abort())
+        self.lost: Deferred[None] = Deferred()
         self.isOver = False
         self.heard = 0
         self._isReady = False
@@ -107,6 +113,7 @@ class Connection(LineOnlyReceiver):
         """
         if self._pending.pop(number, None) is not None:
             self._write(b"CANCEL\t%s\n" % number)
+            self._leave()
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -152,12 +159,25 @@ class Connection(LineOnlyReceiver):
             answer.errback(DovecotError("Dovecot cannot check passwords at the moment"))
         else:
             answer.errback(UnauthorizedLogin())
+        self._leave()
+
+    def retire(self) -> None:
+        """
+        It takes no more questions, and ends when all have been answered.
+        """
+        self.isOver = True
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.isOver and not self._pending:
+            self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         What has no answer has none.
         """
         self.isOver = True
+        self.lost.callback(None)
         pending, self._pending = self._pending, {}
         for answer in pending.values():
             answer.errback(ConnectionLost("Dovecot has closed the connection"))
@@ -270,7 +290,10 @@ class DovecotChecker:
 
     def _arrived(self, connection: Connection | Failure) -> None:
         self._connecting = None
-        self._connection = connection if isinstance(connection, Connection) else None
+        if isinstance(connection, Connection):
+            self._connection = connection
+            retire = self._clock.callLater(CONNECTION_SECONDS, connection.retire)
+            connection.lost.addCallback(lambda _: retire.cancel() if retire.active() else None)
 
     async def _connect(self) -> Connection:
         connection = await self._endpoint.connect(_Connections())

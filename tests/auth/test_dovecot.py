@@ -108,6 +108,7 @@ class DovecotTests(SynchronousTestCase):
         self.assertEqual(question, b"AUTH\t1\tPLAIN\tservice=smtp\tsecured\tresp=" + response)
         self.say(b"OK\t1\tuser=alice@example.net\toriginal_user=Alice@Example.net")
         self.assertEqual(self.successResultOf(d), b"alice@example.net")
+        self.checker.close()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_wrong(self) -> None:
@@ -154,6 +155,24 @@ class DovecotTests(SynchronousTestCase):
         self.endpoint.transports[3].loseConnection()
         self.failureResultOf(d)
         self.assertEqual(len(self.endpoint.transports), 4)
+
+    def test_old(self) -> None:
+        """A connection is used for a minute, and closed when it has its last answer."""
+        d = self.login()
+        self.say(b"OK\t1\tuser=alice")
+        self.successResultOf(d)
+        self.clock.advance(59)
+        waiting = self.login()
+        self.assertEqual(len(self.endpoint.transports), 1)
+        self.clock.advance(1)
+        first = self.endpoint.transports[0]
+        self.assertFalse(first.disconnecting)
+        self.login().addErrback(lambda _: None)
+        self.assertEqual(len(self.endpoint.transports), 2)
+        first.protocol.dataReceived(b"OK\t2\tuser=alice\n")
+        self.assertEqual(self.successResultOf(waiting), b"alice")
+        self.assertTrue(first.disconnecting)
+        self.assertFalse(self.endpoint.transports[1].disconnecting)
 
     def test_notThere(self) -> None:
         """Without Dovecot nothing is known; when it is there again it is asked."""
