@@ -34,7 +34,8 @@ from deferrals.smtp.server.session import Session
 from deferrals.smtp.server.settings import Backend
 from deferrals.spool.memory import MemorySpool
 from deferrals.stages.content.judge import ContentJudge
-from deferrals.testing import FakeContent
+from deferrals.stages.envelope.submission import Submission, SubmissionSettings
+from deferrals.testing import FakeContent, FakeServices
 
 
 @implementer(IEnvelopeStage)
@@ -142,6 +143,7 @@ class Bench:
         backend: dict[str, Any] | None = None,
         transport: Transport | None = None,
         memory: Memory | None = None,
+        submission: SubmissionSettings | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -162,7 +164,8 @@ class Bench:
             inThread=maybeDeferred,
             status=self.status,
         )
-        authenticator = (backend or {}).get("authenticator")
+        backend = dict(backend or {})
+        authenticator = backend.get("authenticator")
         if isinstance(authenticator, Authenticator) and authenticator.throttle is None:
             authenticator.throttle = Throttle(
                 SharedLimits(self.clock), Limits(**(limits or {})), self.clock
@@ -170,15 +173,20 @@ class Bench:
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
+        envelope: IEnvelopeStage = self.envelope
+        if submission is not None:
+            users = Submission(submission, FakeServices(reactor=self.clock))
+            backend |= {"senders": [users], "weigh": users.weigh}
+            envelope = users.counting(self.envelope)
         self.backend = Backend(
             ids=TransactionIds(),
-            envelope=self.envelope,
+            envelope=envelope,
             content=judge,
             spool=self.spool,
             release=self._release,
             status=self.status,
             mixed=self.mixed,
-            **(backend or {}),
+            **backend,
         )
         self.settings = ListenerSettings(
             name="test", hostname="mx.example.net", limits=Limits(**(limits or {})), **settings
