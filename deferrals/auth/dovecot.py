@@ -228,7 +228,7 @@ class DovecotChecker:
         self._endpoint = endpoint
         self._clock = clock
         self._slots = Semaphore(AT_ONCE)
-        self._connecting: SharedResult | None = None
+        self._connecting: SharedResult[Connection] | None = None
         self._connection: Connection | None = None
 
     def requestAvatarId(self, credentials: object) -> Deferred[bytes | tuple[()]]:

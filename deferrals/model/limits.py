@@ -8,6 +8,18 @@ import attrs
 
 from deferrals.model.settings import Octets, Seconds, checked, positive
 
+#: Messages in the content stages at once.
+MAX_JUDGING = 200
+
+#: Attempts to deliver that are under way at once.
+MAX_DELIVERING = 100
+
+#: No larger message is sent back whole in a notice.
+BOUNCE_OCTETS = Octets(1 << 20)
+
+#: How long transactions and deliveries may take to end, when the server stops.
+GRACE_SECONDS = Seconds(10)
+
 
 def _underAMinute(value: float) -> None:
     if not 0 < value <= 55:  # D-25

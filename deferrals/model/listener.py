@@ -90,14 +90,14 @@ class ListenerOptions:
     delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))
     withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
 
-    @property
+    @functools.cached_property
     def authentication(self) -> str:
         """
         C{auth}, or what it is by default.
         """
         return self.auth or ("required" if self.protocol == "submission" else "no")
 
-    @property
+    @functools.cached_property
     def mixedChoice(self) -> Mixed:
         """
         C{mixed}, or what it is by default: clients that submit show a 452 as a

@@ -31,7 +31,13 @@ from deferrals.deferreds import SharedResult
 from deferrals.interfaces import IQueue, ISpool, Work
 from deferrals.model.address import normalDomain
 from deferrals.model.ids import TransactionIds
-from deferrals.model.limits import Limits
+from deferrals.model.limits import (
+    BOUNCE_OCTETS,
+    GRACE_SECONDS,
+    MAX_DELIVERING,
+    MAX_JUDGING,
+    Limits,
+)
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Mixed
 from deferrals.model.schedule import Schedule
@@ -115,9 +121,9 @@ class MailServer(service.Service):
         schedule: Schedules = Schedule(),
         notices: Notices = None,
         quarantines: Mapping[str, str] | None = None,
-        maxJudging: int = 100,
-        maxDelivering: int = 100,
-        returnOctets: int = 1 << 20,
+        maxJudging: int = MAX_JUDGING,
+        maxDelivering: int = MAX_DELIVERING,
+        returnOctets: int = BOUNCE_OCTETS,
         submission: SubmissionSettings = SubmissionSettings(),
         services: Services | None = None,
     ) -> None:
@@ -135,8 +141,7 @@ class MailServer(service.Service):
         self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
         self._services = services or Services(reactor, hostname=self._hostname)
         self._throttle = Throttle(self._services.limits, self._settings.limits, reactor)
-        self._connections = ConnectionLimits()
-        self.limitConnections(self._settings.limits)
+        self._connections = ConnectionLimits(self._settings.limits)
         self.status: Status = self._services.status
         self._ids = TransactionIds(os.getpid())
         self._queue = Queue(
@@ -157,8 +162,8 @@ class MailServer(service.Service):
         self._mixed = MixedPolicies(self._services, self._queue.spool)
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
-        self._started: SharedResult | None = None
-        self._stopped: SharedResult | None = None
+        self._started: SharedResult[MailServer] | None = None
+        self._stopped: SharedResult[None] | None = None
 
     # Where it listens.
 
@@ -228,7 +233,6 @@ class MailServer(service.Service):
             authenticator=self._authenticator,
             binary=stages.now.takesBinary,
             attempt=attempt,
-            deliverySeconds=settings.delivery_deadline,
         )
 
     def _release(self, submission: Submission, work: Work) -> None:
@@ -311,7 +315,7 @@ class MailServer(service.Service):
         service.Service.stopService(self)
         return self.stop()
 
-    def stop(self, graceSeconds: float = 10.0) -> Deferred[None]:
+    def stop(self, graceSeconds: float = GRACE_SECONDS) -> Deferred[None]:
         """
         Take no more connections, let transactions end, then deliveries, and
         close the spool.  What is not delivered stays in it.
@@ -387,9 +391,7 @@ class MailServer(service.Service):
         in, go by these limits.
         """
         self._throttle.settings = limits
-        self._connections.connections = limits.connections
-        self._connections.perNeighbourhood = limits.connections_per_address
-        self._connections.delaySeconds = limits.auth_delay
+        self._connections.limits = limits
 
 
 def _authenticator(

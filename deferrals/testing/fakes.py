@@ -302,6 +302,6 @@ class FakeServices:
 
     def listensOn(self, address: str, port: int) -> bool:
         """
-        Nobody comes in.
+        No client comes in.
         """
         return False

@@ -131,7 +131,10 @@ class MailboxTests(SynchronousTestCase):
         self.assertNotEqual(one.key, Mailbox.parse("user2@example.net").key)
 
     def test_utf8(self) -> None:
-        """Who needs SMTPUTF8: the local part, or a domain written in U-labels (RFC 6531)."""
+        """
+        Which addresses need SMTPUTF8: by the local part, or a domain written in
+        U-labels (RFC 6531).
+        """
         self.assertTrue(Mailbox.parse("\u00e4@example.net").needsUTF8)
         self.assertTrue(Mailbox.parse("a@b\u00fccher.example").needsUTF8)
         self.assertFalse(Mailbox.parse("a@xn--bcher-kva.example").needsUTF8)

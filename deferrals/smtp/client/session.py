@@ -321,7 +321,7 @@ class ClientSession(Protocol):
     async def secure(self, creator: IOpenSSLClientConnectionCreator, verifies: bool) -> None:
         """
         STARTTLS (RFC 3207).  What the server has sent behind its reply, in
-        clear, is thrown away: it may be someone else's.
+        clear, is thrown away: it may be an attacker's.
 
         @param creator: C{IOpenSSLClientConnectionCreator}.
         @param verifies: whether it refuses a server that is not the right one.

@@ -138,7 +138,7 @@ class _Judging:
             for pair in cohort:
                 self._meeting.setdefault(pair, []).append(cohort)
         self._refused: set[_Cohort] = set()
-        self._asked: dict[tuple[IContentStage, Hashable], SharedResult] = {}
+        self._asked: dict[tuple[IContentStage, Hashable], SharedResult[ContentVerdict]] = {}
         self._walking = 0
         self._inside = False
 
@@ -154,7 +154,8 @@ class _Judging:
         self._walking = len(self._members)
         for cohort in self._members:
             walk = Deferred.fromCoroutine(self._walk(cohort, slot.wait()))
-            walks[cohort] = SharedResult(walk.addBoth(self._walked))
+            walk.addBoth(self._walked)
+            walks[cohort] = SharedResult(walk)
         return [self._verdict(walks[cohort]) for cohort in self._order]
 
     def _announce(self) -> None:
@@ -184,7 +185,7 @@ class _Judging:
             self._slots.release()
         return result
 
-    def _verdict(self, walk: SharedResult) -> Deferred[ContentVerdict]:
+    def _verdict(self, walk: SharedResult[ContentVerdict]) -> Deferred[ContentVerdict]:
         """
         A recipient's own view of its cohort's walk.
         """

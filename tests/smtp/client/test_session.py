@@ -259,7 +259,7 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(codes(self.successResultOf(server.result)), [451, 550])
 
     def test_brokenServers(self) -> None:
-        """Whoever breaks the protocol loses the connection; the message is still ours."""
+        """A server that breaks the protocol loses the connection; the message is still ours."""
         begun = ["250 ok", "250 ok", "352 l", "354 go"]
         for lines in (
             ["nonsense"],
