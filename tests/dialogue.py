@@ -7,7 +7,7 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
     # requirement: D-19    what the dialogue proves, see tests/requirements.py
     @ NAME VALUE            a setting of the listener, or of its limits
     @ user NAME PASSWORD    who may log in
-    @ submission KEY=VALUE  what who has logged in may send
+    @ submission KEY=VALUE  what a login may send
     @ binary yes            all deliveries take BINARYMIME
     @ greeted no            without this, greeting and EHLO have happened
     @ pieces matter         it does not run byte by byte

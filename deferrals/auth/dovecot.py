@@ -6,8 +6,8 @@ its protocol for authentication clients: lines, fields parted by tabs, many
 requests side by side on one connection.  The connection is made when it is
 needed, and made again when it was lost.
 
-Dovecot is given passwords, as PLAIN and LOGIN bring them.  Keys for SCRAM it
-tells nobody.
+Dovecot is given passwords, as PLAIN and LOGIN bring them.  It keeps the keys for
+SCRAM to itself.
 
 Whatever cannot be asked, or does not answer in time, is an error, and no wrong
 password: the client is told to come again later.
@@ -88,7 +88,7 @@ class Connection(LineOnlyReceiver):
 
     def connectionMade(self) -> None:
         """
-        Say who we are: a number that no other connection has.
+        Introduce ourselves: by a number that no other connection has.
         """
         number = secrets.randbelow((1 << 31) - 1) + 1
         self._write(b"VERSION\t1\t1\nCPID\t%d\n" % number)

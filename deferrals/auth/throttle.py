@@ -83,7 +83,7 @@ class Throttle:
 
     async def enter(self, credentials: ICredentials, address: str) -> Attempt:
         """
-        Somebody wants to have a password checked.
+        A client wants to have a password checked.
 
         @return: what has to be told the outcome.
         @raise TooManyFailures: it must not be checked.

@@ -249,8 +249,8 @@ class Strangers:
     """
     What is there for names that no user has, so that it takes as long, and looks
     like, what is there for users: of each kind of it as much as users have.
-    The same name gets the same one each time, after a restart, too; whoever
-    does not know the file cannot say which one.
+    The same name gets the same one each time, after a restart, too; without
+    the file it cannot be known which one.
 
     @ivar shapes: iterations and octets of salt of all keys for SCRAM.
     @param users: those of a file.
@@ -270,7 +270,7 @@ class Strangers:
         What a stranger's password is compared with, in vain.
         """
         if not self._secrets:
-            return _NOBODY
+            return _NO_USER
         return self._secrets[place(self._key, name, len(self._secrets))]
 
 
@@ -283,8 +283,8 @@ def place(key: bytes, name: bytes, count: int) -> int:
 
 
 #: What a stranger's password is compared with where there are no users.
-_NOBODY = Secrets(
-    Argon2Hash(ARGON2_VERSION, ARGON2_KIB, ARGON2_PASSES, ARGON2_LANES, b"nobody's", b"\0" * 32)
+_NO_USER = Secrets(
+    Argon2Hash(ARGON2_VERSION, ARGON2_KIB, ARGON2_PASSES, ARGON2_LANES, b"no user's", b"\0" * 32)
 )
 
 

@@ -357,7 +357,8 @@ def _submission(part: dict[str, Any]) -> Iterator[str]:
     """
     What users have sent within the hour.
     """
-    yield f"submission: {part['logins']} logins have sent within the hour"
+    if part["logins"]:
+        yield f"submission: {part['logins']} logins have sent within the hour"
     for login, used in part["most_used"].items():
         words = [f"{amount} of {most} {name}" for name, (amount, most) in used.items()]
         yield f"  {login}: {', '.join(words)}"
@@ -385,7 +386,8 @@ def status(connection: Connection, arguments: argparse.Namespace) -> int:
         print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
     for name, what in found.get("parts", {}).items():
         if name == "submission":
-            print("\n".join(_submission(what)))
+            for line in _submission(what):
+                print(line)
         else:
             print(f"{name}: {json.dumps(what)}")
     return 0 if connection.running else 1

@@ -23,7 +23,7 @@ _log = Logger(namespace="deferrals")
 _PREFIX = "limit "
 
 #: How many keys a limit has, where it is not what others have.
-_KEYS = {"auth-known": 50_000, "auth-today": 50_000}
+_KEYS = {"auth-known": 20_000, "auth-today": 20_000}
 
 #: How long changes are gathered before they are noted, in seconds: a process
 #: that is killed forgets not more than that.

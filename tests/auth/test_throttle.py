@@ -143,7 +143,7 @@ class GuessingTests(ThrottleCase):
         self.assertEqual(looked, 50)
 
     def test_known(self) -> None:
-        """Whose network is full of guessers, and who has logged in from there, is let through."""
+        """A user that has logged in from a network is let through, however many guess there."""
         self.assertEqual(self.said(HOME, "right"), "alice")
         for number in range(60):
             self.guess("192.0.2.77", 1, f"user{number}")
@@ -203,7 +203,7 @@ class GuessingTests(ThrottleCase):
         self.assertEqual([self.successResultOf(d) for d in waiting], users)
 
     def test_tooManyWait(self) -> None:
-        """There is an end to how many of one network wait; who gives up makes room."""
+        """There is an end to how many of one network wait; one that gives up makes room."""
         self.checker.held = []
         waiting = [self.attempt(HOTEL, f"guess {number}") for number in range(10 + WAITING)]
         self.assertEqual(self.said(HOTEL, "right"), "TooManyFailures")
@@ -283,7 +283,7 @@ class WireTests(ThrottleCase):
         self.assertEqual(self.say(HOME, "right"), ["235 2.7.0 authenticated"])
 
     def test_oneConnection(self) -> None:
-        """Who is told so three times on one connection is disconnected."""
+        """A client that is told so three times on one connection is disconnected."""
         self.guess(HOTEL, 10)
         backend = {"authenticator": self.authenticator}
         bench = Bench({}, backend, Transport(HOTEL), auth="offered", auth_without_tls=True)

@@ -1,5 +1,5 @@
 """
-Users who log in: Dovecot's, and our own; what they send, and who guesses.
+Logins: Dovecot's users, and our own; what they send, and how they are guessed.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class DovecotTests(LoginCase):
         self.assertEqual([client.getreply()[0] for client in slow], [535] * 5)
 
     def test_restarted(self) -> None:
-        """While Dovecot is away nobody is told that a password is wrong; then it works again."""
+        """While Dovecot is away no password is called wrong; then it works again."""
         self.dovecot.stop()
         self.assertEqual(self.login(self.mx.port), 454)
         self.dovecot.start()
@@ -147,7 +147,7 @@ class GuessingTests(LoginCase):
 
 class LimitTests(LoginCase):
     """
-    Who sends too much.
+    A login that sends too much.
     """
 
     def test_held(self) -> None:

@@ -71,7 +71,7 @@ class StatusTests(SynchronousTestCase):
         return out.getvalue()
 
     def test_submission(self) -> None:
-        """Who has sent how much, in words, and for programs."""
+        """How much each login has sent, in words, and for programs."""
         lines = self.shown(False).splitlines()
         self.assertIn("submission: 2 held", lines)
         self.assertIn("submission: 2 logins have sent within the hour", lines)

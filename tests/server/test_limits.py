@@ -41,7 +41,7 @@ class LimitsTests(SynchronousTestCase):
         self.assertTrue(verifyObject(ILimits, SharedLimits(self.clock)))
 
     def test_enter(self) -> None:
-        """So many at once; who leaves makes room."""
+        """So many at once; one that leaves makes room."""
         limits = SharedLimits(self.clock)
         entered = [self.successResultOf(limits.enter("n", "k", 2)) for _ in range(3)]
         self.assertEqual(entered, [True, True, False])
@@ -85,7 +85,7 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(self.kept().used("name"), {})
 
     def test_waits(self) -> None:
-        """Before it is known what was spent, questions wait; who gives up is not asked again."""
+        """Before it is known what was spent, questions wait; a cancelled one is not answered."""
         first = self.kept()
         self.spend(first, 3)
         first.close()

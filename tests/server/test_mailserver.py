@@ -310,7 +310,7 @@ class DialogueTests(ServerCase):
         return client
 
     def test_senders(self) -> None:
-        """Whoever has logged in sends as itself, on whichever listener; XCLIENT's login, too."""
+        """A login sends as itself, on whichever listener; XCLIENT's login, too."""
         server, client = self.users()
         other = self.client(server, auth="offered", auth_without_tls=True)
         other.say("EHLO client.test", "AUTH PLAIN AGFsaWNlAHNlY3JldA==")

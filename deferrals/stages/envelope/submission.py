@@ -38,7 +38,14 @@ from deferrals.model.reply import (
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, parseOctets, positive
 from deferrals.model.verdict import EnvelopeVerdict, Refuse
 from deferrals.stages.envelope.ownsenders import OWN, Senders, listedSenders, ownAddress
-from deferrals.stages.envelope.tables import DEFAULT_QUERY, SqliteTable, Table, WebTable, checkQuery
+from deferrals.stages.envelope.tables import (
+    DEFAULT_QUERY,
+    Row,
+    SqliteTable,
+    Table,
+    WebTable,
+    checkQuery,
+)
 from deferrals.stages.web import httpURL
 
 _log = Logger(namespace="deferrals.submission")
@@ -161,7 +168,7 @@ class Submission:
 
     def _owns(self, login: Login, sender: Mailbox | None) -> bool:
         """
-        The null path is everyone's: clients send notices of their own with it
+        The null path is for all logins: clients send notices of their own with it
         (RFC 8098 §3).
         """
         if sender is None or (login.own is not None and login.own.key == sender.key):
@@ -266,19 +273,20 @@ class Submission:
 
     async def _lookUp(self, user: str, now: float) -> Login:
         own = ownAddress(user, self._services.hostname)
-        row: Any = None
+        row: Row | None = None
         if self._table is not None and own is not None:
             row = await self._table.find(own)
-        most = {name: _number(name, (row or {}).get(name)) for name in _NAMES}
+        row = row or {}
+        most = {name: _number(name, row.get(name)) for name in _NAMES}
         return Login(
             user,
             own,
-            _senders((row or {}).get("senders")),
+            _senders(row.get("senders")),
             {name: one or getattr(self._settings, name) for name, one in most.items()},
             now + self._settings.cache,
         )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, int | dict[str, dict[str, list[int]]]]:
         """
         For the status: the logins that have used most of what they may.
         """

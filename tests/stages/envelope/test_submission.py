@@ -89,7 +89,7 @@ class SenderTests(SubmissionCase):
         self.assertEqual(self.services.status.counted("submission", "senders refused"), 5)
 
     def test_nobody(self) -> None:
-        """Who has not logged in is not meant."""
+        """Clients without a login are not meant."""
         self.assertEqual(self.said(self.stage(messages=1), "ceo@example.net", None), "")
         self.assertEqual(self.said(self.stage(messages=1), "ceo@example.net", None), "")
 
@@ -232,7 +232,7 @@ class LimitTests(SubmissionCase):
         self.assertEqual(self.services.status.counted("submission", "held"), 3)
 
     def test_status(self) -> None:
-        """The status shows who has used most, and how much of what."""
+        """The status shows the logins that have used most, and how much of what."""
         stage = self.stage(messages=10, recipients=4)
         alice = self.envelope("alice@example.net")
         self.successResultOf(stage.judgeSender(alice))
