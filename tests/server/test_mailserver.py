@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import Clock
@@ -19,10 +19,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from deferrals.auth.checker import PasswordFile
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
+from deferrals.model.passwords import ScryptHash, Secrets, formatLine
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Delivered, Failed, Refuse, Route
@@ -33,6 +35,7 @@ from deferrals.server import (
     Mixed,
     Senders,
     SubmissionSettings,
+    limits,
 )
 from deferrals.spool.memory import MemorySpool
 from tests.harness import Transport
@@ -360,6 +363,37 @@ class DialogueTests(ServerCase):
             looked += not client.say(f"AUTH PLAIN {guess}")
             client.session.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(looked, 10)
+
+    def test_restarted(self) -> None:
+        """Guesses, what was sent, and a stranger's salt are what they were before a restart."""
+        self.patch(limits, "SAVE_SECONDS", 100.0)  # what is not noted yet is at the stop
+        spool, said = MemorySpool(self.clock), []
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write(formatLine("alice", Secrets(ScryptHash.make("secret", b"s", 4))) + "\n")
+        for _ in range(2):
+            server = self.server(
+                spool=spool,
+                checkers=[PasswordFile(path, maybeDeferred)],
+                submission=SubmissionSettings(messages=1),
+            )
+            self.successResultOf(server.start())
+            guesser = self.client(server, auth="offered", auth_without_tls=True)
+            guesser.transport.clear()
+            guesser.say("EHLO client.test")
+            (salt,) = guesser.say("AUTH SCRAM-SHA-256 " + base64.b64encode(b"n,,n=x,r=y").decode())
+            guesser.say("*")
+            client = self.loggedIn(server)
+            mail = client.say("MAIL FROM:<alice@mx.test>")
+            known = base64.b64decode(salt[4:]).partition(b",")[2]
+            said.append((known, mail[0][:3], server._services.limits.used("auth-address")))
+            guesser.say("AUTH PLAIN AGFsaWNlAGd1ZXNz")
+            for one in (guesser, client):
+                one.session.connectionLost(Failure(ConnectionDone()))
+            self.stop(server)
+        self.assertEqual(said[0][0], said[1][0])
+        self.assertEqual([mail for _, mail, _ in said], ["250", "450"])
+        self.assertEqual([used for _, _, used in said], [{}, {"192.0.2.1 alice": 1}])
 
     def test_connections(self) -> None:
         """The limits on connections are those of all listeners together."""
