@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import attrs
 
+from deferrals.model.commands import checkName
 from deferrals.model.limits import Limits, ReplyTimes
 from deferrals.model.mixed import Mixed
 from deferrals.model.networks import Networks
-from deferrals.model.settings import BadSetting, Seconds, checked, positive
+from deferrals.model.settings import BadSetting, Seconds, checked, ofTheirTypes, positive
 
 #: What C{withhold} can take back.
 WITHHELD = frozenset(
@@ -37,7 +38,12 @@ def _withheld(value: Sequence[str]) -> None:
         raise ValueError(f"some of {', '.join(sorted(WITHHELD))}")
 
 
-@attrs.frozen(kw_only=True)
+def _hostname(value: str) -> None:
+    if value:
+        checkName(value)
+
+
+@attrs.frozen(kw_only=True, field_transformer=ofTheirTypes)
 class ListenerOptions:
     """
     What the configuration and an embedding program both can say of a listener.
@@ -107,7 +113,7 @@ class ListenerOptions:
         return self.mixed or (Mixed.STRICTEST if submits else Mixed.SPLIT)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=ofTheirTypes)
 class ListenerSettings(ListenerOptions, ReplyTimes):
     """
     All that a listener's sessions are given.
@@ -124,7 +130,7 @@ class ListenerSettings(ListenerOptions, ReplyTimes):
     certificates: Any = None
     proxied: bool = False
     limits: Limits = Limits()
-    hostname: str = ""
+    hostname: str = attrs.field(default="", validator=checked(_hostname))
     name: str = ""
 
     def __attrs_post_init__(self) -> None:

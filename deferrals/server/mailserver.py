@@ -7,7 +7,7 @@ C{twistd deferrals}, and nowhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import EllipsisType
 from typing import Any
@@ -127,6 +127,11 @@ class MailServer(service.Service):
         submission: SubmissionSettings = SubmissionSettings(),
         services: Services | None = None,
     ) -> None:
+        _checkNumbers(maxJudging=maxJudging, maxDelivering=maxDelivering)
+        _checkNumbers(least=0, returnOctets=returnOctets)
+        _checkType("settings", settings, ListenerSettings)
+        _checkType("services", services, Services)
+        _checkType("submission", submission, SubmissionSettings)
         self._reactor = reactor
         self._hostname = normalDomain(hostname)
         self._settings = settings or ListenerSettings()
@@ -182,6 +187,7 @@ class MailServer(service.Service):
 
         @param endpoint: a Twisted server endpoint, or its description; one that
             begins with C{haproxy:} expects PROXY headers.
+        @raise TypeError: it is neither, or these are no settings.
         @raise ValueError: the description is none, or settings ask for what
             this server does not have.
         @raise CannotListenError: it has started, and the port cannot be had.
@@ -191,6 +197,10 @@ class MailServer(service.Service):
         if isinstance(endpoint, str):
             chosen = attrs.evolve(chosen, proxied=chosen.proxied or endpoint.startswith(PROXIED))
             endpoint = serverEndpoint(self._reactor, endpoint)
+        elif not IStreamServerEndpoint.providedBy(endpoint):
+            raise TypeError(
+                f"endpoint: expected a server endpoint, or its description: {endpoint!r}"
+            )
         self.listeners.add(endpoint, chosen)
         if self._started is not None:
             self.listeners.openNow()
@@ -202,14 +212,11 @@ class MailServer(service.Service):
         return self.listeners.add(None, self._completed(settings, "factory")).factory
 
     def _completed(self, settings: ListenerSettings | None, name: str) -> ListenerSettings:
+        _checkType("settings", settings, ListenerSettings)
         settings = settings or self._settings
         if settings.authentication == "required" and self._authenticator is None:
             raise ValueError("auth: clients cannot log in without checkers")
-        stages = self._stages.now
-        refusing = [policy for policy, judges in stages.content.items() if judges]
-        missing = [policy for policy in refusing if policy not in stages.quarantines]
-        if settings.mixed in _FILING and missing:
-            raise ValueError(f"mixed: the policy {missing[0]!r} needs a quarantine")
+        _checkFiling([settings], self._stages.now)
         return attrs.evolve(
             settings, hostname=settings.hostname or self._hostname, name=settings.name or name
         )
@@ -282,9 +289,9 @@ class MailServer(service.Service):
             L{SpoolError<deferrals.errors.SpoolError>} where the spool is
             another process's or cannot be written, and with
             C{CannotListenError}.
-        @raise RuntimeError: it has been started before.
+        @raise RuntimeError: it has been started before, or stopped.
         """
-        if self._started is not None:
+        if self._started is not None or self._stopped is not None:
             raise RuntimeError("a MailServer starts once")
         self._started = SharedResult(Deferred.fromCoroutine(self._start()))
         return self._started.wait()
@@ -378,7 +385,13 @@ class MailServer(service.Service):
         choices = self._choices | {key: one for key, one in given.items() if one is not None}
         if notices is not ...:
             choices["notices"] = notices
-        self._stages.set(Stages.make(**choices))
+        stages = Stages.make(**choices)
+        _checkFiling(self.listeners.settings, stages)
+        if maxDelivering is not None:
+            _checkNumbers(maxDelivering=maxDelivering)
+        if returnOctets is not None:
+            _checkNumbers(least=0, returnOctets=returnOctets)
+        self._stages.set(stages)
         self._choices = choices
         if submission is not None:
             self._submission = Submission(submission, self._services)
@@ -392,6 +405,27 @@ class MailServer(service.Service):
         """
         self._throttle.settings = limits
         self._connections.limits = limits
+
+
+def _checkNumbers(least: int = 1, **numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if type(number) is not int or number < least:
+            raise ValueError(f"{name}: expected a number from {least} on, not {number!r}")
+
+
+def _checkType(name: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {kind.__name__}, not {value!r}")
+
+
+def _checkFiling(listeners: Iterable[ListenerSettings], stages: Stages) -> None:
+    """
+    @raise ValueError: mixed mail could have to be filed, and has no place.
+    """
+    refusing = [policy for policy, judges in stages.content.items() if judges]
+    missing = [policy for policy in refusing if policy not in stages.quarantines]
+    if missing and any(settings.mixed in _FILING for settings in listeners):
+        raise ValueError(f"mixed: the policy {missing[0]!r} needs a quarantine")
 
 
 def _authenticator(

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.mixed import Mixed
 from deferrals.model.verdict import Accept
 from tests.harness import GREETING, Bench, gate
 from tests.requirements import requirement
@@ -84,7 +85,7 @@ class MailTests(SynchronousTestCase):
 
     def test_notIdle(self) -> None:
         """A transaction that goes on is not idle, and neither is what follows it at once."""
-        bench = Bench({"idle_timeout": 100, "command_timeout": 90}, mixed="strictest")
+        bench = Bench({"idle_timeout": 100, "command_timeout": 90}, mixed=Mixed.STRICTEST)
         bench.say(*GREETING, MAIL)
         for number in range(3):
             bench.clock.advance(80)
@@ -111,7 +112,7 @@ class RcptTests(SynchronousTestCase):
 
     def test_sideBySide(self) -> None:
         """Recipients in a row are judged side by side, and answered in order."""
-        bench = self.start("one", "two", mixed="strictest")
+        bench = self.start("one", "two", mixed=Mixed.STRICTEST)
         self.assertEqual(bench.say(*rcpt("one", "two", "old-user")), [])
         self.assertEqual(len(bench.envelope.pending), 2)
         bench.envelope.decide("two@example.net", "old-user")
@@ -154,7 +155,7 @@ class RcptTests(SynchronousTestCase):
     def test_fewer(self) -> None:
         """Under an extension the limit is its own."""
         for parameters, wanted in (("", ["250", "250", "452"]), (" PRDR", ["250", "452", "452"])):
-            bench = Bench({"recipients": 2, "extension_recipients": 1}, mixed="strictest")
+            bench = Bench({"recipients": 2, "extension_recipients": 1}, mixed=Mixed.STRICTEST)
             bench.say(*GREETING, MAIL + parameters)
             said = bench.say(*rcpt("postmaster", "postmaster+b", "postmaster+c"))
             self.assertEqual(codes(said), wanted)
@@ -211,7 +212,7 @@ class HonestTests(SynchronousTestCase):
 
     def test_honest(self) -> None:
         """A wrong recipient beside a right one is no error of the client's."""
-        bench = Bench({"errors": 2}, mixed="strictest")
+        bench = Bench({"errors": 2}, mixed=Mixed.STRICTEST)
         good = rcpt(*(f"postmaster+{number}" for number in range(6)))
         bench.say(*GREETING, MAIL, *good)
         said = bench.say(*rcpt(*["old-user"] * 6))
@@ -220,7 +221,7 @@ class HonestTests(SynchronousTestCase):
 
     def test_guessing(self) -> None:
         """More wrong recipients than right ones are errors: some are pardoned, not all."""
-        bench = Bench({"errors": 2}, mixed="strictest")
+        bench = Bench({"errors": 2}, mixed=Mixed.STRICTEST)
         bench.say(*GREETING, MAIL, *rcpt("postmaster"))
         said = codes(bench.say(*rcpt(*["old-user"] * 9)))
         self.assertEqual(said[-1], "421")

@@ -10,6 +10,7 @@ from twisted.internet.defer import fail
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
 from tests.harness import GREETING, Bench
@@ -168,7 +169,7 @@ class PostDataTests(SynchronousTestCase):
             ("", ("one", "two"), (ACCEPT, SPAM), "mixed"),
             (" PRDR", ("one", "two"), (ACCEPT, SPAM), "prdr"),
         ):
-            self.start(*locals, parameters=form, mixed="strictest")
+            self.start(*locals, parameters=form, mixed=Mixed.STRICTEST)
             for local, verdict in zip(locals, verdicts, strict=True):
                 self.decide(local, verdict)
             counted = [
