@@ -385,6 +385,7 @@ class MailServer(service.Service):
         choices = self._choices | {key: one for key, one in given.items() if one is not None}
         if notices is not ...:
             choices["notices"] = notices
+        _checkType("submission", submission, SubmissionSettings)
         stages = Stages.make(**choices)
         _checkFiling(self.listeners.settings, stages)
         if maxDelivering is not None:
