@@ -17,7 +17,7 @@ import deferrals
 from tests.source import parsed
 
 ROOT = os.path.dirname(deferrals.__file__)
-BASE = {"errors", "model", "interfaces", "deferreds", "durable"}
+BASE = {"errors", "model", "interfaces", "deferreds", "durable", "tls"}
 
 #: What a part may import of the package, beside itself.  Each part is named.
 ALLOWED = {
@@ -27,6 +27,7 @@ ALLOWED = {
     "interfaces": {"errors", "model"},
     "deferreds": {"errors"},
     "durable": set(),
+    "tls": set(),
     "smtp": BASE,
     "stages": BASE,
     "spool": BASE,
@@ -35,7 +36,7 @@ ALLOWED = {
     "plugins": {"errors", "interfaces"},
     "config": {"errors", "model", "interfaces", "stages"},
     "operator": {"durable", "errors", "model", "interfaces", "config", "plugins", "spool"},
-    "client": {"errors", "model", "smtp"},
+    "client": {"errors", "model", "smtp", "tls"},
     "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool"},
     "server": {
         *BASE,

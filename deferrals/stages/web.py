@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 from twisted.web.client import (
     URI,
     Agent,
-    BrowserLikePolicyForHTTPS,
     FileBodyProducer,
     HTTPConnectionPool,
     ResponseDone,
@@ -32,6 +31,7 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IReactor, IServices
+from deferrals.tls import Verifying
 
 #: A longer answer is none.
 MAX_ANSWER_OCTETS = 1024 * 1024
@@ -68,14 +68,12 @@ class _Endpoints:
 
     def __init__(self, reactor: IReactor) -> None:
         self._reactor = reactor
-        self._policy = BrowserLikePolicyForHTTPS()
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         endpoint: IStreamClientEndpoint
         endpoint = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port)
         if uri.scheme == b"https":
-            creator = self._policy.creatorForNetloc(uri.host, uri.port)
-            endpoint = wrapClientTLS(creator, endpoint)
+            endpoint = wrapClientTLS(Verifying(uri.host.decode("ascii")), endpoint)
         return _QuietEndpoint(endpoint)
 
 

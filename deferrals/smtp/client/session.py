@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
     IConsumer,
@@ -49,6 +50,7 @@ from deferrals.model.sending import R553_NO_SMTPUTF8, R554_BARE_NEWLINE, Sending
 from deferrals.smtp.client.auth import Mechanism
 from deferrals.smtp.client.replies import MAX_OWN_REPLY_LINES, MAX_REPLY_LINES, ReplyParser
 from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer, Stuffing
+from deferrals.tls import WrongServer
 
 _UNWANTED = "not waited for any longer"
 
@@ -77,6 +79,8 @@ class ClientSession(Protocol):
     @ivar serverName: what the server calls itself.
     @ivar protected: whether the connection is encrypted.
     @ivar verified: whether, besides, the server is known to be the right one.
+    @ivar distrusted: whether the connection was lost for want of TLS with the
+        right server.
     @ivar transactions: how many messages have been sent over it.
     """
 
@@ -112,7 +116,7 @@ class ClientSession(Protocol):
         self._gone: list[Deferred[None]] = []
         self.capabilities: dict[str, list[str]] = {}
         self.serverName = ""
-        self.protected = self.verified = False
+        self.protected = self.verified = self.distrusted = False
         self.transactions = 0
 
     # Connection and replies.
@@ -172,6 +176,7 @@ class ClientSession(Protocol):
         What waits for a reply fails.
         """
         self._closed = True
+        self.distrusted = bool(reason.check(WrongServer, SSL.Error))
         if self._lost is None:
             what = "TLS" if self._handshake is not None else "connection lost"
             self._lost = PeerError(f"{what}: {_reason(reason)}")
@@ -602,8 +607,6 @@ def _reason(reason: Failure) -> str:
     """
     words = reason.getErrorMessage()
     errors = getattr(reason.value, "args", ())
-    if hasattr(reason.value, "errors"):  # service_identity's
-        words = "the certificate has another name"
-    elif errors and isinstance(errors[0], list):  # OpenSSL's: (library, function, reason)
+    if errors and isinstance(errors[0], list):  # OpenSSL's: (library, function, reason)
         words = "; ".join(str(one[-1]) for one in errors[0] if one)
     return " ".join(words.split())[:200]

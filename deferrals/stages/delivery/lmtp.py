@@ -64,7 +64,7 @@ class LMTPDelivery:
         self._remote = RemoteDelivery(services, None, "delivered", private)
 
     def destination(self, recipient: Recipient) -> str:
-        return f"lmtp {self._hop.endpoint}"
+        return f"lmtp {self._hop.name}"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
