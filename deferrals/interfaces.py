@@ -70,6 +70,7 @@ __all__ = [
     "IExpectingStage",
     "IMessage",
     "INextHops",
+    "IOnwardDelivery",
     "IOutwardPlugin",
     "IQueue",
     "IScramChecker",
@@ -307,6 +308,15 @@ class IBinaryDelivery(IDeliveryStage):
     """
     A delivery that hands on any octets as they are, bare CR and LF included.
     BINARYMIME (RFC 3030) is offered only where all deliveries provide this.
+    """
+
+
+class IOnwardDelivery(IDeliveryStage):
+    """
+    A delivery that hands mail to another mail server, which may trust this one and
+    read more in a local part than the name of a mailbox.  Recipients that it could
+    send on to somewhere else (C{victim%outside.example@…}) are refused at RCPT TO,
+    550 5.7.1.
     """
 
 

@@ -229,6 +229,9 @@ class RecipientRule:
         and networks, C{"unix"} for Unix sockets; it does not match for others.
         By default it is for all, which C{"*"} with a delivery that leads out
         cannot be.
+    @ivar sender_routing: lets local parts with C{%}, C{!} or C{@}, or that begin
+        with C{|} or C{/}, pass where the delivery leads on to another mail server
+        (C{smtp}, C{lmtp}, C{mx}); otherwise 550 5.7.1.
     """
 
     match: str = attrs.field(validator=checked(Pattern.parse))
@@ -236,6 +239,7 @@ class RecipientRule:
     deliver: DeliveryStage | str | None = None
     check: tuple[EnvelopeStage, ...] = ()
     allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
+    sender_routing: bool = False
 
 
 @attrs.frozen(kw_only=True)

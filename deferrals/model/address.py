@@ -29,6 +29,7 @@ _DOMAIN = re.compile(
 )
 _ROUTE = re.compile(r"@[^:<>\s\"]*:")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?")
+_ROUTING = frozenset("%!@")
 _DOT_ATOM = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")
 
 
@@ -129,6 +130,17 @@ class Mailbox:
 
     def __str__(self) -> str:
         return _text(self.local, self.shownDomain or self.domain)
+
+
+def isRouted(address: Mailbox) -> bool:
+    """
+    Whether a mail server behind this one could take the local part for another
+    address (C{victim%outside.example}, C{outside.example!victim}, an C{@} within
+    quotes), for a program (C{|}) or for a file (C{/}): the sender, and not the
+    server, would say where the mail goes (RFC 5321 §3.3, §F.2).
+    """
+    local = address.local
+    return not _ROUTING.isdisjoint(local) or local.startswith(("|", "/"))
 
 
 @functools.lru_cache(maxsize=4096)

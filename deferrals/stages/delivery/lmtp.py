@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Security
@@ -48,7 +48,7 @@ class LMTPSettings(ConnectionSettings):
     recipients: int = attrs.field(default=1000, validator=checked(positive))
 
 
-@implementer(IDeliveryStage)
+@implementer(IOnwardDelivery)
 class LMTPDelivery:
     """
     See the module.
