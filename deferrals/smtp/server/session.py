@@ -112,7 +112,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         address = getattr(peer, "host", LOCAL)
         self._address = normalAddress(address) if ":" in address else address
         self._port = getattr(peer, "port", 0)
-        self.connection = self._address
+        self.connection = self.other = self._address
         super().connectionMade()
         self._accepted = True
         refusal = self._backend.connectionLimits.opened()
