@@ -107,9 +107,9 @@ class Allowed:
     @property
     def unlimited(self) -> bool:
         """
-        Whether it is for all clients.
+        Whether it is for all clients, or for so many that it is for all.
         """
-        return any(network.prefixlen == 0 for network in self.networks.networks)
+        return self.networks.isEverybody
 
 
 @attrs.frozen
