@@ -270,6 +270,7 @@ R421_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, closing the connect
 R421_TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands on one connection")
 R421_TOO_MANY_MESSAGES = Reply(421, "4.7.0", "too many messages on one connection, make a new one")
 R421_TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "too many connections, try again later")
+R421_NO_DESCRIPTOR = Reply(421, "4.3.2", "too many open files here, try again later")
 R421_TOO_MANY_FROM_YOU = Reply(421, "4.7.0", "too many connections from your address")
 R421_AUTH_FAILURES = Reply(421, "4.7.0", "too many failed authentications")
 R421_LOCAL_ERROR = Reply(421, "4.3.0", "local error, closing the connection")
