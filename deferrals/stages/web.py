@@ -6,7 +6,7 @@ second try where a pooled connection had been closed by the other side.
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from typing import Protocol
 
 from treq.client import HTTPClient
 from twisted.internet import protocol
@@ -31,6 +31,7 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IReactor, IServices
+from deferrals.stages.remote import JSON
 from deferrals.tls import Verifying
 
 #: A longer answer is none.
@@ -213,7 +214,7 @@ class _Body(protocol.Protocol):
             self.whole.errback(reason)
 
 
-def fromJSON(status: int, body: bytes) -> Any:
+def fromJSON(status: int, body: bytes) -> JSON:
     """
     What is no UTF-8 in it is replaced: a sender may be quoted there.
 
@@ -222,6 +223,7 @@ def fromJSON(status: int, body: bytes) -> Any:
     if status != 200:
         raise StageError(f"HTTP status {status}")
     try:
-        return json.loads(body.decode("utf-8-sig", "replace"))
+        found: JSON = json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         raise StageError("the answer is no JSON") from None
+    return found

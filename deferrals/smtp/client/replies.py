@@ -24,19 +24,21 @@ class ReplyParser:
     Reply lines into replies.
 
     @ivar maxLines: of one reply.
+    @ivar error: why what comes now is no reply; C{None} while all is well.
     """
 
     def __init__(self) -> None:
         self.maxLines = MAX_REPLY_LINES
         self._lines: list[str] = []
         self._buffer = b""
+        self.error: PeerError | None = None
 
     @property
     def partial(self) -> bool:
         """
-        Whether there is the beginning of a reply.
+        Whether there is the beginning of a reply, or what is none.
         """
-        return bool(self._buffer or self._lines)
+        return bool(self._buffer or self._lines or self.error)
 
     @property
     def unfinished(self) -> Sequence[str]:
@@ -47,22 +49,34 @@ class ReplyParser:
 
     def feed(self, data: bytes) -> list[tuple[Reply, list[str]]]:
         """
-        @return: complete replies, each with its lines as they came.
-        @raise PeerError: this is no reply.
+        @return: complete replies, each with its lines as they came.  What is no
+            reply ends them: then there is an L{error}, and nothing is read any
+            longer.
         """
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > MAX_REPLY_LINE_OCTETS:
-            raise PeerError("a reply line without end")
         found = []
         for line in lines:
-            text = line.removesuffix(b"\r").decode("utf-8", "replace")
-            match = _REPLY_LINE.fullmatch(text)
-            if match is None or (self._lines and not text.startswith(self._lines[0][:3])):
-                raise PeerError(f"not a reply line: {text[:100]!r}")
-            self._lines.append(text)
-            if len(self._lines) > self.maxLines:
-                raise PeerError("a reply with too many lines")
-            if match[2] != "-":
-                complete, self._lines = self._lines, []
+            complete = self._line(line) if self.error is None else []
+            if complete:
                 found.append((Reply.ofLines(complete), complete))
+        if self.error is None and len(self._buffer) > MAX_REPLY_LINE_OCTETS:
+            self.error = PeerError("a reply line without end")
         return found
+
+    def _line(self, line: bytes) -> list[str]:
+        """
+        @return: all lines of a reply whose last one this is; otherwise none.
+        """
+        text = line.removesuffix(b"\r").decode("utf-8", "replace")
+        match = _REPLY_LINE.fullmatch(text)
+        if match is None or (self._lines and not text.startswith(self._lines[0][:3])):
+            self.error = PeerError(f"not a reply line: {text[:100]!r}")
+            return []
+        self._lines.append(text)
+        if len(self._lines) > self.maxLines:
+            self.error = PeerError("a reply with too many lines")
+            return []
+        if match[2] == "-":
+            return []
+        complete, self._lines = self._lines, []
+        return complete

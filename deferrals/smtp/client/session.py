@@ -131,28 +131,33 @@ class ClientSession(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Replies from the server.
+        Replies from the server.  All that came together are there before the
+        first one is heard: what is too much is seen when that is answered.
         """
+        if data and not self._busy:
+            # What comes now would be taken for an answer to the next command.
+            self._broken(PeerError("the server said something unasked"))
+            return
         parser = self._parser
         before = len(parser.unfinished)
-        try:
-            if data and not self._busy:
-                # What comes now would be taken for an answer to the next command.
-                raise PeerError("the server said something unasked")
-            found = parser.feed(data)
-        except PeerError as error:
-            self._broken(error)
-            return
+        found = parser.feed(data)
         if self._answerTimer is not None and len(parser.unfinished) > before:
             self._answerTimer.reset(self._timeouts.answer)  # X-11
         for reply, lines in found:
-            if self._parser is not parser:
-                return  # sent in clear, behind the reply to STARTTLS
             for line in lines:
                 self._trace("S", line)
-            self._replied(reply)
+            self._came(reply)
+        if self._waiter is not None and self._replies:
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(self._replies.popleft())
+        if self._parser is not parser:
+            return  # sent in clear, behind the reply to STARTTLS
+        if parser.error is not None:
+            self._broken(parser.error)
+        elif len(self._replies) > MAX_REPLY_LINES:
+            self._broken(PeerError("replies that were not asked for"))
 
-    def _replied(self, reply: Reply) -> None:
+    def _came(self, reply: Reply) -> None:
         producer = self._producer
         mayTake = reply.code < 400 or self._isExtended(reply.code)
         if producer is not None and not producer.complete and mayTake:
@@ -163,13 +168,7 @@ class ClientSession(Protocol):
             # RFC 5321 §3.8: a server that says so closes the connection.
             self._lost = PeerError(f"the server closes: {reply}")
             self.transport.abortConnection()
-        if self._waiter is not None:
-            waiter, self._waiter = self._waiter, None
-            waiter.callback(reply)
-        else:
-            self._replies.append(reply)
-        if len(self._replies) > MAX_REPLY_LINES:
-            self._broken(PeerError("replies that were not asked for"))
+        self._replies.append(reply)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -326,7 +325,7 @@ class ClientSession(Protocol):
     async def secure(self, creator: IOpenSSLClientConnectionCreator, verifies: bool) -> None:
         """
         STARTTLS (RFC 3207).  What the server has sent behind its reply, in
-        clear, is thrown away: it may be someone else's.
+        clear, is thrown away: it may be an attacker's.
 
         @param creator: C{IOpenSSLClientConnectionCreator}.
         @param verifies: whether it refuses a server that is not the right one.
@@ -461,6 +460,7 @@ class ClientSession(Protocol):
         self._busy = False
         if self._lost is None and (self._replies or self._parser.partial):
             self._broken(PeerError("the server said something unasked"))
+            self._replies.clear()
 
     def _form(self, forms: Sequence[Form] | None) -> Form:
         if self._lmtp:
@@ -572,6 +572,8 @@ class ClientSession(Protocol):
         Write the message; give up when the server does not take any of it for
         too long, or has hung up.
         """
+        if any(reply.code < 400 or self._isExtended(reply.code) for reply in self._replies):
+            raise PeerError("the message was answered before its end")
         outgoing = sending.outgoing
         seconds = self._timeouts.data
         late = self._clock.callLater(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 
 from deferrals.errors import StageError
 from deferrals.model.verdict import Marks
+from deferrals.stages.remote import JSON
 
 #: More fields than this are not taken over.
 MAX_HEADERS = 100
@@ -58,7 +58,7 @@ class RspamdScan:
         return self.score + sum(changed)
 
 
-def readScan(answer: Any) -> RspamdScan:
+def readScan(answer: JSON) -> RspamdScan:
     """
     @param answer: the JSON of C{/checkv2}.
     @raise StageError: it is none.
@@ -89,7 +89,7 @@ def readScan(answer: Any) -> RspamdScan:
     )
 
 
-def _number(value: Any) -> float | None:
+def _number(value: JSON) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -99,7 +99,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _symbols(found: Any) -> dict[str, float]:
+def _symbols(found: JSON) -> dict[str, float]:
     symbols = {}
     for name, symbol in found.items() if isinstance(found, dict) else ():
         score = _number(symbol.get("score")) if isinstance(symbol, dict) else None
@@ -107,7 +107,7 @@ def _symbols(found: Any) -> dict[str, float]:
     return symbols
 
 
-def _marks(milter: Any) -> Marks:
+def _marks(milter: JSON) -> Marks:
     """
     What rspamd would have a milter do to the header.  How many fields of a
     name are removed cannot be said: all are.
@@ -124,7 +124,7 @@ def _marks(milter: Any) -> Marks:
     return Marks(tuple(headers[:MAX_HEADERS]), names[:MAX_HEADERS])
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(value: JSON) -> list[str]:
     """
     A field's values: text, C{{value, order}}, or a list of these.
     """

@@ -68,13 +68,22 @@ class ReplyParserTests(SynchronousTestCase):
             b"250-x\r\n" * (MAX_REPLY_LINES + 1),
             b"2" * (MAX_REPLY_LINE_OCTETS + 1),
         ):
-            self.assertRaises(PeerError, ReplyParser().feed, data)
+            parser = ReplyParser()
+            self.assertEqual(parser.feed(data), [])
+            self.assertIsInstance(parser.error, PeerError)
+            self.assertTrue(parser.partial)
+            self.assertEqual(parser.feed(b"250 ok\r\n"), [], "it goes on")
+
+    def test_behindReplies(self) -> None:
+        """Replies that are complete are there, whatever follows them."""
+        for garbage in (b"hello\r\n", b"250-a\r\n251 b\r\n", b"2" * (MAX_REPLY_LINE_OCTETS + 1)):
+            parser = ReplyParser()
+            found = parser.feed(SAID + garbage)
+            self.assertEqual([reply for reply, _ in found], REPLIES)
+            self.assertIsInstance(parser.error, PeerError)
 
     @given(st.binary(max_size=100))
     def test_anything(self, data: bytes) -> None:
-        """Any octets are replies, or no protocol."""
-        try:
-            for reply, _ in ReplyParser().feed(data):
-                self.assertTrue(200 <= reply.code < 600)
-        except PeerError:
-            pass
+        """Any octets are replies, or an error."""
+        for reply, _ in ReplyParser().feed(data):
+            self.assertTrue(200 <= reply.code < 600)
