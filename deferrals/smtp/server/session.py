@@ -120,7 +120,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if isinstance(socket, TLSMemoryBIOProtocol):
             socket = ITransport(socket.transport)
         if isScarce(socket):
-            return self._noDescriptor(socket)
+            return self._noDescriptor()
         self._accepted = True
         refusal = self._backend.connectionLimits.opened()
         if refusal is not None:
@@ -163,14 +163,17 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if not self._isGreeted:
             self._welcome()
 
-    def _noDescriptor(self, socket: ITransport) -> None:
+    def _noDescriptor(self) -> None:
         """
         The process has hardly a file descriptor left.
         """
         refusal = R421_NO_DESCRIPTOR
         _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
         self._backend.status.count("connections", "turned away")
-        closeNow(socket, b"" if self._beginsWithTLS else str(refusal).encode() + b"\r\n")
+        if self.isEncryptedOutside:
+            return self.cutOff()
+        farewell = b"" if self._beginsWithTLS else str(refusal).encode("ascii") + b"\r\n"
+        closeNow(self.transport, farewell)
 
     @property
     def _beginsWithTLS(self) -> bool:
