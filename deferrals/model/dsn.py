@@ -19,13 +19,13 @@ import attrs
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Parameters
 from deferrals.model.reply import Reply
+from deferrals.model.text import cleaned
 from deferrals.model.trace import rfc5322Date
 
 #: No more of a header than this is sent back.
 HEADER_OCTETS = 64 * 1024
 
 _FOLD = 76
-_CONTROL = dict.fromkeys((*range(32), 127), " ")
 _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(<[!-~]{1,250}>)[ \t]*$", re.I | re.M)
 
 #: What Action (RFC 3464 §2.3.3) becomes of what is to be told.
@@ -166,7 +166,7 @@ class Notification:
                 )
                 lines.append("")
             lines += self._personally(addressee)
-        text = "\r\n".join(_clean(line) for line in lines)
+        text = "\r\n".join(cleaned(line) for line in lines)
         kind = "us-ascii" if text.isascii() else "utf-8"
         return _part(f"text/plain; charset={kind}", *self._eightBit(text.encode("utf-8")))
 
@@ -273,7 +273,7 @@ def _part(kind: str, how: str, data: bytes) -> bytes:
 def _fields(fields: Sequence[tuple[str, str]], utf8: bool = True) -> bytes:
     out = b""
     for name, value in fields:
-        lines = _wrapped(f"{name}: {_clean(value)}")
+        lines = _wrapped(f"{name}: {cleaned(value)}")
         out += ("\r\n ".join(lines) + "\r\n").encode("utf-8" if utf8 else "ascii", "replace")
     return out
 
@@ -285,7 +285,7 @@ def _wrapped(text: str, width: int = _FOLD) -> list[str]:
     """
     lines: list[str] = []
     line = ""
-    for word in _clean(text).split(" "):
+    for word in cleaned(text).split(" "):
         while len(word) > 900:
             lines, line, word = [*lines, *([line] if line else []), word[:900]], "", word[900:]
         if line and len(line) + 1 + len(word) > width and not line.endswith(":"):
@@ -294,10 +294,6 @@ def _wrapped(text: str, width: int = _FOLD) -> list[str]:
         else:
             line = f"{line} {word}" if line else word
     return [*lines, line]
-
-
-def _clean(text: str) -> str:
-    return text.translate(_CONTROL)
 
 
 def _said(reply: Reply) -> str:

@@ -8,6 +8,7 @@ import datetime
 import email.utils
 
 from deferrals.model.envelope import Envelope
+from deferrals.model.text import cleaned, oneLine
 from deferrals.model.verdict import Marks
 
 #: A field's text is folded before it gets longer than this (RFC 5322 §2.1.1).
@@ -33,12 +34,12 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     client = envelope.client
     literal = f"IPv6:{client.address}" if ":" in client.address else client.address
     user = " authenticated" if client.user is not None else ""
-    lines = [f"Received: from {client.helo or 'unknown'} ([{literal}]{user})"]
+    lines = [f"Received: from {cleaned(client.helo) or 'unknown'} ([{literal}]{user})"]
     if client.tls is not None:
-        lines.append(f"\t(using {client.tls})")
+        lines.append(f"\t(using {cleaned(client.tls)})")
     lines.append(f"\tby {hostname} with {client.protocol} id {envelope.id}")
     if recipient is not None:
-        lines.append(f"\tfor <{recipient}>")
+        lines.append(f"\tfor <{cleaned(recipient)}>")
     lines[-1] += ";"
     lines.append(f"\t{rfc5322Date(envelope.received)}")
     return "".join(line + "\r\n" for line in lines).encode("utf-8")
@@ -48,14 +49,14 @@ def returnPath(envelope: Envelope) -> bytes:
     """
     The Return-Path field, CRLF included: for final delivery only.
     """
-    return f"Return-Path: <{envelope.senderText}>\r\n".encode()
+    return f"Return-Path: <{cleaned(envelope.senderText)}>\r\n".encode()
 
 
 def deliveredTo(recipient: str) -> bytes:
     """
     The Delivered-To field, CRLF included (RFC 9228).
     """
-    return f"Delivered-To: {recipient}\r\n".encode()
+    return f"Delivered-To: {cleaned(recipient)}\r\n".encode()
 
 
 def field(name: str, value: str) -> bytes:
@@ -68,14 +69,14 @@ def field(name: str, value: str) -> bytes:
     name = "".join(c for c in name if "!" <= c <= "~" and c != ":")
     if not name:
         return b""
-    words = value.replace("\r", " ").replace("\n", " ").replace("\0", " ").split(" ")
+    words = (oneLine if name.lower() == "subject" else cleaned)(value).split(" ")
     lines, line = [], f"{name}:"
     for word in words:
         if len(line) + 1 + len(word) > _FOLD_OCTETS and line.strip():
             lines.append(line)
             line = ""
         line += f" {word}"
-    return ("\r\n".join([*lines, line]) + "\r\n").encode("utf-8", "replace")
+    return ("\r\n".join([*lines, line]) + "\r\n").encode("utf-8")
 
 
 def marked(marks: Marks, head: bytes) -> tuple[bytes, bytes]:
@@ -90,7 +91,7 @@ def marked(marks: Marks, head: bytes) -> tuple[bytes, bytes]:
     if not (marks.removed or marks.subjectPrefix):
         return front, head
     removed = {name.lower().encode("ascii", "replace") for name in marks.removed}
-    prefix = marks.subjectPrefix.translate({13: " ", 10: " ", 0: " "}).encode("utf-8")
+    prefix = oneLine(marks.subjectPrefix).encode("utf-8")
     out = []
     for line in _unfoldedLines(head):
         name, colon, value = line.partition(b":")

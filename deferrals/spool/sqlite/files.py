@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterable
 
 import attrs
-from twisted.logger import Logger
 
 from deferrals import durable
 from deferrals.errors import SpoolError
+from deferrals.logger import Logger
 from deferrals.model.ids import formatId, parseId
 
 _log = Logger(namespace="deferrals.spool")

@@ -17,6 +17,7 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
 from deferrals.model.trace import deliveredTo, marked, received, returnPath
 from deferrals.model.verdict import Marks
+from deferrals.stages.foreign import behindHead, ownHead
 
 CHUNK_OCTETS = 64 * 1024
 
@@ -28,18 +29,19 @@ class Copy:
     """
     @param trace: the trace fields, each with its CRLF.
     @param marks: how this copy is marked.
+    @param head: the header section that this copy has of the message's.
     @ivar isASCII: whether what stands in front has no octet above 127.
     """
 
-    def __init__(self, message: IMessage, trace: bytes, marks: Marks) -> None:
+    def __init__(self, message: IMessage, trace: bytes, marks: Marks, head: bytes) -> None:
         self._message = message
-        head = message.header
+        before = message.header
         front, newHead = marked(marks, head)
         self._front = trace + front
         self._skip = 0
-        if newHead is not head:
-            self._front += newHead if head else newHead + b"\r\n"
-            self._skip = len(head)
+        if newHead is not head or len(head) != len(before):
+            self._front += newHead if before else newHead + b"\r\n"
+            self._skip = behindHead(message, newHead)
         self.isASCII = self._front.isascii()
 
     @property
@@ -103,20 +105,27 @@ def final(message: IMessage, envelope: Envelope, hostname: str, addressee: Addre
     """
     address = str(addressee)
     trace = returnPath(envelope) + deliveredTo(address) + received(envelope, hostname, address)
-    return Copy(message, trace, addressee.marks)
+    return Copy(message, trace, addressee.marks, ownHead(message, hostname, True))
 
 
 def relayed(
-    message: IMessage, envelope: Envelope, hostname: str, addressees: Sequence[Addressee]
+    message: IMessage,
+    envelope: Envelope,
+    hostname: str,
+    addressees: Sequence[Addressee],
+    isFinal: bool = False,
 ) -> Copy:
     """
     The copy that goes on to another server, for recipients with equal marks.
+
+    @param isFinal: whether it leaves SMTP there, as into a mail store.
     """
     only = str(addressees[0]) if len(addressees) == 1 else None
     marks = addressees[0].marks
     if marks.junk:
         marks = attrs.evolve(marks, headers=(JUNK_FIELD, *marks.headers))
-    return Copy(message, received(envelope, hostname, only), marks)
+    head = ownHead(message, hostname, isFinal)
+    return Copy(message, received(envelope, hostname, only), marks, head)
 
 
 def byMarks(addressees: Sequence[Addressee]) -> list[list[Addressee]]:

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Sequence
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.logger import Logger
 
 from deferrals.deferreds import together
 from deferrals.errors import HopError
 from deferrals.interfaces import IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form
@@ -239,7 +239,8 @@ class RemoteDelivery:
         self, message: IMessage, envelope: Envelope, facts: _Facts, group: list[Addressee]
     ) -> Outgoing:
         parameters = envelope.parameters
-        copy = relayed(message, envelope, self._services.hostname, group)
+        isFinal = self._action == "delivered"
+        copy = relayed(message, envelope, self._services.hostname, group, isFinal)
         return Outgoing(
             "" if envelope.sender is None else wireAddress(envelope.sender),
             [wireAddress(addressee.recipient.address) for addressee in group],
