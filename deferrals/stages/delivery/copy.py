@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from deferrals.interfaces import IMessage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
-from deferrals.model.trace import deliveredTo, marked, received, returnPath
+from deferrals.model.trace import Head, deliveredTo, fields, received, returnPath
 from deferrals.model.verdict import Marks
 
 CHUNK_OCTETS = 64 * 1024
@@ -26,28 +27,29 @@ JUNK_FIELD = ("X-Spam-Flag", "YES")
 
 class Copy:
     """
+    @param head: the message's header section, taken apart once for all copies.
     @param trace: the trace fields, each with its CRLF.
     @param marks: how this copy is marked.
     @ivar isASCII: whether what stands in front has no octet above 127.
     """
 
-    def __init__(self, message: IMessage, trace: bytes, marks: Marks) -> None:
+    def __init__(self, message: IMessage, head: Head, trace: bytes, marks: Marks) -> None:
         self._message = message
-        head = message.header
-        front, newHead = marked(marks, head)
-        self._front = trace + front
-        self._skip = 0
-        if newHead is not head:
-            self._front += newHead if head else newHead + b"\r\n"
-            self._skip = len(head)
+        self._front = trace + fields(marks)
+        self._head, self._skip = b"", 0
         self.isASCII = self._front.isascii()
+        newHead = head.marked(marks)
+        if newHead is not head.original:
+            self._head = newHead if head.original else newHead + b"\r\n"
+            self._skip = len(head.original)
+            self.isASCII = self.isASCII and self._head.isascii()
 
     @property
     def size(self) -> int:
         """
         In octets.
         """
-        return len(self._front) + self._message.size - self._skip
+        return len(self._front) + len(self._head) + self._message.size - self._skip
 
     def chunks(self) -> Generator[bytes, None, None]:
         """
@@ -55,6 +57,7 @@ class Copy:
         thread only a chunk at a time.
         """
         yield self._front
+        yield self._head
         with self._message.open() as file:
             file.seek(self._skip)
             while chunk := file.read(CHUNK_OCTETS):
@@ -97,26 +100,44 @@ class CopyFile:
         self._chunks.close()
 
 
-def final(message: IMessage, envelope: Envelope, hostname: str, addressee: Addressee) -> Copy:
+def headOf(message: IMessage) -> Deferred[Head]:
+    """
+    @return: a Deferred of the message's header section for its copies, the
+        same one for all of them.
+    """
+    return message.shared((__name__, "head"), lambda message: Head(message.header))
+
+
+def final(
+    message: IMessage, head: Head, envelope: Envelope, hostname: str, addressee: Addressee
+) -> Copy:
     """
     The copy that a mailbox gets.
+
+    @param head: L{headOf} the message.
     """
     address = str(addressee)
     trace = returnPath(envelope) + deliveredTo(address) + received(envelope, hostname, address)
-    return Copy(message, trace, addressee.marks)
+    return Copy(message, head, trace, addressee.marks)
 
 
 def relayed(
-    message: IMessage, envelope: Envelope, hostname: str, addressees: Sequence[Addressee]
+    message: IMessage,
+    head: Head,
+    envelope: Envelope,
+    hostname: str,
+    addressees: Sequence[Addressee],
 ) -> Copy:
     """
     The copy that goes on to another server, for recipients with equal marks.
+
+    @param head: L{headOf} the message.
     """
     only = str(addressees[0]) if len(addressees) == 1 else None
     marks = addressees[0].marks
     if marks.junk:
         marks = attrs.evolve(marks, headers=(JUNK_FIELD, *marks.headers))
-    return Copy(message, received(envelope, hostname, only), marks)
+    return Copy(message, head, received(envelope, hostname, only), marks)
 
 
 def byMarks(addressees: Sequence[Addressee]) -> list[list[Addressee]]:

@@ -23,9 +23,10 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
+from deferrals.model.trace import Head
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.content.http import requestHeaders
-from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
+from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, headOf, relayed
 from deferrals.stages.web import WebClient, httpURL
 
 _log = Logger(namespace="deferrals.delivery")
@@ -80,17 +81,21 @@ class HTTPDelivery:
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
-        if self._settings.request == "all":
-            groups = byMarks(recipients)
-            copies = [relayed(message, envelope, self._hostname, group) for group in groups]
-        else:
-            groups = [[addressee] for addressee in recipients]
-            copies = [final(message, envelope, self._hostname, one) for one in recipients]
-        sending = [
-            Deferred.fromCoroutine(self._send(envelope, group, copy))
-            for group, copy in zip(groups, copies, strict=True)
-        ]
-        return together(sending).addCallback(_each, groups)
+        def each(head: Head) -> Deferred[dict[Addressee, Outcome]]:
+            common = (message, head, envelope, self._hostname)
+            if self._settings.request == "all":
+                groups = byMarks(recipients)
+                copies = [relayed(*common, group) for group in groups]
+            else:
+                groups = [[addressee] for addressee in recipients]
+                copies = [final(*common, one) for one in recipients]
+            sending = [
+                Deferred.fromCoroutine(self._send(envelope, group, copy))
+                for group, copy in zip(groups, copies, strict=True)
+            ]
+            return together(sending).addCallback(_each, groups)
+
+        return headOf(message).addCallback(each)
 
     async def _send(self, envelope: Envelope, group: list[Addressee], copy: Copy) -> Outcome:
         """

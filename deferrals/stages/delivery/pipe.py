@@ -36,7 +36,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
-from deferrals.stages.delivery.copy import Copy, CopyFile, final, withLF
+from deferrals.stages.delivery.copy import Copy, CopyFile, final, headOf, withLF
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -129,7 +129,8 @@ class PipeDelivery:
         return done.addCallback(lambda outcomes: dict(zip(recipients, outcomes, strict=True)))
 
     async def _one(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
-        copy = final(message, envelope, self._services.hostname, addressee)
+        head = await headOf(message)
+        copy = final(message, head, envelope, self._services.hostname, addressee)
         await self._slots.acquire()
         try:
             outcome: Outcome = await withDeadline(

@@ -8,8 +8,9 @@ import re
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.trace import Head
 from deferrals.model.verdict import NO_MARKS, Marks
-from deferrals.stages.delivery.copy import Copy
+from deferrals.stages.delivery.copy import Copy, headOf
 from deferrals.testing import (
     makeMessage,
 )
@@ -30,9 +31,19 @@ class CopyTests(SynchronousTestCase):
             b"no field\r\n",
         ):
             for marks in (NO_MARKS, Marks((("X", "1"),)), Marks(subjectPrefix="[x] ")):
-                copy = Copy(makeMessage(content), b"Trace: 1\r\n", marks)
+                message = makeMessage(content)
+                copy = Copy(message, Head(message.header), b"Trace: 1\r\n", marks)
                 octets = b"".join(copy.chunks())
                 self.assertEqual(len(octets), copy.size)
                 self.assertTrue(octets.startswith(b"Trace: 1\r\n"))
                 if b"body" in content:
                     self.assertTrue(re.search(rb"\r\n\r\nbody\r\n$", octets), octets)
+
+    def test_once(self) -> None:
+        """All copies of a message share what its header section was taken apart to."""
+        message = makeMessage(b"A: 1\r\nB: 2\r\n\r\nbody\r\n")
+        heads = [self.successResultOf(headOf(message)) for _ in range(2)]
+        self.assertIs(heads[0], heads[1])
+        self.assertIs(message.header, message.header)
+        first, second = (heads[0].marked(Marks((("X", x),), ("a",))) for x in "12")
+        self.assertIs(first, second)
