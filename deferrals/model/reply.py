@@ -30,6 +30,9 @@ RECIPIENT_CODES = frozenset({250, 251, 450, 451, 452, 455, 550, 551, 552, 553, 5
 #: RFC 5321 §4.5.3.1.5: a reply line, its code and CRLF included, in octets.
 MAX_LINE_OCTETS = 512
 
+#: What is kept of a reply that another server gave, in octets.
+KEPT_OCTETS = 1024
+
 #: A text that fits into one line whatever stands before it.
 _SHORT = MAX_LINE_OCTETS - 20
 
@@ -46,7 +49,7 @@ _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
 _KNOWN: set[tuple[int, str | None]] = set()
 _MAX_KNOWN = 1000
 
-_PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
+_PATH = re.compile(r"<[^<>\s][^<>\s@]*+@[^<>\s]++>")
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
@@ -56,14 +59,25 @@ def _pieces(line: str, room: int) -> list[str]:
     where there are any.
     """
     pieces = []
-    while len(line.encode("utf-8")) > room:
-        head = line.encode("utf-8")[:room].decode("utf-8", "ignore")
+    octets, at = line.encode("utf-8"), 0
+    while len(octets) - at > room:
+        head = octets[at : at + room].decode("utf-8", "ignore")
         cut = head.rfind(" ")
         head = head[:cut] if cut > room // 2 else head
         pieces.append(head)
-        line = line[len(head) :].lstrip(" ")
-    pieces.append(line)
+        at += len(head.encode("utf-8"))
+        while octets[at : at + 1] == b" ":
+            at += 1
+    pieces.append(octets[at:].decode("utf-8"))
     return pieces
+
+
+def harmless(text: str) -> str:
+    """
+    Text without control characters, line feeds excepted, and without halves of
+    characters.
+    """
+    return text.translate(_CONTROL)
 
 
 @attrs.frozen
@@ -216,7 +230,7 @@ class Reply:
         """
         room = MAX_LINE_OCTETS - 6 - before - (len(self.enhanced) + 1 if self.enhanced else 0)
         lines: list[str] = []
-        for line in self.text.translate(_CONTROL).split("\n"):
+        for line in harmless(self.text).split("\n"):
             lines += _pieces(line, room) if len(line) * 4 > room else [line]
         return lines
 
@@ -251,6 +265,17 @@ class Reply:
     def __str__(self) -> str:
         prefix = f"{self.enhanced} " if self.enhanced else ""
         return f"{self.code} {prefix}{' / '.join(self.lines())}".rstrip()
+
+
+def kept(reply: Reply) -> Reply:
+    """
+    What is kept of a reply that another server gave: its text made harmless,
+    and no longer than L{KEPT_OCTETS}.
+    """
+    text = harmless(reply.text[:KEPT_OCTETS])
+    if not text.isascii():
+        text = text.encode("utf-8")[:KEPT_OCTETS].decode("utf-8", "ignore")
+    return reply if text == reply.text else attrs.evolve(reply, text=text)
 
 
 R220_READY_FOR_TLS = Reply(220, "2.0.0", "ready to start TLS")
