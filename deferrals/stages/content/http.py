@@ -29,6 +29,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
+from deferrals.stages.content.addedfields import fitting
 from deferrals.stages.remote import RemoteService
 from deferrals.stages.web import fromJSON, httpURL, webClient
 
@@ -158,6 +159,8 @@ def _read(verdict: Any, recipient: Recipient) -> ContentVerdict:
         headers = verdict.get("headers", {})
         if not isinstance(headers, dict) or not all(isinstance(v, str) for v in headers.values()):
             raise StageError("headers that are no object of strings")
+        if len(fitting(headers.items())) < len(headers):
+            raise StageError(f"headers that are too many, or too long, for <{recipient}>")
         return Accept(Marks(tuple(headers.items()))) if headers else ACCEPT
     try:
         return Refuse(Reply.parseRefusal(verdict["reply"]))

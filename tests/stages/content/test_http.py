@@ -146,6 +146,8 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
             {"default": {**refuse, "reply": "550 " + "x" * 600}},
             {"default": {**refuse, "reply": 550}},
             {"default": {"accept": True, "headers": ["X"]}},
+            {"default": {"accept": True, "headers": {"X": "x" * 100_000}}},
+            {"default": {"accept": True, "headers": dict.fromkeys(map(str, range(1000)), "x")}},
             b" " * (web.MAX_BODY_OCTETS + 1),
         ):
             stage = self.makeStage(answer)
