@@ -60,6 +60,7 @@ WHOLE = (
     "api",
     "dialogues",
     "docs",
+    "growth",
     "layout",
     "nonsense",
     "octets",
