@@ -205,7 +205,7 @@ def _traceField(transaction: _Transaction, user: User) -> bytes:
 def _refusal(error: SMTPServerError) -> Refuse:
     """
     The reply that a delivery has raised, with its text made harmless.  A code
-    that refuses nobody becomes 451.
+    that is no refusal becomes 451.
     """
     text = error.resp.decode("utf-8", "replace") if isinstance(error.resp, bytes) else error.resp
     code = error.code if 400 <= error.code < 600 else 451

@@ -73,6 +73,7 @@ def sendMessage(
         L{HopError<deferrals.errors.HopError>} where there was no session.
         Cancelled, it gives the connection up; between the end of the data and
         the last reply the server may have the message, or not.
+    @raise TypeError: one address instead of a sequence of them.
     @raise ValueError: what could be read as something else: an address, the
         name, a bare CR or LF in the message; no recipient; no host.
     """
@@ -87,6 +88,8 @@ def sendMessage(
 
 
 def _outgoing(sender: str, recipients: Sequence[str], message: bytes) -> Outgoing:
+    if isinstance(recipients, str):  # a sequence of text, too: of its letters
+        raise TypeError("recipients: expected a sequence of addresses, not one address")
     if not recipients:
         raise ValueError("no recipient")
     if hasBare(message):

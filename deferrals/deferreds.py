@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from twisted.internet.defer import (
     CancelledError,
@@ -20,6 +20,7 @@ from twisted.internet.defer import (
     succeed,
 )
 from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -44,7 +45,7 @@ _ASYNCIO = (
 
 def useMonotonicClock(reactor: Any) -> Any:
     """
-    Let a reactor's timers go by a clock that nobody sets.
+    Let a reactor's timers go by a clock that is never set.
 
     Twisted's go by the time of day: where that is put back by an hour, nothing
     that waits happens for an hour, and where it is put forward, all that waits
@@ -146,7 +147,7 @@ def atOnce(answer: _T, source: str) -> _T:
     raise StageError(f"{source} has to answer at once, and answered {type(answer).__name__}")
 
 
-def letGo(d: Deferred[Any]) -> None:
+def letGo(d: Deferred[_T]) -> None:
     """
     Cancel a Deferred of a stage, whatever its canceller does.
     """
@@ -156,7 +157,7 @@ def letGo(d: Deferred[Any]) -> None:
         _log.failure("a Deferred cannot be cancelled")
 
 
-def together(deferreds: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
+def together(deferreds: Iterable[Deferred[_T]]) -> Deferred[list[_T]]:
     """
     All results, in their order; cancelled together.
 
@@ -169,54 +170,75 @@ def _first(failure: Failure) -> Failure:
     return failure.value.subFailure if isinstance(failure.value, FirstError) else failure
 
 
-class SharedResult:
+class SharedResult(Generic[_T]):
     """
-    One result for everybody who asks.
+    One result for all callers that ask.
 
-    Each asker gets a Deferred of its own, so that nobody's callbacks change
-    what the others see.  When every asker has cancelled, and only then, what
-    is waited for is cancelled, too.
+    Each caller gets a Deferred of its own, so that no callbacks change what the
+    others see.  When every caller has cancelled, and only then, what is waited
+    for is cancelled, too.
 
-    @ivar abandoned: whether that has happened: who comes later should begin
-        anew.
+    @ivar abandoned: whether that has happened: a caller that comes later should
+        begin anew.
     @param source: a Deferred; it belongs to this object from now on.
     """
 
-    def __init__(self, source: Deferred[Any]) -> None:
+    def __init__(self, source: Deferred[_T]) -> None:
         self.abandoned = False
-        self._waiting: list[Deferred[Any]] | None = []
-        self._result: Any = None
+        self._waiting: list[Deferred[_T]] = []
+        self._result: list[_T | Failure] = []  # empty until it is there
         self._source = source
         source.addBoth(self._arrived)
 
-    def wait(self) -> Deferred[Any]:
+    def wait(self) -> Deferred[_T]:
         """
         @return: a Deferred of the result or its failure; may be cancelled.
         """
-        if self._waiting is None:
-            return (
-                fail(self._result) if isinstance(self._result, Failure) else succeed(self._result)
-            )
-        waiter: Deferred[Any] = Deferred(self._left)
+        for result in self._result:
+            return fail(result) if isinstance(result, Failure) else succeed(result)
+        waiter: Deferred[_T] = Deferred(self._left)
         self._waiting.append(waiter)
         return waiter
 
-    def _left(self, waiter: Deferred[Any]) -> None:
-        assert self._waiting is not None
+    def _left(self, waiter: Deferred[_T]) -> None:
         self._waiting.remove(waiter)
         if not self._waiting:
             self.abandoned = True
             letGo(self._source)
 
-    def _arrived(self, result: Any) -> None:
-        waiting, self._waiting, self._result = self._waiting or [], None, result
+    def _arrived(self, result: _T | Failure) -> None:
+        waiting, self._waiting, self._result = self._waiting, [], [result]
         for waiter in waiting:
             waiter.callback(result)
 
 
+@overload
 def withDeadline(
-    clock: Any, seconds: float, function: Callable[..., Any], *args: Any
-) -> Deferred[Any]:
+    clock: IReactorTime,
+    seconds: float,
+    function: Callable[_P, Awaitable[_T]],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> Deferred[_T]: ...
+
+
+@overload
+def withDeadline(
+    clock: IReactorTime,
+    seconds: float,
+    function: Callable[_P, _Answer[_T]],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> Deferred[_T]: ...
+
+
+def withDeadline(
+    clock: IReactorTime,
+    seconds: float,
+    function: Callable[_P, _Answer[_T]],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> Deferred[_T]:
     """
     Call a function that may wait, and wait for so many seconds, no longer: when
     time is up, what it does is cancelled, and what it says later is not heard.
@@ -225,10 +247,10 @@ def withDeadline(
 
     @return: a Deferred of its result; fails with C{TimeoutError} when time is up.
     """
-    source = asDeferred(function, *args)
+    source: Deferred[_T] = asDeferred(function, *args, **kwargs)
     if source.called and not source.paused:
         return source
-    result: Deferred[Any] = Deferred(lambda _: letGo(source))
+    result: Deferred[_T] = Deferred(lambda _: letGo(source))
 
     isLate = False
 
@@ -241,14 +263,14 @@ def withDeadline(
 
     timer = clock.callLater(seconds, late)
 
-    def arrived(value: Any) -> None:
+    def arrived(value: _T | Failure) -> None:
         if isinstance(value, Failure) and value.check(CancelledError, ConnectingCancelledError):
             # Endpoints have a word of their own for it.
             value = Failure(TimeoutError(seconds, "Deferred") if isLate else CancelledError())
         if not result.called:
             result.callback(value)
 
-    def left(value: Any) -> Any:
+    def left(value: _T | Failure) -> _T | Failure:
         if timer.active():
             timer.cancel()
         return value
@@ -314,7 +336,7 @@ class InThread(Protocol):
 
 class Threads:
     """
-    Functions that run in threads, so many at once.  Whoever waits for one may
+    Functions that run in threads, so many at once.  A caller that waits for one may
     give up; its slot is taken until the thread has ended.
 
     @param inThread: runs a function outside the reactor thread and returns a

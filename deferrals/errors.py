@@ -33,8 +33,8 @@ class PeerError(DeferralsError):
 class StageError(DeferralsError):
     """
     A stage failed, or gave an answer that is none.  It becomes a temporary
-    refusal for the recipients that the stage was asked about, and for nobody
-    else.
+    refusal for the recipients that the stage was asked about, and for no
+    other one.
     """
 
 

@@ -129,6 +129,7 @@ class MeantTests(ClientCase):
             (good, [good], {"security": "verified"}),
         ):
             self.assertRaises(ValueError, self.start, sender, recipients, **more)
+        self.assertRaises(TypeError, self.start, "a@x.example", "b@x.example")
         self.assertEqual(self.network.tried, [])
 
     def test_odd(self) -> None:

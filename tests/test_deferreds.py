@@ -106,7 +106,7 @@ class AsDeferredTests(SynchronousTestCase):
             self.failureResultOf(asDeferred(function), ValueError)
 
     def test_asyncio(self) -> None:
-        """Who awaits asyncio's futures is told what to write instead."""
+        """A caller that awaits asyncio's futures is told what to write instead."""
         loop = asyncio.new_event_loop()
         self.addCleanup(loop.close)
         future: Awaitable[int] = loop.create_future()

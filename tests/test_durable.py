@@ -45,7 +45,7 @@ class DurableTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.directory), ["file"])
 
     def test_mode(self) -> None:
-        """Nobody else may read it, unless that is asked for."""
+        """No other user may read it, unless that is asked for."""
         durable.write(self.temporary, self.path, [])
         self.assertEqual(os.stat(self.path).st_mode & 0o777, 0o600)
         durable.write(self.temporary, self.path, [], 0o644)

@@ -7,6 +7,7 @@ asked about are refused for now, and the log names the stage and the recipient.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -15,7 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IContentStage, IEnvelopeStage
+from deferrals.interfaces import (
+    IContentStage,
+    IEnvelopeStage,
+    IExpectingStage,
+    ITransactionObserver,
+)
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Delivered, Failed, Refuse, Retry, Route
 from deferrals.testing import MemoryServer
@@ -188,6 +194,51 @@ class Content(Stage):
         return self.answer() if recipients[0].address.local == "odd" else ACCEPT
 
 
+class Key:
+    """
+    Cannot be compared, and can be hashed only so often.
+    """
+
+    def __init__(self, error: BaseException, times: int) -> None:
+        self.error = error
+        self.times = times
+
+    def __hash__(self) -> int:
+        self.times -= 1
+        if self.times < 0:
+            raise self.error
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        raise self.error
+
+
+@implementer(IExpectingStage, ITransactionObserver)
+class AtOnce:
+    """
+    One of its methods answers so, for one recipient; all accept.
+    """
+
+    def __init__(self, method: str, function: Callable[[], Any]) -> None:
+        self.method = method
+        self.function = function
+
+    def cohort(self, recipient: Any) -> Any:
+        isOdd = self.method == "cohort" and recipient.address.local == "odd"
+        return self.function() if isOdd else str(recipient)
+
+    def expect(self, message: Any, envelope: Any, recipients: Any) -> Any:
+        recipients.clear()
+        return self.function() if self.method == "expect" else None
+
+    def judge(self, message: Any, envelope: Any, recipients: Any) -> Any:
+        recipients.clear()
+        return ACCEPT
+
+    def ended(self, envelope: Any, answers: Any, final: Any) -> Any:
+        return self.function() if self.method == "ended" else None
+
+
 WAYS = ("at once", "Deferred", "coroutine", "late", "never")
 
 
@@ -252,6 +303,51 @@ class NonsenseTests(SynchronousTestCase):
             self.assertIn("Content", text, (name, way))
             self.assertIn("odd@x.test", text, (name, way))
             self.assertEqual(session.say("NOOP")[0][:3], "250")
+
+    def test_whatAnswersAtOnce(self) -> None:
+        """
+        C{cohort}, C{expect} and C{ended}: what one of them does wrong is
+        answered for the recipient alone, and the session goes on.
+        """
+        codes = {"cohort": ["451", "250", "354", "250"], "expect": None, "ended": None}
+        for name, function in NONSENSE.items():
+            for method, expected in codes.items():
+                stage = AtOnce(method, function)
+                server = MemoryServer(content=stage)
+                session = server.session()
+                session.say("EHLO c", "MAIL FROM:<a@b.test> PRDR")
+                said = session.say("RCPT TO:<odd@x.test>", "RCPT TO:<even@x.test>", "DATA", "", ".")
+                told = [line[:3] for line in said]
+                isKey = method == "cohort" and told[0] == "250"  # it can be hashed
+                if expected is None or isKey:
+                    expected = ["250", "250", "354", "250"]
+                self.assertEqual(told, expected, (name, method))
+                self.assertEqual(session.say("NOOP")[0][:3], "250", (name, method))
+                server.advance(1)
+                self.assertIn("even@x.test", [str(one) for _, one, _ in server.delivered])
+        self.flushLoggedErrors()
+
+    def test_keys(self) -> None:
+        """
+        Cohort keys that cannot be compared, or not be hashed again: the
+        recipients are cohorts of their own, however the sender is told.
+        """
+        for error in (ValueError("on purpose"), SystemExit(1)):
+            for times in range(12):
+                for form in ("", " PRDR", " DEFERRALS"):
+                    stage = AtOnce("cohort", partial(Key, error, times))
+                    server = MemoryServer(content=stage)
+                    session = server.session()
+                    session.say("EHLO c", f"MAIL FROM:<a@b.test>{form}")
+                    said = session.say("RCPT TO:<odd@x.test>", "RCPT TO:<odd@y.test>")
+                    codes = {"": "250 452", " PRDR": "250 250", " DEFERRALS": "352 352"}[form]
+                    if times == 0:
+                        codes = "451 451"
+                    where = (error, times, form)
+                    self.assertEqual(" ".join(line[:3] for line in said), codes, where)
+                    if times:
+                        self.assertEqual(session.say("DATA", "", ".")[-1][:3], "250", where)
+        self.flushLoggedErrors()
 
     def test_lost(self) -> None:
         """A client that is gone meanwhile: the stage is let go of, and nothing is delivered."""

@@ -192,7 +192,7 @@ class TablesTests(RecipeCase):
         self.assertIsInstance(postmaster, Accept)
 
     def test_consent(self) -> None:
-        """Who has agreed, and has not withdrawn, is under another policy."""
+        """A recipient that has agreed, and has not withdrawn, is under another policy."""
         self.fill("consent.db", blocks(self.prepare("consent.md"), "sql")[0])
         for name, policy in (("anna", "agreed"), ("boris", "everything"), ("c", "everything")):
             self.assertEqual(self.judge(f"{name}@example.net").route.policy, policy, name)

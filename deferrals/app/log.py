@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from twisted.logger import ILogObserver, LogLevel, formatEvent
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.threadable import isInIOThread
 from zope.interface import implementer
 
@@ -32,7 +32,7 @@ _PORTS = re.compile(r"^\S+ starting on |^\(.* Closed\)$|^(Starting|Stopping) fac
 _encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 
-def _text(event: dict[str, Any]) -> str:
+def _text(event: LogEvent) -> str:
     """
     The event as a line; our own formats are plain ones.
     """
@@ -44,7 +44,7 @@ def _text(event: dict[str, Any]) -> str:
     return formatEvent(event)
 
 
-def _isAboutPorts(event: dict[str, Any]) -> bool:
+def _isAboutPorts(event: LogEvent) -> bool:
     """
     Whether it is Twisted's own message about a port or a factory: ours is
     better.
@@ -67,7 +67,7 @@ class _Observer:
         self._lines: list[str] = []
         atexit.register(self.flush)
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: LogEvent) -> None:
         """
         Take one event; debugging excepted, and what Twisted says of its ports.
         """
@@ -81,7 +81,7 @@ class _Observer:
         if len(self._lines) == 1:
             self._later(self.flush)
 
-    def line(self, event: dict[str, Any]) -> str:
+    def line(self, event: LogEvent) -> str:
         """
         @return: what is written for an event, its line feed included.
         """
@@ -107,7 +107,7 @@ class PlainObserver(_Observer):
         self._second = -1
         self._stamp = ""
 
-    def line(self, event: dict[str, Any]) -> str:
+    def line(self, event: LogEvent) -> str:
         """
         Local time to the millisecond, the logger's name, and the text.
         """
@@ -132,7 +132,7 @@ class JSONObserver(_Observer):
     Lines for machines.
     """
 
-    def line(self, event: dict[str, Any]) -> str:
+    def line(self, event: LogEvent) -> str:
         """
         One JSON object.
         """

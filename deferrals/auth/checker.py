@@ -12,8 +12,7 @@ client is told to come again later.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
@@ -21,7 +20,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred
 from zope.interface import Interface, implementer
 
-from deferrals.deferreds import Threads
+from deferrals.deferreds import InThread, Threads
 from deferrals.interfaces import IScramChecker, IScramCredentials
 from deferrals.model.passwords import ScryptHash, Secrets, parseLine
 from deferrals.model.sasl import SaslError, ScramKeys, saslprep
@@ -64,7 +63,7 @@ class PasswordFile:
 
     credentialInterfaces: Sequence[type[Interface]] = (IUsernamePassword, IScramCredentials)
 
-    def __init__(self, path: str, inThread: Callable[..., Deferred[Any]]) -> None:
+    def __init__(self, path: str, inThread: InThread) -> None:
         self._path = os.path.abspath(path)
         self._threads = Threads(inThread, AT_ONCE)
         self._users: dict[str, Secrets] = {}

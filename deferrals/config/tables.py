@@ -30,7 +30,14 @@ from deferrals.interfaces import (
     IStagePlugin,
 )
 from deferrals.model.address import AddressError, normalDomain
-from deferrals.model.limits import Limits, ReplyTimes
+from deferrals.model.limits import (
+    BOUNCE_OCTETS,
+    GRACE_SECONDS,
+    MAX_DELIVERING,
+    MAX_JUDGING,
+    Limits,
+    ReplyTimes,
+)
 from deferrals.model.listener import ListenerOptions
 from deferrals.model.mixed import Mixed
 from deferrals.model.networks import dnsServers
@@ -265,11 +272,11 @@ class Config(ReplyTimes):
     listen: tuple[Listener, ...]
     hostname: str = attrs.field(factory=defaultHostname, validator=checked(normalDomain))
     state_dir: str = "state"
-    max_judging: int = attrs.field(default=200, validator=checked(positive))
-    max_delivering: int = attrs.field(default=100, validator=checked(positive))
+    max_judging: int = attrs.field(default=MAX_JUDGING, validator=checked(positive))
+    max_delivering: int = attrs.field(default=MAX_DELIVERING, validator=checked(positive))
     bounces: str | None = None
-    bounce_size: Octets = Octets(1 << 20)
-    grace: Seconds = Seconds(10)
+    bounce_size: Octets = BOUNCE_OCTETS
+    grace: Seconds = GRACE_SECONDS
     dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     tls: TLSTable | None = None
     limits: Limits = Limits()
@@ -394,7 +401,7 @@ def _ruleProblems(config: Config, rule: RecipientRule, key: str) -> list[Problem
         problems.append((f"{key}.deliver", _named("delivery", config.deliveries)))
     if _opensRelay(config, rule):
         why = (
-            "the clients that may send to everybody, such as authenticated: without"
+            "the clients that may send to any address, such as authenticated: without"
             " them this would be an open relay"
         )
         problems.append((f"{key}.allow", why))

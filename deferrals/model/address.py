@@ -3,7 +3,9 @@ Mail addresses: the Mailbox and Path of RFC 5321 §4.1.2, with RFC 6531's UTF-8.
 
 The parser reads a path from the front of a command's arguments in one pass,
 without backtracking.  Source routes are read and dropped (RFC 5321 §4.1.1.3).
-Strings here are text; octets that are not UTF-8 never become an address.
+Strings here are text; octets that are not UTF-8 never become an address, and
+neither do characters that cannot be seen or end a line
+(L{deferrals.model.characters}).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import re
 import attrs
 import idna
 
+from deferrals.model.characters import UNFIT, WORD
+
 __all__ = ["AddressError", "Mailbox"]
 
 #: RFC 5321 §4.5.3.1.1 asks for 64 at least, and for no limit where possible: the
@@ -22,11 +26,9 @@ __all__ = ["AddressError", "Mailbox"]
 MAX_LOCAL_OCTETS = 254
 MAX_DOMAIN_OCTETS = 255  # RFC 5321 §4.5.3.1.2
 
-_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff"
-_LOCAL = re.compile(rf'[{_ATEXT}]+(?:\.[{_ATEXT}]+)*|"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"')
-_DOMAIN = re.compile(
-    r"[A-Za-z0-9\u0080-\U0010ffff_](?:[A-Za-z0-9\u0080-\U0010ffff._\-]*)|\[[^\[\]\\\s]*\]"
-)
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-" + WORD
+_LOCAL = re.compile(rf'[{_ATEXT}]+(?:\.[{_ATEXT}]+)*|"(?:[^"\\{UNFIT}]|\\[\x20-\x7e])*"')
+_DOMAIN = re.compile(rf"[A-Za-z0-9{WORD}_](?:[A-Za-z0-9{WORD}._\-]*)|\[[^\[\]\\\s]*\]")
 _ROUTE = re.compile(r"@[^:<>\s\"]*:")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?")
 _DOT_ATOM = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")
@@ -65,6 +67,8 @@ def _normalLiteral(literal: str) -> str:
     C{[192.0.2.1]} or C{[IPv6:2001:db8::1]} (RFC 5321 §4.1.3).
     """
     inside = literal[1:-1]
+    if "%" in inside:  # an IPv6 scope could be anything, and means nothing elsewhere
+        raise AddressError("bad address literal")
     try:
         if inside[:5].lower() == "ipv6:":
             return f"[IPv6:{ipaddress.IPv6Address(inside[5:])}]"

@@ -236,9 +236,10 @@ class Block:
             return False
         if self.resolution is not None:
             return False
-        refusedForGood = not any(answer is None or answer.isTemporary for answer in self.answers)
-        isMixed = None in self.answers and len(self.answers) > 1
-        return isMixed or (refusedForGood and self.sentAway)
+        if None in self.answers:
+            return len(self.answers) > 1
+        # All refuse: for good, unless one says otherwise.
+        return self.sentAway and not any(one.isTemporary for one in self.answers if one)
 
     def accepted(self) -> list[int]:
         """
@@ -322,8 +323,9 @@ def extends(block: Block) -> bool:
 def extendedAnswer(block: Block) -> Reply | None:
     """
     One 558 with the own reply of each recipient, all of them at once (X-4, X-5,
-    X-6); C{None} while it is not known.  Whoever reads one of its lines takes
-    that recipient for settled, so it waits until the message is durable (X-10).
+    X-6); C{None} while it is not known.  A client that reads one of its lines
+    takes that recipient for settled, so it waits until the message is durable
+    (X-10).
     """
     if finalReply(block) is None:
         return None  # X-10

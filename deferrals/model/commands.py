@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import re
 
-#: Control characters, what some programs take for a line's end, and halves of
-#: characters, which have no octets.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+from deferrals.model.characters import UNFIT
+
+_UNFIT = re.compile(f"[{UNFIT}]")
+
+#: No address is longer (RFC 5321 §4.5.3.1).  A server that cuts a line somewhere
+#: could take what is behind the cut for a further command.
+MAX_PATH_OCTETS = 1000
 
 #: Text without blanks, brackets and quotes, and quoted strings (RFC 5321 §4.1.2).
 _PATH = re.compile(r'(?:[^\s<>"\\]|"(?:[^"\\]|\\.)*")*')
@@ -27,8 +31,8 @@ def checkLine(line: str) -> None:
     """
     @raise ValueError: this is more, or less, than one line.
     """
-    if _CONTROLS.search(line):
-        raise ValueError(f"a control character in {line[:100]!r}")
+    if _UNFIT.search(line):
+        raise ValueError(f"a control or format character in {line[:100]!r}")
 
 
 def checkPath(path: str) -> None:
@@ -38,6 +42,8 @@ def checkPath(path: str) -> None:
     @raise ValueError: it could be read as something else.
     """
     checkLine(path)
+    if len(path.encode("utf-8")) > MAX_PATH_OCTETS:
+        raise ValueError(f"an address of more than {MAX_PATH_OCTETS} octets: {path[:100]!r}")
     if not _PATH.fullmatch(path):
         raise ValueError(f"not an address: {path[:100]!r}")
 

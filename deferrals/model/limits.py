@@ -6,7 +6,19 @@ from __future__ import annotations
 
 import attrs
 
-from deferrals.model.settings import Octets, Seconds, checked, positive
+from deferrals.model.settings import Octets, Seconds, checked, ofTheirTypes, positive
+
+#: Messages in the content stages at once.
+MAX_JUDGING = 200
+
+#: Attempts to deliver that are under way at once.
+MAX_DELIVERING = 100
+
+#: No larger message is sent back whole in a notice.
+BOUNCE_OCTETS = Octets(1 << 20)
+
+#: How long transactions and deliveries may take to end, when the server stops.
+GRACE_SECONDS = Seconds(10)
 
 
 def _underAMinute(value: float) -> None:
@@ -26,7 +38,9 @@ def _commandLine(value: int) -> None:
         raise ValueError("from 1K to 64K")
 
 
-@attrs.frozen(kw_only=True, slots=False)  # it is one of two base classes
+@attrs.frozen(  # it is one of two base classes
+    kw_only=True, slots=False, field_transformer=ofTheirTypes
+)
 class ReplyTimes:
     """
     When the replies after the data are due.
@@ -41,7 +55,7 @@ class ReplyTimes:
     consolidation_window: Seconds = Seconds(2)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=ofTheirTypes)
 class Limits:
     """
     The C{[limits]} table.

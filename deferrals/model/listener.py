@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import attrs
 
+from deferrals.model.commands import checkName
 from deferrals.model.limits import Limits, ReplyTimes
 from deferrals.model.mixed import Mixed
 from deferrals.model.networks import Networks
-from deferrals.model.settings import BadSetting, Seconds, checked, positive
+from deferrals.model.settings import BadSetting, Seconds, checked, ofTheirTypes, positive
 
 #: What C{withhold} can take back.
 WITHHELD = frozenset(
@@ -37,7 +38,12 @@ def _withheld(value: Sequence[str]) -> None:
         raise ValueError(f"some of {', '.join(sorted(WITHHELD))}")
 
 
-@attrs.frozen(kw_only=True)
+def _hostname(value: str) -> None:
+    if value:
+        checkName(value)
+
+
+@attrs.frozen(kw_only=True, field_transformer=ofTheirTypes)
 class ListenerOptions:
     """
     What the configuration and an embedding program both can say of a listener.
@@ -90,14 +96,14 @@ class ListenerOptions:
     delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))
     withhold: tuple[str, ...] = attrs.field(default=(), validator=checked(_withheld))
 
-    @property
+    @functools.cached_property
     def authentication(self) -> str:
         """
         C{auth}, or what it is by default.
         """
         return self.auth or ("required" if self.protocol == "submission" else "no")
 
-    @property
+    @functools.cached_property
     def mixedChoice(self) -> Mixed:
         """
         C{mixed}, or what it is by default: clients that submit show a 452 as a
@@ -107,7 +113,7 @@ class ListenerOptions:
         return self.mixed or (Mixed.STRICTEST if submits else Mixed.SPLIT)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=ofTheirTypes)
 class ListenerSettings(ListenerOptions, ReplyTimes):
     """
     All that a listener's sessions are given.
@@ -124,7 +130,7 @@ class ListenerSettings(ListenerOptions, ReplyTimes):
     certificates: Any = None
     proxied: bool = False
     limits: Limits = Limits()
-    hostname: str = ""
+    hostname: str = attrs.field(default="", validator=checked(_hostname))
     name: str = ""
 
     def __attrs_post_init__(self) -> None:

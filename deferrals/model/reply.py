@@ -32,6 +32,10 @@ MAX_LINE_OCTETS = 512
 
 #: What is kept of a reply that another server gave, in octets.
 KEPT_OCTETS = 1024
+#: So much of a text is said, however long it is: the client has to read it all
+#: before the next reply, and so has whoever reads the log.
+MAX_TEXT = 64 << 10
+MAX_LINES = 500
 
 #: A text that fits into one line whatever stands before it.
 _SHORT = MAX_LINE_OCTETS - 20
@@ -40,6 +44,7 @@ _LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: 
 _CONTROL = {
     **dict.fromkeys(range(0x20), " "),
     **dict.fromkeys(range(0x7F, 0xA0), " "),
+    **dict.fromkeys((0x2028, 0x2029), " "),
     **dict.fromkeys(range(0xD800, 0xE000), "?"),
 }
 del _CONTROL[0x0A]
@@ -58,17 +63,17 @@ def _pieces(line: str, room: int) -> list[str]:
     Break one line of text into pieces of at most C{room} octets, at blanks
     where there are any.
     """
-    pieces = []
-    octets, at = line.encode("utf-8"), 0
-    while len(octets) - at > room:
-        head = octets[at : at + room].decode("utf-8", "ignore")
+    pieces, octets = [], line.encode("utf-8")
+    start, end = 0, len(octets)
+    while end - start > room:
+        head = octets[start : start + room].decode("utf-8", "ignore")
         cut = head.rfind(" ")
         head = head[:cut] if cut > room // 2 else head
         pieces.append(head)
-        at += len(head.encode("utf-8"))
-        while octets[at : at + 1] == b" ":
-            at += 1
-    pieces.append(octets[at:].decode("utf-8"))
+        start += len(head.encode("utf-8"))
+        while octets[start : start + 1] == b" ":
+            start += 1
+    pieces.append(octets[start:].decode("utf-8"))
     return pieces
 
 
@@ -89,7 +94,8 @@ class Reply:
     @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; C{None} on the
         replies that carry none: all of 3xx (P-5), the greeting and EHLO.
     @ivar text: what a postmaster reads.  A line feed in it makes a multi-line
-        reply; every other control character becomes a blank.
+        reply; every other control character becomes a blank.  Only its first
+        65536 characters, and 500 lines, are said.
     @raise TypeError: an attribute is of another type.
     @raise ValueError: there is no such code, or it goes with another enhanced
         code.
@@ -230,9 +236,11 @@ class Reply:
         """
         room = MAX_LINE_OCTETS - 6 - before - (len(self.enhanced) + 1 if self.enhanced else 0)
         lines: list[str] = []
-        for line in harmless(self.text).split("\n"):
+        isWhole = self.code == 558  # X-5: there is a recipient's reply in each line
+        text = self.text if isWhole else self.text[:MAX_TEXT]
+        for line in harmless(text).split("\n"):
             lines += _pieces(line, room) if len(line) * 4 > room else [line]
-        return lines
+        return lines if isWhole else lines[:MAX_LINES]
 
     def encode(self, utf8: bool = False) -> bytes:
         """

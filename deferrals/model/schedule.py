@@ -5,16 +5,19 @@ up.
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
 import attrs
 
-from deferrals.model.settings import Seconds, checked, parseSeconds, positive
+from deferrals.model.settings import Seconds, checked, ofTheirTypes, parseSeconds, positive
 
 __all__ = ["Schedule"]
 
-#: Time spans, as in C{"5m 15m 1h"}: each word is one.
-Steps = NewType("Steps", tuple[float, ...])
+if TYPE_CHECKING:
+    Steps = tuple[float, ...]
+else:
+    #: Time spans, as in C{"5m 15m 1h"}: each word is one.
+    Steps = NewType("Steps", tuple[float, ...])
 
 #: No attempt is put off for longer than this, whatever a next hop asks for.
 LONGEST_SECONDS = 86400.0
@@ -37,7 +40,12 @@ def parseSteps(value: object) -> Steps:
     return Steps(steps)
 
 
-@attrs.frozen
+def _steps(value: tuple[float, ...]) -> None:
+    if not value or min(value) <= 0:
+        raise ValueError("a time span at least, each more than 0")
+
+
+@attrs.frozen(field_transformer=ofTheirTypes)
 class Schedule:
     """
     What applies to the recipients of one delivery.
@@ -49,7 +57,9 @@ class Schedule:
     @ivar concurrency: messages on their way to one destination at once.
     """
 
-    retry: Steps = Steps((300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0))
+    retry: Steps = attrs.field(
+        default=Steps((300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)), validator=checked(_steps)
+    )
     expire: Seconds = attrs.field(default=Seconds(432000.0), validator=checked(positive))
     warn: Seconds = Seconds(14400.0)
     concurrency: int = attrs.field(default=20, validator=checked(positive))

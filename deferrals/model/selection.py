@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
+
+#: A recipient, a message or the whole queue, as the commands' C{--json} shows it.
+Shown: TypeAlias = dict[str, Any]
 
 #: What stands in the queue beside recipients that wait or are under way.
 STATUSES = ("staged", "queued", "active", "held", "ended", "stuck", "damaged")
@@ -61,7 +64,7 @@ class Selection:
         """
         return self == Selection()
 
-    def toJSON(self) -> dict[str, Any]:
+    def toJSON(self) -> Shown:
         """
         What L{fromJSON} reads back.
         """

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from deferrals.config.tables import load
 from deferrals.errors import DeferralsError
 from deferrals.model.ids import parseId
-from deferrals.model.selection import STATUSES, Selection
+from deferrals.model.selection import STATUSES, Selection, Shown
 from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import Connection, ControlClient, Operator
 from deferrals.operator.explain import story
@@ -183,10 +183,10 @@ def _guarded(run: Run, arguments: argparse.Namespace) -> int:
         return 2
 
 
-def _found(connection: Connection, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _found(connection: Connection, arguments: argparse.Namespace) -> Iterator[Shown]:
     left = arguments.limit or sys.maxsize
     for selection in _selections(arguments):
-        after: Any = None
+        after: list[int] | None = None
         while left:
             limit = min(left, _PAGE)
             page, after = connection.call("look", selection.toJSON(), limit, after)
@@ -209,7 +209,7 @@ def list_(connection: Connection, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _line(one: dict[str, Any]) -> str:
+def _line(one: Shown) -> str:
     state = one["status"]
     if state == "queued":
         state = f"in {_short(one['due_seconds'])}" if one["due_seconds"] > 0 else "due"
@@ -251,7 +251,7 @@ def show(connection: Connection, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _entry(entry: dict[str, Any]) -> str:
+def _entry(entry: Shown) -> str:
     said = " ".join(filter(None, (entry["host"], entry["reply"])))
     return f"{_moment(entry['time'])} recipient {entry['seq']}: {entry['event']} {said}".rstrip()
 

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -24,10 +24,11 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from deferrals.deferreds import InThread
 from deferrals.errors import DeferralsError
 from deferrals.interfaces import IMessage, IQueue
 from deferrals.model.ids import parseId
-from deferrals.model.selection import Selection
+from deferrals.model.selection import Selection, Shown
 
 _log = Logger(namespace="deferrals.operator")
 
@@ -62,8 +63,8 @@ class Operator:
     def __init__(
         self,
         queue: IQueue,
-        inThread: Callable[..., Deferred[Any]],
-        status: Callable[[], dict[str, Any]],
+        inThread: InThread,
+        status: Callable[[], Shown],
     ) -> None:
         self._queue = queue
         self._inThread = inThread
@@ -80,27 +81,31 @@ class Operator:
             raise ValueError(f"no such call: {name}")
         return maybeDeferred(method, *args)
 
-    def call_look(self, selection: dict[str, Any], limit: int, after: Any) -> Deferred[Any]:
+    def call_look(
+        self, selection: Shown, limit: int, after: Sequence[int] | None
+    ) -> Deferred[tuple[list[Shown], Sequence[int] | None]]:
         """See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}."""
         return self._queue.recipients(Selection.fromJSON(selection), limit, after)
 
-    def call_show(self, text: str) -> Deferred[Any]:
+    def call_show(self, text: str) -> Deferred[Shown | None]:
         """See L{IQueue.show<deferrals.interfaces.IQueue.show>}."""
         return self._queue.show(parseId(text))
 
-    def call_change(self, command: str, selection: dict[str, Any], after: Any) -> Deferred[Any]:
+    def call_change(
+        self, command: str, selection: Shown, after: Sequence[int] | None
+    ) -> Deferred[tuple[int, Sequence[int] | None]]:
         """See L{IQueue.change<deferrals.interfaces.IQueue.change>}."""
         return self._queue.change(command, Selection.fromJSON(selection), after)
 
-    def call_inspect(self, after: int | None) -> Deferred[Any]:
+    def call_inspect(self, after: int | None) -> Deferred[tuple[list[Shown], int, int | None]]:
         """See L{IQueue.inspect<deferrals.interfaces.IQueue.inspect>}."""
         return self._queue.inspect(after)
 
-    def call_numbers(self) -> Deferred[Any]:
+    def call_numbers(self) -> Deferred[Shown]:
         """See L{IQueue.numbers<deferrals.interfaces.IQueue.numbers>}."""
         return self._queue.numbers()
 
-    def call_status(self) -> dict[str, Any]:
+    def call_status(self) -> Shown:
         """What the server says of itself."""
         return self._status()
 
@@ -147,7 +152,7 @@ class ControlLine(LineOnlyReceiver):
             _log.failure("a command failed", failure=failure)
         return {"error": failure.getErrorMessage() or type(failure.value).__name__}
 
-    def _answer(self, answer: dict[str, Any]) -> None:
+    def _answer(self, answer: Shown) -> None:
         if self.connected:
             LineOnlyReceiver.sendLine(self, json.dumps(answer).encode("utf-8"))
 

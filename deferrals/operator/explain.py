@@ -12,7 +12,9 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import TextIO
+
+from deferrals.model.selection import Shown
 
 _OPEN: dict[str, Callable[..., TextIO]] = {".gz": gzip.open, ".bz2": bz2.open}
 
@@ -20,9 +22,7 @@ _OPEN: dict[str, Callable[..., TextIO]] = {".gz": gzip.open, ".bz2": bz2.open}
 _STAMP = "%Y-%m-%dT%H:%M:%S.%f%z"
 
 
-def story(
-    number: str, found: dict[str, Any] | None, logs: Sequence[str]
-) -> Iterator[tuple[str, str]]:
+def story(number: str, found: Shown | None, logs: Sequence[str]) -> Iterator[tuple[str, str]]:
     """
     @param number: the message's id.
     @param found: what L{IQueue.show<deferrals.interfaces.IQueue.show>} said.
@@ -82,7 +82,7 @@ def _plain(line: str) -> tuple[float, str] | None:
     return None
 
 
-def _history(found: dict[str, Any] | None) -> Iterator[tuple[float, str]]:
+def _history(found: Shown | None) -> Iterator[tuple[float, str]]:
     if found is None:
         return
     for entry in found["history"]:

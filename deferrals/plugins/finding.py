@@ -137,7 +137,7 @@ def findPlugins() -> tuple[list[FoundPlugin], list[BrokenModule]]:
                 continue
             try:
                 found += _pluginsOf(module, file)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 why = f"cannot be imported: {type(error).__name__}: {error}"
                 broken.append(BrokenModule(module, file, why))
     return found, broken
@@ -220,7 +220,7 @@ def build(plugin: IStagePlugin, settings: object, services: IServices) -> object
         built = plugin.build(settings, services)
     except ValueError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"a stage that can be built; {plugin.name} fails: {type(error).__name__}: {error}"
         ) from error
@@ -241,7 +241,7 @@ def checkStage(interface: type[Interface], stage: object, what: str) -> None:
         raise ValueError(f"an object that provides {name}; {what} {stage!r}: {reason}") from None
     try:
         hash(stage)
-    except TypeError:
+    except Exception:
         raise ValueError(
             f"an object that can be hashed; {what} {stage!r}: attrs classes need eq=False"
         ) from None

@@ -69,7 +69,7 @@ class Deliveries:
             return f"no delivery {name}"
         try:
             return _destination(stage, addressee)
-        except Exception as error:
+        except BaseException as error:  # as with what its deliver raises
             _log.error(
                 "{transaction}: delivery {delivery} ({stage}) has no destination for"
                 " <{recipient}>: {error}",
@@ -179,13 +179,13 @@ def checked(answer: object, addressees: Iterable[Addressee]) -> CheckedAnswer:
     @param answer: whatever the stage has returned.
     @param addressees: the recipients that it was asked about.
     """
-    if not isinstance(answer, Mapping):
-        return CheckedAnswer({}, [f"answered {_shown(answer)}, not a mapping of outcomes"])
     try:
+        if not isinstance(answer, Mapping):
+            return CheckedAnswer({}, [f"answered {_shown(answer)}, not a mapping of outcomes"])
         given = list(answer.items())
-        said = {key: value for key, value in given if isinstance(key, Addressee)}
-        foreign = [key for key, _ in given if not isinstance(key, Addressee)]
-    except Exception as error:
+        said = {key: value for key, value in given if _isA(key, Addressee)}
+        foreign = [key for key, _ in given if not _isA(key, Addressee)]
+    except BaseException as error:
         return CheckedAnswer({}, [f"answered a mapping that cannot be read: {_shown(error)}"])
     outcomes: dict[Addressee, Outcome] = {}
     problems: list[str] = []
@@ -211,11 +211,20 @@ def _letGo(value: object) -> str:
     return shown
 
 
+def _isA(value: object, *kinds: type) -> bool:
+    """
+    The same as C{isinstance}, which asks the value where its type says no.
+    """
+    return issubclass(type(value), kinds)
+
+
 def isOutcome(value: object) -> TypeIs[Outcome]:
     """
     Whether a value is an outcome, and what is in it can be recorded.
     """
-    if not isinstance(value, Delivered | Failed | Retry):
+    if not (
+        _isA(value, Delivered, Failed, Retry) and isinstance(value, Delivered | Failed | Retry)
+    ):
         return False
     if not isText(value.host):
         return False

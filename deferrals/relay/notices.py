@@ -218,7 +218,7 @@ class Notifier:
         sender, notify = work.envelope.sender, addressee.recipient.notify
         if sender is None or not isWanted(notify, action):
             if action in _FAILURES:
-                self._logUntold(work, addressee, f"{action}, and nobody is to be told")
+                self._logUntold(work, addressee, f"{action}, and the sender is not told")
             return False
         if action == "stuck":
             what = "was kept for its sender, who could never be told"

@@ -42,6 +42,7 @@ from deferrals.model.disposition import (
     handedBack,
     putBack,
 )
+from deferrals.model.limits import MAX_DELIVERING
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Failed, Outcome, Retry
 from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
@@ -151,7 +152,7 @@ class Scheduler:
         deliveries: Deliveries,
         notifier: Notifier,
         *,
-        concurrency: int = 100,
+        concurrency: int = MAX_DELIVERING,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._spool = spool
@@ -454,7 +455,7 @@ class Scheduler:
 
     def _logUntold(self, attempt: Attempt, addressee: Addressee) -> None:
         _log.error(
-            "{transaction} to=<{recipient}> expired, and nobody is to be told",
+            "{transaction} to=<{recipient}> expired, and the sender is not told",
             event="untold",
             transaction=attempt.work.envelope.id,
             recipient=str(addressee),

@@ -118,6 +118,13 @@ class Listeners:
         found = self.addresses.values()
         return [(one.host, one.port) for one in found if isinstance(one, IPv4Address | IPv6Address)]
 
+    @property
+    def settings(self) -> list[ListenerSettings]:
+        """
+        What each of them offers.
+        """
+        return [one.factory.settings for one in self._listeners.values()]
+
     def add(self, endpoint: IStreamServerEndpoint | None, settings: ListenerSettings) -> Listener:
         """
         One more; it does not listen yet.

@@ -7,7 +7,7 @@ C{twistd deferrals}, and nowhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -29,7 +29,13 @@ from deferrals.deferreds import SharedResult
 from deferrals.interfaces import IQueue, ISpool
 from deferrals.model.address import normalDomain
 from deferrals.model.ids import TransactionIds
-from deferrals.model.limits import Limits
+from deferrals.model.limits import (
+    BOUNCE_OCTETS,
+    GRACE_SECONDS,
+    MAX_DELIVERING,
+    MAX_JUDGING,
+    Limits,
+)
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Mixed
 from deferrals.model.schedule import Schedule
@@ -108,11 +114,15 @@ class MailServer(service.Service):
         schedule: Schedules = Schedule(),
         notices: Notices = None,
         quarantines: Mapping[str, str] | None = None,
-        maxJudging: int = 100,
-        maxDelivering: int = 100,
-        returnOctets: int = 1 << 20,
+        maxJudging: int = MAX_JUDGING,
+        maxDelivering: int = MAX_DELIVERING,
+        returnOctets: int = BOUNCE_OCTETS,
         services: Services | None = None,
     ) -> None:
+        _checkNumbers(maxJudging=maxJudging, maxDelivering=maxDelivering)
+        _checkNumbers(least=0, returnOctets=returnOctets)
+        _checkType("settings", settings, ListenerSettings)
+        _checkType("services", services, Services)
         self._reactor = reactor
         self._hostname = normalDomain(hostname)
         self._settings = settings or ListenerSettings()
@@ -126,8 +136,7 @@ class MailServer(service.Service):
         }
         self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
         self._authenticator = _authenticator(checkers)
-        self._connections = ConnectionLimits()
-        self.limitConnections(self._settings.limits)
+        self._connections = ConnectionLimits(self._settings.limits)
         self._services = services or Services(reactor, hostname=self._hostname)
         self.status: Status = self._services.status
         self._ids = TransactionIds(os.getpid())
@@ -144,8 +153,8 @@ class MailServer(service.Service):
         self._mixed = MixedPolicies(self._services, self._queue.spool)
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
-        self._started: SharedResult | None = None
-        self._stopped: SharedResult | None = None
+        self._started: SharedResult[MailServer] | None = None
+        self._stopped: SharedResult[None] | None = None
 
     # Where it listens.
 
@@ -164,6 +173,7 @@ class MailServer(service.Service):
 
         @param endpoint: a Twisted server endpoint, or its description; one that
             begins with C{haproxy:} expects PROXY headers.
+        @raise TypeError: it is neither, or these are no settings.
         @raise ValueError: the description is none, or settings ask for what
             this server does not have.
         @raise CannotListenError: it has started, and the port cannot be had.
@@ -173,6 +183,10 @@ class MailServer(service.Service):
         if isinstance(endpoint, str):
             chosen = attrs.evolve(chosen, proxied=chosen.proxied or endpoint.startswith(PROXIED))
             endpoint = serverEndpoint(self._reactor, endpoint)
+        elif not IStreamServerEndpoint.providedBy(endpoint):
+            raise TypeError(
+                f"endpoint: expected a server endpoint, or its description: {endpoint!r}"
+            )
         self.listeners.add(endpoint, chosen)
         if self._started is not None:
             self.listeners.openNow()
@@ -184,14 +198,11 @@ class MailServer(service.Service):
         return self.listeners.add(None, self._completed(settings, "factory")).factory
 
     def _completed(self, settings: ListenerSettings | None, name: str) -> ListenerSettings:
+        _checkType("settings", settings, ListenerSettings)
         settings = settings or self._settings
         if settings.authentication == "required" and self._authenticator is None:
             raise ValueError("auth: clients cannot log in without checkers")
-        stages = self._stages.now
-        refusing = [policy for policy, judges in stages.content.items() if judges]
-        missing = [policy for policy in refusing if policy not in stages.quarantines]
-        if settings.mixed in _FILING and missing:
-            raise ValueError(f"mixed: the policy {missing[0]!r} needs a quarantine")
+        _checkFiling([settings], self._stages.now)
         return attrs.evolve(
             settings, hostname=settings.hostname or self._hostname, name=settings.name or name
         )
@@ -212,7 +223,6 @@ class MailServer(service.Service):
             authenticator=self._authenticator,
             binary=stages.now.takesBinary,
             attempt=self._queue.attempt if settings.enumerate == "delivery" else None,
-            deliverySeconds=settings.delivery_deadline,
         )
 
     # Its life.
@@ -242,9 +252,9 @@ class MailServer(service.Service):
             L{SpoolError<deferrals.errors.SpoolError>} where the spool is
             another process's or cannot be written, and with
             C{CannotListenError}.
-        @raise RuntimeError: it has been started before.
+        @raise RuntimeError: it has been started before, or stopped.
         """
-        if self._started is not None:
+        if self._started is not None or self._stopped is not None:
             raise RuntimeError("a MailServer starts once")
         self._started = SharedResult(Deferred.fromCoroutine(self._start()))
         return self._started.wait()
@@ -273,7 +283,7 @@ class MailServer(service.Service):
         service.Service.stopService(self)
         return self.stop()
 
-    def stop(self, graceSeconds: float = 10.0) -> Deferred[None]:
+    def stop(self, graceSeconds: float = GRACE_SECONDS) -> Deferred[None]:
         """
         Take no more connections, let transactions end, then deliveries, and
         close the spool.  What is not delivered stays in it.
@@ -334,7 +344,13 @@ class MailServer(service.Service):
         choices = self._choices | {key: one for key, one in given.items() if one is not None}
         if notices is not ...:
             choices["notices"] = notices
-        self._stages.set(Stages.make(**choices))
+        stages = Stages.make(**choices)
+        _checkFiling(self.listeners.settings, stages)
+        if maxDelivering is not None:
+            _checkNumbers(maxDelivering=maxDelivering)
+        if returnOctets is not None:
+            _checkNumbers(least=0, returnOctets=returnOctets)
+        self._stages.set(stages)
         self._choices = choices
         self._queue.replaced(maxDelivering, returnOctets)
         self.listeners.refresh()
@@ -343,9 +359,28 @@ class MailServer(service.Service):
         """
         Let the connections of all listeners together go by these limits.
         """
-        self._connections.connections = limits.connections
-        self._connections.perNeighbourhood = limits.connections_per_address
-        self._connections.delaySeconds = limits.auth_delay
+        self._connections.limits = limits
+
+
+def _checkNumbers(least: int = 1, **numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if type(number) is not int or number < least:
+            raise ValueError(f"{name}: expected a number from {least} on, not {number!r}")
+
+
+def _checkType(name: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {kind.__name__}, not {value!r}")
+
+
+def _checkFiling(listeners: Iterable[ListenerSettings], stages: Stages) -> None:
+    """
+    @raise ValueError: mixed mail could have to be filed, and has no place.
+    """
+    refusing = [policy for policy, judges in stages.content.items() if judges]
+    missing = [policy for policy in refusing if policy not in stages.quarantines]
+    if missing and any(settings.mixed in _FILING for settings in listeners):
+        raise ValueError(f"mixed: the policy {missing[0]!r} needs a quarantine")
 
 
 def _authenticator(checkers: Sequence[ICredentialsChecker]) -> Authenticator | None:

@@ -2,8 +2,8 @@
 SPF (L{deferrals.model.spf}) with the DNS that deliveries ask.
 
 It is what tells whether a DSN may be written to a reverse-path: only if the
-client was allowed to use it.  Otherwise the DSN would hit whoever's address was
-forged.
+client was allowed to use it.  Otherwise the DSN would hit the owner of a
+forged address.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class DNSNames:
     def __init__(self, names: Names) -> None:
         self._names = names
 
-    async def _find(self, kind: int, name: str) -> Sequence[Any]:
+    async def _find(self, kind: int, name: str) -> Sequence[Any]:  # records, by their kind
         try:
-            found: Sequence[Any] = await self._names.find(kind, name)
+            found = await self._names.find(kind, name)
         except NoSuchName:
             return ()
         except NoRoute as error:

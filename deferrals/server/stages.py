@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -30,6 +30,8 @@ from deferrals.plugins.finding import checkStage
 from deferrals.stages.content.judge import ContentJudge
 from deferrals.stages.envelope.chain import askInTurn
 from deferrals.stages.envelope.rules import RuleTable
+
+_T = TypeVar("_T")
 
 #: The names of the policy and of the delivery that have been given none.
 CONTENT, DELIVERY = "content", "delivery"
@@ -95,10 +97,15 @@ class Stages:
         _check(IDeliveryStage, deliveries.values())
         if not deliveries:
             raise ValueError("delivery: expected one at least")
+        _checkNames("content", policies)
+        _checkNames("delivery", deliveries)
         if isinstance(schedule, Schedule):
             schedule = dict.fromkeys(deliveries, schedule)
-        _names("schedule", "delivery", schedule, deliveries)
-        _names("quarantines", "policy", quarantines, policies)
+        _names("schedule", "delivery", _mapping("schedule", schedule), deliveries)
+        for one in schedule.values():
+            if not isinstance(one, Schedule):
+                raise TypeError(f"schedule: expected a Schedule, not {one!r}")
+        _names("quarantines", "policy", _mapping("quarantines", quarantines), policies)
         _names("quarantines", "delivery", quarantines.values(), deliveries)
         first = _first(envelope, policies, deliveries)
         every = _every(first, policies, deliveries)
@@ -233,6 +240,9 @@ def _chosen(what: str, name: str, names: Sequence[str]) -> str:
 def _policies(content: Contents) -> dict[str, Sequence[IContentStage]]:
     if not isinstance(content, Mapping):
         content = {CONTENT: content}
+    for stages in content.values():
+        if not isinstance(stages, Sequence):
+            raise TypeError(f"content: expected a sequence of IContentStage, not {stages!r}")
     policies = {name: tuple(stages) for name, stages in content.items()}
     for stages in policies.values():
         _check(IContentStage, stages)
@@ -274,6 +284,23 @@ def _check(interface: type[Interface], stages: Iterable[object]) -> None:
             checkStage(interface, stage, "this is")
         except ValueError as error:
             raise TypeError(f"expected {error}") from None
+
+
+def _checkNames(where: str, named: Iterable[str]) -> None:
+    """
+    The spool remembers them, and lines of the log have them.
+    """
+    for name in named:
+        if not isinstance(name, str):
+            raise TypeError(f"{where}: expected text as a name, not {name!r}")
+        if not name or not name.isprintable():
+            raise ValueError(f"{where}: expected a name that can be printed, not {name!r}")
+
+
+def _mapping(where: str, given: Mapping[str, _T]) -> Mapping[str, _T]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{where}: expected a mapping, by name, not {given!r}")
+    return given
 
 
 def _names(where: str, what: str, given: Iterable[str], there: Iterable[str]) -> None:

@@ -69,7 +69,7 @@ class Message:
         self.path = path
         self.fresh = fresh
         self._head = head
-        self._shared: dict[Hashable, SharedResult] = {}
+        self._shared: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
         self._header: bytes | None = None
 
     @property
@@ -235,7 +235,7 @@ class BodyWriter:
     def _failed(self, failure: Failure) -> None:
         self._failure = failure
 
-    def _written(self, _: Any, octets: int) -> None:
+    def _written(self, _: None, octets: int) -> None:
         self._held -= octets
         writing, self._writing = self._writing, None
         if self._drained is not None and not self.congested:
@@ -304,7 +304,7 @@ class _BodyFile:
         self._path = path
         self._fd = -1
 
-    def write(self, chunks: list[bytes], digest: Any) -> None:
+    def write(self, chunks: list[bytes], digest: hashlib._Hash) -> None:
         """Append, and hash."""
         if self._fd < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC

@@ -15,16 +15,16 @@ scanner, but they leave for other reasons, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeAlias, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import Semaphore, withDeadline
+from deferrals.deferreds import Semaphore, asDeferred, withDeadline
 from deferrals.interfaces import IServices
 from deferrals.model.backoff import Backoff
 
@@ -32,6 +32,9 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 _log = Logger(namespace="deferrals.remote")
+
+#: What a service may answer: each part is looked at before it is used.
+JSON: TypeAlias = "dict[str, JSON] | list[JSON] | str | int | float | bool | None"
 
 #: So many failures in a row open the breaker.
 FAILURES = 5
@@ -163,7 +166,7 @@ class RemoteService:
     def ask(
         self,
         seconds: float,
-        function: Callable[_P, Deferred[_T] | Coroutine[Deferred[Any], Any, _T]],
+        function: Callable[_P, Deferred[_T] | Awaitable[_T]],
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> Deferred[_T]:
@@ -176,7 +179,7 @@ class RemoteService:
         """
 
         def begin() -> Deferred[_T]:
-            return ensureDeferred(function(*args, **kwargs))
+            return asDeferred(function, *args, **kwargs)
 
         async def inTime() -> _T:
             try:
@@ -195,7 +198,7 @@ class RemoteService:
             self._breaker.begin()
             self._status.count(self._name, "asked")
             began = self._clock.seconds()
-            result = await maybeDeferred(begin).addErrback(self._failed, began, seconds)
+            result = await begin().addErrback(self._failed, began, seconds)
         finally:
             self._slots.release()
         if self._breaker.succeeded():

@@ -44,6 +44,7 @@ from zope.interface import implementer
 from deferrals.errors import StageError
 from deferrals.interfaces import IReactor, IServices
 from deferrals.model.httpanswer import MAX_BODY_OCTETS, AnswerCounter
+from deferrals.stages.remote import JSON
 
 
 def httpURL(value: str) -> None:
@@ -323,7 +324,7 @@ class _Body(protocol.Protocol):
             self.whole.errback(reason)
 
 
-def fromJSON(status: int, body: bytes) -> Any:
+def fromJSON(status: int, body: bytes) -> JSON:
     """
     What is no UTF-8 in it is replaced: a sender may be quoted there.
 
@@ -332,6 +333,7 @@ def fromJSON(status: int, body: bytes) -> Any:
     if status != 200:
         raise StageError(f"HTTP status {status}")
     try:
-        return json.loads(body.decode("utf-8-sig", "replace"))
+        found: JSON = json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         raise StageError("the answer is no JSON") from None
+    return found

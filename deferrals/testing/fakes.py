@@ -299,6 +299,6 @@ class FakeServices:
 
     def listensOn(self, address: str, port: int) -> bool:
         """
-        Nobody comes in.
+        No client comes in.
         """
         return False

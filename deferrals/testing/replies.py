@@ -142,7 +142,7 @@ class RepliesContract(_Case):
             self.assertEqual(block.accepted(), [])
 
     def test_veto(self) -> None:
-        """Where the message as a whole cannot be taken, nobody takes it."""
+        """Where the message as a whole cannot be taken, no recipient takes it."""
         for form, verdicts, order in self.cases():
             block = self.started(form, len(verdicts))
             for index in order:

@@ -22,10 +22,11 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
+from deferrals.interfaces import IContentStage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
 from deferrals.server import ListenerSettings, MailServer
+from deferrals.server.stages import Contents, Deliveries, Envelopes
 from deferrals.testing.fakes import FakeDelivery, FakeEnvelope
 
 #: When a test begins, in seconds since the epoch.
@@ -165,7 +166,7 @@ class MemoryServer:
     Nothing happens by itself: L{advance} lets it.
 
     @param envelope: by default all recipients are deferred.
-    @param content: by default all accept.
+    @param content: one stage, or what C{MailServer} takes; by default all accept.
     @param delivery: by default a L{FakeDelivery}.
     @param settings: of the listener.
     @param more: what else C{MailServer} takes.
@@ -178,9 +179,9 @@ class MemoryServer:
     def __init__(
         self,
         *,
-        envelope: IEnvelopeStage | None = None,
-        content: IContentStage | None = None,
-        delivery: IDeliveryStage | None = None,
+        envelope: Envelopes | None = None,
+        content: IContentStage | Contents = (),
+        delivery: Deliveries | None = None,
         settings: ListenerSettings | None = None,
         **more: Any,
     ) -> None:
@@ -193,7 +194,7 @@ class MemoryServer:
             **{
                 "hostname": "mx.example.net",
                 "envelope": FakeEnvelope() if envelope is None else envelope,
-                "content": () if content is None else [content],
+                "content": [content] if IContentStage.providedBy(content) else content,
                 "delivery": fake if delivery is None else delivery,
                 "settings": settings,
                 **more,
@@ -288,9 +289,9 @@ class TestServer:
         self,
         reactor: IReactorTime,
         *,
-        envelope: IEnvelopeStage | None = None,
-        content: IContentStage | None = None,
-        delivery: IDeliveryStage | None = None,
+        envelope: Envelopes | None = None,
+        content: IContentStage | Contents = (),
+        delivery: Deliveries | None = None,
         settings: ListenerSettings | None = None,
         **more: Any,
     ) -> None:
@@ -301,7 +302,7 @@ class TestServer:
             **{
                 "hostname": "mx.example.net",
                 "envelope": FakeEnvelope() if envelope is None else envelope,
-                "content": () if content is None else [content],
+                "content": [content] if IContentStage.providedBy(content) else content,
                 "delivery": fake if delivery is None else delivery,
                 "settings": settings,
                 **more,

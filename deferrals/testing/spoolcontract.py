@@ -5,9 +5,10 @@ What every spool has to do, as tests.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
@@ -16,6 +17,7 @@ from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
     DelayNotified,
+    Disposition,
     NotifyThenRemove,
     Remove,
     Reschedule,
@@ -26,15 +28,22 @@ from deferrals.model.reply import Reply
 from deferrals.model.verdict import Marks, Route
 from deferrals.testing.values import LATER, makeAddressees, makeEnvelope
 
+if TYPE_CHECKING:
+    from twisted.trial.unittest import SynchronousTestCase as _TestCase
+else:
+    _TestCase = object  # a mixin: it is no test by itself
 
-class SpoolContract:
+_T = TypeVar("_T")
+
+
+class SpoolContract(_TestCase):
     """
     What every L{ISpool} does.
     """
 
     clock: Clock
 
-    def makeSpool(self) -> Any:
+    def makeSpool(self) -> ISpool:
         """
         Called once per test; sets C{self.clock}.
 
@@ -42,19 +51,19 @@ class SpoolContract:
         """
         raise NotImplementedError
 
-    def reopen(self, spool: Any) -> Any:
+    def reopen(self, spool: Any) -> ISpool:  # each takes its own kind
         """
         @return: the same spool, after its process has died.
         """
         raise NotImplementedError
 
-    def resultOf(self: Any, d: Any) -> Any:
+    def resultOf(self, d: Deferred[_T]) -> _T:
         """
         Wait for a Deferred.
         """
         return self.successResultOf(d)
 
-    def body(self: Any, spool: Any, envelope: Envelope, *chunks: bytes) -> Any:
+    def body(self, spool: ISpool, envelope: Envelope, *chunks: bytes) -> IMessage:
         """
         @return: a message of the spool.
         """
@@ -63,20 +72,19 @@ class SpoolContract:
             writer.write(chunk)
         return self.resultOf(writer.finish())
 
-    def staged(self: Any, spool: Any, *addresses: str) -> Work:
+    def staged(self, spool: ISpool, *addresses: str) -> Work:
         """
         @return: staged work for these addresses.
         """
         envelope = makeEnvelope()
         message = self.body(spool, envelope, b"Subject: x\r\n", b"\r\nhello\r\n")
-        work: Work = self.resultOf(spool.stage(envelope, message, makeAddressees(*addresses)))
-        return work
+        return self.resultOf(spool.stage(envelope, message, makeAddressees(*addresses)))
 
-    def test_providesInterface(self: Any) -> None:
+    def test_providesInterface(self) -> None:
         """It provides the interface."""
         self.assertTrue(verifyObject(ISpool, self.makeSpool()))
 
-    def test_message(self: Any) -> None:
+    def test_message(self) -> None:
         """What was written is what the message has."""
         spool, envelope = self.makeSpool(), makeEnvelope()
         content = b"Subject: a\r\n folded\r\nX: \xff\r\n\r\nbody\r\n"
@@ -88,7 +96,7 @@ class SpoolContract:
         with message.open() as file:
             self.assertEqual(file.read(), content)
 
-    def test_large(self: Any) -> None:
+    def test_large(self) -> None:
         """However large a message is, and however slow the disk: it comes to an end."""
         spool, envelope = self.makeSpool(), makeEnvelope()
         writer = spool.newBody(envelope.transaction)
@@ -103,14 +111,13 @@ class SpoolContract:
         self.assertEqual((message.size, message.digest), (writer.size, digest.digest()))
         writer.abort()
 
-    def claimed(self, spool: Any, limit: int = 10, share: int = 10, **shares: int) -> list[Work]:
+    def claimed(self, spool: ISpool, limit: int = 10, share: int = 10, **shares: int) -> list[Work]:
         """
         @return: what is due.
         """
-        works: list[Work] = self.resultOf(spool.claim(limit, shares, share))
-        return works
+        return self.resultOf(spool.claim(limit, shares, share))
 
-    def owned(self, spool: Any, *addresses: str) -> Work:
+    def owned(self, spool: ISpool, *addresses: str) -> Work:
         """
         @return: released work for these addresses, leased to us.
         """
@@ -125,7 +132,7 @@ class SpoolContract:
         values = {"expireSeconds": 1000.0, "warnSeconds": 0.0, "reply": LATER, "host": "mx.test"}
         return Reschedule(destination, seconds, **{**values, **more})
 
-    def queued(self, spool: Any, address: str, *args: Any, **more: Any) -> Work:
+    def queued(self, spool: ISpool, address: str, *args: Any, **more: Any) -> Work:
         """
         @return: released work, whose recipient L{waits}.
         """
@@ -133,10 +140,10 @@ class SpoolContract:
         self.resultOf(spool.record(work, {work.addressees[0]: self.waits(*args, **more)}))
         return work
 
-    def test_lateOutcome(self: Any) -> None:
+    def test_lateOutcome(self) -> None:
         """
         A lease that has run out while nothing could be written: the outcome
-        counts, as long as nobody else has the recipient.
+        counts, as long as no other claim has the recipient.
         """
         spool = self.makeSpool()
         self.queued(spool, "a@b.example", seconds=1.0)
@@ -148,14 +155,14 @@ class SpoolContract:
         self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
         self.assertEqual(self.claimed(spool), [])
 
-    def test_stagedIsNotClaimed(self: Any) -> None:
-        """Nobody delivers what is not released (D-20)."""
+    def test_stagedIsNotClaimed(self) -> None:
+        """What is not released is not delivered (D-20)."""
         spool = self.makeSpool()
         self.staged(spool, "a@example.net")
         self.clock.advance(10000)
         self.assertEqual(self.claimed(spool), [])
 
-    def test_abandoned(self: Any) -> None:
+    def test_abandoned(self) -> None:
         """An abandoned message is gone (D-15)."""
         spool = self.makeSpool()
         spool.abandon(self.staged(spool, "a@example.net"))
@@ -163,7 +170,7 @@ class SpoolContract:
         spool = self.reopen(spool)
         self.assertEqual(self.claimed(spool), [])
 
-    def test_leased(self: Any) -> None:
+    def test_leased(self) -> None:
         """Released work belongs to the one who staged it, until its lease runs out."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net")
@@ -176,7 +183,7 @@ class SpoolContract:
         self.assertEqual(len(self.claimed(spool)), 1)
         self.assertEqual(self.claimed(spool), [])
 
-    def test_claimed(self: Any) -> None:
+    def test_claimed(self) -> None:
         """What is claimed is what was stored, complete."""
         spool = self.makeSpool()
         envelope = makeEnvelope("", smtputf8=True, ret="HDRS", envid="e1")
@@ -195,8 +202,8 @@ class SpoolContract:
             self.assertEqual(file.read(), b"\r\nhello\r\n")
         self.assertEqual(self.claimed(spool), [])
 
-    def test_recorded(self: Any) -> None:
-        """Who is delivered leaves; who waits is due at its time, with its attempts counted."""
+    def test_recorded(self) -> None:
+        """A delivered recipient leaves; one that waits is due at its time, its attempts counted."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net", "b@example.net")
         one, two = work.addressees
@@ -212,14 +219,14 @@ class SpoolContract:
         self.resultOf(spool.record(again, {addressee: Remove()}))
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
 
-    def test_putBack(self: Any) -> None:
-        """Who was put back without an attempt has not used one up."""
+    def test_putBack(self) -> None:
+        """A recipient that was put back without an attempt has not used one up."""
         spool = self.makeSpool()
         self.queued(spool, "a@example.net", seconds=0.0, attempted=False)
         (again,) = self.claimed(spool)
         self.assertEqual(again.addressees[0].attempts, 0)
 
-    def test_shares(self: Any) -> None:
+    def test_shares(self) -> None:
         """No destination gets more than its share, and all have their turn."""
         spool = self.makeSpool()
         for number in range(6):
@@ -233,7 +240,7 @@ class SpoolContract:
         self.assertEqual(len(self.claimed(spool, 4, 9)), 4)
         self.assertEqual(len(self.claimed(spool, 9, 9)), 1)
 
-    def test_turns(self: Any) -> None:
+    def test_turns(self) -> None:
         """A destination that has just had its turn is behind the others."""
         spool = self.makeSpool()
         for number in range(3):
@@ -243,7 +250,7 @@ class SpoolContract:
         found = [str(self.claimed(spool, 1, 1)[0].addressees[0]) for _ in range(2)]
         self.assertEqual({name.partition("@")[2] for name in found}, {"a.example", "b.example"})
 
-    def test_backOff(self: Any) -> None:
+    def test_backOff(self) -> None:
         """A destination that is left alone is not due, and due again when that is taken back."""
         spool = self.makeSpool()
         self.queued(spool, "a@example.net", "dead", 1.0)
@@ -256,7 +263,7 @@ class SpoolContract:
         self.assertEqual(len(self.claimed(spool)), 2)
         self.assertEqual(self.claimed(spool), [])
 
-    def test_backOffEnds(self: Any) -> None:
+    def test_backOffEnds(self) -> None:
         """A destination that was left alone is due when its time is over."""
         spool = self.makeSpool()
         self.queued(spool, "a@example.net", "dead", 1.0)
@@ -264,7 +271,7 @@ class SpoolContract:
         self.clock.advance(501)
         self.assertEqual(len(self.claimed(spool)), 1)
 
-    def test_restart(self: Any) -> None:
+    def test_restart(self) -> None:
         """After a crash, what was staged is released: a duplicate is the lesser evil (RFC 1047)."""
         spool = self.makeSpool()
         self.staged(spool, "a@example.net")
@@ -275,19 +282,19 @@ class SpoolContract:
             ["a@example.net", "b@example.net"],
         )
 
-    def told(self, spool: Any, transaction: int | None = None) -> list[tuple[str, str]]:
+    def told(self, spool: ISpool, transaction: int | None = None) -> list[tuple[str, str]]:
         """
         @return: whose sender is to be told of what, now.
         """
         works = self.resultOf(spool.notices(10, transaction))
         return sorted((str(a), a.action) for work in works for a in work.addressees)
 
-    def test_ended(self: Any) -> None:
-        """Whose outcome stands is there until its sender is told; one asker gets it."""
+    def test_ended(self) -> None:
+        """A recipient whose outcome stands stays until its sender is told; one caller gets it."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net", "b@example.net")
         reply = Reply(550, "5.1.1", "gone")
-        dispositions = {
+        dispositions: dict[Addressee, Disposition] = {
             work.addressees[0]: NotifyThenRemove("failed", reply, "mx.test"),
             work.addressees[1]: self.waits(),
         }
@@ -302,7 +309,7 @@ class SpoolContract:
         self.assertEqual(self.told(spool), [])
         self.assertEqual(self.resultOf(spool.waiting()), (1, 2))
 
-    def test_endedAndDied(self: Any) -> None:
+    def test_endedAndDied(self) -> None:
         """When the process dies before the sender is told, the next one tells."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net")
@@ -311,7 +318,7 @@ class SpoolContract:
         spool = self.reopen(spool)
         self.assertEqual(self.told(spool), [("a@example.net", "failed")])
 
-    def test_notice(self: Any) -> None:
+    def test_notice(self) -> None:
         """A notice is ours in the moment in which the recipients leave (RFC 3464)."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net")
@@ -328,8 +335,8 @@ class SpoolContract:
         (again,) = self.claimed(self.reopen(spool))
         self.assertEqual(again.envelope, envelope)
 
-    def test_late(self: Any) -> None:
-        """Who is late is told of once; who is too late is given up, and not delivered."""
+    def test_late(self) -> None:
+        """A late recipient is told of once; one that is too late is given up, not delivered."""
         spool = self.makeSpool()
         self.queued(spool, "a@example.net", seconds=5000.0, warnSeconds=300.0)
         self.clock.advance(299)
@@ -347,8 +354,8 @@ class SpoolContract:
         self.assertEqual(self.told(spool), [])
         self.assertEqual(self.claimed(spool), [])
 
-    def test_lateButDue(self: Any) -> None:
-        """Who is merely late can still be delivered while its sender is told."""
+    def test_lateButDue(self) -> None:
+        """A recipient that is merely late can still be delivered while its sender is told."""
         spool = self.makeSpool()
         self.queued(spool, "a@example.net", seconds=400.0, warnSeconds=300.0)
         self.clock.advance(301)
@@ -359,8 +366,8 @@ class SpoolContract:
         self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
 
-    def test_stuck(self: Any) -> None:
-        """Whose sender cannot be told stays, for the operator, until it is given up."""
+    def test_stuck(self) -> None:
+        """A recipient whose sender cannot be told stays for the operator, until it is given up."""
         spool = self.makeSpool()
         work = self.owned(spool, "a@example.net")
         self.resultOf(spool.record(work, {work.addressees[0]: NotifyThenRemove("failed", LATER)}))
@@ -372,7 +379,7 @@ class SpoolContract:
         self.clock.advance(101)
         self.assertEqual(self.told(spool), [("a@example.net", "stuck")])
 
-    def test_refusal(self: Any) -> None:
+    def test_refusal(self) -> None:
         """A refusal that is to be told instead of a delivery is kept (P-11)."""
         spool = self.makeSpool()
         envelope = makeEnvelope()
@@ -383,7 +390,7 @@ class SpoolContract:
         (work,) = self.claimed(self.reopen(spool))
         self.assertEqual(work.addressees[0].refusal, reply)
 
-    def test_notes(self: Any) -> None:
+    def test_notes(self) -> None:
         """Notes survive the process, until they are forgotten or have expired."""
         spool = self.makeSpool()
         for name, seconds in (("a", 100.0), ("b", 100.0), ("c", 10.0)):

@@ -13,7 +13,7 @@ BANNED = {"kids@lists.test": b"viagra", "men@lists.test": None}
 @implementer(IEnvelopeStage)
 class Lists:
     async def judgeRecipient(self, envelope, recipient):
-        return Defer() if str(recipient) in BANNED else None  # nobody says yes: 550 5.7.1
+        return Defer() if str(recipient) in BANNED else None  # no stage says yes: 550 5.7.1
 
 
 @implementer(IContentStage)

@@ -43,7 +43,7 @@ class GateTests(FileCase):
         self.failureResultOf(both.login(UsernamePassword(b"zoe", b"secret")), UnauthorizedLogin)
 
     def test_anonymous(self) -> None:
-        """Nobody is let in without a name."""
+        """No client is let in without a name."""
         checker = AllowAnonymousAccess()
         checker.credentialInterfaces = PasswordFile.credentialInterfaces  # type: ignore
         d = Authenticator([checker]).login(UsernamePassword(b"a", b"b"))

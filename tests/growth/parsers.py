@@ -918,7 +918,9 @@ PARSERS += [
     Parser(
         "parameters", ("stages/content/match/fields.py",), _PARAMETERS, text(fields.parameters), 400
     ),
-    Parser("encoded words", ("stages/content/match/fields.py",), _ENCODED, text(fields.words), 2000),
+    Parser(
+        "encoded words", ("stages/content/match/fields.py",), _ENCODED, text(fields.words), 2000
+    ),
     Parser(
         "base 64",
         ("stages/content/match/fields.py",),

@@ -219,7 +219,7 @@ class ServerTests(IntegrationCase):
         )
 
     def test_strangers(self) -> None:
-        """Who is not allowed sends nothing out."""
+        """A client that is not allowed sends nothing out."""
         relay = RELAY.replace('127.0.0.1"]\ndeliver', '192.0.2.0/24"]\ndeliver')
         server = self.server(relay.format(dns=self.zone.address[1], port=self.port))
         dialogue: Dialogue = self.dialogue(server.port)

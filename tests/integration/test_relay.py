@@ -267,7 +267,7 @@ class DropTests(RelayCase):
     @requirement("P-10")
     @requirement("P-11")
     def test_everyOctet(self) -> None:
-        """Nobody is lost, nobody gets a second copy, nobody gets another's outcome."""
+        """No recipient is lost, none gets a second copy, none gets another's outcome."""
         block = {"bad@x.example": "550 5.6.0 bad"}
         answer = "353 wait\r\n250 2.1.5 ok\r\n550 5.6.0 bad\r\n250 2.1.5 ok\r\n250 2.6.0 taken\r\n"
         people = ["good@x.example", "bad@x.example", "best@x.example"]

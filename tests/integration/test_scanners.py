@@ -614,7 +614,7 @@ class MixedTests(ScannerCase):
         self.assertEqual((self.rspamd.scans(), self.clamd.scans()), (2, 2))
 
     def test_consent(self) -> None:
-        """Who has agreed refuses; the others have it all, marked."""
+        """Recipients that have agreed refuse; the others have it all, marked."""
         server = self.prepare("consent.md", table="consent.db")
         names = ("anna", "boris", "carla")
         found = self.codes(server, message(subject="score-five"), *names)

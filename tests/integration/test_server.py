@@ -331,7 +331,7 @@ class CrashTests(IntegrationCase):
 
     @requirement("D-23")
     def test_killed(self) -> None:
-        """Who has read a 2xx finds the message delivered; who was refused has none."""
+        """A recipient answered 2xx has the message; one that was refused has none."""
         server = self.server()
         random.seed(7)
         acknowledged: set[str] = set()

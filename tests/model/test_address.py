@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import AddressError, Mailbox, normalDomain, takePath
+from deferrals.model.commands import checkRecipient
+from deferrals.model.outgoing import wireAddress
 from tests.work import linesRun
 
 
@@ -108,6 +110,35 @@ class PathTests(SynchronousTestCase):
             again, _ = takePath(f"<{mailbox}>")
             self.assertEqual(again, mailbox)
 
+    @given(st.text('ab.@"\\<> é\u3000\u00a0\u00ad\u200b\u200d\u202e\x85\u2028\ufeff', max_size=8))
+    def test_passedOn(self, local: str) -> None:
+        """What this server takes, its client can pass on."""
+        for written in (local, f'"{local}"'):
+            for domain in ("x.example", f"x{local}.example", f"[IPv6:fe80::1%{local}]"):
+                try:
+                    mailbox, _ = takePath(f"<{written}@{domain}>")
+                except AddressError:
+                    continue
+                if mailbox is not None:
+                    checkRecipient(str(mailbox))
+                    checkRecipient(wireAddress(mailbox))
+
+    def test_unseen(self) -> None:
+        """Controls, format characters and line ends are in no part of an address."""
+        for character in "\0\r\n\x7f\x85\x9f\xad\u200b\u200e\u2028\u2029\u202e\u2066\ufeff\ud800":
+            for text in (
+                f"a{character}@x.example",
+                f'"a{character}"@x.example',
+                f"a@x{character}.example",
+            ):
+                self.assertRaises(AddressError, Mailbox.parse, text)
+                self.assertRaises(AddressError, takePath, f"<{text}>")
+                self.assertRaises(ValueError, checkRecipient, text)
+        for text in ("a\u00a0b@x.example", "a\u3000b@x.example", "a@[IPv6:fe80::1%>]"):
+            self.assertRaises(AddressError, Mailbox.parse, text)
+        for text in ("\u0646\u200c\u0647@x.example", '"a\u00a0b"@x.example'):
+            self.assertEqual(str(Mailbox.parse(text)), text)
+
 
 class MailboxTests(SynchronousTestCase):
     """
@@ -131,7 +162,10 @@ class MailboxTests(SynchronousTestCase):
         self.assertNotEqual(one.key, Mailbox.parse("user2@example.net").key)
 
     def test_utf8(self) -> None:
-        """Who needs SMTPUTF8: the local part, or a domain written in U-labels (RFC 6531)."""
+        """
+        Which addresses need SMTPUTF8: by the local part, or a domain written in
+        U-labels (RFC 6531).
+        """
         self.assertTrue(Mailbox.parse("\u00e4@example.net").needsUTF8)
         self.assertTrue(Mailbox.parse("a@b\u00fccher.example").needsUTF8)
         self.assertFalse(Mailbox.parse("a@xn--bcher-kva.example").needsUTF8)

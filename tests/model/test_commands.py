@@ -28,11 +28,17 @@ class CommandTests(SynchronousTestCase):
             checkPath(good)
         for bad in ("a b@x", "<a@x", "a@x>", '"a b@x', r"a\>@x", r'"a\"@x', "a\xa0b@x"):
             self.assertRaises(ValueError, checkPath, bad)
-        for bad in "\0\t\r\n\x1f\x7f\x85\u2028\u2029\ud800":
+        for bad in "\0\t\r\n\x1f\x7f\x85\u2028\u2029\ud800\xad\u200b\u202e\ufeff":
             self.assertRaises(ValueError, checkPath, f"a{bad}@x")
             self.assertRaises(ValueError, checkPath, f'"a{bad}"@x')
             self.assertRaises(ValueError, checkLine, f"NOOP{bad}")
         self.assertRaises(ValueError, checkRecipient, "")
+
+    def test_longPaths(self) -> None:
+        """A server that cuts a line somewhere finds no command behind the cut."""
+        checkPath("a" * 254 + "@" + "x" * 255)
+        for bad in ("a" * 1001, "é" * 501, '"' + " " * 998 + 'RCPT TO:<v@x>"@y'):
+            self.assertRaises(ValueError, checkPath, bad)
 
     def test_parameters(self) -> None:
         """A keyword, and perhaps one value without blanks (RFC 5321 §4.1.2)."""

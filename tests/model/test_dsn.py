@@ -253,7 +253,7 @@ class NotificationTests(SynchronousTestCase):
         self.assertEqual(bounced(parsed(wanted)), [("a@example.net", "failed", "5.1.1")])
 
     def test_ascii(self) -> None:
-        """Who did not ask for SMTPUTF8 gets the ASCII form (RFC 6533 §3)."""
+        """A sender that did not ask for SMTPUTF8 gets the ASCII form (RFC 6533 §3)."""
         one = attrs.evolve(
             addressee("x@example.net"), recipient=Recipient(Mailbox("jürgen", "example.net"))
         )

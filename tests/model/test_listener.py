@@ -27,7 +27,7 @@ class ListenerTests(SynchronousTestCase):
         self.assertIs(ListenerSettings(mixed=Mixed.FILE).mixedChoice, Mixed.FILE)
 
     def test_authentication(self) -> None:
-        """Whoever submits has to log in, unless the operator chose otherwise."""
+        """A client that submits has to log in, unless the operator chose otherwise."""
         self.assertEqual(ListenerSettings().authentication, "no")
         self.assertEqual(ListenerSettings(protocol="submission").authentication, "required")
         self.assertEqual(ListenerSettings(protocol="submission", auth="no").authentication, "no")

@@ -90,7 +90,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual((len(self.memory), self.saved), (0, {}))
 
     def test_otherSender(self) -> None:
-        """Nobody else's mail is concerned."""
+        """No other sender's mail is concerned."""
         self.memory.learn("f", "s", ["a"], ["r"], [], 0)
         self.assertEqual(self.memory.find("t", "r", 1), [])
         self.assertEqual(self.memory.find("s", "x", 1), [])
@@ -174,7 +174,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertFalse(self.waits(second, waiting))
 
     def test_brought(self) -> None:
-        """Who has waited often enough waits again, when it was this message."""
+        """A recipient that has waited often enough waits again, when it was this message."""
         self.memory.learn("f", "s", [], ["r"], ["q"], 0)
         self.assertEqual([self.waits("r", {}) for _ in range(3)], [True, True, False])
         self.memory.learn("f", "s", [], ["r"], ["q"], 0)

@@ -5,7 +5,9 @@ Replies: reading, writing, and keeping them harmless.
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import KEPT_OCTETS, MAX_LINE_OCTETS, Reply, kept
+from deferrals.smtp.client.replies import MAX_REPLY_LINES
 from tests.requirements import requirement
+from tests.work import linesRun
 
 
 class ValueTests(SynchronousTestCase):
@@ -126,6 +128,21 @@ class EncodeTests(SynchronousTestCase):
                 self.assertTrue(all(len(line) + 2 <= MAX_LINE_OCTETS for line in lines))
                 self.assertTrue(all(line.startswith(b"550-5.1.1 ") for line in lines[:-1]))
                 self.assertTrue(lines[-1].startswith(b"550 5.1.1 "))
+
+    def test_huge(self) -> None:
+        """A text without end is cut, in time that does not grow with it."""
+        for text in ("x" * 10_000_000, "x\n" * 5_000_000, "é " * 5_000_000, " " * 10_000_000):
+            reply = Reply(550, "5.7.1", text)
+            self.assertLess(len(reply.encode(utf8=True)), 200_000)
+            self.assertLessEqual(reply.encode().count(b"\n"), MAX_REPLY_LINES)
+            self.assertLess(len(str(reply)), 200_000)
+        self.assertIs(type(Reply(558, None, "550 no\n" * 5000).lines()[4999]), str)
+
+    def test_longLine(self) -> None:
+        """It is read once, however many pieces it makes."""
+        one, two = (linesRun(Reply(550, None, "é " * count).lines) for count in (5000, 10000))
+        self.assertLess(two, 2.1 * one)
+        self.assertEqual("".join(Reply(550, None, "é" * 9999).lines()), "é" * 9999)
 
     def test_utf8(self) -> None:
         """UTF-8 is for those who asked for it (RFC 6531)."""

@@ -109,12 +109,14 @@ class FindTests(PluginCase):
         self.write("broken_plugin", "import there_is_no_such_module\n")
         self.write("wrong_plugin", PLUGIN.format(name="wrong", stage="str"))
         self.write("builtin", "")
+        self.write("ending_plugin", "raise SystemExit(3)\n")
         found, broken = findPlugins()
         self.assertIn("match", [one.plugin.name for one in found])
         whys = {one.module.rpartition(".")[2]: one.why for one in broken}
         self.assertIn("No module named 'there_is_no_such_module'", whys["broken_plugin"])
         self.assertIn("builds no stage", whys["wrong_plugin"])
         self.assertIn("has the same name", whys["builtin"])
+        self.assertIn("SystemExit: 3", whys["ending_plugin"])
         self.assertIn((IContentStage, "match"), stagePlugins())
 
     def test_package(self) -> None:
@@ -155,7 +157,7 @@ class Builds:
 
     def build(self, settings: object, services: object) -> object:
         """What was said, or raises it."""
-        if isinstance(self.result, Exception):
+        if isinstance(self.result, BaseException):
             raise self.result
         return self.result
 
@@ -192,3 +194,4 @@ class BuildTests(SynchronousTestCase):
         """What a plugin says about its settings stays; any other failure is named."""
         self.assertEqual(self.refused(ValueError("a number")), "a number")
         self.assertIn("it fails: ZeroDivisionError: oh", self.refused(ZeroDivisionError("oh")))
+        self.assertIn("it fails: SystemExit: 3", self.refused(SystemExit(3)))

@@ -25,7 +25,19 @@ class ByDomain:
     def destination(self, recipient: Any) -> str:
         if recipient.address.domain == "broken.example":
             raise RuntimeError("no destination")
+        if recipient.address.domain == "ending.example":
+            raise SystemExit(1)
         return str(recipient.address.domain)
+
+
+class Lying:
+    """
+    Ends the process when it is asked what it is.
+    """
+
+    @property
+    def __class__(self) -> type:
+        raise SystemExit(1)
 
 
 class AttemptsTests(SynchronousTestCase):
@@ -69,6 +81,11 @@ class AttemptsTests(SynchronousTestCase):
         (broken,) = makeAddressees("a@broken.example")
         self.assertEqual(set(self.part(gone, broken)), {"no delivery gone", "delivery box"})
 
+    def test_destinationEndsTheProcess(self) -> None:
+        """Whatever a stage raises, the others go on."""
+        one, broken = makeAddressees("a@x.example", "a@ending.example")
+        self.assertEqual(set(self.part(one, broken)), {"x.example", "delivery box"})
+
 
 class OutcomeTests(SynchronousTestCase):
     """
@@ -88,6 +105,9 @@ class OutcomeTests(SynchronousTestCase):
             ({foreign: Delivered()}, {one: again, two: again}),
             (None, {one: again, two: again}),
             ([Delivered(), Delivered()], {one: again, two: again}),
+            (Lying(), {one: again, two: again}),
+            ({one: Lying(), two: no}, {one: again, two: no}),
+            ({one: Delivered(), Lying(): no}, {one: Delivered(), two: again}),
         )
         for answer, wanted in answers:
             self.assertEqual(complete(checked(answer, [one, two]).outcomes, [one, two]), wanted)

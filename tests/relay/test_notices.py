@@ -155,7 +155,7 @@ class NotifierTests(SynchronousTestCase):
         self.assertIn(b"Action: failed", notice)
 
     def test_untold(self) -> None:
-        """What is given up is in the log, also where nobody is to be told of it."""
+        """What is given up is in the log, also where the sender is not told of it."""
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
@@ -163,7 +163,7 @@ class NotifierTests(SynchronousTestCase):
         self.clock.pump([60] * (25 * 60))
         untold = [formatEvent(one) for one in events if one.get("event") == "untold"]
         self.assertEqual(len(untold), 1)
-        self.assertIn("to=<late@x.example> expired, and nobody is to be told", untold[0])
+        self.assertIn("to=<late@x.example> expired, and the sender is not told", untold[0])
         self.assertEqual((self.notices(), self.left()), ([], (0, 0)))
 
     def test_full(self) -> None:

@@ -110,7 +110,7 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual(self.left(), (0, 0))
 
     def test_retried(self) -> None:
-        """Who is to be retried is tried again on the timer, and only they."""
+        """Recipients to be retried are tried again on the timer, and no others."""
         self.delivery.answer = lambda recipients: {
             recipients[0]: Delivered(),
             recipients[-1]: LATER,
@@ -225,7 +225,7 @@ class SchedulerTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_failed(self) -> None:
-        """Who failed is not tried again, and the sender is to be told."""
+        """A recipient that failed is not tried again, and the sender is to be told."""
         self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))
         self.scheduler.start()
         work = self.stage("a@x.example")
@@ -250,7 +250,10 @@ class SchedulerTests(SynchronousTestCase):
 
     @requirement("P-11")
     def test_refusal(self) -> None:
-        """Who refuses what was accepted for all is not delivered: the sender is told."""
+        """
+        A recipient that refuses what was accepted for all is not delivered: the
+        sender is told.
+        """
         reply = Reply(550, "5.6.0", "refuses the content")
         one, two = makeAddressees("a@x.example", "b@x.example")
         work = self.successResultOf(

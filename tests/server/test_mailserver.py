@@ -363,6 +363,47 @@ class ArgumentTests(ServerCase):
         ):
             self.refused(ValueError, **arguments)
 
+    def test_values(self) -> None:
+        """What cannot work is said by the constructor, not by the first message."""
+        wrong: list[tuple[type[Exception], dict[str, Any]]] = [
+            *((ValueError, {name: 0}) for name in ("maxJudging", "maxDelivering")),
+            *((ValueError, {"maxDelivering": one}) for one in (None, "5", True, -1)),
+            *((ValueError, {"returnOctets": one}) for one in (-1, "x", 2.5)),
+            *((ValueError, {"delivery": {name: Box()}}) for name in ("", "a\nb", "a\x85b")),
+            (TypeError, {"delivery": {1: Box()}}),
+            (TypeError, {"content": {1: [Words()]}}),
+            (TypeError, {"content": Words()}),
+            (TypeError, {"content": {"a": Words()}}),
+            (TypeError, {"schedule": 5}),
+            (TypeError, {"schedule": {"delivery": 5}}),
+            (TypeError, {"quarantines": ["content"]}),
+            (TypeError, {"settings": Limits()}),
+            (TypeError, {"services": 5}),
+        ]
+        for error, more in wrong:
+            given = {"envelope": Everyone(), "delivery": Box(), **more}
+            with self.assertRaises(error, msg=str(more)):
+                MailServer(Clock(), hostname="mx.example.net", **given)
+        server = MailServer(Clock(), hostname="mx.test", envelope=Everyone(), delivery=Box())
+        for endpoint in (None, 25):
+            self.assertRaises(TypeError, server.listenOn, endpoint)
+        self.assertRaises(TypeError, server.factory, 5)
+
+    def test_filing(self) -> None:
+        """A listener that may have to file mail has a place for it, after C{replace}, too."""
+        server = MailServer(
+            Clock(),
+            hostname="mx.test",
+            envelope=Everyone(),
+            content=[Words()],
+            delivery=Box(),
+            quarantines={"content": "delivery"},
+        )
+        server.factory(ListenerSettings(mixed=Mixed.FILE))
+        self.assertRaises(ValueError, server.replace, quarantines={})
+        self.assertRaises(ValueError, server.replace, content={"x": [Words()]}, quarantines={})
+        server.replace(content=[], quarantines={})
+
     def test_listen(self) -> None:
         """So does what a listener is to do."""
         server = self.server()
@@ -427,6 +468,12 @@ class LifeTests(ServerCase):
         self.assertRaises(RuntimeError, server.start)
         self.stop(server)
         self.stop(server)
+
+    def test_startedAfterItsEnd(self) -> None:
+        """What has been stopped does not start: no one would stop it again."""
+        server = MailServer(Clock(), hostname="mx.test", envelope=Everyone(), delivery=Box())
+        self.successResultOf(server.stop())
+        self.assertRaises(RuntimeError, server.start)
 
     def test_neverStarted(self) -> None:
         """One that has not started stops at once."""

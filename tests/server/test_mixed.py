@@ -57,7 +57,7 @@ class MixedPoliciesTests(SynchronousTestCase):
         self.assertFalse(memory.holds("f", "x"))
 
     def test_answered(self) -> None:
-        """Who has a final answer is forgotten for good."""
+        """A recipient with a final answer is forgotten for good."""
         policies = self.policies()
         self.learn(policies)
         self.memory(policies).answered("f", ["x", "y"])

@@ -115,7 +115,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertIn("no answer within 10.0 s", self.part()["last_error"])
 
     def test_cancel(self) -> None:
-        """Who leaves early says nothing about it; who waited long does."""
+        """A caller that leaves early says nothing of the service; one that waited long does."""
         for _ in range(FAILURES):
             d = self.remote.ask(10, Deferred)
             self.clock.advance(4)
@@ -145,7 +145,7 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual((self.part()["under_way"], self.part()["waiting"]), (0, 0))
 
     def test_waitingWhenItOpens(self) -> None:
-        """Who waits for a slot when the breaker opens is not sent to the dead."""
+        """A caller that waits for a slot when the breaker opens does not ask the dead service."""
         services = FakeServices()
         remote = RemoteService("thing", services, FAILURES)
         pending: list[Deferred[Any]] = [Deferred() for _ in range(FAILURES)]

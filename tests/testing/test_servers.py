@@ -31,6 +31,15 @@ class MemoryServerTests(SynchronousTestCase):
         self.assertIs(self.successResultOf(server.started), server.server)
         return server
 
+    def test_asMailServer(self) -> None:
+        """It takes one stage, and whatever C{MailServer} takes."""
+        for content in (FakeContent(), [FakeContent(), FakeContent()], {"a": [FakeContent()]}):
+            server = self.server(
+                content=content, envelope=[FakeEnvelope()], delivery={"box": FakeDelivery()}
+            )
+            said = server.dialogue("EHLO c", "MAIL FROM:<a@b.test>", "RCPT TO:<c@d.test>")
+            self.assertEqual(said[-1][:3], "250")
+
     def test_dialogue(self) -> None:
         """Lines in, lines out, and the mail is delivered."""
         server = self.server()

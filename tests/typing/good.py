@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import assert_type
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
@@ -14,8 +15,10 @@ from zope.interface import implementer
 from deferrals.client import Result, sendMessage
 from deferrals.interfaces import IContentStage, IDeliveryStage, IMessage, IServices
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.schedule import Schedule
+from deferrals.model.settings import Octets, Seconds
 from deferrals.model.verdict import ACCEPT, ContentVerdict
-from deferrals.server import MailServer, buildStage
+from deferrals.server import Limits, ListenerSettings, MailServer, buildStage
 
 
 @implementer(IContentStage)
@@ -60,6 +63,20 @@ def services(given: IServices) -> None:
 
 def client(reactor: IReactorTime, endpoint: IStreamClientEndpoint) -> None:
     assert_type(sendMessage(reactor, endpoint, "", ["a@b.test"], b"x\r\n"), Deferred[Result])
+
+
+@attrs.frozen
+class Mine:
+    largest: Octets
+    patience: Seconds = 5
+
+
+def numbers() -> None:
+    Mine(100, 2.5)
+    Schedule(retry=(60.0, 300.0), expire=86400, warn=0)
+    ListenerSettings(
+        greet_delay=0.5, limits=Limits(message_size=10 << 20, command_timeout=60, data_rate=100)
+    )
 
 
 def server(reactor: IReactorTime, delivery: IDeliveryStage, stage: IContentStage) -> MailServer:

@@ -10,7 +10,7 @@ used any longer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from deferrals.errors import PeerError
 from deferrals.model.reply import Reply
@@ -34,12 +34,16 @@ _REPLY_LINE = re.compile(r"([2-5][0-9][0-9])(?:([ -])(.*))?", re.S)
 class ReplyParser:
     """
     Reply lines into replies.
+
+    @ivar error: why what comes now is no reply, or too much; C{None} while all is
+        well.
     """
 
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._octets = 0
         self._buffer = b""
+        self.error: PeerError | None = None
         self.extend(0)
         self.renew(0)
 
@@ -63,9 +67,9 @@ class ReplyParser:
     @property
     def partial(self) -> bool:
         """
-        Whether there is the beginning of a reply.
+        Whether there is the beginning of a reply, or what is none.
         """
-        return bool(self._buffer or self._lines)
+        return bool(self._buffer or self._lines or self.error)
 
     @property
     def unfinished(self) -> Sequence[str]:
@@ -74,23 +78,31 @@ class ReplyParser:
         """
         return self._lines
 
-    def feed(self, data: bytes) -> Iterator[tuple[Reply, list[str]]]:
+    def feed(self, data: bytes) -> list[tuple[Reply, list[str]]]:
         """
-        @return: complete replies, each with its lines as they came.  Those
-            before one that is none are there before it raises.
-        @raise PeerError: this is no reply, or too much.
+        @return: complete replies, each with its lines as they came.  What is no
+            reply, or too much, ends them: then there is an L{error}, and nothing
+            is read any longer.
         """
+        if self.error is not None:
+            return []
+        found = []
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            complete = self._line(line)
-            if complete:
-                yield Reply.ofLines(complete), complete
-        if len(self._buffer) > MAX_REPLY_LINE_OCTETS:
-            raise PeerError("a reply line without end")
+        try:
+            for line in lines:
+                complete = self._line(line)
+                if complete:
+                    found.append((Reply.ofLines(complete), complete))
+            if len(self._buffer) > MAX_REPLY_LINE_OCTETS:
+                raise PeerError("a reply line without end")
+        except PeerError as error:
+            self.error, self._buffer = error, b""
+        return found
 
     def _line(self, line: bytes) -> list[str]:
         """
-        @return: the reply's lines, where this is its last one.
+        @return: all lines of a reply whose last one this is; otherwise none.
+        @raise PeerError: it is none of a reply, or too much.
         """
         self._count(len(line) + 1)
         text = line.removesuffix(b"\r").decode("utf-8", "replace")

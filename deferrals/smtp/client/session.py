@@ -131,27 +131,33 @@ class ClientSession(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Replies from the server.
+        Replies from the server.  All that came together are there before the
+        first one is heard: what is too much is seen when that is answered.
         """
+        if data and not self._busy:
+            # What comes now would be taken for an answer to the next command.
+            self._broken(PeerError("the server said something unasked"))
+            return
         parser = self._parser
         before = len(parser.unfinished)
-        try:
-            if data and not self._busy:
-                # What comes now would be taken for an answer to the next command.
-                raise PeerError("the server said something unasked")
-            for reply, lines in parser.feed(data):
-                if self._parser is not parser:
-                    return  # sent in clear, behind the reply to STARTTLS
-                for line in lines:
-                    self._trace("S", line)
-                self._replied(reply)
-        except PeerError as error:
-            self._broken(error)
-            return
+        found = parser.feed(data)
         if self._answerTimer is not None and len(parser.unfinished) > before:
             self._answerTimer.reset(self._timeouts.answer)  # X-11
+        for reply, lines in found:
+            for line in lines:
+                self._trace("S", line)
+            self._came(reply)
+        if self._waiter is not None and self._replies:
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(self._taken())
+        if self._parser is not parser:
+            return  # sent in clear, behind the reply to STARTTLS
+        if parser.error is not None:
+            self._broken(parser.error)
+        elif self._ahead > MAX_DIALOGUE_OCTETS:
+            self._broken(PeerError("replies that were not asked for"))
 
-    def _replied(self, reply: Reply) -> None:
+    def _came(self, reply: Reply) -> None:
         producer = self._producer
         mayTake = reply.code < 400 or self._isExtended(reply.code)
         if producer is not None and not producer.complete and mayTake:
@@ -162,14 +168,16 @@ class ClientSession(Protocol):
             # RFC 5321 §3.8: a server that says so closes the connection.
             self._lost = PeerError(f"the server closes: {kept(reply)}")
             self.transport.abortConnection()
-        if self._waiter is not None:
-            waiter, self._waiter = self._waiter, None
-            waiter.callback(reply)
-        else:
-            self._replies.append(reply)
-            self._ahead += max(_REPLY_OCTETS, len(reply.text))
-        if self._ahead > MAX_DIALOGUE_OCTETS:
-            self._broken(PeerError("replies that were not asked for"))
+        self._replies.append(reply)
+        self._ahead += max(_REPLY_OCTETS, len(reply.text))
+
+    def _taken(self) -> Reply:
+        """
+        The first of the replies that have come.
+        """
+        reply = self._replies.popleft()
+        self._ahead -= max(_REPLY_OCTETS, len(reply.text))
+        return reply
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -270,9 +278,7 @@ class ClientSession(Protocol):
         The next reply, however long it takes.
         """
         if self._replies:
-            reply = self._replies.popleft()
-            self._ahead -= max(_REPLY_OCTETS, len(reply.text))
-            return succeed(reply)
+            return succeed(self._taken())
         if self._lost is not None:
             return fail(self._lost)
         self._waiter = Deferred(self._unwanted)
@@ -333,7 +339,7 @@ class ClientSession(Protocol):
     async def secure(self, creator: IOpenSSLClientConnectionCreator, verifies: bool) -> None:
         """
         STARTTLS (RFC 3207).  What the server has sent behind its reply, in
-        clear, is thrown away: it may be someone else's.
+        clear, is thrown away: it may be an attacker's.
 
         @param creator: C{IOpenSSLClientConnectionCreator}.
         @param verifies: whether it refuses a server that is not the right one.
@@ -471,6 +477,8 @@ class ClientSession(Protocol):
         self._busy = False
         if self._lost is None and (self._replies or self._parser.partial):
             self._broken(PeerError("the server said something unasked"))
+            self._replies.clear()
+            self._ahead = 0
 
     def _form(self, forms: Sequence[Form] | None) -> Form:
         if self._lmtp:
@@ -524,7 +532,7 @@ class ClientSession(Protocol):
             await self._write(sending)
         except PeerError:
             if self._replies and self._replies[0].code >= 400:
-                sending.final = kept(self._replies.popleft())  # it could not wait for the end
+                sending.final = kept(self._taken())  # it could not wait for the end
             raise
         seconds = self._timeouts.answer
         if sending.form is Form.LMTP:
@@ -584,6 +592,8 @@ class ClientSession(Protocol):
         Write the message; give up when the server does not take any of it for
         too long, or has hung up.
         """
+        if any(reply.code < 400 or self._isExtended(reply.code) for reply in self._replies):
+            raise PeerError("the message was answered before its end")
         outgoing = sending.outgoing
         seconds = self._timeouts.data
         late = self._clock.callLater(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from cachetools import TLRUCache
 
+from deferrals.model.limits import Limits
 from deferrals.model.networks import neighbourhood
 from deferrals.model.reply import R421_TOO_MANY_CONNECTIONS, R421_TOO_MANY_FROM_YOU, Reply
 
@@ -28,23 +29,13 @@ class ConnectionLimits:
     """
     One for all listeners.
 
+    @ivar limits: the settings; they may be replaced at any time.
     @ivar total: connections that are open.
-    @ivar connections: how many there may be.
-    @ivar perNeighbourhood: how many of them from one neighbourhood.
-    @ivar delaySeconds: how long the answer to a failed password is held back;
-        doubled with each further one from the same neighbourhood.
     """
 
-    def __init__(
-        self,
-        connections: int = 5000,
-        perNeighbourhood: int = 100,
-        delaySeconds: float = 3.0,
-    ) -> None:
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self.limits = limits
         self.total = 0
-        self.connections = connections
-        self.perNeighbourhood = perNeighbourhood
-        self.delaySeconds = delaySeconds
         self._open: dict[str, int] = {}
         # Failures and the time of the first; the time is an argument, so the cache has no clock.
         self._failed: TLRUCache[str, tuple[int, float]] = TLRUCache(
@@ -58,7 +49,7 @@ class ConnectionLimits:
         @return: why it must end at once, or C{None}.
         """
         self.total += 1
-        return R421_TOO_MANY_CONNECTIONS if self.total > self.connections else None
+        return R421_TOO_MANY_CONNECTIONS if self.total > self.limits.connections else None
 
     def closed(self) -> None:
         """
@@ -75,7 +66,7 @@ class ConnectionLimits:
         """
         origin = neighbourhood(address)
         count = self._open[origin] = self._open.get(origin, 0) + 1
-        return R421_TOO_MANY_FROM_YOU if count > self.perNeighbourhood else None
+        return R421_TOO_MANY_FROM_YOU if count > self.limits.connections_per_address else None
 
     def forgotten(self, address: str) -> None:
         """
@@ -96,4 +87,4 @@ class ConnectionLimits:
         self._failed.expire(now)
         count, since = self._failed.pop(origin, (0, now))
         self._failed[origin] = count + 1, since
-        return float(min(self.delaySeconds * 2 ** min(count, 16), MAX_DELAY_SECONDS))
+        return float(min(self.limits.auth_delay * 2 ** min(count, 16), MAX_DELAY_SECONDS))

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from deferrals.deferreds import withDeadline
 from deferrals.interfaces import Work
 from deferrals.model.deliveryreport import resultLine, resultReply, shortened
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import Reply
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import Outcome
@@ -32,6 +33,7 @@ class Immediate:
     """
     One message whose delivery is waited for.
 
+    @param settings: the listener's; they say how long the reply waits.
     @param work: staged; L{start} releases it.
     @param seqs: the C{seq} of the addressee by the index of the recipient: for
         each recipient that takes the message.
@@ -40,13 +42,15 @@ class Immediate:
     def __init__(
         self,
         transaction: Transaction,
-        intake: Backend,
+        backend: Backend,
+        settings: ListenerSettings,
         clock: IReactorTime,
         work: Work,
         seqs: Mapping[int, int],
     ) -> None:
         self._transaction = transaction
-        self._intake = intake
+        self._backend = backend
+        self._seconds = settings.delivery_deadline
         self._clock = clock
         self._work = work
         self._seqs = seqs
@@ -60,11 +64,10 @@ class Immediate:
         @param done: called once, when there is nothing more to wait for;
             perhaps at once.
         """
-        attempt = self._intake.attempt
+        attempt = self._backend.attempt
         assert attempt is not None
         handsBack = self._transaction.form.takesEach
-        seconds = self._intake.deliverySeconds
-        outcomes = withDeadline(self._clock, seconds, attempt, self._work, handsBack)
+        outcomes = withDeadline(self._clock, self._seconds, attempt, self._work, handsBack)
         self._waiting = outcomes.addErrback(self._unknown).addCallback(self._over, done)
 
     def _unknown(self, failure: Failure) -> Mapping[int, Outcome]:

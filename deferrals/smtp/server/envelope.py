@@ -182,7 +182,7 @@ class Envelopes(SessionBase):
     def _answerForm(self, parameters: Parameters) -> Form:
         """
         How this transaction's sender can be told.  Courier understands EXDATA
-        without asking for it: whoever was offered it is told so (X-3).
+        without asking for it: a client that was offered it is told so (X-3).
         """
         if self._isLMTP:
             return Form.LMTP
@@ -245,8 +245,8 @@ class Envelopes(SessionBase):
                 return _checked(answer)
         except BaseException:
             return self._notJudged(Failure(), envelope, f"<{recipient}>")
-        d = withDeadline(self._clock, self._limits.envelope_timeout, lambda: answer)
-        d.addCallback(_checked)
+        late = withDeadline(self._clock, self._limits.envelope_timeout, lambda: answer)
+        d: Deferred[EnvelopeVerdict] = late.addCallback(_checked)
         return d.addErrback(self._notJudged, envelope, f"<{recipient}>")
 
     def _notJudged(self, failure: Failure, envelope: Envelope, about: str) -> Refuse:

@@ -30,5 +30,5 @@ def tellEnd(
         ended: Callable[..., object] = observer.ended  # what others wrote may return anything
         try:
             atOnce(ended(envelope, answers, final), source)
-        except Exception:
+        except BaseException:  # as with what the other stages raise
             _log.failure("{transaction}: {source} failed", transaction=envelope.id, source=source)

@@ -27,7 +27,7 @@ from deferrals.interfaces import IBodyWriter, IMessage, Work
 from deferrals.model.block import Block, Resolution, lastReplies
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Form
-from deferrals.model.limits import ReplyTimes
+from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import (
     R250_CONTENT,
     R451_LOCAL_ERROR,
@@ -89,7 +89,7 @@ class PostData:
     def __init__(
         self,
         transaction: Transaction,
-        times: ReplyTimes,
+        times: ListenerSettings,
         backend: Backend,
         clock: IReactorTime,
         send: Callable[[Sequence[Reply]], None],
@@ -349,7 +349,9 @@ class PostData:
             self._backend.spool.abandon(work)
         elif self._backend.attempt is not None:
             self._step = Step.DELIVERING
-            self._immediate = Immediate(self._transaction, self._backend, self._clock, work, seqs)
+            self._immediate = Immediate(
+                self._transaction, self._backend, self._times, self._clock, work, seqs
+            )
             self._immediate.start(self._attempted)  # S-6
         else:
             self._work = work

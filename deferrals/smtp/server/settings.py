@@ -48,7 +48,6 @@ class Backend:
         client keeps the recipients that are refused.  Returns a Deferred that
         fires with the outcomes that are known, by C{seq}, when there is nothing
         more to wait for, or when it is cancelled.
-    @ivar deliverySeconds: how long the reply waits for deliveries then.
     """
 
     ids: TransactionIds
@@ -64,4 +63,3 @@ class Backend:
     authenticator: IAuthenticator | None = None
     binary: bool = False
     attempt: Callable[[Work, bool], Deferred[dict[int, Outcome]]] | None = None
-    deliverySeconds: float = 20.0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import sqlite3
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import attrs
 
@@ -134,7 +133,7 @@ class Claims:
         for name in {name for _, _, name in ended}:
             waitFor(self.db, name, self.now)
 
-    def _lease(self, number: int, where: str, values: tuple[Any, ...]) -> list[Work]:
+    def _lease(self, number: int, where: str, values: rows.Row) -> list[Work]:
         """
         Hand out some recipients of a message.
         """
@@ -151,7 +150,7 @@ class Claims:
     def _work(
         self,
         number: int,
-        found: list[tuple[tuple[Any, ...], str]],
+        found: list[tuple[rows.Row, str]],
         content: Callable[[int, int, bytes], Message],
     ) -> Work | None:
         """
@@ -264,7 +263,7 @@ class Claims:
             " WHERE message = ? AND (status = 3 OR (status IN (0, 4, 5) AND notice <= ?))",
             (number, self.now),
         ).fetchall()
-        told: list[tuple[tuple[Any, ...], str]] = []
+        told: list[tuple[rows.Row, str]] = []
         for *row, status, expires in found:
             action = {ENDED: "", STUCK: "stuck", DAMAGED: "damaged"}.get(status)
             if action is None:

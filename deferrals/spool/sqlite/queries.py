@@ -17,7 +17,7 @@ from typing import Any
 
 from deferrals.interfaces import IMessage
 from deferrals.model.ids import formatId, parseId
-from deferrals.model.selection import Selection
+from deferrals.model.selection import Selection, Shown
 from deferrals.spool.message import HEADER_OCTETS, Message
 from deferrals.spool.sqlite import rows
 from deferrals.spool.sqlite.schema import DAMAGED, STAGED, STATUS_NAMES
@@ -52,13 +52,13 @@ def _quoted(path: str) -> str:
 
 def recipients(
     db: sqlite3.Connection, selection: Selection, *, limit: int, after: Cursor | None, now: float
-) -> tuple[list[dict[str, Any]], Cursor | None]:
+) -> tuple[list[Shown], Cursor | None]:
     """
     See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}.
 
     @param now: the spool's time.
     """
-    found: list[dict[str, Any]] = []
+    found: list[Shown] = []
     last = after or (-1, -1)
     ids, values = _ids(selection)
     read = db.execute(
@@ -90,7 +90,7 @@ def _ids(selection: Selection) -> tuple[str, list[int]]:
     return f"AND message IN ({', '.join('?' * len(numbers))})", numbers
 
 
-def _recipient(row: tuple[Any, ...], now: float) -> dict[str, Any]:
+def _recipient(row: rows.Row, now: float) -> Shown:
     (number, seq, status, due, delivery, recipient, destination, attempts, expires) = row[:9]
     (reply, host, action, state, since, envelope, size, received) = row[9:]
     return {
@@ -126,7 +126,7 @@ def _try(read: Callable[[], str]) -> str:
         return "(cannot be read)"
 
 
-def message(db: sqlite3.Connection, number: int, now: float) -> dict[str, Any] | None:
+def message(db: sqlite3.Connection, number: int, now: float) -> Shown | None:
     """
     See L{IQueue.show<deferrals.interfaces.IQueue.show>}.
     """
@@ -156,7 +156,7 @@ def message(db: sqlite3.Connection, number: int, now: float) -> dict[str, Any] |
     }
 
 
-def _recipients(db: sqlite3.Connection, number: int, now: float) -> Iterator[dict[str, Any]]:
+def _recipients(db: sqlite3.Connection, number: int, now: float) -> Iterator[Shown]:
     selection, after = Selection(ids=(formatId(number),)), None
     while True:
         found, after = recipients(db, selection, limit=SLICE, after=after, now=now)
@@ -193,11 +193,11 @@ def content(db: sqlite3.Connection, number: int, paths: tuple[str, ...]) -> IMes
 
 def problems(
     db: sqlite3.Connection, after: int | None, path: Callable[[int], str]
-) -> tuple[list[dict[str, Any]], int, int | None]:
+) -> tuple[list[Shown], int, int | None]:
     """
     See L{IQueue.inspect<deferrals.interfaces.IQueue.inspect>}.
     """
-    found: list[dict[str, Any]] = []
+    found: list[Shown] = []
     if after is None:
         found += [
             {"id": "", "problem": f"the database: {text}"}
@@ -214,7 +214,7 @@ def problems(
     return found, len(numbers), more
 
 
-def _wrong(db: sqlite3.Connection, row: tuple[Any, ...], path: Callable[[int], str]) -> list[str]:
+def _wrong(db: sqlite3.Connection, row: rows.Row, path: Callable[[int], str]) -> list[str]:
     """
     What is wrong with one message.
     """
@@ -252,7 +252,7 @@ def _content(kept: IMessage) -> str:
         return f"its content cannot be read: {error}"
 
 
-def numbers(db: sqlite3.Connection, now: float) -> dict[str, Any]:
+def numbers(db: sqlite3.Connection, now: float) -> Shown:
     """
     See L{IQueue.numbers<deferrals.interfaces.IQueue.numbers>}.
     """

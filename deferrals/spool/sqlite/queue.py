@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -17,7 +17,7 @@ from deferrals.deferreds import InThread
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, IQueue
 from deferrals.model.ids import parseId
-from deferrals.model.selection import Selection
+from deferrals.model.selection import Selection, Shown
 from deferrals.spool.sqlite import queries
 from deferrals.spool.sqlite.changes import Changes
 from deferrals.spool.sqlite.store import Store
@@ -72,7 +72,7 @@ class SqliteQueue:
 
     def recipients(
         self, selection: Selection, limit: int, after: Sequence[int] | None
-    ) -> Deferred[tuple[list[dict[str, Any]], Sequence[int] | None]]:
+    ) -> Deferred[tuple[list[Shown], Sequence[int] | None]]:
         """
         See L{IQueue.recipients}.
         """
@@ -81,7 +81,7 @@ class SqliteQueue:
             queries.recipients, selection, limit=limit, after=cursor, now=self._store.clock.now()
         )
 
-    def show(self, number: int) -> Deferred[dict[str, Any] | None]:
+    def show(self, number: int) -> Deferred[Shown | None]:
         """
         See L{IQueue.show}.
         """
@@ -128,13 +128,13 @@ class SqliteQueue:
         paths = files.body(number), files.damagedBody(number)
         return self._read(queries.content, number, paths)
 
-    def inspect(self, after: int | None) -> Deferred[tuple[list[dict[str, Any]], int, int | None]]:
+    def inspect(self, after: int | None) -> Deferred[tuple[list[Shown], int, int | None]]:
         """
         See L{IQueue.inspect}.
         """
         return Deferred.fromCoroutine(self._inspect(after))
 
-    async def _inspect(self, after: int | None) -> tuple[list[dict[str, Any]], int, int | None]:
+    async def _inspect(self, after: int | None) -> tuple[list[Shown], int, int | None]:
         try:
             return await self._read(queries.problems, after, self._store.files.body)
         except SpoolError as error:
@@ -142,13 +142,13 @@ class SqliteQueue:
                 raise
             return [{"id": "", "problem": str(error)}], 0, None
 
-    def numbers(self) -> Deferred[dict[str, Any]]:
+    def numbers(self) -> Deferred[Shown]:
         """
         See L{IQueue.numbers}.
         """
         return Deferred.fromCoroutine(self._numbers())
 
-    async def _numbers(self) -> dict[str, Any]:
+    async def _numbers(self) -> Shown:
         found = await self._read(queries.numbers, self._store.clock.now())
         names = await self._inThread(self._store.files.namesAside)
         return {**found, "moved_aside": names[:SHOWN]}

@@ -13,7 +13,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Container, Iterator
-from typing import Any
 
 from twisted.logger import Logger
 
@@ -22,6 +21,7 @@ from deferrals.model.ids import formatId
 from deferrals.spool.sqlite.claims import setAside
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeFile
+from deferrals.spool.sqlite.rows import Row
 from deferrals.spool.sqlite.schema import prepare
 
 _log = Logger(namespace="deferrals.spool")
@@ -204,7 +204,7 @@ class _Salvage:
                 if isinstance(number, int):
                     self._target.execute("INSERT OR IGNORE INTO found VALUES (?)", (number,))
 
-    def _walk(self, sql: str, last: int) -> Iterator[tuple[Any, ...]]:
+    def _walk(self, sql: str, last: int) -> Iterator[Row]:
         """
         Read on from key to key until something cannot be read.
         """
@@ -236,8 +236,8 @@ class _Salvage:
 
     def _eachFound(
         self,
-        read: Callable[[int, int], list[Any]],
-        write: Callable[[list[Any]], object],
+        read: Callable[[int, int], list[Row]],
+        write: Callable[[list[Row]], object],
     ) -> None:
         """
         Read all found messages' rows: in slices, and one by one where a slice

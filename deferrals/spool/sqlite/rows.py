@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -30,6 +30,10 @@ from deferrals.spool.sqlite.batch import Insert, Value
 from deferrals.spool.sqlite.schema import LEASED
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+#: A row as SQLite gives it: the columns' types are in the schema, and what is
+#: damaged may have another.
+Row: TypeAlias = tuple[Any, ...]
 
 #: The columns that L{addressee} reads.
 ADDRESSEE = "seq, attempts, delivery, recipient, marks, refusal, action, reply, host"
@@ -115,7 +119,7 @@ def reply(text: str | None) -> Reply | None:
     return Reply.mended(code, enhanced, words)
 
 
-def envelope(row: tuple[Any, ...]) -> Envelope:
+def envelope(row: Row) -> Envelope:
     """
     @param row: the columns of L{ENVELOPE}.
     @raise ValueError: it is damaged.
@@ -136,7 +140,7 @@ def recipient(text: str, delivery: str) -> Recipient:
     return recipientFromJSON(json.loads(text), delivery)
 
 
-def addressee(row: tuple[Any, ...], action: str = "") -> Addressee:
+def addressee(row: Row, action: str = "") -> Addressee:
     """
     @param row: the columns of L{ADDRESSEE}.
     @param action: what the sender is to be told, if that is not what the row says.

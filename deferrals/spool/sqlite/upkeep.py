@@ -76,8 +76,8 @@ def withoutMessage(db: sqlite3.Connection, numbers: list[int]) -> list[int]:
 
 def nextMessages(db: sqlite3.Connection, after: int) -> tuple[list[int], int]:
     """
-    Look at the next messages that are ours.  One without recipients goes to
-    nobody, and is removed.
+    Look at the next messages that are ours.  One without recipients is
+    removed.
 
     @return: those whose content should be in a file, and where to go on.
     """

@@ -13,7 +13,7 @@ timeout, no connection) C{on_error} decides, for the recipients asked about.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -30,7 +30,7 @@ from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.content.addedfields import fitting
-from deferrals.stages.remote import RemoteService
+from deferrals.stages.remote import JSON, RemoteService
 from deferrals.stages.web import fromJSON, httpURL, webClient
 
 _log = Logger(namespace="deferrals.stages.http")
@@ -121,21 +121,22 @@ class HTTPStage:
 
     async def _ask(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
-    ) -> Any:  # what another service says
+    ) -> JSON:
         headers = requestHeaders(envelope, recipients)
         answer = await self._web.request("POST", self._settings.url, headers, message)
         return fromJSON(*answer)
 
 
-def _verdict(answer: Any, recipients: Sequence[Recipient]) -> ContentVerdict:
+def _verdict(answer: JSON, recipients: Sequence[Recipient]) -> ContentVerdict:
     """
     The one verdict of the recipients asked about.
 
     @raise StageError: there is none, or there are several.
     """
-    if not isinstance(answer, dict) or not isinstance(answer.get("verdicts", {}), dict):
+    verdicts = answer.get("verdicts", {}) if isinstance(answer, dict) else None
+    if not isinstance(answer, dict) or not isinstance(verdicts, dict):
         raise StageError("the answer is no object with verdicts")
-    named = {_key(address): verdict for address, verdict in answer.get("verdicts", {}).items()}
+    named = {_key(address): verdict for address, verdict in verdicts.items()}
     default = answer.get("default")
     found = [
         _read(named.get(recipient.address.key, default), recipient) for recipient in recipients
@@ -152,17 +153,21 @@ def _key(address: str) -> str:
         return address
 
 
-def _read(verdict: Any, recipient: Recipient) -> ContentVerdict:
+def _read(verdict: JSON, recipient: Recipient) -> ContentVerdict:
     if not isinstance(verdict, dict) or not isinstance(verdict.get("accept"), bool):
         raise StageError(f"no verdict for <{recipient}>")
     if verdict["accept"]:
         headers = verdict.get("headers", {})
-        if not isinstance(headers, dict) or not all(isinstance(v, str) for v in headers.values()):
+        if not isinstance(headers, dict):
             raise StageError("headers that are no object of strings")
-        if len(fitting(headers.items())) < len(headers):
+        fields = tuple((name, text) for name, text in headers.items() if isinstance(text, str))
+        if len(fields) < len(headers):
+            raise StageError("headers that are no object of strings")
+        if len(fitting(fields)) < len(fields):
             raise StageError(f"headers that are too many, or too long, for <{recipient}>")
-        return Accept(Marks(tuple(headers.items()))) if headers else ACCEPT
+        return Accept(Marks(fields)) if fields else ACCEPT
+    reply = verdict.get("reply")
     try:
-        return Refuse(Reply.parseRefusal(verdict["reply"]))
-    except (KeyError, ValueError, AttributeError, TypeError):
+        return Refuse(Reply.parseRefusal(reply if isinstance(reply, str) else ""))
+    except ValueError:
         raise StageError(f"an invalid reply for <{recipient}>") from None

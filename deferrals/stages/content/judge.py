@@ -43,8 +43,39 @@ _log = Logger(namespace="deferrals.stages")
 #: How many recipients of a failure the log names.
 MAX_NAMES = 20
 
+
+class _Key:
+    """
+    What a stage has answered to C{cohort}, so that it can be used as a key
+    whatever others have made of C{__hash__} and C{__eq__}: it is hashed once,
+    and what cannot be compared is equal to nothing else.
+
+    @raise TypeError: it cannot be hashed; or whatever else its C{__hash__}
+        raises.
+    """
+
+    __slots__ = ("_hash", "_value")
+
+    def __init__(self, value: Hashable) -> None:
+        self._value = value
+        self._hash = hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Key):
+            return NotImplemented
+        if self._value is other._value:
+            return True
+        try:
+            return self._hash == other._hash and bool(self._value == other._value)
+        except BaseException:  # as with what a stage raises
+            return False
+
+
 #: The stages that a recipient meets, each with its key for the recipient.
-_Cohort = tuple[tuple[IContentStage, Hashable], ...]
+_Cohort = tuple[tuple[IContentStage, _Key], ...]
 
 
 @implementer(IContentJudge)
@@ -94,19 +125,17 @@ class ContentJudge:
         return _Judging(self._slots, message, envelope, members).start()
 
 
-def _key(stage: IContentStage, recipient: Recipient) -> Hashable:
+def _key(stage: IContentStage, recipient: Recipient) -> _Key:
     """
     @raise StageError: the stage has no hashable key.
     """
     source = f"{type(stage).__name__}.cohort"
     try:
-        key = atOnce(stage.cohort(recipient), source)
-        hash(key)
+        return _Key(atOnce(stage.cohort(recipient), source))
     except StageError:
         raise
-    except Exception as error:
+    except BaseException as error:
         raise StageError(f"{source} failed: {errorText(Failure())}") from error
-    return key
 
 
 def _pairs(cohort: Hashable) -> _Cohort:
@@ -133,12 +162,12 @@ class _Judging:
         self._order = [cohort for _, cohort in deferred]
         for recipient, cohort in deferred:
             self._members.setdefault(cohort, []).append(recipient)
-        self._meeting: dict[tuple[IContentStage, Hashable], list[_Cohort]] = {}
+        self._meeting: dict[tuple[IContentStage, _Key], list[_Cohort]] = {}
         for cohort in self._members:
             for pair in cohort:
                 self._meeting.setdefault(pair, []).append(cohort)
         self._refused: set[_Cohort] = set()
-        self._asked: dict[tuple[IContentStage, Hashable], SharedResult] = {}
+        self._asked: dict[tuple[IContentStage, _Key], SharedResult[ContentVerdict]] = {}
         self._walking = 0
         self._inside = False
 
@@ -154,7 +183,8 @@ class _Judging:
         self._walking = len(self._members)
         for cohort in self._members:
             walk = Deferred.fromCoroutine(self._walk(cohort, slot.wait()))
-            walks[cohort] = SharedResult(walk.addBoth(self._walked))
+            walk.addBoth(self._walked)
+            walks[cohort] = SharedResult(walk)
         return [self._verdict(walks[cohort]) for cohort in self._order]
 
     def _announce(self) -> None:
@@ -170,9 +200,9 @@ class _Judging:
         for stage, recipients in expected.items():
             expect: Callable[..., object] = stage.expect  # what others wrote may return anything
             try:
-                answer = expect(self._message, self._envelope, recipients)
+                answer = expect(self._message, self._envelope, list(recipients))
                 atOnce(answer, f"{type(stage).__name__}.expect")
-            except Exception:
+            except BaseException:
                 self._failed(Failure(), stage, recipients)
 
     def _entered(self, _: None) -> None:
@@ -184,7 +214,7 @@ class _Judging:
             self._slots.release()
         return result
 
-    def _verdict(self, walk: SharedResult) -> Deferred[ContentVerdict]:
+    def _verdict(self, walk: SharedResult[ContentVerdict]) -> Deferred[ContentVerdict]:
         """
         A recipient's own view of its cohort's walk.
         """
@@ -218,7 +248,7 @@ class _Judging:
             return Refuse(R451_LATE)
         return Accept(marks) if marks is not NO_MARKS else ACCEPT
 
-    def _ask(self, stage: IContentStage, key: Hashable) -> Deferred[ContentVerdict]:
+    def _ask(self, stage: IContentStage, key: _Key) -> Deferred[ContentVerdict]:
         """
         The verdict of one stage for one of its cohorts, asked for once; again
         only where all who asked for it have left.
@@ -234,7 +264,7 @@ class _Judging:
                 for recipient in self._members[cohort]
             ]
             d: Deferred[ContentVerdict] = asDeferred(
-                stage.judge, self._message, self._envelope, recipients
+                stage.judge, self._message, self._envelope, list(recipients)
             )
             d.addCallback(_checked)
             d.addErrback(self._failed, stage, recipients)

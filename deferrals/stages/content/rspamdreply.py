@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 
 from deferrals.errors import StageError
 from deferrals.model.verdict import Marks
 from deferrals.stages.content.addedfields import MAX_FIELDS, fitting
+from deferrals.stages.remote import JSON
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class RspamdScan:
         return self.score + sum(changed)
 
 
-def readScan(answer: Any) -> RspamdScan:
+def readScan(answer: JSON) -> RspamdScan:
     """
     @param answer: the JSON of C{/checkv2}.
     @raise StageError: it is none.
@@ -87,7 +87,7 @@ def readScan(answer: Any) -> RspamdScan:
     )
 
 
-def _number(value: Any) -> float | None:
+def _number(value: JSON) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -97,7 +97,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _symbols(found: Any) -> dict[str, float]:
+def _symbols(found: JSON) -> dict[str, float]:
     symbols = {}
     for name, symbol in found.items() if isinstance(found, dict) else ():
         score = _number(symbol.get("score")) if isinstance(symbol, dict) else None
@@ -105,7 +105,7 @@ def _symbols(found: Any) -> dict[str, float]:
     return symbols
 
 
-def _marks(milter: Any) -> Marks:
+def _marks(milter: JSON) -> Marks:
     """
     What rspamd would have a milter do to the header.  How many fields of a
     name are removed cannot be said: all are.
@@ -122,7 +122,7 @@ def _marks(milter: Any) -> Marks:
     return Marks(fitting(headers), names[:MAX_FIELDS])
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(value: JSON) -> list[str]:
     """
     A field's values: text, C{{value, order}}, or a list of these.
     """
@@ -130,7 +130,7 @@ def _texts(value: Any) -> list[str]:
     return [text for text in found if text is not None]
 
 
-def _text(value: Any) -> str | None:
+def _text(value: JSON) -> str | None:
     if isinstance(value, dict):
         value = value.get("value")
     return value if isinstance(value, str) else None

@@ -6,8 +6,8 @@ failure means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -77,7 +77,7 @@ class Scanner:
         message: IMessage,
         envelope: Envelope,
         key: Hashable,
-        scan: Callable[[], Coroutine[Deferred[Any], Any, _T]],
+        scan: Callable[[], Awaitable[_T]],
         decide: Callable[[_T], ContentVerdict],
     ) -> Deferred[ContentVerdict]:
         """

@@ -189,8 +189,9 @@ class Names:
             raise NoRoute(Retry(attrs.evolve(R451_DNS, text=text[:200]))) from None
         if not answers:
             return _Found()
-        aliases = [_text(record.payload.name) for record in answers if record.type == dns.CNAME]
-        records = [record.payload for record in answers if record.type == kind]
+        payloads: list[tuple[int, Payload]] = [(one.type, one.payload) for one in answers]
+        aliases = [_text(record.name) for found, record in payloads if found == dns.CNAME]
+        records = [record for found, record in payloads if found == kind]
         seconds = min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers))
         return _Found(True, records, aliases[-1] if aliases else None, seconds)
 

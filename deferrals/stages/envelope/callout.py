@@ -99,7 +99,7 @@ class CalloutStage:
         self._known: TLRUCache[str, Reply | None] = TLRUCache(
             MAX_REMEMBERED, self._until, self._clock.seconds
         )
-        self._asking: dict[str, SharedResult] = {}
+        self._asking: dict[str, SharedResult[Reply | None]] = {}
         hop = hopTo(services, settings.endpoint, settings.tls, settings.tls_name, settings.tls_ca)
         self._hop = attrs.evolve(
             hop,

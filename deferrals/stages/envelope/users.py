@@ -114,7 +114,7 @@ class UsersStage:
             else SqliteTable(settings.sqlite, settings.query, settings.timeout, services)
         )
         self._known: LRUCache[str, _Known] = LRUCache(settings.cache_entries)
-        self._asking: dict[str, SharedResult] = {}
+        self._asking: dict[str, SharedResult[UserSettings | None]] = {}
         self._same: dict[UserSettings, UserSettings] = {}
 
     def judgeRecipient(

@@ -19,7 +19,6 @@ from zope.interface import implementer
 
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.settings import Octets
 from deferrals.model.verdict import Defer, EnvelopeVerdict
 from deferrals.server import Services, buildStage
 from deferrals.testing import (
@@ -42,7 +41,7 @@ class SmallBagTests(ContentStageContract, SynchronousTestCase):
     """What fits, and what does not."""
 
     def makeStage(self) -> IContentStage:
-        return SmallBag(SmallBagSettings(Octets(100)), FakeServices())
+        return SmallBag(SmallBagSettings(100), FakeServices())
 
 
 class LedgerTests(DeliveryStageContract, SynchronousTestCase):

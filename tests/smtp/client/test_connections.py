@@ -113,7 +113,7 @@ class ConnectionTests(HopsCase):
         self.assertEqual(self.peer.connections, 2)
 
     def test_cancelled(self) -> None:
-        """Whoever cancels ends the connection, and nobody waits for its place."""
+        """A caller that cancels ends the connection, and none waits for its place."""
         self.peer.override["DATA"] = "silence"
         d = self.start(self.hop(connections=1), outgoing("b@x.example"))
         d.cancel()

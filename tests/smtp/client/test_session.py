@@ -105,6 +105,40 @@ class ClientTests(SynchronousTestCase):
             ],
         )
 
+    def test_behindTheLastReply(self) -> None:
+        """
+        What comes in one piece with the last reply, and is too much, takes
+        nothing away from it, and is no answer to the next message.
+        """
+        for more in ("250 2.0.0 ok", "hello", "250-half", "250-a\r\n251 b"):
+            server = self.greeted(["250-mx", "250 PIPELINING"])
+            server.send("b@example.net")
+            server.say("250 ok", "250 ok", "354 go")
+            server.say("250 2.6.0 done", more)
+            result = self.successResultOf(server.result)
+            self.assertEqual((codes(result), result.final), ([250], Reply(250, "2.6.0", "done")))
+            self.assertFalse(server.session.usable, more)
+            self.assertTrue(server.transport.aborted, more)
+            server.send("c@example.net")
+            self.assertEqual(codes(self.successResultOf(server.result)), [451])
+
+    def test_behindReplies(self) -> None:
+        """Recipients that have been answered keep their answers, whatever follows."""
+        server = self.greeted(["250-mx", "250 PIPELINING"], lmtp=True)
+        server.send("b@example.net", "c@example.net", "d@example.net")
+        server.say("250 ok", "250 ok", "250 ok", "250 ok", "354 go")
+        server.say("550 5.6.0 no", "250 2.0.0 ok", "hello")
+        self.assertEqual(codes(self.successResultOf(server.result)), [550, 250, 451])
+        self.assertFalse(server.session.usable)
+
+    def test_answeredBeforeItsEnd(self) -> None:
+        """A message that is taken in one piece with the 354 was not read; a refusal may be true."""
+        for final, code in (("250 2.6.0 done", 451), ("554 5.0.0 no", 554)):
+            server = self.greeted(["250-mx", "250 PIPELINING"])
+            server.send("b@example.net")
+            server.say("250 ok", "250 ok", "354 go", final)
+            self.assertEqual(codes(self.successResultOf(server.result)), [code])
+
     @requirement("D-3")
     def test_forms(self) -> None:
         """DEFERRALS, else PRDR, else nothing; never what is not offered."""
@@ -259,7 +293,7 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(codes(self.successResultOf(server.result)), [451, 550])
 
     def test_brokenServers(self) -> None:
-        """Whoever breaks the protocol loses the connection; the message is still ours."""
+        """A server that breaks the protocol loses the connection; the message is still ours."""
         begun = ["250 ok", "250 ok", "352 l", "354 go"]
         for lines in (
             ["nonsense"],

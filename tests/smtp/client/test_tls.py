@@ -145,7 +145,7 @@ class SecureTests(ClientTLSCase):
         self.assertEqual(self.sni, [b"mx.example.org"])
 
     def test_anybody(self) -> None:
-        """Whoever answers is encrypted with, and not taken for verified."""
+        """Any server is encrypted with, and none is taken for verified."""
         d = Deferred.fromCoroutine(self.session.secure(Unverified("other.example"), False))
         self.say("220 2.0.0 go")
         self.handshake()

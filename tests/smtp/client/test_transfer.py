@@ -43,7 +43,10 @@ class TransactionTests(HopsCase):
         self.assertEqual(self.rcpts(), ["ab", "c"])
 
     def test_putOff(self) -> None:
-        """Who is sent away with 452 4.5.3 comes in the next transaction (RFC 5321 §4.5.3.1.10)."""
+        """
+        A recipient sent away with 452 4.5.3 comes in the next transaction (RFC 5321
+        §4.5.3.1.10).
+        """
         self.peer.keywords = ["PIPELINING"]
         self.peer.rcpt = {
             "b@x.example": ["452 4.5.3 other rules"],

@@ -199,7 +199,7 @@ class WireTests(FileCase):
         )
 
     def test_slow(self) -> None:
-        """Who does not answer a challenge is timed out."""
+        """A client that does not answer a challenge is timed out."""
         bench = self.bench()
         bench.say("AUTH PLAIN")
         bench.clock.advance(300)

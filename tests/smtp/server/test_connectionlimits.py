@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.limits import Limits
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from tests.harness import Bench, Transport
 
@@ -22,7 +23,7 @@ class GuardTests(SynchronousTestCase):
 
     def test_total(self) -> None:
         """One too many gets 421 4.3.2; when one has gone there is room."""
-        limits = ConnectionLimits(connections=2)
+        limits = ConnectionLimits(Limits(connections=2))
         benches = self.benches(limits, "192.0.2.1", "192.0.2.2", "192.0.2.3")
         self.assertEqual(
             [bench.take()[:9] for bench in benches], [b"220 mx.ex", b"220 mx.ex", b"421 4.3.2"]
@@ -35,7 +36,7 @@ class GuardTests(SynchronousTestCase):
 
     def test_perAddress(self) -> None:
         """IPv4 addresses count by themselves, IPv6 addresses with their /64."""
-        limits = ConnectionLimits(perNeighbourhood=1)
+        limits = ConnectionLimits(Limits(connections_per_address=1))
         hosts = (
             *("192.0.2.1", "192.0.2.2", "192.0.2.1"),
             *("2001:db8::1", "2001:db8:0:0:ffff::2", "2001:db8:0:1::1"),
@@ -47,8 +48,9 @@ class GuardTests(SynchronousTestCase):
         self.assertEqual(limits.total, len(hosts))
 
     def test_turnedAway(self) -> None:
-        """Who was turned away is not listened to."""
-        (bench,) = self.benches(ConnectionLimits(connections=0), "192.0.2.1")
+        """A client that was turned away is not listened to."""
+        limits = ConnectionLimits(Limits(connections=1))
+        _, bench = self.benches(limits, "192.0.2.1", "192.0.2.1")
         bench.take()
         bench.send(b"EHLO x\r\nMAIL FROM:<a@example.com>\r\n")
         self.assertEqual(bench.take(), b"")

@@ -74,7 +74,7 @@ class LineTests(SynchronousTestCase):
         self.assertLess(copied, 3 * len(data))
 
     def test_turns(self) -> None:
-        """Who sends more commands than are taken in one go waits while it is others' turn."""
+        """A client with more commands than are taken in one go waits while others are served."""
         bench = Bench({"commands": 10000})
         bench.say(*GREETING)
         answered: list[int] = []

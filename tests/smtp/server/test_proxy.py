@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.limits import Limits
 from deferrals.model.networks import Networks
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from tests.harness import GREETING, Bench, Transport, gate
@@ -74,7 +75,7 @@ class ProxiedTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """Connections are counted as the client's, not as the proxy's."""
-        limits = ConnectionLimits(perNeighbourhood=1)
+        limits = ConnectionLimits(Limits(connections_per_address=1))
         benches = [self.bench(backend={"connectionLimits": limits}) for _ in range(3)]
         other = V1.replace(b".7 ", b".8 ")
         for bench, header in zip(benches, (V1, other, V1), strict=True):
@@ -148,7 +149,7 @@ class XClientTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """The new client counts, and the front end does not."""
-        limits = ConnectionLimits(perNeighbourhood=1)
+        limits = ConnectionLimits(Limits(connections_per_address=1))
         benches = [self.bench(backend={"connectionLimits": limits}) for _ in range(2)]
         replies = [bench.say("XCLIENT ADDR=198.51.100.7")[-1][:3] for bench in benches]
         self.assertEqual(replies, ["220", "421"])

@@ -139,7 +139,7 @@ class ShutdownTests(SynchronousTestCase):
         return bench, factory, session, transport
 
     def test_idle(self) -> None:
-        """Who has no transaction is told 421 at once."""
+        """A client without a transaction is told 421 at once."""
         _, factory, session, transport = self.factory()
         done = factory.shutdown(10)
         self.assertTrue(transport.value().startswith(b"421 4.3.2"))
@@ -161,7 +161,7 @@ class ShutdownTests(SynchronousTestCase):
 
     @requirement("P-12")
     def test_graceIsOver(self) -> None:
-        """Whose answer takes longer than the grace is refused for now."""
+        """A message whose answer takes longer than the grace is refused for now."""
         bench, factory, session, transport = self.factory()
         session.dataReceived(message(b"one"))
         transport.clear()

@@ -11,6 +11,7 @@ from OpenSSL import SSL
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.limits import Limits
 from deferrals.smtp.server.certificates import Certificates
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from tests.harness import GREETING, gate
@@ -137,7 +138,7 @@ class StartTLSTests(TLSCase):
         self.assertTrue(bench.session._tls.startswith("TLSv1.2 "))
 
     def test_noHandshake(self) -> None:
-        """Who does not begin the handshake is not waited for longer than it may take."""
+        """A client that does not begin the handshake is not waited for longer than it may take."""
         bench = self.bench()
         bench.say(*GREETING, "STARTTLS")
         bench.clock.advance(59)
@@ -212,9 +213,9 @@ class ImplicitTests(TLSCase):
 
     def test_turnedAway(self) -> None:
         """A connection over the limit is closed without a word in clear text."""
-        bench = self.bench(
-            "implicit", backend={"connectionLimits": ConnectionLimits(connections=0)}
-        )
+        limits = ConnectionLimits(Limits(connections=1))
+        limits.opened()
+        bench = self.bench("implicit", backend={"connectionLimits": limits})
         self.assertTrue(bench.transport.aborted)
         self.assertEqual(bench.take(), b"")
 

@@ -89,7 +89,7 @@ class QueueTests(SynchronousTestCase):
             self.assertEqual(self.found(**conditions), names, conditions)
 
     def test_hold(self) -> None:
-        """Who is held is not due, until released; and does not expire meanwhile."""
+        """A recipient that is held is not due, until released; and does not expire meanwhile."""
         self.spools.queued(self.spool, "a@x.example", seconds=1.0)
         self.assertEqual(self.change("hold"), 1)
         self.spools.clock.advance(2000)

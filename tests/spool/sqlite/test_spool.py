@@ -60,7 +60,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         return self.reactor.wait(d)
 
     def test_modes(self) -> None:
-        """Nobody else may look into the spool."""
+        """No other user of the system may look into the spool."""
         self.makeSpool()
         self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
 

@@ -116,7 +116,7 @@ class JudgeTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(verdict).reply.code, 451)
 
     def test_cancel(self) -> None:
-        """Who is not waited for is refused for now; the stage is told when nobody waits."""
+        """A recipient not waited for is refused for now; the stage is told when none waits."""
         self.alike(self.one, "a@x.example", "b@x.example")
         first, second = self.ask(("a@x.example", "first"), ("b@x.example", "first"))
         first.cancel()
@@ -126,7 +126,7 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(self.one.cancelled, ["a@x.example", "b@x.example"])
 
     def test_askedAgain(self) -> None:
-        """Who comes to a stage after all others have left it is asked about anew."""
+        """A recipient that comes to a stage after all others have left it is asked about anew."""
         self.judge = ContentJudge({"fast": [self.two], "slow": [self.one, self.two]}, 1)
         self.alike(self.two, "a@x.example", "b@x.example")
         first, second = self.ask(("a@x.example", "fast"), ("b@x.example", "slow"))
@@ -161,7 +161,7 @@ class JudgeTests(SynchronousTestCase):
 
     @requirement("P-8")
     def test_slots(self) -> None:
-        """Who waits for a slot and is cancelled gets 452, and gives up its place."""
+        """A recipient cancelled while it waits for a slot gets 452, and gives up its place."""
         (first,) = self.ask(("a@x.example", "first"))
         (second,) = self.ask(("b@x.example", "first"))
         (third,) = self.ask(("c@x.example", "first"))

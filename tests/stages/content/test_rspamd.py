@@ -275,7 +275,10 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
         self.assertEqual(self.services.status.counted("scans", "rspamd"), 1)
 
     def test_furtherScans(self) -> None:
-        """Who has rules of its own is scanned alone, and leaves no second line in the log."""
+        """
+        A recipient with rules of its own is scanned alone, and leaves no second
+        line in the log.
+        """
         stage = self.makeStage()
         self.judged(
             stage,

@@ -142,7 +142,7 @@ class HTTPDeliveryTests(DeliveryStageContract, SynchronousTestCase):
         self.assertEqual([type(found[one]) for one in people], [Delivered, Delivered, Failed])
 
     def test_cancelled(self) -> None:
-        """Who waits no longer has no request left."""
+        """A caller that waits no longer leaves no request behind."""
         stage = self.makeStage()
         self.service.status = {"a@x.example": None}
         d = stage.deliver(makeMessage(), makeEnvelope(), makeAddressees("a@x.example"))

@@ -113,7 +113,7 @@ class MXTests(RemoteCase, DeliveryStageContract):
         self.assertEqual(self.peers["192.0.2.4"].delivered, ["a@[192.0.2.4]"])
 
     def test_cancelled(self) -> None:
-        """Who waits no longer has nothing under way."""
+        """A caller that waits no longer leaves nothing under way."""
         self.resolver.silent = {"x.example"}
         d = self.start(makeAddressees("a@x.example", "b@implicit.example"))
         d.cancel()

@@ -41,7 +41,7 @@ class NextTests(RemoteCase):
         return [found[one] for one in addressees]
 
     def test_temporarily(self) -> None:
-        """Who was refused for now, and nobody else, is offered to the next one."""
+        """Recipients refused for now, and no others, are offered to the next server."""
         two = self.network.peers["two"] = Peer()
         self.peer.rcpt = {"b@x.example": "451 4.7.1 grey", "c@x.example": "550 5.1.1 who"}
         a, b, c = self.inTurn("a@x.example", "b@x.example", "c@x.example")
@@ -57,14 +57,14 @@ class NextTests(RemoteCase):
         self.assertEqual((type(a), a.host), (Delivered, "two.example"))
 
     def test_nobody(self) -> None:
-        """Nobody is there: the last reason stands, and there is another attempt."""
+        """No server is there: the last reason stands, and there is another attempt."""
         self.network.peers.clear()
         (a,) = self.inTurn("a@x.example")
         self.assertEqual((type(a), a.reply.enhanced), (Retry, "4.4.1"))
 
     @requirement("D-21")
     def test_nobodyKnows(self) -> None:
-        """Whose message may have been taken is not offered to another one at once."""
+        """A message that may have been taken is not offered to another server at once."""
         two = self.network.peers["two"] = Peer()
         self.peer.drop = lambda sender: 0
         (a,) = self.inTurn("a@x.example")

@@ -121,7 +121,7 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual(self.targets("alias.example"), self.targets("x.example"))
 
     def test_backup(self) -> None:
-        """Who is a backup sends only to servers that are better than itself (RFC 5321 §5.1)."""
+        """A backup server sends only to servers that are better than itself (RFC 5321 §5.1)."""
         found = self.targets("backup.example")
         self.assertEqual({one.split()[0] for one in found}, {"a.x.example"})
 
@@ -158,7 +158,7 @@ class RouteTests(SynchronousTestCase):
         self.assertGreater(len(self.resolver.asked), asked)
 
     def test_cancelled(self) -> None:
-        """Who waits for DNS may stop waiting."""
+        """A caller that waits for DNS may stop waiting."""
         self.resolver.silent = {"x.example", "a.x.example"}
         for domain in ("x.example", "backup.example"):
             d = self.router().route(domain)

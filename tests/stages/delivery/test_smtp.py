@@ -115,7 +115,7 @@ class SMTPTests(RemoteCase):
         self.assertIn("MAIL FROM:<sender@example.com> BODY=8BITMIME", self.peer.commands)
 
     def test_copies(self) -> None:
-        """Who has other marks gets another copy; a shared one names nobody."""
+        """A recipient with other marks gets another copy; a shared one names no recipient."""
         a, b, c = makeAddressees("a@x.example", "b@x.example", "c@x.example")
         c = Addressee(c.recipient, Marks((("X-Score", "9"),), junk=True), 2)
         self.outcomes([a, b, c])
@@ -136,7 +136,7 @@ class SMTPTests(RemoteCase):
         self.assertEqual(self.peer.connections, 0)
 
     def test_cancelled(self) -> None:
-        """Who waits no longer has no connection left."""
+        """A caller that waits no longer leaves no connection behind."""
         self.peer.override["RCPT"] = "silence"
         d = self.start(makeAddressees("a@x.example"))
         d.cancel()

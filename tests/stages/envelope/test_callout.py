@@ -149,7 +149,10 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
         self.assertIn("451 4.4.1", self.ask("e@x.example"))
 
     def test_needsUTF8(self) -> None:
-        """Who cannot be named to the server is refused: the message could not be handed over."""
+        """
+        A recipient that cannot be named to the server is refused: the message could
+        not be handed over.
+        """
         for local in ("a", "\u00e4", "\u00f6", "\u00e4"):
             said = self.ask(f"{local}@x.example")
             self.assertEqual(said[:9], "None" if local == "a" else "553 5.6.7")

@@ -72,7 +72,10 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         self.assertEqual(self.judge(stage, "c"), Defer(ROUTE))
 
     def test_missing(self) -> None:
-        """Who is not in the table: the rule counts, or there is no such recipient."""
+        """
+        For an address that is not in the table the rule counts, or there is no such
+        recipient.
+        """
         self.assertIsNone(self.judge(self.makeStage()))
         verdict = self.judge(self.makeStage(missing="refuse"))
         self.assertEqual(str(verdict.reply), "550 5.1.1 no such recipient here")
@@ -118,7 +121,10 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         self.assertEqual(len(self.table.asked), 3)
 
     def test_oneLookUp(self) -> None:
-        """Who is asked about twice at once is looked up once; cancelling one hurts nobody."""
+        """
+        A recipient asked about twice at once is looked up once; cancelling one
+        hurts no other.
+        """
         stage = self.makeStage()
         row: Deferred[Any] = Deferred()
         self.table.rows["a@example.net"] = row

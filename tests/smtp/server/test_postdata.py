@@ -1,0 +1,203 @@
+"""
+From the end of the data to the final reply.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import fail
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.mixed import Mixed
+from deferrals.model.reply import Reply
+from deferrals.model.verdict import ACCEPT, Refuse
+from tests.harness import GREETING, Bench
+from tests.requirements import requirement
+
+SPAM = Refuse(Reply(550, "5.7.1", "spam"))
+
+
+def codes(said: bytes | list[str]) -> list[str]:
+    """
+    @return: the codes of replies.
+    """
+    lines = said.decode().splitlines() if isinstance(said, bytes) else said
+    return [line[:3] for line in lines]
+
+
+class PostDataTests(SynchronousTestCase):
+    """
+    One message, whose data has ended.
+    """
+
+    def start(self, *locals: str, parameters: str = "", **settings: Any) -> list[str]:
+        """
+        Send a message: C{accept…} is taken by the envelope, any other recipient
+        is left to the content.
+
+        @return: what is said at once to the end of the data.
+        """
+        self.bench = Bench(**settings)
+        self.bench.say("LHLO c" if settings.get("protocol") == "lmtp" else GREETING[0])
+        self.bench.say(f"MAIL FROM:<a@b.example>{parameters}")
+        for local in locals:
+            if local.startswith("accept"):
+                self.bench.envelope.verdicts[f"{local}@x.test"] = "accept"
+            self.bench.say(f"RCPT TO:<{local}@x.test>")
+        return self.bench.say("DATA", "Subject: x", "", "text", ".")[1:]
+
+    def decide(self, local: str, verdict: Any) -> list[str]:
+        """
+        @return: what is said when the content has decided about a recipient.
+        """
+        self.bench.content.decide(f"{local}@x.test", verdict)
+        return self.bench.take().decode().splitlines()
+
+    @requirement("S-2")
+    def test_onlyDeferred(self) -> None:
+        """The content is asked about deferred recipients, and not about accepted ones."""
+        said = self.start("accept", "one", parameters=" PRDR")
+        self.assertEqual(said, [])
+        self.assertEqual([asked for asked, _ in self.bench.content.asked], [["one@x.test"]])
+
+    def test_noneDeferred(self) -> None:
+        """Where the envelope has decided all, the content is not asked."""
+        self.assertEqual(codes(self.start("accept")), ["250"])
+        self.assertEqual(self.bench.content.asked, [])
+
+    @requirement("S-3")
+    def test_stored(self) -> None:
+        """What is stored are the recipients that accept, each mailbox once."""
+        self.start("accept", "one", "accept", "two", parameters=" PRDR")
+        said = self.decide("one", SPAM) + self.decide("two", ACCEPT)
+        self.assertEqual(codes(said), ["353", "250", "550", "250", "250", "250"])
+        self.assertEqual(self.bench.released, ["accept@x.test", "two@x.test"])
+
+    def test_nothingStored(self) -> None:
+        """Where all refuse, nothing is stored, and the message is dropped."""
+        self.start("one")
+        self.assertEqual(codes(self.decide("one", SPAM)), ["550"])
+        self.assertEqual((self.bench.released, self.bench.spool.held), ([], []))
+        self.assertEqual(self.successResultOf(self.bench.spool.waiting()), (0, 0))
+
+    def test_durableFirst(self) -> None:
+        """There is no positive end before the message is durable."""
+        self.start("one")
+        self.bench.spool.slow = True
+        self.assertEqual(self.decide("one", ACCEPT), [])
+        self.assertEqual(self.bench.released, [])
+        self.bench.spool.go()
+        self.assertEqual(codes(self.bench.take()), ["250"])
+        self.assertEqual(self.bench.released, ["one@x.test"])
+
+    def test_notDurable(self) -> None:
+        """A spool that fails: the message is refused for now, and nothing is released."""
+        self.start("one")
+        self.bench.spool.stage = lambda *args: fail(OSError("full"))  # type: ignore[method-assign]
+        with capturedLogs():
+            said = self.decide("one", ACCEPT)
+        self.assertEqual([line[:9] for line in said], ["452 4.3.1"])
+        self.assertEqual(self.bench.released, [])
+        self.flushLoggedErrors()
+
+    @requirement("D-25")
+    def test_late(self) -> None:
+        """A verdict that is overdue is 451, its question is cancelled, and the others count."""
+        self.start("one", "two", parameters=" PRDR", reply_deadline=10.0)
+        self.decide("one", ACCEPT)
+        self.bench.clock.advance(9)
+        before = codes(self.bench.take())
+        self.bench.clock.advance(20)
+        self.assertEqual(before + codes(self.bench.take()), ["353", "250", "451", "250"])
+        self.assertEqual(self.bench.content.cancelled, ["two@x.test"])
+        self.assertEqual(self.bench.released, ["one@x.test"])
+
+    def test_tooLate(self) -> None:
+        """What a stage says after its deadline changes nothing."""
+        self.start("one", reply_deadline=10.0)
+        self.bench.clock.advance(10)
+        self.assertEqual(codes(self.bench.take()), ["451"])
+        self.bench.content.decide("one@x.test", ACCEPT)
+        self.assertEqual((self.bench.take(), self.bench.released), (b"", []))
+
+    def test_slowSpool(self) -> None:
+        """A spool that is too slow: refused for now, and what it stores later is abandoned."""
+        self.start("one", reply_deadline=10.0)
+        self.bench.spool.slow = True
+        self.decide("one", ACCEPT)
+        self.bench.clock.advance(10)
+        self.assertEqual(self.bench.take()[:9], b"452 4.3.1")
+        self.bench.spool.go()
+        self.assertEqual(self.bench.released, [])
+        self.assertEqual(len(self.bench.spool.abandoned), 1)
+
+    def test_window(self) -> None:
+        """353 is held back for a while, in the hope of one answer for all."""
+        self.start("one", "two", "three", parameters=" PRDR", consolidation_window=3.0)
+        self.decide("one", ACCEPT)
+        self.bench.clock.advance(2)
+        self.assertEqual(self.bench.take(), b"")
+        self.bench.clock.advance(1)
+        self.assertEqual(codes(self.bench.take()), ["353", "250"])
+
+    def test_unanimous(self) -> None:
+        """Where all say the same within that time, it is one answer."""
+        self.start("one", "two", parameters=" PRDR", consolidation_window=3.0)
+        self.decide("one", ACCEPT)
+        self.assertEqual(codes(self.decide("two", ACCEPT)), ["250"])
+        self.bench.clock.advance(3)
+        self.assertEqual(self.bench.take(), b"")
+
+    @requirement("P-12")
+    def test_givenUp(self) -> None:
+        """A connection that we close: 4xx for what is outstanding, and nothing is kept."""
+        self.start("one")
+        self.bench.session.shutdownNow()
+        self.assertEqual({code[0] for code in codes(self.bench.take())}, {"4"})
+        self.assertEqual(self.bench.content.cancelled, ["one@x.test"])
+        self.assertEqual(self.bench.released, [])
+        self.bench.lose()
+        self.assertEqual(self.bench.clock.getDelayedCalls(), [])
+
+    def test_rung(self) -> None:
+        """The counters say how the sender was told, once for each transaction."""
+        for form, locals, verdicts, wanted in (
+            ("", ("one",), (ACCEPT,), "single"),
+            ("", ("one", "two"), (ACCEPT, ACCEPT), "unanimous"),
+            ("", ("one", "two"), (ACCEPT, SPAM), "mixed"),
+            (" PRDR", ("one", "two"), (ACCEPT, SPAM), "prdr"),
+        ):
+            self.start(*locals, parameters=form, mixed=Mixed.STRICTEST)
+            for local, verdict in zip(locals, verdicts, strict=True):
+                self.decide(local, verdict)
+            counted = [
+                name
+                for name in ("single", "unanimous", "mixed", "prdr", "deferrals", "aborted")
+                if self.bench.status.counted("transactions", name)
+            ]
+            self.assertEqual(counted, [wanted])
+
+    @requirement("D-15")
+    def test_clientGone(self) -> None:
+        """A client that is lost before the final reply still owns the message, at each step."""
+        for step in ("judged", "stored"):
+            self.start("one")
+            self.bench.spool.slow = True
+            if step == "stored":
+                self.decide("one", ACCEPT)
+            self.bench.lose()
+            self.bench.spool.go()
+            self.assertEqual(self.bench.released, [], step)
+            self.assertEqual(self.bench.status.counted("transactions", "aborted"), 1)
+            self.assertEqual(self.successResultOf(self.bench.spool.waiting()), (0, 0))
+            self.assertEqual(self.bench.clock.getDelayedCalls(), [])
+
+    def test_next(self) -> None:
+        """The session goes on with the next message, with no timer of the one before."""
+        self.start("accept")
+        timers = len(self.bench.clock.getDelayedCalls())
+        self.assertEqual(timers, 1, "only the session's own")
+        said = self.bench.say("MAIL FROM:<a@b.example>", "RCPT TO:<accept@x.test>")
+        self.assertEqual(codes(said), ["250", "250"])
