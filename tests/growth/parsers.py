@@ -23,7 +23,7 @@ from twisted.names import dns
 from deferrals.errors import PeerError, StageError
 from deferrals.model import extensions, sasl
 from deferrals.model.address import Mailbox
-from deferrals.model.block import repliesFor
+from deferrals.model.block import Block, Candidate, repliesFor
 from deferrals.model.commands import checkRecipient
 from deferrals.model.deliveryreport import resultLine, shortened
 from deferrals.model.dsn import Notification
@@ -33,13 +33,13 @@ from deferrals.model.httpanswer import AnswerCounter
 from deferrals.model.networks import normalAddress
 from deferrals.model.outgoing import Outgoing, encodeOriginal
 from deferrals.model.proxyprotocol import takeHeader
-from deferrals.model.reply import Reply, kept
+from deferrals.model.reply import R352_DEFERRED, Reply, kept
 from deferrals.model.sending import Sending
 from deferrals.model.spf import checkHost
 from deferrals.model.spfmacro import DomainSpec
 from deferrals.model.spfrecord import parseRecord
 from deferrals.model.trace import Head, deliveredTo, field, received, returnPath
-from deferrals.model.verdict import Failed, Marks
+from deferrals.model.verdict import ACCEPT, Failed, Marks, Refuse
 from deferrals.smtp.client.auth import ScramSHA256
 from deferrals.smtp.client.replies import ReplyParser
 from deferrals.smtp.client.session import ClientSession
@@ -384,6 +384,39 @@ def _replies(data: bytes) -> None:
         assert b"".join(reply.encode() for reply in found)
 
 
+def _decided(data: bytes) -> None:
+    """
+    As many recipients, whose verdicts come one by one, late and in both orders.
+    """
+    for form in (Form.DEFERRALS, Form.PRDR, Form.LMTP, Form.PLAIN):
+        for step in (1, -1):
+            candidates = [
+                Candidate(makeRecipient(f"a{number}@example.net"), R352_DEFERRED, True, number)
+                for number in range(len(data))
+            ]
+            block = Block(form, candidates, "1")
+            for number in range(len(data))[::step]:
+                block.verdict(number, ACCEPT if number % 2 else Refuse(Reply(550, "5.7.1", "no")))
+                if not block.dilemma:
+                    block.take()
+
+
+def _delivered(data: bytes) -> None:
+    """
+    A message for as many recipients, half of whom refuse it.
+    """
+    bench = Bench()
+    names = [f"a{number}@example.net" for number in range(len(data))]
+    refuses = Refuse(Reply(550, "5.7.1", "no"))
+    bench.content.verdicts = {
+        name: refuses if number % 2 else ACCEPT for number, name in enumerate(names)
+    }
+    bench.say("EHLO c", "MAIL FROM:<a@example.com> PRDR")
+    bench.say(*(f"RCPT TO:<{name}>" for name in names))
+    bench.say("DATA")
+    bench.say("Subject: x", "", "x", ".")
+
+
 def _written(said: str) -> None:
     reply = Reply(550, "5.1.1", said)
     reply.encode()
@@ -461,6 +494,8 @@ PARSERS += [
         (b"551 5.1.6 ", b"551 5.1.6 <", b"550"),
     ),
     Parser("reply blocks", ("model/block.py", "model/exdata.py"), (b"x",), _replies, 40),
+    Parser("verdicts one by one", ("model/block.py",), (b"x",), _decided, 40),
+    Parser("a message for many", ("smtp/server/postdata.py",), (b"x",), _delivered, 40),
     Parser(
         "558s that are read",
         ("model/exdata.py",),
