@@ -18,6 +18,7 @@ count beside the rest at the sizes of the table; what is bounded below them.
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -46,7 +47,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MOST = 6.5
 
 #: Shapes of hypothesis's for each parser.
-EXAMPLES = 10 if LONG else 1
+EXAMPLES = 5 if LONG else 1
 
 #: Modules that take text apart, and are not in the table.
 ELSEWHERE = {
@@ -103,9 +104,10 @@ _READS = re.compile(
 )
 
 
+@functools.cache
 def measured() -> dict[str, Any]:
     """
-    What each parser costs, by its name.
+    What each parser costs, by its name; measured once in a process.
     """
     command = [sys.executable, "-m", "tests.growth", str(EXAMPLES)]
     environment = {**os.environ, "PYTHONPATH": ROOT}
