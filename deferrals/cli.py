@@ -22,7 +22,7 @@ from deferrals.config.tables import load
 from deferrals.errors import ConfigError
 from deferrals.model.outgoing import PREFERENCE
 from deferrals.operator.commands import addCommands
-from deferrals.operator.output import complain
+from deferrals.operator.output import complain, say
 from deferrals.operator.passwd import addCommand as addPasswd
 from deferrals.operator.plugins import addCommand as addPlugins
 from deferrals.plugins.finding import findPlugins, stagePlugins
@@ -97,12 +97,13 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
         config = load(arguments.file, stagePlugins())
         checkConfig(config, reactor)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        for line in str(error).split("\n"):
+            say(line, sys.stderr)
         return 1
     for broken in findPlugins()[1]:
         complain(f"no stages from {broken}")
     rules, listeners = len(config.recipients), len(config.listen)
-    print(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
+    say(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
     return 0
 
 
@@ -186,7 +187,7 @@ async def _send(reactor: IReactorTime, arguments: argparse.Namespace, message: b
         complain(f"{arguments.to}: {error}")
         return 2
     if arguments.verbose:
-        print()
+        say()
     _table(result)
     return _status(result)
 
@@ -203,7 +204,7 @@ def _react(run: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
 
 
 def _show(side: str, line: str) -> None:
-    print(f"{side}: {line}")
+    say(f"{side}: {line}")
 
 
 def _table(result: Result) -> None:
@@ -211,8 +212,8 @@ def _table(result: Result) -> None:
     for answer in result.answers:
         reply = answer.reply
         text = " / ".join(reply.lines())
-        print(f"{answer.recipient:<{width}}  {reply.code}  {reply.enhanced or '-':<7}  {text}")
-    print(f"{'final reply':<{width}}  {result.final or 'none'}")
+        say(f"{answer.recipient:<{width}}  {reply.code}  {reply.enhanced or '-':<7}  {text}")
+    say(f"{'final reply':<{width}}  {result.final or 'none'}")
 
 
 def _status(result: Result) -> int:

@@ -110,7 +110,8 @@ class IMessage(Interface):
     The content of one message: octets as they came in, dots unstuffed, every
     line ended by CRLF (unless the envelope says BODY=BINARYMIME), without any
     field that this server adds.  The same octets are judged, stored and
-    delivered.
+    delivered; but content stages are not shown fields that only this server may
+    say (L{deferrals.model.ours}), which no mailbox gets.
     """
 
     size: int = Attribute("Its size in octets.")

@@ -62,6 +62,7 @@ ELSEWHERE = {
             "operator/commands.py",
             "operator/control.py",
             "operator/explain.py",
+            "operator/output.py",
             "plugins/editable.py",
             "plugins/finding.py",
             "server/network.py",

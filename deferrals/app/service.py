@@ -15,7 +15,6 @@ from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.app.listeners import Keyring, listenerSettings
@@ -23,6 +22,7 @@ from deferrals.app.stages import StageSet
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError
 from deferrals.interfaces import IDeliveryStage, IReactor
+from deferrals.logger import Logger
 from deferrals.model.networks import dnsServers
 from deferrals.operator.control import Operator, listen
 from deferrals.server.listeners import serverEndpoint

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twisted.logger import Logger
-
 from deferrals.config.tables import Config, DeliveryStage, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
 from deferrals.interfaces import (
@@ -17,6 +15,7 @@ from deferrals.interfaces import (
     IServices,
     IStagePlugin,
 )
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.schedule import Schedule

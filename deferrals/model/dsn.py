@@ -20,6 +20,7 @@ import attrs
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Parameters
 from deferrals.model.reply import Reply
+from deferrals.model.text import cleaned
 from deferrals.model.trace import rfc5322Date
 
 #: No more of a header than this is sent back.
@@ -29,7 +30,6 @@ _FOLD = 76
 
 #: A word that is longer than this is broken (RFC 5322 §2.1.1).
 _LINE_OCTETS = 900
-_CONTROL = dict.fromkeys((*range(32), 127), " ")
 _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(<[!-~]{1,250}>)[ \t]*$", re.I | re.M)
 
 #: What Action (RFC 3464 §2.3.3) becomes of what is to be told.
@@ -173,7 +173,7 @@ class Notification:
                 )
                 lines.append("")
             lines += self._personally(addressee)
-        text = "\r\n".join(_clean(line) for line in lines)
+        text = "\r\n".join(cleaned(line) for line in lines)
         kind = "us-ascii" if text.isascii() else "utf-8"
         return _part(f"text/plain; charset={kind}", *self._eightBit(text.encode("utf-8")))
 
@@ -290,7 +290,7 @@ def _wrapped(text: str, width: int = _FOLD) -> list[str]:
     lines: list[str] = []
     words: list[str] = []
     length = 0
-    for word in _words(_clean(text)):
+    for word in _words(cleaned(text)):
         isFull = bool(words) and length + 1 + len(word) > width
         if isFull and (length >= width or not words[-1].endswith(":")):
             lines.append(" ".join(words))
@@ -308,10 +308,6 @@ def _words(text: str) -> Iterator[str]:
         most = _LINE_OCTETS if word.isascii() else _LINE_OCTETS // 4
         for start in range(0, len(word) or 1, most):
             yield word[start : start + most]
-
-
-def _clean(text: str) -> str:
-    return text.translate(_CONTROL)
 
 
 def _said(reply: Reply) -> str:

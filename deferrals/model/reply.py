@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import attrs
 
+from deferrals.model.text import cleanedLines, hasControls
+
 __all__ = [
     "R250_CONTENT",
     "R451_LATE",
@@ -41,13 +43,6 @@ MAX_LINES = 500
 _SHORT = MAX_LINE_OCTETS - 20
 
 _LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(.*))?", re.S)
-_CONTROL = {
-    **dict.fromkeys(range(0x20), " "),
-    **dict.fromkeys(range(0x7F, 0xA0), " "),
-    **dict.fromkeys((0x2028, 0x2029), " "),
-    **dict.fromkeys(range(0xD800, 0xE000), "?"),
-}
-del _CONTROL[0x0A]
 _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
 
 #: Pairs of code and enhanced code that have been found to be valid; servers use few.
@@ -77,14 +72,6 @@ def _pieces(line: str, room: int) -> list[str]:
     return pieces
 
 
-def harmless(text: str) -> str:
-    """
-    Text without control characters, line feeds excepted, and without halves of
-    characters.
-    """
-    return text.translate(_CONTROL)
-
-
 @attrs.frozen
 class Reply:
     """
@@ -94,8 +81,9 @@ class Reply:
     @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; C{None} on the
         replies that carry none: all of 3xx (P-5), the greeting and EHLO.
     @ivar text: what a postmaster reads.  A line feed in it makes a multi-line
-        reply; every other control character becomes a blank.  Only its first
-        65536 characters, and 500 lines, are said.
+        reply; what else acts or hides is made visible
+        (L{deferrals.model.text}).  Only its first 65536 characters, and 500 lines,
+        are said.
     @raise TypeError: an attribute is of another type.
     @raise ValueError: there is no such code, or it goes with another enhanced
         code.
@@ -135,7 +123,7 @@ class Reply:
         """
         if len(text.encode("utf-8", "replace")) > MAX_LINE_OCTETS:
             raise ValueError(f"a reply of at most {MAX_LINE_OCTETS} octets")
-        if text != text.translate(_CONTROL) or "\n" in text:
+        if hasControls(text):
             raise ValueError("a reply without control characters")
         match = _LINE.fullmatch(text)
         if match is None:
@@ -238,7 +226,7 @@ class Reply:
         lines: list[str] = []
         isWhole = self.code == 558  # X-5: there is a recipient's reply in each line
         text = self.text if isWhole else self.text[:MAX_TEXT]
-        for line in harmless(text).split("\n"):
+        for line in cleanedLines(text):
             lines += _pieces(line, room) if len(line) * 4 > room else [line]
         return lines if isWhole else lines[:MAX_LINES]
 
@@ -280,7 +268,7 @@ def kept(reply: Reply) -> Reply:
     What is kept of a reply that another server gave: its text made harmless,
     and no longer than L{KEPT_OCTETS}.
     """
-    text = harmless(reply.text[:KEPT_OCTETS])
+    text = "\n".join(cleanedLines(reply.text[:KEPT_OCTETS]))[:KEPT_OCTETS]
     if not text.isascii():
         text = text.encode("utf-8")[:KEPT_OCTETS].decode("utf-8", "ignore")
     return reply if text == reply.text else attrs.evolve(reply, text=text)

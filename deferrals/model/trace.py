@@ -9,6 +9,7 @@ import email.utils
 import re
 
 from deferrals.model.envelope import Envelope
+from deferrals.model.text import cleaned, oneLine
 from deferrals.model.verdict import Marks
 
 #: A field's text is folded before it gets longer than this (RFC 5322 §2.1.1).
@@ -39,12 +40,12 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     client = envelope.client
     literal = f"IPv6:{client.address}" if ":" in client.address else client.address
     user = " authenticated" if client.user is not None else ""
-    lines = [f"Received: from {client.helo or 'unknown'} ([{literal}]{user})"]
+    lines = [f"Received: from {cleaned(client.helo) or 'unknown'} ([{literal}]{user})"]
     if client.tls is not None:
-        lines.append(f"\t(using {client.tls})")
+        lines.append(f"\t(using {cleaned(client.tls)})")
     lines.append(f"\tby {hostname} with {client.protocol} id {envelope.id}")
     if recipient is not None:
-        lines.append(f"\tfor <{recipient}>")
+        lines.append(f"\tfor <{cleaned(recipient)}>")
     lines[-1] += ";"
     lines.append(f"\t{rfc5322Date(envelope.received)}")
     return "".join(line + "\r\n" for line in lines).encode("utf-8")
@@ -54,14 +55,14 @@ def returnPath(envelope: Envelope) -> bytes:
     """
     The Return-Path field, CRLF included: for final delivery only.
     """
-    return f"Return-Path: <{envelope.senderText}>\r\n".encode()
+    return f"Return-Path: <{cleaned(envelope.senderText)}>\r\n".encode()
 
 
 def deliveredTo(recipient: str) -> bytes:
     """
     The Delivered-To field, CRLF included (RFC 9228).
     """
-    return f"Delivered-To: {recipient}\r\n".encode()
+    return f"Delivered-To: {cleaned(recipient)}\r\n".encode()
 
 
 def field(name: str, value: str) -> bytes:
@@ -74,7 +75,7 @@ def field(name: str, value: str) -> bytes:
     name = "".join(c for c in name if "!" <= c <= "~" and c != ":")
     if not name:
         return b""
-    words = value.replace("\r", " ").replace("\n", " ").replace("\0", " ").split(" ")
+    words = (oneLine if name.lower() == "subject" else cleaned)(value).split(" ")
     lines, line, length, isBlank = [], [f"{name}:"], len(name) + 1, False
     for word in words:
         if length + 1 + len(word) > _FOLD_OCTETS and not isBlank:
@@ -83,7 +84,7 @@ def field(name: str, value: str) -> bytes:
         line.append(word)
         length += 1 + len(word)
         isBlank = isBlank and not word.strip()
-    return ("\r\n".join([*lines, " ".join(line)]) + "\r\n").encode("utf-8", "replace")
+    return ("\r\n".join([*lines, " ".join(line)]) + "\r\n").encode("utf-8")
 
 
 class Head:
@@ -117,7 +118,7 @@ class Head:
         if self._fields is None:
             self._fields = _unfoldedLines(self.original)
         removed = {name.lower().encode("ascii", "replace") for name in names}
-        prefix = subject.translate({13: " ", 10: " ", 0: " "}).encode("utf-8")
+        prefix = oneLine(subject).encode("utf-8")
         out = []
         for line in self._fields:
             name, colon, value = line.partition(b":")

@@ -21,12 +21,12 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.auth.authenticator import Authenticator
 from deferrals.deferreds import SharedResult
 from deferrals.interfaces import IQueue, ISpool
+from deferrals.logger import Logger
 from deferrals.model.address import normalDomain
 from deferrals.model.ids import TransactionIds
 from deferrals.model.limits import (
@@ -134,7 +134,7 @@ class MailServer(service.Service):
             "notices": notices,
             "quarantines": quarantines or {},
         }
-        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
+        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging, self._hostname)
         self._authenticator = _authenticator(checkers)
         self._connections = ConnectionLimits(self._settings.limits)
         self._services = services or Services(reactor, hostname=self._hostname)

@@ -14,11 +14,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime, IResolver
-from twisted.logger import Logger
 from twisted.names import dns
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import withDeadline
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope
 from deferrals.model.spf import Finding, LookupFailed, checkedDomain, checkHost

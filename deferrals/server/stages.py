@@ -134,11 +134,13 @@ class CurrentStages:
     through here needs not know of it.
 
     @param maxJudging: messages in the content stages at once.
+    @param hostname: this server's name.
     @ivar content: the judge over all policies.
     """
 
-    def __init__(self, first: Stages, maxJudging: int) -> None:
+    def __init__(self, first: Stages, maxJudging: int, hostname: str = "") -> None:
         self._maxJudging = maxJudging
+        self._hostname = hostname
         self.set(first)
 
     def set(self, stages: Stages) -> None:
@@ -146,7 +148,7 @@ class CurrentStages:
         Let new transactions meet these.
         """
         self.now = stages
-        self.content = ContentJudge(stages.content, self._maxJudging)
+        self.content = ContentJudge(stages.content, self._maxJudging, self._hostname)
 
     def delivery(self, name: str) -> IDeliveryStage | None:
         """

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import io
 import os
-import re
 from collections.abc import Callable, Hashable
 from typing import Any, BinaryIO, TypeVar
 
@@ -25,6 +24,7 @@ from zope.interface import implementer
 from deferrals.deferreds import InThread, SharedResult, asDeferred
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
+from deferrals.model.fields import fieldsOf
 
 _T = TypeVar("_T")
 
@@ -38,9 +38,6 @@ CONGESTED_OCTETS = 1024 * 1024
 HEADER_OCTETS = 256 * 1024
 
 READ_OCTETS = 256 * 1024
-
-_FIELD = re.compile(r"([!-9;-~]+)[ \t]*:(.*)", re.S)
-_FOLD = re.compile(r"\r\n(?=[ \t])")
 
 
 @implementer(IMessage)
@@ -92,9 +89,7 @@ class Message:
         """
         See L{IMessage.fields}.
         """
-        text = _FOLD.sub("", self.header.decode("utf-8", "replace"))
-        found = map(_FIELD.fullmatch, text.split("\r\n"))
-        return [(match[1], match[2].strip()) for match in found if match]
+        return fieldsOf(self.header)
 
     def open(self) -> BinaryIO:
         """

@@ -29,8 +29,10 @@ from deferrals.model.deliveryreport import resultLine, shortened
 from deferrals.model.dsn import Notification
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
+from deferrals.model.fields import fieldsOf
 from deferrals.model.httpanswer import AnswerCounter
 from deferrals.model.networks import normalAddress
+from deferrals.model.ours import withoutOurs
 from deferrals.model.outgoing import Outgoing, encodeOriginal
 from deferrals.model.proxyprotocol import takeHeader
 from deferrals.model.reply import R352_DEFERRED, Reply, kept
@@ -38,6 +40,7 @@ from deferrals.model.sending import Sending
 from deferrals.model.spf import checkHost
 from deferrals.model.spfmacro import DomainSpec
 from deferrals.model.spfrecord import parseRecord
+from deferrals.model.text import cleaned, cleanedLines, oneLine
 from deferrals.model.trace import Head, deliveredTo, field, received, returnPath
 from deferrals.model.verdict import ACCEPT, Failed, Marks, Refuse
 from deferrals.smtp.client.auth import ScramSHA256
@@ -338,7 +341,7 @@ def _marked(data: bytes) -> None:
     head = Head(data)
     for number in range(5):
         marks = Marks((("X", str(number)),), ("x-spam", "a"), "[spam] ")
-        copy = Copy(makeMessage(b"x: y\r\n\r\nz\r\n"), head, b"", marks)
+        copy = Copy(makeMessage(b"x: y\r\n\r\nz\r\n"), b"", marks, head)
         assert copy.size
 
 
@@ -434,6 +437,22 @@ def _traced(said: str) -> None:
 
 
 PARSERS += [
+    Parser(
+        "what is ours to say",
+        ("model/ours.py", "model/fields.py"),
+        (b"Authentication-Results: ", b"\r\n ", b"\r\n", b"(", b")", b"\\", b"Return-Path: x\r\n"),
+        lambda data: withoutOurs(data, "mx.example.net", True),
+        600,
+        (b"", b"Authentication-Results: ", b"Authentication-Results: ("),
+        (b"", b"\r\na: b"),
+    ),
+    Parser("header fields read", ("model/fields.py",), (b"a:", b"\r\n ", b"\r\n"), fieldsOf),
+    Parser(
+        "text for people",
+        ("model/text.py",),
+        (b"a", b"\x1b", b"\xe2\x80\xae", b"\n"),
+        text(lambda said: (cleaned(said), oneLine(said), cleanedLines(said))),
+    ),
     Parser(
         "copies",
         ("model/trace.py", "stages/delivery/copy.py"),

@@ -25,7 +25,6 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 
 from deferrals.deferreds import (
     CancelledError,
@@ -36,6 +35,7 @@ from deferrals.deferreds import (
     withDeadline,
 )
 from deferrals.errors import HopError, PeerError
+from deferrals.logger import Logger
 from deferrals.model.outgoing import Hop, Login, Security
 from deferrals.smtp.client.auth import choose
 from deferrals.smtp.client.session import ClientSession

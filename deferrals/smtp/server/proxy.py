@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import attrs
-from twisted.logger import Logger
 
 from deferrals.errors import PeerError
+from deferrals.logger import Logger
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.extensions import decodeXtext
 from deferrals.model.networks import LOCAL, UNKNOWN, normalAddress

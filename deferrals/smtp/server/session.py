@@ -19,11 +19,11 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory, connectionDone
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from deferrals.errors import PeerError
+from deferrals.logger import Logger
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.networks import LOCAL, normalAddress
 from deferrals.model.reply import (

@@ -25,10 +25,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.errors import SpoolError
+from deferrals.logger import Logger
 from deferrals.spool.sqlite.fileidentity import FileIdentity
 
 _log = Logger(namespace="deferrals.spool")

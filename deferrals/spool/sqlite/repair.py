@@ -14,9 +14,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Container, Iterator
 
-from twisted.logger import Logger
-
 from deferrals import durable
+from deferrals.logger import Logger
 from deferrals.model.ids import formatId
 from deferrals.spool.sqlite.claims import setAside
 from deferrals.spool.sqlite.clock import SpoolClock

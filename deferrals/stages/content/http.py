@@ -17,12 +17,12 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient

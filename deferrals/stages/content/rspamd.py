@@ -16,11 +16,11 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from deferrals.interfaces import IExpectingStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import LOCAL, UNKNOWN
 from deferrals.model.reply import Reply

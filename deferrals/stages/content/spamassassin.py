@@ -11,11 +11,11 @@ import re
 from collections.abc import Generator, Sequence
 
 import attrs
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive

@@ -9,40 +9,43 @@ names none of them.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 import attrs
-from twisted.internet.defer import Deferred
 
 from deferrals.interfaces import IMessage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
 from deferrals.model.trace import Head, deliveredTo, fields, received, returnPath
 from deferrals.model.verdict import Marks
+from deferrals.stages.foreign import behindHead, ownHead
 
 CHUNK_OCTETS = 64 * 1024
 
 #: What tells a next hop that a copy is marked as junk.
 JUNK_FIELD = ("X-Spam-Flag", "YES")
 
+#: Header sections that have been taken apart, once for each message.
+_heads: WeakKeyDictionary[IMessage, dict[tuple[str, bool], Head]] = WeakKeyDictionary()
+
 
 class Copy:
     """
-    @param head: the message's header section, taken apart once for all copies.
     @param trace: the trace fields, each with its CRLF.
     @param marks: how this copy is marked.
+    @param head: the header section that this copy has of the message's.
     @ivar isASCII: whether what stands in front has no octet above 127.
     """
 
-    def __init__(self, message: IMessage, head: Head, trace: bytes, marks: Marks) -> None:
+    def __init__(self, message: IMessage, trace: bytes, marks: Marks, head: Head) -> None:
         self._message = message
         self._front = trace + fields(marks)
         self._head, self._skip = b"", 0
-        self.isASCII = self._front.isascii()
-        newHead = head.marked(marks)
-        if newHead is not head.original:
-            self._head = newHead if head.original else newHead + b"\r\n"
-            self._skip = len(head.original)
-            self.isASCII = self.isASCII and self._head.isascii()
+        before, newHead = message.header, head.marked(marks)
+        if newHead is not head.original or len(newHead) != len(before):
+            self._head = newHead if before else newHead + b"\r\n"
+            self._skip = behindHead(message, newHead)
+        self.isASCII = self._front.isascii() and self._head.isascii()
 
     @property
     def size(self) -> int:
@@ -100,44 +103,45 @@ class CopyFile:
         self._chunks.close()
 
 
-def headOf(message: IMessage) -> Deferred[Head]:
+def headOf(message: IMessage, hostname: str, isFinal: bool) -> Head:
     """
-    @return: a Deferred of the message's header section for its copies, the
-        same one for all of them.
+    @return: the header section that copies have of a message's, taken apart
+        once for all of them (L{ownHead}).
     """
-    return message.shared((__name__, "head"), lambda message: Head(message.header))
+    known = _heads.setdefault(message, {})
+    found = known.get((hostname, isFinal))
+    if found is None:
+        found = known[hostname, isFinal] = Head(ownHead(message, hostname, isFinal))
+    return found
 
 
-def final(
-    message: IMessage, head: Head, envelope: Envelope, hostname: str, addressee: Addressee
-) -> Copy:
+def final(message: IMessage, envelope: Envelope, hostname: str, addressee: Addressee) -> Copy:
     """
     The copy that a mailbox gets.
-
-    @param head: L{headOf} the message.
     """
     address = str(addressee)
     trace = returnPath(envelope) + deliveredTo(address) + received(envelope, hostname, address)
-    return Copy(message, head, trace, addressee.marks)
+    return Copy(message, trace, addressee.marks, headOf(message, hostname, True))
 
 
 def relayed(
     message: IMessage,
-    head: Head,
     envelope: Envelope,
     hostname: str,
     addressees: Sequence[Addressee],
+    isFinal: bool = False,
 ) -> Copy:
     """
     The copy that goes on to another server, for recipients with equal marks.
 
-    @param head: L{headOf} the message.
+    @param isFinal: whether it leaves SMTP there, as into a mail store.
     """
     only = str(addressees[0]) if len(addressees) == 1 else None
     marks = addressees[0].marks
     if marks.junk:
         marks = attrs.evolve(marks, headers=(JUNK_FIELD, *marks.headers))
-    return Copy(message, head, received(envelope, hostname, only), marks)
+    head = headOf(message, hostname, isFinal)
+    return Copy(message, received(envelope, hostname, only), marks, head)
 
 
 def byMarks(addressees: Sequence[Addressee]) -> list[list[Addressee]]:

@@ -21,10 +21,9 @@ from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, ISer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.settings import checked
-from deferrals.model.trace import Head
 from deferrals.model.verdict import Delivered, Outcome
 from deferrals.stages.delivery.copies import writeEach
-from deferrals.stages.delivery.copy import final, headOf, withLF
+from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
     mailboxPath,
@@ -67,22 +66,17 @@ class FileDelivery:
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
-        def each(head: Head) -> Deferred[dict[Addressee, Outcome]]:
-            write = functools.partial(self._write, message, head, envelope)
-            return writeEach(self._services.inThread, write, recipients)
+        write = functools.partial(self._write, message, envelope)
+        return writeEach(self._services.inThread, write, recipients)
 
-        return headOf(message).addCallback(each)
-
-    def _write(
-        self, message: IMessage, head: Head, envelope: Envelope, addressee: Addressee
-    ) -> Outcome:
+    def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         """
         One copy (in a thread).
         """
         address = addressee.recipient.address
         directory = mailboxPath(self._services.baseDir, self._settings.path, address)
         name = f"{envelope.id}-{addressee.seq}.eml"
-        copy = final(message, head, envelope, self._services.hostname, addressee)
+        copy = final(message, envelope, self._services.hostname, addressee)
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
             chunks = withLF(chunks)

@@ -14,19 +14,18 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import Semaphore, timeOfDay, together, withDeadline
 from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
-from deferrals.model.trace import Head
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.content.http import requestHeaders
-from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, headOf, relayed
+from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
 from deferrals.stages.web import WebClient, httpURL
 
 _log = Logger(namespace="deferrals.delivery")
@@ -81,21 +80,17 @@ class HTTPDelivery:
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
-        def each(head: Head) -> Deferred[dict[Addressee, Outcome]]:
-            common = (message, head, envelope, self._hostname)
-            if self._settings.request == "all":
-                groups = byMarks(recipients)
-                copies = [relayed(*common, group) for group in groups]
-            else:
-                groups = [[addressee] for addressee in recipients]
-                copies = [final(*common, one) for one in recipients]
-            sending = [
-                Deferred.fromCoroutine(self._send(envelope, group, copy))
-                for group, copy in zip(groups, copies, strict=True)
-            ]
-            return together(sending).addCallback(_each, groups)
-
-        return headOf(message).addCallback(each)
+        if self._settings.request == "all":
+            groups = byMarks(recipients)
+            copies = [relayed(message, envelope, self._hostname, group, True) for group in groups]
+        else:
+            groups = [[addressee] for addressee in recipients]
+            copies = [final(message, envelope, self._hostname, one) for one in recipients]
+        sending = [
+            Deferred.fromCoroutine(self._send(envelope, group, copy))
+            for group, copy in zip(groups, copies, strict=True)
+        ]
+        return together(sending).addCallback(_each, groups)
 
     async def _send(self, envelope: Envelope, group: list[Addressee], copy: Copy) -> Outcome:
         """

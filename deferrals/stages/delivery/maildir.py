@@ -34,10 +34,9 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import Octets, checked, positive
-from deferrals.model.trace import Head
 from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
 from deferrals.stages.delivery.copies import writeEach
-from deferrals.stages.delivery.copy import final, headOf, withLF
+from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
     mailboxPath,
@@ -173,19 +172,14 @@ class MaildirDelivery:
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
-        def each(head: Head) -> Deferred[dict[Addressee, Outcome]]:
-            write = functools.partial(self._write, message, head, envelope)
-            return writeEach(self._services.inThread, write, recipients)
+        write = functools.partial(self._write, message, envelope)
+        return writeEach(self._services.inThread, write, recipients)
 
-        return headOf(message).addCallback(each)
-
-    def _write(
-        self, message: IMessage, head: Head, envelope: Envelope, addressee: Addressee
-    ) -> Outcome:
+    def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         """
         One copy (in a thread).
         """
-        copy = final(message, head, envelope, self._services.hostname, addressee)
+        copy = final(message, envelope, self._services.hostname, addressee)
         maildir = self.mailbox(addressee.recipient.address)
         if not self._settings.create and not _isMaildir(maildir):
             return Retry(R451_NO_MAILBOX)

@@ -17,11 +17,11 @@ from typing import Literal
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import together
 from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import dnsServers

@@ -24,19 +24,19 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from deferrals.deferreds import Semaphore, TimeoutError, together, withDeadline
 from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
-from deferrals.stages.delivery.copy import Copy, CopyFile, final, headOf, withLF
+from deferrals.stages.delivery.copy import Copy, CopyFile, final, withLF
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -129,8 +129,7 @@ class PipeDelivery:
         return done.addCallback(lambda outcomes: dict(zip(recipients, outcomes, strict=True)))
 
     async def _one(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
-        head = await headOf(message)
-        copy = final(message, head, envelope, self._services.hostname, addressee)
+        copy = final(message, envelope, self._services.hostname, addressee)
         await self._slots.acquire()
         try:
             outcome: Outcome = await withDeadline(

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 
 from deferrals.deferreds import together
 from deferrals.errors import HopError
 from deferrals.interfaces import IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form
@@ -39,9 +39,8 @@ from deferrals.model.outgoing import (
 from deferrals.model.reply import R451_LOCAL_ERROR, R554_ROUTING_LOOP, Reply
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import Seconds, checked, positive
-from deferrals.model.trace import Head
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
-from deferrals.stages.delivery.copy import Copy, byMarks, headOf, relayed
+from deferrals.stages.delivery.copy import byMarks, relayed
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -148,20 +147,17 @@ def isLoopback(host: str) -> bool:
 class _Facts:
     """
     @ivar isASCII: whether there is no octet above 127.
-    @ivar hasASCIIHeader: the same for the header section.
     @ivar hops: Received fields.
     """
 
     isASCII: bool
-    hasASCIIHeader: bool
     hops: int
 
 
 def _factsOf(message: IMessage) -> _Facts:
     with message.open() as file:
         isASCII = all(chunk.isascii() for chunk in iter(lambda: file.read(1 << 16), b""))
-    hops = sum(name.lower() == "received" for name, _ in message.fields())
-    return _Facts(isASCII, message.header.isascii(), hops)
+    return _Facts(isASCII, sum(name.lower() == "received" for name, _ in message.fields()))
 
 
 class RemoteDelivery:
@@ -198,9 +194,8 @@ class RemoteDelivery:
         facts: _Facts = await message.shared((__name__, "facts"), self._facts)
         if self._maxHops is not None and facts.hops > self._maxHops:
             return dict.fromkeys(addressees, Failed(R554_ROUTING_LOOP))
-        head = await headOf(message)
         copies = [
-            Deferred.fromCoroutine(self._copy(message, head, envelope, facts, group, hops))
+            Deferred.fromCoroutine(self._copy(message, envelope, facts, group, hops))
             for group in byMarks(addressees)
         ]
         return merged(await together(copies))
@@ -213,7 +208,6 @@ class RemoteDelivery:
     async def _copy(
         self,
         message: IMessage,
-        head: Head,
         envelope: Envelope,
         facts: _Facts,
         group: list[Addressee],
@@ -223,8 +217,7 @@ class RemoteDelivery:
         One copy, for recipients that share it.  What fails here is theirs alone.
         """
         try:
-            copy = relayed(message, head, envelope, self._services.hostname, group)
-            outgoing = self._outgoing(copy, envelope, facts, group)
+            outgoing = self._outgoing(message, envelope, facts, group)
             return await self._inTurn(outgoing, group, hops)
         except CancelledError:
             raise
@@ -233,9 +226,11 @@ class RemoteDelivery:
             return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
 
     def _outgoing(
-        self, copy: Copy, envelope: Envelope, facts: _Facts, group: list[Addressee]
+        self, message: IMessage, envelope: Envelope, facts: _Facts, group: list[Addressee]
     ) -> Outgoing:
         parameters = envelope.parameters
+        isFinal = self._action == "delivered"
+        copy = relayed(message, envelope, self._services.hostname, group, isFinal)
         return Outgoing(
             "" if envelope.sender is None else wireAddress(envelope.sender),
             [wireAddress(addressee.recipient.address) for addressee in group],
@@ -243,7 +238,7 @@ class RemoteDelivery:
             copy.chunks,
             eightBit=not (facts.isASCII and copy.isASCII),
             binary=parameters.body == "BINARYMIME",
-            utf8Header=parameters.smtputf8 and not facts.hasASCIIHeader,
+            utf8Header=parameters.smtputf8 and not message.header.isascii(),
             requireTLS=parameters.requireTLS and not self._private,
             parameters=mailParameters(envelope),
             recipientParameters={

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import fnmatch
 import mmap
+import shutil
+import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal, TypeVar
 
@@ -48,6 +50,9 @@ AT_ONCE = 4
 
 #: EICAR's own definition: at the beginning of the file, with little behind it.
 _EICAR_OCTETS = 4096
+
+#: Of a message that is no file, so much is read into memory.
+_IN_MEMORY_OCTETS = 1 << 20
 
 _DEFAULT_REPLIES = {
     "header": "550 5.7.1 refused because of its header",
@@ -289,8 +294,15 @@ def _buffer(file: BinaryIO) -> Buffer:
     """
     try:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):
-        return file.read()
+    except (OSError, ValueError):  # in memory, or another header in front of a file
+        start = file.read(_IN_MEMORY_OCTETS)
+        if len(start) < _IN_MEMORY_OCTETS:
+            return start
+    with tempfile.TemporaryFile() as copy:
+        copy.write(start)
+        shutil.copyfileobj(file, copy)
+        copy.flush()
+        return mmap.mmap(copy.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _ReadyRule:
