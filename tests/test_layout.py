@@ -72,6 +72,7 @@ WHOLE = (
     "api",
     "dialogues",
     "docs",
+    "growth",
     "layout",
     "nonsense",
     "octets",

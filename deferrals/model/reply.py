@@ -32,6 +32,8 @@ RECIPIENT_CODES = frozenset({250, 251, 450, 451, 452, 455, 550, 551, 552, 553, 5
 #: RFC 5321 §4.5.3.1.5: a reply line, its code and CRLF included, in octets.
 MAX_LINE_OCTETS = 512
 
+#: What is kept of a reply that another server gave, in octets.
+KEPT_OCTETS = 1024
 #: So much of a text is said, however long it is: the client has to read it all
 #: before the next reply, and so has whoever reads the log.
 MAX_TEXT = 64 << 10
@@ -47,7 +49,7 @@ _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
 _KNOWN: set[tuple[int, str | None]] = set()
 _MAX_KNOWN = 1000
 
-_PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
+_PATH = re.compile(r"<[^<>\s][^<>\s@]*+@[^<>\s]++>")
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
@@ -259,6 +261,17 @@ class Reply:
     def __str__(self) -> str:
         prefix = f"{self.enhanced} " if self.enhanced else ""
         return f"{self.code} {prefix}{' / '.join(self.lines())}".rstrip()
+
+
+def kept(reply: Reply) -> Reply:
+    """
+    What is kept of a reply that another server gave: its text made harmless,
+    and no longer than L{KEPT_OCTETS}.
+    """
+    text = "\n".join(cleanedLines(reply.text[:KEPT_OCTETS]))[:KEPT_OCTETS]
+    if not text.isascii():
+        text = text.encode("utf-8")[:KEPT_OCTETS].decode("utf-8", "ignore")
+    return reply if text == reply.text else attrs.evolve(reply, text=text)
 
 
 R220_READY_FOR_TLS = Reply(220, "2.0.0", "ready to start TLS")
