@@ -71,6 +71,7 @@ __all__ = [
     "ILimits",
     "IMessage",
     "INextHops",
+    "IOnwardDelivery",
     "IOutwardPlugin",
     "IQueue",
     "IScramChecker",
@@ -111,7 +112,8 @@ class IMessage(Interface):
     The content of one message: octets as they came in, dots unstuffed, every
     line ended by CRLF (unless the envelope says BODY=BINARYMIME), without any
     field that this server adds.  The same octets are judged, stored and
-    delivered.
+    delivered; but content stages are not shown fields that only this server may
+    say (L{deferrals.model.ours}), which no mailbox gets.
     """
 
     size: int = Attribute("Its size in octets.")
@@ -308,6 +310,15 @@ class IBinaryDelivery(IDeliveryStage):
     """
     A delivery that hands on any octets as they are, bare CR and LF included.
     BINARYMIME (RFC 3030) is offered only where all deliveries provide this.
+    """
+
+
+class IOnwardDelivery(IDeliveryStage):
+    """
+    A delivery that hands mail to another mail server, which may trust this one and
+    read more in a local part than the name of a mailbox.  Recipients that it could
+    send on to somewhere else (C{victim%outside.example@…}) are refused at RCPT TO,
+    550 5.7.1.
     """
 
 

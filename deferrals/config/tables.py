@@ -236,7 +236,11 @@ class RecipientRule:
     @ivar allow: the clients that the rule is for: C{"authenticated"}, addresses
         and networks, C{"unix"} for Unix sockets; it does not match for others.
         By default it is for all, which C{"*"} with a delivery that leads out
-        cannot be.
+        cannot be; nor for networks that keep hardly anybody out (together an
+        eighth of all addresses), whatever their form.
+    @ivar sender_routing: lets local parts with C{%}, C{!} or C{@}, or that begin
+        with C{|} or C{/}, pass where the delivery leads on to another mail server
+        (C{smtp}, C{lmtp}, C{mx}); otherwise 550 5.7.1.
     """
 
     match: str = attrs.field(validator=checked(Pattern.parse))
@@ -244,6 +248,7 @@ class RecipientRule:
     deliver: DeliveryStage | str | None = None
     check: tuple[EnvelopeStage, ...] = ()
     allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
+    sender_routing: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -252,7 +257,8 @@ class Config(ReplyTimes):
     A whole file.
 
     @ivar hostname: how the server introduces itself; this machine's name.
-    @ivar state_dir: where the spool is; made with mode 0700.
+    @ivar state_dir: where the spool is; made with mode 0700, and taken away from
+        other users at a start where it had another mode.
     @ivar max_judging: messages in the content stage at once.
     @ivar max_delivering: attempts to deliver that are under way at once.
     @ivar bounces: the name of the delivery that takes notices to senders that

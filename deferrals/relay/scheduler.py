@@ -27,11 +27,11 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import errorText, withDeadline
 from deferrals.interfaces import ISpool, Work
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
     Disposition,

@@ -9,12 +9,12 @@ import json
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.deferreds import timeOfDay
 from deferrals.interfaces import ILimits, ISpool
+from deferrals.logger import Logger
 from deferrals.model.windows import KEYS, Windows
 
 _log = Logger(namespace="deferrals")

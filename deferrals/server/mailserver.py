@@ -22,13 +22,13 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.auth.authenticator import Authenticator
 from deferrals.auth.throttle import Throttle
 from deferrals.deferreds import SharedResult
 from deferrals.interfaces import IQueue, ISpool, Work
+from deferrals.logger import Logger
 from deferrals.model.address import normalDomain
 from deferrals.model.ids import TransactionIds
 from deferrals.model.limits import (
@@ -143,7 +143,7 @@ class MailServer(service.Service):
             "notices": notices,
             "quarantines": quarantines or {},
         }
-        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
+        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging, self._hostname)
         self._services = services or Services(reactor, hostname=self._hostname)
         self._throttle = Throttle(self._services.limits, self._settings.limits, reactor)
         self._connections = ConnectionLimits(self._settings.limits)

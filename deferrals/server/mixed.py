@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import timeOfDay
 from deferrals.interfaces import ISpool
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Memory, Remembered

@@ -7,10 +7,10 @@ from __future__ import annotations
 import secrets
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.interfaces import ISpool
+from deferrals.logger import Logger
 
 _log = Logger(namespace="deferrals")
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import attrs
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorThreads, IResolver, IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
@@ -19,6 +18,7 @@ from deferrals.model.status import Status
 from deferrals.server.limits import SharedLimits
 from deferrals.server.network import makeResolver, reachable
 from deferrals.smtp.client.pool import NextHops
+from deferrals.tls import clientEndpoint
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -90,8 +90,7 @@ class Services:
         """
         See L{IServices.connect}.
         """
-        found: IStreamClientEndpoint = endpoints.clientFromString(self.reactor, endpoint)
-        return found
+        return clientEndpoint(self.reactor, endpoint)
 
     def resolver(self, servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
         """

@@ -212,6 +212,8 @@ class LoadTests(ConfigCase):
             'deliver = "out"',
             'deliver = { use = "smtp", endpoint = "tcp:hub.example:25" }',
             'deliver = "out"\nallow = ["10.0.0.0/8", "0.0.0.0/0"]',
+            'deliver = "out"\nallow = ["0.0.0.0/1", "128.0.0.0/1"]',
+            'deliver = "out"\nallow = ["authenticated", "::ffff:0:0/96"]',
         ):
             (problem,) = self.problems(head + rule + lines)
             self.assertTrue(problem.startswith("recipients[0].allow: the clients"), problem)

@@ -18,13 +18,13 @@ from twisted.cred.credentials import ICredentials, UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.deferreds import errorText, withDeadline
 from deferrals.errors import PeerError, TooManyFailures
 from deferrals.interfaces import IAuthenticator, IScramCredentials
+from deferrals.logger import Logger
 from deferrals.model.reply import (
     R235_AUTHENTICATED,
     R421_AUTH_FAILURES,
@@ -180,7 +180,7 @@ class Authentication(SessionBase):
             event="authentication",
             client=self._address,
             outcome=outcome,
-            user="".join(c if c.isprintable() else "?" for c in user[:100]),
+            user=user[:100],
             mechanism=mechanism,
         )
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 
 from deferrals.interfaces import IMessage
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee

@@ -19,12 +19,12 @@ from collections.abc import Callable, Hashable, Sequence
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import timeOfDay
 from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter, IMessage, Work
+from deferrals.logger import Logger
 from deferrals.model.block import Block, Resolution, lastReplies
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Form

@@ -16,7 +16,6 @@ from weakref import WeakSet
 import attrs
 from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import asDeferred
@@ -28,6 +27,7 @@ from deferrals.interfaces import (
     IServices,
     MaybeAwaitable,
 )
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import (
