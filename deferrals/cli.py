@@ -12,12 +12,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet import task
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from deferrals import __version__
 from deferrals.app.service import checkConfig
-from deferrals.client import Result, sendMessage, withCRLF
+from deferrals.client import Result, clientEndpoint, sendMessage, withCRLF
 from deferrals.config.tables import load
 from deferrals.errors import ConfigError
 from deferrals.model.outgoing import PREFERENCE
@@ -140,10 +139,9 @@ def _endpoint(reactor: IReactorTime, to: str) -> IStreamClientEndpoint:
     elif ":" not in to:
         raise ValueError("HOST:PORT, or a Twisted client endpoint such as unix:/run/lmtp")
     try:
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, to)
+        return clientEndpoint(reactor, to)
     except TypeError:  # a part of it is missing, or is too much
         raise ValueError(f"{to}: no Twisted client endpoint") from None
-    return endpoint
 
 
 def send_(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ import deferrals
 from tests.source import parsed
 
 ROOT = os.path.dirname(deferrals.__file__)
-BASE = {"errors", "model", "interfaces", "deferreds", "durable", "logger"}
+BASE = {"errors", "model", "interfaces", "deferreds", "durable", "logger", "tls"}
 
 #: What a part may import of the package, beside itself.  Each part is named.
 ALLOWED = {
@@ -28,6 +28,7 @@ ALLOWED = {
     "logger": {"errors", "model"},
     "deferreds": {"errors", "logger", "model"},
     "durable": set(),
+    "tls": set(),
     "smtp": BASE,
     "stages": BASE,
     "spool": BASE,
@@ -46,7 +47,7 @@ ALLOWED = {
         "plugins",
         "spool",
     },
-    "client": {"errors", "model", "smtp"},
+    "client": {"errors", "model", "smtp", "tls"},
     "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool"},
     "server": {
         *BASE,
@@ -71,6 +72,7 @@ WHOLE = (
     "api",
     "dialogues",
     "docs",
+    "growth",
     "layout",
     "mixed/properties",
     "nonsense",

@@ -32,6 +32,8 @@ RECIPIENT_CODES = frozenset({250, 251, 450, 451, 452, 455, 550, 551, 552, 553, 5
 #: RFC 5321 §4.5.3.1.5: a reply line, its code and CRLF included, in octets.
 MAX_LINE_OCTETS = 512
 
+#: What is kept of a reply that another server gave, in octets.
+KEPT_OCTETS = 1024
 #: So much of a text is said, however long it is: the client has to read it all
 #: before the next reply, and so has whoever reads the log.
 MAX_TEXT = 64 << 10
@@ -47,7 +49,7 @@ _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
 _KNOWN: set[tuple[int, str | None]] = set()
 _MAX_KNOWN = 1000
 
-_PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
+_PATH = re.compile(r"<[^<>\s][^<>\s@]*+@[^<>\s]++>")
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
@@ -261,6 +263,17 @@ class Reply:
         return f"{self.code} {prefix}{' / '.join(self.lines())}".rstrip()
 
 
+def kept(reply: Reply) -> Reply:
+    """
+    What is kept of a reply that another server gave: its text made harmless,
+    and no longer than L{KEPT_OCTETS}.
+    """
+    text = "\n".join(cleanedLines(reply.text[:KEPT_OCTETS]))[:KEPT_OCTETS]
+    if not text.isascii():
+        text = text.encode("utf-8")[:KEPT_OCTETS].decode("utf-8", "ignore")
+    return reply if text == reply.text else attrs.evolve(reply, text=text)
+
+
 R220_READY_FOR_TLS = Reply(220, "2.0.0", "ready to start TLS")
 R221_BYE = Reply(221, "2.0.0", "closing the connection")
 R235_AUTHENTICATED = Reply(235, "2.7.0", "authenticated")
@@ -278,12 +291,14 @@ R421_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, closing the connect
 R421_TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands on one connection")
 R421_TOO_MANY_MESSAGES = Reply(421, "4.7.0", "too many messages on one connection, make a new one")
 R421_TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "too many connections, try again later")
+R421_NO_DESCRIPTOR = Reply(421, "4.3.2", "too many open files here, try again later")
 R421_TOO_MANY_FROM_YOU = Reply(421, "4.7.0", "too many connections from your address")
 R421_AUTH_FAILURES = Reply(421, "4.7.0", "too many failed authentications")
 R421_LOCAL_ERROR = Reply(421, "4.3.0", "local error, closing the connection")
 R450_SOME_TEMPORARY = Reply(
     450, "4.7.1", "refused for all recipients, for some of them only for now"
 )
+R450_OVER_LIMIT = Reply(450, "4.7.1", "you have sent as much as you may for now, try again later")
 R451_LATE = Reply(451, "4.3.0", "no decision in time, try again later")
 R451_STAGE_FAILED = Reply(451, "4.3.0", "local error while judging the message, try again later")
 R451_LOCAL_ERROR = Reply(451, "4.3.0", "local error in processing, try again later")
@@ -306,6 +321,7 @@ R452_OTHERS_FIRST = Reply(
 R452_TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients in one message")
 R454_TLS_NOT_READY = Reply(454, "4.7.0", "TLS is not available at the moment")
 R454_AUTH_NOT_NOW = Reply(454, "4.7.0", "authentication does not work at the moment")
+R454_TOO_MANY_FAILURES = Reply(454, "4.7.0", "too many wrong passwords, try again later")
 R500_UNKNOWN_COMMAND = Reply(500, "5.5.1", "command not recognised")
 R500_LINE_TOO_LONG = Reply(500, "5.5.2", "line too long")
 R500_BAD_LINE = Reply(500, "5.5.2", "control character in the command line")
@@ -331,11 +347,13 @@ R503_HELO_FIRST = Reply(503, "5.5.1", "say EHLO first")
 R550_NOT_TRUSTED = Reply(550, "5.7.0", "not from you")
 R550_UNKNOWN_RECIPIENT = Reply(550, "5.1.1", "no such recipient here")
 R550_RELAYING_DENIED = Reply(550, "5.7.1", "relaying denied")
+R550_SENDER_ROUTING = Reply(550, "5.7.1", "routing by the sender is refused")
 R550_BARE_NEWLINE = Reply(550, "5.6.0", "the message has a bare CR or LF: lines end with <CR><LF>")
 R550_REFUSED_BY_ALL = Reply(550, "5.7.1", "refused for all recipients")
 R552_TOO_LARGE = Reply(552, "5.3.4", "message too large")
 R552_HEADER_TOO_LARGE = Reply(552, "5.3.4", "message header too large")
 R553_NEEDS_UTF8 = Reply(553, "5.6.7", "address needs SMTPUTF8")
+R553_NOT_YOUR_SENDER = Reply(553, "5.7.1", "this is no sender that you may use")
 R554_EARLY_TALKER = Reply(554, "5.5.1", "you talk before the greeting")
 R554_BEHIND_STARTTLS = Reply(554, "5.5.1", "nothing may follow STARTTLS before the handshake")
 R554_ROUTING_LOOP = Reply(554, "5.4.6", "too many Received headers: the message is in a loop")

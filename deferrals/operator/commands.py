@@ -353,6 +353,17 @@ def explain_(connection: Connection, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _submission(part: dict[str, Any]) -> Iterator[str]:
+    """
+    What users have sent within the hour.
+    """
+    if part["logins"]:
+        yield f"submission: {part['logins']} logins have sent within the hour"
+    for login, used in part["most_used"].items():
+        words = [f"{amount} of {most} {name}" for name, (amount, most) in used.items()]
+        yield f"  {login}: {', '.join(words)}"
+
+
 def status(connection: Connection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals status}: 1 if the server does not run.
@@ -374,5 +385,9 @@ def status(connection: Connection, arguments: argparse.Namespace) -> int:
     for name, kinds in found.get("counters", {}).items():
         say(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
     for name, what in found.get("parts", {}).items():
-        say(f"{name}: {json.dumps(what)}")
+        if name == "submission":
+            for line in _submission(what):
+                say(line)
+        else:
+            say(f"{name}: {json.dumps(what)}")
     return 0 if connection.running else 1

@@ -225,6 +225,17 @@ class Scheduler:
         self._spool.release(work, later)
         self._beginAll(attempts)
 
+    def hold(self, work: Work) -> None:
+        """
+        A message has become ours, and stays until an operator releases it.
+        """
+        later: dict[Addressee, Reschedule] = {}
+        now = self._clock.seconds()
+        for attempt in attemptsOf(work, self._deliveries, now):
+            waits = attrs.evolve(putBack(attempt.queued(now, 0.0), None, ""), isHeld=True)
+            later.update(dict.fromkeys(attempt.work.addressees, waits))
+        self._spool.release(work, later)
+
     def releaseAndWait(self, work: Work, handsBack: bool) -> Deferred[dict[int, Outcome]]:
         """
         The same, for a session that waits for the outcomes (S-6).

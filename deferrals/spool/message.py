@@ -67,6 +67,7 @@ class Message:
         self.fresh = fresh
         self._head = head
         self._shared: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
+        self._header: bytes | None = None
 
     @property
     def inMemory(self) -> bool:
@@ -80,10 +81,9 @@ class Message:
         """
         See L{IMessage}.
         """
-        if self._head.startswith(b"\r\n"):
-            return b""
-        head, end, _ = self._head.partition(b"\r\n\r\n")
-        return head if end else head.removesuffix(b"\r\n")
+        if self._header is None:
+            self._header = _headerOf(self._head)
+        return self._header
 
     def fields(self) -> list[tuple[str, str]]:
         """
@@ -126,6 +126,16 @@ class Message:
         if shared is None or shared.abandoned:
             self._shared[key] = SharedResult(asDeferred(function, self))
         return self._shared[key].wait()
+
+
+def _headerOf(begin: bytes) -> bytes:
+    """
+    The header section at the beginning of a message, without the empty line.
+    """
+    if begin.startswith(b"\r\n"):
+        return b""
+    head, end, _ = begin.partition(b"\r\n\r\n")
+    return head if end else head.removesuffix(b"\r\n")
 
 
 def ownMessage(message: IMessage) -> Message:

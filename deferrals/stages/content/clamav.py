@@ -127,7 +127,7 @@ def _instream(message: IMessage) -> Generator[bytes, None, None]:
     yield struct.pack(">I", 0)
 
 
-def _isWhole(answer: bytes) -> bool:
+def _isWhole(answer: bytearray) -> bool:
     return answer.endswith((b"\0", b"\n"))
 
 

@@ -36,6 +36,7 @@ from deferrals.stages.content.scores import (
     limitsOf,
     number,
     refusal,
+    symbolsNamed,
 )
 from deferrals.stages.web import fromJSON, httpURL, webClient
 
@@ -190,7 +191,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
             transaction=envelope.id,
             action=scan.action,
             score=scan.score,
-            symbols=" ".join(f"{name}({score:g})" for name, score in scan.symbols.items()),
+            symbols=symbolsNamed(f"{name}({score:g})" for name, score in scan.symbols.items()),
         )
         return scan
 

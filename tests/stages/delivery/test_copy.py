@@ -9,9 +9,10 @@ import re
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import NO_MARKS, Marks
-from deferrals.stages.delivery.copy import Copy
-from deferrals.stages.foreign import ownHead
+from deferrals.stages.delivery.copy import Copy, headOf
 from deferrals.testing.values import makeMessage
+
+HOST = "mx.example.net"
 
 
 def makeCopy(content: bytes, marks: Marks) -> Copy:
@@ -19,7 +20,7 @@ def makeCopy(content: bytes, marks: Marks) -> Copy:
     @return: a copy into a mailbox, with one trace field.
     """
     message = makeMessage(content)
-    return Copy(message, b"Trace: 1\r\n", marks, ownHead(message, "mx.example.net", True))
+    return Copy(message, b"Trace: 1\r\n", marks, headOf(message, HOST, True))
 
 
 class CopyTests(SynchronousTestCase):
@@ -48,3 +49,12 @@ class CopyTests(SynchronousTestCase):
                 self.assertFalse(re.search(rb"Return-Path|Delivered-To|\r\n y", octets), octets)
                 if b"body" in content:
                     self.assertTrue(re.search(rb"\r\n\r\nbody\r\n$", octets), octets)
+
+    def test_once(self) -> None:
+        """All copies of a message share what its header section was taken apart to."""
+        message = makeMessage(b"A: 1\r\nB: 2\r\n\r\nbody\r\n")
+        heads = [headOf(message, HOST, True) for _ in range(2)]
+        self.assertIs(heads[0], heads[1])
+        self.assertIs(message.header, message.header)
+        first, second = (heads[0].marked(Marks((("X", x),), ("a",))) for x in "12")
+        self.assertIs(first, second)

@@ -197,8 +197,14 @@ class _DissectedMessage:
         """
         return self.once(data, self._archived)
 
+    def names(self, data: Buffer) -> list[str]:
+        """
+        The names of the attachments.
+        """
+        return [name for name in (part.fileName for part in self.parts(data)) if name]
+
     def _texts(self, data: Buffer) -> list[str]:
-        found = [part for part in self.parts(data) if part.header.get_content_maintype() == "text"]
+        found = [part for part in self.parts(data) if part.header.mainType == "text"]
         return [part.text(data, TEXT_OCTETS) for part in found]
 
     def _files(self, data: Buffer) -> Iterator[tuple[Part, bytes]]:
@@ -206,7 +212,7 @@ class _DissectedMessage:
         The parts that contain no other parts, each with its beginning.
         """
         for part in self.parts(data):
-            if part.header.get_content_maintype() != "multipart":
+            if part.header.mainType != "multipart":
                 yield part, part.head(data, HEAD_OCTETS)
 
     def _kinds(self, data: Buffer) -> set[str]:
@@ -323,8 +329,7 @@ class _ReadyRule:
         return any(self._search(text) for text in content.texts(data))
 
     def _attachment(self, content: _DissectedMessage, data: Buffer) -> bool:
-        names = [part.fileName for part in content.parts(data)]
-        return any(_like(name, self._rule.attachment) for name in names if name)
+        return any(_like(name, self._rule.attachment) for name in content.once(data, content.names))
 
     def _mime_type(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(_like(part.mimeType, self._rule.mime_type) for part in content.parts(data))
