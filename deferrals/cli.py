@@ -12,17 +12,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet import task
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from deferrals import __version__
 from deferrals.app.service import checkConfig
-from deferrals.client import Result, sendMessage, withCRLF
+from deferrals.client import Result, clientEndpoint, sendMessage, withCRLF
 from deferrals.config.tables import load
 from deferrals.errors import ConfigError
 from deferrals.model.outgoing import PREFERENCE
 from deferrals.operator.commands import addCommands
-from deferrals.operator.output import complain
+from deferrals.operator.output import complain, say
 from deferrals.operator.passwd import addCommand as addPasswd
 from deferrals.operator.plugins import addCommand as addPlugins
 from deferrals.plugins.finding import findPlugins, stagePlugins
@@ -97,12 +96,13 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
         config = load(arguments.file, stagePlugins())
         checkConfig(config, reactor)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        for line in str(error).split("\n"):
+            say(line, sys.stderr)
         return 1
     for broken in findPlugins()[1]:
         complain(f"no stages from {broken}")
     rules, listeners = len(config.recipients), len(config.listen)
-    print(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
+    say(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
     return 0
 
 
@@ -139,10 +139,9 @@ def _endpoint(reactor: IReactorTime, to: str) -> IStreamClientEndpoint:
     elif ":" not in to:
         raise ValueError("HOST:PORT, or a Twisted client endpoint such as unix:/run/lmtp")
     try:
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, to)
+        return clientEndpoint(reactor, to)
     except TypeError:  # a part of it is missing, or is too much
         raise ValueError(f"{to}: no Twisted client endpoint") from None
-    return endpoint
 
 
 def send_(arguments: argparse.Namespace) -> int:
@@ -186,7 +185,7 @@ async def _send(reactor: IReactorTime, arguments: argparse.Namespace, message: b
         complain(f"{arguments.to}: {error}")
         return 2
     if arguments.verbose:
-        print()
+        say()
     _table(result)
     return _status(result)
 
@@ -203,7 +202,7 @@ def _react(run: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
 
 
 def _show(side: str, line: str) -> None:
-    print(f"{side}: {line}")
+    say(f"{side}: {line}")
 
 
 def _table(result: Result) -> None:
@@ -211,8 +210,8 @@ def _table(result: Result) -> None:
     for answer in result.answers:
         reply = answer.reply
         text = " / ".join(reply.lines())
-        print(f"{answer.recipient:<{width}}  {reply.code}  {reply.enhanced or '-':<7}  {text}")
-    print(f"{'final reply':<{width}}  {result.final or 'none'}")
+        say(f"{answer.recipient:<{width}}  {reply.code}  {reply.enhanced or '-':<7}  {text}")
+    say(f"{'final reply':<{width}}  {result.final or 'none'}")
 
 
 def _status(result: Result) -> int:

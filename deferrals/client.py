@@ -4,7 +4,7 @@ Send a message and learn what each recipient was answered.
 ::
 
     result = await sendMessage(
-        reactor, clientFromString(reactor, "tcp:127.0.0.1:2525"),
+        reactor, clientEndpoint(reactor, "tcp:127.0.0.1:2525"),
         "a@example.org", ["b@example.net", "c@example.net"], b"Subject: hello\\r\\n\\r\\n…",
     )
     for answer in result.answers:
@@ -28,6 +28,7 @@ from deferrals.model.envelope import Form
 from deferrals.model.lines import hasBare, normalised
 from deferrals.model.outgoing import PREFERENCE, Hop, Login, Outgoing, Security, Timeouts
 from deferrals.smtp.client.connections import HopConnections, Means, threadsOf
+from deferrals.tls import clientEndpoint
 
 _CHUNK_OCTETS = 64 * 1024
 
@@ -59,6 +60,7 @@ def sendMessage(
     """
     Connect, send one message, say goodbye.
 
+    @param endpoint: the server; of a string, by L{clientEndpoint}.
     @param sender: the reverse path; empty for the null path.
     @param recipients: the forward paths; at least one.
     @param message: octets whose lines end with CRLF (L{withCRLF}).
@@ -109,4 +111,13 @@ async def _send(connections: HopConnections, outgoing: Outgoing) -> Result:
     return result
 
 
-__all__ = ["Answer", "Form", "Login", "Result", "Timeouts", "sendMessage", "withCRLF"]
+__all__ = [
+    "Answer",
+    "Form",
+    "Login",
+    "Result",
+    "Timeouts",
+    "clientEndpoint",
+    "sendMessage",
+    "withCRLF",
+]

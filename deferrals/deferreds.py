@@ -21,10 +21,10 @@ from twisted.internet.defer import (
 )
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.errors import StageError
+from deferrals.logger import Logger
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

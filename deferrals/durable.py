@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable
 
 
@@ -32,6 +33,42 @@ def syncWithName(path: str) -> None:
     """
     sync(path)
     sync(os.path.dirname(path))
+
+
+def makeDirectory(path: str, mode: int = 0o700) -> list[str]:
+    """
+    Make a directory, and those above it that are missing: all with this mode,
+    whatever the umask says.
+
+    @return: those that were made, from the top.
+    @raise OSError: it cannot be made.
+    """
+    if os.path.isdir(path):
+        return []
+    above = os.path.dirname(os.path.abspath(path))
+    made = makeDirectory(above, mode) if above != path else []
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if os.path.isdir(path):
+            return made  # another thread was faster
+        raise
+    os.chmod(path, mode)
+    return [*made, path]
+
+
+def keepPrivate(path: str) -> int | None:
+    """
+    Take a directory away from all users but its own.
+
+    @return: the mode that it had; C{None}, where that was right.
+    @raise OSError: it is not this process's to change.
+    """
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if not mode & 0o077:
+        return None
+    os.chmod(path, 0o700)
+    return mode
 
 
 def write(

@@ -95,3 +95,9 @@ class ConfigError(DeferralsError):
         super().__init__("\n".join(lines))
         self.path = path
         self.problems = problems
+
+
+class TooManyFailures(DeferralsError):
+    """
+    Too many passwords were wrong: the next one is not looked at.
+    """

@@ -54,6 +54,7 @@ from zope.interface import Attribute, Interface
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Disposition, Reschedule
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.json import JSON
 from deferrals.model.outgoing import Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.model.sasl import ScramKeys
@@ -68,8 +69,10 @@ __all__ = [
     "IDeliveryStage",
     "IEnvelopeStage",
     "IExpectingStage",
+    "ILimits",
     "IMessage",
     "INextHops",
+    "IOnwardDelivery",
     "IOutwardPlugin",
     "IQueue",
     "IScramChecker",
@@ -110,7 +113,8 @@ class IMessage(Interface):
     The content of one message: octets as they came in, dots unstuffed, every
     line ended by CRLF (unless the envelope says BODY=BINARYMIME), without any
     field that this server adds.  The same octets are judged, stored and
-    delivered.
+    delivered; but content stages are not shown fields that only this server may
+    say (L{deferrals.model.ours}), which no mailbox gets.
     """
 
     size: int = Attribute("Its size in octets.")
@@ -310,6 +314,15 @@ class IBinaryDelivery(IDeliveryStage):
     """
 
 
+class IOnwardDelivery(IDeliveryStage):
+    """
+    A delivery that hands mail to another mail server, which may trust this one and
+    read more in a local part than the name of a mailbox.  Recipients that it could
+    send on to somewhere else (C{victim%outside.example@…}) are refused at RCPT TO,
+    550 5.7.1.
+    """
+
+
 class IStagePlugin(Interface):
     """
     How a stage is found and built.  Offer an instance that also provides
@@ -391,6 +404,7 @@ class IServices(Interface):
 
     nextHops: INextHops = Attribute("L{INextHops}: the way to other SMTP and LMTP servers.")
     notes: INotes = Attribute("L{INotes}: what the whole server knows.")
+    limits: ILimits = Attribute("L{ILimits}: how much of something there may be.")
 
     def resolver(servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
         """
@@ -416,14 +430,14 @@ class INotes(Interface):
     dictionaries with text as keys.
     """
 
-    def find(kind: str, group: str) -> MaybeAwaitable[Sequence[tuple[str, Any, int]]]:
+    def find(kind: str, group: str) -> MaybeAwaitable[Sequence[tuple[str, JSON, int]]]:
         """
         @return: key, value and version of each note that has not expired, the
             one that was put longest ago first; at once, or a Deferred.
         """
 
     def put(
-        kind: str, group: str, key: str, value: Any, seconds: float, was: int | None = None
+        kind: str, group: str, key: str, value: JSON, seconds: float, was: int | None = None
     ) -> Deferred[int]:
         """
         Note something for a while, in place of what is noted under this key.
@@ -438,6 +452,44 @@ class INotes(Interface):
     def forget(kind: str, group: str, key: str) -> Deferred[None]:
         """
         @return: a Deferred that fires when nobody finds it any longer.
+        """
+
+
+class ILimits(Interface):
+    """
+    How much there may be of something, by a limit's name and a key: an address,
+    a user.  It holds for all listeners of a server.
+    """
+
+    def enter(limit: str, key: str, most: int) -> Deferred[bool]:
+        """
+        One more at once, until L{leave}.
+
+        @param limit: the limit's name, without blanks.
+        @return: a Deferred of whether it may be.  Where it may not, it has not
+            entered.
+        """
+
+    def leave(limit: str, key: str) -> None:
+        """
+        One less of what has entered.
+        """
+
+    def spend(limit: str, key: str, amount: int, most: int, seconds: float) -> Deferred[bool]:
+        """
+        Spend an amount of what there is within a window that slides.  It
+        outlives a restart of the server.
+
+        @param amount: less than 0 gives some of it back; 0 only asks whether
+            there is anything left.
+        @param most: what there is within C{seconds}.
+        @return: a Deferred of whether there is enough of it.  Where there is
+            not, nothing has been spent.
+        """
+
+    def used(limit: str) -> dict[str, int]:
+        """
+        @return: what has been spent and counts now, by key; for people.
         """
 
 
@@ -761,10 +813,13 @@ class IAuthenticator(Interface):
 
     mechanisms: list[str] = Attribute("The SASL mechanisms that can work, the best one first.")
 
-    def login(credentials: ICredentials) -> Deferred[str]:
+    def login(credentials: ICredentials, address: str) -> Deferred[str]:
         """
+        @param address: the client's.
         @return: a Deferred of the user's name; fails with C{UnauthorizedLogin}
-            where no checker knows them.
+            where no checker knows them, and with
+            L{TooManyFailures<deferrals.errors.TooManyFailures>} where they are
+            not looked at.
         """
 
     def scramKeys(user: bytes) -> Deferred[ScramKeys]:
@@ -810,4 +865,17 @@ class IScramChecker(Interface):
         @param user: octets of UTF-8.
         @return: L{ScramKeys<deferrals.model.sasl.ScramKeys>}, or C{None} where
             there are none.  May be a Deferred.
+        """
+
+
+class IScramShapes(Interface):
+    """
+    Internal: a L{IScramChecker} that says what its keys look like, so that those
+    made up for strangers look the same.
+    """
+
+    def scramShapes() -> MaybeAwaitable[Sequence[tuple[int, int]]]:
+        """
+        @return: iterations and octets of salt of the keys of all users, in
+            order.  May be a Deferred.
         """

@@ -12,7 +12,7 @@ from types import FrameType
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.error import CannotListenError
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
@@ -24,6 +24,7 @@ from deferrals.auth.authenticator import CREDENTIALS
 from deferrals.config.tables import Config, RecipientRule, load
 from deferrals.deferreds import useMonotonicClock
 from deferrals.errors import ConfigError
+from deferrals.logger import Logger
 from deferrals.plugins.finding import stagePlugins
 from deferrals.server.listeners import describe
 

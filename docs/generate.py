@@ -35,6 +35,7 @@ from twisted.python.reflect import namedAny  # noqa: E402
 from deferrals.config.structuring import choices  # noqa: E402
 from deferrals.model.schedule import Steps  # noqa: E402
 from deferrals.model.settings import Octets, Seconds  # noqa: E402
+from deferrals.stages.envelope.ownsenders import OWN, Senders  # noqa: E402
 from docs import api  # noqa: E402
 from tests.source import parsed  # noqa: E402
 
@@ -118,6 +119,8 @@ def typeName(kind: Any) -> str:
         return "time span"
     if kind is Octets:
         return "size"
+    if kind is Senders:
+        return '`"own"` or `"any"` or list of text'
     if kind is Steps:
         return "time spans"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -142,6 +145,8 @@ def default(field: Any) -> str:
         return "required"
     if isinstance(value, attrs.Factory):
         return "see below" if field.name == "hostname" else "none"
+    if value == OWN:
+        return '`"own"`'
     if value is None or value == () or attrs.has(type(value)):
         return "none"
     if isinstance(value, tuple) and all(isinstance(one, float) for one in value):

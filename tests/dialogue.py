@@ -7,6 +7,7 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
     # requirement: D-19    what the dialogue proves, see tests/requirements.py
     @ NAME VALUE            a setting of the listener, or of its limits
     @ user NAME PASSWORD    who may log in
+    @ submission KEY=VALUE  what a login may send
     @ binary yes            all deliveries take BINARYMIME
     @ greeted no            without this, greeting and EHLO have happened
     @ pieces matter         it does not run byte by byte
@@ -43,6 +44,7 @@ from deferrals.model.limits import Limits
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.stages.envelope.submission import SubmissionSettings
 from tests.harness import Bench, gate
 
 DIRECTORY = os.path.join(os.path.dirname(__file__), "dialogues")
@@ -134,6 +136,12 @@ class Dialogue:
             if name == "user":
                 user, _, password = value.partition(" ")
                 backend["authenticator"] = gate(**{user: password.encode()})
+            elif name == "submission":
+                words = dict(word.split("=") for word in value.split())
+                settings[name] = _CONVERTER.structure(
+                    {key: int(one) if one.isdigit() else one for key, one in words.items()},
+                    SubmissionSettings,
+                )
             elif name == "binary":
                 backend["binary"] = value == "yes"
             elif name in _LIMITS:

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.auth.authenticator import Authenticator
+from deferrals.auth.throttle import Throttle
 from deferrals.interfaces import IEnvelopeStage, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -27,13 +28,15 @@ from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.server.limits import SharedLimits
 from deferrals.server.notes import Notes
 from deferrals.smtp.server.mixed import MixedPolicy
 from deferrals.smtp.server.session import Session
 from deferrals.smtp.server.settings import Backend
 from deferrals.spool.memory import MemorySpool
 from deferrals.stages.content.judge import ContentJudge
-from deferrals.testing import FakeContent
+from deferrals.stages.envelope.submission import Submission, SubmissionSettings
+from deferrals.testing import FakeContent, FakeServices
 
 
 @implementer(IEnvelopeStage)
@@ -151,6 +154,7 @@ class Bench:
         backend: dict[str, Any] | None = None,
         transport: Transport | None = None,
         notes: Notes | None = None,
+        submission: SubmissionSettings | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
@@ -172,18 +176,29 @@ class Bench:
             status=self.status,
             clock=self.clock,
         )
+        backend = dict(backend or {})
+        authenticator = backend.get("authenticator")
+        if isinstance(authenticator, Authenticator) and authenticator.throttle is None:
+            authenticator.throttle = Throttle(
+                SharedLimits(self.clock), Limits(**(limits or {})), self.clock
+            )
         self.released: list[str] = []
         self.works: list[Work] = []
         judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
+        envelope: IEnvelopeStage = self.envelope
+        if submission is not None:
+            users = Submission(submission, FakeServices(reactor=self.clock))
+            backend |= {"senders": [users], "weigh": users.weigh}
+            envelope = users.counting(self.envelope)
         self.backend = Backend(
             ids=TransactionIds(),
-            envelope=self.envelope,
+            envelope=envelope,
             content=judge,
             spool=self.spool,
             release=self._release,
             status=self.status,
             mixed=self.mixed,
-            **(backend or {}),
+            **backend,
         )
         self.settings = ListenerSettings(
             name="test", hostname="mx.example.net", limits=Limits(**(limits or {})), **settings

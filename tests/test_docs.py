@@ -5,6 +5,7 @@ The documentation says what is so.
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import runpy
@@ -17,11 +18,33 @@ from twisted.trial import reporter, runner
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals import interfaces, server, testing
+from deferrals.model.limits import Limits
 from deferrals.plugins.finding import stagePlugins
 from tests.requirements import requirement
 from tests.tls import makeCertificate
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
+
+
+LIMITS = ("docs", "limits.md")
+
+#: Numbers in the table of limits that are no figures: versions, codes.
+EXPLAINED = {1, 2, 558}
+
+
+def constant(name: str) -> int:
+    """
+    What a name in the table of limits stands for.
+    """
+    if name.startswith("limits."):
+        return int(getattr(Limits(), name.removeprefix("limits.")))
+    path, _, attribute = name.rpartition(".")
+    try:
+        return int(getattr(importlib.import_module(f"deferrals.{path}"), attribute))
+    except ModuleNotFoundError:  # the default of a setting
+        path, _, cls = path.rpartition(".")
+        found = getattr(importlib.import_module(f"deferrals.{path}"), cls)
+        return int(attrs.fields_dict(found)[attribute].default)
 
 
 class DocsTests(SynchronousTestCase):
@@ -48,6 +71,20 @@ class DocsTests(SynchronousTestCase):
         rows = dict(re.findall(r"^\| ([DPS]-\d+) \| [^|]* \| ([^|]+) \|", page, re.M))
         self.assertEqual(list(rows), wanted)
         self.assertEqual([n for n, status in rows.items() if status == "missing"], [])
+
+    def test_limits(self) -> None:
+        """The figures of the table of limits are those of the code, and no others."""
+        rows = re.findall(
+            r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \| (`[^|]+`) \|$", self.page(*LIMITS), re.M
+        )
+        self.assertGreater(len(rows), 20)
+        for what, bound, names in rows:
+            values = {constant(name) for name in re.findall("`([^`]+)`", names)}
+            sizes = {"KiB": 1 << 10, "MiB": 1 << 20}
+            figures = re.findall(r"([0-9][0-9,]*)(?: (KiB|MiB))?", bound)
+            said = {int(n.strip(",").replace(",", "")) * sizes.get(unit, 1) for n, unit in figures}
+            self.assertEqual(values - said, set(), what)
+            self.assertEqual(said - values - EXPLAINED, set(), what)
 
     @requirement("D-1")
     @requirement("D-2")

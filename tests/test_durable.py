@@ -5,6 +5,7 @@ Files that are there after a power cut.
 from __future__ import annotations
 
 import os
+import stat
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -78,3 +79,46 @@ class DurableTests(SynchronousTestCase):
         durable.syncWithName(self.path)
         self.assertEqual(self.calls, ["fsync file", "fsync directory"])
         self.assertRaises(FileNotFoundError, durable.sync, self.temporary)
+
+
+class DirectoryTests(SynchronousTestCase):
+    """
+    Directories are the server's own, whatever the umask.
+    """
+
+    def mode(self, *path: str) -> int:
+        return stat.S_IMODE(os.stat(os.path.join(*path)).st_mode)
+
+    def test_modes(self) -> None:
+        """All that are made have the mode, those between, too; what was there stays."""
+        for umask in (0, 0o022, 0o077, 0o777):
+            top = self.mktemp()
+            os.mkdir(top)
+            os.chmod(top, 0o755)
+            before = os.umask(umask)
+            try:
+                made = durable.makeDirectory(os.path.join(top, "a", "b", "c"))
+                shared = durable.makeDirectory(os.path.join(top, "a", "d"), 0o750)
+                self.assertEqual(durable.makeDirectory(os.path.join(top, "a")), [])
+            finally:
+                os.umask(before)
+            self.assertEqual([self.mode(one) for one in made], [0o700] * 3)
+            self.assertEqual([self.mode(one) for one in shared], [0o750])
+            self.assertEqual(self.mode(top), 0o755)
+
+    def test_file(self) -> None:
+        """Where a file is in the way, that is said."""
+        path = self.mktemp()
+        with open(path, "w", encoding="ascii"):
+            pass
+        self.assertRaises(OSError, durable.makeDirectory, path)
+        self.assertRaises(OSError, durable.makeDirectory, os.path.join(path, "a"))
+
+    def test_private(self) -> None:
+        """A directory is taken away from others once."""
+        path = self.mktemp()
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+        self.assertEqual(durable.keepPrivate(path), 0o755)
+        self.assertEqual(self.mode(path), 0o700)
+        self.assertIsNone(durable.keepPrivate(path))

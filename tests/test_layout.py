@@ -17,7 +17,7 @@ import deferrals
 from tests.source import parsed
 
 ROOT = os.path.dirname(deferrals.__file__)
-BASE = {"errors", "model", "interfaces", "deferreds", "durable"}
+BASE = {"errors", "model", "interfaces", "deferreds", "durable", "logger", "tls"}
 
 #: What a part may import of the package, beside itself.  Each part is named.
 ALLOWED = {
@@ -25,26 +25,29 @@ ALLOWED = {
     "errors": set(),
     "model": {"errors"},
     "interfaces": {"errors", "model"},
-    "deferreds": {"errors"},
+    "logger": {"errors", "model"},
+    "deferreds": {"errors", "logger", "model"},
     "durable": set(),
+    "tls": set(),
     "smtp": BASE,
     "stages": BASE,
     "spool": BASE,
     "relay": BASE,
     "auth": BASE,
-    "plugins": {"errors", "interfaces"},
+    "plugins": {"errors", "interfaces", "logger"},
     "config": {"errors", "model", "interfaces", "stages"},
     "operator": {
+        "config",
         "deferreds",
         "durable",
         "errors",
-        "model",
         "interfaces",
-        "config",
+        "logger",
+        "model",
         "plugins",
         "spool",
     },
-    "client": {"errors", "model", "smtp"},
+    "client": {"errors", "model", "smtp", "tls"},
     "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool"},
     "server": {
         *BASE,
@@ -55,7 +58,7 @@ ALLOWED = {
         *BASE,
         *("auth", "config", "operator", "plugins", "server", "smtp", "stages"),
     },
-    "tap": {"app", "auth", "config", "deferreds", "errors", "plugins", "server"},
+    "tap": {"app", "auth", "config", "deferreds", "errors", "logger", "plugins", "server"},
     "cli": {"app", "client", "config", "errors", "model", "operator", "plugins", "stages"},
 }
 
@@ -69,11 +72,15 @@ WHOLE = (
     "api",
     "dialogues",
     "docs",
+    "growth",
     "layout",
+    "mixed/properties",
     "nonsense",
     "octets",
+    "outside",
     "promises",
     "recipes",
+    "targets",
     "translation",
 )
 
@@ -81,6 +88,7 @@ WHOLE = (
 WITHOUT = {
     "errors.py": "exceptions, without code of their own",
     "interfaces.py": "signatures; deferrals.testing has their contracts",
+    "model/json.py": "a type",
     "plugins/builtin.py": "a list; plugins/test_finding.py finds all that is in it",
     "testing/spoolcontract.py": "run by the tests of every spool",
 }
@@ -182,6 +190,12 @@ class ImportTests(SynchronousTestCase):
         for part, path, tree in modules():
             if part not in ("tap", "cli"):
                 self.assertNotIn("twisted.internet.reactor", set(imported(tree)), path)
+
+    def test_logger(self) -> None:
+        """One logger cleans what it is told: no module has Twisted's own."""
+        for _, path, tree in modules():
+            if path != "logger.py":
+                self.assertNotIn("twisted.logger.Logger", set(imported(tree)), path)
 
     def test_config(self) -> None:
         """Only app, operator, tap and cli read the configuration; nobody imports testing."""

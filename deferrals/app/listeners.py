@@ -13,10 +13,10 @@ from typing import Any
 import attrs
 from attrs import AttrsInstance
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from deferrals.config.tables import Config, Listener
 from deferrals.errors import ConfigError
+from deferrals.logger import Logger
 from deferrals.model.limits import Limits, ReplyTimes
 from deferrals.model.listener import ListenerOptions, ListenerSettings
 from deferrals.server.listeners import PROXIED

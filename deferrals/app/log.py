@@ -24,6 +24,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.threadable import isInIOThread
 from zope.interface import implementer
 
+from deferrals.model.text import cleaned, cleanedLines
+
 #: Keys that Twisted's legacy log adds.
 _LEGACY = {"message", "time", "isError", "system", "format", "log_text"}
 
@@ -121,10 +123,12 @@ class PlainObserver(_Observer):
         level = event.get("log_level", LogLevel.info)
         logger = event.get("log_namespace", "-")
         mark = "" if level is LogLevel.info else f" {level.name}"
-        text = _text(event).replace("\n", "\n\t")
+        lines = cleanedLines(_text(event))
         failure = event.get("log_failure")
-        more = "" if failure is None else "\n" + failure.getTraceback().replace("\n", "\n\t")
-        return f"{stamp} [{logger}{mark}] {text}{more}\n"
+        if failure is not None:
+            lines += cleanedLines(failure.getTraceback())
+        text = "\n\t".join(lines)
+        return f"{stamp} [{logger}{mark}] {text}\n"
 
 
 class JSONObserver(_Observer):
@@ -141,12 +145,28 @@ class JSONObserver(_Observer):
             "time": moment.isoformat(timespec="milliseconds"),
             "level": event.get("log_level", LogLevel.info).name,
             "logger": event.get("log_namespace", ""),
-            "text": _text(event),
+            "text": "\n".join(cleanedLines(_text(event))),
         }
         failure = event.get("log_failure")
         if failure is not None:
-            line["traceback"] = failure.getTraceback()
-        for key, value in event.items():
-            if not key.startswith("log_") and key not in _LEGACY and key not in line:
-                line[key] = value
-        return _encode(line) + "\n"
+            line["traceback"] = "\n".join(cleanedLines(failure.getTraceback()))
+        said = {
+            key: value
+            for key, value in event.items()
+            if not key.startswith("log_") and key not in _LEGACY and key not in line
+        }
+        octets = _encode({**line, **said})
+        if "\\" in octets or "\x7f" in octets:  # otherwise there is nothing to clean
+            octets = _encode({**line, **_cleanedValue(said)})
+        return octets + "\n"
+
+
+def _cleanedValue(value: Any) -> Any:
+    """
+    A value that JSON has, or anything that can be shown as text: others log, too.
+    """
+    if isinstance(value, dict):
+        return {cleaned(str(key)): _cleanedValue(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleanedValue(one) for one in value]
+    return value if value is None or isinstance(value, int | float) else cleaned(str(value))

@@ -8,6 +8,8 @@ reload sets other stages, and changes ports and certificates.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +17,15 @@ from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from deferrals import durable
 from deferrals.app.listeners import Keyring, listenerSettings
 from deferrals.app.stages import StageSet
 from deferrals.config.tables import Config
-from deferrals.errors import ConfigError
+from deferrals.errors import ConfigError, SpoolError
 from deferrals.interfaces import IDeliveryStage, IReactor
+from deferrals.logger import Logger
 from deferrals.model.networks import dnsServers
 from deferrals.operator.control import Operator, listen
 from deferrals.server.listeners import serverEndpoint
@@ -73,6 +76,7 @@ class MailService(service.Service):
             maxJudging=config.max_judging,
             maxDelivering=config.max_delivering,
             returnOctets=config.bounce_size,
+            submission=config.submission,
             services=self._services,
         )
         self.server.limitConnections(config.limits)
@@ -94,6 +98,10 @@ class MailService(service.Service):
         Open the spool, deliver, and be there for operators.
         """
         service.Service.startService(self)
+        try:
+            keepStatePrivate(self.config)
+        except (OSError, SpoolError):
+            return self.failed(Failure())
         self.server.start().addCallbacks(self._started, self.failed)
 
     def _started(self, server: MailServer) -> None:
@@ -145,9 +153,31 @@ class MailService(service.Service):
             quarantines=stages.quarantines,
             maxDelivering=config.max_delivering,
             returnOctets=config.bounce_size,
+            submission=config.submission,
         )
         self.server.listeners.change(wanted, config.grace)
         _log.info("configuration reloaded")
+
+
+def keepStatePrivate(config: Config) -> None:
+    """
+    Take an existing C{state_dir} away from other users, with a line in the log.
+
+    @raise SpoolError: it could be something else than a directory of ours.
+    @raise OSError: it is not this process's to change.
+    """
+    path = config.stateDir
+    if not os.path.isdir(path) or not os.stat(path).st_mode & 0o077:
+        return
+    found = os.stat(path)
+    isKnown = os.path.isdir(os.path.join(config.spoolDirectory, "bodies")) or not os.listdir(path)
+    if found.st_uid != os.geteuid() or found.st_mode & stat.S_ISVTX or not isKnown:
+        mode = stat.S_IMODE(found.st_mode)
+        raise SpoolError(
+            f"state_dir {path} has mode {mode:04o}: expected a directory of its own, with mode 0700"
+        )
+    mode = durable.keepPrivate(path) or 0
+    _log.warn("{path} had mode {mode}, and has 0700 now", path=path, mode=f"{mode:04o}")
 
 
 def _services(config: Config, reactor: IReactor) -> Services:

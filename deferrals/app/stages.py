@@ -6,23 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twisted.logger import Logger
-
 from deferrals.config.tables import Config, DeliveryStage, Policy, RecipientRule, Stage
 from deferrals.errors import ConfigError
 from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
     IEnvelopeStage,
+    IOnwardDelivery,
+    IOutwardPlugin,
     IServices,
     IStagePlugin,
 )
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.plugins.finding import build
-from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
+from deferrals.stages.envelope.rules import Allowed, Onward, Pattern, Rule, RuleTable
 
 _log = Logger(namespace="deferrals")
 
@@ -69,6 +70,7 @@ class StageSet:
         self.policies = {name: self._contentStages(name) for name in config.policies}
         self.deliveries: dict[str, IDeliveryStage] = {}
         self.schedules: dict[str, Schedule] = {}
+        self._onward: set[str] = set()
         for name, delivery in config.deliveries.items():
             self._addDelivery(name, delivery, f"deliveries.{name}")
         self.quarantines = dict(self._quarantineNames())
@@ -77,7 +79,8 @@ class StageSet:
         verdicts = {
             name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
         }
-        self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries)
+        onward = Onward(self._onward, self.quarantines)
+        self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries, onward)
 
     def routeBack(self, sender: Mailbox) -> Route | None:
         """
@@ -96,7 +99,9 @@ class StageSet:
         ]
 
     def _addDelivery(self, name: str, table: DeliveryStage, key: str) -> None:
-        self.deliveries[name] = IDeliveryStage(self._build(table, key))
+        self.deliveries[name] = built = IDeliveryStage(self._build(table, key))
+        if IOnwardDelivery.providedBy(built) or IOutwardPlugin.providedBy(table.plugin):
+            self._onward.add(name)
         self.schedules[name] = table.schedule
 
     def _quarantineNames(self) -> list[tuple[str, str]]:
@@ -132,7 +137,7 @@ class StageSet:
             checks.append(delivery)
         verdict = _verdict(self._config.policies[rule.policy], Route(rule.policy, name))
         allow = None if rule.allow is None else Allowed.parse(rule.allow)
-        return Rule(Pattern.parse(rule.match), verdict, checks, allow)
+        return Rule(Pattern.parse(rule.match), verdict, checks, allow, rule.sender_routing)
 
     def _build(self, table: Stage, key: str) -> object:
         """

@@ -3,7 +3,8 @@ A password file as a credentials checker: C{--auth passwd:FILE}.
 
 Passwords are hashed in threads, not more than two at once, so that a client
 that tries many takes no time from the others.  The file is read again when it
-has changed.
+has changed.  For a name that is not in it a user's hash is computed all the
+same, and the result dropped.
 
 On an error (the file cannot be read, a line is none) the checker fails, and the
 client is told to come again later.
@@ -21,15 +22,12 @@ from twisted.internet.defer import Deferred
 from zope.interface import Interface, implementer
 
 from deferrals.deferreds import InThread, Threads
-from deferrals.interfaces import IScramChecker, IScramCredentials
-from deferrals.model.passwords import ScryptHash, Secrets, parseLine
+from deferrals.interfaces import IScramChecker, IScramCredentials, IScramShapes
+from deferrals.model.passwords import Secrets, Strangers, parseLine
 from deferrals.model.sasl import SaslError, ScramKeys, saslprep
 
 #: Passwords that are hashed at once.
 AT_ONCE = 2
-
-#: What is hashed for a name that is not in the file: it takes as long.
-_UNKNOWN = Secrets(ScryptHash(14, 8, 1, b"nobody's salt...", b"\0" * 32))
 
 
 def readPasswords(path: str) -> dict[str, Secrets]:
@@ -51,7 +49,7 @@ def readPasswords(path: str) -> dict[str, Secrets]:
     return users
 
 
-@implementer(ICredentialsChecker, IScramChecker)
+@implementer(ICredentialsChecker, IScramChecker, IScramShapes)
 class PasswordFile:
     """
     See the module.
@@ -67,6 +65,7 @@ class PasswordFile:
         self._path = os.path.abspath(path)
         self._threads = Threads(inThread, AT_ONCE)
         self._users: dict[str, Secrets] = {}
+        self._strangers = Strangers({})
         self._version: tuple[int, int, int] | None = None
 
     def requestAvatarId(self, credentials: object) -> Deferred[bytes | tuple[()]]:
@@ -84,17 +83,33 @@ class PasswordFile:
         """
         return self._threads.run(lambda: self._find(user).scram)
 
+    def scramShapes(self) -> Deferred[Sequence[tuple[int, int]]]:
+        """
+        See L{IScramShapes.scramShapes}.
+        """
+        return self._threads.run(lambda: self._read().shapes)
+
     # In a thread.
+
+    def _read(self) -> Strangers:
+        """
+        Read the file, if it is not known as it is.
+
+        @return: what there is for strangers.
+        """
+        stat = os.stat(self._path)
+        version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if version != self._version:
+            users = readPasswords(self._path)
+            self._users, self._strangers, self._version = users, Strangers(users), version
+        return self._strangers
 
     def _find(self, user: bytes) -> Secrets:
         """
         @return: what is kept of a user's password; empty where there is no
             such user.
         """
-        stat = os.stat(self._path)
-        version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if version != self._version:
-            self._users, self._version = readPasswords(self._path), version
+        self._read()
         try:
             return self._users.get(saslprep(user.decode("utf-8")), Secrets())
         except (SaslError, UnicodeDecodeError):
@@ -102,9 +117,11 @@ class PasswordFile:
 
     def _checked(self, user: bytes, password: bytes) -> bytes | tuple[()]:
         secrets = self._find(user)
-        known = secrets.scrypt is not None or secrets.scram is not None
-        isRight = (secrets if known else _UNKNOWN).check(password.decode("utf-8", "replace"))
-        if not isRight:
+        isKnown = secrets.cost is not None
+        if not isKnown:
+            secrets = self._strangers.secrets(user)
+        isRight = secrets.check(password.decode("utf-8", "replace"))
+        if not (isKnown and isRight):
             raise UnauthorizedLogin()
         return saslprep(user.decode("utf-8")).encode("utf-8")
 

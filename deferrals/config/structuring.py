@@ -20,6 +20,7 @@ from cattrs.errors import (
 
 from deferrals.model.schedule import Steps, parseSteps
 from deferrals.model.settings import BadSetting, Octets, Seconds, parseOctets, parseSeconds
+from deferrals.stages.envelope.ownsenders import Senders, parseSenders
 
 _UNION = type(Optional[int])  # noqa: UP045 (its type differs from that of int | None)
 
@@ -35,6 +36,7 @@ def makeConverter() -> cattrs.Converter:
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(Seconds, lambda value, _: parseSeconds(value))
     converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
+    converter.register_structure_hook(Senders, lambda value, _: parseSenders(value))
     converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
     converter.register_structure_hook_func(_isOptional, _optional(converter))
     converter.register_structure_hook_func(_isChoice, _choice)

@@ -45,6 +45,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
 from deferrals.stages.envelope.rules import Allowed, Pattern
+from deferrals.stages.envelope.submission import SubmissionSettings
 
 #: Endpoints that are known to have no TLS of their own.
 _CLEAR = ("tcp:", "tcp6:", "unix:", "systemd:")
@@ -235,7 +236,11 @@ class RecipientRule:
     @ivar allow: the clients that the rule is for: C{"authenticated"}, addresses
         and networks, C{"unix"} for Unix sockets; it does not match for others.
         By default it is for all, which C{"*"} with a delivery that leads out
-        cannot be.
+        cannot be; nor for networks that keep hardly anybody out (together an
+        eighth of all addresses), whatever their form.
+    @ivar sender_routing: lets local parts with C{%}, C{!} or C{@}, or that begin
+        with C{|} or C{/}, pass where the delivery leads on to another mail server
+        (C{smtp}, C{lmtp}, C{mx}); otherwise 550 5.7.1.
     """
 
     match: str = attrs.field(validator=checked(Pattern.parse))
@@ -243,6 +248,7 @@ class RecipientRule:
     deliver: DeliveryStage | str | None = None
     check: tuple[EnvelopeStage, ...] = ()
     allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
+    sender_routing: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -251,7 +257,8 @@ class Config(ReplyTimes):
     A whole file.
 
     @ivar hostname: how the server introduces itself; this machine's name.
-    @ivar state_dir: where the spool is; made with mode 0700.
+    @ivar state_dir: where the spool is; made with mode 0700, and taken away from
+        other users at a start where it had another mode.
     @ivar max_judging: messages in the content stage at once.
     @ivar max_delivering: attempts to deliver that are under way at once.
     @ivar bounces: the name of the delivery that takes notices to senders that
@@ -264,6 +271,7 @@ class Config(ReplyTimes):
     @ivar listen: where mail comes in: at least one.
     @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
+    @ivar submission: what users who have logged in may send.
     @ivar policies: what recipients think of mail, by name.
     @ivar deliveries: deliveries that several rules, or stages, refer to by name.
     @ivar recipients: which recipients there are; the first rule that matches counts.
@@ -280,6 +288,7 @@ class Config(ReplyTimes):
     dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     tls: TLSTable | None = None
     limits: Limits = Limits()
+    submission: SubmissionSettings = SubmissionSettings()
     policies: dict[str, Policy] = attrs.field(factory=dict)
     deliveries: dict[str, DeliveryStage] = attrs.field(
         factory=dict, validator=checked(_deliveryNames)

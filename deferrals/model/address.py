@@ -31,6 +31,7 @@ _LOCAL = re.compile(rf'[{_ATEXT}]+(?:\.[{_ATEXT}]+)*|"(?:[^"\\{UNFIT}]|\\[\x20-\
 _DOMAIN = re.compile(rf"[A-Za-z0-9{WORD}_](?:[A-Za-z0-9{WORD}._\-]*)|\[[^\[\]\\\s]*\]")
 _ROUTE = re.compile(r"@[^:<>\s\"]*:")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?")
+_ROUTING = frozenset("%!@")
 _DOT_ATOM = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")
 
 
@@ -133,6 +134,17 @@ class Mailbox:
 
     def __str__(self) -> str:
         return _text(self.local, self.shownDomain or self.domain)
+
+
+def isRouted(address: Mailbox) -> bool:
+    """
+    Whether a mail server behind this one could take the local part for another
+    address (C{victim%outside.example}, C{outside.example!victim}, an C{@} within
+    quotes), for a program (C{|}) or for a file (C{/}): the sender, and not the
+    server, would say where the mail goes (RFC 5321 §3.3, §F.2).
+    """
+    local = address.local
+    return not _ROUTING.isdisjoint(local) or local.startswith(("|", "/"))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -155,9 +155,7 @@ class Block:
         """
         self.isOverdue = self.isOverdue or self.undecided > 0
 
-    def resolve(
-        self, resolution: Resolution, has: Collection[int] = (), reached: int = 0
-    ) -> None:
+    def resolve(self, resolution: Resolution, has: Collection[int] = (), reached: int = 0) -> None:
         """
         End the dilemma.
 
@@ -222,7 +220,8 @@ class Block:
         """
         if self.resolution is not None:
             return self.resolution is Resolution.ACCEPT
-        isExact = self.form is not Form.PLAIN or len(self.answers) == 1
+        isExact = len(self.answers) == 1 and not self.isWatched
+        isExact = isExact or self.form is not Form.PLAIN
         return None in self.answers and isExact
 
     @property

@@ -43,6 +43,7 @@ class Reschedule:
         for never.
     @ivar attempted: whether there has been an attempt; otherwise the recipient
         has merely been put back.
+    @ivar isHeld: whether it waits until an operator releases it.
     """
 
     destination: str
@@ -52,6 +53,7 @@ class Reschedule:
     reply: Reply | None = None
     host: str = ""
     attempted: bool = True
+    isHeld: bool = False
 
 
 @attrs.frozen

@@ -12,20 +12,24 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 
 import attrs
 
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Parameters
 from deferrals.model.reply import Reply
+from deferrals.model.text import cleaned
 from deferrals.model.trace import rfc5322Date
 
 #: No more of a header than this is sent back.
 HEADER_OCTETS = 64 * 1024
 
 _FOLD = 76
-_CONTROL = dict.fromkeys((*range(32), 127), " ")
+
+#: A word that is longer than this is broken (RFC 5322 §2.1.1).
+_LINE_OCTETS = 900
 _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(<[!-~]{1,250}>)[ \t]*$", re.I | re.M)
 
 #: What Action (RFC 3464 §2.3.3) becomes of what is to be told.
@@ -92,7 +96,7 @@ class Notification:
     now: float
     leftSeconds: float = 0.0
 
-    @property
+    @cached_property
     def isGlobal(self) -> bool:
         """
         Whether it has to be the UTF-8 form (RFC 6533): the sender can read
@@ -138,10 +142,13 @@ class Notification:
         return data, Parameters(body=body, smtputf8=utf8)
 
     def _boundary(self, parts: Sequence[bytes]) -> str:
-        number = 0
-        while any(f"=_{self.id}_{number}".encode("ascii") in part for part in parts):
-            number += 1
-        return f"=_{self.id}_{number}"
+        """
+        One that is in none of the parts: no number there is as high.
+        """
+        begin = f"=_{self.id}_"
+        number = re.compile(re.escape(begin.encode("ascii")) + rb"([0-9]{1,9})")
+        taken = (int(found) for part in parts for found in number.findall(part))
+        return f"{begin}{max(taken, default=-1) + 1}"
 
     def _worst(self) -> str:
         """
@@ -166,7 +173,7 @@ class Notification:
                 )
                 lines.append("")
             lines += self._personally(addressee)
-        text = "\r\n".join(_clean(line) for line in lines)
+        text = "\r\n".join(cleaned(line) for line in lines)
         kind = "us-ascii" if text.isascii() else "utf-8"
         return _part(f"text/plain; charset={kind}", *self._eightBit(text.encode("utf-8")))
 
@@ -271,11 +278,8 @@ def _part(kind: str, how: str, data: bytes) -> bytes:
 
 
 def _fields(fields: Sequence[tuple[str, str]], utf8: bool = True) -> bytes:
-    out = b""
-    for name, value in fields:
-        lines = _wrapped(f"{name}: {_clean(value)}")
-        out += ("\r\n ".join(lines) + "\r\n").encode("utf-8" if utf8 else "ascii", "replace")
-    return out
+    text = "".join("\r\n ".join(_wrapped(f"{name}: {value}")) + "\r\n" for name, value in fields)
+    return text.encode("utf-8" if utf8 else "ascii", "replace")
 
 
 def _wrapped(text: str, width: int = _FOLD) -> list[str]:
@@ -284,20 +288,26 @@ def _wrapped(text: str, width: int = _FOLD) -> list[str]:
     (RFC 5322 §2.1.1).
     """
     lines: list[str] = []
-    line = ""
-    for word in _clean(text).split(" "):
-        while len(word) > 900:
-            lines, line, word = [*lines, *([line] if line else []), word[:900]], "", word[900:]
-        if line and len(line) + 1 + len(word) > width and not line.endswith(":"):
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-    return [*lines, line]
+    words: list[str] = []
+    length = 0
+    for word in _words(cleaned(text)):
+        isFull = bool(words) and length + 1 + len(word) > width
+        if isFull and (length >= width or not words[-1].endswith(":")):
+            lines.append(" ".join(words))
+            words = []
+        length = length + 1 + len(word) if words else len(word)
+        words.append(word)
+    return [*lines, " ".join(words)]
 
 
-def _clean(text: str) -> str:
-    return text.translate(_CONTROL)
+def _words(text: str) -> Iterator[str]:
+    """
+    What stands between blanks; in pieces, where it would not fit into a line.
+    """
+    for word in text.split(" "):
+        most = _LINE_OCTETS if word.isascii() else _LINE_OCTETS // 4
+        for start in range(0, len(word) or 1, most):
+            yield word[start : start + most]
 
 
 def _said(reply: Reply) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from deferrals.model.reply import Reply
+from deferrals.model.reply import Reply, kept
 
 #: The code that is kept for this.
 EXTENDED = 558
@@ -54,6 +54,6 @@ def ownReplies(lines: Sequence[str]) -> list[Reply]:
             break
         begun.append(line)
         if match[2] != "-":
-            found.append(Reply.ofLines(begun))
+            found.append(kept(Reply.ofLines(begun)))
             begun = []
     return found

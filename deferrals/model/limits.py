@@ -87,6 +87,14 @@ class Limits:
     @ivar auth_delay: how long the answer to a failed attempt is held back;
         doubled with each further one from the same address within an hour, up
         to 30 seconds.
+    @ivar auth_address_failures: wrong passwords for one account from one
+        address within an hour; then no password is looked at, 454 4.7.0.
+    @ivar auth_network_failures: the same for all accounts from one network (an
+        IPv4 /24, an IPv6 /48); an account that has logged in from its address
+        before is let through.
+    @ivar auth_account_failures: wrong passwords for one account, from
+        everywhere, within an hour; then an address that it has not logged in
+        from has two attempts an hour.
     @ivar auth_timeout: how long it may take to check a password; the client is
         then told to come again later, 454 4.7.0.
     @ivar envelope_timeout: how long an envelope stage may take.
@@ -110,5 +118,8 @@ class Limits:
     data_rate: Octets = attrs.field(default=Octets(100), validator=checked(positive))
     auth_failures: int = attrs.field(default=3, validator=checked(positive))
     auth_delay: Seconds = Seconds(3)
+    auth_address_failures: int = attrs.field(default=10, validator=checked(positive))
+    auth_network_failures: int = attrs.field(default=50, validator=checked(positive))
+    auth_account_failures: int = attrs.field(default=50, validator=checked(positive))
     auth_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))
     envelope_timeout: Seconds = attrs.field(default=Seconds(30), validator=checked(positive))

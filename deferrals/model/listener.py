@@ -13,7 +13,7 @@ import attrs
 from deferrals.model.commands import checkName
 from deferrals.model.limits import Limits, ReplyTimes
 from deferrals.model.mixed import Mixed
-from deferrals.model.networks import Networks
+from deferrals.model.networks import Networks, limited
 from deferrals.model.settings import BadSetting, Seconds, checked, ofTheirTypes, positive
 
 #: What C{withhold} can take back.
@@ -89,9 +89,9 @@ class ListenerOptions:
     auth_without_tls: bool = False
     greet_delay: Seconds = Seconds(0)
     proxies: tuple[str, ...] = attrs.field(
-        default=("127.0.0.0/8", "::1", "unix"), validator=checked(Networks.parse)
+        default=("127.0.0.0/8", "::1", "unix"), validator=checked(limited)
     )
-    xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
+    xclient: tuple[str, ...] = attrs.field(default=(), validator=checked(limited))
     exdata: tuple[str, ...] = attrs.field(default=(), validator=checked(Networks.parse))
     enumerate: Literal["content", "delivery"] = "content"
     delivery_deadline: Seconds = attrs.field(default=Seconds(20), validator=checked(positive))

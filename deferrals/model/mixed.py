@@ -64,11 +64,12 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import Any
 
 import attrs
+import cattrs
 
 from deferrals.model.address import Mailbox
+from deferrals.model.json import JSON
 
 #: How long a record lasts after its message has come, in seconds.
 LIFETIME_SECONDS = 6 * 3600.0
@@ -84,6 +85,9 @@ SIZE_OCTETS = 256
 
 #: From so many addresses on, a record of an unproved sender is its network's.
 ADDRESSES = 3
+
+#: Records as notes have them.
+_JSON = cattrs.Converter(detailed_validation=False)
 
 #: It gave up so often that this is its way; it was seen not to.
 _PROOF, _SPLITS = 2, -100
@@ -285,16 +289,19 @@ class Record:
         """Whether its sender is proved to make one thing of it."""
         return self.gaveUp >= _PROOF
 
-    def toJSON(self) -> dict[str, Any]:
+    def toJSON(self) -> JSON:
         """What L{fromJSON} reads."""
-        states = {key: state.value for key, state in self.states.items()}
-        return {**attrs.asdict(self, recurse=False), "states": states}
+        found: JSON = _JSON.unstructure(self)
+        return found
 
     @classmethod
-    def fromJSON(cls, data: Mapping[str, Any]) -> Record:
-        """The inverse of L{toJSON}."""
-        states = {key: State(value) for key, value in data["states"].items()}
-        return cls(**{**data, "states": states, "addresses": tuple(data["addresses"])})
+    def fromJSON(cls, data: JSON) -> Record:
+        """
+        The inverse of L{toJSON}.
+
+        @raise Exception: it is none.
+        """
+        return _JSON.structure(data, cls)
 
 
 NOTHING = Record()

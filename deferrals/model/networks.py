@@ -12,6 +12,12 @@ import attrs
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+#: IPv4 within IPv6.
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+#: Where IPv6 clients of the Internet are.
+_PUBLIC = ipaddress.IPv6Network("2000::/3")
+
 #: The client's address where there is no IP address: a Unix socket's.
 LOCAL = "local"
 
@@ -71,6 +77,52 @@ def neighbourhood(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False))
 
 
+@functools.lru_cache(maxsize=4096)
+def largerNetwork(address: str) -> str:
+    """
+    The network that an address is counted with where one customer may have
+    several: the IPv4 /24, the IPv6 /48.
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((found, 24 if found.version == 4 else 48), strict=False))
+
+
+def _network(word: str) -> _Network:
+    """
+    A network; one of IPv4 in IPv6 is that of IPv4, as L{normalAddress} is.
+
+    @raise ValueError: it is none.
+    """
+    found = ipaddress.ip_network(word)
+    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(_MAPPED):
+        inside = found.network_address.ipv4_mapped
+        assert inside is not None
+        return ipaddress.IPv4Network((inside, found.prefixlen - 96))
+    return found
+
+
+def _publicAddresses(network: ipaddress.IPv6Network) -> int:
+    """
+    How many public addresses are in it.
+    """
+    if network.supernet_of(_PUBLIC):
+        return _PUBLIC.num_addresses
+    return network.num_addresses if network.subnet_of(_PUBLIC) else 0
+
+
+def limited(words: Iterable[str]) -> None:
+    """
+    For L{checked<deferrals.model.settings.checked>}: networks that are trusted.
+
+    @raise ValueError: one of them is none, or they are everybody's.
+    """
+    if Networks.parse(words).isEverybody:
+        raise ValueError("networks of your own: these keep nobody out")
+
+
 @attrs.frozen
 class Networks:
     """
@@ -95,7 +147,7 @@ class Networks:
                 unix = True
                 continue
             try:
-                found.append(ipaddress.ip_network(word))
+                found.append(_network(word))
             except ValueError:
                 raise ValueError(
                     f"addresses, networks such as 192.0.2.0/24, or unix; not {word!r}"
@@ -109,10 +161,22 @@ class Networks:
         if address == LOCAL:
             return self.unix
         try:
-            found = ipaddress.ip_address(address)
+            found = ipaddress.ip_address(normalAddress(address))
         except ValueError:
             return False
         return any(found in network for network in self.networks)
+
+    @property
+    def isEverybody(self) -> bool:
+        """
+        Whether they keep hardly anybody out, however that is written: together
+        they hold an eighth of all IPv4 addresses, or of the public IPv6 ones.
+        """
+        old = [one for one in self.networks if one.version == 4]
+        new = [one for one in self.networks if one.version == 6]
+        public = sum(map(_publicAddresses, ipaddress.collapse_addresses(new)))
+        held = sum(one.num_addresses for one in ipaddress.collapse_addresses(old))
+        return 8 * held >= 1 << 32 or 8 * public >= _PUBLIC.num_addresses
 
     def __bool__(self) -> bool:
         return self.unix or bool(self.networks)

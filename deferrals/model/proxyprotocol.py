@@ -11,7 +11,7 @@ import struct
 
 import attrs
 
-from deferrals.model.networks import LOCAL, normalAddress
+from deferrals.model.networks import LOCAL, UNKNOWN, normalAddress
 
 #: The longest header of version 1, CRLF included.
 _MAX_LINE_OCTETS = 107
@@ -38,8 +38,8 @@ class Source:
     """
     Whom the proxy speaks for.
 
-    @ivar address: their IP address, or C{"local"}; C{None} where the proxy
-        speaks for itself (a health check), or does not know.
+    @ivar address: their IP address, or C{"local"}; C{"unknown"} where the proxy
+        does not know; C{None} where it speaks for itself (a health check).
     """
 
     address: str | None = None
@@ -70,7 +70,7 @@ def _line(data: bytes) -> tuple[Source, int] | None:
     if match is None:
         raise ProxyError("a malformed PROXY header")
     if match[1] is None:
-        return Source(), end + 2
+        return Source(UNKNOWN), end + 2
     family = ipaddress.IPv4Address if match[1] == "TCP4" else ipaddress.IPv6Address
     try:
         family(match[2])
@@ -106,7 +106,7 @@ def _source(family: int, addresses: bytes) -> Source:
         elif family == _IPV6:
             source, _, port, _ = struct.unpack_from("!16s16sHH", addresses)
         else:
-            return Source(LOCAL) if family == _UNIX else Source()
+            return Source(LOCAL if family == _UNIX else UNKNOWN)
     except struct.error:
         raise ProxyError("a PROXY header too short for its addresses") from None
     return Source(normalAddress(str(ipaddress.ip_address(source))), port)

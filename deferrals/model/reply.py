@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import attrs
 
+from deferrals.model.text import cleanedLines, hasControls
+
 __all__ = [
     "R250_CONTENT",
     "R451_LATE",
@@ -30,6 +32,8 @@ RECIPIENT_CODES = frozenset({250, 251, 450, 451, 452, 455, 550, 551, 552, 553, 5
 #: RFC 5321 §4.5.3.1.5: a reply line, its code and CRLF included, in octets.
 MAX_LINE_OCTETS = 512
 
+#: What is kept of a reply that another server gave, in octets.
+KEPT_OCTETS = 1024
 #: So much of a text is said, however long it is: the client has to read it all
 #: before the next reply, and so has whoever reads the log.
 MAX_TEXT = 64 << 10
@@ -39,20 +43,13 @@ MAX_LINES = 500
 _SHORT = MAX_LINE_OCTETS - 20
 
 _LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(.*))?", re.S)
-_CONTROL = {
-    **dict.fromkeys(range(0x20), " "),
-    **dict.fromkeys(range(0x7F, 0xA0), " "),
-    **dict.fromkeys((0x2028, 0x2029), " "),
-    **dict.fromkeys(range(0xD800, 0xE000), "?"),
-}
-del _CONTROL[0x0A]
 _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
 
 #: Pairs of code and enhanced code that have been found to be valid; servers use few.
 _KNOWN: set[tuple[int, str | None]] = set()
 _MAX_KNOWN = 1000
 
-_PATH = re.compile(r"<[^<>\s]+@[^<>\s]+>")
+_PATH = re.compile(r"<[^<>\s][^<>\s@]*+@[^<>\s]++>")
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
@@ -84,8 +81,9 @@ class Reply:
     @ivar enhanced: the enhanced status code, e.g. C{"5.1.1"}; C{None} on the
         replies that carry none: all of 3xx (P-5), the greeting and EHLO.
     @ivar text: what a postmaster reads.  A line feed in it makes a multi-line
-        reply; every other control character becomes a blank.  Only its first
-        65536 characters, and 500 lines, are said.
+        reply; what else acts or hides is made visible
+        (L{deferrals.model.text}).  Only its first 65536 characters, and 500 lines,
+        are said.
     @raise TypeError: an attribute is of another type.
     @raise ValueError: there is no such code, or it goes with another enhanced
         code.
@@ -125,7 +123,7 @@ class Reply:
         """
         if len(text.encode("utf-8", "replace")) > MAX_LINE_OCTETS:
             raise ValueError(f"a reply of at most {MAX_LINE_OCTETS} octets")
-        if text != text.translate(_CONTROL) or "\n" in text:
+        if hasControls(text):
             raise ValueError("a reply without control characters")
         match = _LINE.fullmatch(text)
         if match is None:
@@ -228,7 +226,7 @@ class Reply:
         lines: list[str] = []
         isWhole = self.code == 558  # X-5: there is a recipient's reply in each line
         text = self.text if isWhole else self.text[:MAX_TEXT]
-        for line in text.translate(_CONTROL).split("\n"):
+        for line in cleanedLines(text):
             lines += _pieces(line, room) if len(line) * 4 > room else [line]
         return lines if isWhole else lines[:MAX_LINES]
 
@@ -265,6 +263,17 @@ class Reply:
         return f"{self.code} {prefix}{' / '.join(self.lines())}".rstrip()
 
 
+def kept(reply: Reply) -> Reply:
+    """
+    What is kept of a reply that another server gave: its text made harmless,
+    and no longer than L{KEPT_OCTETS}.
+    """
+    text = "\n".join(cleanedLines(reply.text[:KEPT_OCTETS]))[:KEPT_OCTETS]
+    if not text.isascii():
+        text = text.encode("utf-8")[:KEPT_OCTETS].decode("utf-8", "ignore")
+    return reply if text == reply.text else attrs.evolve(reply, text=text)
+
+
 R220_READY_FOR_TLS = Reply(220, "2.0.0", "ready to start TLS")
 R221_BYE = Reply(221, "2.0.0", "closing the connection")
 R235_AUTHENTICATED = Reply(235, "2.7.0", "authenticated")
@@ -282,12 +291,14 @@ R421_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, closing the connect
 R421_TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands on one connection")
 R421_TOO_MANY_MESSAGES = Reply(421, "4.7.0", "too many messages on one connection, make a new one")
 R421_TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "too many connections, try again later")
+R421_NO_DESCRIPTOR = Reply(421, "4.3.2", "too many open files here, try again later")
 R421_TOO_MANY_FROM_YOU = Reply(421, "4.7.0", "too many connections from your address")
 R421_AUTH_FAILURES = Reply(421, "4.7.0", "too many failed authentications")
 R421_LOCAL_ERROR = Reply(421, "4.3.0", "local error, closing the connection")
 R450_SOME_TEMPORARY = Reply(
     450, "4.7.1", "refused for all recipients, for some of them only for now"
 )
+R450_OVER_LIMIT = Reply(450, "4.7.1", "you have sent as much as you may for now, try again later")
 R451_LATE = Reply(451, "4.3.0", "no decision in time, try again later")
 R451_STAGE_FAILED = Reply(451, "4.3.0", "local error while judging the message, try again later")
 R451_LOCAL_ERROR = Reply(451, "4.3.0", "local error in processing, try again later")
@@ -310,6 +321,7 @@ R452_OTHERS_FIRST = Reply(
 R452_TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients in one message")
 R454_TLS_NOT_READY = Reply(454, "4.7.0", "TLS is not available at the moment")
 R454_AUTH_NOT_NOW = Reply(454, "4.7.0", "authentication does not work at the moment")
+R454_TOO_MANY_FAILURES = Reply(454, "4.7.0", "too many wrong passwords, try again later")
 R500_UNKNOWN_COMMAND = Reply(500, "5.5.1", "command not recognised")
 R500_LINE_TOO_LONG = Reply(500, "5.5.2", "line too long")
 R500_BAD_LINE = Reply(500, "5.5.2", "control character in the command line")
@@ -335,11 +347,13 @@ R503_HELO_FIRST = Reply(503, "5.5.1", "say EHLO first")
 R550_NOT_TRUSTED = Reply(550, "5.7.0", "not from you")
 R550_UNKNOWN_RECIPIENT = Reply(550, "5.1.1", "no such recipient here")
 R550_RELAYING_DENIED = Reply(550, "5.7.1", "relaying denied")
+R550_SENDER_ROUTING = Reply(550, "5.7.1", "routing by the sender is refused")
 R550_BARE_NEWLINE = Reply(550, "5.6.0", "the message has a bare CR or LF: lines end with <CR><LF>")
 R550_REFUSED_BY_ALL = Reply(550, "5.7.1", "refused for all recipients")
 R552_TOO_LARGE = Reply(552, "5.3.4", "message too large")
 R552_HEADER_TOO_LARGE = Reply(552, "5.3.4", "message header too large")
 R553_NEEDS_UTF8 = Reply(553, "5.6.7", "address needs SMTPUTF8")
+R553_NOT_YOUR_SENDER = Reply(553, "5.7.1", "this is no sender that you may use")
 R554_EARLY_TALKER = Reply(554, "5.5.1", "you talk before the greeting")
 R554_BEHIND_STARTTLS = Reply(554, "5.5.1", "nothing may follow STARTTLS before the handshake")
 R554_ROUTING_LOOP = Reply(554, "5.4.6", "too many Received headers: the message is in a loop")

@@ -6,12 +6,19 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import re
 
 from deferrals.model.envelope import Envelope
+from deferrals.model.text import cleaned, oneLine
 from deferrals.model.verdict import Marks
 
 #: A field's text is folded before it gets longer than this (RFC 5322 §2.1.1).
 _FOLD_OCTETS = 76
+
+#: So many forms of one header section are kept at once.
+_MAX_HEADS = 8
+
+_BETWEEN_FIELDS = re.compile(rb"\r\n(?![ \t])")
 
 
 def rfc5322Date(seconds: float) -> str:
@@ -33,12 +40,12 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     client = envelope.client
     literal = f"IPv6:{client.address}" if ":" in client.address else client.address
     user = " authenticated" if client.user is not None else ""
-    lines = [f"Received: from {client.helo or 'unknown'} ([{literal}]{user})"]
+    lines = [f"Received: from {cleaned(client.helo) or 'unknown'} ([{literal}]{user})"]
     if client.tls is not None:
-        lines.append(f"\t(using {client.tls})")
+        lines.append(f"\t(using {cleaned(client.tls)})")
     lines.append(f"\tby {hostname} with {client.protocol} id {envelope.id}")
     if recipient is not None:
-        lines.append(f"\tfor <{recipient}>")
+        lines.append(f"\tfor <{cleaned(recipient)}>")
     lines[-1] += ";"
     lines.append(f"\t{rfc5322Date(envelope.received)}")
     return "".join(line + "\r\n" for line in lines).encode("utf-8")
@@ -48,14 +55,14 @@ def returnPath(envelope: Envelope) -> bytes:
     """
     The Return-Path field, CRLF included: for final delivery only.
     """
-    return f"Return-Path: <{envelope.senderText}>\r\n".encode()
+    return f"Return-Path: <{cleaned(envelope.senderText)}>\r\n".encode()
 
 
 def deliveredTo(recipient: str) -> bytes:
     """
     The Delivered-To field, CRLF included (RFC 9228).
     """
-    return f"Delivered-To: {recipient}\r\n".encode()
+    return f"Delivered-To: {cleaned(recipient)}\r\n".encode()
 
 
 def field(name: str, value: str) -> bytes:
@@ -68,51 +75,73 @@ def field(name: str, value: str) -> bytes:
     name = "".join(c for c in name if "!" <= c <= "~" and c != ":")
     if not name:
         return b""
-    words = value.replace("\r", " ").replace("\n", " ").replace("\0", " ").split(" ")
-    lines, line = [], f"{name}:"
+    words = (oneLine if name.lower() == "subject" else cleaned)(value).split(" ")
+    lines, line, length, isBlank = [], [f"{name}:"], len(name) + 1, False
     for word in words:
-        if len(line) + 1 + len(word) > _FOLD_OCTETS and line.strip():
-            lines.append(line)
-            line = ""
-        line += f" {word}"
-    return ("\r\n".join([*lines, line]) + "\r\n").encode("utf-8", "replace")
+        if length + 1 + len(word) > _FOLD_OCTETS and not isBlank:
+            lines.append(" ".join(line))
+            line, length, isBlank = [""], 0, True
+        line.append(word)
+        length += 1 + len(word)
+        isBlank = isBlank and not word.strip()
+    return ("\r\n".join([*lines, " ".join(line)]) + "\r\n").encode("utf-8")
 
 
-def marked(marks: Marks, head: bytes) -> tuple[bytes, bytes]:
+class Head:
     """
-    Apply a cohort's marks to a message.
+    The header section of a message as its copies get it: taken apart once, and
+    put together once for all copies that are marked alike.
 
-    @param head: the message's header section without the empty line.
-    @return: the fields to put in front, and the header section as this cohort
-        gets it (the same object, where nothing in it changes).
+    @ivar original: the header section without the empty line.
     """
-    front = b"".join(field(name, value) for name, value in marks.headers)
-    if not (marks.removed or marks.subjectPrefix):
-        return front, head
-    removed = {name.lower().encode("ascii", "replace") for name in marks.removed}
-    prefix = marks.subjectPrefix.translate({13: " ", 10: " ", 0: " "}).encode("utf-8")
-    out = []
-    for line in _unfoldedLines(head):
-        name, colon, value = line.partition(b":")
-        name = name.strip().lower()
-        if colon and name in removed:
-            continue
-        if colon and prefix and name == b"subject":
-            line, prefix = b"Subject: " + prefix + value.lstrip(b" \t"), b""
-        out.append(line)
-    if prefix:
-        out.append(b"Subject: " + prefix.rstrip())
-    return front, b"\r\n".join(out)
+
+    def __init__(self, original: bytes) -> None:
+        self.original = original
+        self._fields: list[bytes] | None = None
+        self._found: dict[tuple[tuple[str, ...], str], bytes] = {}
+
+    def marked(self, marks: Marks) -> bytes:
+        """
+        @return: the header section for this cohort; L{original} itself, where
+            nothing in it changes.
+        """
+        key = (tuple(marks.removed), marks.subjectPrefix)
+        if key == ((), ""):
+            return self.original
+        if key not in self._found:
+            if len(self._found) >= _MAX_HEADS:
+                self._found.clear()
+            self._found[key] = self._changed(*key)
+        return self._found[key]
+
+    def _changed(self, names: tuple[str, ...], subject: str) -> bytes:
+        if self._fields is None:
+            self._fields = _unfoldedLines(self.original)
+        removed = {name.lower().encode("ascii", "replace") for name in names}
+        prefix = oneLine(subject).encode("utf-8")
+        out = []
+        for line in self._fields:
+            name, colon, value = line.partition(b":")
+            name = name.strip().lower()
+            if colon and name in removed:
+                continue
+            if colon and prefix and name == b"subject":
+                line, prefix = b"Subject: " + prefix + value.lstrip(b" \t"), b""
+            out.append(line)
+        if prefix:
+            out.append(b"Subject: " + prefix.rstrip())
+        return b"\r\n".join(out)
+
+
+def fields(marks: Marks) -> bytes:
+    """
+    The fields that a cohort's marks put in front of a message.
+    """
+    return b"".join(field(name, value) for name, value in marks.headers)
 
 
 def _unfoldedLines(head: bytes) -> list[bytes]:
     """
     The fields of a header section, each with its folded lines.
     """
-    fields: list[bytes] = []
-    for line in head.split(b"\r\n") if head else []:
-        if fields and line[:1] in (b" ", b"\t"):
-            fields[-1] += b"\r\n" + line
-        else:
-            fields.append(line)
-    return fields
+    return _BETWEEN_FIELDS.split(head) if head else []

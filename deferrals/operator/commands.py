@@ -25,7 +25,7 @@ from deferrals.model.selection import STATUSES, Selection, Shown
 from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import Connection, ControlClient, Operator
 from deferrals.operator.explain import story
-from deferrals.operator.output import complain
+from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.sqlite.offline import OfflineSpool, immediately
 from deferrals.spool.sqlite.queue import SqliteQueue
@@ -203,9 +203,9 @@ def list_(connection: Connection, arguments: argparse.Namespace) -> int:
     count = 0
     for one in _found(connection, arguments):
         count += 1
-        print(json.dumps(one) if arguments.json else _line(one))
+        sayJSON(one) if arguments.json else say(_line(one))
     if not arguments.json:
-        print(f"{count} recipients")
+        say(f"{count} recipients")
     return 0
 
 
@@ -238,16 +238,16 @@ def show(connection: Connection, arguments: argparse.Namespace) -> int:
         complain(f"{arguments.id} is not in the queue")
         return 1
     if arguments.json:
-        print(json.dumps(found))
+        sayJSON(found)
         return 0
     if not found["gone"]:
-        print(f"{found['id']}  {found['size']} octets, came {_moment(found['received'])}")
+        say(f"{found['id']}  {found['size']} octets, came {_moment(found['received'])}")
         for one in found["recipients"]:
-            print(f"  {_line(one)}")
+            say(f"  {_line(one)}")
             if one["expires_seconds"] is not None:
-                print(f"    is given up in {_short(one['expires_seconds'])}")
+                say(f"    is given up in {_short(one['expires_seconds'])}")
     for entry in found["history"]:
-        print(f"  {_entry(entry)}")
+        say(f"  {_entry(entry)}")
     return 0
 
 
@@ -277,9 +277,9 @@ def change(connection: Connection, arguments: argparse.Namespace) -> int:
             if after is None:
                 break
     if arguments.json:
-        print(json.dumps({"command": arguments.verb, "recipients": count}))
+        sayJSON({"command": arguments.verb, "recipients": count})
     else:
-        print(f"{count} recipients {_DONE[arguments.verb]}")
+        say(f"{count} recipients {_DONE[arguments.verb]}")
     return 0 if count else 1
 
 
@@ -314,16 +314,16 @@ def check(connection: Connection, arguments: argparse.Namespace) -> int:
         messages += count
         wrong += len(found)
         for one in found:
-            print(json.dumps(one) if arguments.json else f"{one['id']} {one['problem']}".strip())
+            sayJSON(one) if arguments.json else say(f"{one['id']} {one['problem']}".strip())
         if after is None:
             break
     aside = connection.call("numbers")["moved_aside"] if not wrong or messages else []
     if arguments.json:
-        print(json.dumps({"messages": messages, "problems": wrong, "moved_aside": aside}))
+        sayJSON({"messages": messages, "problems": wrong, "moved_aside": aside})
     else:
         for name in aside:
-            print(f"moved aside: {name}")
-        print(f"{messages} messages, {wrong} problems")
+            say(f"moved aside: {name}")
+        say(f"{messages} messages, {wrong} problems")
     return 1 if wrong else 0
 
 
@@ -335,22 +335,33 @@ def explain_(connection: Connection, arguments: argparse.Namespace) -> int:
     found = connection.call("show", arguments.id.upper())
     lines = list(story(arguments.id.upper(), found, arguments.log))
     if arguments.json:
-        print(json.dumps({"spool": found, "log": [text for _, text in lines]}))
+        sayJSON({"spool": found, "log": [text for _, text in lines]})
         return 0 if found or lines else 1
     for when, text in lines:
-        print(f"{when} {text}")
+        say(f"{when} {text}")
     if found is not None and not found["gone"]:
-        print("now:")
+        say("now:")
         for one in found["recipients"]:
-            print(f"  {_line(one)}")
+            say(f"  {_line(one)}")
     elif lines:
-        print("now: it is not in the queue any longer")
+        say("now: it is not in the queue any longer")
     else:
         complain(f"nothing is known of {arguments.id}")
         return 1
     if not arguments.log:
-        print("(with --log FILE: also what the log knows of it)")
+        say("(with --log FILE: also what the log knows of it)")
     return 0
+
+
+def _submission(part: dict[str, Any]) -> Iterator[str]:
+    """
+    What users have sent within the hour.
+    """
+    if part["logins"]:
+        yield f"submission: {part['logins']} logins have sent within the hour"
+    for login, used in part["most_used"].items():
+        words = [f"{amount} of {most} {name}" for name, (amount, most) in used.items()]
+        yield f"  {login}: {', '.join(words)}"
 
 
 def status(connection: Connection, arguments: argparse.Namespace) -> int:
@@ -363,16 +374,20 @@ def status(connection: Connection, arguments: argparse.Namespace) -> int:
         **connection.call("status"),
     }
     if arguments.json:
-        print(json.dumps(found))
+        sayJSON(found)
         return 0 if connection.running else 1
     queue = found["queue"]
-    print("the server runs" if connection.running else "the server does not run")
+    say("the server runs" if connection.running else "the server does not run")
     states = ", ".join(f"{count} {name}" for name, count in queue["recipients"].items())
-    print(f"queue: {queue['messages']} messages; recipients: {states or 'none'}")
+    say(f"queue: {queue['messages']} messages; recipients: {states or 'none'}")
     if queue["messages"]:
-        print(f"the oldest has been in it for {_short(queue['oldest_seconds'])}")
+        say(f"the oldest has been in it for {_short(queue['oldest_seconds'])}")
     for name, kinds in found.get("counters", {}).items():
-        print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+        say(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
     for name, what in found.get("parts", {}).items():
-        print(f"{name}: {json.dumps(what)}")
+        if name == "submission":
+            for line in _submission(what):
+                say(line)
+        else:
+            say(f"{name}: {json.dumps(what)}")
     return 0 if connection.running else 1

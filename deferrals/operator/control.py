@@ -20,13 +20,13 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorUNIX
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import InThread
 from deferrals.errors import DeferralsError
 from deferrals.interfaces import IMessage, IQueue
+from deferrals.logger import Logger
 from deferrals.model.ids import parseId
 from deferrals.model.selection import Selection, Shown
 

@@ -1,14 +1,36 @@
 """
-What all commands write alike.
+What all commands write alike: text for people, of which much comes from outside,
+or JSON for programs.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any, TextIO
+
+from deferrals.model.text import cleaned
+
+
+def say(text: str = "", file: TextIO | None = None) -> None:
+    """
+    Write one line for people.
+
+    @param file: standard output, unless it says otherwise.
+    """
+    print(cleaned(text), file=file)
+
+
+def sayJSON(value: Any) -> None:
+    """
+    Write one line for programs: exactly what is known, in printable ASCII.
+    """
+    print(json.dumps(value).replace("\x7f", "\\u007f"))
 
 
 def complain(text: str) -> None:
     """
     Tell the operator, on standard error, why there is no result.
     """
-    print(f"deferrals: {text}", file=sys.stderr)
+    for line in f"deferrals: {text}".split("\n"):
+        say(line, sys.stderr)

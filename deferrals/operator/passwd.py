@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from deferrals import durable
-from deferrals.model.passwords import ScryptHash, Secrets, formatLine, goodName, parseLine
+from deferrals.model.passwords import Argon2Hash, Secrets, formatLine, goodName, parseLine
 from deferrals.model.sasl import SaslError, ScramKeys, saslprep
 from deferrals.operator.output import complain
 
@@ -37,7 +37,9 @@ def addCommand(commands: Commands) -> None:
     passwd.add_argument("user", metavar="USER")
     passwd.add_argument("--delete", action="store_true", help="remove the user")
     passwd.add_argument(
-        "--no-scram", action="store_true", help="keep no keys for SCRAM-SHA-256, only scrypt"
+        "--no-scram",
+        action="store_true",
+        help="keep no keys for SCRAM-SHA-256, only the hash that PLAIN and LOGIN need",
     )
     passwd.set_defaults(run=run)
 
@@ -83,7 +85,7 @@ def makeSecrets(password: str, scram: bool) -> Secrets:
         raise ValueError(f"in the password: {error}") from None
     salt, other = secrets.token_bytes(_SALT_OCTETS), secrets.token_bytes(_SALT_OCTETS)
     return Secrets(
-        ScryptHash.make(password, salt), ScramKeys.make(password, other) if scram else None
+        Argon2Hash.make(password, salt), ScramKeys.make(password, other) if scram else None
     )
 
 

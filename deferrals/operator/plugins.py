@@ -5,10 +5,9 @@ C{deferrals plugins}: the stages there are, and where each was found.
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
-from deferrals.operator.output import complain
+from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import FoundPlugin, doubles, findPlugins
 
 if TYPE_CHECKING:
@@ -37,12 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
     found, broken = findPlugins()
     rows = [_row(one) for one in sorted(found, key=_order)]
     if arguments.json:
-        print(json.dumps([dict(zip(_COLUMNS, row, strict=True)) for row in rows]))
+        sayJSON([dict(zip(_COLUMNS, row, strict=True)) for row in rows])
     else:
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         for row in rows:
             head = "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=False))
-            print(f"{head}  {row[3]}")
+            say(f"{head}  {row[3]}")
     problems = [*map(str, broken), *doubles(found)]
     for problem in problems:
         complain(problem)

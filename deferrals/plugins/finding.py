@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackagePath, distributions
 
 import attrs
-from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from twisted.python.reflect import namedAny
 from zope.interface import Interface, implementer
@@ -29,6 +28,7 @@ from deferrals.interfaces import (
     IServices,
     IStagePlugin,
 )
+from deferrals.logger import Logger
 from deferrals.plugins.editable import editableRoot
 
 _log = Logger(namespace="deferrals.plugins")

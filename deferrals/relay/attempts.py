@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.reflect import safe_repr
 
 from deferrals.deferreds import atOnce
 from deferrals.errors import StageError
 from deferrals.interfaces import IDeliveryStage, Work
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Queued
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 
 from deferrals.deferreds import InThread
 from deferrals.interfaces import ISpool, Work
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Disposition, Undeliverable, afterNotice

@@ -27,11 +27,11 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import errorText, withDeadline
 from deferrals.interfaces import ISpool, Work
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
     Disposition,
@@ -224,6 +224,17 @@ class Scheduler:
         attempts, later = self._admit(work)
         self._spool.release(work, later)
         self._beginAll(attempts)
+
+    def hold(self, work: Work) -> None:
+        """
+        A message has become ours, and stays until an operator releases it.
+        """
+        later: dict[Addressee, Reschedule] = {}
+        now = self._clock.seconds()
+        for attempt in attemptsOf(work, self._deliveries, now):
+            waits = attrs.evolve(putBack(attempt.queued(now, 0.0), None, ""), isHeld=True)
+            later.update(dict.fromkeys(attempt.work.addressees, waits))
+        self._spool.release(work, later)
 
     def releaseAndWait(self, work: Work, handsBack: bool) -> Deferred[dict[int, Outcome]]:
         """

@@ -12,5 +12,16 @@ from deferrals.model.mixed import Mixed
 from deferrals.server.building import buildStage
 from deferrals.server.mailserver import MailServer
 from deferrals.server.services import Services
+from deferrals.stages.envelope.ownsenders import Senders
+from deferrals.stages.envelope.submission import SubmissionSettings
 
-__all__ = ["Limits", "ListenerSettings", "MailServer", "Mixed", "Services", "buildStage"]
+__all__ = [
+    "Limits",
+    "ListenerSettings",
+    "MailServer",
+    "Mixed",
+    "Senders",
+    "Services",
+    "SubmissionSettings",
+    "buildStage",
+]

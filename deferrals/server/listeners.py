@@ -17,9 +17,9 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from deferrals.logger import Logger
 from deferrals.model.listener import ListenerSettings
 from deferrals.smtp.server.session import SessionFactory
 from deferrals.smtp.server.settings import Backend

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import EllipsisType
 from typing import Any
 
 import attrs
 from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IProtocolFactory,
     IReactorTime,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.auth.authenticator import Authenticator
+from deferrals.auth.throttle import Throttle
 from deferrals.deferreds import SharedResult
-from deferrals.interfaces import IQueue, ISpool
+from deferrals.interfaces import IQueue, ISpool, Work
+from deferrals.logger import Logger
 from deferrals.model.address import normalDomain
 from deferrals.model.ids import TransactionIds
 from deferrals.model.limits import (
@@ -39,9 +41,11 @@ from deferrals.model.limits import (
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.schedule import Schedule
 from deferrals.model.status import Status
+from deferrals.model.verdict import Outcome
 from deferrals.server.listeners import PROXIED, Listeners, serverEndpoint
 from deferrals.server.mixed import MixedPolicies
 from deferrals.server.queue import Queue
+from deferrals.server.secret import Secret
 from deferrals.server.services import Services
 from deferrals.server.stages import (
     Contents,
@@ -54,6 +58,7 @@ from deferrals.server.stages import (
 )
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.smtp.server.settings import Backend
+from deferrals.stages.envelope.submission import Submission, SubmissionSettings
 
 _log = Logger(namespace="deferrals")
 
@@ -85,6 +90,8 @@ class MailServer(service.Service):
         policy refuses of a message that had to be accepted (C{Mixed.FILE}).
     @param maxJudging: messages in the content stages at once.
     @param maxDelivering: attempts to deliver that are under way at once.
+    @param submission: what users who have logged in may send; by default with
+        their own address as the sender.
     @param returnOctets: no larger message is sent back whole in a notice.
     @param services: those that stages were built with; by default it makes its
         own.
@@ -113,12 +120,14 @@ class MailServer(service.Service):
         maxJudging: int = MAX_JUDGING,
         maxDelivering: int = MAX_DELIVERING,
         returnOctets: int = BOUNCE_OCTETS,
+        submission: SubmissionSettings = SubmissionSettings(),
         services: Services | None = None,
     ) -> None:
         _checkNumbers(maxJudging=maxJudging, maxDelivering=maxDelivering)
         _checkNumbers(least=0, returnOctets=returnOctets)
         _checkType("settings", settings, ListenerSettings)
         _checkType("services", services, Services)
+        _checkType("submission", submission, SubmissionSettings)
         self._reactor = reactor
         self._hostname = normalDomain(hostname)
         self._settings = settings or ListenerSettings()
@@ -130,10 +139,10 @@ class MailServer(service.Service):
             "notices": notices,
             "quarantines": quarantines or {},
         }
-        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging)
-        self._authenticator = _authenticator(checkers)
-        self._connections = ConnectionLimits(self._settings.limits)
+        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging, self._hostname)
         self._services = services or Services(reactor, hostname=self._hostname)
+        self._throttle = Throttle(self._services.limits, self._settings.limits, reactor)
+        self._connections = ConnectionLimits(self._settings.limits)
         self.status: Status = self._services.status
         self._ids = TransactionIds(os.getpid())
         self._queue = Queue(
@@ -146,6 +155,11 @@ class MailServer(service.Service):
             returnOctets,
         )
         self.queue: IQueue | None = self._queue.view
+        self._services.limits.keepIn(self._queue.spool)
+        self._secret = Secret(self._queue.spool)
+        self._authenticator = _authenticator(checkers, self._throttle, self._secret)
+        self._submission = Submission(submission, self._services)
+        self.status.show("submission", lambda: self._submission.describe())
         self._mixed = MixedPolicies(self._services)
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
@@ -204,22 +218,45 @@ class MailServer(service.Service):
         )
 
     def _backend(self, settings: ListenerSettings) -> Backend:
-        stages = self._stages
+        stages, submission = self._stages, self._submission
+        attempt = partial(self._attempt, submission) if settings.enumerate == "delivery" else None
+        logins = self._authenticator is not None or bool(settings.xclient)
         return Backend(
             ids=self._ids,
-            senders=stages.now.senders,
+            senders=[submission, *stages.now.senders] if logins else stages.now.senders,
             observers=stages.now.observers,
-            envelope=stages.now.envelope,
+            envelope=submission.counting(stages.now.envelope) if logins else stages.now.envelope,
             content=stages.content,
             spool=self._queue.spool,
-            release=self._queue.release,
+            release=partial(self._release, submission),
+            weigh=submission.weigh if logins else None,
             status=self.status,
             mixed=self._mixed.forListener(settings, stages.now.quarantines.get, stages.canWriteTo),
             connectionLimits=self._connections,
             authenticator=self._authenticator,
             binary=stages.now.takesBinary,
-            attempt=self._queue.attempt if settings.enumerate == "delivery" else None,
+            attempt=attempt,
         )
+
+    def _release(self, submission: Submission, work: Work) -> None:
+        """
+        A message is ours.
+        """
+        if submission.isHeld(work.envelope):
+            self._queue.hold(work)
+        else:
+            self._queue.release(work)
+
+    def _attempt(
+        self, submission: Submission, work: Work, handsBack: bool
+    ) -> Deferred[dict[int, Outcome]]:
+        """
+        The same, where its delivery is waited for.
+        """
+        if not submission.isHeld(work.envelope):
+            return self._queue.attempt(work, handsBack)
+        self._queue.hold(work)
+        return succeed({})
 
     # Its life.
 
@@ -261,6 +298,8 @@ class MailServer(service.Service):
         except BaseException:
             await self.listeners.close()
             raise
+        await self._services.limits.load()
+        await self._secret.load()
         try:
             await self.listeners.open()
         except BaseException:
@@ -295,6 +334,7 @@ class MailServer(service.Service):
         isOpen = await self._isOpen()
         await self.listeners.close()
         await self.listeners.shutdown(graceSeconds)
+        self._services.limits.close()
         if isOpen:
             await self._queue.stop()
         await self._services.nextHops.close()
@@ -321,6 +361,7 @@ class MailServer(service.Service):
         quarantines: Mapping[str, str] | None = None,
         maxDelivering: int | None = None,
         returnOctets: int | None = None,
+        submission: SubmissionSettings | None = None,
     ) -> None:
         """
         Set other stages, for the transactions that begin from now on; what is
@@ -340,6 +381,7 @@ class MailServer(service.Service):
         choices = self._choices | {key: one for key, one in given.items() if one is not None}
         if notices is not ...:
             choices["notices"] = notices
+        _checkType("submission", submission, SubmissionSettings)
         stages = Stages.make(**choices)
         _checkFiling(self.listeners.settings, stages)
         if maxDelivering is not None:
@@ -348,13 +390,17 @@ class MailServer(service.Service):
             _checkNumbers(least=0, returnOctets=returnOctets)
         self._stages.set(stages)
         self._choices = choices
+        if submission is not None:
+            self._submission = Submission(submission, self._services)
         self._queue.replaced(maxDelivering, returnOctets)
         self.listeners.refresh()
 
     def limitConnections(self, limits: Limits) -> None:
         """
-        Let the connections of all listeners together go by these limits.
+        Let the connections of all listeners together, and what they try to log
+        in, go by these limits.
         """
+        self._throttle.settings = limits
         self._connections.limits = limits
 
 
@@ -379,8 +425,10 @@ def _checkFiling(listeners: Iterable[ListenerSettings], stages: Stages) -> None:
         raise ValueError(f"mixed: the policy {missing[0]!r} needs a quarantine")
 
 
-def _authenticator(checkers: Sequence[ICredentialsChecker]) -> Authenticator | None:
+def _authenticator(
+    checkers: Sequence[ICredentialsChecker], throttle: Throttle, secret: Secret
+) -> Authenticator | None:
     for checker in checkers:
         if not ICredentialsChecker.providedBy(checker):
             raise TypeError(f"checkers: {checker!r} does not provide ICredentialsChecker")
-    return Authenticator(checkers) if checkers else None
+    return Authenticator(checkers, throttle, secret.get) if checkers else None

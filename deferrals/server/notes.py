@@ -11,18 +11,18 @@ import itertools
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.deferreds import timeOfDay
 from deferrals.errors import Changed
 from deferrals.interfaces import INotes, ISpool
+from deferrals.logger import Logger
+from deferrals.model.json import JSON
 
 _log = Logger(namespace="deferrals")
 
@@ -38,7 +38,7 @@ class _Note:
     @ivar expires: in seconds since the epoch.
     """
 
-    value: Any
+    value: JSON
     version: int
     octets: int
     expires: float
@@ -143,7 +143,7 @@ class Notes:
         last = max((note.version for _, note in found), default=0)
         self._versions = itertools.count(max(last + 1, next(self._versions)))
 
-    def find(self, kind: str, group: str) -> Sequence[tuple[str, Any, int]]:
+    def find(self, kind: str, group: str) -> Sequence[tuple[str, JSON, int]]:
         """
         See L{INotes.find}.
         """
@@ -160,7 +160,7 @@ class Notes:
         kind: str,
         group: str,
         key: str,
-        value: Any,
+        value: JSON,
         seconds: float,
         was: int | None = None,
     ) -> Deferred[int]:

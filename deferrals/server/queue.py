@@ -95,6 +95,12 @@ class Queue:
         """
         self._scheduler.release(work)
 
+    def hold(self, work: Work) -> None:
+        """
+        The same, for a message that waits until an operator releases it.
+        """
+        self._scheduler.hold(work)
+
     def attempt(self, work: Work, handsBack: bool) -> Deferred[dict[int, Outcome]]:
         """
         See L{Scheduler.releaseAndWait}.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import attrs
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorThreads, IResolver, IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
@@ -16,9 +15,11 @@ from zope.interface import implementer
 
 from deferrals.interfaces import IServices
 from deferrals.model.status import Status
+from deferrals.server.limits import SharedLimits
 from deferrals.server.network import makeResolver, reachable
 from deferrals.server.notes import Notes
 from deferrals.smtp.client.pool import NextHops
+from deferrals.tls import clientEndpoint
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -43,6 +44,7 @@ class Services:
     status: Status = attrs.field(factory=Status, init=False)
     nextHops: NextHops = attrs.field(init=False)
     notes: Notes = attrs.field(init=False)
+    limits: SharedLimits = attrs.field(init=False)
     _listening: list[Callable[[], Iterable[tuple[str, int]]]] = attrs.field(
         factory=list, init=False
     )
@@ -56,6 +58,10 @@ class Services:
     @notes.default
     def _makeNotes(self) -> Notes:
         return Notes(self.reactor)
+
+    @limits.default
+    def _makeLimits(self) -> SharedLimits:
+        return SharedLimits(self.reactor)
 
     def __attrs_post_init__(self) -> None:
         self.status.show("next hops", self.nextHops.describe)
@@ -90,8 +96,7 @@ class Services:
         """
         See L{IServices.connect}.
         """
-        found: IStreamClientEndpoint = endpoints.clientFromString(self.reactor, endpoint)
-        return found
+        return clientEndpoint(self.reactor, endpoint)
 
     def resolver(self, servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
         """

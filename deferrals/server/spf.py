@@ -14,11 +14,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime, IResolver
-from twisted.logger import Logger
 from twisted.names import dns
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import withDeadline
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope
 from deferrals.model.spf import Finding, LookupFailed, checkedDomain, checkHost
@@ -30,9 +30,9 @@ _log = Logger(namespace="deferrals.spf")
 #: For the whole check (RFC 7208 §4.6.4), in seconds.
 CHECK_SECONDS = 20.0
 
-#: How many answers are remembered for a while, beside those of deliveries:
+#: How much is remembered for a while, beside the answers that deliveries got:
 #: strangers choose what is asked here.
-MAX_CACHED = 1_000
+MAX_CACHED_OCTETS = 4 * 1024 * 1024
 
 
 class DNSNames:
@@ -95,7 +95,7 @@ class SPF:
     """
 
     def __init__(self, resolver: Callable[[], IResolver], clock: IReactorTime) -> None:
-        self._names = DNSNames(Names(resolver, clock, MAX_CACHED))
+        self._names = DNSNames(Names(resolver, clock, MAX_CACHED_OCTETS))
         self._clock = clock
 
     def check(self, address: str, helo: str, sender: Mailbox | None) -> Deferred[Finding]:

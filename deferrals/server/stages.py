@@ -18,18 +18,19 @@ from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
     IEnvelopeStage,
+    IOnwardDelivery,
     ISenderStage,
     ITransactionObserver,
 )
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.reply import R550_RELAYING_DENIED
+from deferrals.model.reply import R550_RELAYING_DENIED, R550_SENDER_ROUTING
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
 from deferrals.plugins.finding import checkStage
 from deferrals.stages.content.judge import ContentJudge
 from deferrals.stages.envelope.chain import askInTurn
-from deferrals.stages.envelope.rules import RuleTable
+from deferrals.stages.envelope.rules import Onward, RuleTable
 
 _T = TypeVar("_T")
 
@@ -107,7 +108,7 @@ class Stages:
                 raise TypeError(f"schedule: expected a Schedule, not {one!r}")
         _names("quarantines", "policy", _mapping("quarantines", quarantines), policies)
         _names("quarantines", "delivery", quarantines.values(), deliveries)
-        first = _first(envelope, policies, deliveries)
+        first = _first(envelope, policies, deliveries, quarantines)
         every = _every(first, policies, deliveries)
         return cls(
             senders=[stage for stage in every if ISenderStage.providedBy(stage)],
@@ -134,11 +135,13 @@ class CurrentStages:
     through here needs not know of it.
 
     @param maxJudging: messages in the content stages at once.
+    @param hostname: this server's name.
     @ivar content: the judge over all policies.
     """
 
-    def __init__(self, first: Stages, maxJudging: int) -> None:
+    def __init__(self, first: Stages, maxJudging: int, hostname: str = "") -> None:
         self._maxJudging = maxJudging
+        self._hostname = hostname
         self.set(first)
 
     def set(self, stages: Stages) -> None:
@@ -146,7 +149,7 @@ class CurrentStages:
         Let new transactions meet these.
         """
         self.now = stages
-        self.content = ContentJudge(stages.content, self._maxJudging)
+        self.content = ContentJudge(stages.content, self._maxJudging, self._hostname)
 
     def delivery(self, name: str) -> IDeliveryStage | None:
         """
@@ -184,6 +187,7 @@ class EnvelopeChain:
 
     @ivar stages: the stages.
     @param policies: the names of all policies.
+    @param quarantines: the names of the deliveries that some of them have.
     """
 
     def __init__(
@@ -191,10 +195,13 @@ class EnvelopeChain:
         stages: Sequence[IEnvelopeStage],
         policies: Iterable[str],
         deliveries: Mapping[str, IDeliveryStage],
+        quarantines: Mapping[str, str],
     ) -> None:
         self.stages = stages
         self._policies = list(policies)
         self._deliveries = deliveries
+        names = {name for name, one in deliveries.items() if IOnwardDelivery.providedBy(one)}
+        self._onward = Onward(names, quarantines)
 
     def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeVerdict]:
         """
@@ -203,6 +210,16 @@ class EnvelopeChain:
         return Deferred.fromCoroutine(self._judge(envelope, recipient))
 
     async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:
+        verdict = await self._asked(envelope, recipient)
+        if isinstance(verdict, Refuse):
+            return verdict
+        refuses = self._onward.refuses(recipient.address, verdict.route)
+        return Refuse(R550_SENDER_ROUTING) if refuses else verdict
+
+    async def _asked(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:
+        """
+        What the stages say, and the delivery's own envelope stage behind them.
+        """
         refuse = Refuse(R550_RELAYING_DENIED)
         verdict = await askInTurn(self.stages, envelope, recipient, refuse)
         if isinstance(verdict, Refuse):
@@ -250,7 +267,10 @@ def _policies(content: Contents) -> dict[str, Sequence[IContentStage]]:
 
 
 def _first(
-    envelope: Envelopes, policies: Iterable[str], deliveries: Mapping[str, IDeliveryStage]
+    envelope: Envelopes,
+    policies: Iterable[str],
+    deliveries: Mapping[str, IDeliveryStage],
+    quarantines: Mapping[str, str],
 ) -> RuleTable | EnvelopeChain:
     """
     The stage that a session asks.  The rules of a configuration name a policy
@@ -262,7 +282,7 @@ def _first(
     _check(IEnvelopeStage, stages)
     if not stages:
         raise ValueError("envelope: expected a stage; without one every recipient is refused")
-    return EnvelopeChain(stages, policies, deliveries)
+    return EnvelopeChain(stages, policies, deliveries, quarantines)
 
 
 def _every(

@@ -222,7 +222,8 @@ class MemorySpool:
         if isinstance(disposition, Remove):
             del entry.rows[seq]
         elif isinstance(disposition, Reschedule):
-            row.status, row.due = "queued", now + disposition.seconds
+            row.status = "held" if disposition.isHeld else "queued"
+            row.due = now + disposition.seconds
             row.destination = disposition.destination
             row.expires = row.notice = entry.since + disposition.expireSeconds
             if disposition.warnSeconds and not row.warned:

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import io
 import os
-import re
 from collections.abc import Callable, Hashable
 from typing import Any, BinaryIO, TypeVar
 
@@ -25,6 +24,7 @@ from zope.interface import implementer
 from deferrals.deferreds import InThread, SharedResult, asDeferred
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
+from deferrals.model.fields import fieldsOf
 
 _T = TypeVar("_T")
 
@@ -38,9 +38,6 @@ CONGESTED_OCTETS = 1024 * 1024
 HEADER_OCTETS = 256 * 1024
 
 READ_OCTETS = 256 * 1024
-
-_FIELD = re.compile(r"([!-9;-~]+)[ \t]*:(.*)", re.S)
-_FOLD = re.compile(r"\r\n(?=[ \t])")
 
 
 @implementer(IMessage)
@@ -70,6 +67,7 @@ class Message:
         self.fresh = fresh
         self._head = head
         self._shared: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
+        self._header: bytes | None = None
 
     @property
     def inMemory(self) -> bool:
@@ -83,18 +81,15 @@ class Message:
         """
         See L{IMessage}.
         """
-        if self._head.startswith(b"\r\n"):
-            return b""
-        head, end, _ = self._head.partition(b"\r\n\r\n")
-        return head if end else head.removesuffix(b"\r\n")
+        if self._header is None:
+            self._header = _headerOf(self._head)
+        return self._header
 
     def fields(self) -> list[tuple[str, str]]:
         """
         See L{IMessage.fields}.
         """
-        text = _FOLD.sub("", self.header.decode("utf-8", "replace"))
-        found = map(_FIELD.fullmatch, text.split("\r\n"))
-        return [(match[1], match[2].strip()) for match in found if match]
+        return fieldsOf(self.header)
 
     def open(self) -> BinaryIO:
         """
@@ -131,6 +126,16 @@ class Message:
         if shared is None or shared.abandoned:
             self._shared[key] = SharedResult(asDeferred(function, self))
         return self._shared[key].wait()
+
+
+def _headerOf(begin: bytes) -> bytes:
+    """
+    The header section at the beginning of a message, without the empty line.
+    """
+    if begin.startswith(b"\r\n"):
+        return b""
+    head, end, _ = begin.partition(b"\r\n\r\n")
+    return head if end else head.removesuffix(b"\r\n")
 
 
 def ownMessage(message: IMessage) -> Message:

@@ -21,11 +21,11 @@ from typing import ParamSpec, TypeAlias, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import Semaphore, asDeferred, withDeadline
 from deferrals.interfaces import IServices
+from deferrals.logger import Logger
 from deferrals.model.backoff import Backoff
 
 _T = TypeVar("_T")

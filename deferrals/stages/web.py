@@ -1,25 +1,35 @@
 """
-HTTP requests of stages: pooled connections, answers of a limited length, and a
-second try where a pooled connection had been closed by the other side.
+HTTP requests of stages: pooled connections, answers of a limited length, head
+and all, and a second try where a pooled connection had been closed by the other
+side.
+
+A service is asked, and its answer is the answer: no redirection is followed,
+no cookie is kept for the next message, nothing is unpacked.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
-from treq.client import HTTPClient
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+    ITCPTransport,
+    ITransport,
+)
 from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
 from twisted.web.client import (
     URI,
     Agent,
-    BrowserLikePolicyForHTTPS,
     FileBodyProducer,
     HTTPConnectionPool,
     ResponseDone,
@@ -32,10 +42,9 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IReactor, IServices
+from deferrals.model.httpanswer import MAX_BODY_OCTETS, AnswerCounter
 from deferrals.stages.remote import JSON
-
-#: A longer answer is none.
-MAX_ANSWER_OCTETS = 1024 * 1024
+from deferrals.tls import Verifying
 
 
 def httpURL(value: str) -> None:
@@ -46,19 +55,104 @@ def httpURL(value: str) -> None:
         raise ValueError("an http:// or https:// URL")
 
 
-@implementer(IStreamClientEndpoint)
-class _QuietEndpoint:
+@implementer(ITransport)
+class _AskingTransport:
     """
-    Without two lines of log for each connection.
+    A connection as the client sees it: what is written begins a request.
+    """
+
+    def __init__(self, transport: ITransport, counter: AnswerCounter) -> None:
+        self._transport = transport
+        self._counter = counter
+
+    def write(self, data: bytes) -> None:
+        self._counter.asked()
+        self._transport.write(data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self._counter.asked()
+        self._transport.writeSequence(data)
+
+    def loseConnection(self) -> None:
+        self._transport.loseConnection()
+
+    def getPeer(self) -> IAddress:
+        return self._transport.getPeer()
+
+    def getHost(self) -> IAddress:
+        return self._transport.getHost()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _CountedConnection(protocol.Protocol):
+    """
+    Between a connection and the client's end of it: an answer that is too long
+    loses the connection.
+
+    @ivar client: the client's end.
+    """
+
+    transport: ITCPTransport  # from connectionMade on; nothing here is called before
+
+    def __init__(self, client: IProtocol) -> None:
+        self.client = client
+        self._counter = AnswerCounter()
+        self._problem: Failure | None = None
+
+    def connectionMade(self) -> None:
+        self.client.makeConnection(_AskingTransport(self.transport, self._counter))
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._problem is not None:
+            return
+        try:
+            self._counter.feed(data)
+        except ValueError as error:
+            self._problem = Failure(StageError(str(error)))
+            self.transport.abortConnection()
+            return
+        self.client.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
+        self.client.connectionLost(self._problem or reason)
+
+
+@implementer(IProtocolFactory)
+class _Counting:
+    """
+    Makes such connections, without two lines of log for each.
+    """
+
+    def __init__(self, clients: IProtocolFactory) -> None:
+        self._clients = clients
+
+    def doStart(self) -> None:
+        pass
+
+    def doStop(self) -> None:
+        pass
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        client = self._clients.buildProtocol(addr)
+        return None if client is None else _CountedConnection(client)
+
+
+@implementer(IStreamClientEndpoint)
+class _CountedEndpoint:
+    """
+    Makes connections on which answers are counted.
     """
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        if isinstance(protocolFactory, protocol.Factory):
-            protocolFactory.noisy = False
-        return self._endpoint.connect(protocolFactory)
+        def clientOf(connection: IProtocol) -> IProtocol:
+            return connection.client if isinstance(connection, _CountedConnection) else connection
+
+        return self._endpoint.connect(_Counting(protocolFactory)).addCallback(clientOf)
 
 
 @implementer(IAgentEndpointFactory)
@@ -69,15 +163,13 @@ class _Endpoints:
 
     def __init__(self, reactor: IReactor) -> None:
         self._reactor = reactor
-        self._policy = BrowserLikePolicyForHTTPS()
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         endpoint: IStreamClientEndpoint
         endpoint = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port)
         if uri.scheme == b"https":
-            creator = self._policy.creatorForNetloc(uri.host, uri.port)
-            endpoint = wrapClientTLS(creator, endpoint)
-        return _QuietEndpoint(endpoint)
+            endpoint = wrapClientTLS(Verifying(uri.host.decode("ascii")), endpoint)
+        return _CountedEndpoint(endpoint)
 
 
 class Readable(Protocol):
@@ -126,7 +218,7 @@ class WebClient:
 
     def __init__(self, reactor: IReactor, connections: int) -> None:
         self._reactor = reactor
-        self._client = HTTPClient(makeAgent(reactor, connections))
+        self._agent = makeAgent(reactor, connections)
         self._cooperator = Cooperator(scheduler=lambda work: reactor.callLater(0, work))
 
     async def request(
@@ -149,6 +241,7 @@ class WebClient:
         """
         @param needsBody: whether an answer without its body is none.
         @return: status, body and headers.
+        @raise StageError: the answer is too long.
         """
         try:
             return await self._try(method, url, headers, content, needsBody)
@@ -163,19 +256,32 @@ class WebClient:
         file = None if content is None else content.open()
         data = None if file is None else FileBodyProducer(file, self._cooperator)
         try:
-            response = await self._client.request(method, url, headers=headers, data=data)
-        except BaseException:
+            response = await self._agent.request(
+                method.encode("ascii"), url.encode("ascii"), headers, data
+            )
+        except BaseException as error:
             if file is not None:
                 file.close()  # the producer may never have been started
+            _raiseOurs(error)
             raise
         body = _Body()
         response.deliverBody(body)
         try:
             await body.whole
-        except Exception:
+        except Exception as error:
             if needsBody:
+                _raiseOurs(error)
                 raise
         return response.code, bytes(body.octets), response.headers
+
+
+def _raiseOurs(error: BaseException) -> None:
+    """
+    @raise StageError: it is one that the library has wrapped.
+    """
+    for reason in getattr(error, "reasons", ()):
+        if isinstance(reason.value, StageError):
+            raise reason.value from None
 
 
 def webClient(services: IServices, connections: int) -> WebClient:
@@ -203,7 +309,7 @@ class _Body(protocol.Protocol):
         if self.whole.called:
             return
         self.octets += data
-        if len(self.octets) > MAX_ANSWER_OCTETS:
+        if len(self.octets) > MAX_BODY_OCTETS:
             self.whole.errback(StageError("the answer is too long"))
             self._leave()
 

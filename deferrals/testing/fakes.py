@@ -12,12 +12,12 @@ from twisted.internet.interfaces import IReactorTime, IResolver, IStreamClientEn
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from deferrals.deferreds import timeOfDay
-from deferrals.errors import Changed, HopError
+from deferrals.errors import HopError
 from deferrals.interfaces import (
     IBinaryDelivery,
     IContentStage,
     IEnvelopeStage,
+    ILimits,
     IMessage,
     INextHops,
     INotes,
@@ -37,6 +37,8 @@ from deferrals.model.verdict import (
     EnvelopeVerdict,
     Outcome,
 )
+from deferrals.server.limits import SharedLimits
+from deferrals.server.notes import Notes
 from deferrals.spool.memory import MemorySpool
 
 _T = TypeVar("_T")
@@ -243,38 +245,6 @@ class FakeNextHops:
         return self.replies.get(address, R250_RECIPIENT)
 
 
-@implementer(INotes)
-class FakeNotes:
-    """
-    Notes of one process, without a bound.
-    """
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._notes: dict[tuple[str, str], dict[str, tuple[Any, int, float]]] = {}
-        self._version = 0
-
-    def find(self, kind: str, group: str) -> Sequence[tuple[str, Any, int]]:
-        now = timeOfDay(self._clock)
-        found = self._notes.get((kind, group), {}).items()
-        return [(key, value, version) for key, (value, version, end) in found if end > now]
-
-    def put(
-        self, kind: str, group: str, key: str, value: Any, seconds: float, was: int | None = None
-    ) -> Deferred[int]:
-        notes = self._notes.setdefault((kind, group), {})
-        before = notes.pop(key, (None, None, 0.0))
-        if was is not None and before[1] != was:
-            return fail(Changed(before[0], before[1]))
-        self._version += 1
-        notes[key] = value, self._version, timeOfDay(self._clock) + seconds
-        return succeed(self._version)
-
-    def forget(self, kind: str, group: str, key: str) -> Deferred[None]:
-        self._notes.get((kind, group), {}).pop(key, None)
-        return succeed(None)
-
-
 @implementer(IServices)
 class FakeServices:
     """
@@ -303,7 +273,8 @@ class FakeServices:
         self.stateDir = self.baseDir = directory
         self.status = Status()
         self.nextHops: INextHops = FakeNextHops() if nextHops is None else nextHops
-        self.notes: INotes = FakeNotes(self.reactor)
+        self.notes: INotes = Notes(self.reactor)
+        self.limits: ILimits = SharedLimits(self.reactor)
         self._resolver = resolver
         self._endpoints = dict(endpoints or {})
         self._common: dict[Hashable, Any] = {}

@@ -140,6 +140,22 @@ class SpoolContract(_TestCase):
         self.resultOf(spool.record(work, {work.addressees[0]: self.waits(*args, **more)}))
         return work
 
+    def test_heldAtOnce(self) -> None:
+        """
+        A recipient that is put back to be held is not due, however long one waits.
+        """
+        spool = self.makeSpool()
+        work = self.staged(spool, "a@example.net", "b@example.net")
+        first, second = work.addressees
+        later = {one: self.waits("", 0.0, attempted=False) for one in (first, second)}
+        later[first] = attrs.evolve(later[first], isHeld=True)
+        spool.release(work, later)
+        (claimed,) = self.claimed(spool)
+        self.assertEqual(list(claimed.addressees), [second])
+        self.resultOf(spool.record(claimed, {second: Remove()}))
+        self.clock.advance(900)
+        self.assertEqual(self.claimed(spool), [])
+
     def test_lateOutcome(self) -> None:
         """
         A lease that has run out while nothing could be written: the outcome

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.logger import Logger, LogPublisher
@@ -99,3 +100,35 @@ class LogTests(SynchronousTestCase):
         logger = self.logger(PlainObserver, "twisted.something")
         logger.info("{call()}", call=lambda: "called")
         self.assertIn("called", self.written())
+
+    def test_clean(self) -> None:
+        """What comes from outside acts on no terminal, however others log it."""
+        said = "a\x9b\u202e\x7f\n2026 [deferrals] forged\ud800"
+        for namespace in ("deferrals.test", "twisted.something"):
+            for kind in (PlainObserver, JSONObserver):
+                logger = self.logger(kind, namespace)
+                try:
+                    raise ValueError(said)
+                except ValueError:
+                    logger.failure("{said}", Failure(), said=said, more=[{said: (said,)}], e=self)
+                first, *others = self.written().splitlines()
+                self.assertFalse([line for line in others if not line.startswith("\t")])
+                found = [self.written().replace("\n", "")]
+                if kind is JSONObserver:
+                    found = list(strings(json.loads(first)))
+                self.assertFalse([one for one in found if set(one) & set("\x9b\u202e\x7f\ud800")])
+
+
+def strings(value: Any) -> Iterator[str]:
+    """
+    All text in a JSON value, keys included.
+    """
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield key
+            yield from strings(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from strings(one)
+    elif isinstance(value, str):
+        yield value

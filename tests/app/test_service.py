@@ -5,6 +5,7 @@ The server of a configuration: its start, its end, and its reload.
 from __future__ import annotations
 
 import os
+import stat
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -12,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
 from deferrals.app import service as module
-from deferrals.app.service import MailService, checkConfig
+from deferrals.app.service import MailService, checkConfig, keepStatePrivate
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError, SpoolError
 from deferrals.server.mailserver import MailServer
@@ -161,6 +162,40 @@ class MailServiceTests(ConfigCase):
             self.said[:-1],
             ["hostname changes at the next start", "max_judging changes at the next start"],
         )
+
+
+class StateTests(ConfigCase):
+    """
+    L{keepStatePrivate}.
+    """
+
+    def keep(self, mode: int, *inside: str) -> int:
+        """
+        @return: the mode of a state directory afterwards.
+        """
+        path = os.path.abspath(self.mktemp())
+        for name in ("", *inside):
+            os.makedirs(os.path.join(path, name))
+        os.chmod(path, mode)
+        config = self.load(f'state_dir = "{path}"\n{LISTEN}')
+        keepStatePrivate(config)
+        return stat.S_IMODE(os.stat(path).st_mode)
+
+    def test_mended(self) -> None:
+        """One of ours, or an empty one, is taken away from others."""
+        self.assertEqual(self.keep(0o755), 0o700)
+        self.assertEqual(self.keep(0o777, "spool/bodies", "mail"), 0o700)
+        self.assertEqual(self.keep(0o500, "anything"), 0o500)
+
+    def test_refused(self) -> None:
+        """One that could be somebody else's stays as it is, and the server does not run."""
+        for mode, inside in ((0o755, ["spool"]), (0o755, ["home"]), (0o1777, [])):
+            with self.assertRaisesRegex(SpoolError, f"mode {mode:04o}: expected .* mode 0700"):
+                self.keep(mode, *inside)
+
+    def test_missing(self) -> None:
+        """One that is not there yet is made later."""
+        keepStatePrivate(self.load(f'state_dir = "{self.mktemp()}"\n{LISTEN}'))
 
 
 class CheckConfigTests(ConfigCase):

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from deferrals.app.stages import StageSet, deliveryNames
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
+from deferrals.model.reply import R550_SENDER_ROUTING
 from deferrals.model.verdict import Refuse
 from deferrals.server.services import Services
 from deferrals.stages.content.judge import ContentJudge
@@ -56,6 +57,40 @@ policy = "no"
             return verdict
         routed = Recipient(recipient.address, route=verdict.route)
         return ContentJudge(stages.policies, 1).cohort(routed, verdict)
+
+    ONWARD = """
+[policies.open]
+envelope = "accept"
+[policies.a]
+quarantine = {{ use = "lmtp", endpoint = "unix:/run/q" }}
+[[recipients]]
+match = "*@x.example"
+policy = "{policy}"
+{more}
+deliver = {{ use = {deliver} }}
+"""
+
+    def test_senderRouting(self) -> None:
+        """
+        Where a delivery leads on to another mail server, senders do not say where
+        that one sends it; unless the rule lets them.
+        """
+        for deliver, policy, leadsOn in (
+            ('"smtp", endpoint = "tcp:a:25"', "open", True),
+            ('"lmtp", endpoint = "tcp:a:24"', "open", True),
+            ('"mx"', "open", True),
+            ('"discard"', "open", False),
+            ('"maildir", path = "{{local}}"', "open", False),
+            ('"discard"', "a", True),
+        ):
+            for more, refused in (("", leadsOn), ("sender_routing = true", False)):
+                text = self.ONWARD.format(policy=policy, more=more, deliver=deliver)
+                stages = StageSet(self.load(LISTEN + text), Services(Clock(), hostname="mx"))
+                recipient = Recipient(Mailbox.parse("a%b.example@x.example"))
+                verdict = stages.envelope.judgeRecipient(makeEnvelope(), recipient)
+                wanted = Refuse(R550_SENDER_ROUTING)
+                self.assertEqual(verdict == wanted, refused, (deliver, more))
+                self.assertEqual(stages.routeBack(recipient.address) is None, refused)
 
     def test_sameSettings(self) -> None:
         """Two policies that say the same are one cohort, whatever their names."""

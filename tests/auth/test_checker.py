@@ -14,7 +14,8 @@ from zope.interface.verify import verifyObject
 
 from deferrals.auth.checker import PasswordFile
 from deferrals.interfaces import IScramChecker, IScramCredentials
-from deferrals.model.passwords import ScryptHash, Secrets, formatLine
+from deferrals.model.passwords import Argon2Hash, ScryptHash, Secrets, formatLine
+from deferrals.model.sasl import ScramKeys
 from deferrals.smtp.server.auth import ScramProof
 from tests.logins import FileCase
 
@@ -41,6 +42,28 @@ class CheckerTests(FileCase):
             self.failureResultOf(self.login(user, b"secret"), UnauthorizedLogin)
             self.failureResultOf(self.login(user, b"\xff\x07"), UnauthorizedLogin)
 
+    def test_sameWork(self) -> None:
+        """
+        For a stranger, for a user without a password, and for a name that is none, as
+        much is computed as for a user.
+        """
+        checked: list[object] = []
+        for kind in (ScryptHash, Argon2Hash):
+            self.patch(kind, "check", lambda one, password: checked.append(one.cost))
+        self.patch(ScramKeys, "make", lambda *args: self.fail("not for users with a hash"))
+        with open(self.path, "w") as file:
+            file.write(formatLine("alice", Secrets(ScryptHash.make("secret", b"s", 4))) + "\n")
+            file.write(formatLine("dave", Secrets()) + "\n")
+        for user in (b"alice", b"nobody", b"dave", b"\xff", b"a\0b"):
+            self.failureResultOf(self.login(user, b"wrong"), UnauthorizedLogin)
+        self.assertEqual(checked, [("scrypt", 4, 8, 1)] * 5)
+
+    def test_strangersPassword(self) -> None:
+        """A stranger is not let in by the password that happens to be compared."""
+        with open(self.path, "w") as file:
+            file.write(formatLine("alice", Secrets(ScryptHash.make("secret", b"s", 4))) + "\n")
+        self.failureResultOf(self.login(b"nobody", b"secret"), UnauthorizedLogin)
+
     def test_oneName(self) -> None:
         """However a name is spelt, the user who is logged in has one name (RFC 4616 §2)."""
         for spelt in ("alice", "al\u00adice", "\uff41lice"):
@@ -61,7 +84,7 @@ class CheckerTests(FileCase):
         with open(self.path, "a") as file:
             file.write("eve:apple\n")
         failure = self.failureResultOf(self.login(b"alice", b"secret"), ValueError)
-        self.assertIn("line 7: expected USER:SCRYPT:SCRAM", failure.getErrorMessage())
+        self.assertIn("line 7: expected USER:HASH:SCRAM", failure.getErrorMessage())
 
     def test_atOnce(self) -> None:
         """Two are hashed at once; one whose client has gone keeps its place until it ends."""

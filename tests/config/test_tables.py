@@ -6,6 +6,7 @@ The configuration, and what it says when it is wrong.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from typing import Any
 
@@ -22,6 +23,7 @@ from deferrals.model.envelope import Recipient
 from deferrals.model.verdict import Accept, Defer
 from deferrals.plugins.finding import StagePlugin, stagePlugins
 from deferrals.server.services import Services
+from deferrals.stages.envelope.ownsenders import OWN, Senders
 from deferrals.testing import makeEnvelope
 from tests.configs import DOCS, LISTEN, ConfigCase
 
@@ -210,6 +212,8 @@ class LoadTests(ConfigCase):
             'deliver = "out"',
             'deliver = { use = "smtp", endpoint = "tcp:hub.example:25" }',
             'deliver = "out"\nallow = ["10.0.0.0/8", "0.0.0.0/0"]',
+            'deliver = "out"\nallow = ["0.0.0.0/1", "128.0.0.0/1"]',
+            'deliver = "out"\nallow = ["authenticated", "::ffff:0:0/96"]',
         ):
             (problem,) = self.problems(head + rule + lines)
             self.assertTrue(problem.startswith("recipients[0].allow: the clients"), problem)
@@ -239,6 +243,24 @@ class LoadTests(ConfigCase):
             assert not isinstance(outward.deliver, str) and outward.deliver is not None
             self.assertEqual(outward.deliver.plugin.name, name)
             self.assertEqual(outward.allow, ("authenticated", "192.0.2.0/24"))
+
+    def test_submissionTable(self) -> None:
+        """What users may send, and what is no such thing."""
+        head = f"{LISTEN}[submission]\n"
+        lines = "senders = ['{user}@a.example']\noctets = '10M'\nover = 'hold'"
+        found = self.load(f"{head}{lines}").submission
+        self.assertEqual(found.senders, Senders(("{user}@a.example",)))
+        self.assertEqual((found.messages, found.octets, found.over), (500, 10 << 20, "hold"))
+        self.assertEqual(self.load(LISTEN).submission.senders, OWN)
+        for line, wanted in (
+            ("senders = 'all'", 'submission.senders: expected "own", "any", or a list of patterns'),
+            ("senders = ['ceo']", "submission.senders: expected"),
+            ("messages = 0", "submission.messages: expected more than 0"),
+            ("over = 'drop'", 'submission.over: expected one of "refuse", "hold"'),
+            ("sqlite = 'a'\nurl = 'http://a/'", "submission.sqlite: expected either sqlite or url"),
+        ):
+            with self.assertRaisesRegex(ConfigError, re.escape(wanted)):
+                self.load(head + line)
 
     def test_unreadable(self) -> None:
         """A file that is not there, or no TOML, is said so."""

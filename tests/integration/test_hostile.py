@@ -13,7 +13,16 @@ import smtplib
 import socket
 import threading
 
-from tests.integration.support import CONFIG, Dialogue, IntegrationCase, Server, crlf, message
+from tests.integration.support import (
+    CONFIG,
+    Dialogue,
+    IntegrationCase,
+    Server,
+    crlf,
+    greeting,
+    message,
+    until,
+)
 
 IDLE, SLOW, HONEST = 2000, 200, 30
 
@@ -91,6 +100,56 @@ class HostileTests(IntegrationCase):
         for _ in range(count):
             with smtplib.SMTP("127.0.0.1", server.port, timeout=60) as client:
                 client.sendmail("a@client.test", ["lover@example.net"], crlf(message()))
+
+
+class DescriptorTests(IntegrationCase):
+    """
+    A server that may open few files.
+    """
+
+    FILES, CLIENTS = 160, 400
+
+    def test_limit(self) -> None:
+        """
+        At the limit each new client is told 421, whether they come one by one or
+        all at once; mail goes on, and when they are gone all is as before.
+        """
+        server = self.server(_CONFIG)
+        process = server.process.process.pid
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (self.FILES, self.FILES))
+        early = self.dialogue(server.port)
+        early.reply()
+        for atOnce in (False, True):
+            said = self.crowd(server.port, atOnce)
+            self.assertEqual({line[:4] for line in said}, {b"220 ", b"421 "})
+            self.assertGreater(
+                said.count(b"421 4.3.2 too many open files here, try again later"), 200
+            )
+            early.say("EHLO c", "MAIL FROM:<a@client.test>", "RCPT TO:<lover@example.net>")
+            early.say("DATA", "Subject: x\r\n\r\nhello\r\n.")
+            server.arrived("lover", 1 + atOnce)
+            self.assertFalse({"Traceback", "EMFILE"} & set(server.log.split()))
+            for connection in self.crowded:
+                connection.close()
+            until(lambda: greeting(server.port).startswith(b"220"), "a greeting")
+
+    def crowd(self, port: int, atOnce: bool) -> list[bytes]:
+        """
+        Clients that stay.
+
+        @return: the first line that each of them was told.
+        """
+        self.crowded = []
+        said = []
+        for _ in range(self.CLIENTS):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+            self.addCleanup(connection.close)
+            self.crowded.append(connection)
+            if not atOnce:
+                said.append(connection.recv(1000))
+        if atOnce:
+            said = [connection.recv(1000) for connection in self.crowded]
+        return [line.rstrip(b"\r\n") for line in said]
 
 
 class StopTests(IntegrationCase):

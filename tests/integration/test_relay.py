@@ -164,6 +164,62 @@ class ChainTests(RelayCase):
         self.assertRegex(reply, r"550 5\.7\.1 .*relaying denied")
 
 
+#: A gateway in front of a server that trusts it.
+GATEWAY = """
+hostname = "gateway.example.net"
+
+[[listen]]
+endpoint = "tcp:0:interface=127.0.0.1"
+
+[policies.open]
+envelope = "accept"
+
+[[recipients]]
+match = "*@customer.example"
+policy = "open"
+{more}
+deliver = {{ use = "smtp", endpoint = "tcp:127.0.0.1:{port}" }}
+"""
+
+
+class RoutingTests(RelayCase):
+    """
+    In front of a stock Postfix that trusts this server.
+    """
+
+    ROUTED = (
+        "victim%outside.example@customer.example",
+        '"victim@outside.example"@customer.example',
+        "outside.example!victim@customer.example",
+    )
+
+    def test_routing(self) -> None:
+        """
+        What Postfix would send on to where its sender likes is refused here; where
+        the rule lets it pass, Postfix does so.
+        """
+        sink = self.server(CONFIG)
+        postfix = Postfix(
+            self,
+            f"smtp:[127.0.0.1]:{sink.port}",
+            "mydestination = customer.example\nlocal_transport = discard:\n",
+        )
+        for seen, (more, wanted) in enumerate((("", "550"), ("sender_routing = true", "250"))):
+            server = self.server(GATEWAY.format(port=postfix.port, more=more))
+            dialogue = self.dialogue(server.port)
+            dialogue.reply()
+            dialogue.say("EHLO x", "MAIL FROM:<stranger@client.test>")
+            for address in self.ROUTED:
+                (reply,) = dialogue.say(f"RCPT TO:<{address}>")
+                self.assertIn(f"{wanted} {wanted[0]}.", reply, address)
+            (reply,) = dialogue.say("RCPT TO:<user+tag@customer.example>")
+            self.assertIn("250 2.1.5", reply)
+            dialogue.say("DATA", "Subject: x\r\n\r\nhello\r\n.")
+            until(lambda seen=seen: postfix.log().count(": removed") > seen, "the mail has gone")
+            found = re.findall(r" to=<(\S*outside\.example)>", postfix.log())
+            self.assertEqual(set(found), {"victim@outside.example"} if more else set())
+
+
 class SmarthostTests(RelayCase):
     """
     Postfix as a smarthost.

@@ -49,6 +49,9 @@ tls = "implicit"
 
 [[listen]]
 endpoint = "haproxy:tcp:0:interface=127.0.0.1"
+
+[submission]
+senders = "any"
 """
 _TLS = CONFIG.replace('\n[[listen]]\nendpoint = "tcp:0:interface=127.0.0.1"\n', _LISTENERS)
 MX, SUBMISSION, SUBMISSIONS, PROXIED = range(4)

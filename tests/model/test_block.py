@@ -176,26 +176,27 @@ class DilemmaTests(SynchronousTestCase):
     A plain sender, and no one reply is exact.
     """
 
-    def block(self, *verdicts: Any, sentAway: bool = False) -> Block:
+    def block(self, *verdicts: Any, isWatched: bool = False) -> Block:
         deferred = "d" * len(verdicts)
-        block = Block(Form.PLAIN, candidates(Form.PLAIN, deferred), "id X", sentAway)
+        block = Block(Form.PLAIN, candidates(Form.PLAIN, deferred), "id X", isWatched)
         for index, verdict in enumerate(verdicts):
             block.verdict(index, verdict)
         return block
 
     def test_when(self) -> None:
-        """When recipients differ, or refuse for good while others were sent away."""
-        for verdicts, sentAway, wanted in (
+        """When recipients differ; and always, where what is remembered has a say."""
+        for verdicts, isWatched, wanted in (
             ([ACCEPT, NO], False, True),
             ([ACCEPT, LATER], False, True),
-            ([ACCEPT, ACCEPT], True, False),
+            ([ACCEPT, ACCEPT], False, False),
+            ([ACCEPT, ACCEPT], True, True),
             ([NO, NEVER], False, False),
             ([NO, NEVER], True, True),
-            ([NO, LATER], True, False),
-            ([LATER], True, False),
+            ([NO, LATER], False, False),
+            ([LATER], True, True),
         ):
-            block = self.block(*verdicts, sentAway=sentAway)
-            self.assertEqual(block.dilemma, wanted, (verdicts, sentAway))
+            block = self.block(*verdicts, isWatched=isWatched)
+            self.assertEqual(block.dilemma, wanted, (verdicts, isWatched))
             if wanted:
                 self.assertFalse(block.needsCommit)
                 self.assertRaises(RuntimeError, block.take)
@@ -208,6 +209,43 @@ class DilemmaTests(SynchronousTestCase):
         block.resolve(Resolution.LATER)
         self.assertEqual(codes(block.take()), [451])
         self.assertEqual((block.accepted(), block.diverted()), ([], []))
+
+    def test_has(self) -> None:
+        """
+        Who has the message already gets no second copy, and its verdict does not
+        count; where all have it, there is nothing to store.
+        """
+        block = self.block(ACCEPT, ACCEPT, isWatched=True)
+        block.resolve(Resolution.ACCEPT, [0], 1)
+        self.assertEqual((block.accepted(), block.needsCommit), ([1], True))
+        block.committed()
+        self.assertEqual(
+            [str(reply) for reply in block.take()], ["250 2.6.0 message accepted, id X"]
+        )
+        block = self.block(ACCEPT, NO, isWatched=True)
+        block.resolve(Resolution.ACCEPT, [0, 1], 2)
+        self.assertEqual((block.accepted(), block.diverted(), block.needsCommit), ([], [], False))
+        self.assertEqual(codes(block.take()), [250])
+
+    def test_reasons(self) -> None:
+        """Each line names who refuses, how and why, and who has it; not too many of them."""
+        block = self.block(ACCEPT, NO, LATER)
+        block.resolve(Resolution.LATER, (), 3)
+        _, no, later = block.candidates
+        self.assertEqual(
+            block.take()[0].text.split("\n"),
+            [
+                f"<{no.recipient}> refuses it for good ({NO.reply.text});"
+                " 3 recipients have it already, try again",
+                f"<{later.recipient}> refuses it for now ({LATER.reply.text});"
+                " 3 recipients have it already, try again",
+            ],
+        )
+        block = self.block(ACCEPT, *[NO] * 50)
+        block.resolve(Resolution.STRICTEST)
+        lines = block.take()[0].text.split("\n")
+        self.assertEqual(len(lines), 21)
+        self.assertEqual(lines[-1], "30 more recipients refuse it; nobody has it")
 
     def test_accept(self) -> None:
         """Accepted for all: who refuses is named, for what becomes of it."""
@@ -411,7 +449,7 @@ class WhateverIsLearntTests(SynchronousTestCase):
         verdicts = {index: data.draw(_verdicts) for index in waiting}
         dialogues = []
         for order in (waiting, data.draw(st.permutations(waiting))):
-            one = Block(block.form, block.candidates, "id X", block.sentAway)
+            one = Block(block.form, block.candidates, "id X", block.isWatched)
             said: list[Reply] = []
             for index in order:
                 one.verdict(index, verdicts[index])

@@ -214,6 +214,14 @@ class NotificationTests(SynchronousTestCase):
         self.assertNotIn(b"\x07", data)
         self.assertEqual(data.replace(b"\r\n", b"").count(b"\n"), 0)
 
+    def test_hostileReply(self) -> None:
+        """Whatever a next hop says, no line is longer than a line may be."""
+        texts = (": " * 500, ":" * 5000, "\N{SNOWMAN}" * 900, "a" * 899 + " :" * 300, " " * 999)
+        for text in texts:
+            one = addressee("a@there.example", reply=Reply(550, "5.1.1", text))
+            lines = notification(one).build()[0].split(b"\r\n")
+            self.assertLessEqual(max(map(len, lines)), 998)
+
     def test_noSpoofing(self) -> None:
         """What a next hop says cannot add fields or recipients to the report."""
         lie = Reply(550, "5.1.1", "no\n\nFinal-Recipient: rfc822; x@example.net\nAction: failed")

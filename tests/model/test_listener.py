@@ -22,7 +22,7 @@ class ListenerTests(SynchronousTestCase):
 
     def test_mixed(self) -> None:
         """Clients that submit never get a 452, unless the operator chose so."""
-        self.assertIs(ListenerSettings().mixedChoice, Mixed.SPLIT)
+        self.assertIs(ListenerSettings().mixedChoice, Mixed.RETRY)
         self.assertIs(ListenerSettings(protocol="submission").mixedChoice, Mixed.STRICTEST)
         self.assertIs(ListenerSettings(mixed=Mixed.FILE).mixedChoice, Mixed.FILE)
 

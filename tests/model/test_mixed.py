@@ -1,227 +1,263 @@
 """
-What is remembered of messages whose recipients differ.
+The parts of the procedure for mixed mail.  Its promises are in
+C{tests/mixed/test_properties.py}.
 """
 
 from __future__ import annotations
 
+import json
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
-from deferrals.model.mixed import Memory, Remembered, State, stableSender
-from deferrals.smtp.server.mixed import fingerprintOf
-from deferrals.testing import makeMessage
+from deferrals.model.mixed import (
+    ADDRESSES,
+    MEMBERS,
+    RECORDS,
+    End,
+    Fingerprint,
+    Group,
+    Mixed,
+    Plan,
+    Record,
+    Reply,
+    Rules,
+    State,
+    conclude,
+    gaveUp,
+    groupOf,
+    learn,
+    led,
+    letsIn,
+    stablePath,
+)
+
+MESSAGE = Fingerprint("ident", "digest")
+NETWORK = groupOf("a@b.example", "192.0.2.1")
+ACCEPTS, REFUSES, LATER = State.ACCEPTS, State.REFUSES, State.LATER
 
 
-class SenderTests(SynchronousTestCase):
+class StablePathTests(SynchronousTestCase):
     """
-    L{stableSender}.
+    L{stablePath}.
     """
 
-    def test_stable(self) -> None:
-        """BATV, SRS and VERP forms of one sender are one; other senders are others."""
-        for texts in (
-            ["user@example.com", "USER@EXAMPLE.com", "prvs=4012ab34cd=user@example.com"],
-            [
-                "SRS0=abcd=XY=example.com=user@forward.example",
-                "srs0=zzzz=QQ=example.com=user@other.example",
-            ],
-            [
-                "list-bounce+123456-a=b.example@lists.example",
-                "list-bounce+999-c=d.example@lists.example",
-            ],
-            ["bounce-00112233@news.example", "bounce-99887766@news.example"],
+    def test_signed(self) -> None:
+        """BATV, SRS and VERP change at each attempt; what is left does not."""
+        for path in (
+            "Me@Example.com",
+            "prvs=1234567890=me@example.com",
+            "SRS0=abcd=XY=example.com=me@forward.example",
+            "SRS1=abcd=first.example==abcd=XY=example.com=me@forward.example",
+            "me+you=example.net@example.com",
+            "me-you=example.net@example.com",
         ):
-            self.assertEqual(len({stableSender(Mailbox.parse(text)) for text in texts}), 1, texts)
-        self.assertNotEqual(
-            stableSender(Mailbox.parse("a@example.com")),
-            stableSender(Mailbox.parse("b@example.com")),
-        )
-        self.assertEqual(stableSender(None), "")
-        self.assertEqual(
-            stableSender(Mailbox.parse("SRS0=abcd=XY=example.com=user@forward.example")),
-            "user@example.com",
-        )
+            self.assertEqual(stablePath(Mailbox.parse(path)), "me@example.com", path)
+        self.assertEqual(stablePath(None), "")
+
+    def test_numbers(self) -> None:
+        """Numbers are a mass mailer's customers: they stay."""
+        found = {stablePath(Mailbox.parse(f"bounce-{n}@esp.example")) for n in (1234, 4321)}
+        self.assertEqual(len(found), 2)
 
 
-class FingerprintTests(SynchronousTestCase):
+class GroupTests(SynchronousTestCase):
     """
-    L{fingerprintOf}.
+    L{groupOf}.
     """
 
-    def test_tolerant(self) -> None:
-        """Added trace fields change nothing; another body or Message-ID is another message."""
-        first = makeMessage(b"Message-ID: <1@x>\r\nSubject: a\r\n\r\nbody\r\n")
-        traced = makeMessage(b"Received: by x\r\nMessage-Id: <1@x>\r\nSubject: a\r\n\r\nbody\r\n")
-        other = makeMessage(b"Message-ID: <1@x>\r\nSubject: a\r\n\r\nBody\r\n")
-        another = makeMessage(b"Message-ID: <2@x>\r\nSubject: a\r\n\r\nbody\r\n")
-        self.assertEqual(fingerprintOf(first), fingerprintOf(traced))
-        self.assertEqual(len({fingerprintOf(m) for m in (first, other, another)}), 3)
+    def test_owners(self) -> None:
+        """What is proved comes first, and needs no address; else the network."""
+        for arguments, wanted in (
+            ({"user": "a b", "spf": "x"}, Group("user:a%20b", "p")),
+            ({"spf": "Example.COM"}, Group("spf:example.com", "p")),
+            ({}, Group("net:192.0.2.0/24", "p", "192.0.2.77")),
+        ):
+            group = groupOf("p", "192.0.2.77", **arguments)  # type: ignore[arg-type]
+            self.assertEqual((group, group.isProved), (wanted, bool(arguments)))
+        self.assertEqual(groupOf("p", "2001:db8::1:2:3:4").owner, "net:2001:db8::/64")
+        self.assertEqual(groupOf("p", "fe80::1%eth0").owner, "net:fe80::/64")
+        self.assertEqual(groupOf("p", "").owner, "net:")
+
+    def test_key(self) -> None:
+        """The first word of a key is its owner, whatever the path is."""
+        key = groupOf('"a b"@c', "192.0.2.1").key
+        self.assertEqual(key.partition(" ")[0], "net:192.0.2.0/24")
 
 
-class MemoryTests(SynchronousTestCase):
+class RulesTests(SynchronousTestCase):
     """
-    L{Memory}.
+    L{Rules.of}.
     """
 
-    def setUp(self) -> None:
-        self.saved: dict[str, Remembered] = {}
-        self.memory = Memory(self.save, capacity=3, lifetimeSeconds=100)
+    def test_of(self) -> None:
+        """What each choice means for the procedure."""
+        self.assertIsNone(Rules.of(Mixed.STRICTEST, Mixed.SPLIT, 2))
+        self.assertEqual(Rules.of(Mixed.RETRY, Mixed.SPLIT, 2), Rules(False, 2, False))
+        self.assertEqual(Rules.of(Mixed.RETRY, Mixed.FILE, 3), Rules(False, 3, True))
+        self.assertEqual(Rules.of(Mixed.SPLIT, Mixed.SPLIT, 2), Rules(True, 2, False))
+        for choice in (Mixed.FILE, Mixed.NOTIFY):
+            rules = Rules.of(choice, Mixed.SPLIT, 2)
+            assert rules is not None
+            self.assertEqual((rules.diverts, rules.together), (True, True))
 
-    def save(self, fingerprint: str, remembered: Remembered | None) -> None:
-        if remembered is None:
-            self.saved.pop(fingerprint)
-        else:
-            self.saved[fingerprint] = remembered
 
-    def test_holds(self) -> None:
-        """A refuser waits while others may still take the message, not longer."""
-        self.memory.learn("f", "s", ["a"], ["r"], ["u"], 0)
-        self.assertEqual(self.memory.find("s", "r", 1), ["f"])
-        self.assertTrue(self.memory.holds("f", "r"))
-        self.assertFalse(self.memory.holds("f", "a"))
-        self.assertIsNone(self.memory.answered("f", ["a"]))
-        self.assertTrue(self.memory.holds("f", "r"))
-        self.memory.learn("f", "s", [], ["u"], [], 2)
-        self.assertFalse(self.memory.holds("f", "r"))
-        self.assertTrue(self.memory.refuses("f", "u"))
-        done = self.memory.answered("f", ["r", "u"])
-        assert done is not None
-        self.assertEqual((done.created, done.times), (0, 2))
-        self.assertEqual((len(self.memory), self.saved), (0, {}))
+_records = st.builds(
+    Record,
+    states=st.dictionaries(st.text(), st.sampled_from(State)),
+    waited=st.dictionaries(st.text(), st.integers(0, 9)),
+    ident=st.text(),
+    digest=st.text(),
+    size=st.none() | st.integers(0),
+    gaveUp=st.integers(-100, 4),
+    later=st.integers(0, 9),
+    forAll=st.booleans(),
+    wrong=st.integers(0, 9),
+    addresses=st.lists(st.text(), max_size=3).map(tuple),
+    began=st.floats(0, 1e10),
+    seen=st.floats(0, 1e10),
+)
 
-    def test_otherSender(self) -> None:
-        """No other sender's mail is concerned."""
-        self.memory.learn("f", "s", ["a"], ["r"], [], 0)
-        self.assertEqual(self.memory.find("t", "r", 1), [])
-        self.assertEqual(self.memory.find("s", "x", 1), [])
 
-    def test_stuck(self) -> None:
-        """It counts how often it was asked for, and how often nothing was learnt."""
-        for times, stuck in ((1, 0), (2, 1), (3, 2)):
-            found = self.memory.learn("f", "s", ["a"], ["r"], [], 0)
-            self.assertEqual((found.times, found.stuck), (times, stuck))
-        found = self.memory.learn("f", "s", [], ["r", "q"], [], 0)
-        self.assertEqual((found.times, found.stuck), (4, 2))
+class RecordTests(SynchronousTestCase):
+    """
+    L{Record}.
+    """
 
-    def test_expires(self) -> None:
-        """What is remembered is forgotten in time, whoever comes."""
-        self.memory.learn("f", "s", ["a"], ["r"], [], 0)
-        self.memory.learn("f", "s", ["a"], ["r"], [], 99)
-        self.assertEqual(self.memory.find("s", "r", 100), [])
-        self.assertEqual((len(self.memory), self.saved), (0, {}))
+    @given(_records)
+    def test_json(self, record: Record) -> None:
+        """What is noted is read back as it was."""
+        self.assertEqual(Record.fromJSON(json.loads(json.dumps(record.toJSON()))), record)
 
-    def test_expiredUnseen(self) -> None:
-        """What comes again after that, under another name, is new; the old is gone."""
-        self.memory.learn("f", "s", ["a"], ["r"], [], 0)
-        found = self.memory.learn("f", "t", ["a"], ["r"], [], 200)
-        self.assertEqual((found.times, found.created), (1, 200))
-        self.memory.answered("f", ["a", "r"])
-        self.assertEqual(self.memory.find("s", "r", 201), [])
-        self.assertEqual(self.memory.find("t", "r", 201), [])
+    def test_garbage(self) -> None:
+        """What is no record is an error."""
+        errors = (AttributeError, KeyError, TypeError, ValueError)
+        for data in (None, 5, {"states": {"a": "?"}}, {"states": 5}, {"waited": "x"}):
+            with self.assertRaises(errors):  # type: ignore[arg-type]
+                Record.fromJSON(data)  # type: ignore[arg-type]
 
-    def test_capacity(self) -> None:
-        """There is a limit; the oldest goes first."""
-        for number in range(5):
-            self.memory.learn(f"f{number}", "s", ["a"], ["r"], [], number)
-        self.assertEqual(sorted(self.saved), ["f2", "f3", "f4"])
-        self.assertEqual(self.memory.find("s", "a", 5), ["f2", "f3", "f4"])
+    def test_isOver(self) -> None:
+        """A message is over once all of its recipients have their answer."""
+        self.assertTrue(Record({"a": State.SERVED, "b": State.TOLD}).isOver)
+        self.assertFalse(Record({"a": State.SERVED, "b": REFUSES}).isOver)
 
-    def test_saved(self) -> None:
-        """What is remembered survives a restart."""
-        self.memory.learn("f", "s", ["a"], ["r"], ["u"], 0)
-        data = self.saved["f"].toJSON()
-        again = Memory()
-        again.load("f", Remembered.fromJSON(data))
-        self.assertTrue(again.holds("f", "r"))
-        self.assertEqual(again.find("s", "u", 1), ["f"])
-        self.assertEqual(Remembered.fromJSON(data).members["u"], State.UNKNOWN)
 
-    def test_waits(self) -> None:
-        """
-        Who would refuse waits for the others of the message; without them, only
-        so often, since it may be another message, and somebody else's.
-        """
-        self.memory.learn("f", "s", ["a"], ["r", "q"], [], 0)
-        for _ in range(3):  # with one for whom it waits, before it or behind it
-            waiting: dict[str, bool] = {}
-            self.assertTrue(self.waits("r", waiting))
-            self.assertFalse(self.waits("a", waiting))
-            self.assertTrue(self.waits("q", waiting))
-            waiting = {}
-            self.assertFalse(self.waits("a", waiting))
-            self.assertTrue(self.waits("r", waiting))
-        for _ in range(2):
-            waiting = {}
-            self.assertTrue(self.waits("r", waiting))
-            self.assertTrue(self.waits("q", waiting), "both are one message's")
-        self.assertFalse(self.waits("r", {}))
-        self.memory.learn("g", "s", ["a"], ["r"], [], 0)
-        self.assertFalse(self.waits("r", {}), "another one, made up to hold it longer")
-        waiting = {}
-        self.assertFalse(self.waits("a", waiting))
-        self.assertTrue(self.waits("r", waiting), "with the others it waits all the same")
+class AdmitTests(SynchronousTestCase):
+    """
+    L{led} and L{letsIn}.
+    """
 
-    def waits(self, key: str, waiting: dict[str, bool]) -> bool:
-        return self.memory.waits(self.memory.find("s", key, 1), key, waiting, 2)
+    def plan(self, record: Record | None = None, **more: object) -> Plan:
+        given = record or Record({"a": ACCEPTS, "r": REFUSES, "t": LATER}, digest="digest")
+        record = attrs.evolve(given, addresses=("192.0.2.1",))
+        return attrs.evolve(Plan(Rules(), NETWORK, {"one": record}), **more)
 
-    def test_eachForTheOther(self) -> None:
-        """Two messages do not make their recipients wait for one another."""
-        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
-        self.memory.learn("g", "s", [], ["q"], ["r"], 0)
-        for first, second in ("rq", "qr"):
-            waiting: dict[str, bool] = {}
-            self.assertTrue(self.waits(first, waiting))
-            self.assertFalse(self.waits(second, waiting))
+    def letIn(self, plan: Plan, *keys: str, piece: bool = True) -> str:
+        """Who is let in, of these."""
+        found = ""
+        if piece:
+            plan = led(plan, [(key, key) for key in keys])
+        for key in keys:
+            plan = led(plan, [(key, key)])
+            found += key if letsIn(plan, key, key) else ""
+        return found
 
-    def test_brought(self) -> None:
-        """A recipient that has waited often enough waits again, when it was this message."""
-        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
-        self.assertEqual([self.waits("r", {}) for _ in range(3)], [True, True, False])
-        self.memory.learn("f", "s", [], ["r"], ["q"], 0)
-        self.assertTrue(self.waits("r", {}))
+    def test_turns(self) -> None:
+        """Who accepts, then who refuses, then who refuses for now."""
+        for keys, wanted in (("tra", "a"), ("tr", "r"), ("t", "t")):
+            states = {"a": ACCEPTS, "r": REFUSES, "t": LATER}
+            over = {"a": State.SERVED, "r": State.TOLD}
+            record = Record({k: v if k in keys else over[k] for k, v in states.items()}, later=1)
+            record = attrs.evolve(record, gaveUp=1)  # or it would not matter who comes
+            self.assertEqual(self.letIn(self.plan(record), *keys), wanted)
 
-    def test_parts(self) -> None:
-        """
-        A sender that brings a message in several transactions at once, each
-        for some of its recipients, has not come back.
-        """
-        for number in range(5):
-            found = self.memory.learn("f", "s", [f"a{number}"], [f"r{number}"], [], 0)
-        self.assertEqual((found.times, found.stuck), (1, 0))
-        self.assertEqual(self.memory.learn("f", "s", ["a1"], ["r1"], [], 0).times, 2)
+    def test_answered(self) -> None:
+        """Who has its answer is let in beside any other."""
+        record = Record({"a": ACCEPTS, "r": REFUSES, "s": State.SERVED, "x": State.TOLD})
+        self.assertEqual(self.letIn(self.plan(record), *"rsax"), "sax")
+
+    def test_oneByOne(self) -> None:
+        """The first gives way to those that are still to be named; not in vain for ever."""
+        plan = self.plan()
+        self.assertEqual(self.letIn(plan, "t", "a", piece=False), "a")
+        waited = Record({"a": ACCEPTS, "t": LATER}, {"t": 1})
+        self.assertEqual(self.letIn(self.plan(waited), "t", piece=False), "t")
+
+    def test_notKnown(self) -> None:
+        """Another size, another client, another recipient: it is another message."""
+        for plan in (
+            self.plan(size=5000, records={"one": Record({"a": ACCEPTS, "r": REFUSES}, size=100)}),
+            self.plan(group=groupOf("a@b.example", "192.0.2.9")),
+        ):
+            self.assertEqual(self.letIn(plan, "r", "a"), "ra")
+        self.assertEqual(self.letIn(self.plan(), "r", "a", "new"), "ranew")
+
+    def test_addresses(self) -> None:
+        """From three addresses on a record is its network's."""
+        many = tuple(f"192.0.2.{n}" for n in range(1, 1 + ADDRESSES))
+        record = Record({"a": ACCEPTS, "r": REFUSES}, addresses=many)
+        plan = Plan(Rules(), groupOf("a@b.example", "192.0.2.99"), {"one": record})
+        self.assertEqual(self.letIn(plan, "r", "a"), "a")
+
+    def test_wrong(self) -> None:
+        """What has been mistaken for other messages too often is not used."""
+        record = Record({"a": ACCEPTS, "r": REFUSES}, later=1, wrong=2)
+        self.assertEqual(self.letIn(self.plan(record), "r", "a"), "ra")
+
+    def test_lot(self) -> None:
+        """Of several that fit, each is found in the end."""
+        one, two = Record({"a": ACCEPTS, "r": REFUSES}), Record({"a": REFUSES, "r": ACCEPTS})
+        plans = [Plan(Rules(), groupOf("p", "", "me"), {"1": one, "2": two}, lot=n) for n in (0, 1)]
+        self.assertEqual([self.letIn(plan, "a", "r") for plan in plans], ["a", "r"])
+
+
+class ConcludeTests(SynchronousTestCase):
+    """
+    L{conclude}, L{learn} and L{gaveUp}.
+    """
+
+    plan = Plan(Rules(), NETWORK)
+
+    def test_agreement(self) -> None:
+        """Nothing is learnt of a message on which all agree."""
+        for verdict, reply in (
+            (ACCEPTS, Reply.TAKEN),
+            (REFUSES, Reply.REFUSED),
+            (LATER, Reply.REFUSED),
+        ):
+            verdicts = {"a": verdict, "b": verdict}
+            self.assertIs(conclude(self.plan, MESSAGE, verdicts, []).reply, reply)
+            self.assertEqual(learn(self.plan, MESSAGE, verdicts, [], reply, 5.0), {})
 
     def test_bounds(self) -> None:
-        """
-        There is a limit to the recipients of all messages, and to the messages
-        of one sender for one recipient: RCPT TO looks at each of them.
-        """
-        memory = Memory(self.save, capacity=1000, lifetimeSeconds=100, members=50)
-        for number in range(10):
-            keys = [f"r{number}-{place}" for place in range(10)]
-            memory.learn(f"f{number}", "s", [], keys, [], 0)
-        self.assertEqual(sorted(self.saved), ["f5", "f6", "f7", "f8", "f9"])
-        memory.answered("f9", keys[:5])
-        memory.learn("one", "s", ["a"], ["b", "c", "d", "e"], [], 0)
-        self.assertEqual(len(memory), 6)
-        memory = Memory(self.save, lifetimeSeconds=100)
-        for number in range(1000):
-            memory.learn(f"f{number}", "s", ["a"], ["r"], [], 0)
-        self.assertEqual(len(memory.find("s", "r", 1)), 20)
-        for number in range(1000):
-            memory.answered(f"f{number}", ["a", "r"])
-        self.assertEqual((len(memory), memory.find("s", "r", 1)), (0, []))
+        """A record has so many recipients, and a group so many records."""
+        verdicts = {f"r{n}": (ACCEPTS, REFUSES)[n % 2] for n in range(MEMBERS + 10)}
+        (record,) = learn(self.plan, MESSAGE, verdicts, [], Reply.LATER, 5.0).values()
+        assert record is not None
+        self.assertEqual(len(record.states), MEMBERS)
+        plan = self.plan
+        for number in range(RECORDS + 5):
+            message = Fingerprint(f"{number}", f"{number}")
+            changes = learn(plan, message, {"a": ACCEPTS, "r": REFUSES}, [], Reply.LATER, number)
+            records = {**plan.records, **changes}
+            plan = attrs.evolve(plan, records={k: r for k, r in records.items() if r is not None})
+        self.assertEqual(len(plan.records), RECORDS)
+        self.assertNotIn("0", [record.ident for record in plan.records.values()])
 
-    def test_loadedTwice(self) -> None:
-        """What was learnt before the notes were read stays."""
-        self.memory.learn("f", "s", ["a"], ["r"], [], 0)
-        self.memory.load("f", Remembered("s", {"r": State.UNKNOWN}, 0, 100))
-        self.assertTrue(self.memory.holds("f", "r"))
-        self.memory.answered("f", ["a", "r"])
-        self.assertEqual(self.memory.find("s", "r", 1), [])
+    def test_served(self) -> None:
+        """What was not said is not learnt: the same verdicts, another reply."""
+        verdicts = {"a": ACCEPTS, "r": REFUSES}
+        (record,) = learn(self.plan, MESSAGE, verdicts, [], Reply.LATER, 5.0).values()
+        assert record is not None
+        self.assertEqual(record.states, verdicts)
 
-    def test_senderChanges(self) -> None:
-        """A message that comes back under another return path is found under both names once."""
-        self.memory.learn("f", "s", ["a"], ["r"], [], 0)
-        self.memory.learn("f", "t", ["a"], ["r"], [], 1)
-        self.assertEqual(self.memory.find("s", "r", 2), [])
-        self.assertEqual(self.memory.find("t", "r", 2), ["f"])
+    def test_gaveUp(self) -> None:
+        """Only where somebody was sent away and somebody let in is it a proof."""
+        self.assertEqual(gaveUp(self.plan, ["a"], [], End.QUIT, 5.0), {})
+        for letIn, end, proof in ((["a"], End.QUIT, 2), (["a"], End.CLOSE, 1), ([], End.QUIT, 0)):
+            (record,) = gaveUp(self.plan, letIn, ["r"], end, 5.0).values()
+            assert record is not None
+            self.assertEqual(record.gaveUp, proof)

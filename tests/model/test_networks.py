@@ -6,7 +6,13 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.networks import Networks, neighbourhood, normalAddress
+from deferrals.model.networks import (
+    Networks,
+    largerNetwork,
+    limited,
+    neighbourhood,
+    normalAddress,
+)
 
 
 class NetworkTests(SynchronousTestCase):
@@ -24,6 +30,42 @@ class NetworkTests(SynchronousTestCase):
         self.assertNotIn("local", Networks.parse(["0.0.0.0/0"]))
         self.assertFalse(Networks())
 
+    def test_mapped(self) -> None:
+        """A network of IPv4 in IPv6 is that of IPv4, and so are such addresses."""
+        networks = Networks.parse(["::ffff:198.51.100.0/120", "::ffff:192.0.2.1"])
+        self.assertEqual(networks, Networks.parse(["198.51.100.0/24", "192.0.2.1"]))
+        for address in ("198.51.100.7", "::ffff:198.51.100.7", "::ffff:c000:201"):
+            self.assertIn(address, networks)
+        self.assertNotIn("198.51.101.7", networks)
+        self.assertNotIn("::198.51.100.7", networks)
+
+    def test_everybody(self) -> None:
+        """Networks that keep nobody out are everybody's, in whatever form."""
+        for words in (
+            ["0.0.0.0/0"],
+            ["::/0"],
+            ["2000::/3"],
+            ["0.0.0.0/1", "128.0.0.0/1"],
+            ["::/1", "8000::/1"],
+            ["::ffff:0:0/96"],
+            ["::ffff:0.0.0.0/97", "128.0.0.0/1"],
+            ["10.0.0.0/8", *(f"{octet}.0.0.0/8" for octet in range(256) if octet != 127)],
+            ["2000::/4", "3000::/4"],
+            [f"{number:x}::/8" for number in range(0x2000, 0x4000, 0x100)],
+            ["64.0.0.0/2"],
+        ):
+            self.assertTrue(Networks.parse(words).isEverybody, words)
+            self.assertRaises(ValueError, limited, words)
+        for words in (
+            [],
+            ["unix"],
+            ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "100.64.0.0/10"],
+            ["fc00::/7", "fe80::/10", "::1", "2001:db8::/32", "2a00::/12"],
+            ["198.0.0.0/8"] * 40,
+        ):
+            self.assertFalse(Networks.parse(words).isEverybody, words)
+            limited(words)
+
     def test_wrong(self) -> None:
         """What is no network is told."""
         for word in ("example.net", "192.0.2.1/33", "192.0.2.1/24", ""):
@@ -40,3 +82,6 @@ class NetworkTests(SynchronousTestCase):
             self.assertEqual(normalAddress(text), wanted)
         self.assertEqual(neighbourhood("2001:db8::1:2"), "2001:db8::/64")
         self.assertEqual(neighbourhood("local"), "local")
+        self.assertEqual(largerNetwork("2001:db8:1:2::3"), "2001:db8:1::/48")
+        self.assertEqual(largerNetwork("192.0.2.7"), "192.0.2.0/24")
+        self.assertEqual(largerNetwork("local"), "local")

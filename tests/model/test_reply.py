@@ -4,7 +4,7 @@ Replies: reading, writing, and keeping them harmless.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.reply import MAX_LINE_OCTETS, Reply
+from deferrals.model.reply import KEPT_OCTETS, MAX_LINE_OCTETS, Reply, kept
 from deferrals.smtp.client.replies import MAX_REPLY_LINES
 from tests.requirements import requirement
 from tests.work import linesRun
@@ -112,13 +112,14 @@ class EncodeTests(SynchronousTestCase):
         self.assertEqual(Reply(550, "5.1.1", "a\nb").encode(), b"550-5.1.1 a\r\n550 5.1.1 b\r\n")
 
     def test_halves(self) -> None:
-        """Half a character, as JSON can say it, becomes a question mark."""
+        """Half a character, as JSON can say it, has octets all the same."""
         for text in ("\ud800", "x\ud800 " * 200):
             Reply(550, "5.7.1", text).encode(utf8=True).decode("utf-8")
 
     def test_harmless(self) -> None:
-        """Control characters from outside become blanks."""
-        self.assertEqual(Reply(550, None, "a\r\0b\tc\x7f").encode(), b"550 a  b c \r\n")
+        """Control characters from outside become blanks, or are written out."""
+        said = Reply(550, None, "a\r\0b\tc\x7f").encode()
+        self.assertEqual(said, b"550 a \\x{00}b c\\x{7F}\r\n")
 
     def test_long(self) -> None:
         """A long text becomes several lines, none longer than 512 octets."""
@@ -170,3 +171,44 @@ class RecipientTests(SynchronousTestCase):
         self.assertEqual(Reply(550, "5.1.1", "no").addressed("a@b.c").text, "<a@b.c> no")
         moved = Reply(551, "5.1.6", "try <b@b.c>")
         self.assertEqual(moved.addressed("a@b.c"), moved)
+
+
+class KeptTests(SynchronousTestCase):
+    """
+    L{kept}.
+    """
+
+    def test_short(self) -> None:
+        """What is short and harmless stays as it is."""
+        reply = Reply(550, "5.1.1", "no such recipient\nhere, \N{SNOWMAN}")
+        self.assertIs(kept(reply), reply)
+
+    def test_long(self) -> None:
+        """What is long ends, at no half of a character."""
+        for text in (
+            "x" * 5000,
+            "\N{SNOWMAN}" * 5000,
+            "x" + "\N{GRINNING FACE}" * 400,
+            "\n" * 5000,
+        ):
+            found = kept(Reply(550, "5.1.1", text))
+            self.assertTrue(text.startswith(found.text))
+            self.assertIn(KEPT_OCTETS - len(found.text.encode()), range(4))
+
+    def test_harmless(self) -> None:
+        """There are no control characters in it."""
+        found = kept(Reply(550, None, "a\x1b[2J\x9b\x00\x7f\ud800b\nc"))
+        self.assertEqual(found.text, "a\\x{1B}[2J\\x{9B}\\x{00}\\x{7F}\\x{D800}b\nc")
+
+
+class PiecesTests(SynchronousTestCase):
+    """
+    A text that does not fit into one line.
+    """
+
+    def test_pieces(self) -> None:
+        """All of it is there, in lines that fit, broken at blanks where there are any."""
+        for text in ("word " * 1000, "x" * 3000, "\N{SNOWMAN}" * 1000, "x" * 505 + " " * 600 + "y"):
+            lines = Reply(550, "5.1.1", text).lines()
+            self.assertTrue(all(len(line.encode()) <= MAX_LINE_OCTETS for line in lines))
+            self.assertEqual("".join(lines).replace(" ", ""), text.replace(" ", ""))

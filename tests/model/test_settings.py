@@ -58,7 +58,7 @@ class TypeTests(SynchronousTestCase):
             (Limits, "auth_delay", (-1, None)),
             (ListenerSettings, "protocol", ("esmtp", None)),
             (ListenerSettings, "mixed", ("split", 5)),
-            (ListenerSettings, "mixed_fallback", (Mixed.SPLIT,)),
+            (ListenerSettings, "mixed_fallback", (Mixed.RETRY, Mixed.STRICTEST)),
             (ListenerSettings, "tls", ("sometimes",)),
             (ListenerSettings, "greet_delay", (-1, "5s", None)),
             (ListenerSettings, "reply_deadline", (None, 60, nan)),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.trace import field, marked, received, returnPath
+from deferrals.model.trace import Head, field, fields, received, returnPath
 from deferrals.model.verdict import NO_MARKS, Marks
 from deferrals.testing import (
     makeEnvelope,
@@ -45,9 +45,24 @@ class TraceTests(SynchronousTestCase):
     def test_marked(self) -> None:
         """Fields are added, removed and changed; what is not marked stays as it is."""
         head = b"Subject: hello\r\n there\r\nX-Old: 1\r\n 2\r\nFrom: a"
-        self.assertIs(marked(NO_MARKS, head)[1], head)
-        front, changed = marked(Marks((("X-New", "3"),), ("x-old",), "[spam] "), head)
-        self.assertEqual(front, b"X-New: 3\r\n")
-        self.assertEqual(changed, b"Subject: [spam] hello\r\n there\r\nFrom: a")
-        _, changed = marked(Marks(subjectPrefix="[spam] "), b"From: a")
+        self.assertIs(Head(head).marked(NO_MARKS), head)
+        marks = Marks((("X-New", "3"),), ("x-old",), "[spam] ")
+        self.assertEqual(fields(marks), b"X-New: 3\r\n")
+        self.assertEqual(Head(head).marked(marks), b"Subject: [spam] hello\r\n there\r\nFrom: a")
+        changed = Head(b"From: a").marked(Marks(subjectPrefix="[spam] "))
         self.assertEqual(changed, b"From: a\r\nSubject: [spam]")
+
+    def test_once(self) -> None:
+        """Copies that are marked alike share one header section, and not many are kept."""
+        head = Head(b"From: a\r\nTo: b\r\nX-Old: 1")
+        one = head.marked(Marks((("X-New", "1"),), ("x-old",)))
+        self.assertIs(head.marked(Marks((("X-New", "2"),), ("x-old",))), one)
+        for number in range(100):
+            self.assertIn(b"[%d]" % number, head.marked(Marks(subjectPrefix=f"[{number}] ")))
+        self.assertIsNot(head.marked(Marks(removed=("x-old",))), one)
+        self.assertEqual(head.marked(Marks(removed=("x-old",))), one)
+
+    def test_blanks(self) -> None:
+        """A value of blanks only stays one line, which is none of its own."""
+        lines = field("X", " " * 200).split(b"\r\n")
+        self.assertEqual(lines, [b"X:" + b" " * 74, b" " * 127, b""])

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.envelope import Form
-from deferrals.model.mixed import Mixed
+from deferrals.model.mixed import Plan, Rules
 from deferrals.model.reply import Reply
 from deferrals.model.transaction import Phase, Transaction, outOfSequence
 from deferrals.model.verdict import Accept, Defer, Refuse
@@ -44,13 +43,15 @@ class AdmitTests(SynchronousTestCase):
     """
 
     def transaction(
-        self, form: Form = Form.PLAIN, mixed: Mixed = Mixed.RETRY, most: int = 100, **envelope: Any
+        self, form: Form = Form.PLAIN, plan: Plan | None = None, most: int = 100
     ) -> Transaction:
-        return Transaction(attrs.evolve(makeEnvelope(), **envelope), form, mixed, most, 0.0)
+        transaction = Transaction(makeEnvelope(), form, most, 0.0)
+        transaction.plan = plan
+        return transaction
 
     def admit(self, transaction: Transaction, name: str, verdict: Any, key: str = "") -> int:
         recipient = makeRecipient(f"{name}@example.net")
-        return transaction.admit(recipient, verdict, key, key).code
+        return transaction.admit(recipient, verdict, key).code
 
     @requirement("D-4")
     @requirement("D-5")
@@ -88,17 +89,37 @@ class AdmitTests(SynchronousTestCase):
 
     def test_split(self) -> None:
         """Where a plain sender's transaction is split, one cohort is in; the others come again."""
-        transaction = self.transaction(mixed=Mixed.SPLIT)
+        transaction = self.transaction(plan=Plan(Rules(split=True)))
         found = [self.admit(transaction, n, Defer(), key) for n, key in ("a1", "b2", "c1", "d2")]
         self.assertEqual(found, [250, 452, 250, 452])
         self.assertEqual(transaction.sentAway, ["b@example.net", "d@example.net"])
 
-    def test_notSplit(self) -> None:
-        """Nor is a bounce split, or what is sent under an extension."""
-        for more in ({"sender": None}, {"form": Form.PRDR}, {"form": Form.DEFERRALS}):
-            transaction = self.transaction(mixed=Mixed.SPLIT, **more)
+    def test_piece(self) -> None:
+        """Of recipients that come in one piece, the largest cohort is in."""
+        transaction = self.transaction(plan=Plan(Rules(split=True)))
+        self.assertTrue(transaction.isUnled)
+        named = [(makeRecipient(f"{name}@example.net"), key) for name, key in ("a1", "b2", "c2")]
+        transaction.lead(named)
+        self.assertFalse(transaction.isUnled)
+        found = [self.admit(transaction, n, Defer(), key) for n, key in ("a1", "b2", "c2")]
+        self.assertEqual(found, [452, 250, 250])
+        self.assertEqual(list(transaction.letIn), ["b@example.net", "c@example.net"])
+
+    def test_nothingRemembered(self) -> None:
+        """Without a record all are in, whatever their cohorts."""
+        for plan in (None, Plan(Rules())):
+            transaction = self.transaction(plan=plan)
             for name, key in ("a1", "b2"):
-                self.assertLess(self.admit(transaction, name, Defer(), key), 400, more)
+                self.assertEqual(self.admit(transaction, name, Defer(), key), 250)
+
+    def test_takesRefusalForAll(self) -> None:
+        """Who brings at once those that were sent away takes a refusal for all (Exim)."""
+        for before, wanted in (["a@example.net"], True), (["z@example.net"], False):
+            transaction = self.transaction(plan=Plan(Rules()))
+            transaction.sentAwayBefore = before
+            self.admit(transaction, "a", Defer())
+            assert transaction.plan is not None
+            self.assertEqual(transaction.plan.forAll, wanted)
 
     def test_cohortName(self) -> None:
         """Members of a cohort have a number in common."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import json
 import sys
 import unittest.mock
+from contextlib import redirect_stdout
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import DeferralsError
-from deferrals.operator.commands import export_
+from deferrals.operator.commands import export_, status
 
 
 class ExportTests(SynchronousTestCase):
@@ -37,3 +40,44 @@ class ExportTests(SynchronousTestCase):
         """Part by part; one that is delivered meanwhile is never taken for a whole one."""
         self.assertEqual(self.export(b"a", b"b", b""), b"ab")
         self.assertRaises(DeferralsError, self.export, b"a", None)
+
+
+class StatusTests(SynchronousTestCase):
+    """
+    L{status}.
+    """
+
+    FOUND = {
+        "numbers": {"messages": 0, "recipients": {}},
+        "status": {
+            "counters": {"submission": {"held": 2}},
+            "parts": {
+                "submission": {
+                    "logins": 2,
+                    "most_used": {
+                        "alice": {"messages": [5, 500], "recipients": [7, 2000], "octets": [9, 99]}
+                    },
+                },
+                "other": {"a": 1},
+            },
+        },
+    }
+
+    def shown(self, isJSON: bool) -> str:
+        connection: Any = unittest.mock.Mock(running=True)
+        connection.call = lambda name: self.FOUND[name]
+        with redirect_stdout(io.StringIO()) as out:
+            self.assertEqual(status(connection, argparse.Namespace(json=isJSON)), 0)
+        return out.getvalue()
+
+    def test_submission(self) -> None:
+        """How much each login has sent, in words, and for programs."""
+        lines = self.shown(False).splitlines()
+        self.assertIn("submission: 2 held", lines)
+        self.assertIn("submission: 2 logins have sent within the hour", lines)
+        self.assertIn("  alice: 5 of 500 messages, 7 of 2000 recipients, 9 of 99 octets", lines)
+        self.assertIn('other: {"a": 1}', lines)
+        found = json.loads(self.shown(True))
+        self.assertEqual(
+            found["parts"]["submission"]["most_used"]["alice"]["recipients"], [7, 2000]
+        )

@@ -11,7 +11,7 @@ from unittest import mock
 
 from deferrals.auth.checker import readPasswords
 from deferrals.cli import main
-from deferrals.model.passwords import parseLine
+from deferrals.model.passwords import Argon2Hash, ScryptHash, parseLine
 from tests.logins import FileCase
 
 
@@ -31,6 +31,9 @@ class PasswdTests(FileCase):
         users = readPasswords(self.path)
         self.assertEqual(list(users), ["alice", "bob", "carol", "dave"])
         self.assertTrue(users["bob"].check("new"))
+        self.assertIsInstance(users["bob"].hash, Argon2Hash)
+        self.assertIsInstance(users["alice"].hash, ScryptHash)
+        self.assertTrue(users["alice"].check("secret"))
         self.assertIsNotNone(users["bob"].scram)
         with open(self.path) as file:
             self.assertIn("# a comment", file.read())

@@ -4,13 +4,14 @@ The server as a program embeds it, without sockets.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import Clock
@@ -18,14 +19,24 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from deferrals.auth.checker import PasswordFile
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
+from deferrals.model.passwords import ScryptHash, Secrets, formatLine
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Delivered, Failed, Refuse, Route
-from deferrals.server import Limits, ListenerSettings, MailServer, Mixed
+from deferrals.server import (
+    Limits,
+    ListenerSettings,
+    MailServer,
+    Mixed,
+    Senders,
+    SubmissionSettings,
+    limits,
+)
 from deferrals.spool.memory import MemorySpool
 from tests.harness import Transport
 from tests.reactors import PumpedReactor
@@ -287,6 +298,102 @@ class DialogueTests(ServerCase):
         client.say("EHLO client.test")
         (said,) = client.say("AUTH PLAIN AGFsaWNlAHNlY3JldA==")
         self.assertEqual(said[:3], "235")
+
+    def users(self, **settings: Any) -> tuple[MailServer, Client]:
+        """
+        A server with two users, and one of them.
+        """
+        checkers = [InMemoryUsernamePasswordDatabaseDontUse(alice=b"secret", bob=b"secret")]
+        server = self.started(checkers=checkers, submission=SubmissionSettings(**settings))
+        return server, self.loggedIn(server)
+
+    def loggedIn(self, server: MailServer, **settings: Any) -> Client:
+        client = self.client(server, protocol="submission", auth_without_tls=True, **settings)
+        client.say("EHLO client.test", "AUTH PLAIN AGFsaWNlAHNlY3JldA==")
+        return client
+
+    def test_senders(self) -> None:
+        """A login sends as itself, on whichever listener; XCLIENT's login, too."""
+        server, client = self.users()
+        other = self.client(server, auth="offered", auth_without_tls=True)
+        other.say("EHLO client.test", "AUTH PLAIN AGFsaWNlAHNlY3JldA==")
+        front = self.client(server, xclient=("192.0.2.1",))
+        front.say("EHLO client.test", "XCLIENT LOGIN=alice", "EHLO client.test")
+        for one in (client, other, front):
+            self.assertEqual(one.say("MAIL FROM:<ceo@mx.test>")[0][:9], "553 5.7.1")
+            self.assertEqual(one.say("MAIL FROM:<alice@mx.test>")[0][:9], "250 2.1.0")
+        server.replace(submission=SubmissionSettings(senders=Senders("any")))
+        self.assertEqual(client.say("RSET", "MAIL FROM:<ceo@mx.test>")[1][:3], "250")
+
+    def test_overLimit(self) -> None:
+        """What a login may send is what it may send over all listeners and connections."""
+        server, client = self.users(recipients=3, octets=2000)
+        other = self.loggedIn(server)
+        client.say("MAIL FROM:<alice@mx.test>")
+        other.say("MAIL FROM:<alice@mx.test>")
+        for one, wanted in ((client, "250"), (other, "250"), (client, "250"), (other, "450")):
+            self.assertEqual(one.say("RCPT TO:<lover@x.test>")[0][:3], wanted)
+        self.assertEqual(client.say("DATA", "x" * 900 + "\r\n.")[-1][:3], "250")
+        self.assertEqual(other.say("DATA", "x" * 1900 + "\r\n.")[-1][:9], "450 4.7.1")
+        self.assertEqual(self.box.found, ["lover@x.test"])
+        shown = server.status.snapshot()["parts"]["submission"]["most_used"]
+        self.assertEqual(shown["alice"]["recipients"], [3, 3])
+
+    def test_held(self) -> None:
+        """With C{hold} it is taken, and stays until an operator releases it."""
+        for listener in ({}, {"enumerate": "delivery"}):
+            server, _ = self.users(messages=1, over="hold")
+            client = self.loggedIn(server, **listener)
+            for _ in range(2):
+                client.say("MAIL FROM:<alice@mx.test>", "RCPT TO:<lover@x.test>")
+                self.assertEqual(client.say("DATA", "text\r\n.")[-1][:3], "250")
+            self.clock.pump([60] * 100)
+            self.assertEqual(self.box.found, ["lover@x.test"], listener)
+            self.box.found.clear()
+
+    def test_guessing(self) -> None:
+        """Guesses count over listeners; the user is served elsewhere (S8)."""
+        server, _ = self.users()
+        looked = 0
+        for number in range(30):
+            protocol = ("smtp", "submission")[number % 2]
+            client = self.client(server, protocol=protocol, auth="offered", auth_without_tls=True)
+            client.say("EHLO client.test")
+            guess = base64.b64encode(b"\0alice\0guess %d" % number).decode()
+            looked += not client.say(f"AUTH PLAIN {guess}")
+            client.session.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(looked, 10)
+
+    def test_restarted(self) -> None:
+        """Guesses, what was sent, and a stranger's salt are what they were before a restart."""
+        self.patch(limits, "SAVE_SECONDS", 100.0)  # what is not noted yet is at the stop
+        spool, said = MemorySpool(self.clock), []
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write(formatLine("alice", Secrets(ScryptHash.make("secret", b"s", 4))) + "\n")
+        for _ in range(2):
+            server = self.server(
+                spool=spool,
+                checkers=[PasswordFile(path, maybeDeferred)],
+                submission=SubmissionSettings(messages=1),
+            )
+            self.successResultOf(server.start())
+            guesser = self.client(server, auth="offered", auth_without_tls=True)
+            guesser.transport.clear()
+            guesser.say("EHLO client.test")
+            (salt,) = guesser.say("AUTH SCRAM-SHA-256 " + base64.b64encode(b"n,,n=x,r=y").decode())
+            guesser.say("*")
+            client = self.loggedIn(server)
+            mail = client.say("MAIL FROM:<alice@mx.test>")
+            known = base64.b64decode(salt[4:]).partition(b",")[2]
+            said.append((known, mail[0][:3], server._services.limits.used("auth-address")))
+            guesser.say("AUTH PLAIN AGFsaWNlAGd1ZXNz")
+            for one in (guesser, client):
+                one.session.connectionLost(Failure(ConnectionDone()))
+            self.stop(server)
+        self.assertEqual(said[0][0], said[1][0])
+        self.assertEqual([mail for _, mail, _ in said], ["250", "450"])
+        self.assertEqual([used for _, _, used in said], [{}, {"192.0.2.1 alice": 1}])
 
     def test_connections(self) -> None:
         """The limits on connections are those of all listeners together."""

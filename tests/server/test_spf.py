@@ -117,23 +117,23 @@ class SPFTests(SynchronousTestCase):
         self.assertEqual(len(self.resolver.asked), 1 + 4)
 
     def test_passes(self) -> None:
-        """Only "pass" passes, and only for a return path; it never fails."""
+        """Only "pass" passes; for the null path, the client's name is asked."""
         for sender, wanted in (
-            ("me@a.example", True),
-            ("me@wrong.example", False),
-            ("me@broken.example", False),
-            ("me@unknown.example", False),
-            ("", False),
+            ("me@a.example", "a.example"),
+            ("me@wrong.example", None),
+            ("me@broken.example", None),
+            ("me@unknown.example", None),
+            ("", "a.example"),
         ):
             envelope = makeEnvelope(sender)
             client = Client("192.0.2.1", 25, "a.example")
-            passes = self.spf.passes(attrs.evolve(envelope, client=client))
-            self.assertIs(self.successResultOf(passes), wanted)
+            proved = self.spf.proved(attrs.evolve(envelope, client=client))
+            self.assertEqual(self.successResultOf(proved), wanted)
 
     def test_passesNot(self) -> None:
         """Neither a resolver that cannot be made nor giving up is a failure."""
-        passes = SPF(lambda: self.resolver.missing, self.clock).passes(makeEnvelope("me@a.example"))
+        passes = SPF(lambda: self.resolver.missing, self.clock).proved(makeEnvelope("me@a.example"))
         self.assertFalse(self.successResultOf(passes))
-        passes = self.spf.passes(makeEnvelope("me@waits.example"))
+        passes = self.spf.proved(makeEnvelope("me@waits.example"))
         passes.cancel()
         self.assertFalse(self.successResultOf(passes))

@@ -10,10 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer, implementer_only
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IEnvelopeStage
+from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IEnvelopeStage, IOnwardDelivery
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
-from deferrals.model.reply import R550_RELAYING_DENIED, Reply
+from deferrals.model.reply import R550_RELAYING_DENIED, R550_SENDER_ROUTING, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
 from deferrals.server.stages import CurrentStages, EnvelopeChain, Stages
@@ -69,13 +69,29 @@ class ChainTests(SynchronousTestCase):
     """
 
     def ask(self, *stages: Any, policies: Any = ("p",), deliveries: Any = None) -> Any:
-        chain = EnvelopeChain(stages, policies, deliveries or {"d": Box()})
+        chain = EnvelopeChain(stages, policies, deliveries or {"d": Box()}, {})
         recipient = Recipient(Mailbox.parse("a@x.example"))
         return chain.judgeRecipient(makeEnvelope(), recipient)
 
     def test_none(self) -> None:
         """A recipient that no stage knows is refused."""
         self.assertEqual(self.successResultOf(self.ask(Says(None))), Refuse(R550_RELAYING_DENIED))
+
+    def test_routing(self) -> None:
+        """A recipient that a server behind this one could send on is refused."""
+
+        @implementer(IOnwardDelivery)
+        class Onward(Box):
+            pass
+
+        for address, delivery, wanted in (
+            ("a%b@x.example", Onward(), Refuse(R550_SENDER_ROUTING)),
+            ("a@x.example", Onward(), Defer(Route("p", "d"))),
+            ("a%b@x.example", Box(), Defer(Route("p", "d"))),
+        ):
+            chain = EnvelopeChain([Says(Defer())], ["p"], {"d": delivery}, {})
+            d = chain.judgeRecipient(makeEnvelope(), Recipient(Mailbox.parse(address)))
+            self.assertEqual(self.successResultOf(d), wanted)
 
     def test_lastOpinion(self) -> None:
         """The last opinion counts, and a refusal ends it."""

@@ -7,7 +7,7 @@ from zope.interface import implementer
 @implementer(ICheckerFactory, IPlugin)
 class _PasswordFileFactory:
     authType = "passwd"
-    authHelp = "A password file, as 'deferrals passwd' writes it: scrypt and SCRAM-SHA-256."
+    authHelp = "A password file, as 'deferrals passwd' writes it: Argon2 and SCRAM-SHA-256."
     argStringFormat = "Name of the file."
 
     @property
@@ -21,3 +21,24 @@ class _PasswordFileFactory:
 
 
 passwordFile = _PasswordFileFactory()
+
+
+@implementer(ICheckerFactory, IPlugin)
+class _DovecotFactory:
+    authType = "dovecot"
+    authHelp = (
+        "Dovecot's users: the socket that Dovecot has for authentication clients, such as"
+        " /run/dovecot/auth-client. PLAIN and LOGIN only."
+    )
+    argStringFormat = "Path of the socket, or a Twisted client endpoint."
+
+    @property
+    def credentialInterfaces(self):
+        return namedAny("deferrals.auth.dovecot.DovecotChecker").credentialInterfaces
+
+    def generateChecker(self, argstring):
+        reactor = namedAny("twisted.internet.reactor")
+        return namedAny("deferrals.auth.dovecot.makeChecker")(argstring, reactor)
+
+
+dovecot = _DovecotFactory()

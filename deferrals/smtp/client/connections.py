@@ -25,7 +25,6 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 
 from deferrals.deferreds import (
     CancelledError,
@@ -36,10 +35,11 @@ from deferrals.deferreds import (
     withDeadline,
 )
 from deferrals.errors import HopError, PeerError
+from deferrals.logger import Logger
 from deferrals.model.outgoing import Hop, Login, Security
 from deferrals.smtp.client.auth import choose
 from deferrals.smtp.client.session import ClientSession
-from deferrals.smtp.client.tls import Unverified, trusted, verifying
+from deferrals.tls import Unverified, isTLS, trusted, verifying
 
 _log = Logger(namespace="deferrals.hops")
 
@@ -227,7 +227,8 @@ class HopConnections:
                 await self._authenticate(session, hop.login)
         except PeerError as error:
             session.abort()
-            raise HopError(self._named(str(error)), "4.4.2") from None
+            enhanced = "4.7.5" if session.distrusted else "4.4.2"
+            raise HopError(self._named(str(error)), enhanced) from None
         except BaseException:
             session.abort()
             raise
@@ -269,7 +270,7 @@ class HopConnections:
         """
         hop = self.hop
         if session.protected:  # the endpoint has seen to it
-            session.verified = hop.endpoint.startswith("tls:")
+            session.verified = isTLS(hop.endpoint)
             if security == "verified" and not session.verified:
                 problem = "an endpoint that does not verify the server"
                 raise NoTLS(self._named(problem), "4.7.5")

@@ -1,5 +1,10 @@
 """
 What a server says: octets into replies (RFC 5321 §4.2).
+
+A server says what it likes, and may mean ill.  So there is a bound for a line,
+for the lines and the octets of a reply, and for all that it says while one
+message is sent.  A reply that goes beyond is none, and the connection is not
+used any longer.
 """
 
 from __future__ import annotations
@@ -12,9 +17,16 @@ from deferrals.model.reply import Reply
 
 MAX_REPLY_LINE_OCTETS = 4096
 MAX_REPLY_LINES = 500
+MAX_REPLY_OCTETS = 64 * 1024
 
-#: So many lines more for each recipient that a 558 may have a reply for.
+#: So much more for each recipient that a 558 may have a reply for.
 MAX_OWN_REPLY_LINES = 10
+MAX_OWN_REPLY_OCTETS = 5 * 1024
+
+#: All that is said while one message is sent: so much, and so much more for
+#: each of its recipients.
+MAX_DIALOGUE_OCTETS = 256 * 1024
+MAX_RECIPIENT_OCTETS = 8 * 1024
 
 _REPLY_LINE = re.compile(r"([2-5][0-9][0-9])(?:([ -])(.*))?", re.S)
 
@@ -23,15 +35,34 @@ class ReplyParser:
     """
     Reply lines into replies.
 
-    @ivar maxLines: of one reply.
-    @ivar error: why what comes now is no reply; C{None} while all is well.
+    @ivar error: why what comes now is no reply, or too much; C{None} while all is
+        well.
     """
 
     def __init__(self) -> None:
-        self.maxLines = MAX_REPLY_LINES
         self._lines: list[str] = []
+        self._octets = 0
         self._buffer = b""
         self.error: PeerError | None = None
+        self.extend(0)
+        self.renew(0)
+
+    def extend(self, recipients: int) -> None:
+        """
+        What a reply may have, from now on.
+
+        @param recipients: whose own replies it may have (X-5).
+        """
+        self._maxLines = MAX_REPLY_LINES + MAX_OWN_REPLY_LINES * recipients
+        self._maxOctets = MAX_REPLY_OCTETS + MAX_OWN_REPLY_OCTETS * recipients
+
+    def renew(self, recipients: int) -> None:
+        """
+        A message begins: what is said about it is counted from here.
+
+        @param recipients: that it has.
+        """
+        self._left = MAX_DIALOGUE_OCTETS + MAX_RECIPIENT_OCTETS * recipients
 
     @property
     def partial(self) -> bool:
@@ -50,33 +81,51 @@ class ReplyParser:
     def feed(self, data: bytes) -> list[tuple[Reply, list[str]]]:
         """
         @return: complete replies, each with its lines as they came.  What is no
-            reply ends them: then there is an L{error}, and nothing is read any
-            longer.
+            reply, or too much, ends them: then there is an L{error}, and nothing
+            is read any longer.
         """
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        if self.error is not None:
+            return []
         found = []
-        for line in lines:
-            complete = self._line(line) if self.error is None else []
-            if complete:
-                found.append((Reply.ofLines(complete), complete))
-        if self.error is None and len(self._buffer) > MAX_REPLY_LINE_OCTETS:
-            self.error = PeerError("a reply line without end")
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        try:
+            for line in lines:
+                complete = self._line(line)
+                if complete:
+                    found.append((Reply.ofLines(complete), complete))
+            if len(self._buffer) > MAX_REPLY_LINE_OCTETS:
+                raise PeerError("a reply line without end")
+        except PeerError as error:
+            self.error, self._buffer = error, b""
         return found
 
     def _line(self, line: bytes) -> list[str]:
         """
         @return: all lines of a reply whose last one this is; otherwise none.
+        @raise PeerError: it is none of a reply, or too much.
         """
+        self._count(len(line) + 1)
         text = line.removesuffix(b"\r").decode("utf-8", "replace")
         match = _REPLY_LINE.fullmatch(text)
         if match is None or (self._lines and not text.startswith(self._lines[0][:3])):
-            self.error = PeerError(f"not a reply line: {text[:100]!r}")
-            return []
+            raise PeerError(f"not a reply line: {text[:100]!r}")
         self._lines.append(text)
-        if len(self._lines) > self.maxLines:
-            self.error = PeerError("a reply with too many lines")
-            return []
+        if len(self._lines) > self._maxLines:
+            raise PeerError("a reply with too many lines")
         if match[2] == "-":
             return []
-        complete, self._lines = self._lines, []
+        complete, self._lines, self._octets = self._lines, [], 0
         return complete
+
+    def _count(self, octets: int) -> None:
+        """
+        One more line, of so many octets.
+        """
+        self._octets += octets
+        self._left -= octets
+        if octets > MAX_REPLY_LINE_OCTETS:
+            raise PeerError("a reply line too long")
+        if self._octets > self._maxOctets:
+            raise PeerError("a reply too long")
+        if self._left < 0:
+            raise PeerError("too much is said about one message")

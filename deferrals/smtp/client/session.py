@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
     IConsumer,
@@ -44,13 +45,17 @@ from deferrals.model.commands import checkLine, checkName, checkPath, checkRecip
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import EXTENDED
 from deferrals.model.outgoing import PREFERENCE, Outgoing, Timeouts
-from deferrals.model.reply import R250_SENDER, Reply
+from deferrals.model.reply import R250_SENDER, Reply, kept
 from deferrals.model.sending import R553_NO_SMTPUTF8, R554_BARE_NEWLINE, Sending, number, unfit
 from deferrals.smtp.client.auth import Mechanism
-from deferrals.smtp.client.replies import MAX_OWN_REPLY_LINES, MAX_REPLY_LINES, ReplyParser
+from deferrals.smtp.client.replies import MAX_DIALOGUE_OCTETS, ReplyParser
 from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer, Stuffing
+from deferrals.tls import WrongServer
 
 _UNWANTED = "not waited for any longer"
+
+#: A reply that is not waited for yet counts for so many octets at least.
+_REPLY_OCTETS = 512
 
 
 class IConnection(ITLSTransport, IConsumer):
@@ -77,6 +82,8 @@ class ClientSession(Protocol):
     @ivar serverName: what the server calls itself.
     @ivar protected: whether the connection is encrypted.
     @ivar verified: whether, besides, the server is known to be the right one.
+    @ivar distrusted: whether the connection was lost for want of TLS with the
+        right server.
     @ivar transactions: how many messages have been sent over it.
     """
 
@@ -102,6 +109,7 @@ class ClientSession(Protocol):
         self._chunking = chunking
         self._parser = ReplyParser()
         self._replies: deque[Reply] = deque()
+        self._ahead = 0
         self._waiter: Deferred[Reply] | None = None
         self._handshake: Deferred[None] | None = None
         self._lost: PeerError | None = None
@@ -112,7 +120,7 @@ class ClientSession(Protocol):
         self._gone: list[Deferred[None]] = []
         self.capabilities: dict[str, list[str]] = {}
         self.serverName = ""
-        self.protected = self.verified = False
+        self.protected = self.verified = self.distrusted = False
         self.transactions = 0
 
     # Connection and replies.
@@ -145,12 +153,12 @@ class ClientSession(Protocol):
             self._came(reply)
         if self._waiter is not None and self._replies:
             waiter, self._waiter = self._waiter, None
-            waiter.callback(self._replies.popleft())
+            waiter.callback(self._taken())
         if self._parser is not parser:
             return  # sent in clear, behind the reply to STARTTLS
         if parser.error is not None:
             self._broken(parser.error)
-        elif len(self._replies) > MAX_REPLY_LINES:
+        elif self._ahead > MAX_DIALOGUE_OCTETS:
             self._broken(PeerError("replies that were not asked for"))
 
     def _came(self, reply: Reply) -> None:
@@ -162,15 +170,25 @@ class ClientSession(Protocol):
             return
         if reply.code == 421 and self._lost is None:
             # RFC 5321 §3.8: a server that says so closes the connection.
-            self._lost = PeerError(f"the server closes: {reply}")
+            self._lost = PeerError(f"the server closes: {kept(reply)}")
             self.transport.abortConnection()
         self._replies.append(reply)
+        self._ahead += max(_REPLY_OCTETS, len(reply.text))
+
+    def _taken(self) -> Reply:
+        """
+        The first of the replies that have come.
+        """
+        reply = self._replies.popleft()
+        self._ahead -= max(_REPLY_OCTETS, len(reply.text))
+        return reply
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         What waits for a reply fails.
         """
         self._closed = True
+        self.distrusted = bool(reason.check(WrongServer, SSL.Error))
         if self._lost is None:
             what = "TLS" if self._handshake is not None else "connection lost"
             self._lost = PeerError(f"{what}: {_reason(reason)}")
@@ -244,9 +262,15 @@ class ClientSession(Protocol):
         """
         return number(self.capabilities, "LIMITS", name)
 
-    def _expect(self, seconds: float) -> Deferred[Reply]:
+    async def _expect(self, seconds: float) -> Reply:
         """
-        The next reply.
+        The next reply, as far as it is kept.
+        """
+        return kept(await self._whole(seconds))
+
+    def _whole(self, seconds: float) -> Deferred[Reply]:
+        """
+        The next reply, with all that it says.
 
         @return: a Deferred that fails with L{PeerError} when there is none in
             time; then the connection is given up, and also where it is
@@ -259,7 +283,7 @@ class ClientSession(Protocol):
         The next reply, however long it takes.
         """
         if self._replies:
-            return succeed(self._replies.popleft())
+            return succeed(self._taken())
         if self._lost is not None:
             return fail(self._lost)
         self._waiter = Deferred(self._unwanted)
@@ -300,10 +324,10 @@ class ClientSession(Protocol):
     async def _introduce(self) -> None:
         self.capabilities = {}
         self._command(f"{'LHLO' if self._lmtp else 'EHLO'} {self._hello}")
-        reply = await self._expect(self._timeouts.command)
+        reply = await self._whole(self._timeouts.command)
         if reply.isPermanent and not self._lmtp:
             self._command(f"HELO {self._hello}")
-            reply = await self._expect(self._timeouts.command)
+            reply = await self._whole(self._timeouts.command)
         elif reply.isPositive:
             for line in reply.text.split("\n")[1:]:
                 keyword, *words = line.split() or [""]
@@ -314,7 +338,7 @@ class ClientSession(Protocol):
 
     def _refused(self, what: str, reply: Reply) -> PeerError:
         self.transport.loseConnection()
-        self._lost = PeerError(f"{what} was answered {reply}", reply)
+        self._lost = PeerError(f"{what} was answered {kept(reply)}", kept(reply))
         return self._lost
 
     async def secure(self, creator: IOpenSSLClientConnectionCreator, verifies: bool) -> None:
@@ -336,6 +360,7 @@ class ClientSession(Protocol):
             raise PeerError(f"STARTTLS was answered {reply}", reply)
         self._parser = ReplyParser()
         self._replies.clear()
+        self._ahead = 0
         handshake: Deferred[None] = Deferred(self._unwanted)
         self._handshake = handshake
         self.transport.startTLS(creator)
@@ -362,10 +387,10 @@ class ClientSession(Protocol):
         self._busy = True
         try:
             self._command(f"AUTH {mechanism.start()}", f"AUTH {mechanism.name} ...")
-            reply = await self._expect(self._timeouts.command)
+            reply = await self._whole(self._timeouts.command)
             while reply.code == 334:
                 self._command(await mechanism.respond(reply.text), "...")
-                reply = await self._expect(self._timeouts.command)
+                reply = await self._whole(self._timeouts.command)
             if not reply.isPositive:
                 raise self._refused("AUTH", reply)
             mechanism.finish()
@@ -407,6 +432,7 @@ class ClientSession(Protocol):
             return sending.result()
         self._busy = True
         self.transactions += 1
+        self._parser.renew(len(outgoing.recipients))
         try:
             await self._envelope(sending)
             if sending.begun:
@@ -438,6 +464,7 @@ class ClientSession(Protocol):
             commands[0] += " SMTPUTF8"
         self._busy = True
         self.transactions += 1
+        self._parser.renew(1)
         replies = []
         if "PIPELINING" in self.capabilities:
             self._commands(commands)
@@ -456,6 +483,7 @@ class ClientSession(Protocol):
         if self._lost is None and (self._replies or self._parser.partial):
             self._broken(PeerError("the server said something unasked"))
             self._replies.clear()
+            self._ahead = 0
 
     def _form(self, forms: Sequence[Form] | None) -> Form:
         if self._lmtp:
@@ -509,7 +537,7 @@ class ClientSession(Protocol):
             await self._write(sending)
         except PeerError:
             if self._replies and self._replies[0].code >= 400:
-                sending.final = self._replies.popleft()  # it could not wait for the end
+                sending.final = kept(self._taken())  # it could not wait for the end
             raise
         seconds = self._timeouts.answer
         if sending.form is Form.LMTP:
@@ -520,6 +548,7 @@ class ClientSession(Protocol):
         if self._isExtended(reply.code):
             sending.extended(reply.text.split("\n"))
             return
+        reply = kept(reply)
         if reply.code == 353:
             listed = sending.listed
             if not listed:
@@ -549,7 +578,7 @@ class ClientSession(Protocol):
         late = self._clock.callLater(seconds, lambda: self._broken(PeerError("no reply in time")))
         if Form.EXDATA.keyword in self.capabilities:
             self._answerTimer = late
-            parser.maxLines = MAX_REPLY_LINES + MAX_OWN_REPLY_LINES * len(sending.waiting)
+            parser.extend(len(sending.waiting))
         try:
             return await self._next()
         except PeerError:
@@ -558,7 +587,8 @@ class ClientSession(Protocol):
                 sending.extended([line[4:] for line in lines])  # X-8
             raise
         finally:
-            self._answerTimer, parser.maxLines = None, MAX_REPLY_LINES
+            self._answerTimer = None
+            parser.extend(0)
             if late.active():
                 late.cancel()
 
@@ -604,8 +634,6 @@ def _reason(reason: Failure) -> str:
     """
     words = reason.getErrorMessage()
     errors = getattr(reason.value, "args", ())
-    if hasattr(reason.value, "errors"):  # service_identity's
-        words = "the certificate has another name"
-    elif errors and isinstance(errors[0], list):  # OpenSSL's: (library, function, reason)
+    if errors and isinstance(errors[0], list):  # OpenSSL's: (library, function, reason)
         words = "; ".join(str(one[-1]) for one in errors[0] if one)
     return " ".join(words.split())[:200]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from deferrals.errors import HopError
+from deferrals.logger import Logger
 from deferrals.model.answers import Answer, Result
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import PREFERENCE, Hop, Outgoing, Sent

@@ -3,8 +3,8 @@ AUTH (RFC 4954): PLAIN, LOGIN and SCRAM-SHA-256.
 
 Whether a password is right is for the
 L{Authenticator<deferrals.auth.authenticator.Authenticator>} to say.
-Here is what is on the wire, and what a wrong password costs: time, doubled with
-each further one from the same address, and after a few the connection.
+Here is what is on the wire, and what a wrong password costs besides: time, doubled
+with each further one from the same address, and after a few the connection.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from twisted.cred.credentials import ICredentials, UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.deferreds import errorText, withDeadline
-from deferrals.errors import PeerError
+from deferrals.errors import PeerError, TooManyFailures
 from deferrals.interfaces import IAuthenticator, IScramCredentials
+from deferrals.logger import Logger
 from deferrals.model.reply import (
     R235_AUTHENTICATED,
     R421_AUTH_FAILURES,
     R454_AUTH_NOT_NOW,
+    R454_TOO_MANY_FAILURES,
     R501_AUTH_CANCELLED,
     R501_AUTH_SYNTAX,
     R501_SYNTAX,
@@ -163,6 +164,10 @@ class Authentication(SessionBase):
         except UnauthorizedLogin as error:
             self._report(mechanism, "failed", str(error))
             await self._unauthorized()
+        except TooManyFailures as error:
+            self._report(mechanism, "not tried", str(error))
+            self.reply(R454_TOO_MANY_FAILURES)
+            self._countFailure()
         else:
             self._report(mechanism, "accepted", self._user or "")
             self.identify()
@@ -175,7 +180,7 @@ class Authentication(SessionBase):
             event="authentication",
             client=self._address,
             outcome=outcome,
-            user="".join(c if c.isprintable() else "?" for c in user[:100]),
+            user=user[:100],
             mechanism=mechanism,
         )
 
@@ -183,11 +188,14 @@ class Authentication(SessionBase):
         """
         Wrong.  It takes a while to say so.
         """
-        self._authFailures += 1
         seconds = self._backend.connectionLimits.failed(self._address, self._clock.seconds())
         self._holdOn()
         await deferLater(self._clock, seconds)
         self.reply(R535_AUTH_FAILED)
+        self._countFailure()
+
+    def _countFailure(self) -> None:
+        self._authFailures += 1
         if self._authFailures >= self._limits.auth_failures:
             self.say(R421_AUTH_FAILURES)
             self.close()
@@ -250,9 +258,12 @@ class Authentication(SessionBase):
 
     async def _login(self, credentials: ICredentials, name: str) -> str:
         try:
-            return await self._hold(self._authenticator.login, credentials)
-        except UnauthorizedLogin:
-            raise UnauthorizedLogin(name) from None
+            return await self._hold(self._try, credentials)
+        except (UnauthorizedLogin, TooManyFailures) as error:
+            raise type(error)(name) from None
+
+    def _try(self, credentials: ICredentials) -> Deferred[str]:
+        return self._authenticator.login(credentials, self._address)
 
     # Waiting: for the client, and for the authenticator.
 

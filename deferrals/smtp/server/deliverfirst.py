@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import withDeadline
 from deferrals.interfaces import Work
+from deferrals.logger import Logger
 from deferrals.model.deliveryreport import resultLine, resultReply, shortened
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import Reply

@@ -15,12 +15,12 @@ from collections.abc import Hashable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
 from deferrals.deferreds import CancelledError, awaited, errorText, timeOfDay, withDeadline
 from deferrals.errors import PeerError, StageError
+from deferrals.logger import Logger
 from deferrals.model.envelope import Client, Envelope, Form, Parameters, Recipient
 from deferrals.model.extensions import parseMail, parseRcpt
 from deferrals.model.reply import (

@@ -7,8 +7,7 @@ The keys of an event are public: C{--log-format json} writes them as they are.
 
 from __future__ import annotations
 
-from twisted.logger import Logger
-
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import Reply
 

@@ -16,12 +16,12 @@ from typing import BinaryIO
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import awaited, timeOfDay, withDeadline
 from deferrals.errors import Changed
 from deferrals.interfaces import IMessage, INotes
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
@@ -169,12 +169,12 @@ def _body(file: BinaryIO) -> str:
     """
     @return: a digest of the body, without what is made anew at each call.
     """
-    digest, rest = hashlib.sha256(), b""
+    digest, rest = hashlib.sha256(), file.read(_CHUNK_OCTETS).lstrip(b"\r\n")
     while chunk := file.read(_CHUNK_OCTETS):
-        lines, _, rest = (rest + chunk).rpartition(b"\n")
+        lines, end, rest = (rest + chunk).rpartition(b"\n")
         if len(rest) > _CHUNK_OCTETS:
-            lines, rest = lines + b"\n" + rest, b""
-        digest.update(_MADE_ANEW.sub(b"", lines))
+            end, rest = end + rest, b""
+        digest.update(_MADE_ANEW.sub(b"", lines + end))
     digest.update(_MADE_ANEW.sub(b"", rest))
     return digest.hexdigest()[:32]
 
@@ -225,6 +225,9 @@ class MixedPolicy:
         found = [awaited(self.notes.find(_KIND, group.key)) for group in groups]
         if not any(found):
             return None
+        for one in found:
+            if isinstance(one, Deferred):
+                one.addErrback(lambda _: None)  # it is asked again, and heard
         d = Deferred.fromCoroutine(self._recall(transaction, groups))
         return d.addErrback(self._notRecalled, transaction)
 
@@ -257,7 +260,7 @@ class MixedPolicy:
         for key, value, version in notes:
             try:
                 records[key] = Record.fromJSON(value)
-            except (AttributeError, KeyError, TypeError, ValueError):
+            except Exception:
                 _log.failure("a note on mixed mail cannot be read")
             else:
                 versions[key] = version

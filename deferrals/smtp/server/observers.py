@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.logger import Logger
-
 from deferrals.deferreds import atOnce
 from deferrals.interfaces import ITransactionObserver
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 

@@ -39,12 +39,12 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
-from twisted.logger import Logger
 from twisted.mail import smtp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.interfaces import IBodyWriter
+from deferrals.logger import Logger
 from deferrals.model.reply import (
     R421_LOCAL_ERROR,
     R451_LOCAL_ERROR,

@@ -19,10 +19,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter, IMessage, Work
+from deferrals.logger import Logger
 from deferrals.model.block import Block, Resolution, lastReplies
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Form
@@ -130,6 +131,8 @@ class PostData:
         self._writer = writer
         self._startTimer()
         d = writer.finish()
+        if self._backend.weigh is not None:
+            d.addCallback(self._backend.weigh, self._envelope)
         d.addCallbacks(self._ask, self._unreadable)
         d.addErrback(self._failed)
 
@@ -217,12 +220,16 @@ class PostData:
         self._advance()
 
     def _unreadable(self, failure: Failure) -> None:
+        """
+        It cannot be had, or may not be.
+        """
+        refusal = failure.value.reply if isinstance(failure.value, PeerError) else R452_NO_STORAGE
         _log.error(
             "{transaction}: {error}", transaction=self._envelope.id, error=failure.getErrorMessage()
         )
         if self._step is not Step.OVER:
             self._step = Step.DECIDING
-            self.refuse(R452_NO_STORAGE)
+            self.refuse(refusal)
 
     def _decided(self, verdict: ContentVerdict, index: int) -> None:
         if self._step is Step.OVER or not self._block.verdict(index, verdict):

@@ -2,7 +2,9 @@
 Who the client is, when a front end has accepted its connection: the PROXY
 protocol, before the first octet of SMTP; XCLIENT, as Postfix has it.
 
-Both are believed only of the addresses that the configuration names.
+Both are believed only of the addresses that the configuration names.  The PROXY
+header is believed of who has connected; all else that trusts an address looks at
+the client that the header named.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import attrs
-from twisted.logger import Logger
 
 from deferrals.errors import PeerError
+from deferrals.logger import Logger
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.extensions import decodeXtext
 from deferrals.model.networks import LOCAL, UNKNOWN, normalAddress
@@ -35,9 +37,13 @@ class Introduction(SessionBase):
     See the module.
 
     @ivar connection: the address that has really connected.
+    @ivar other: the other end of the session: the client that a PROXY header
+        named, otherwise L{connection}.  XCLIENT does not change it.
     """
 
     connection = ""
+    other = ""
+    _isNamed = False
     _isSpokenFor = False
     _speaksForItself = False
     _counted: str | None = None
@@ -65,10 +71,13 @@ class Introduction(SessionBase):
             self._backend.connectionLimits.forgotten(counted)
 
     def _speaksForOthers(self, address: str) -> bool:
+        """
+        A front end that XCLIENT is believed of; a proxy, until it has named a
+        client, whatever the address of that is.
+        """
         settings = self._settings
-        return address in settings.xclientNetworks or (
-            settings.proxied and address in settings.trustedProxies
-        )
+        isProxy = settings.proxied and not self._isNamed and address in settings.trustedProxies
+        return isProxy or address in settings.xclientNetworks
 
     # The PROXY protocol.
 
@@ -99,6 +108,7 @@ class Introduction(SessionBase):
         self._reader = None
         if source.address is not None:
             self._address, self._port = source.address, source.port
+            self.other, self._isNamed = source.address, True
         return self.introduced(rest)
 
     def introduced(self, rest: bytes) -> bytes:
@@ -118,7 +128,7 @@ class Introduction(SessionBase):
         Whether this connection may use it: a trusted front end may, until the
         client itself speaks.  There are front ends that pass everything on.
         """
-        return self.connection in self._settings.xclientNetworks and not self._speaksForItself
+        return self.other in self._settings.xclientNetworks and not self._speaksForItself
 
     def greeted(self) -> None:
         """
@@ -132,7 +142,7 @@ class Introduction(SessionBase):
         """
         if not self._settings.xclientNetworks:
             raise PeerError("not offered", R502_NOT_HERE)
-        if self.connection not in self._settings.xclientNetworks:
+        if self.other not in self._settings.xclientNetworks:
             raise PeerError("not trusted", R550_NOT_TRUSTED)
         if self._speaksForItself or self._phase not in (Phase.START, Phase.READY):
             raise PeerError("not now", R503_SEQUENCE)

@@ -17,13 +17,13 @@ from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
 from twisted.internet.protocol import ServerFactory, connectionDone
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from deferrals.errors import PeerError
+from deferrals.logger import Logger
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import End
 from deferrals.model.networks import LOCAL, normalAddress
@@ -31,6 +31,7 @@ from deferrals.model.reply import (
     R221_BYE,
     R250_OK,
     R252_VRFY,
+    R421_NO_DESCRIPTOR,
     R421_SHUTDOWN,
     R421_TIMEOUT,
     R421_TOO_MANY_COMMANDS,
@@ -48,6 +49,7 @@ from deferrals.model.reply import (
 from deferrals.model.transaction import Phase, outOfSequence
 from deferrals.smtp.server.auth import MAX_AUTH_LINE_OCTETS, Authentication
 from deferrals.smtp.server.data import Contents
+from deferrals.smtp.server.descriptors import closeNow, isScarce
 from deferrals.smtp.server.proxy import XCLIENT, Introduction
 from deferrals.smtp.server.settings import Backend
 from deferrals.smtp.server.starttls import Encryption
@@ -113,8 +115,13 @@ class Session(Introduction, Authentication, Encryption, Contents):
         address = getattr(peer, "host", LOCAL)
         self._address = normalAddress(address) if ":" in address else address
         self._port = getattr(peer, "port", 0)
-        self.connection = self._address
+        self.connection = self.other = self._address
         super().connectionMade()
+        socket: ITransport = self.transport
+        if isinstance(socket, TLSMemoryBIOProtocol):
+            socket = ITransport(socket.transport)
+        if isScarce(socket):
+            return self._noDescriptor()
         self._accepted = True
         refusal = self._backend.connectionLimits.opened()
         if refusal is not None:
@@ -157,10 +164,26 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if not self._isGreeted:
             self._welcome()
 
+    def _noDescriptor(self) -> None:
+        """
+        The process has hardly a file descriptor left.
+        """
+        refusal = R421_NO_DESCRIPTOR
+        _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
+        self._backend.status.count("connections", "turned away")
+        if self.isEncryptedOutside:
+            return self.cutOff()
+        farewell = b"" if self._beginsWithTLS else str(refusal).encode("ascii") + b"\r\n"
+        closeNow(self.transport, farewell)
+
+    @property
+    def _beginsWithTLS(self) -> bool:
+        return self._settings.security == "implicit" or self.isEncryptedOutside
+
     def _turnAway(self, refusal: Reply) -> None:
         _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
         self._backend.status.count("connections", "turned away")
-        if self._settings.security == "implicit" or self.isEncryptedOutside:
+        if self._beginsWithTLS:
             self.cutOff()
         else:
             self.say(refusal)

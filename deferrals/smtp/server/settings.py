@@ -13,11 +13,13 @@ from deferrals.interfaces import (
     IAuthenticator,
     IContentJudge,
     IEnvelopeStage,
+    IMessage,
     ISenderStage,
     ISpool,
     ITransactionObserver,
     Work,
 )
+from deferrals.model.envelope import Envelope
 from deferrals.model.ids import TransactionIds
 from deferrals.model.status import Status
 from deferrals.model.verdict import Outcome
@@ -38,6 +40,9 @@ class Backend:
     @ivar spool: makes messages durable.
     @ivar release: called with the L{Work} of a staged message right after its
         final reply was written: from here on it is ours.
+    @ivar weigh: called with each message that is complete, and its envelope;
+        fires with the message, or fails with
+        L{PeerError<deferrals.errors.PeerError>}, whose reply refuses it.
     @ivar status: where events are counted.
     @ivar mixed: what a plain sender gets when its recipients differ.
     @ivar connectionLimits: counts connections and failed passwords.
@@ -57,6 +62,7 @@ class Backend:
     content: IContentJudge
     spool: ISpool
     release: Callable[[Work], None]
+    weigh: Callable[[IMessage, Envelope], Deferred[IMessage]] | None = None
     status: Status
     mixed: MixedPolicy
     connectionLimits: ConnectionLimits = attrs.field(factory=ConnectionLimits)

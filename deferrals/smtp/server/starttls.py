@@ -9,11 +9,11 @@ encrypted), and the session begins anew.
 from __future__ import annotations
 
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals.errors import PeerError
+from deferrals.logger import Logger
 from deferrals.model.reply import (
     R220_READY_FOR_TLS,
     R501_SYNTAX,

@@ -16,11 +16,11 @@ from typing import TypeVar
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.errors import SpoolError
 from deferrals.interfaces import Work
+from deferrals.logger import Logger
 from deferrals.spool.sqlite import diskspace
 from deferrals.spool.sqlite.store import Store
 

@@ -15,6 +15,7 @@ with L{SpoolError}, until it has been mended (C{mend}) or is back.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -25,11 +26,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.errors import SpoolError
+from deferrals.logger import Logger
 from deferrals.spool.sqlite.fileidentity import FileIdentity
+from deferrals.spool.sqlite.files import createPrivate
 
 _log = Logger(namespace="deferrals.spool")
 
@@ -75,6 +77,8 @@ def connect(path: str) -> sqlite3.Connection:
     """
     Open a database as all of ours are opened.
     """
+    with contextlib.suppress(OSError):  # SQLite will say it
+        createPrivate(path)
     db = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=1024
     )

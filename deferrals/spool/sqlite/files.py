@@ -14,8 +14,12 @@ from collections.abc import Iterable
 
 import attrs
 
+from deferrals import durable
 from deferrals.errors import SpoolError
+from deferrals.logger import Logger
 from deferrals.model.ids import formatId, parseId
+
+_log = Logger(namespace="deferrals.spool")
 
 
 @attrs.frozen
@@ -71,7 +75,14 @@ class SpoolFiles:
 
         @raise OSError: they cannot be made.
         """
-        _makePrivate(self.bodies)
+        durable.makeDirectory(self.bodies)
+        mode = durable.keepPrivate(self.directory)
+        if mode is not None:
+            _log.warn(
+                "{path} had mode {mode}, and has 0700 now",
+                path=self.directory,
+                mode=f"{mode:04o}",
+            )
 
     def bodyNumbers(self) -> list[int]:
         """
@@ -108,7 +119,7 @@ class SpoolFiles:
 
         @return: whether there was one.
         """
-        os.makedirs(self.damaged, mode=0o700, exist_ok=True)
+        durable.makeDirectory(self.damaged)
         try:
             os.rename(self.body(number), self.damagedBody(number))
         except FileNotFoundError:
@@ -174,18 +185,17 @@ class SpoolLock:
             self._fd = -1
 
 
+def createPrivate(path: str) -> None:
+    """
+    Make an empty file for the server's own user alone, if there is none: SQLite
+    would make it as the umask says.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 def removeFile(path: str) -> None:
     """
     Remove a file, if it is there.
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _makePrivate(path: str) -> None:
-    """
-    Make a directory, and those above it that are missing.
-    """
-    if not os.path.isdir(path):
-        _makePrivate(os.path.dirname(path))
-        os.mkdir(path, 0o700)

@@ -21,9 +21,9 @@ from collections.abc import Container
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.logger import Logger
 
 from deferrals.deferreds import InThread
+from deferrals.logger import Logger
 from deferrals.model.ids import formatId
 from deferrals.spool.sqlite import upkeep
 from deferrals.spool.sqlite.recovery import saveClock

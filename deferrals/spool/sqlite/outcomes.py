@@ -24,7 +24,7 @@ from deferrals.model.reply import Reply
 from deferrals.spool.sqlite.batch import Insert, WriteBatch
 from deferrals.spool.sqlite.claims import waitFor
 from deferrals.spool.sqlite.rows import replyText
-from deferrals.spool.sqlite.schema import ENDED, QUEUED, STUCK
+from deferrals.spool.sqlite.schema import ENDED, HELD, QUEUED, STUCK
 
 #: When an outcome stands and the process dies before the sender was told,
 #: another process tells it after so long.
@@ -106,19 +106,22 @@ class Outcomes:
     def _reschedule(self, key: tuple[int, int, str], disposition: Reschedule, since: float) -> bool:
         if disposition.attempted:
             self.note(key[0], key[1], "retry", disposition.reply, disposition.host)
+        elif disposition.isHeld:
+            self.note(key[0], key[1], "held")
         expires = since + disposition.expireSeconds
         warn = min(since + disposition.warnSeconds, expires) if disposition.warnSeconds else expires
         due = self.now + disposition.seconds
         changed = self._changed(
-            f"UPDATE recipients SET status = {QUEUED}, owner = NULL, destination = ?, due = ?,"
+            "UPDATE recipients SET status = ?, owner = NULL, destination = ?, due = ?,"
             " attempts = attempts + ?, expires = ?, notice = iif(warned, ?, ?),"
             " reply = coalesce(?, reply), host = coalesce(?, host)" + _OURS,
             (
+                HELD if disposition.isHeld else QUEUED,
                 *(disposition.destination, due, int(disposition.attempted), expires, expires, warn),
                 *(replyText(disposition.reply), disposition.host or None, *key),
             ),
         )
-        if changed:
+        if changed and not disposition.isHeld:
             waitFor(self.db, disposition.destination, due)
         return changed
 

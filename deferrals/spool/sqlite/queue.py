@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import InThread
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, IQueue
+from deferrals.logger import Logger
 from deferrals.model.ids import parseId
 from deferrals.model.selection import Selection, Shown
 from deferrals.spool.sqlite import queries

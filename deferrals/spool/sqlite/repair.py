@@ -14,13 +14,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Container, Iterator
 
-from twisted.logger import Logger
-
 from deferrals import durable
+from deferrals.logger import Logger
 from deferrals.model.ids import formatId
 from deferrals.spool.sqlite.claims import setAside
 from deferrals.spool.sqlite.clock import SpoolClock
-from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeFile
+from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, createPrivate, removeFile
 from deferrals.spool.sqlite.rows import Row
 from deferrals.spool.sqlite.schema import prepare
 
@@ -69,9 +68,10 @@ def rewrite(db: sqlite3.Connection, path: str) -> str:
 
     @return: a text for the log.
     """
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    durable.makeDirectory(os.path.dirname(path))
     new = f"{path}.new"
     _removeDatabase(new)
+    createPrivate(new)
     db.execute("VACUUM INTO ?", (new,))
     _install(new, path)
     (count,) = db.execute("SELECT COUNT(*) FROM messages").fetchone()
@@ -90,6 +90,7 @@ def salvage(files: SpoolFiles, now: float, incoming: Container[int]) -> str:
     path = files.database
     new = f"{path}.new"
     _removeDatabase(new)
+    createPrivate(new)
     target = sqlite3.connect(new, isolation_level=None)
     try:
         target.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -118,7 +119,7 @@ def _newDirectory(files: SpoolFiles, kind: str) -> str:
     path, count = name, 1
     while os.path.exists(path):
         path, count = f"{name}-{count}", count + 1
-    os.makedirs(path, mode=0o700)
+    durable.makeDirectory(path)
     return path
 
 

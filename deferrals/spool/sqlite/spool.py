@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -35,6 +34,7 @@ from deferrals import durable
 from deferrals.deferreds import InThread
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, IReactor, ISpool, Work
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Disposition, Remove, Reschedule
 from deferrals.model.envelope import Envelope

@@ -13,14 +13,15 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
+from deferrals.model.text import cleaned
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.content.exchange import chunks, exchange
 from deferrals.stages.content.scanner import UNSCANNED, OnError, Scanner
@@ -126,7 +127,7 @@ def _instream(message: IMessage) -> Generator[bytes, None, None]:
     yield struct.pack(">I", 0)
 
 
-def _isWhole(answer: bytes) -> bool:
+def _isWhole(answer: bytearray) -> bool:
     return answer.endswith((b"\0", b"\n"))
 
 
@@ -141,7 +142,7 @@ def parseAnswer(answer: bytes) -> ClamdScan:
         return ClamdScan()
     if text.startswith("stream: ") and text.endswith(" FOUND"):
         name = text.removeprefix("stream: ").removesuffix(" FOUND")
-        return ClamdScan(virus="".join(c for c in name if c.isprintable())[:100] or "unnamed")
+        return ClamdScan(virus=cleaned(name)[:100] or "unnamed")
     if text.startswith("INSTREAM size limit exceeded"):
         return ClamdScan(tooLarge=True)
     raise StageError(f"clamd answered {text[:200]!r}")

@@ -48,13 +48,14 @@ def chunks(message: IMessage) -> Generator[bytes, None, None]:
 async def exchange(
     endpoint: IStreamClientEndpoint,
     pieces: Generator[bytes, None, None],
-    isWhole: Callable[[bytes], bool],
+    isWhole: Callable[[bytearray], bool],
 ) -> bytes:
     """
     @param endpoint: where to connect.
     @param pieces: what to send; closed in the end.
     @param isWhole: whether an answer is complete; otherwise it ends with the
-        connection.
+        connection.  It is asked with each piece, and has to remember where it
+        was rather than to read the answer anew.
     @return: the answer; empty if there was none.  It fails when there is no
         connection, or when it is lost before an answer.
     """
@@ -94,10 +95,10 @@ class _Exchange(Protocol):
 
     transport: _IConnection  # from connectionMade on; nothing here is called before
 
-    def __init__(self, pieces: Iterator[bytes], isWhole: Callable[[bytes], bool]) -> None:
+    def __init__(self, pieces: Iterator[bytes], isWhole: Callable[[bytearray], bool]) -> None:
         self._pieces = pieces
         self._isWhole = isWhole
-        self._answer = b""
+        self._answer = bytearray()
         self._twin: socket.socket | None = None
         self.answered: Deferred[bytes] = Deferred(lambda _: self._leave())
 
@@ -134,7 +135,7 @@ class _Exchange(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._answer += data
         if not self._isTooLong() and self._isWhole(self._answer):
-            self._end(self._answer)
+            self._end()
 
     def _isTooLong(self) -> bool:
         """
@@ -151,14 +152,14 @@ class _Exchange(Protocol):
             if not self._answer:
                 self._fail(reason)
             elif not self._isTooLong():
-                self._end(self._answer)
+                self._end()
         self._closeTwin()
 
-    def _left(self) -> bytes:
+    def _left(self) -> bytearray:
         """
         What has come in, and was not read.
         """
-        found = b""
+        found = bytearray()
         with contextlib.suppress(OSError):
             while self._twin is not None and len(found) < MAX_ANSWER_OCTETS:
                 data = self._twin.recv(4096, socket.MSG_DONTWAIT)
@@ -167,9 +168,9 @@ class _Exchange(Protocol):
                 found += data
         return found
 
-    def _end(self, answer: bytes) -> None:
+    def _end(self) -> None:
         if not self.answered.called:
-            self.answered.callback(answer)
+            self.answered.callback(bytes(self._answer))
         self._leave()
 
     def _fail(self, failure: Failure) -> None:

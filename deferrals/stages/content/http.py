@@ -17,18 +17,19 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
+from deferrals.stages.content.addedfields import fitting
 from deferrals.stages.remote import JSON, RemoteService
 from deferrals.stages.web import fromJSON, httpURL, webClient
 
@@ -162,6 +163,8 @@ def _read(verdict: JSON, recipient: Recipient) -> ContentVerdict:
         fields = tuple((name, text) for name, text in headers.items() if isinstance(text, str))
         if len(fields) < len(headers):
             raise StageError("headers that are no object of strings")
+        if len(fitting(fields)) < len(fields):
+            raise StageError(f"headers that are too many, or too long, for <{recipient}>")
         return Accept(Marks(fields)) if fields else ACCEPT
     reply = verdict.get("reply")
     try:

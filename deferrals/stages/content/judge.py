@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 from zope.interface import implementer
@@ -25,6 +24,7 @@ from zope.interface import implementer
 from deferrals.deferreds import Semaphore, SharedResult, asDeferred, atOnce, errorText
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentJudge, IContentStage, IExpectingStage, IMessage
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LATE, R451_STAGE_FAILED, R452_OVERLOADED
 from deferrals.model.verdict import (
@@ -37,6 +37,7 @@ from deferrals.model.verdict import (
     Refuse,
     Route,
 )
+from deferrals.stages.foreign import seen
 
 _log = Logger(namespace="deferrals.stages")
 
@@ -88,10 +89,18 @@ class ContentJudge:
         one cohort.
     @param maxJudging: how many messages may be judged at once; the next ones
         wait inside their own deadline.
+    @param hostname: this server's name: stages are shown no field that only
+        this server may say.
     """
 
-    def __init__(self, policies: Mapping[str, Sequence[IContentStage]], maxJudging: int) -> None:
+    def __init__(
+        self,
+        policies: Mapping[str, Sequence[IContentStage]],
+        maxJudging: int,
+        hostname: str = "",
+    ) -> None:
         self._policies = policies
+        self._hostname = hostname
         self._slots = Semaphore(maxJudging)
 
     def cohort(self, recipient: Recipient, verdict: EnvelopeVerdict) -> Hashable:
@@ -122,7 +131,7 @@ class ContentJudge:
             where its message still waits to be judged, otherwise 451 4.3.0.
         """
         members = [(recipient, _pairs(cohort)) for recipient, cohort in deferred]
-        return _Judging(self._slots, message, envelope, members).start()
+        return _Judging(self._slots, seen(message, self._hostname), envelope, members).start()
 
 
 def _key(stage: IContentStage, recipient: Recipient) -> _Key:

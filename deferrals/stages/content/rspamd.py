@@ -16,11 +16,11 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from deferrals.interfaces import IExpectingStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import LOCAL, UNKNOWN
 from deferrals.model.reply import Reply
@@ -36,6 +36,7 @@ from deferrals.stages.content.scores import (
     limitsOf,
     number,
     refusal,
+    symbolsNamed,
 )
 from deferrals.stages.web import fromJSON, httpURL, webClient
 
@@ -190,7 +191,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
             transaction=envelope.id,
             action=scan.action,
             score=scan.score,
-            symbols=" ".join(f"{name}({score:g})" for name, score in scan.symbols.items()),
+            symbols=symbolsNamed(f"{name}({score:g})" for name, score in scan.symbols.items()),
         )
         return scan
 

@@ -12,10 +12,8 @@ import attrs
 
 from deferrals.errors import StageError
 from deferrals.model.verdict import Marks
+from deferrals.stages.content.addedfields import MAX_FIELDS, fitting
 from deferrals.stages.remote import JSON
-
-#: More fields than this are not taken over.
-MAX_HEADERS = 100
 
 
 @attrs.frozen
@@ -115,21 +113,24 @@ def _marks(milter: JSON) -> Marks:
     if not isinstance(milter, dict):
         return Marks()
     added, removed = milter.get("add_headers"), milter.get("remove_headers")
-    headers = [
+    headers = (
         (name, text)
         for name, value in (added.items() if isinstance(added, dict) else ())
         for text in _texts(value)
-    ]
+    )
     names = tuple(removed) if isinstance(removed, dict) else ()
-    return Marks(tuple(headers[:MAX_HEADERS]), names[:MAX_HEADERS])
+    return Marks(fitting(headers), names[:MAX_FIELDS])
 
 
 def _texts(value: JSON) -> list[str]:
     """
     A field's values: text, C{{value, order}}, or a list of these.
     """
-    if isinstance(value, list):
-        return [text for one in value for text in _texts(one)]
+    found = [_text(one) for one in (value if isinstance(value, list) else [value])]
+    return [text for text in found if text is not None]
+
+
+def _text(value: JSON) -> str | None:
     if isinstance(value, dict):
         value = value.get("value")
-    return [value] if isinstance(value, str) else []
+    return value if isinstance(value, str) else None

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 
 from deferrals.interfaces import IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import R451_STAGE_FAILED
 from deferrals.model.settings import Seconds

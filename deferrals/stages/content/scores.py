@@ -5,9 +5,10 @@ what the stages have in common that ask for one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -22,6 +23,10 @@ from deferrals.stages.content.scanner import Scanner, ScannerSettings
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Scan = TypeVar("_Scan")
+
+#: So many symbols of a scan are named in the log, and so much of each.
+MAX_NAMED = 200
+MAX_SYMBOL = 100
 
 DEFAULT_REPLY = "550 5.7.1 refused as spam"
 
@@ -93,6 +98,13 @@ def number(value: float) -> None:
     """
     if math.isnan(value):
         raise ValueError("a number, or inf")
+
+
+def symbolsNamed(symbols: Iterable[str]) -> str:
+    """
+    A scan's symbols for the log: the first ones, of which none is long.
+    """
+    return " ".join(symbol[:MAX_SYMBOL] for symbol in itertools.islice(symbols, MAX_NAMED))
 
 
 def refusal(reply: str, text: str = "") -> Refuse:

@@ -11,11 +11,11 @@ import re
 from collections.abc import Generator, Sequence
 
 import attrs
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
@@ -29,6 +29,7 @@ from deferrals.stages.content.scores import (
     acceptance,
     number,
     refusal,
+    symbolsNamed,
 )
 
 _log = Logger(namespace="deferrals.stages.spamassassin")
@@ -37,6 +38,9 @@ _STATUS = re.compile(rb"SPAMD/[0-9.]+ +(\d{1,9}) +([^\r\n]*)")
 _SPAM = re.compile(
     rb"^spam: *(true|yes|false|no) *; *(-?[0-9.]+) */ *(-?[0-9.]+) *\r?$", re.I | re.M
 )
+#: The length of an answer that does not say it: it ends with the connection.
+_NEVER = 1 << 62
+
 _LENGTH = re.compile(rb"^content-length: *(\d{1,9}) *\r?$", re.I | re.M)
 
 
@@ -131,14 +135,14 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
         """
         See L{ScoringStage.scan}.
         """
-        answer = await exchange(self._endpoint, _request(message, key), _isWhole)
+        answer = await exchange(self._endpoint, _request(message, key), WholeAnswer())
         scan = parseAnswer(answer)
         _log.info(
             "{transaction}: score {score} for {user}: {symbols}",
             transaction=envelope.id,
             score=scan.score,
             user=key or "all users",
-            symbols=" ".join(scan.symbols),
+            symbols=symbolsNamed(scan.symbols),
         )
         return scan
 
@@ -161,10 +165,28 @@ def _request(message: IMessage, user: str) -> Generator[bytes, None, None]:
     yield from chunks(message)
 
 
-def _isWhole(answer: bytes) -> bool:
-    head, end, body = answer.partition(b"\r\n\r\n")
-    length = _LENGTH.search(head)
-    return bool(end) and length is not None and len(body) >= int(length[1])
+class WholeAnswer:
+    """
+    Whether spamd's answer is complete: each of its octets is looked at once,
+    in whatever pieces it comes.
+    """
+
+    def __init__(self) -> None:
+        self._sought = 0
+        self._octets: int | None = None
+
+    def __call__(self, answer: bytearray) -> bool:
+        """
+        @param answer: what there is of it; longer each time.
+        """
+        if self._octets is None:
+            end = answer.find(b"\r\n\r\n", max(0, self._sought - 3))
+            self._sought = len(answer)
+            if end < 0:
+                return False
+            length = _LENGTH.search(answer, 0, end)
+            self._octets = _NEVER if length is None else end + 4 + int(length[1])
+        return len(answer) >= self._octets
 
 
 def parseAnswer(answer: bytes) -> SpamdScan:

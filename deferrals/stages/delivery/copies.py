@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import InThread, together
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.verdict import Outcome, Retry

@@ -9,45 +9,50 @@ names none of them.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 import attrs
 
 from deferrals.interfaces import IMessage
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
-from deferrals.model.trace import deliveredTo, marked, received, returnPath
+from deferrals.model.trace import Head, deliveredTo, fields, received, returnPath
 from deferrals.model.verdict import Marks
+from deferrals.stages.foreign import behindHead, ownHead
 
 CHUNK_OCTETS = 64 * 1024
 
 #: What tells a next hop that a copy is marked as junk.
 JUNK_FIELD = ("X-Spam-Flag", "YES")
 
+#: Header sections that have been taken apart, once for each message.
+_heads: WeakKeyDictionary[IMessage, dict[tuple[str, bool], Head]] = WeakKeyDictionary()
+
 
 class Copy:
     """
     @param trace: the trace fields, each with its CRLF.
     @param marks: how this copy is marked.
+    @param head: the header section that this copy has of the message's.
     @ivar isASCII: whether what stands in front has no octet above 127.
     """
 
-    def __init__(self, message: IMessage, trace: bytes, marks: Marks) -> None:
+    def __init__(self, message: IMessage, trace: bytes, marks: Marks, head: Head) -> None:
         self._message = message
-        head = message.header
-        front, newHead = marked(marks, head)
-        self._front = trace + front
-        self._skip = 0
-        if newHead is not head:
-            self._front += newHead if head else newHead + b"\r\n"
-            self._skip = len(head)
-        self.isASCII = self._front.isascii()
+        self._front = trace + fields(marks)
+        self._head, self._skip = b"", 0
+        before, newHead = message.header, head.marked(marks)
+        if newHead is not head.original or len(newHead) != len(before):
+            self._head = newHead if before else newHead + b"\r\n"
+            self._skip = behindHead(message, newHead)
+        self.isASCII = self._front.isascii() and self._head.isascii()
 
     @property
     def size(self) -> int:
         """
         In octets.
         """
-        return len(self._front) + self._message.size - self._skip
+        return len(self._front) + len(self._head) + self._message.size - self._skip
 
     def chunks(self) -> Generator[bytes, None, None]:
         """
@@ -55,6 +60,7 @@ class Copy:
         thread only a chunk at a time.
         """
         yield self._front
+        yield self._head
         with self._message.open() as file:
             file.seek(self._skip)
             while chunk := file.read(CHUNK_OCTETS):
@@ -97,26 +103,45 @@ class CopyFile:
         self._chunks.close()
 
 
+def headOf(message: IMessage, hostname: str, isFinal: bool) -> Head:
+    """
+    @return: the header section that copies have of a message's, taken apart
+        once for all of them (L{ownHead}).
+    """
+    known = _heads.setdefault(message, {})
+    found = known.get((hostname, isFinal))
+    if found is None:
+        found = known[hostname, isFinal] = Head(ownHead(message, hostname, isFinal))
+    return found
+
+
 def final(message: IMessage, envelope: Envelope, hostname: str, addressee: Addressee) -> Copy:
     """
     The copy that a mailbox gets.
     """
     address = str(addressee)
     trace = returnPath(envelope) + deliveredTo(address) + received(envelope, hostname, address)
-    return Copy(message, trace, addressee.marks)
+    return Copy(message, trace, addressee.marks, headOf(message, hostname, True))
 
 
 def relayed(
-    message: IMessage, envelope: Envelope, hostname: str, addressees: Sequence[Addressee]
+    message: IMessage,
+    envelope: Envelope,
+    hostname: str,
+    addressees: Sequence[Addressee],
+    isFinal: bool = False,
 ) -> Copy:
     """
     The copy that goes on to another server, for recipients with equal marks.
+
+    @param isFinal: whether it leaves SMTP there, as into a mail store.
     """
     only = str(addressees[0]) if len(addressees) == 1 else None
     marks = addressees[0].marks
     if marks.junk:
         marks = attrs.evolve(marks, headers=(JUNK_FIELD, *marks.headers))
-    return Copy(message, received(envelope, hostname, only), marks)
+    head = headOf(message, hostname, isFinal)
+    return Copy(message, received(envelope, hostname, only), marks, head)
 
 
 def byMarks(addressees: Sequence[Addressee]) -> list[list[Addressee]]:

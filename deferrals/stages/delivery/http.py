@@ -14,11 +14,11 @@ from typing import Literal
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import Semaphore, timeOfDay, together, withDeadline
 from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
@@ -82,7 +82,7 @@ class HTTPDelivery:
     ) -> Deferred[dict[Addressee, Outcome]]:
         if self._settings.request == "all":
             groups = byMarks(recipients)
-            copies = [relayed(message, envelope, self._hostname, group) for group in groups]
+            copies = [relayed(message, envelope, self._hostname, group, True) for group in groups]
         else:
             groups = [[addressee] for addressee in recipients]
             copies = [final(message, envelope, self._hostname, one) for one in recipients]

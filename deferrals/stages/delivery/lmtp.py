@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Security
@@ -48,7 +48,7 @@ class LMTPSettings(ConnectionSettings):
     recipients: int = attrs.field(default=1000, validator=checked(positive))
 
 
-@implementer(IDeliveryStage)
+@implementer(IOnwardDelivery)
 class LMTPDelivery:
     """
     See the module.
@@ -64,7 +64,7 @@ class LMTPDelivery:
         self._remote = RemoteDelivery(services, None, "delivered", private)
 
     def destination(self, recipient: Recipient) -> str:
-        return f"lmtp {self._hop.endpoint}"
+        return f"lmtp {self._hop.name}"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]

@@ -70,16 +70,14 @@ def writeWhole(temporary: str, path: str, chunks: Iterable[bytes]) -> None:
 
 def makeDirectories(path: str, names: Iterable[str] = ()) -> None:
     """
-    Make a directory, and those called C{names} in it, and what they are in.
+    Make a directory, and those called C{names} in it, and what they are in, for
+    the server's own user alone, and all of it durable.
     """
-    missing, changed = path, [path] if names else []
-    while not os.path.isdir(missing):
-        missing = os.path.dirname(missing)
-        changed.append(missing)
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    made = durable.makeDirectory(path)
     for name in names:
-        os.makedirs(os.path.join(path, name), mode=0o700, exist_ok=True)
-    for directory in changed:
+        made += durable.makeDirectory(os.path.join(path, name))
+    changed = [path] if names else []
+    for directory in dict.fromkeys([*changed, *map(os.path.dirname, reversed(made))]):
         durable.sync(directory)
 
 

@@ -17,11 +17,11 @@ from typing import Literal
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import together
-from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import dnsServers
@@ -107,7 +107,7 @@ class MXSettings(ConnectionSettings):
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
 
-@implementer(IDeliveryStage)
+@implementer(IOnwardDelivery)
 class MXDelivery:
     """
     See the module.

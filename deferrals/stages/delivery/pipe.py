@@ -24,13 +24,13 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from deferrals.deferreds import Semaphore, TimeoutError, together, withDeadline
 from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply

@@ -17,11 +17,12 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
+from twisted.internet.endpoints import quoteStringArgument
 
 from deferrals.deferreds import together
 from deferrals.errors import HopError
 from deferrals.interfaces import IMessage, IServices
+from deferrals.logger import Logger
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form
@@ -41,6 +42,7 @@ from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.delivery.copy import byMarks, relayed
+from deferrals.tls import isTLS
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -112,13 +114,21 @@ def hopTo(
         services.connect(endpoint)
     except Exception as error:
         raise ValueError(f"a client endpoint such as tcp:host:25: {error}") from None
-    return Hop(
-        endpoint,
-        endpoint,
-        name or hostOf(endpoint),
-        security=security,
-        ca=None if ca is None else os.path.join(services.baseDir, ca),
-    )
+    path = None if ca is None else os.path.join(services.baseDir, ca)
+    host = name or hostOf(endpoint)
+    return Hop(_pinned(endpoint, name, path), endpoint, host, security=security, ca=path)
+
+
+def _pinned(endpoint: str, name: str | None, ca: str | None) -> str:
+    """
+    An endpoint whose C{tls:} asks for the same name and the same issuers as
+    STARTTLS would.
+    """
+    if isTLS(endpoint):
+        for key, value in (("name", name), ("trustRoots", ca)):
+            if value is not None:
+                endpoint += f":{key}={quoteStringArgument(value)}"
+    return endpoint
 
 
 def hostOf(endpoint: str) -> str:
@@ -126,7 +136,7 @@ def hostOf(endpoint: str) -> str:
     The host in a client endpoint string; empty, where it has none.
     """
     kind, *words = re.split(r"(?<!\\):", endpoint)
-    if kind not in ("tcp", "tls", "ssl"):
+    if kind.lower() not in ("tcp", "tls", "ssl"):
         return ""
     named = [word.removeprefix("host=") for word in words if word.startswith("host=")]
     host = named[0] if named else words[0] if words and "=" not in words[0] else ""
@@ -229,7 +239,8 @@ class RemoteDelivery:
         self, message: IMessage, envelope: Envelope, facts: _Facts, group: list[Addressee]
     ) -> Outgoing:
         parameters = envelope.parameters
-        copy = relayed(message, envelope, self._services.hostname, group)
+        isFinal = self._action == "delivered"
+        copy = relayed(message, envelope, self._services.hostname, group, isFinal)
         return Outgoing(
             "" if envelope.sender is None else wireAddress(envelope.sender),
             [wireAddress(addressee.recipient.address) for addressee in group],

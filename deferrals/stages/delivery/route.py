@@ -39,10 +39,20 @@ MAX_CACHED_SECONDS = 3600.0
 #: How long it is kept that there is nothing.
 NOTHING_CACHED_SECONDS = 60.0
 
-MAX_CACHED = 10_000
+#: What answers that are kept may hold together, in octets as L{_weight} counts
+#: them.
+MAX_CACHED_OCTETS = 16 * 1024 * 1024
 
 #: An answer of more records is not kept: a stranger's DNS may have thousands.
 MAX_CACHED_RECORDS = 100
+
+#: So many servers of a domain, and addresses of a server, count.
+MAX_RECORDS = 100
+
+#: What an answer, and a record in it, cost in memory, about.
+_ANSWER_OCTETS = 512
+_RECORD_OCTETS = 512
+
 _MAX_ALIASES = 8
 
 R556_NULL_MX = Reply(556, "5.1.10", "the domain does not take mail (null MX)")  # RFC 7505 §4.2
@@ -110,6 +120,15 @@ class _Found:
     seconds: float = NOTHING_CACHED_SECONDS
 
 
+def _weight(found: _Found) -> int:
+    """
+    What an answer costs to be kept, in octets.
+    """
+    texts = (text for record in found.records for text in getattr(record, "data", ()))
+    octets = sum(map(len, texts))
+    return _ANSWER_OCTETS + _RECORD_OCTETS * len(found.records) + octets
+
+
 def _text(name: dns.Name) -> str:
     return str(name.name.decode("ascii", "replace").lower().rstrip("."))
 
@@ -121,16 +140,19 @@ class Names:
     @param resolver: makes C{IResolver}
         when it is needed.
     @param clock: timers.
-    @param capacity: so many answers are remembered.
+    @param octets: so much is remembered.
     """
 
     def __init__(
-        self, resolver: Callable[[], IResolver], clock: IReactorTime, capacity: int = MAX_CACHED
+        self,
+        resolver: Callable[[], IResolver],
+        clock: IReactorTime,
+        octets: int = MAX_CACHED_OCTETS,
     ) -> None:
         self._resolver = resolver
         self._clock = clock
         self._known: TLRUCache[tuple[int, str], _Found] = TLRUCache(
-            capacity, lambda key, found, now: now + found.seconds, clock.seconds
+            octets, lambda key, found, now: now + found.seconds, clock.seconds, _weight
         )
 
     def find(self, kind: int, name: str) -> Deferred[Sequence[Payload]]:
@@ -145,7 +167,9 @@ class Names:
         for _ in range(_MAX_ALIASES):
             found = self._known.get((kind, name))
             if found is None:
-                found = self._known[kind, name] = await self._ask(kind, name)
+                found = await self._ask(kind, name)
+                if len(found.records) <= MAX_CACHED_RECORDS:
+                    self._known[kind, name] = found
             if not found.exists:
                 raise NoSuchName(name)
             if found.records or found.alias is None:
@@ -169,8 +193,6 @@ class Names:
         aliases = [_text(record.name) for found, record in payloads if found == dns.CNAME]
         records = [record for found, record in payloads if found == kind]
         seconds = min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers))
-        if len(records) > MAX_CACHED_RECORDS:
-            seconds = 0.0
         return _Found(True, records, aliases[-1] if aliases else None, seconds)
 
     def _query(self, kind: int, name: str) -> Deferred[_Sections]:
@@ -249,7 +271,7 @@ class Router:
         if not records:
             return [[domain]]  # RFC 5321 §5.1: the implicit MX
         names: dict[int, list[str]] = {}
-        for record in records:
+        for record in sorted(records, key=lambda one: int(one.preference))[:MAX_RECORDS]:
             name = _text(record.name)
             if name:
                 names.setdefault(record.preference, []).append(name)
@@ -286,7 +308,7 @@ class Router:
                 trouble = error
                 continue
             # Both kinds of record have the address in its packed form.
-            found += [str(ipaddress.ip_address(record.address)) for record in records]
+            found += [str(ipaddress.ip_address(one.address)) for one in records[:MAX_RECORDS]]
         return found or trouble or []
 
     def _inOrder(

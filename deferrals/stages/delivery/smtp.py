@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Login, Security
@@ -27,6 +27,7 @@ from deferrals.stages.delivery.remote import (
     forms,
     hopTo,
 )
+from deferrals.tls import isTLS
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +67,7 @@ class SMTPSettings(ConnectionSettings):
         passwords = [one for one in (self.password, self.password_file) if one is not None]
         if len(passwords) != (0 if self.user is None else 1):
             raise BadSetting("user", "either a user with password or password_file, or none")
-        private = self.endpoint.startswith(("tls:", "unix:"))
+        private = isTLS(self.endpoint) or self.endpoint.startswith("unix:")
         if self.user is not None and not private and self.security in ("none", "opportunistic"):
             raise BadSetting("tls", '"required" or "verified", since there is a password')
         if self.security == "verified" and self.endpoint[:4].lower() == "ssl:":
@@ -80,7 +81,7 @@ class SMTPSettings(ConnectionSettings):
         return self.tls or ("opportunistic" if self.user is None else "verified")
 
 
-@implementer(IDeliveryStage)
+@implementer(IOnwardDelivery)
 class SMTPDelivery:
     """
     See the module.
@@ -108,7 +109,7 @@ class SMTPDelivery:
         self._remote = RemoteDelivery(services, settings.max_hops, "relayed")
 
     def destination(self, recipient: Recipient) -> str:
-        return f"smtp {self._hop.endpoint}"
+        return f"smtp {self._hop.name}"
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]

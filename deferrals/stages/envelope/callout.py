@@ -15,12 +15,12 @@ from typing import Literal, TypeVar
 import attrs
 from cachetools import TLRUCache
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import SharedResult, withDeadline
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage, IServices
+from deferrals.logger import Logger
 from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Security, Timeouts, wireAddress

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
 from deferrals.deferreds import awaited, errorText
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
+from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route

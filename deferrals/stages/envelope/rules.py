@@ -18,11 +18,16 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
-from deferrals.model.address import AddressError, Mailbox, normalDomain
+from deferrals.model.address import AddressError, Mailbox, isRouted, normalDomain
 from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.networks import Networks
-from deferrals.model.reply import R550_RELAYING_DENIED, R550_UNKNOWN_RECIPIENT, Reply
-from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
+from deferrals.model.reply import (
+    R550_RELAYING_DENIED,
+    R550_SENDER_ROUTING,
+    R550_UNKNOWN_RECIPIENT,
+    Reply,
+)
+from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.stages.envelope.chain import askInTurn, routed
 
 
@@ -102,9 +107,9 @@ class Allowed:
     @property
     def unlimited(self) -> bool:
         """
-        Whether it is for all clients.
+        Whether it is for all clients, or for so many that it is for all.
         """
-        return any(network.prefixlen == 0 for network in self.networks.networks)
+        return self.networks.isEverybody
 
 
 @attrs.frozen
@@ -116,12 +121,40 @@ class Rule:
     @ivar verdict: what it says of them, route included.
     @ivar checks: envelope stages that are asked afterwards.
     @ivar allow: the clients that it is for; C{None} for all.
+    @ivar routing: whether senders may say where its mail goes on to.
     """
 
     pattern: Pattern
     verdict: EnvelopeVerdict
     checks: Sequence[IEnvelopeStage] = ()
     allow: Allowed | None = None
+    routing: bool = False
+
+
+class Onward:
+    """
+    Which routes lead to another mail server.
+
+    @param names: the deliveries that do.
+    @param quarantines: the delivery of what is refused too late, by policy.
+    """
+
+    def __init__(self, names: Container[str], quarantines: Mapping[str, str]) -> None:
+        self._names = names
+        self._quarantines = quarantines
+
+    def refuses(self, address: Mailbox, route: Route | None) -> bool:
+        """
+        Whether a recipient could be sent on by the server behind this one to
+        where its sender likes, and so is refused.
+        """
+        if route is None or not isRouted(address):
+            return False
+        return route.delivery in self._names or self._quarantines.get(route.policy) in self._names
+
+
+#: Where no delivery is known to.
+_NOWHERE = Onward((), {})
 
 
 @implementer(IEnvelopeStage)
@@ -135,6 +168,7 @@ class RuleTable:
     @param hostname: the domain of the bare C{postmaster}.
     @param policies: what each policy says in the envelope.
     @param deliveries: the names of the deliveries there are.
+    @param onward: which of them lead to another mail server.
     """
 
     def __init__(
@@ -143,11 +177,13 @@ class RuleTable:
         hostname: str,
         policies: Mapping[str, EnvelopeVerdict] | None = None,
         deliveries: Container[str] = (),
+        onward: Onward = _NOWHERE,
     ) -> None:
         self.stages = [stage for rule in rules for stage in rule.checks]
         self._rules = rules
         self._policies = policies or {}
         self._deliveries = deliveries
+        self._onward = onward
         self._indexes: dict[Pattern, list[int]] = {}
         for index, rule in enumerate(rules):
             self._indexes.setdefault(rule.pattern, []).append(index)
@@ -165,11 +201,32 @@ class RuleTable:
         rule = self._match(envelope.client, recipient.address)
         if rule is None:
             return Refuse(self._unmatched(recipient.address))
-        if isinstance(rule.verdict, Refuse) or not rule.checks:
+        if isinstance(rule.verdict, Refuse):
             return rule.verdict
-        recipient = routed(recipient, rule.verdict.route)
-        asked = askInTurn(rule.checks, envelope, recipient, rule.verdict)
-        return Deferred.fromCoroutine(asked).addCallback(self._settled, rule.verdict.route)
+        if not rule.checks:
+            return self._unrouted(rule.verdict, rule, recipient.address)
+        return Deferred.fromCoroutine(self._ask(rule, rule.verdict, envelope, recipient))
+
+    async def _ask(
+        self, rule: Rule, ruled: Accept | Defer, envelope: Envelope, recipient: Recipient
+    ) -> EnvelopeVerdict:
+        """
+        What a rule's checks make of its verdict.
+        """
+        asked = routed(recipient, ruled.route)
+        verdict = await askInTurn(rule.checks, envelope, asked, ruled)
+        return self._unrouted(self._settled(verdict, ruled.route), rule, recipient.address)
+
+    def _unrouted(self, verdict: EnvelopeVerdict, rule: Rule, address: Mailbox) -> EnvelopeVerdict:
+        """
+        What a rule and its checks say, unless the sender wants to say where the
+        server behind this one sends it.
+        """
+        if isinstance(verdict, Refuse) or rule.routing:
+            return verdict
+        return (
+            Refuse(R550_SENDER_ROUTING) if self._onward.refuses(address, verdict.route) else verdict
+        )
 
     def _settled(self, verdict: EnvelopeVerdict, ruled: Route | None) -> EnvelopeVerdict:
         """
@@ -203,7 +260,10 @@ class RuleTable:
         rule lets it in.
         """
         rule = self._match(None, address)
-        return None if rule is None or isinstance(rule.verdict, Refuse) else rule.verdict.route
+        if rule is None:
+            return None
+        verdict = self._unrouted(rule.verdict, rule, address)
+        return None if isinstance(verdict, Refuse) else verdict.route
 
     def _match(self, client: Client | None, address: Mailbox) -> Rule | None:
         found = [index for key in patternsOf(address) for index in self._indexes.get(key, ())]

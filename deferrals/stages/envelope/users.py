@@ -17,11 +17,11 @@ from typing import Literal
 import attrs
 from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from deferrals.deferreds import SharedResult
 from deferrals.interfaces import IEnvelopeStage, IServices
+from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, R550_UNKNOWN_RECIPIENT, Reply

@@ -11,8 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.errors import PeerError
 from deferrals.model.reply import Reply
 from deferrals.smtp.client.replies import (
+    MAX_DIALOGUE_OCTETS,
+    MAX_OWN_REPLY_OCTETS,
+    MAX_RECIPIENT_OCTETS,
     MAX_REPLY_LINE_OCTETS,
     MAX_REPLY_LINES,
+    MAX_REPLY_OCTETS,
     ReplyParser,
 )
 
@@ -54,7 +58,7 @@ class ReplyParserTests(SynchronousTestCase):
         """Half a line, or half a reply, is the beginning of one."""
         for data in (b"2", b"250-a\r\n"):
             parser = ReplyParser()
-            self.assertEqual(parser.feed(data), [])
+            self.assertEqual(list(parser.feed(data)), [])
             self.assertTrue(parser.partial)
 
     def test_nonsense(self) -> None:
@@ -67,12 +71,48 @@ class ReplyParserTests(SynchronousTestCase):
             b"\r\n",
             b"250-x\r\n" * (MAX_REPLY_LINES + 1),
             b"2" * (MAX_REPLY_LINE_OCTETS + 1),
+            b"250 " + b"x" * MAX_REPLY_LINE_OCTETS + b"\r\n",
+            (b"250-" + b"x" * 4000 + b"\r\n") * (MAX_REPLY_OCTETS // 4000 + 1),
         ):
             parser = ReplyParser()
             self.assertEqual(parser.feed(data), [])
             self.assertIsInstance(parser.error, PeerError)
             self.assertTrue(parser.partial)
             self.assertEqual(parser.feed(b"250 ok\r\n"), [], "it goes on")
+
+            for size in (len(data), 1000, 1):
+                self.assertRaises(PeerError, self.read, ReplyParser(), data, size)
+
+    def read(self, parser: ReplyParser, data: bytes, size: int) -> list[Reply]:
+        """Feed a parser in pieces."""
+        pieces = [data[start : start + size] for start in range(0, len(data), size)]
+        found = [reply for piece in pieces for reply, _ in parser.feed(piece)]
+        if parser.error is not None:
+            raise parser.error
+        return found
+
+    def test_extended(self) -> None:
+        """A reply that has those of recipients may have more."""
+        line = b"558-550 " + b"x" * 500 + b"\r\n"
+        data = line * ((MAX_REPLY_OCTETS + MAX_OWN_REPLY_OCTETS * 10) // len(line) - 1)
+        self.assertRaises(PeerError, self.read, ReplyParser(), data, 4000)
+        parser = ReplyParser()
+        parser.extend(10)
+        self.assertEqual(len(self.read(parser, data + b"558 250 ok\r\n", 4000)), 1)
+        parser.extend(0)
+        self.assertRaises(PeerError, self.read, parser, data, 4000)
+
+    def test_all(self) -> None:
+        """All that is said about one message has a bound, which grows with its recipients."""
+        reply = (b"550-" + b"x" * 4000 + b"\r\n") * 10 + b"550 x\r\n"
+        for recipients in (0, 100):
+            parser = ReplyParser()
+            parser.renew(recipients)
+            most = (MAX_DIALOGUE_OCTETS + MAX_RECIPIENT_OCTETS * recipients) // len(reply)
+            self.assertEqual(len(self.read(parser, reply * most, 4000)), most)
+            self.assertRaises(PeerError, self.read, parser, reply, 4000)
+            parser.renew(recipients)
+            self.assertEqual(len(self.read(ReplyParser(), reply, 4000)), 1)
 
     def test_behindReplies(self) -> None:
         """Replies that are complete are there, whatever follows them."""

@@ -18,7 +18,7 @@ from deferrals.errors import PeerError
 from deferrals.model.answers import Result
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Outgoing
-from deferrals.model.reply import Reply
+from deferrals.model.reply import KEPT_OCTETS, Reply
 from deferrals.model.verdict import ACCEPT, Refuse
 from deferrals.smtp.client.replies import MAX_REPLY_LINES
 from deferrals.smtp.client.session import ClientSession
@@ -315,6 +315,48 @@ class ClientTests(SynchronousTestCase):
             self.assertFalse(server.session.usable, lines)
 
     @requirement("D-5")
+    def test_tooMuch(self) -> None:
+        """
+        A reply that goes beyond its bounds ends the connection; who has an answer
+        keeps it, in whatever pieces the replies come, and who has none may come again.
+        """
+        long = ["550-" + "x" * 3000] * 30
+        for together in (True, False):
+            server = self.greeted(["250-mx", "250 PIPELINING"])
+            server.send("a@x.example", "b@x.example", "c@x.example")
+            before = ["250 ok", "250 ok", "550 5.1.1 no such"]
+            for lines in [[*before, *long]] if together else [before, long]:
+                server.say(*lines)
+            result = self.successResultOf(server.result)
+            self.assertTrue(server.transport.aborted)
+            self.assertEqual(codes(result), [451, 550, 451])
+            self.assertEqual(result.answers[1].reply.enhanced, "5.1.1")
+            self.assertIn("a reply too long", result.lost)
+
+    def test_kept(self) -> None:
+        """No more than so much of a reply is kept, without control characters."""
+        long = "\r\n".join(["550-5.1.1 \x9b2J\x1b]0;" + "x" * 3000] * 5 + ["550 5.1.1 end"])
+        server = self.greeted(["250-mx", "250 PIPELINING"])
+        server.send("a@x.example", "b@x.example")
+        server.say("250 ok", long, "250 ok", "354 go")
+        server.say(long)
+        for answer in self.successResultOf(server.result).answers:
+            reply = answer.reply
+            self.assertEqual((reply.code, reply.enhanced), (550, "5.1.1"))
+            self.assertLessEqual(len(reply.text.encode()), KEPT_OCTETS)
+            self.assertNotIn("\x9b", reply.text)
+            self.assertNotIn("\x1b", reply.text)
+
+    def test_neverAsked(self) -> None:
+        """Replies that come while nothing is waited for do not pile up."""
+        server = self.greeted(["250-mx", "250 PIPELINING"])
+        server.transport.registerProducer = lambda *_: None  # type: ignore[method-assign]
+        server.send("a@x.example")
+        server.say("250 ok", "250 ok", "354 go")
+        for _ in range(100):
+            server.say("550-" + "x" * 4000, "550 no")
+        self.assertTrue(server.transport.aborted)
+
     def test_352WithoutAsking(self) -> None:
         """A 352 that nobody asked for is broken."""
         server = self.greeted(forms=[])
@@ -413,10 +455,10 @@ class BothEndsTests(SynchronousTestCase):
                 self.assertEqual(file.read(), b".dot\r\n..\r\n")
 
     def test_plain(self) -> None:
-        """A plain sender is sent away with the other cohorts."""
+        """A plain sender whose recipients differ is told to come again."""
         bench, result = self.exchange(None, "lover@example.net", "fighter@example.net")
-        self.assertEqual(codes(result), [250, 452])
-        self.assertEqual(bench.released, ["lover@example.net"])
+        self.assertEqual(codes(result), [451, 451])
+        self.assertEqual(bench.released, [])
 
 
 XEXDATA = ["250-mx", "250-PIPELINING", "250 XEXDATA"]

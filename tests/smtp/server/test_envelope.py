@@ -181,7 +181,7 @@ class SplitTests(SynchronousTestCase):
 
     def test_largest(self) -> None:
         """Of recipients that come in one piece, the largest cohort stays."""
-        bench = Bench()
+        bench = Bench(mixed=Mixed.SPLIT)
         bench.content.cohorts = {f"{local}@example.net": "many" for local in ("b", "c")}
         bench.say(*GREETING, MAIL)
         said = bench.say(*rcpt("a", "b", "c"))
@@ -190,7 +190,7 @@ class SplitTests(SynchronousTestCase):
 
     def test_first(self) -> None:
         """Of recipients that come one by one, the first one's cohort stays."""
-        bench = Bench()
+        bench = Bench(mixed=Mixed.SPLIT)
         bench.content.cohorts = {f"{local}@example.net": "many" for local in ("b", "c")}
         bench.say(*GREETING, MAIL)
         said = [bench.say(line)[0] for line in rcpt("a", "b", "c")]
@@ -198,7 +198,7 @@ class SplitTests(SynchronousTestCase):
 
     def test_refusedDoNotCount(self) -> None:
         """Recipients that are refused have no cohort that could be the largest."""
-        bench = Bench()
+        bench = Bench(mixed=Mixed.SPLIT)
         bench.content.cohorts = {"b@example.net": "b"}
         bench.say(*GREETING, MAIL)
         said = bench.say(*rcpt("old-user", "old-user", "b"))

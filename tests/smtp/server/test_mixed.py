@@ -12,17 +12,23 @@ from typing import Any
 import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.envelope import Form
-from deferrals.model.mixed import Mixed
+from deferrals.errors import Changed
+from deferrals.model.envelope import Envelope, Form
+from deferrals.model.mixed import Fingerprint, Mixed, Record, State
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.smtp.server.mixed import MixedPolicy
-from tests.harness import GREETING, Bench
+from deferrals.server.notes import Notes
+from deferrals.smtp.server.mixed import PUT_SECONDS, fingerprintOf
+from deferrals.testing import makeMessage
+from tests.harness import GREETING, Bench, Transport
 from tests.requirements import requirement
 from tests.senders import Connection, Sender, decide, run
+
+#: Whose notes those of the bench's client are.
+NETWORK = "net:192.0.2.0/24 sender@example.com"
 
 REFUSALS = [Refuse(Reply(550, "5.7.1", "no")), Refuse(Reply(552, "5.2.3", "too long"))]
 
@@ -161,33 +167,25 @@ class SenderTests(SynchronousTestCase):
         self.assertEqual({reply[0] for reply in sender.told.values()}, {"5"})
         self.assertEqual(bench.released, [])
 
-    def test_unrecognised(self) -> None:
-        """A sender that is not recognised when it comes back gets to an end all the same."""
-        for choice in (Mixed.SPLIT, Mixed.RETRY):
-            bench = Bench(mixed=choice)
-            decide(bench, {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]}, {})
-            names = ["anna", "berta", "carla", "dora", "emma", "frieda", "gerda", "hilde"]
-            sender = Sender(
-                bench,
-                ["b@example.net", "a@example.net"],
-                address=lambda attempt, names=names: f"{names[attempt]}@example.com",
-            )
-            run(sender, [300] * 7)
-            self.assertEqual(sender.pending, [], choice)
-            self.assertEqual(bench.released[0], "a@example.net")
+    def test_agreement(self) -> None:
+        """Mail that all accept is taken at the first attempt; nothing is noted."""
+        for form in (Form.PLAIN, Form.PRDR):
+            bench = Bench()
+            names = [f"{name}@example.net" for name in "abcd"]
+            decide(bench, dict.fromkeys(names, ACCEPT), {name: name for name in names})
+            sender = Sender(bench, names, form)
+            run(sender, [])
+            self.assertEqual((sender.transactions, bench.released), (1, names))
+            self.assertEqual(bench.notes.find("mixed", NETWORK), [])
 
     def test_counters(self) -> None:
         """What the choice costs is counted: who is sent away, retried, and for how long."""
-        bench = Bench(mixed=Mixed.SPLIT)
-        decide(
-            bench,
-            {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]},
-            {"a@example.net": 0, "b@example.net": 1},
-        )
+        bench = Bench()
+        decide(bench, {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]}, {})
         sender = Sender(bench, ["b@example.net", "a@example.net"], Form.PLAIN)
         run(sender, iter([700.0] * 5))
         counted = bench.status.counted
-        self.assertEqual(counted("mixed", "recipients sent away"), 2)
+        self.assertEqual(counted("mixed", "recipients sent away"), 1)
         self.assertEqual(counted("mixed", "refused for now"), 1)
         self.assertEqual(counted("mixed", "retry seen"), 2)
         self.assertEqual(counted("seconds to the last recipient", "< 1 h"), 1)
@@ -196,75 +194,213 @@ class SenderTests(SynchronousTestCase):
 
 class StrangerTests(SynchronousTestCase):
     """
-    What somebody can do who uses another's name.
+    What a client can do that uses another's name.
     """
-
-    def setUp(self) -> None:
-        self.bench = Bench(mixed=Mixed.RETRY)
-        decide(self.bench, {f"a{number}@example.net": ACCEPT for number in range(60)}, {})
-        decide(self.bench, {"b@example.net": REFUSALS[0]}, {})
-
-    def poison(self, number: int) -> None:
-        """
-        A message whose recipients differ, and whose sender does not come back.
-        """
-        sender = Sender(
-            self.bench,
-            [f"a{number}@example.net", "b@example.net"],
-            messageId=f"<poison{number}@x>",
-        )
-        sender.attempt(0)
-
-    def honest(self, bench: Bench, *recipients: str) -> int:
-        """
-        @return: how often a message that everybody takes had to be brought.
-        """
-        sender = Sender(bench, list(recipients), messageId=f"<honest{len(bench.released)}@x>")
-        run(sender, [300] * 10)
-        self.assertEqual(sender.pending, [])
-        self.assertEqual({reply[0] for reply in sender.told.values()}, {"2"})
-        return sender.transactions
-
-    def test_poison(self) -> None:
-        """
-        A message that never comes back delays other mail of its sender by a few
-        attempts, once; whatever else is made up meanwhile.
-        """
-        self.poison(0)
-        decide(self.bench, {"b@example.net": ACCEPT}, {})
-        self.assertEqual(self.honest(self.bench, "b@example.net"), 3)
-        for number in range(1, 60):
-            decide(self.bench, {"b@example.net": REFUSALS[0]}, {})
-            self.poison(number)
-            decide(self.bench, {"b@example.net": ACCEPT}, {})
-            self.assertEqual(self.honest(self.bench, "b@example.net"), 1)
-            self.assertEqual(self.honest(self.bench, "a7@example.net"), 1)
-
-    def test_submission(self) -> None:
-        """
-        Whatever is remembered, a listener that neither splits nor retries sends
-        nobody away: clients show a 452 to their user as a failure.
-        """
-        self.poison(0)
-        for choice in (Mixed.STRICTEST, Mixed.NOTIFY, Mixed.FILE):
-            other = Bench(mixed=choice, memory=self.bench.memory)
-            decide(other, {"b@example.net": ACCEPT}, {})
-            self.assertEqual(self.honest(other, "b@example.net"), 1)
 
     def test_sentAway(self) -> None:
         """Recipients that are sent away are not collected without end."""
         bench = Bench(mixed=Mixed.SPLIT, limits={"recipients": 10})
         bench.content.cohorts.update({f"r{n}@example.net": n for n in range(100)})
-        bench.say(*GREETING, "MAIL FROM:<s@example.com>")
+        bench.say(*GREETING, "MAIL FROM:<sender@example.com>")
         replies = [bench.say(f"RCPT TO:<r{n}@example.net>")[0] for n in range(100)]
         self.assertEqual({reply[:9] for reply in replies[1:]}, {"452 4.5.3"})
         bench.say("DATA", "Message-ID: <1@x>", "")
         decide(bench, {"r0@example.net": REFUSALS[0]}, {})
         self.assertEqual([line[:3] for line in bench.say("text", ".")], ["451"])
-        found = bench.memory.find("s@example.com", "r0@example.net", bench.clock.seconds())
-        self.assertEqual(len(found), 1)
-        known = [bench.memory.find("s@example.com", f"r{n}@example.net", 0) for n in range(100)]
-        self.assertEqual(sum(map(len, known)), 11)
+        ((_, value, _),) = bench.notes.find("mixed", NETWORK)
+        self.assertEqual(len(Record.fromJSON(value).states), 11)
+
+    def test_submission(self) -> None:
+        """
+        Whatever is noted, a listener that refuses for all sends nobody away:
+        clients show a 452 to their user as a failure.
+        """
+        bench = mixed()
+        Sender(bench, ["a@example.net", "b@example.net"]).attempt(0)
+        other = Bench(mixed=Mixed.STRICTEST, notes=bench.notes)
+        decide(other, {"a@example.net": ACCEPT, "b@example.net": ACCEPT}, {})
+        sender = Sender(other, ["b@example.net", "a@example.net"])
+        run(sender, [])
+        self.assertEqual((sender.transactions, sender.pending), (1, []))
+
+    def test_proved(self) -> None:
+        """
+        SPF is asked only where something is noted; what was learnt of a sender
+        for which it passes is not used for one that forges its name.
+        """
+        bench = mixed()
+        asked: list[str] = []
+
+        def proved(envelope: Envelope) -> Deferred[str | None]:
+            asked.append(envelope.client.address)
+            return succeed("example.com" if envelope.client.address == "192.0.2.1" else None)
+
+        bench.mixed = attrs.evolve(bench.mixed, proved=proved)
+        bench.backend = attrs.evolve(bench.backend, mixed=bench.mixed)
+        decide(bench, {"b@example.net": ACCEPT}, {})
+        Sender(bench, ["a@example.net", "b@example.net"]).attempt(0)
+        self.assertEqual(asked, [])
+        decide(bench, {"b@example.net": REFUSALS[0]}, {})
+        Sender(bench, ["a@example.net", "b@example.net"]).attempt(0)
+        self.assertEqual(asked, ["192.0.2.1"])
+        self.assertEqual(len(bench.notes.find("mixed", "spf:example.com sender@example.com")), 1)
+        stranger = Bench(notes=bench.notes, transport=Transport("192.0.2.9"))
+        stranger.mixed = attrs.evolve(bench.mixed)
+        stranger.backend = attrs.evolve(stranger.backend, mixed=bench.mixed)
+        stranger.session.backend = stranger.backend
+        said = stranger.say(*GREETING, "MAIL FROM:<sender@example.com>")
+        said = stranger.say("RCPT TO:<b@example.net>", "RCPT TO:<a@example.net>")
+        self.assertEqual([line[:3] for line in said], ["250", "250"])
+
+
+def mixed(**settings: Any) -> Bench:
+    """
+    A server where a@ accepts, and b@ refuses.
+    """
+    bench = Bench(**settings)
+    decide(bench, {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]}, {})
+    return bench
+
+
+class NotesTests(SynchronousTestCase):
+    """
+    When what was learnt is noted, and what becomes of a message where it cannot
+    be.
+    """
+
+    def start(self, notes: Any) -> tuple[Bench, Connection]:
+        bench = mixed()
+        bench.backend = attrs.evolve(
+            bench.backend, mixed=attrs.evolve(bench.mixed, notes=notes(bench.clock))
+        )
+        connection = Connection(bench)
+        connection.say(["MAIL FROM:<sender@example.com>"])
+        connection.say(["RCPT TO:<a@example.net>", "RCPT TO:<b@example.net>", "DATA"])
+        return bench, connection
+
+    def test_beforeTheReply(self) -> None:
+        """A client may come again at once: it is known before the 4xx is written."""
+        held: Deferred[None] = Deferred()
+
+        class Slow(Notes):
+            def put(self, *args: Any, **more: Any) -> Deferred[int]:
+                return held.addCallback(lambda _: Notes.put(self, *args, **more))
+
+        _, connection = self.start(Slow)
+        self.assertEqual(connection.say(["Message-ID: <1@example.com>", "", "text", "."]), [])
+        held.callback(None)
+        self.assertEqual([reply[:3] for reply in connection.said()], ["451"])
+        connection.say(["MAIL FROM:<sender@example.com>"])
+        said = connection.say(["RCPT TO:<b@example.net>", "RCPT TO:<a@example.net>"])
+        self.assertEqual([reply[:3] for reply in said], ["452", "250"])
+
+    def test_notPut(self) -> None:
+        """What cannot be noted, or not in two seconds, is refused for now all the same."""
+
+        class Never(Notes):
+            def put(self, *args: Any, **more: Any) -> Deferred[int]:
+                return Deferred()
+
+        class Fails(Notes):
+            def put(self, *args: Any, **more: Any) -> Deferred[int]:
+                return fail(OSError("away"))
+
+        for notes in (Never, Fails):
+            bench, connection = self.start(notes)
+            said = connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+            bench.clock.advance(PUT_SECONDS)
+            said += connection.said()
+            self.assertEqual([reply[:3] for reply in said], ["451"], notes)
+            self.assertEqual(len(self.flushLoggedErrors()), 1)
+            self.assertEqual(bench.released, [])
+
+    def test_notFound(self) -> None:
+        """Notes that cannot be read are as if there were none; agreement needs none."""
+
+        class Fails(Notes):
+            def find(self, kind: str, group: str) -> Any:
+                return fail(OSError("away"))
+
+        bench, connection = self.start(Fails)
+        decide(bench, {"b@example.net": ACCEPT}, {})
+        said = connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        self.assertEqual([reply[:3] for reply in said], ["250"])
+        self.assertTrue(self.flushLoggedErrors())
+
+    def test_changed(self) -> None:
+        """What another process has noted meanwhile is read, and both are kept."""
+
+        class Others(Notes):
+            times = 0
+
+            def put(self, kind: str, group: str, key: str, *rest: Any, **more: Any) -> Any:
+                self.times += 1
+                if self.times == 2:
+                    return fail(Changed(None, 1))
+                return Notes.put(self, kind, group, key, *rest, **more)
+
+        bench, connection = self.start(Others)
+        connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        connection.say(["MAIL FROM:<sender@example.com>"])
+        connection.say(["RCPT TO:<b@example.net>", "RCPT TO:<a@example.net>", "DATA"])
+        said = connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        self.assertEqual([reply[:3] for reply in said], ["250"])
+        ((_, value, _),) = bench.backend.mixed.notes.find("mixed", NETWORK)
+        self.assertIs(Record.fromJSON(value).states["a@example.net"], State.SERVED)
+
+    def test_notStored(self) -> None:
+        """
+        A message that all accept but that could not be stored is nobody's: its
+        next attempt is delivered.
+        """
+        bench = mixed()
+        sender = Sender(bench, ["b@example.net", "a@example.net"])
+        sender.attempt(0)
+        bench.spool.full = True
+        sender.attempt(1)
+        self.assertEqual((sender.told, bench.released), ({}, []))
+        bench.spool.full = False
+        run(sender, [60.0] * 4)
+        self.assertEqual(bench.released, ["a@example.net"])
+        self.assertEqual([sender.told[f"{one}@example.net"][:3] for one in "ab"], ["250", "550"])
+
+
+class FingerprintTests(SynchronousTestCase):
+    """
+    L{fingerprintOf}.
+    """
+
+    def of(self, text: str) -> Fingerprint:
+        return fingerprintOf(makeMessage(text.replace("\n", "\r\n").encode()))
+
+    def test_ident(self) -> None:
+        """Message-ID and Date, and only both; trace fields that were added change nothing."""
+        one = self.of("Message-ID: <1@x>\nDate: now\n\ntext\n")
+        self.assertEqual(one, self.of("Received: by x\nDate: now\nMessage-ID: <1@x>\n\ntext\n"))
+        self.assertTrue(one.ident)
+        for text in ("Message-ID: <1@x>\n\ntext\n", "Date: now\n\ntext\n", "\ntext\n"):
+            self.assertEqual(self.of(text).ident, "")
+
+    def test_boundaries(self) -> None:
+        """MIME boundaries are made anew at each call; the rest is not."""
+        text = (
+            "Content-Type: multipart/mixed; boundary={0}\n\n--{0}\n"
+            "Content-Type: multipart/alternative;\n boundary={0}2\n\n--{0}2\n\n{1}\n--{0}--\n"
+        )
+        self.assertEqual(self.of(text.format("a", "text")), self.of(text.format("bb", "text")))
+        self.assertNotEqual(self.of(text.format("a", "text")), self.of(text.format("a", "other")))
+
+    def test_large(self) -> None:
+        """Reading in pieces makes no difference, nor do lines without an end."""
+        for body in ("x" * 1000000, ("y" * 70 + "\n") * 20000):
+            self.assertEqual(self.of(f"\n{body}\n"), self.of(f"Subject: a\n\n{body}\n"))
+
+    def test_exim(self) -> None:
+        """Only the topmost trace field says who sends."""
+        exim = "Received: from a by b with esmtp (Exim 4.96)\n"
+        self.assertTrue(self.of(f"{exim}\ntext\n").forAll)
+        self.assertFalse(self.of(f"Received: by c\n{exim}\ntext\n").forAll)
+        self.assertFalse(self.of("Received: by c\n\ntext\n").forAll)
 
 
 class DivertedTests(SynchronousTestCase):
@@ -285,28 +421,3 @@ class DivertedTests(SynchronousTestCase):
         self.assertEqual(bench.released, ["a@example.net", "b@example.net:filed"])
         notify = [addressee.recipient.notify for addressee in bench.works[-1].addressees]
         self.assertEqual(notify, [{"SUCCESS", "FAILURE"}, {"NEVER"}])
-
-    def test_knownBeforeTheReply(self) -> None:
-        """
-        A sender may come again within milliseconds: what its message was is
-        known before it has an answer.
-        """
-        bench = Bench(mixed=Mixed.RETRY)
-        decide(bench, {"a@example.net": ACCEPT, "b@example.net": REFUSALS[0]}, {})
-        Sender(bench, ["a@example.net", "b@example.net"]).attempt(0)
-        held: Deferred[None] = Deferred()
-
-        class Slow(MixedPolicy):
-            def fingerprint(self, message: Any) -> Deferred[str]:
-                found = MixedPolicy.fingerprint(self, message)
-                return found if held.called else held.addCallback(lambda _: found)
-
-        slow = Slow(**attrs.asdict(bench.mixed, recurse=False))
-        bench.backend = attrs.evolve(bench.backend, mixed=slow)
-        connection = Connection(bench)
-        connection.say(["MAIL FROM:<sender@example.com>", "RCPT TO:<a@example.net>", "DATA"])
-        self.assertEqual(connection.say(["Message-ID: <1@example.com>", "", "text", "."]), [])
-        held.callback(None)
-        self.assertEqual([reply[:3] for reply in connection.said()], ["250"])
-        connection.say(["MAIL FROM:<sender@example.com>"])
-        self.assertEqual(connection.say(["RCPT TO:<b@example.net>"])[0][:3], "250")

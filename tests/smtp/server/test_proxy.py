@@ -12,7 +12,7 @@ from deferrals.model.limits import Limits
 from deferrals.model.networks import Networks
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from tests.harness import GREETING, Bench, Transport, gate
-from tests.proxies import GOOD, V1
+from tests.proxies import GOOD, V1, v2, v2inet
 
 
 class ProxiedTests(SynchronousTestCase):
@@ -84,6 +84,67 @@ class ProxiedTests(SynchronousTestCase):
         for bench in benches:
             bench.lose()
         self.assertEqual((limits.total, limits._open), (0, {}))
+
+
+class TrustTests(SynchronousTestCase):
+    """
+    Behind a proxy, whom the server trusts is the client that the proxy names.
+    """
+
+    def session(self, header: bytes, **more: Any) -> Bench:
+        """
+        A session through a proxy whose own address may do everything.
+        """
+        networks = ("192.0.2.0/24",)
+        bench = Bench(
+            transport=Transport("192.0.2.1"),
+            proxied=True,
+            proxies=networks,
+            **{"xclient": networks, "exdata": networks, **more},
+        )
+        bench.send(header)
+        self.assertTrue(bench.take().startswith(b"220"))
+        return bench
+
+    def test_xclient(self) -> None:
+        """XCLIENT is that of the client's address, not of the proxy's (S7)."""
+        for header, known in (
+            (V1, False),
+            (v2inet("2001:db8::7", 1), False),
+            (b"PROXY UNKNOWN\r\n", False),
+            (v2(1, 0, b""), False),
+            (v2(1, 0x31, b"\0" * 216), False),
+            (V1.replace(b"198.51.100.7", b"192.0.2.77"), True),
+        ):
+            bench = self.session(header)
+            said = bench.say("EHLO client.example.com")
+            self.assertEqual(any("XCLIENT" in line for line in said), known, header)
+            said = bench.say("XCLIENT ADDR=192.0.2.9 LOGIN=alice")
+            self.assertEqual(said[-1][:3], "220" if known else "550", header)
+            self.assertEqual(bench.session._user, "alice" if known else None)
+
+    def test_client(self) -> None:
+        """Nor is it in the proxy's networks for anything that looks at the envelope."""
+        for header in (V1, b"PROXY UNKNOWN\r\n", v2(1, 0, b"")):
+            bench = self.session(header)
+            said = bench.say("EHLO client.example.com")
+            self.assertFalse([line for line in said if "XEXDATA" in line], header)
+            bench.say("MAIL FROM:<a@example.com>")
+            address = bench.session._transaction.envelope.client.address
+            self.assertNotIn(address, Networks.parse(["192.0.2.0/24", "unix"]))
+
+    def test_counted(self) -> None:
+        """A client that has an address among the proxies' is counted, too; a check is not."""
+        limits = ConnectionLimits(Limits(connections_per_address=1))
+        near = V1.replace(b"198.51.100.7", b"192.0.2.77")
+        more = {"backend": {"connectionLimits": limits}, "xclient": ()}
+        self.session(near, **more)
+        for header, wanted in ((v2(0, 0, b""), b"220"), (near, b"421")):
+            bench = Bench(
+                transport=Transport("192.0.2.1"), proxied=True, proxies=("192.0.2.0/24",), **more
+            )
+            bench.send(header)
+            self.assertEqual(bench.take()[:3], wanted)
 
 
 class XClientTests(SynchronousTestCase):

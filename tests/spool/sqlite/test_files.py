@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
@@ -34,6 +35,17 @@ class FilesTests(SynchronousTestCase):
         self.files.make()
         for path in (self.files.directory, self.files.bodies):
             self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o700)
+
+    def test_mended(self) -> None:
+        """A spool that others could look into is mended, with a line in the log."""
+        said: list[LogEvent] = []
+        globalLogPublisher.addObserver(said.append)
+        self.addCleanup(globalLogPublisher.removeObserver, said.append)
+        os.chmod(self.files.directory, 0o755)
+        self.files.make()
+        self.assertEqual(stat.S_IMODE(os.stat(self.files.directory).st_mode), 0o700)
+        (event,) = (one for one in said if one["log_namespace"] == "deferrals.spool")
+        self.assertIn("had mode 0755", formatEvent(event))
 
     def test_bodies(self) -> None:
         """Files are known by their messages' numbers; another file is none of ours."""

@@ -52,6 +52,22 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
             d.errback()
         return d
 
+    def test_umask(self) -> None:
+        """With a umask that takes nothing away, no other user can read anything."""
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+        top = self.directory = os.path.join(self.mktemp(), "state", "spool")
+        self.clock = self.reactor = PumpedReactor()
+        spool = self.opened()
+        writer = spool.newBody(7)
+        writer.write(b"x" * (MEMORY_OCTETS + 1))
+        self.resultOf(writer.finish())
+        found = [(where, name) for where, _, names in os.walk(top) for name in [".", *names]]
+        self.assertGreater(len(found), 4)
+        for where, name in [*found, (os.path.dirname(top), ".")]:
+            mode = os.stat(os.path.join(where, name)).st_mode
+            self.assertFalse(mode & 0o077, (where, name, oct(mode)))
+
     def reopen(self, spool: SqliteSpool) -> SqliteSpool:
         self.reactor.wait(spool.close())
         return self.opened()

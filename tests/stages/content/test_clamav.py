@@ -55,7 +55,7 @@ class ClamAVTests(StreamCase, FailureTests, ContentStageContract):
         for answer, scan in (
             (b"stream: OK\n", clamav.ClamdScan()),
             (b"stream: A.b FOUND\n", clamav.ClamdScan("A.b")),
-            (b"stream: A\r\n250 b FOUND\0", clamav.ClamdScan("A250 b")),
+            (b"stream: A\r\n250 b FOUND\0", clamav.ClamdScan("A  250 b")),
             (b"INSTREAM size limit exceeded. ERROR\0", clamav.ClamdScan(tooLarge=True)),
         ):
             self.assertEqual(clamav.parseAnswer(answer), scan)

@@ -146,7 +146,9 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
             {"default": {**refuse, "reply": "550 " + "x" * 600}},
             {"default": {**refuse, "reply": 550}},
             {"default": {"accept": True, "headers": ["X"]}},
-            b" " * (web.MAX_ANSWER_OCTETS + 1),
+            {"default": {"accept": True, "headers": {"X": "x" * 100_000}}},
+            {"default": {"accept": True, "headers": dict.fromkeys(map(str, range(1000)), "x")}},
+            b" " * (web.MAX_BODY_OCTETS + 1),
         ):
             stage = self.makeStage(answer)
             verdict = self.successResultOf(self.ask(stage, "a@example.net"))
@@ -179,7 +181,7 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
             tries.append(1)
             return Deferred(lambda d: d.errback(ResponseNeverReceived([Failure(CancelledError())])))
 
-        stage._web._client.request = post
+        stage._web._agent.request = post
         d = self.ask(stage, "a@example.net")
         self.assertEqual(stage._service._slots.free, http.CONCURRENCY - 1)
         d.cancel()
@@ -190,7 +192,7 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
     def test_staleConnection(self) -> None:
         """A pooled connection that the other side had closed costs a second try, no error."""
         stage = self.makeStage()
-        real, tries = stage._web._client.request, []
+        real, tries = stage._web._agent.request, []
 
         def post(*args: Any, **kwargs: Any) -> Any:
             tries.append(1)
@@ -200,7 +202,7 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
                 return failed
             return real(*args, **kwargs)
 
-        stage._web._client.request = post
+        stage._web._agent.request = post
         self.assertEqual(self.successResultOf(self.ask(stage, "lover@example.net")), ACCEPT)
         self.assertEqual(len(tries), 2)
 

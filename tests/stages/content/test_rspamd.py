@@ -321,7 +321,7 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
             {"score": "5", "action": "reject"},
             {"score": 5},
             result(float("nan")),
-            b" " * (web.MAX_ANSWER_OCTETS + 1),
+            b" " * (web.MAX_BODY_OCTETS + 1),
         ):
             self.services = FakeServices()
             self.rspamd.answer = answer

@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import StageError
 from deferrals.model.verdict import Marks
-from deferrals.stages.content.rspamdreply import MAX_HEADERS, RspamdScan, readScan
+from deferrals.stages.content.addedfields import MAX_FIELDS
+from deferrals.stages.content.rspamdreply import RspamdScan, readScan
 
 #: More than a float can be.
 HUGE = 10**400
@@ -103,9 +104,9 @@ class ReadScanTests(SynchronousTestCase):
 
     def test_tooMany(self) -> None:
         """No more fields than so many are taken over."""
-        many = {f"X-{number}": "x" for number in range(MAX_HEADERS + 5)}
+        many = {f"X-{number}": "x" for number in range(MAX_FIELDS + 5)}
         marks = scan(milter={"add_headers": many, "remove_headers": many}).marks
-        self.assertEqual((len(marks.headers), len(marks.removed)), (MAX_HEADERS, MAX_HEADERS))
+        self.assertEqual((len(marks.headers), len(marks.removed)), (MAX_FIELDS, MAX_FIELDS))
 
 
 class RspamdScanTests(SynchronousTestCase):

@@ -126,6 +126,18 @@ class SpamAssassinTests(StreamCase, FailureTests, ContentStageContract):
         self.endpoint.answer = SPAM.replace(b"Content-length: 9", b"Content-length: " + b"9" * 5000)
         self.assertNoResult(self.ask(self.makeStage()))
 
+    def test_whole(self) -> None:
+        """An answer is whole with its last octet, in whatever pieces it comes."""
+        silent = b"SPAMD/1.1 0 EX_OK\r\n\r\nONE"
+        for size in (1, 7, 1000):
+            for answer, isWhole in ((SPAM, True), (silent, False), (SPAM[:-1], False)):
+                whole, had, found = spamassassin.WholeAnswer(), bytearray(), False
+                for start in range(0, len(answer), size):
+                    self.assertFalse(found)
+                    had += answer[start : start + size]
+                    found = whole(had)
+                self.assertEqual(found, isWhole)
+
     def test_settings(self) -> None:
         """What cannot be is refused."""
         for settings in ({"user": "{who}"}, {"user": "a\nb"}, {"refuse_score": float("nan")}):

@@ -49,7 +49,7 @@ class Service(Resource):
             request.write(b"the end of this")
             return NOT_DONE_YET
         if status == 203:
-            return b"x" * (web.MAX_ANSWER_OCTETS + 1)
+            return b"x" * (web.MAX_BODY_OCTETS + 1)
         if status == 503:
             request.setHeader("Retry-After", "120")
         return b""

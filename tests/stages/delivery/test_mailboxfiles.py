@@ -141,3 +141,28 @@ class MailboxTests(SynchronousTestCase):
         os.utime(new, (2, 2))
         self.assertEqual(usage.octets(box, 1000.0), 7)
         self.assertEqual(usage.octets(os.path.join(box, "nothing"), 1000.0), 0)
+
+
+class ModeTests(SynchronousTestCase):
+    """
+    Whatever the umask, mailboxes are the server's own.
+    """
+
+    def test_modes(self) -> None:
+        """So are the directories between, whose names are those of mailboxes."""
+        directory = os.path.abspath(self.mktemp())
+        os.mkdir(directory)
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+        services = FakeServices(directory)
+        stage = MaildirDelivery(MaildirSettings("mail/{domain}/{local}"), services)
+        self.successResultOf(
+            stage.deliver(makeMessage(), makeEnvelope(), makeAddressees("a@example.net"))
+        )
+        top = os.path.join(directory, "mail")
+        found = [os.path.join(top, ".")]
+        for where, directories, names in os.walk(top):
+            found += [os.path.join(where, name) for name in [*directories, *names]]
+        self.assertEqual(len(found), 7)
+        for path in found:
+            self.assertFalse(os.stat(path).st_mode & 0o077, path)

@@ -8,9 +8,10 @@ from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.task import Clock
+from twisted.names import dns
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.stages.delivery.route import Names, NoRoute, Router
+from deferrals.stages.delivery.route import MAX_RECORDS, Names, NoRoute, Router
 from tests.resolver import RECORDS, Resolver
 
 
@@ -56,6 +57,33 @@ class RouteTests(SynchronousTestCase):
         """Servers of one preference are shuffled, and only those."""
         found = self.targets("x.example", shuffle=lambda names: names.sort(reverse=True))
         self.assertEqual([one[0] for one in found], ["b", "b", "a", "a", "c"])
+
+    def test_many(self) -> None:
+        """Of servers and addresses without number the first ones count."""
+        numbers = range(4000)
+        many = {
+            ("many.example", "MX"): [(9999 - n, f"mx{n}.many.example") for n in numbers],
+            ("one.example", "A"): [f"10.0.{n // 256}.{n % 256}" for n in numbers],
+        }
+        self.resolver = Resolver({**RECORDS, **many})
+        asked: list[str] = []
+        router = self.router(isOurs=lambda name: bool(asked.append(name)))
+        self.successResultOf(router.route("one.example"))
+        self.assertLessEqual(len(asked), MAX_RECORDS + 1)
+        self.failureResultOf(router.route("many.example"), NoRoute)
+        self.assertEqual(self.resolver.asked[-1][0][:6], "mx3990")  # preferred ones
+
+    def test_memory(self) -> None:
+        """What is remembered has a bound, whatever the answers are."""
+        texts = {(f"{n}.example", "TXT"): ["x" * 60_000] for n in range(100)}
+        self.resolver = Resolver(texts)
+        names = Names(lambda: self.resolver, self.clock, 1_000_000)
+        for name, _ in texts:
+            self.successResultOf(names.find(dns.TXT, name))
+        self.successResultOf(names.find(dns.TXT, "99.example"))
+        self.assertEqual(len(self.resolver.asked), 100)
+        self.assertLess(names._known.currsize, 1_000_000)
+        self.assertIn(len(names._known), range(10, 20))
 
     def test_limits(self) -> None:
         """Not more addresses than wanted; no IPv6 where there is none."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Client, Recipient
-from deferrals.model.reply import Reply
+from deferrals.model.reply import R550_SENDER_ROUTING, Reply
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
-from deferrals.stages.envelope.rules import Allowed, Pattern, Rule, RuleTable
+from deferrals.stages.envelope.rules import Allowed, Onward, Pattern, Rule, RuleTable
 from deferrals.testing import EnvelopeStageContract, makeEnvelope
 from tests.work import linesRun
 
@@ -88,6 +89,64 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
         for local, wanted in (("full", no), ("fine", rule.verdict)):
             d = rules.judgeRecipient(makeEnvelope(), Recipient(Mailbox(local, "example.net")))
             self.assertEqual(self.successResultOf(d), wanted)
+
+    def routing(self, address: str, delivery: str, routing: bool = False, **more: Any) -> Any:
+        """
+        What a table says where C{out} leads on to another server, and C{box} does not.
+        """
+        route = Route("open", delivery)
+        rule = Rule(Pattern.parse("*"), Accept(route=route), routing=routing, **more)
+        onward = Onward({"out"}, {"sent": "out"})
+        policies = {"sent": Accept()}
+        rules = RuleTable([rule], "mx.example.net", policies, ("box", "out"), onward)
+        recipient = Recipient(Mailbox.parse(address))
+        verdict = rules.judgeRecipient(makeEnvelope(), recipient)
+        verdict = self.successResultOf(verdict) if isinstance(verdict, Deferred) else verdict
+        returned = rules.route(recipient.address)
+        if not more:
+            self.assertEqual(returned is None, isinstance(verdict, Refuse))
+        return verdict.reply if isinstance(verdict, Refuse) else None
+
+    def test_routing(self) -> None:
+        """
+        Where its mail goes on is not for a sender to say: RCPT is refused, and no
+        notice goes there.  A mailbox of our own may have any name, and a rule may
+        let it pass.
+        """
+        for local in (
+            *("victim%outside.example", "outside.example!victim", '"victim@outside.example"'),
+            *(
+                '"a\\@b"',
+                "%",
+                "a!",
+                '"|/bin/sh"',
+                "|sh",
+                "/etc/passwd",
+                '"/x"',
+                '"\\|x"',
+                '"a b%c"',
+            ),
+            *("outside.example!victim%x", '"@x:y"'),
+        ):
+            address = f"{local}@customer.example"
+            self.assertEqual(self.routing(address, "out"), R550_SENDER_ROUTING, address)
+            self.assertIsNone(self.routing(address, "box"), address)
+            self.assertIsNone(self.routing(address, "out", routing=True), address)
+        for local in ("a/b", "a|b", "user+tag", "SRS0=x=y=z", '"a b"', "=x", "a#b", "{x}", "ü"):
+            self.assertIsNone(self.routing(f"{local}@customer.example", "out"), local)
+
+    def test_routingLater(self) -> None:
+        """Nor where a check puts it, be it by a policy whose quarantine leads on."""
+        for route in (Route("open", "out"), Route("sent", "box")):
+
+            class Check:
+                def judgeRecipient(
+                    self, envelope: Any, recipient: Recipient, route: Route = route
+                ) -> Any:
+                    return Accept(route=route)
+
+            for address, wanted in (("a%b@x.test", R550_SENDER_ROUTING), ("a@x.test", None)):
+                self.assertEqual(self.routing(address, "box", checks=[Check()]), wanted)
 
     def test_allow(self) -> None:
         """A rule with allow is not there for other clients, and makes no domain ours."""

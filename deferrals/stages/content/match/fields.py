@@ -75,18 +75,20 @@ def words(value: str) -> str:
     two of them left out.
     """
     pieces: list[str] = []
-    held, heldCharset = b"", ""
+    held: list[bytes] = []
+    heldCharset = ""
     for number, piece in enumerate(_WORDS.split(value)):
         word = _WORD.fullmatch(piece) if number % 2 else None
         charset = word[1].lower() if word else ""
         if held and (piece if word is None else charset != heldCharset):
-            pieces.append(decoded(held, heldCharset))
-            held = b""
+            pieces.append(decoded(b"".join(held), heldCharset))
+            held = []
         if word is None:
             pieces.append(piece)
         else:
-            held, heldCharset = held + _octets(word[2], word[3]), charset
-    return "".join([*pieces, decoded(held, heldCharset)])
+            held.append(_octets(word[2], word[3]))
+            heldCharset = charset
+    return "".join([*pieces, decoded(b"".join(held), heldCharset)])
 
 
 def _octets(encoding: str, text: str) -> bytes:

@@ -3,14 +3,14 @@ The MIME structure of a message, in one pass over its octets.
 
 The standard library's parser takes time proportional to the depth of nesting
 times the size, so that a small message can keep it busy for seconds.  Here only
-the boundaries are found by ourselves, each with one search whatever the depth;
-headers of parts and their parameters are read by C{email}.
+the boundaries are found by ourselves, each with one search whatever the depth.
+Headers of parts are read by C{email}, and what is kept of one is what a rule may
+ask for, however many fields it has.
 """
 
 from __future__ import annotations
 
 import binascii
-import email.message
 import email.parser
 import email.policy
 import mmap
@@ -27,9 +27,16 @@ MAX_PARTS = 20000
 MAX_DEPTH = 100
 MAX_HEADER_OCTETS = 256 * 1024
 
+#: The headers of all parts together.
+MAX_HEADERS_OCTETS = 8 * 1024 * 1024
+MAX_HEADER_LINES = 100_000
+
 _MAX_BOUNDARY_OCTETS = 200
 _PIECE_OCTETS = 256 * 1024
 _NOT_BASE64 = bytes(sorted(set(range(256)) - set(string.ascii_letters.encode() + b"0123456789+/")))
+
+#: What is kept of a part's header.
+_KEPT = ("Content-Type", "Content-Disposition", "Content-Transfer-Encoding")
 _PARSER = email.parser.BytesHeaderParser(policy=email.policy.compat32)
 
 #: What L{parts} reads: octets with C{find} and slices.
@@ -43,25 +50,62 @@ class TooComplex(Exception):
 
 
 @attrs.frozen
+class PartHeader:
+    """
+    What is kept of a part's header: three fields.
+
+    @ivar mimeType: in lower case; C{text/plain} where there is none that makes
+        sense.
+    @ivar type: Content-Type; empty where there is none.
+    @ivar disposition: Content-Disposition, likewise.
+    @ivar encoding: Content-Transfer-Encoding, likewise, in lower case.
+    """
+
+    mimeType: str = "text/plain"
+    type: str = ""
+    disposition: str = ""
+    encoding: str = ""
+
+    @classmethod
+    def read(cls, octets: bytes) -> PartHeader:
+        """
+        @param octets: a header section.
+        """
+        found = _PARSER.parsebytes(octets)
+        type_, disposition, encoding = (str(found.get(name, "")) for name in _KEPT)
+        return cls(found.get_content_type(), type_, disposition, encoding.strip().lower())
+
+    @property
+    def mainType(self) -> str:
+        """
+        The part of the MIME type before the slash.
+        """
+        return self.mimeType.partition("/")[0]
+
+
+_NO_HEADER = PartHeader()
+
+
+@attrs.frozen
 class Part:
     """
     One part that is no multipart, or the header of one that is.
 
-    @ivar header: its header fields.
+    @ivar header: what its header says.
     @ivar start: where its content begins in the message.
     @ivar end: where its content ends.
     """
 
-    header: email.message.Message
+    header: PartHeader
     start: int
     end: int
 
     @property
     def mimeType(self) -> str:
         """
-        In lower case; C{text/plain} where there is none that makes sense.
+        See L{PartHeader}.
         """
-        return self.header.get_content_type()
+        return self.header.mimeType
 
     @property
     def fileName(self) -> str:
@@ -69,14 +113,11 @@ class Part:
         The name that a mail program would show, from Content-Disposition or
         Content-Type, RFC 2231 and RFC 2047 decoded; empty where there is none.
         """
-        for field, name in (("Content-Disposition", "filename"), ("Content-Type", "name")):
-            found = words(self._parameters(field).get(name, ""))
+        for value, name in ((self.header.disposition, "filename"), (self.header.type, "name")):
+            found = words(parameters(value).get(name, ""))
             if found:
                 return found
         return ""
-
-    def _parameters(self, field: str) -> dict[str, str]:
-        return parameters(str(self.header.get(field, "")))
 
     def content(self, data: Buffer, limit: int) -> bytes:
         """
@@ -85,10 +126,9 @@ class Part:
         @param limit: read no more than so many encoded octets.
         """
         raw = data[self.start : min(self.end, self.start + limit)]
-        encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
-        if encoding == "base64":
+        if self.header.encoding == "base64":
             return base64(raw)
-        if encoding == "quoted-printable":
+        if self.header.encoding == "quoted-printable":
             return binascii.a2b_qp(raw)
         return raw
 
@@ -108,7 +148,7 @@ class Part:
         """
         The whole content without its transfer encoding, piece by piece.
         """
-        encoding = str(self.header.get("Content-Transfer-Encoding", "")).strip().lower()
+        encoding = self.header.encoding
         held = b""
         for start in range(self.start, self.end, _PIECE_OCTETS):
             raw = held + data[start : min(self.end, start + _PIECE_OCTETS)]
@@ -132,9 +172,7 @@ class Part:
         """
         The content as text.
         """
-        return decoded(
-            self.content(data, limit), self._parameters("Content-Type").get("charset", "")
-        )
+        return decoded(self.content(data, limit), parameters(self.header.type).get("charset", ""))
 
 
 def parts(data: Buffer) -> Iterator[Part]:
@@ -142,7 +180,9 @@ def parts(data: Buffer) -> Iterator[Part]:
     The parts of a message in their order, containers included.
 
     @raise TooComplex: there are more than L{MAX_PARTS}, or deeper than
-        L{MAX_DEPTH}, or one has a header longer than L{MAX_HEADER_OCTETS}.
+        L{MAX_DEPTH}, or one has a header longer than L{MAX_HEADER_OCTETS}, or
+        all headers together more than L{MAX_HEADERS_OCTETS} or
+        L{MAX_HEADER_LINES}.
     """
     return _BoundaryScanner(data).scan()
 
@@ -153,6 +193,8 @@ class _BoundaryScanner:
         self._boundaries: dict[bytes, int] = {}
         self._open: list[bytes] = []
         self._count = 0
+        self._headerOctets = self._headerLines = 0
+        self._soughtFrom, self._nextMark = 0, -1
 
     def scan(self) -> Iterator[Part]:
         position: int | None = 0
@@ -162,27 +204,31 @@ class _BoundaryScanner:
                 raise TooComplex
             header, start = self._header(position)
             boundary = self._boundaryOf(header)
-            kind = header.get_content_maintype() if boundary is None else "multipart"
             if boundary is not None:
                 self._boundaries.setdefault(boundary, len(self._open))
                 self._open.append(boundary)
-            elif kind == "message" and header.get_content_subtype() == "rfc822":
+            elif header.mimeType == "message/rfc822":
                 yield Part(header, start, start)
                 position = start
                 continue
             end, position = self._next(start)
             yield Part(header, start, end)
 
-    def _header(self, position: int) -> tuple[email.message.Message, int]:
+    def _header(self, position: int) -> tuple[PartHeader, int]:
         """
         The header section at C{position}, and where its content begins.
         """
         if self._data[position : position + 2] == b"\r\n":
-            return email.message.Message(), position + 2
+            return _NO_HEADER, position + 2
         end, start = self._headerEnd(position)
         if end - position > MAX_HEADER_OCTETS:
             raise TooComplex
-        return _PARSER.parsebytes(self._data[position:end]), start
+        octets = self._data[position:end]
+        self._headerOctets += len(octets)
+        self._headerLines += octets.count(b"\n")
+        if self._headerOctets > MAX_HEADERS_OCTETS or self._headerLines > MAX_HEADER_LINES:
+            raise TooComplex
+        return PartHeader.read(octets), start
 
     def _headerEnd(self, position: int) -> tuple[int, int]:
         """
@@ -201,10 +247,10 @@ class _BoundaryScanner:
                 return boundary - 2, boundary - 2
             at = boundary
 
-    def _boundaryOf(self, header: email.message.Message) -> bytes | None:
-        if header.get_content_maintype() != "multipart":
+    def _boundaryOf(self, header: PartHeader) -> bytes | None:
+        if header.mainType != "multipart":
             return None
-        boundary = parameters(str(header.get("Content-Type", ""))).get("boundary")
+        boundary = parameters(header.type).get("boundary")
         if not boundary:
             return None
         return boundary.encode("utf-8", "surrogateescape")[:_MAX_BOUNDARY_OCTETS].rstrip()
@@ -251,8 +297,15 @@ class _BoundaryScanner:
         return (len(self._data) if end is None else end), None
 
     def _find(self, position: int) -> int:
-        found = self._data.find(b"\r\n--", position)
-        return found + 2 if found >= 0 else -1
+        """
+        The next line that begins as a boundary does; -1 where there is none.
+        Parts ask for the same one again and again: it is sought once.
+        """
+        if not self._soughtFrom <= position <= self._nextMark:
+            found = self._data.find(b"\r\n--", position)
+            self._soughtFrom = position
+            self._nextMark = len(self._data) if found < 0 else found
+        return self._nextMark + 2 if self._nextMark < len(self._data) else -1
 
     def _close(self, level: int) -> None:
         """

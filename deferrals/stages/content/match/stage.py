@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import fnmatch
 import mmap
+import shutil
+import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal, TypeVar
 
@@ -48,6 +50,9 @@ AT_ONCE = 4
 
 #: EICAR's own definition: at the beginning of the file, with little behind it.
 _EICAR_OCTETS = 4096
+
+#: Of a message that is no file, so much is read into memory.
+_IN_MEMORY_OCTETS = 1 << 20
 
 _DEFAULT_REPLIES = {
     "header": "550 5.7.1 refused because of its header",
@@ -192,8 +197,14 @@ class _DissectedMessage:
         """
         return self.once(data, self._archived)
 
+    def names(self, data: Buffer) -> list[str]:
+        """
+        The names of the attachments.
+        """
+        return [name for name in (part.fileName for part in self.parts(data)) if name]
+
     def _texts(self, data: Buffer) -> list[str]:
-        found = [part for part in self.parts(data) if part.header.get_content_maintype() == "text"]
+        found = [part for part in self.parts(data) if part.header.mainType == "text"]
         return [part.text(data, TEXT_OCTETS) for part in found]
 
     def _files(self, data: Buffer) -> Iterator[tuple[Part, bytes]]:
@@ -201,7 +212,7 @@ class _DissectedMessage:
         The parts that contain no other parts, each with its beginning.
         """
         for part in self.parts(data):
-            if part.header.get_content_maintype() != "multipart":
+            if part.header.mainType != "multipart":
                 yield part, part.head(data, HEAD_OCTETS)
 
     def _kinds(self, data: Buffer) -> set[str]:
@@ -283,8 +294,15 @@ def _buffer(file: BinaryIO) -> Buffer:
     """
     try:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):
-        return file.read()
+    except (OSError, ValueError):  # in memory, or another header in front of a file
+        start = file.read(_IN_MEMORY_OCTETS)
+        if len(start) < _IN_MEMORY_OCTETS:
+            return start
+    with tempfile.TemporaryFile() as copy:
+        copy.write(start)
+        shutil.copyfileobj(file, copy)
+        copy.flush()
+        return mmap.mmap(copy.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _ReadyRule:
@@ -311,8 +329,7 @@ class _ReadyRule:
         return any(self._search(text) for text in content.texts(data))
 
     def _attachment(self, content: _DissectedMessage, data: Buffer) -> bool:
-        names = [part.fileName for part in content.parts(data)]
-        return any(_like(name, self._rule.attachment) for name in names if name)
+        return any(_like(name, self._rule.attachment) for name in content.once(data, content.names))
 
     def _mime_type(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(_like(part.mimeType, self._rule.mime_type) for part in content.parts(data))

@@ -12,9 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.stages.content.match.mime import TooComplex, parts
+from deferrals.stages.content.match.mime import (
+    MAX_HEADER_LINES,
+    MAX_HEADERS_OCTETS,
+    TooComplex,
+    parts,
+)
 from tests.mails import mail, many
-from tests.work import linesRun
+from tests.work import linesRun, peakOctets
 
 
 def nested(depth: int) -> bytes:
@@ -100,6 +105,27 @@ class MimeTests(SynchronousTestCase):
     def test_tooComplex(self) -> None:
         """There is a limit."""
         self.assertRaises(TooComplex, list, parts(nested(1000)))
+
+    def test_headers(self) -> None:
+        """The headers of all parts together have a bound, in lines and in octets."""
+        head = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+        for fields, most in (
+            (b"a:b\r\n" * 20_000, MAX_HEADER_LINES // 20_000),
+            ((b"a:" + b"b" * 990 + b"\r\n") * 200, MAX_HEADERS_OCTETS // 198_800),
+        ):
+            part = b"--b\r\n" + fields + b"\r\nx\r\n"
+            self.assertEqual(len(list(parts(head + part * (most - 1)))), most)
+            self.assertRaises(TooComplex, list, parts(head + part * (most + 2)))
+
+    def test_memory(self) -> None:
+        """What is kept of a message's structure is a small multiple of its size."""
+        head = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+        for data in (
+            head + (b"--b\r\n" + b"a:b\r\n" * 4_000 + b"\r\nx\r\n") * 24,
+            head + b"--b\r\n\r\n" * 4_000,
+            b"Content-Type: message/rfc822\r\n\r\n" * 4_000,
+        ):
+            self.assertLess(peakOctets(list, parts(data)), 30 * len(data) + 1_000_000)
 
     @given(st.lists(st.sampled_from(PIECES), max_size=30))
     def test_anything(self, pieces: list[bytes]) -> None:

@@ -1,25 +1,34 @@
 """
-STARTTLS on the client's side (RFC 3207), without sockets: a session, and a
+TLS towards other servers: which of them are the right ones, and STARTTLS on the
+client's side (RFC 3207), without sockets: a session, and a
 server that speaks TLS through OpenSSL's memory.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import ipaddress
 import os
+import shutil
 from typing import Any
 
+from cryptography import x509
 from OpenSSL import SSL
+from twisted.internet import endpoints
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals import tls
 from deferrals.errors import PeerError
 from deferrals.smtp.client.session import ClientSession
-from deferrals.smtp.client.tls import Unverified, trusted, verifying
-from tests.tls import TLSTransport, makeCertificate
+from deferrals.tls import Unverified, trusted, verifying
+from tests.test_layout import imported, modules
+from tests.tls import GOOD, HOST, WRONG, Certificates, TLSTransport, makeCertificate
 
 
 class ClientTransport(TLSTransport):
@@ -221,3 +230,164 @@ class SecureTests(ClientTLSCase):
         self.failureResultOf(d, PeerError)
         self.assertNotIn(b"EHLO", self.take())
         self.assertFalse(self.session.protected)
+
+
+class VerifyingTests(ClientTLSCase):
+    """
+    Which servers are the right ones (S1): a session that is to say something to
+    no other.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.certificates = Certificates(self.mktempDirectory())
+
+    def tried(self, **certificate: Any) -> tuple[Deferred[Any], bytes]:
+        """
+        A session with a server of this certificate.
+
+        @return: whether there is TLS, and what the server was told in it.
+        """
+        ClientTLSCase.setUp(self)
+        self.certificate, self.key = self.certificates.make(**certificate)
+        d = Deferred.fromCoroutine(
+            self.session.secure(verifying(HOST, trusted(self.certificates.trusted)), True)
+        )
+        self.say("220 2.0.0 go")
+        self.handshake()
+        said = self.secretly()
+        if said:
+            self.secretly("250 mx.example.org")
+        return d, said
+
+    def refused(self, **certificate: Any) -> str:
+        """
+        @return: why there is no TLS.
+        """
+        d, said = self.tried(**certificate)
+        self.assertEqual(said, b"")
+        self.assertNoResult(d)
+        self.lose()
+        self.assertFalse(self.session.usable or self.session.protected or self.session.verified)
+        self.assertTrue(self.session.distrusted)
+        return str(self.failureResultOf(d, PeerError).value)
+
+    def test_wrong(self) -> None:
+        """No octet goes to a server that does not prove its name."""
+        for kind, certificate in WRONG.items():
+            with self.subTest(kind):
+                self.assertRegex(self.refused(**certificate), "certificate|verify")
+
+    def test_good(self) -> None:
+        """One that does is spoken to."""
+        for kind, certificate in GOOD.items():
+            with self.subTest(kind):
+                d, said = self.tried(**certificate)
+                self.assertEqual(said, b"EHLO client.example.com\r\n")
+                self.successResultOf(d)
+                self.assertTrue(self.session.verified)
+
+    def test_raises(self) -> None:
+        """A check that fails, in whatever way, is a refusal."""
+        for kind in (ValueError, RuntimeError, KeyboardInterrupt, SystemExit, MemoryError):
+
+            def fail(_: Any, kind: type[BaseException] = kind) -> None:
+                raise kind("odd")
+
+            with self.subTest(kind.__name__):
+                self.patch(tls, "extract_patterns", fail)
+                self.refused(**GOOD["the name"])
+
+    def test_address(self) -> None:
+        """An address is a name, too; IPv6 with or without brackets and zone."""
+        for host, shown in (("192.0.2.1",) * 2, ("[2001:db8::1]", "2001:db8::1")):
+            names = [x509.IPAddress(ipaddress.ip_address(shown))]
+            self.certificate, self.key = self.certificates.make(names)
+            for expected, good in ((host, True), ("192.0.2.77", False)):
+                certificate = self.certificate, self.key
+                ClientTLSCase.setUp(self)
+                self.certificate, self.key = certificate
+                creator = verifying(expected, trusted(self.certificates.trusted))
+                d = Deferred.fromCoroutine(self.session.secure(creator, True))
+                self.say("220 go")
+                self.handshake()
+                self.assertEqual(self.secretly() != b"", good)
+                self.lose()
+                self.failureResultOf(d, PeerError)
+
+    def test_nonsense(self) -> None:
+        """A name that no certificate can have is no name."""
+        for host in ("", " ", "a b", "*.right.test", "1234", "\udc80", "a/b"):
+            self.assertRaises(ValueError, verifying, host)
+
+    def test_files(self) -> None:
+        """Issuers are in a file, or in the files of a directory; somewhere they must be."""
+        directory = self.mktempDirectory()
+        self.assertRaises(ValueError, trusted, directory)
+        shutil.copy(self.certificates.trusted, os.path.join(directory, "one.pem"))
+        shutil.copy(self.certificate, os.path.join(directory, "two.pem"))
+        shutil.copy(self.key, os.path.join(directory, "key.pem.old"))
+        self.assertEqual(len(trusted(directory)), 2)
+        self.assertRaises(ValueError, trusted, self.key)
+
+
+class EndpointTests(SynchronousTestCase):
+    """
+    L{tls.clientEndpoint}.
+    """
+
+    def test_others(self) -> None:
+        """What is not C{tls:} is Twisted's."""
+        for text, kind in (("tcp:127.0.0.1:25", "TCP4"), ("unix:/run/lmtp", "UNIX")):
+            self.assertIn(kind, repr(type(tls.clientEndpoint(MemoryReactorClock(), text))))
+        self.assertRaises(ValueError, tls.clientEndpoint, MemoryReactorClock(), "nothing:25")
+
+    def test_parsed(self) -> None:
+        """Keys, and characters behind a backslash."""
+        for text, words, named in (
+            ("tls:a:1", ["tls", "a", "1"], {}),
+            ("tls:host=a:port=1", ["tls"], {"host": "a", "port": "1"}),
+            (r"tls:\:\:1:1:name=a\=b\\:x=y=z", ["tls", "::1", "1"], {"name": "a=b\\", "x": "y=z"}),
+            ("tls::", ["tls", "", ""], {}),
+            (r"tls:a\=b:1:endpoint=tcp\:h\:1", ["tls", "a=b", "1"], {"endpoint": "tcp:h:1"}),
+        ):
+            self.assertEqual(tls._parsed(text), (words, named), text)
+
+    def test_asTwisted(self) -> None:
+        """Twisted reads the same in it."""
+        for text in (r"tls:\:\:1:1:name=a\=b\\:x=y=z", "tls:a=b=c:d", "tls::a:", r"tls:\\:\a=b"):
+            self.assertEqual(tls._parsed(text), endpoints._parse(text), text)
+
+    def test_bad(self) -> None:
+        """What is missing, too much or nonsense is said."""
+        for text in (
+            *("tls:", "tls:host", "tls:host:port", "tls:h:1:what=x", "TLS:h:1:2:3:4:5:6:7:8:9:10"),
+            *("tls:h:1\\", "tls:a b:1", "tls:h:1:timeout=x"),
+        ):
+            self.assertRaises(ValueError, tls.clientEndpoint, MemoryReactorClock(), text)
+
+    def test_isTLS(self) -> None:
+        """Twisted knows the word in capitals, so it is verified in capitals, too."""
+        self.assertTrue(tls.isTLS("tls:a:1") and tls.isTLS("TLS:a:1"))
+        self.assertFalse(tls.isTLS("tcp:a:1") or tls.isTLS("ssl:a:1") or tls.isTLS("tlsx:a"))
+
+
+class OnePlaceTests(SynchronousTestCase):
+    """
+    All connections of the package that verify are made in L{deferrals.tls}.
+    """
+
+    def test_imports(self) -> None:
+        """Nothing else of the package asks Twisted, treq or OpenSSL for a verifying client."""
+        elsewhere = {
+            "BrowserLikePolicyForHTTPS",
+            *("clientFromString", "optionsForClientTLS", "SSL4ClientEndpoint", "connectSSL"),
+            *("ClientContextFactory", "create_default_context", "readBody", "getPage"),
+        }
+        for _, path, tree in modules():
+            names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            names |= {name.rpartition(".")[2] for name in imported(tree)}
+            if path != "tls.py":
+                self.assertEqual(names & elsewhere, set(), path)
+                self.assertFalse("Agent" in names and path != "stages/web.py", path)

@@ -1,0 +1,98 @@
+"""
+How much a web service may say in one answer: status lines, header fields,
+answers on the way (1xx) and body together (RFC 9112).
+
+Libraries bound a line, and what uses them bounds a body; between the two there
+is room for header fields and C{100 Continue} without end.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Of all heads of an answer together, those of 1xx answers included.
+MAX_HEAD_OCTETS = 64 * 1024
+MAX_HEAD_LINES = 500
+
+#: So many 1xx answers may come before the one that counts.
+MAX_INTERIM_ANSWERS = 16
+
+#: A longer body is none.
+MAX_BODY_OCTETS = 1024 * 1024
+
+#: All octets of an answer, with those that only frame its body.
+MAX_ANSWER_OCTETS = 2 * MAX_BODY_OCTETS
+
+_STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9])[0-9][0-9](?: |\r?\Z)")
+
+#: As much of a line as says what it is.
+_BEGIN_OCTETS = 16
+
+
+class AnswerCounter:
+    """
+    What has come in over one connection since a request began.
+    """
+
+    def __init__(self) -> None:
+        self._inHead = False
+        self.asked()
+
+    def asked(self) -> None:
+        """
+        Something is sent: the next request begins, where the head of an answer
+        is complete.
+        """
+        if not self._inHead:
+            self._inHead, self._isFirst, self._isInterim = True, True, False
+            self._octets = self._headOctets = self._lines = self._answers = 0
+            self._begin, self._length = b"", 0
+
+    def feed(self, data: bytes) -> None:
+        """
+        @raise ValueError: this is too much, or no answer.
+        """
+        self._octets += len(data)
+        if self._octets > MAX_ANSWER_OCTETS:
+            raise ValueError("the answer is too long")
+        position = 0
+        while self._inHead and position < len(data):
+            end = data.find(b"\n", position)
+            stop = len(data) if end < 0 else end
+            self._more(data[position : min(stop, position + _BEGIN_OCTETS)], stop - position)
+            if end >= 0:
+                self._line()
+            position = stop + 1
+
+    def _more(self, begin: bytes, octets: int) -> None:
+        """
+        So much more of a line.
+        """
+        self._begin = (self._begin + begin)[:_BEGIN_OCTETS]
+        self._length += octets
+        self._headOctets += octets
+        if self._headOctets > MAX_HEAD_OCTETS:
+            raise ValueError("the head of the answer is too long")
+
+    def _line(self) -> None:
+        """
+        A line of a head is complete.
+        """
+        self._headOctets += 1
+        self._lines += 1
+        if self._lines > MAX_HEAD_LINES:
+            raise ValueError("the head of the answer has too many lines")
+        if self._isFirst:
+            self._status()
+        elif self._length == 0 or (self._length == 1 and self._begin == b"\r"):
+            self._inHead = self._isFirst = self._isInterim
+        self._begin, self._length = b"", 0
+
+    def _status(self) -> None:
+        match = _STATUS.match(self._begin)
+        if match is None:
+            raise ValueError("the answer does not begin with a status line")
+        self._isFirst, self._isInterim = False, match[1] == b"1"
+        self._answers += 1
+        if self._answers > MAX_INTERIM_ANSWERS + 1:
+            raise ValueError("too many answers on the way (1xx)")

@@ -1,0 +1,178 @@
+"""
+What clients and users may have of something: so many at once, or so much within
+a while.  One for all listeners; what was spent outlives a restart.
+"""
+
+from __future__ import annotations
+
+import json
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.deferreds import timeOfDay
+from deferrals.interfaces import ILimits, ISpool
+from deferrals.logger import Logger
+from deferrals.model.windows import KEYS, Windows
+
+_log = Logger(namespace="deferrals")
+
+#: What names of notes begin with.
+_PREFIX = "limit "
+
+#: How many keys a limit has, where it is not what others have.
+_KEYS = {"auth-known": 20_000, "auth-today": 20_000}
+
+#: How long changes are gathered before they are noted, in seconds: a process
+#: that is killed forgets not more than that.
+SAVE_SECONDS = 1.0
+
+
+@implementer(ILimits)
+class SharedLimits:
+    """
+    See L{ILimits}.  For one process.
+
+    @param clock: timers, and the time of day.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._entered: dict[tuple[str, str], int] = {}
+        self._windows: dict[str, Windows] = {}
+        self._spool: ISpool | None = None
+        self._changed: set[tuple[str, str]] = set()
+        self._timer: IDelayedCall | None = None
+        self._waiting: list[Deferred[None]] | None = None
+
+    def enter(self, limit: str, key: str, most: int) -> Deferred[bool]:
+        """
+        See L{ILimits.enter}.
+        """
+        place = (limit, key)
+        count = self._entered.get(place, 0)
+        if count < most:
+            self._entered[place] = count + 1
+        return succeed(count < most)
+
+    def leave(self, limit: str, key: str) -> None:
+        """
+        See L{ILimits.leave}.
+        """
+        place = (limit, key)
+        count = self._entered.get(place, 0)
+        if count > 1:
+            self._entered[place] = count - 1
+        else:
+            self._entered.pop(place, None)
+
+    def spend(self, limit: str, key: str, amount: int, most: int, seconds: float) -> Deferred[bool]:
+        """
+        See L{ILimits.spend}.
+        """
+
+        def spend(_: None) -> bool:
+            windows = self._of(limit)
+            isThere = windows.spend(key, amount, most, seconds, self._clock.seconds())
+            if amount and isThere:
+                self._note(limit, key)
+            return isThere
+
+        return self._loaded().addCallback(spend)
+
+    def _of(self, limit: str) -> Windows:
+        found = self._windows.get(limit)
+        if found is None:
+            found = self._windows[limit] = Windows(_KEYS.get(limit, KEYS))
+        return found
+
+    def used(self, limit: str) -> dict[str, int]:
+        """
+        What counts now, by key.
+        """
+        windows = self._windows.get(limit)
+        return {} if windows is None else dict(windows.all(self._clock.seconds()))
+
+    # Over a restart.
+
+    def keepIn(self, spool: ISpool) -> None:
+        """
+        Note in a spool what is spent.  Until L{load} it is not known what was,
+        so questions wait.
+        """
+        self._spool, self._waiting = spool, []
+
+    def load(self) -> Deferred[None]:
+        """
+        Know what was spent before a restart.
+
+        @return: a Deferred; it never fails.
+        """
+        assert self._spool is not None
+        d: Deferred[dict[str, str]] = self._spool.notes()
+        return d.addCallback(self._read).addErrback(self._notRead).addCallback(self._ready)
+
+    def _read(self, notes: dict[str, str]) -> None:
+        now, wall = self._clock.seconds(), timeOfDay(self._clock)
+        for name, value in notes.items():
+            if name.startswith(_PREFIX):
+                limit, _, key = name.removeprefix(_PREFIX).partition(" ")
+                try:
+                    seconds, spent = json.loads(value)
+                    spent = [(wall - float(when), int(amount)) for when, amount in spent]
+                    windows = self._of(limit)
+                    windows.load(key, float(seconds), spent, now)
+                except (ValueError, TypeError):
+                    _log.failure("a note on limits cannot be read")
+
+    def _notRead(self, failure: Failure) -> None:
+        """
+        The server runs all the same, with fresh limits.
+        """
+        _log.error(
+            "what was spent of limits cannot be read: {error}", error=failure.getErrorMessage()
+        )
+
+    def _ready(self, _: None) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for d in waiting:
+            if not d.called:
+                d.callback(None)
+
+    def _loaded(self) -> Deferred[None]:
+        if self._waiting is None:
+            return succeed(None)
+        d: Deferred[None] = Deferred()
+        self._waiting.append(d)
+        return d
+
+    def _note(self, limit: str, key: str) -> None:
+        if self._spool is None:
+            return
+        self._changed.add((limit, key))
+        if self._timer is None:
+            self._timer = self._clock.callLater(SAVE_SECONDS, self._save)
+
+    def close(self) -> None:
+        """
+        Note what is not noted yet.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._save()
+
+    def _save(self) -> None:
+        self._timer = None
+        changed, self._changed = self._changed, set()
+        now, wall = self._clock.seconds(), timeOfDay(self._clock)
+        assert self._spool is not None
+        for limit, key in changed:
+            name = f"{_PREFIX}{limit} {key}"
+            seconds, spent = self._windows[limit].dump(key, now)
+            if spent:
+                value = [seconds, [(wall - ago, amount) for ago, amount in spent]]
+                self._spool.note(name, json.dumps(value), seconds)
+            else:
+                self._spool.forget(name)

@@ -1,0 +1,377 @@
+"""
+What users who have logged in may send: as whom, and how much of it within an
+hour.
+
+L{Submission} is asked at MAIL FROM, at each RCPT TO that the rules let in, and
+when the message is complete.  It says nothing of clients without a login.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+from weakref import WeakSet
+
+import attrs
+from cachetools import LRUCache
+from twisted.internet.defer import CancelledError, Deferred
+from zope.interface import implementer
+
+from deferrals.deferreds import asDeferred
+from deferrals.errors import PeerError, StageError
+from deferrals.interfaces import (
+    IEnvelopeStage,
+    IMessage,
+    ISenderStage,
+    IServices,
+    MaybeAwaitable,
+)
+from deferrals.logger import Logger
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import (
+    R450_OVER_LIMIT,
+    R451_LOCAL_ERROR,
+    R553_NOT_YOUR_SENDER,
+)
+from deferrals.model.settings import BadSetting, Octets, Seconds, checked, parseOctets, positive
+from deferrals.model.verdict import EnvelopeVerdict, Refuse
+from deferrals.stages.envelope.ownsenders import OWN, Senders, listedSenders, ownAddress
+from deferrals.stages.envelope.tables import (
+    DEFAULT_QUERY,
+    Row,
+    SqliteTable,
+    Table,
+    WebTable,
+    checkQuery,
+)
+from deferrals.stages.web import httpURL
+
+_log = Logger(namespace="deferrals.submission")
+
+#: How long what was sent counts, in seconds.
+HOUR = 3600.0
+
+#: How many logins the status shows.
+SHOWN = 20
+
+_NAMES = ("messages", "recipients", "octets")
+
+
+def _lookupURL(value: str) -> None:
+    httpURL(value)
+    try:
+        value.format(address="", local="", domain="")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError("a URL in which {address}, {local} and {domain} may stand") from None
+
+
+@attrs.frozen(kw_only=True)
+class SubmissionSettings:
+    """
+    The C{[submission]} table.
+
+    @ivar senders: what a login may use as MAIL FROM: C{"own"}, its own address;
+        patterns, for those senders besides, in which C{{user}} stands for the
+        login; or C{"any"}.  Others get 553 5.7.1.
+    @ivar messages: how many a login may send within an hour; then 450 4.7.1.
+    @ivar recipients: the same for recipients of its messages.
+    @ivar octets: the same for the octets of its messages.
+    @ivar over: what becomes of more: it is refused for now, or taken and held
+        in the queue until an operator releases it, up to as much again.
+    @ivar sqlite: a SQLite file with a row for each login: its columns
+        C{senders}, C{messages}, C{recipients} and C{octets} count for it.
+    @ivar query: the SELECT that gives a login's row; C{:address}, C{:local} and
+        C{:domain} stand for the login, in lower case.
+    @ivar url: instead of the file: answers GET with a JSON object, or with 404;
+        C{{address}}, C{{local}} and C{{domain}} stand in it for the login,
+        quoted.
+    @ivar timeout: for one look-up.
+    @ivar cache: how long a row, or its absence, is remembered.
+    """
+
+    senders: Senders = OWN
+    messages: int = attrs.field(default=500, validator=checked(positive))
+    recipients: int = attrs.field(default=2000, validator=checked(positive))
+    octets: Octets = attrs.field(default=Octets(1 << 30), validator=checked(positive))
+    over: Literal["refuse", "hold"] = "refuse"
+    sqlite: str | None = None
+    query: str = attrs.field(default=DEFAULT_QUERY, validator=checked(checkQuery))
+    url: str | None = attrs.field(default=None, validator=checked(_lookupURL))
+    timeout: Seconds = attrs.field(default=Seconds(5.0), validator=checked(positive))
+    cache: Seconds = Seconds(60.0)
+
+    def __attrs_post_init__(self) -> None:
+        if self.sqlite is not None and self.url is not None:
+            raise BadSetting("sqlite", "either sqlite or url")
+
+
+@attrs.frozen
+class Login:
+    """
+    What a login may do.
+
+    @ivar user: its name.
+    @ivar own: its own address.
+    @ivar listed: the senders that its row names.
+    @ivar most: how much it may send within an hour, by name.
+    @ivar until: when its row is to be asked for again.
+    """
+
+    user: str
+    own: Mailbox | None
+    listed: Senders
+    most: dict[str, int]
+    until: float
+
+    @property
+    def key(self) -> str:
+        """What its messages are counted by."""
+        return self.user.casefold()
+
+
+@implementer(ISenderStage)
+class Submission:
+    """
+    See the module.
+    """
+
+    def __init__(self, settings: SubmissionSettings, services: IServices) -> None:
+        self._settings = settings
+        self._services = services
+        self._table = _table(settings, services)
+        self._known: LRUCache[str, Login] = LRUCache(10_000)
+        self._held: WeakSet[Envelope] = WeakSet()
+
+    def judgeSender(self, envelope: Envelope) -> Deferred[Refuse | None]:
+        """
+        See L{ISenderStage.judgeSender}.
+        """
+        return Deferred.fromCoroutine(self._judgeSender(envelope))
+
+    async def _judgeSender(self, envelope: Envelope) -> Refuse | None:
+        if envelope.client.user is None:
+            return None
+        login = await self._login(envelope)
+        if login is None:
+            return Refuse(R451_LOCAL_ERROR)
+        if not self._owns(login, envelope.sender):
+            self._services.status.count("submission", "senders refused")
+            self._report(envelope, "not its sender")
+            return Refuse(R553_NOT_YOUR_SENDER)
+        amounts = {"messages": 1, "recipients": 0, "octets": 0}
+        for name, amount in amounts.items():
+            if not await self._spend(envelope, login, name, amount):
+                return Refuse(R450_OVER_LIMIT)
+        return None
+
+    def _owns(self, login: Login, sender: Mailbox | None) -> bool:
+        """
+        The null path is for all logins: clients send notices of their own with it
+        (RFC 8098 §3).
+        """
+        if sender is None or (login.own is not None and login.own.key == sender.key):
+            return True
+        return any(one.allow(sender, login.user) for one in (self._settings.senders, login.listed))
+
+    def counting(self, stage: IEnvelopeStage) -> IEnvelopeStage:
+        """
+        @return: an envelope stage that decides as C{stage} does, and counts the
+            recipients that it lets in.
+        """
+        return _Counting(stage, self)
+
+    async def admit(self, envelope: Envelope) -> bool:
+        """
+        One more recipient.
+
+        @return: whether it may be.
+        """
+        login = await self._login(envelope)
+        return login is not None and await self._spend(envelope, login, "recipients", 1)
+
+    def weigh(self, message: IMessage, envelope: Envelope) -> Deferred[IMessage]:
+        """
+        A message is complete.
+
+        @return: a Deferred of C{message}; fails with
+            L{PeerError<deferrals.errors.PeerError>} where it is too much.
+        """
+        return Deferred.fromCoroutine(self._weigh(message, envelope))
+
+    async def _weigh(self, message: IMessage, envelope: Envelope) -> IMessage:
+        if envelope.client.user is not None:
+            login = await self._login(envelope)
+            if login is None:
+                raise PeerError("the table cannot be asked", R451_LOCAL_ERROR)
+            if not await self._spend(envelope, login, "octets", message.size):
+                raise PeerError("over its limit", R450_OVER_LIMIT)
+        return message
+
+    def isHeld(self, envelope: Envelope) -> bool:
+        """
+        Whether a message waits for an operator.
+        """
+        return envelope in self._held
+
+    async def _spend(self, envelope: Envelope, login: Login, name: str, amount: int) -> bool:
+        """
+        @return: whether the message may go on, perhaps to be held.
+        """
+        limits, most = self._services.limits, login.most[name]
+        if await limits.spend(f"submission-{name}", login.key, amount, most, HOUR):
+            return True
+        isHeld = self._settings.over == "hold" and await limits.spend(
+            f"submission-held-{name}", login.key, amount, most, HOUR
+        )
+        if isHeld and envelope not in self._held:
+            self._held.add(envelope)
+            self._report(envelope, f"over its {name}, held")
+        self._services.status.count("submission", "held" if isHeld else f"over {name}")
+        if not isHeld:
+            self._report(envelope, f"over its {name}")
+        return isHeld
+
+    def _report(self, envelope: Envelope, why: str) -> None:
+        _log.warn(
+            "{transaction}: {user} sends as <{sender}>: {why}",
+            event="submission",
+            transaction=envelope.id,
+            client=envelope.client.address,
+            user=envelope.client.user,
+            sender=str(envelope.sender or ""),
+            why=why,
+        )
+
+    # What a login may do.
+
+    async def _login(self, envelope: Envelope) -> Login | None:
+        """
+        @return: C{None} where that is not known now.
+        """
+        user = envelope.client.user or ""
+        known = self._known.get(user)
+        now = self._services.reactor.seconds()
+        if known is not None and known.until > now:
+            return known
+        try:
+            found = await self._lookUp(user, now)
+        except CancelledError:
+            raise
+        except Exception as error:
+            _log.warn(
+                "{transaction}: no look-up of {user}: {error}",
+                transaction=envelope.id,
+                user=user,
+                error=f"{type(error).__name__}: {error}",
+            )
+            self._services.status.count("submission", "look-ups failed")
+            return known
+        self._known[user] = found
+        return found
+
+    async def _lookUp(self, user: str, now: float) -> Login:
+        own = ownAddress(user, self._services.hostname)
+        row: Row | None = None
+        if self._table is not None and own is not None:
+            row = await self._table.find(own)
+        row = row or {}
+        most = {name: _number(name, row.get(name)) for name in _NAMES}
+        return Login(
+            user,
+            own,
+            _senders(row.get("senders")),
+            {name: one or getattr(self._settings, name) for name, one in most.items()},
+            now + self._settings.cache,
+        )
+
+    def describe(self) -> dict[str, int | dict[str, dict[str, list[int]]]]:
+        """
+        For the status: the logins that have used most of what they may.
+        """
+        used: dict[str, dict[str, int]] = {}
+        for name in _NAMES:
+            for key, amount in self._services.limits.used(f"submission-{name}").items():
+                used.setdefault(key, {})[name] = amount
+        most = {one.key: one.most for one in self._known.values()}
+        ordinary = {name: int(getattr(self._settings, name)) for name in _NAMES}
+        found = [(_share(one, most.get(key, ordinary)), key, one) for key, one in used.items()]
+        found.sort(key=lambda one: (-one[0], one[1]))
+        shown = {
+            key: {name: [one.get(name, 0), most.get(key, ordinary)[name]] for name in _NAMES}
+            for _, key, one in found[:SHOWN]
+        }
+        return {"logins": len(found), "most_used": shown}
+
+
+@implementer(IEnvelopeStage)
+class _Counting:
+    """
+    See L{Submission.counting}.
+    """
+
+    def __init__(self, stage: IEnvelopeStage, submission: Submission) -> None:
+        self._stage = stage
+        self._submission = submission
+
+    def judgeRecipient(
+        self, envelope: Envelope, recipient: Recipient
+    ) -> MaybeAwaitable[EnvelopeVerdict | None]:
+        if envelope.client.user is None:
+            return self._stage.judgeRecipient(envelope, recipient)
+        return self._judge(envelope, recipient)
+
+    async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict | None:
+        verdict: EnvelopeVerdict | None = await asDeferred(
+            self._stage.judgeRecipient, envelope, recipient
+        )
+        if verdict is None or isinstance(verdict, Refuse):
+            return verdict
+        return verdict if await self._submission.admit(envelope) else Refuse(R450_OVER_LIMIT)
+
+
+def _table(settings: SubmissionSettings, services: IServices) -> Table | None:
+    if settings.sqlite is not None:
+        return SqliteTable(settings.sqlite, settings.query, settings.timeout, services)
+    if settings.url is not None:
+        return WebTable(settings.url, settings.timeout, services)
+    return None
+
+
+def _number(column: str, value: Any) -> int | None:
+    """
+    @raise StageError: it is none.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        found = parseOctets(value)
+    except ValueError:
+        raise StageError(f"{column}: expected a number, not {value!r}") from None
+    if not found:
+        raise StageError(f"{column}: expected more than 0")
+    return found
+
+
+def _senders(value: Any) -> Senders:
+    """
+    A list of patterns: JSON, or text with commas, blanks or line ends between.
+
+    @raise StageError: it is none.
+    """
+    if value is None:
+        return OWN
+    try:
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = json.loads(value)
+        words = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else list(value)
+        return listedSenders(word for word in words if word != "")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StageError(f"senders: expected a list of patterns ({error})") from None
+
+
+def _share(used: dict[str, int], most: dict[str, int]) -> float:
+    return max((amount / most[name] for name, amount in used.items()), default=0.0)

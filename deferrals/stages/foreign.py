@@ -1,0 +1,150 @@
+"""
+A message without what is ours to say (L{deferrals.model.ours}): what scanners
+are given is what the mailbox will have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from weakref import WeakKeyDictionary
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from deferrals.deferreds import SharedResult, asDeferred
+from deferrals.interfaces import IMessage, MaybeAwaitable
+from deferrals.model.fields import fieldsOf
+from deferrals.model.ours import withoutOurs
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_T = TypeVar("_T")
+
+_READ_OCTETS = 256 * 1024
+
+#: Header sections that have been looked through: once per message, not once per
+#: recipient.
+_heads: WeakKeyDictionary[IMessage, dict[tuple[str, bool], bytes]] = WeakKeyDictionary()
+
+
+def ownHead(message: IMessage, hostname: str, isFinal: bool) -> bytes:
+    """
+    @return: the message's header section as L{withoutOurs} leaves it.
+    """
+    known = _heads.setdefault(message, {})
+    found = known.get((hostname, isFinal))
+    if found is None:
+        found = known[hostname, isFinal] = withoutOurs(message.header, hostname, isFinal)
+    return found
+
+
+def behindHead(message: IMessage, head: bytes) -> int:
+    """
+    @param head: what the header section has become.
+    @return: where the part of the message begins that stays as it is: the
+        empty line; or, where no field is left, what is behind it.
+    """
+    end = len(message.header)
+    return end if head or not end else min(end + 2, message.size)
+
+
+def seen(message: IMessage, hostname: str) -> IMessage:
+    """
+    @return: what scanners are given; the same object, where nothing is taken out.
+    """
+    head = ownHead(message, hostname, True)
+    return message if len(head) == len(message.header) else _View(message, head)
+
+
+@implementer(IMessage)
+class _View:
+    """
+    A message with another header section.
+    """
+
+    def __init__(self, message: IMessage, head: bytes) -> None:
+        self._message = message
+        self._skip = behindHead(message, head)
+        self._digest: bytes | None = None
+        self._shared: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
+        self.header = head
+        self.size = len(head) + message.size - self._skip
+        self.inMemory = message.inMemory
+
+    @property
+    def digest(self) -> bytes:
+        """
+        See L{IMessage}.  Reads all of it, the first time.
+        """
+        if self._digest is None:
+            digest = hashlib.sha256()
+            with self.open() as file:
+                while chunk := file.read(_READ_OCTETS):
+                    digest.update(chunk)
+            self._digest = digest.digest()
+        return self._digest
+
+    def fields(self) -> list[tuple[str, str]]:
+        """
+        See L{IMessage.fields}.
+        """
+        return fieldsOf(self.header)
+
+    def open(self) -> BinaryIO:
+        """
+        See L{IMessage.open}.
+        """
+        file = self._message.open()
+        file.seek(self._skip)
+        if self.inMemory:
+            with file:
+                return io.BytesIO(self.header + file.read())
+        return io.BufferedReader(_Spliced(self.header, file))
+
+    def isIntact(self) -> bool:
+        """
+        See L{IMessage.isIntact}.
+        """
+        return self._message.isIntact()
+
+    def shared(
+        self, key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]
+    ) -> Deferred[_T]:
+        """
+        See L{IMessage.shared}.
+        """
+        shared = self._shared.get(key)
+        if shared is None or shared.abandoned:
+            self._shared[key] = SharedResult(asDeferred(function, self))
+        return self._shared[key].wait()
+
+
+class _Spliced(io.RawIOBase):
+    """
+    Octets, and then what is left of a file.  It is read once, from its beginning.
+    """
+
+    def __init__(self, head: bytes, file: BinaryIO) -> None:
+        self._head = memoryview(head)
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        room = memoryview(buffer)
+        piece = self._head[: len(room)]
+        if not piece:
+            piece = memoryview(self._file.read(len(room)))
+        self._head = self._head[len(piece) :]
+        room[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

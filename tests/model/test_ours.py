@@ -1,0 +1,99 @@
+"""
+What only this server may say.
+"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.model.ours import withoutOurs
+from tests.work import linesRun
+
+HOST = "mx.example.net"
+
+#: Results that claim to be ours (RFC 8601 §2.2, §5).
+CLAIMS = (
+    b"Authentication-Results: mx.example.net; dkim=pass header.d=bank.example",
+    b"authentication-RESULTS: MX.Example.NET; spf=pass",
+    b"Authentication-Results:mx.example.net;none",
+    b"Authentication-Results:\r\n mx.example.net;\r\n\tdkim=pass",
+    b"Authentication-Results : mx.example.net 1; dkim=pass",
+    b"Authentication-Results: (a (nested \\) one) (b) mx.example.net (c); dkim=pass",
+    b"Authentication-Results: (mx.other.test)\r\n (more)\r\n\tmx.example.net/1; dkim=pass",
+    b'Authentication-Results: "mx.example.net"; dkim=pass',
+    b'Authentication-Results: (x)"mx\\.example.net" ; dkim=pass',
+    b"Authentication-Results: mx.example.net.; dkim=pass",
+    b"Authentication-Results: \r\n \r\n\tmx.example.net",
+    # Whose these are cannot be told: a reader may find our name in them.
+    b"Authentication-Results: (mx.example.net; dkim=pass",
+    b'Authentication-Results: "mx.example.net; dkim=pass',
+)
+
+OTHERS = (
+    b"Authentication-Results: mx.example.net.evil.test; dkim=pass",
+    b"Authentication-Results: amx.example.net; dkim=pass",
+    b"Authentication-Results: (mx.example.net) other.test; dkim=pass",
+    b'Authentication-Results: "other.test"; x=mx.example.net',
+    b"Authentication-Results: ; dkim=pass",
+    b"Authentication-Results:",
+    b"Authentication-Results-Original: mx.example.net; dkim=pass",
+    b"ARC-Authentication-Results: i=1; mx.example.net; dkim=pass",
+    b"X-Return-Path: <a@b.test>",
+    b"Deferrals: x",
+    b"Subject: Return-Path: mx.example.net\r\n Delivered-To: x",
+)
+
+
+class OursTests(SynchronousTestCase):
+    """
+    L{withoutOurs}.
+    """
+
+    def test_claims(self) -> None:
+        """Results with our name go, however they are written, and wherever they stand."""
+        for claim in CLAIMS:
+            for head, left in (
+                (claim, b""),
+                (claim + b"\r\nA: 1\r\n 2", b"A: 1\r\n 2"),
+                (b"A: 1\r\n" + claim, b"A: 1"),
+                (b"A: 1\r\n" + claim + b"\r\n" + claim + b"\r\nB: 2", b"A: 1\r\nB: 2"),
+            ):
+                for isFinal in (True, False):
+                    self.assertEqual(withoutOurs(head, HOST, isFinal), left, head)
+
+    def test_others(self) -> None:
+        """What others say stays: the same octets, the same object."""
+        for field in OTHERS:
+            head = b"A: 1\r\n" + field + b"\r\nB: 2"
+            self.assertIs(withoutOurs(head, HOST, True), head)
+
+    def test_names(self) -> None:
+        """A name in UTF-8 is the one that it stands for (RFC 8601 §5)."""
+        field = "Authentication-Results: b\u00fccher.example; dkim=pass".encode()
+        self.assertEqual(withoutOurs(field, "xn--bcher-kva.example", True), b"")
+
+    def test_final(self) -> None:
+        """In a mailbox, ours are Return-Path and Delivered-To; on the way they stay."""
+        head = b"RETURN-PATH : <x@y.test>\r\nA: 1\r\nDelivered-To: a\r\n more\r\ndelivered-to: c"
+        self.assertEqual(withoutOurs(head, HOST, True), b"A: 1")
+        self.assertIs(withoutOurs(head, HOST, False), head)
+
+    def test_marks(self) -> None:
+        """Our marks are ours everywhere."""
+        head = b"X-Deferrals-Refused: no\r\nA: 1\r\ndeferrals-unscanned: clamav\r\n x\r\nB: 2"
+        for isFinal in (True, False):
+            self.assertEqual(withoutOurs(head, HOST, isFinal), b"A: 1\r\nB: 2")
+
+    def test_bare(self) -> None:
+        """A field behind a bare CR or LF, which some reader sees as one, goes too."""
+        for end in (b"\n", b"\r"):
+            head = b"A: 1" + end + b"Return-Path: <x>" + end + b" y" + end + b"B: 2"
+            self.assertEqual(withoutOurs(head, HOST, True), b"A: 1" + end + b"B: 2")
+
+    def test_linear(self) -> None:
+        """Four times the octets are four times the work."""
+        for piece in (b"\r\n x", b"(", b"\\", b"(x)", b'"', b"\r", b"\r\nDelivered-To: x"):
+            for start in (b"Return-Path:", b"Authentication-Results: ", b"A: "):
+                few = linesRun(withoutOurs, start + piece * 1000, HOST, True)
+                many = linesRun(withoutOurs, start + piece * 4000, HOST, True)
+                self.assertLess(many, 6 * few + 100, (start, piece))
