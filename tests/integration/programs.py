@@ -143,9 +143,7 @@ TWISTED = _script("twistedmail.py", "python", "-c", "import twisted")
 RUBY_SMTP = _script("netsmtp.rb", "ruby")
 RUBY_MAIL = _script("mail.rb", "ruby", "-rmail", "-e", "")
 PHPMAILER = _script("phpmailer.php", "php", "-r", 'require "libphp-phpmailer/autoload.php";')
-SYMFONY = _script(
-    "symfony.php", "php", "-r", 'require "Symfony/Component/Mailer/autoload.php";'
-)
+SYMFONY = _script("symfony.php", "php", "-r", 'require "Symfony/Component/Mailer/autoload.php";')
 NODEMAILER = _script("nodemailer.js", "node", "-e", 'require("nodemailer")')
 EMAILJS = _script("emailjs.mjs", "node", "-e", 'require("emailjs")')
 PERL_SMTP = _script("netsmtp.pl", "perl")
