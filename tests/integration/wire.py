@@ -9,7 +9,6 @@ import re
 import socket
 import threading
 
-
 _CLOSED = b"(closes)\r\n"
 
 
