@@ -24,6 +24,10 @@ from tests.integration.support import (
 from tests.requirements import requirement
 
 
+#: Cohorts come apart before it is known whether they differ.
+SPLIT = CONFIG.replace("[[listen]]", '[[listen]]\nmixed = "split"')
+
+
 class EximTests(IntegrationCase):
     """
     Exim 4 as a PRDR client.
@@ -80,7 +84,7 @@ class EximTests(IntegrationCase):
         Without PRDR and CHUNKING the other cohorts come in the next
         transactions of the connection.
         """
-        server = self.server(CONFIG.replace("[[listen]]", '[[listen]]\nwithhold = ["CHUNKING"]'))
+        server = self.server(SPLIT.replace("[[listen]]", '[[listen]]\nwithhold = ["CHUNKING"]'))
         exim = Exim(self, f"127.0.0.1::{server.port}", prdr=False)
         self._sendToThree(exim)
         self._eachTheirOwn(server, exim)
@@ -91,7 +95,7 @@ class EximTests(IntegrationCase):
         of the queue: Exim looks at the 452 only when the first one's message is
         on its way.
         """
-        server = self.server()
+        server = self.server(SPLIT)
         exim = Exim(self, f"127.0.0.1::{server.port}", prdr=False)
         self._sendToThree(exim)
         self.assertEqual(exim.log().count("452 4.5.3"), 2)
@@ -218,7 +222,7 @@ class ClientTests(IntegrationCase):
         self.assertEqual(len(server.arrived("lover", 200)), 200)
 
     def test_smtplib(self) -> None:
-        """Python's smtplib: a plain sender whose recipients differ."""
+        """Python's smtplib, which knows our extensions by name only."""
         server = self.server()
         with smtplib.SMTP("127.0.0.1", server.port) as client:
             client.ehlo()
@@ -227,7 +231,7 @@ class ClientTests(IntegrationCase):
             refused = client.sendmail(
                 "a@client.test", ["lover@example.net", "fighter@example.net"], crlf(message())
             )
-            self.assertEqual(refused["fighter@example.net"][0], 452)
+            self.assertEqual(refused, {})
             with self.assertRaises(smtplib.SMTPDataError) as caught:
                 client.sendmail("a@client.test", ["fighter@example.net"], crlf(spam()))
             self.assertEqual(caught.exception.smtp_code, 550)
