@@ -118,11 +118,12 @@ def _msmtp(port: int, sender: str, recipients: Sequence[str]) -> list[str]:
 
 
 def _mutt(port: int, sender: str, recipients: Sequence[str]) -> list[str]:
-    settings = f"set smtp_url=smtp://127.0.0.1:{port}/ from={sender} use_envelope_from"
-    tls = "set ssl_starttls=no ssl_force_tls=no copy=no"
-    return ["mutt", "-n", "-F", "/dev/null", "-e", settings, "-e", tls, "-s", "a test", "--"] + [
-        *recipients
-    ]
+    settings = (
+        f"set smtp_url=smtp://127.0.0.1:{port}/ from={sender} use_envelope_from",
+        "set ssl_starttls=no ssl_force_tls=no copy=no",
+    )
+    words = [word for one in settings for word in ("-e", one)]
+    return ["mutt", "-n", "-F", "/dev/null", *words, "-s", "a test", "--", *recipients]
 
 
 def _snail(port: int, sender: str, recipients: Sequence[str]) -> list[str]:

@@ -277,7 +277,8 @@ class Contents(Envelopes):
             self._sentAwayBefore = frozenset()
             size = 0 if writer is None else writer.size
             self._transactionEnded(transaction, "aborted", size, why)
-            if by is not None and writer is None:
+            # One that named all in one piece with DATA sees the 452 behind it.
+            if by is not None and not size:
                 self._backend.mixed.gaveUp(transaction, by)
 
 

@@ -421,3 +421,39 @@ class DivertedTests(SynchronousTestCase):
         self.assertEqual(bench.released, ["a@example.net", "b@example.net:filed"])
         notify = [addressee.recipient.notify for addressee in bench.works[-1].addressees]
         self.assertEqual(notify, [{"SUCCESS", "FAILURE"}, {"NEVER"}])
+
+
+class GaveUpTests(SynchronousTestCase):
+    """
+    A client that gives up the whole message where some are sent away.
+    """
+
+    def test_behindData(self) -> None:
+        """
+        One that says DATA in one piece with its RCPTs can only close the connection
+        (msmtp): that counts as much as before DATA; not so in the middle of
+        the message, where a lost connection is only that.
+        """
+        for text, expected in (([], "550"), (["text"], "452")):
+            bench = mixed()
+            bench.say(*GREETING, *ENVELOPE)
+            self.assertEqual(bench.say("Message-ID: <1@a>", "", "text", ".")[0][:3], "451")
+            for _ in range(2):
+                bench = mixed(notes=bench.notes)
+                said = bench.say(*GREETING, *ENVELOPE)[-4:]
+                self.assertEqual([line[:3] for line in said], ["250", "250", "452", "354"])
+                bench.say(*text)
+                bench.lose()
+            bench = mixed(notes=bench.notes)
+            said = bench.say(*GREETING, *ENVELOPE)
+            said += bench.say("Message-ID: <1@a>", "", "text", ".")
+            self.assertIn(expected, [line[:3] for line in said])
+
+
+#: All of it in one piece.
+ENVELOPE = (
+    "MAIL FROM:<sender@example.com>",
+    "RCPT TO:<a@example.net>",
+    "RCPT TO:<b@example.net>",
+    "DATA",
+)
