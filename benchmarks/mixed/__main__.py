@@ -191,11 +191,11 @@ def comparison(choices: Sequence[Choice], messages: int, shape: Shape) -> bool:
     """
     isRight = True
     for choice in choices:
-        if choice.settings is not None:
+        if choice.settings is not None and messages:
             different = differences(choice, messages, shape)
             isRight = isRight and not different
             same = f"{messages - len(different)} of {messages} messages end as in the model"
-            print(f"{choice.name}, real sessions: {same}", different[:10] or "", flush=True)
+            print(f"{choice.name}, real sessions: {same}", *different[:10], flush=True)
     return isRight
 
 

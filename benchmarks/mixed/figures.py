@@ -106,11 +106,11 @@ class Figures:
         cells = [
             name,
             f"{self.extra * per:.0f}",
-            f"{self.delayed * per:.1f}",
+            f"{self.delayed * per:.1f}" if self.delayed else "0",
             f"{_percentile(self.ordinary, 0.95):.0f}",
             f"{_percentile(self.mixed, 0.5):.0f}",
             f"{_percentile(self.mixed, 0.95):.0f}",
-            *(f"{count * per:.1f}" for count in [*counts, *rest]),
+            *(f"{count * per:.1f}" if count else "0" for count in [*counts, *rest]),
         ]
         return f"| {' | '.join(cells)} |"
 
