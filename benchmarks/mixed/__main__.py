@@ -7,8 +7,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import heapq
+import random
 import sys
 from collections.abc import Callable, Hashable, Sequence
+from unittest.mock import patch
 
 import attrs
 
@@ -26,7 +28,16 @@ def modelled(choice: Choice, found: Sequence[Mail]) -> Server:
     """
     server = Server(choice.procedure(), _judge(found), _cohort(found))
     server.exact = choice.isExact
+    server.lot = lots(found)
     return server
+
+
+def lots(found: Sequence[Mail]) -> Callable[..., int]:
+    """
+    A number for each transaction, the same again for the same messages.
+    """
+    rng = random.Random(found[0].sender.message.digest)
+    return lambda *_: rng.randrange(2**32)
 
 
 def spoken(choice: Choice, found: Sequence[Mail]) -> Sessions:
@@ -106,16 +117,20 @@ def outcome(server: Server, found: Sequence[Mail]) -> list[object]:
 
 def differences(choice: Choice, messages: int, shape: Shape) -> list[int]:
     """
+    One message of a sender at a time: of several which look alike, the lot decides
+    among names that are others there.
+
     @return: the messages of which real sessions make another thing than the model
         server.
     """
-    different = []
+    different, shape = [], attrs.evolve(shape, together=0.0)
     for number in range(messages):
         outcomes = []
         for make in (modelled, spoken):
             found = mails(number, shape)
             server = make(choice, found)
-            with contextlib.suppress(Wrong):  # it is counted in the table
+            drawn = patch("deferrals.smtp.server.mixed.random.randrange", lots(found))
+            with drawn, contextlib.suppress(Wrong):  # which is counted in the table
                 send(server, found)
             outcomes.append(outcome(server, found))
         if outcomes[0] != outcomes[1]:
