@@ -75,6 +75,7 @@ WHOLE = (
     "growth",
     "layout",
     "mixed/properties",
+    "mixed/sessions",
     "nonsense",
     "octets",
     "outside",
