@@ -24,7 +24,7 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,11 +131,8 @@ class GrowthTests(SynchronousTestCase):
     The table.
     """
 
-    found: ClassVar[dict[str, Any]]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.found = measured()
+    def setUp(self) -> None:
+        self.found = measured()
 
     def test_linear(self) -> None:
         """No parser's work grows faster than its input, but where the table says why."""

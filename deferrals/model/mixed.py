@@ -71,8 +71,9 @@ import cattrs
 from deferrals.model.address import Mailbox
 from deferrals.model.json import JSON
 
-#: How long a record lasts after its message has come, in seconds.
-LIFETIME_SECONDS = 6 * 3600.0
+#: How long a record lasts after its message has come, in seconds: senders wait up
+#: to a day between their attempts (nullmailer; Exim's stock rule ends with 6 h).
+LIFETIME_SECONDS = 26 * 3600.0
 
 #: How many records a group has.
 RECORDS = 8
@@ -429,7 +430,9 @@ def _fits(plan: Plan, record: Record, keys: Sequence[str]) -> bool:
 
 
 def _near(one: int | None, other: int | None) -> bool:
-    return one is None or other is None or abs(one - other) <= SIZE_OCTETS
+    if one is None or other is None:
+        return one is other  # a program declares it always, or never
+    return abs(one - other) <= SIZE_OCTETS
 
 
 def _isBrought(plan: Plan, record: Record) -> bool:

@@ -52,14 +52,11 @@ def senderOf(number: int) -> Sender:
 
 def judge(number: int) -> Callable[[str, Message, float], str]:
     """
-    Verdicts that change with each hour, for some recipients.  The first accepts,
-    unless all refuse.
+    Verdicts that change with each hour, for some recipients.
     """
     kinds = random.Random(number).choice(["A", "AR", "ART", "AT", "R"])
 
     def say(key: str, message: Message, now: float) -> str:
-        if key.startswith("r0") and "A" in kinds:
-            return "A"
         hour = min(int(now // 3600), 3) if int(key[1]) % 2 else 0
         return random.Random(f"{number} {key} {hour}").choice(kinds)
 
