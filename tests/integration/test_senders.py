@@ -23,7 +23,6 @@ from tests.integration.support import (
 )
 from tests.requirements import requirement
 
-
 #: Cohorts come apart before it is known whether they differ.
 SPLIT = CONFIG.replace("[[listen]]", '[[listen]]\nmixed = "split"')
 
