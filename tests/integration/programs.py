@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -137,10 +138,10 @@ def _swaks(port: int, sender: str, recipients: Sequence[str]) -> list[str]:
     return ["swaks", "--server", "127.0.0.1", "--port", str(port), *to]
 
 
-SMTPLIB = attrs.evolve(_script("pysmtplib.py", "python3"), data=crlf)
+SMTPLIB = attrs.evolve(_script("pysmtplib.py", sys.executable), data=crlf)
 AIOSMTPLIB = _script("aio.py", "python_clients", "-c", "import aiosmtplib")
 DJANGO = _script("djangomail.py", "python_clients", "-c", "import django")
-TWISTED = _script("twistedmail.py", "python", "-c", "import twisted")
+TWISTED = _script("twistedmail.py", sys.executable)
 RUBY_SMTP = _script("netsmtp.rb", "ruby")
 RUBY_MAIL = _script("mail.rb", "ruby", "-rmail", "-e", "")
 PHPMAILER = _script("phpmailer.php", "php", "-r", 'require "libphp-phpmailer/autoload.php";')
