@@ -116,9 +116,6 @@ class MailService(service.Service):
         _log.critical("cannot run without a spool: {error}", error=failure.getErrorMessage())
 
     def stopService(self) -> Deferred[None]:
-        """
-        See L{MailServer.stop}.
-        """
         service.Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
 

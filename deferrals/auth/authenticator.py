@@ -60,9 +60,6 @@ class Authenticator:
             self.mechanisms += ["PLAIN", "LOGIN"]
 
     def login(self, credentials: ICredentials, address: str) -> Deferred[str]:
-        """
-        See L{IAuthenticator.login}.
-        """
         if self.throttle is None:
             return Deferred.fromCoroutine(self._check(credentials))
         return Deferred.fromCoroutine(self._tried(self.throttle, credentials, address))

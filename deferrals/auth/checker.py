@@ -78,15 +78,9 @@ class PasswordFile:
         return self._threads.run(self._checked, login.username, login.password)
 
     def scramKeys(self, user: bytes) -> Deferred[ScramKeys | None]:
-        """
-        See L{IScramChecker.scramKeys}.
-        """
         return self._threads.run(lambda: self._find(user).scram)
 
     def scramShapes(self) -> Deferred[Sequence[tuple[int, int]]]:
-        """
-        See L{IScramShapes.scramShapes}.
-        """
         return self._threads.run(lambda: self._read().shapes)
 
     # In a thread.

@@ -61,7 +61,8 @@ class Windows:
 
     def spend(self, key: str, amount: int, most: int, seconds: float, now: float) -> bool:
         """
-        See L{ILimits.spend<deferrals.interfaces.ILimits.spend>}.
+        Take an amount of what there is within a window, as
+        L{ILimits.spend<deferrals.interfaces.ILimits.spend>} has it.
         """
         used = self.used(key, now)
         if amount > 0 and used + amount > most:

@@ -125,7 +125,7 @@ def _span(text: str) -> float:
     return float(parseSeconds(float(text) if text.isdigit() else text))
 
 
-class _OfflineConnection:
+class _OfflineConnection(Connection):
     """
     The spool itself, where no server runs.
     """
@@ -138,9 +138,6 @@ class _OfflineConnection:
         self._operator = Operator(queue, immediately, dict)
 
     def call(self, name: str, *args: Any) -> Any:
-        """
-        See L{Connection.call}.
-        """
         results: list[Any] = []
         self._operator.call(name, *args).addBoth(results.append)
         (result,) = results  # nothing here waits
@@ -149,9 +146,6 @@ class _OfflineConnection:
         return result
 
     def close(self) -> None:
-        """
-        See L{Connection.close}.
-        """
         self._spool.close()
 
 

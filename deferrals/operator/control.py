@@ -84,25 +84,25 @@ class Operator:
     def call_look(
         self, selection: Shown, limit: int, after: Sequence[int] | None
     ) -> Deferred[tuple[list[Shown], Sequence[int] | None]]:
-        """See L{IQueue.recipients<deferrals.interfaces.IQueue.recipients>}."""
+        """A page of the recipients that are selected."""
         return self._queue.recipients(Selection.fromJSON(selection), limit, after)
 
     def call_show(self, text: str) -> Deferred[Shown | None]:
-        """See L{IQueue.show<deferrals.interfaces.IQueue.show>}."""
+        """All that is known of a message."""
         return self._queue.show(parseId(text))
 
     def call_change(
         self, command: str, selection: Shown, after: Sequence[int] | None
     ) -> Deferred[tuple[int, Sequence[int] | None]]:
-        """See L{IQueue.change<deferrals.interfaces.IQueue.change>}."""
+        """Retry, hold, release or remove some of those that are selected."""
         return self._queue.change(command, Selection.fromJSON(selection), after)
 
     def call_inspect(self, after: int | None) -> Deferred[tuple[list[Shown], int, int | None]]:
-        """See L{IQueue.inspect<deferrals.interfaces.IQueue.inspect>}."""
+        """What is damaged in a part of the spool."""
         return self._queue.inspect(after)
 
     def call_numbers(self) -> Deferred[Shown]:
-        """See L{IQueue.numbers<deferrals.interfaces.IQueue.numbers>}."""
+        """What is in the spool, in numbers."""
         return self._queue.numbers()
 
     def call_status(self) -> Shown:
@@ -212,7 +212,7 @@ class Connection(Protocol):
         """
 
 
-class ControlClient:
+class ControlClient(Connection):
     """
     The other end of the socket.
 
@@ -233,9 +233,6 @@ class ControlClient:
         self._file = self._socket.makefile("rb")
 
     def call(self, name: str, *args: Any) -> Any:
-        """
-        See L{Connection.call}.
-        """
         request = {"call": name, "args": list(args)}
         try:
             self._socket.sendall(json.dumps(request).encode("utf-8") + b"\n")
@@ -250,8 +247,5 @@ class ControlClient:
         return answer["result"]
 
     def close(self) -> None:
-        """
-        See L{Connection.close}.
-        """
         self._file.close()
         self._socket.close()

@@ -59,16 +59,10 @@ class StagePlugin:
 
     @property
     def settings(self) -> type:
-        """
-        See L{IStagePlugin}.
-        """
         found: type = namedAny(f"{self.module}.{self.settingsName}")
         return found
 
     def build(self, settings: object, services: IServices) -> object:
-        """
-        See L{IStagePlugin.build}.
-        """
         build: Callable[[object, IServices], object] = namedAny(f"{self.module}.{self.stageName}")
         return build(settings, services)
 

@@ -33,7 +33,7 @@ SAVE_SECONDS = 1.0
 @implementer(ILimits)
 class SharedLimits:
     """
-    See L{ILimits}.  For one process.
+    Limits of one process.
 
     @param clock: timers, and the time of day.
     """
@@ -48,9 +48,6 @@ class SharedLimits:
         self._waiting: list[Deferred[None]] | None = None
 
     def enter(self, limit: str, key: str, most: int) -> Deferred[bool]:
-        """
-        See L{ILimits.enter}.
-        """
         place = (limit, key)
         count = self._entered.get(place, 0)
         if count < most:
@@ -58,9 +55,6 @@ class SharedLimits:
         return succeed(count < most)
 
     def leave(self, limit: str, key: str) -> None:
-        """
-        See L{ILimits.leave}.
-        """
         place = (limit, key)
         count = self._entered.get(place, 0)
         if count > 1:
@@ -69,9 +63,6 @@ class SharedLimits:
             self._entered.pop(place, None)
 
     def spend(self, limit: str, key: str, amount: int, most: int, seconds: float) -> Deferred[bool]:
-        """
-        See L{ILimits.spend}.
-        """
 
         def spend(_: None) -> bool:
             windows = self._of(limit)

@@ -144,9 +144,6 @@ class Notes:
         self._versions = itertools.count(max(last + 1, next(self._versions)))
 
     def find(self, kind: str, group: str) -> Sequence[tuple[str, JSON, int]]:
-        """
-        See L{INotes.find}.
-        """
         notes = self._kinds[kind].groups.get(group)
         if not notes:
             return []
@@ -164,9 +161,6 @@ class Notes:
         seconds: float,
         was: int | None = None,
     ) -> Deferred[int]:
-        """
-        See L{INotes.put}.
-        """
         notes = self._kinds[kind]
         before = notes.get(group, key)
         if was is not None and (before is None or before.version != was):
@@ -185,9 +179,6 @@ class Notes:
         return succeed(version)
 
     def forget(self, kind: str, group: str, key: str) -> Deferred[None]:
-        """
-        See L{INotes.forget}.
-        """
         self._remove(kind, group, key)
         return succeed(None)
 

@@ -29,7 +29,7 @@ _P = ParamSpec("_P")
 @attrs.frozen(eq=False)
 class Services:
     """
-    See L{IServices}.
+    What the server lends to its stages.
 
     @ivar stateDir: where stages keep what they have to.
     @ivar baseDir: where relative paths start.
@@ -73,9 +73,6 @@ class Services:
         self._listening.append(sockets)
 
     def common(self, key: Hashable, build: Callable[[], _T]) -> _T:
-        """
-        See L{IServices.common}.
-        """
         if key not in self._common:
             self._common[key] = build()
         found: _T = self._common[key]
@@ -84,32 +81,20 @@ class Services:
     def inThread(
         self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Deferred[_T]:
-        """
-        See L{IServices.inThread}.
-        """
         if not IReactorThreads.providedBy(self.reactor):  # a test's clock
             return maybeDeferred(function, *args, **kwargs)
         pool = self.reactor.getThreadPool()
         return deferToThreadPool(self.reactor, pool, function, *args, **kwargs)
 
     def connect(self, endpoint: str) -> IStreamClientEndpoint:
-        """
-        See L{IServices.connect}.
-        """
         return clientEndpoint(self.reactor, endpoint)
 
     def resolver(self, servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
-        """
-        See L{IServices.resolver}.
-        """
         servers = servers or self.dns
         if servers not in self._resolvers:
             self._resolvers[servers] = makeResolver(self.reactor, servers)
         return self._resolvers[servers]
 
     def listensOn(self, address: str, port: int) -> bool:
-        """
-        See L{IServices.listensOn}.
-        """
         sockets = [one for sockets in self._listening for one in sockets()]
         return reachable(sockets, address, port)

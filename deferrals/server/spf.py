@@ -21,7 +21,7 @@ from deferrals.deferreds import withDeadline
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope
-from deferrals.model.spf import Finding, LookupFailed, checkedDomain, checkHost
+from deferrals.model.spf import Finding, LookupFailed, Resolver, checkedDomain, checkHost
 from deferrals.model.spfrecord import Address, Result
 from deferrals.stages.delivery.route import Names, NoRoute, NoSuchName
 
@@ -35,9 +35,9 @@ CHECK_SECONDS = 20.0
 MAX_CACHED_OCTETS = 4 * 1024 * 1024
 
 
-class DNSNames:
+class DNSNames(Resolver):
     """
-    What a check asks of DNS: L{Resolver<deferrals.model.spf.Resolver>}.
+    What a check asks of DNS.
 
     @param names: look-ups, with their memory.
     """
@@ -55,29 +55,17 @@ class DNSNames:
         return found
 
     async def texts(self, name: str) -> Sequence[bytes]:
-        """
-        See L{Resolver.texts<deferrals.model.spf.Resolver.texts>}.
-        """
         return [b"".join(record.data) for record in await self._find(dns.TXT, name)]
 
     async def addresses(self, name: str, version: int) -> Sequence[Address]:
-        """
-        See L{Resolver.addresses<deferrals.model.spf.Resolver.addresses>}.
-        """
         found = await self._find(dns.A if version == 4 else dns.AAAA, name)
         return [ipaddress.ip_address(record.address) for record in found]
 
     async def exchanges(self, name: str) -> Sequence[str]:
-        """
-        See L{Resolver.exchanges<deferrals.model.spf.Resolver.exchanges>}.
-        """
         found = await self._find(dns.MX, name)
         return [_text(record) for record in sorted(found, key=lambda one: one.preference)]
 
     async def pointers(self, name: str) -> Sequence[str]:
-        """
-        See L{Resolver.pointers<deferrals.model.spf.Resolver.pointers>}.
-        """
         return [_text(record) for record in await self._find(dns.PTR, name)]
 
 

@@ -204,9 +204,6 @@ class EnvelopeChain:
         self._onward = Onward(names, quarantines)
 
     def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeVerdict]:
-        """
-        See L{IEnvelopeStage.judgeRecipient}.
-        """
         return Deferred.fromCoroutine(self._judge(envelope, recipient))
 
     async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:

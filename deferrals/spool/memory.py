@@ -67,7 +67,7 @@ class _Entry:
 @implementer(ISpool)
 class MemorySpool:
     """
-    See L{ISpool}.
+    A spool in memory, which is gone with the process.
 
     @ivar full: makes L{stage} fail like a full disk.
     """
@@ -81,9 +81,6 @@ class MemorySpool:
         self.full = False
 
     def open(self) -> Deferred[None]:
-        """
-        See L{ISpool.open}.
-        """
         now = self._reactor.seconds()
         self._gates.clear()
         for entry in self._entries.values():
@@ -95,23 +92,17 @@ class MemorySpool:
         return succeed(None)
 
     def close(self) -> Deferred[None]:
-        """
-        See L{ISpool.close}.
-        """
         return succeed(None)
 
     def newBody(self, transaction: int) -> BodyWriter:
         """
-        See L{ISpool.newBody}; nothing goes to a file.
+        Its content does not go to a file, whatever its size.
         """
         return _MemoryWriter("", _noThread, lambda: None)
 
     def stage(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
     ) -> Deferred[Work]:
-        """
-        See L{ISpool.stage}.
-        """
         if self.full:
             return fail(SpoolError("full"))
         return succeed(self._enter(envelope, message, addressees, False))
@@ -126,23 +117,14 @@ class MemorySpool:
         return work
 
     def release(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
-        """
-        See L{ISpool.release}.
-        """
         self._entries[work.envelope.transaction].released = True
         if later:
             self.record(work, later)
 
     def abandon(self, work: Work) -> None:
-        """
-        See L{ISpool.abandon}.
-        """
         self._entries.pop(work.envelope.transaction, None)
 
     def claim(self, limit: int, shares: Mapping[str, int], share: int) -> Deferred[list[Work]]:
-        """
-        See L{ISpool.claim}.
-        """
         now = self._reactor.seconds()
         due: dict[str, list[tuple[_Entry, list[_Row]]]] = {}
         for entry in self._entries.values():
@@ -177,9 +159,6 @@ class MemorySpool:
         )
 
     def renew(self, works: Iterable[Work]) -> None:
-        """
-        See L{ISpool.renew}.
-        """
         for work in works:
             for row in self._rowsOf(work):
                 row.due = self._reactor.seconds() + LEASE_SECONDS
@@ -192,9 +171,6 @@ class MemorySpool:
                 yield rows[addressee.seq]
 
     def check(self, work: Work) -> Deferred[None] | None:
-        """
-        See L{ISpool.check}.
-        """
         return None
 
     def record(
@@ -203,9 +179,6 @@ class MemorySpool:
         dispositions: Mapping[Addressee, Disposition],
         messages: Sequence[tuple[Envelope, IMessage, Sequence[Addressee]]] = (),
     ) -> Deferred[list[Work]]:
-        """
-        See L{ISpool.record}.
-        """
         number = work.envelope.transaction
         entry = self._entries.get(number)
         if entry is not None:
@@ -248,15 +221,9 @@ class MemorySpool:
             row.status, row.notice = "stuck", now + disposition.keepSeconds
 
     def backOff(self, destination: str, seconds: float) -> None:
-        """
-        See L{ISpool.backOff}.
-        """
         self._gates[destination] = self._reactor.seconds() + seconds
 
     def notices(self, limit: int, transaction: int | None = None) -> Deferred[list[Work]]:
-        """
-        See L{ISpool.notices}.
-        """
         now = self._reactor.seconds()
         works: list[Work] = []
         for number, entry in self._entries.items():
@@ -295,28 +262,16 @@ class MemorySpool:
         return [attrs.evolve(row.addressee, action="delayed")]
 
     def notes(self) -> Deferred[dict[str, str]]:
-        """
-        See L{ISpool.notes}.
-        """
         now = self._reactor.seconds()
         return succeed({name: value for name, (value, end) in self._notes.items() if end > now})
 
     def note(self, name: str, value: str, seconds: float) -> None:
-        """
-        See L{ISpool.note}.
-        """
         self._notes[name] = (value, self._reactor.seconds() + seconds)
 
     def forget(self, name: str) -> None:
-        """
-        See L{ISpool.forget}.
-        """
         self._notes.pop(name, None)
 
     def waiting(self) -> Deferred[tuple[int, int]]:
-        """
-        See L{ISpool.waiting}.
-        """
         return succeed((len(self._entries), sum(len(e.rows) for e in self._entries.values())))
 
 

@@ -43,7 +43,7 @@ READ_OCTETS = 256 * 1024
 @implementer(IMessage)
 class Message:
     """
-    See L{IMessage}.
+    The content of a message, in memory or in a file.
 
     @ivar body: the octets, where they are in memory; otherwise C{None}.
     @ivar path: the file that holds them; otherwise C{None}.
@@ -71,30 +71,18 @@ class Message:
 
     @property
     def inMemory(self) -> bool:
-        """
-        See L{IMessage}.
-        """
         return self.path is None
 
     @property
     def header(self) -> bytes:
-        """
-        See L{IMessage}.
-        """
         if self._header is None:
             self._header = _headerOf(self._head)
         return self._header
 
     def fields(self) -> list[tuple[str, str]]:
-        """
-        See L{IMessage.fields}.
-        """
         return fieldsOf(self.header)
 
     def open(self) -> BinaryIO:
-        """
-        See L{IMessage.open}.
-        """
         if self.path is not None:
             return open(self.path, "rb")
         return io.BytesIO(self.body or b"")
@@ -111,17 +99,11 @@ class Message:
         return size, digest.digest()
 
     def isIntact(self) -> bool:
-        """
-        See L{IMessage.isIntact}.
-        """
         return self.fresh or self.measured() == (self.size, self.digest)
 
     def shared(
         self, key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]
     ) -> Deferred[_T]:
-        """
-        See L{IMessage.shared}.
-        """
         shared = self._shared.get(key)
         if shared is None or shared.abandoned:
             self._shared[key] = SharedResult(asDeferred(function, self))
@@ -151,7 +133,8 @@ def ownMessage(message: IMessage) -> Message:
 @implementer(IBodyWriter)
 class BodyWriter:
     """
-    See L{IBodyWriter}.
+    Takes the content as it comes in: into memory, and from some size on into a
+    file.
 
     @param path: the file to use when the message is large.
     @param inThread: runs a function outside the reactor thread.
@@ -176,9 +159,6 @@ class BodyWriter:
 
     @property
     def congested(self) -> bool:
-        """
-        See L{IBodyWriter}.
-        """
         return self._held > CONGESTED_OCTETS
 
     @property
@@ -192,9 +172,6 @@ class BodyWriter:
         return self._head or b"".join(self._chunks)[:HEADER_OCTETS]
 
     def write(self, chunk: bytes) -> None:
-        """
-        See L{IBodyWriter.write}.
-        """
         self._size += len(chunk)
         self._held += len(chunk)
         self._chunks.append(chunk)
@@ -202,9 +179,6 @@ class BodyWriter:
             self._flush()
 
     def drained(self) -> Deferred[None]:
-        """
-        See L{IBodyWriter.drained}.
-        """
         if not self.congested:
             return succeed(None)
         self._drained = Deferred()
@@ -244,9 +218,6 @@ class BodyWriter:
         writing.callback(None)
 
     def finish(self) -> Deferred[IMessage]:
-        """
-        See L{IBodyWriter.finish}.
-        """
         if self._size <= MEMORY_OCTETS:
             body = b"".join(self._chunks)
             self._digest.update(body)
@@ -270,9 +241,6 @@ class BodyWriter:
         )
 
     def abort(self) -> None:
-        """
-        See L{IBodyWriter.abort}.
-        """
         if self._aborted:
             return
         self._aborted = True

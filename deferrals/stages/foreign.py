@@ -78,7 +78,7 @@ class _View:
     @property
     def digest(self) -> bytes:
         """
-        See L{IMessage}.  Reads all of it, the first time.
+        The SHA-256 of its octets.  Reads all of them, the first time.
         """
         if self._digest is None:
             digest = hashlib.sha256()
@@ -89,15 +89,9 @@ class _View:
         return self._digest
 
     def fields(self) -> list[tuple[str, str]]:
-        """
-        See L{IMessage.fields}.
-        """
         return fieldsOf(self.header)
 
     def open(self) -> BinaryIO:
-        """
-        See L{IMessage.open}.
-        """
         file = self._message.open()
         file.seek(self._skip)
         if self.inMemory:
@@ -106,17 +100,11 @@ class _View:
         return io.BufferedReader(_Spliced(self.header, file))
 
     def isIntact(self) -> bool:
-        """
-        See L{IMessage.isIntact}.
-        """
         return self._message.isIntact()
 
     def shared(
         self, key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]
     ) -> Deferred[_T]:
-        """
-        See L{IMessage.shared}.
-        """
         shared = self._shared.get(key)
         if shared is None or shared.abandoned:
             self._shared[key] = SharedResult(asDeferred(function, self))

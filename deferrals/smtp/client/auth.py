@@ -83,9 +83,6 @@ class Plain(Mechanism):
     name = "PLAIN"
 
     def start(self) -> str:
-        """
-        See L{Mechanism.start}.
-        """
         return "PLAIN " + _encode("\0".join(["", self._user, self._password]).encode())
 
 
@@ -97,16 +94,10 @@ class LoginMechanism(Mechanism):
     name = "LOGIN"
 
     def start(self) -> str:
-        """
-        See L{Mechanism.start}.
-        """
         self._answers = [self._password, self._user]
         return "LOGIN"
 
     async def respond(self, challenge: str) -> str:
-        """
-        See L{Mechanism.respond}.
-        """
         if not self._answers:
             raise ValueError("a challenge that there cannot be")
         return _encode(self._answers.pop().encode())
@@ -131,17 +122,11 @@ class ScramSHA256(Mechanism):
         self._proven = False
 
     def start(self) -> str:
-        """
-        See L{Mechanism.start}.
-        """
         name = self._user.replace("=", "=3D").replace(",", "=2C")
         self._first = f"n={name},r={self._nonce}"
         return "SCRAM-SHA-256 " + _encode(f"n,,{self._first}".encode())
 
     async def respond(self, challenge: str) -> str:
-        """
-        See L{Mechanism.respond}.
-        """
         message = _decode(challenge).decode("utf-8")
         words = dict(word.partition("=")[::2] for word in message.split(","))
         if "e" in words:
@@ -173,9 +158,6 @@ class ScramSHA256(Mechanism):
         return _encode(f"{final},p={_encode(proof)}".encode())
 
     def finish(self) -> None:
-        """
-        See L{Mechanism.finish}.
-        """
         if not self._proven:
             raise ValueError("the server has not proved that it knows the password")
 

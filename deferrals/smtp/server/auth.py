@@ -72,7 +72,7 @@ _WITHOUT_AUTH = frozenset(
 @implementer(IScramCredentials)
 class ScramProof:
     """
-    See L{IScramCredentials}.
+    The proof that a client has sent.
     """
 
     def __init__(self, user: str, message: bytes, proof: bytes) -> None:
@@ -81,9 +81,6 @@ class ScramProof:
         self._proof = proof
 
     def check(self, keys: ScramKeys) -> bool:
-        """
-        See L{IScramCredentials.check}.
-        """
         return keys.prove(self._message, self._proof)
 
 

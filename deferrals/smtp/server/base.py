@@ -66,15 +66,9 @@ class SessionBase(PipelinedESMTP):
         return self._settings.protocol == "lmtp"
 
     def peerName(self) -> str:
-        """
-        See L{PipelinedESMTP.peerName}.
-        """
         return self._address
 
     def wantsUTF8(self) -> bool:
-        """
-        See L{PipelinedESMTP.wantsUTF8}.
-        """
         return self._transaction is not None and self._transaction.envelope.parameters.smtputf8
 
     def greeting(self) -> bytes:

@@ -72,9 +72,6 @@ class Contents(Envelopes):
         return self._pace
 
     def decongested(self) -> None:
-        """
-        See L{PipelinedESMTP.decongested}.
-        """
         self._pace = self._clock.seconds() + PACE_SECONDS
 
     def _arrived(self, octets: int) -> None:
@@ -150,9 +147,6 @@ class Contents(Envelopes):
         self._readChunk(b"")
 
     def wanted(self) -> int | None:
-        """
-        See L{PipelinedESMTP.wanted}.
-        """
         return None if self._chunk is None else self._chunk.left
 
     def _beginChunk(self, octets: int) -> None:
@@ -262,9 +256,6 @@ class Contents(Envelopes):
         return len(_RECEIVED.findall(header)) > self._limits.hops
 
     def abort(self, why: str, by: End | None = None) -> None:
-        """
-        See L{SessionBase.abort}.
-        """
         transaction, self._transaction = self._transaction, None
         self._reader = self._dataDecoder = self._chunkDecoder = None
         self._veto = self._chunk = None

@@ -132,9 +132,6 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self.introduced(b"")
 
     def introduced(self, rest: bytes) -> bytes:
-        """
-        See L{Introduction.introduced}.
-        """
         self.identify()
         refusal = self.count()
         if refusal is not None:
@@ -158,9 +155,6 @@ class Session(Introduction, Authentication, Encryption, Contents):
             tls.dataReceived(octets)
 
     def encrypted(self) -> None:
-        """
-        See L{Encryption.encrypted}.
-        """
         if not self._isGreeted:
             self._welcome()
 
@@ -277,24 +271,15 @@ class Session(Introduction, Authentication, Encryption, Contents):
     # Lines.
 
     def lineLimit(self) -> int:
-        """
-        See L{PipelinedESMTP.lineLimit}.
-        """
         return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.command_line
 
     def lineTooLong(self) -> None:
-        """
-        See L{PipelinedESMTP.lineTooLong}.
-        """
         if self.inExchange:
             self.answerRefused(R500_AUTH_LINE_TOO_LONG)
         else:
             super().lineTooLong()
 
     def lineBroken(self) -> None:
-        """
-        See L{PipelinedESMTP.lineBroken}.
-        """
         if self.inExchange:
             self.answerRefused(R500_BARE_LF)
         else:

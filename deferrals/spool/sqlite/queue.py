@@ -40,7 +40,7 @@ COMMANDS = ("retry", "hold", "release", "remove")
 @implementer(IQueue)
 class SqliteQueue:
     """
-    See L{IQueue}.
+    The operator's view of a spool in a directory.
 
     @param store: the spool's.
     @param inThread: runs a function outside the reactor thread.
@@ -73,26 +73,17 @@ class SqliteQueue:
     def recipients(
         self, selection: Selection, limit: int, after: Sequence[int] | None
     ) -> Deferred[tuple[list[Shown], Sequence[int] | None]]:
-        """
-        See L{IQueue.recipients}.
-        """
         cursor = None if after is None else (after[0], after[1])
         return self._read(
             queries.recipients, selection, limit=limit, after=cursor, now=self._store.clock.now()
         )
 
     def show(self, number: int) -> Deferred[Shown | None]:
-        """
-        See L{IQueue.show}.
-        """
         return self._read(queries.message, number, self._store.clock.now())
 
     def change(
         self, command: str, selection: Selection, after: Sequence[int] | None
     ) -> Deferred[tuple[int, Sequence[int] | None]]:
-        """
-        See L{IQueue.change}.
-        """
         return Deferred.fromCoroutine(self._change(command, selection, after))
 
     async def _change(
@@ -121,17 +112,11 @@ class SqliteQueue:
         return changes.make(command, keys), changes.emptied
 
     def content(self, number: int) -> Deferred[IMessage | None]:
-        """
-        See L{IQueue.content}.
-        """
         files = self._store.files
         paths = files.body(number), files.damagedBody(number)
         return self._read(queries.content, number, paths)
 
     def inspect(self, after: int | None) -> Deferred[tuple[list[Shown], int, int | None]]:
-        """
-        See L{IQueue.inspect}.
-        """
         return Deferred.fromCoroutine(self._inspect(after))
 
     async def _inspect(self, after: int | None) -> tuple[list[Shown], int, int | None]:
@@ -143,9 +128,6 @@ class SqliteQueue:
             return [{"id": "", "problem": str(error)}], 0, None
 
     def numbers(self) -> Deferred[Shown]:
-        """
-        See L{IQueue.numbers}.
-        """
         return Deferred.fromCoroutine(self._numbers())
 
     async def _numbers(self) -> Shown:

@@ -66,7 +66,7 @@ NewMessage = tuple[Envelope, IMessage, Sequence[Addressee]]
 @implementer(ISpool)
 class SqliteSpool:
     """
-    See L{ISpool}.
+    A spool in a directory: a SQLite database, and a file for each large content.
 
     @param directory: absolute path; made if it is not there, with mode 0700.
     @param reactor: timers' time is its C{seconds()}, Deferreds fire in it.
@@ -99,9 +99,6 @@ class SqliteSpool:
     # From the first call to the last.
 
     def open(self) -> Deferred[None]:
-        """
-        See L{ISpool.open}.
-        """
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
@@ -156,9 +153,6 @@ class SqliteSpool:
                 d.errback(failure)
 
     def close(self) -> Deferred[None]:
-        """
-        See L{ISpool.close}.
-        """
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
@@ -176,9 +170,6 @@ class SqliteSpool:
     # On the way in.
 
     def newBody(self, transaction: int) -> BodyWriter:
-        """
-        See L{ISpool.newBody}.
-        """
         self._incoming.begin(transaction)
         return BodyWriter(
             self.store.files.body(transaction),
@@ -189,9 +180,6 @@ class SqliteSpool:
     def stage(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
     ) -> Deferred[Work]:
-        """
-        See L{ISpool.stage}.
-        """
         if self._opening is not None:
             opened: Deferred[None] = Deferred()
             self._opening.append(opened)
@@ -227,17 +215,11 @@ class SqliteSpool:
                 self._removeFile(path)
 
     def release(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
-        """
-        See L{ISpool.release}.
-        """
         self._batches.next().released[work.envelope.transaction] = None
         if later:
             self._logged(self.record(work, later))
 
     def abandon(self, work: Work) -> None:
-        """
-        See L{ISpool.abandon}.
-        """
         self._remove(work)
 
     def _remove(self, work: Work) -> None:
@@ -261,17 +243,11 @@ class SqliteSpool:
     # On the way out.
 
     def claim(self, limit: int, shares: Mapping[str, int], share: int) -> Deferred[list[Work]]:
-        """
-        See L{ISpool.claim}.
-        """
         self._batches.retry()
         self._batches.flush()
         return self._leased(lambda claims: claims.due(limit, shares, share))
 
     def notices(self, limit: int, transaction: int | None = None) -> Deferred[list[Work]]:
-        """
-        See L{ISpool.notices}.
-        """
         self._batches.flush()
         return self._leased(lambda claims: claims.notices(limit, transaction))
 
@@ -295,9 +271,6 @@ class SqliteSpool:
         return works
 
     def renew(self, works: Iterable[Work]) -> None:
-        """
-        See L{ISpool.renew}.
-        """
         keys = [
             (work.envelope.transaction, addressee.seq)
             for work in works
@@ -307,9 +280,6 @@ class SqliteSpool:
         self._logged(self.store.run(_renew, lease, keys))
 
     def check(self, work: Work) -> Deferred[None] | None:
-        """
-        See L{ISpool.check}.
-        """
         message = ownMessage(work.message)
         return None if message.fresh else Deferred.fromCoroutine(self._check(work, message))
 
@@ -349,9 +319,6 @@ class SqliteSpool:
         dispositions: Mapping[Addressee, Disposition],
         messages: Sequence[NewMessage] = (),
     ) -> Deferred[list[Work]]:
-        """
-        See L{ISpool.record}.
-        """
         delivered = all(disposition == _DELIVERED for disposition in dispositions.values())
         if work.whole and delivered and len(dispositions) == len(work.addressees) and not messages:
             self._remove(work)
@@ -400,37 +367,22 @@ class SqliteSpool:
         return outcomes.record(work.envelope.transaction, dispositions, notices)
 
     def backOff(self, destination: str, seconds: float) -> None:
-        """
-        See L{ISpool.backOff}.
-        """
         now = self.store.clock.now()
         self._logged(self.store.run(backOff, destination, now, seconds))
 
     # Notes and numbers.
 
     def notes(self) -> Deferred[dict[str, str]]:
-        """
-        See L{ISpool.notes}.
-        """
         self._batches.flush()
         return self.store.run(_notes, self.store.clock.now())
 
     def note(self, name: str, value: str, seconds: float) -> None:
-        """
-        See L{ISpool.note}.
-        """
         self._batches.next().notes[name] = (value, self.store.clock.now() + seconds)
 
     def forget(self, name: str) -> None:
-        """
-        See L{ISpool.forget}.
-        """
         self._batches.next().notes[name] = None
 
     def waiting(self) -> Deferred[tuple[int, int]]:
-        """
-        See L{ISpool.waiting}.
-        """
         self._batches.flush()
         return self.store.run(_count)
 

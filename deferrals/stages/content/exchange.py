@@ -90,7 +90,7 @@ class _IConnection(ITCPTransport, ISystemHandle, IConsumer):
 @implementer(IPullProducer)
 class _Exchange(Protocol):
     """
-    See L{exchange}.
+    One L{exchange}.
     """
 
     transport: _IConnection  # from connectionMade on; nothing here is called before

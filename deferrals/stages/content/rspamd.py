@@ -142,9 +142,6 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
         self._web = webClient(services, settings.concurrency)
 
     def scanOf(self, recipient: Recipient) -> _OwnRules:
-        """
-        See L{ScoringStage.scanOf}.
-        """
         own = (recipient.route or Route("", "")).own("rspamd", "settings_id")
         settingsId = self._settings.settings_id if own is None else str(own)
         return _OwnRules(settingsId, recipient.address.key if self._settings.per_user else "")
@@ -173,9 +170,6 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
         key: _OwnRules,
         recipients: Sequence[Recipient],
     ) -> RspamdScan:
-        """
-        See L{ScoringStage.scan}.
-        """
         scans = await self._scans(message)
         named = scans.sharers or recipients if key == _SHARED else recipients[:1]
         headers = requestHeaders(envelope, self._hostname, named)
@@ -196,9 +190,6 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
         return scan
 
     def decide(self, scan: RspamdScan, limits: ScoreLimits) -> ContentVerdict:
-        """
-        See L{ScoringStage.decide}.
-        """
         settings = self._settings
         score = scan.scoreWith(self._weights)
         if refuses(scan, score, limits):

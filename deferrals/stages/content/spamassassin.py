@@ -132,9 +132,6 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
     async def scan(
         self, message: IMessage, envelope: Envelope, key: str, recipients: Sequence[Recipient]
     ) -> SpamdScan:
-        """
-        See L{ScoringStage.scan}.
-        """
         answer = await exchange(self._endpoint, _request(message, key), WholeAnswer())
         scan = parseAnswer(answer)
         _log.info(
@@ -147,9 +144,6 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
         return scan
 
     def decide(self, scan: SpamdScan, limits: ScoreLimits) -> ContentVerdict:
-        """
-        See L{ScoringStage.decide}.
-        """
         settings = self._settings
         if limits.refuse is not None and scan.score >= limits.refuse:
             return refusal(settings.reply)

@@ -145,9 +145,6 @@ class Submission:
         self._held: WeakSet[Envelope] = WeakSet()
 
     def judgeSender(self, envelope: Envelope) -> Deferred[Refuse | None]:
-        """
-        See L{ISenderStage.judgeSender}.
-        """
         return Deferred.fromCoroutine(self._judgeSender(envelope))
 
     async def _judgeSender(self, envelope: Envelope) -> Refuse | None:
@@ -308,7 +305,7 @@ class Submission:
 @implementer(IEnvelopeStage)
 class _Counting:
     """
-    See L{Submission.counting}.
+    A stage whose recipients are counted: L{Submission.counting}.
     """
 
     def __init__(self, stage: IEnvelopeStage, submission: Submission) -> None:

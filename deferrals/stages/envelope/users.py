@@ -121,7 +121,7 @@ class UsersStage:
         self, envelope: Envelope, recipient: Recipient
     ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict | None] | None:
         """
-        See L{IEnvelopeStage.judgeRecipient}.  At once, where it is known.
+        At once, where the answer is remembered.
         """
         known = self._known.get(recipient.address.key)
         if known is not None and known.until > self._clock.seconds():
