@@ -55,7 +55,7 @@ _Opener = Callable[[], IMessageSMTP]
 
 
 @attrs.define(eq=False)
-class _Transaction:
+class _AdaptedTransaction:
     """
     What a delivery has said in one transaction.
 
@@ -107,14 +107,14 @@ class MessageDelivery:
             )
         self._delivery = delivery
         self._clock = reactor
-        self._transactions: WeakKeyDictionary[Envelope, _Transaction] = WeakKeyDictionary()
+        self._transactions: WeakKeyDictionary[Envelope, _AdaptedTransaction] = WeakKeyDictionary()
 
     async def judgeSender(self, envelope: Envelope) -> Refuse | None:
         """
         Ask C{validateFrom}.
         """
         client = envelope.client
-        transaction = _Transaction(
+        transaction = _AdaptedTransaction(
             self._find(),
             (client.helo.encode("utf-8"), client.address.encode("ascii", "replace")),
             Address(envelope.senderText.encode("utf-8")),
@@ -194,7 +194,7 @@ class MessageDelivery:
         self._transactions.pop(envelope, None)
 
 
-def _traceField(transaction: _Transaction, user: User) -> bytes:
+def _traceField(transaction: _AdaptedTransaction, user: User) -> bytes:
     """
     What the delivery wants in front of a recipient's copy.
     """

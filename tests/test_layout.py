@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementedBy
 
 import deferrals
+from deferrals.model import reply
 from tests.source import parsed
 
 ROOT = os.path.dirname(deferrals.__file__)
@@ -319,6 +321,33 @@ class MirrorTests(SynchronousTestCase):
                     if name.startswith("test_") and name.endswith(".py"):
                         path = os.path.join(relative, name.removeprefix("test_"))
                         yield os.path.normpath(path)
+
+
+class NameTests(SynchronousTestCase):
+    """
+    One name, one thing.
+    """
+
+    def test_classes(self) -> None:
+        """No two classes have the same name, be they private."""
+        found: dict[str, list[str]] = {}
+        for _, path, tree in modules():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name.lstrip("_"), []).append(path)
+        self.assertEqual({name: paths for name, paths in found.items() if len(paths) > 1}, {})
+
+    def test_replies(self) -> None:
+        """Each constant of a reply is used, in another module or by one that is."""
+        names = {name for name in vars(reply) if re.match("R[2-5][0-9][0-9]_", name)}
+        used = {
+            node.id
+            for _, _, tree in modules()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
+        self.assertTrue(names)
+        self.assertEqual(names - used, set())
 
 
 class DocstringTests(SynchronousTestCase):

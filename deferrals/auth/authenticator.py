@@ -19,7 +19,7 @@ from zope.interface import implementer, providedBy
 from deferrals.auth.throttle import Throttle
 from deferrals.deferreds import asDeferred, withDeadline
 from deferrals.interfaces import IAuthenticator, IScramChecker, IScramCredentials, IScramShapes
-from deferrals.model.passwords import place
+from deferrals.model.passwords import indexOf
 from deferrals.model.sasl import SCRAM_ITERATIONS, ScramKeys
 
 #: What an authenticator can make use of.
@@ -123,7 +123,7 @@ def _madeUp(secret: bytes, user: bytes, shapes: Sequence[tuple[int, int]]) -> Sc
     """
     Keys for a name that no user has, always the same ones.
     """
-    iterations, octets = shapes[place(secret, user, len(shapes))]
+    iterations, octets = shapes[indexOf(secret, user, len(shapes))]
     salt = hashlib.shake_256(hmac.digest(secret, b"salt " + user, hashlib.sha256)).digest(octets)
     stored = hmac.digest(secret, b"keys " + user, hashlib.sha256)
     return ScramKeys(iterations, salt, stored, stored)

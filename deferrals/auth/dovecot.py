@@ -64,7 +64,7 @@ class DovecotError(DeferralsError):
     """
 
 
-class Connection(LineOnlyReceiver):
+class DovecotConnection(LineOnlyReceiver):
     """
     One connection.
 
@@ -78,7 +78,7 @@ class Connection(LineOnlyReceiver):
     MAX_LENGTH = LINE_OCTETS
 
     def __init__(self) -> None:
-        self.greeted: Deferred[Connection] = Deferred(lambda _: self._abort())
+        self.greeted: Deferred[DovecotConnection] = Deferred(lambda _: self._abort())
         self.lost: Deferred[None] = Deferred()
         self.isOver = False
         self.heard = 0
@@ -210,8 +210,8 @@ class _Connections(Factory):
 
     noisy = False
 
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
-        return Connection()
+    def buildProtocol(self, addr: IAddress | None) -> DovecotConnection:
+        return DovecotConnection()
 
 
 @implementer(ICredentialsChecker)
@@ -229,8 +229,8 @@ class DovecotChecker:
         self._endpoint = endpoint
         self._clock = clock
         self._slots = Semaphore(AT_ONCE)
-        self._connecting: SharedResult[Connection] | None = None
-        self._connection: Connection | None = None
+        self._connecting: SharedResult[DovecotConnection] | None = None
+        self._connection: DovecotConnection | None = None
 
     def requestAvatarId(self, credentials: object) -> Deferred[bytes | tuple[()]]:
         """
@@ -275,7 +275,7 @@ class DovecotChecker:
                 connection.close()  # it is dead; the next one asks on another
             raise
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> DovecotConnection:
         """
         The connection that there is, or a new one.
         """
@@ -286,19 +286,19 @@ class DovecotChecker:
             d = withDeadline(self._clock, GREETING_SECONDS, self._connect)
             connecting = self._connecting = SharedResult(d)
             connecting.wait().addBoth(self._arrived)
-        connection: Connection = await connecting.wait()
+        connection: DovecotConnection = await connecting.wait()
         return connection
 
-    def _arrived(self, connection: Connection | Failure) -> None:
+    def _arrived(self, connection: DovecotConnection | Failure) -> None:
         self._connecting = None
-        if isinstance(connection, Connection):
+        if isinstance(connection, DovecotConnection):
             self._connection = connection
             retire = self._clock.callLater(CONNECTION_SECONDS, connection.retire)
             connection.lost.addCallback(lambda _: retire.cancel() if retire.active() else None)
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> DovecotConnection:
         connection = await self._endpoint.connect(_Connections())
-        assert isinstance(connection, Connection)
+        assert isinstance(connection, DovecotConnection)
         return await connection.greeted
 
     def close(self) -> None:

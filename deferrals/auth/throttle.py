@@ -81,7 +81,7 @@ class Throttle:
         self._secret = secrets.token_bytes(32)
         self._wrong: LRUCache[str, list[bytes]] = LRUCache(10_000)
 
-    async def enter(self, credentials: ICredentials, address: str) -> Attempt:
+    async def enter(self, credentials: ICredentials, address: str) -> LoginAttempt:
         """
         A client wants to have a password checked.
 
@@ -89,9 +89,9 @@ class Throttle:
         @raise TooManyFailures: it must not be checked.
         @raise UnauthorizedLogin: it need not be checked: it was wrong before.
         """
-        attempt = Attempt(self, credentials, address)
-        if attempt.digest in self._wrong.get(attempt.place, ()):
-            if not await self._spend("auth-again", attempt.place, 1, 1, AGAIN_SECONDS):
+        attempt = LoginAttempt(self, credentials, address)
+        if attempt.digest in self._wrong.get(attempt.pair, ()):
+            if not await self._spend("auth-again", attempt.pair, 1, 1, AGAIN_SECONDS):
                 raise UnauthorizedLogin()
             attempt.isCounted = False
         while attempt.isCounted and not await self._reserve(attempt):
@@ -101,39 +101,39 @@ class Throttle:
         self._running[attempt.network] = self._running.get(attempt.network, 0) + 1
         return attempt
 
-    async def _reserve(self, attempt: Attempt) -> bool:
+    async def _reserve(self, attempt: LoginAttempt) -> bool:
         """
         Count an attempt as one that fails, if it may be made.
         """
-        isKnown = not await self._spend("auth-known", attempt.place, 0, 1, KNOWN_SECONDS)
+        isKnown = not await self._spend("auth-known", attempt.pair, 0, 1, KNOWN_SECONDS)
         most = self.settings.auth_address_failures
         if not isKnown and not await self._spend(
             "auth-account", attempt.account, 0, self.settings.auth_account_failures
         ):
             most = min(most, NEW_ATTEMPTS)
-        if not await self._spend("auth-address", attempt.place, 1, most):
+        if not await self._spend("auth-address", attempt.pair, 1, most):
             return False
         mostFromNetwork = _UNLIMITED if isKnown else self.settings.auth_network_failures
         if not await self._spend("auth-network", attempt.network, 1, mostFromNetwork):
-            await self._spend("auth-address", attempt.place, -1, most)
+            await self._spend("auth-address", attempt.pair, -1, most)
             return False
         await self._spend("auth-account", attempt.account, 1, _UNLIMITED)
         return True
 
-    async def takeBack(self, attempt: Attempt) -> None:
+    async def takeBack(self, attempt: LoginAttempt) -> None:
         """
         An attempt does not count.
         """
         if attempt.isCounted:
             attempt.isCounted = False
             for limit, key in (
-                ("auth-address", attempt.place),
+                ("auth-address", attempt.pair),
                 ("auth-network", attempt.network),
                 ("auth-account", attempt.account),
             ):
                 await self._spend(limit, key, -1, _UNLIMITED)
 
-    async def pardon(self, attempt: Attempt) -> None:
+    async def pardon(self, attempt: LoginAttempt) -> None:
         """
         A client has gone, and knows no more than before.  That is pardoned, but
         not any number of times: the check has cost time.
@@ -142,24 +142,24 @@ class Throttle:
         if await self._spend("auth-lost", attempt.network, 1, most):
             await self.takeBack(attempt)
 
-    async def learn(self, attempt: Attempt) -> None:
+    async def learn(self, attempt: LoginAttempt) -> None:
         """
         An account has logged in from an address.
         """
-        self._wrong.pop(attempt.place, None)
-        if await self._spend("auth-today", attempt.place, 1, 1, _DAY):
-            await self._spend("auth-known", attempt.place, 1, _UNLIMITED, KNOWN_SECONDS)
+        self._wrong.pop(attempt.pair, None)
+        if await self._spend("auth-today", attempt.pair, 1, 1, _DAY):
+            await self._spend("auth-known", attempt.pair, 1, _UNLIMITED, KNOWN_SECONDS)
 
-    def remember(self, attempt: Attempt) -> None:
+    def remember(self, attempt: LoginAttempt) -> None:
         """
         A password was wrong.
         """
         if attempt.digest:
-            before = self._wrong.get(attempt.place, [])
+            before = self._wrong.get(attempt.pair, [])
             others = [one for one in before if one != attempt.digest]
-            self._wrong[attempt.place] = [*others[1 - _WRONG :], attempt.digest]
+            self._wrong[attempt.pair] = [*others[1 - _WRONG :], attempt.digest]
 
-    def ended(self, attempt: Attempt) -> None:
+    def ended(self, attempt: LoginAttempt) -> None:
         """
         An attempt is under way no longer.
         """
@@ -196,12 +196,12 @@ class Throttle:
         return self._limits.spend(limit, key, amount, most, seconds)
 
 
-class Attempt:
+class LoginAttempt:
     """
     One attempt to log in, until its outcome is known.
 
     @ivar account: the account's name in one spelling.
-    @ivar place: the account at the client's address.
+    @ivar pair: the account at the client's address.
     @ivar network: the network of the client's address.
     @ivar digest: stands for the password; empty where there is none.
     @ivar isCounted: whether it counts as one that fails.
@@ -210,7 +210,7 @@ class Attempt:
     def __init__(self, throttle: Throttle, credentials: ICredentials, address: str) -> None:
         self._throttle = throttle
         self.account = accountKey(getattr(credentials, "username", b""))
-        self.place = f"{neighbourhood(address)} {self.account}"
+        self.pair = f"{neighbourhood(address)} {self.account}"
         self.network = largerNetwork(address)
         password = getattr(credentials, "password", None)
         self.digest = b"" if password is None else throttle.digest(self.account, password)

@@ -15,7 +15,7 @@ B{At RCPT} (L{led}, L{letsIn}).  One kind of recipients takes part in a transact
 I{leads}.  The others of the record are sent away (452), and come again:
 
 ====================  ======  =====================================================
-state                 turn
+state                 rank
 ====================  ======  =====================================================
 ACCEPTS               1       or has not been asked; with C{split}: one cohort of them
 REFUSES               2       5 where a refusal would be taken for that of all
@@ -25,7 +25,7 @@ SERVED, TOLD          any     has its answer: let in beside any other
 not in the record     any     with C{split}: 1
 ====================  ======  =====================================================
 
-The lowest turn leads of those that are named, or that are still to be named: where
+The lowest rank leads of those that are named, or that are still to be named: where
 RCPTs come one by one, the first must be answered before the others are seen.
 A kind that was sent away in vain goes first the next time (C{waited}).
 
@@ -191,7 +191,7 @@ class Mixed(enum.Enum):
     STRICTEST = "strictest"
 
 
-_TURNS = {State.ACCEPTS: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
+_RANKS = {State.ACCEPTS: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
 _LAST = 5
 
 
@@ -259,7 +259,7 @@ class Record:
 
     @ivar states: its recipients.
     @ivar waited: how often in a row a recipient was sent away in vain: none of a
-        lower turn came instead.
+        lower rank came instead.
     @ivar ident: L{Fingerprint.ident}.
     @ivar digest: L{Fingerprint.digest}.
     @ivar size: as MAIL declared it.
@@ -327,7 +327,7 @@ class Plan:
         away comes in the next transaction of the connection.
     @ivar lot: any number, another one for each transaction.
     @ivar used: the record in use; empty for none, C{None} before the first RCPT.
-    @ivar lead: the turn that leads; C{None} while none does.
+    @ivar lead: the rank that leads; C{None} while none does.
     @ivar cohort: with C{split}, the cohort that does.
     """
 
@@ -361,17 +361,17 @@ class Plan:
             return self.cohort is None
         return self.lead is None and bool(self.records or self.rules.split)
 
-    def turn(self, record: Record, key: str) -> int | None:
+    def rank(self, record: Record, key: str) -> int | None:
         """
         @return: C{None} for a recipient that has its answer.
         """
         state = record.states.get(key, State.ACCEPTS)
         if state is State.REFUSES:
             if self.rules.together:
-                return _TURNS[State.ACCEPTS]
+                return _RANKS[State.ACCEPTS]
             if self.forAll or record.forAll:
                 return _LAST
-        return _TURNS.get(state)
+        return _RANKS.get(state)
 
 
 def led(plan: Plan, piece: Sequence[tuple[str, Hashable]]) -> Plan:
@@ -385,12 +385,12 @@ def led(plan: Plan, piece: Sequence[tuple[str, Hashable]]) -> Plan:
         return plan
     if plan.used is None:
         plan = attrs.evolve(plan, used=_recognised(plan, [key for key, _ in piece]))
-    turns = {key: plan.turn(plan.record, key) for key, _ in piece}
-    named = [turn for turn in turns.values() if turn is not None]
+    ranks = {key: plan.rank(plan.record, key) for key, _ in piece}
+    named = [rank for rank in ranks.values() if rank is not None]
     if plan.lead is None and named:
-        plan = attrs.evolve(plan, lead=_lead(plan, turns, min(named)))
+        plan = attrs.evolve(plan, lead=_lead(plan, ranks, min(named)))
     if plan.rules.split and plan.cohort is None and plan.lead == 1:
-        cohorts = [cohort for key, cohort in piece if turns[key] == 1]
+        cohorts = [cohort for key, cohort in piece if ranks[key] == 1]
         if cohorts:
             plan = attrs.evolve(plan, cohort=max(dict.fromkeys(cohorts), key=cohorts.count))
     return plan
@@ -403,12 +403,12 @@ def letsIn(plan: Plan, key: str, cohort: Hashable) -> bool:
     @param plan: see L{led}.
     """
     record = plan.record
-    turn = plan.turn(record, key)
-    if record.isOneThing or turn is None:
+    rank = plan.rank(record, key)
+    if record.isOneThing or rank is None:
         return True
     if key not in record.states and not plan.rules.split:
         return True
-    return turn == plan.lead and (turn != 1 or not plan.rules.split or cohort == plan.cohort)
+    return rank == plan.lead and (rank != 1 or not plan.rules.split or cohort == plan.cohort)
 
 
 def _recognised(plan: Plan, keys: Sequence[str]) -> str:
@@ -424,8 +424,8 @@ def _fits(plan: Plan, record: Record, keys: Sequence[str]) -> bool:
         return False
     if not (_near(plan.size, record.size) and _isBrought(plan, record)):
         return False
-    turns = {plan.turn(record, key) for key in record.states} - {None}
-    matters = len(turns) > 1 or record.gaveUp or plan.rules.split
+    ranks = {plan.rank(record, key) for key in record.states} - {None}
+    matters = len(ranks) > 1 or record.gaveUp or plan.rules.split
     return bool(matters) and all(key in record.states for key in keys)
 
 
@@ -445,20 +445,20 @@ def _isBrought(plan: Plan, record: Record) -> bool:
 
 def _lead(plan: Plan, named: Mapping[str, int | None], first: int) -> int:
     """
-    @param first: the lowest turn of those that are named.
-    @return: the lowest turn of those and of all that are still to be named; but
+    @param first: the lowest rank of those that are named.
+    @return: the lowest rank of those and of all that are still to be named; but
         what has waited longer than they goes before them.
     """
     record = plan.record
     waits: dict[int, int] = {}
     for key in [*record.states, *named]:
-        turn = plan.turn(record, key)
-        if turn is not None and turn <= first:
-            waits[turn] = max(waits.get(turn, 0), record.waited.get(key, 0))
-    return max(waits, key=lambda turn: (waits[turn], -turn))
+        rank = plan.rank(record, key)
+        if rank is not None and rank <= first:
+            waits[rank] = max(waits.get(rank, 0), record.waited.get(key, 0))
+    return max(waits, key=lambda rank: (waits[rank], -rank))
 
 
-class Reply(enum.Enum):
+class MixedReply(enum.Enum):
     """
     What the client is told after the data.
     """
@@ -478,7 +478,7 @@ class Conclusion:
     @ivar reached: how many have it, or what looks the same, from attempts before.
     """
 
-    reply: Reply
+    reply: MixedReply
     served: Sequence[str] = ()
     diverted: Sequence[str] = ()
     has: Sequence[str] = ()
@@ -501,7 +501,7 @@ def conclude(
     reply = _reply(plan, message, record, asked, away)
     had = [key for key in verdicts if key in has]
     reached = sum(state in (State.SERVED, State.AGAIN) for state in record.states.values())
-    if reply is not Reply.TAKEN:
+    if reply is not MixedReply.TAKEN:
         return Conclusion(reply, has=had, reached=reached)
     served = [key for key, verdict in asked.items() if verdict is State.ACCEPTS]
     return Conclusion(reply, served, [key for key in asked if key not in served], had, reached)
@@ -516,7 +516,7 @@ def learn(
     message: Fingerprint,
     verdicts: Mapping[str, State],
     away: Collection[str],
-    reply: Reply,
+    reply: MixedReply,
     now: float,
 ) -> Changes:
     """
@@ -533,7 +533,7 @@ def learn(
     used = plan.record
     if used is not NOTHING and plan.used != name and (away or used.gaveUp > 0):
         changes[plan.used or ""] = attrs.evolve(used, wrong=used.wrong + bool(away), gaveUp=0)
-    if away or record is not NOTHING or reply is Reply.LATER:
+    if away or record is not NOTHING or reply is MixedReply.LATER:
         learnt = _learnt(plan, message, record, reply, asked, away)
         changes[name] = attrs.evolve(learnt, began=record.began or now, seen=now)
         changes.update(_surplus({**plan.records, **changes}))
@@ -580,26 +580,26 @@ def _reply(
     record: Record,
     verdicts: Mapping[str, State],
     away: Collection[str],
-) -> Reply:
+) -> MixedReply:
     kinds = set(verdicts.values())
     if kinds <= {State.ACCEPTS}:
-        return Reply.TAKEN
+        return MixedReply.TAKEN
     if kinds == {State.REFUSES} and away:
         mayAccept = any(record.states.get(key, State.ACCEPTS) is State.ACCEPTS for key in away)
         forAll = plan.forAll or record.forAll or message.forAll
-        return Reply.LATER if mayAccept or forAll else Reply.REFUSED
+        return MixedReply.LATER if mayAccept or forAll else MixedReply.REFUSED
     if len(kinds) == 1 or (record.isOneThing and not away):
-        return Reply.REFUSED
+        return MixedReply.REFUSED
     if plan.rules.diverts and record.later >= plan.rules.retryLimit and State.LATER not in kinds:
-        return Reply.TAKEN
-    return Reply.LATER
+        return MixedReply.TAKEN
+    return MixedReply.LATER
 
 
 def _learnt(
     plan: Plan,
     message: Fingerprint,
     record: Record,
-    reply: Reply,
+    reply: MixedReply,
     verdicts: Mapping[str, State],
     away: Collection[str],
 ) -> Record:
@@ -627,33 +627,33 @@ def _learnt(
         digest=message.digest,
         size=plan.size,
         gaveUp=_SPLITS if away or forAll else record.gaveUp,
-        later=record.later + (reply is Reply.LATER),
+        later=record.later + (reply is MixedReply.LATER),
         forAll=forAll,
         wrong=0,
         addresses=tuple(addresses)[:ADDRESSES],
     )
 
 
-def _state(before: State | None, verdict: State, reply: Reply) -> State:
+def _state(before: State | None, verdict: State, reply: MixedReply) -> State:
     if verdict is State.LATER:
         return verdict
     if verdict is State.REFUSES:
-        return State.REFUSES if reply is Reply.LATER else State.TOLD
-    if reply is Reply.TAKEN:
+        return State.REFUSES if reply is MixedReply.LATER else State.TOLD
+    if reply is MixedReply.TAKEN:
         return State.SERVED
     return State.AGAIN if before in (State.SERVED, State.AGAIN) else State.ACCEPTS
 
 
 def _waited(plan: Plan, record: Record, away: Collection[str]) -> dict[str, int]:
     """
-    Who was sent away in vain: for the sake of a higher turn.  For the others
+    Who was sent away in vain: for the sake of a higher rank.  For the others
     it was right to wait, or they have been let in.
     """
     lead = plan.lead or 0
     return {
         key: record.waited.get(key, 0) + (key in away)
         for key in {*record.waited, *away}
-        if (plan.turn(record, key) or _LAST) < lead
+        if (plan.rank(record, key) or _LAST) < lead
     }
 
 

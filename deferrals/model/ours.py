@@ -82,15 +82,15 @@ def _afterBlanks(value: str) -> int | None:
     """
     @return: where blanks and comments end; C{None} where a comment does not.
     """
-    place, depth = 0, 0
+    offset, depth = 0, 0
     while True:
         if not depth:
-            blanks = _BLANK.match(value, place)
-            place = blanks.end() if blanks is not None else place
-            if value[place : place + 1] != "(":
-                return place
-        mark = _IN_COMMENT.search(value, place)
+            blanks = _BLANK.match(value, offset)
+            offset = blanks.end() if blanks is not None else offset
+            if value[offset : offset + 1] != "(":
+                return offset
+        mark = _IN_COMMENT.search(value, offset)
         if mark is None:
             return None
-        place = mark.end()
+        offset = mark.end()
         depth += {"(": 1, ")": -1}.get(mark[0], 0)

@@ -173,7 +173,7 @@ class Outgoing:
             self,
             recipients=[self.recipients[index] for index in indexes],
             recipientParameters={
-                place: more[index] for place, index in enumerate(indexes) if index in more
+                position: more[index] for position, index in enumerate(indexes) if index in more
             },
         )
 

@@ -271,13 +271,13 @@ class Strangers:
         """
         if not self._secrets:
             return _NO_USER
-        return self._secrets[place(self._key, name, len(self._secrets))]
+        return self._secrets[indexOf(self._key, name, len(self._secrets))]
 
 
-def place(key: bytes, name: bytes, count: int) -> int:
+def indexOf(key: bytes, name: bytes, count: int) -> int:
     """
     @param key: only we know it.
-    @return: one of so many places: always the same one for a name.
+    @return: one of so many numbers, from 0 on: always the same for a name.
     """
     return int.from_bytes(hmac.digest(key, name, "sha256")[:8], "big") * count >> 64
 

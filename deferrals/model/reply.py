@@ -319,7 +319,6 @@ R452_OTHERS_FIRST = Reply(
     "send it to the others first, then to this one again in a transaction of its own",
 )
 R452_TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "too many recipients in one message")
-R454_TLS_NOT_READY = Reply(454, "4.7.0", "TLS is not available at the moment")
 R454_AUTH_NOT_NOW = Reply(454, "4.7.0", "authentication does not work at the moment")
 R454_TOO_MANY_FAILURES = Reply(454, "4.7.0", "too many wrong passwords, try again later")
 R500_UNKNOWN_COMMAND = Reply(500, "5.5.1", "command not recognised")

@@ -44,8 +44,8 @@ from deferrals.model.spfrecord import (
     Mechanism,
     Network,
     Pointer,
-    Record,
-    Result,
+    SPFRecord,
+    SPFResult,
     isRecord,
     parseRecord,
 )
@@ -106,7 +106,7 @@ class Finding:
     @ivar problem: what is wrong, for I{temperror} and I{permerror}; else empty.
     """
 
-    result: Result
+    result: SPFResult
     domain: str
     problem: str = ""
 
@@ -133,16 +133,16 @@ async def checkHost(resolver: Resolver, address: str, helo: str, sender: Mailbox
     try:
         client = ipaddress.ip_address(normalAddress(address))
     except ValueError:
-        return Finding(Result.NONE, domain)
+        return Finding(SPFResult.NONE, domain)
     if domain.startswith("["):  # an address literal (RFC 7208 §4.3)
-        return Finding(Result.NONE, domain)
+        return Finding(SPFResult.NONE, domain)
     try:
         check = _Check(resolver, client, helo, local or "postmaster", domain)
         return Finding(await check.ofDomain(domain), domain)
     except RecordError as error:
-        return Finding(Result.PERMERROR, domain, str(error))
+        return Finding(SPFResult.PERMERROR, domain, str(error))
     except LookupFailed as error:
-        return Finding(Result.TEMPERROR, domain, str(error))
+        return Finding(SPFResult.TEMPERROR, domain, str(error))
 
 
 def reverseName(address: Address) -> str:
@@ -200,32 +200,32 @@ class _Check:
         self._voids = 0
         self._names: Sequence[str] | None = None
 
-    async def ofDomain(self, domain: str) -> Result:
+    async def ofDomain(self, domain: str) -> SPFResult:
         """
         @raise RecordError: I{permerror}.
         @raise LookupFailed: I{temperror}.
         """
         record = await self._record(domain)
         if record is None:
-            return Result.NONE
+            return SPFResult.NONE
         for directive in record.directives:
             if await self._matches(directive.mechanism, domain):
                 return directive.result
         if record.redirect is None:
-            return Result.NEUTRAL
+            return SPFResult.NEUTRAL
         return await self._ofAnother(record.redirect, domain)
 
-    async def _ofAnother(self, spec: DomainSpec, domain: str) -> Result:
+    async def _ofAnother(self, spec: DomainSpec, domain: str) -> SPFResult:
         """
         A domain that a record names must have one, too (RFC 7208 §5.2, §6.1).
         """
         name = await self._target(spec, domain)
         result = await self.ofDomain(name)
-        if result is Result.NONE:
+        if result is SPFResult.NONE:
             raise RecordError(f"{domain}: {name or 'what it refers to'} has no SPF record")
         return result
 
-    async def _record(self, domain: str) -> Record | None:
+    async def _record(self, domain: str) -> SPFRecord | None:
         """
         The SPF record of a domain (RFC 7208 §4.3 to §4.5), or C{None}.
         """
@@ -248,7 +248,7 @@ class _Check:
             case Network(address, prefix):
                 return _agree(self._client, address, prefix)
             case Include(target):
-                return await self._ofAnother(target, domain) is Result.PASS
+                return await self._ofAnother(target, domain) is SPFResult.PASS
             case Hosts(isMX, target):
                 name = await self._target(target, domain)
                 prefix = mechanism.prefix4 if self._client.version == 4 else mechanism.prefix6

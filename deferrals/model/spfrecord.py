@@ -31,7 +31,7 @@ _LENGTHS = re.compile(r"(?:/(0|[1-9][0-9]?))?(?://(0|[1-9][0-9]{0,2}))?\Z")
 _NETWORK = re.compile(r":([0-9A-Fa-f:.]+)(?:/(0|[1-9][0-9]{0,2}))?")
 
 
-class Result(enum.Enum):
+class SPFResult(enum.Enum):
     """
     The results of a check (RFC 7208 §2.6).
     """
@@ -46,11 +46,11 @@ class Result(enum.Enum):
 
 
 _QUALIFIERS = {
-    "": Result.PASS,
-    "+": Result.PASS,
-    "-": Result.FAIL,
-    "~": Result.SOFTFAIL,
-    "?": Result.NEUTRAL,
+    "": SPFResult.PASS,
+    "+": SPFResult.PASS,
+    "-": SPFResult.FAIL,
+    "~": SPFResult.SOFTFAIL,
+    "?": SPFResult.NEUTRAL,
 }
 
 
@@ -129,12 +129,12 @@ class Directive:
     @ivar result: of the check, where the mechanism matches.
     """
 
-    result: Result
+    result: SPFResult
     mechanism: Mechanism
 
 
 @attrs.frozen
-class Record:
+class SPFRecord:
     """
     @ivar directives: in their order.
     @ivar redirect: whose record is applied where none of them matches
@@ -152,7 +152,7 @@ def isRecord(text: bytes) -> bool:
     return text[:6].lower() == _VERSION and text[6:7] in (b"", b" ")
 
 
-def parseRecord(octets: bytes) -> Record:
+def parseRecord(octets: bytes) -> SPFRecord:
     """
     @param octets: a TXT record's strings, put together without anything between
         them (RFC 7208 §3.3).
@@ -173,7 +173,7 @@ def parseRecord(octets: bytes) -> Record:
             modifiers.append(modifier)
         else:
             directives.append(_directive(term))
-    return Record(tuple(directives), _redirect(modifiers))
+    return SPFRecord(tuple(directives), _redirect(modifiers))
 
 
 def _redirect(modifiers: Sequence[re.Match[str]]) -> DomainSpec | None:

@@ -23,7 +23,7 @@ from deferrals.errors import DeferralsError
 from deferrals.model.ids import parseId
 from deferrals.model.selection import STATUSES, Selection, Shown
 from deferrals.model.settings import parseSeconds
-from deferrals.operator.control import Connection, ControlClient, Operator
+from deferrals.operator.control import ControlClient, Operator, QueueConnection
 from deferrals.operator.explain import story
 from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import stagePlugins
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 #: What a command is: it is given the way to the queue, and what was typed.
-Run = Callable[[Connection, argparse.Namespace], int]
+Run = Callable[[QueueConnection, argparse.Namespace], int]
 
 #: Recipients shown per call.
 _PAGE = 500
@@ -125,7 +125,7 @@ def _span(text: str) -> float:
     return float(parseSeconds(float(text) if text.isdigit() else text))
 
 
-class _OfflineConnection(Connection):
+class _OfflineConnection(QueueConnection):
     """
     The spool itself, where no server runs.
     """
@@ -149,7 +149,7 @@ class _OfflineConnection(Connection):
         self._spool.close()
 
 
-def _connect(path: str | None) -> Connection:
+def _connect(path: str | None) -> QueueConnection:
     """
     @param path: the server's configuration; C{None} for the built-in one.
     """
@@ -177,7 +177,7 @@ def _guarded(run: Run, arguments: argparse.Namespace) -> int:
         return 2
 
 
-def _found(connection: Connection, arguments: argparse.Namespace) -> Iterator[Shown]:
+def _found(connection: QueueConnection, arguments: argparse.Namespace) -> Iterator[Shown]:
     left = arguments.limit or sys.maxsize
     for selection in _selections(arguments):
         after: list[int] | None = None
@@ -190,7 +190,7 @@ def _found(connection: Connection, arguments: argparse.Namespace) -> Iterator[Sh
                 break
 
 
-def list_(connection: Connection, arguments: argparse.Namespace) -> int:
+def list_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue list}: 0, also if there is nothing.
     """
@@ -223,7 +223,7 @@ def _short(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f}s"
 
 
-def show(connection: Connection, arguments: argparse.Namespace) -> int:
+def show(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue show}: 1 if it is unknown.
     """
@@ -254,7 +254,7 @@ def _moment(when: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
-def change(connection: Connection, arguments: argparse.Namespace) -> int:
+def change(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue retry}, C{hold}, C{release}, C{remove}: 1 if that changed
     nothing.
@@ -277,7 +277,7 @@ def change(connection: Connection, arguments: argparse.Namespace) -> int:
     return 0 if count else 1
 
 
-def export_(connection: Connection, arguments: argparse.Namespace) -> int:
+def export_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue export}: the message as it came in; 1 if it is unknown.
     """
@@ -298,7 +298,7 @@ def export_(connection: Connection, arguments: argparse.Namespace) -> int:
         offset += len(data)
 
 
-def check(connection: Connection, arguments: argparse.Namespace) -> int:
+def check(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue check}: 1 if something is damaged.
     """
@@ -321,7 +321,7 @@ def check(connection: Connection, arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def explain_(connection: Connection, arguments: argparse.Namespace) -> int:
+def explain_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals explain}: 1 if nothing is known of it.
     """
@@ -358,7 +358,7 @@ def _submission(part: dict[str, Any]) -> Iterator[str]:
         yield f"  {login}: {', '.join(words)}"
 
 
-def status(connection: Connection, arguments: argparse.Namespace) -> int:
+def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals status}: 1 if the server does not run.
     """

@@ -190,7 +190,7 @@ def listen(reactor: IReactorUNIX, path: str, operator: Operator) -> IListeningPo
         return None
 
 
-class Connection(Protocol):
+class QueueConnection(Protocol):
     """
     A way to the queue, for a program that waits.
 
@@ -212,7 +212,7 @@ class Connection(Protocol):
         """
 
 
-class ControlClient(Connection):
+class ControlClient(QueueConnection):
     """
     The other end of the socket.
 

@@ -86,7 +86,7 @@ _NO_SUCH_DELIVERY = Reply(451, "4.3.5", "the configuration has no such delivery 
 
 
 @attrs.frozen
-class _Result:
+class _AttemptResult:
     """
     What an attempt has come to.
 
@@ -432,7 +432,9 @@ class Scheduler:
             self._logOutcome(attempt, addressee, outcome)
             if dispositions[addressee] == Remove("expired", outcome.reply, outcome.host):
                 self._logUntold(attempt, addressee)
-        self._record(attempt, _Result(dispositions, hopReport(outcomes.values())), RECORD_SECONDS)
+        self._record(
+            attempt, _AttemptResult(dispositions, hopReport(outcomes.values())), RECORD_SECONDS
+        )
 
     def _answer(
         self, attempt: Attempt, outcomes: Mapping[Addressee, Outcome]
@@ -474,7 +476,7 @@ class Scheduler:
 
     # What became of it.
 
-    def _record(self, attempt: Attempt, result: _Result, againSeconds: float) -> None:
+    def _record(self, attempt: Attempt, result: _AttemptResult, againSeconds: float) -> None:
         if any(isinstance(one, NotifyThenRemove) for one in result.dispositions.values()):
             self._toTell.add(attempt.work.envelope.transaction)
         d = self._spool.record(attempt.work, result.dispositions)
@@ -485,7 +487,7 @@ class Scheduler:
         )
 
     def _notRecorded(
-        self, failure: Failure, attempt: Attempt, result: _Result, againSeconds: float
+        self, failure: Failure, attempt: Attempt, result: _AttemptResult, againSeconds: float
     ) -> None:
         _log.error(
             "{transaction}: an outcome could not be recorded {consequence}: {error}",

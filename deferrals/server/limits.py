@@ -48,19 +48,19 @@ class SharedLimits:
         self._waiting: list[Deferred[None]] | None = None
 
     def enter(self, limit: str, key: str, most: int) -> Deferred[bool]:
-        place = (limit, key)
-        count = self._entered.get(place, 0)
+        entry = (limit, key)
+        count = self._entered.get(entry, 0)
         if count < most:
-            self._entered[place] = count + 1
+            self._entered[entry] = count + 1
         return succeed(count < most)
 
     def leave(self, limit: str, key: str) -> None:
-        place = (limit, key)
-        count = self._entered.get(place, 0)
+        entry = (limit, key)
+        count = self._entered.get(entry, 0)
         if count > 1:
-            self._entered[place] = count - 1
+            self._entered[entry] = count - 1
         else:
-            self._entered.pop(place, None)
+            self._entered.pop(entry, None)
 
     def spend(self, limit: str, key: str, amount: int, most: int, seconds: float) -> Deferred[bool]:
 

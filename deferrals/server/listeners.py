@@ -53,7 +53,7 @@ def describe(address: IAddress) -> str:
 
 
 @attrs.define(eq=False)
-class Listener:
+class ListenerPort:
     """
     @ivar endpoint: where it listens; C{None} for a port that is not ours.
     @ivar factory: makes its sessions.
@@ -100,7 +100,7 @@ class Listeners:
     ) -> None:
         self._reactor = reactor
         self._backend = backend
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[str, ListenerPort] = {}
 
     @property
     def addresses(self) -> dict[str, IAddress]:
@@ -125,7 +125,9 @@ class Listeners:
         """
         return [one.factory.settings for one in self._listeners.values()]
 
-    def add(self, endpoint: IStreamServerEndpoint | None, settings: ListenerSettings) -> Listener:
+    def add(
+        self, endpoint: IStreamServerEndpoint | None, settings: ListenerSettings
+    ) -> ListenerPort:
         """
         One more; it does not listen yet.
         """
@@ -133,7 +135,7 @@ class Listeners:
         name = settings.name
         while name in self._listeners:
             name += "'"
-        listener = self._listeners[name] = Listener(endpoint, factory)
+        listener = self._listeners[name] = ListenerPort(endpoint, factory)
         return listener
 
     async def open(self) -> None:
@@ -170,7 +172,7 @@ class Listeners:
         if failures:
             failures[0].raiseException()
 
-    def _closed(self) -> list[Listener]:
+    def _closed(self) -> list[ListenerPort]:
         found = self._listeners.values()
         return [one for one in found if one.port is None and one.endpoint is not None]
 

@@ -417,7 +417,7 @@ def _checkType(name: str, value: object, kind: type) -> None:
 
 def _checkFiling(listeners: Iterable[ListenerSettings], stages: Stages) -> None:
     """
-    @raise ValueError: mixed mail could have to be filed, and has no place.
+    @raise ValueError: no delivery takes the mixed mail that could have to be filed.
     """
     refusing = [policy for policy, judges in stages.content.items() if judges]
     missing = [policy for policy in refusing if policy not in stages.quarantines]

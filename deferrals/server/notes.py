@@ -96,12 +96,12 @@ class _Kind:
         """
         found = []
         owners = self.owners.values()
-        heap = [(-len(notes), place, iter(notes)) for place, notes in enumerate(owners)]
+        heap = [(-len(notes), number, iter(notes)) for number, notes in enumerate(owners)]
         heapq.heapify(heap)
         for _ in range(max(1, self.number // 100)):
-            size, place, notes = heap[0]
+            size, number, notes = heap[0]
             found.append(next(notes))
-            heapq.heapreplace(heap, (size + 1, place, notes))
+            heapq.heapreplace(heap, (size + 1, number, notes))
         return found
 
 

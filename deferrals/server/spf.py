@@ -22,7 +22,7 @@ from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope
 from deferrals.model.spf import Finding, LookupFailed, Resolver, checkedDomain, checkHost
-from deferrals.model.spfrecord import Address, Result
+from deferrals.model.spfrecord import Address, SPFResult
 from deferrals.stages.delivery.route import Names, NoRoute, NoSuchName
 
 _log = Logger(namespace="deferrals.spf")
@@ -103,7 +103,7 @@ class SPF:
         def late(failure: Failure) -> Finding:
             failure.trap(TimeoutError)
             problem = f"there is no result within {CHECK_SECONDS:.0f} seconds"
-            return Finding(Result.TEMPERROR, checkedDomain(helo, sender), problem)
+            return Finding(SPFResult.TEMPERROR, checkedDomain(helo, sender), problem)
 
         found: Deferred[Finding] = withDeadline(self._clock, CHECK_SECONDS, evaluate)
         return found.addErrback(late)
@@ -116,9 +116,9 @@ class SPF:
         """
 
         def found(finding: Finding) -> str | None:
-            if finding.result is Result.TEMPERROR:
+            if finding.result is SPFResult.TEMPERROR:
                 _noResult(envelope, finding.problem)
-            return finding.domain if finding.result is Result.PASS else None
+            return finding.domain if finding.result is SPFResult.PASS else None
 
         def failed(failure: Failure) -> None:
             _noResult(envelope, failure.getErrorMessage())

@@ -121,7 +121,7 @@ class _CountedConnection(protocol.Protocol):
 
 
 @implementer(IProtocolFactory)
-class _Counting:
+class _CountingFactory:
     """
     Makes such connections, without two lines of log for each.
     """
@@ -153,7 +153,7 @@ class _CountedEndpoint:
         def clientOf(connection: IProtocol) -> IProtocol:
             return connection.client if isinstance(connection, _CountedConnection) else connection
 
-        return self._endpoint.connect(_Counting(protocolFactory)).addCallback(clientOf)
+        return self._endpoint.connect(_CountingFactory(protocolFactory)).addCallback(clientOf)
 
 
 @implementer(IAgentEndpointFactory)
@@ -212,7 +212,7 @@ def makeAgent(reactor: IReactor, connections: int) -> IAgent:
 
 
 @implementer(IAgent)
-class _Plain:
+class _PlainAgent:
     """
     Answers as they come: treq asks for compressed ones, which could be larger
     than they seem.
@@ -259,7 +259,7 @@ class WebClient:
 
     def __init__(self, reactor: IReactor, connections: int) -> None:
         self._reactor = reactor
-        self._agent = _Plain(makeAgent(reactor, connections))
+        self._agent = _PlainAgent(makeAgent(reactor, connections))
         self._cooperator = Cooperator(scheduler=lambda work: reactor.callLater(0, work))
 
     async def request(

@@ -36,7 +36,7 @@ BEGINNING_SECONDS = 1_000_000_000.0
 _MOST_TURNS = 100_000
 
 
-class _End(StringTransport):
+class _MemoryTransport(StringTransport):
     """
     One end of a connection.
 
@@ -45,7 +45,7 @@ class _End(StringTransport):
     """
 
     protocol: IProtocol
-    peer: _End
+    peer: _MemoryTransport
     isLost = False
 
     def abortConnection(self) -> None:
@@ -84,7 +84,7 @@ class _End(StringTransport):
         return False
 
 
-class _Connection:
+class _MemoryConnection:
     """
     Two ends.
     """
@@ -92,7 +92,7 @@ class _Connection:
     def __init__(self, client: IProtocol, server: IProtocol, host: str) -> None:
         kind = IPv6Address if ":" in host else IPv4Address
         here, there = kind("TCP", host, 54321), IPv4Address("TCP", "127.0.0.1", 25)
-        self.client, self.server = _End(here, there), _End(there, here)
+        self.client, self.server = _MemoryTransport(here, there), _MemoryTransport(there, here)
         self.client.protocol, self.server.protocol = client, server
         self.client.peer, self.server.peer = self.server, self.client
         server.makeConnection(self.server)
@@ -151,7 +151,7 @@ class MemorySession(Protocol):
         The connection breaks.
         """
         if not self.isClosed:
-            assert isinstance(self.transport, _End)
+            assert isinstance(self.transport, _MemoryTransport)
             self.transport.abortConnection()
             self._server.advance()
 
@@ -201,7 +201,7 @@ class MemoryServer:
             },
         )
         self._factory = self.server.factory()
-        self._connections: list[_Connection] = []
+        self._connections: list[_MemoryConnection] = []
         self.started = self.server.start()
         self.advance()
 
@@ -215,7 +215,7 @@ class MemoryServer:
         address = IPv6Address if ":" in host else IPv4Address
         server = self._factory.buildProtocol(address("TCP", host, 54321))
         assert server is not None
-        self._connections.append(_Connection(client, server, host))
+        self._connections.append(_MemoryConnection(client, server, host))
 
     def advance(self, seconds: float = 0.0) -> None:
         """

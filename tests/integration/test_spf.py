@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Client
-from deferrals.model.spfrecord import Result
+from deferrals.model.spfrecord import SPFResult
 from deferrals.server.network import makeResolver
 from deferrals.server.spf import SPF
 from deferrals.testing import makeEnvelope
@@ -78,7 +78,7 @@ class SPFTests(TestCase):
     def test_long(self) -> Any:
         """A record that no datagram holds is fetched over a connection."""
         found = yield self.spf.check("192.0.2.1", "x.example", Mailbox("a", "long.example"))
-        self.assertEqual(found.result, Result.PASS)
+        self.assertEqual(found.result, SPFResult.PASS)
         self.assertEqual(self.zone.asked, [("long.example", "TXT")] * 2)
 
     @inlineCallbacks

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import attrs
 
 from deferrals.model import mixed
-from deferrals.model.mixed import LIFETIME_SECONDS, Plan, Record, Reply, Rules, State
+from deferrals.model.mixed import LIFETIME_SECONDS, MixedReply, Plan, Record, Rules, State
 from tests.mixed.world import Answer, Message, Transaction
 
 
@@ -93,9 +93,9 @@ class Procedure:
         changes = mixed.learn(plan, facts, said, transaction.away, conclusion.reply, now)
         self.notes.put(self._group(plan), changes, now)
         code = 451
-        if conclusion.reply is Reply.TAKEN:
+        if conclusion.reply is MixedReply.TAKEN:
             code = 250
-        elif conclusion.reply is Reply.REFUSED and "T" not in verdicts.values():
+        elif conclusion.reply is MixedReply.REFUSED and "T" not in verdicts.values():
             code = 550
         return Answer(code, conclusion.served, conclusion.diverted)
 

@@ -21,9 +21,9 @@ from deferrals.model.mixed import (
     Fingerprint,
     Group,
     Mixed,
+    MixedReply,
     Plan,
     Record,
-    Reply,
     Rules,
     State,
     conclude,
@@ -224,9 +224,9 @@ class ConcludeTests(SynchronousTestCase):
     def test_agreement(self) -> None:
         """Nothing is learnt of a message on which all agree."""
         for verdict, reply in (
-            (ACCEPTS, Reply.TAKEN),
-            (REFUSES, Reply.REFUSED),
-            (LATER, Reply.REFUSED),
+            (ACCEPTS, MixedReply.TAKEN),
+            (REFUSES, MixedReply.REFUSED),
+            (LATER, MixedReply.REFUSED),
         ):
             verdicts = {"a": verdict, "b": verdict}
             self.assertIs(conclude(self.plan, MESSAGE, verdicts, []).reply, reply)
@@ -235,13 +235,15 @@ class ConcludeTests(SynchronousTestCase):
     def test_bounds(self) -> None:
         """A record has so many recipients, and a group so many records."""
         verdicts = {f"r{n}": (ACCEPTS, REFUSES)[n % 2] for n in range(MEMBERS + 10)}
-        (record,) = learn(self.plan, MESSAGE, verdicts, [], Reply.LATER, 5.0).values()
+        (record,) = learn(self.plan, MESSAGE, verdicts, [], MixedReply.LATER, 5.0).values()
         assert record is not None
         self.assertEqual(len(record.states), MEMBERS)
         plan = self.plan
         for number in range(RECORDS + 5):
             message = Fingerprint(f"{number}", f"{number}")
-            changes = learn(plan, message, {"a": ACCEPTS, "r": REFUSES}, [], Reply.LATER, number)
+            changes = learn(
+                plan, message, {"a": ACCEPTS, "r": REFUSES}, [], MixedReply.LATER, number
+            )
             records = {**plan.records, **changes}
             plan = attrs.evolve(plan, records={k: r for k, r in records.items() if r is not None})
         self.assertEqual(len(plan.records), RECORDS)
@@ -250,7 +252,7 @@ class ConcludeTests(SynchronousTestCase):
     def test_served(self) -> None:
         """What was not said is not learnt: the same verdicts, another reply."""
         verdicts = {"a": ACCEPTS, "r": REFUSES}
-        (record,) = learn(self.plan, MESSAGE, verdicts, [], Reply.LATER, 5.0).values()
+        (record,) = learn(self.plan, MESSAGE, verdicts, [], MixedReply.LATER, 5.0).values()
         assert record is not None
         self.assertEqual(record.states, verdicts)
 

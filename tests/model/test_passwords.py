@@ -13,8 +13,8 @@ from deferrals.model.passwords import (
     Strangers,
     formatLine,
     goodName,
+    indexOf,
     parseLine,
-    place,
 )
 from deferrals.model.sasl import ScramKeys
 
@@ -106,10 +106,10 @@ class StrangersTests(SynchronousTestCase):
         cost = Secrets(Argon2Hash.make("x", b"some salt")).cost
         self.assertEqual(Strangers({}).secrets(b"x").cost, cost)
 
-    def test_place(self) -> None:
-        """Each place is one's."""
-        places = {place(b"key", b"%d" % one, 3) for one in range(100)}
-        self.assertEqual(places, {0, 1, 2})
+    def test_indexOf(self) -> None:
+        """Each number is given to some name."""
+        found = {indexOf(b"key", b"%d" % one, 3) for one in range(100)}
+        self.assertEqual(found, {0, 1, 2})
 
 
 class ScryptTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.spf import MAX_QUERIES, Finding, reverseName
 from deferrals.model.spfmacro import isName
-from deferrals.model.spfrecord import Result
+from deferrals.model.spfrecord import SPFResult
 from tests.spfzone import Names, check
 
 
@@ -54,22 +54,22 @@ class CheckTests(SynchronousTestCase):
             ("postmaster@mail.a.example.b.example", "A", "127.0.0.2"),
         )
         found = check(names, "me@A.example", helo="mail.a.example")
-        self.assertEqual(found, Finding(Result.PASS, "a.example"))
+        self.assertEqual(found, Finding(SPFResult.PASS, "a.example"))
         found = check(names, "", helo="Mail.A.Example.")
-        self.assertEqual(found, Finding(Result.PASS, "mail.a.example"))
+        self.assertEqual(found, Finding(SPFResult.PASS, "mail.a.example"))
         found = check(names, "@a.example", helo="mail.a.example")
-        self.assertEqual(found.result, Result.FAIL, "its local part is postmaster")
+        self.assertEqual(found.result, SPFResult.FAIL, "its local part is postmaster")
 
     def test_none(self) -> None:
         """No record, no such name, no name at all, or no IP address: none."""
         names = zone(("a.example", "TXT", "something"), ("b.example", "A", "192.0.2.1"))
         for domain in ("a.example", "b.example", "c.example"):
-            self.assertEqual(check(names, f"me@{domain}"), Finding(Result.NONE, domain))
+            self.assertEqual(check(names, f"me@{domain}"), Finding(SPFResult.NONE, domain))
         names.asked.clear()
         for helo in ("", "localhost", "[192.0.2.1]", "[IPv6:::1]", "a..b", "x y\n.b", "é.b"):
-            self.assertEqual(check(names, "", helo=helo).result, Result.NONE)
+            self.assertEqual(check(names, "", helo=helo).result, SPFResult.NONE)
         for address in ("local", "unknown", ""):
-            self.assertEqual(check(names, "me@a.example", address).result, Result.NONE)
+            self.assertEqual(check(names, "me@a.example", address).result, SPFResult.NONE)
         self.assertEqual(names.asked, [])
 
     def test_order(self) -> None:
@@ -190,7 +190,7 @@ class CheckTests(SynchronousTestCase):
     def test_utf8(self) -> None:
         """A local part that is not ASCII matches nothing (RFC 8616 §4)."""
         names = zone(("a.example", "TXT", "v=spf1 exists:%{L}.b.example a:%{d} -all"))
-        self.assertEqual(check(names, "jörg@a.example").result, Result.FAIL)
+        self.assertEqual(check(names, "jörg@a.example").result, SPFResult.FAIL)
         self.assertEqual(names.asked, [("a.example", "TXT"), ("a.example", "A")])
 
     def test_broken(self) -> None:
@@ -385,7 +385,7 @@ class HostileTests(SynchronousTestCase):
         )
         found = check(names, *client)
         self.assertLessEqual(len(names.asked), MAX_QUERIES)
-        isError = found.result in (Result.PERMERROR, Result.TEMPERROR)
+        isError = found.result in (SPFResult.PERMERROR, SPFResult.TEMPERROR)
         self.assertEqual(isError, bool(found.problem))
 
     @given(RECORDS, st.lists(GOOD, max_size=11), st.lists(GOOD, max_size=12), HOSTS, GOOD, CLIENTS)

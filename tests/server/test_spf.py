@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Client
 from deferrals.model.spf import Finding
-from deferrals.model.spfrecord import Result
+from deferrals.model.spfrecord import SPFResult
 from deferrals.server.spf import CHECK_SECONDS, SPF
 from deferrals.stages.delivery.route import MAX_CACHED_RECORDS
 from deferrals.testing import makeEnvelope
@@ -58,16 +58,16 @@ class SPFTests(SynchronousTestCase):
     def test_results(self) -> None:
         """DNS is asked for what a record names; the strings of a record are one text."""
         for domain, address, wanted in (
-            ("a.example", "192.0.2.1", Result.PASS),
-            ("a.example", "198.51.100.1", Result.FAIL),
-            ("A.Example", "::ffff:192.0.2.1", Result.PASS),
-            ("alias.example", "192.0.2.1", Result.PASS),
-            ("mx.example", "192.0.2.1", Result.PASS),
-            ("mx.example", "2001:db8::1", Result.PASS),
-            ("ptr.example", "192.0.2.1", Result.PASS),
-            ("mail.ptr.example", "192.0.2.1", Result.NONE),
-            ("unknown.example", "192.0.2.1", Result.NONE),
-            ("a.example", "unknown", Result.NONE),
+            ("a.example", "192.0.2.1", SPFResult.PASS),
+            ("a.example", "198.51.100.1", SPFResult.FAIL),
+            ("A.Example", "::ffff:192.0.2.1", SPFResult.PASS),
+            ("alias.example", "192.0.2.1", SPFResult.PASS),
+            ("mx.example", "192.0.2.1", SPFResult.PASS),
+            ("mx.example", "2001:db8::1", SPFResult.PASS),
+            ("ptr.example", "192.0.2.1", SPFResult.PASS),
+            ("mail.ptr.example", "192.0.2.1", SPFResult.NONE),
+            ("unknown.example", "192.0.2.1", SPFResult.NONE),
+            ("a.example", "unknown", SPFResult.NONE),
         ):
             found = self.successResultOf(self.check(domain, address))
             self.assertEqual(found, Finding(wanted, domain.lower()))
@@ -75,25 +75,25 @@ class SPFTests(SynchronousTestCase):
     def test_helo(self) -> None:
         """Of the null path it is the client's name that is proved."""
         found = self.successResultOf(self.spf.check("192.0.2.1", "A.example", None))
-        self.assertEqual(found, Finding(Result.PASS, "a.example"))
+        self.assertEqual(found, Finding(SPFResult.PASS, "a.example"))
 
     def test_trouble(self) -> None:
         """DNS that fails, and aliases that do not end, are temperror."""
         for domain in ("broken.example", "refused.example", "round.example"):
             found = self.successResultOf(self.check(domain))
-            self.assertEqual(found.result, Result.TEMPERROR)
+            self.assertEqual(found.result, SPFResult.TEMPERROR)
             self.assertIn("DNS has no answer now", found.problem)
 
     def test_late(self) -> None:
         """The whole check takes so long and no longer; others do not wait for it."""
         late = self.check("waits.example")
-        self.assertEqual(self.successResultOf(self.check("a.example")).result, Result.PASS)
+        self.assertEqual(self.successResultOf(self.check("a.example")).result, SPFResult.PASS)
         self.clock.advance(CHECK_SECONDS - 1)
         self.assertNoResult(late)
         self.clock.advance(1)
         found = self.successResultOf(late)
         problem = "there is no result within 20 seconds"
-        self.assertEqual(found, Finding(Result.TEMPERROR, "waits.example", problem))
+        self.assertEqual(found, Finding(SPFResult.TEMPERROR, "waits.example", problem))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:

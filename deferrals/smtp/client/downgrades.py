@@ -29,7 +29,7 @@ MAX_SERVERS = 10_000
 
 
 @attrs.define
-class _Record:
+class _Downgrade:
     backoff: Backoff = attrs.field(
         factory=lambda: Backoff(MAX_PROBLEMS, SPARED_SECONDS, SPARED_SECONDS)
     )
@@ -42,7 +42,7 @@ class Downgrades:
     """
 
     def __init__(self) -> None:
-        self._records: LRUCache[tuple[str, Form], _Record] = LRUCache(MAX_SERVERS)
+        self._records: LRUCache[tuple[str, Form], _Downgrade] = LRUCache(MAX_SERVERS)
 
     def without(self, server: str, forms: Sequence[Form], now: float) -> list[Form]:
         """
@@ -67,7 +67,7 @@ class Downgrades:
 
         @return: whether the server is done without it from now on.
         """
-        record = self._records.setdefault((server, form), _Record())
+        record = self._records.setdefault((server, form), _Downgrade())
         record.reason = reason
         return record.backoff.failed(now) is not None  # D-26
 

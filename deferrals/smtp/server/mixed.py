@@ -44,7 +44,7 @@ from deferrals.model.mixed import (
     learn,
     stablePath,
 )
-from deferrals.model.mixed import Reply as Answer
+from deferrals.model.mixed import MixedReply as Answer
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.transaction import Transaction

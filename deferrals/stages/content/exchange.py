@@ -81,7 +81,7 @@ class _Once(Factory):
         return self._protocol
 
 
-class _IConnection(ITCPTransport, ISystemHandle, IConsumer):
+class _IExchangeTransport(ITCPTransport, ISystemHandle, IConsumer):
     """
     What an exchange needs of its transport.
     """
@@ -93,7 +93,7 @@ class _Exchange(Protocol):
     One L{exchange}.
     """
 
-    transport: _IConnection  # from connectionMade on; nothing here is called before
+    transport: _IExchangeTransport  # from connectionMade on; nothing here is called before
 
     def __init__(self, pieces: Iterator[bytes], isWhole: Callable[[bytearray], bool]) -> None:
         self._pieces = pieces

@@ -108,7 +108,7 @@ class SubmissionSettings:
 
 
 @attrs.frozen
-class Login:
+class LoginRights:
     """
     What a login may do.
 
@@ -141,7 +141,7 @@ class Submission:
         self._settings = settings
         self._services = services
         self._table = _table(settings, services)
-        self._known: LRUCache[str, Login] = LRUCache(10_000)
+        self._known: LRUCache[str, LoginRights] = LRUCache(10_000)
         self._held: WeakSet[Envelope] = WeakSet()
 
     def judgeSender(self, envelope: Envelope) -> Deferred[Refuse | None]:
@@ -163,7 +163,7 @@ class Submission:
                 return Refuse(R450_OVER_LIMIT)
         return None
 
-    def _owns(self, login: Login, sender: Mailbox | None) -> bool:
+    def _owns(self, login: LoginRights, sender: Mailbox | None) -> bool:
         """
         The null path is for all logins: clients send notices of their own with it
         (RFC 8098 §3).
@@ -177,7 +177,7 @@ class Submission:
         @return: an envelope stage that decides as C{stage} does, and counts the
             recipients that it lets in.
         """
-        return _Counting(stage, self)
+        return _CountingStage(stage, self)
 
     async def admit(self, envelope: Envelope) -> bool:
         """
@@ -212,7 +212,7 @@ class Submission:
         """
         return envelope in self._held
 
-    async def _spend(self, envelope: Envelope, login: Login, name: str, amount: int) -> bool:
+    async def _spend(self, envelope: Envelope, login: LoginRights, name: str, amount: int) -> bool:
         """
         @return: whether the message may go on, perhaps to be held.
         """
@@ -243,7 +243,7 @@ class Submission:
 
     # What a login may do.
 
-    async def _login(self, envelope: Envelope) -> Login | None:
+    async def _login(self, envelope: Envelope) -> LoginRights | None:
         """
         @return: C{None} where that is not known now.
         """
@@ -268,14 +268,14 @@ class Submission:
         self._known[user] = found
         return found
 
-    async def _lookUp(self, user: str, now: float) -> Login:
+    async def _lookUp(self, user: str, now: float) -> LoginRights:
         own = ownAddress(user, self._services.hostname)
         row: Row | None = None
         if self._table is not None and own is not None:
             row = await self._table.find(own)
         row = row or {}
         most = {name: _number(name, row.get(name)) for name in _NAMES}
-        return Login(
+        return LoginRights(
             user,
             own,
             _senders(row.get("senders")),
@@ -303,7 +303,7 @@ class Submission:
 
 
 @implementer(IEnvelopeStage)
-class _Counting:
+class _CountingStage:
     """
     A stage whose recipients are counted: L{Submission.counting}.
     """

@@ -84,7 +84,7 @@ class Budget:
             raise Unreadable("too large when unpacked")
 
 
-class _Readable(Protocol):
+class _OctetSource(Protocol):
     def read(self, octets: int, /) -> bytes: ...
 
 
@@ -171,7 +171,7 @@ def _copied(pieces: Iterator[bytes], budget: Budget) -> IO[bytes]:
     return file
 
 
-def _pieces(source: _Readable) -> Iterator[bytes]:
+def _pieces(source: _OctetSource) -> Iterator[bytes]:
     while piece := source.read(_PIECE_OCTETS):
         yield piece
 
