@@ -1,5 +1,5 @@
 """
-How long the rigs run: short, so that whoever changes something waits for two
+How long the rigs run: short, so that a contributor waits for less than two
 minutes; long where C{DEFERRALS_RIGS=long} says so, as C{.ci/run} does.
 """
 

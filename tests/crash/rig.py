@@ -33,7 +33,8 @@ from typing import Any
 
 from deferrals.stages.content.match.stage import GTUBE
 from tests.crash.support import CONFIG, STAGE
-from tests.integration.support import PATIENCE, ROOT, freePort, greeting, until
+from tests.integration.support import PATIENCE, ROOT, TWISTD, freePort, greeting, until
+from tests.zygote import Forked, Zygote
 
 #: A kill may repeat what was under way: what was accepted so many seconds ago.
 UNDER_WAY_SECONDS = 10.0
@@ -165,23 +166,18 @@ class Rig:
         self.senders = [Sender(self.books, self.port, seed + n) for n in range(senders)]
         self.killed: list[float] = []
         paths = filter(None, [ROOT, STAGE, os.environ.get("PYTHONPATH")])
-        self.zygote = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.zygote", self.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=directory,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            text=True,
-        )
+        self.env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        self.zygote = Zygote.of(self.env)
 
-    def start(self) -> int:
+    def start(self) -> Forked:
         """
-        @return: a server's process number.
+        @return: a server.
         """
-        assert self.zygote.stdin is not None and self.zygote.stdout is not None
-        self.zygote.stdin.write(self.log + "\n")
-        self.zygote.stdin.flush()
-        return int(self.zygote.stdout.readline())
+        words = [*TWISTD, "--nodaemon", "--pidfile=", "deferrals", "--config", self.path]
+        with open(self.log, "ab") as log:
+            return self.zygote.start(
+                words, self.env, self.directory, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def run(self) -> dict[str, Any]:
         """
@@ -191,14 +187,14 @@ class Rig:
         for sender in self.senders:
             sender.start()
         while len(self.killed) < self.kills:
-            pid = self.start()
+            server = self.start()
             if self.random.random() < 0.9:
                 until(lambda: greeting(self.port), "a greeting")
             time.sleep(self.random.random() * 0.5)
-            os.kill(pid, signal.SIGKILL)
+            server.kill()
             self.killed.append(time.monotonic())
-            until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "its end")
-        pid = self.start()
+            server.wait(PATIENCE)
+        server = self.start()
         until(lambda: greeting(self.port), "a greeting")
         time.sleep(0.5)
         for sender in self.senders:
@@ -206,18 +202,9 @@ class Rig:
         for sender in self.senders:
             sender.join(PATIENCE)
         missing = self._settled()
-        os.kill(pid, signal.SIGTERM)
-        until(lambda: not os.path.exists(f"/proc/{pid}"), "its end")
+        server.send_signal(signal.SIGTERM)
+        server.wait(PATIENCE)
         return self._counts(missing, time.monotonic() - began)
-
-    def close(self) -> None:
-        """
-        End the zygote.
-        """
-        assert self.zygote.stdin is not None and self.zygote.stdout is not None
-        self.zygote.stdin.close()
-        self.zygote.wait(PATIENCE)
-        self.zygote.stdout.close()
 
     def _settled(self) -> set[tuple[int, str]]:
         """
@@ -282,10 +269,7 @@ def run(kills: int, seed: int) -> dict[str, Any]:
     """
     directory = tempfile.mkdtemp(prefix="deferrals-crash-")
     rig = Rig(directory, kills, seed)
-    try:
-        counts = rig.run()
-    finally:
-        rig.close()
+    counts = rig.run()
     counts["seed"] = seed
     if isGood(counts):
         shutil.rmtree(directory)

@@ -19,17 +19,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from email.message import EmailMessage
-from typing import Any
+from typing import Any, BinaryIO
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import deferrals
 from deferrals.stages.content.match.stage import GTUBE
+from tests.zygote import popen
 
 ROOT = os.path.dirname(os.path.dirname(deferrals.__file__))
 
 #: How long a process may take to be ready, or a mail to arrive, in seconds.
 PATIENCE = 60
+
+
+#: C{twistd}, with the interpreter of the tests.
+TWISTD = ("-c", "from twisted.scripts.twistd import run; run()")
 
 
 def program(name: str, *others: str) -> str:
@@ -99,13 +104,16 @@ class Process:
     """
     A program in the foreground.
 
+    @param popen: starts it.
     @ivar log: the file that its output goes to.
     """
 
-    def __init__(self, argv: Sequence[str], log: str, **more: Any) -> None:
+    def __init__(
+        self, argv: Sequence[str], log: str, popen: Any = subprocess.Popen, **more: Any
+    ) -> None:
         self.log = log
         with open(log, "ab") as out:
-            self.process = subprocess.Popen(
+            self.process = popen(
                 argv, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, **more
             )
 
@@ -220,10 +228,11 @@ class Server:
         log = os.path.join(self.directory, f"server-{self.starts}.log")
         self.process = Process(
             [
-                *(sys.executable, "-c", "from twisted.scripts.twistd import run; run()"),
+                *(sys.executable, *TWISTD),
                 *("--nodaemon", "--pidfile=", "deferrals", "--config", self.path, *self.options),
             ],
             log,
+            popen,
             cwd=self.directory,
             env={**os.environ, "PYTHONPATH": path(ROOT)},
         )
@@ -362,8 +371,36 @@ def cli(*arguments: str, data: bytes = b"", **more: Any) -> subprocess.Completed
     """
     Run our own command line.
     """
+    return python("-m", "deferrals.cli", *arguments, data=data, **more)
+
+
+def python(
+    *words: str, data: bytes = b"", timeout: float = PATIENCE, **more: Any
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run a program of ours to its end.
+
+    @param words: what is behind the interpreter's name.
+    """
+    argv = [sys.executable, *words]
     env = {**os.environ, "PYTHONPATH": path(ROOT)}
-    return run([sys.executable, "-m", "deferrals.cli", *arguments], data, env=env, **more)
+    with contextlib.ExitStack() as files:
+        given, out, errors = (files.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        given.write(data)
+        given.seek(0)
+        process = popen(argv, env, stdin=given, stdout=out, stderr=errors, **more)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        return subprocess.CompletedProcess(argv, code, _all(out), _all(errors))
+
+
+def _all(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
 
 
 class Dialogue:

@@ -23,15 +23,18 @@ from tests.integration.support import (
     CONFIG,
     PATIENCE,
     ROOT,
+    TWISTD,
     Dialogue,
     IntegrationCase,
     Process,
     Server,
     cli,
+    python,
     run,
     until,
 )
 from tests.requirements import requirement
+from tests.zygote import popen
 
 ENVELOPE = ("EHLO client.test", "MAIL FROM:<a@client.test> PRDR")
 
@@ -42,14 +45,8 @@ class LifeTests(IntegrationCase):
     """
 
     def twistd(self, *options: str, cwd: str | None = None) -> Any:
-        return run(
-            [
-                *(sys.executable, "-c", "from twisted.scripts.twistd import run; run()"),
-                *("--nodaemon", "--pidfile=", "deferrals", *options),
-            ],
-            env={**os.environ, "PYTHONPATH": ROOT},
-            cwd=cwd or self.directory(),
-        )
+        words = [*TWISTD, "--nodaemon", "--pidfile=", "deferrals", *options]
+        return python(*words, cwd=cwd or self.directory())
 
     def test_badConfig(self) -> None:
         """A broken configuration is told without a traceback, and nothing starts."""
@@ -104,11 +101,9 @@ class LifeTests(IntegrationCase):
         """Without a configuration: a server on loopback, and a line to try it with."""
         directory = self.directory()
         process = Process(
-            [
-                *(sys.executable, "-c", "from twisted.scripts.twistd import run; run()"),
-                *("--nodaemon", "--pidfile=", "deferrals"),
-            ],
+            [sys.executable, *TWISTD, "--nodaemon", "--pidfile=", "deferrals"],
             os.path.join(directory, "log"),
+            popen,
             cwd=directory,
             env={**os.environ, "PYTHONPATH": ROOT},
         )

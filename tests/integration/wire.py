@@ -36,9 +36,17 @@ class Wire:
             server = socket.create_connection(("127.0.0.1", self._to))
             said: list[tuple[str, bytes]] = []
             self._said.append(said)
-            for who, source, target in (("C", client, server), ("S", server, client)):
-                argv = (said, who, source, target)
-                threading.Thread(target=self._hand, args=argv, daemon=True).start()
+            threading.Thread(target=self._pass, args=(said, client, server), daemon=True).start()
+
+    def _pass(
+        self, said: list[tuple[str, bytes]], client: socket.socket, server: socket.socket
+    ) -> None:
+        with client, server:
+            argv = (said, "C", client, server)
+            upwards = threading.Thread(target=self._hand, args=argv, daemon=True)
+            upwards.start()
+            self._hand(said, "S", server, client)
+            upwards.join()
 
     def _hand(
         self,
