@@ -222,17 +222,25 @@ class PlainSenderTests(IntegrationCase):
         before = 0
 
         def came() -> bool:
-            return condition() or (self.attempts() > before and self.wire.isIdle())
+            return condition() or (self.attempts() > before and self.isSettled())
 
         for _ in range(15):
             # It may have to wait for its turn, and then be asked again.
             with contextlib.suppress(AssertionError):
-                until(came, what, 5)
+                until(came, what, 10)
             if condition():
                 return
             before = self.attempts()
             self.sender.flush()
         self.fail(f"{what}\n{self.story()}")
+
+    def isSettled(self) -> bool:
+        """
+        Whether all has been answered, and what was accepted has been delivered.
+        """
+        log = self.ours.log
+        accepted = sum(map(int, re.findall(r", (\d+) of \d+ accepted: 250 ", log)))
+        return self.wire.isIdle() and log.count("> delivered by ") >= accepted
 
     def attempts(self) -> int:
         return self.wire.attempts(self.path)
