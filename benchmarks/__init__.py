@@ -7,5 +7,6 @@ How fast mail is taken, side by side with other servers on the same machine.
 
 Each round measures each peer once, one after the other, so that what else the
 machine does hits all of them; the table has medians, and the ratio to stock
-C{twisted.mail}.  What was found is in C{docs/performance.md}.
+C{twisted.mail}.  What was found is in C{docs/performance.md}.  What the choices for mixed mail cost
+is another table: C{python -m benchmarks.mixed}.
 """

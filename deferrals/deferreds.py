@@ -62,7 +62,7 @@ def useMonotonicClock(reactor: Any) -> Any:
     return reactor
 
 
-def timeOfDay(clock: Any) -> float:
+def timeOfDay(clock: IReactorTime) -> float:
     """
     @param clock: a reactor, or the clock of a test, whose time is both.
     @return: seconds since the epoch; only timers go by C{clock.seconds()}.

@@ -24,7 +24,7 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,16 +67,24 @@ ELSEWHERE = {
             "plugins/finding.py",
             "server/network.py",
             "smtp/client/connections.py",
-            "smtp/client/tls.py",
             "stages/envelope/rules.py",
+            "stages/envelope/submission.py",
             "stages/envelope/users.py",
+            "tls.py",
         ),
         "the operator's own text",
     ),
     **dict.fromkeys(
-        ("spool/sqlite/queries.py", "spool/sqlite/rows.py", "server/mixed.py"),
+        (
+            "spool/sqlite/queries.py",
+            "spool/sqlite/rows.py",
+            "server/limits.py",
+            "server/notes.py",
+        ),
         "what was written by this server",
     ),
+    "auth/dovecot.py": "lines of 8 KiB, each split once",
+    "auth/throttle.py": "a name of a login, whose line has a bound",
     **dict.fromkeys(
         ("testing/servers.py", "testing/spoolcontract.py"),
         "for tests",
@@ -123,11 +131,8 @@ class GrowthTests(SynchronousTestCase):
     The table.
     """
 
-    found: ClassVar[dict[str, Any]]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.found = measured()
+    def setUp(self) -> None:
+        self.found = measured()
 
     def test_linear(self) -> None:
         """No parser's work grows faster than its input, but where the table says why."""

@@ -170,7 +170,8 @@ def keepStatePrivate(config: Config) -> None:
     if not os.path.isdir(path) or not os.stat(path).st_mode & 0o077:
         return
     found = os.stat(path)
-    isKnown = os.path.isdir(os.path.join(config.spoolDirectory, "bodies")) or not os.listdir(path)
+    isEmpty = set(os.listdir(path)) <= {"lost+found"}
+    isKnown = isEmpty or os.path.isdir(os.path.join(config.spoolDirectory, "bodies"))
     if found.st_uid != os.geteuid() or found.st_mode & stat.S_ISVTX or not isKnown:
         mode = stat.S_IMODE(found.st_mode)
         raise SpoolError(

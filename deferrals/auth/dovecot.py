@@ -24,7 +24,7 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import clientFromString, quoteStringArgument
+from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -34,6 +34,7 @@ from zope.interface import Interface, implementer
 
 from deferrals.deferreds import Semaphore, SharedResult, withDeadline
 from deferrals.errors import DeferralsError
+from deferrals.tls import clientEndpoint
 
 #: For one password, waiting and connecting included; in seconds.
 ANSWER_SECONDS = 20.0
@@ -329,5 +330,5 @@ def makeChecker(argument: str, reactor: IReactorTime) -> DovecotChecker:
     @raise ValueError: it is none.
     """
     text = f"unix:{quoteStringArgument(argument)}" if argument.startswith("/") else argument
-    endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
+    endpoint: IStreamClientEndpoint = clientEndpoint(reactor, text)
     return DovecotChecker(endpoint, reactor)

@@ -241,15 +241,19 @@ class Block:
     @property
     def dilemma(self) -> bool:
         """
-        Whether all verdicts are in, and no one reply is exact: a plain sender's
-        recipients differ, or it is watched (L{deferrals.model.mixed}).  It
-        waits for L{resolve}.
+        Whether all verdicts are in, and no one reply is exact: of a plain sender's
+        recipients, some accept and some refuse, or some refuse for good and some
+        for now; or it is watched (L{deferrals.model.mixed}).  It waits for
+        L{resolve}.
         """
         if self.form is not Form.PLAIN or self.undecided or self.veto is not None:
             return False
         if self.resolution is not None:
             return False
-        return self.isWatched or (None in self.answers and len(self.answers) > 1)
+        if self.isWatched or len(self.answers) < 2:
+            return self.isWatched
+        kinds = {None if answer is None else answer.isTemporary for answer in self.answers}
+        return len(kinds) > 1
 
     def accepted(self) -> list[int]:
         """

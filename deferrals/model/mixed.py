@@ -17,7 +17,7 @@ I{leads}.  The others of the record are sent away (452), and come again:
 ====================  ======  =====================================================
 state                 turn
 ====================  ======  =====================================================
-ACCEPTS, UNASKED      1       with C{split}: one cohort of them
+ACCEPTS               1       or has not been asked; with C{split}: one cohort of them
 REFUSES               2       5 where a refusal would be taken for that of all
 AGAIN                 3       has what looks the same, and is brought with others
 LATER                 4       refuses for now
@@ -71,8 +71,9 @@ import cattrs
 from deferrals.model.address import Mailbox
 from deferrals.model.json import JSON
 
-#: How long a record lasts after its message has come, in seconds.
-LIFETIME_SECONDS = 6 * 3600.0
+#: How long a record lasts after its message has come, in seconds: senders wait up
+#: to a day between their attempts (nullmailer; Exim's stock rule ends with 6 h).
+LIFETIME_SECONDS = 26 * 3600.0
 
 #: How many records a group has.
 RECORDS = 8
@@ -167,13 +168,12 @@ def groupOf(path: str, address: str, user: str | None = None, spf: str | None = 
 class State(enum.Enum):
     """
     What is known of one recipient of a message.  The first three are also the
-    verdicts on its data.
+    verdicts on its data; who has not been asked may accept.
     """
 
     ACCEPTS = "A"
     REFUSES = "R"
     LATER = "T"
-    UNASKED = "U"
     AGAIN = "B"
     SERVED = "S"
     TOLD = "X"
@@ -191,7 +191,7 @@ class Mixed(enum.Enum):
     STRICTEST = "strictest"
 
 
-_TURNS = {State.ACCEPTS: 1, State.UNASKED: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
+_TURNS = {State.ACCEPTS: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
 _LAST = 5
 
 
@@ -249,6 +249,13 @@ class Fingerprint:
 class Record:
     """
     One message.
+
+    Each attribute is there because a property of C{tests/mixed/test_properties.py}
+    fails without it: who accepts waits for ever (C{states}, C{waited}, C{wrong},
+    C{later}); a second copy, or none (C{ident}, C{digest}, AGAIN); a sender of one
+    thing is never told (C{gaveUp}), or another one is taken for it (C{size},
+    C{_SPLITS}); a refusal becomes that of all (C{forAll}); strangers are heard
+    (C{addresses}).
 
     @ivar states: its recipients.
     @ivar waited: how often in a row a recipient was sent away in vain: none of a
@@ -358,7 +365,7 @@ class Plan:
         """
         @return: C{None} for a recipient that has its answer.
         """
-        state = record.states.get(key, State.UNASKED)
+        state = record.states.get(key, State.ACCEPTS)
         if state is State.REFUSES:
             if self.rules.together:
                 return _TURNS[State.ACCEPTS]
@@ -423,7 +430,9 @@ def _fits(plan: Plan, record: Record, keys: Sequence[str]) -> bool:
 
 
 def _near(one: int | None, other: int | None) -> bool:
-    return one is None or other is None or abs(one - other) <= SIZE_OCTETS
+    if one is None or other is None:
+        return one is other  # a program declares it always, or never
+    return abs(one - other) <= SIZE_OCTETS
 
 
 def _isBrought(plan: Plan, record: Record) -> bool:
@@ -576,9 +585,7 @@ def _reply(
     if kinds <= {State.ACCEPTS}:
         return Reply.TAKEN
     if kinds == {State.REFUSES} and away:
-        mayAccept = any(
-            record.states.get(key, State.UNASKED) in (State.ACCEPTS, State.UNASKED) for key in away
-        )
+        mayAccept = any(record.states.get(key, State.ACCEPTS) is State.ACCEPTS for key in away)
         forAll = plan.forAll or record.forAll or message.forAll
         return Reply.LATER if mayAccept or forAll else Reply.REFUSED
     if len(kinds) == 1 or (record.isOneThing and not away):
@@ -604,7 +611,7 @@ def _learnt(
         final = (State.SERVED, State.TOLD)
         states = {key: state for key, state in states.items() if state not in final}
     for key in away:
-        states.setdefault(key, State.UNASKED)
+        states.setdefault(key, State.ACCEPTS)
     for key, verdict in verdicts.items():
         states[key] = _state(record.states.get(key), verdict, reply)
     if len(states) > MEMBERS:
@@ -674,7 +681,7 @@ def gaveUp(
     record, address = plan.record, plan.address
     name = plan.used or _name(*sorted([*letIn, *away]), address)
     if record is NOTHING:
-        states = dict.fromkeys([*letIn, *away], State.UNASKED)
+        states = dict.fromkeys([*letIn, *away], State.ACCEPTS)
         record = Record(states, size=plan.size, addresses=(address,) if address else (), began=now)
     if record.gaveUp < 0 or not record.states.keys() >= {*letIn, *away}:
         record = attrs.evolve(record, wrong=record.wrong + 1)

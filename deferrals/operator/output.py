@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
+from deferrals.model.json import JSON
 from deferrals.model.text import cleaned
 
 
@@ -21,7 +22,7 @@ def say(text: str = "", file: TextIO | None = None) -> None:
     print(cleaned(text), file=file)
 
 
-def sayJSON(value: Any) -> None:
+def sayJSON(value: JSON) -> None:
     """
     Write one line for programs: exactly what is known, in printable ASCII.
     """

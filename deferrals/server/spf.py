@@ -81,11 +81,12 @@ class DNSNames:
         return [_text(record) for record in await self._find(dns.PTR, name)]
 
 
-def _text(record: Any) -> str:
+def _text(record: dns.Record_MX | dns.Record_PTR) -> str:
     """
     The name that a record leads to; what is not ASCII in it makes it none.
     """
-    return str(record.name.name.decode("ascii", "replace").rstrip("."))
+    name = b"" if record.name is None else record.name.name
+    return name.decode("ascii", "replace").rstrip(".")
 
 
 class SPF:

@@ -4,7 +4,7 @@ and all, and a second try where a pooled connection had been closed by the other
 side.
 
 A service is asked, and its answer is the answer: no redirection is followed,
-no cookie is kept for the next message, nothing is unpacked.
+no cookie is kept for the next message, and what is compressed is no answer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from treq.client import HTTPClient
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -37,7 +38,7 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from deferrals.errors import StageError
@@ -210,6 +211,46 @@ def makeAgent(reactor: IReactor, connections: int) -> IAgent:
     return agent
 
 
+@implementer(IAgent)
+class _Plain:
+    """
+    Answers as they come: treq asks for compressed ones, which could be larger
+    than they seem.
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        if headers is not None:
+            headers.removeHeader(b"accept-encoding")
+        found: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
+        return found.addCallback(_notCompressed)
+
+
+def _notCompressed(response: IResponse) -> IResponse:
+    if response.headers.hasHeader(b"content-encoding"):
+        response.deliverBody(_Unwanted())
+        raise StageError("the answer is compressed, which was not asked for")
+    return response
+
+
+class _Unwanted(protocol.Protocol):
+    """
+    A body that ends its connection.
+    """
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+
 class WebClient:
     """
     @param reactor: the network and the timers.
@@ -218,7 +259,7 @@ class WebClient:
 
     def __init__(self, reactor: IReactor, connections: int) -> None:
         self._reactor = reactor
-        self._agent = makeAgent(reactor, connections)
+        self._agent = _Plain(makeAgent(reactor, connections))
         self._cooperator = Cooperator(scheduler=lambda work: reactor.callLater(0, work))
 
     async def request(
@@ -256,8 +297,9 @@ class WebClient:
         file = None if content is None else content.open()
         data = None if file is None else FileBodyProducer(file, self._cooperator)
         try:
-            response = await self._agent.request(
-                method.encode("ascii"), url.encode("ascii"), headers, data
+            client = HTTPClient(self._agent)  # a new one: cookies are not kept
+            response = await client.request(
+                method, url, headers=headers, data=data, allow_redirects=False, unbuffered=True
             )
         except BaseException as error:
             if file is not None:

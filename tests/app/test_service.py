@@ -185,6 +185,7 @@ class StateTests(ConfigCase):
         """One of ours, or an empty one, is taken away from others."""
         self.assertEqual(self.keep(0o755), 0o700)
         self.assertEqual(self.keep(0o777, "spool/bodies", "mail"), 0o700)
+        self.assertEqual(self.keep(0o755, "lost+found"), 0o700)
         self.assertEqual(self.keep(0o500, "anything"), 0o500)
 
     def test_refused(self) -> None:

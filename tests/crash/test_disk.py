@@ -38,7 +38,7 @@ class DiskTests(CrashCase):
         self.mount = tempfile.mkdtemp(prefix="deferrals-disk-")
         self.addCleanup(os.rmdir, self.mount)
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.mount],
+            ["mount", "-t", "tmpfs", "-o", f"{options},mode=0700", "tmpfs", self.mount],
             capture_output=True,
             check=False,
         )

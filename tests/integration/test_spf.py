@@ -63,8 +63,8 @@ class SPFTests(TestCase):
             ("a@loop.example", False),
             ("", False),
         ):
-            passes = yield self.spf.passes(makeEnvelope(sender))
-            self.assertEqual(passes, wanted, sender)
+            proved = yield self.spf.proved(makeEnvelope(sender))
+            self.assertEqual(proved, sender.partition("@")[2] if wanted else None, sender)
 
     @inlineCallbacks
     def test_client(self) -> Any:
@@ -72,7 +72,7 @@ class SPFTests(TestCase):
         envelope = makeEnvelope("a@aligned.example")
         for address in ("203.0.113.5", "2001:db8::1"):
             other = attrs.evolve(envelope, client=Client(address, 25, "x.example"))
-            self.assertFalse((yield self.spf.passes(other)))
+            self.assertFalse((yield self.spf.proved(other)))
 
     @inlineCallbacks
     def test_long(self) -> Any:
@@ -86,5 +86,5 @@ class SPFTests(TestCase):
         """No DNS, no pass, and no failure."""
         self.patch(self.resolver, "servers", [("127.0.0.1", 1)])
         self.patch(self.resolver, "timeout", (1,))
-        passes = yield self.spf.passes(makeEnvelope("a@aligned.example"))
-        self.assertFalse(passes)
+        proved = yield self.spf.proved(makeEnvelope("a@aligned.example"))
+        self.assertIsNone(proved)

@@ -79,7 +79,7 @@ KINDS = {
     "queue, one by one": Kind(Queue, 2, 3, 4, lambda rng: {"pipelined": False, **inOrder(rng)}),
     "parts": Kind(Queue, 3, 3, 5, lambda rng: {"parts": subsets(rng)}),
     "parts, one by one": Kind(
-        Queue, 5, 5, 6, lambda rng: {"pipelined": False, "parts": subsets(rng)}
+        Queue, 6, 6, 7, lambda rng: {"pipelined": False, "parts": subsets(rng)}
     ),
     "single": Kind(Single, 1, 1, 1),
     "silent": Kind(Silent, 2, 2, 2),
@@ -431,6 +431,35 @@ class MixtureTests(SynchronousTestCase):
 
     @often
     @given(numbers)
+    def test_unknownExim(self, number: int) -> None:
+        """
+        One that behaves like Exim, and does not say so, is not told a refusal
+        for good while others were sent away that may accept.
+        """
+        rng = random.Random(number)
+        verdicts = verdictsOf(rng, "AR")
+        server = still(verdicts, rng, rng.choice([RETRY, SPLIT]))
+        sender = Exim(list(verdicts), pipelined=rng.random() < 0.5, **inOrder(rng))
+        bring(server, [sender], 20)
+        for key, verdict in verdicts.items():
+            self.assertEqual(int(verdict == "A"), server.copies[key, sender.message])
+
+    @example(334)
+    @example(1082)
+    @example(1175)
+    @example(1487)
+    @settings(max_examples=1)
+    @given(st.just(5))
+    def test_someGiveUp(self, number: int) -> None:
+        """
+        One return path that is used by programs of which one gives up, and the
+        others do not: single runs, since it does not hold for all (see
+        C{docs/mixed.md}).
+        """
+        mixture(number, RETRY, [Queue, Exim, Single, OneThing, Repeats, Silent])
+
+    @often
+    @given(numbers)
     def test_split(self, number: int) -> None:
         """
         The same with C{split}.
@@ -535,6 +564,33 @@ class LooksTheSameTests(SynchronousTestCase):
             bring(server, [sender], 6)
             self.assertEqual({"a": "2", "b": "5"}, sender.told)
             self.assertEqual(1, server.copies["a", sender.message])
+
+    @often
+    @given(numbers)
+    def test_inParts(self, number: int) -> None:
+        """
+        Messages of one body that come after and between one another, in parts:
+        each is delivered, once.
+        """
+        rng = random.Random(number)
+        verdicts = verdictsOf(rng, "AAR")
+        server = still(verdicts, rng)
+        senders = [
+            Queue(
+                list(verdicts),
+                Message(rng.choice(["", f"<{place}@x>"]), "lunch?"),
+                parts=subsets(rng),
+                pipelined=rng.random() < 0.5,
+            )
+            for place in range(3)
+        ]
+        for _ in range(30):
+            for sender in rng.sample(senders, rng.randrange(1, 4)):
+                sender.come(server)
+        self.assertEqual([[]] * 3, [sender.pending for sender in senders])
+        for key, verdict in verdicts.items():
+            copies = sum(n for (who, _), n in server.copies.items() if who == key)
+            self.assertEqual(3 if verdict == "A" else 0, copies)
 
 
 class LostReplyTests(SynchronousTestCase):

@@ -192,7 +192,8 @@ class DilemmaTests(SynchronousTestCase):
             ([ACCEPT, ACCEPT], True, True),
             ([NO, NEVER], False, False),
             ([NO, NEVER], True, True),
-            ([NO, LATER], False, False),
+            ([NO, LATER], False, True),
+            ([LATER, Refuse(Reply(451, "4.3.0", "x"))], False, False),
             ([LATER], True, True),
         ):
             block = self.block(*verdicts, isWatched=isWatched)

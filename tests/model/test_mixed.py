@@ -189,7 +189,7 @@ class AdmitTests(SynchronousTestCase):
     def test_notKnown(self) -> None:
         """Another size, another client, another recipient: it is another message."""
         for plan in (
-            self.plan(size=5000, records={"one": Record({"a": ACCEPTS, "r": REFUSES}, size=100)}),
+            self.plan(Record({"a": ACCEPTS, "r": REFUSES}, size=100), size=5000),
             self.plan(group=groupOf("a@b.example", "192.0.2.9")),
         ):
             self.assertEqual(self.letIn(plan, "r", "a"), "ra")
