@@ -76,6 +76,7 @@ WHOLE = (
     "docs",
     "growth",
     "layout",
+    "mixed/field",
     "mixed/properties",
     "mixed/sessions",
     "nonsense",
