@@ -91,7 +91,10 @@ WHOLE = (
 #: Modules without a test module of their own, and why.
 WITHOUT = {
     "errors.py": "exceptions, without code of their own",
-    "interfaces.py": "signatures; deferrals.testing has their contracts",
+    **dict.fromkeys(
+        (f"interfaces/{name}.py" for name in ("auth", "message", "services", "spool", "stages")),
+        "signatures; deferrals.testing has their contracts",
+    ),
     "model/json.py": "a type",
     "plugins/builtin.py": "a list; plugins/test_finding.py finds all that is in it",
     "testing/spoolcontract.py": "run by the tests of every spool",

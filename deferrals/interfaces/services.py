@@ -1,0 +1,208 @@
+"""
+What the server lends to its stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import ParamSpec, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IReactorPluggableNameResolver,
+    IReactorProcess,
+    IReactorTCP,
+    IReactorThreads,
+    IReactorTime,
+    IReactorUNIX,
+    IResolver,
+    IStreamClientEndpoint,
+)
+from zope.interface import Attribute, Interface
+
+from deferrals.interfaces.message import MaybeAwaitable
+from deferrals.model.json import JSON
+from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.reply import Reply
+from deferrals.model.status import Status
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+class IReactor(
+    IReactorTime,
+    IReactorCore,
+    IReactorTCP,
+    IReactorUNIX,
+    IReactorThreads,
+    IReactorProcess,
+    IReactorPluggableNameResolver,
+):
+    """
+    What the whole server asks of a reactor.  Whatever only waits asks for
+    C{IReactorTime}.
+    """
+
+
+class INotes(Interface):
+    """
+    Small facts that the whole server knows, over a restart, too.  Each kind has
+    a bound; the oldest go first, of the owner that has most of them.
+
+    A I{group} is text.  Its first word is its I{owner}, whose notes count
+    together.  A value is what JSON has: C{None}, numbers, text, lists and
+    dictionaries with text as keys.
+    """
+
+    def find(kind: str, group: str) -> MaybeAwaitable[Sequence[tuple[str, JSON, int]]]:
+        """
+        @return: key, value and version of each note that has not expired, the
+            one that was put longest ago first; at once, or a Deferred.
+        """
+
+    def put(
+        kind: str, group: str, key: str, value: JSON, seconds: float, was: int | None = None
+    ) -> Deferred[int]:
+        """
+        Note something for a while, in place of what is noted under this key.
+
+        @param was: only if this is still its version.
+        @return: a Deferred of its version, which fires when everyone who asks
+            from now on finds it.  It fails with
+            L{Changed<deferrals.errors.Changed>} where it has another version
+            than C{was}.
+        """
+
+    def forget(kind: str, group: str, key: str) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when nobody finds it any longer.
+        """
+
+
+class ILimits(Interface):
+    """
+    How much there may be of something, by a limit's name and a key: an address,
+    a user.  It holds for all listeners of a server.
+    """
+
+    def enter(limit: str, key: str, most: int) -> Deferred[bool]:
+        """
+        One more at once, until L{leave}.
+
+        @param limit: the limit's name, without blanks.
+        @return: a Deferred of whether it may be.  Where it may not, it has not
+            entered.
+        """
+
+    def leave(limit: str, key: str) -> None:
+        """
+        One less of what has entered.
+        """
+
+    def spend(limit: str, key: str, amount: int, most: int, seconds: float) -> Deferred[bool]:
+        """
+        Spend an amount of what there is within a window that slides.  It
+        outlives a restart of the server.
+
+        @param amount: less than 0 gives some of it back; 0 only asks whether
+            there is anything left.
+        @param most: what there is within C{seconds}.
+        @return: a Deferred of whether there is enough of it.  Where there is
+            not, nothing has been spent.
+        """
+
+    def used(limit: str) -> dict[str, int]:
+        """
+        @return: what has been spent and counts now, by key; for people.
+        """
+
+
+class INextHops(Interface):
+    """
+    Connections to other SMTP and LMTP servers, pooled, with what is remembered
+    of them.
+    """
+
+    def send(hop: Hop, outgoing: Outgoing) -> Deferred[Sent]:
+        """
+        Send a message to one server.  Nothing is tried again that the server
+        might have taken.
+
+        @param hop: L{Hop<deferrals.model.outgoing.Hop>}.
+        @param outgoing: L{Outgoing<deferrals.model.outgoing.Outgoing>}.
+        @return: a Deferred of L{Sent<deferrals.model.outgoing.Sent>}; fails
+            with L{HopError<deferrals.errors.HopError>} where there was no
+            session.  May be cancelled: the connection is then given up.
+        """
+
+    def ask(hop: Hop, sender: str, recipient: str) -> Deferred[tuple[Reply, Reply]]:
+        """
+        Ask a server whether it would take a recipient (MAIL, RCPT, RSET).
+
+        @param sender: the reverse path without brackets.
+        @param recipient: the forward path without brackets.
+        @return: a Deferred of two L{Reply<deferrals.model.reply.Reply>}: to
+            MAIL and to RCPT; fails with
+            L{HopError<deferrals.errors.HopError>} where there are none.  May
+            be cancelled.
+        """
+
+
+class IServices(Interface):
+    """
+    What the server lends to its stages.
+    """
+
+    reactor: IReactor = Attribute("The reactor: timers (seconds, callLater) and the network.")
+    hostname: str = Attribute("The server's name, text.")
+    stateDir: str = Attribute("Absolute path of the state directory.")
+    baseDir: str = Attribute("Absolute path of the directory that relative paths start from.")
+    status: Status = Attribute(
+        "L{Status<deferrals.model.status.Status>}: where a stage counts what happens, and says"
+        " what state it is in."
+    )
+
+    def inThread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        """
+        Run what blocks (a file's sync, a large parse) outside the reactor
+        thread.
+
+        @return: a Deferred of its result.
+        """
+
+    def common(key: Hashable, build: Callable[[], _T]) -> _T:
+        """
+        One object for all stages that ask with the same key, as long as the
+        server runs: what is known of a daemon that several policies use, and
+        the connections to it.
+
+        @param key: hashable, e.g. C{(__name__, url)}.
+        @param build: called without arguments, if it is not there yet.
+        @return: the object.
+        """
+
+    def connect(endpoint: str) -> IStreamClientEndpoint:
+        """
+        @param endpoint: a Twisted client endpoint string.
+        @return: C{twisted.internet.interfaces.IStreamClientEndpoint}.
+        @raise ValueError: it is none.
+        """
+
+    nextHops: INextHops = Attribute("L{INextHops}: the way to other SMTP and LMTP servers.")
+    notes: INotes = Attribute("L{INotes}: what the whole server knows.")
+    limits: ILimits = Attribute("L{ILimits}: how much of something there may be.")
+
+    def resolver(servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
+        """
+        @param servers: DNS servers, as (address, port) pairs; none, for those
+            of the configuration, or of the system.
+        @return: C{twisted.internet.interfaces.IResolver}.
+        """
+
+    def listensOn(address: str, port: int) -> bool:
+        """
+        @param address: an IP address, text.
+        @return: whether a connection there would reach this very server.
+        """

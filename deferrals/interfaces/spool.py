@@ -1,0 +1,252 @@
+"""
+The spool, and what an operator may do with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from zope.interface import Interface
+
+from deferrals.interfaces.message import IBodyWriter, IMessage
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import Disposition, Reschedule
+from deferrals.model.envelope import Envelope
+from deferrals.model.selection import Selection
+
+
+@attrs.frozen(eq=False)
+class Work:
+    """
+    What is to be delivered of one message.
+
+    @ivar envelope: where the message came from.
+    @ivar message: its content.
+    @ivar addressees: the recipients that are to have it now.
+    @ivar whole: whether these are all recipients that the message has left.
+    @ivar ageSeconds: how long the message had been ours when it was handed out.
+    @ivar expireSeconds: the age at which it is given up, once that is known.
+    """
+
+    envelope: Envelope
+    message: IMessage
+    addressees: tuple[Addressee, ...]
+    whole: bool = False
+    ageSeconds: float = 0.0
+    expireSeconds: float | None = None
+
+
+class ISpool(Interface):
+    """
+    The only thing that makes a message durable, and the queue of what is
+    ours.  A message is in it from L{stage} until its last recipient has an
+    outcome.
+
+    It keeps the time: its callers never say when, only after how many seconds.
+    So a clock that is set makes nothing expire early, and nothing stick.
+    """
+
+    def open() -> Deferred[None]:
+        """
+        Start, before anything else is called: messages that were staged when
+        the last process died are released (it is unknown whether their senders
+        saw the reply, RFC 1047), and what was leased to it is due now.
+
+        @return: a Deferred that fires when mail can be taken.
+        """
+
+    def close() -> Deferred[None]:
+        """
+        Finish what was begun; the last call.
+
+        @return: a Deferred.
+        """
+
+    def newBody(transaction: int) -> IBodyWriter:
+        """
+        @param transaction: the number of the transaction.
+        @return: an L{IBodyWriter}.
+        """
+
+    def stage(
+        envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
+    ) -> Deferred[Work]:
+        """
+        Make a message and the recipients that will be delivered durable: data
+        and metadata synced.
+
+        @param addressees: a list of
+            L{Addressee<deferrals.model.delivery.Addressee>}.
+        @return: a Deferred of a L{Work}, or a
+            failure with L{SpoolError<deferrals.errors.SpoolError>}: then the
+            sender still owns the message and the spool holds nothing of it.
+            It cannot be cancelled: call L{abandon} with what it fires with.
+        """
+
+    def release(work: Work, later: Mapping[Addressee, Reschedule]) -> None:
+        """
+        The final reply has been written: the message is ours, and its
+        recipients are leased to the caller, which delivers them now.
+
+        @param later: a dictionary: those that have to wait, each with its
+            L{Reschedule<deferrals.model.disposition.Reschedule>}.
+        """
+
+    def abandon(work: Work) -> None:
+        """
+        The sender still owns the message: forget it.
+        """
+
+    def claim(limit: int, shares: Mapping[str, int], share: int) -> Deferred[list[Work]]:
+        """
+        Take released work that is due.  It is leased: no other call gets it
+        until its outcomes are recorded or the lease has run out.  No
+        destination is served before one that has waited longer for its turn.
+
+        @param limit: how much at most: recipients of one message and one
+            destination count as one.
+        @param shares: a dictionary of destinations to how much of that they
+            may have now.
+        @param share: the same, for all others.
+        @return: a Deferred of a list of
+            L{Work}, each for one destination.
+            A message that cannot be read is moved aside, and is not in it.
+        """
+
+    def renew(works: Iterable[Work]) -> None:
+        """
+        The caller is still at it: the leases begin anew.
+        """
+
+    def check(work: Work) -> Deferred[None] | None:
+        """
+        Before a delivery: is the content what was stored?
+
+        @return: a Deferred, or C{None} for yes, where that is sure.  It fails
+            with L{SpoolError<deferrals.errors.SpoolError>} if not: then the
+            message has been moved aside, and nothing is to be recorded.
+        """
+
+    def record(
+        work: Work,
+        dispositions: Mapping[Addressee, Disposition],
+        messages: Sequence[tuple[Envelope, IMessage, Sequence[Addressee]]] = (),
+    ) -> Deferred[list[Work]]:
+        """
+        What became of recipients, and the messages that say so: all of it in
+        one transaction, or nothing.
+
+        @param dispositions: a dictionary of addressee to
+            L{Disposition<deferrals.model.disposition.Disposition>}.  The message leaves
+            with its last recipient.
+        @param messages: notices about it, each as (envelope, message,
+            addressees): they are ours at once.
+        @return: a Deferred of a list of L{Work},
+            the notices, leased to the caller, which fires when it is durable.
+        """
+
+    def backOff(destination: str, seconds: float) -> None:
+        """
+        Nothing that waits for this destination is due before that; 0 takes
+        back what was said.
+        """
+
+    def notices(limit: int, transaction: int | None = None) -> Deferred[list[Work]]:
+        """
+        Recipients whose senders are to be told something: their outcome
+        stands, or they have waited for too long.  Leased, like claimed work.
+
+        @param limit: how many messages at most.
+        @param transaction: the number of the one message to look at.
+        @return: a Deferred of a list of
+            L{Work}, one for each message, whose
+            addressees have an C{action}.
+        """
+
+    def waiting() -> Deferred[tuple[int, int]]:
+        """
+        @return: a Deferred of (messages, recipients) that are in the spool.
+        """
+
+    def notes() -> Deferred[dict[str, str]]:
+        """
+        What was to be remembered.
+
+        @return: a Deferred of a dictionary of names to values, both text:
+            those that have not expired.
+        """
+
+    def note(name: str, value: str, seconds: float) -> None:
+        """
+        Remember something for a while, soon: a crash may forget the newest.
+
+        @param name: text; what was noted under it before is replaced.
+        @param value: text.
+        @param seconds: for how long.
+        """
+
+    def forget(name: str) -> None:
+        """
+        Forget it, now.
+        """
+
+
+class IQueue(Interface):
+    """
+    What an operator may do with a spool, while the server runs.
+
+    A selection is a L{Selection<deferrals.model.selection.Selection>}.
+    """
+
+    def recipients(
+        selection: Selection, limit: int, after: Sequence[int] | None
+    ) -> Deferred[tuple[list[dict[str, Any]], Sequence[int] | None]]:
+        """
+        @param limit: how many recipients at most.
+        @param after: where the last call ended; C{None} to begin.
+        @return: a Deferred of (recipients, after): dictionaries as
+            C{deferrals queue list --json} shows them; C{after} is C{None} when
+            there is no more.
+        """
+
+    def show(number: int) -> Deferred[dict[str, Any] | None]:
+        """
+        @return: a Deferred of all that is known of a message; C{None} if it is
+            unknown.
+        """
+
+    def change(
+        command: str, selection: Selection, after: Sequence[int] | None
+    ) -> Deferred[tuple[int, Sequence[int] | None]]:
+        """
+        Change some of the recipients that are selected, and go on from
+        C{after} with the next call.
+
+        @param command: C{"retry"}, C{"hold"}, C{"release"} or C{"remove"}.
+            What is under way is left alone; no sender is told of what is removed.
+        @return: a Deferred of (how many were changed, after).
+        """
+
+    def content(number: int) -> Deferred[IMessage | None]:
+        """
+        @return: a Deferred of an L{IMessage}; C{None} if there is none.
+        """
+
+    def inspect(
+        after: int | None,
+    ) -> Deferred[tuple[list[dict[str, Any]], int, int | None]]:
+        """
+        Look at a part of the spool for what is damaged or does not belong
+        there, and go on from C{after} with the next call.
+
+        @return: a Deferred of (problems, messages looked at, after): problems
+            are dictionaries.
+        """
+
+    def numbers() -> Deferred[dict[str, Any]]:
+        """
+        @return: a Deferred of a dictionary: what is in the spool.
+        """
