@@ -69,6 +69,9 @@ TESTS = os.path.dirname(__file__)
 #: So often C{Any} must not stand in annotations.
 TOO_MANY_ANY = 150
 
+#: In lines.
+LONGEST_FUNCTION = 48
+
 #: Unit tests of no single module.
 WHOLE = (
     "api",
@@ -352,6 +355,23 @@ class NameTests(SynchronousTestCase):
         }
         self.assertTrue(names)
         self.assertEqual(names - used, set())
+
+
+class LengthTests(SynchronousTestCase):
+    """
+    What is read is short.
+    """
+
+    def test_functions(self) -> None:
+        """No function is longer than what fits on a screen, its docstring included."""
+        long = [
+            f"{path}: {node.name}"
+            for _, path, tree in modules()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION
+        ]
+        self.assertEqual(long, [])
 
 
 class DocstringTests(SynchronousTestCase):

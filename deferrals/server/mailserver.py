@@ -48,6 +48,7 @@ from deferrals.server.queue import Queue
 from deferrals.server.secret import Secret
 from deferrals.server.services import Services
 from deferrals.server.stages import (
+    Choices,
     Contents,
     CurrentStages,
     Deliveries,
@@ -61,6 +62,13 @@ from deferrals.smtp.server.settings import Backend
 from deferrals.stages.envelope.submission import Submission, SubmissionSettings
 
 _log = Logger(namespace="deferrals")
+
+#: What settings are, by the names of the arguments.
+_TYPES = {
+    "settings": ListenerSettings,
+    "services": Services,
+    "submission": SubmissionSettings,
+}
 
 
 class MailServer(service.Service):
@@ -125,34 +133,19 @@ class MailServer(service.Service):
     ) -> None:
         _checkNumbers(maxJudging=maxJudging, maxDelivering=maxDelivering)
         _checkNumbers(least=0, returnOctets=returnOctets)
-        _checkType("settings", settings, ListenerSettings)
-        _checkType("services", services, Services)
-        _checkType("submission", submission, SubmissionSettings)
+        _checkTypes(settings=settings, services=services, submission=submission)
         self._reactor = reactor
         self._hostname = normalDomain(hostname)
         self._settings = settings or ListenerSettings()
-        self._choices: dict[str, Any] = {
-            "envelope": envelope,
-            "content": content,
-            "delivery": delivery,
-            "schedule": schedule,
-            "notices": notices,
-            "quarantines": quarantines or {},
-        }
-        self._stages = CurrentStages(Stages.make(**self._choices), maxJudging, self._hostname)
-        self._services = services or Services(reactor, hostname=self._hostname)
+        self._choices = Choices(envelope, content, delivery, schedule, notices, quarantines or {})
+        self._stages = CurrentStages(self._choices.stages(), maxJudging, self._hostname)
+        self._services = services = services or Services(reactor, hostname=self._hostname)
         self._throttle = Throttle(self._services.limits, self._settings.limits, reactor)
         self._connections = ConnectionLimits(self._settings.limits)
         self.status: Status = self._services.status
         self._ids = TransactionIds(os.getpid())
         self._queue = Queue(
-            spool,
-            self._services,
-            self._hostname,
-            self._ids,
-            self._stages,
-            maxDelivering,
-            returnOctets,
+            spool, services, self._hostname, self._ids, self._stages, maxDelivering, returnOctets
         )
         self.queue: IQueue | None = self._queue.view
         self._services.limits.keepIn(self._queue.spool)
@@ -208,7 +201,7 @@ class MailServer(service.Service):
         return self.listeners.add(None, self._completed(settings, "factory")).factory
 
     def _completed(self, settings: ListenerSettings | None, name: str) -> ListenerSettings:
-        _checkType("settings", settings, ListenerSettings)
+        _checkTypes(settings=settings)
         settings = settings or self._settings
         if settings.authentication == "required" and self._authenticator is None:
             raise ValueError("auth: clients cannot log in without checkers")
@@ -378,11 +371,12 @@ class MailServer(service.Service):
             "schedule": schedule,
             "quarantines": quarantines,
         }
-        choices = self._choices | {key: one for key, one in given.items() if one is not None}
+        changes = {key: one for key, one in given.items() if one is not None}
         if notices is not ...:
-            choices["notices"] = notices
-        _checkType("submission", submission, SubmissionSettings)
-        stages = Stages.make(**choices)
+            changes["notices"] = notices
+        _checkTypes(submission=submission)
+        choices = attrs.evolve(self._choices, **changes)
+        stages = choices.stages()
         _checkFiling(self.listeners.settings, stages)
         if maxDelivering is not None:
             _checkNumbers(maxDelivering=maxDelivering)
@@ -410,9 +404,10 @@ def _checkNumbers(least: int = 1, **numbers: int | None) -> None:
             raise ValueError(f"{name}: expected a number from {least} on, not {number!r}")
 
 
-def _checkType(name: str, value: object, kind: type) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name}: expected {kind.__name__}, not {value!r}")
+def _checkTypes(**values: object) -> None:
+    for name, value in values.items():
+        if value is not None and not isinstance(value, _TYPES[name]):
+            raise TypeError(f"{name}: expected {_TYPES[name].__name__}, not {value!r}")
 
 
 def _checkFiling(listeners: Iterable[ListenerSettings], stages: Stages) -> None:

@@ -50,6 +50,34 @@ RouteBack = Callable[[Mailbox], Route | None]
 Notices = str | RouteBack | None
 
 
+@attrs.frozen
+class Choices:
+    """
+    What L{MailServer<deferrals.server.MailServer>} is given, and has to be checked.
+    """
+
+    envelope: Envelopes
+    content: Contents
+    delivery: Deliveries
+    schedule: Schedules
+    notices: Notices
+    quarantines: Mapping[str, str]
+
+    def stages(self) -> Stages:
+        """
+        @raise TypeError: as L{Stages.make}.
+        @raise ValueError: as L{Stages.make}.
+        """
+        return Stages.make(
+            envelope=self.envelope,
+            content=self.content,
+            delivery=self.delivery,
+            schedule=self.schedule,
+            notices=self.notices,
+            quarantines=self.quarantines,
+        )
+
+
 @attrs.frozen(kw_only=True)
 class Stages:
     """
