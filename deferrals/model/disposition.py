@@ -16,6 +16,19 @@ from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 
+#: How long what has been handed out belongs to the one that has it; after that it
+#: is due for another one.
+LEASE_SECONDS = 300.0
+
+#: When an outcome stands and the process dies before the sender was told,
+#: another process tells it after so long.
+TELL_SECONDS = 60.0
+
+#: How long it is kept where nothing more can be done: a message that cannot be
+#: read, unless it has an expiry of its own; a recipient of a sender whom there is
+#: no way to tell.
+KEEP_SECONDS = 432000.0
+
 
 @attrs.frozen
 class Remove:

@@ -22,7 +22,7 @@ from deferrals.interfaces import ISpool, Work
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
-from deferrals.model.disposition import Disposition, Undeliverable, afterNotice
+from deferrals.model.disposition import KEEP_SECONDS, Disposition, Undeliverable, afterNotice
 from deferrals.model.dsn import Notification, isWanted
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.ids import TransactionIds
@@ -32,9 +32,6 @@ _log = Logger(namespace="deferrals.notice")
 
 #: So many messages are looked at in one sweep.
 SWEEP = 50
-
-#: How long a recipient is kept whose sender there is no way to tell.
-KEEP_SECONDS = 432000.0
 
 #: There is no notice about what becomes of a notice (RFC 5321 §4.5.5).
 NEVER = frozenset({"NEVER"})

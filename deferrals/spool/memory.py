@@ -18,6 +18,8 @@ from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, ISpool, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
+    LEASE_SECONDS,
+    TELL_SECONDS,
     DelayNotified,
     Disposition,
     NotifyThenRemove,
@@ -30,9 +32,6 @@ from deferrals.spool.message import BodyWriter, Message
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
-
-LEASE_SECONDS = 300.0
-TELL_SECONDS = 60.0
 
 
 @attrs.define

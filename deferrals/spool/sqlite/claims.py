@@ -16,17 +16,11 @@ import attrs
 
 from deferrals.interfaces import Work
 from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import KEEP_SECONDS, LEASE_SECONDS
 from deferrals.spool.message import HEADER_OCTETS, Message
 from deferrals.spool.sqlite import rows
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.schema import DAMAGED, ENDED, HELD, LEASED, QUEUED, STUCK
-
-#: How long claimed work belongs to its claimant.
-LEASE_SECONDS = 300.0
-
-#: How long a message that cannot be read is kept before its sender is told,
-#: unless it has an expiry of its own.
-KEEP_SECONDS = 432000.0
 
 #: Leases that have run out, looked at per claim.
 _EXPIRED = 500

@@ -14,6 +14,7 @@ import attrs
 from deferrals.errors import SpoolError
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
+    TELL_SECONDS,
     DelayNotified,
     Disposition,
     NotifyThenRemove,
@@ -25,10 +26,6 @@ from deferrals.spool.sqlite.batch import Insert, WriteBatch
 from deferrals.spool.sqlite.claims import waitFor
 from deferrals.spool.sqlite.rows import replyText
 from deferrals.spool.sqlite.schema import ENDED, HELD, QUEUED, STUCK
-
-#: When an outcome stands and the process dies before the sender was told,
-#: another process tells it after so long.
-TELL_SECONDS = 60.0
 
 #: What is leased to us; or was, and has not been leased again since.
 _OURS = f" WHERE message = ? AND seq = ? AND (owner = ? OR (owner IS NULL AND status = {QUEUED}))"

@@ -36,13 +36,13 @@ from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, IReactor, ISpool, Work
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
-from deferrals.model.disposition import Disposition, Remove, Reschedule
+from deferrals.model.disposition import LEASE_SECONDS, Disposition, Remove, Reschedule
 from deferrals.model.envelope import Envelope
 from deferrals.model.ids import formatId
 from deferrals.spool.message import BodyWriter, Message, ownMessage
 from deferrals.spool.sqlite import repair
 from deferrals.spool.sqlite.batch import BatchWriter, Insert, WriteBatch
-from deferrals.spool.sqlite.claims import LEASE_SECONDS, Claims, isDamage, setAside, verify
+from deferrals.spool.sqlite.claims import Claims, isDamage, setAside, verify
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.database import Database
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeFile

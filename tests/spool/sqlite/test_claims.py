@@ -10,10 +10,9 @@ import os
 from collections.abc import Mapping
 
 from deferrals.interfaces import Work
+from deferrals.model.disposition import KEEP_SECONDS, LEASE_SECONDS
 from deferrals.spool.message import Message
 from deferrals.spool.sqlite.claims import (
-    KEEP_SECONDS,
-    LEASE_SECONDS,
     Claims,
     isDamage,
     setAside,

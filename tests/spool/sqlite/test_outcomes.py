@@ -9,6 +9,7 @@ from typing import Any
 from deferrals.errors import SpoolError
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
+    TELL_SECONDS,
     DelayNotified,
     Disposition,
     NotifyThenRemove,
@@ -18,7 +19,7 @@ from deferrals.model.disposition import (
 )
 from deferrals.model.reply import Reply
 from deferrals.spool.sqlite.batch import Insert
-from deferrals.spool.sqlite.outcomes import TELL_SECONDS, Outcomes, backOff
+from deferrals.spool.sqlite.outcomes import Outcomes, backOff
 from deferrals.spool.sqlite.rows import Lease, insertion, replyText
 from deferrals.spool.sqlite.schema import ENDED, LEASED, QUEUED, RELEASED, STUCK
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage, makeRecipient

@@ -17,11 +17,10 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
-from deferrals.model.disposition import Remove
+from deferrals.model.disposition import KEEP_SECONDS, LEASE_SECONDS, Remove
 from deferrals.model.ids import parseId
 from deferrals.spool.message import MEMORY_OCTETS
 from deferrals.spool.sqlite import repair, upkeep
-from deferrals.spool.sqlite.claims import KEEP_SECONDS, LEASE_SECONDS
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import SpoolContract, makeAddressees, makeEnvelope
 from tests.reactors import PumpedReactor
