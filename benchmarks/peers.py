@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -82,9 +83,17 @@ deliver = {deliver}
 """
 
 
+class _Server(Server):
+    """
+    A process of its own from the start on, as it is measured.
+    """
+
+    popen = staticmethod(subprocess.Popen)
+
+
 def _ours(deliver: str) -> Callable[[Ground], Peer]:
     def start(ground: Ground) -> Peer:
-        server = ground.serve(Server(ground.directory(), _OURS.replace("{deliver}", deliver)))
+        server = ground.serve(_Server(ground.directory(), _OURS.replace("{deliver}", deliver)))
         return Peer(server.port, server.process.process.pid)
 
     return start

@@ -207,8 +207,11 @@ class Server:
     Our own server as a process.
 
     @ivar directory: where its configuration, state and mail are.
+    @ivar popen: starts its process.
     @ivar ports: those of its TCP listeners, in the order of the configuration.
     """
+
+    popen: Any = staticmethod(popen)
 
     def __init__(self, directory: str, config: str = CONFIG, *options: str) -> None:
         self.directory = directory
@@ -232,7 +235,7 @@ class Server:
                 *("--nodaemon", "--pidfile=", "deferrals", "--config", self.path, *self.options),
             ],
             log,
-            popen,
+            self.popen,
             cwd=self.directory,
             env={**os.environ, "PYTHONPATH": path(ROOT)},
         )
