@@ -93,7 +93,6 @@ ELSEWHERE = {
         (
             "auth/authenticator.py",
             "auth/checker.py",
-            "model/mixed.py",
             "relay/destinations.py",
             "smtp/client/transfer.py",
             "stages/content/rspamd.py",

@@ -476,14 +476,14 @@ def _reasoned(block: Block, reply: Reply) -> Reply:
         have = f"{block.reached} recipients have it already"
     if reply.isTemporary:
         have += ", try again" if block.reached else " yet, try again"
-    lines = []
-    for index, refusal in refusers(block)[:MAX_REASONS]:
+    lines, found = [], refusers(block)
+    more = len(found) - MAX_REASONS
+    if more > 0:
+        have = f"{more} more that are not named here refuse it; {have}"
+    for index, refusal in found[:MAX_REASONS]:
         how = "for now" if refusal.isTemporary else "for good"
         why = " ".join(refusal.text.split("\n"))[:MAX_REASON]
         lines.append(f"<{block.candidates[index].recipient}> refuses it {how} ({why}); {have}")
-    more = len(refusers(block)) - MAX_REASONS
-    if more > 0:
-        lines.append(f"{more} more recipients refuse it; {have}")
     return attrs.evolve(reply, text="\n".join(lines)) if lines else reply
 
 

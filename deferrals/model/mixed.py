@@ -18,10 +18,11 @@ I{leads}.  The others of the record are sent away (452), and come again:
 state                 rank
 ====================  ======  =====================================================
 ACCEPTS               1       or has not been asked; with C{split}: one cohort of them
+OWED                  1       has it, and is brought with others that refuse
 REFUSES               2       5 where a refusal would be taken for that of all
 AGAIN                 3       has what looks the same, and is brought with others
 LATER                 4       refuses for now
-SERVED, TOLD          any     has its answer: let in beside any other
+SERVED, SETTLED, TOLD any     has its answer: let in beside any other
 not in the record     any     with C{split}: 1
 ====================  ======  =====================================================
 
@@ -38,11 +39,13 @@ B{After the data} (L{conclude}, L{learn}):
 =====================  ================================  ===========================
 verdicts               reply                             learnt
 =====================  ================================  ===========================
-all accept             250                               SERVED
+all accept             250                               SERVED; SETTLED, if OWED
 all refuse for now     4xx                               LATER
 all refuse for good    5xx                               TOLD
 the same, but it would be taken for the refusal of some
 that were sent away    451                               REFUSES
+the same, beside SERVED
+or OWED                451                               REFUSES, LATER; OWED
 they differ            451, that names who refuses       ACCEPTS, REFUSES, LATER
 the same, one thing    5xx; 4xx with a LATER among them
 the same, too often    250, the refusers filed or told   SERVED, TOLD
@@ -51,6 +54,10 @@ the same, too often    250, the refusers filed or told   SERVED, TOLD
 I{It would be taken for the refusal of some that were sent away}: they may accept
 this message; or the client is one of those (Exim without PRDR) that take a refusal
 for that of all which they named.
+
+I{Beside SERVED or OWED}: the 250 may have been lost.  So who has the message is told
+it once more, apart from those that refuse it; a client that brings it even then
+(SETTLED) brings all again at each call, and needs an end.
 
 B{Without data} (L{gaveUp}): some were let in and some sent away, and the client
 then gives up: it makes one thing of this message, and from now on all are let in.
@@ -63,6 +70,7 @@ import enum
 import hashlib
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import attrs
@@ -176,6 +184,8 @@ class State(enum.Enum):
     LATER = "T"
     AGAIN = "B"
     SERVED = "S"
+    OWED = "O"
+    SETTLED = "E"
     TOLD = "X"
 
 
@@ -191,8 +201,12 @@ class Mixed(enum.Enum):
     STRICTEST = "strictest"
 
 
-_RANKS = {State.ACCEPTS: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
+_RANKS = {State.ACCEPTS: 1, State.OWED: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
 _LAST = 5
+
+#: Who has the very message of the record's ident; who may not know of it.
+_HAVE = (State.SERVED, State.OWED, State.SETTLED)
+_UNSURE = (State.SERVED, State.OWED)
 
 
 @attrs.frozen
@@ -252,10 +266,10 @@ class Record:
 
     Each attribute is there because a property of C{tests/mixed/test_properties.py}
     fails without it: who accepts waits for ever (C{states}, C{waited}, C{wrong},
-    C{later}); a second copy, or none (C{ident}, C{digest}, AGAIN); a sender of one
-    thing is never told (C{gaveUp}), or another one is taken for it (C{size},
-    C{_SPLITS}); a refusal becomes that of all (C{forAll}); strangers are heard
-    (C{addresses}).
+    C{later}); a second copy, or none (C{ident}, C{digest}, AGAIN); who has it is
+    refused (OWED), or a refusal is never said (SETTLED); a sender of one thing is
+    never told (C{gaveUp}), or another one is taken for it (C{size}, C{_SPLITS}); a
+    refusal becomes that of all (C{forAll}); strangers are heard (C{addresses}).
 
     @ivar states: its recipients.
     @ivar waited: how often in a row a recipient was sent away in vain: none of a
@@ -289,7 +303,7 @@ class Record:
     @property
     def isOver(self) -> bool:
         """Whether all of its recipients have their answer."""
-        return all(state in (State.SERVED, State.TOLD) for state in self.states.values())
+        return all(state in (*_HAVE, State.TOLD) for state in self.states.values())
 
     @property
     def isOneThing(self) -> bool:
@@ -392,7 +406,7 @@ def led(plan: Plan, piece: Sequence[tuple[str, Hashable]]) -> Plan:
     if plan.rules.split and plan.cohort is None and plan.lead == 1:
         cohorts = [cohort for key, cohort in piece if ranks[key] == 1]
         if cohorts:
-            plan = attrs.evolve(plan, cohort=max(dict.fromkeys(cohorts), key=cohorts.count))
+            plan = attrs.evolve(plan, cohort=Counter(cohorts).most_common(1)[0][0])
     return plan
 
 
@@ -420,7 +434,7 @@ def _recognised(plan: Plan, keys: Sequence[str]) -> str:
 
 
 def _fits(plan: Plan, record: Record, keys: Sequence[str]) -> bool:
-    if record.wrong > min(record.later, RECORDS):
+    if record.wrong >= max(1, min(record.later, RECORDS)):
         return False
     if not (_near(plan.size, record.size) and _isBrought(plan, record)):
         return False
@@ -498,13 +512,14 @@ def conclude(
     _, record = _own(plan, message, verdicts)
     has = _has(record, message)
     asked = {key: verdict for key, verdict in verdicts.items() if key not in has}
-    reply = _reply(plan, message, record, asked, away)
     had = [key for key in verdicts if key in has]
-    reached = sum(state in (State.SERVED, State.AGAIN) for state in record.states.values())
+    reply = _reply(plan, message, record, asked, had, away)
+    reached = sum(state in (*_HAVE, State.AGAIN) for state in record.states.values())
     if reply is not MixedReply.TAKEN:
         return Conclusion(reply, has=had, reached=reached)
     served = [key for key, verdict in asked.items() if verdict is State.ACCEPTS]
-    return Conclusion(reply, served, [key for key in asked if key not in served], had, reached)
+    diverted = [key for key, verdict in asked.items() if verdict is not State.ACCEPTS]
+    return Conclusion(reply, served, diverted, had, reached)
 
 
 #: What is remembered now, by record; C{None}: it is forgotten.
@@ -534,9 +549,10 @@ def learn(
     if used is not NOTHING and plan.used != name and (away or used.gaveUp > 0):
         changes[plan.used or ""] = attrs.evolve(used, wrong=used.wrong + bool(away), gaveUp=0)
     if away or record is not NOTHING or reply is MixedReply.LATER:
-        learnt = _learnt(plan, message, record, reply, asked, away)
+        had = verdicts.keys() & has
+        learnt = _learnt(plan, message, record, reply, asked, had, away)
         changes[name] = attrs.evolve(learnt, began=record.began or now, seen=now)
-        changes.update(_surplus({**plan.records, **changes}))
+        changes.update(_surplus(plan.records, changes, now))
     return changes
 
 
@@ -571,7 +587,7 @@ def _has(record: Record, message: Fingerprint) -> set[str]:
     """
     if not message.ident or record.ident != message.ident:
         return set()
-    return {key for key, state in record.states.items() if state is State.SERVED}
+    return {key for key, state in record.states.items() if state in _HAVE}
 
 
 def _reply(
@@ -579,16 +595,18 @@ def _reply(
     message: Fingerprint,
     record: Record,
     verdicts: Mapping[str, State],
+    had: Collection[str],
     away: Collection[str],
 ) -> MixedReply:
     kinds = set(verdicts.values())
+    unsure = any(record.states[key] in _UNSURE for key in had)
     if kinds <= {State.ACCEPTS}:
         return MixedReply.TAKEN
     if kinds == {State.REFUSES} and away:
         mayAccept = any(record.states.get(key, State.ACCEPTS) is State.ACCEPTS for key in away)
         forAll = plan.forAll or record.forAll or message.forAll
-        return MixedReply.LATER if mayAccept or forAll else MixedReply.REFUSED
-    if len(kinds) == 1 or (record.isOneThing and not away):
+        return MixedReply.LATER if mayAccept or forAll or unsure else MixedReply.REFUSED
+    if (len(kinds) == 1 and not unsure) or (record.isOneThing and not away):
         return MixedReply.REFUSED
     if plan.rules.diverts and record.later >= plan.rules.retryLimit and State.LATER not in kinds:
         return MixedReply.TAKEN
@@ -601,6 +619,7 @@ def _learnt(
     record: Record,
     reply: MixedReply,
     verdicts: Mapping[str, State],
+    had: Collection[str],
     away: Collection[str],
 ) -> Record:
     """
@@ -608,12 +627,17 @@ def _learnt(
     """
     states = dict(record.states)
     if record.ident != message.ident:  # what they have or were told was another's
-        final = (State.SERVED, State.TOLD)
+        final = (*_HAVE, State.TOLD)
         states = {key: state for key, state in states.items() if state not in final}
     for key in away:
         states.setdefault(key, State.ACCEPTS)
     for key, verdict in verdicts.items():
         states[key] = _state(record.states.get(key), verdict, reply)
+    for key in had:
+        if reply is Reply.LATER:
+            states[key] = State.OWED if states[key] in _UNSURE else State.SETTLED
+        elif states[key] is State.OWED:
+            states[key] = State.SETTLED
     if len(states) > MEMBERS:
         states = dict(list(states.items())[-MEMBERS:])
     forAll = record.forAll or plan.forAll or message.forAll
@@ -641,7 +665,7 @@ def _state(before: State | None, verdict: State, reply: MixedReply) -> State:
         return State.REFUSES if reply is MixedReply.LATER else State.TOLD
     if reply is MixedReply.TAKEN:
         return State.SERVED
-    return State.AGAIN if before in (State.SERVED, State.AGAIN) else State.ACCEPTS
+    return State.AGAIN if before in (*_HAVE, State.AGAIN) else State.ACCEPTS
 
 
 def _waited(plan: Plan, record: Record, away: Collection[str]) -> dict[str, int]:
@@ -649,9 +673,9 @@ def _waited(plan: Plan, record: Record, away: Collection[str]) -> dict[str, int]
     Who was sent away in vain: for the sake of a higher rank.  For the others
     it was right to wait, or they have been let in.
     """
-    lead = plan.lead or 0
+    lead, sentAway = plan.lead or 0, frozenset(away)
     return {
-        key: record.waited.get(key, 0) + (key in away)
+        key: record.waited.get(key, 0) + (key in sentAway)
         for key in {*record.waited, *away}
         if (plan.rank(record, key) or _LAST) < lead
     }
@@ -692,20 +716,25 @@ def gaveUp(
         waited = {key: record.waited.get(key, 0) + 1 for key in away}
         record = attrs.evolve(record, waited={**record.waited, **waited})
     changes = {name: attrs.evolve(record, seen=now)}
-    return {**changes, **_surplus({**plan.records, **changes})}
+    return {**changes, **_surplus(plan.records, changes, now)}
 
 
-def _surplus(records: Mapping[str, Record | None]) -> dict[str, None]:
+def _surplus(
+    records: Mapping[str, Record], changes: Mapping[str, Record | None], now: float
+) -> dict[str, None]:
     """
     What is forgotten where there are too many: the oldest of the address that
-    has most.
+    has most, but nothing that has just come.  What was seen in the future is the
+    oldest: the clock was wrong.
     """
-    first = {name: record.addresses[:1] for name, record in records.items() if record}
-    if len(first) <= RECORDS:
+    found = {name: record for name, record in {**records, **changes}.items() if record}
+    if len(found) <= RECORDS:
         return {}
-    owners = list(first.values())
-    most = max(owners, key=owners.count)
-    ages = [
-        (record.seen, name) for name, record in records.items() if record and first[name] == most
-    ]
-    return {min(ages)[1]: None}
+    owners = [record.addresses[:1] for record in found.values()]
+    before = {name: record for name, record in found.items() if name not in changes}
+
+    def place(name: str) -> tuple[int, bool, float, str]:
+        record = before[name]
+        return -owners.count(record.addresses[:1]), record.seen <= now, record.seen, name
+
+    return {min(before, key=place): None}

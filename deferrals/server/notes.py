@@ -34,14 +34,22 @@ MAX_OCTETS = 32 * 1024 * 1024
 @attrs.frozen
 class _Note:
     """
+    @ivar text: as the spool has it: of what it says, C{version} and C{expires}.
+        The objects would take several times as much memory.
     @ivar octets: what it costs.
     @ivar expires: in seconds since the epoch.
     """
 
-    value: JSON
+    text: str
     version: int
     octets: int
     expires: float
+
+    @property
+    def value(self) -> JSON:
+        """What it says: each caller has one of its own."""
+        value: JSON = json.loads(self.text)[0]
+        return value
 
 
 @attrs.define(eq=False)
@@ -169,7 +177,7 @@ class Notes:
         expires = timeOfDay(self._clock) + seconds
         text = json.dumps([value, version, expires])
         name = _name(kind, group, key)
-        note = _Note(json.loads(text)[0], version, len(text) + len(name), expires)
+        note = _Note(text, version, len(text) + len(name), expires)
         notes.add(group, key, note)
         if self._spool is not None:
             self._spool.note(name, text, seconds)
@@ -198,10 +206,10 @@ def _read(item: tuple[str, str]) -> tuple[tuple[str, str, str], _Note] | None:
     name, text = item
     try:
         kind, group, key = json.loads(name)
-        value, version, expires = json.loads(text)
-        note = _Note(value, int(version), len(text) + len(name), float(expires))
+        _, version, expires = json.loads(text)
+        note = _Note(text, int(version), len(text) + len(name), float(expires))
         return (str(kind), str(group), str(key)), note
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -21,7 +21,7 @@ from twisted.internet.testing import StringTransport
 from twisted.names import dns
 
 from deferrals.errors import PeerError, StageError
-from deferrals.model import extensions, sasl
+from deferrals.model import extensions, mixed, sasl
 from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Candidate, repliesFor
 from deferrals.model.commands import checkRecipient
@@ -105,6 +105,26 @@ class Parser:
         """
         with contextlib.suppress(*_REFUSALS):
             self.run(data)
+
+
+def _comeApart(data: bytes) -> None:
+    """
+    Three attempts of a message; each octet is a recipient with its verdict.
+    """
+    verdicts = {f"r{number}": mixed.State(chr(octet)) for number, octet in enumerate(data)}
+    message, group = mixed.Fingerprint("ident", "digest"), mixed.groupOf("a@b", "192.0.2.1")
+    for rules in (mixed.Rules(), mixed.Rules(split=True), mixed.Rules(diverts=True)):
+        records: dict[str, mixed.Record] = {}
+        for now in (1.0, 2.0, 3.0):
+            plan = mixed.Plan(rules, group, records)
+            plan = mixed.led(plan, [(key, key) for key in verdicts])
+            isIn = [key for key in verdicts if mixed.letsIn(plan, key, key)]
+            away = [key for key in verdicts if not mixed.letsIn(plan, key, key)]
+            said = {key: verdicts[key] for key in isIn}
+            reply = mixed.conclude(plan, message, said, away).reply
+            changes = mixed.learn(plan, message, said, away, reply, now)
+            changes = {**changes, **mixed.gaveUp(plan, isIn, away, mixed.End.QUIT, now)}
+            records = {name: one for name, one in changes.items() if one is not None}
 
 
 def text(function: Callable[[str], object]) -> Callable[[bytes], object]:
@@ -311,6 +331,7 @@ PARSERS = [
         (b"n,,n=", b"n,a=", b"n,,n=a,r="),
         (b"", b",r=x"),
     ),
+    Parser("recipients that differ", ("model/mixed.py",), (b"A", b"R", b"AR", b"T"), _comeApart),
     Parser(
         "fingerprints",
         ("smtp/server/mixed.py", "spool/message.py"),

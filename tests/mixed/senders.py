@@ -127,10 +127,9 @@ class Sender:
             self.tell(server, inside, str(code)[0])
 
     def check(self, server: Server, refused: Sequence[str]) -> None:
-        """Who is told that it refuses must do so, or have the message."""
+        """Who is told that it refuses must do so, also where it has the message."""
         for key in refused:
-            has = server.copies[key, self.text]
-            if server.exact and not has and server.judge(key, self.text, server.now) != "R":
+            if server.exact and server.judge(key, self.text, server.now) != "R":
                 raise Wrong(f"{key} is refused with others, and would not refuse")
 
     def tell(self, server: Server, keys: Sequence[str], what: str) -> None:

@@ -245,8 +245,13 @@ class DilemmaTests(SynchronousTestCase):
         block = self.block(ACCEPT, *[NO] * 50)
         block.resolve(Resolution.STRICTEST)
         lines = block.take()[0].text.split("\n")
-        self.assertEqual(len(lines), 21)
-        self.assertEqual(lines[-1], "30 more recipients refuse it; nobody has it")
+        self.assertEqual(len(lines), 20)
+        for line, candidate in zip(lines, block.candidates[1:], strict=False):
+            self.assertEqual(
+                line,
+                f"<{candidate.recipient}> refuses it for good ({NO.reply.text});"
+                " 30 more that are not named here refuse it; nobody has it",
+            )
 
     def test_accept(self) -> None:
         """Accepted for all: who refuses is named, for what becomes of it."""

@@ -204,8 +204,9 @@ class AdmitTests(SynchronousTestCase):
 
     def test_wrong(self) -> None:
         """What has been mistaken for other messages too often is not used."""
-        record = Record({"a": ACCEPTS, "r": REFUSES}, later=1, wrong=2)
-        self.assertEqual(self.letIn(self.plan(record), "r", "a"), "ra")
+        for later, wrong, isIn in ((0, 1, "ra"), (1, 1, "ra"), (2, 1, "a"), (2, 2, "ra")):
+            record = Record({"a": ACCEPTS, "r": REFUSES}, later=later, wrong=wrong)
+            self.assertEqual(self.letIn(self.plan(record), "r", "a"), isIn)
 
     def test_lot(self) -> None:
         """Of several that fit, each is found in the end."""
@@ -248,6 +249,54 @@ class ConcludeTests(SynchronousTestCase):
             plan = attrs.evolve(plan, records={k: r for k, r in records.items() if r is not None})
         self.assertEqual(len(plan.records), RECORDS)
         self.assertNotIn("0", [record.ident for record in plan.records.values()])
+
+    def full(self, *seen: float) -> Plan:
+        """The plan of a group that has no room for another record."""
+        records = {
+            f"r{number}": Record({"a": ACCEPTS, "r": REFUSES}, seen=when)
+            for number, when in enumerate(seen)
+        }
+        return attrs.evolve(self.plan, records=records)
+
+    def test_clockPutBack(self) -> None:
+        """
+        What was seen in the future, since the clock was wrong, makes room; what has
+        just come never does.
+        """
+        verdicts = {"a": ACCEPTS, "r": REFUSES}
+        seen = (900.0, *(10.0 + n for n in range(RECORDS - 1)))
+        for plan, gone in (
+            (self.full(*seen), "r0"),
+            (self.full(*([900.0] * RECORDS)), "r0"),
+            (self.full(*([1.0] * RECORDS)), "r0"),
+        ):
+            changes = learn(plan, MESSAGE, verdicts, [], Reply.LATER, 100.0)
+            self.assertEqual([name for name, one in changes.items() if one is None], [gone])
+            self.assertEqual([one.ident for one in changes.values() if one], ["ident"])
+
+    def test_hasIt(self) -> None:
+        """
+        Who has it is told so apart from those that refuse, once more; then it is
+        a client that brings all again, and is told who refuses.
+        """
+        served = Record({"a": State.SERVED, "r": REFUSES}, ident="ident", digest="digest")
+        plan = attrs.evolve(self.plan, records={"1": served})
+        for verdict in (REFUSES, LATER):
+            verdicts = {"a": ACCEPTS, "r": verdict}
+            self.assertIs(conclude(plan, MESSAGE, verdicts, []).reply, Reply.LATER)
+            found = learn(plan, MESSAGE, verdicts, [], Reply.LATER, 5.0)["1"]
+            assert found is not None
+            self.assertIs(found.states["a"], State.OWED)
+        owed = led(attrs.evolve(self.plan, records={"1": found}), [("r", 1), ("a", 2)])
+        self.assertEqual([letsIn(owed, key, 0) for key in "ra"], [False, True])
+        conclusion = conclude(owed, MESSAGE, {"a": ACCEPTS}, ["r"])
+        self.assertEqual((conclusion.reply, conclusion.has), (Reply.TAKEN, ["a"]))
+        found = learn(owed, MESSAGE, {"a": ACCEPTS}, ["r"], Reply.TAKEN, 6.0)["1"]
+        assert found is not None
+        self.assertIs(found.states["a"], State.SETTLED)
+        last = attrs.evolve(self.plan, records={"1": found})
+        verdicts = {"a": ACCEPTS, "r": REFUSES}
+        self.assertIs(conclude(last, MESSAGE, verdicts, []).reply, Reply.REFUSED)
 
     def test_served(self) -> None:
         """What was not said is not learnt: the same verdicts, another reply."""

@@ -11,6 +11,7 @@ from zope.interface.verify import verifyObject
 
 from deferrals.errors import Changed, SpoolError
 from deferrals.interfaces import INotes
+from deferrals.model.json import JSON
 from deferrals.server.notes import Notes
 from deferrals.spool.memory import MemorySpool
 
@@ -113,6 +114,29 @@ class NotesTests(SynchronousTestCase):
         for number in range(100):
             self.successResultOf(self.notes.put("k", f"o{number} g", "a", text, 60))
         self.assertLessEqual(len(self.successResultOf(self.spool.notes())), 32)
+
+    def test_ownValue(self) -> None:
+        """What a reader does with a value changes nothing of what is noted."""
+        given: dict[str, JSON] = {"a": [1]}
+        self.successResultOf(self.notes.put("k", "o g", "a", given, 60))
+        given["a"] = 5
+        for _ in range(2):
+            ((_, value, _),) = self.notes.find("k", "o g")
+            self.assertEqual(value, {"a": [1]})
+            assert isinstance(value, dict)
+            value.clear()
+
+    def test_corrupt(self) -> None:
+        """Notes that cannot be read are left out, and take no others with them."""
+        self.put("o g", "a")
+        name = '["k", "g", "%d"]'
+        broken = ("[" * 100_000, "[1, 1e999, 5]", "[1, 5, null]", "[1, NaN, 5]", "", "\0", "{}")
+        for number, text in enumerate(broken):
+            self.spool.note(name % number, text, 60)
+        self.spool.note("[" * 100_000, "[1, 1, 1]", 60)
+        again = self.started()
+        self.assertEqual(self.found(again, "o g"), [("a", 1)])
+        self.assertEqual(again.find("k", "g"), [])
 
     def test_others(self) -> None:
         """Notes of others, and of a version before, are left alone."""

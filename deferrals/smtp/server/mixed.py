@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import BinaryIO
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import awaited, timeOfDay, withDeadline
+from deferrals.deferreds import CancelledError, awaited, timeOfDay, withDeadline
 from deferrals.errors import Changed
 from deferrals.interfaces import IMessage, INotes
 from deferrals.logger import Logger
@@ -223,14 +223,24 @@ class MixedPolicy:
         size = transaction.envelope.parameters.size
         transaction.plan = Plan(rules, size=size, lot=random.randrange(2**32))
         groups = _groups(transaction.envelope)
-        found = [awaited(self.notes.find(_KIND, group.key)) for group in groups]
-        if not any(found):
+        if not any(self._mayHave(group) for group in groups):
             return None
-        for one in found:
-            if isinstance(one, Deferred):
-                one.addErrback(lambda _: None)  # it is asked again, and heard
         d = Deferred.fromCoroutine(self._recall(transaction, groups))
         return d.addErrback(self._notRecalled, transaction)
+
+    def _mayHave(self, group: Group) -> bool:
+        """
+        Whether something may be remembered: where that is not known at once, it
+        is waited for.
+        """
+        try:
+            found = awaited(self.notes.find(_KIND, group.key))
+        except Exception:
+            return True  # it is asked again, and heard
+        if isinstance(found, Deferred):
+            found.addErrback(lambda _: None)  # as before
+            return True
+        return bool(found)
 
     async def _recall(self, transaction: Transaction, groups: Sequence[Group]) -> None:
         group = groups[0]
@@ -311,7 +321,7 @@ class MixedPolicy:
         learnt = Learnt(plan, facts, verdicts, conclusion.reply)
         if conclusion.reply is Answer.LATER:
             self.status.count("mixed", "refused for now")
-            d = withDeadline(self.clock, PUT_SECONDS, self._learn, transaction, learnt)
+            d = Deferred.fromCoroutine(self._learn(transaction, learnt))
             await d.addErrback(self._notRemembered, transaction)
         elif conclusion.reply is Answer.REFUSED and len(set(verdicts.values())) > 1:
             self.status.count("mixed", "one refusal for all")
@@ -325,10 +335,11 @@ class MixedPolicy:
         diversions: Mapping[int, Diversion],
     ) -> Resolved:
         keys = [one.recipient.address.key for one in transaction.candidates]
-        diverted = {i: one for i, one in diversions.items() if keys[i] in conclusion.diverted}
+        refusers, had = frozenset(conclusion.diverted), frozenset(conclusion.has)
+        diverted = {i: one for i, one in diversions.items() if keys[i] in refusers}
         for one in diverted.values():
             self.status.count("mixed", one.kind)
-        has = frozenset(i for i, key in enumerate(keys) if key in conclusion.has)
+        has = frozenset(i for i, key in enumerate(keys) if key in had)
         resolution = _RESOLUTIONS[conclusion.reply]
         return Resolved(resolution, diverted, has, conclusion.reached, learnt)
 
@@ -417,7 +428,7 @@ class MixedPolicy:
             records, versions = await self._find(group)
             found = changes(attrs.evolve(plan, group=group, records=records))
             try:
-                await self._put(group, found, versions)
+                await withDeadline(self.clock, PUT_SECONDS, self._put, group, found, versions)
             except Changed:
                 continue
             return

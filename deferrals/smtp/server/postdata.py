@@ -279,7 +279,8 @@ class PostData:
             self._cancel(set(self._block.late()))  # D-25
             self._advance()
         else:
-            self.refuse(R452_NO_STORAGE)
+            isOurs = self._step is Step.RESOLVING
+            self.refuse(R451_LOCAL_ERROR if isOurs else R452_NO_STORAGE)
 
     def _cancel(self, late: set[int]) -> None:
         """

@@ -327,6 +327,67 @@ class NotesTests(SynchronousTestCase):
         self.assertEqual([reply[:3] for reply in said], ["250"])
         self.assertTrue(self.flushLoggedErrors())
 
+    def test_raises(self) -> None:
+        """Notes that raise at once are no worse than those that fail later."""
+
+        class Raises(Notes):
+            def find(self, kind: str, group: str) -> Any:
+                raise OSError("away")
+
+        _, connection = self.start(Raises)
+        said = connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        self.assertEqual([reply[:3] for reply in said], ["451"])
+        self.assertTrue(self.flushLoggedErrors(OSError))
+
+    def test_notPutBehindTheReply(self) -> None:
+        """What is noted behind a reply is not waited for longer than before one."""
+        kept: list[Deferred[int]] = []
+
+        class Late(Notes):
+            def put(self, *args: Any, **more: Any) -> Deferred[int]:
+                if not kept:
+                    kept.append(Deferred())
+                    return Notes.put(self, *args, **more)
+                kept.append(Deferred(lambda _: None))
+                return kept[-1]
+
+        bench, connection = self.start(Late)
+        connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        connection.say(["MAIL FROM:<sender@example.com>"])
+        connection.say(["RCPT TO:<b@example.net>", "RCPT TO:<a@example.net>", "DATA"])
+        said = connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        self.assertEqual([reply[:3] for reply in said], ["250"])
+        self.assertFalse(kept[1].called)
+        bench.clock.advance(PUT_SECONDS)
+        self.assertTrue(kept[1].called)
+        self.assertEqual(len(self.flushLoggedErrors()), 1)
+
+    def unproved(self, bench: Bench) -> Connection:
+        """A client of which it takes for ever to find out who it is."""
+        now = bench.backend.mixed
+        now = attrs.evolve(now, proved=lambda envelope: Deferred())
+        bench.backend = attrs.evolve(bench.backend, mixed=now)
+        return Connection(bench)
+
+    def test_clientGone(self) -> None:
+        """A client that leaves meanwhile is no error of ours."""
+        bench, connection = self.start(Notes)
+        connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        connection = self.unproved(bench)
+        self.assertEqual(connection.say(["MAIL FROM:<sender@example.com>"]), [])
+        connection.close()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_tooLate(self) -> None:
+        """Where it is not found out in time, it is not storage that is missing."""
+        bench = mixed()
+        connection = self.unproved(bench)
+        connection.say(["MAIL FROM:<sender@example.com>"])
+        connection.say(["RCPT TO:<a@example.net>", "RCPT TO:<b@example.net>", "DATA"])
+        connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        bench.clock.advance(bench.settings.reply_deadline)
+        self.assertEqual([reply[:9] for reply in connection.said()], ["451 4.3.0"])
+
     def test_changed(self) -> None:
         """What another process has noted meanwhile is read, and both are kept."""
 
