@@ -5,12 +5,18 @@ and which addresses are its own.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Iterable
+from typing import Any
 
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.names.client import Resolver
+
+from deferrals.smtp.server.descriptors import firstSpare
 
 #: Seconds after which each DNS server is asked again; after the last, given up.
 DNS_SECONDS = (2, 5, 8)
@@ -21,9 +27,38 @@ def makeResolver(reactor: IReactorTime, servers: Iterable[tuple[str, int]]) -> I
     @param servers: (address, port) pairs; none, for those of C{/etc/resolv.conf}.
     """
     chosen = list(servers)
-    return Resolver(
-        None if chosen else "/etc/resolv.conf", chosen, timeout=DNS_SECONDS, reactor=reactor
-    )
+    named = None if chosen else "/etc/resolv.conf"
+    return Resolver(named, chosen, timeout=DNS_SECONDS, reactor=_SparingReactor(reactor))
+
+
+class _SparingReactor:
+    """
+    A reactor whose sockets for questions are none of the last descriptors: each
+    question has one until it is answered, and a client may cause many that are
+    not.
+
+    @param reactor: does the work.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def listenUDP(self, *args: Any, **named: Any) -> Any:
+        """
+        See C{IReactorUDP}.
+
+        @raise CannotListenError: there is hardly a descriptor left.
+        """
+        port = self._reactor.listenUDP(*args, **named)
+        number = getattr(port, "fileno", int)()
+        if number >= firstSpare(2):
+            port.stopListening()
+            problem = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            raise CannotListenError(None, args[0] if args else None, problem)
+        return port
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
 
 
 def reachable(listening: Iterable[tuple[str, int]], address: str, port: int) -> bool:
