@@ -74,6 +74,7 @@ WHOLE = (
     "docs",
     "growth",
     "layout",
+    "mixed/field",
     "mixed/properties",
     "mixed/sessions",
     "nonsense",

@@ -11,6 +11,9 @@ import threading
 
 _CLOSED = b"(closes)\r\n"
 
+#: What is said to a message.
+_ANSWERED = re.compile(rb"^(?:250 2\.6|45[01] 4|5\d\d 5)\.[^\n]*\n\Z", re.M)
+
 
 class Wire:
     """
@@ -92,9 +95,13 @@ class Wire:
 
     def isIdle(self) -> bool:
         """
-        Whether all connections are closed.
+        Whether all connections are closed, or have just had the answer to a message.
         """
-        return all(len([1 for _, data in said if data == _CLOSED]) == 2 for said in self._said)
+        return all(
+            [data for _, data in said].count(_CLOSED) == 2 or _ANSWERED.search(said[-1][1])
+            for said in self._said
+            if said
+        )
 
     def dialogue(self, first: int = 0) -> str:
         """

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import BinaryIO
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -46,6 +46,7 @@ from deferrals.model.mixed import (
 )
 from deferrals.model.mixed import Reply as Answer
 from deferrals.model.reply import Reply
+from deferrals.model.spf import checkedDomain
 from deferrals.model.status import Status
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Marks, Refuse, Route
@@ -243,6 +244,8 @@ class MixedPolicy:
         """
         It is as if nothing were remembered: that costs the sender an attempt.
         """
+        if failure.check(CancelledError):
+            return  # the client is gone
         _log.failure("{transaction}: mixed", failure, transaction=transaction.envelope.id)
 
     async def _groupOf(self, envelope: Envelope) -> Group:
@@ -438,7 +441,7 @@ def _groups(envelope: Envelope) -> list[Group]:
     client, path = envelope.client, stablePath(envelope.sender)
     if client.user:
         return [groupOf(path, client.address, client.user)]
-    domain = client.helo if envelope.sender is None else envelope.sender.domain
+    domain = checkedDomain(client.helo, envelope.sender)
     return [groupOf(path, client.address, spf=domain), groupOf(path, client.address)]
 
 
