@@ -9,17 +9,32 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorTime, IResolver
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorTime,
+    IReadDescriptor,
+    IResolver,
+)
+from twisted.internet.protocol import DatagramProtocol
 from twisted.names.client import Resolver
 
 from deferrals.smtp.server.descriptors import firstSpare
 
 #: Seconds after which each DNS server is asked again; after the last, given up.
 DNS_SECONDS = (2, 5, 8)
+
+
+#: As C{IReactorUDP} has it.
+_DATAGRAM_OCTETS = 8192
+
+
+class _Port(IListeningPort, IReadDescriptor):
+    """
+    A socket for datagrams.
+    """
 
 
 def makeResolver(reactor: IReactorTime, servers: Iterable[tuple[str, int]]) -> IResolver:
@@ -33,32 +48,37 @@ def makeResolver(reactor: IReactorTime, servers: Iterable[tuple[str, int]]) -> I
 
 class _SparingReactor:
     """
-    A reactor whose sockets for questions are none of the last descriptors: each
-    question has one until it is answered, and a client may cause many that are
-    not.
+    What a resolver needs of a reactor.  Its sockets for questions are none of the
+    last descriptors: each question has one until it is answered, and a client may
+    cause many that are not.
 
     @param reactor: does the work.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
+        self.callLater = reactor.callLater
+        self.connectTCP = getattr(reactor, "connectTCP", None)
 
-    def listenUDP(self, *args: Any, **named: Any) -> Any:
+    def listenUDP(
+        self,
+        port: int,
+        protocol: DatagramProtocol,
+        interface: str = "",
+        maxPacketSize: int = _DATAGRAM_OCTETS,
+    ) -> IListeningPort:
         """
         See C{IReactorUDP}.
 
         @raise CannotListenError: there is hardly a descriptor left.
         """
-        port = self._reactor.listenUDP(*args, **named)
-        number = getattr(port, "fileno", int)()
-        if number >= firstSpare(2):
-            port.stopListening()
+        listen: Callable[..., _Port] = getattr(self._reactor, "listenUDP")  # noqa: B009
+        socket = listen(port, protocol, interface, maxPacketSize)
+        if socket.fileno() >= firstSpare(2):
+            socket.stopListening()
             problem = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            raise CannotListenError(None, args[0] if args else None, problem)
-        return port
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reactor, name)
+            raise CannotListenError(interface, port, problem)
+        return socket
 
 
 def reachable(listening: Iterable[tuple[str, int]], address: str, port: int) -> bool:
