@@ -49,6 +49,9 @@ _PART = re.compile(r"(?:[^:\\]|\\.)*", re.S)
 #: One part that has a key.
 _NAMED = re.compile(r"((?:[^=\\]|\\.)*)=(.*)", re.S)
 
+#: A name that a server can be asked for; it is no address.
+_HOST = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{1,255}")
+
 _Check = Callable[[SSL.Connection, crypto.X509, int, int, int], bool]
 
 
@@ -78,7 +81,7 @@ class Unverified:
         """
         connection = SSL.Connection(self._context, None)
         connection.set_app_data(tlsProtocol)
-        if any(c.isalpha() for c in self._host) and ":" not in self._host:
+        if _HOST.fullmatch(self._host):  # DNS may say anything
             connection.set_tlsext_host_name(self._host.encode("ascii"))
         return connection
 

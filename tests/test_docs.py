@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals import interfaces, server, testing
 from deferrals.model.limits import Limits
 from deferrals.plugins.finding import stagePlugins
+from tests.fuzz.targets import TARGETS
 from tests.requirements import requirement
 from tests.tls import makeCertificate
 
@@ -91,6 +92,28 @@ class DocsTests(SynchronousTestCase):
     @requirement("D-3")
     @requirement("D-18")
     @requirement("D-19")
+    def test_promised(self) -> None:
+        """Each test, each module and each fuzz target that the page on security names is there."""
+        text = self.page("docs", "security.md")
+        named = re.findall(r"`(tests\.[\w.]+)`", text)
+        self.assertGreater(len(named), 40)
+        for name in named:
+            module, _, cls = name.rpartition(".")
+            if not cls[0].isupper():
+                module, cls = name, ""
+            path = os.path.join(*module.split(".")) + ".py"
+            found = ast.parse(self.page(path)).body
+            classes = {one.name for one in found if isinstance(one, ast.ClassDef)}
+            self.assertIn(cls, classes | {""}, name)
+        for path in re.findall(r"`((?:\w+/)*\w+\.py)`", text):
+            root = ROOT if path.startswith("tests/") else os.path.join(ROOT, "deferrals")
+            self.assertTrue(os.path.exists(os.path.join(root, path)), path)
+        cells = [line.split(" | ")[-1] for line in text.splitlines() if line.startswith("| S")]
+        for promise in cells:
+            self.assertRegex(promise, r"`tests\.")
+        targets = re.findall(r"fuzz targets? ((?:`\w+`(?:, )?)+)", text)
+        self.assertLessEqual(set(re.findall(r"\w+", "".join(targets))), set(TARGETS))
+
     def test_marks(self) -> None:
         """A mark is one id at the head of a comment, or a decorator; a mention is none."""
         found = self.generate["_CODE"].match

@@ -164,6 +164,12 @@ class SecureTests(ClientTLSCase):
         self.assertFalse(self.session.verified)
         self.assertEqual(self.sni, [b"other.example"])
 
+    def test_noName(self) -> None:
+        """A server whose name, as DNS says it, is none is asked for none."""
+        for name in ("m\ufffdx.example", "mx\0.example", "192.0.2.1", "2001:db8::1", "a b", ""):
+            connection = Unverified(name).clientConnectionForTLS(ClientTransport())
+            self.assertIsNone(connection.get_servername(), name)
+
     def test_wrong(self) -> None:
         """
         Another name, or an issuer that nobody trusts: nothing is said to that

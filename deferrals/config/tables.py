@@ -40,7 +40,7 @@ from deferrals.model.limits import (
 )
 from deferrals.model.listener import ListenerOptions
 from deferrals.model.mixed import Mixed
-from deferrals.model.networks import dnsServers
+from deferrals.model.networks import Networks, dnsServers
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
@@ -381,7 +381,7 @@ def _crossCheck(config: Config) -> list[Problem]:
         problems.append(("bounces", _named("delivery", config.deliveries)))
     for index, rule in enumerate(config.recipients):
         problems += _ruleProblems(config, rule, f"recipients[{index}]")
-    return problems
+    return problems + _relayProblems(config)
 
 
 def _named(what: str, there: Iterable[str]) -> str:
@@ -408,12 +408,6 @@ def _ruleProblems(config: Config, rule: RecipientRule, key: str) -> list[Problem
         problems.append((f"{key}.deliver", "a delivery, since its policy may accept"))
     if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
         problems.append((f"{key}.deliver", _named("delivery", config.deliveries)))
-    if _opensRelay(config, rule):
-        why = (
-            "the clients that may send to any address, such as authenticated: without"
-            " them this would be an open relay"
-        )
-        problems.append((f"{key}.allow", why))
     return problems
 
 
@@ -428,18 +422,38 @@ def _locksOut(config: Config, listener: Listener) -> bool:
     return not hasTLS and listener.endpoint.removeprefix("haproxy:").startswith(_CLEAR)
 
 
-def _opensRelay(config: Config, rule: RecipientRule) -> bool:
+def _relayProblems(config: Config) -> list[Problem]:
     """
-    Whether strangers could send to strangers by a rule.
+    The rules by which strangers could send to strangers: each by itself, or
+    together with those before it.
+    """
+    problems = []
+    networks = Networks()
+    for index, rule in enumerate(config.recipients):
+        if not _relays(config, rule):
+            continue
+        if rule.allow is not None:
+            networks = networks.plus(Allowed.parse(rule.allow).networks)
+        if rule.allow is None or networks.isEverybody:
+            why = (
+                "the clients that may send to any address, such as authenticated: without"
+                " them this would be an open relay"
+            )
+            problems.append((f"recipients[{index}].allow", why))
+            networks = Networks()
+    return problems
+
+
+def _relays(config: Config, rule: RecipientRule) -> bool:
+    """
+    Whether clients could send to strangers by a rule.
     """
     policy = config.policies.get(rule.policy)
     if Pattern.parse(rule.match).domain != "*" or (policy and policy.envelope == "refuse"):
         return False
     deliver = rule.deliver
     stage = config.deliveries.get(deliver) if isinstance(deliver, str) else deliver
-    if stage is None or not IOutwardPlugin.providedBy(stage.plugin):
-        return False
-    return rule.allow is None or Allowed.parse(rule.allow).unlimited
+    return stage is not None and IOutwardPlugin.providedBy(stage.plugin)
 
 
 def _mixedProblems(config: Config) -> list[Problem]:

@@ -43,7 +43,8 @@ class IMessage(Interface):
     def open() -> BinaryIO:
         """
         @return: a binary file object at the message's first octet, for the
-            caller to close.  It may be read in another thread.
+            caller to close.  It can be read from anywhere (C{seek}), in another
+            thread, too.
         """
 
     def isIntact() -> bool:

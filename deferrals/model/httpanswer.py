@@ -23,6 +23,10 @@ MAX_BODY_OCTETS = 1024 * 1024
 #: All octets of an answer, with those that only frame its body.
 MAX_ANSWER_OCTETS = 2 * MAX_BODY_OCTETS
 
+#: A body may come in so many pieces: each costs time, however few octets it has.
+MAX_BODY_PIECES = 20_000
+
+_REQUEST = re.compile(rb"[A-Z]+ [^ \r\n]+ HTTP/1\.1\r\n")
 _STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9])[0-9][0-9](?: |\r?\Z)")
 
 #: As much of a line as says what it is.
@@ -35,18 +39,21 @@ class AnswerCounter:
     """
 
     def __init__(self) -> None:
-        self._inHead = False
-        self.asked()
+        self._renew()
 
-    def asked(self) -> None:
+    def _renew(self) -> None:
+        self._inHead, self._isFirst, self._isInterim = True, True, False
+        self._octets = self._headOctets = self._lines = self._answers = 0
+        self._begin, self._length = b"", 0
+
+    def sent(self, data: bytes) -> None:
         """
-        Something is sent: the next request begins, where the head of an answer
-        is complete.
+        Something is sent.  The next request begins there, where the head of an
+        answer is complete; what only goes on with a request does not count:
+        there are services that answer before its end.
         """
-        if not self._inHead:
-            self._inHead, self._isFirst, self._isInterim = True, True, False
-            self._octets = self._headOctets = self._lines = self._answers = 0
-            self._begin, self._length = b"", 0
+        if not self._inHead and _REQUEST.match(data):
+            self._renew()
 
     def feed(self, data: bytes) -> None:
         """

@@ -634,7 +634,7 @@ def _learnt(
     for key, verdict in verdicts.items():
         states[key] = _state(record.states.get(key), verdict, reply)
     for key in had:
-        if reply is Reply.LATER:
+        if reply is MixedReply.LATER:
             states[key] = State.OWED if states[key] in _UNSURE else State.SETTLED
         elif states[key] is State.OWED:
             states[key] = State.SETTLED

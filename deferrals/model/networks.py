@@ -154,6 +154,12 @@ class Networks:
                 ) from None
         return cls(tuple(found), unix)
 
+    def plus(self, others: Networks) -> Networks:
+        """
+        @return: all of these, and of those.
+        """
+        return Networks(self.networks + others.networks, self.unix or others.unix)
+
     def __contains__(self, address: str) -> bool:
         """
         Whether a client with this address is in them.

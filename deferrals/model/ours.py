@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 
 from deferrals.model.address import AddressError, normalDomain
+from deferrals.model.characters import UNFIT
 
 #: A field of such a name, with its folded lines, and the end of the last one.  A
 #: bare CR or LF ends a line here: some reader takes it for one.
@@ -29,6 +30,15 @@ _IN_COMMENT = re.compile(r"\\.|[()]", re.S)
 
 #: RFC 8601 §2.2: C{value}, of RFC 2045 §5.1.
 _TOKEN = re.compile(r"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+")
+
+#: What a reader may not see between the letters of a name: comments, blanks and
+#: controls of all kinds, quotes.
+_COMMENT = re.compile(r"\([^()]*\)")
+_NOISE = re.compile(rf"[\s\"\\{UNFIT}]+")
+
+#: MIME's words (RFC 2047): there are readers that decode them everywhere.
+_CODED = re.compile(r"=\?[^?]*\?[bq]\?", re.I)
+
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.S)
 
 
@@ -62,7 +72,10 @@ def _isFrom(value: str, hostname: str) -> bool:
     cannot be told whose they are.
     """
     start = _afterBlanks(value)
-    if start is None:
+    name = value.partition(";")[0]
+    if start is None or _CODED.search(name):
+        return True
+    if _NOISE.sub("", _COMMENT.sub("", name)).casefold() == hostname:
         return True
     quoted = _QUOTED.match(value, start)
     token = _TOKEN.match(value, start)

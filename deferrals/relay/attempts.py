@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -125,6 +125,12 @@ class Attempt:
     def keys(self) -> set[tuple[int, int]]:
         """The numbers of its recipients, each with that of the message."""
         return {(self.work.envelope.transaction, one.seq) for one in self.work.addressees}
+
+    @property
+    def kind(self) -> Hashable:
+        """Which attempts it shares its slots with: those that one client could make slow."""
+        envelope = self.work.envelope
+        return self.delivery, envelope.sender is None, envelope.client.user
 
     def queued(self, now: float, chance: float) -> Queued:
         """

@@ -8,6 +8,12 @@ now and then, the probe.  The first one that meets a hop that is alive opens it
 for all.  Destinations in trouble never take more than half of all slots, so
 that those which work keep theirs.
 
+Nor does one kind of mail (of one delivery: notices, what one login has sent, what
+has come from outside) ever take more than three quarters of the slots that it
+finds free.  A stranger who is asked for notices at a hundred silent servers of
+its own, or a login that sends to them, so stops others of its kind and nobody
+else.
+
 What is known here lives with the process; the spool is told when a destination
 is due again.
 """
@@ -15,7 +21,8 @@ is due again.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from typing import TypedDict
 
 import attrs
@@ -30,6 +37,9 @@ FAILURES = 3
 
 #: How long at first; twice as long each time; never longer.
 FIRST_SECONDS, LONGEST_SECONDS = 60.0, 1800.0
+
+#: Of one kind there may be so many times as many attempts as slots are free.
+KIND_TIMES = 3
 
 #: So many destinations in trouble are remembered.
 REMEMBERED = 10_000
@@ -119,6 +129,7 @@ class Destinations:
         self._states: dict[str, _DestinationState] = {}
         self.limit = limit
         self._running = 0
+        self._kinds: Counter[Hashable] = Counter()
         self._probes = 0
 
     @property
@@ -126,19 +137,27 @@ class Destinations:
         """How many more may begin."""
         return self.limit - self._running
 
-    def begin(self, name: str, limit: int) -> bool:
+    def isCrowded(self, kind: Hashable) -> bool:
+        """
+        Whether no attempt of a kind may begin now, wherever it goes.
+        """
+        return self._kinds[kind] >= KIND_TIMES * self.room
+
+    def begin(self, name: str, limit: int, kind: Hashable) -> bool:
         """
         An attempt wants to begin.
 
         @param limit: how many of them may be under way at once.
+        @param kind: which attempts share their slots with it.
         @return: whether it may.
         """
         state = self._states.get(name) or _DestinationState()
         state.limit = limit
-        if self.room <= 0 or self._free(state) <= 0:
+        if self.isCrowded(kind) or self._free(state) <= 0:
             return False
         state.running += 1
         self._running += 1
+        self._kinds[kind] += 1
         if state.backoff.isTroubled:
             state.probing = True
             self._probes += 1
@@ -152,17 +171,21 @@ class Destinations:
             return 0
         return 1 if self._probes < max(1, self.limit // 2) else 0
 
-    def ended(self, name: str, report: HopReport | None) -> float | None:
+    def ended(self, name: str, report: HopReport | None, kind: Hashable) -> float | None:
         """
         An attempt has ended.
 
         @param report: what it met; C{None} if it did not come so far.
+        @param kind: as when it began.
         @return: for how many seconds the destination is to be left alone; 0 if
             it is no longer; C{None} if nothing changes.
         """
         state = self._states[name]
         state.running -= 1
         self._running -= 1
+        self._kinds[kind] -= 1
+        if not self._kinds[kind]:
+            del self._kinds[kind]
         if state.probing:
             state.probing = False
             self._probes -= 1

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -169,6 +169,7 @@ class Scheduler:
         self._stopping = False
         self._claiming = False
         self._more = True
+        self._crowded: set[Hashable] = set()
         self._refill: IDelayedCall | None = None
         self._loops = {
             LoopingCall(self._claim): EVERY_SECONDS,
@@ -260,6 +261,7 @@ class Scheduler:
         if later:
             d = self._spool.record(work, later)
             d.addErrback(self._notPutBack)
+        self._more = self._more or bool(attempts)
         self._beginAll(attempts)
 
     def _notPutBack(self, failure: Failure) -> None:
@@ -290,14 +292,33 @@ class Scheduler:
         now = self._clock.seconds()
         for attempt in attemptsOf(work, self._deliveries, now):
             name, limit = attempt.destination, attempt.schedule.concurrency
-            if not self._stopping and self.destinations.begin(name, limit):
+            if not self._stopping and self.destinations.begin(name, limit, attempt.kind):
                 begin.append(attempt)
             else:
                 last = self.destinations.lastReport(name)
                 waits = putBack(attempt.queued(now, 0.0), last.reply, last.host)
                 later.update(dict.fromkeys(attempt.work.addressees, waits))
-        self._more = self._more or bool(later)
+                self._waits(attempt.kind)
         return begin, later
+
+    def _waits(self, kind: Hashable) -> None:
+        """
+        There is something in the queue that could not begin.  Where others of its
+        kind are in the way, it is for them to make room: the queue may be full of
+        the same, and would be gone through again and again.
+        """
+        if self.destinations.room > 0 and self.destinations.isCrowded(kind):
+            self._crowded.add(kind)
+        else:
+            self._more = True
+
+    def _lessCrowded(self) -> None:
+        """
+        An attempt has ended: perhaps others of some kind may begin.
+        """
+        found = {kind for kind in self._crowded if not self.destinations.isCrowded(kind)}
+        self._crowded -= found
+        self._more = self._more or bool(found)
 
     # Due work.
 
@@ -315,12 +336,14 @@ class Scheduler:
 
     def _claimed(self, works: Sequence[Work]) -> None:
         self._claiming = False
-        self._more = bool(works)
+        self._more = False
         underWay = {key for attempt in self._attempts for key in attempt.keys}
         for work in works:
             # Only a lease that could not be renewed brings back what is still under way.
             keys = {(work.envelope.transaction, addressee.seq) for addressee in work.addressees}
-            if not keys & underWay:
+            if keys & underWay:
+                self._more = True
+            else:
                 self.take(work)
 
     def _wake(self) -> None:
@@ -505,10 +528,11 @@ class Scheduler:
         """
         @param report: what the attempt met; C{None} if it did not come so far.
         """
-        seconds = self.destinations.ended(attempt.destination, report)
+        seconds = self.destinations.ended(attempt.destination, report, attempt.kind)
         if seconds is not None:
             self._backOff(attempt.destination, seconds)
         del self._attempts[attempt]
+        self._lessCrowded()
         self._endMessage(attempt.work.envelope.transaction)
         self._wake()
         if not self._attempts and self._idle is not None:

@@ -5,15 +5,36 @@ and which addresses are its own.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from twisted.internet.interfaces import IReactorTime, IResolver
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorTime,
+    IReadDescriptor,
+    IResolver,
+)
+from twisted.internet.protocol import DatagramProtocol
 from twisted.names.client import Resolver
+
+from deferrals.smtp.server.descriptors import firstSpare
 
 #: Seconds after which each DNS server is asked again; after the last, given up.
 DNS_SECONDS = (2, 5, 8)
+
+
+#: As C{IReactorUDP} has it.
+_DATAGRAM_OCTETS = 8192
+
+
+class _Port(IListeningPort, IReadDescriptor):
+    """
+    A socket for datagrams.
+    """
 
 
 def makeResolver(reactor: IReactorTime, servers: Iterable[tuple[str, int]]) -> IResolver:
@@ -21,9 +42,43 @@ def makeResolver(reactor: IReactorTime, servers: Iterable[tuple[str, int]]) -> I
     @param servers: (address, port) pairs; none, for those of C{/etc/resolv.conf}.
     """
     chosen = list(servers)
-    return Resolver(
-        None if chosen else "/etc/resolv.conf", chosen, timeout=DNS_SECONDS, reactor=reactor
-    )
+    named = None if chosen else "/etc/resolv.conf"
+    return Resolver(named, chosen, timeout=DNS_SECONDS, reactor=_SparingReactor(reactor))
+
+
+class _SparingReactor:
+    """
+    What a resolver needs of a reactor.  Its sockets for questions are none of the
+    last descriptors: each question has one until it is answered, and a client may
+    cause many that are not.
+
+    @param reactor: does the work.
+    """
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self._reactor = reactor
+        self.callLater = reactor.callLater
+        self.connectTCP = getattr(reactor, "connectTCP", None)
+
+    def listenUDP(
+        self,
+        port: int,
+        protocol: DatagramProtocol,
+        interface: str = "",
+        maxPacketSize: int = _DATAGRAM_OCTETS,
+    ) -> IListeningPort:
+        """
+        See C{IReactorUDP}.
+
+        @raise CannotListenError: there is hardly a descriptor left.
+        """
+        listen: Callable[..., _Port] = getattr(self._reactor, "listenUDP")  # noqa: B009
+        socket = listen(port, protocol, interface, maxPacketSize)
+        if socket.fileno() >= firstSpare(2):
+            socket.stopListening()
+            problem = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            raise CannotListenError(interface, port, problem)
+        return socket
 
 
 def reachable(listening: Iterable[tuple[str, int]], address: str, port: int) -> bool:

@@ -234,8 +234,6 @@ class BodyWriter:
         if self._failure is not None:
             self.abort()
             return fail(SpoolError(f"cannot write {self._path}: {self._failure.getErrorMessage()}"))
-        assert self._file is not None
-        self._file.close()
         return succeed(
             Message(self._size, self._digest.digest(), None, self._path, self._head, False)
         )
@@ -260,32 +258,29 @@ class BodyWriter:
 
 class _BodyFile:
     """
-    The file of a large message; used by one thread at a time.
+    The file of a large message; used by one thread at a time.  It is open only
+    while there is something to write: clients that send slowly, however many, hold
+    no descriptor but their own.  The data is synced when the message is staged.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._fd = -1
+        self._flags = os.O_CREAT | os.O_TRUNC
 
     def write(self, chunks: list[bytes], digest: hashlib._Hash) -> None:
         """Append, and hash."""
-        if self._fd < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
-        for chunk in chunks:
-            digest.update(chunk)
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(self._fd, view) :]
-
-    def close(self) -> None:
-        """No more writes; the data is synced when the message is staged."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | self._flags, 0o600)
+        self._flags = os.O_APPEND
+        try:
+            for chunk in chunks:
+                digest.update(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
 
     def remove(self) -> None:
-        """Close and delete."""
-        self.close()
+        """Delete."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from weakref import WeakKeyDictionary
@@ -113,22 +114,39 @@ class _View:
 
 class _Spliced(io.RawIOBase):
     """
-    Octets, and then what is left of a file.  It is read once, from its beginning.
+    Octets, and then what is left of a file.  Like the file of any message, it can
+    be read from anywhere: what asks a web service looks for its end first.
     """
 
     def __init__(self, head: bytes, file: BinaryIO) -> None:
         self._head = memoryview(head)
         self._file = file
+        self._skip = file.tell()
+        self._position = 0
 
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            offset += len(self._head) + self._file.seek(0, os.SEEK_END) - self._skip
+        if offset < 0:
+            raise ValueError(f"a place before the beginning: {offset}")
+        self._position = offset
+        self._file.seek(self._skip + max(0, offset - len(self._head)))
+        return offset
+
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         room = memoryview(buffer)
-        piece = self._head[: len(room)]
+        piece = self._head[self._position : self._position + len(room)]
         if not piece:
             piece = memoryview(self._file.read(len(room)))
-        self._head = self._head[len(piece) :]
+        self._position += len(piece)
         room[: len(piece)] = piece
         return len(piece)
 

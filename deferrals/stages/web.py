@@ -43,7 +43,7 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IReactor, IServices
-from deferrals.model.httpanswer import MAX_BODY_OCTETS, AnswerCounter
+from deferrals.model.httpanswer import MAX_BODY_OCTETS, MAX_BODY_PIECES, AnswerCounter
 from deferrals.stages.remote import JSON
 from deferrals.tls import Verifying
 
@@ -59,7 +59,7 @@ def httpURL(value: str) -> None:
 @implementer(ITransport)
 class _AskingTransport:
     """
-    A connection as the client sees it: what is written begins a request.
+    A connection as the client sees it: the counter sees what is written.
     """
 
     def __init__(self, transport: ITransport, counter: AnswerCounter) -> None:
@@ -67,12 +67,13 @@ class _AskingTransport:
         self._counter = counter
 
     def write(self, data: bytes) -> None:
-        self._counter.asked()
+        self._counter.sent(data)
         self._transport.write(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        self._counter.asked()
-        self._transport.writeSequence(data)
+        pieces = list(data)
+        self._counter.sent(pieces[0] if pieces else b"")
+        self._transport.writeSequence(pieces)
 
     def loseConnection(self) -> None:
         self._transport.loseConnection()
@@ -341,6 +342,7 @@ class _Body(protocol.Protocol):
 
     def __init__(self) -> None:
         self.octets = bytearray()
+        self._pieces = 0
         self.whole: Deferred[None] = Deferred(lambda _: self._leave())
 
     def _leave(self) -> None:
@@ -351,9 +353,15 @@ class _Body(protocol.Protocol):
         if self.whole.called:
             return
         self.octets += data
+        self._pieces += 1
         if len(self.octets) > MAX_BODY_OCTETS:
-            self.whole.errback(StageError("the answer is too long"))
-            self._leave()
+            self._tooMuch("the answer is too long")
+        elif self._pieces > MAX_BODY_PIECES:
+            self._tooMuch("the answer comes in too many pieces")
+
+    def _tooMuch(self, problem: str) -> None:
+        self.whole.errback(StageError(problem))
+        self._leave()
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         if self.whole.called:

@@ -218,6 +218,11 @@ class LoadTests(ConfigCase):
             (problem,) = self.problems(head + rule + lines)
             self.assertTrue(problem.startswith("recipients[0].allow: the clients"), problem)
             self.assertIn("open relay", problem)
+        sixteenths = [f"{16 * number}.0.0.0/4" for number in range(3)]
+        rules = [f'{rule}deliver = "out"\nallow = ["{one}"]\n' for one in sixteenths]
+        self.load(head + rules[0])
+        (problem,) = self.problems(head + "".join(rules))  # in several rules together
+        self.assertTrue(problem.startswith("recipients[1].allow: the clients"), problem)
         self.assertEqual(
             self.problems(head + rule + 'deliver = "out"\nallow = []'),
             [

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import resource
 import selectors
 import signal
@@ -132,6 +133,22 @@ class DescriptorTests(IntegrationCase):
             for connection in self.crowded:
                 connection.close()
             until(lambda: greeting(server.port).startswith(b"220"), "a greeting")
+
+    def test_bodies(self) -> None:
+        """Nor do large messages that come slowly take the last ones."""
+        server = self.server(_CONFIG)
+        process = server.process.process.pid
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (self.FILES, self.FILES))
+        said = self.crowd(server.port, False)
+        slow = [one for one, line in zip(self.crowded, said, strict=True) if line[:3] == b"220"]
+        for connection in slow:
+            connection.sendall(_BEGINNINGS[1] + b"Subject: x\r\n\r\n")
+            connection.sendall((b"y" * 70 + b"\r\n") * 5000)
+        held = f"/proc/{process}/fd"
+        bodies = os.path.join(server.directory, "state", "spool", "bodies")
+        until(lambda: sum(len(files) for _, _, files in os.walk(bodies)) >= len(slow), "bodies")
+        self.assertLess(len(os.listdir(held)), self.FILES * 3 // 4 + 10)
+        self.assertEqual({line[:3] for line in self.crowd(server.port, False)}, {b"421"})
 
     def crowd(self, port: int, atOnce: bool) -> list[bytes]:
         """

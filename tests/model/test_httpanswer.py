@@ -17,6 +17,7 @@ from deferrals.model.httpanswer import (
 )
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+ASK = b"POST /x HTTP/1.1\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -62,8 +63,8 @@ class AnswerCounterTests(SynchronousTestCase):
             counter = AnswerCounter()
             for _ in range(5):
                 fed(CONTINUE + OK + b"x" * (2 * MAX_HEAD_OCTETS) + b"\n" * 1000, size, counter)
-                counter.asked()
-                counter.asked()
+                counter.sent(ASK)
+                counter.sent(b"the body of the request")
 
     def test_unfinished(self) -> None:
         """What is sent before the head of the answer is complete begins no other request."""
@@ -71,7 +72,17 @@ class AnswerCounterTests(SynchronousTestCase):
         with self.assertRaises(ValueError):
             for _ in range(MAX_INTERIM_ANSWERS + 2):
                 fed(CONTINUE, 100, counter)
-                counter.asked()
+                counter.sent(ASK)
+
+    def test_early(self) -> None:
+        """A service may answer before it has got all of the request: that renews no bound."""
+        for size in (1, 1000):
+            counter = fed(OK, size)
+            with self.assertRaises(ValueError):
+                for _ in range(MAX_ANSWER_OCTETS // 1000 + 1):
+                    counter.sent(b"more of the request")
+                    fed(b"more of the answer\r\n" * 50, size, counter)
+            self.assertGreater(counter._octets, MAX_ANSWER_OCTETS)
 
     @given(st.binary(max_size=300), st.integers(1, 300))
     def test_pieces(self, data: bytes, size: int) -> None:

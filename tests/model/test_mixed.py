@@ -270,7 +270,7 @@ class ConcludeTests(SynchronousTestCase):
             (self.full(*([900.0] * RECORDS)), "r0"),
             (self.full(*([1.0] * RECORDS)), "r0"),
         ):
-            changes = learn(plan, MESSAGE, verdicts, [], Reply.LATER, 100.0)
+            changes = learn(plan, MESSAGE, verdicts, [], MixedReply.LATER, 100.0)
             self.assertEqual([name for name, one in changes.items() if one is None], [gone])
             self.assertEqual([one.ident for one in changes.values() if one], ["ident"])
 
@@ -283,20 +283,20 @@ class ConcludeTests(SynchronousTestCase):
         plan = attrs.evolve(self.plan, records={"1": served})
         for verdict in (REFUSES, LATER):
             verdicts = {"a": ACCEPTS, "r": verdict}
-            self.assertIs(conclude(plan, MESSAGE, verdicts, []).reply, Reply.LATER)
-            found = learn(plan, MESSAGE, verdicts, [], Reply.LATER, 5.0)["1"]
+            self.assertIs(conclude(plan, MESSAGE, verdicts, []).reply, MixedReply.LATER)
+            found = learn(plan, MESSAGE, verdicts, [], MixedReply.LATER, 5.0)["1"]
             assert found is not None
             self.assertIs(found.states["a"], State.OWED)
         owed = led(attrs.evolve(self.plan, records={"1": found}), [("r", 1), ("a", 2)])
         self.assertEqual([letsIn(owed, key, 0) for key in "ra"], [False, True])
         conclusion = conclude(owed, MESSAGE, {"a": ACCEPTS}, ["r"])
-        self.assertEqual((conclusion.reply, conclusion.has), (Reply.TAKEN, ["a"]))
-        found = learn(owed, MESSAGE, {"a": ACCEPTS}, ["r"], Reply.TAKEN, 6.0)["1"]
+        self.assertEqual((conclusion.reply, conclusion.has), (MixedReply.TAKEN, ["a"]))
+        found = learn(owed, MESSAGE, {"a": ACCEPTS}, ["r"], MixedReply.TAKEN, 6.0)["1"]
         assert found is not None
         self.assertIs(found.states["a"], State.SETTLED)
         last = attrs.evolve(self.plan, records={"1": found})
         verdicts = {"a": ACCEPTS, "r": REFUSES}
-        self.assertIs(conclude(last, MESSAGE, verdicts, []).reply, Reply.REFUSED)
+        self.assertIs(conclude(last, MESSAGE, verdicts, []).reply, MixedReply.REFUSED)
 
     def test_served(self) -> None:
         """What was not said is not learnt: the same verdicts, another reply."""

@@ -27,6 +27,15 @@ CLAIMS = (
     # Whose these are cannot be told: a reader may find our name in them.
     b"Authentication-Results: (mx.example.net; dkim=pass",
     b'Authentication-Results: "mx.example.net; dkim=pass',
+    b"Authentication-Results: =?utf-8?q?mx.example.net?=; dkim=pass",
+    b"Authentication-Results: =?US-ASCII?B?bXguZXhhbXBsZS5uZXQ=?=; dkim=pass",
+    b"Authentication-Results: mx.(x)example.net; dkim=pass",
+    b"Authentication-Results: mx . example . net; dkim=pass",
+    b"Authentication-Results: mx.\r\n example.net; dkim=pass",
+    b'Authentication-Results: mx."example".net; dkim=pass',
+    b"Authentication-Results: \x0bmx.example.net; dkim=pass",
+    b"Authentication-Results: \xc2\xa0mx.example.net; dkim=pass",
+    b"Authentication-Results: mx\xe2\x80\x8b.example.net\x00; dkim=pass",
 )
 
 OTHERS = (

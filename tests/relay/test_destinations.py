@@ -58,8 +58,14 @@ class DestinationsTests(SynchronousTestCase):
         self.destinations = Destinations(self.clock, 10, lambda: 0.5)
 
     def attempt(self, name: str, report: HopReport | None, limit: int = 2) -> float | None:
-        self.assertTrue(self.destinations.begin(name, limit))
-        return self.destinations.ended(name, report)
+        self.assertTrue(self.begin(name, limit))
+        return self.destinations.ended(name, report, name)
+
+    def begin(self, name: str, limit: int = 2) -> bool:
+        """
+        Each destination has mail of a kind of its own.
+        """
+        return self.destinations.begin(name, limit, name)
 
     def fail(self, name: str) -> None:  # type: ignore[override]
         for _ in range(destinations.FAILURES):
@@ -67,27 +73,27 @@ class DestinationsTests(SynchronousTestCase):
 
     def test_limits(self) -> None:
         """A destination has its limit, and all have one together."""
-        begun = [self.destinations.begin("a", 2) for _ in range(3)]
+        begun = [self.begin("a") for _ in range(3)]
         self.assertEqual(begun, [True, True, False])
         self.assertEqual((self.destinations.room, self.destinations.shares()), (8, {"a": 0}))
-        begun = [self.destinations.begin(str(number), 2) for number in range(9)]
+        begun = [self.begin(str(number)) for number in range(9)]
         self.assertEqual(begun, [True] * 8 + [False])
-        self.destinations.ended("a", ALIVE)
+        self.destinations.ended("a", ALIVE, "a")
         self.assertEqual(self.destinations.room, 1)
-        self.assertTrue(self.destinations.begin("b", 2))
+        self.assertTrue(self.begin("b"))
 
     def test_backOff(self) -> None:
         """After failures in a row nothing begins for a while, then one probe at a time."""
         found = [self.attempt("dead", DEAD) for _ in range(3)]
         self.assertEqual(found, [None, None, 60.0])
-        self.assertFalse(self.destinations.begin("dead", 2))
+        self.assertFalse(self.begin("dead"))
         self.assertEqual(self.destinations.lastReport("dead"), DEAD)
         self.assertEqual(self.destinations.shares(), {})
         self.clock.advance(60)
         self.assertEqual(self.destinations.shares(), {"dead": 1})
-        self.assertTrue(self.destinations.begin("dead", 2))
-        self.assertFalse(self.destinations.begin("dead", 2))
-        self.assertEqual(self.destinations.ended("dead", DEAD), 120.0)
+        self.assertTrue(self.begin("dead"))
+        self.assertFalse(self.begin("dead"))
+        self.assertEqual(self.destinations.ended("dead", DEAD, "dead"), 120.0)
         self.clock.advance(120)
         self.assertEqual(self.attempt("dead", ALIVE), 0.0)
         self.assertEqual(self.attempt("dead", ALIVE), None)
@@ -105,15 +111,37 @@ class DestinationsTests(SynchronousTestCase):
         for number in range(8):
             self.fail(f"dead {number}")
         self.clock.advance(60)
-        begun = [self.destinations.begin(f"dead {number}", 2) for number in range(8)]
+        begun = [self.begin(f"dead {number}") for number in range(8)]
         self.assertEqual(begun, [True] * 5 + [False] * 3)
-        self.assertTrue(self.destinations.begin("alive", 2))
+        self.assertTrue(self.begin("alive"))
+
+    def test_kinds(self) -> None:
+        """No kind of mail takes all slots, not even a second one or a third."""
+        found = Destinations(self.clock, 100)
+        taken = []
+        for kind in range(4):
+            begun = [found.begin(f"{kind} {number}", 2, kind) for number in range(200)]
+            taken.append(sum(begun))
+            self.assertTrue(found.isCrowded(kind))
+        self.assertEqual(taken, [75, 19, 5, 1])
+        self.assertEqual(found.room, 0)
+        for number in range(20):
+            found.ended(f"0 {number}", ALIVE, 0)
+        self.assertFalse(found.isCrowded("honest"))
+        self.assertTrue(found.begin("honest", 2, "honest"))
+
+    def test_few(self) -> None:
+        """Few slots are for one kind, too."""
+        for limit, most in ((1, 1), (2, 2), (3, 3), (4, 3)):
+            found = Destinations(self.clock, limit)
+            begun = [found.begin(str(number), 2, "kind") for number in range(9)]
+            self.assertEqual(sum(begun), most, limit)
 
     def test_forget(self) -> None:
         """When the configuration has changed, everything may be tried at once."""
         self.fail("dead")
         self.destinations.forget()
-        self.assertTrue(self.destinations.begin("dead", 2))
+        self.assertTrue(self.begin("dead"))
         self.assertEqual(self.destinations.troubles(), {})
 
     def test_troubles(self) -> None:

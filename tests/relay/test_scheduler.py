@@ -179,6 +179,41 @@ class SchedulerTests(SynchronousTestCase):
         self.clock.advance(5)
         self.assertEqual(len(self.delivery.asked), 4)
 
+    def test_kinds(self) -> None:
+        """Notices to servers that hang let other mail pass, and one another where one ends."""
+        held: dict[str, Deferred[Any]] = {}
+
+        def hold(recipients: Any) -> Any:
+            outcomes = {r: Delivered() for r in recipients}
+            (name,) = map(str, recipients)
+            if not name.startswith("stranger"):
+                return outcomes
+            held[name] = Deferred()
+            return held[name].addCallback(lambda _: outcomes)
+
+        self.delivery.answer = hold
+        self.scheduler.destinations.limit = 8
+        self.scheduler.start()
+        for number in range(20):
+            notice = makeEnvelope(sender=None)
+            addressees = makeAddressees(f"stranger@x{number}.example")
+            work = self.successResultOf(self.spool.stage(notice, makeMessage(), addressees))
+            self.scheduler.release(work)
+        self.assertEqual(len(held), 6)
+        claims: list[Any] = []
+        self.patch(self.spool, "claim", lambda *args: claims.append(args) or claim(*args))
+        claim = type(self.spool).claim.__get__(self.spool)
+        for number in range(50):
+            self.scheduler.release(self.stage(f"honest{number}@y.example"))
+            self.clock.advance(0.1)
+        self.assertEqual(self.left(), (20, 20))
+        self.assertLess(len(claims), 5)  # the queue, full of the same, is left alone
+        for name in list(held)[:2]:
+            held[name].callback(None)
+            self.clock.advance(0.1)
+        self.assertEqual(len(held), 8)
+        self.assertEqual(self.left(), (18, 18))
+
     def test_stop(self) -> None:
         """Stopping begins nothing more, and waits for what was begun."""
         d: Deferred[Any] = Deferred()

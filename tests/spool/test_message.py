@@ -4,6 +4,7 @@ How a message's octets are written.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from twisted.internet.threads import deferToThread
@@ -11,6 +12,14 @@ from twisted.trial.unittest import TestCase
 
 from deferrals.errors import SpoolError
 from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
+
+
+def _open() -> list[str]:
+    """
+    The descriptors of this process, but for the one that lists them.
+    """
+    found = os.listdir("/proc/self/fd")
+    return [one for one in found if os.path.exists(f"/proc/self/fd/{one}")]
 
 
 class WriterTests(TestCase):
@@ -39,6 +48,27 @@ class WriterTests(TestCase):
 
         self.assertGreater(3 * len(chunk), CONGESTED_OCTETS)
         return writer.drained().addCallback(drained).addCallback(finished)
+
+    def test_slow(self) -> Any:
+        """Between writes no file is open, however long the message takes to come."""
+        path = self.mktemp()
+        writer = BodyWriter(path, deferToThread, lambda: None)
+        writer.write(b"x" * (MEMORY_OCTETS + 1))
+
+        def written(_: Any) -> Any:
+            if writer._writing is not None:
+                return deferToThread(lambda: None).addCallback(written)
+            names = {os.readlink(f"/proc/self/fd/{one}") for one in _open()}
+            self.assertNotIn(os.path.realpath(path), names)
+            writer.write(b"y" * (MEMORY_OCTETS + 1) + b"end")
+            return writer.finish()
+
+        def finished(message: Any) -> None:
+            with message.open() as file:
+                self.assertEqual(file.read()[-5:], b"yyend")
+            self.assertEqual(message.measured(), (message.size, message.digest))
+
+        return deferToThread(lambda: None).addCallback(written).addCallback(finished)
 
     def test_noDisk(self) -> Any:
         """A file that cannot be written is a SpoolError at the end, and memory stays bounded."""

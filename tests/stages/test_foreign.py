@@ -6,10 +6,13 @@ and what each kind of delivery passes on.
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import FileBodyProducer
 from zope.interface import implementer, verify
 
 from deferrals.interfaces import IContentStage, IDeliveryStage, IMessage
@@ -68,6 +71,26 @@ class SeenTests(SynchronousTestCase):
             self.assertTrue(shown.isIntact())
             with shown.open() as file:
                 self.assertEqual(_buffer(file)[:], wanted)
+
+    def test_fromAnywhere(self) -> None:
+        """It is read from anywhere, as the file of any message."""
+        content = FORGED + HONEST + b"\r\n" + BODY * 20_000
+        wanted = io.BytesIO(content[len(FORGED) :])
+        size, head = len(wanted.getvalue()), len(HONEST)
+        for message in (makeMessage(content), self.onDisk(content)):
+            with seen(message, HOST).open() as file:
+                self.assertEqual(FileBodyProducer(file).length, size)
+                for place in (0, 3, head - 1, head, head + 1, size - 5, size, size + 9, 1):
+                    self.assertEqual(file.seek(place), wanted.seek(place))
+                    self.assertEqual(file.read(100), wanted.read(100))
+                    self.assertEqual(file.tell(), wanted.tell())
+                for back in (0, 5, size - head, size):
+                    self.assertEqual(file.seek(-back, os.SEEK_END), size - back)
+                    self.assertEqual(file.read(), wanted.getvalue()[size - back :])
+                file.seek(7)
+                self.assertEqual(file.seek(30, os.SEEK_CUR), 37)
+                self.assertEqual(file.read(10), wanted.getvalue()[37:47])
+                self.assertRaises(ValueError, file.seek, -1)
 
     def test_nothingLeft(self) -> None:
         """A header of nothing else is none: the body stays the body."""

@@ -108,6 +108,7 @@ class BoundTests(SynchronousTestCase):
             b"HTTP/1.1 200 OK\r\n" + (b"a: " + b"b" * 1000 + b"\r\n") * 1000,
             b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000,
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 500_000,
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 21_000,
         ):
             d, transport = self.ask(said)
             self.failureResultOf(d, StageError)

@@ -10,6 +10,7 @@ are left, and none needs to be counted.
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 from typing import Protocol, runtime_checkable
 
@@ -49,10 +50,18 @@ def isScarce(transport: ITransport) -> bool:
     L{SPARE}, at most a quarter of all.
     """
     socket = _socketOf(transport)
+    return socket is not None and socket.fileno() >= firstSpare()
+
+
+def firstSpare(part: int = 1) -> float:
+    """
+    @param part: 2 for what may have half of those that are kept back.
+    @return: the lowest number that is kept back.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if socket is None or limit == resource.RLIM_INFINITY:
-        return False
-    return socket.fileno() >= limit - min(SPARE, limit // 4)
+    if limit == resource.RLIM_INFINITY:
+        return math.inf
+    return limit - min(SPARE, limit // 4) // part
 
 
 def closeNow(transport: ITransport, farewell: bytes) -> None:

@@ -104,13 +104,6 @@ class Allowed:
         known = self.authenticated and client.user is not None
         return known or client.address in self.networks
 
-    @property
-    def unlimited(self) -> bool:
-        """
-        Whether it is for all clients, or for so many that it is for all.
-        """
-        return self.networks.isEverybody
-
 
 @attrs.frozen
 class Rule:

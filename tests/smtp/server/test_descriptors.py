@@ -4,6 +4,7 @@ The last file descriptors.
 
 from __future__ import annotations
 
+import math
 import resource
 from typing import Any
 
@@ -11,7 +12,7 @@ from twisted.internet.interfaces import IReadWriteDescriptor, ISystemHandle
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from deferrals.smtp.server.descriptors import closeNow, isScarce
+from deferrals.smtp.server.descriptors import closeNow, firstSpare, isScarce
 from tests.harness import Bench, Transport
 
 
@@ -71,6 +72,7 @@ class DescriptorTests(SynchronousTestCase):
         self.limit(resource.RLIM_INFINITY)
         self.assertFalse(isScarce(Numbered(1 << 20)))
         self.assertFalse(isScarce(Transport()))
+        self.assertEqual(firstSpare(), math.inf)
 
     def test_session(self) -> None:
         """The client is told 421, is gone when that returns, and is counted nowhere."""

@@ -182,8 +182,8 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
         """Whom allow may name."""
         self.assertRaises(ValueError, Allowed.parse, ["everybody"])
         self.assertRaises(ValueError, Allowed.parse, ["192.0.2.1/24"])
-        self.assertTrue(Allowed.parse(["::/0"]).unlimited)
-        self.assertFalse(Allowed.parse(["authenticated", "10.0.0.0/8"]).unlimited)
+        self.assertTrue(Allowed.parse(["::/0"]).networks.isEverybody)
+        self.assertFalse(Allowed.parse(["authenticated", "10.0.0.0/8"]).networks.isEverybody)
 
     def test_patterns(self) -> None:
         """What is none of the four forms is no pattern."""
