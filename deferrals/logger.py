@@ -24,6 +24,7 @@ class Logger(logger.Logger):
         @param kwargs: what it says, by name.
         """
         for key, value in kwargs.items():
-            if isinstance(value, str):
+            # A dozen values a line, nearly all plain: for these nothing is called.
+            if isinstance(value, str) and not (value.isascii() and value.isprintable()):
                 kwargs[key] = cleaned(value)
         super().emit(level, format, **kwargs)

@@ -13,7 +13,7 @@ from deferrals.model.verdict import NO_MARKS, Marks
 __all__ = ["Addressee"]
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)  # the key of every outcome
 class Addressee:
     """
     A recipient that will be delivered.

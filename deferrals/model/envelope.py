@@ -101,7 +101,7 @@ class Parameters:
     requireTLS: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Recipient:
     """
     One RCPT TO.

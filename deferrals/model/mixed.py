@@ -67,6 +67,7 @@ A lost connection looks the same, so a close counts half.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import ipaddress
 import re
@@ -165,12 +166,19 @@ def groupOf(path: str, address: str, user: str | None = None, spf: str | None = 
         return Group(f"user:{user.replace(' ', '%20')}", path)
     if spf:
         return Group(f"spf:{spf.casefold()}", path)
+    return Group(f"net:{_network(address)}", path, address)
+
+
+@functools.lru_cache(maxsize=4096)
+def _network(address: str) -> str:
+    """
+    The network that an unproved sender is known by: the IPv4 /24, the IPv6 /64.
+    """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return Group(f"net:{address}", path, address)
-    network = ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 64}", strict=False)
-    return Group(f"net:{network}", path, address)
+        return address
+    return str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 64}", strict=False))
 
 
 class State(enum.Enum):

@@ -46,7 +46,8 @@ def cleaned(text: str) -> str:
     One line of text for people: characters that act or hide are written out, and
     what is a tab or an end of line becomes a blank.
     """
-    return text if _isPlain(text) else _UNSEEN.sub(_visible, text)
+    # Nearly all text is plain, and much of it is logged: nothing more is called for it.
+    return text if text.isascii() and text.isprintable() else _UNSEEN.sub(_visible, text)
 
 
 def oneLine(text: str) -> str:
@@ -61,6 +62,8 @@ def cleanedLines(text: str) -> list[str]:
     """
     The same for a text whose line feeds are meant.
     """
+    if text.isascii() and text.isprintable():
+        return [text]
     return [cleaned(line) for line in text.split("\n")]
 
 
