@@ -41,7 +41,7 @@ ADDRESSES: list[Callable[[int], str]] = [
     lambda attempt: "aligned@example.com",
     lambda attempt: f"prvs={attempt}123abcdef=sender@example.com",
     lambda attempt: f"SRS0=ab{attempt}d=X{attempt}=example.com=sender@forward.example",
-    lambda attempt: f"bounce-{attempt}00{attempt}@news.example",
+    lambda attempt: f"bounce+x{attempt}=y{attempt}.example@news.example",
 ]
 
 
