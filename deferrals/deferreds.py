@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from twisted.internet.defer import (
@@ -210,6 +210,35 @@ class SharedResult(Generic[_T]):
         waiting, self._waiting, self._result = self._waiting, [], [result]
         for waiter in waiting:
             waiter.callback(result)
+
+
+class SharedResults:
+    """
+    Shared results by key: what is under way or done for a key is not begun again,
+    unless all its callers have left.
+    """
+
+    def __init__(self) -> None:
+        self._results: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def wait(
+        self,
+        key: Hashable,
+        function: Callable[_P, _Answer[_T]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Deferred[_T]:
+        """
+        @param function: is called for the first caller that asks for C{key}.
+        @return: see L{SharedResult.wait}.
+        """
+        found = self._results.get(key)
+        if found is None or found.abandoned:
+            found = self._results[key] = SharedResult(asDeferred(function, *args, **kwargs))
+        return found.wait()
 
 
 @overload

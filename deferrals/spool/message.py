@@ -15,13 +15,13 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Hashable
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.deferreds import InThread, SharedResult, asDeferred
+from deferrals.deferreds import InThread, SharedResults
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
 from deferrals.model.fields import fieldsOf
@@ -66,7 +66,7 @@ class Message:
         self.path = path
         self.fresh = fresh
         self._head = head
-        self._shared: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
+        self._shared = SharedResults()
         self._header: bytes | None = None
 
     @property
@@ -104,10 +104,7 @@ class Message:
     def shared(
         self, key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]
     ) -> Deferred[_T]:
-        shared = self._shared.get(key)
-        if shared is None or shared.abandoned:
-            self._shared[key] = SharedResult(asDeferred(function, self))
-        return self._shared[key].wait()
+        return self._shared.wait(key, function, self)
 
 
 def _headerOf(begin: bytes) -> bytes:

@@ -9,13 +9,13 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import SharedResult, asDeferred
+from deferrals.deferreds import SharedResults
 from deferrals.interfaces import IMessage, MaybeAwaitable
 from deferrals.model.fields import fieldsOf
 from deferrals.model.ours import withoutOurs
@@ -71,7 +71,7 @@ class _View:
         self._message = message
         self._skip = behindHead(message, head)
         self._digest: bytes | None = None
-        self._shared: dict[Hashable, SharedResult[Any]] = {}  # its type is the key's
+        self._shared = SharedResults()
         self.header = head
         self.size = len(head) + message.size - self._skip
         self.inMemory = message.inMemory
@@ -106,10 +106,7 @@ class _View:
     def shared(
         self, key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]
     ) -> Deferred[_T]:
-        shared = self._shared.get(key)
-        if shared is None or shared.abandoned:
-            self._shared[key] = SharedResult(asDeferred(function, self))
-        return self._shared[key].wait()
+        return self._shared.wait(key, function, self)
 
 
 class _Spliced(io.RawIOBase):
