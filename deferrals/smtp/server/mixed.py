@@ -274,10 +274,20 @@ class MixedPolicy:
             try:
                 records[key] = Record.fromJSON(value)
             except Exception:
-                _log.failure("a note on mixed mail cannot be read")
+                _log.failure("a note on mixed mail of {group} is no record", group=group.key)
+                forgotten = withDeadline(
+                    self.clock, PUT_SECONDS, self.notes.forget, _KIND, group.key, key
+                )
+                await forgotten.addErrback(self._notForgotten)
             else:
                 versions[key] = version
         return records, versions
+
+    def _notForgotten(self, failure: Failure) -> None:
+        """
+        It is in no record's way, and expires.
+        """
+        _log.failure("a note on mixed mail cannot be forgotten", failure)
 
     def gaveUp(self, transaction: Transaction, end: End) -> None:
         """

@@ -409,6 +409,17 @@ class NotesTests(SynchronousTestCase):
         ((_, value, _),) = bench.backend.mixed.notes.find("mixed", NETWORK)
         self.assertIs(Record.fromJSON(value).states["a@example.net"], State.SERVED)
 
+    def test_noRecord(self) -> None:
+        """A note that is no record is logged once, with whose it is, and forgotten."""
+        bench = mixed()
+        self.successResultOf(bench.notes.put("mixed", NETWORK, "x", {"states": 5}, 60))
+        for _ in range(2):
+            connection = Connection(bench)
+            self.assertEqual(connection.say(["MAIL FROM:<sender@example.com>"])[0][:3], "250")
+            connection.close()
+        self.assertEqual(len(self.flushLoggedErrors()), 1)
+        self.assertEqual(bench.notes.find("mixed", NETWORK), [])
+
     def test_notStored(self) -> None:
         """
         A message that all accept but that could not be stored is nobody's: its
