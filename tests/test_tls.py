@@ -218,7 +218,7 @@ class SecureTests(ClientTLSCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
-        """Nor by somebody who has cancelled."""
+        """Nor by a caller who has cancelled."""
         d = self.start()
         self.say("220 2.0.0 go")
         d.cancel()

@@ -77,7 +77,7 @@ class INotes(Interface):
 
     def forget(kind: str, group: str, key: str) -> Deferred[None]:
         """
-        @return: a Deferred that fires when nobody finds it any longer.
+        @return: a Deferred that fires when no process finds it any longer.
         """
 
 

@@ -471,7 +471,7 @@ def _reasoned(block: Block, reply: Reply) -> Reply:
     what became of the message.  Programs show their users the first line only,
     or the last: each line says all of it.
     """
-    have = "one recipient has it already" if block.reached == 1 else "nobody has it"
+    have = "one recipient has it already" if block.reached == 1 else "no recipient has it"
     if block.reached > 1:
         have = f"{block.reached} recipients have it already"
     if reply.isTemporary:

@@ -120,7 +120,7 @@ def limited(words: Iterable[str]) -> None:
     @raise ValueError: one of them is none, or they are everybody's.
     """
     if Networks.parse(words).isEverybody:
-        raise ValueError("networks of your own: these keep nobody out")
+        raise ValueError("networks of your own: these keep no client out")
 
 
 @attrs.frozen

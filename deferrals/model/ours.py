@@ -1,6 +1,6 @@
 """
 Header fields that this server alone may say: what comes from outside under their
-names is taken out before somebody believes it.
+names is taken out before a reader believes it.
 
 Which ones depends on where a copy goes.  Into a mailbox (final delivery, RFC 5321
 §4.4): C{Return-Path} and C{Delivered-To}, which say what this server knows.  On

@@ -11,8 +11,7 @@ that those which work keep theirs.
 Nor does one kind of mail (of one delivery: notices, what one login has sent, what
 has come from outside) ever take more than three quarters of the slots that it
 finds free.  A stranger who is asked for notices at a hundred silent servers of
-its own, or a login that sends to them, so stops others of its kind and nobody
-else.
+its own, or a login that sends to them, so stops mail of its own kind alone.
 
 What is known here lives with the process; the spool is told when a destination
 is due again.

@@ -189,7 +189,7 @@ class StateTests(ConfigCase):
         self.assertEqual(self.keep(0o500, "anything"), 0o500)
 
     def test_refused(self) -> None:
-        """One that could be somebody else's stays as it is, and the server does not run."""
+        """One that could be another program's stays as it is, and the server does not run."""
         for mode, inside in ((0o755, ["spool"]), (0o755, ["home"]), (0o1777, [])):
             with self.assertRaisesRegex(SpoolError, f"mode {mode:04o}: expected .* mode 0700"):
                 self.keep(mode, *inside)

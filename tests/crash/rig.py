@@ -5,7 +5,7 @@ are closed:
   - every message whose 2xx a sender has read is in the mailbox of each recipient
     that accepted, whole, at least once;
   - no recipient that refused has it;
-  - nobody has it twice, unless it was under way at a kill.
+  - no recipient has it twice, unless it was under way at a kill.
 
     python -m tests.crash.rig --kills 5000
 

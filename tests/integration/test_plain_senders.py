@@ -308,10 +308,10 @@ class PlainSenderTests(IntegrationCase):
 
     def toldAll(self) -> bool:
         """
-        Whether its sender knows that nobody has it, and because of whom.
+        Whether its sender knows that no recipient has it, and because of whom.
         """
         why = re.escape(self.address("fighter")) + r"> refuses it for good \(spam is not wanted\)"
-        found = re.search(rf"{why}; nobody\s+has\s+it\b(?! yet)", self.said())
+        found = re.search(rf"{why}; no\s+recipient\s+has\s+it\b(?! yet)", self.said())
         return found is not None and self.told()
 
     def wait(self) -> None:

@@ -250,7 +250,7 @@ class DilemmaTests(SynchronousTestCase):
             self.assertEqual(
                 line,
                 f"<{candidate.recipient}> refuses it for good ({NO.reply.text});"
-                " 30 more that are not named here refuse it; nobody has it",
+                " 30 more that are not named here refuse it; no recipient has it",
             )
 
     def test_accept(self) -> None:

@@ -306,7 +306,7 @@ class ConcludeTests(SynchronousTestCase):
         self.assertEqual(record.states, verdicts)
 
     def test_gaveUp(self) -> None:
-        """Only where somebody was sent away and somebody let in is it a proof."""
+        """Only where one recipient was sent away and another one let in is it a proof."""
         self.assertEqual(gaveUp(self.plan, ["a"], [], End.QUIT, 5.0), {})
         for letIn, end, proof in ((["a"], End.QUIT, 2), (["a"], End.CLOSE, 1), ([], End.QUIT, 0)):
             (record,) = gaveUp(self.plan, letIn, ["r"], end, 5.0).values()

@@ -40,7 +40,7 @@ class NetworkTests(SynchronousTestCase):
         self.assertNotIn("::198.51.100.7", networks)
 
     def test_everybody(self) -> None:
-        """Networks that keep nobody out are everybody's, in whatever form."""
+        """Networks that keep no client out are everybody's, in whatever form."""
         for words in (
             ["0.0.0.0/0"],
             ["::/0"],
