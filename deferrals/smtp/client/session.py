@@ -30,6 +30,7 @@ from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IReactorTime,
     ISSLTransport,
+    ISystemHandle,
     ITCPTransport,
     ITLSTransport,
     IUNIXTransport,
@@ -58,7 +59,7 @@ _UNWANTED = "not waited for any longer"
 _REPLY_OCTETS = 512
 
 
-class IConnection(ITLSTransport, IConsumer):
+class IConnection(ITLSTransport, IConsumer, ISystemHandle):
     """
     What a session needs of its transport.
     """

@@ -17,7 +17,9 @@ from deferrals.model.envelope import Form
 from deferrals.model.outgoing import PREFERENCE, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.model.sending import R451_NOT_ASKED
+from deferrals.model.verdict import NO_DETAILS, Details
 from deferrals.smtp.client.connections import HopConnections
+from deferrals.smtp.client.describing import detailsOf, shownName
 from deferrals.smtp.client.downgrades import Downgrades
 from deferrals.smtp.client.session import ClientSession
 
@@ -52,9 +54,10 @@ class Transfer:
         self._clock = clock
         self._outgoing = outgoing
         self._answers: dict[int, Answer] = {}
+        self._details: dict[int, Details] = {}
         self._session: ClientSession | None = None
         self._fresh = False
-        self._host = self._hop.host
+        self._host = shownName(self._hop, "")
         self._knowsDSN = False
 
     async def run(self) -> Sent:
@@ -69,9 +72,10 @@ class Transfer:
                 if self._session is None:
                     self._session, self._fresh = await self._connections.take()
                 pending = await self._transaction(self._session, pending)
-        except HopError:
+        except HopError as error:
             if not self._answers:
                 raise
+            self._details = {**dict.fromkeys(pending, Details.ofError(error)), **self._details}
         finally:
             if self._session is not None:
                 self._connections.giveBack(self._session)
@@ -79,13 +83,14 @@ class Transfer:
             self._answers.get(index) or Answer(address, R451_NOT_ASKED, "envelope")
             for index, address in enumerate(self._outgoing.recipients)
         )
-        return Sent(answers, self._host, self._knowsDSN)
+        details = tuple(self._details.get(index, NO_DETAILS) for index in range(len(answers)))
+        return Sent(answers, self._host, self._knowsDSN, details)
 
     async def _transaction(self, session: ClientSession, pending: list[int]) -> list[int]:
         """
         @return: the recipients that are still to be sent to.
         """
-        self._host = self._hop.host or session.serverName
+        self._host = shownName(self._hop, session.serverName)
         self._knowsDSN = "DSN" in session.capabilities
         batch = _batch(session, self._hop, self._outgoing, pending)
         message = self._outgoing.only(batch)
@@ -102,6 +107,7 @@ class Transfer:
                 self._problem(form, f"MAIL FROM was answered {refused}")
         self._fresh = False
         self._answers.update(zip(batch, result.answers, strict=True))
+        self._details.update(zip(batch, detailsOf(session, result), strict=True))
         if not session.usable:
             self._session = None
             return [] if result.lost else pending[len(batch) :]

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import InThread, together
+from deferrals.deferreds import InThread, errorText, together
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.reply import R451_LOCAL_ERROR
-from deferrals.model.verdict import Outcome, Retry
+from deferrals.model.verdict import Details, Outcome, Retry
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -31,7 +31,7 @@ def writeEach(
 
     def failed(failure: Failure, addressee: Addressee) -> Outcome:
         _log.failure("writing for {recipient}", failure, recipient=str(addressee))
-        return Retry(R451_LOCAL_ERROR)
+        return Retry(R451_LOCAL_ERROR, details=Details(errorText(failure)))
 
     writing = [inThread(write, addressee).addErrback(failed, addressee) for addressee in recipients]
     done = together(writing)

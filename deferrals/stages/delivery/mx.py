@@ -29,7 +29,7 @@ from deferrals.model.outgoing import Hop
 from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
-from deferrals.model.verdict import Failed, Retry
+from deferrals.model.verdict import Details, Failed, Retry
 from deferrals.stages.delivery.remote import (
     FORMS,
     ConnectionSettings,
@@ -181,9 +181,9 @@ class MXDelivery:
             return dict.fromkeys(group, error.outcome)
         except CancelledError:
             raise
-        except Exception:
+        except Exception as error:
             _log.failure("{transaction}: mail for {domain}", transaction=envelope.id, domain=domain)
-            return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
+            return dict.fromkeys(group, Retry(R451_LOCAL_ERROR, details=Details.ofError(error)))
 
     def _hop(self, target: Target) -> Hop:
         settings = self._settings
@@ -192,6 +192,7 @@ class MXDelivery:
             f"tcp:host={host}:port={settings.port}:timeout=30",
             f"{target.name} [{target.address}]:{settings.port}",
             target.name,
+            isPublic=True,
             forms=forms(settings.ask),
             security=settings.tls,
             chunking=settings.chunking,

@@ -37,10 +37,10 @@ from deferrals.model.outgoing import (
     recipientParameters,
     wireAddress,
 )
-from deferrals.model.reply import R451_LOCAL_ERROR, R554_ROUTING_LOOP, Reply
-from deferrals.model.sending import R550_NO_REQUIRETLS
+from deferrals.model.reply import R451_LOCAL_ERROR, R554_ROUTING_LOOP
+from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, noSession
 from deferrals.model.settings import Seconds, checked, positive
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copy import byMarks, relayed
 from deferrals.tls import isTLS
 
@@ -231,9 +231,9 @@ class RemoteDelivery:
             return await self._inTurn(outgoing, group, hops)
         except CancelledError:
             raise
-        except Exception:
+        except Exception as error:
             _log.failure("{transaction}: delivering to other servers", transaction=envelope.id)
-            return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
+            return dict.fromkeys(group, Retry(R451_LOCAL_ERROR, details=Details.ofError(error)))
 
     def _outgoing(
         self, message: IMessage, envelope: Envelope, facts: _Facts, group: list[Addressee]
@@ -274,27 +274,29 @@ class RemoteDelivery:
                 for index in pending:
                     # One that may work later counts for more than one that never will.
                     if not isinstance(outcomes.get(group[index]), Retry):
-                        outcomes[group[index]] = _noSession(error, hop, outgoing)
+                        outcomes[group[index]] = _noSession(error, outgoing)
                 if error.enhanced == _OURSELVES:
                     break  # a server behind this one would bring the message back here
                 continue
             again = []
-            for index, answer in zip(pending, sent.answers, strict=True):
-                outcomes[group[index]] = self._outcome(answer, sent)
+            for index, (answer, details) in zip(pending, sent.each(), strict=True):
+                outcomes[group[index]] = self._outcome(answer, sent, details)
                 if answer.temporary and answer.stage != "none":
                     again.append(index)
             pending = again
         return outcomes
 
-    def _outcome(self, answer: Answer, sent: Sent) -> Outcome:
+    def _outcome(self, answer: Answer, sent: Sent, details: Details) -> Outcome:
         """
-        What an answer comes to.
+        What an answer comes to.  The server is named where it has said it.
         """
+        host = sent.host if answer.reply.byServer else ""
         if answer.accepted:
-            return Delivered(answer.reply, sent.host, "passed" if sent.knowsDSN else self._action)
+            action = "passed" if sent.knowsDSN else self._action
+            return Delivered(answer.reply, host, action, details=details)
         if answer.temporary:
-            return Retry(answer.reply, sent.host)
-        return Failed(answer.reply, sent.host)
+            return Retry(answer.reply, host, details=details)
+        return Failed(answer.reply, host, details=details)
 
 
 def merged(found: Iterable[Outcomes]) -> Outcomes:
@@ -304,12 +306,13 @@ def merged(found: Iterable[Outcomes]) -> Outcomes:
     return {addressee: outcome for one in found for addressee, outcome in one.items()}
 
 
-def _noSession(error: HopError, hop: Hop, outgoing: Outgoing) -> Outcome:
+def _noSession(error: HopError, outgoing: Outgoing) -> Outcome:
     """
     What it comes to that there was no session with a server.
     """
+    details = Details.ofError(error)
     if outgoing.requireTLS and error.enhanced.startswith("4.7."):
-        return Failed(R550_NO_REQUIRETLS, hop.host)  # RFC 8689 §4.2.1
+        return Failed(R550_NO_REQUIRETLS, details=details)  # RFC 8689 §4.2.1
     if error.enhanced == _OURSELVES:
-        return Failed(Reply(554, "5.4.6", str(error)), hop.host)
-    return Retry(Reply(451, error.enhanced, str(error)), hop.host)
+        return Failed(R554_COMES_BACK, details=details)
+    return Retry(noSession(error.enhanced), details=details)
