@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import attrs
 
@@ -191,6 +191,11 @@ class Sent:
     answers: tuple[Answer, ...]
     host: str = ""
     knowsDSN: bool = False
+
+
+#: Is told which recipient (its index) has an answer that stands, and what came of it:
+#: a L{Sent} with this one answer.
+Heard: TypeAlias = Callable[[int, Sent], None]
 
 
 def wireAddress(mailbox: Mailbox) -> str:
