@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import attrs
 
@@ -203,6 +203,11 @@ class Sent:
         """
         details = self.details or (NO_DETAILS,) * len(self.answers)
         return list(zip(self.answers, details, strict=True))
+
+
+#: Is told which recipient (its index) has an answer that stands, and what came of it:
+#: a L{Sent} with this one answer.
+Heard: TypeAlias = Callable[[int, Sent], None]
 
 
 def wireAddress(mailbox: Mailbox) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from deferrals.errors import PeerError
-from deferrals.model.answers import R451_NO_ANSWER, Result, weigh
+from deferrals.model.answers import R451_NO_ANSWER, Answer, Result, weigh
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
 from deferrals.model.outgoing import PREFERENCE, Outgoing
@@ -227,8 +227,21 @@ class Sending:
 
         @param lost: why the connection was given up, if it was: for the log.
         """
-        recipients = self.outgoing.recipients
         missing = R451_NO_ANSWER if self.handedOver else R451_NOT_ASKED
+        return self._weighed(missing, lost)
+
+    def known(self) -> dict[int, Answer]:
+        """
+        The answers that are there when no more are waited for, by recipient.
+        """
+        answers = self._weighed(R451_NOT_ASKED, "").answers
+        return {i: one for i, one in enumerate(answers) if one.reply is not R451_NOT_ASKED}
+
+    def _weighed(self, missing: Reply, lost: str) -> Result:
+        """
+        @param missing: stands for what was not answered.
+        """
+        recipients = self.outgoing.recipients
         replies = [*self._recipients, *[missing] * (len(recipients) - len(self._recipients))]
         block, final = self.block, self.final
         if self._refusal is not None:

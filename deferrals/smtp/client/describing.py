@@ -12,7 +12,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
 from deferrals.model.address import AddressError, normalDomain
-from deferrals.model.answers import Answer, Result
+from deferrals.model.answers import Answer
 from deferrals.model.outgoing import Hop
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Details
@@ -39,23 +39,17 @@ def shownName(hop: Hop, serverName: str) -> str:
     return name if "." in name and not isLiteral else UNNAMED
 
 
-def detailsOf(session: ClientSession, result: Result) -> list[Details]:
+def detailsOf(session: ClientSession, answer: Answer, lost: str = "") -> Details:
     """
-    What there is to know of each answer.
+    What there is to know of an answer.
+
+    @param lost: why the connection was given up, if it was.
     """
     address, port = _place(session.transport.getPeer())
     tls = _protection(session)
-    return [
-        Details(
-            "" if answer.reply.byServer else result.lost,
-            _finalOf(answer),
-            address,
-            port,
-            tls,
-            bool(tls) and session.verified,
-        )
-        for answer in result.answers
-    ]
+    cause = "" if answer.reply.byServer else lost
+    isProven = bool(tls) and session.verified
+    return Details(cause, _finalOf(answer), address, port, tls, isProven)
 
 
 def _finalOf(answer: Answer) -> Reply | None:

@@ -16,8 +16,8 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import Semaphore, timeOfDay, together, withDeadline
-from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
+from deferrals.deferreds import Semaphore, timeOfDay, withDeadline
+from deferrals.interfaces import IBinaryDelivery, IMessage, IReportingDelivery, IServices
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -26,6 +26,7 @@ from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.content.http import requestHeaders
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
 from deferrals.stages.web import WebClient, httpURL
 
@@ -62,8 +63,8 @@ class _BodySource:
         return CopyFile(self._copy.chunks())
 
 
-@implementer(IBinaryDelivery)
-class HTTPDelivery:
+@implementer(IBinaryDelivery, IReportingDelivery)
+class HTTPDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -80,22 +81,26 @@ class HTTPDelivery:
     def destination(self, recipient: Recipient) -> str:
         return f"http {self._settings.url}"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
-        if self._settings.request == "all":
-            groups = byMarks(recipients)
-            copies = [relayed(message, envelope, self._hostname, group, True) for group in groups]
-        else:
-            groups = [[addressee] for addressee in recipients]
-            copies = [final(message, envelope, self._hostname, one) for one in recipients]
-        sending = [
-            Deferred.fromCoroutine(self._send(envelope, group, copy))
-            for group, copy in zip(groups, copies, strict=True)
-        ]
-        return together(sending).addCallback(_each, groups)
+        isShared = self._settings.request == "all"
 
-    async def _send(self, envelope: Envelope, group: list[Addressee], copy: Copy) -> Outcome:
+        async def request(group: Sequence[Addressee], _: Report) -> dict[Addressee, Outcome]:
+            if isShared:
+                copy = relayed(message, envelope, self._hostname, group, True)
+            else:
+                copy = final(message, envelope, self._hostname, group[0])
+            return dict.fromkeys(group, await self._send(envelope, group, copy))
+
+        groups = byMarks(recipients) if isShared else [[one] for one in recipients]
+        return deliverApart(envelope, groups, request, report)
+
+    async def _send(self, envelope: Envelope, group: Sequence[Addressee], copy: Copy) -> Outcome:
         """
         One request.  What fails here is its recipients' alone.
         """
@@ -113,7 +118,7 @@ class HTTPDelivery:
             )
             return Retry(R451_UNANSWERED, details=details)
 
-    async def _ask(self, envelope: Envelope, group: list[Addressee], copy: Copy) -> Outcome:
+    async def _ask(self, envelope: Envelope, group: Sequence[Addressee], copy: Copy) -> Outcome:
         headers = requestHeaders(envelope, group)
         await self._slots.acquire()
         try:
@@ -127,19 +132,6 @@ class HTTPDelivery:
             self._slots.release()
         after = (answer.getRawHeaders(b"retry-after") or [b""])[0].decode("latin-1")
         return outcomeOf(status, after, timeOfDay(self._reactor))
-
-
-def _each(
-    outcomes: Sequence[Outcome], groups: Sequence[Sequence[Addressee]]
-) -> dict[Addressee, Outcome]:
-    """
-    The outcome of a group as that of each addressee in it.
-    """
-    return {
-        addressee: outcome
-        for group, outcome in zip(groups, outcomes, strict=True)
-        for addressee in group
-    }
 
 
 def outcomeOf(status: int, retryAfter: str, now: float) -> Outcome:

@@ -28,14 +28,15 @@ from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
-from deferrals.deferreds import Semaphore, TimeoutError, together, withDeadline
-from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
+from deferrals.deferreds import Semaphore, TimeoutError, withDeadline
+from deferrals.interfaces import IBinaryDelivery, IMessage, IReportingDelivery, IServices
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.copy import Copy, CopyFile, final, withLF
 
 _log = Logger(namespace="deferrals.delivery")
@@ -100,8 +101,8 @@ class PipeSettings:
     processes: int = attrs.field(default=5, validator=checked(positive))
 
 
-@implementer(IDeliveryStage)
-class PipeDelivery:
+@implementer(IReportingDelivery)
+class PipeDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -118,15 +119,18 @@ class PipeDelivery:
     def destination(self, recipient: Recipient) -> str:
         return f"pipe {self._settings.command[0]}"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
-        running = [
-            Deferred.fromCoroutine(self._one(message, envelope, addressee))
-            for addressee in recipients
-        ]
-        done = together(running)
-        return done.addCallback(lambda outcomes: dict(zip(recipients, outcomes, strict=True)))
+        async def one(group: Sequence[Addressee], _: Report) -> dict[Addressee, Outcome]:
+            (addressee,) = group
+            return {addressee: await self._one(message, envelope, addressee)}
+
+        return deliverApart(envelope, [[addressee] for addressee in recipients], one, report)
 
     async def _one(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         copy = final(message, envelope, self._services.hostname, addressee)

@@ -10,8 +10,7 @@ from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.answers import Answer, Result
-from deferrals.model.envelope import Form
+from deferrals.model.answers import Answer
 from deferrals.model.outgoing import Hop
 from deferrals.model.reply import Reply
 from deferrals.smtp.client.describing import UNNAMED, detailsOf, shownName
@@ -52,8 +51,7 @@ class Session:
 
 def details(session: Session, answer: Answer | None = None, lost: str = "") -> Any:
     answer = answer or Answer("a@x.example", Reply.ofLines(["250 2.1.5 ok"]), "final")
-    (found,) = detailsOf(session, Result((answer,), None, Form.PLAIN, lost=lost))  # type: ignore[arg-type]
-    return found
+    return detailsOf(session, answer, lost)  # type: ignore[arg-type]
 
 
 class NameTests(SynchronousTestCase):

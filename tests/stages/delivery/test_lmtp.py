@@ -10,8 +10,8 @@ from deferrals.model.envelope import Recipient
 from deferrals.model.verdict import Delivered, Failed, Retry
 from deferrals.stages.delivery.lmtp import LMTPDelivery, LMTPSettings
 from deferrals.testing import (
-    DeliveryStageContract,
     FakeServices,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
 )
@@ -19,13 +19,18 @@ from tests.remote import RemoteCase
 from tests.requirements import requirement
 
 
-class LMTPContractTests(RemoteCase, DeliveryStageContract):
+class LMTPContractTests(RemoteCase, ReportingDeliveryContract):
     """
     L{LMTPDelivery} as a delivery stage.
     """
 
     keywords = ("PIPELINING",)
     lmtp = True
+
+    def makeHalting(self) -> LMTPDelivery:
+        self.peer.block = {"b@example.net": "silence"}
+        stage: LMTPDelivery = self.makeStage()
+        return stage
 
 
 class LMTPTests(RemoteCase):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
@@ -25,7 +25,15 @@ from deferrals.stages.delivery.pipe import (
     PipeSettings,
     outcomeOf,
 )
-from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage
+from deferrals.testing import (
+    FakeServices,
+    ReportingDeliveryContract,
+    makeAddressees,
+    makeEnvelope,
+    makeMessage,
+)
+
+_T = TypeVar("_T")
 
 
 class Program:
@@ -39,6 +47,7 @@ class Program:
         self.environment = environment
         self.stdin = b""
         self.did: list[str] = []
+        self.ended = False
         self.producer: Any = None
         protocol.makeConnection(self)
 
@@ -70,6 +79,7 @@ class Program:
         """
         The program ends; C{ended}: so do its pipes.
         """
+        self.ended = True
         good = status == 0 and signal is None
         reason = Failure(ProcessDone(0) if good else ProcessTerminated(status, signal))
         self.protocol.processExited(reason)
@@ -93,6 +103,29 @@ class Reactor(Clock):
         if self.error is not None:
             raise self.error
         self.programs.append(Program(protocol, words, environment))
+
+
+class PipeContractTests(ReportingDeliveryContract, SynchronousTestCase):
+    """
+    L{PipeDelivery} as a delivery stage.
+    """
+
+    def makeStage(self) -> PipeDelivery:
+        self.reactor = Reactor()
+        settings = PipeSettings((sys.executable,), timeout=Seconds(60))
+        return PipeDelivery(settings, FakeServices("/", self.reactor))
+
+    def makeHalting(self) -> PipeDelivery:
+        return self.makeStage()
+
+    def settle(self) -> None:
+        self.reactor.programs[0].exit()
+
+    def resultOf(self, d: Deferred[_T]) -> _T:
+        for program in self.reactor.programs:
+            if not program.ended:
+                program.exit()
+        return super().resultOf(d)
 
 
 class PipeTests(SynchronousTestCase):

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import Delivered, Failed, Retry
+from deferrals.stages.delivery.copies import unreported
 from deferrals.stages.delivery.remote import RemoteDelivery, hostOf, isLoopback
 from deferrals.testing import (
     makeAddressees,
@@ -34,7 +35,7 @@ class NextTests(RemoteCase):
         remote = RemoteDelivery(self.services, 30, "relayed")
         hopsInTurn = [stage._hop for stage in hops]
         d = Deferred.fromCoroutine(
-            remote.deliver(makeMessage(BODY), makeEnvelope(), addressees, hopsInTurn)
+            remote.deliver(makeMessage(BODY), makeEnvelope(), addressees, hopsInTurn, unreported)
         )
         self.network.run()
         found = self.successResultOf(d)
