@@ -80,6 +80,7 @@ WHOLE = (
     "docs",
     "growth",
     "layout",
+    "leaks",
     "mixed/field",
     "mixed/properties",
     "mixed/sessions",
