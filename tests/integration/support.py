@@ -301,8 +301,10 @@ class IntegrationCase(SynchronousTestCase):
 
     def server(self, config: str = CONFIG, *options: str) -> Server:
         """
-        Our own, running.
+        Our own, running.  What a test says nothing of: senders elsewhere are not told.
         """
+        if "bounces" not in config:
+            config = f'bounces = "none"\n{config}'
         server = Server(self.directory(), config, *options)
         self.addCleanup(server.kill)
         return server
