@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import ISSLTransport
@@ -268,6 +269,12 @@ class Wire:
         self.pending = b""
         self.closed = False
         self.producer: Any = None
+
+    def getPeer(self) -> IPv4Address:
+        return IPv4Address("TCP", "192.0.2.25", 25)
+
+    def getHandle(self) -> None:
+        """There is no TLS, whatever else is said."""
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """There is nothing to delay."""

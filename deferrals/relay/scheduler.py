@@ -532,8 +532,14 @@ class Scheduler:
         return {addressee: handedBack(outcome) for addressee, outcome in outcomes.items()}
 
     def _logOutcome(self, attempt: Attempt, addressee: Addressee, outcome: Outcome) -> None:
+        """
+        One recipient's outcome, with what no sender is told.
+        """
+        details, reply = outcome.details, "" if outcome.reply is None else str(outcome.reply)
+        seconds = self._clock.seconds() - attempt.began
+        more = details.line()
         _log.info(
-            "{transaction} to=<{recipient}> {outcome} by {delivery} {reply}",
+            "{transaction} to=<{recipient}> {outcome} by {delivery}{log_said}, {seconds} s",
             event="delivery",
             transaction=attempt.work.envelope.id,
             recipient=str(addressee),
@@ -541,8 +547,16 @@ class Scheduler:
             delivery=attempt.delivery,
             destination=attempt.destination,
             attempt=addressee.attempts + 1,
-            reply="" if outcome.reply is None else str(outcome.reply),
+            reply=reply,
             host=outcome.host,
+            final="" if details.final is None else str(details.final),
+            address=details.address,
+            port=details.port,
+            tls=details.tls,
+            verified=details.verified,
+            cause=details.cause,
+            seconds=round(seconds, 3),
+            log_said="".join((f" {reply}" if reply else "", f" ({more})" if more else "")),
         )
 
     def _logUntold(self, attempt: Attempt, addressee: Addressee) -> None:
@@ -574,12 +588,13 @@ class Scheduler:
         if seconds:
             last = self.destinations.lastReport(destination)
             _log.warn(
-                "{destination} is left alone for {seconds} s: {host} {reply}",
+                "{destination} is left alone for {seconds} s: {host} {reply} {cause}",
                 event="backoff",
                 destination=destination,
                 seconds=round(seconds),
                 host=last.host,
                 reply="" if last.reply is None else str(last.reply),
+                cause=last.details.cause,
             )
         else:
             _log.info("{destination} works again", event="works", destination=destination)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime, IResolver, IStreamClientEndpoint
 from twisted.internet.task import Clock
@@ -243,7 +244,7 @@ class FakeNextHops:
         return succeed((R250_SENDER, self._reply(recipient)))
 
     def _reply(self, address: str) -> Reply:
-        return self.replies.get(address, R250_RECIPIENT)
+        return attrs.evolve(self.replies.get(address, R250_RECIPIENT), byServer=True)
 
 
 @implementer(IServices)

@@ -22,7 +22,7 @@ from deferrals.model.envelope import Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
-from deferrals.model.verdict import ACCEPT, Delivered, Failed, Outcome, Retry, Route
+from deferrals.model.verdict import ACCEPT, Delivered, Details, Failed, Outcome, Retry, Route
 from deferrals.relay.attempts import Deliveries
 from deferrals.relay.scheduler import DELIVERY_SECONDS, REPORTED_SECONDS, STOP_SECONDS, Scheduler
 from deferrals.spool.memory import MemorySpool
@@ -110,6 +110,38 @@ class SchedulerTests(SchedulerCase):
     """
     L{Scheduler}.
     """
+
+    def test_logged(self) -> None:
+        """
+        The log has the whole story: the final reply with the next hop's id, where
+        it was found, over which TLS, how long it took, and why not (D12).
+        """
+        final = Reply(250, "2.0.0", "queued as 4711")
+        details = Details("why", final, "192.0.2.1", 25, "TLSv1.3 X", True)
+        waiting: Deferred[Any] = Deferred()
+        self.delivery.answer = lambda recipients: waiting
+        with capturedLogs() as logged:
+            work = self.stage("a@x.example")
+            self.scheduler.release(work)
+            self.clock.advance(2.5)
+            own = Reply(250, "2.1.5", "ok")
+            waiting.callback({work.addressees[0]: Delivered(own, "mx.test", details=details)})
+        (event,) = [one for one in logged if one.get("event") == "delivery"]
+        for key, value in (
+            ("outcome", "delivered"),
+            ("reply", "250 2.1.5 ok"),
+            ("final", "250 2.0.0 queued as 4711"),
+            ("address", "192.0.2.1"),
+            ("port", 25),
+            ("tls", "TLSv1.3 X"),
+            ("verified", True),
+            ("seconds", 2.5),
+            ("cause", "why"),
+            ("host", "mx.test"),
+        ):
+            self.assertEqual(event[key], value)
+        for part in ("queued as 4711", "[192.0.2.1]:25", "TLSv1.3 X verified", "why", "2.5 s"):
+            self.assertIn(part, formatEvent(event))
 
     def test_fresh(self) -> None:
         """What is released is delivered at once, and leaves the spool."""

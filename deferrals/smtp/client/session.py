@@ -30,6 +30,7 @@ from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IReactorTime,
     ISSLTransport,
+    ISystemHandle,
     ITCPTransport,
     ITLSTransport,
     IUNIXTransport,
@@ -63,7 +64,7 @@ def _unheard(index: int, answer: Answer) -> None:
 _REPLY_OCTETS = 512
 
 
-class IConnection(ITLSTransport, IConsumer):
+class IConnection(ITLSTransport, IConsumer, ISystemHandle):
     """
     What a session needs of its transport.
     """

@@ -6,7 +6,7 @@ others come in the next transaction (RFC 5321 §4.5.3.1.10).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -17,7 +17,9 @@ from deferrals.model.envelope import Form
 from deferrals.model.outgoing import PREFERENCE, Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.model.sending import R451_NOT_ASKED
+from deferrals.model.verdict import NO_DETAILS, Details
 from deferrals.smtp.client.connections import HopConnections
+from deferrals.smtp.client.describing import detailsOf, shownName
 from deferrals.smtp.client.downgrades import Downgrades
 from deferrals.smtp.client.session import ClientSession
 
@@ -55,9 +57,10 @@ class Transfer:
         self._outgoing = outgoing
         self._heard = heard
         self._answers: dict[int, Answer] = {}
+        self._details: dict[int, Details] = {}
         self._session: ClientSession | None = None
         self._fresh = False
-        self._host = self._hop.host
+        self._host = shownName(self._hop, "")
         self._knowsDSN = False
 
     async def run(self) -> Sent:
@@ -72,9 +75,10 @@ class Transfer:
                 if self._session is None:
                     self._session, self._fresh = await self._connections.take()
                 pending = await self._transaction(self._session, pending)
-        except HopError:
+        except HopError as error:
             if not self._answers:
                 raise
+            self._details = {**dict.fromkeys(pending, Details.ofError(error)), **self._details}
         finally:
             if self._session is not None:
                 self._connections.giveBack(self._session)
@@ -82,10 +86,11 @@ class Transfer:
             self._answers.get(index) or Answer(address, R451_NOT_ASKED, "envelope")
             for index, address in enumerate(self._outgoing.recipients)
         )
-        return self._sent(answers)
+        return self._sent(answers, range(len(answers)))
 
-    def _sent(self, answers: tuple[Answer, ...]) -> Sent:
-        return Sent(answers, self._host, self._knowsDSN)
+    def _sent(self, answers: tuple[Answer, ...], indexes: Iterable[int]) -> Sent:
+        details = tuple(self._details.get(index, NO_DETAILS) for index in indexes)
+        return Sent(answers, self._host, self._knowsDSN, details)
 
     def _stands(self, index: int, answer: Answer) -> None:
         """
@@ -93,18 +98,19 @@ class Transfer:
         """
         self._answers[index] = answer
         if self._heard is not None:
-            self._heard(index, self._sent((answer,)))
+            self._heard(index, self._sent((answer,), [index]))
 
     async def _transaction(self, session: ClientSession, pending: list[int]) -> list[int]:
         """
         @return: the recipients that are still to be sent to.
         """
-        self._host = self._hop.host or session.serverName
+        self._host = shownName(self._hop, session.serverName)
         self._knowsDSN = "DSN" in session.capabilities
         batch = _batch(session, self._hop, self._outgoing, pending)
         message = self._outgoing.only(batch)
 
         def heard(index: int, answer: Answer) -> None:
+            self._details[batch[index]] = detailsOf(session, answer)
             self._stands(batch[index], answer)
 
         result = await session.send(message, self._forms(), heard)
@@ -121,6 +127,7 @@ class Transfer:
         self._fresh = False
         again = _putOff(batch, result) if session.usable else []
         for index, answer in zip(batch, result.answers, strict=True):
+            self._details[index] = detailsOf(session, answer, result.lost)
             if index in again:
                 self._answers[index] = answer
             else:

@@ -11,13 +11,13 @@ from typing import TypeAlias
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import InThread, asDeferred, letGo, together
+from deferrals.deferreds import InThread, asDeferred, errorText, letGo, together
 from deferrals.interfaces import IMessage, MaybeAwaitable
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import R451_LOCAL_ERROR
-from deferrals.model.verdict import Outcome, Retry
+from deferrals.model.verdict import Details, Outcome, Retry
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -106,7 +106,8 @@ class _Apart:
             recipients=", ".join(map(str, group)),
         )
         for addressee in group:
-            self.heard(addressee, Retry(R451_LOCAL_ERROR))
+            details = Details(errorText(failure))
+            self.heard(addressee, Retry(R451_LOCAL_ERROR, details=details))
 
 
 def deliverApart(

@@ -2,13 +2,13 @@
 Delivery into a web service: the message is POSTed, with the same request headers
 as the content stage C{http} sends.
 
-The status is the outcome: 2xx delivered, 4xx failed, 429 and 5xx retried, not
-before what C{Retry-After} says.
+The status is the outcome, as L{deferrals.model.httpanswer} has it in a table;
+where it means another attempt, not before what C{Retry-After} says.  What went
+wrong in detail is for the log: a URL may have a secret in it.
 """
 
 from __future__ import annotations
 
-import email.utils
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,15 +21,18 @@ from deferrals.interfaces import IBinaryDelivery, IMessage, IReportingDelivery, 
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.httpanswer import meaningOf, secondsOf
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.content.http import requestHeaders
 from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
 from deferrals.stages.web import WebClient, httpURL
 
 _log = Logger(namespace="deferrals.delivery")
+
+R451_UNANSWERED = Reply(451, "4.4.1", "the service for this recipient does not answer")
 
 
 @attrs.frozen
@@ -101,6 +104,21 @@ class HTTPDelivery(ReportingDelivery):
         """
         One request.  What fails here is its recipients' alone.
         """
+        try:
+            return await self._ask(envelope, group, copy)
+        except CancelledError:
+            raise
+        except Exception as error:
+            details = Details.ofError(error)
+            _log.warn(
+                "{transaction}: {url}: {error}",
+                transaction=envelope.id,
+                url=self._settings.url,
+                error=details.cause,
+            )
+            return Retry(R451_UNANSWERED, details=details)
+
+    async def _ask(self, envelope: Envelope, group: Sequence[Addressee], copy: Copy) -> Outcome:
         headers = requestHeaders(envelope, group)
         await self._slots.acquire()
         try:
@@ -110,20 +128,9 @@ class HTTPDelivery(ReportingDelivery):
                 self._web.exchange,
                 *("POST", self._settings.url, headers, _BodySource(copy), False),
             )
-        except CancelledError:
-            raise
-        except Exception as error:
-            words = f"{type(error).__name__} {error}".strip()
-            _log.warn(
-                "{transaction}: {url}: {error}",
-                transaction=envelope.id,
-                url=self._settings.url,
-                error=words,
-            )
-            return Retry(Reply(451, "4.4.1", f"the service does not answer: {words[:200]}"))
         finally:
             self._slots.release()
-        after = (answer.getRawHeaders("retry-after") or [""])[0]
+        after = (answer.getRawHeaders(b"retry-after") or [b""])[0].decode("latin-1")
         return outcomeOf(status, after, timeOfDay(self._reactor))
 
 
@@ -134,20 +141,9 @@ def outcomeOf(status: int, retryAfter: str, now: float) -> Outcome:
     @param retryAfter: the header's value (RFC 9110 §10.2.3); empty for none.
     @param now: seconds since the epoch.
     """
-    if 200 <= status < 300:
-        return Delivered(Reply(250, "2.0.0", f"HTTP status {status}"))
-    if 400 <= status < 500 and status != 429:
-        return Failed(
-            Reply(550, "5.3.0", f"the service refuses the message (HTTP status {status})")
-        )
-    reply = Reply(451, "4.3.0", f"the service cannot take the message now (HTTP status {status})")
-    return Retry(reply, after=_seconds(retryAfter, now))
-
-
-def _seconds(value: str, now: float) -> float | None:
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
+    reply, details = meaningOf(status), Details(f"HTTP status {status}")
+    if reply.isPositive:
+        return Delivered(reply, details=details)
+    if reply.isPermanent:
+        return Failed(reply, details=details)
+    return Retry(reply, after=secondsOf(retryAfter, now), details=details)

@@ -178,6 +178,7 @@ class MXDelivery(ReportingDelivery):
             f"tcp:host={host}:port={settings.port}:timeout=30",
             f"{target.name} [{target.address}]:{settings.port}",
             target.name,
+            isPublic=True,
             forms=forms(settings.ask),
             security=settings.tls,
             chunking=settings.chunking,

@@ -36,10 +36,10 @@ from deferrals.model.outgoing import (
     recipientParameters,
     wireAddress,
 )
-from deferrals.model.reply import R554_ROUTING_LOOP, Reply
-from deferrals.model.sending import R550_NO_REQUIRETLS
+from deferrals.model.reply import R554_ROUTING_LOOP
+from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, noSession
 from deferrals.model.settings import Seconds, checked, positive
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copies import Report, deliverApart
 from deferrals.stages.delivery.copy import byMarks, relayed
 from deferrals.tls import isTLS
@@ -288,8 +288,8 @@ class RemoteDelivery:
         """
 
         def heard(index: int, sent: Sent) -> None:
-            (answer,) = sent.answers
-            outcomes[asked[index]] = outcome = self._outcome(answer, sent)
+            ((answer, details),) = sent.each()
+            outcomes[asked[index]] = outcome = self._outcome(answer, sent, details)
             if not isinstance(outcome, Retry):
                 report(asked[index], outcome)
 
@@ -299,32 +299,35 @@ class RemoteDelivery:
             for addressee in asked:
                 # One that may work later counts for more than one that never will.
                 if not isinstance(outcomes.get(addressee), Retry):
-                    outcomes[addressee] = _noSession(error, hop, outgoing)
+                    outcomes[addressee] = _noSession(error, outgoing)
             raise
         again = set()
-        for addressee, answer in zip(asked, sent.answers, strict=True):
-            outcomes[addressee] = self._outcome(answer, sent)
+        for addressee, (answer, details) in zip(asked, sent.each(), strict=True):
+            outcomes[addressee] = self._outcome(answer, sent, details)
             if answer.temporary and answer.stage != "none":
                 again.add(addressee)
         return again
 
-    def _outcome(self, answer: Answer, sent: Sent) -> Outcome:
+    def _outcome(self, answer: Answer, sent: Sent, details: Details) -> Outcome:
         """
-        What an answer comes to.
+        What an answer comes to.  The server is named where it has said it.
         """
+        host = sent.host if answer.reply.byServer else ""
         if answer.accepted:
-            return Delivered(answer.reply, sent.host, "passed" if sent.knowsDSN else self._action)
+            action = "passed" if sent.knowsDSN else self._action
+            return Delivered(answer.reply, host, action, details=details)
         if answer.temporary:
-            return Retry(answer.reply, sent.host)
-        return Failed(answer.reply, sent.host)
+            return Retry(answer.reply, host, details=details)
+        return Failed(answer.reply, host, details=details)
 
 
-def _noSession(error: HopError, hop: Hop, outgoing: Outgoing) -> Outcome:
+def _noSession(error: HopError, outgoing: Outgoing) -> Outcome:
     """
     What it comes to that there was no session with a server.
     """
+    details = Details.ofError(error)
     if outgoing.requireTLS and error.enhanced.startswith("4.7."):
-        return Failed(R550_NO_REQUIRETLS, hop.host)  # RFC 8689 §4.2.1
+        return Failed(R550_NO_REQUIRETLS, details=details)  # RFC 8689 §4.2.1
     if error.enhanced == _OURSELVES:
-        return Failed(Reply(554, "5.4.6", str(error)), hop.host)
-    return Retry(Reply(451, error.enhanced, str(error)), hop.host)
+        return Failed(R554_COMES_BACK, details=details)
+    return Retry(noSession(error.enhanced), details=details)

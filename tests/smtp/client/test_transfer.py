@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.reply import Reply
 from tests.hops import BODY, HopsCase, codes, outgoing
 from tests.peer import EHLO, Peer
 from tests.requirements import requirement
@@ -30,7 +31,7 @@ class HeardTests(HopsCase):
 
         def heard(index: int, sent: Sent) -> None:
             (answer,) = sent.answers
-            self.assertEqual((answer.recipient, sent.host), (recipients[index], "hop.example"))
+            self.assertEqual((answer.recipient, sent.host), (recipients[index], "peer.example"))
             codes.setdefault(answer.recipient[0], []).append(answer.reply.code)
 
         return self.start(self.hop(**hop), outgoing(*recipients), heard), codes
@@ -92,7 +93,12 @@ class TransactionTests(HopsCase):
             self.hop(forms=(Form.PRDR,)), outgoing(*(f"{local}@x.example" for local in "abcde"))
         )
         self.assertEqual(codes(sent), [250, 550, 450, 250, 550])
-        self.assertEqual((sent.host, sent.knowsDSN), ("hop.example", False))
+        self.assertEqual((sent.host, sent.knowsDSN), ("peer.example", False))
+        self.assertTrue(all(answer.reply.byServer for answer in sent.answers))
+        for (answer, details), own in zip(sent.each(), "a..de", strict=True):
+            self.assertEqual((details.address, details.port), ("192.0.2.25", 25))
+            final = None if own == "." else Reply(250, "2.6.0", "taken")
+            self.assertEqual((details.final, answer.final), (final, final))
         self.assertEqual(self.peer.delivered, ["a@x.example", "d@x.example"])
 
     def test_limits(self) -> None:
@@ -268,7 +274,7 @@ class TransactionTests(HopsCase):
                 self.peer.override["DATA"] = "354 go\r\n250 2.6.0 taken"
             sent = self.sent(hop, outgoing("a@x.example"))
             self.assertEqual(codes(sent), [451])
-            self.assertIn("before its end", sent.answers[0].reply.text)
+            self.assertIn("before its end", sent.details[0].cause)
             self.network.run()
             self.assertEqual(self.peer.sessions, [])
 

@@ -50,7 +50,7 @@ class LMTPTests(RemoteCase):
         self.assertEqual((type(a), a.action, a.reply.code), (Delivered, "delivered", 250))
         self.assertEqual((type(b), b.reply.enhanced), (Failed, "5.2.2"))
         self.assertEqual((type(c), c.reply.enhanced), (Retry, "4.2.0"))
-        self.assertEqual((type(d), d.reply.enhanced, d.host), (Failed, "5.1.1", "hop.example"))
+        self.assertEqual((type(d), d.reply.enhanced, d.host), (Failed, "5.1.1", "peer.example"))
         self.assertEqual(self.peer.connections, 1)
         self.assertEqual(sum(line.startswith("MAIL") for line in self.peer.commands), 1)
 

@@ -74,7 +74,9 @@ class SMTPTests(RemoteCase):
         (outcome,) = self.outcomes(makeAddressees("a@x.example"))
         self.assertIsInstance(outcome, Retry)
         self.assertEqual((outcome.reply.code, outcome.reply.enhanced), (451, "4.4.1"))
-        self.assertIn("hop.example", outcome.reply.text)
+        self.assertEqual(outcome.reply.text, "the next server cannot be reached")
+        self.assertIn("hop.example", outcome.details.cause)
+        self.assertEqual(outcome.host, "")
 
     def test_tlsRequired(self) -> None:
         """TLS that is required and not offered: nothing is sent in clear."""
