@@ -79,6 +79,7 @@ WHOLE = (
     "dialogues",
     "docs",
     "growth",
+    "hopfaults/properties",
     "layout",
     "mixed/field",
     "mixed/properties",

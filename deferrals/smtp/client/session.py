@@ -54,11 +54,15 @@ from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer,
 from deferrals.tls import WrongServer
 
 _UNWANTED = "not waited for any longer"
+_INTERMEDIATE = "a recipient was answered 3xx"
 
 
 def _unheard(index: int, answer: Answer) -> None:
     """All answers are in the result."""
 
+
+#: What a server says that has not understood, or has not expected, a command.
+_UNKNOWN_COMMAND = frozenset(range(500, 505))
 
 #: A reply that is not waited for yet counts for so many octets at least.
 _REPLY_OCTETS = 512
@@ -560,7 +564,10 @@ class ClientSession(Protocol):
         seconds = self._timeouts.answer
         if sending.form is Form.LMTP:
             for index in sending.waiting:
-                sending.block[index] = reply = await self._expect(seconds)
+                reply = await self._expect(seconds)
+                if reply.isIntermediate:
+                    raise PeerError(_INTERMEDIATE)
+                sending.block[index] = reply
                 heard(index, Answer(sending.outgoing.recipients[index], reply, "recipient"))
             return
         reply = await self._firstAnswer(sending)
@@ -568,6 +575,9 @@ class ClientSession(Protocol):
             sending.extended(reply.text.split("\n"))
             return
         reply = kept(reply)
+        if sending.chunks and reply.code in _UNKNOWN_COMMAND:
+            # What it was sent behind a command that it does not know are more of them.
+            self._broken(PeerError(f"BDAT was answered {reply}"))
         if reply.code == 353:
             listed = sending.listed
             if not listed:
@@ -575,7 +585,7 @@ class ClientSession(Protocol):
             for index in listed:
                 sending.block[index] = await self._expect(seconds)
                 if sending.block[index].isIntermediate:
-                    raise PeerError("a recipient was answered 3xx")
+                    raise PeerError(_INTERMEDIATE)
             reply = await self._expect(seconds)
         if reply.isIntermediate:
             raise PeerError(f"the final reply is {reply}")
