@@ -163,7 +163,7 @@ class PipeDelivery:
             "PATH": _PATH,
             "SENDER": envelope.senderText,
             "RECIPIENT": str(recipient),
-            "TRANSACTION": envelope.id,
+            "TRANSACTION": envelope.uniqueId,
         }
 
     def _run(self, words: list[str], environment: dict[str, str], copy: Copy) -> Deferred[Outcome]:
