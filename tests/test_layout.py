@@ -50,7 +50,7 @@ ALLOWED = {
         "spool",
     },
     "client": {"errors", "model", "smtp", "tls"},
-    "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool"},
+    "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool", "stages"},
     "server": {
         *BASE,
         *("auth", "config", "plugins", "relay", "smtp", "spool", "stages"),
