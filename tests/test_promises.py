@@ -45,6 +45,7 @@ METHODS = {
     "IContentStage": {"cohort", "judge"},
     "IExpectingStage": {"expect"},
     "IDeliveryStage": {"destination", "deliver"},
+    "IReportingDelivery": {"deliverReporting"},
     "IBinaryDelivery": set(),
     "ITransactionObserver": {"ended"},
     "IStagePlugin": {"name", "stage", "settings", "build"},

@@ -17,6 +17,8 @@ from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.process import reapProcessHandlers
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from deferrals import durable
@@ -31,8 +33,12 @@ from deferrals.operator.control import Operator, listen
 from deferrals.server.listeners import serverEndpoint
 from deferrals.server.mailserver import MailServer
 from deferrals.server.services import Services
+from deferrals.stages.delivery.processgroup import Orphans
 
 _log = Logger(namespace="deferrals")
+
+#: How often process 1 of a container looks for orphans that have ended.
+REAP_SECONDS = 5.0
 
 #: What a reload does not change.
 _AT_START = ("state_dir", "hostname", "max_judging", "dns")
@@ -81,6 +87,8 @@ class MailService(service.Service):
         )
         self.server.limitConnections(config.limits)
         self._control: IListeningPort | None = None
+        self._reaping = LoopingCall(Orphans(reapProcessHandlers).look)
+        self._reaping.clock = reactor
 
     def privilegedStartService(self) -> None:
         """
@@ -102,6 +110,8 @@ class MailService(service.Service):
             keepStatePrivate(self.config)
         except (OSError, SpoolError):
             return self.failed(Failure())
+        if os.getpid() == 1:
+            self._reaping.start(REAP_SECONDS)
         self.server.start().addCallbacks(self._started, self.failed)
 
     def _started(self, server: MailServer) -> None:
@@ -120,6 +130,8 @@ class MailService(service.Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._reaping.running:
+            self._reaping.stop()
         if self._control is not None:
             await maybeDeferred(self._control.stopListening)
         await self.server.stop(self.config.grace)

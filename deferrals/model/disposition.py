@@ -14,7 +14,7 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.dsn import isWanted
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.verdict import NO_DETAILS, Delivered, Details, Failed, Outcome, Retry
 
 #: How long what has been handed out belongs to the one that has it; after that it
 #: is due for another one.
@@ -36,11 +36,13 @@ class Remove:
     The recipient leaves the queue, and the sender need not be told.
 
     @ivar event: why, in a word, for the message's history.
+    @ivar details: for the operator: kept in the message's history alone.
     """
 
     event: str = "delivered"
     reply: Reply | None = None
     host: str = ""
+    details: Details = attrs.field(default=NO_DETAILS, eq=False, kw_only=True)
 
 
 @attrs.frozen
@@ -57,6 +59,7 @@ class Reschedule:
     @ivar attempted: whether there has been an attempt; otherwise the recipient
         has merely been put back.
     @ivar isHeld: whether it waits until an operator releases it.
+    @ivar details: for the operator: kept in the message's history alone.
     """
 
     destination: str
@@ -67,6 +70,7 @@ class Reschedule:
     host: str = ""
     attempted: bool = True
     isHeld: bool = False
+    details: Details = attrs.field(default=NO_DETAILS, eq=False, kw_only=True)
 
 
 @attrs.frozen
@@ -76,11 +80,13 @@ class NotifyThenRemove:
     told.
 
     @ivar action: C{"failed"}, C{"expired"}, C{"delivered"} or C{"relayed"}.
+    @ivar details: for the operator: kept in the message's history alone.
     """
 
     action: str
     reply: Reply | None = None
     host: str = ""
+    details: Details = attrs.field(default=NO_DETAILS, eq=False, kw_only=True)
 
 
 @attrs.frozen
@@ -131,13 +137,14 @@ def disposition(outcome: Outcome, addressee: Addressee, queued: Queued) -> Dispo
     """
     if isinstance(outcome, Retry) and queued.ageSeconds < queued.schedule.expire:
         seconds = queued.schedule.wait(addressee.attempts + 1, outcome.after, queued.chance)
-        return _reschedule(queued, seconds, outcome.reply, outcome.host, attempted=True)
+        waits = _reschedule(queued, seconds, outcome.reply, outcome.host, attempted=True)
+        return attrs.evolve(waits, details=outcome.details)
     action = finalAction(outcome)
     mayTell = action != "passed" and not (isinstance(outcome, Failed) and outcome.told)
     if mayTell and queued.hasSender and isWanted(addressee.recipient.notify, action):
-        return NotifyThenRemove(action, outcome.reply, outcome.host)
+        return NotifyThenRemove(action, outcome.reply, outcome.host, details=outcome.details)
     event = "delivered" if isinstance(outcome, Delivered) else action
-    return Remove(event, outcome.reply, outcome.host)
+    return Remove(event, outcome.reply, outcome.host, details=outcome.details)
 
 
 def finalAction(outcome: Outcome) -> str:
@@ -189,4 +196,6 @@ def handedBack(outcome: Outcome) -> Outcome:
     """
     if isinstance(outcome, Failed):
         return attrs.evolve(outcome, told=True)
-    return Failed(outcome.reply, outcome.host, True) if isinstance(outcome, Retry) else outcome
+    if isinstance(outcome, Retry):
+        return Failed(outcome.reply, outcome.host, True, details=outcome.details)
+    return outcome

@@ -32,6 +32,12 @@ _FOLD = 76
 _LINE_OCTETS = 900
 _MESSAGE_ID = re.compile(rb"^message-id:[ \t]*(<[!-~]{1,250}>)[ \t]*$", re.I | re.M)
 
+#: A server's name.
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+
+#: Whose words a Diagnostic-Code has that no SMTP server has said (RFC 3464 §2.3.6).
+OURS = "x-deferrals"
+
 #: What Action (RFC 3464 §2.3.3) becomes of what is to be told.
 _ACTIONS = {"expired": "failed", "damaged": "failed"}
 
@@ -219,11 +225,12 @@ class Notification:
             ("Action", _ACTIONS.get(action, action)),
             ("Status", _status(action, addressee.reply)),
         ]
-        if addressee.host:
-            kind = "x-local" if "/" in addressee.host else "dns"
-            fields.append(("Remote-MTA", f"{kind}; {_literal(addressee.host)}"))
+        name = _mtaName(addressee.host)
+        if name:
+            fields.append(("Remote-MTA", f"dns; {name}"))
         if addressee.reply is not None:
-            fields.append(("Diagnostic-Code", f"smtp; {_said(addressee.reply)}"))
+            whose = "smtp" if addressee.host else OURS
+            fields.append(("Diagnostic-Code", f"{whose}; {_said(addressee.reply)}"))
         fields.append(("Last-Attempt-Date", rfc5322Date(self.now)))
         if action == "delayed":
             fields.append(("Will-Retry-Until", rfc5322Date(self.now + self.leftSeconds)))
@@ -324,15 +331,15 @@ def _status(action: str, reply: Reply | None) -> str:
     return reply.enhanced or f"{reply.code // 100}.0.0"
 
 
-def _literal(host: str) -> str:
+def _mtaName(host: str) -> str:
     """
-    An address is no name: it stands in brackets (RFC 3464 §2.1.2, RFC 5321
-    §4.1.3).
+    A server's name as fields have it; empty, where it is none.  An address is no
+    name: it stands in brackets (RFC 3464 §2.1.2, RFC 5321 §4.1.3).
     """
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host
+        return host if _NAME.fullmatch(host) else ""
     return f"[{host}]" if address.version == 4 else f"[IPv6:{host}]"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import attrs
 
@@ -23,6 +23,7 @@ from deferrals.model.commands import (
 )
 from deferrals.model.envelope import Envelope, Form, Recipient
 from deferrals.model.extensions import encodeXtext
+from deferrals.model.verdict import NO_DETAILS, Details
 
 #: The ways of asking for each recipient's own answer, the best one first.
 PREFERENCE = (Form.DEFERRALS, Form.PRDR, Form.EXDATA)
@@ -79,8 +80,9 @@ class Hop:
     @ivar endpoint: a Twisted client endpoint string.
     @ivar name: the server for people, and for what is remembered of it:
         C{"mx.example.net:25"}.
-    @ivar host: its host name, where it has one: what its certificate must say,
-        and what a notification calls it.
+    @ivar host: its host name, where it has one: what its certificate must say.
+    @ivar isPublic: whether all the world knows it by that name: otherwise a
+        notification calls it as it calls itself.
     @ivar lmtp: whether it speaks LMTP.
     @ivar forms: the ways of asking for each recipient's answer that may be used.
     @ivar security: whether the connection is to be protected.
@@ -99,6 +101,7 @@ class Hop:
     endpoint: str
     name: str
     host: str = ""
+    isPublic: bool = attrs.field(default=False, kw_only=True)
     lmtp: bool = False
     forms: tuple[Form, ...] = PREFERENCE
     security: Security = "none"
@@ -186,11 +189,25 @@ class Sent:
     @ivar answers: one per recipient, in their order.
     @ivar host: what the server is called in notifications.
     @ivar knowsDSN: whether it will tell the sender what RFC 3461 asks for.
+    @ivar details: for the log: one per answer, or none at all.
     """
 
     answers: tuple[Answer, ...]
     host: str = ""
     knowsDSN: bool = False
+    details: tuple[Details, ...] = ()
+
+    def each(self) -> list[tuple[Answer, Details]]:
+        """
+        The answers, each with its details.
+        """
+        details = self.details or (NO_DETAILS,) * len(self.answers)
+        return list(zip(self.answers, details, strict=True))
+
+
+#: Is told which recipient (its index) has an answer that stands, and what came of it:
+#: a L{Sent} with this one answer.
+Heard: TypeAlias = Callable[[int, Sent], None]
 
 
 def wireAddress(mailbox: Mailbox) -> str:

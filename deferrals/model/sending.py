@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from deferrals.errors import PeerError
-from deferrals.model.answers import Result, weigh
+from deferrals.model.answers import R451_NO_ANSWER, Answer, Result, weigh
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
 from deferrals.model.outgoing import PREFERENCE, Outgoing
@@ -28,9 +28,29 @@ R554_NO_BINARYMIME = Reply(
     554, "5.6.3", "the message is binary, and the next server does not offer BINARYMIME"
 )
 R554_BARE_NEWLINE = Reply(554, "5.6.0", "the message has a bare CR or LF, which is not sent")
+R554_COMES_BACK = Reply(554, "5.4.6", "mail for this recipient would come back to this server")
 R550_NO_REQUIRETLS = Reply(
     550, "5.7.30", "the sender wants REQUIRETLS, and the next server does not offer it safely"
 )
+
+#: What is said of a server with which there was no session, by enhanced code: why
+#: not, in the words of whatever layer, is for the log (L{HopError}).
+_NO_SESSION = {
+    "4.4.1": "the next server cannot be reached",
+    "4.4.2": "the session with the next server broke off",
+    "4.7.4": "there is no protected connection to the next server",
+    "4.7.5": "there is no trustworthy connection to the next server",
+}
+_NOT_USABLE = "this server cannot use the next one now"
+
+
+def noSession(enhanced: str) -> Reply:
+    """
+    What a sender is told where there was no session.
+
+    @param enhanced: of the L{HopError}.
+    """
+    return Reply(451, enhanced, _NO_SESSION.get(enhanced, _NOT_USABLE))
 
 
 def number(capabilities: Capabilities, keyword: str, name: str = "") -> int | None:
@@ -205,11 +225,23 @@ class Sending:
         """
         What it all comes to.
 
-        @param lost: why the connection was given up, if it was.
+        @param lost: why the connection was given up, if it was: for the log.
         """
-        recipients, missing = self.outgoing.recipients, R451_NOT_ASKED
-        if lost:
-            missing = Reply(451, "4.4.2", f"no answer: {lost}")
+        missing = R451_NO_ANSWER if self.handedOver else R451_NOT_ASKED
+        return self._weighed(missing, lost)
+
+    def known(self) -> dict[int, Answer]:
+        """
+        The answers that are there when no more are waited for, by recipient.
+        """
+        answers = self._weighed(R451_NOT_ASKED, "").answers
+        return {i: one for i, one in enumerate(answers) if one.reply is not R451_NOT_ASKED}
+
+    def _weighed(self, missing: Reply, lost: str) -> Result:
+        """
+        @param missing: stands for what was not answered.
+        """
+        recipients = self.outgoing.recipients
         replies = [*self._recipients, *[missing] * (len(recipients) - len(self._recipients))]
         block, final = self.block, self.final
         if self._refusal is not None:

@@ -29,7 +29,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from deferrals.model.backoff import Backoff
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Outcome, Retry
+from deferrals.model.verdict import NO_DETAILS, Details, Outcome, Retry
 
 #: So many attempts in a row have to fail before a destination is backed off.
 FAILURES = 3
@@ -55,11 +55,13 @@ class HopReport:
     @ivar isAlive: whether that works.
     @ivar reply: what it said.
     @ivar host: its name.
+    @ivar details: what else there is to know.
     """
 
     isAlive: bool
     reply: Reply | None = None
     host: str = ""
+    details: Details = attrs.field(default=NO_DETAILS, eq=False)
 
 
 def hopReport(outcomes: Iterable[Outcome]) -> HopReport:
@@ -70,7 +72,7 @@ def hopReport(outcomes: Iterable[Outcome]) -> HopReport:
     """
     found = list(outcomes)
     isDead = all(isinstance(one, Retry) and _isTheHops(one.reply) for one in found)
-    return HopReport(not isDead, found[0].reply, found[0].host)
+    return HopReport(not isDead, found[0].reply, found[0].host, found[0].details)
 
 
 def _isTheHops(reply: Reply) -> bool:
@@ -90,6 +92,7 @@ class Trouble(TypedDict):
     seconds: int
     reply: str | None
     host: str
+    cause: str
 
 
 @attrs.define
@@ -254,5 +257,6 @@ class Destinations:
                     "seconds": round(state.backoff.remaining(now)),
                     "reply": None if report.reply is None else str(report.reply),
                     "host": report.host,
+                    "cause": report.details.cause,
                 }
         return found

@@ -8,11 +8,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.relay import destinations
 from deferrals.relay.destinations import Destinations, HopReport, hopReport
 
-DEAD = HopReport(False, Reply(451, "4.4.1", "no answer"), "mx.dead.example")
+DEAD = HopReport(
+    False,
+    Reply(451, "4.4.1", "no answer"),
+    "mx.dead.example",
+    Details("refused at 192.0.2.1"),
+)
 ALIVE = HopReport(True)
 
 
@@ -67,7 +72,7 @@ class DestinationsTests(SynchronousTestCase):
         """
         return self.destinations.begin(name, limit, name)
 
-    def fail(self, name: str) -> None:  # type: ignore[override]
+    def failing(self, name: str) -> None:
         for _ in range(destinations.FAILURES):
             self.attempt(name, DEAD)
 
@@ -109,7 +114,7 @@ class DestinationsTests(SynchronousTestCase):
     def test_probes(self) -> None:
         """Destinations in trouble never take more than half of all slots."""
         for number in range(8):
-            self.fail(f"dead {number}")
+            self.failing(f"dead {number}")
         self.clock.advance(60)
         begun = [self.begin(f"dead {number}") for number in range(8)]
         self.assertEqual(begun, [True] * 5 + [False] * 3)
@@ -139,7 +144,7 @@ class DestinationsTests(SynchronousTestCase):
 
     def test_forget(self) -> None:
         """When the configuration has changed, everything may be tried at once."""
-        self.fail("dead")
+        self.failing("dead")
         self.destinations.forget()
         self.assertTrue(self.begin("dead"))
         self.assertEqual(self.destinations.troubles(), {})
@@ -147,7 +152,7 @@ class DestinationsTests(SynchronousTestCase):
     def test_troubles(self) -> None:
         """The operator sees what a destination said, and for how long it is left alone."""
         self.attempt("shaky", DEAD)
-        self.fail("dead")
+        self.failing("dead")
         self.clock.advance(10)
         self.assertEqual(
             self.destinations.troubles(),
@@ -157,6 +162,7 @@ class DestinationsTests(SynchronousTestCase):
                     "seconds": 50,
                     "reply": "451 4.4.1 no answer",
                     "host": "mx.dead.example",
+                    "cause": "refused at 192.0.2.1",
                 }
             },
         )

@@ -21,7 +21,7 @@ from deferrals.deferreds import InThread
 from deferrals.errors import HopError, PeerError
 from deferrals.interfaces import INextHops
 from deferrals.model.commands import checkName, checkPath, checkRecipient
-from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.smtp.client.connections import HopConnections, Means
 from deferrals.smtp.client.downgrades import Downgrades
@@ -89,14 +89,15 @@ class NextHops:
     def _forget(self, hop: Hop) -> None:
         self._connections.pop(hop, None)
 
-    def send(self, hop: Hop, outgoing: Outgoing) -> Deferred[Sent]:
-        return Deferred.fromCoroutine(self._send(hop, outgoing))
+    def send(self, hop: Hop, outgoing: Outgoing, heard: Heard | None = None) -> Deferred[Sent]:
+        return Deferred.fromCoroutine(self._send(hop, outgoing, heard))
 
-    async def _send(self, hop: Hop, outgoing: Outgoing) -> Sent:
+    async def _send(self, hop: Hop, outgoing: Outgoing, heard: Heard | None) -> Sent:
         connections = self._to(hop)
         await connections.acquire()
         try:
-            return await Transfer(connections, self._downgrades, self._reactor, outgoing).run()
+            transfer = Transfer(connections, self._downgrades, self._reactor, outgoing, heard)
+            return await transfer.run()
         finally:
             connections.release()
 

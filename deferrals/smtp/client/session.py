@@ -30,6 +30,7 @@ from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IReactorTime,
     ISSLTransport,
+    ISystemHandle,
     ITCPTransport,
     ITLSTransport,
     IUNIXTransport,
@@ -40,7 +41,7 @@ from zope.interface import implementer
 
 from deferrals.deferreds import TimeoutError, withDeadline
 from deferrals.errors import PeerError
-from deferrals.model.answers import Result
+from deferrals.model.answers import Answer, Result
 from deferrals.model.commands import checkLine, checkName, checkPath, checkRecipient
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import EXTENDED
@@ -54,11 +55,16 @@ from deferrals.tls import WrongServer
 
 _UNWANTED = "not waited for any longer"
 
+
+def _unheard(index: int, answer: Answer) -> None:
+    """All answers are in the result."""
+
+
 #: A reply that is not waited for yet counts for so many octets at least.
 _REPLY_OCTETS = 512
 
 
-class IConnection(ITLSTransport, IConsumer):
+class IConnection(ITLSTransport, IConsumer, ISystemHandle):
     """
     What a session needs of its transport.
     """
@@ -418,12 +424,19 @@ class ClientSession(Protocol):
 
     # Messages.
 
-    async def send(self, outgoing: Outgoing, forms: Sequence[Form] | None = None) -> Result:
+    async def send(
+        self,
+        outgoing: Outgoing,
+        forms: Sequence[Form] | None = None,
+        heard: Callable[[int, Answer], None] = _unheard,
+    ) -> Result:
         """
         Send one message.  The next one may be sent when this one is done,
         while the session is L{usable}.  It fails only when it is cancelled.
 
         @param forms: instead of the session's own.
+        @param heard: is told each recipient's answer, by its index, that stands by
+            itself (LMTP); and what is known when this fails.
         """
         sending = Sending(outgoing, self._form(forms), self.capabilities, self._chunking)
         reason = unfit(outgoing, self.capabilities, self.verified)
@@ -436,12 +449,17 @@ class ClientSession(Protocol):
         try:
             await self._envelope(sending)
             if sending.begun:
-                await self._content(sending)
+                await self._content(sending, heard)
         except BareNewline:
             sending.refuseAll(R554_BARE_NEWLINE)
         except PeerError as error:
             if self._lost is None:
                 self._broken(error)
+        except Exception:
+            self.abort()
+            for index, answer in sending.known().items():
+                heard(index, answer)
+            raise
         self._settle()
         return sending.result(self.lost)
 
@@ -529,7 +547,7 @@ class ClientSession(Protocol):
             self._command("RSET")
             await self._expect(self._timeouts.command)
 
-    async def _content(self, sending: Sending) -> None:
+    async def _content(self, sending: Sending, heard: Callable[[int, Answer], None]) -> None:
         """
         The message, and everything that is said about it.
         """
@@ -542,7 +560,8 @@ class ClientSession(Protocol):
         seconds = self._timeouts.answer
         if sending.form is Form.LMTP:
             for index in sending.waiting:
-                sending.block[index] = await self._expect(seconds)
+                sending.block[index] = reply = await self._expect(seconds)
+                heard(index, Answer(sending.outgoing.recipients[index], reply, "recipient"))
             return
         reply = await self._firstAnswer(sending)
         if self._isExtended(reply.code):

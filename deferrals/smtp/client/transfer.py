@@ -6,7 +6,7 @@ others come in the next transaction (RFC 5321 §4.5.3.1.10).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -14,10 +14,12 @@ from deferrals.errors import HopError
 from deferrals.logger import Logger
 from deferrals.model.answers import Answer, Result
 from deferrals.model.envelope import Form
-from deferrals.model.outgoing import PREFERENCE, Hop, Outgoing, Sent
+from deferrals.model.outgoing import PREFERENCE, Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.model.sending import R451_NOT_ASKED
+from deferrals.model.verdict import NO_DETAILS, Details
 from deferrals.smtp.client.connections import HopConnections
+from deferrals.smtp.client.describing import detailsOf, shownName
 from deferrals.smtp.client.downgrades import Downgrades
 from deferrals.smtp.client.session import ClientSession
 
@@ -37,6 +39,7 @@ class Transfer:
     @param connections: to that server; one of their slots is the caller's.
     @param downgrades: the extensions that servers are used without.
     @param clock: tells the time.
+    @param heard: is told the answers that stand before all of them are known.
     """
 
     def __init__(
@@ -45,16 +48,19 @@ class Transfer:
         downgrades: Downgrades,
         clock: IReactorTime,
         outgoing: Outgoing,
+        heard: Heard | None = None,
     ) -> None:
         self._connections = connections
         self._hop = connections.hop
         self._downgrades = downgrades
         self._clock = clock
         self._outgoing = outgoing
+        self._heard = heard
         self._answers: dict[int, Answer] = {}
+        self._details: dict[int, Details] = {}
         self._session: ClientSession | None = None
         self._fresh = False
-        self._host = self._hop.host
+        self._host = shownName(self._hop, "")
         self._knowsDSN = False
 
     async def run(self) -> Sent:
@@ -69,9 +75,10 @@ class Transfer:
                 if self._session is None:
                     self._session, self._fresh = await self._connections.take()
                 pending = await self._transaction(self._session, pending)
-        except HopError:
+        except HopError as error:
             if not self._answers:
                 raise
+            self._details = {**dict.fromkeys(pending, Details.ofError(error)), **self._details}
         finally:
             if self._session is not None:
                 self._connections.giveBack(self._session)
@@ -79,17 +86,34 @@ class Transfer:
             self._answers.get(index) or Answer(address, R451_NOT_ASKED, "envelope")
             for index, address in enumerate(self._outgoing.recipients)
         )
-        return Sent(answers, self._host, self._knowsDSN)
+        return self._sent(answers, range(len(answers)))
+
+    def _sent(self, answers: tuple[Answer, ...], indexes: Iterable[int]) -> Sent:
+        details = tuple(self._details.get(index, NO_DETAILS) for index in indexes)
+        return Sent(answers, self._host, self._knowsDSN, details)
+
+    def _stands(self, index: int, answer: Answer) -> None:
+        """
+        A recipient's answer is known, and will not change.
+        """
+        self._answers[index] = answer
+        if self._heard is not None:
+            self._heard(index, self._sent((answer,), [index]))
 
     async def _transaction(self, session: ClientSession, pending: list[int]) -> list[int]:
         """
         @return: the recipients that are still to be sent to.
         """
-        self._host = self._hop.host or session.serverName
+        self._host = shownName(self._hop, session.serverName)
         self._knowsDSN = "DSN" in session.capabilities
         batch = _batch(session, self._hop, self._outgoing, pending)
         message = self._outgoing.only(batch)
-        result = await session.send(message, self._forms())
+
+        def heard(index: int, answer: Answer) -> None:
+            self._details[batch[index]] = detailsOf(session, answer)
+            self._stands(batch[index], answer)
+
+        result = await session.send(message, self._forms(), heard)
         sender = result.sender
         if result.lost and not self._fresh and (sender is None or sender.code == 421):
             self._session = None  # the server had closed it: nothing was begun
@@ -97,18 +121,24 @@ class Transfer:
         self._learn(result)
         if _refusesParameter(result) and session.usable:
             refused, form = result.sender, result.form
-            result = await session.send(message, [])
+            result = await session.send(message, [], heard)
             if result.sender is not None and result.sender.isPositive:
                 self._problem(form, f"MAIL FROM was answered {refused}")
         self._fresh = False
-        self._answers.update(zip(batch, result.answers, strict=True))
+        again = _putOff(batch, result) if session.usable else []
+        for index, answer in zip(batch, result.answers, strict=True):
+            self._details[index] = detailsOf(session, answer, result.lost)
+            if index in again:
+                self._answers[index] = answer
+            else:
+                self._stands(index, answer)
         if not session.usable:
             self._session = None
             return [] if result.lost else pending[len(batch) :]
         if self._connections.isSpent(session):
             self._connections.giveBack(session)
             self._session = None
-        return [*_putOff(batch, result), *pending[len(batch) :]]
+        return [*again, *pending[len(batch) :]]
 
     # Extensions that go wrong (D-26).
 

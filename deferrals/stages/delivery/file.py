@@ -18,12 +18,12 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IBinaryDelivery, IMessage, IReportingDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.settings import checked
 from deferrals.model.verdict import Delivered, Outcome
-from deferrals.stages.delivery.copies import writeEach
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, writeEach
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
@@ -47,8 +47,8 @@ class FileSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IDeliveryStage)
-class FileDelivery:
+@implementer(IReportingDelivery)
+class FileDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -64,11 +64,15 @@ class FileDelivery:
     def destination(self, recipient: Recipient) -> str:
         return "file"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
         write = functools.partial(self._write, message, envelope)
-        return writeEach(self._services.inThread, write, recipients)
+        return writeEach(self._services.inThread, write, envelope, recipients, report)
 
     def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         """

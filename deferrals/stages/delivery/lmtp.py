@@ -14,11 +14,12 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
+from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Security
 from deferrals.model.settings import checked, positive
+from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.remote import (
     ConnectionSettings,
     Outcomes,
@@ -48,8 +49,8 @@ class LMTPSettings(ConnectionSettings):
     recipients: int = attrs.field(default=1000, validator=checked(positive))
 
 
-@implementer(IOnwardDelivery)
-class LMTPDelivery:
+@implementer(IOnwardDelivery, IReportingDelivery)
+class LMTPDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -66,8 +67,12 @@ class LMTPDelivery:
     def destination(self, recipient: Recipient) -> str:
         return f"lmtp {self._hop.name}"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[Outcomes]:
-        delivering = self._remote.deliver(message, envelope, recipients, [self._hop])
+        delivering = self._remote.deliver(message, envelope, recipients, [self._hop], report)
         return Deferred.fromCoroutine(delivering)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from deferrals import durable
 from deferrals.model.address import Mailbox
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Failed, Outcome, Retry
+from deferrals.model.verdict import Details, Failed, Outcome, Retry
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SAFE = "+=@!#$&^`{|}~"
@@ -24,6 +24,7 @@ _SAFE = "+=@!#$&^`{|}~"
 _MORE = ("", *(f"_{number}" for number in range(2, 10)))
 
 R452_NO_ROOM = Reply(452, "4.2.2", "no room in the mailbox")
+R451_NOT_WRITTEN = Reply(451, "4.2.0", "the mailbox cannot be written to now")
 R550_LONG_NAME = Reply(550, "5.1.1", "no mailbox can have so long a name")
 
 
@@ -98,8 +99,8 @@ def cannotWrite(error: OSError) -> Outcome:
     """
     What it means that a file could not be written.
     """
+    details = Details.ofError(error)
     if error.errno == errno.ENAMETOOLONG:
-        return Failed(R550_LONG_NAME)
-    if error.errno in _FULL:
-        return Retry(R452_NO_ROOM)
-    return Retry(Reply(451, "4.2.0", f"cannot write to the mailbox: {error.strerror}"))
+        return Failed(R550_LONG_NAME, details=details)
+    reply = R452_NO_ROOM if error.errno in _FULL else R451_NOT_WRITTEN
+    return Retry(reply, details=details)

@@ -30,9 +30,9 @@ from zope.interface import alsoProvides, implementer
 
 from deferrals.interfaces import (
     IBinaryDelivery,
-    IDeliveryStage,
     IEnvelopeStage,
     IMessage,
+    IReportingDelivery,
     IServices,
 )
 from deferrals.model.address import Mailbox
@@ -41,7 +41,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import Octets, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
-from deferrals.stages.delivery.copies import writeEach
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, writeEach
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
@@ -92,8 +92,8 @@ class MaildirSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IDeliveryStage)
-class MaildirDelivery:
+@implementer(IReportingDelivery)
+class MaildirDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -171,11 +171,15 @@ class MaildirDelivery:
 
     # After the final reply.
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
         write = functools.partial(self._write, message, envelope)
-        return writeEach(self._services.inThread, write, recipients)
+        return writeEach(self._services.inThread, write, envelope, recipients, report)
 
     def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         """

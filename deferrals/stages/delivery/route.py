@@ -27,7 +27,7 @@ from twisted.names.error import DNSNameError
 
 from deferrals.deferreds import together, withDeadline
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Failed, Retry
+from deferrals.model.verdict import Details, Failed, Retry
 
 #: How long a look-up may take, in seconds.
 LOOKUP_SECONDS = 30.0
@@ -187,8 +187,8 @@ class Names:
         except CancelledError:
             raise
         except Exception as error:
-            text = f"{R451_DNS.text}: {name}: {str(error) or type(error).__name__}"
-            raise NoRoute(Retry(attrs.evolve(R451_DNS, text=text[:200]))) from None
+            why = Details(f"{name}: {type(error).__name__}: {error}")
+            raise NoRoute(Retry(R451_DNS, details=why)) from None
         if not answers:
             return _Found()
         payloads: list[tuple[int, Payload]] = [(one.type, one.payload) for one in answers]

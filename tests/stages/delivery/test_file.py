@@ -13,18 +13,22 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.verdict import Delivered, Marks, Retry
 from deferrals.stages.delivery.file import FileDelivery, FileSettings
 from deferrals.testing import (
-    DeliveryStageContract,
     FakeServices,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
     makeMessage,
 )
+from tests.stages.delivery.test_copies import halting
 
 
-class FileTests(DeliveryStageContract, SynchronousTestCase):
+class FileTests(ReportingDeliveryContract, SynchronousTestCase):
     """
     L{FileDelivery}.
     """
+
+    def makeHalting(self) -> FileDelivery:
+        return halting(self.makeStage())
 
     def makeStage(self, **settings: Any) -> FileDelivery:
         self.directory = self.mktemp()

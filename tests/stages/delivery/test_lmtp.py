@@ -10,8 +10,8 @@ from deferrals.model.envelope import Recipient
 from deferrals.model.verdict import Delivered, Failed, Retry
 from deferrals.stages.delivery.lmtp import LMTPDelivery, LMTPSettings
 from deferrals.testing import (
-    DeliveryStageContract,
     FakeServices,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
 )
@@ -19,13 +19,18 @@ from tests.remote import RemoteCase
 from tests.requirements import requirement
 
 
-class LMTPContractTests(RemoteCase, DeliveryStageContract):
+class LMTPContractTests(RemoteCase, ReportingDeliveryContract):
     """
     L{LMTPDelivery} as a delivery stage.
     """
 
     keywords = ("PIPELINING",)
     lmtp = True
+
+    def makeHalting(self) -> LMTPDelivery:
+        self.peer.block = {"b@example.net": "silence"}
+        stage: LMTPDelivery = self.makeStage()
+        return stage
 
 
 class LMTPTests(RemoteCase):
@@ -45,7 +50,7 @@ class LMTPTests(RemoteCase):
         self.assertEqual((type(a), a.action, a.reply.code), (Delivered, "delivered", 250))
         self.assertEqual((type(b), b.reply.enhanced), (Failed, "5.2.2"))
         self.assertEqual((type(c), c.reply.enhanced), (Retry, "4.2.0"))
-        self.assertEqual((type(d), d.reply.enhanced, d.host), (Failed, "5.1.1", "hop.example"))
+        self.assertEqual((type(d), d.reply.enhanced, d.host), (Failed, "5.1.1", "peer.example"))
         self.assertEqual(self.peer.connections, 1)
         self.assertEqual(sum(line.startswith("MAIL") for line in self.peer.commands), 1)
 

@@ -17,18 +17,22 @@ from deferrals.model.verdict import Delivered, Marks, Retry
 from deferrals.stages.delivery.mailboxfiles import pathPart
 from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings, folderName
 from deferrals.testing import (
-    DeliveryStageContract,
     FakeServices,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
     makeMessage,
 )
+from tests.stages.delivery.test_copies import halting
 
 
-class MaildirTests(DeliveryStageContract, SynchronousTestCase):
+class MaildirTests(ReportingDeliveryContract, SynchronousTestCase):
     """
     L{MaildirDelivery}.
     """
+
+    def makeHalting(self) -> MaildirDelivery:
+        return halting(self.makeStage())
 
     def makeStage(self, **settings: Any) -> MaildirDelivery:
         self.directory = self.mktemp()

@@ -11,9 +11,9 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Recipient
 from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import Delivered, Failed, Marks, Retry
-from deferrals.stages.delivery.smtp import SMTPSettings
+from deferrals.stages.delivery.smtp import SMTPDelivery, SMTPSettings
 from deferrals.testing import (
-    DeliveryStageContract,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
     makeMessage,
@@ -22,10 +22,19 @@ from tests.remote import HOP, RemoteCase
 from tests.requirements import requirement
 
 
-class SMTPContractTests(RemoteCase, DeliveryStageContract):
+class SMTPContractTests(RemoteCase, ReportingDeliveryContract):
     """
-    L{SMTPDelivery} as a delivery stage.
+    L{SMTPDelivery} as a delivery stage, with two copies.
     """
+
+    def makeAddressees(self) -> list[Addressee]:
+        a, b = makeAddressees("a@example.net", "b@example.net")
+        return [a, Addressee(b.recipient, Marks((("X-Score", "9"),)), b.seq)]
+
+    def makeHalting(self) -> SMTPDelivery:
+        self.peer.rcpt = {"b@example.net": "silence"}
+        stage: SMTPDelivery = self.makeStage()
+        return stage
 
 
 class SMTPTests(RemoteCase):
@@ -65,7 +74,9 @@ class SMTPTests(RemoteCase):
         (outcome,) = self.outcomes(makeAddressees("a@x.example"))
         self.assertIsInstance(outcome, Retry)
         self.assertEqual((outcome.reply.code, outcome.reply.enhanced), (451, "4.4.1"))
-        self.assertIn("hop.example", outcome.reply.text)
+        self.assertEqual(outcome.reply.text, "the next server cannot be reached")
+        self.assertIn("hop.example", outcome.details.cause)
+        self.assertEqual(outcome.host, "")
 
     def test_tlsRequired(self) -> None:
         """TLS that is required and not offered: nothing is sent in clear."""
