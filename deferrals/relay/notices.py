@@ -61,7 +61,8 @@ class Author:
         """
         now = self.wall()
         client = Client("local", 0, self.hostname, "local")
-        return Envelope(self.ids.next(now), now, client, None, listener="notices")
+        ids = self.ids
+        return Envelope(ids.next(now), now, client, None, listener="notices", spool=ids.spool)
 
     def write(
         self,
@@ -85,7 +86,7 @@ class Author:
             header,
             content,
             self.hostname,
-            envelope.id,
+            envelope.uniqueId,
             envelope.received,
             left,
         ).build()

@@ -95,6 +95,8 @@ class ClientSession(Protocol):
     @ivar distrusted: whether the connection was lost for want of TLS with the
         right server.
     @ivar transactions: how many messages have been sent over it.
+    @ivar without: keywords of what the server offers and is not to be used: it does
+        not work there.
     """
 
     transport: IConnection  # from connectionMade on; nothing here is called before
@@ -132,6 +134,7 @@ class ClientSession(Protocol):
         self.serverName = ""
         self.protected = self.verified = self.distrusted = False
         self.transactions = 0
+        self.without: frozenset[str] = frozenset()
 
     # Connection and replies.
 
@@ -271,6 +274,15 @@ class ClientSession(Protocol):
         C{MAILMAX}, C{RCPTDOMAINMAX}.
         """
         return number(self.capabilities, "LIMITS", name)
+
+    @property
+    def offered(self) -> dict[str, list[str]]:
+        """
+        What the server offers and can be used.
+        """
+        if not self.without:
+            return self.capabilities
+        return {word: more for word, more in self.capabilities.items() if word not in self.without}
 
     async def _expect(self, seconds: float) -> Reply:
         """
@@ -442,7 +454,7 @@ class ClientSession(Protocol):
         @param heard: is told each recipient's answer, by its index, that stands by
             itself (LMTP); and what is known when this fails.
         """
-        sending = Sending(outgoing, self._form(forms), self.capabilities, self._chunking)
+        sending = Sending(outgoing, self._form(forms), self.offered, self._chunking)
         reason = unfit(outgoing, self.capabilities, self.verified)
         if reason is not None:
             sending.refuseAll(reason)
@@ -488,10 +500,11 @@ class ClientSession(Protocol):
         self.transactions += 1
         self._parser.renew(1)
         replies = []
-        if "PIPELINING" in self.capabilities:
+        pipelined = "PIPELINING" in self.offered
+        if pipelined:
             self._commands(commands)
         for command in commands:
-            if "PIPELINING" not in self.capabilities:
+            if not pipelined:
                 self._command(command)
             replies.append(await self._expect(self._timeouts.command))
         self._settle()
@@ -511,7 +524,7 @@ class ClientSession(Protocol):
         if self._lmtp:
             return Form.LMTP
         wanted = self._forms if forms is None else forms
-        offered = [form for form in PREFERENCE if form.keyword in self.capabilities]  # D-3, X-2
+        offered = [form for form in PREFERENCE if form.keyword in self.offered]  # D-3, X-2
         return next((form for form in offered if form in wanted), Form.PLAIN)
 
     def _commands(self, commands: Sequence[str]) -> None:
@@ -528,7 +541,7 @@ class ClientSession(Protocol):
         MAIL, RCPT and DATA, up to the reply to DATA.
         """
         commands = sending.commands()
-        pipelined = "PIPELINING" in self.capabilities
+        pipelined = "PIPELINING" in self.offered
         if pipelined:
             self._commands(commands)
         for command in commands:
