@@ -38,8 +38,8 @@ class Account:
 
     def given(self, recipient: str, now: float) -> None:
         """
-        A peer has got a whole message for a recipient, and so may have taken it: it
-        does not get it again in the same attempt (D-21).
+        A peer has got a whole message for a recipient, and so may have taken it: as
+        long as it has not refused, it does not get it again in the same attempt (D-21).
         """
         if now - self._given.get(recipient, -ATTEMPT_SECONDS) < ATTEMPT_SECONDS:
             self.wrong.append(f"{recipient} was sent again at once")
@@ -64,9 +64,11 @@ class Account:
 
     def refuses(self, recipient: str, code: int) -> None:
         """
-        A peer has refused a recipient for good.
+        A peer has refused a recipient, perhaps for good.
         """
-        self.refused.setdefault(recipient, set()).add(code)
+        self._given.pop(recipient, None)
+        if code >= 500:
+            self.refused.setdefault(recipient, set()).add(code)
 
     def problems(self, recipient: str, ends: list[tuple[str, int]]) -> list[str]:
         """

@@ -90,7 +90,7 @@ class MailSession(Speaker):
             self.account.confused.add(code)
             if 200 <= code < 300:
                 self.account.perhaps |= self.given
-        elif 500 <= code < 600:
+        elif code >= 400:
             for one in people:
                 self.account.refuses(one, code)
 
@@ -249,7 +249,10 @@ class MailSession(Speaker):
             self.answer("final", "503 5.5.1 nobody", lambda _: None, self.ignored)
             return
         for address, _ in rcpts:
-            self.account.given(address, self.clock.seconds())
+            if self.isConfused:
+                self.account.sent(address)
+            else:
+                self.account.given(address, self.clock.seconds())
             self.given.add(address)
         own = {address: self.server.verdict(self.server.own, address) for address, _ in rcpts}
         refused = any(not reply.startswith("2") for reply in own.values())

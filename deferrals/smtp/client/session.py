@@ -61,9 +61,6 @@ def _unheard(index: int, answer: Answer) -> None:
     """All answers are in the result."""
 
 
-#: What a server says that has not understood, or has not expected, a command.
-_UNKNOWN_COMMAND = frozenset(range(500, 505))
-
 #: A reply that is not waited for yet counts for so many octets at least.
 _REPLY_OCTETS = 512
 
@@ -588,9 +585,6 @@ class ClientSession(Protocol):
             sending.extended(reply.text.split("\n"))
             return
         reply = kept(reply)
-        if sending.chunks and reply.code in _UNKNOWN_COMMAND:
-            # What it was sent behind a command that it does not know are more of them.
-            self._broken(PeerError(f"BDAT was answered {reply}"))
         if reply.code == 353:
             listed = sending.listed
             if not listed:

@@ -135,18 +135,6 @@ class ClientTests(SynchronousTestCase):
         server.say("250 ok", "354 go", "250 ok")
         self.assertEqual(codes(self.successResultOf(server.result)), [250, 451, 451])
 
-    def test_unknownBDAT(self) -> None:
-        """
-        To a server that does not know BDAT what comes behind it is commands: its answer
-        counts, and nothing more is sent to it.
-        """
-        server = self.greeted(["250-mx", "250-CHUNKING", "250 PIPELINING"])
-        server.send("b@example.net")
-        server.say("250 ok", "250 ok")
-        server.say("503 5.5.1 what")
-        self.assertEqual(codes(self.successResultOf(server.result)), [503])
-        self.assertFalse(server.session.usable)
-
     def test_behindReplies(self) -> None:
         """Recipients that have been answered keep their answers, whatever follows."""
         server = self.greeted(["250-mx", "250 PIPELINING"], lmtp=True)
