@@ -76,6 +76,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
+            "model/ids.py",
             "spool/sqlite/queries.py",
             "spool/sqlite/rows.py",
             "server/limits.py",

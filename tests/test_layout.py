@@ -51,7 +51,7 @@ ALLOWED = {
         "spool",
     },
     "client": {"errors", "model", "smtp", "tls"},
-    "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool"},
+    "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool", "stages"},
     "server": {
         *BASE,
         *("auth", "config", "plugins", "relay", "smtp", "spool", "stages"),
@@ -79,6 +79,7 @@ WHOLE = (
     "dialogues",
     "docs",
     "growth",
+    "hopfaults/properties",
     "layout",
     "leaks",
     "mixed/field",

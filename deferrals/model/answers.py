@@ -64,6 +64,7 @@ class Result:
     @ivar handedOver: whether the server was given the message (or part of it),
         so that without a final reply it is unknown whether it has taken it.
     @ivar lost: why the connection was given up; empty where it was not.
+    @ivar chunked: whether the message went in a chunk (RFC 3030).
     """
 
     answers: tuple[Answer, ...]
@@ -73,6 +74,7 @@ class Result:
     sender: Reply | None = None
     handedOver: bool = False
     lost: str = ""
+    chunked: bool = False
 
     @property
     def accepted(self) -> list[Answer]:

@@ -91,11 +91,24 @@ def unfit(outgoing: Outgoing, capabilities: Capabilities, verified: bool) -> Rep
     return None
 
 
+def _orTooMany(reply: Reply, isBehindOthers: bool) -> Reply:
+    """
+    The reply to RCPT TO; that there are too many recipients is said for now, whatever
+    the code (RFC 5321 §4.5.3.1.10).
+
+    @param isBehindOthers: whether one has been accepted before it.
+    """
+    isMeant = reply.enhanced == "5.5.3" or (
+        reply.code == 552 and reply.enhanced is None and isBehindOthers
+    )
+    return Reply(452, "4.5.3", reply.text) if isMeant and reply.isPermanent else reply
+
+
 class Sending:
     """
     The state of one message on one connection.
 
-    @param capabilities: what EHLO or LHLO said.
+    @param capabilities: what EHLO or LHLO said, without what is not to be used.
     @param chunking: whether BDAT may be used.
     """
 
@@ -165,7 +178,7 @@ class Sending:
             words.append(f"SIZE={outgoing.size}")
         if outgoing.binary:
             words.append("BODY=BINARYMIME")
-        elif outgoing.eightBit or (outgoing.needsUTF8 and "8BITMIME" in offered):
+        elif "8BITMIME" in offered and (outgoing.eightBit or outgoing.needsUTF8):
             words.append("BODY=8BITMIME")
         if outgoing.needsUTF8:
             words.append("SMTPUTF8")
@@ -191,13 +204,15 @@ class Sending:
         @raise PeerError: it is none that there can be.
         """
         if command.startswith("MAIL"):
+            if reply.isIntermediate:
+                raise PeerError(f"MAIL FROM was answered {reply}")
             self._sender = reply
             if not reply.isPositive:
                 self._refusal = reply
         elif command.startswith("RCPT"):
             if reply.isIntermediate and not (reply.code == 352 and self.form is Form.DEFERRALS):
                 raise PeerError(f"RCPT TO was answered {reply}")
-            self._recipients.append(reply)
+            self._recipients.append(_orTooMany(reply, bool(self.waiting)))
         elif reply.code == 354:
             self.begun = True
         elif self.waiting:
@@ -263,4 +278,5 @@ class Sending:
             self._sender,
             self.handedOver,
             lost,
+            self.chunks and self.handedOver,
         )

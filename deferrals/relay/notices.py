@@ -32,6 +32,7 @@ from deferrals.model.disposition import (
 )
 from deferrals.model.dsn import LISTENER, Notification, isWanted, smaller
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
+from deferrals.model.fields import separation
 from deferrals.model.ids import TransactionIds
 from deferrals.model.verdict import Route
 
@@ -67,7 +68,8 @@ class Author:
         """
         now = self.wall()
         client = Client("local", 0, self.hostname, "local")
-        return Envelope(self.ids.next(now), now, client, None, listener=LISTENER)
+        ids = self.ids
+        return Envelope(ids.next(now), now, client, None, listener=LISTENER, spool=ids.spool)
 
     def write(
         self,
@@ -91,7 +93,7 @@ class Author:
             header,
             content,
             self.hostname,
-            envelope.id,
+            envelope.uniqueId,
             envelope.received,
             left,
         ).build()
@@ -365,4 +367,5 @@ def returnedOf(
     if not whole or message.size > largestOctets:
         return message.header, None
     with message.open() as file:
-        return message.header, file.read()
+        header, rest = file.read(len(message.header)), file.read()
+    return header, header + separation(header, rest[:4]) + rest

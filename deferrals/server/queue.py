@@ -44,6 +44,7 @@ class Queue:
     ) -> None:
         reactor = services.reactor
         wall = partial(timeOfDay, reactor)
+        self._ids = ids
         self.spool = _spool(spool, services, wall)
         self._notifier = Notifier(
             self.spool,
@@ -76,6 +77,7 @@ class Queue:
 
     async def _start(self) -> None:
         await self.spool.open()
+        self._ids.use(self.spool.identity)
         self._scheduler.start()
 
     def stop(self) -> Deferred[None]:

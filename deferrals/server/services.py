@@ -13,12 +13,14 @@ from twisted.internet.interfaces import IReactorThreads, IResolver, IStreamClien
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
-from deferrals.interfaces import IServices
+from deferrals.interfaces import IMessage, IServices
+from deferrals.model.envelope import Envelope
 from deferrals.model.status import Status
 from deferrals.server.limits import SharedLimits
 from deferrals.server.network import makeResolver, reachable
 from deferrals.server.notes import Notes
 from deferrals.smtp.client.pool import NextHops
+from deferrals.stages.foreign import view
 from deferrals.tls import clientEndpoint
 
 _T = TypeVar("_T")
@@ -42,8 +44,8 @@ class Services:
     baseDir: str = attrs.field(default=".", kw_only=True)
     dns: tuple[tuple[str, int], ...] = attrs.field(default=(), kw_only=True)
     status: Status = attrs.field(factory=Status, init=False)
-    nextHops: NextHops = attrs.field(init=False)
     notes: Notes = attrs.field(init=False)
+    nextHops: NextHops = attrs.field(init=False)
     limits: SharedLimits = attrs.field(init=False)
     _listening: list[Callable[[], Iterable[tuple[str, int]]]] = attrs.field(
         factory=list, init=False
@@ -51,13 +53,13 @@ class Services:
     _resolvers: dict[tuple[tuple[str, int], ...], IResolver] = attrs.field(init=False, factory=dict)
     _common: dict[Hashable, Any] = attrs.field(factory=dict, init=False)
 
-    @nextHops.default
-    def _makeNextHops(self) -> NextHops:
-        return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
-
     @notes.default
     def _makeNotes(self) -> Notes:
         return Notes(self.reactor)
+
+    @nextHops.default
+    def _makeNextHops(self) -> NextHops:
+        return NextHops(self.reactor, self.hostname, self.connect, self.inThread, self.notes)
 
     @limits.default
     def _makeLimits(self) -> SharedLimits:
@@ -94,6 +96,9 @@ class Services:
         if servers not in self._resolvers:
             self._resolvers[servers] = makeResolver(self.reactor, servers)
         return self._resolvers[servers]
+
+    def view(self, message: IMessage, envelope: Envelope) -> IMessage:
+        return view(message, envelope, self.hostname)
 
     def listensOn(self, address: str, port: int) -> bool:
         sockets = [one for sockets in self._listening for one in sockets()]

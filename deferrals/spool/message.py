@@ -24,7 +24,7 @@ from zope.interface import implementer
 from deferrals.deferreds import InThread, SharedResults
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
-from deferrals.model.fields import fieldsOf
+from deferrals.model.fields import fieldsOf, headerEnd
 
 _T = TypeVar("_T")
 
@@ -114,7 +114,8 @@ def _headerOf(begin: bytes) -> bytes:
     if begin.startswith(b"\r\n"):
         return b""
     head, end, _ = begin.partition(b"\r\n\r\n")
-    return head if end else head.removesuffix(b"\r\n")
+    head = head if end else head.removesuffix(b"\r\n")
+    return head[: headerEnd(head)]
 
 
 def ownMessage(message: IMessage) -> Message:
@@ -262,12 +263,13 @@ class _BodyFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._flags = os.O_CREAT | os.O_TRUNC
+        self._flags = os.O_CREAT | os.O_EXCL  # a file that is there is another message's
+        self._isThere = False
 
     def write(self, chunks: list[bytes], digest: hashlib._Hash) -> None:
         """Append, and hash."""
         fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | self._flags, 0o600)
-        self._flags = os.O_APPEND
+        self._flags, self._isThere = os.O_APPEND, True
         try:
             for chunk in chunks:
                 digest.update(chunk)
@@ -278,6 +280,8 @@ class _BodyFile:
             os.close(fd)
 
     def remove(self) -> None:
-        """Delete."""
+        """Delete, if it is there."""
+        if not self._isThere:
+            return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from deferrals.deferreds import InThread
 from deferrals.errors import HopError, PeerError
-from deferrals.interfaces import INextHops
+from deferrals.interfaces import INextHops, INotes
 from deferrals.model.commands import checkName, checkPath, checkRecipient
 from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
@@ -37,6 +37,8 @@ class NextHops:
     @param hello: the name to give.
     @param connect: makes a client endpoint of an endpoint string.
     @param inThread: runs what blocks.
+    @param notes: keep what does not work with which server; C{None} where the process
+        forgets it.
     """
 
     def __init__(
@@ -45,12 +47,12 @@ class NextHops:
         hello: str,
         connect: Callable[[str], IStreamClientEndpoint],
         inThread: InThread,
+        notes: INotes | None = None,
     ) -> None:
         checkName(hello)
-        self._reactor = reactor
         self._means = Means(reactor, hello, connect, inThread)
         self._connections: dict[Hop, HopConnections] = {}
-        self._downgrades = Downgrades()
+        self._downgrades = Downgrades(reactor, notes)
         self._closing = False
 
     def describe(self) -> dict[str, object]:
@@ -60,7 +62,7 @@ class NextHops:
         """
         return {
             "connections": [found.describe() for found in self._connections.values()],
-            "misgivings": self._downgrades.describe(self._reactor.seconds()),
+            "misgivings": self._downgrades.describe(),
         }
 
     def close(self) -> Deferred[None]:
@@ -96,7 +98,7 @@ class NextHops:
         connections = self._to(hop)
         await connections.acquire()
         try:
-            transfer = Transfer(connections, self._downgrades, self._reactor, outgoing, heard)
+            transfer = Transfer(connections, self._downgrades, outgoing, heard)
             return await transfer.run()
         finally:
             connections.release()
@@ -116,6 +118,7 @@ class NextHops:
             while True:
                 session, fresh = await connections.take()
                 try:
+                    session.without = await self._downgrades.without(hop.name)
                     return await session.ask(sender, recipient)
                 except PeerError as error:
                     # One that had been idle may just have been closed.

@@ -54,6 +54,7 @@ from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer,
 from deferrals.tls import WrongServer
 
 _UNWANTED = "not waited for any longer"
+_INTERMEDIATE = "a recipient was answered 3xx"
 
 
 def _unheard(index: int, answer: Answer) -> None:
@@ -91,6 +92,8 @@ class ClientSession(Protocol):
     @ivar distrusted: whether the connection was lost for want of TLS with the
         right server.
     @ivar transactions: how many messages have been sent over it.
+    @ivar without: keywords of what the server offers and is not to be used: it does
+        not work there.
     """
 
     transport: IConnection  # from connectionMade on; nothing here is called before
@@ -128,6 +131,7 @@ class ClientSession(Protocol):
         self.serverName = ""
         self.protected = self.verified = self.distrusted = False
         self.transactions = 0
+        self.without: frozenset[str] = frozenset()
 
     # Connection and replies.
 
@@ -267,6 +271,15 @@ class ClientSession(Protocol):
         C{MAILMAX}, C{RCPTDOMAINMAX}.
         """
         return number(self.capabilities, "LIMITS", name)
+
+    @property
+    def offered(self) -> dict[str, list[str]]:
+        """
+        What the server offers and can be used.
+        """
+        if not self.without:
+            return self.capabilities
+        return {word: more for word, more in self.capabilities.items() if word not in self.without}
 
     async def _expect(self, seconds: float) -> Reply:
         """
@@ -438,7 +451,7 @@ class ClientSession(Protocol):
         @param heard: is told each recipient's answer, by its index, that stands by
             itself (LMTP); and what is known when this fails.
         """
-        sending = Sending(outgoing, self._form(forms), self.capabilities, self._chunking)
+        sending = Sending(outgoing, self._form(forms), self.offered, self._chunking)
         reason = unfit(outgoing, self.capabilities, self.verified)
         if reason is not None:
             sending.refuseAll(reason)
@@ -484,10 +497,11 @@ class ClientSession(Protocol):
         self.transactions += 1
         self._parser.renew(1)
         replies = []
-        if "PIPELINING" in self.capabilities:
+        pipelined = "PIPELINING" in self.offered
+        if pipelined:
             self._commands(commands)
         for command in commands:
-            if "PIPELINING" not in self.capabilities:
+            if not pipelined:
                 self._command(command)
             replies.append(await self._expect(self._timeouts.command))
         self._settle()
@@ -507,7 +521,7 @@ class ClientSession(Protocol):
         if self._lmtp:
             return Form.LMTP
         wanted = self._forms if forms is None else forms
-        offered = [form for form in PREFERENCE if form.keyword in self.capabilities]  # D-3, X-2
+        offered = [form for form in PREFERENCE if form.keyword in self.offered]  # D-3, X-2
         return next((form for form in offered if form in wanted), Form.PLAIN)
 
     def _commands(self, commands: Sequence[str]) -> None:
@@ -524,7 +538,7 @@ class ClientSession(Protocol):
         MAIL, RCPT and DATA, up to the reply to DATA.
         """
         commands = sending.commands()
-        pipelined = "PIPELINING" in self.capabilities
+        pipelined = "PIPELINING" in self.offered
         if pipelined:
             self._commands(commands)
         for command in commands:
@@ -560,7 +574,10 @@ class ClientSession(Protocol):
         seconds = self._timeouts.answer
         if sending.form is Form.LMTP:
             for index in sending.waiting:
-                sending.block[index] = reply = await self._expect(seconds)
+                reply = await self._expect(seconds)
+                if reply.isIntermediate:
+                    raise PeerError(_INTERMEDIATE)
+                sending.block[index] = reply
                 heard(index, Answer(sending.outgoing.recipients[index], reply, "recipient"))
             return
         reply = await self._firstAnswer(sending)
@@ -575,7 +592,7 @@ class ClientSession(Protocol):
             for index in listed:
                 sending.block[index] = await self._expect(seconds)
                 if sending.block[index].isIntermediate:
-                    raise PeerError("a recipient was answered 3xx")
+                    raise PeerError(_INTERMEDIATE)
             reply = await self._expect(seconds)
         if reply.isIntermediate:
             raise PeerError(f"the final reply is {reply}")

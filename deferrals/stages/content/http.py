@@ -65,7 +65,7 @@ def requestHeaders(
     """
     headers = Headers()
     headers.setRawHeaders("Content-Type", ["message/rfc822"])
-    headers.setRawHeaders("Deferrals-Transaction", [envelope.id])
+    headers.setRawHeaders("Deferrals-Transaction", [envelope.uniqueId])
     headers.setRawHeaders("Deferrals-Mail-From", [envelope.senderText])
     headers.setRawHeaders("Deferrals-Client-Address", [envelope.client.address])
     headers.setRawHeaders("Deferrals-Helo", [envelope.client.helo])
@@ -85,6 +85,7 @@ class HTTPStage:
 
     def __init__(self, settings: HTTPSettings, services: IServices) -> None:
         self._settings = settings
+        self._services = services
         self._service = services.common(
             ("http", settings.url),
             lambda: RemoteService(f"http {settings.url}", services, CONCURRENCY),
@@ -123,7 +124,8 @@ class HTTPStage:
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> JSON:
         headers = requestHeaders(envelope, recipients)
-        answer = await self._web.request("POST", self._settings.url, headers, message)
+        whole = self._services.view(message, envelope)
+        answer = await self._web.request("POST", self._settings.url, headers, whole)
         return fromJSON(*answer)
 
 

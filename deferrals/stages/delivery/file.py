@@ -2,8 +2,9 @@
 Delivery into a directory: each copy a file of its own, complete from the moment
 it has its name.
 
-The name follows from the transaction and the recipient, so that a delivery that
-is repeated after a crash replaces the first one.
+The name follows from the transaction, the spool and the recipient: it is the same
+when a delivery is repeated after a crash, and no other server's.  A file is never
+replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from deferrals.stages.delivery.mailboxfiles import (
     mailboxPath,
     makeDirectories,
     template,
-    writeWhole,
+    writeCopy,
 )
 
 
@@ -79,15 +80,15 @@ class FileDelivery(ReportingDelivery):
         """
         address = addressee.recipient.address
         directory = mailboxPath(self._services.baseDir, self._settings.path, address)
-        name = f"{envelope.id}-{addressee.seq}.eml"
+        name = f"{envelope.uniqueId}-{addressee.seq}"
         copy = final(message, envelope, self._services.hostname, addressee)
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
             chunks = withLF(chunks)
         try:
             makeDirectories(directory)
-            temporary = os.path.join(directory, f".{name}.tmp")
-            writeWhole(temporary, os.path.join(directory, name), chunks)
+            temporary = os.path.join(directory, f".{name}.eml.tmp")
+            writeCopy(temporary, directory, lambda more: f"{name}{more}.eml", chunks)
         except OSError as error:
             return cannotWrite(error)
         return Delivered()

@@ -204,7 +204,7 @@ class PipeDelivery(ReportingDelivery):
             "PATH": _PATH,
             "SENDER": envelope.senderText,
             "RECIPIENT": str(recipient),
-            "TRANSACTION": envelope.id,
+            "TRANSACTION": envelope.uniqueId,
         }
 
     def _start(self, words: list[str], environment: dict[str, str], copy: Copy) -> _Program:

@@ -63,6 +63,27 @@ class HeardTests(HopsCase):
         self.assertEqual(codes, {"a": [250], "b": [250]})
         self.assertEqual([one.reply.code for one in self.successResultOf(d).answers], [250, 250])
 
+    def test_tooMany(self) -> None:
+        """Too many recipients is for now, whatever the code (RFC 5321 §4.5.3.1.10)."""
+        for reply in ("552 5.5.3 too many", "552 too many", "550 5.5.3 too many", "452 4.5.3 many"):
+            self.setUp()
+            self.peer.rcpt = {"b@x.example": [reply, "250 2.1.5 ok"]}
+            sent = self.sent(self.hop(forms=()), outgoing("a@x.example", "b@x.example"))
+            self.assertEqual(codes(sent), [250, 250])
+            self.assertEqual(len(self.mails()), 2)
+
+    def test_notTooMany(self) -> None:
+        """A full mailbox is none of many, nor is what is said of the first one."""
+        for place, reply, code in (
+            ("b", "552 5.2.2 full", 552),
+            ("a", "552 storage", 552),
+            ("a", "552 5.5.3 too many", 452),
+        ):
+            self.setUp()
+            self.peer.rcpt = {f"{place}@x.example": reply}
+            sent = self.sent(self.hop(forms=()), outgoing("a@x.example", "b@x.example"))
+            self.assertEqual(codes(sent)["ab".index(place)], code)
+
     @requirement("P-10")
     def test_block(self) -> None:
         """What a block says counts for nothing without the final reply; a refused RCPT does."""
@@ -339,4 +360,4 @@ class ExtendedTests(HopsCase):
         asked = [line.endswith(" EXDATA") for line in self.mails()]
         self.assertEqual(asked, [True] * 3 + [False])
         (note,) = self.hops.describe()["misgivings"]
-        self.assertEqual((note["server"], note["without"]), ("hop:25", "EXDATA"))
+        self.assertEqual((note["server"], note["without"]), ("hop:25", "XEXDATA"))
