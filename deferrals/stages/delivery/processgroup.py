@@ -126,7 +126,8 @@ class Orphans:
         found = {pid for pid in _children() if pid not in self._known and _hasEnded(pid)}
         orphans = sorted(found & self._seen)
         for pid in orphans:
-            os.waitpid(pid, os.WNOHANG)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         self._seen = found - set(orphans)
         return orphans
 
