@@ -13,7 +13,7 @@ _OURS = {
 }
 
 
-def isOurs(error: BaseException) -> bool:
+def isOurs(error: BaseException | None) -> bool:
     """
     Whether an exception says that this server lacks something: its own number, or that
     of the exception which it tells of (Twisted's C{osError} and C{socketError}); or an
