@@ -47,6 +47,7 @@ METHODS = {
     "IDeliveryStage": {"destination", "deliver"},
     "IReportingDelivery": {"deliverReporting"},
     "IBinaryDelivery": set(),
+    "ILocalDelivery": set(),
     "ITransactionObserver": {"ended"},
     "IStagePlugin": {"name", "stage", "settings", "build"},
     "IOutwardPlugin": set(),

@@ -190,6 +190,13 @@ class IReportingDelivery(IDeliveryStage):
         """
 
 
+class ILocalDelivery(IDeliveryStage):
+    """
+    A delivery that waits for no other machine.  It has room of its own: other servers
+    that are silent do not keep it waiting.
+    """
+
+
 class IBinaryDelivery(IDeliveryStage):
     """
     A delivery that hands on any octets as they are, bare CR and LF included.

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from deferrals.model.reply import Reply
+from deferrals.model.shortage import isOurs
 from deferrals.model.text import cleaned
 
 __all__ = [
@@ -251,6 +252,8 @@ class Details:
     @ivar port: the port there; 0 where there is none.
     @ivar tls: protocol and cipher of the connection; empty, where it was in clear.
     @ivar verified: whether the server has proved its name.
+    @ivar isOurs: whether it is for want of something of this server's own (a port, a
+        process, the network), and says nothing of the next hop.
     """
 
     cause: str = attrs.field(default="", converter=_cause)
@@ -259,13 +262,15 @@ class Details:
     port: int = 0
     tls: str = ""
     verified: bool = False
+    isOurs: bool = False
 
     @classmethod
     def ofError(cls, error: BaseException) -> Details:
         """
         An exception as the cause.
         """
-        return cls(f"{type(error).__name__}: {error}".removesuffix(": "))
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return cls(text, isOurs=isOurs(error))
 
     def __str__(self) -> str:
         return "the log has the details"

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -31,7 +31,14 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import errorText, withDeadline
-from deferrals.interfaces import IReportingDelivery, ISpool, MaybeAwaitable, Work
+from deferrals.interfaces import (
+    ILocalDelivery,
+    INotes,
+    IReportingDelivery,
+    ISpool,
+    MaybeAwaitable,
+    Work,
+)
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
@@ -46,7 +53,7 @@ from deferrals.model.limits import MAX_DELIVERING
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Failed, Outcome, Retry
 from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
-from deferrals.relay.destinations import Destinations, HopReport, hopReport
+from deferrals.relay.destinations import Destinations, HopReport, Sort, hopReport
 from deferrals.relay.notices import Notifier
 from deferrals.relay.recording import Recorder
 
@@ -131,6 +138,7 @@ class Scheduler:
     @param notifier: tells senders.
     @param concurrency: attempts that are under way at once.
     @param chance: returns numbers from 0 to 1, for jitter.
+    @param notes: keep what is known of next hops; C{None} where the process forgets it.
     @ivar destinations: what is known of next hops.
     """
 
@@ -143,6 +151,7 @@ class Scheduler:
         *,
         concurrency: int = MAX_DELIVERING,
         chance: Callable[[], float] = random.random,
+        notes: INotes | None = None,
     ) -> None:
         self._spool = spool
         self._clock = clock
@@ -150,7 +159,7 @@ class Scheduler:
         self._notifier = notifier
         self._recorder = Recorder(spool, clock)
         self._chance = chance
-        self.destinations = Destinations(clock, concurrency, chance)
+        self.destinations = Destinations(clock, concurrency, chance, notes)
         self._attempts: dict[Attempt, None] = {}
         self._perMessage: Counter[int] = Counter()
         self._waiters: dict[int, _Waiter] = {}
@@ -159,7 +168,7 @@ class Scheduler:
         self._stopping = False
         self._claiming = False
         self._more = True
-        self._crowded: set[Hashable] = set()
+        self._blocked: set[Sort] = set()
         self._refill: IDelayedCall | None = None
         self._loops = {
             LoopingCall(self._claim): EVERY_SECONDS,
@@ -284,32 +293,42 @@ class Scheduler:
         now = self._clock.seconds()
         for attempt in attemptsOf(work, self._deliveries, now):
             name, limit = attempt.destination, attempt.schedule.concurrency
-            if not self._stopping and self.destinations.begin(name, limit, attempt.kind):
+            isLocal = self._isLocal(attempt)
+            if not self._stopping and self.destinations.begin(
+                name, limit, attempt.kind, isLocal=isLocal
+            ):
                 begin.append(attempt)
             else:
                 last = self.destinations.lastReport(name)
                 waits = putBack(attempt.queued(now, 0.0), last.reply, last.host)
                 later.update(dict.fromkeys(attempt.work.addressees, waits))
-                self._waits(attempt.kind)
+                self._waits(self.destinations.sort(name, attempt.kind, isLocal=isLocal))
         return begin, later
 
-    def _waits(self, kind: Hashable) -> None:
+    def _isLocal(self, attempt: Attempt) -> bool:
+        """
+        Whether it waits for no other machine.
+        """
+        stage = self._deliveries.stage(attempt.delivery)
+        return attempt.destination == NOWHERE or stage is None or ILocalDelivery.providedBy(stage)
+
+    def _waits(self, sort: Sort) -> None:
         """
         There is something in the queue that could not begin.  Where others of its
-        kind are in the way, it is for them to make room: the queue may be full of
-        the same, and would be gone through again and again.
+        kind are in the way, or servers that are silent, it is for them to make room:
+        the queue may be full of the same, and would be gone through again and again.
         """
-        if self.destinations.room > 0 and self.destinations.isCrowded(kind):
-            self._crowded.add(kind)
+        if self.destinations.room > 0 and self.destinations.isBlocked(sort):
+            self._blocked.add(sort)
         else:
             self._more = True
 
-    def _lessCrowded(self) -> None:
+    def _lessBlocked(self) -> None:
         """
-        An attempt has ended: perhaps others of some kind may begin.
+        An attempt has ended: perhaps others of some sort may begin.
         """
-        found = {kind for kind in self._crowded if not self.destinations.isCrowded(kind)}
-        self._crowded -= found
+        found = {sort for sort in self._blocked if not self.destinations.isBlocked(sort)}
+        self._blocked -= found
         self._more = self._more or bool(found)
 
     # Due work.
@@ -319,7 +338,8 @@ class Scheduler:
         if self._stopping or room <= 0 or self._claiming:
             return
         self._claiming = True
-        d = self._spool.claim(room, self.destinations.shares(), SHARE)
+        share = 1 if self._blocked else SHARE  # most of it might only be put back
+        d = self._spool.claim(room, self.destinations.shares(), share)
         d.addCallbacks(self._claimed, self._claimFailed)
 
     def _claimFailed(self, failure: Failure) -> None:
@@ -577,7 +597,7 @@ class Scheduler:
         if seconds is not None:
             self._backOff(attempt.destination, seconds)
         del self._attempts[attempt]
-        self._lessCrowded()
+        self._lessBlocked()
         self._endMessage(attempt.work.envelope.transaction)
         self._wake()
         if not self._attempts and self._idle is not None:

@@ -58,11 +58,11 @@ def makeResolver(reactor: IReactorTime, servers: Iterable[tuple[str, int]]) -> I
     """
     chosen = list(servers)
     named = None if chosen else "/etc/resolv.conf"
-    make: Callable[..., IResolver] = _Resolver
+    make: Callable[..., IResolver] = _PersistentResolver
     return make(named, chosen, timeout=DNS_SECONDS, reactor=_SparingReactor(reactor))
 
 
-class _Resolver(Resolver):
+class _PersistentResolver(Resolver):
     """
     Twisted's, which would give up at the first server that cannot be sent to: one
     server after the other is asked, and the next one at once where one cannot be

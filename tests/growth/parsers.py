@@ -59,6 +59,7 @@ from deferrals.stages.delivery.copy import Copy, withLF
 from deferrals.stages.delivery.http import outcomeOf
 from deferrals.stages.delivery.remote import _factsOf
 from deferrals.stages.delivery.route import Names, Router
+from deferrals.stages.delivery.sevenbit import sevenBit
 from deferrals.stages.envelope.usersettings import readRow
 from deferrals.stages.web import fromJSON
 from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage, makeRecipient
@@ -995,6 +996,14 @@ PARSERS += [
         lambda data: list(mime.parts(data)),
         800,
         (b"", _HEADER, _RFC822),
+    ),
+    Parser(
+        "7-bit",
+        ("stages/delivery/sevenbit.py",),
+        (*_MIME, b"\xff"),
+        sevenBit,
+        500,
+        (b"", _HEADER, _RFC822, b"Subject: \xff"),
     ),
     Parser("rules", ("stages/content/match/stage.py",), _MIME, _rules, 800, (b"", _HEADER)),
     Parser(

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 
 from OpenSSL import SSL
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
     IConsumer,
@@ -263,7 +265,13 @@ class ClientSession(Protocol):
         Whether no one on the way can read what is sent: it is encrypted, or
         does not leave this machine.
         """
-        return self.protected or IUNIXTransport.providedBy(self.transport)
+        if self.protected or IUNIXTransport.providedBy(self.transport):
+            return True
+        peer = self.transport.getPeer()
+        return (
+            isinstance(peer, IPv4Address | IPv6Address)
+            and ip_address(peer.host.partition("%")[0]).is_loopback
+        )
 
     def limit(self, name: str) -> int | None:
         """

@@ -18,7 +18,13 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IBinaryDelivery, IMessage, IReportingDelivery, IServices
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    ILocalDelivery,
+    IMessage,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.settings import checked
@@ -47,7 +53,7 @@ class FileSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IReportingDelivery)
+@implementer(ILocalDelivery, IReportingDelivery)
 class FileDelivery(ReportingDelivery):
     """
     See the module.

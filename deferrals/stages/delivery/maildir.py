@@ -31,6 +31,7 @@ from zope.interface import alsoProvides, implementer
 from deferrals.interfaces import (
     IBinaryDelivery,
     IEnvelopeStage,
+    ILocalDelivery,
     IMessage,
     IReportingDelivery,
     IServices,
@@ -92,7 +93,7 @@ class MaildirSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IReportingDelivery)
+@implementer(ILocalDelivery, IReportingDelivery)
 class MaildirDelivery(ReportingDelivery):
     """
     See the module.

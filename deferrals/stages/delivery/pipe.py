@@ -36,7 +36,13 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from deferrals.deferreds import Semaphore, TimeoutError, withDeadline
-from deferrals.interfaces import IBinaryDelivery, IMessage, IReportingDelivery, IServices
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    ILocalDelivery,
+    IMessage,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -134,7 +140,7 @@ class PipeSettings:
     processes: int = attrs.field(default=5, validator=checked(positive))
 
 
-@implementer(IReportingDelivery)
+@implementer(ILocalDelivery, IReportingDelivery)
 class PipeDelivery(ReportingDelivery):
     """
     See the module.

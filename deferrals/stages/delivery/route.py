@@ -27,6 +27,7 @@ from twisted.names.error import DNSNameError
 
 from deferrals.deferreds import together, withDeadline
 from deferrals.model.reply import Reply
+from deferrals.model.shortage import isOurs
 from deferrals.model.verdict import Details, Failed, Retry
 
 #: How long a look-up may take, in seconds.
@@ -187,7 +188,7 @@ class Names:
         except CancelledError:
             raise
         except Exception as error:
-            why = Details(f"{name}: {type(error).__name__}: {error}")
+            why = Details(f"{name}: {type(error).__name__}: {error}", isOurs=isOurs(error))
             raise NoRoute(Retry(R451_DNS, details=why)) from None
         if not answers:
             return _Found()
