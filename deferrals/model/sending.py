@@ -101,7 +101,9 @@ def _orTooMany(reply: Reply, isBehindOthers: bool) -> Reply:
     isMeant = reply.enhanced == "5.5.3" or (
         reply.code == 552 and reply.enhanced is None and isBehindOthers
     )
-    return Reply(452, "4.5.3", reply.text) if isMeant and reply.isPermanent else reply
+    if not (isMeant and reply.isPermanent):
+        return reply
+    return attrs.evolve(reply, code=452, enhanced="4.5.3")
 
 
 class Sending:
@@ -128,6 +130,7 @@ class Sending:
         self.isExtended = False
         self._sender: Reply | None = None
         self._recipients: list[Reply] = []
+        self._hasTaken = False
         self._refusal: Reply | None = None
 
     def refuseAll(self, reply: Reply) -> None:
@@ -212,7 +215,8 @@ class Sending:
         elif command.startswith("RCPT"):
             if reply.isIntermediate and not (reply.code == 352 and self.form is Form.DEFERRALS):
                 raise PeerError(f"RCPT TO was answered {reply}")
-            self._recipients.append(_orTooMany(reply, bool(self.waiting)))
+            self._recipients.append(_orTooMany(reply, self._hasTaken))
+            self._hasTaken = self._hasTaken or reply.code < 400
         elif reply.code == 354:
             self.begun = True
         elif self.waiting:
