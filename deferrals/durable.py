@@ -7,9 +7,17 @@ Everything here blocks: it is for threads, and for commands.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterable
+from typing import BinaryIO
+
+#: What C{link} says where a file cannot have two names.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+
+_READ_OCTETS = 64 * 1024
 
 
 def sync(path: str) -> None:
@@ -90,16 +98,135 @@ def write(
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(fd, "wb") as file:
-            os.fchmod(fd, mode)
-            if owner is not None:
-                os.fchown(fd, *owner)
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(fd)
+            _fill(file, chunks, mode, owner)
         os.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     sync(os.path.dirname(path))
+
+
+def _fill(
+    file: BinaryIO, chunks: Iterable[bytes], mode: int, owner: tuple[int, int] | None = None
+) -> None:
+    os.fchmod(file.fileno(), mode)
+    if owner is not None:
+        os.fchown(file.fileno(), *owner)
+    for chunk in chunks:
+        file.write(chunk)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def writeNew(
+    temporary: str, paths: Iterable[str], chunks: Iterable[bytes], mode: int = 0o600
+) -> int | None:
+    """
+    The same, in the place of nothing: a file that is there stays what it is.  One
+    with this very content is taken for the same, written by a try before this one.
+
+    @param temporary: on the same file system.  A file of that name is removed if
+        it is what a crash has left, and no process is writing it.
+    @param paths: the names that it may have, the best one first.
+    @return: its size in octets; C{None} if it was there already.
+    @raise FileExistsError: other files have all of these names.
+    @raise OSError: it cannot be written; nothing is left under C{temporary}.
+    """
+    with open(_take(temporary, mode), "wb") as file:
+        try:
+            _fill(file, chunks, mode)
+            for path in paths:
+                if _place(temporary, path):
+                    return os.fstat(file.fileno()).st_size
+                if _isSame(temporary, path):
+                    return None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    raise FileExistsError(errno.EEXIST, "other files have its name")
+
+
+def _take(path: str, mode: int) -> int:
+    """
+    Make a file that is locked as long as it is open.
+
+    @return: its descriptor.
+    @raise OSError: another process is writing it, or it cannot be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, mode)
+    except FileExistsError:
+        _removeAbandoned(path)
+        fd = os.open(path, flags, mode)
+    try:
+        _lock(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _removeAbandoned(path: str) -> None:
+    """
+    @raise OSError: a process is writing it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            _lock(fd, path)
+            os.unlink(path)
+        finally:
+            os.close(fd)
+
+
+def _lock(fd: int, path: str) -> None:
+    """
+    Lock a file as far as its file system has locks.
+
+    @raise OSError: another process has locked it, or the name is another file's by now.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # no locks there: its name is the only protection
+    if not os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+        raise BlockingIOError(errno.EAGAIN, "another process is writing it")
+
+
+def _place(temporary: str, path: str) -> bool:
+    """
+    Give a file its name, durably.
+
+    @return: whether that was free.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            return False
+        os.rename(temporary, path)
+    sync(os.path.dirname(path))
+    return True
+
+
+def _isSame(one: str, other: str) -> bool:
+    """
+    Whether two files have the same content.
+    """
+    found = os.stat(other, follow_symlinks=False)
+    if not stat.S_ISREG(found.st_mode) or found.st_size != os.stat(one).st_size:
+        return False
+    with open(one, "rb") as first, open(other, "rb") as second:
+        while chunk := first.read(_READ_OCTETS):
+            if chunk != second.read(_READ_OCTETS):
+                return False
+    syncWithName(other)
+    return True

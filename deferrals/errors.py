@@ -79,11 +79,14 @@ class HopError(DeferralsError):
     welcome.  Nothing was said about any recipient.
 
     @ivar enhanced: the enhanced status code that says what was missing.
+    @ivar isOurs: whether it was something of this server's own: a port, a
+        descriptor, the network.
     """
 
-    def __init__(self, message: str, enhanced: str = "4.4.1") -> None:
+    def __init__(self, message: str, enhanced: str = "4.4.1", *, isOurs: bool = False) -> None:
         super().__init__(message)
         self.enhanced = enhanced
+        self.isOurs = isOurs
 
 
 class SpoolError(DeferralsError):

@@ -22,9 +22,11 @@ from OpenSSL import SSL, crypto
 from service_identity import VerificationError
 from service_identity.cryptography import extract_patterns
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
+    IReactorPluggableNameResolver,
     IReactorTime,
     IStreamClientEndpoint,
 )
@@ -226,7 +228,8 @@ def isTLS(endpoint: str) -> bool:
 
 def clientEndpoint(reactor: IReactorTime, description: str) -> IStreamClientEndpoint:
     """
-    Twisted's C{clientFromString}, but for C{tls:}, whose server is verified here:
+    Twisted's C{clientFromString}, but for C{tcp:} with a name, all of whose addresses
+    are tried, IPv6 and IPv4 (RFC 8305), and C{tls:}, whose server is verified here:
     C{tls:HOST:PORT}, with the parameters that Twisted knows (C{timeout},
     C{bindAddress}, C{certificate}, C{privateKey}, C{trustRoots}, C{endpoint}), and
     C{name}, what the certificate must say instead of the host.  C{trustRoots} may
@@ -243,8 +246,32 @@ def clientEndpoint(reactor: IReactorTime, description: str) -> IStreamClientEndp
             return _tlsEndpoint(reactor, *words[1:], **named)
         except TypeError:  # a part of it is missing, or is too much
             raise ValueError(f"{description}: no client endpoint such as tls:host:465") from None
-    found = clientFromString(reactor, description)
+    found = _namedEndpoint(reactor, description) or clientFromString(reactor, description)
     return found
+
+
+def _namedEndpoint(reactor: IReactorTime, description: str) -> IStreamClientEndpoint | None:
+    """
+    C{tcp:NAME:PORT}; C{None} where it is something else, which Twisted knows.
+    """
+    if description[:4].lower() != "tcp:" or not IReactorPluggableNameResolver.providedBy(reactor):
+        return None
+    words, named = _parsed(description)
+    parts = {**dict(zip(("host", "port"), words[1:], strict=False)), **named}
+    host, port = parts.pop("host", ""), parts.pop("port", "")
+    seconds, source = parts.pop("timeout", "30"), parts.pop("bindAddress", None)
+    isNamed = not (isIPAddress(host) or isIPv6Address(host))
+    if (
+        parts
+        or len(words) > 3
+        or not (isNamed and host and port.isdecimal() and seconds.isdecimal())
+    ):
+        return None
+    bound = None if source is None else (source, 0)
+    endpoint: IStreamClientEndpoint = HostnameEndpoint(
+        reactor, _asciiName(host), int(port), float(seconds), bound
+    )
+    return endpoint
 
 
 def _parsed(description: str) -> tuple[list[str], dict[str, str]]:

@@ -33,6 +33,7 @@ sys.path.insert(0, ROOT)
 from twisted.python.reflect import namedAny  # noqa: E402
 
 from deferrals.config.structuring import choices  # noqa: E402
+from deferrals.model.httpanswer import MEANINGS  # noqa: E402
 from deferrals.model.schedule import Steps  # noqa: E402
 from deferrals.model.settings import Octets, Seconds  # noqa: E402
 from deferrals.stages.envelope.ownsenders import OWN, Senders  # noqa: E402
@@ -40,6 +41,7 @@ from docs import api  # noqa: E402
 from tests.source import parsed  # noqa: E402
 
 _MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
+_STATUSES = re.compile(r"(<!-- statuses -->\n).*?(<!-- end -->)", re.S)
 #: A comment that is a mark: C{# D-19} or C{# D-18, D-19: why}.
 _CODE = re.compile(r"#:? ([DPSX]-\d+(?:, [DPSX]-\d+)*)(?:[:;] |$)")
 _DIALOGUE = re.compile(r"^# requirement: (.*)$", re.M)
@@ -202,10 +204,24 @@ def settingsTable(name: str) -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else "There is nothing to set.\n"
 
 
+def statusTable() -> str:
+    """
+    What a web service's status means.
+    """
+    lines = ["| status | | the sender is told |", "| --- | --- | --- |"]
+    for row in MEANINGS:
+        reply = row.reply
+        come = "tried again" if reply.isTemporary else "failed: a DSN to the sender"
+        come = "delivered" if reply.isPositive else come
+        lines.append(f"| {row.shown} | {come} | `{reply}` |")
+    return "\n".join(lines) + "\n"
+
+
 def withTables(text: str) -> str:
     """
-    A page with its tables of settings made anew.
+    A page with its tables made anew: of settings, and of statuses.
     """
+    text = _STATUSES.sub(lambda match: match[1] + statusTable() + match[2], text)
     return _MARK.sub(lambda match: match[1] + settingsTable(match[2]) + match[3], text)
 
 

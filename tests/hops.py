@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
 from deferrals.smtp.client.pool import NextHops
 from tests.peer import Network, Peer
 
@@ -40,8 +40,8 @@ class HopsCase(SynchronousTestCase):
     def hop(self, **settings: Any) -> Hop:
         return Hop("hop", "hop:25", "hop.example", **settings)
 
-    def start(self, hop: Hop, message: Outgoing) -> Deferred[Any]:
-        d = self.hops.send(hop, message)
+    def start(self, hop: Hop, message: Outgoing, heard: Heard | None = None) -> Deferred[Any]:
+        d = self.hops.send(hop, message, heard)
         self.network.run()
         return d
 

@@ -10,11 +10,13 @@ file of JSON lines.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import ISSLTransport
@@ -31,9 +33,10 @@ class Peer:
 
     @ivar keywords: what EHLO or LHLO lists.
     @ivar rcpt: replies to RCPT TO by address, or a list of them to be used up;
-        C{250} for all others.
+        C{250} for all others; C{"silence"}.
     @ivar block: replies behind the data by address, for those who are in;
-        C{250 2.1.5 ok} for all others.
+        C{250 2.1.5 ok} for all others; C{"silence"}, under LMTP; or a list of
+        them to be used up.
     @ivar mail: the reply to MAIL FROM.
     @ivar final: the reply behind the data, and behind a block.
     @ivar enumerates: whether there is a block where one was asked for.
@@ -44,6 +47,7 @@ class Peer:
     @ivar drop: called at the end of each message with the sender; the number of
         octets of what is said then after which the connection is dropped, or
         L{None}.
+    @ivar holds: whether, instead, it is silent then.
     @ivar octets: all that has come.
     @ivar commands: every command that has come.
     @ivar accepted: (sender, recipient, message) for which it has taken
@@ -58,12 +62,13 @@ class Peer:
         self.name = name
         self.greeting = f"220 {name} ready"
         self.rcpt: dict[str, Any] = {}
-        self.block: dict[str, str] = {}
+        self.block: dict[str, Any] = {}
         self.mail = "250 2.1.0 ok"
         self.final = "250 2.6.0 taken"
         self.enumerates = True
         self.extra: list[str] = []
         self.drop: Callable[[str], int | None] = lambda sender: None
+        self.holds = False
         self.override: dict[str, str] = {}
         self.octets = b""
         self.commands: list[str] = []
@@ -77,6 +82,13 @@ class Peer:
         Responsibility for these.
         """
         self.accepted += [(sender, recipient, message) for recipient in recipients]
+
+    def own(self, address: str) -> str:
+        """
+        What a recipient is answered behind the data.
+        """
+        told = self.block.get(address, "250 2.1.5 ok")
+        return told if isinstance(told, str) else told.pop(0) if told else "250 2.1.5 ok"
 
     @property
     def delivered(self) -> list[str]:
@@ -182,6 +194,9 @@ class PeerSession(Protocol):
         reply = "503 5.5.1 no" if self.sender is None else "250 2.1.5 ok"
         told = self.peer.rcpt.get(address, reply)
         reply = told if isinstance(told, str) else told.pop(0) if told else reply
+        if reply == "silence":
+            self.mode = sys.maxsize
+            return
         if reply[0] in "23":
             self.rcpts.append((address, reply))
         self.say(reply)
@@ -201,10 +216,10 @@ class PeerSession(Protocol):
         be said before the connection is dropped.
         """
         peer, sender, rcpts = self.peer, self.sender or "", self.rcpts
-        own = {address: peer.block.get(address, "250 2.1.5 ok") for address, _ in rcpts}
+        own = {address: peer.own(address) for address, _ in rcpts}
         lines, taken = [peer.final], [address for address, _ in rcpts]
         if peer.lmtp:
-            lines = list(own.values())
+            lines = list(itertools.takewhile("silence".__ne__, own.values()))
         elif self.form in ("", "EXDATA") and self.extends(own):
             *first, last = [*(own[address] for address, _ in rcpts), *peer.extra]
             lines = [*(f"558-{reply}" for reply in first), f"558 {last}"]
@@ -226,7 +241,7 @@ class PeerSession(Protocol):
             peer.took(sender, taken, body)
         elif complete and peer.final.startswith("2"):
             peer.took(sender, taken, body)
-        if end is not None:
+        if end is not None and not peer.holds:
             self.transport.loseConnection()
 
     def extends(self, own: dict[str, str]) -> bool:
@@ -254,6 +269,12 @@ class Wire:
         self.pending = b""
         self.closed = False
         self.producer: Any = None
+
+    def getPeer(self) -> IPv4Address:
+        return IPv4Address("TCP", "192.0.2.25", 25)
+
+    def getHandle(self) -> None:
+        """There is no TLS, whatever else is said."""
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """There is nothing to delay."""

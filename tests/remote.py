@@ -54,6 +54,9 @@ class RemoteCase(SynchronousTestCase):
         self.network.run()
         return super().successResultOf(deferred)
 
+    def settle(self) -> None:
+        self.network.run()
+
     def start(
         self,
         addressees: Sequence[Addressee],

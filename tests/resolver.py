@@ -36,13 +36,15 @@ RECORDS: dict[tuple[str, str], list[Any]] = {
 
 class Resolver:
     """
-    Answers from a table; C{broken} names fail, C{silent} ones say nothing.
+    Answers from a table; C{broken} names fail, C{silent} ones say nothing, and of
+    C{liars}, by name and type, it is said that there is no such name.
     """
 
     def __init__(self, records: dict[tuple[str, str], list[Any]]) -> None:
         self.records = records
         self.broken: set[str] = set()
         self.silent: set[str] = set()
+        self.liars: set[tuple[str, str]] = set()
         self.asked: list[tuple[str, str]] = []
         self.ttl = 60
 
@@ -54,7 +56,7 @@ class Resolver:
         if name in self.broken:
             return defer.fail(DNSServerError(None))
         known = [records for (one, _), records in self.records.items() if one == name]
-        if not known:
+        if not known or (name, kind) in self.liars:
             return defer.fail(DNSNameError(None))
         alias = self.records.get((name, "CNAME"))
         if alias:

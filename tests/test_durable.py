@@ -4,6 +4,8 @@ Files that are there after a power cut.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from typing import Any
@@ -122,3 +124,115 @@ class DirectoryTests(SynchronousTestCase):
         self.assertEqual(durable.keepPrivate(path), 0o755)
         self.assertEqual(self.mode(path), 0o700)
         self.assertIsNone(durable.keepPrivate(path))
+
+
+class NewFileTests(SynchronousTestCase):
+    """
+    L{durable.writeNew}.
+    """
+
+    def setUp(self) -> None:
+        self.directory = self.mktemp()
+        os.mkdir(self.directory)
+        self.temporary = os.path.join(self.directory, "new")
+        self.names = [os.path.join(self.directory, name) for name in ("a", "b")]
+
+    def write(self, content: bytes) -> int | None:
+        return durable.writeNew(self.temporary, self.names, [content], 0o640)
+
+    def found(self) -> dict[str, bytes]:
+        found = {}
+        for name in os.listdir(self.directory):
+            with open(os.path.join(self.directory, name), "rb") as file:
+                found[name] = file.read()
+        return found
+
+    def test_new(self) -> None:
+        """It is there under its name, with its mode, and nothing else is."""
+        self.assertEqual(self.write(b"one"), 3)
+        self.assertEqual(self.found(), {"a": b"one"})
+        self.assertEqual(os.stat(self.names[0]).st_mode & 0o777, 0o640)
+
+    def test_order(self) -> None:
+        """The content is synced before it has its name, and then the directory."""
+        calls: list[str] = []
+
+        def note(name: str, function: Any) -> None:
+            def call(*args: Any) -> Any:
+                calls.append(name)
+                return function(*args)
+
+            self.patch(os, name, call)
+
+        note("fsync", os.fsync)
+        note("link", os.link)
+        self.write(b"one")
+        self.assertEqual(calls, ["fsync", "link", "fsync"])
+
+    def test_again(self) -> None:
+        """What is there with this content is it; with another content it stays."""
+        self.write(b"one")
+        self.assertIsNone(self.write(b"one"))
+        self.assertEqual(self.write(b"two"), 3)
+        self.assertIsNone(self.write(b"two"))
+        self.assertEqual(self.found(), {"a": b"one", "b": b"two"})
+        self.assertRaises(FileExistsError, self.write, b"six")
+        self.assertEqual(self.found(), {"a": b"one", "b": b"two"})
+
+    def test_noFile(self) -> None:
+        """What is no file at all is not read, and not replaced."""
+        os.mkfifo(self.names[0])
+        os.symlink("/etc/passwd", self.names[1])
+        self.assertRaises(FileExistsError, self.write, b"one")
+        self.assertEqual(sorted(os.listdir(self.directory)), ["a", "b"])
+
+    def test_noLinks(self) -> None:
+        """Where a file cannot have two names, it is renamed; nothing is replaced there, either."""
+
+        def link(*args: Any) -> None:
+            raise OSError(errno.EOPNOTSUPP, "no links")
+
+        self.patch(os, "link", link)
+        self.assertEqual(self.write(b"one"), 3)
+        self.assertEqual(self.write(b"two"), 3)
+        self.assertIsNone(self.write(b"one"))
+        self.assertEqual(self.found(), {"a": b"one", "b": b"two"})
+
+    def test_cannotLink(self) -> None:
+        """What fails otherwise fails, and leaves nothing."""
+
+        def link(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        self.patch(os, "link", link)
+        self.assertRaises(OSError, self.write, b"one")
+        self.assertEqual(self.found(), {})
+
+    def test_leftBehind(self) -> None:
+        """What a crash has left goes."""
+        with open(self.temporary, "wb") as file:
+            file.write(b"half")
+        self.write(b"one")
+        self.assertEqual(self.found(), {"a": b"one"})
+
+    def test_twoAtOnce(self) -> None:
+        """What another process is writing under that name is left alone."""
+
+        def chunks() -> Any:
+            yield b"o"
+            self.assertRaises(BlockingIOError, self.write, b"two")
+            yield b"ne"
+
+        self.assertEqual(durable.writeNew(self.temporary, self.names, chunks()), 3)
+        self.assertEqual(self.found(), {"a": b"one"})
+
+    def test_noLocks(self) -> None:
+        """A file system without locks is no obstacle."""
+
+        def flock(*args: Any) -> None:
+            raise OSError(errno.ENOLCK, "no locks")
+
+        self.patch(fcntl, "flock", flock)
+        with open(self.temporary, "wb"):
+            pass
+        self.assertEqual(self.write(b"one"), 3)

@@ -76,6 +76,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
+            "model/ids.py",
             "spool/sqlite/queries.py",
             "spool/sqlite/rows.py",
             "server/limits.py",
@@ -93,11 +94,16 @@ ELSEWHERE = {
         (
             "auth/authenticator.py",
             "auth/checker.py",
+            "model/disposition.py",
+            "model/verdict.py",
             "relay/destinations.py",
+            "relay/notices.py",
+            "smtp/client/describing.py",
             "smtp/client/transfer.py",
             "stages/content/rspamd.py",
             "stages/delivery/maildir.py",
             "stages/delivery/pipe.py",
+            "stages/delivery/processgroup.py",
             "stages/delivery/quota.py",
             "stages/envelope/callout.py",
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Iterator
@@ -81,7 +82,9 @@ WHOLE = (
     "dialogues",
     "docs",
     "growth",
+    "hopfaults/properties",
     "layout",
+    "leaks",
     "mixed/field",
     "mixed/properties",
     "mixed/sessions",
@@ -319,6 +322,21 @@ class MirrorTests(SynchronousTestCase):
         wanted = {path for _, path, _ in modules()}
         others = {path for path in self.mirrored() if path not in wanted}
         self.assertEqual(others, {f"{name}.py" for name in WHOLE})
+
+    def test_assertions(self) -> None:
+        """No test puts something in the place of an assertion: it would never fail."""
+        own = {
+            name
+            for name in dir(SynchronousTestCase)
+            if name == "fail" or name.startswith(("assert", "fail"))
+        }
+        wrong = []
+        for path in sorted(pathlib.Path(TESTS).rglob("*.py")):
+            for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    defined = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+                    wrong += [f"{path.name}: {node.name}.{name}" for name in defined & own]
+        self.assertEqual(wrong, [])
 
     def mirrored(self) -> Iterator[str]:
         """

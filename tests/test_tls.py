@@ -11,17 +11,22 @@ import contextlib
 import ipaddress
 import os
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet import endpoints
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
 
 from deferrals import tls
 from deferrals.errors import PeerError
@@ -337,6 +342,25 @@ class VerifyingTests(ClientTLSCase):
         self.assertRaises(ValueError, trusted, self.key)
 
 
+#: What one name stands for.
+_BOTH = ["2001:db8::1", "192.0.2.1"]
+
+
+@implementer(IHostnameResolver)
+class _Both:
+    """
+    A resolver that knows two addresses of each name.
+    """
+
+    def resolveHostName(self, receiver: Any, name: str, portNumber: int = 0, *args: Any) -> Any:
+        resolution = SimpleNamespace(name=name, cancel=lambda: None)
+        receiver.resolutionBegan(resolution)
+        receiver.addressResolved(IPv6Address("TCP", _BOTH[0], portNumber))
+        receiver.addressResolved(IPv4Address("TCP", _BOTH[1], portNumber))
+        receiver.resolutionComplete()
+        return resolution
+
+
 class EndpointTests(SynchronousTestCase):
     """
     L{tls.clientEndpoint}.
@@ -347,6 +371,31 @@ class EndpointTests(SynchronousTestCase):
         for text, kind in (("tcp:127.0.0.1:25", "TCP4"), ("unix:/run/lmtp", "UNIX")):
             self.assertIn(kind, repr(type(tls.clientEndpoint(MemoryReactorClock(), text))))
         self.assertRaises(ValueError, tls.clientEndpoint, MemoryReactorClock(), "nothing:25")
+
+    def test_named(self) -> None:
+        """All addresses of a name are tried, of both families; the first that answers is used."""
+        reactor = MemoryReactorClock()
+        if not IReactorPluggableNameResolver.providedBy(reactor):
+            raise SkipTest("this Twisted's test reactor resolves no names")
+        reactor.installNameResolver(_Both())
+        for text in (
+            "tcp:mx.example:25",
+            "tcp:host=mx.example:port=25:timeout=9",
+            "TCP:mx.example:25",
+        ):
+            reactor.tcpClients.clear()
+            d = tls.clientEndpoint(reactor, text).connect(Factory())
+            reactor.advance(1)
+            reactor.advance(1)
+            self.assertEqual([one[:2] for one in reactor.tcpClients], [(one, 25) for one in _BOTH])
+            d.addErrback(lambda failure: None)
+            d.cancel()
+
+    def test_notNamed(self) -> None:
+        """What Twisted does not know in it is wrong with a name, too."""
+        for text in ("tcp:mx.example", "tcp:mx.example:25:what=x", "tcp:mx.example:25:1:2:3:4"):
+            with self.assertRaises((TypeError, ValueError)):
+                tls.clientEndpoint(MemoryReactorClock(), text)
 
     def test_parsed(self) -> None:
         """Keys, and characters behind a backslash."""

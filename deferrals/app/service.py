@@ -17,6 +17,8 @@ from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.process import reapProcessHandlers
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from deferrals import durable
@@ -32,8 +34,12 @@ from deferrals.server.listeners import serverEndpoint
 from deferrals.server.mailserver import MailServer
 from deferrals.server.replacement import Replacement
 from deferrals.server.services import Services
+from deferrals.stages.delivery.processgroup import Orphans
 
 _log = Logger(namespace="deferrals")
+
+#: How often process 1 of a container looks for orphans that have ended.
+REAP_SECONDS = 5.0
 
 #: What a reload does not change.
 _AT_START = ("state_dir", "hostname", "max_judging", "dns")
@@ -82,6 +88,8 @@ class MailService(service.Service):
         )
         self.server.limitConnections(config.limits)
         self._control: IListeningPort | None = None
+        self._reaping = LoopingCall(Orphans(reapProcessHandlers).look)
+        self._reaping.clock = reactor
 
     def privilegedStartService(self) -> None:
         """
@@ -103,6 +111,9 @@ class MailService(service.Service):
             keepStatePrivate(self.config)
         except (OSError, SpoolError):
             return self.failed(Failure())
+        if os.getpid() == 1:
+            d = self._reaping.start(REAP_SECONDS)
+            d.addErrback(lambda failure: _log.failure("orphans are not reaped", failure))
         self.server.start().addCallbacks(self.started, self.failed)
 
     def started(self, server: MailServer) -> None:
@@ -126,6 +137,8 @@ class MailService(service.Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._reaping.running:
+            self._reaping.stop()
         await self._reloads.acquire()  # one that is under way ends first; no other begins
         if self._control is not None:
             await maybeDeferred(self._control.stopListening)

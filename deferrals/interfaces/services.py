@@ -24,7 +24,7 @@ from zope.interface import Attribute, Interface
 from deferrals.interfaces.message import IMessage, MaybeAwaitable
 from deferrals.model.envelope import Envelope
 from deferrals.model.json import JSON
-from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 
@@ -126,13 +126,15 @@ class INextHops(Interface):
     of them.
     """
 
-    def send(hop: Hop, outgoing: Outgoing) -> Deferred[Sent]:
+    def send(hop: Hop, outgoing: Outgoing, heard: Heard | None = None) -> Deferred[Sent]:
         """
         Send a message to one server.  Nothing is tried again that the server
         might have taken.
 
         @param hop: L{Hop<deferrals.model.outgoing.Hop>}.
         @param outgoing: L{Outgoing<deferrals.model.outgoing.Outgoing>}.
+        @param heard: is told the answers that stand before all of them are known, and
+            those that are there when it is cancelled.  An answer may be told twice.
         @return: a Deferred of L{Sent<deferrals.model.outgoing.Sent>}; fails
             with L{HopError<deferrals.errors.HopError>} where there was no
             session.  May be cancelled: the connection is then given up.

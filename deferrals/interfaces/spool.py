@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from deferrals.interfaces.message import IBodyWriter, IMessage
 from deferrals.model.delivery import Addressee
@@ -48,6 +48,12 @@ class ISpool(Interface):
     It keeps the time: its callers never say when, only after how many seconds.
     So a clock that is set makes nothing expire early, and nothing stick.
     """
+
+    identity: str = Attribute(
+        "A random number that was made with the spool and stays with it, as text of letters and"
+        " digits: it tells the spool's messages from those of all others.  It is there once open()"
+        " has fired."
+    )
 
     def open() -> Deferred[None]:
         """

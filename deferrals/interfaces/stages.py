@@ -4,7 +4,7 @@ The stages, and how they are found.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
@@ -161,8 +161,40 @@ class IDeliveryStage(Interface):
         @return: a dictionary with, for each of them, L{Delivered}, L{Failed}
             or L{Retry} of L{deferrals.model.verdict}.  A recipient without an
             outcome is retried, and so is every recipient after a failure or an
-            answer that is none.
+            answer that is none (but see L{IReportingDelivery}).
         """
+
+
+class IReportingDelivery(IDeliveryStage):
+    """
+    A delivery that reports each outcome as soon as it is known.  What it has reported
+    stands, and is kept over a restart, whatever becomes of the other recipients: where
+    the delivery raises, takes too long, or is cancelled because the server stops, only
+    those recipients are tried again that it has not reported.
+    """
+
+    def deliverReporting(
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Callable[[Addressee, Outcome], None],
+    ) -> MaybeAwaitable[Mapping[Addressee, Outcome]]:
+        """
+        Called instead of L{IDeliveryStage.deliver}, and with the same arguments.
+
+        @param report: takes one of C{recipients} and its outcome, in the reactor's
+            thread, until the answer; at the latest while the cancellation is passed on.
+            The first outcome of a recipient counts.
+        @return: see L{IDeliveryStage.deliver}.  Recipients that were reported may be
+            in it, and need not be.
+        """
+
+
+class ILocalDelivery(IDeliveryStage):
+    """
+    A delivery that waits for no other machine.  It has room of its own: other servers
+    that are silent do not keep it waiting.
+    """
 
 
 class IBinaryDelivery(IDeliveryStage):

@@ -27,11 +27,14 @@ class Answer:
         at all), the recipient's own reply after the data (C{"recipient"}),
         C{"final"}, or C{"none"}: the server was given the message, and it is
         unknown what it made of it.
+    @ivar final: the reply to the whole message, where it is not L{reply}: it has
+        the server's id.
     """
 
     recipient: str
     reply: Reply
     stage: str
+    final: Reply | None = None
 
     @property
     def accepted(self) -> bool:
@@ -61,6 +64,7 @@ class Result:
     @ivar handedOver: whether the server was given the message (or part of it),
         so that without a final reply it is unknown whether it has taken it.
     @ivar lost: why the connection was given up; empty where it was not.
+    @ivar chunked: whether the message went in a chunk (RFC 3030).
     """
 
     answers: tuple[Answer, ...]
@@ -70,6 +74,7 @@ class Result:
     sender: Reply | None = None
     handedOver: bool = False
     lost: str = ""
+    chunked: bool = False
 
     @property
     def accepted(self) -> list[Answer]:
@@ -104,6 +109,10 @@ def weigh(
     positive, each recipient's own reply counts, as if it had answered RCPT TO
     (D-6, D-11), or that to its RCPT TO where the block has none.
 
+    Where each of them refuses in the block, a negative final reply only sums
+    that up: a recipient that refuses as it does, for good or for now, keeps its
+    own reply (P-9, P-11).
+
     Under LMTP, and in a 558, there is no final reply: each recipient's own one
     counts by itself (X-7, X-8).
 
@@ -115,6 +124,7 @@ def weigh(
     @param isExtended: whether there was a 558.
     """
     answers = []
+    sumsUp = final is not None and _sumsUp(final, envelope, block)
     for index, (recipient, reply) in enumerate(zip(recipients, envelope, strict=True)):
         if not (reply.isPositive or reply.isIntermediate):
             answers.append(Answer(recipient, reply, "envelope"))
@@ -123,12 +133,46 @@ def weigh(
             answers.append(Answer(recipient, own or missing, "recipient" if own else "none"))
         elif final is None:  # D-21, P-10
             answers.append(Answer(recipient, missing, "none"))
-        elif final.isPositive and index in block:  # D-6, D-11, P-11
-            answers.append(Answer(recipient, block[index], "recipient"))
-        elif final.isPositive and block and reply.isPositive:
-            answers.append(Answer(recipient, reply, "envelope"))
-        elif final.isPositive and block:  # D-11: a 352 that the block has left open
-            answers.append(Answer(recipient, missing, "none"))
         else:
-            answers.append(Answer(recipient, final, "final"))  # P-11
+            own = block.get(index)
+            if own is not None and not final.isPositive and not (sumsUp and _isAlike(own, final)):
+                own = None
+            answers.append(_weighed(recipient, reply, own, final, bool(block), missing))
     return Result(tuple(answers), final, form, bool(block))
+
+
+def _weighed(
+    recipient: str,
+    reply: Reply,
+    own: Reply | None,
+    final: Reply,
+    hasBlock: bool,
+    missing: Reply,
+) -> Answer:
+    """
+    The answer for a recipient that was in, when there is a final reply.
+
+    @param reply: to its RCPT TO.
+    @param own: its own one after the data, where that counts.
+    """
+    if own is not None:  # D-6, D-11, P-11
+        return Answer(recipient, own, "recipient", final)
+    if final.isPositive and hasBlock and reply.isPositive:
+        return Answer(recipient, reply, "envelope", final)
+    if final.isPositive and hasBlock:  # D-11: a 352 that the block has left open
+        return Answer(recipient, missing, "none")
+    return Answer(recipient, final, "final")  # P-11
+
+
+def _isAlike(reply: Reply, final: Reply) -> bool:
+    return reply.code // 100 == final.code // 100
+
+
+def _sumsUp(final: Reply, envelope: Sequence[Reply], block: Mapping[int, Reply]) -> bool:
+    """
+    Whether a final reply says no more than that all refuse who were in.
+    """
+    if final.isPositive:
+        return False
+    waiting = [index for index, reply in enumerate(envelope) if reply.code < 400]
+    return all(index in block and block[index].code >= 400 for index in waiting)

@@ -40,6 +40,18 @@ class Backoff:
         """
         return max(0.0, self.until - now) if self.isTroubled else 0.0
 
+    @property
+    def nextSeconds(self) -> float:
+        """How long it is left alone at its next failure."""
+        return self._nextSeconds
+
+    def resume(self, failures: int, nextSeconds: float) -> None:
+        """
+        It had failed so often before, and is to be tried now.
+        """
+        self.failures = failures
+        self._nextSeconds = min(nextSeconds, self.longestSeconds)
+
     def failed(self, now: float, jitter: float = 1.0) -> float | None:
         """
         It has failed.  What fails while it is left alone had begun before, and

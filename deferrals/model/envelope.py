@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from deferrals.model.address import Mailbox
-from deferrals.model.ids import formatId
+from deferrals.model.ids import checkSpoolNumber, formatId
 from deferrals.model.verdict import Route
 
 __all__ = ["Client", "Envelope", "Form", "Parameters", "Recipient"]
@@ -140,6 +140,8 @@ class Envelope:
     @ivar sender: the reverse path; C{None} is the null path C{<>}.
     @ivar parameters: what MAIL FROM asked for.
     @ivar listener: the name of the listener that it came in through.
+    @ivar spool: the own number of the spool that it came into; empty where an
+        earlier version has kept it.
     @ivar id: the transaction's number as people see it.
     """
 
@@ -149,11 +151,20 @@ class Envelope:
     sender: Mailbox | None
     parameters: Parameters = Parameters()
     listener: str = ""
+    spool: str = ""
     id: str = attrs.field(init=False, eq=False, repr=False)
 
     @id.default
     def _id(self) -> str:
         return formatId(self.transaction)
+
+    @property
+    def uniqueId(self) -> str:
+        """
+        What no other message has, whichever server took it: for names of files,
+        and for whatever tells repetitions.
+        """
+        return f"{self.id}-{self.spool}" if self.spool else self.id
 
     @property
     def senderText(self) -> str:
@@ -192,19 +203,24 @@ def envelopeToJSON(envelope: Envelope) -> dict[str, Any]:
         parameters = _changed(envelope.parameters, _PARAMETER_DEFAULTS)
         if "form" in parameters:
             parameters["form"] = parameters["form"].value
-    return {
+    data = {
         "client": _clientToJSON(envelope.client),
         "sender": None if envelope.sender is None else _mailboxToJSON(envelope.sender),
         "parameters": parameters,
         "listener": envelope.listener,
     }
+    if envelope.spool:
+        data["spool"] = envelope.spool
+    return data
 
 
 def envelopeFromJSON(data: dict[str, Any], transaction: int, received: float) -> Envelope:
     """
     The inverse of L{envelopeToJSON}.
     """
-    parameters = dict(data["parameters"])
+    parameters, spool = dict(data["parameters"]), data.get("spool", "")
+    if spool:
+        checkSpoolNumber(spool)
     if "form" in parameters:
         parameters["form"] = Form(parameters["form"])
     return Envelope(
@@ -214,6 +230,7 @@ def envelopeFromJSON(data: dict[str, Any], transaction: int, received: float) ->
         None if data["sender"] is None else Mailbox(*data["sender"]),
         Parameters(**parameters),
         data["listener"],
+        spool,
     )
 
 

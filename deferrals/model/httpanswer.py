@@ -1,14 +1,22 @@
 """
-How much a web service may say in one answer: status lines, header fields,
-answers on the way (1xx) and body together (RFC 9112).
+What a web service answers: what its status means for a message that was POSTed
+to it, when it says to come again, and how much it may say.
 
-Libraries bound a line, and what uses them bounds a body; between the two there
-is room for header fields and C{100 Continue} without end.
+The bounds are those of one answer: status lines, header fields, answers on the
+way (1xx) and body together (RFC 9112).  Libraries bound a line, and what uses them
+bounds a body; between the two there is room for header fields and C{100 Continue}
+without end.
 """
 
 from __future__ import annotations
 
+import email.utils
 import re
+from collections.abc import Container
+
+import attrs
+
+from deferrals.model.reply import R552_TOO_LARGE, Reply
 
 #: Of all heads of an answer together, those of 1xx answers included.
 MAX_HEAD_OCTETS = 64 * 1024
@@ -31,6 +39,72 @@ _STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9])[0-9][0-9](?: |\r?\Z)")
 
 #: As much of a line as says what it is.
 _BEGIN_OCTETS = 16
+
+#: A longer Retry-After says no more than this, in seconds.
+MAX_RETRY_AFTER_SECONDS = 86400.0
+
+_DIGITS = re.compile(r"[0-9]{1,9}", re.A)
+
+
+@attrs.frozen
+class StatusMeaning:
+    """
+    What some statuses mean for the message.
+
+    @ivar shown: these statuses, for people.
+    @ivar statuses: the same.
+    @ivar reply: what the sender is told: 2xx, the service has the message; 4xx, it
+        is tried again; 5xx, it is not.
+    """
+
+    shown: str
+    statuses: Container[int]
+    reply: Reply
+
+
+#: All of them: the first one that has a status counts.  A redirection is no
+#: delivery, and is not followed.
+MEANINGS = (
+    StatusMeaning("2xx", range(200, 300), Reply(250, "2.0.0", "delivered")),
+    StatusMeaning("413", {413}, R552_TOO_LARGE),
+    StatusMeaning(
+        "408, 425, 429, 5xx",
+        {408, 425, 429, *range(500, 600)},
+        Reply(451, "4.3.0", "the service for this recipient cannot take the message now"),
+    ),
+    StatusMeaning(
+        "all others: 1xx, 3xx, 4xx",
+        range(1000),
+        Reply(550, "5.3.0", "the service for this recipient refuses the message"),
+    ),
+)
+
+
+def meaningOf(status: int) -> Reply:
+    """
+    What a status comes to, as a reply.
+    """
+    found = (one.reply for one in MEANINGS if status in one.statuses)
+    return next(found, MEANINGS[-1].reply)
+
+
+def secondsOf(retryAfter: str, now: float) -> float | None:
+    """
+    When a service says to come again (RFC 9110 §10.2.3): C{None} where it says
+    nothing, or nothing that can be understood.
+
+    @param retryAfter: the value of its header; empty for none.
+    @param now: seconds since the epoch.
+    """
+    text = retryAfter.strip()
+    if _DIGITS.fullmatch(text):
+        return min(float(text), MAX_RETRY_AFTER_SECONDS)
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+        seconds = moment.timestamp() - now
+    except (ValueError, OverflowError, TypeError, OSError, IndexError):
+        return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_SECONDS)
 
 
 class AnswerCounter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
+from collections.abc import Iterator
 
 import attrs
 
@@ -26,6 +27,16 @@ _LINE = re.compile(
 )
 _IPV4, _IPV6, _UNIX = 1, 2, 3
 
+#: How many octets the addresses of each family have; none, where there are none.
+_ADDRESS_OCTETS = {_IPV4: 12, _IPV6: 36, _UNIX: 216}
+
+#: What a proxy tells beside the addresses: TLS, and within that its version and the
+#: cipher; and the bit that says that the client speaks it.
+_SSL, _VERSION, _CIPHER = 0x20, 0x21, 0x23
+_CLIENT_SSL = 1
+
+_TLS_WORD = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
 
 class ProxyError(ValueError):
     """
@@ -40,10 +51,13 @@ class Source:
 
     @ivar address: their IP address, or C{"local"}; C{"unknown"} where the proxy
         does not know; C{None} where it speaks for itself (a health check).
+    @ivar tls: protocol and cipher, where the client speaks TLS with the proxy; C{None}
+        without, or where that is not told.
     """
 
     address: str | None = None
     port: int = 0
+    tls: str | None = None
 
 
 def takeHeader(data: bytes) -> tuple[Source, int] | None:
@@ -96,7 +110,37 @@ def _binary(data: bytes) -> tuple[Source, int] | None:
         return None
     if kind & 15 == 0:
         return Source(), end
-    return _source(family >> 4, data[16:end]), end
+    source = _source(family >> 4, data[16:end])
+    more = data[16 + _ADDRESS_OCTETS.get(family >> 4, 0) : end]
+    return attrs.evolve(source, tls=_tls(more)), end
+
+
+def _tls(data: bytes) -> str | None:
+    """
+    @param data: what the proxy tells beside the addresses.
+    @return: protocol and cipher; C{None}, where the client speaks no TLS.
+    """
+    for kind, value in _values(data):
+        if kind == _SSL and len(value) >= 5 and value[0] & _CLIENT_SSL:
+            told = dict(_values(value[5:]))
+            words = [told.get(_VERSION, b""), told.get(_CIPHER, b"")]
+            good = [word.decode("ascii") for word in words if _TLS_WORD.fullmatch(word)]
+            return " ".join(good) or "TLS"
+    return None
+
+
+def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """
+    Types and values; what is not complete at the end is none.
+    """
+    position = 0
+    while position + 3 <= len(data):
+        kind, length = struct.unpack_from("!BH", data, position)
+        end = position + 3 + length
+        if end > len(data):
+            return
+        yield kind, data[position + 3 : end]
+        position = end
 
 
 def _source(family: int, addresses: bytes) -> Source:

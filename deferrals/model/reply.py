@@ -84,6 +84,8 @@ class Reply:
         reply; what else acts or hides is made visible
         (L{deferrals.model.text}).  Only its first 65536 characters, and 500 lines,
         are said.
+    @ivar byServer: whether another server has said it: only what was read from
+        one is such a reply (L{ofLines}).
     @raise TypeError: an attribute is of another type.
     @raise ValueError: there is no such code, or it goes with another enhanced
         code.
@@ -92,6 +94,7 @@ class Reply:
     code: int
     enhanced: str | None = None
     text: str = ""
+    byServer: bool = attrs.field(default=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         isKnown = type(self.code) is int and (self.code, self.enhanced) in _KNOWN
@@ -142,9 +145,9 @@ class Reply:
         texts = [line[4:] for line in lines]
         code, enhanced = int(lines[0][:3]), _ENHANCED.match(texts[0])
         if enhanced is None or enhanced[1][0] != lines[0][0]:
-            return cls(code, None, "\n".join(texts))
+            return cls(code, None, "\n".join(texts), True)
         texts = [text.removeprefix(enhanced[1]).removeprefix(" ") for text in texts]
-        return cls(code, enhanced[1], "\n".join(texts))
+        return cls(code, enhanced[1], "\n".join(texts), True)
 
     @classmethod
     def parseRefusal(cls, text: str) -> Reply:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from deferrals.errors import PeerError
-from deferrals.model.answers import Result, weigh
+from deferrals.model.answers import R451_NO_ANSWER, Answer, Result, weigh
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
 from deferrals.model.outgoing import PREFERENCE, Outgoing
@@ -28,9 +28,29 @@ R554_NO_BINARYMIME = Reply(
     554, "5.6.3", "the message is binary, and the next server does not offer BINARYMIME"
 )
 R554_BARE_NEWLINE = Reply(554, "5.6.0", "the message has a bare CR or LF, which is not sent")
+R554_COMES_BACK = Reply(554, "5.4.6", "mail for this recipient would come back to this server")
 R550_NO_REQUIRETLS = Reply(
     550, "5.7.30", "the sender wants REQUIRETLS, and the next server does not offer it safely"
 )
+
+#: What is said of a server with which there was no session, by enhanced code: why
+#: not, in the words of whatever layer, is for the log (L{HopError}).
+_NO_SESSION = {
+    "4.4.1": "the next server cannot be reached",
+    "4.4.2": "the session with the next server broke off",
+    "4.7.4": "there is no protected connection to the next server",
+    "4.7.5": "there is no trustworthy connection to the next server",
+}
+_NOT_USABLE = "this server cannot use the next one now"
+
+
+def noSession(enhanced: str) -> Reply:
+    """
+    What a sender is told where there was no session.
+
+    @param enhanced: of the L{HopError}.
+    """
+    return Reply(451, enhanced, _NO_SESSION.get(enhanced, _NOT_USABLE))
 
 
 def number(capabilities: Capabilities, keyword: str, name: str = "") -> int | None:
@@ -71,11 +91,26 @@ def unfit(outgoing: Outgoing, capabilities: Capabilities, verified: bool) -> Rep
     return None
 
 
+def _orTooMany(reply: Reply, isBehindOthers: bool) -> Reply:
+    """
+    The reply to RCPT TO; that there are too many recipients is said for now, whatever
+    the code (RFC 5321 §4.5.3.1.10).
+
+    @param isBehindOthers: whether one has been accepted before it.
+    """
+    isMeant = reply.enhanced == "5.5.3" or (
+        reply.code == 552 and reply.enhanced is None and isBehindOthers
+    )
+    if not (isMeant and reply.isPermanent):
+        return reply
+    return attrs.evolve(reply, code=452, enhanced="4.5.3")
+
+
 class Sending:
     """
     The state of one message on one connection.
 
-    @param capabilities: what EHLO or LHLO said.
+    @param capabilities: what EHLO or LHLO said, without what is not to be used.
     @param chunking: whether BDAT may be used.
     """
 
@@ -95,6 +130,7 @@ class Sending:
         self.isExtended = False
         self._sender: Reply | None = None
         self._recipients: list[Reply] = []
+        self._hasTaken = False
         self._refusal: Reply | None = None
 
     def refuseAll(self, reply: Reply) -> None:
@@ -145,7 +181,7 @@ class Sending:
             words.append(f"SIZE={outgoing.size}")
         if outgoing.binary:
             words.append("BODY=BINARYMIME")
-        elif outgoing.eightBit or (outgoing.needsUTF8 and "8BITMIME" in offered):
+        elif "8BITMIME" in offered and (outgoing.eightBit or outgoing.needsUTF8):
             words.append("BODY=8BITMIME")
         if outgoing.needsUTF8:
             words.append("SMTPUTF8")
@@ -171,13 +207,16 @@ class Sending:
         @raise PeerError: it is none that there can be.
         """
         if command.startswith("MAIL"):
+            if reply.isIntermediate:
+                raise PeerError(f"MAIL FROM was answered {reply}")
             self._sender = reply
             if not reply.isPositive:
                 self._refusal = reply
         elif command.startswith("RCPT"):
             if reply.isIntermediate and not (reply.code == 352 and self.form is Form.DEFERRALS):
                 raise PeerError(f"RCPT TO was answered {reply}")
-            self._recipients.append(reply)
+            self._recipients.append(_orTooMany(reply, self._hasTaken))
+            self._hasTaken = self._hasTaken or reply.code < 400
         elif reply.code == 354:
             self.begun = True
         elif self.waiting:
@@ -205,11 +244,23 @@ class Sending:
         """
         What it all comes to.
 
-        @param lost: why the connection was given up, if it was.
+        @param lost: why the connection was given up, if it was: for the log.
         """
-        recipients, missing = self.outgoing.recipients, R451_NOT_ASKED
-        if lost:
-            missing = Reply(451, "4.4.2", f"no answer: {lost}")
+        missing = R451_NO_ANSWER if self.handedOver else R451_NOT_ASKED
+        return self._weighed(missing, lost)
+
+    def known(self) -> dict[int, Answer]:
+        """
+        The answers that are there when no more are waited for, by recipient.
+        """
+        answers = self._weighed(R451_NOT_ASKED, "").answers
+        return {i: one for i, one in enumerate(answers) if one.reply is not R451_NOT_ASKED}
+
+    def _weighed(self, missing: Reply, lost: str) -> Result:
+        """
+        @param missing: stands for what was not answered.
+        """
+        recipients = self.outgoing.recipients
         replies = [*self._recipients, *[missing] * (len(recipients) - len(self._recipients))]
         block, final = self.block, self.final
         if self._refusal is not None:
@@ -231,4 +282,5 @@ class Sending:
             self._sender,
             self.handedOver,
             lost,
+            self.chunks and self.handedOver,
         )

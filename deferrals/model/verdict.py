@@ -12,6 +12,8 @@ from typing import Any
 import attrs
 
 from deferrals.model.reply import Reply
+from deferrals.model.shortage import isOurs
+from deferrals.model.text import cleaned
 
 __all__ = [
     "ACCEPT",
@@ -20,6 +22,7 @@ __all__ = [
     "ContentVerdict",
     "Defer",
     "Delivered",
+    "Details",
     "EnvelopeVerdict",
     "Failed",
     "Marks",
@@ -32,6 +35,14 @@ __all__ = [
 
 #: What a sender may have to be told of a delivery: L{Delivered.action}.
 _ACTIONS = frozenset({"delivered", "relayed", "passed"})
+
+
+#: No more of a cause is kept.
+CAUSE_LETTERS = 500
+
+
+def _cause(text: str) -> str:
+    return cleaned(" ".join(text[: 4 * CAUSE_LETTERS].split()))[:CAUSE_LETTERS]
 
 
 def _check(value: object, name: str, types: type | tuple[type, ...], expected: str) -> None:
@@ -228,6 +239,61 @@ ContentVerdict = Accept | Refuse
 
 
 @attrs.frozen
+class Details:
+    """
+    What the log and the operator are told of a delivery, and no sender ever is:
+    it may name paths, addresses and programs of the inside.  In a text that is
+    made of it by mistake it says nothing.
+
+    @ivar cause: why it went wrong, in whatever words, an exception's included.
+    @ivar final: the last reply to the message, where it is not the recipient's
+        own: it has the next hop's id.
+    @ivar address: where the next hop was found: an IP address, or a path.
+    @ivar port: the port there; 0 where there is none.
+    @ivar tls: protocol and cipher of the connection; empty, where it was in clear.
+    @ivar verified: whether the server has proved its name.
+    @ivar isOurs: whether it is for want of something of this server's own (a port, a
+        process, the network), and says nothing of the next hop.
+    """
+
+    cause: str = attrs.field(default="", converter=_cause)
+    final: Reply | None = None
+    address: str = ""
+    port: int = 0
+    tls: str = ""
+    verified: bool = False
+    isOurs: bool = False
+
+    @classmethod
+    def ofError(cls, error: BaseException) -> Details:
+        """
+        An exception as the cause.
+        """
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return cls(text, isOurs=isOurs(error))
+
+    def __str__(self) -> str:
+        return "the log has the details"
+
+    def line(self) -> str:
+        """
+        For the log, and for the operator.
+        """
+        where = f"[{self.address}]:{self.port}" if self.port else self.address
+        proof = "" if not self.tls else " verified" if self.verified else " not verified"
+        said = [
+            "" if self.final is None else f"final: {self.final}",
+            f"at {where}" if where else "",
+            f"{self.tls}{proof}",
+            f"cause: {self.cause}" if self.cause else "",
+        ]
+        return "; ".join(filter(None, said))
+
+
+NO_DETAILS = Details()
+
+
+@attrs.frozen
 class Delivered:
     """
     The recipient has the message, or the next hop has taken it.
@@ -237,6 +303,7 @@ class Delivered:
     @ivar action: what a sender who asked for it (NOTIFY=SUCCESS) is to be told
         by us (RFC 3461 §5.2): C{"delivered"}; C{"relayed"}, to a hop that knows
         no DSN; or nothing, C{"passed"} to a hop that will tell.
+    @ivar details: what else there is to know, for the log alone.
     @raise TypeError: an attribute is of another type.
     @raise ValueError: the reply refuses, or there is no such action.
     """
@@ -244,9 +311,11 @@ class Delivered:
     reply: Reply | None = None
     host: str = ""
     action: str = "delivered"
+    details: Details = attrs.field(default=NO_DETAILS, eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         _check(self, "host", str, "a name")
+        _check(self, "details", Details, "Details")
         if self.action not in _ACTIONS:
             raise ValueError(f"Delivered.action: expected {sorted(_ACTIONS)}, not {self.action!r}")
         if self.reply is None:
@@ -261,8 +330,12 @@ class Failed:
     """
     The recipient will never have the message: a DSN tells the sender.
 
+    @ivar reply: what the sender is told: what C{host} has said, or else words of
+        ours.
+    @ivar host: the SMTP server that has said it; empty where none has.
     @ivar told: whether the sender has been told, and the recipient is the
         sender's again: then there is no DSN.
+    @ivar details: what else there is to know, for the log alone.
     @raise TypeError: an attribute is of another type.
     @raise ValueError: the reply does not refuse.
     """
@@ -270,10 +343,12 @@ class Failed:
     reply: Reply
     host: str = ""
     told: bool = False
+    details: Details = attrs.field(default=NO_DETAILS, eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         _checkRefusal(self)
         _check(self, "host", str, "a name")
+        _check(self, "details", Details, "Details")
 
 
 @attrs.frozen
@@ -281,8 +356,11 @@ class Retry:
     """
     Not now.
 
+    @ivar reply: as that of L{Failed}.
+    @ivar host: as that of L{Failed}.
     @ivar after: seconds before which another attempt is pointless; C{None}
         leaves it to the schedule.
+    @ivar details: what else there is to know, for the log alone.
     @raise TypeError: an attribute is of another type.
     @raise ValueError: the reply does not refuse, or C{after} is no span of time.
     """
@@ -290,10 +368,12 @@ class Retry:
     reply: Reply
     host: str = ""
     after: float | None = None
+    details: Details = attrs.field(default=NO_DETAILS, eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         _checkRefusal(self)
         _check(self, "host", str, "a name")
+        _check(self, "details", Details, "Details")
         if self.after is None:
             return
         _check(self, "after", (float, int), "seconds, or None")

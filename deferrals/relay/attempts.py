@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.reflect import safe_repr
 
 from deferrals.deferreds import atOnce
@@ -20,6 +21,7 @@ from deferrals.interfaces import IDeliveryStage, Work
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Queued
+from deferrals.model.dsn import isNotice
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
@@ -98,12 +100,17 @@ class Attempt:
     """
     One delivery of a message to the recipients that share a next hop.
 
-    @ivar work: the message, for these recipients.
+    @ivar work: the message, for those of these recipients whose outcome is not being
+        recorded yet.
     @ivar delivery: the name of the delivery.
     @ivar destination: the next hop.
     @ivar schedule: what applies to the delivery.
     @ivar began: when it was leased to us.
     @ivar delivering: the delivery's Deferred, while it is under way.
+    @ivar isOver: whether nothing more is heard of the delivery.
+    @ivar outcomes: what has been heard of it, by recipient.
+    @ivar recording: parts of the message whose outcomes are being recorded.
+    @ivar timer: records what has been reported.
     """
 
     work: Work
@@ -112,6 +119,61 @@ class Attempt:
     schedule: Schedule
     began: float
     delivering: Deferred[Mapping[Addressee, Outcome]] | None = None
+    isOver: bool = False
+    outcomes: dict[Addressee, Outcome] = attrs.field(factory=dict)
+    recording: dict[Work, None] = attrs.field(factory=dict)
+    timer: IDelayedCall | None = None
+
+    @property
+    def works(self) -> list[Work]:
+        """What of it is still leased to us."""
+        return [*self.recording, *([self.work] if self.work.addressees else [])]
+
+    def heard(self, addressee: Addressee, outcome: Outcome) -> str:
+        """
+        A stage reports an outcome.
+
+        @return: what is wrong with that; empty where it is good.
+        """
+        if self.isOver:
+            return f"reported {_shown(outcome)} when it was over"
+        if not _isA(addressee, Addressee):
+            return f"reported {_shown(outcome)} for {_shown(addressee)}, no addressee"
+        known = self.outcomes.get(addressee)
+        if known is None:
+            found = checked({addressee: outcome}, self.work.addressees)
+            if not found.outcomes:
+                return f"reported {_shown(outcome)} for <{addressee}>, unasked or no outcome"
+            self.outcomes.update(found.outcomes)
+        elif known is not outcome and known != outcome:
+            return f"reported {_shown(outcome)} for <{addressee}> behind {_shown(known)}"
+        return ""
+
+    def over(self) -> None:
+        """
+        The delivery has ended, or is not waited for any longer.
+        """
+        self.delivering, self.isOver = None, True
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+
+    def part(self, addressees: Iterable[Addressee]) -> Work:
+        """
+        Take recipients whose outcome is known out of L{work}.
+
+        @return: the message for these.
+        """
+        taken = set(addressees)
+        found: list[Addressee] = []
+        left: list[Addressee] = []
+        for one in self.work.addressees:
+            (found if one in taken else left).append(one)
+        work = self.work
+        if not left:
+            self.work = attrs.evolve(work, addressees=())
+            return work
+        self.work = attrs.evolve(work, addressees=tuple(left), whole=False)
+        return attrs.evolve(work, addressees=tuple(found), whole=False)
 
     @property
     def recipients(self) -> str:
@@ -124,7 +186,8 @@ class Attempt:
     @property
     def keys(self) -> set[tuple[int, int]]:
         """The numbers of its recipients, each with that of the message."""
-        return {(self.work.envelope.transaction, one.seq) for one in self.work.addressees}
+        number = self.work.envelope.transaction
+        return {(number, one.seq) for work in self.works for one in work.addressees}
 
     @property
     def kind(self) -> Hashable:
@@ -142,6 +205,7 @@ class Attempt:
             schedule=self.schedule,
             ageSeconds=self.work.ageSeconds + now - self.began,
             chance=chance,
+            isNotice=isNotice(self.work.envelope),
         )
 
 
@@ -178,12 +242,15 @@ class CheckedAnswer:
     problems: Sequence[str] = ()
 
 
-def checked(answer: object, addressees: Iterable[Addressee]) -> CheckedAnswer:
+def checked(
+    answer: object, addressees: Iterable[Addressee], heard: Iterable[Addressee] = ()
+) -> CheckedAnswer:
     """
     Separate what a stage's answer says from nonsense.
 
     @param answer: whatever the stage has returned.
     @param addressees: the recipients that it was asked about.
+    @param heard: those whose outcome it has reported; that counts.
     """
     try:
         if not isinstance(answer, Mapping):
@@ -195,6 +262,8 @@ def checked(answer: object, addressees: Iterable[Addressee]) -> CheckedAnswer:
         return CheckedAnswer({}, [f"answered a mapping that cannot be read: {_shown(error)}"])
     outcomes: dict[Addressee, Outcome] = {}
     problems: list[str] = []
+    for addressee in heard:
+        said.pop(addressee, None)
     for addressee in addressees:
         found = said.pop(addressee, None)
         if isOutcome(found):

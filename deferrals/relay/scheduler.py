@@ -5,10 +5,10 @@ A message's recipients of one delivery and one destination make one attempt.
 Attempts that may not begin now (too much is under way, or the destination is
 left alone) are put into the queue, so that memory stays bounded.
 
-An outcome is recorded right after it is known: a crash in between repeats that
-one delivery.  While it cannot be recorded (a full disk) its attempt keeps its
-slot, and is recorded later; so a spool that cannot be written stops deliveries
-instead of repeating them.
+An outcome is recorded right after it is known, whatever becomes of the other
+recipients: a crash in between repeats that one delivery.  While it cannot be
+recorded (a full disk) its attempt keeps its slot, and is recorded later; so a
+spool that cannot be written stops deliveries instead of repeating them.
 
 A session may wait for the outcomes of a message (S-6): it has taken
 responsibility for it, and tells its client what became of it.  Where the client
@@ -19,9 +19,10 @@ way.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -30,11 +31,17 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import errorText, withDeadline
-from deferrals.interfaces import ISpool, Work
+from deferrals.interfaces import (
+    ILocalDelivery,
+    INotes,
+    IReportingDelivery,
+    ISpool,
+    MaybeAwaitable,
+    Work,
+)
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
-    Disposition,
     NotifyThenRemove,
     Remove,
     Reschedule,
@@ -46,8 +53,9 @@ from deferrals.model.limits import MAX_DELIVERING
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Failed, Outcome, Retry
 from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
-from deferrals.relay.destinations import Destinations, HopReport, hopReport
+from deferrals.relay.destinations import Destinations, HopReport, Sort, hopReport
 from deferrals.relay.notices import Notifier
+from deferrals.relay.recording import Recorder
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -76,26 +84,14 @@ RENEW_SECONDS = 60.0
 #: known.
 SHARE = 20
 
-#: How long to wait before an outcome is recorded again; twice as long each time.
-RECORD_SECONDS, RECORD_LONGEST_SECONDS = 1.0, 60.0
+#: What a delivery reports before it has ended is recorded after so long, together
+#: with what it has reported by then.
+REPORTED_SECONDS = 0.1
 
 #: So many things that are wrong with one answer are logged.
 PROBLEMS = 10
 
 _NO_SUCH_DELIVERY = Reply(451, "4.3.5", "the configuration has no such delivery any longer")
-
-
-@attrs.frozen
-class _AttemptResult:
-    """
-    What an attempt has come to.
-
-    @ivar dispositions: what becomes of each of its recipients.
-    @ivar report: what it met at the next hop.
-    """
-
-    dispositions: Mapping[Addressee, Disposition]
-    report: HopReport
 
 
 class _Waiter:
@@ -142,6 +138,7 @@ class Scheduler:
     @param notifier: tells senders.
     @param concurrency: attempts that are under way at once.
     @param chance: returns numbers from 0 to 1, for jitter.
+    @param notes: keep what is known of next hops; C{None} where the process forgets it.
     @ivar destinations: what is known of next hops.
     """
 
@@ -154,13 +151,15 @@ class Scheduler:
         *,
         concurrency: int = MAX_DELIVERING,
         chance: Callable[[], float] = random.random,
+        notes: INotes | None = None,
     ) -> None:
         self._spool = spool
         self._clock = clock
         self._deliveries = deliveries
         self._notifier = notifier
+        self._recorder = Recorder(spool, clock)
         self._chance = chance
-        self.destinations = Destinations(clock, concurrency, chance)
+        self.destinations = Destinations(clock, concurrency, chance, notes)
         self._attempts: dict[Attempt, None] = {}
         self._perMessage: Counter[int] = Counter()
         self._waiters: dict[int, _Waiter] = {}
@@ -169,7 +168,7 @@ class Scheduler:
         self._stopping = False
         self._claiming = False
         self._more = True
-        self._crowded: set[Hashable] = set()
+        self._blocked: set[Sort] = set()
         self._refill: IDelayedCall | None = None
         self._loops = {
             LoopingCall(self._claim): EVERY_SECONDS,
@@ -188,11 +187,13 @@ class Scheduler:
     def stop(self) -> Deferred[None]:
         """
         Begin nothing more.  What does not end in time is cancelled, and stays
-        in the queue.
+        in the queue; what is known by then is recorded.
 
         @return: a Deferred that fires when what was begun has ended.
         """
-        self._stopping = True
+        self._stopping = self._recorder.isStopping = True
+        for attempt in list(self._attempts):
+            self._recordReported(attempt)
         for loop in self._loops:
             if loop.running:
                 loop.stop()
@@ -292,32 +293,42 @@ class Scheduler:
         now = self._clock.seconds()
         for attempt in attemptsOf(work, self._deliveries, now):
             name, limit = attempt.destination, attempt.schedule.concurrency
-            if not self._stopping and self.destinations.begin(name, limit, attempt.kind):
+            isLocal = self._isLocal(attempt)
+            if not self._stopping and self.destinations.begin(
+                name, limit, attempt.kind, isLocal=isLocal
+            ):
                 begin.append(attempt)
             else:
                 last = self.destinations.lastReport(name)
                 waits = putBack(attempt.queued(now, 0.0), last.reply, last.host)
                 later.update(dict.fromkeys(attempt.work.addressees, waits))
-                self._waits(attempt.kind)
+                self._waits(self.destinations.sort(name, attempt.kind, isLocal=isLocal))
         return begin, later
 
-    def _waits(self, kind: Hashable) -> None:
+    def _isLocal(self, attempt: Attempt) -> bool:
+        """
+        Whether it waits for no other machine.
+        """
+        stage = self._deliveries.stage(attempt.delivery)
+        return attempt.destination == NOWHERE or stage is None or ILocalDelivery.providedBy(stage)
+
+    def _waits(self, sort: Sort) -> None:
         """
         There is something in the queue that could not begin.  Where others of its
-        kind are in the way, it is for them to make room: the queue may be full of
-        the same, and would be gone through again and again.
+        kind are in the way, or servers that are silent, it is for them to make room:
+        the queue may be full of the same, and would be gone through again and again.
         """
-        if self.destinations.room > 0 and self.destinations.isCrowded(kind):
-            self._crowded.add(kind)
+        if self.destinations.room > 0 and self.destinations.isBlocked(sort):
+            self._blocked.add(sort)
         else:
             self._more = True
 
-    def _lessCrowded(self) -> None:
+    def _lessBlocked(self) -> None:
         """
-        An attempt has ended: perhaps others of some kind may begin.
+        An attempt has ended: perhaps others of some sort may begin.
         """
-        found = {kind for kind in self._crowded if not self.destinations.isCrowded(kind)}
-        self._crowded -= found
+        found = {sort for sort in self._blocked if not self.destinations.isBlocked(sort)}
+        self._blocked -= found
         self._more = self._more or bool(found)
 
     # Due work.
@@ -327,7 +338,8 @@ class Scheduler:
         if self._stopping or room <= 0 or self._claiming:
             return
         self._claiming = True
-        d = self._spool.claim(room, self.destinations.shares(), SHARE)
+        share = 1 if self._blocked else SHARE  # most of it might only be put back
+        d = self._spool.claim(room, self.destinations.shares(), share)
         d.addCallbacks(self._claimed, self._claimFailed)
 
     def _claimFailed(self, failure: Failure) -> None:
@@ -356,7 +368,7 @@ class Scheduler:
 
     def _renew(self) -> None:
         late = self._clock.seconds() - RENEW_SECONDS
-        works = [attempt.work for attempt in self._attempts if attempt.began <= late]
+        works = [work for one in self._attempts if one.began <= late for work in one.works]
         if works:
             self._spool.renew(works)
 
@@ -388,6 +400,7 @@ class Scheduler:
 
     def _notAttempted(self, failure: Failure, attempt: Attempt) -> None:
         self._logFailure(failure, attempt)
+        attempt.over()
         if attempt in self._attempts:
             self._answer(attempt, {})
             self._end(attempt, None)
@@ -422,16 +435,51 @@ class Scheduler:
             return succeed({one: Failed(one.refusal) for one in group if one.refusal is not None})
         if stage is None:
             return succeed(dict.fromkeys(group, Retry(_NO_SUCH_DELIVERY)))
-        return withDeadline(
-            self._clock,
-            DELIVERY_SECONDS,
-            lambda: stage.deliver(work.message, work.envelope, group),
-        )
+
+        def deliver() -> MaybeAwaitable[Mapping[Addressee, Outcome]]:
+            if not IReportingDelivery.providedBy(stage):
+                return stage.deliver(work.message, work.envelope, group)
+            report = functools.partial(self._reported, attempt)
+            return stage.deliverReporting(work.message, work.envelope, group, report)
+
+        return withDeadline(self._clock, DELIVERY_SECONDS, deliver)
+
+    def _reported(self, attempt: Attempt, addressee: Addressee, outcome: Outcome) -> None:
+        """
+        An outcome is known before the delivery has ended.
+        """
+        problem = attempt.heard(addressee, outcome)
+        if problem:
+            self._logProblem(attempt, problem)
+        elif attempt.timer is None:
+            self._recordSoon(attempt)
+
+    def _recordSoon(self, attempt: Attempt) -> None:
+        attempt.timer = self._clock.callLater(REPORTED_SECONDS, self._recordReported, attempt)
+
+    def _recordReported(self, attempt: Attempt) -> None:
+        """
+        Record what is known of an attempt that has not ended.
+        """
+        if attempt.timer is None:
+            return
+        if attempt.timer.active():
+            attempt.timer.cancel()
+        attempt.timer = None
+        outcomes = {
+            one: attempt.outcomes[one] for one in attempt.work.addressees if one in attempt.outcomes
+        }
+        if attempt.work.envelope.transaction in self._waiters:
+            self._recordSoon(attempt)  # the session is told of all of it together
+        elif outcomes:
+            self._record(attempt, outcomes)
 
     def _answered(
         self, answer: Mapping[Addressee, Outcome], attempt: Attempt
     ) -> Mapping[Addressee, Outcome]:
-        found = checked(answer, attempt.work.addressees)
+        heard = attempt.outcomes
+        asked = [one for one in attempt.work.addressees if one not in heard]
+        found = checked(answer, asked, heard)
         for problem in found.problems[:PROBLEMS]:
             self._logProblem(attempt, problem)
         return found.outcomes
@@ -443,9 +491,24 @@ class Scheduler:
     def _delivered(self, known: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
         """
         A recipient of which the stage did not say an outcome is tried again.
+
+        @param known: what the stage has said at its end.
         """
-        attempt.delivering = None
-        outcomes = complete(self._answer(attempt, known), attempt.work.addressees)
+        attempt.over()
+        attempt.outcomes.update(known)
+        addressees = attempt.work.addressees
+        said = {one: attempt.outcomes[one] for one in addressees if one in attempt.outcomes}
+        outcomes = complete(self._answer(attempt, said), addressees)
+        attempt.outcomes.update(outcomes)
+        if outcomes:
+            self._record(attempt, outcomes)
+        else:
+            self._recorded(attempt)
+
+    def _record(self, attempt: Attempt, outcomes: Mapping[Addressee, Outcome]) -> None:
+        """
+        These outcomes stand.
+        """
         queued = attempt.queued(self._clock.seconds(), self._chance())
         dispositions = {
             addressee: disposition(outcome, addressee, queued)
@@ -455,9 +518,22 @@ class Scheduler:
             self._logOutcome(attempt, addressee, outcome)
             if dispositions[addressee] == Remove("expired", outcome.reply, outcome.host):
                 self._logUntold(attempt, addressee)
-        self._record(
-            attempt, _AttemptResult(dispositions, hopReport(outcomes.values())), RECORD_SECONDS
+        if any(isinstance(one, NotifyThenRemove) for one in dispositions.values()):
+            self._toTell.add(attempt.work.envelope.transaction)
+        part = attempt.part(outcomes)
+        attempt.recording[part] = None
+        self._recorder.record(part, dispositions).addCallback(
+            lambda _: self._recorded(attempt, part)
         )
+
+    def _recorded(self, attempt: Attempt, part: Work | None = None) -> None:
+        """
+        @param part: what was recorded.
+        """
+        if part is not None:
+            del attempt.recording[part]
+        if attempt in self._attempts and attempt.isOver and not attempt.works:
+            self._end(attempt, hopReport(attempt.outcomes.values()))
 
     def _answer(
         self, attempt: Attempt, outcomes: Mapping[Addressee, Outcome]
@@ -476,8 +552,14 @@ class Scheduler:
         return {addressee: handedBack(outcome) for addressee, outcome in outcomes.items()}
 
     def _logOutcome(self, attempt: Attempt, addressee: Addressee, outcome: Outcome) -> None:
+        """
+        One recipient's outcome, with what no sender is told.
+        """
+        details, reply = outcome.details, "" if outcome.reply is None else str(outcome.reply)
+        seconds = self._clock.seconds() - attempt.began
+        more = details.line()
         _log.info(
-            "{transaction} to=<{recipient}> {outcome} by {delivery} {reply}",
+            "{transaction} to=<{recipient}> {outcome} by {delivery}{log_said}, {seconds} s",
             event="delivery",
             transaction=attempt.work.envelope.id,
             recipient=str(addressee),
@@ -485,8 +567,16 @@ class Scheduler:
             delivery=attempt.delivery,
             destination=attempt.destination,
             attempt=addressee.attempts + 1,
-            reply="" if outcome.reply is None else str(outcome.reply),
+            reply=reply,
             host=outcome.host,
+            final="" if details.final is None else str(details.final),
+            address=details.address,
+            port=details.port,
+            tls=details.tls,
+            verified=details.verified,
+            cause=details.cause,
+            seconds=round(seconds, 3),
+            log_said="".join((f" {reply}" if reply else "", f" ({more})" if more else "")),
         )
 
     def _logUntold(self, attempt: Attempt, addressee: Addressee) -> None:
@@ -499,31 +589,6 @@ class Scheduler:
 
     # What became of it.
 
-    def _record(self, attempt: Attempt, result: _AttemptResult, againSeconds: float) -> None:
-        if any(isinstance(one, NotifyThenRemove) for one in result.dispositions.values()):
-            self._toTell.add(attempt.work.envelope.transaction)
-        d = self._spool.record(attempt.work, result.dispositions)
-        d.addCallbacks(
-            lambda _: self._end(attempt, result.report),
-            self._notRecorded,
-            errbackArgs=(attempt, result, againSeconds),
-        )
-
-    def _notRecorded(
-        self, failure: Failure, attempt: Attempt, result: _AttemptResult, againSeconds: float
-    ) -> None:
-        _log.error(
-            "{transaction}: an outcome could not be recorded {consequence}: {error}",
-            transaction=attempt.work.envelope.id,
-            consequence="and its delivery will be repeated" if self._stopping else "yet",
-            error=failure.getErrorMessage(),
-        )
-        if self._stopping:
-            self._end(attempt, result.report)
-            return
-        longer = min(2 * againSeconds, RECORD_LONGEST_SECONDS)
-        self._clock.callLater(againSeconds, self._record, attempt, result, longer)
-
     def _end(self, attempt: Attempt, report: HopReport | None) -> None:
         """
         @param report: what the attempt met; C{None} if it did not come so far.
@@ -532,7 +597,7 @@ class Scheduler:
         if seconds is not None:
             self._backOff(attempt.destination, seconds)
         del self._attempts[attempt]
-        self._lessCrowded()
+        self._lessBlocked()
         self._endMessage(attempt.work.envelope.transaction)
         self._wake()
         if not self._attempts and self._idle is not None:
@@ -543,12 +608,13 @@ class Scheduler:
         if seconds:
             last = self.destinations.lastReport(destination)
             _log.warn(
-                "{destination} is left alone for {seconds} s: {host} {reply}",
+                "{destination} is left alone for {seconds} s: {host} {reply} {cause}",
                 event="backoff",
                 destination=destination,
                 seconds=round(seconds),
                 host=last.host,
                 reply="" if last.reply is None else str(last.reply),
+                cause=last.details.cause,
             )
         else:
             _log.info("{destination} works again", event="works", destination=destination)

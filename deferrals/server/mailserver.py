@@ -298,7 +298,6 @@ class MailServer(service.Service):
         except BaseException:
             await self._queue.stop()
             raise
-        await self._services.notes.load(self._queue.spool)
         return self
 
     def _notStarted(self, failure: Failure) -> None:

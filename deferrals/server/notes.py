@@ -27,7 +27,7 @@ from deferrals.model.json import JSON
 _log = Logger(namespace="deferrals")
 
 #: How many notes a kind may have; and octets, all of its notes together.
-MOST = {"mixed": 10_000}
+MOST = {"mixed": 10_000, "downgrade": 10_000, "backoff": 10_000}
 MAX_OCTETS = 32 * 1024 * 1024
 
 

@@ -18,6 +18,7 @@ from deferrals.model.verdict import Outcome
 from deferrals.relay.attempts import Deliveries
 from deferrals.relay.notices import Author, Notifier
 from deferrals.relay.scheduler import Scheduler
+from deferrals.server.services import Services
 from deferrals.server.stages import CurrentStages
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.sqlite.queue import SqliteQueue
@@ -35,7 +36,7 @@ class Queue:
     def __init__(
         self,
         spool: str | os.PathLike[str] | ISpool | None,
-        services: IServices,
+        services: Services,
         hostname: str,
         ids: TransactionIds,
         stages: CurrentStages,
@@ -44,6 +45,7 @@ class Queue:
     ) -> None:
         reactor = services.reactor
         wall = partial(timeOfDay, reactor)
+        self._ids = ids
         self.spool = _spool(spool, services, wall)
         self._notifier = Notifier(
             self.spool,
@@ -58,7 +60,9 @@ class Queue:
             Deliveries(stage=stages.delivery, schedule=stages.schedule),
             self._notifier,
             concurrency=maxDelivering,
+            notes=services.notes,
         )
+        self._notes = services.notes
         self._maxDelivering = maxDelivering
         self.view: IQueue | None = None
         if isinstance(self.spool, SqliteSpool):
@@ -76,6 +80,9 @@ class Queue:
 
     async def _start(self) -> None:
         await self.spool.open()
+        self._ids.use(self.spool.identity)
+        await self._notes.load(self.spool)
+        await self._scheduler.destinations.load()
         self._scheduler.start()
 
     def stop(self) -> Deferred[None]:

@@ -44,8 +44,8 @@ class Services:
     baseDir: str = attrs.field(default=".", kw_only=True)
     dns: tuple[tuple[str, int], ...] = attrs.field(default=(), kw_only=True)
     status: Status = attrs.field(factory=Status, init=False)
-    nextHops: NextHops = attrs.field(init=False)
     notes: Notes = attrs.field(init=False)
+    nextHops: NextHops = attrs.field(init=False)
     limits: SharedLimits = attrs.field(init=False)
     _listening: list[Callable[[], Iterable[tuple[str, int]]]] = attrs.field(
         factory=list, init=False
@@ -53,13 +53,13 @@ class Services:
     _resolvers: dict[tuple[tuple[str, int], ...], IResolver] = attrs.field(init=False, factory=dict)
     _common: dict[Hashable, Any] = attrs.field(factory=dict, init=False)
 
-    @nextHops.default
-    def _makeNextHops(self) -> NextHops:
-        return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
-
     @notes.default
     def _makeNotes(self) -> Notes:
         return Notes(self.reactor)
+
+    @nextHops.default
+    def _makeNextHops(self) -> NextHops:
+        return NextHops(self.reactor, self.hostname, self.connect, self.inThread, self.notes)
 
     @limits.default
     def _makeLimits(self) -> SharedLimits:

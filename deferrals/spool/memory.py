@@ -28,6 +28,7 @@ from deferrals.model.disposition import (
     Undeliverable,
 )
 from deferrals.model.envelope import Envelope
+from deferrals.model.ids import newSpoolNumber
 from deferrals.spool.message import BodyWriter, Message
 
 _T = TypeVar("_T")
@@ -77,6 +78,7 @@ class MemorySpool:
         self._gates: dict[str, float] = {}
         self._served: dict[str, int] = {}
         self._notes: dict[str, tuple[str, float]] = {}
+        self.identity = newSpoolNumber()
         self.full = False
 
     def open(self) -> Deferred[None]:

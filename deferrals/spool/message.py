@@ -263,12 +263,13 @@ class _BodyFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._flags = os.O_CREAT | os.O_TRUNC
+        self._flags = os.O_CREAT | os.O_EXCL  # a file that is there is another message's
+        self._isThere = False
 
     def write(self, chunks: list[bytes], digest: hashlib._Hash) -> None:
         """Append, and hash."""
         fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | self._flags, 0o600)
-        self._flags = os.O_APPEND
+        self._flags, self._isThere = os.O_APPEND, True
         try:
             for chunk in chunks:
                 digest.update(chunk)
@@ -279,6 +280,8 @@ class _BodyFile:
             os.close(fd)
 
     def remove(self) -> None:
-        """Delete."""
+        """Delete, if it is there."""
+        if not self._isThere:
+            return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)

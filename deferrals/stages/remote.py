@@ -27,6 +27,7 @@ from deferrals.deferreds import Semaphore, asDeferred, withDeadline
 from deferrals.interfaces import IServices
 from deferrals.logger import Logger
 from deferrals.model.backoff import Backoff
+from deferrals.model.shortage import isOurs
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -213,6 +214,9 @@ class RemoteService:
                 self._breaker.abandoned()
                 return failure
             error = f"no answer within {waited:.1f} s"
+        elif isOurs(failure.value):
+            self._breaker.abandoned()
+            return failure
         else:
             error = f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
         self._status.count(self._name, "failed")

@@ -235,10 +235,22 @@ class _PlainAgent:
         return found.addCallback(_notCompressed)
 
 
+class _Compressed(StageError):
+    """
+    An answer whose body cannot be used.
+
+    @ivar response: its status and header count all the same.
+    """
+
+    def __init__(self, response: IResponse) -> None:
+        super().__init__("the answer is compressed, which was not asked for")
+        self.response = response
+
+
 def _notCompressed(response: IResponse) -> IResponse:
     if response.headers.hasHeader(b"content-encoding"):
         response.deliverBody(_Unwanted())
-        raise StageError("the answer is compressed, which was not asked for")
+        raise _Compressed(response)
     return response
 
 
@@ -305,6 +317,8 @@ class WebClient:
         except BaseException as error:
             if file is not None:
                 file.close()  # the producer may never have been started
+            if isinstance(error, _Compressed) and not needsBody:
+                return error.response.code, b"", error.response.headers
             _raiseOurs(error)
             raise
         body = _Body()

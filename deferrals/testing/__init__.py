@@ -12,6 +12,7 @@ from deferrals.testing.contracts import (
     ContentStageContract,
     DeliveryStageContract,
     EnvelopeStageContract,
+    ReportingDeliveryContract,
 )
 from deferrals.testing.fakes import (
     FakeContent,
@@ -48,6 +49,7 @@ __all__ = [
     "MemoryServer",
     "MemorySession",
     "RepliesContract",
+    "ReportingDeliveryContract",
     "SpoolContract",
     "TestServer",
     "makeAddressees",

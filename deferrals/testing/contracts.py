@@ -19,6 +19,7 @@ from deferrals.interfaces import (
     IDeliveryStage,
     IEnvelopeStage,
     IMessage,
+    IReportingDelivery,
 )
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
@@ -277,3 +278,71 @@ class DeliveryStageContract(_StageContract):
             self.makeAddressees(),
         )
         self.assertLetsGo(d)
+
+
+class ReportingDeliveryContract(DeliveryStageContract):
+    """
+    What every L{IReportingDelivery<deferrals.interfaces.IReportingDelivery>} does
+    besides.
+    """
+
+    def makeStage(self) -> IReportingDelivery:
+        """
+        @return: the stage to be tested.
+        """
+        raise NotImplementedError
+
+    def makeHalting(self) -> IReportingDelivery:
+        """
+        @return: a stage that never ends with the last of L{makeAddressees}, and
+            delivers to the others.
+        """
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """
+        Let a delivery go as far as it can.  A stage that waits for a clock, or for
+        another service, overrides this, and L{resultOf}.
+        """
+
+    def reporting(
+        self, stage: IReportingDelivery, addressees: Sequence[Addressee]
+    ) -> tuple[dict[Addressee, Outcome], Deferred[Mapping[Addressee, Outcome]]]:
+        """
+        Begin to deliver.
+
+        @return: what is reported, and a Deferred of the answer.
+        """
+        reported: dict[Addressee, Outcome] = {}
+
+        def report(addressee: Addressee, outcome: Outcome) -> None:
+            reported.setdefault(addressee, outcome)
+
+        message, envelope = self.makeMessage(), self.makeEnvelope()
+        d: Deferred[Mapping[Addressee, Outcome]] = asDeferred(
+            stage.deliverReporting, message, envelope, addressees, report
+        )
+        return reported, d
+
+    def test_reports(self) -> None:
+        """It provides the interface; what it reports is what it answers."""
+        stage = self.makeStage()
+        self.assertTrue(verifyObject(IReportingDelivery, stage))
+        addressees = self.makeAddressees()
+        reported, d = self.reporting(stage, addressees)
+        outcomes = self.resultOf(d)
+        self.assertEqual({**outcomes, **reported}, {**reported, **outcomes})
+        self.assertEqual({*outcomes, *reported}, set(addressees))
+
+    def test_keepsWhatIsKnown(self) -> None:
+        """
+        While one recipient's delivery does not end the others are reported, at the
+        latest when it is cancelled.
+        """
+        *others, last = self.makeAddressees()
+        reported, d = self.reporting(self.makeHalting(), [*others, last])
+        self.settle()
+        self.assertLetsGo(d)
+        for one in others:
+            self.assertIsInstance(reported.get(one), Delivered | Failed, str(one))
+        self.assertIsInstance(reported.get(last), Retry | None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime, IResolver, IStreamClientEndpoint
 from twisted.internet.task import Clock
@@ -27,7 +28,7 @@ from deferrals.interfaces import (
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import R250_RECIPIENT, R250_SENDER, Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import (
@@ -229,7 +230,7 @@ class FakeNextHops:
         self.sent: list[tuple[Hop, Outgoing, bytes]] = []
         self.asked: list[tuple[Hop, str, str]] = []
 
-    def send(self, hop: Hop, outgoing: Outgoing) -> Deferred[Sent]:
+    def send(self, hop: Hop, outgoing: Outgoing, heard: Heard | None = None) -> Deferred[Sent]:
         if hop.name in self.errors:
             return fail(self.errors[hop.name])
         self.sent.append((hop, outgoing, b"".join(outgoing.chunks())))
@@ -243,7 +244,7 @@ class FakeNextHops:
         return succeed((R250_SENDER, self._reply(recipient)))
 
     def _reply(self, address: str) -> Reply:
-        return self.replies.get(address, R250_RECIPIENT)
+        return attrs.evolve(self.replies.get(address, R250_RECIPIENT), byServer=True)
 
 
 @implementer(IServices)

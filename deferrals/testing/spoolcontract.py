@@ -84,6 +84,12 @@ class SpoolContract(_TestCase):
         """It provides the interface."""
         self.assertTrue(verifyObject(ISpool, self.makeSpool()))
 
+    def test_identity(self) -> None:
+        """It has a number of its own, which can be a part of a file's name."""
+        one, other = self.makeSpool(), self.makeSpool()
+        for spool in (one, other):
+            self.assertRegex(spool.identity, "^[0-9A-Za-z]{8,64}$")
+
     def test_message(self) -> None:
         """What was written is what the message has."""
         spool, envelope = self.makeSpool(), makeEnvelope()

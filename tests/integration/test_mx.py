@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 from typing import Any
 
@@ -227,3 +228,69 @@ class ServerTests(IntegrationCase):
         dialogue.say("EHLO client.test")
         _, rcpt = dialogue.say("MAIL FROM:<me@client.test>", "RCPT TO:<lover@example.net>")
         self.assertTrue(rcpt.startswith("550 5.7.1"), rcpt)
+
+
+#: A DNS that says nothing, and a Maildir on this machine.
+SILENT = """
+hostname = "mx.example.org"
+dns = ["127.0.0.1:{dns}"]
+max_delivering = 40
+
+[[listen]]
+endpoint = "tcp:0:interface=127.0.0.1"
+
+[policies.open]
+envelope = "accept"
+
+[[recipients]]
+match = "*@here.example"
+policy = "open"
+deliver = {{ use = "maildir", path = "mail/{{local}}" }}
+
+[[recipients]]
+match = "*"
+policy = "open"
+allow = ["127.0.0.1"]
+deliver = {{ use = "mx", never = [], retry = 1}}
+"""
+
+#: Domains whose DNS is silent.
+DOMAINS = 150
+
+
+class SilentTests(IntegrationCase):
+    """
+    Others that say nothing.
+    """
+
+    def test_local(self) -> None:
+        """Mail for this machine passes all that waits for others, also after a restart."""
+        silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(silent.close)
+        silent.bind(("127.0.0.1", 0))
+        config = SILENT.format(dns=silent.getsockname()[1])
+        server = self.server(config)
+        names = [f"a@d{number}.example" for number in range(DOMAINS)]
+        for name in names:
+            self.post(server.port, name)
+        self.post(server.port, "first@here.example")
+        server.arrived("first")
+        server.kill()
+        server.start()
+        self.post(server.port, "second@here.example")
+        server.arrived("second")
+        status = json.loads(cli("status", "--json", "--config", server.path).stdout)
+        self.assertEqual(status["queue"]["messages"], DOMAINS)
+
+    def post(self, port: int, recipient: str) -> None:
+        dialogue = Dialogue(port)
+        try:
+            dialogue.reply()
+            envelope = ("HELO x.test", "MAIL FROM:<s@x.test>", f"RCPT TO:<{recipient}>", "DATA")
+            for line in envelope:
+                (reply,) = dialogue.say(line)
+            self.assertEqual(reply[:3], "354")
+            (reply,) = dialogue.say("Subject: x\r\n\r\nx\r\n.")
+            self.assertEqual(reply[:3], "250", reply)
+        finally:
+            dialogue.close()

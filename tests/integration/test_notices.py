@@ -143,7 +143,8 @@ class NoticeTests(IntegrationCase):
         self.assertRegex(store["Diagnostic-Code"], r"^smtp; 550 5\.1\.1 .*nobody@example\.net")
         relay = found["rfc822; unknown@exim.example.net"]
         self.assertRegex(relay["Diagnostic-Code"], "^smtp; 550 no such user")
-        self.assertEqual(relay["Remote-MTA"], "dns; [127.0.0.1]")
+        self.assertEqual(relay["Remote-MTA"], "dns; exim.client.test")
+        self.assertNotIn(b"127.0.0.1", data.partition(b"delivery-status\r\n")[2])
         self.assertEqual(returned.get_content_type(), "message/rfc822")
         self.assertIn("hello, all of you", returned.get_payload(0).get_content())
         until(lambda: f"{number} to=<unknown@x.exim" in server.log, "the one who is not told of")

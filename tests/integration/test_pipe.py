@@ -4,18 +4,27 @@ The delivery C{pipe}, with real programs.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
 from typing import Any
 
 from twisted.internet.defer import CancelledError, inlineCallbacks
+from twisted.internet.process import reapProcessHandlers
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 
 from deferrals.model.settings import Seconds
 from deferrals.model.verdict import Delivered, Failed, Retry
-from deferrals.stages.delivery.pipe import PipeDelivery, PipeSettings
+from deferrals.stages.delivery import pipe
+from deferrals.stages.delivery.pipe import (
+    R451_TOO_MUCH,
+    R451_TOO_SLOW,
+    PipeDelivery,
+    PipeSettings,
+)
+from deferrals.stages.delivery.processgroup import Orphans
 from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage
 
 
@@ -66,9 +75,10 @@ class PipeTests(TestCase):
             "{sender}",
         )
         outcome = yield self.outcome(stage, '"a b;$(touch x)`"@x.example')
-        self.assertIn("--to=", outcome.reply.text)
-        self.assertIn("$(touch x)`", outcome.reply.text)
-        self.assertIn("'RECIPIENT', 'SENDER', 'TRANSACTION'", outcome.reply.text)
+        said = outcome.details.cause
+        self.assertIn("--to=", said)
+        self.assertIn("$(touch x)`", said)
+        self.assertIn("'RECIPIENT', 'SENDER', 'TRANSACTION'", said)
         self.assertEqual(os.listdir(self.directory), [])
 
     @inlineCallbacks
@@ -85,7 +95,8 @@ class PipeTests(TestCase):
             stage = self.script(f"import sys; print('no  way'); sys.exit({status})")
             outcome = yield self.outcome(stage)
             self.assertEqual((type(outcome), outcome.reply.enhanced), (kind, enhanced))
-            self.assertEqual(outcome.reply.text, "the program says: no way")
+            self.assertNotIn("no way", outcome.reply.text)
+            self.assertIn("no way", outcome.details.cause)
 
     @inlineCallbacks
     def test_signal(self) -> Any:
@@ -96,6 +107,30 @@ class PipeTests(TestCase):
         self.assertEqual((type(outcome), outcome.reply.enhanced), (Retry, "4.3.5"))
 
     @inlineCallbacks
+    def test_noProgram(self) -> Any:
+        """
+        What is executable and cannot be executed is tried again, and no traceback
+        is told to anybody; nor is one in which no process can be started (E4).
+        """
+        for text in ("#!/no/such/interpreter\n", "no program at all", ""):
+            stage = self.stage("/bin/true")
+            path = os.path.join(self.directory, "program")
+            with open(path, "w", encoding="ascii") as file:
+                file.write(text)
+            os.chmod(path, 0o755)
+            outcome = yield self.outcome(self.stageAt(path))
+            self.assertEqual((type(outcome), outcome.reply.enhanced), (Retry, "4.3.5"), text)
+            self.assertNotIn("program\n", outcome.reply.text)
+            self.assertNotIn("Traceback", outcome.details.cause)
+        stage = self.script("import sys; print('sh: 0: Cannot fork', file=sys.stderr); sys.exit(2)")
+        self.assertIsInstance((yield self.outcome(stage)), Retry)
+
+    def stageAt(self, path: str) -> PipeDelivery:
+        from twisted.internet import reactor
+
+        return PipeDelivery(PipeSettings((path,)), FakeServices(self.directory, reactor))
+
+    @inlineCallbacks
     def test_timeout(self) -> Any:
         """One that takes too long is killed."""
         stage = self.script(
@@ -103,12 +138,56 @@ class PipeTests(TestCase):
             timeout=Seconds(3),
         )
         outcome = yield self.outcome(stage)
-        self.assertEqual(outcome.reply.text, "the program takes too long")
+        self.assertEqual(outcome.reply, R451_TOO_SLOW)
         yield self._gone()
 
     @inlineCallbacks
-    def _gone(self) -> Any:
-        with open(os.path.join(self.directory, "pid"), encoding="ascii") as file:
+    def test_group(self) -> Any:
+        """
+        All that a program has started ends with it, when it takes too long: what
+        does as it is asked, and what does not (D8).
+        """
+        self.patch(pipe, "KILL_SECONDS", 0.5)
+        for deaf in ("", "import signal; signal.signal(15, signal.SIG_IGN); "):
+            sleeping = f"{deaf}import time; time.sleep(600)"
+            stage = self.script(
+                f"{deaf}import os, subprocess, sys, time\n"
+                f"child = subprocess.Popen([sys.executable, '-c', {sleeping!r}])\n"
+                "open('new', 'w').write(str(child.pid)); os.rename('new', 'child')\n"
+                "open('new', 'w').write(str(os.getpid())); os.rename('new', 'pid')\n"
+                "time.sleep(600)",
+                timeout=Seconds(3),
+            )
+            outcome = yield self.outcome(stage)
+            self.assertEqual(outcome.reply, R451_TOO_SLOW)
+            yield self._gone()
+            yield self._gone("child")
+
+    @inlineCallbacks
+    def test_orphans(self) -> Any:
+        """What a program leaves is reaped where it becomes a child of this process (E4)."""
+        libc = ctypes.CDLL(None)
+        if libc.prctl(36, 1, 0, 0, 0) != 0:  # PR_SET_CHILD_SUBREAPER
+            raise SkipTest("orphans cannot be had here")
+        self.addCleanup(libc.prctl, 36, 0, 0, 0, 0)
+        stage = self.script(
+            "import os, time\n"
+            "if os.fork() == 0:\n"
+            "  os._exit(0) if os.fork() else time.sleep(0.2)\n"
+            "  os._exit(0)\n"
+        )
+        self.assertIsInstance((yield self.outcome(stage)), Delivered)
+        orphans, found = Orphans(reapProcessHandlers), 0
+        for _ in range(100):
+            found += len(orphans.look())
+            if found == 2:
+                return
+            yield deferToThread(time.sleep, 0.05)
+        self.fail(f"{found} reaped")
+
+    @inlineCallbacks
+    def _gone(self, name: str = "pid") -> Any:
+        with open(os.path.join(self.directory, name), encoding="ascii") as file:
             pid = int(file.read())
         for _ in range(200):
             try:
@@ -123,7 +202,7 @@ class PipeTests(TestCase):
     def test_output(self) -> Any:
         """One that says too much is killed; what is not read does no harm."""
         stage = self.script("while True: print('x' * 1000)", output=10_000)
-        self.assertEqual((yield self.outcome(stage)).reply.text, "the program says too much")
+        self.assertEqual((yield self.outcome(stage)).reply, R451_TOO_MUCH)
         stage = self.script("pass")
         people = makeAddressees("a@x.example")
         found = yield stage.deliver(
@@ -143,8 +222,8 @@ class PipeTests(TestCase):
             yield deferToThread(time.sleep, 0.05)
         d.cancel()
         yield self.assertFailure(d, CancelledError)
-        self.assertEqual(stage._slots.free, 5)
         yield self._gone()
+        self.assertEqual(stage._slots.free, 5)
 
     @inlineCallbacks
     def test_unreadable(self) -> Any:

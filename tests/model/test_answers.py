@@ -10,6 +10,7 @@ from deferrals.model.reply import Reply
 from tests.requirements import requirement
 
 OK, DEFERRED = Reply(250, "2.1.5", "ok"), Reply(352, None, "later")
+GONE = Reply(551, "5.1.6", "<b@example.org>")
 UNKNOWN, NO, NOT_NOW = (
     Reply(550, "5.1.1", "who?"),
     Reply(550, "5.6.0", "no"),
@@ -47,6 +48,13 @@ class WeighTests(SynchronousTestCase):
             # a negative final reply overrides the block (P-11)
             ([OK, OK], {0: NO, 1: OK}, NEVER, [NEVER, NEVER]),
             ([OK, OK], {0: NO, 1: OK}, LATER, [LATER, LATER]),
+            # ... unless it only sums up that all refuse: each keeps its reason,
+            # if it is one of the same kind
+            ([OK, OK], {0: NO, 1: GONE}, NEVER, [NO, GONE]),
+            ([DEFERRED, UNKNOWN, OK], {0: NO, 2: GONE}, NEVER, [NO, UNKNOWN, GONE]),
+            ([OK, OK], {0: NO, 1: NOT_NOW}, LATER, [LATER, NOT_NOW]),
+            # somebody was in who is not in the block: it does more than sum up
+            ([OK, DEFERRED], {1: NO}, NEVER, [NEVER, NEVER]),
             # refused in the envelope stays refused
             ([UNKNOWN, OK], {1: OK}, FINAL, [UNKNOWN, OK]),
             ([UNKNOWN, OK], {}, LATER, [UNKNOWN, LATER]),

@@ -2,6 +2,7 @@
 Envelopes as they are kept.
 """
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.envelope import (
@@ -32,6 +33,22 @@ class JSONTests(SynchronousTestCase):
             self.assertEqual(
                 envelopeFromJSON(data, envelope.transaction, envelope.received), envelope
             )
+
+    def test_spool(self) -> None:
+        """The number of a spool is kept with the message, and makes it one of its own."""
+        envelope = attrs.evolve(makeEnvelope(), spool="1f")
+        data = envelopeToJSON(envelope)
+        self.assertEqual(envelopeFromJSON(data, envelope.transaction, 1e9), envelope)
+        self.assertEqual(envelope.uniqueId, f"{envelope.id}-1f")
+        for wrong in ("../../x", 5, "a/b"):
+            with self.assertRaises((TypeError, ValueError)):
+                envelopeFromJSON({**data, "spool": wrong}, envelope.transaction, 1e9)
+
+    def test_noSpool(self) -> None:
+        """What an earlier version has kept goes by its number alone, as it did."""
+        envelope = makeEnvelope()
+        self.assertNotIn("spool", envelopeToJSON(envelope))
+        self.assertEqual(envelope.uniqueId, envelope.id)
 
     def test_recipient(self) -> None:
         """What goes in comes out, policy and delivery included."""

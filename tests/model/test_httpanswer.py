@@ -1,5 +1,5 @@
 """
-How much a web service may say.
+What a web service answers: how much it may say, and what its status means.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from deferrals.model.httpanswer import (
     MAX_HEAD_LINES,
     MAX_HEAD_OCTETS,
     MAX_INTERIM_ANSWERS,
+    MAX_RETRY_AFTER_SECONDS,
+    MEANINGS,
     AnswerCounter,
+    meaningOf,
+    secondsOf,
 )
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
@@ -94,3 +98,30 @@ class AnswerCounterTests(SynchronousTestCase):
             except ValueError as error:
                 outcomes.append({"error": str(error)})
         self.assertEqual(outcomes[0], outcomes[1])
+
+
+class StatusTests(SynchronousTestCase):
+    """
+    L{MEANINGS}.
+    """
+
+    def test_table(self) -> None:
+        """Delivered is 2xx alone; what may be better later comes again, all else does not."""
+        again = {408, 425, 429, *range(500, 600)}
+        for status in (*range(100, 600), 0, 99, 600, 999, 1000, -1):
+            reply = meaningOf(status)
+            self.assertEqual(reply.isPositive, 200 <= status < 300, status)
+            self.assertEqual(reply.isTemporary, status in again, status)
+
+    def test_reachable(self) -> None:
+        """Each row says something of some status."""
+        found = {meaningOf(status) for status in range(100, 600)}
+        self.assertEqual(found, {row.reply for row in MEANINGS})
+
+    @given(
+        st.text() | st.integers().map(str) | st.from_regex(r"[A-Z][a-z]{2}, [0-9 ]+ [A-Z].{,30}")
+    )
+    def test_retryAfter(self, text: str) -> None:
+        """Whatever it is, it is a span that can be waited for, or nothing."""
+        seconds = secondsOf(text, 1e9)
+        self.assertTrue(seconds is None or 0 <= seconds <= MAX_RETRY_AFTER_SECONDS)

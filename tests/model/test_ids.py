@@ -45,6 +45,15 @@ class IdTests(SynchronousTestCase):
         one, other = TransactionIds(255), TransactionIds(0)
         self.assertLess(one.next(1e9), other.next(1e9 + 0.001))
 
+    def test_spool(self) -> None:
+        """Two makers have two spools, until they are told which one theirs is."""
+        one, other = TransactionIds(), TransactionIds()
+        self.assertNotEqual(one.spool, other.spool)
+        other.use(one.spool)
+        self.assertEqual(one.spool, other.spool)
+        for wrong in ("", "../x", "a b", "x" * 65, "\u00e4"):
+            self.assertRaises(ValueError, one.use, wrong)
+
     def test_worker(self) -> None:
         """Of a larger number the last octet counts: it may be that of a process."""
         self.assertEqual(TransactionIds(0x1234).next(0) & 0xFF, 0x34)

@@ -4,6 +4,8 @@ The header of the PROXY protocol.
 
 from __future__ import annotations
 
+import struct
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -28,6 +30,13 @@ BAD = [
 ]
 
 
+def value(kind: int, data: bytes) -> bytes:
+    """
+    What a proxy tells beside the addresses.
+    """
+    return struct.pack("!BH", kind, len(data)) + data
+
+
 class HeaderTests(SynchronousTestCase):
     """
     L{takeHeader}.
@@ -37,6 +46,24 @@ class HeaderTests(SynchronousTestCase):
         """Versions 1 and 2, for others and for the proxy itself; what follows is not touched."""
         for header, source in GOOD:
             self.assertEqual(takeHeader(header + b"EHLO x\r\n"), (source, len(header)))
+
+    def test_tls(self) -> None:
+        """What version 2 tells of the client's TLS; of what is not complete, nothing."""
+        inner = value(0x21, b"TLSv1.3") + value(0x23, b"TLS_AES_256_GCM_SHA384")
+        for more, tls in (
+            (value(0x20, b"\x01\0\0\0\0" + inner), "TLSv1.3 TLS_AES_256_GCM_SHA384"),
+            (value(1, b"smtp") + value(0x20, b"\x07\0\0\0\0" + inner[:10]), "TLSv1.3"),
+            (value(0x20, b"\x01\0\0\0\0" + value(0x21, b"\r\n250")), "TLS"),
+            (value(0x20, b"\x00\0\0\0\0" + inner), None),
+            (value(0x20, b"\x01"), None),
+            (value(0x20, b"\x01\0\0\0\0" + inner)[:-1], None),
+            (b"\x20", None),
+        ):
+            for family, octets in ((0x11, 12), (0x21, 36), (0x31, 216), (0, 0)):
+                header = v2(1, family, b"\1" * octets + more)
+                found = takeHeader(header)
+                assert found is not None
+                self.assertEqual((found[0].tls, found[1]), (tls, len(header)))
 
     def test_inPieces(self) -> None:
         """No beginning of a header is one, and none is refused."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import (
+    NO_DETAILS,
     NO_MARKS,
     Accept,
     Defer,
     Delivered,
+    Details,
     Failed,
     Marks,
     Refuse,
@@ -128,3 +131,50 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual(route.own("rspamd", "refuse_score"), 7.0)
         self.assertEqual(route.own("spamassassin", "refuse_score"), 5.0)
         self.assertIsNone(route.own("rspamd", "mark_score"))
+
+
+class DetailsTests(SynchronousTestCase):
+    """
+    L{Details}.
+    """
+
+    def test_quiet(self) -> None:
+        """What is made into text by mistake says nothing of the inside."""
+        details = Details.ofError(OSError(13, "Permission denied", "/srv/mail/secret"))
+        for text in (f"cannot write: {details}", str(details), f"{details!s:>40}"):
+            self.assertNotIn("secret", text)
+        self.assertIn("/srv/mail/secret", details.line())
+        self.assertIn("PermissionError", details.cause)
+
+    def test_line(self) -> None:
+        """One line for the log: the last reply, where, how, and why."""
+        final = Reply(250, "2.0.0", "queued as 4711")
+        for details, line in (
+            (Details(), ""),
+            (Details(final=final), "final: 250 2.0.0 queued as 4711"),
+            (Details(address="/run/lmtp"), "at /run/lmtp"),
+            (Details("no\nway", None, "192.0.2.1", 25), "at [192.0.2.1]:25; cause: no way"),
+            (
+                Details(address="2001:db8::1", port=25, tls="TLSv1.3 X", verified=True),
+                "at [2001:db8::1]:25; TLSv1.3 X verified",
+            ),
+            (Details(tls="TLSv1.3 X"), "TLSv1.3 X not verified"),
+        ):
+            self.assertEqual(details.line(), line)
+
+    def test_bounded(self) -> None:
+        """A cause is one line that cannot act, and not a long one."""
+        self.assertLessEqual(len(Details("x" * 10**6).cause), 500)
+        self.assertTrue(Details("a\r\n\x1b[0m\ud800b").cause.isprintable())
+
+    def test_outcomes(self) -> None:
+        """They are no part of what an outcome is, and must be Details."""
+        details = Details("why")
+        for one in (
+            Delivered(details=details),
+            Failed(LATER, details=details),
+            Retry(LATER, details=details),
+        ):
+            self.assertEqual(one, attrs.evolve(one, details=NO_DETAILS))
+            with self.assertRaisesRegex(TypeError, "details: expected Details"):
+                attrs.evolve(one, details="a path")

@@ -4,15 +4,22 @@ How many attempts may be under way to a destination, and when it is left alone.
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.relay import destinations
 from deferrals.relay.destinations import Destinations, HopReport, hopReport
+from deferrals.server.notes import Notes
 
-DEAD = HopReport(False, Reply(451, "4.4.1", "no answer"), "mx.dead.example")
+DEAD = HopReport(
+    False,
+    Reply(451, "4.4.1", "no answer"),
+    "mx.dead.example",
+    Details("refused at 192.0.2.1"),
+)
 ALIVE = HopReport(True)
 
 
@@ -44,8 +51,150 @@ class HopReportTests(SynchronousTestCase):
         ]
         for outcomes, isAlive in table:
             report = hopReport(outcomes)
+            assert report is not None
             self.assertEqual(report.isAlive, isAlive, outcomes)
             self.assertEqual((report.reply, report.host), (outcomes[0].reply, outcomes[0].host))
+
+    def test_ours(self) -> None:
+        """What this server has run out of says nothing of the hop."""
+        reply, ours = Reply(451, "4.4.1", "later"), Details("no ports", isOurs=True)
+        self.assertIsNone(hopReport([Retry(reply, details=ours)] * 2))
+        found = hopReport([Retry(reply, details=ours), Retry(reply)])
+        assert found is not None
+        self.assertFalse(found.isAlive)
+
+
+class SilentTests(SynchronousTestCase):
+    """
+    Servers that have not answered.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.destinations = Destinations(self.clock, 100, lambda: 0.5)
+
+    def count(self, *names: str, kind: str = "kind", isLocal: bool = False) -> int:
+        """
+        How many attempts begin, of as many as there may be to each.
+        """
+        begin = self.destinations.begin
+        return sum(begin(name, 20, kind, isLocal=isLocal) for name in names for _ in range(20))
+
+    def test_each(self) -> None:
+        """Of five silent destinations each takes a few slots; an answer gives it more."""
+        names = [f"silent {number}" for number in range(5)]
+        self.assertEqual(self.count(*names), 25)
+        self.destinations.ended(names[0], ALIVE, "kind")
+        self.assertEqual(self.count(names[0]), 10)
+        self.assertEqual(self.count(names[1]), 0)
+
+    def test_lately(self) -> None:
+        """Five that have answered and now are silent do not take all slots, either."""
+        names = [f"silent {number}" for number in range(5)]
+        for name in names:
+            self.destinations.begin(name, 20, "kind")
+            self.destinations.ended(name, ALIVE, "kind")
+        self.assertEqual(self.count(*names), 50)
+        self.assertGreater(self.count("other", kind="other"), 0)
+
+    def test_all(self) -> None:
+        """All that are silent have half of the slots, and no kind has all of that."""
+        self.assertEqual(self.count(*(f"a {number}" for number in range(400)), kind="a"), 38)
+        self.assertEqual(self.count(*(f"b {number}" for number in range(400)), kind="b"), 9)
+        self.assertTrue(self.destinations.isSilent("a"))
+        self.assertEqual(self.destinations.room, 53)
+
+    def test_local(self) -> None:
+        """What is delivered here has room of its own, whatever is under way elsewhere."""
+        for number in range(40):
+            name = f"good {number}"
+            self.destinations.begin(name, 20, name)
+            self.destinations.ended(name, ALIVE, name)
+        names = [f"good {number}" for number in range(40)]
+        self.assertEqual(sum(self.count(name, kind=name) for name in names), 75)
+        self.assertTrue(self.destinations.isFullOutside)
+        self.assertEqual(self.count("maildir", "file", kind="here", isLocal=True), 19)
+
+    def test_ended(self) -> None:
+        """Attempts that have ended without an answer make room."""
+        self.assertEqual(self.count("a"), 5)
+        for _ in range(5):
+            self.destinations.ended("a", None, "kind")
+        self.assertEqual(self.count("a"), 5)
+        for _ in range(5):
+            self.destinations.ended("a", ALIVE, "kind")
+        self.assertEqual(self.destinations._unknown.total(), 0)
+        self.assertEqual(self.count("a"), 10)
+
+    def test_forgotten(self) -> None:
+        """One that has not answered for a while has to answer again."""
+        self.destinations.begin("a", 20, "kind")
+        self.destinations.ended("a", ALIVE, "kind")
+        self.clock.advance(destinations.ANSWERED_SECONDS + 1)
+        self.assertEqual(self.count("a"), 5)
+
+
+class NotedTests(SynchronousTestCase):
+    """
+    What is known after a restart.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.notes = Notes(self.clock)
+
+    def started(self) -> Destinations:
+        found = Destinations(self.clock, 10, lambda: 0.5, self.notes)
+        self.successResultOf(Deferred.fromCoroutine(found.load()))
+        return found
+
+    def attempt(self, found: Destinations, report: HopReport) -> float | None:
+        self.assertTrue(found.begin("dead", 2, "kind"))
+        return found.ended("dead", report, "kind")
+
+    def test_trouble(self) -> None:
+        """It is in trouble still: one probe at once, and the next one later than before."""
+        before = self.started()
+        for _ in range(3):
+            self.attempt(before, DEAD)
+        after = self.started()
+        self.assertEqual(after.troubles()["dead"]["failures"], 3)
+        self.assertEqual(after.lastReport("dead").host, DEAD.host)
+        self.assertEqual(str(after.lastReport("dead").reply), str(DEAD.reply))
+        self.assertTrue(after.begin("dead", 2, "kind"))
+        self.assertFalse(after.begin("dead", 2, "kind"))
+        self.assertEqual(after.ended("dead", DEAD, "kind"), 120.0)
+        self.assertEqual(self.attempt(self.started(), DEAD), 240.0)
+
+    def test_works(self) -> None:
+        """One that works again is forgotten; so are all by a reload."""
+        for forget in (False, True):
+            before = self.started()
+            for _ in range(3):
+                self.attempt(before, DEAD)
+            if forget:
+                before.forget()
+            else:
+                self.clock.advance(60)
+                self.attempt(before, ALIVE)
+            self.assertEqual(self.started().troubles(), {})
+
+    def test_notLong(self) -> None:
+        """What is too old says nothing."""
+        before = self.started()
+        for _ in range(3):
+            self.attempt(before, DEAD)
+        self.clock.advance(destinations.LONGEST_SECONDS + 1)
+        self.assertEqual(self.started().troubles(), {})
+
+    def test_nonsense(self) -> None:
+        """A note that is none is passed over."""
+        good = {"failures": 3, "seconds": 60.0, "reply": "what", "host": 5}
+        for number, value in enumerate((None, [], {"failures": "x"}, {**good, "seconds": 0}, good)):
+            self.notes.put("backoff", "destinations", str(number), value, 60.0)
+        found = self.started()
+        self.assertEqual(list(found.troubles()), ["4"])
+        self.assertEqual(found.troubles()["4"]["reply"], None)
 
 
 class DestinationsTests(SynchronousTestCase):
@@ -63,11 +212,11 @@ class DestinationsTests(SynchronousTestCase):
 
     def begin(self, name: str, limit: int = 2) -> bool:
         """
-        Each destination has mail of a kind of its own.
+        Each destination has mail of a kind of its own, and is not one that may be silent.
         """
-        return self.destinations.begin(name, limit, name)
+        return self.destinations.begin(name, limit, name, isLocal=True)
 
-    def fail(self, name: str) -> None:  # type: ignore[override]
+    def failing(self, name: str) -> None:
         for _ in range(destinations.FAILURES):
             self.attempt(name, DEAD)
 
@@ -107,12 +256,12 @@ class DestinationsTests(SynchronousTestCase):
         self.assertEqual(self.attempt("a", DEAD), 60.0)
 
     def test_probes(self) -> None:
-        """Destinations in trouble never take more than half of all slots."""
+        """Destinations in trouble never take more than a quarter of all slots."""
         for number in range(8):
-            self.fail(f"dead {number}")
+            self.failing(f"dead {number}")
         self.clock.advance(60)
         begun = [self.begin(f"dead {number}") for number in range(8)]
-        self.assertEqual(begun, [True] * 5 + [False] * 3)
+        self.assertEqual(begun, [True] * 2 + [False] * 6)
         self.assertTrue(self.begin("alive"))
 
     def test_kinds(self) -> None:
@@ -120,7 +269,9 @@ class DestinationsTests(SynchronousTestCase):
         found = Destinations(self.clock, 100)
         taken = []
         for kind in range(4):
-            begun = [found.begin(f"{kind} {number}", 2, kind) for number in range(200)]
+            begun = [
+                found.begin(f"{kind} {number}", 2, kind, isLocal=True) for number in range(200)
+            ]
             taken.append(sum(begun))
             self.assertTrue(found.isCrowded(kind))
         self.assertEqual(taken, [75, 19, 5, 1])
@@ -133,13 +284,15 @@ class DestinationsTests(SynchronousTestCase):
     def test_few(self) -> None:
         """Few slots are for one kind, too."""
         for limit, most in ((1, 1), (2, 2), (3, 3), (4, 3)):
-            found = Destinations(self.clock, limit)
-            begun = [found.begin(str(number), 2, "kind") for number in range(9)]
-            self.assertEqual(sum(begun), most, limit)
+            for isLocal in (False, True):
+                found = Destinations(self.clock, limit)
+                names = map(str, range(9))
+                begun = [found.begin(name, 2, "kind", isLocal=isLocal) for name in names]
+                self.assertEqual(sum(begun), most, (limit, isLocal))
 
     def test_forget(self) -> None:
         """When the configuration has changed, everything may be tried at once."""
-        self.fail("dead")
+        self.failing("dead")
         self.destinations.forget()
         self.assertTrue(self.begin("dead"))
         self.assertEqual(self.destinations.troubles(), {})
@@ -147,7 +300,7 @@ class DestinationsTests(SynchronousTestCase):
     def test_troubles(self) -> None:
         """The operator sees what a destination said, and for how long it is left alone."""
         self.attempt("shaky", DEAD)
-        self.fail("dead")
+        self.failing("dead")
         self.clock.advance(10)
         self.assertEqual(
             self.destinations.troubles(),
@@ -157,6 +310,7 @@ class DestinationsTests(SynchronousTestCase):
                     "seconds": 50,
                     "reply": "451 4.4.1 no answer",
                     "host": "mx.dead.example",
+                    "cause": "refused at 192.0.2.1",
                 }
             },
         )

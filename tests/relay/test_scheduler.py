@@ -12,18 +12,19 @@ from twisted.internet.defer import CancelledError, Deferred, execute, fail, succ
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from deferrals.errors import StageError
-from deferrals.interfaces import Work
+from deferrals.interfaces import IReportingDelivery, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Remove
 from deferrals.model.envelope import Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
-from deferrals.model.verdict import ACCEPT, Delivered, Failed, Outcome, Retry, Route
+from deferrals.model.verdict import ACCEPT, Delivered, Details, Failed, Outcome, Retry, Route
 from deferrals.relay.attempts import Deliveries
-from deferrals.relay.scheduler import DELIVERY_SECONDS, STOP_SECONDS, Scheduler
+from deferrals.relay.scheduler import DELIVERY_SECONDS, REPORTED_SECONDS, STOP_SECONDS, Scheduler
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
@@ -72,21 +73,22 @@ class FakeNotifier:
         return succeed(None)
 
 
-class SchedulerTests(SynchronousTestCase):
+class SchedulerCase(SynchronousTestCase):
     """
-    L{Scheduler}.
+    A L{Scheduler} with one delivery.
     """
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.spool = MemorySpool(self.clock)
         self.delivery = FakeDelivery()
+        self.stages: dict[str, Any] = {"box": self.delivery}
         notifier = FakeNotifier()
         self.told = notifier.told
         self.scheduler = Scheduler(
             self.spool,
             self.clock,
-            Deliveries(stage={"box": self.delivery}.get, schedule=lambda name: SCHEDULE),  # type: ignore[arg-type]
+            Deliveries(stage=self.stages.get, schedule=lambda name: SCHEDULE),
             notifier,  # type: ignore[arg-type]
             concurrency=2,
             chance=lambda: 0.5,
@@ -102,6 +104,44 @@ class SchedulerTests(SynchronousTestCase):
     def left(self) -> tuple[int, int]:
         waiting: tuple[int, int] = self.successResultOf(self.spool.waiting())
         return waiting
+
+
+class SchedulerTests(SchedulerCase):
+    """
+    L{Scheduler}.
+    """
+
+    def test_logged(self) -> None:
+        """
+        The log has the whole story: the final reply with the next hop's id, where
+        it was found, over which TLS, how long it took, and why not (D12).
+        """
+        final = Reply(250, "2.0.0", "queued as 4711")
+        details = Details("why", final, "192.0.2.1", 25, "TLSv1.3 X", True)
+        waiting: Deferred[Any] = Deferred()
+        self.delivery.answer = lambda recipients: waiting
+        with capturedLogs() as logged:
+            work = self.stage("a@x.example")
+            self.scheduler.release(work)
+            self.clock.advance(2.5)
+            own = Reply(250, "2.1.5", "ok")
+            waiting.callback({work.addressees[0]: Delivered(own, "mx.test", details=details)})
+        (event,) = [one for one in logged if one.get("event") == "delivery"]
+        for key, value in (
+            ("outcome", "delivered"),
+            ("reply", "250 2.1.5 ok"),
+            ("final", "250 2.0.0 queued as 4711"),
+            ("address", "192.0.2.1"),
+            ("port", 25),
+            ("tls", "TLSv1.3 X"),
+            ("verified", True),
+            ("seconds", 2.5),
+            ("cause", "why"),
+            ("host", "mx.test"),
+        ):
+            self.assertEqual(event[key], value)
+        for part in ("queued as 4711", "[192.0.2.1]:25", "TLSv1.3 X verified", "why", "2.5 s"):
+            self.assertIn(part, formatEvent(event))
 
     def test_fresh(self) -> None:
         """What is released is delivered at once, and leaves the spool."""
@@ -199,7 +239,7 @@ class SchedulerTests(SynchronousTestCase):
             addressees = makeAddressees(f"stranger@x{number}.example")
             work = self.successResultOf(self.spool.stage(notice, makeMessage(), addressees))
             self.scheduler.release(work)
-        self.assertEqual(len(held), 6)
+        self.assertEqual(len(held), 3)
         claims: list[Any] = []
         self.patch(self.spool, "claim", lambda *args: claims.append(args) or claim(*args))
         claim = type(self.spool).claim.__get__(self.spool)
@@ -211,7 +251,7 @@ class SchedulerTests(SynchronousTestCase):
         for name in list(held)[:2]:
             held[name].callback(None)
             self.clock.advance(0.1)
-        self.assertEqual(len(held), 8)
+        self.assertEqual(len(held), 5)
         self.assertEqual(self.left(), (18, 18))
 
     def test_stop(self) -> None:
@@ -346,6 +386,181 @@ class SchedulerTests(SynchronousTestCase):
         self.clock.pump([1] * 70)
         self.assertEqual((len(self.delivery.asked), self.left()), (1, (0, 0)))
         self.assertEqual(len(self.flushLoggedErrors()), 0)
+
+
+@implementer(IReportingDelivery)
+class Reporting(FakeDelivery):
+    """
+    Reports what it is told to, and ends when it is told to.
+
+    @ivar report: of the last delivery.
+    @ivar end: fires with its answer.
+    """
+
+    def deliverReporting(self, message: Any, envelope: Any, recipients: Any, report: Any) -> Any:
+        self.recipients = recipients
+        self.asked.append([str(recipient) for recipient in recipients])
+        self.report = report
+        self.last: Any = None
+        self.end: Deferred[Any] = Deferred(self.cancelled)
+        return self.end
+
+    def cancelled(self, end: Any) -> None:
+        if self.last is not None:
+            self.report(self.last, Delivered())
+
+
+class ReportedTests(SchedulerCase):
+    """
+    Outcomes that are known before a delivery has ended.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reporting = Reporting()
+        self.stages["box"] = self.reporting
+
+    def begin(self, *outcomes: Outcome, of: int = 3) -> list[Addressee]:
+        """
+        A message, of whose recipients some are reported.
+        """
+        self.scheduler.release(self.stage(*(f"{x}@x.example" for x in "abcd"[:of])))
+        addressees: list[Addressee] = list(self.reporting.recipients)
+        for addressee, outcome in zip(addressees, outcomes, strict=False):
+            self.reporting.report(addressee, outcome)
+        return addressees
+
+    def queued(self) -> set[str]:
+        """
+        Who is tried again.
+        """
+        self.scheduler.start()
+        self.clock.pump([1] * 70)
+        (again,) = self.reporting.asked[1:]
+        return set(again)
+
+    def test_whileUnderWay(self) -> None:
+        """They are recorded while it goes on."""
+        self.begin(Delivered(), LATER)
+        self.clock.advance(REPORTED_SECONDS)
+        self.assertEqual(self.left(), (1, 2))
+        self.assertNoResult(self.reporting.end)
+        self.assertEqual(self.scheduler.destinations.room, 1)
+
+    def test_together(self) -> None:
+        """What is known at its end is recorded at once."""
+        records: list[int] = []
+        record = self.spool.record
+        self.spool.record = lambda work, known: records.append(len(known)) or record(work, known)  # type: ignore[method-assign, func-returns-value]
+        a, b, c = self.begin(Delivered(), Delivered())
+        self.reporting.end.callback({a: Delivered(), b: Delivered(), c: Delivered()})
+        self.clock.advance(REPORTED_SECONDS)
+        self.assertEqual((records, self.left()), ([3], (0, 0)))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_parts(self) -> None:
+        """Each is recorded once, and the attempt ends with the last."""
+        _, b, c = self.begin(Delivered())
+        self.clock.advance(REPORTED_SECONDS)
+        self.reporting.report(b, Delivered())
+        self.clock.advance(REPORTED_SECONDS)
+        self.assertEqual(self.left(), (1, 1))
+        self.reporting.report(c, NEVER)
+        self.clock.advance(REPORTED_SECONDS)
+        self.assertEqual((self.scheduler.destinations.room, self.told), (1, []))
+        self.reporting.end.callback({})
+        self.assertEqual((self.scheduler.destinations.room, len(self.told)), (2, 1))
+
+    def test_raises(self) -> None:
+        """What was reported stands when it raises afterwards; others are tried again."""
+        self.begin(Delivered(), NEVER)
+        self.reporting.end.errback(ValueError("on purpose"))
+        self.assertEqual((self.queued(), len(self.told)), ({"c@x.example"}, 1))
+
+    def test_late(self) -> None:
+        """And when it takes too long."""
+        self.begin(Delivered(), Delivered())
+        self.clock.advance(DELIVERY_SECONDS)
+        self.assertEqual((self.left(), len(self.told)), ((1, 1), 1))
+
+    def test_stopped(self) -> None:
+        """
+        And when the server stops: what is known then is recorded at once, and what is
+        said to the cancellation before the server has stopped.
+        """
+        for answered in (False, True):
+            self.setUp()
+            _, b, c, _ = self.begin(Delivered(), of=4)
+            stopped = self.scheduler.stop()
+            self.assertEqual(self.left(), (1, 3))
+            self.reporting.report(b, Delivered())
+            if answered:
+                self.reporting.last = c
+            self.clock.advance(STOP_SECONDS)
+            self.successResultOf(stopped)
+            self.assertEqual(self.left()[1], 1 if answered else 2)
+
+    def test_notRecordedYet(self) -> None:
+        """
+        While it cannot be recorded its recipients stay leased, and the attempt keeps
+        its slot.
+        """
+        record = self.spool.record
+        self.spool.record = lambda *args: fail(StageError("full"))  # type: ignore[method-assign]
+        renewed: list[Work] = []
+        self.spool.renew = renewed.extend  # type: ignore[method-assign]
+        self.scheduler.start()
+        a, b, c = self.begin(Delivered())
+        self.clock.pump([REPORTED_SECONDS, 60, 60])
+        self.assertEqual({one for work in renewed for one in work.addressees}, {a, b, c})
+        self.reporting.end.callback({a: Delivered(), b: Delivered(), c: Delivered()})
+        self.assertEqual((self.left(), self.scheduler.destinations.room), ((1, 3), 1))
+        self.spool.record = record  # type: ignore[method-assign]
+        self.clock.pump([1] * 130)
+        self.assertEqual((self.left(), self.scheduler.destinations.room), ((0, 0), 2))
+
+    def test_nonsense(self) -> None:
+        """What is no report is logged, and counts for nothing; the first one counts."""
+        a, b, c = self.begin(Delivered())
+        (foreign,) = makeAddressees("f@x.example")
+        reports: list[tuple[Any, Any]] = [
+            (a, NEVER),
+            (b, "yes"),
+            (b, None),
+            (foreign, Delivered()),
+            ("b@x.example", Delivered()),
+            ([], Delivered()),
+        ]
+        with capturedLogs() as logged:
+            for report in reports:
+                self.reporting.report(*report)
+            self.reporting.end.callback({b: LATER, c: LATER, a: NEVER})
+            self.reporting.report(b, Delivered())
+        said = [formatEvent(one) for one in logged if one.get("stage") == "Reporting"]
+        self.assertEqual(len(said), len(reports) + 1)
+        self.assertEqual(self.queued(), {"b@x.example", "c@x.example"})
+
+    def test_waited(self) -> None:
+        """A session that waits is told of all of them together, and hands them back."""
+        addressees = makeAddressees("a@x.example", "b@x.example")
+        d = self.spool.stage(makeEnvelope(), makeMessage(), addressees)
+        waiting = self.scheduler.releaseAndWait(self.successResultOf(d), True)
+        self.reporting.report(addressees[0], NEVER)
+        self.clock.pump([REPORTED_SECONDS] * 3)
+        self.assertEqual(self.left(), (1, 2))
+        self.reporting.end.errback(ValueError("on purpose"))
+        self.assertEqual(self.successResultOf(waiting), {0: NEVER})
+        self.assertEqual((self.left(), self.told), ((1, 1), []))
+
+    def test_notWaitedAnyLonger(self) -> None:
+        """Once it does not wait, what is known goes its usual way."""
+        addressees = makeAddressees("a@x.example", "b@x.example")
+        d = self.spool.stage(makeEnvelope(), makeMessage(), addressees)
+        waiting = self.scheduler.releaseAndWait(self.successResultOf(d), True)
+        self.reporting.report(addressees[0], Delivered())
+        waiting.cancel()
+        self.clock.pump([REPORTED_SECONDS] * 3)
+        self.assertEqual(self.left(), (1, 1))
 
 
 FULL = Retry(Reply(452, "4.2.2", "the mailbox is full"))

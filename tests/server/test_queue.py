@@ -35,9 +35,8 @@ class QueueTests(SynchronousTestCase):
             quarantines={},
         )
         services = Services(self.clock, hostname="mx.test")
-        return Queue(
-            spool, services, "mx.test", TransactionIds(1), CurrentStages(stages, 10), 10, 1000
-        )
+        self.ids = TransactionIds(1)
+        return Queue(spool, services, "mx.test", self.ids, CurrentStages(stages, 10), 10, 1000)
 
     def test_memory(self) -> None:
         """A queue in memory has no view for operators."""
@@ -52,6 +51,13 @@ class QueueTests(SynchronousTestCase):
     def test_nonsense(self) -> None:
         """What is neither a directory nor a spool is refused."""
         self.assertRaises(TypeError, self.make, 5)
+
+    def test_identity(self) -> None:
+        """Messages have the spool's own number beside theirs."""
+        queue = self.make(None)
+        self.successResultOf(queue.start())
+        self.assertEqual(self.ids.spool, queue.spool.identity)
+        self.successResultOf(queue.stop())
 
     def test_unknown(self) -> None:
         """A delivery that says nothing of a recipient leaves it in the queue."""

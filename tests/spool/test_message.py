@@ -70,6 +70,24 @@ class WriterTests(TestCase):
 
         return deferToThread(lambda: None).addCallback(written).addCallback(finished)
 
+    def test_otherFile(self) -> Any:
+        """A file that is there is another message's: it stays what it is."""
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(b"another's")
+        writer = BodyWriter(path, deferToThread, lambda: None)
+        writer.write(b"x" * (MEMORY_OCTETS + 1))
+
+        def failed(error: SpoolError) -> Any:
+            writer.abort()
+            return deferToThread(lambda: None)
+
+        def aborted(_: Any) -> None:
+            with open(path, "rb") as file:
+                self.assertEqual(file.read(), b"another's")
+
+        return self.assertFailure(writer.finish(), SpoolError).addCallback(failed).addBoth(aborted)
+
     def test_noDisk(self) -> Any:
         """A file that cannot be written is a SpoolError at the end, and memory stays bounded."""
         writer = BodyWriter("/nonexistent/file", deferToThread, lambda: None)

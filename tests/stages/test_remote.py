@@ -4,10 +4,11 @@ Asking somebody else: deadlines, slots, and the circuit breaker.
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -70,6 +71,13 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(asked, [])
         self.assertEqual(len([e for e in self.events if "left alone" in e]), 1)
         self.assertEqual(self.services.status.counted("thing", "left alone"), 1)
+
+    def test_ours(self) -> None:
+        """What this server lacks itself (a port, a descriptor) is not the service's failure."""
+        error = ConnectError(errno.EADDRNOTAVAIL)
+        for _ in range(2 * FAILURES):
+            self.failureResultOf(self.remote.ask(10, lambda: fail(error)), ConnectError)
+        self.assertEqual((self.part()["state"], self.part()["failures"]), ("working", 0))
 
     def test_probe(self) -> None:
         """After a pause one request goes through; when it succeeds, all do."""

@@ -4,10 +4,15 @@ HTTP requests of stages: where they connect to.
 
 from __future__ import annotations
 
+import ast
 import gzip
+import pathlib
+import re
+from collections.abc import Callable
 from typing import Any
 from unittest import skipIf
 
+from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IReactorPluggableNameResolver
@@ -16,10 +21,24 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
 
+import deferrals
 from deferrals.errors import StageError
+from deferrals.model.verdict import Failed, Refuse
+from deferrals.stages import web
+from deferrals.stages.content.http import HTTPSettings, HTTPStage
+from deferrals.stages.content.rspamd import RspamdSettings, RspamdStage
+from deferrals.stages.delivery.http import HTTPDelivery, HTTPDeliverySettings
+from deferrals.stages.envelope.users import UsersSettings, UsersStage
 from deferrals.stages.web import WebClient, fromJSON, webClient
-from deferrals.testing import FakeServices
+from deferrals.testing import (
+    FakeServices,
+    makeAddressees,
+    makeEnvelope,
+    makeMessage,
+)
+from tests.source import parsed
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
 
@@ -128,6 +147,101 @@ class BoundTests(SynchronousTestCase):
         d, transport = self.ask(said % len(packed), packed)
         self.assertNotIn(b"gzip", transport.value())
         self.failureResultOf(d, StageError)
+
+
+class Elsewhere(Resource):
+    """
+    A service that has moved, it says; there, everything is taken.
+    """
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status = 302
+        self.paths: list[bytes] = []
+
+    def render(self, request: Any) -> bytes:
+        self.paths.append(request.path)
+        if request.path == b"/there":
+            return b'{"default": {"accept": true}, "action": "no action", "score": 0}'
+        request.setResponseCode(self.status)
+        request.setHeader("Location", "http://127.0.0.1:1/there?token=SECRET")
+        return b""
+
+
+class RedirectTests(SynchronousTestCase):
+    """
+    All that ask a web service: a redirection is followed by none of them (D1).
+    """
+
+    def setUp(self) -> None:
+        self.service, self.services = Elsewhere(), FakeServices()
+        agent = RequestTraversalAgent(self.service)
+        self.flush = agent.flush
+        self.patch(web, "makeAgent", lambda reactor, connections: agent)
+
+    def result(self, answer: Any) -> Any:
+        for _ in range(10):
+            self.services.reactor.advance(0.1)
+            self.flush()
+        return self.successResultOf(answer)
+
+    def users(self) -> dict[str, Callable[[], Any]]:
+        """
+        What each makes of an answer.
+        """
+        url, services = "http://127.0.0.1:1/here", self.services
+        people = makeAddressees("a@x.example")
+        recipient = people[0].recipient
+        content = [
+            HTTPStage(HTTPSettings(url), services),
+            RspamdStage(RspamdSettings(url=url), services),
+        ]
+        table = UsersStage(UsersSettings(url=url + "/{address}"), services)
+        delivery = HTTPDelivery(HTTPDeliverySettings(url), services)
+        judged = {
+            type(stage).__name__: lambda stage=stage: stage.judge(
+                makeMessage(), makeEnvelope(), [recipient]
+            )
+            for stage in content
+        }
+        return {
+            **judged,
+            "users": lambda: table.judgeRecipient(makeEnvelope(), recipient),
+            "delivery": lambda: delivery.deliver(makeMessage(), makeEnvelope(), people).addCallback(
+                lambda found: found[people[0]]
+            ),
+        }
+
+    def test_none(self) -> None:
+        """Whatever it is called, and whoever asks: it is a failure."""
+        for status in (300, 301, 302, 303, 305, 307, 308):
+            self.setUp()
+            self.service.status = status
+            for name, ask in self.users().items():
+                found = self.result(ask())
+                self.assertIsInstance(found, Refuse | Failed, (name, status))
+                self.assertNotIn("SECRET", str(found.reply))
+            self.assertEqual(len(self.service.paths), 4)
+            self.assertNotIn(b"/there", self.service.paths)
+
+    def test_onePlace(self) -> None:
+        """There is one way to the web in the package."""
+        found = []
+        for path in pathlib.Path(deferrals.__file__).parent.rglob("*.py"):
+            for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                modules += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                if "url2pathname" in ast.dump(node):
+                    continue  # is no request
+                if any(_WEB.match(module) for module in modules):
+                    found.append(path.name)
+        self.assertEqual(set(found), {"web.py"})
+
+
+#: What can ask the web.
+_WEB = re.compile(r"treq|twisted\.web\.client|urllib\.request|http\.client|requests|httpx|aiohttp")
 
 
 class JSONTests(SynchronousTestCase):

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
+from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage, IReportingDelivery
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Accept, Defer, Delivered, Failed, Refuse, Retry
 from deferrals.testing import (
@@ -19,6 +19,7 @@ from deferrals.testing import (
     ContentStageContract,
     DeliveryStageContract,
     EnvelopeStageContract,
+    ReportingDeliveryContract,
 )
 
 NO = Refuse(Reply(550, "5.7.1", "no"))
@@ -84,6 +85,24 @@ class Delivery:
         if callable(self.outcome):
             return self.outcome()
         return dict.fromkeys(recipients, self.outcome)
+
+
+@implementer(IReportingDelivery)
+class ReportingDelivery(Delivery):
+    """
+    Reports some things, and answers.
+
+    @param reported: so many recipients.
+    """
+
+    def __init__(self, reported: int, outcome: Any, said: Any, halts: bool = False) -> None:
+        super().__init__(outcome)
+        self.reported, self.said, self.halts = reported, said, halts
+
+    def deliverReporting(self, message: Any, envelope: Any, recipients: Any, report: Any) -> Any:
+        for one in recipients[: self.reported]:
+            report(one, self.said)
+        return Deferred() if self.halts else self.deliver(message, envelope, recipients)
 
 
 class Unhashable(Envelope):
@@ -160,6 +179,23 @@ class ContractTests(SynchronousTestCase):
         for place in ("", None, 5):
             found = self.failing(DeliveryStageContract, lambda p=place: Delivery(Delivered(), p))
             self.assertEqual(found, {"test_destination"}, place)
+
+    def test_reporting(self) -> None:
+        """Reports that differ from the answer, or that come only with the answer."""
+        yes, no = Delivered(), Failed(NO.reply)
+
+        def failing(reported: int, said: Any, halting: int) -> set[str]:
+            class Contract(ReportingDeliveryContract):
+                def makeHalting(self) -> Any:
+                    return ReportingDelivery(halting, yes, yes, True)
+
+            return self.failing(Contract, lambda: ReportingDelivery(reported, yes, said))
+
+        self.assertEqual(failing(2, yes, 1), set())
+        self.assertEqual(failing(0, yes, 1), set())
+        self.assertEqual(failing(1, no, 1), {"test_reports"})
+        self.assertEqual(failing(1, yes, 0), {"test_keepsWhatIsKnown"})
+        self.assertEqual(failing(1, yes, 2), {"test_keepsWhatIsKnown"})
 
 
 class ClockTests(ContentStageContract, SynchronousTestCase):

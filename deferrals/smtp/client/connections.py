@@ -37,6 +37,7 @@ from deferrals.deferreds import (
 from deferrals.errors import HopError, PeerError
 from deferrals.logger import Logger
 from deferrals.model.outgoing import Hop, Login, Security
+from deferrals.model.shortage import isOurs
 from deferrals.smtp.client.auth import choose
 from deferrals.smtp.client.session import ClientSession
 from deferrals.tls import Unverified, isTLS, trusted, verifying
@@ -259,7 +260,8 @@ class HopConnections:
         except CancelledError:
             raise
         except Exception as error:
-            raise HopError(self._named(f"no connection: {_words(error)}")) from None
+            problem = self._named(f"no connection: {_words(error)}")
+            raise HopError(problem, isOurs=isOurs(error)) from None
         return session
 
     async def _secure(self, session: ClientSession, security: Security) -> None:

@@ -1,11 +1,14 @@
 """
-Servers that keep failing under an extension: the client remembers them, and
-does without it there for a while (D-26).
+Extensions that a server offers and that do not work there: the client remembers
+them, and does without for a while (D-26).
 
-A problem is a connection that breaks, or a protocol that is broken, behind the
-data of a message sent under the extension; or a server that refuses the very
-parameter that it has offered.  A message that gets its answers clears the
-record.  Kept in memory: after a restart a server has another chance.
+A problem is a connection that breaks, or a protocol that is broken, where the
+extension was used; or a server that refuses the very parameter or command that it
+has offered.  Three in a row are excessive; what would cost the message is one problem
+too many.  A message that gets its answers clears the record.
+
+What is done without is kept in the server's notes, so that it is known after a
+restart.  The problems that lead to it are not: a server has all its chances then.
 """
 
 from __future__ import annotations
@@ -14,9 +17,14 @@ from collections.abc import Sequence
 
 import attrs
 from cachetools import LRUCache
+from twisted.internet.interfaces import IReactorTime
 
-from deferrals.model.backoff import Backoff
-from deferrals.model.envelope import Form
+from deferrals.deferreds import asDeferred, timeOfDay
+from deferrals.interfaces import INotes
+from deferrals.logger import Logger
+from deferrals.model.json import JSON
+
+_log = Logger(namespace="deferrals.hops")
 
 #: So many problems in a row are excessive.
 MAX_PROBLEMS = 3
@@ -27,67 +35,114 @@ SPARED_SECONDS = 86400.0
 #: How many servers are remembered; the ones that were met last.
 MAX_SERVERS = 10_000
 
+#: The kind of the notes.
+KIND = "downgrade"
+
+#: So much of a reason is kept.
+_REASON_LETTERS = 300
+
 
 @attrs.define
 class _Downgrade:
-    backoff: Backoff = attrs.field(
-        factory=lambda: Backoff(MAX_PROBLEMS, SPARED_SECONDS, SPARED_SECONDS)
-    )
+    """
+    @ivar problems: in a row.
+    @ivar until: the server is spared until then, in seconds since the epoch.
+    @ivar reason: the last problem.
+    """
+
+    problems: int = 0
+    until: float = 0.0
     reason: str = ""
 
 
 class Downgrades:
     """
     What is remembered of all servers.
+
+    @param clock: tells the time.
+    @param notes: keep it; C{None} where the process forgets it.
     """
 
-    def __init__(self) -> None:
-        self._records: LRUCache[tuple[str, Form], _Downgrade] = LRUCache(MAX_SERVERS)
+    def __init__(self, clock: IReactorTime, notes: INotes | None = None) -> None:
+        self._clock = clock
+        self._notes = notes
+        self._servers: LRUCache[str, dict[str, _Downgrade]] = LRUCache(MAX_SERVERS)
 
-    def without(self, server: str, forms: Sequence[Form], now: float) -> list[Form]:
+    async def without(self, server: str) -> frozenset[str]:
         """
-        Those of C{forms} that may be used with a server.
-
-        @param now: seconds of any clock, as long as it is the same one.
+        The keywords of the extensions that are not to be used with a server now.
         """
-        return [form for form in forms if not self._spares(server, form, now)]
+        known = self._servers.get(server)
+        if known is None and self._notes is not None:
+            found: Sequence[tuple[str, JSON, int]]
+            found = await asDeferred(self._notes.find, KIND, server)
+            known = {keyword: _downgrade(value) for keyword, value, _ in found}
+            self._servers[server] = known
+        now = timeOfDay(self._clock)
+        return frozenset(word for word, record in (known or {}).items() if record.until > now)
 
-    def _spares(self, server: str, form: Form, now: float) -> bool:
-        record = self._records.get((server, form))
-        if record is None or not record.backoff.isTroubled:
-            return False
-        if record.backoff.remaining(now) > 0:
-            return True
-        del self._records[server, form]  # it starts anew, with all its chances
-        return False
-
-    def problem(self, server: str, form: Form, reason: str, now: float) -> bool:
+    def problem(self, server: str, keyword: str, reason: str, *, isExcessive: bool = False) -> bool:
         """
         Something went wrong under an extension.
 
+        @param isExcessive: whether one such problem is one too many.
         @return: whether the server is done without it from now on.
         """
-        record = self._records.setdefault((server, form), _Downgrade())
-        record.reason = reason
-        return record.backoff.failed(now) is not None  # D-26
+        now = timeOfDay(self._clock)
+        record = self._servers.setdefault(server, {}).setdefault(keyword, _Downgrade())
+        if record.until > now:
+            return False  # it had begun before
+        if record.until:
+            record.problems, record.until = 0, 0.0  # it starts anew, with all its chances
+        record.problems += 1
+        record.reason = reason[:_REASON_LETTERS]
+        if record.problems < MAX_PROBLEMS and not isExcessive:
+            return False
+        record.until = now + SPARED_SECONDS  # D-26
+        self._keep(server, keyword, record)
+        return True
 
-    def success(self, server: str, form: Form) -> None:
+    def _keep(self, server: str, keyword: str, record: _Downgrade) -> None:
+        if self._notes is not None:
+            value: JSON = {"until": record.until, "reason": record.reason}
+            noted = self._notes.put(KIND, server, keyword, value, SPARED_SECONDS)
+            noted.addErrback(
+                lambda failure: _log.warn(
+                    "{server}: not noted: {error}", server=server, error=failure.getErrorMessage()
+                )
+            )
+
+    def success(self, server: str, keyword: str) -> None:
         """
         It went well.
         """
-        self._records.pop((server, form), None)
+        self._servers.get(server, {}).pop(keyword, None)
 
-    def describe(self, now: float) -> list[dict[str, object]]:
+    def describe(self) -> list[dict[str, object]]:
         """
         For the status: which servers are used without which extension.
         """
+        now = timeOfDay(self._clock)
         return [
             {
                 "server": server,
-                "without": form.name,
-                "seconds": round(record.backoff.remaining(now)),
+                "without": keyword,
+                "seconds": round(record.until - now),
                 "reason": record.reason,
             }
-            for (server, form), record in self._records.items()
-            if record.backoff.remaining(now) > 0
+            for server, known in self._servers.items()
+            for keyword, record in known.items()
+            if record.until > now
         ]
+
+
+def _downgrade(value: JSON) -> _Downgrade:
+    """
+    What a note says; one that is none is forgotten with its time.
+    """
+    if not isinstance(value, dict):
+        return _Downgrade()
+    until, reason = value.get("until"), value.get("reason")
+    if not isinstance(until, int | float):
+        return _Downgrade()
+    return _Downgrade(MAX_PROBLEMS, float(until), str(reason)[:_REASON_LETTERS])

@@ -19,9 +19,9 @@ from zope.interface import implementer
 
 from deferrals.deferreds import InThread
 from deferrals.errors import HopError, PeerError
-from deferrals.interfaces import INextHops
+from deferrals.interfaces import INextHops, INotes
 from deferrals.model.commands import checkName, checkPath, checkRecipient
-from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.smtp.client.connections import HopConnections, Means
 from deferrals.smtp.client.downgrades import Downgrades
@@ -37,6 +37,8 @@ class NextHops:
     @param hello: the name to give.
     @param connect: makes a client endpoint of an endpoint string.
     @param inThread: runs what blocks.
+    @param notes: keep what does not work with which server; C{None} where the process
+        forgets it.
     """
 
     def __init__(
@@ -45,12 +47,12 @@ class NextHops:
         hello: str,
         connect: Callable[[str], IStreamClientEndpoint],
         inThread: InThread,
+        notes: INotes | None = None,
     ) -> None:
         checkName(hello)
-        self._reactor = reactor
         self._means = Means(reactor, hello, connect, inThread)
         self._connections: dict[Hop, HopConnections] = {}
-        self._downgrades = Downgrades()
+        self._downgrades = Downgrades(reactor, notes)
         self._closing = False
 
     def describe(self) -> dict[str, object]:
@@ -60,7 +62,7 @@ class NextHops:
         """
         return {
             "connections": [found.describe() for found in self._connections.values()],
-            "misgivings": self._downgrades.describe(self._reactor.seconds()),
+            "misgivings": self._downgrades.describe(),
         }
 
     def close(self) -> Deferred[None]:
@@ -89,14 +91,15 @@ class NextHops:
     def _forget(self, hop: Hop) -> None:
         self._connections.pop(hop, None)
 
-    def send(self, hop: Hop, outgoing: Outgoing) -> Deferred[Sent]:
-        return Deferred.fromCoroutine(self._send(hop, outgoing))
+    def send(self, hop: Hop, outgoing: Outgoing, heard: Heard | None = None) -> Deferred[Sent]:
+        return Deferred.fromCoroutine(self._send(hop, outgoing, heard))
 
-    async def _send(self, hop: Hop, outgoing: Outgoing) -> Sent:
+    async def _send(self, hop: Hop, outgoing: Outgoing, heard: Heard | None) -> Sent:
         connections = self._to(hop)
         await connections.acquire()
         try:
-            return await Transfer(connections, self._downgrades, self._reactor, outgoing).run()
+            transfer = Transfer(connections, self._downgrades, outgoing, heard)
+            return await transfer.run()
         finally:
             connections.release()
 
@@ -115,6 +118,7 @@ class NextHops:
             while True:
                 session, fresh = await connections.take()
                 try:
+                    session.without = await self._downgrades.without(hop.name)
                     return await session.ask(sender, recipient)
                 except PeerError as error:
                     # One that had been idle may just have been closed.

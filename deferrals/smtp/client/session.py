@@ -20,8 +20,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 
 from OpenSSL import SSL
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
     IConsumer,
@@ -30,6 +32,7 @@ from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IReactorTime,
     ISSLTransport,
+    ISystemHandle,
     ITCPTransport,
     ITLSTransport,
     IUNIXTransport,
@@ -40,7 +43,7 @@ from zope.interface import implementer
 
 from deferrals.deferreds import TimeoutError, withDeadline
 from deferrals.errors import PeerError
-from deferrals.model.answers import Result
+from deferrals.model.answers import Answer, Result
 from deferrals.model.commands import checkLine, checkName, checkPath, checkRecipient
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import EXTENDED
@@ -53,12 +56,18 @@ from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer,
 from deferrals.tls import WrongServer
 
 _UNWANTED = "not waited for any longer"
+_INTERMEDIATE = "a recipient was answered 3xx"
+
+
+def _unheard(index: int, answer: Answer) -> None:
+    """All answers are in the result."""
+
 
 #: A reply that is not waited for yet counts for so many octets at least.
 _REPLY_OCTETS = 512
 
 
-class IConnection(ITLSTransport, IConsumer):
+class IConnection(ITLSTransport, IConsumer, ISystemHandle):
     """
     What a session needs of its transport.
     """
@@ -85,6 +94,8 @@ class ClientSession(Protocol):
     @ivar distrusted: whether the connection was lost for want of TLS with the
         right server.
     @ivar transactions: how many messages have been sent over it.
+    @ivar without: keywords of what the server offers and is not to be used: it does
+        not work there.
     """
 
     transport: IConnection  # from connectionMade on; nothing here is called before
@@ -122,6 +133,7 @@ class ClientSession(Protocol):
         self.serverName = ""
         self.protected = self.verified = self.distrusted = False
         self.transactions = 0
+        self.without: frozenset[str] = frozenset()
 
     # Connection and replies.
 
@@ -253,7 +265,13 @@ class ClientSession(Protocol):
         Whether no one on the way can read what is sent: it is encrypted, or
         does not leave this machine.
         """
-        return self.protected or IUNIXTransport.providedBy(self.transport)
+        if self.protected or IUNIXTransport.providedBy(self.transport):
+            return True
+        peer = self.transport.getPeer()
+        return (
+            isinstance(peer, IPv4Address | IPv6Address)
+            and ip_address(peer.host.partition("%")[0]).is_loopback
+        )
 
     def limit(self, name: str) -> int | None:
         """
@@ -261,6 +279,15 @@ class ClientSession(Protocol):
         C{MAILMAX}, C{RCPTDOMAINMAX}.
         """
         return number(self.capabilities, "LIMITS", name)
+
+    @property
+    def offered(self) -> dict[str, list[str]]:
+        """
+        What the server offers and can be used.
+        """
+        if not self.without:
+            return self.capabilities
+        return {word: more for word, more in self.capabilities.items() if word not in self.without}
 
     async def _expect(self, seconds: float) -> Reply:
         """
@@ -418,14 +445,21 @@ class ClientSession(Protocol):
 
     # Messages.
 
-    async def send(self, outgoing: Outgoing, forms: Sequence[Form] | None = None) -> Result:
+    async def send(
+        self,
+        outgoing: Outgoing,
+        forms: Sequence[Form] | None = None,
+        heard: Callable[[int, Answer], None] = _unheard,
+    ) -> Result:
         """
         Send one message.  The next one may be sent when this one is done,
         while the session is L{usable}.  It fails only when it is cancelled.
 
         @param forms: instead of the session's own.
+        @param heard: is told each recipient's answer, by its index, that stands by
+            itself (LMTP); and what is known when this fails.
         """
-        sending = Sending(outgoing, self._form(forms), self.capabilities, self._chunking)
+        sending = Sending(outgoing, self._form(forms), self.offered, self._chunking)
         reason = unfit(outgoing, self.capabilities, self.verified)
         if reason is not None:
             sending.refuseAll(reason)
@@ -436,12 +470,17 @@ class ClientSession(Protocol):
         try:
             await self._envelope(sending)
             if sending.begun:
-                await self._content(sending)
+                await self._content(sending, heard)
         except BareNewline:
             sending.refuseAll(R554_BARE_NEWLINE)
         except PeerError as error:
             if self._lost is None:
                 self._broken(error)
+        except Exception:
+            self.abort()
+            for index, answer in sending.known().items():
+                heard(index, answer)
+            raise
         self._settle()
         return sending.result(self.lost)
 
@@ -466,10 +505,11 @@ class ClientSession(Protocol):
         self.transactions += 1
         self._parser.renew(1)
         replies = []
-        if "PIPELINING" in self.capabilities:
+        pipelined = "PIPELINING" in self.offered
+        if pipelined:
             self._commands(commands)
         for command in commands:
-            if "PIPELINING" not in self.capabilities:
+            if not pipelined:
                 self._command(command)
             replies.append(await self._expect(self._timeouts.command))
         self._settle()
@@ -489,7 +529,7 @@ class ClientSession(Protocol):
         if self._lmtp:
             return Form.LMTP
         wanted = self._forms if forms is None else forms
-        offered = [form for form in PREFERENCE if form.keyword in self.capabilities]  # D-3, X-2
+        offered = [form for form in PREFERENCE if form.keyword in self.offered]  # D-3, X-2
         return next((form for form in offered if form in wanted), Form.PLAIN)
 
     def _commands(self, commands: Sequence[str]) -> None:
@@ -506,7 +546,7 @@ class ClientSession(Protocol):
         MAIL, RCPT and DATA, up to the reply to DATA.
         """
         commands = sending.commands()
-        pipelined = "PIPELINING" in self.capabilities
+        pipelined = "PIPELINING" in self.offered
         if pipelined:
             self._commands(commands)
         for command in commands:
@@ -529,7 +569,7 @@ class ClientSession(Protocol):
             self._command("RSET")
             await self._expect(self._timeouts.command)
 
-    async def _content(self, sending: Sending) -> None:
+    async def _content(self, sending: Sending, heard: Callable[[int, Answer], None]) -> None:
         """
         The message, and everything that is said about it.
         """
@@ -542,7 +582,11 @@ class ClientSession(Protocol):
         seconds = self._timeouts.answer
         if sending.form is Form.LMTP:
             for index in sending.waiting:
-                sending.block[index] = await self._expect(seconds)
+                reply = await self._expect(seconds)
+                if reply.isIntermediate:
+                    raise PeerError(_INTERMEDIATE)
+                sending.block[index] = reply
+                heard(index, Answer(sending.outgoing.recipients[index], reply, "recipient"))
             return
         reply = await self._firstAnswer(sending)
         if self._isExtended(reply.code):
@@ -556,7 +600,7 @@ class ClientSession(Protocol):
             for index in listed:
                 sending.block[index] = await self._expect(seconds)
                 if sending.block[index].isIntermediate:
-                    raise PeerError("a recipient was answered 3xx")
+                    raise PeerError(_INTERMEDIATE)
             reply = await self._expect(seconds)
         if reply.isIntermediate:
             raise PeerError(f"the final reply is {reply}")

@@ -118,8 +118,8 @@ class Envelopes(SessionBase):
         self._backend = self.latestBackend()
         parameters, client = self._asserted(parameters), self._sender(parameters)
         now = timeOfDay(self._clock)
-        number = self._backend.ids.next(now)
-        envelope = Envelope(number, now, client, sender, parameters, self._settings.name)
+        ids, listener = self._backend.ids, self._settings.name
+        envelope = Envelope(ids.next(now), now, client, sender, parameters, listener, ids.spool)
         self._transaction = transaction = self._newTransaction(envelope)
         if self._backend.senders:
             return self._askSenders(transaction)

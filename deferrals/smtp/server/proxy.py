@@ -109,6 +109,7 @@ class Introduction(SessionBase):
         if source.address is not None:
             self._address, self._port = source.address, source.port
             self.other, self._isNamed = source.address, True
+            self._tls = source.tls
         return self.introduced(rest)
 
     def introduced(self, rest: bytes) -> bytes:

@@ -18,10 +18,10 @@ from deferrals.model.disposition import (
     DelayNotified,
     Disposition,
     NotifyThenRemove,
+    Remove,
     Reschedule,
     Undeliverable,
 )
-from deferrals.model.reply import Reply
 from deferrals.spool.sqlite.batch import Insert, WriteBatch
 from deferrals.spool.sqlite.claims import waitFor
 from deferrals.spool.sqlite.rows import replyText
@@ -85,7 +85,7 @@ class Outcomes:
             sql = "UPDATE recipients SET warned = 1, notice = expires WHERE message = ? AND seq = ?"
             return self._changed(sql, (number, seq))
         if isinstance(disposition, NotifyThenRemove):
-            self.note(number, seq, disposition.action, disposition.reply, disposition.host)
+            self._noteSaid(number, seq, disposition.action, disposition)
             sql = (
                 f"UPDATE recipients SET status = {ENDED}, due = ?, action = ?, reply = ?, host = ?"
             )
@@ -97,12 +97,12 @@ class Outcomes:
             sql = f"UPDATE recipients SET status = {STUCK}, notice = ?, expires = ?"
             until = self.now + disposition.keepSeconds
             return self._changed(sql + _OURS, (until, until, *key))
-        self.note(number, seq, disposition.event, disposition.reply, disposition.host)
+        self._noteSaid(number, seq, disposition.event, disposition)
         return self._changed("DELETE FROM recipients" + _OURS, key)
 
     def _reschedule(self, key: tuple[int, int, str], disposition: Reschedule, since: float) -> bool:
         if disposition.attempted:
-            self.note(key[0], key[1], "retry", disposition.reply, disposition.host)
+            self._noteSaid(key[0], key[1], "retry", disposition)
         elif disposition.isHeld:
             self.note(key[0], key[1], "held")
         expires = since + disposition.expireSeconds
@@ -125,15 +125,25 @@ class Outcomes:
     def _changed(self, sql: str, values: tuple[object, ...]) -> bool:
         return self.db.execute(sql, values).rowcount == 1
 
-    def note(
-        self, number: int, seq: int, event: str, reply: Reply | None = None, host: str = ""
+    def _noteSaid(
+        self, number: int, seq: int, event: str, said: NotifyThenRemove | Remove | Reschedule
     ) -> None:
+        """
+        An entry with what was said, and with what only the operator is told.
+        """
+        reply = "" if said.reply is None else str(said.reply)
+        details = said.details.line()
+        self.note(
+            number, seq, event, f"{reply} ({details})".lstrip() if details else reply, said.host
+        )
+
+    def note(self, number: int, seq: int, event: str, reply: str = "", host: str = "") -> None:
         """
         An entry in the history of a message.
         """
         self.db.execute(
             "INSERT INTO history (message, seq, at, event, reply, host) VALUES (?, ?, ?, ?, ?, ?)",
-            (number, seq, self.wall, event, None if reply is None else str(reply), host),
+            (number, seq, self.wall, event, reply or None, host),
         )
 
 

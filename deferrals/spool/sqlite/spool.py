@@ -50,7 +50,7 @@ from deferrals.spool.sqlite.housekeeping import Housekeeping
 from deferrals.spool.sqlite.outcomes import Outcomes, backOff
 from deferrals.spool.sqlite.recovery import recover, saveClock, savedClock
 from deferrals.spool.sqlite.rows import Lease, insertion
-from deferrals.spool.sqlite.schema import RELEASED, STAGED, prepare
+from deferrals.spool.sqlite.schema import RELEASED, STAGED, identity, prepare
 from deferrals.spool.sqlite.store import Incoming, Store
 
 _log = Logger(namespace="deferrals.spool")
@@ -72,6 +72,7 @@ class SqliteSpool:
     @param reactor: timers' time is its C{seconds()}, Deferreds fire in it.
     @param inThread: runs a function outside the reactor thread.
     @param wall: the time of day; by default the reactor's time.
+    @ivar identity: the spool's own number, once it is open.
     @ivar owner: this process, in leases.
     @ivar store: its files, its time, and the way to its database.
     """
@@ -84,6 +85,7 @@ class SqliteSpool:
         wall: Callable[[], float] | None = None,
     ) -> None:
         self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.identity = ""
         self._inThread = inThread
         self._incoming = Incoming()
         files = SpoolFiles(directory)
@@ -110,6 +112,7 @@ class SqliteSpool:
             saved = await self._twice(savedClock)
             if saved is not None:
                 clock.resume(*saved)
+            self.identity = await self._twice(identity)
             recovered = await self._twice(lambda db: recover(db, clock.now()))
         except SpoolError:
             self._goOn(Failure())

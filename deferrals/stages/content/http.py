@@ -65,7 +65,7 @@ def requestHeaders(
     """
     headers = Headers()
     headers.setRawHeaders("Content-Type", ["message/rfc822"])
-    headers.setRawHeaders("Deferrals-Transaction", [envelope.id])
+    headers.setRawHeaders("Deferrals-Transaction", [envelope.uniqueId])
     headers.setRawHeaders("Deferrals-Mail-From", [envelope.senderText])
     headers.setRawHeaders("Deferrals-Client-Address", [envelope.client.address])
     headers.setRawHeaders("Deferrals-Helo", [envelope.client.helo])

@@ -1,38 +1,178 @@
 """
-One copy for each recipient, written in threads: each has an outcome of its own,
-whatever becomes of the others.
+Recipients that are delivered to apart: each has an outcome of its own, whatever
+becomes of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import InThread, together
+from deferrals.deferreds import InThread, asDeferred, errorText, letGo, together
+from deferrals.interfaces import IMessage, MaybeAwaitable
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
+from deferrals.model.envelope import Envelope
 from deferrals.model.reply import R451_LOCAL_ERROR
-from deferrals.model.verdict import Outcome, Retry
+from deferrals.model.verdict import Details, Outcome, Retry
 
 _log = Logger(namespace="deferrals.delivery")
 
+#: Takes an outcome as soon as it is known
+#: (L{IReportingDelivery<deferrals.interfaces.IReportingDelivery>}).
+Report: TypeAlias = Callable[[Addressee, Outcome], None]
 
-def writeEach(
-    inThread: InThread, write: Callable[[Addressee], Outcome], recipients: Sequence[Addressee]
+#: Delivers to recipients that share a copy, and may report some outcomes before all of
+#: them are known.
+_DeliverGroup: TypeAlias = Callable[
+    [Sequence[Addressee], Report], MaybeAwaitable[Mapping[Addressee, Outcome]]
+]
+
+
+def unreported(addressee: Addressee, outcome: Outcome) -> None:
+    """
+    A L{Report} to nothing.
+    """
+
+
+class ReportingDelivery:
+    """
+    A delivery that reports outcomes, for callers that wait for all of them.
+    """
+
+    def deliver(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    ) -> Deferred[dict[Addressee, Outcome]]:
+        """
+        See L{IDeliveryStage<deferrals.interfaces.IDeliveryStage>}.
+        """
+        return self.deliverReporting(message, envelope, recipients, unreported)
+
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
+    ) -> Deferred[dict[Addressee, Outcome]]:
+        """
+        See L{IReportingDelivery<deferrals.interfaces.IReportingDelivery>}.
+        """
+        raise NotImplementedError
+
+
+class _Apart:
+    """
+    Deliveries to groups of recipients, side by side.
+
+    @ivar known: all outcomes so far.
+    @ivar left: whether they are not waited for any longer.
+    """
+
+    def __init__(self, transaction: str, report: Report) -> None:
+        self._transaction = transaction
+        self._report = report
+        self.known: dict[Addressee, Outcome] = {}
+        self.left = False
+
+    def heard(self, addressee: Addressee, outcome: Outcome) -> None:
+        """
+        The first outcome of a recipient counts.
+        """
+        if addressee not in self.known:
+            self.known[addressee] = outcome
+            self._report(addressee, outcome)
+
+    def ended(self, outcomes: Mapping[Addressee, Outcome]) -> None:
+        """
+        All is known of a group.
+        """
+        for addressee, outcome in outcomes.items():
+            self.heard(addressee, outcome)
+
+    def failed(self, failure: Failure, group: Sequence[Addressee]) -> None:
+        """
+        What fails is this group's alone, as far as it has no outcomes.
+        """
+        if self.left and failure.check(CancelledError):
+            return
+        _log.failure(
+            "{transaction}: delivering to {recipients}",
+            failure,
+            transaction=self._transaction,
+            recipients=", ".join(map(str, group)),
+        )
+        for addressee in group:
+            details = Details(errorText(failure))
+            self.heard(addressee, Retry(R451_LOCAL_ERROR, details=details))
+
+
+def deliverApart(
+    envelope: Envelope,
+    groups: Sequence[Sequence[Addressee]],
+    deliver: _DeliverGroup,
+    report: Report,
 ) -> Deferred[dict[Addressee, Outcome]]:
     """
+    @param deliver: is called for each of the groups; whatever it raises, its
+        recipients are to be tried again that have no outcome yet.
+    @param report: is told each outcome as soon as it is known.
+    @return: a Deferred of all outcomes, which fails only when it is cancelled.
+    """
+    apart = _Apart(envelope.id, report)
+    running = [
+        asDeferred(deliver, group, apart.heard)
+        .addCallback(apart.ended)
+        .addErrback(apart.failed, group)
+        for group in groups
+    ]
+
+    def cancelled(_: Deferred[dict[Addressee, Outcome]]) -> None:
+        apart.left = True
+        for one in running:
+            letGo(one)
+
+    def over(_: list[None]) -> None:
+        if not apart.left:
+            result.callback({one: apart.known[one] for group in groups for one in group})
+
+    result: Deferred[dict[Addressee, Outcome]] = Deferred(cancelled)
+    together(running).addCallbacks(over, result.errback)
+    return result
+
+
+def writeEach(
+    inThread: InThread,
+    write: Callable[[Addressee], Outcome],
+    envelope: Envelope,
+    recipients: Sequence[Addressee],
+    report: Report,
+) -> Deferred[dict[Addressee, Outcome]]:
+    """
+    One copy for each recipient, written in threads.
+
     @param inThread: runs C{write}.
     @param write: writes the copy of one recipient.
-    @return: a Deferred of all outcomes; where C{write} raises, that recipient
-        is to be tried again.
+    @return: see L{deliverApart}.  When it is cancelled, what is being written is
+        written to its end, and no other copy is begun.
     """
+    isLeft = False
 
-    def failed(failure: Failure, addressee: Addressee) -> Outcome:
-        _log.failure("writing for {recipient}", failure, recipient=str(addressee))
-        return Retry(R451_LOCAL_ERROR)
+    def begin(addressee: Addressee) -> Outcome:
+        if isLeft:
+            raise CancelledError
+        return write(addressee)
 
-    writing = [inThread(write, addressee).addErrback(failed, addressee) for addressee in recipients]
-    done = together(writing)
-    return done.addCallback(lambda outcomes: dict(zip(recipients, outcomes, strict=True)))
+    async def deliver(group: Sequence[Addressee], _: Report) -> dict[Addressee, Outcome]:
+        (addressee,) = group
+        return {addressee: await inThread(begin, addressee)}
+
+    def left(failure: Failure) -> Failure:
+        nonlocal isLeft
+        isLeft = True
+        return failure
+
+    return deliverApart(envelope, [[one] for one in recipients], deliver, report).addErrback(left)

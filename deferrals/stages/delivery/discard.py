@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import attrs
 from zope.interface import implementer
 
-from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
+from deferrals.interfaces import IBinaryDelivery, ILocalDelivery, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.verdict import Delivered, Outcome
@@ -23,7 +23,7 @@ class DiscardSettings:
     """
 
 
-@implementer(IBinaryDelivery)
+@implementer(IBinaryDelivery, ILocalDelivery)
 class DiscardDelivery:
     """
     See the module.

@@ -2,8 +2,9 @@
 Delivery into a directory: each copy a file of its own, complete from the moment
 it has its name.
 
-The name follows from the transaction and the recipient, so that a delivery that
-is repeated after a crash replaces the first one.
+The name follows from the transaction, the spool and the recipient: it is the same
+when a delivery is repeated after a crash, and no other server's.  A file is never
+replaced.
 """
 
 from __future__ import annotations
@@ -17,19 +18,25 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    ILocalDelivery,
+    IMessage,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.settings import checked
 from deferrals.model.verdict import Delivered, Outcome
-from deferrals.stages.delivery.copies import writeEach
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, writeEach
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
     mailboxPath,
     makeDirectories,
     template,
-    writeWhole,
+    writeCopy,
 )
 
 
@@ -46,8 +53,8 @@ class FileSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IDeliveryStage)
-class FileDelivery:
+@implementer(ILocalDelivery, IReportingDelivery)
+class FileDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -63,11 +70,15 @@ class FileDelivery:
     def destination(self, recipient: Recipient) -> str:
         return "file"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
         write = functools.partial(self._write, message, envelope)
-        return writeEach(self._services.inThread, write, recipients)
+        return writeEach(self._services.inThread, write, envelope, recipients, report)
 
     def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         """
@@ -75,15 +86,15 @@ class FileDelivery:
         """
         address = addressee.recipient.address
         directory = mailboxPath(self._services.baseDir, self._settings.path, address)
-        name = f"{envelope.id}-{addressee.seq}.eml"
+        name = f"{envelope.uniqueId}-{addressee.seq}"
         copy = final(message, envelope, self._services.hostname, addressee)
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
             chunks = withLF(chunks)
         try:
             makeDirectories(directory)
-            temporary = os.path.join(directory, f".{name}.tmp")
-            writeWhole(temporary, os.path.join(directory, name), chunks)
+            temporary = os.path.join(directory, f".{name}.eml.tmp")
+            writeCopy(temporary, directory, lambda more: f"{name}{more}.eml", chunks)
         except OSError as error:
             return cannotWrite(error)
         return Delivered()

@@ -2,13 +2,13 @@
 Delivery into a web service: the message is POSTed, with the same request headers
 as the content stage C{http} sends.
 
-The status is the outcome: 2xx delivered, 4xx failed, 429 and 5xx retried, not
-before what C{Retry-After} says.
+The status is the outcome, as L{deferrals.model.httpanswer} has it in a table;
+where it means another attempt, not before what C{Retry-After} says.  What went
+wrong in detail is for the log: a URL may have a secret in it.
 """
 
 from __future__ import annotations
 
-import email.utils
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,19 +16,23 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import Semaphore, timeOfDay, together, withDeadline
-from deferrals.interfaces import IBinaryDelivery, IMessage, IServices
+from deferrals.deferreds import Semaphore, timeOfDay, withDeadline
+from deferrals.interfaces import IBinaryDelivery, IMessage, IReportingDelivery, IServices
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.httpanswer import meaningOf, secondsOf
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Seconds, checked, positive
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.content.http import requestHeaders
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
 from deferrals.stages.web import WebClient, httpURL
 
 _log = Logger(namespace="deferrals.delivery")
+
+R451_UNANSWERED = Reply(451, "4.4.1", "the service for this recipient does not answer")
 
 
 @attrs.frozen
@@ -59,8 +63,8 @@ class _BodySource:
         return CopyFile(self._copy.chunks())
 
 
-@implementer(IBinaryDelivery)
-class HTTPDelivery:
+@implementer(IBinaryDelivery, IReportingDelivery)
+class HTTPDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -77,25 +81,44 @@ class HTTPDelivery:
     def destination(self, recipient: Recipient) -> str:
         return f"http {self._settings.url}"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
-        if self._settings.request == "all":
-            groups = byMarks(recipients)
-            copies = [relayed(message, envelope, self._hostname, group, True) for group in groups]
-        else:
-            groups = [[addressee] for addressee in recipients]
-            copies = [final(message, envelope, self._hostname, one) for one in recipients]
-        sending = [
-            Deferred.fromCoroutine(self._send(envelope, group, copy))
-            for group, copy in zip(groups, copies, strict=True)
-        ]
-        return together(sending).addCallback(_each, groups)
+        isShared = self._settings.request == "all"
 
-    async def _send(self, envelope: Envelope, group: list[Addressee], copy: Copy) -> Outcome:
+        async def request(group: Sequence[Addressee], _: Report) -> dict[Addressee, Outcome]:
+            if isShared:
+                copy = relayed(message, envelope, self._hostname, group, True)
+            else:
+                copy = final(message, envelope, self._hostname, group[0])
+            return dict.fromkeys(group, await self._send(envelope, group, copy))
+
+        groups = byMarks(recipients) if isShared else [[one] for one in recipients]
+        return deliverApart(envelope, groups, request, report)
+
+    async def _send(self, envelope: Envelope, group: Sequence[Addressee], copy: Copy) -> Outcome:
         """
         One request.  What fails here is its recipients' alone.
         """
+        try:
+            return await self._ask(envelope, group, copy)
+        except CancelledError:
+            raise
+        except Exception as error:
+            details = Details.ofError(error)
+            _log.warn(
+                "{transaction}: {url}: {error}",
+                transaction=envelope.id,
+                url=self._settings.url,
+                error=details.cause,
+            )
+            return Retry(R451_UNANSWERED, details=details)
+
+    async def _ask(self, envelope: Envelope, group: Sequence[Addressee], copy: Copy) -> Outcome:
         headers = requestHeaders(envelope, group)
         await self._slots.acquire()
         try:
@@ -105,34 +128,10 @@ class HTTPDelivery:
                 self._web.exchange,
                 *("POST", self._settings.url, headers, _BodySource(copy), False),
             )
-        except CancelledError:
-            raise
-        except Exception as error:
-            words = f"{type(error).__name__} {error}".strip()
-            _log.warn(
-                "{transaction}: {url}: {error}",
-                transaction=envelope.id,
-                url=self._settings.url,
-                error=words,
-            )
-            return Retry(Reply(451, "4.4.1", f"the service does not answer: {words[:200]}"))
         finally:
             self._slots.release()
-        after = (answer.getRawHeaders("retry-after") or [""])[0]
+        after = (answer.getRawHeaders(b"retry-after") or [b""])[0].decode("latin-1")
         return outcomeOf(status, after, timeOfDay(self._reactor))
-
-
-def _each(
-    outcomes: Sequence[Outcome], groups: Sequence[Sequence[Addressee]]
-) -> dict[Addressee, Outcome]:
-    """
-    The outcome of a group as that of each addressee in it.
-    """
-    return {
-        addressee: outcome
-        for group, outcome in zip(groups, outcomes, strict=True)
-        for addressee in group
-    }
 
 
 def outcomeOf(status: int, retryAfter: str, now: float) -> Outcome:
@@ -142,20 +141,9 @@ def outcomeOf(status: int, retryAfter: str, now: float) -> Outcome:
     @param retryAfter: the header's value (RFC 9110 §10.2.3); empty for none.
     @param now: seconds since the epoch.
     """
-    if 200 <= status < 300:
-        return Delivered(Reply(250, "2.0.0", f"HTTP status {status}"))
-    if 400 <= status < 500 and status != 429:
-        return Failed(
-            Reply(550, "5.3.0", f"the service refuses the message (HTTP status {status})")
-        )
-    reply = Reply(451, "4.3.0", f"the service cannot take the message now (HTTP status {status})")
-    return Retry(reply, after=_seconds(retryAfter, now))
-
-
-def _seconds(value: str, now: float) -> float | None:
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
+    reply, details = meaningOf(status), Details(f"HTTP status {status}")
+    if reply.isPositive:
+        return Delivered(reply, details=details)
+    if reply.isPermanent:
+        return Failed(reply, details=details)
+    return Retry(reply, after=secondsOf(retryAfter, now), details=details)

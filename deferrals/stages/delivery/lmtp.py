@@ -8,17 +8,19 @@ has offered are sent.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
+from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Security
-from deferrals.model.settings import checked, positive
+from deferrals.model.outgoing import Login, Security
+from deferrals.model.settings import BadSetting, checked, positive
+from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.remote import (
     ConnectionSettings,
     Outcomes,
@@ -27,6 +29,7 @@ from deferrals.stages.delivery.remote import (
     hostOf,
     isLoopback,
 )
+from deferrals.tls import isTLS
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +41,10 @@ class LMTPSettings(ConnectionSettings):
     @ivar tls_name: what the certificate must say; the endpoint's host.
     @ivar tls_ca: a file of certificates (PEM) that are trusted; those that the
         system trusts.
+    @ivar user: authenticate as this user (SCRAM-SHA-256, PLAIN or LOGIN,
+        whichever is offered first), where the store asks for it.
+    @ivar password: the password.
+    @ivar password_file: a file whose first line is the password.
     @ivar recipients: in one transaction; more make another one.
     """
 
@@ -45,11 +52,40 @@ class LMTPSettings(ConnectionSettings):
     tls: Security = "none"
     tls_name: str | None = None
     tls_ca: str | None = None
+    user: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    password_file: str | None = None
     recipients: int = attrs.field(default=1000, validator=checked(positive))
 
+    def __attrs_post_init__(self) -> None:
+        passwords = [one for one in (self.password, self.password_file) if one is not None]
+        if len(passwords) != (0 if self.user is None else 1):
+            raise BadSetting("user", "either a user with password or password_file, or none")
+        isSafe = self.isHere or isTLS(self.endpoint) or self.tls in ("required", "verified")
+        if self.user is not None and not isSafe:
+            raise BadSetting("tls", '"required" or "verified", since there is a password')
 
-@implementer(IOnwardDelivery)
-class LMTPDelivery:
+    @property
+    def isHere(self) -> bool:
+        """
+        Whether the store is on this machine.
+        """
+        return self.endpoint.startswith("unix:") or isLoopback(hostOf(self.endpoint))
+
+    def login(self, baseDir: str) -> Login | None:
+        """
+        Who we are there.
+
+        @param baseDir: where relative paths begin.
+        """
+        if self.user is None:
+            return None
+        path = self.password_file
+        return Login(self.user, self.password, path and os.path.join(baseDir, path))
+
+
+@implementer(IOnwardDelivery, IReportingDelivery)
+class LMTPDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -59,15 +95,19 @@ class LMTPDelivery:
     def __init__(self, settings: LMTPSettings, services: IServices) -> None:
         endpoint = settings.endpoint
         hop = hopTo(services, endpoint, settings.tls, settings.tls_name, settings.tls_ca)
-        self._hop = attrs.evolve(settings.limiting(hop), lmtp=True, forms=())
-        private = endpoint.startswith("unix:") or isLoopback(hostOf(endpoint))
-        self._remote = RemoteDelivery(services, None, "delivered", private)
+        login = settings.login(services.baseDir)
+        self._hop = attrs.evolve(settings.limiting(hop), lmtp=True, forms=(), login=login)
+        self._remote = RemoteDelivery(services, None, "delivered", settings.isHere)
 
     def destination(self, recipient: Recipient) -> str:
         return f"lmtp {self._hop.name}"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[Outcomes]:
-        delivering = self._remote.deliver(message, envelope, recipients, [self._hop])
+        delivering = self._remote.deliver(message, envelope, recipients, [self._hop], report)
         return Deferred.fromCoroutine(delivering)

@@ -6,21 +6,25 @@ thread.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+import stat
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from deferrals import durable
 from deferrals.model.address import Mailbox
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Failed, Outcome, Retry
+from deferrals.model.verdict import Details, Failed, Outcome, Retry
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SAFE = "+=@!#$&^`{|}~"
 
+#: What makes further names of a file's, where other files have them.
+_MORE = ("", *(f"_{number}" for number in range(2, 10)))
+
 R452_NO_ROOM = Reply(452, "4.2.2", "no room in the mailbox")
+R451_NOT_WRITTEN = Reply(451, "4.2.0", "the mailbox cannot be written to now")
 R550_LONG_NAME = Reply(550, "5.1.1", "no mailbox can have so long a name")
 
 
@@ -55,27 +59,37 @@ def mailboxPath(baseDir: str, path: str, address: Mailbox) -> str:
     return os.path.join(baseDir, named)
 
 
-def writeWhole(temporary: str, path: str, chunks: Iterable[bytes]) -> None:
+def writeCopy(
+    temporary: str, directory: str, name: Callable[[str], str], chunks: Iterable[bytes]
+) -> int | None:
     """
-    Write a file that is durable, and whole from the moment it has its name.
+    Write a file that is durable, and whole from the moment it has its name.  It
+    replaces none: where another file has its name, it has another one.
 
     @param temporary: in a directory of the same file system; a file of that
         name is what a crash has left of an earlier try.
+    @param directory: where the file is to be; its group may do with the file what it
+        may do with the directory.
+    @param name: makes the name with this text in it.
+    @return: its size in octets; C{None} if it was there already: an earlier try has
+        written it.
     @raise OSError: there is no such file.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    durable.write(temporary, path, chunks)
+    mode = stat.S_IMODE(os.stat(directory).st_mode) & 0o060 | 0o600
+    paths = (os.path.join(directory, name(more)) for more in _MORE)
+    return durable.writeNew(temporary, paths, chunks, mode)
 
 
-def makeDirectories(path: str, names: Iterable[str] = ()) -> None:
+def makeDirectories(path: str, names: Iterable[str] = (), mode: int = 0o700) -> None:
     """
     Make a directory, and those called C{names} in it, and what they are in, for
     the server's own user alone, and all of it durable.
+
+    @param mode: of those that are called C{names}, and of C{path}.
     """
-    made = durable.makeDirectory(path)
+    made = durable.makeDirectory(os.path.dirname(path)) + durable.makeDirectory(path, mode)
     for name in names:
-        made += durable.makeDirectory(os.path.join(path, name))
+        made += durable.makeDirectory(os.path.join(path, name), mode)
     changed = [path] if names else []
     for directory in dict.fromkeys([*changed, *map(os.path.dirname, reversed(made))]):
         durable.sync(directory)
@@ -85,8 +99,8 @@ def cannotWrite(error: OSError) -> Outcome:
     """
     What it means that a file could not be written.
     """
+    details = Details.ofError(error)
     if error.errno == errno.ENAMETOOLONG:
-        return Failed(R550_LONG_NAME)
-    if error.errno in _FULL:
-        return Retry(R452_NO_ROOM)
-    return Retry(Reply(451, "4.2.0", f"cannot write to the mailbox: {error.strerror}"))
+        return Failed(R550_LONG_NAME, details=details)
+    reply = R452_NO_ROOM if error.errno in _FULL else R451_NOT_WRITTEN
+    return Retry(reply, details=details)

@@ -2,9 +2,10 @@
 Delivery into Maildirs: C{tmp}, sync, rename into C{new}, sync.
 
 A copy begins with Return-Path, Delivered-To and one Received field, none of
-which names another recipient.  Its file name follows from the transaction and
-the recipient, so that a delivery that is repeated after a crash replaces the
-first one as long as it has not been opened.
+which names another recipient.  Its file name follows from the transaction, the
+spool and the recipient: a delivery that is repeated after a crash finds the first
+one, as long as that has not been opened, and no other server has such a name.  A
+file is never replaced.
 
 Where mailboxes are limited, or are not made by mail, the stage says so at
 RCPT TO already.  On an error the recipient is retried; nothing half-written is
@@ -13,9 +14,14 @@ ever in C{new}.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import functools
 import os
-from collections.abc import Iterable, Sequence
+import re
+import stat
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import attrs
@@ -24,9 +30,10 @@ from zope.interface import alsoProvides, implementer
 
 from deferrals.interfaces import (
     IBinaryDelivery,
-    IDeliveryStage,
     IEnvelopeStage,
+    ILocalDelivery,
     IMessage,
+    IReportingDelivery,
     IServices,
 )
 from deferrals.model.address import Mailbox
@@ -35,7 +42,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import Octets, checked, positive
 from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
-from deferrals.stages.delivery.copies import writeEach
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, writeEach
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotWrite,
@@ -43,9 +50,15 @@ from deferrals.stages.delivery.mailboxfiles import (
     makeDirectories,
     pathPart,
     template,
-    writeWhole,
+    writeCopy,
 )
 from deferrals.stages.delivery.quota import Usage
+
+#: The directory of the folder for junk.
+JUNK = ".Junk"
+
+#: A part of a folder's name that is encoded.
+_ENCODED = re.compile(r"&([A-Za-z0-9+,]*)-")
 
 R452_FULL = Reply(452, "4.2.2", "the mailbox is full")
 R552_NEVER_FITS = Reply(552, "5.2.3", "the message is larger than the mailbox may be")
@@ -80,8 +93,8 @@ class MaildirSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IDeliveryStage)
-class MaildirDelivery:
+@implementer(ILocalDelivery, IReportingDelivery)
+class MaildirDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -114,25 +127,15 @@ class MaildirDelivery:
         local, _, detail = address.local.partition(separator) if separator else (address.local,) * 3
         return (local, detail) if separator and local else (address.local, "")
 
-    def _folder(self, addressee: Addressee) -> str:
+    def _folder(self, maildir: str, addressee: Addressee) -> str:
         """
-        Where in the mailbox a copy goes.  Only a folder that is there counts:
-        senders make none.
+        The folder that a copy goes into, as the name of its directory; empty for the
+        inbox.  Only a folder that is there counts: senders make none.
         """
-        maildir = self.mailbox(addressee.recipient.address)
         if addressee.marks.junk:
-            return os.path.join(maildir, ".Junk")
+            return JUNK
         _, detail = self._parts(addressee.recipient.address)
-        if detail:
-            wanted = f".{pathPart(detail)}"
-            try:
-                names = os.listdir(maildir)
-            except FileNotFoundError:
-                names = []
-            for name in sorted(names):
-                if name.casefold() == wanted and os.path.isdir(os.path.join(maildir, name, "cur")):
-                    return os.path.join(maildir, name)
-        return maildir
+        return _folderFor(maildir, detail) if detail else ""
 
     def destination(self, recipient: Recipient) -> str:
         return "maildir"
@@ -169,11 +172,15 @@ class MaildirDelivery:
 
     # After the final reply.
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
         write = functools.partial(self._write, message, envelope)
-        return writeEach(self._services.inThread, write, recipients)
+        return writeEach(self._services.inThread, write, envelope, recipients, report)
 
     def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         """
@@ -186,14 +193,15 @@ class MaildirDelivery:
         reply = self._noRoom(maildir, copy.size)
         if reply is not None:
             return Failed(reply) if reply.isPermanent else Retry(reply)
-        name = f"{int(envelope.received)}.{envelope.id}_{addressee.seq}.{self._host}"
+        name, end = f"{int(envelope.received)}.{envelope.uniqueId}_{addressee.seq}", self._host
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
             chunks = withLF(chunks)
         elif self._settings.quota is not None:
-            name = f"{name},S={copy.size}"
+            end = f"{end},S={copy.size}"
         try:
-            writeMaildir(self._folder(addressee), name, chunks)
+            folder = self._folder(maildir, addressee)
+            writeMaildir(maildir, folder, lambda more: f"{name}{more}.{end}", chunks)
         except OSError as error:
             return cannotWrite(error)
         return Delivered()
@@ -203,13 +211,108 @@ def _isMaildir(path: str) -> bool:
     return os.path.isdir(os.path.join(path, "cur"))
 
 
-def writeMaildir(path: str, name: str, chunks: Iterable[bytes]) -> None:
+def _folderFor(maildir: str, detail: str) -> str:
     """
-    Put a message into a Maildir, which is made if it is not there.  Blocks.
+    The directory of the folder that a subaddress names; empty where there is none.
+    """
+    try:
+        names = sorted(os.listdir(maildir))
+    except FileNotFoundError:
+        return ""
+    wanted = {_spelling(detail), _spelling(pathPart(detail))}
+    folders = (name for name in names if name.startswith("."))
+    for name in folders:
+        isWanted = _spelling(folderName(name[1:])) in wanted
+        if isWanted and _isMaildir(os.path.join(maildir, name)):
+            return name
+    return ""
 
+
+def _spelling(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def folderName(text: str) -> str:
+    """
+    The name of a folder of its directory's, which is in modified UTF-7 (RFC 3501
+    §5.1.3); what is none stays what it is.
+    """
+    try:
+        return _ENCODED.sub(_decoded, text)
+    except ValueError:
+        return text
+
+
+def _decoded(match: re.Match[str]) -> str:
+    letters = match[1]
+    if not letters:
+        return "&"
+    padded = letters.replace(",", "/") + "=" * (-len(letters) % 4)
+    return base64.b64decode(padded, validate=True).decode("utf-16-be")
+
+
+def writeMaildir(
+    maildir: str, folder: str, name: Callable[[str], str], chunks: Iterable[bytes]
+) -> None:
+    """
+    Put a message into a Maildir, or into a folder of it, which are made if they are
+    not there.  Blocks.
+
+    @param folder: the name of its directory; empty for the inbox.
+    @param name: makes the name of the file, with this text in it.
     @raise OSError: it is not in C{new}.
     """
-    if not _isMaildir(path):
-        # cur is the last one that is made: where it is, the others are, too.
-        makeDirectories(path, ("tmp", "new", "cur"))
-    writeWhole(os.path.join(path, "tmp", name), os.path.join(path, "new", name), chunks)
+    _makeMaildir(maildir, maildir)
+    box = maildir
+    if folder:
+        box = os.path.join(maildir, folder)
+        _makeMaildir(box, maildir)
+    new = os.path.join(box, "new")
+    size = writeCopy(os.path.join(box, "tmp", name("")), new, name, chunks)
+    if size is not None:
+        _count(maildir, size)
+
+
+def _makeMaildir(path: str, top: str) -> None:
+    """
+    Make a Maildir, if it is not there.
+
+    @param top: the Maildir that it is a folder of, or the same; the group that may use
+        that may use what is made, too.
+    """
+    if _isMaildir(path):
+        return
+    mode = 0o700
+    with contextlib.suppress(FileNotFoundError):
+        mode |= stat.S_IMODE(os.stat(top).st_mode) & 0o2070
+    # cur is the last one that is made: where it is, the others are, too.
+    makeDirectories(path, ("tmp", "new"), mode)
+    if path != top:
+        _markFolder(os.path.join(path, "maildirfolder"), mode & 0o060 | 0o600)
+    makeDirectories(path, ("cur",), mode)
+
+
+def _markFolder(path: str, mode: int) -> None:
+    """
+    Say that a Maildir is a folder of another one (Maildir++).
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _count(maildir: str, octets: int) -> None:
+    """
+    Tell the programs that keep the size of a Maildir in it (Maildir++): where their
+    file is.  Where it cannot be told, they count anew some time.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.suppress(OSError):
+        fd = os.open(os.path.join(maildir, "maildirsize"), flags)
+        try:
+            os.write(fd, b"%d 1\n" % octets)
+        finally:
+            os.close(fd)

@@ -15,32 +15,27 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import quoteStringArgument
 from zope.interface import implementer
 
-from deferrals.deferreds import together
-from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
-from deferrals.logger import Logger
+from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import dnsServers
 from deferrals.model.outgoing import Hop
-from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
-from deferrals.model.verdict import Failed, Retry
+from deferrals.model.verdict import Failed
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.remote import (
     FORMS,
     ConnectionSettings,
     Outcomes,
     RemoteDelivery,
     forms,
-    merged,
 )
 from deferrals.stages.delivery.route import Names, NoRoute, Router, Target
-
-_log = Logger(namespace="deferrals.delivery")
 
 #: Nothing in the outside world has its mail server at one of these.
 _NEVER = (
@@ -107,8 +102,8 @@ class MXSettings(ConnectionSettings):
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
 
-@implementer(IOnwardDelivery)
-class MXDelivery:
+@implementer(IOnwardDelivery, IReportingDelivery)
+class MXDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -152,38 +147,29 @@ class MXDelivery:
     def _domain(self, recipient: Recipient) -> str:
         return recipient.address.domain or self._services.hostname
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
-    ) -> Outcomes | Deferred[Outcomes]:
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
+    ) -> Deferred[Outcomes]:
         if envelope.parameters.requireTLS:
             # RFC 8689 §4.2.1: what unsigned DNS says proves nothing.
-            return dict.fromkeys(recipients, Failed(R550_NO_REQUIRETLS))
+            return succeed(dict.fromkeys(recipients, Failed(R550_NO_REQUIRETLS)))
         domains: dict[str, list[Addressee]] = {}
         for addressee in recipients:
             domains.setdefault(self._domain(addressee.recipient), []).append(addressee)
-        delivering = [
-            Deferred.fromCoroutine(self._toDomain(message, envelope, domain, group))
-            for domain, group in domains.items()
-        ]
-        return together(delivering).addCallback(merged)
 
-    async def _toDomain(
-        self, message: IMessage, envelope: Envelope, domain: str, group: list[Addressee]
-    ) -> Outcomes:
-        """
-        What fails here is this domain's alone.
-        """
-        try:
-            targets = await self._router.route(domain)
+        async def toDomain(group: Sequence[Addressee], heard: Report) -> Outcomes:
+            try:
+                targets = await self._router.route(self._domain(group[0].recipient))
+            except NoRoute as error:
+                return dict.fromkeys(group, error.outcome)
             hops = [self._hop(target) for target in targets]
-            return await self._remote.deliver(message, envelope, group, hops)
-        except NoRoute as error:
-            return dict.fromkeys(group, error.outcome)
-        except CancelledError:
-            raise
-        except Exception:
-            _log.failure("{transaction}: mail for {domain}", transaction=envelope.id, domain=domain)
-            return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
+            return await self._remote.deliver(message, envelope, group, hops, heard)
+
+        return deliverApart(envelope, list(domains.values()), toDomain, report)
 
     def _hop(self, target: Target) -> Hop:
         settings = self._settings
@@ -192,6 +178,7 @@ class MXDelivery:
             f"tcp:host={host}:port={settings.port}:timeout=30",
             f"{target.name} [{target.address}]:{settings.port}",
             target.name,
+            isPublic=True,
             forms=forms(settings.ask),
             security=settings.tls,
             chunking=settings.chunking,

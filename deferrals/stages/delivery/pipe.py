@@ -3,14 +3,20 @@ Delivery to a program: it reads the message from its standard input, and its exi
 status is the outcome (sysexits.h).
 
 There is no shell: the command is a list of words, and what stands in for an
-address is one word, whatever characters it has.  A program that takes too long
-is killed.
+address is one word, whatever characters it has.  A program has a process group of
+its own; where it takes too long, all of the group is ended (SIGTERM, and SIGKILL a
+little later).
+
+What a program says is for the log: it may be a traceback.  A sender reads words of
+ours, unless the program says in its first line what the sender is to be told.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,6 +27,7 @@ from twisted.internet.interfaces import (
     IConsumer,
     IDelayedCall,
     IProcessTransport,
+    IReactorCore,
     IReactorTime,
 )
 from twisted.internet.protocol import ProcessProtocol
@@ -28,20 +35,53 @@ from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
-from deferrals.deferreds import Semaphore, TimeoutError, together, withDeadline
-from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
+from deferrals.deferreds import Semaphore, TimeoutError, withDeadline
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    ILocalDelivery,
+    IMessage,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
+from deferrals.model.text import cleaned
+from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
+from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.copy import Copy, CopyFile, final, withLF
+from deferrals.stages.delivery.processgroup import LACKING, GroupProcess, signalGroup, spawn
 
 _log = Logger(namespace="deferrals.delivery")
 
 #: How long what a program has said is waited for, once it has ended.
 LAST_WORDS_SECONDS = 1.0
+
+#: How long a program that was asked to end may take, until it is killed.
+KILL_SECONDS = 5.0
+
+#: So much of what a program says is looked at, in octets; and so much of it a sender is told.
+SAID_OCTETS, TOLD_LETTERS = 500, 200
+
+R250_DELIVERED = Reply(250, "2.0.0", "delivered")
+R451_TOO_SLOW = Reply(451, "4.3.0", "the program for this recipient takes too long")
+R451_TOO_MUCH = Reply(451, "4.3.0", "the program for this recipient does not work")
+R451_SIGNAL = Reply(451, "4.3.0", "the program for this recipient was ended")
+R451_NOT_RUN = Reply(451, "4.3.5", "the program for this recipient cannot be run now")
+R451_NO_PROCESS = Reply(451, "4.3.0", "this server has no room for another program now")
+_LATER = "the program for this recipient cannot take the message now"
+_REFUSED = "the program for this recipient refuses the message"
+
+#: A program's first line that a sender is told: an enhanced code, and text.
+_TOLD = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3}) ([^\r\n]*[^\r\n ])", re.A)
+
+#: What shells and languages say where they can start nothing: that is no refusal.
+_NO_ROOM = re.compile(
+    r"[Cc]annot fork|fork: (?:retry|Resource)|Resource temporarily unavailable"
+    r"|Cannot allocate memory|[Tt]oo many open files"
+)
 
 #: What a program may find in its environment.
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -86,8 +126,8 @@ class PipeSettings:
     @ivar command: the program, an absolute path, and its arguments;
         C{{recipient}}, C{{local}}, C{{domain}} and C{{sender}} stand for
         addresses, and an address stays in its word.
-    @ivar timeout: how long it may take; then it is killed.
-    @ivar output: how much it may say; then it is killed.
+    @ivar timeout: how long it may take; then it is ended, with all that it has started.
+    @ivar output: how much it may say; then it is ended, too.
     @ivar line_ends: C{"lf"} is what programs expect; C{"crlf"} keeps the
         message's octets.
     @ivar processes: at once; the next one waits.
@@ -100,8 +140,8 @@ class PipeSettings:
     processes: int = attrs.field(default=5, validator=checked(positive))
 
 
-@implementer(IDeliveryStage)
-class PipeDelivery:
+@implementer(ILocalDelivery, IReportingDelivery)
+class PipeDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -118,35 +158,42 @@ class PipeDelivery:
     def destination(self, recipient: Recipient) -> str:
         return f"pipe {self._settings.command[0]}"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
-        running = [
-            Deferred.fromCoroutine(self._one(message, envelope, addressee))
-            for addressee in recipients
-        ]
-        done = together(running)
-        return done.addCallback(lambda outcomes: dict(zip(recipients, outcomes, strict=True)))
+        async def one(group: Sequence[Addressee], _: Report) -> dict[Addressee, Outcome]:
+            (addressee,) = group
+            return {addressee: await self._one(message, envelope, addressee)}
+
+        return deliverApart(envelope, [[addressee] for addressee in recipients], one, report)
 
     async def _one(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
         copy = final(message, envelope, self._services.hostname, addressee)
+        words = self._words(envelope, addressee.recipient)
+        environment = self._environment(envelope, addressee.recipient)
         await self._slots.acquire()
         try:
+            program = self._start(words, environment, copy)
+        except OSError as error:
+            self._slots.release()
+            reply = R451_NO_PROCESS if error.errno in LACKING else R451_NOT_RUN
+            return Retry(reply, details=Details.ofError(error))
+        except BaseException:
+            self._slots.release()
+            raise
+        program.gone.addCallback(lambda _: self._slots.release())
+        try:
             outcome: Outcome = await withDeadline(
-                self._services.reactor,
-                self._settings.timeout,
-                self._run,
-                self._words(envelope, addressee.recipient),
-                self._environment(envelope, addressee.recipient),
-                copy,
+                self._services.reactor, self._settings.timeout, lambda: program.outcome
             )
             return outcome
         except TimeoutError:
-            return Retry(Reply(451, "4.3.0", "the program takes too long"))
-        except OSError as error:
-            return Retry(Reply(451, "4.3.5", f"the program cannot be run: {error.strerror}"))
-        finally:
-            self._slots.release()
+            details = Details(f"{words[0]} does not end: {program.said}")
+            return Retry(R451_TOO_SLOW, details=details)
 
     def _words(self, envelope: Envelope, recipient: Recipient) -> list[str]:
         program, *arguments = self._settings.command
@@ -163,24 +210,24 @@ class PipeDelivery:
             "PATH": _PATH,
             "SENDER": envelope.senderText,
             "RECIPIENT": str(recipient),
-            "TRANSACTION": envelope.id,
+            "TRANSACTION": envelope.uniqueId,
         }
 
-    def _run(self, words: list[str], environment: dict[str, str], copy: Copy) -> Deferred[Outcome]:
+    def _start(self, words: list[str], environment: dict[str, str], copy: Copy) -> _Program:
+        """
+        @raise OSError: it cannot be started.
+        """
         chunks = copy.chunks()
         lines = withLF(chunks) if self._settings.line_ends == "lf" else chunks
         reactor = self._services.reactor
-        program = _Program(reactor, CopyFile(lines), self._settings.output)
-        if not os.access(words[0], os.X_OK):
-            raise FileNotFoundError(2, "there is no such program")
-        reactor.spawnProcess(
-            program,
-            os.fsencode(words[0]),
-            [os.fsencode(word) for word in words],
-            environment,
-            self._services.baseDir,
-        )
-        return program.outcome
+        file = CopyFile(lines)
+        program = _Program(reactor, file, self._settings.output, words[0])
+        try:
+            spawn(reactor, program, words, environment, self._services.baseDir)
+        except BaseException:
+            file.close()
+            raise
+        return program
 
 
 class _IProgramTransport(IProcessTransport, IConsumer):
@@ -194,24 +241,38 @@ class _Program(ProcessProtocol):
     """
     One program that runs.
 
-    @ivar outcome: fires when it has ended; cancelled, it is killed.
+    @param limit: how much it may say.
+    @param name: the program's, for the log.
+    @ivar outcome: fires when it has ended; cancelled, it is ended.
+    @ivar gone: fires when it has ended, however that came.
     """
 
     transport: _IProgramTransport  # from connectionMade on; nothing here is called before
 
-    def __init__(self, clock: IReactorTime, file: CopyFile, limit: int) -> None:
-        self._clock = clock
+    def __init__(self, reactor: IReactorTime, file: CopyFile, limit: int, name: str) -> None:
+        self._reactor = reactor
         self._file = file
         self._limit = limit
+        self._name = name
         self._said = bytearray()
-        self._unread = False
+        self._unread = self._hasEnded = False
         self._end: IDelayedCall | None = None
-        self.outcome: Deferred[Outcome] = Deferred(self._cancel)
+        self._kill: IDelayedCall | None = None
+        self._atEnd: tuple[object, ...] | None = None
+        self._group: int | None = None
+        self.outcome: Deferred[Outcome] = Deferred(lambda _: self._terminate())
+        self.gone: Deferred[None] = Deferred()
 
-    def _cancel(self, _: Deferred[Outcome]) -> None:
-        self._kill()
+    @property
+    def said(self) -> str:
+        """
+        The beginning of what it has said, in one line.
+        """
+        return " ".join(bytes(self._said[:SAID_OCTETS]).decode("utf-8", "replace").split())
 
     def connectionMade(self) -> None:
+        # Its number is known for good: the transport forgets it with its end.
+        self._group = self.transport.pid if isinstance(self.transport, GroupProcess) else None
         sender = FileSender()
         d = sender.beginFileTransfer(self, self.transport)
         # One that does not read to the end has its exit status to say why.
@@ -220,7 +281,7 @@ class _Program(ProcessProtocol):
 
     def read(self, size: int) -> bytes:
         """
-        The next octets for the program, which is killed where there are none
+        The next octets for the program, which is ended where there are none
         although there should be: half a message must not be taken for a whole
         one.
         """
@@ -229,7 +290,7 @@ class _Program(ProcessProtocol):
         except Exception:
             _log.failure("the message cannot be read")
             self._unread = True
-            self._kill()
+            self._signal(signal.SIGKILL)  # it must not see the end of what there is
             return b""
 
     def _written(self, last: bytes) -> None:
@@ -237,20 +298,49 @@ class _Program(ProcessProtocol):
         self.transport.closeStdin()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self._said += data
         if len(self._said) > self._limit:
-            self._kill()
+            return  # it is being ended
+        self._said += data[: self._limit + 1 - len(self._said)]
+        if len(self._said) > self._limit:
+            self._terminate()
 
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessExitedAlready):
-            self.transport.signalProcess("KILL")
+    def _terminate(self) -> None:
+        """
+        End it, and all that it has started.
+        """
+        if self._kill is None and not self._hasEnded:
+            self._signal(signal.SIGTERM)
+            self._kill = self._reactor.callLater(KILL_SECONDS, self._signal, signal.SIGKILL)
+            if IReactorCore.providedBy(self._reactor):
+                # A server that stops does not wait so long.
+                self._atEnd = self._reactor.addSystemEventTrigger(
+                    "after", "shutdown", self._signal, signal.SIGKILL
+                )
+
+    def _signal(self, number: signal.Signals) -> None:
+        """
+        To the whole group; to the program alone, where it has none yet.
+        """
+        if not signalGroup(self._group, number) and not self._hasEnded:
+            with contextlib.suppress(ProcessExitedAlready):
+                self.transport.signalProcess(number.name.removeprefix("SIG"))
 
     def processExited(self, reason: Failure) -> None:
+        self._hasEnded = True
+        if self._kill is not None:
+            # What is left of a group that was to end has had its chance.
+            self._signal(signal.SIGKILL)
+            if self._kill.active():
+                self._kill.cancel()
+        if self._atEnd is not None and IReactorCore.providedBy(self._reactor):
+            self._reactor.removeSystemEventTrigger(self._atEnd)
+        self._file.close()
+        self.gone.callback(None)
         if self.outcome.called:
             self.transport.loseConnection()
             return
         # What it has started may hold its pipes open for ever.
-        self._end = self._clock.callLater(LAST_WORDS_SECONDS, self._over, reason)
+        self._end = self._reactor.callLater(LAST_WORDS_SECONDS, self._over, reason)
 
     def processEnded(self, reason: Failure) -> None:
         if self._end is not None and self._end.active():
@@ -262,15 +352,17 @@ class _Program(ProcessProtocol):
         if self.outcome.called:
             return
         if self._unread:
-            self.outcome.callback(Retry(R451_LOCAL_ERROR))
+            details = Details("the message could not be read to its end")
+            self.outcome.callback(Retry(R451_LOCAL_ERROR, details=details))
             return
         if len(self._said) > self._limit:
-            self.outcome.callback(Retry(Reply(451, "4.3.0", "the program says too much")))
+            details = Details(f"{self._name} says too much: {self.said}")
+            self.outcome.callback(Retry(R451_TOO_MUCH, details=details))
             return
         error = reason.value
         killed = isinstance(error, ProcessTerminated) and error.signal is not None
         status = None if killed else getattr(error, "exitCode", 0) or 0
-        self.outcome.callback(outcomeOf(status, bytes(self._said[:500])))
+        self.outcome.callback(outcomeOf(status, bytes(self._said[:SAID_OCTETS])))
 
 
 def outcomeOf(status: int | None, said: bytes) -> Outcome:
@@ -280,13 +372,27 @@ def outcomeOf(status: int | None, said: bytes) -> Outcome:
     @param status: C{None} where a signal has ended the program.
     @param said: the beginning of what it has said.
     """
-    words = " ".join(said.decode("utf-8", "replace").split())[:200]
+    words = " ".join(said.decode("utf-8", "replace").split())
+    ended = "a signal" if status is None else f"status {status}"
+    details = Details(f"ended with {ended}: {words}" if words or status != 0 else "")
     if status == 0:
-        return Delivered(Reply(250, "2.0.0", words or "delivered"))
+        return Delivered(R250_DELIVERED, details=details)
     if status is None:
-        return Retry(Reply(451, "4.3.0", "the program was ended by a signal"))
+        return Retry(R451_SIGNAL, details=details)
+    if status not in _EXITS and _NO_ROOM.search(words):
+        return Retry(R451_NO_PROCESS, details=details)
     enhanced = _EXITS.get(status, "5.3.0")
-    text = f"the program says: {words}" if words else f"the program ended with status {status}"
-    if enhanced.startswith("4"):
-        return Retry(Reply(451, enhanced, text))
-    return Failed(Reply(550, enhanced, text))
+    code, text = (451, _LATER) if enhanced.startswith("4") else (550, _REFUSED)
+    reply = toldReply(code, said) or Reply(code, enhanced, text)
+    return Retry(reply, details=details) if reply.isTemporary else Failed(reply, details=details)
+
+
+def toldReply(code: int, said: bytes) -> Reply | None:
+    """
+    What a program tells the sender: its first line, where that begins with an
+    enhanced code of the same class as the outcome.
+    """
+    match = _TOLD.match(said.decode("utf-8", "replace"))
+    if match is None or match[1][0] != str(code)[0]:
+        return None
+    return Reply(code, match[1], cleaned(match[2])[:TOLD_LETTERS])

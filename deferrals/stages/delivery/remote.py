@@ -10,16 +10,17 @@ to another one at once (D-21).  Outcomes are what L{deferrals.model.answers} say
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import re
 from collections.abc import Iterable, Sequence
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import quoteStringArgument
 
-from deferrals.deferreds import together
+from deferrals.deferreds import Threads
 from deferrals.errors import HopError
 from deferrals.interfaces import IMessage, IServices
 from deferrals.logger import Logger
@@ -37,17 +38,22 @@ from deferrals.model.outgoing import (
     recipientParameters,
     wireAddress,
 )
-from deferrals.model.reply import R451_LOCAL_ERROR, R554_ROUTING_LOOP, Reply
-from deferrals.model.sending import R550_NO_REQUIRETLS
+from deferrals.model.reply import R554_ROUTING_LOOP
+from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, noSession
 from deferrals.model.settings import Seconds, checked, positive
-from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
-from deferrals.stages.delivery.copy import byMarks, relayed
+from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
+from deferrals.stages.delivery.copies import Report, deliverApart
+from deferrals.stages.delivery.copy import Copy, byMarks, relayed
+from deferrals.stages.delivery.sevenbit import MOST_OCTETS, sevenBit
 from deferrals.tls import isTLS
 
 _log = Logger(namespace="deferrals.delivery")
 
 #: A message of at most this size is read through in the reactor thread.
 _SMALL_OCTETS = 64 * 1024
+
+#: So many messages are converted at once.
+_CONVERTING = 2
 
 #: What L{HopError} says of a server that calls itself as we do.
 _OURSELVES = "4.4.6"
@@ -195,48 +201,41 @@ class RemoteDelivery:
         envelope: Envelope,
         addressees: Sequence[Addressee],
         hops: Sequence[Hop],
+        report: Report,
     ) -> Outcomes:
         """
         @param hops: the servers, in the order in which they are tried.
-        @return: an outcome for each addressee; it fails only when it is
-            cancelled.
+        @param report: is told each outcome as soon as it stands.
+        @return: an outcome for each addressee.
         """
         facts: _Facts = await message.shared((__name__, "facts"), self._facts)
         if self._maxHops is not None and facts.hops > self._maxHops:
             return dict.fromkeys(addressees, Failed(R554_ROUTING_LOOP))
-        copies = [
-            Deferred.fromCoroutine(self._copy(message, envelope, facts, group, hops))
-            for group in byMarks(addressees)
-        ]
-        return merged(await together(copies))
+
+        async def copy(group: Sequence[Addressee], heard: Report) -> Outcomes:
+            outgoing = self._outgoing(message, envelope, facts, group)
+            return await self._inTurn(outgoing, group, hops, heard)
+
+        return await deliverApart(envelope, byMarks(addressees), copy, report)
 
     def _facts(self, message: IMessage) -> _Facts | Deferred[_Facts]:
         if message.size <= _SMALL_OCTETS:
             return _factsOf(message)
         return self._services.inThread(_factsOf, message)
 
-    async def _copy(
-        self,
-        message: IMessage,
-        envelope: Envelope,
-        facts: _Facts,
-        group: list[Addressee],
-        hops: Sequence[Hop],
-    ) -> Outcomes:
+    def _converted(self, copy: Copy) -> Deferred[bytes | None]:
         """
-        One copy, for recipients that share it.  What fails here is theirs alone.
+        A copy in 7-bit: in a thread, few at once, and in memory.
         """
-        try:
-            outgoing = self._outgoing(message, envelope, facts, group)
-            return await self._inTurn(outgoing, group, hops)
-        except CancelledError:
-            raise
-        except Exception:
-            _log.failure("{transaction}: delivering to other servers", transaction=envelope.id)
-            return dict.fromkeys(group, Retry(R451_LOCAL_ERROR))
+        if copy.size > MOST_OCTETS:
+            return succeed(None)
+        threads = self._services.common(
+            (__name__, "converting"), lambda: Threads(self._services.inThread, _CONVERTING)
+        )
+        return threads.run(lambda: sevenBit(b"".join(copy.chunks())))
 
     def _outgoing(
-        self, message: IMessage, envelope: Envelope, facts: _Facts, group: list[Addressee]
+        self, message: IMessage, envelope: Envelope, facts: _Facts, group: Sequence[Addressee]
     ) -> Outgoing:
         parameters = envelope.parameters
         isFinal = self._action == "delivered"
@@ -249,6 +248,8 @@ class RemoteDelivery:
             eightBit=not (facts.isASCII and copy.isASCII),
             binary=parameters.body == "BINARYMIME",
             utf8Header=parameters.smtputf8 and not message.header.isascii(),
+            isFinal=isFinal,
+            converted=functools.partial(self._converted, copy),
             requireTLS=parameters.requireTLS and not self._private,
             parameters=mailParameters(envelope),
             recipientParameters={
@@ -258,58 +259,94 @@ class RemoteDelivery:
         )
 
     async def _inTurn(
-        self, outgoing: Outgoing, group: list[Addressee], hops: Iterable[Hop]
+        self,
+        outgoing: Outgoing,
+        group: Sequence[Addressee],
+        hops: Iterable[Hop],
+        report: Report,
     ) -> Outcomes:
         """
         One server after the other, for the recipients that are still to go.
         """
         outcomes: Outcomes = {}
         pending = list(range(len(group)))
-        for hop in hops:
-            if not pending:
-                break
-            try:
-                sent = await self._services.nextHops.send(hop, outgoing.only(pending))
-            except HopError as error:
-                for index in pending:
-                    # One that may work later counts for more than one that never will.
-                    if not isinstance(outcomes.get(group[index]), Retry):
-                        outcomes[group[index]] = _noSession(error, hop, outgoing)
-                if error.enhanced == _OURSELVES:
-                    break  # a server behind this one would bring the message back here
-                continue
-            again = []
-            for index, answer in zip(pending, sent.answers, strict=True):
-                outcomes[group[index]] = self._outcome(answer, sent)
-                if answer.temporary and answer.stage != "none":
-                    again.append(index)
-            pending = again
+        try:
+            for hop in hops:
+                if not pending:
+                    break
+                asked = [group[index] for index in pending]
+                try:
+                    again = await self._to(hop, outgoing.only(pending), asked, outcomes, report)
+                except HopError as error:
+                    if error.enhanced == _OURSELVES:
+                        break  # a server behind this one would bring the message back here
+                    continue
+                pending = [index for index in pending if group[index] in again]
+        except Exception:
+            for addressee, outcome in outcomes.items():
+                report(addressee, outcome)
+            raise
         return outcomes
 
-    def _outcome(self, answer: Answer, sent: Sent) -> Outcome:
+    async def _to(
+        self,
+        hop: Hop,
+        outgoing: Outgoing,
+        asked: Sequence[Addressee],
+        outcomes: Outcomes,
+        report: Report,
+    ) -> set[Addressee]:
         """
-        What an answer comes to.
+        One server.
+
+        @param asked: the recipients of C{outgoing}.
+        @param outcomes: gets theirs; what may yet change at another server is not
+            reported.
+        @return: the recipients that another server may take.
+        @raise HopError: there was no session.
         """
+
+        def heard(index: int, sent: Sent) -> None:
+            ((answer, details),) = sent.each()
+            outcomes[asked[index]] = outcome = self._outcome(answer, sent, details)
+            if not isinstance(outcome, Retry):
+                report(asked[index], outcome)
+
+        try:
+            sent = await self._services.nextHops.send(hop, outgoing, heard)
+        except HopError as error:
+            for addressee in asked:
+                # One that may work later counts for more than one that never will.
+                if not isinstance(outcomes.get(addressee), Retry):
+                    outcomes[addressee] = _noSession(error, outgoing)
+            raise
+        again = set()
+        for addressee, (answer, details) in zip(asked, sent.each(), strict=True):
+            outcomes[addressee] = self._outcome(answer, sent, details)
+            if answer.temporary and answer.stage != "none":
+                again.add(addressee)
+        return again
+
+    def _outcome(self, answer: Answer, sent: Sent, details: Details) -> Outcome:
+        """
+        What an answer comes to.  The server is named where it has said it.
+        """
+        host = sent.host if answer.reply.byServer else ""
         if answer.accepted:
-            return Delivered(answer.reply, sent.host, "passed" if sent.knowsDSN else self._action)
+            action = "passed" if sent.knowsDSN else self._action
+            return Delivered(answer.reply, host, action, details=details)
         if answer.temporary:
-            return Retry(answer.reply, sent.host)
-        return Failed(answer.reply, sent.host)
+            return Retry(answer.reply, host, details=details)
+        return Failed(answer.reply, host, details=details)
 
 
-def merged(found: Iterable[Outcomes]) -> Outcomes:
-    """
-    All outcomes as one dictionary.
-    """
-    return {addressee: outcome for one in found for addressee, outcome in one.items()}
-
-
-def _noSession(error: HopError, hop: Hop, outgoing: Outgoing) -> Outcome:
+def _noSession(error: HopError, outgoing: Outgoing) -> Outcome:
     """
     What it comes to that there was no session with a server.
     """
+    details = Details.ofError(error)
     if outgoing.requireTLS and error.enhanced.startswith("4.7."):
-        return Failed(R550_NO_REQUIRETLS, hop.host)  # RFC 8689 §4.2.1
+        return Failed(R550_NO_REQUIRETLS, details=details)  # RFC 8689 §4.2.1
     if error.enhanced == _OURSELVES:
-        return Failed(Reply(554, "5.4.6", str(error)), hop.host)
-    return Retry(Reply(451, error.enhanced, str(error)), hop.host)
+        return Failed(R554_COMES_BACK, details=details)
+    return Retry(noSession(error.enhanced), details=details)

@@ -7,13 +7,15 @@ addresses, IPv6 before IPv4.  A server that is this one ends the list: whatever
 is behind it would bring the message back here.
 
 What DNS says for certain is an end (no such domain, a domain that takes no
-mail); what it cannot say now is a reason to try again.
+mail); what it cannot say now is a reason to try again.  That there is no such name
+is believed only when all that may be there has been asked for: some servers say so
+of a type that they do not know (RFC 4074 §4.2).
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -25,7 +27,8 @@ from twisted.names.error import DNSNameError
 
 from deferrals.deferreds import together, withDeadline
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Failed, Retry
+from deferrals.model.shortage import isOurs
+from deferrals.model.verdict import Details, Failed, Retry
 
 #: How long a look-up may take, in seconds.
 LOOKUP_SECONDS = 30.0
@@ -185,8 +188,8 @@ class Names:
         except CancelledError:
             raise
         except Exception as error:
-            text = f"{R451_DNS.text}: {name}: {str(error) or type(error).__name__}"
-            raise NoRoute(Retry(attrs.evolve(R451_DNS, text=text[:200]))) from None
+            why = Details(f"{name}: {type(error).__name__}: {error}", isOurs=isOurs(error))
+            raise NoRoute(Retry(R451_DNS, details=why)) from None
         if not answers:
             return _Found()
         payloads: list[tuple[int, Payload]] = [(one.type, one.payload) for one in answers]
@@ -245,11 +248,13 @@ class Router:
 
     async def _route(self, domain: str) -> list[Target]:
         groups: list[list[_Server]]
+        exists = True
         if domain.startswith("["):
             address = domain[1:-1].removeprefix("IPv6:")
             groups = [[(domain, [address])]]
         else:
-            groups = await self._resolved(await self._exchanges(domain))
+            exists, names = await self._exchanges(domain)
+            groups = await self._resolved(names)
         targets, ours, trouble = self._inOrder(groups)
         reachable = [target for target in targets if self._mayReach(target.address)]
         if reachable:
@@ -258,18 +263,20 @@ class Router:
             raise trouble  # a server that may be there: nothing is certain
         if ours:
             raise NoRoute(Failed(R554_OURSELVES))
+        if not (exists or targets):
+            raise NoRoute(Failed(R550_NO_DOMAIN))
         raise NoRoute(Failed(R550_FORBIDDEN if targets else R550_NO_SERVER))
 
-    async def _exchanges(self, domain: str) -> list[list[str]]:
+    async def _exchanges(self, domain: str) -> tuple[bool, list[list[str]]]:
         """
-        The names of a domain's servers, by preference.
+        Whether DNS knows of the domain; and the names of its servers, by preference.
         """
         try:
             records = await self._names.find(dns.MX, domain)
         except NoSuchName:
-            raise NoRoute(Failed(R550_NO_DOMAIN)) from None
+            return False, [[domain]]
         if not records:
-            return [[domain]]  # RFC 5321 §5.1: the implicit MX
+            return True, [[domain]]  # RFC 5321 §5.1: the implicit MX
         names: dict[int, list[str]] = {}
         for record in sorted(records, key=lambda one: int(one.preference))[:MAX_RECORDS]:
             name = _text(record.name)
@@ -280,18 +287,30 @@ class Router:
         groups = [names[preference] for preference in sorted(names)]
         for group in groups:
             self._shuffle(group)
-        return groups
+        return True, groups
 
     async def _resolved(self, groups: Sequence[Sequence[str]]) -> list[list[_Server]]:
         """
-        The same with addresses; or with L{NoRoute}, where DNS does not say.
+        The same with addresses; or with L{NoRoute}, where DNS does not say.  No more
+        are looked up than it takes to have enough of them.
         """
-        names = [name for group in groups for name in group][: self._limit]
-        lookups = [Deferred.fromCoroutine(self._addresses(name)) for name in names]
-        addresses = dict(zip(names, await together(lookups), strict=True))
-        return [
-            [(name, addresses[name]) for name in group if name in addresses] for group in groups
-        ]
+        names = [name for group in groups for name in group]
+        addresses: dict[str, list[str] | NoRoute] = {}
+        for first in range(0, len(names), self._limit):
+            some = names[first : first + self._limit]
+            lookups = [Deferred.fromCoroutine(self._addresses(name)) for name in some]
+            addresses.update(zip(some, await together(lookups), strict=True))
+            isSilent = all(isinstance(addresses[name], NoRoute) for name in some)
+            if isSilent or self._isEnough(addresses):
+                break
+        return [[(name, addresses.get(name, [])) for name in group] for group in groups]
+
+    def _isEnough(self, addresses: Mapping[str, list[str] | NoRoute]) -> bool:
+        """
+        Whether there are as many addresses as are tried.
+        """
+        known = (one for found in addresses.values() if isinstance(found, list) for one in found)
+        return sum(map(self._mayReach, known)) >= self._limit
 
     async def _addresses(self, name: str) -> list[str] | NoRoute:
         """
@@ -303,7 +322,7 @@ class Router:
             try:
                 records = await self._names.find(kind, name)
             except NoSuchName:
-                break
+                continue  # of this kind, at least
             except NoRoute as error:
                 trouble = error
                 continue

@@ -14,11 +14,12 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
+from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Login, Security
 from deferrals.model.settings import BadSetting, checked, positive
+from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.remote import (
     FORMS,
     ConnectionSettings,
@@ -81,8 +82,8 @@ class SMTPSettings(ConnectionSettings):
         return self.tls or ("opportunistic" if self.user is None else "verified")
 
 
-@implementer(IOnwardDelivery)
-class SMTPDelivery:
+@implementer(IOnwardDelivery, IReportingDelivery)
+class SMTPDelivery(ReportingDelivery):
     """
     See the module.
 
@@ -111,11 +112,15 @@ class SMTPDelivery:
     def destination(self, recipient: Recipient) -> str:
         return f"smtp {self._hop.name}"
 
-    def deliver(
-        self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
+    def deliverReporting(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        recipients: Sequence[Addressee],
+        report: Report,
     ) -> Deferred[Outcomes]:
         hop = self._hop
         if envelope.parameters.requireTLS:  # RFC 8689 §4.2.1
             hop = attrs.evolve(hop, security="verified")
-        delivering = self._remote.deliver(message, envelope, recipients, [hop])
+        delivering = self._remote.deliver(message, envelope, recipients, [hop], report)
         return Deferred.fromCoroutine(delivering)

@@ -4,9 +4,16 @@ The connections to one server: made, used again, limited, secured and closed.
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import (
+    ConnectBindError,
+    ConnectError,
+    ConnectionRefusedError,
+    NoRouteError,
+)
 
 from deferrals.errors import HopError
 from deferrals.model.outgoing import Hop, Login
@@ -131,6 +138,20 @@ class ConnectionTests(HopsCase):
         d.cancel()
         self.failureResultOf(d, CancelledError)
         self.assertEqual(self.hops.describe()["connections"], [])
+
+    def test_ours(self) -> None:
+        """That there is no port, no descriptor, no network is not the server's fault."""
+        for error, isOurs in (
+            (ConnectBindError(errno.EADDRNOTAVAIL), True),
+            (ConnectError(errno.EMFILE), True),
+            (NoRouteError(errno.ENETUNREACH), True),
+            (ConnectionRefusedError(errno.ECONNREFUSED), False),
+        ):
+            self.network.peers["hop"] = error
+            failure = self.failureResultOf(
+                self.start(self.hop(), outgoing("b@x.example")), HopError
+            )
+            self.assertEqual(failure.value.isOurs, isOurs, error)
 
     def test_noSession(self) -> None:
         """No connection, no welcome, no answer in time: HopError, and nothing is left."""

@@ -4,7 +4,12 @@ Servers that are used without an extension for a while.
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred, maybeDeferred
+
 from deferrals.model.envelope import Form
+from deferrals.server.notes import Notes
+from deferrals.smtp.client.downgrades import Downgrades
+from deferrals.smtp.client.pool import NextHops
 from tests.hops import HopsCase, codes, outgoing
 from tests.peer import Peer
 from tests.requirements import requirement
@@ -88,8 +93,108 @@ class DowngradeTests(HopsCase):
         self.sent(self.hop(forms=(Form.DEFERRALS,)), outgoing("a@x.example"))
         self.assertEqual(len(self.mails()), 7)
 
+    def chunking(self, **override: str) -> Peer:
+        """
+        A server that offers CHUNKING.
+        """
+        peer = self.peer = self.network.peers["hop"] = Peer("PIPELINING", "8BITMIME", "CHUNKING")
+        peer.override.update(override)
+        return peer
+
+    def test_noBDAT(self) -> None:
+        """A server that offers CHUNKING and has no BDAT gets the message with DATA."""
+        for code in (500, 501, 502, 503, 504):
+            self.setUp()
+            peer = self.chunking(BDAT=f"{code} 5.5.1 what is that")
+            for _ in range(2):
+                self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [250])
+            verbs = [line.partition(" ")[0] for line in peer.commands]
+            self.assertEqual((verbs.count("BDAT"), verbs.count("DATA")), (1, 2))
+            self.assertEqual(len(peer.accepted), 2)
+            (note,) = self.hops.describe()["misgivings"]
+            self.assertEqual((note["server"], note["without"]), ("hop:25", "CHUNKING"))
+
+    def test_refusedChunk(self) -> None:
+        """A server that takes BDAT, and refuses the message, is believed."""
+        for reply in ("550 5.7.1 spam", "552 5.3.4 too large", "451 4.3.0 later"):
+            peer = self.chunking(BDAT=reply)
+            found = codes(self.sent(self.hop(), outgoing("a@x.example")))
+            self.assertEqual(found, [int(reply[:3])])
+            self.assertNotIn("DATA", peer.commands)
+        self.assertEqual(self.hops.describe()["misgivings"], [])
+
+    def test_binaryChunk(self) -> None:
+        """What only BDAT can carry is not sent otherwise: the server's reply stands."""
+        peer = self.network.peers["hop"] = Peer("CHUNKING", "BINARYMIME", "8BITMIME")
+        peer.override["BDAT"] = "503 5.5.1 no"
+        message = outgoing("a@x.example", binary=True)
+        self.assertEqual(codes(self.sent(self.hop(), message)), [503])
+
+    def test_lostChunks(self) -> None:
+        """Nor is BDAT used where the connection breaks at it, three times in a row."""
+        peer = self.chunking(BDAT="hang up")
+        for _ in range(3):
+            self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [451])
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [250])
+        self.assertEqual(len(peer.accepted), 1)
+
+    def test_pipelining(self) -> None:
+        """A server that breaks off at commands in one piece gets them one by one."""
+        self.peer.keywords = ["PIPELINING"]
+        self.peer.override["MAIL"] = "hang up"
+        for _ in range(3):
+            self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [451])
+        (note,) = self.hops.describe()["misgivings"]
+        self.assertEqual(note["without"], "PIPELINING")
+        del self.peer.override["MAIL"]
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [250])
+
+    def test_noBody(self) -> None:
+        """A server that offers 8BITMIME and refuses BODY gets the message without."""
+
+        class Refusing(Peer):
+            @property
+            def mail(self) -> str:
+                return "501 5.5.4 BODY?" if "BODY=" in self.commands[-1] else "250 ok"
+
+            @mail.setter
+            def mail(self, value: str) -> None:
+                pass
+
+        peer = self.network.peers["hop"] = Refusing("8BITMIME", "PRDR")
+        self.peer = peer
+        for _ in range(4):
+            message = outgoing("a@x.example", eightBit=True)
+            self.assertEqual(codes(self.sent(self.hop(), message)), [250])
+        self.assertEqual(len([line for line in self.mails() if "BODY=" in line]), 6)
+        without = {note["without"] for note in self.hops.describe()["misgivings"]}
+        self.assertEqual(without, {"8BITMIME"})
+
+    def test_restart(self) -> None:
+        """What is done without is known to the next process, until its time is over."""
+        notes = Notes(self.clock)
+        for _ in range(2):
+            self.hops = NextHops(
+                self.clock, "mx.example.net", self.network.connect, maybeDeferred, notes
+            )
+            peer = self.chunking(BDAT="500 what")
+            self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [250])
+        self.assertNotIn("BDAT", " ".join(peer.commands))
+        self.clock.advance(86400)
+        peer.override.clear()
+        self.sent(self.hop(), outgoing("a@x.example"))
+        self.assertIn("BDAT", " ".join(peer.commands))
+
+    def test_strangeNotes(self) -> None:
+        """A note that is none of ours means nothing."""
+        notes = Notes(self.clock)
+        for number, value in enumerate((None, 5, [], {}, {"until": "soon"})):
+            notes.put("downgrade", "hop:25", f"X{number}", value, 60.0)
+        found = Downgrades(self.clock, notes).without("hop:25")
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(found)), frozenset())
+
     def test_bounded(self) -> None:
         """The memory does not grow without end."""
         for number in range(10_100):
-            self.hops._downgrades.problem(f"host-{number}", Form.PRDR, "x", 0.0)
-        self.assertEqual(len(self.hops._downgrades._records), 10_000)
+            self.hops._downgrades.problem(f"host-{number}", "PRDR", "x")
+        self.assertEqual(len(self.hops._downgrades._servers), 10_000)

@@ -4,11 +4,99 @@ One message to one server, in as many transactions as that takes.
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
 from deferrals.model.envelope import Form
-from deferrals.model.outgoing import Hop, Outgoing
+from deferrals.model.outgoing import Hop, Outgoing, Sent
+from deferrals.model.reply import Reply
 from tests.hops import BODY, HopsCase, codes, outgoing
 from tests.peer import EHLO, Peer
 from tests.requirements import requirement
+
+
+class HeardTests(HopsCase):
+    """
+    Answers that stand before all of them are known.
+    """
+
+    def heard(self, *recipients: str, **hop: Any) -> tuple[Deferred[Any], dict[str, list[int]]]:
+        """
+        Send, as far as the server lets it go.
+
+        @return: a Deferred of all answers, and the codes that have been heard.
+        """
+        codes: dict[str, list[int]] = {}
+
+        def heard(index: int, sent: Sent) -> None:
+            (answer,) = sent.answers
+            self.assertEqual((answer.recipient, sent.host), (recipients[index], "peer.example"))
+            codes.setdefault(answer.recipient[0], []).append(answer.reply.code)
+
+        return self.start(self.hop(**hop), outgoing(*recipients), heard), codes
+
+    def test_lmtp(self) -> None:
+        """Each recipient's own one as soon as it is there (RFC 2033 §4.2)."""
+        self.peer.lmtp = True
+        self.peer.rcpt = {"d@x.example": "550 5.1.1 who"}
+        self.peer.block = {"b@x.example": "552 5.2.2 full", "c@x.example": "silence"}
+        d, codes = self.heard(*(f"{x}@x.example" for x in "abcd"), lmtp=True, forms=())
+        self.assertEqual(codes, {"a": [250], "b": [552]})
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.assertEqual(codes, {"a": [250, 250], "b": [552, 552], "d": [550]})
+
+    def test_transactions(self) -> None:
+        """What the first transaction has come to, while the second is under way."""
+        self.peer.rcpt = {"c@x.example": "silence"}
+        d, codes = self.heard(*(f"{x}@x.example" for x in "abc"), recipients=2, forms=())
+        self.assertEqual(codes, {"a": [250], "b": [250]})
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.assertEqual(codes, {"a": [250], "b": [250]})
+
+    def test_putOff(self) -> None:
+        """A recipient that comes again at once has no answer that stands."""
+        self.peer.rcpt = {"b@x.example": ["452 4.5.3 one", "250 2.1.5 ok"]}
+        d, codes = self.heard("a@x.example", "b@x.example", forms=())
+        self.assertEqual(codes, {"a": [250], "b": [250]})
+        self.assertEqual([one.reply.code for one in self.successResultOf(d).answers], [250, 250])
+
+    def test_tooMany(self) -> None:
+        """Too many recipients is for now, whatever the code (RFC 5321 §4.5.3.1.10)."""
+        for reply in ("552 5.5.3 too many", "552 too many", "550 5.5.3 too many", "452 4.5.3 many"):
+            self.setUp()
+            self.peer.rcpt = {"b@x.example": [reply, "250 2.1.5 ok"]}
+            sent = self.sent(self.hop(forms=()), outgoing("a@x.example", "b@x.example"))
+            self.assertEqual(codes(sent), [250, 250])
+            self.assertEqual(len(self.mails()), 2)
+
+    def test_notTooMany(self) -> None:
+        """A full mailbox is none of many, nor is what is said of the first one."""
+        for place, reply, code in (
+            ("b", "552 5.2.2 full", 552),
+            ("a", "552 storage", 552),
+            ("a", "552 5.5.3 too many", 452),
+        ):
+            self.setUp()
+            self.peer.rcpt = {f"{place}@x.example": reply}
+            sent = self.sent(self.hop(forms=()), outgoing("a@x.example", "b@x.example"))
+            self.assertEqual(codes(sent)["ab".index(place)], code)
+
+    @requirement("P-10")
+    def test_block(self) -> None:
+        """What a block says counts for nothing without the final reply; a refused RCPT does."""
+        self.peer.keywords = ["PIPELINING", "PRDR"]
+        self.peer.rcpt = {"c@x.example": "550 5.1.1 who"}
+        lines = len("353 wait\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n")
+        self.peer.drop = lambda sender: lines
+        self.peer.holds = True
+        d, codes = self.heard(*(f"{x}@x.example" for x in "abc"))
+        self.assertEqual(codes, {})
+        d.cancel()
+        self.failureResultOf(d, CancelledError)
+        self.assertEqual(codes, {"c": [550]})
 
 
 class TransactionTests(HopsCase):
@@ -26,7 +114,12 @@ class TransactionTests(HopsCase):
             self.hop(forms=(Form.PRDR,)), outgoing(*(f"{local}@x.example" for local in "abcde"))
         )
         self.assertEqual(codes(sent), [250, 550, 450, 250, 550])
-        self.assertEqual((sent.host, sent.knowsDSN), ("hop.example", False))
+        self.assertEqual((sent.host, sent.knowsDSN), ("peer.example", False))
+        self.assertTrue(all(answer.reply.byServer for answer in sent.answers))
+        for (answer, details), own in zip(sent.each(), "a..de", strict=True):
+            self.assertEqual((details.address, details.port), ("192.0.2.25", 25))
+            final = None if own == "." else Reply(250, "2.6.0", "taken")
+            self.assertEqual((details.final, answer.final), (final, final))
         self.assertEqual(self.peer.delivered, ["a@x.example", "d@x.example"])
 
     def test_limits(self) -> None:
@@ -202,7 +295,7 @@ class TransactionTests(HopsCase):
                 self.peer.override["DATA"] = "354 go\r\n250 2.6.0 taken"
             sent = self.sent(hop, outgoing("a@x.example"))
             self.assertEqual(codes(sent), [451])
-            self.assertIn("before its end", sent.answers[0].reply.text)
+            self.assertIn("before its end", sent.details[0].cause)
             self.network.run()
             self.assertEqual(self.peer.sessions, [])
 
@@ -267,4 +360,4 @@ class ExtendedTests(HopsCase):
         asked = [line.endswith(" EXDATA") for line in self.mails()]
         self.assertEqual(asked, [True] * 3 + [False])
         (note,) = self.hops.describe()["misgivings"]
-        self.assertEqual((note["server"], note["without"]), ("hop:25", "EXDATA"))
+        self.assertEqual((note["server"], note["without"]), ("hop:25", "XEXDATA"))

@@ -34,6 +34,19 @@ class ProxiedTests(SynchronousTestCase):
         client = bench.session._transaction.envelope.client
         self.assertEqual((client.address, client.port), ("198.51.100.7", 1025))
 
+    def test_tls(self) -> None:
+        """Where the client speaks TLS with the proxy, the session is one with TLS."""
+        told = b"\x01\0\0\0\0" + b"\x21\0\x07TLSv1.3"
+        addresses = b"\xc6\x33\x64\x07\xc0\0\2\1\4\1\0\x19"
+        for more, tls in ((b"\x20\0" + bytes([len(told)]) + told, "TLSv1.3"), (b"", None)):
+            bench = self.bench(auth="offered", backend={"authenticator": gate(a=b"secret")})
+            bench.send(v2(1, 0x11, addresses + more))
+            offered = bench.say("EHLO client.example.com")
+            self.assertEqual(any("AUTH" in line for line in offered), tls is not None, offered)
+            bench.say("MAIL FROM:<a@example.com>")
+            client = bench.session._transaction.envelope.client
+            self.assertEqual((client.tls, client.protocol), (tls, "ESMTPS" if tls else "ESMTP"))
+
     def test_byteByByte(self) -> None:
         """In whatever pieces it comes, with the first command right behind it."""
         for header, source in GOOD:

@@ -18,6 +18,7 @@ from deferrals.model.disposition import (
     Undeliverable,
 )
 from deferrals.model.reply import Reply
+from deferrals.model.verdict import Details
 from deferrals.spool.sqlite.batch import Insert
 from deferrals.spool.sqlite.outcomes import Outcomes, backOff
 from deferrals.spool.sqlite.rows import Lease, insertion, replyText
@@ -64,6 +65,21 @@ class RecordTests(DatabaseCase):
         addressee = Addressee(makeRecipient("a@b.example"), seq=0)
         outcomes = Outcomes(self.db, 100.0, 2e9, owner)
         return outcomes.record(self.number, [(addressee, disposition)], notices)
+
+    def test_details(self) -> None:
+        """What no sender is told is kept in the history, and nowhere else."""
+        details = Details("no way to /srv/mail", Reply(250, "2.0.0", "as 4711"), "192.0.2.1", 25)
+        shown = "451 4.3.0 later (final: 250 2.0.0 as 4711; at [192.0.2.1]:25; cause: no way to"
+        for disposition in (
+            reschedule(reply=REPLY, details=details),
+            NotifyThenRemove("failed", REPLY, details=details),
+            Remove("failed", REPLY, details=details),
+        ):
+            self.setUp()
+            self.record(disposition)
+            self.assertEqual(self.history()[0][3], f"{shown} /srv/mail)")
+            kept = self.all("SELECT * FROM recipients") + self.all("SELECT * FROM messages")
+            self.assertNotIn("/srv/mail", repr(kept))
 
     def first(self, *columns: str) -> Any:
         return self.recipients(self.number, *columns)[0]

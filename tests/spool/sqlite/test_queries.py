@@ -128,7 +128,7 @@ class MessageTests(DatabaseCase):
     def test_shown(self) -> None:
         """A message with its recipients and its history."""
         number = self.add("a@b.example", "c@b.example")
-        Outcomes(self.db, 0.0, 2e9, "us").note(number, 1, "retry", REPLY, "mx")
+        Outcomes(self.db, 0.0, 2e9, "us").note(number, 1, "retry", str(REPLY), "mx")
         found = queries.message(self.db, number, 5.0)
         assert found is not None
         self.assertEqual(

@@ -11,7 +11,7 @@ from deferrals.spool.sqlite import repair
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
 from deferrals.spool.sqlite.recovery import saveClock, savedClock
-from deferrals.spool.sqlite.schema import DAMAGED, HELD, QUEUED
+from deferrals.spool.sqlite.schema import DAMAGED, HELD, QUEUED, identity
 from deferrals.spool.sqlite.store import Incoming
 from tests.databases import DatabaseCase
 
@@ -82,6 +82,7 @@ class SalvageTests(RepairCase):
         number = self.add("a@b.example", "c@b.example", destination="mx a", due=70.0)
         self.add("d@b.example", status=HELD)
         saveClock(self.db, 2e9, 40.0)
+        spool = identity(self.db)
         expected = [
             self.all(f"SELECT * FROM {name}") for name in ("messages", "bodies", "recipients")
         ]
@@ -93,6 +94,7 @@ class SalvageTests(RepairCase):
         self.assertEqual(found, expected)
         self.assertEqual(self.all("SELECT name, ready FROM destinations"), [("mx a", 70.0)])
         self.assertEqual(savedClock(self.db), (2e9, 40.0))
+        self.assertEqual(identity(self.db), spool)
         self.assertEqual(self.recipients(number, "status"), [QUEUED, QUEUED])
         self.assertEqual(os.stat(self.files.database).st_mode & 0o777, 0o600)
 

@@ -12,6 +12,7 @@ import sys
 import unittest.mock
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -152,6 +153,19 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         self.assertIsNone(self.reactor.wait(spool.open()))
         self.addCleanup(lambda: spool.closed or self.reactor.wait(spool.close()))
         return spool
+
+    def test_identity(self) -> None:
+        """Its number stays the same in the next process, and messages that wait keep it."""
+        spool = self.makeSpool()
+        before = spool.identity
+        envelope = attrs.evolve(makeEnvelope(), spool=before)
+        message = self.body(spool, envelope, b"Subject: x\r\n\r\n")
+        self.resultOf(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        self.reactor.wait(spool.close())
+        after = self.restarted(1e9)
+        self.assertEqual(after.identity, before)
+        (work,) = self.claimed(after)
+        self.assertEqual(work.envelope.uniqueId, envelope.uniqueId)
 
     def test_clockSet(self) -> None:
         """A clock that is set, by hours or years, expires nothing early and holds up nothing."""

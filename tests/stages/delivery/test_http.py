@@ -7,18 +7,25 @@ from __future__ import annotations
 from typing import Any
 
 from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import CancelledError, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from deferrals.model.delivery import Addressee
+from deferrals.model.httpanswer import meaningOf
 from deferrals.model.verdict import Delivered, Failed, Marks, Retry
 from deferrals.stages import web
-from deferrals.stages.delivery.http import HTTPDelivery, HTTPDeliverySettings, outcomeOf
+from deferrals.stages.delivery.http import (
+    R451_UNANSWERED,
+    HTTPDelivery,
+    HTTPDeliverySettings,
+    outcomeOf,
+)
 from deferrals.testing import (
-    DeliveryStageContract,
     FakeServices,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
     makeMessage,
@@ -35,6 +42,8 @@ class Service(Resource):
     def __init__(self) -> None:
         super().__init__()
         self.status: dict[str, int | None] = {}
+        self.retryAfter = b"120"
+        self.encoding = ""
         self.requests: list[tuple[list[str], bytes, Any]] = []
 
     def render_POST(self, request: Any) -> Any:
@@ -51,11 +60,13 @@ class Service(Resource):
         if status == 203:
             return b"x" * (web.MAX_BODY_OCTETS + 1)
         if status == 503:
-            request.setHeader("Retry-After", "120")
+            request.setHeader(b"Retry-After", self.retryAfter)
+        if self.encoding:
+            request.setHeader("Content-Encoding", self.encoding)
         return b""
 
 
-class HTTPDeliveryTests(DeliveryStageContract, SynchronousTestCase):
+class HTTPDeliveryTests(ReportingDeliveryContract, SynchronousTestCase):
     """
     L{HTTPDelivery}.
     """
@@ -75,6 +86,14 @@ class HTTPDeliveryTests(DeliveryStageContract, SynchronousTestCase):
         self.service.status = {"a@example.net": None, "b@example.net": None}
         self.run_()
         super().assertLetsGo(d)
+
+    def makeHalting(self) -> HTTPDelivery:
+        stage = self.makeStage()
+        self.service.status = {"b@example.net": None}
+        return stage
+
+    def settle(self) -> None:
+        self.run_()
 
     def run_(self) -> None:
         for _ in range(10):
@@ -148,8 +167,7 @@ class HTTPDeliveryTests(DeliveryStageContract, SynchronousTestCase):
         d = stage.deliver(makeMessage(), makeEnvelope(), makeAddressees("a@x.example"))
         self.run_()
         d.cancel()
-        (outcome,) = self.successResultOf(d).values()
-        self.assertIsInstance(outcome, Retry)
+        self.failureResultOf(d, CancelledError)
         self.assertEqual(stage._slots.free, 10)
 
     def test_retryAfter(self) -> None:
@@ -162,4 +180,37 @@ class HTTPDeliveryTests(DeliveryStageContract, SynchronousTestCase):
             ("", None),
         ):
             self.assertEqual(outcomeOf(503, value, 10.0).after, after)
-        self.assertIsInstance(outcomeOf(302, "", 0.0), Retry)
+
+    def test_statuses(self) -> None:
+        """What a status comes to is what the table says; the log has the status."""
+        for status, kind in ((200, Delivered), (302, Failed), (408, Retry), (413, Failed)):
+            found = outcomeOf(status, "", 0.0)
+            self.assertIsInstance(found, kind)
+            self.assertEqual((found.reply, found.host), (meaningOf(status), ""))
+            self.assertNotIn(str(status), found.reply.text)
+            self.assertEqual(found.details.cause, f"HTTP status {status}")
+
+    def test_nonsense(self) -> None:
+        """What one answer has in its fields harms none of the others (D2)."""
+        for after in (b"soon\xff", b"9" * 400, b"-1", b"Thu, 99 Xyz 2001", b"\x00", b"1e400"):
+            stage = self.makeStage()
+            self.service.status = {"b@x.example": 503}
+            self.service.retryAfter = after
+            people = makeAddressees("a@x.example", "b@x.example", "c@x.example")
+            found = self.deliver(stage, people)
+            self.assertEqual([type(one) for one in found], [Delivered, Retry, Delivered], after)
+
+    def test_compressed(self) -> None:
+        """The status counts, whatever can be done with the body."""
+        stage = self.makeStage()
+        self.service.encoding = "gzip"
+        (found,) = self.deliver(stage, makeAddressees("a@x.example"))
+        self.assertIsInstance(found, Delivered)
+
+    def test_quiet(self) -> None:
+        """What fails, and in which words, is for the log alone."""
+        stage = self.makeStage(url="http://127.0.0.1:1/mail?token=SECRET")
+        self.agent.request = lambda *words: fail(OSError(13, "no way to http://127.0.0.1:1/"))
+        (found,) = self.deliver(stage, makeAddressees("a@x.example"))
+        self.assertEqual((found.reply, found.host), (R451_UNANSWERED, ""))
+        self.assertIn("http://127.0.0.1:1/", found.details.cause)

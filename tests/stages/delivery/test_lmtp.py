@@ -4,28 +4,41 @@ Delivery by LMTP, against servers without sockets.
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Recipient
+from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import Delivered, Failed, Retry
 from deferrals.stages.delivery.lmtp import LMTPDelivery, LMTPSettings
 from deferrals.testing import (
-    DeliveryStageContract,
     FakeServices,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
+    makeMessage,
 )
+from tests.peer import Peer, Wire
 from tests.remote import RemoteCase
 from tests.requirements import requirement
 
 
-class LMTPContractTests(RemoteCase, DeliveryStageContract):
+class LMTPContractTests(RemoteCase, ReportingDeliveryContract):
     """
     L{LMTPDelivery} as a delivery stage.
     """
 
     keywords = ("PIPELINING",)
     lmtp = True
+
+    def makeHalting(self) -> LMTPDelivery:
+        self.peer.block = {"b@example.net": "silence"}
+        stage: LMTPDelivery = self.makeStage()
+        return stage
 
 
 class LMTPTests(RemoteCase):
@@ -45,7 +58,7 @@ class LMTPTests(RemoteCase):
         self.assertEqual((type(a), a.action, a.reply.code), (Delivered, "delivered", 250))
         self.assertEqual((type(b), b.reply.enhanced), (Failed, "5.2.2"))
         self.assertEqual((type(c), c.reply.enhanced), (Retry, "4.2.0"))
-        self.assertEqual((type(d), d.reply.enhanced, d.host), (Failed, "5.1.1", "hop.example"))
+        self.assertEqual((type(d), d.reply.enhanced, d.host), (Failed, "5.1.1", "peer.example"))
         self.assertEqual(self.peer.connections, 1)
         self.assertEqual(sum(line.startswith("MAIL") for line in self.peer.commands), 1)
 
@@ -57,6 +70,76 @@ class LMTPTests(RemoteCase):
         self.assertEqual(
             self.peer.commands[1:3], ["MAIL FROM:<sender@example.com>", "RCPT TO:<a@x.example>"]
         )
+
+    def test_utf8(self) -> None:
+        """
+        A store without SMTPUTF8 gets a header with UTF-8 as it gets other 8-bit text,
+        where no address needs more; without 8BITMIME, converted.
+        """
+        envelope = makeEnvelope(smtputf8=True)
+        message = makeMessage("Subject: \u00fc\r\n\r\nhello\r\n".encode())
+        for keywords, mail, subject in (
+            (["8BITMIME"], " BODY=8BITMIME", "\u00fc".encode()),
+            (["8BITMIME", "SMTPUTF8"], " BODY=8BITMIME SMTPUTF8", "\u00fc".encode()),
+            ([], "", b"=?utf-8?q?=C3=BC?="),
+        ):
+            self.setUp()
+            self.peer.keywords = ["PIPELINING", *keywords]
+            people = makeAddressees("a@x.example")
+            (found,) = self.outcomes(people, envelope=envelope, message=message)
+            self.assertIsInstance(found, Delivered)
+            self.assertEqual(self.peer.commands[1], f"MAIL FROM:<sender@example.com>{mail}")
+            self.assertIn(b"Subject: " + subject + b"\r\n", self.peer.accepted[0][2])
+        self.peer.keywords = ["PIPELINING", "8BITMIME"]
+        people = makeAddressees("\u00fc@x.example")
+        (found,) = self.outcomes(people, envelope=envelope, message=message)
+        self.assertEqual((type(found), found.reply.enhanced), (Failed, "5.6.7"))
+
+    def test_login(self) -> None:
+        """A store that asks for a user gets one, once in a session (Cyrus over TCP)."""
+        local = "tcp:127.0.0.1:24"
+        peer = self.network.peers[local] = Peer("AUTH PLAIN", lmtp=True)
+        peer.override["AUTH"] = "235 2.7.0 welcome"
+        self.patch(Wire, "getPeer", lambda _: IPv4Address("TCP", "127.0.0.1", 24))
+        with open(path := self.mktemp(), "w") as file:
+            file.write("secret\n")
+        for password in ({"password": "secret"}, {"password_file": os.path.abspath(path)}):
+            settings = LMTPSettings(endpoint=local, user="me", **password)
+            stage = LMTPDelivery(settings, self.services)
+            for _ in range(2):
+                (found,) = self.outcomes(makeAddressees("a@x.example"), stage=stage)
+                self.assertIsInstance(found, Delivered)
+            logins = [line for line in peer.commands if line.startswith("AUTH")]
+            self.assertEqual(logins, ["AUTH PLAIN AG1lAHNlY3JldA=="])
+            peer.commands.clear()
+
+    def test_noLogin(self) -> None:
+        """Nothing is sent where the user is not wanted, nor to another machine in clear."""
+        peer = self.network.peers["unix:/run/lmtp"] = Peer("AUTH PLAIN", lmtp=True)
+        peer.override["AUTH"] = "535 5.7.8 no"
+        settings = LMTPSettings(endpoint="unix:/run/lmtp", user="me", password="x")
+        stage = LMTPDelivery(settings, self.services)
+        (found,) = self.outcomes(makeAddressees("a@x.example"), stage=stage)
+        self.assertIsInstance(found, Retry)
+        self.assertNotIn("MAIL", " ".join(peer.commands))
+        self.assertNotIn("AUTH", " ".join(peer.commands))  # this transport is no socket's
+
+    def test_settings(self) -> None:
+        """A user has one password, which goes in clear to this machine only."""
+        good: dict[str, Any] = {"user": "me", "password": "x"}
+        for endpoint in ("unix:/run/lmtp", "tcp:localhost:24", "tcp:[::1]:24", "tls:store:24"):
+            endpoint = endpoint.replace("[::1]", r"\:\:1")
+            self.assertNotIn("'x'", repr(LMTPSettings(endpoint=endpoint, **good)))
+        LMTPSettings(endpoint="tcp:store:24", tls="required", **good)
+        for endpoint, more in (
+            ("tcp:store:24", good),
+            ("tcp:store:24", {**good, "tls": "opportunistic"}),
+            ("unix:/run/lmtp", {"user": "me"}),
+            ("unix:/run/lmtp", {"password": "x"}),
+            ("unix:/run/lmtp", {**good, "password_file": "y"}),
+        ):
+            with self.assertRaises(BadSetting):
+                LMTPSettings(endpoint=endpoint, **more)
 
     def test_endpoint(self) -> None:
         """An endpoint that is none is an error of the configuration."""

@@ -5,21 +5,33 @@ Mailboxes in the file system: quotas, mailboxes that mail does not make, subaddr
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.verdict import Delivered, Failed, Refuse, Retry
+from deferrals.stages.delivery.file import FileDelivery, FileSettings
 from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings, writeMaildir
 from deferrals.stages.delivery.quota import Usage
 from deferrals.testing import (
     FakeServices,
+    MemoryServer,
     makeAddressees,
     makeEnvelope,
     makeMessage,
     makeRecipient,
 )
+from tests.rigs import rig
+
+
+def put(maildir: str, name: str, folder: str = "") -> None:
+    """
+    Put a message into a Maildir.
+    """
+    writeMaildir(maildir, folder, lambda more: name + more, [b"x"])
 
 
 class MailboxTests(SynchronousTestCase):
@@ -80,7 +92,7 @@ class MailboxTests(SynchronousTestCase):
     def test_missing(self) -> None:
         """A mailbox that mail does not make: 550 5.1.1; 451 where the disk is not there."""
         stage = self.stage(create=False)
-        writeMaildir(os.path.join(self.directory, "mail", "there"), "x", [b"x"])
+        put(os.path.join(self.directory, "mail", "there"), "x")
         self.assertEqual(self.judge(stage, "there@x.example"), "fine")
         self.assertEqual(self.judge(stage, "nobody@x.example"), "550 5.1.1")
         self.assertIsInstance(self.deliver(stage, "there@x.example"), Delivered)
@@ -116,7 +128,7 @@ class MailboxTests(SynchronousTestCase):
         for local in ("a", "a+nothing", "a+", "a+LIST", '"a+../b"'):
             self.deliver(stage, f"{local}@x.example")
         self.assertEqual(len(self.files("a")), 5)
-        writeMaildir(os.path.join(self.directory, "mail", "a", ".list"), "x", [b"x"])
+        put(os.path.join(self.directory, "mail", "a"), "x", ".list")
         self.deliver(stage, "a+LIST@x.example")
         self.assertEqual((len(self.files("a")), len(self.files("a", ".list"))), (5, 2))
         self.deliver(stage, "+odd@x.example")
@@ -131,7 +143,7 @@ class MailboxTests(SynchronousTestCase):
     def test_usage(self) -> None:
         """A directory that has not changed is not read again; one that has, is."""
         box = os.path.join(self.directory, "box")
-        writeMaildir(box, "one,S=100", [b"x"])
+        put(box, "one,S=100")
         usage, new = Usage(), os.path.join(box, "new")
         os.utime(new, (1, 1))
         self.assertEqual(usage.octets(box, 1000.0), 100)
@@ -166,3 +178,66 @@ class ModeTests(SynchronousTestCase):
         self.assertEqual(len(found), 7)
         for path in found:
             self.assertFalse(os.stat(path).st_mode & 0o077, path)
+
+
+class TwoServersTests(SynchronousTestCase):
+    """
+    Two servers that are process 1 of their containers, at the same milliseconds, on one
+    mail store.
+    """
+
+    def setUp(self) -> None:
+        self.patch(os, "getpid", lambda: 1)
+        self.directory = os.path.abspath(self.mktemp())
+        os.mkdir(self.directory)
+
+    def sent(self, **stages: Any) -> list[str]:
+        """
+        What each of the two has taken.
+        """
+        servers = [MemoryServer(**stages) for _ in range(2)]
+        for server in servers:
+            self.addCleanup(server.stop)
+        taken = []
+        for number in range(rig(50, 1000)):
+            for name, server in zip("ab", servers, strict=True):
+                word = f"{name}{number}"
+                envelope = ("EHLO x.example", "MAIL FROM:<s@x.example>", "RCPT TO:<r@y.example>")
+                *_, reply = server.dialogue(
+                    *envelope, "DATA", f"Subject: {word}\r\n\r\n{word}\r\n."
+                )
+                self.assertTrue(reply.startswith("250 2.6.0"), reply)
+                taken.append(word)
+        return taken
+
+    def found(self) -> list[str]:
+        """
+        What has arrived.
+        """
+        found = []
+        for where, _, names in os.walk(self.directory):
+            for name in names:
+                with open(os.path.join(where, name), encoding="ascii") as file:
+                    found.append(file.read().splitlines()[-1])
+        return found
+
+    def check(self, delivery: Any) -> None:
+        taken = self.sent(delivery=delivery)
+        self.assertEqual(Counter(self.found()), Counter(taken))
+        self.assertGreater(len(taken), len({name.split("_")[0] for name in self.numbers()}))
+
+    def numbers(self) -> set[str]:
+        """
+        The transactions' numbers in the names of the files.
+        """
+        names = [name for _, _, names in os.walk(self.directory) for name in names]
+        return {part for name in names for part in re.findall(r"[0-9A-Z]{13}", name)}
+
+    def test_maildir(self) -> None:
+        """All that was acknowledged is there, though all ids meet."""
+        services = FakeServices(self.directory)
+        self.check(MaildirDelivery(MaildirSettings("{local}"), services))
+
+    def test_file(self) -> None:
+        """So it is with single files."""
+        self.check(FileDelivery(FileSettings("{local}"), FakeServices(self.directory)))

@@ -6,27 +6,33 @@ from __future__ import annotations
 
 import mailbox
 import os
+import shutil
 from typing import Any
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
 from deferrals.model.verdict import Delivered, Marks, Retry
 from deferrals.stages.delivery.mailboxfiles import pathPart
-from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings
+from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings, folderName
 from deferrals.testing import (
-    DeliveryStageContract,
     FakeServices,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
     makeMessage,
 )
+from tests.stages.delivery.test_copies import halting
 
 
-class MaildirTests(DeliveryStageContract, SynchronousTestCase):
+class MaildirTests(ReportingDeliveryContract, SynchronousTestCase):
     """
     L{MaildirDelivery}.
     """
+
+    def makeHalting(self) -> MaildirDelivery:
+        return halting(self.makeStage())
 
     def makeStage(self, **settings: Any) -> MaildirDelivery:
         self.directory = self.mktemp()
@@ -77,6 +83,33 @@ class MaildirTests(DeliveryStageContract, SynchronousTestCase):
             self.successResultOf(stage.deliver(message, envelope, makeAddressees("a@example.net")))
         self.assertEqual(len(self.files("example.net", "a", "new")), 1)
 
+    def test_otherContent(self) -> None:
+        """Another message that came to the same name is not replaced."""
+        stage, envelope, people = (
+            self.makeStage(quota=10**6),
+            makeEnvelope(),
+            makeAddressees("a@example.net"),
+        )
+        contents = [b"Subject: %d\r\n\r\n" % number for number in range(3)]
+        for content in contents * 2:
+            self.successResultOf(stage.deliver(makeMessage(content), envelope, people))
+        found = self.files("example.net", "a", "new")
+        self.assertEqual(sorted(one[-len(contents[0]) :] for one in found), contents)
+        box = mailbox.Maildir(os.path.join(self.directory, "mail", "example.net", "a"))
+        self.assertEqual(len(box), 3)
+
+    def test_spools(self) -> None:
+        """Messages of two spools with one number have different names."""
+        stage, envelope, people = self.makeStage(), makeEnvelope(), makeAddressees("a@example.net")
+        for spool in ("1f", "2f"):
+            one = attrs.evolve(envelope, spool=spool)
+            self.successResultOf(stage.deliver(makeMessage(), one, people))
+        names = os.listdir(os.path.join(self.directory, "mail", "example.net", "a", "new"))
+        self.assertEqual(
+            sorted(name.split(".")[1] for name in names),
+            [f"{envelope.id}-1f_0", f"{envelope.id}-2f_0"],
+        )
+
     def test_paths(self) -> None:
         """No local part leads out of its place."""
         stage = self.makeStage()
@@ -123,3 +156,103 @@ class MaildirTests(DeliveryStageContract, SynchronousTestCase):
         (outcome,) = outcomes.values()
         self.assertIsInstance(outcome, Retry)
         self.assertTrue(outcome.reply.isTemporary)
+
+
+class FolderTests(SynchronousTestCase):
+    """
+    Maildirs as the programs that read them expect (Maildir++).
+    """
+
+    def setUp(self) -> None:
+        self.directory = os.path.abspath(self.mktemp())
+        self.box = os.path.join(self.directory, "a")
+        os.makedirs(self.box)
+
+    def deliver(self, address: str = "a@example.net", marks: Marks | None = None) -> None:
+        settings = MaildirSettings("{local}", subaddress="+")
+        (addressee,) = makeAddressees(address)
+        addressee = attrs.evolve(addressee, marks=marks or Marks())
+        stage = MaildirDelivery(settings, FakeServices(self.directory))
+        found = stage.deliver(makeMessage(), makeEnvelope(), [addressee])
+        self.assertEqual(self.successResultOf(found)[addressee], Delivered())
+
+    def mode(self, *path: str) -> int:
+        return os.stat(os.path.join(self.box, *path)).st_mode & 0o7777
+
+    def test_group(self) -> None:
+        """What the administrator has given to a group is the group's: directories and files."""
+        for given, directories, files in (
+            (0o2770, 0o2770, 0o660),
+            (0o750, 0o750, 0o640),
+            (0o755, 0o750, 0o640),
+            (0o700, 0o700, 0o600),
+        ):
+            shutil.rmtree(self.box)
+            os.mkdir(self.box)
+            os.chmod(self.box, given)
+            self.deliver()
+            self.deliver(marks=Marks(junk=True))
+            for folder in (".", ".Junk"):
+                (name,) = os.listdir(os.path.join(self.box, folder, "new"))
+                self.assertEqual(self.mode(folder, "new", name), files)
+                self.assertEqual(self.mode(folder, "cur"), directories)
+            self.assertEqual(self.mode(".Junk"), directories)
+            self.assertEqual(self.mode(".Junk", "maildirfolder"), files)
+
+    def test_junk(self) -> None:
+        """A folder that we make says that it is one; its mailbox is whole, too."""
+        os.rmdir(self.box)
+        self.deliver(marks=Marks(junk=True))
+        self.assertEqual(sorted(os.listdir(self.box)), [".Junk", "cur", "new", "tmp"])
+        names = sorted(os.listdir(os.path.join(self.box, ".Junk")))
+        self.assertEqual(names, ["cur", "maildirfolder", "new", "tmp"])
+
+    def test_encoded(self) -> None:
+        """A subaddress finds the folder by its name, not by what its directory is called."""
+        for name in (".&AMQ-rger", ".Tom &- Tim", ".list.sub", ".&broken", ".50%25"):
+            for part in ("tmp", "new", "cur"):
+                os.makedirs(os.path.join(self.box, name, part))
+        for detail, name in (
+            ("\u00e4RGER", ".&AMQ-rger"),
+            ("a\u0308rger", ".&AMQ-rger"),
+            ("list.sub", ".list.sub"),
+            ("&broken", ".&broken"),
+            ("50%", ".50%25"),
+        ):
+            before = os.listdir(os.path.join(self.box, name, "new"))
+            self.deliver(f"a+{detail}@example.net")
+            after = os.listdir(os.path.join(self.box, name, "new"))
+            self.assertEqual(len(after), len(before) + 1, detail)
+        self.deliver('"a+Tom & Tim"@example.net')
+        self.assertEqual(len(os.listdir(os.path.join(self.box, ".Tom &- Tim", "new"))), 1)
+
+    def test_names(self) -> None:
+        """Modified UTF-7 (RFC 3501 §5.1.3); what is none is taken as it is."""
+        for encoded, name in (
+            ("Junk", "Junk"),
+            ("&-", "&"),
+            ("&AMQ-rger &- &2D3eAA-", "\u00c4rger & \U0001f600"),
+            ("&2D3-", "&2D3-"),
+            ("&A-", "&A-"),
+            ("&", "&"),
+            ("\u00e4", "\u00e4"),
+        ):
+            self.assertEqual(folderName(encoded), name)
+
+    def test_size(self) -> None:
+        """A size that other programs keep is kept; a link in its place is not followed."""
+        path = os.path.join(self.box, "maildirsize")
+        self.deliver()
+        self.assertFalse(os.path.exists(path))
+        with open(path, "w") as file:
+            file.write("100000S\n100 1\n")
+        self.deliver(marks=Marks(junk=True))
+        (name,) = os.listdir(os.path.join(self.box, ".Junk", "new"))
+        size = os.stat(os.path.join(self.box, ".Junk", "new", name)).st_size
+        with open(path) as file:
+            self.assertEqual(file.read(), f"100000S\n100 1\n{size} 1\n")
+        os.rename(path, os.path.join(self.directory, "other"))
+        os.symlink(os.path.join(self.directory, "other"), path)
+        self.deliver()
+        with open(path) as file:
+            self.assertEqual(len(file.readlines()), 3)

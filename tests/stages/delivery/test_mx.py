@@ -9,11 +9,12 @@ from typing import Any
 
 from twisted.internet import defer
 
+from deferrals.model.delivery import Addressee
 from deferrals.model.networks import dnsServers
 from deferrals.model.verdict import Delivered, Failed, Retry
 from deferrals.stages.delivery.mx import MXDelivery, MXSettings
 from deferrals.testing import (
-    DeliveryStageContract,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
 )
@@ -22,7 +23,7 @@ from tests.remote import RemoteCase
 from tests.resolver import RECORDS, Resolver
 
 
-class MXTests(RemoteCase, DeliveryStageContract):
+class MXTests(RemoteCase, ReportingDeliveryContract):
     """
     L{MXDelivery}.
     """
@@ -42,6 +43,14 @@ class MXTests(RemoteCase, DeliveryStageContract):
 
     def makeStage(self, **settings: Any) -> Any:
         return MXDelivery(MXSettings(**{"ipv6": False, **settings}), self.services)
+
+    def makeAddressees(self) -> list[Addressee]:
+        return makeAddressees("a@implicit.example", "b@backup.example")
+
+    def makeHalting(self) -> MXDelivery:
+        self.peers["192.0.2.1"].override = {"MAIL": "silence"}
+        stage: MXDelivery = self.makeStage()
+        return stage
 
     def to(self, *addresses: str, **more: Any) -> list[Any]:
         return self.outcomes(makeAddressees(*addresses), **more)

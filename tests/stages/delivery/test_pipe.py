@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
@@ -20,12 +20,26 @@ from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.settings import Octets, Seconds
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 from deferrals.stages.delivery.pipe import (
+    KILL_SECONDS,
     LAST_WORDS_SECONDS,
+    R250_DELIVERED,
+    R451_NO_PROCESS,
+    R451_NOT_RUN,
+    R451_TOO_MUCH,
+    R451_TOO_SLOW,
     PipeDelivery,
     PipeSettings,
     outcomeOf,
 )
-from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage
+from deferrals.testing import (
+    FakeServices,
+    ReportingDeliveryContract,
+    makeAddressees,
+    makeEnvelope,
+    makeMessage,
+)
+
+_T = TypeVar("_T")
 
 
 class Program:
@@ -39,6 +53,7 @@ class Program:
         self.environment = environment
         self.stdin = b""
         self.did: list[str] = []
+        self.ended = False
         self.producer: Any = None
         protocol.makeConnection(self)
 
@@ -70,6 +85,7 @@ class Program:
         """
         The program ends; C{ended}: so do its pipes.
         """
+        self.ended = True
         good = status == 0 and signal is None
         reason = Failure(ProcessDone(0) if good else ProcessTerminated(status, signal))
         self.protocol.processExited(reason)
@@ -93,6 +109,29 @@ class Reactor(Clock):
         if self.error is not None:
             raise self.error
         self.programs.append(Program(protocol, words, environment))
+
+
+class PipeContractTests(ReportingDeliveryContract, SynchronousTestCase):
+    """
+    L{PipeDelivery} as a delivery stage.
+    """
+
+    def makeStage(self) -> PipeDelivery:
+        self.reactor = Reactor()
+        settings = PipeSettings((sys.executable,), timeout=Seconds(60))
+        return PipeDelivery(settings, FakeServices("/", self.reactor))
+
+    def makeHalting(self) -> PipeDelivery:
+        return self.makeStage()
+
+    def settle(self) -> None:
+        self.reactor.programs[0].exit()
+
+    def resultOf(self, d: Deferred[_T]) -> _T:
+        for program in self.reactor.programs:
+            if not program.ended:
+                program.exit()
+        return super().resultOf(d)
 
 
 class PipeTests(SynchronousTestCase):
@@ -130,7 +169,9 @@ class PipeTests(SynchronousTestCase):
         program.protocol.childDataReceived(1, b"filed\n")
         self.assertNoResult(d)
         program.exit()
-        self.assertEqual(self.outcome(d), Delivered(Reply(250, "2.0.0", "filed")))
+        outcome = self.outcome(d)
+        self.assertEqual(outcome, Delivered(Reply(250, "2.0.0", "delivered")))
+        self.assertIn("filed", outcome.details.cause)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_lineEnds(self) -> None:
@@ -178,39 +219,50 @@ class PipeTests(SynchronousTestCase):
         self.assertEqual(kinds, [Delivered, Failed, Retry])
 
     def test_slow(self) -> None:
-        """A program that takes too long is killed, and another one may run."""
+        """
+        A program that takes too long is asked to end, and killed a little later;
+        once it is gone another one may run.
+        """
         stage = self.stage(processes=1)
         d = self.deliver(stage)
         self.reactor.advance(59.9)
         self.assertNoResult(d)
         self.reactor.advance(0.2)
-        self.assertEqual(self.outcome(d), Retry(Reply(451, "4.3.0", "the program takes too long")))
+        self.assertEqual(self.outcome(d), Retry(R451_TOO_SLOW))
         (program,) = self.reactor.programs
-        self.assertIn("KILL", program.did)
+        self.assertEqual(program.did, ["TERM"])
+        self.deliver(stage)
+        self.reactor.advance(KILL_SECONDS)
+        self.assertEqual(program.did, ["TERM", "KILL"])
+        self.assertEqual(len(self.reactor.programs), 1)
         program.exit(0, 9)
         self.assertIn("left", program.did)
-        self.deliver(stage)
         self.assertEqual(len(self.reactor.programs), 2)
 
     def test_cancel(self) -> None:
-        """Cancelled, it is killed; that it has ended already does no harm."""
+        """Cancelled, it is asked to end; that it has ended already does no harm."""
         for gone in ([], ["gone"]):
             d = self.deliver()
             self.reactor.programs[-1].did += gone
             d.cancel()
             self.failureResultOf(d, CancelledError)
-            self.assertIn("KILL", self.reactor.programs[-1].did)
+            self.assertIn("TERM", self.reactor.programs[-1].did)
 
     def test_saysTooMuch(self) -> None:
-        """A program that says too much is killed, and tried again."""
+        """A program that says too much is ended, and tried again; no more is kept of it."""
         d = self.deliver(self.stage(output=Octets(10)))
         (program,) = self.reactor.programs
         program.protocol.childDataReceived(1, b"x" * 10)
-        self.assertNotIn("KILL", program.did)
+        self.assertNotIn("TERM", program.did)
         program.protocol.childDataReceived(2, b"x")
-        self.assertIn("KILL", program.did)
+        self.assertEqual(program.did, ["TERM"])
+        for _ in range(100):
+            program.protocol.childDataReceived(2, b"x" * 1000)
+        self.assertEqual(len(program.protocol._said), 11)
+        self.assertEqual(program.did, ["TERM"])
         program.exit(0, 9)
-        self.assertEqual(self.outcome(d), Retry(Reply(451, "4.3.0", "the program says too much")))
+        self.assertEqual(self.outcome(d), Retry(R451_TOO_MUCH))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_lastWords(self) -> None:
         """What it has started may keep its pipes open: that is not waited for long."""
@@ -221,7 +273,9 @@ class PipeTests(SynchronousTestCase):
         program.protocol.childDataReceived(2, b"no such user")
         self.reactor.advance(LAST_WORDS_SECONDS)
         outcome = self.outcome(d)
-        self.assertEqual(outcome.reply, Reply(550, "5.1.1", "the program says: no such user"))
+        refused = "the program for this recipient refuses the message"
+        self.assertEqual(outcome.reply, Reply(550, "5.1.1", refused))
+        self.assertIn("no such user", outcome.details.cause)
         self.assertIn("left", program.did)
 
     def test_unreadable(self) -> None:
@@ -240,15 +294,22 @@ class PipeTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(FileNotFoundError)), 1)
 
     def test_cannotRun(self) -> None:
-        """A program that is not there, or cannot be started now, is tried again."""
-        for words, error, text in (
-            (("/nonexistent/program",), None, "there is no such program"),
-            ((), OSError(11, "Resource temporarily unavailable"), "Resource temporarily"),
+        """
+        A program that is not there, or cannot be started now, is tried again; the
+        sender is told neither its path nor the error.
+        """
+        for words, error, reply, cause in (
+            (("/nonexistent/program",), None, R451_NOT_RUN, "/nonexistent/program"),
+            ((), OSError(11, "Resource temporarily unavailable"), R451_NO_PROCESS, "temporarily"),
+            ((), OSError(12, "Cannot allocate memory"), R451_NO_PROCESS, "allocate"),
+            ((), OSError(13, "Permission denied"), R451_NOT_RUN, "Permission denied"),
         ):
             self.reactor.error = error
-            outcome = self.outcome(self.deliver(self.stage(*words)))
-            self.assertIsInstance(outcome, Retry)
-            self.assertIn(f"the program cannot be run: {text}", outcome.reply.text)
+            stage = self.stage(*words)
+            outcome = self.outcome(self.deliver(stage))
+            self.assertEqual(outcome, Retry(reply))
+            self.assertIn(cause, outcome.details.cause)
+            self.assertEqual(stage._slots.free, 5)
 
 
 class OutcomeTests(SynchronousTestCase):
@@ -276,15 +337,50 @@ class OutcomeTests(SynchronousTestCase):
             self.assertEqual((found.reply.code, found.reply.enhanced), (code, enhanced), status)
 
     def test_words(self) -> None:
-        """What the program has said is in the reply: in one line, and not too long."""
-        for said, text in (
-            (b"", "the program ended with status 65"),
-            (b" \r\n", "the program ended with status 65"),
-            (b"no\r\nway \xff", "the program says: no way �"),
-            (b"x" * 500, f"the program says: {'x' * 200}"),
+        """What the program has said is for the log: in one line, and not too long."""
+        for said, cause in (
+            (b"", "ended with status 65: "),
+            (b" \r\n", "ended with status 65: "),
+            (b"no\r\nway \xff", "ended with status 65: no way \ufffd"),
+            (b"x" * 5000, f"ended with status 65: {'x' * 478}"),
         ):
-            self.assertEqual(outcomeOf(65, said).reply.text, text)
-        self.assertEqual(outcomeOf(0, b"").reply.text, "delivered")
+            found = outcomeOf(65, said)
+            text = "the program for this recipient refuses the message"
+            self.assertEqual(found, Failed(Reply(550, "5.6.0", text)))
+            self.assertEqual(found.details.cause, cause.strip())
+        self.assertEqual(outcomeOf(0, b""), Delivered(R250_DELIVERED))
+
+    def test_told(self) -> None:
+        """A first line with an enhanced code of the outcome's class is for the sender."""
+        for status, said, enhanced, text in (
+            (65, b"5.7.1 takes no mail from you\nTraceback ...", "5.7.1", "takes no mail from you"),
+            (75, b"4.2.2 the mailbox is full \r\n", "4.2.2", "the mailbox is full"),
+            (65, b"5.7.1 a\x1b[0m\0b", "5.7.1", r"a\x{1B}[0m\x{00}b"),
+            (65, b"5.7.1 " + b"x" * 400, "5.7.1", "x" * 200),
+        ):
+            reply = outcomeOf(status, said).reply
+            self.assertEqual((reply.enhanced, reply.text), (enhanced, text))
+        for status, said in (
+            (65, b"4.2.2 full"),
+            (75, b"5.7.1 never"),
+            (65, b"log: 5.7.1 no"),
+            (65, b"5.7.1"),
+            (65, b"5.7.1 \n/srv/secret"),
+            (65, b"\n5.7.1 no"),
+        ):
+            self.assertIn("the program for this recipient", outcomeOf(status, said).reply.text)
+
+    def test_noRoom(self) -> None:
+        """A program that could start nothing has not refused (E4)."""
+        for said in (
+            b"/usr/bin/deliver: 3: Cannot fork",
+            b"bash: fork: retry: Resource temporarily unavailable",
+            b"BlockingIOError: [Errno 11] Resource temporarily unavailable",
+            b"OSError: [Errno 12] Cannot allocate memory",
+        ):
+            for status in (1, 2, 254):
+                self.assertEqual(outcomeOf(status, said), Retry(R451_NO_PROCESS))
+            self.assertIsInstance(outcomeOf(67, said), Failed)  # that is said on purpose
 
 
 class SettingsTests(SynchronousTestCase):

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import Delivered, Failed, Retry
+from deferrals.stages.delivery.copies import unreported
 from deferrals.stages.delivery.remote import RemoteDelivery, hostOf, isLoopback
 from deferrals.testing import (
     makeAddressees,
@@ -34,7 +35,7 @@ class NextTests(RemoteCase):
         remote = RemoteDelivery(self.services, 30, "relayed")
         hopsInTurn = [stage._hop for stage in hops]
         d = Deferred.fromCoroutine(
-            remote.deliver(makeMessage(BODY), makeEnvelope(), addressees, hopsInTurn)
+            remote.deliver(makeMessage(BODY), makeEnvelope(), addressees, hopsInTurn, unreported)
         )
         self.network.run()
         found = self.successResultOf(d)
@@ -42,7 +43,7 @@ class NextTests(RemoteCase):
 
     def test_temporarily(self) -> None:
         """Recipients refused for now, and no others, are offered to the next server."""
-        two = self.network.peers["two"] = Peer()
+        two = self.network.peers["two"] = Peer(name="two.example")
         self.peer.rcpt = {"b@x.example": "451 4.7.1 grey", "c@x.example": "550 5.1.1 who"}
         a, b, c = self.inTurn("a@x.example", "b@x.example", "c@x.example")
         self.assertEqual([type(one) for one in (a, b, c)], [Delivered, Delivered, Failed])
@@ -51,7 +52,7 @@ class NextTests(RemoteCase):
 
     def test_noConnection(self) -> None:
         """Nor does it matter that the first one is not there."""
-        self.network.peers["two"] = Peer()
+        self.network.peers["two"] = Peer(name="two.example")
         del self.network.peers[HOP]
         (a,) = self.inTurn("a@x.example")
         self.assertEqual((type(a), a.host), (Delivered, "two.example"))

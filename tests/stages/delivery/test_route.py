@@ -71,7 +71,41 @@ class RouteTests(SynchronousTestCase):
         self.successResultOf(router.route("one.example"))
         self.assertLessEqual(len(asked), MAX_RECORDS + 1)
         self.failureResultOf(router.route("many.example"), NoRoute)
-        self.assertEqual(self.resolver.asked[-1][0][:6], "mx3990")  # preferred ones
+        self.assertEqual(
+            min(name for name, _ in self.resolver.asked if name[:2] == "mx"), "mx3900.many.example"
+        )
+
+    def test_liars(self) -> None:
+        """That there is no such name is said of one type only (RFC 4074 §4.2)."""
+        self.resolver.liars = {("a.x.example", "AAAA"), ("implicit.example", "MX")}
+        self.resolver.liars |= {("implicit.example", "AAAA")}
+        self.assertEqual(self.targets("first.example")[0], "a.x.example 192.0.2.1")
+        self.assertEqual(self.targets("implicit.example"), ["implicit.example 192.0.2.4"])
+        self.resolver.liars = {("a.x.example", "A")}
+        self.assertEqual(self.targets("first.example")[0], "a.x.example 2001:db8::1")
+
+    def test_asNeeded(self) -> None:
+        """The server with the last preference is found; none is looked up that is not needed."""
+        names = [f"mx{n:02}.many.example" for n in range(25)]
+        self.resolver.records = {
+            **RECORDS,
+            ("many.example", "MX"): [(n, name) for n, name in enumerate(names)],
+            (names[24], "A"): ["192.0.2.24"],
+        }
+        self.assertEqual(self.targets("many.example"), [f"{names[24]} 192.0.2.24"])
+        self.resolver.records |= {(names[n], "A"): [f"192.0.2.{n}"] for n in range(10)}
+        self.resolver.asked.clear()
+        self.assertEqual(len(self.targets("many.example")), 10)
+        self.assertNotIn((names[10], "A"), self.resolver.asked)
+
+    def test_silent(self) -> None:
+        """Where DNS says nothing of some, it is not asked for all the others, too."""
+        names = [f"mx{n:02}.many.example" for n in range(90)]
+        records = [(n, name) for n, name in enumerate(names)]
+        self.resolver.records = {("many.example", "MX"): records}
+        self.resolver.broken = set(names)
+        self.assertEqual(self.refusal("many.example"), "Retry 4.4.3")
+        self.assertNotIn((names[10], "A"), self.resolver.asked)
 
     def test_memory(self) -> None:
         """What is remembered has a bound, whatever the answers are."""

@@ -11,9 +11,9 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Recipient
 from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import Delivered, Failed, Marks, Retry
-from deferrals.stages.delivery.smtp import SMTPSettings
+from deferrals.stages.delivery.smtp import SMTPDelivery, SMTPSettings
 from deferrals.testing import (
-    DeliveryStageContract,
+    ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
     makeMessage,
@@ -22,10 +22,19 @@ from tests.remote import HOP, RemoteCase
 from tests.requirements import requirement
 
 
-class SMTPContractTests(RemoteCase, DeliveryStageContract):
+class SMTPContractTests(RemoteCase, ReportingDeliveryContract):
     """
-    L{SMTPDelivery} as a delivery stage.
+    L{SMTPDelivery} as a delivery stage, with two copies.
     """
+
+    def makeAddressees(self) -> list[Addressee]:
+        a, b = makeAddressees("a@example.net", "b@example.net")
+        return [a, Addressee(b.recipient, Marks((("X-Score", "9"),)), b.seq)]
+
+    def makeHalting(self) -> SMTPDelivery:
+        self.peer.rcpt = {"b@example.net": "silence"}
+        stage: SMTPDelivery = self.makeStage()
+        return stage
 
 
 class SMTPTests(RemoteCase):
@@ -65,7 +74,9 @@ class SMTPTests(RemoteCase):
         (outcome,) = self.outcomes(makeAddressees("a@x.example"))
         self.assertIsInstance(outcome, Retry)
         self.assertEqual((outcome.reply.code, outcome.reply.enhanced), (451, "4.4.1"))
-        self.assertIn("hop.example", outcome.reply.text)
+        self.assertEqual(outcome.reply.text, "the next server cannot be reached")
+        self.assertIn("hop.example", outcome.details.cause)
+        self.assertEqual(outcome.host, "")
 
     def test_tlsRequired(self) -> None:
         """TLS that is required and not offered: nothing is sent in clear."""
@@ -107,6 +118,20 @@ class SMTPTests(RemoteCase):
         (a,) = self.outcomes(makeAddressees("a@b\u00fccher.example"))
         self.assertIsInstance(a, Delivered)
         self.assertEqual(self.peer.delivered, ["a@xn--bcher-kva.example"])
+
+    def test_converted(self) -> None:
+        """To a server without 8BITMIME it goes in 7-bit, unless it is signed."""
+        self.peer.keywords = ["PIPELINING", "SIZE 10000"]
+        body = b"Subject: x\r\n\r\nH\xe4llo\r\n"
+        people = makeAddressees("a@x.example", "b@x.example")
+        for found in self.outcomes(people, message=makeMessage(body)):
+            self.assertIsInstance(found, Delivered)
+        sent = self.peer.accepted[0][2]
+        self.assertIn(b"H=E4llo\r\n", sent)
+        self.assertIn(f"MAIL FROM:<sender@example.com> SIZE={len(sent)}", self.peer.commands)
+        signed = makeMessage(b"DKIM-Signature: v=1\r\n" + body)
+        found, _ = self.outcomes(people, message=signed)
+        self.assertEqual((type(found), found.reply.enhanced), (Failed, "5.6.3"))
 
     def test_eightBit(self) -> None:
         """8-bit text asks for 8BITMIME (RFC 6152)."""
