@@ -128,6 +128,7 @@ class Sending:
         self.isExtended = False
         self._sender: Reply | None = None
         self._recipients: list[Reply] = []
+        self._isAnyIn = False
         self._refusal: Reply | None = None
 
     def refuseAll(self, reply: Reply) -> None:
@@ -210,7 +211,8 @@ class Sending:
         elif command.startswith("RCPT"):
             if reply.isIntermediate and not (reply.code == 352 and self.form is Form.DEFERRALS):
                 raise PeerError(f"RCPT TO was answered {reply}")
-            self._recipients.append(_orTooMany(reply, bool(self.waiting)))
+            self._recipients.append(_orTooMany(reply, self._isAnyIn))
+            self._isAnyIn = self._isAnyIn or reply.code < 400
         elif reply.code == 354:
             self.begun = True
         elif self.waiting:
