@@ -35,7 +35,8 @@ class Peer:
     @ivar rcpt: replies to RCPT TO by address, or a list of them to be used up;
         C{250} for all others; C{"silence"}.
     @ivar block: replies behind the data by address, for those who are in;
-        C{250 2.1.5 ok} for all others; C{"silence"}, under LMTP.
+        C{250 2.1.5 ok} for all others; C{"silence"}, under LMTP; or a list of
+        them to be used up.
     @ivar mail: the reply to MAIL FROM.
     @ivar final: the reply behind the data, and behind a block.
     @ivar enumerates: whether there is a block where one was asked for.
@@ -61,7 +62,7 @@ class Peer:
         self.name = name
         self.greeting = f"220 {name} ready"
         self.rcpt: dict[str, Any] = {}
-        self.block: dict[str, str] = {}
+        self.block: dict[str, Any] = {}
         self.mail = "250 2.1.0 ok"
         self.final = "250 2.6.0 taken"
         self.enumerates = True
@@ -81,6 +82,13 @@ class Peer:
         Responsibility for these.
         """
         self.accepted += [(sender, recipient, message) for recipient in recipients]
+
+    def own(self, address: str) -> str:
+        """
+        What a recipient is answered behind the data.
+        """
+        told = self.block.get(address, "250 2.1.5 ok")
+        return told if isinstance(told, str) else told.pop(0) if told else "250 2.1.5 ok"
 
     @property
     def delivered(self) -> list[str]:
@@ -208,7 +216,7 @@ class PeerSession(Protocol):
         be said before the connection is dropped.
         """
         peer, sender, rcpts = self.peer, self.sender or "", self.rcpts
-        own = {address: peer.block.get(address, "250 2.1.5 ok") for address, _ in rcpts}
+        own = {address: peer.own(address) for address, _ in rcpts}
         lines, taken = [peer.final], [address for address, _ in rcpts]
         if peer.lmtp:
             lines = list(itertools.takewhile("silence".__ne__, own.values()))

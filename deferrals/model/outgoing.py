@@ -8,7 +8,7 @@ These are the values that the delivery stages and the client hand to each other.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import attrs
@@ -126,9 +126,13 @@ class Outgoing:
     @ivar size: in octets.
     @ivar chunks: gives the message anew each time it is called: octets whose
         lines end with CRLF and nothing else, unless it is binary.
+    @ivar converted: converts it for a server without 8BITMIME: fires with the same message
+        in 7-bit, or with C{None} where it must stay as it is.
     @ivar eightBit: whether there are octets above 127 (RFC 6152).
     @ivar binary: whether only BDAT can carry it (RFC 3030 §3).
     @ivar utf8Header: whether its header has UTF-8 (RFC 6531 §3.2).
+    @ivar isFinal: whether the server is the recipients' mail store, which reads no header:
+        it takes one with UTF-8 as it takes other 8-bit text.
     @ivar requireTLS: whether its sender asked for REQUIRETLS (RFC 8689).
     @ivar parameters: further ones of MAIL FROM, each with its EHLO keyword; it
         is sent where the server offers that.
@@ -147,6 +151,8 @@ class Outgoing:
     requireTLS: bool = False
     parameters: Sequence[tuple[str, str]] = ()
     recipientParameters: Mapping[int, Sequence[tuple[str, str]]] = attrs.field(factory=dict)
+    isFinal: bool = False
+    converted: Callable[[], Awaitable[bytes | None]] | None = attrs.field(default=None, eq=False)
 
     def __attrs_post_init__(self) -> None:
         checkPath(self.sender)
@@ -161,8 +167,31 @@ class Outgoing:
         """
         Whether it needs SMTPUTF8: for an address, or for its header.
         """
-        return self.utf8Header or not all(
-            address.isascii() for address in (self.sender, *self.recipients)
+        return self.utf8Header or self._hasUTF8Address
+
+    @property
+    def _hasUTF8Address(self) -> bool:
+        return not all(address.isascii() for address in (self.sender, *self.recipients))
+
+    def fitting(self, keywords: Container[str]) -> Outgoing:
+        """
+        The message for a server that offers these extensions only: a mail store without
+        SMTPUTF8 is asked for it no more than an address needs it.
+        """
+        isNeeded = self._hasUTF8Address or not self.isFinal or "SMTPUTF8" in keywords
+        return self if isNeeded else attrs.evolve(self, utf8Header=False)
+
+    def inSevenBits(self, octets: bytes) -> Outgoing:
+        """
+        The same message, converted.
+        """
+        return attrs.evolve(
+            self,
+            size=len(octets),
+            chunks=lambda: iter([octets]),
+            eightBit=False,
+            utf8Header=False,
+            converted=None,
         )
 
     def only(self, indexes: Sequence[int]) -> Outgoing:

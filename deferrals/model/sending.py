@@ -205,6 +205,8 @@ class Sending:
         @raise PeerError: it is none that there can be.
         """
         if command.startswith("MAIL"):
+            if reply.isIntermediate:
+                raise PeerError(f"MAIL FROM was answered {reply}")
             self._sender = reply
             if not reply.isPositive:
                 self._refusal = reply

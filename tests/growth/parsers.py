@@ -26,7 +26,7 @@ from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Candidate, repliesFor
 from deferrals.model.commands import checkRecipient
 from deferrals.model.deliveryreport import resultLine, shortened
-from deferrals.model.dsn import Notification
+from deferrals.model.dsn import Notification, smaller
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
 from deferrals.model.fields import fieldsOf
@@ -59,6 +59,7 @@ from deferrals.stages.delivery.copy import Copy, withLF
 from deferrals.stages.delivery.http import outcomeOf
 from deferrals.stages.delivery.remote import _factsOf
 from deferrals.stages.delivery.route import Names, Router
+from deferrals.stages.delivery.sevenbit import sevenBit
 from deferrals.stages.envelope.usersettings import readRow
 from deferrals.stages.web import fromJSON
 from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage, makeRecipient
@@ -508,6 +509,13 @@ PARSERS += [
         ("model/dsn.py",),
         (b" ", b": ", b":", b"a", b"\xc3\xa4", b"\r\n", b"message-id: ", b"=_0ABC_1", b"<"),
         _notice,
+        500,
+    ),
+    Parser(
+        "smaller notices",
+        ("model/dsn.py",),
+        (b"--=_0ABC_0\r\n", b"--", b"\r\n\r\n", b"content-type: ", b"\xc3\xa4", b"x", b"\r\n"),
+        lambda data: smaller(b'a: boundary="=_0ABC_0"\r\n\r\n' + data),
         500,
     ),
     Parser("notices about many", ("model/dsn.py",), (b"x",), _notices, 40),
@@ -988,6 +996,14 @@ PARSERS += [
         lambda data: list(mime.parts(data)),
         800,
         (b"", _HEADER, _RFC822),
+    ),
+    Parser(
+        "7-bit",
+        ("stages/delivery/sevenbit.py",),
+        (*_MIME, b"\xff"),
+        sevenBit,
+        500,
+        (b"", _HEADER, _RFC822, b"Subject: \xff"),
     ),
     Parser("rules", ("stages/content/match/stage.py",), _MIME, _rules, 800, (b"", _HEADER)),
     Parser(

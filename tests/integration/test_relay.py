@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
+import signal
 import sys
+import time
 from collections import Counter
 
 from tests.integration.daemons import Exim, Postfix
@@ -102,6 +105,27 @@ class EximTests(RelayCase):
         self.logged(relay, r"to=<waiter@\S+> delivered by")
         with open(os.path.join(exim.directory, "log", "mainlog"), encoding="utf-8") as file:
             self.assertEqual(len(re.findall(r"<= me@client\.test", file.read())), 2)
+
+    @requirement("P-11")
+    def test_allRefuse(self) -> None:
+        """
+        All refuse under PRDR, each with a reason of its own: the notice and the
+        log have these, and the log Exim's last word, too (D17); of what it takes,
+        the log has Exim's own id (D12).
+        """
+        exim = Exim(self, daemon=True)
+        relay = self.relay(exim.port)
+        refusers = [f"{local}@exim.example.net" for local in ("fighter", "fighter2")]
+        self.send(relay, *refusers)
+        for one in refusers:
+            own = f"550 .*content refused by {one.partition('@')[0]}"
+            self.logged(relay, rf"to=<{one}> failed by .* {own}.* \(final: 550 .*\[127\.0\.0\.1\]:")
+        self.send(relay, "lover@exim.example.net", "other@exim.example.net")
+        accepted = r"delivered by .* 250 .* \(final: 250 id=(\S+) .*; at \[127\.0\.0\.1\]:"
+        self.logged(relay, rf"to=<lover@\S+> {accepted}")
+        found = re.search(accepted, relay.log)
+        assert found is not None
+        self.assertRegex(exim.log(), rf"{re.escape(found[1])} <= me@client\.test")
 
     @requirement("P-6")
     @requirement("P-11")
@@ -290,10 +314,9 @@ class SmarthostTests(RelayCase):
         self.assertNotIn("pa55word", relay.log)
 
 
-class DropTests(RelayCase):
+class PeerCase(RelayCase):
     """
-    A next hop that drops the connection after each possible octet of what it
-    says to the data.
+    A next hop that does what it is told to.
     """
 
     def peer(self, **spec: object) -> tuple[int, str]:
@@ -304,7 +327,7 @@ class DropTests(RelayCase):
         name = os.path.join(directory, "spec.json")
         account = os.path.join(directory, "account")
         with open(name, "w", encoding="utf-8") as file:
-            json.dump({**spec, "account": account, "drops": True}, file)
+            json.dump({**spec, "account": account}, file)
         argv = [sys.executable, "-m", "tests.peer", name]
         process = Process(
             argv,
@@ -318,6 +341,46 @@ class DropTests(RelayCase):
         )
         return int(found[1]), account
 
+
+class StopTests(PeerCase):
+    """
+    A next hop that has answered nineteen of twenty recipients.
+    """
+
+    def test_stopped(self) -> None:
+        """
+        The server is stopped, in whatever way and at whatever moment: the nineteen do
+        not have it twice.
+        """
+        people = [f"u{index}@x.example" for index in range(20)]
+        for signals in ((signal.SIGKILL,), (signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM,)):
+            block = {people[-1]: ["silence"]}
+            port, account = self.peer(keywords=["PIPELINING"], lmtp=True, block=block)
+            config = RELAY.replace('use = "smtp"', 'use = "lmtp"')
+            relay = self.server(config.format(port=port, more=""))
+            dialogue = self.dialogue(relay.port)
+            dialogue.reply()
+            dialogue.say("EHLO client.test")
+            dialogue.say("MAIL FROM:<a@client.test>", *(f"RCPT TO:<{x}>" for x in people), "DATA")
+            dialogue.say("Subject: x\r\n\r\nhello\r\n.")
+            self.logged(relay, "to=<u18@x.example> delivered by")
+            time.sleep(random.random())
+            for one in signals:
+                relay.process.process.send_signal(one)
+            relay.process.process.wait(60)
+            relay.start()
+            self.logged(relay, "to=<u19@x.example> delivered by")
+            with open(account, encoding="utf-8") as file:
+                taken = Counter(json.loads(line)[1] for line in file)
+            self.assertEqual(taken, Counter(people), signals)
+
+
+class DropTests(PeerCase):
+    """
+    A next hop that drops the connection after each possible octet of what it
+    says to the data.
+    """
+
     @requirement("D-11")
     @requirement("D-21")
     @requirement("P-10")
@@ -327,7 +390,7 @@ class DropTests(RelayCase):
         block = {"bad@x.example": "550 5.6.0 bad"}
         answer = "353 wait\r\n250 2.1.5 ok\r\n550 5.6.0 bad\r\n250 2.1.5 ok\r\n250 2.6.0 taken\r\n"
         people = ["good@x.example", "bad@x.example", "best@x.example"]
-        port, account = self.peer(keywords=["PIPELINING", "PRDR"], block=block)
+        port, account = self.peer(keywords=["PIPELINING", "PRDR"], block=block, drops=True)
         relay = self.relay(port, 'ask = ["prdr"]')
         dialogue = self.dialogue(relay.port)
         dialogue.reply()

@@ -56,6 +56,7 @@ from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer,
 from deferrals.tls import WrongServer
 
 _UNWANTED = "not waited for any longer"
+_INTERMEDIATE = "a recipient was answered 3xx"
 
 
 def _unheard(index: int, answer: Answer) -> None:
@@ -581,7 +582,10 @@ class ClientSession(Protocol):
         seconds = self._timeouts.answer
         if sending.form is Form.LMTP:
             for index in sending.waiting:
-                sending.block[index] = reply = await self._expect(seconds)
+                reply = await self._expect(seconds)
+                if reply.isIntermediate:
+                    raise PeerError(_INTERMEDIATE)
+                sending.block[index] = reply
                 heard(index, Answer(sending.outgoing.recipients[index], reply, "recipient"))
             return
         reply = await self._firstAnswer(sending)
@@ -596,7 +600,7 @@ class ClientSession(Protocol):
             for index in listed:
                 sending.block[index] = await self._expect(seconds)
                 if sending.block[index].isIntermediate:
-                    raise PeerError("a recipient was answered 3xx")
+                    raise PeerError(_INTERMEDIATE)
             reply = await self._expect(seconds)
         if reply.isIntermediate:
             raise PeerError(f"the final reply is {reply}")

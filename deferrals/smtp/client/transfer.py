@@ -107,20 +107,20 @@ class Transfer:
         self._host = shownName(self._hop, session.serverName)
         self._knowsDSN = "DSN" in session.capabilities
         batch = _batch(session, self._hop, self._outgoing, pending)
-        message = self._outgoing.only(batch)
 
         def heard(index: int, answer: Answer) -> None:
             self._details[batch[index]] = detailsOf(session, answer)
             self._stands(batch[index], answer)
 
         session.without = await self._downgrades.without(self._hop.name)
+        message = await self._fitting(session, self._outgoing.only(batch))
         result = await session.send(message, heard=heard)
         sender = result.sender
         if result.lost and not self._fresh and (sender is None or sender.code == 421):
             self._session = None  # the server had closed it: nothing was begun
             return pending
         self._learn(session, result)
-        result = await self._plainly(session, message, result, heard)
+        message, result = await self._plainly(session, message, result, heard)
         if _refusesChunk(result) and not message.binary:
             reason = f"BDAT was answered {result.final}"
             self._problem("CHUNKING", reason, isExcessive=True)
@@ -143,6 +143,18 @@ class Transfer:
             self._session = None
         return [*again, *pending[len(batch) :]]
 
+    async def _fitting(self, session: ClientSession, message: Outgoing) -> Outgoing:
+        """
+        The message as the server can carry it: converted, where it is 8-bit, may be
+        changed, and there is no 8BITMIME (RFC 6152 §3).
+        """
+        message = message.fitting(session.offered)
+        isPlain = message.eightBit and not message.binary and not message.needsUTF8
+        if not isPlain or "8BITMIME" in session.offered or message.converted is None:
+            return message
+        octets = await message.converted()
+        return message if octets is None else message.inSevenBits(octets)
+
     # Extensions that go wrong (D-26).
 
     async def _plainly(
@@ -151,20 +163,23 @@ class Transfer:
         message: Outgoing,
         result: Result,
         heard: Callable[[int, Answer], None],
-    ) -> Result:
+    ) -> tuple[Outgoing, Result]:
         """
         The message once more without the parameters that may not be wanted, one after the
         other, as long as MAIL FROM is refused for them.
+
+        @return: the message as it was sent in the end, and what came of it.
         """
         for keyword in _parametersOf(session, message, result):
             refused = result.sender
             if not (_refusesParameter(refused) and session.usable):
                 break
             session.without |= {keyword} if keyword not in _FORMS else _FORMS
+            message = await self._fitting(session, message)
             result = await session.send(message, heard=heard)
             if result.sender is not None and result.sender.isPositive:
                 self._problem(keyword, f"MAIL FROM was answered {refused}")
-        return result
+        return message, result
 
     def _learn(self, session: ClientSession, result: Result) -> None:
         """

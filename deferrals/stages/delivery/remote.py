@@ -10,15 +10,17 @@ to another one at once (D-21).  Outcomes are what L{deferrals.model.answers} say
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import re
 from collections.abc import Iterable, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import quoteStringArgument
 
+from deferrals.deferreds import Threads
 from deferrals.errors import HopError
 from deferrals.interfaces import IMessage, IServices
 from deferrals.logger import Logger
@@ -41,13 +43,17 @@ from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, noSessi
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copies import Report, deliverApart
-from deferrals.stages.delivery.copy import byMarks, relayed
+from deferrals.stages.delivery.copy import Copy, byMarks, relayed
+from deferrals.stages.delivery.sevenbit import MOST_OCTETS, sevenBit
 from deferrals.tls import isTLS
 
 _log = Logger(namespace="deferrals.delivery")
 
 #: A message of at most this size is read through in the reactor thread.
 _SMALL_OCTETS = 64 * 1024
+
+#: So many messages are converted at once.
+_CONVERTING = 2
 
 #: What L{HopError} says of a server that calls itself as we do.
 _OURSELVES = "4.4.6"
@@ -217,6 +223,17 @@ class RemoteDelivery:
             return _factsOf(message)
         return self._services.inThread(_factsOf, message)
 
+    def _converted(self, copy: Copy) -> Deferred[bytes | None]:
+        """
+        A copy in 7-bit: in a thread, few at once, and in memory.
+        """
+        if copy.size > MOST_OCTETS:
+            return succeed(None)
+        threads = self._services.common(
+            (__name__, "converting"), lambda: Threads(self._services.inThread, _CONVERTING)
+        )
+        return threads.run(lambda: sevenBit(b"".join(copy.chunks())))
+
     def _outgoing(
         self, message: IMessage, envelope: Envelope, facts: _Facts, group: Sequence[Addressee]
     ) -> Outgoing:
@@ -231,6 +248,8 @@ class RemoteDelivery:
             eightBit=not (facts.isASCII and copy.isASCII),
             binary=parameters.body == "BINARYMIME",
             utf8Header=parameters.smtputf8 and not message.header.isascii(),
+            isFinal=isFinal,
+            converted=functools.partial(self._converted, copy),
             requireTLS=parameters.requireTLS and not self._private,
             parameters=mailParameters(envelope),
             recipientParameters={

@@ -122,6 +122,19 @@ class ClientTests(SynchronousTestCase):
             server.send("c@example.net")
             self.assertEqual(codes(self.successResultOf(server.result)), [451])
 
+    def test_intermediate(self) -> None:
+        """A 3xx to MAIL FROM, or for a recipient, refuses nothing for good."""
+        server = self.greeted(["250-mx", "250 PIPELINING"])
+        server.send("b@example.net")
+        server.say("354 go", "250 ok", "354 go")
+        self.assertEqual(codes(self.successResultOf(server.result)), [451])
+        self.assertFalse(server.session.usable)
+        server = self.greeted(["250-mx", "250 PIPELINING"], lmtp=True)
+        server.send("b@example.net", "c@example.net", "d@example.net")
+        server.say("250 ok", "250 ok", "250 ok", "250 ok", "354 go")
+        server.say("250 ok", "354 go", "250 ok")
+        self.assertEqual(codes(self.successResultOf(server.result)), [250, 451, 451])
+
     def test_behindReplies(self) -> None:
         """Recipients that have been answered keep their answers, whatever follows."""
         server = self.greeted(["250-mx", "250 PIPELINING"], lmtp=True)

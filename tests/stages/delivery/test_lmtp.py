@@ -20,6 +20,7 @@ from deferrals.testing import (
     ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
+    makeMessage,
 )
 from tests.peer import Peer, Wire
 from tests.remote import RemoteCase
@@ -69,6 +70,30 @@ class LMTPTests(RemoteCase):
         self.assertEqual(
             self.peer.commands[1:3], ["MAIL FROM:<sender@example.com>", "RCPT TO:<a@x.example>"]
         )
+
+    def test_utf8(self) -> None:
+        """
+        A store without SMTPUTF8 gets a header with UTF-8 as it gets other 8-bit text,
+        where no address needs more; without 8BITMIME, converted.
+        """
+        envelope = makeEnvelope(smtputf8=True)
+        message = makeMessage("Subject: \u00fc\r\n\r\nhello\r\n".encode())
+        for keywords, mail, subject in (
+            (["8BITMIME"], " BODY=8BITMIME", "\u00fc".encode()),
+            (["8BITMIME", "SMTPUTF8"], " BODY=8BITMIME SMTPUTF8", "\u00fc".encode()),
+            ([], "", b"=?utf-8?q?=C3=BC?="),
+        ):
+            self.setUp()
+            self.peer.keywords = ["PIPELINING", *keywords]
+            people = makeAddressees("a@x.example")
+            (found,) = self.outcomes(people, envelope=envelope, message=message)
+            self.assertIsInstance(found, Delivered)
+            self.assertEqual(self.peer.commands[1], f"MAIL FROM:<sender@example.com>{mail}")
+            self.assertIn(b"Subject: " + subject + b"\r\n", self.peer.accepted[0][2])
+        self.peer.keywords = ["PIPELINING", "8BITMIME"]
+        people = makeAddressees("\u00fc@x.example")
+        (found,) = self.outcomes(people, envelope=envelope, message=message)
+        self.assertEqual((type(found), found.reply.enhanced), (Failed, "5.6.7"))
 
     def test_login(self) -> None:
         """A store that asks for a user gets one, once in a session (Cyrus over TCP)."""

@@ -119,6 +119,20 @@ class SMTPTests(RemoteCase):
         self.assertIsInstance(a, Delivered)
         self.assertEqual(self.peer.delivered, ["a@xn--bcher-kva.example"])
 
+    def test_converted(self) -> None:
+        """To a server without 8BITMIME it goes in 7-bit, unless it is signed."""
+        self.peer.keywords = ["PIPELINING", "SIZE 10000"]
+        body = b"Subject: x\r\n\r\nH\xe4llo\r\n"
+        people = makeAddressees("a@x.example", "b@x.example")
+        for found in self.outcomes(people, message=makeMessage(body)):
+            self.assertIsInstance(found, Delivered)
+        sent = self.peer.accepted[0][2]
+        self.assertIn(b"H=E4llo\r\n", sent)
+        self.assertIn(f"MAIL FROM:<sender@example.com> SIZE={len(sent)}", self.peer.commands)
+        signed = makeMessage(b"DKIM-Signature: v=1\r\n" + body)
+        found, _ = self.outcomes(people, message=signed)
+        self.assertEqual((type(found), found.reply.enhanced), (Failed, "5.6.3"))
+
     def test_eightBit(self) -> None:
         """8-bit text asks for 8BITMIME (RFC 6152)."""
         self.peer.keywords = ["8BITMIME"]

@@ -1,0 +1,134 @@
+"""
+8-bit mail for servers that do not offer 8BITMIME (RFC 6152 §3): the parts that have
+octets above 127 are encoded anew, and header fields become encoded words (RFC 2047).
+What readers decode is the same; the octets are not.
+
+So what is signed is never changed, where that can be seen: its sender is told
+instead (5.6.3).  The same holds for what is too large or too deep to be worth it, or
+has such octets where no encoding reaches them.
+"""
+
+from __future__ import annotations
+
+import binascii
+import io
+import re
+from email.errors import MessageError
+from email.generator import BytesGenerator
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import SMTP
+
+#: A copy that is larger is not converted.
+MOST_OCTETS = 16 << 20
+
+#: Nor is one with fields that are longer where they have to be read, or with more of
+#: what has to be written anew in all of them: reading them is slow.
+FIELD_OCTETS, FIELDS_OCTETS = 4096, 256 << 10
+
+#: Nor is one with so many words that may begin another level.
+MOST_LEVELS = 100
+
+_POLICY = SMTP.clone(cte_type="7bit", refold_source="none")
+
+#: The fields that say what a part is.
+_CONTENT = re.compile(rb"(?im)^content-[a-z-]+:[^\n]*(?:\n[ \t][^\n]*)*")
+
+_LEVEL = re.compile(rb"(?i)multipart/|message/")
+
+#: Encodings that encode nothing.
+_PLAIN = ("", "7bit", "8bit", "binary")
+
+#: Whose signatures a change would break.
+_SIGNATURES = ("DKIM-Signature", "ARC-Message-Signature", "DomainKey-Signature")
+
+
+def sevenBit(octets: bytes) -> bytes | None:
+    """
+    Convert a message.  Blocks for as long as its size takes.
+
+    @param octets: whose lines end with CRLF.
+    @return: the same without octets above 127; C{None} where it must stay as it is.
+    """
+    if len(octets) > MOST_OCTETS or len(_LEVEL.findall(octets)) > MOST_LEVELS:
+        return None
+    if any(len(field[0]) > FIELD_OCTETS for field in _CONTENT.finditer(octets)):
+        return None
+    try:
+        message = BytesParser(EmailMessage, policy=_POLICY).parsebytes(octets)
+        if any(map(_isSigned, message.walk())):
+            return None
+        if not _encodeFields(message):
+            return None
+        for part in message.walk():
+            _encodeText(part)
+        if "MIME-Version" not in message:
+            message["MIME-Version"] = "1.0"  # encodings mean nothing without
+        file = io.BytesIO()
+        BytesGenerator(file, mangle_from_=False, policy=_POLICY).flatten(message)
+    except (MessageError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        return None  # whatever it is, the library cannot make sense of it
+    found = file.getvalue()
+    return found if found.isascii() else None
+
+
+def _isSigned(part: EmailMessage) -> bool:
+    hasSignature = any(name in part for name in _SIGNATURES)
+    return hasSignature or part.get_content_type() == "multipart/signed"
+
+
+def _encodeFields(message: EmailMessage) -> bool:
+    """
+    Encode the fields of all parts.
+
+    @return: whether they are short enough.
+    """
+    total = 0
+    for part in message.walk():
+        for name, value in list(part.raw_items()):
+            octets = str(value).encode("ascii", "surrogateescape")
+            if octets.isascii():
+                continue
+            total += len(octets)
+            if len(octets) > FIELD_OCTETS or total > FIELDS_OCTETS:
+                return False
+            _replaceField(part, name, octets)
+    return True
+
+
+def _encodeText(part: EmailMessage) -> None:
+    """
+    Encode one part's text, where it has any.
+    """
+    encoding = str(part.get("Content-Transfer-Encoding", "")).lower()
+    if part.is_multipart() and encoding in ("8bit", "binary"):
+        part.replace_header("Content-Transfer-Encoding", "7bit")
+    if part.is_multipart() or encoding not in _PLAIN:
+        return
+    payload = part.get_payload(decode=True)
+    if not isinstance(payload, bytes) or payload.isascii():
+        return
+    if part.get_content_maintype() == "text":
+        encoding, encoded = "quoted-printable", binascii.b2a_qp(payload, istext=True)
+    else:
+        encoding, encoded = "base64", _base64(payload)
+    part.set_payload(encoded.decode("ascii"))
+    del part["Content-Transfer-Encoding"]
+    part["Content-Transfer-Encoding"] = encoding
+
+
+def _base64(octets: bytes) -> bytes:
+    lines = [binascii.b2a_base64(octets[i : i + 57]) for i in range(0, len(octets), 57)]
+    return b"".join(line.replace(b"\n", b"\r\n") for line in lines)
+
+
+def _replaceField(part: EmailMessage, name: str, octets: bytes) -> None:
+    """
+    The same field, of UTF-8, or of a character set of which nothing is known.
+    """
+    text = " ".join(octets.decode("utf-8", "surrogateescape").splitlines())
+    field = _POLICY.header_factory(name, text)
+    for index, (one, value) in enumerate(part._headers):  # type: ignore[attr-defined]
+        if one == name and not str(value).isascii():
+            part._headers[index] = (name, field)  # type: ignore[attr-defined]
+            return

@@ -1,0 +1,3 @@
+"""
+Next hops that fail in every way, as a property.
+"""
