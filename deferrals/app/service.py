@@ -137,9 +137,9 @@ class MailService(service.Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        await self._reloads.acquire()  # one that is under way ends first; no other begins
         if self._reaping.running:
             self._reaping.stop()
-        await self._reloads.acquire()  # one that is under way ends first; no other begins
         if self._control is not None:
             await maybeDeferred(self._control.stopListening)
         await self.server.stop(self.config.grace)
