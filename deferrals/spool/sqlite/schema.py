@@ -12,7 +12,11 @@ import sqlite3
 
 from deferrals.errors import SpoolError
 
-VERSION = 2
+VERSION = 3
+
+#: The name in C{info} of the spool's own random number, which is made with it: beside
+#: it, a transaction's number is unique on all servers.
+IDENTITY = "identity"
 
 #: States of a message.
 STAGED, RELEASED = 0, 1
@@ -80,6 +84,8 @@ CREATE TABLE info (
 ) WITHOUT ROWID;
 """
 
+_IDENTITY = f"INSERT OR IGNORE INTO info SELECT '{IDENTITY}', lower(hex(randomblob(8)));"
+
 SCHEMA = f"""
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY,
@@ -97,6 +103,7 @@ CREATE TABLE bodies (
 );
 {_RECIPIENTS}
 {_NEW}
+{_IDENTITY}
 """
 
 #: Format 1 kept failed recipients without telling their senders: they are told
@@ -120,6 +127,9 @@ INSERT INTO info SELECT name, CAST(strftime('%s', 'now') AS REAL)
     FROM (SELECT 'clock.wall' AS name UNION SELECT 'clock.now');
 """
 
+#: What makes the next format of each.
+_STEPS = {1: _FROM_1, 2: _IDENTITY}
+
 
 def prepare(db: sqlite3.Connection) -> None:
     """
@@ -127,13 +137,28 @@ def prepare(db: sqlite3.Connection) -> None:
 
     @raise SpoolError: another version of the program made them.
     """
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    version = before = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-    elif version == 1:
-        db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={VERSION}; COMMIT;")
-        db.executescript("PRAGMA auto_vacuum=INCREMENTAL; VACUUM;")
-    elif version != VERSION:
+        return
+    while version in _STEPS:
+        db.executescript(f"BEGIN; {_STEPS[version]} PRAGMA user_version={version + 1}; COMMIT;")
+        version += 1
+    if version != VERSION:
         raise SpoolError(
             f"made by another version of the program (format {version}, not {VERSION})"
         )
+    if before == 1:
+        db.executescript("PRAGMA auto_vacuum=INCREMENTAL; VACUUM;")
+
+
+def identity(db: sqlite3.Connection) -> str:
+    """
+    The spool's own random number: sixteen hexadecimal digits.
+
+    @raise SpoolError: it has none.
+    """
+    found = db.execute("SELECT value FROM info WHERE name = ?", (IDENTITY,)).fetchone()
+    if found is None or not isinstance(found[0], str):
+        raise SpoolError("the spool has lost the number that tells it from others")
+    return found[0]

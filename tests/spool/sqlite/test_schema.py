@@ -4,6 +4,7 @@ The tables, new and of an earlier format.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 
@@ -12,7 +13,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.errors import SpoolError
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.recovery import savedClock
-from deferrals.spool.sqlite.schema import ENDED, QUEUED, STATUS_NAMES, VERSION, prepare
+from deferrals.spool.sqlite.schema import (
+    ENDED,
+    IDENTITY,
+    QUEUED,
+    STATUS_NAMES,
+    VERSION,
+    identity,
+    prepare,
+)
 from tests.databases import DatabaseCase
 
 #: The tables of format 1.
@@ -53,6 +62,32 @@ class PrepareTests(DatabaseCase):
             prepare(self.db)
         self.assertEqual(self.all("PRAGMA user_version"), [(VERSION + 1,)])
 
+    def test_identity(self) -> None:
+        """A spool has a number of its own, which stays, and no other has it."""
+        found = identity(self.db)
+        self.assertRegex(found, "^[0-9a-f]{16}$")
+        prepare(self.db)
+        self.assertEqual(identity(self.db), found)
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as other:
+            prepare(other)
+            self.assertNotEqual(identity(other), found)
+
+    def test_secondFormat(self) -> None:
+        """A spool of format 2 is given a number, and nothing else changes."""
+        number = self.add("a@b.example")
+        self.db.execute("DELETE FROM info WHERE name = ?", (IDENTITY,))
+        self.db.execute("PRAGMA user_version = 2")
+        prepare(self.db)
+        self.assertRegex(identity(self.db), "^[0-9a-f]{16}$")
+        self.assertEqual(self.all("PRAGMA user_version"), [(VERSION,)])
+        self.assertEqual(self.recipients(number, "seq"), [0])
+
+    def test_noIdentity(self) -> None:
+        """A number that is lost is not made up at each look."""
+        self.db.execute("DELETE FROM info WHERE name = ?", (IDENTITY,))
+        with self.assertRaisesRegex(SpoolError, "has lost the number"):
+            identity(self.db)
+
 
 class FirstFormatTests(SynchronousTestCase):
     """
@@ -71,6 +106,10 @@ class FirstFormatTests(SynchronousTestCase):
         self.db.execute(row, (0, 0, self.now + 600.0))
         self.db.execute(row, (1, 1, self.now - 60.0))
         prepare(self.db)
+
+    def test_identity(self) -> None:
+        """It is given a number of its own."""
+        self.assertRegex(identity(self.db), "^[0-9a-f]{16}$")
 
     def test_recipients(self) -> None:
         """What waited waits, and the sender is told of what had failed."""
