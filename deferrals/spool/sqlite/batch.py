@@ -18,7 +18,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from deferrals.errors import SpoolError
 from deferrals.interfaces import Work
 from deferrals.logger import Logger
 from deferrals.spool.sqlite import diskspace
@@ -234,7 +233,7 @@ class BatchWriter:
         if batch.inserts:
             lack = diskspace.lack(self._store.files.directory)
             if lack:
-                raise SpoolError(lack)
+                raise diskspace.NoRoom(lack)
         batch.apply(db)
 
     def _written(self, batch: WriteBatch) -> None:

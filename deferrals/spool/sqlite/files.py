@@ -32,6 +32,7 @@ class SpoolFiles:
     @ivar bodies: the directory of bodies too large for the database.
     @ivar damaged: the directory for what could not be read.
     @ivar lock: the file that is locked while a process has the spool.
+    @ivar reserve: the file that holds room for when the disk is full.
     """
 
     directory: str
@@ -39,6 +40,7 @@ class SpoolFiles:
     bodies: str = attrs.field(init=False)
     damaged: str = attrs.field(init=False)
     lock: str = attrs.field(init=False)
+    reserve: str = attrs.field(init=False)
 
     @database.default
     def _database(self) -> str:
@@ -55,6 +57,10 @@ class SpoolFiles:
     @lock.default
     def _lock(self) -> str:
         return os.path.join(self.directory, "lock")
+
+    @reserve.default
+    def _reserve(self) -> str:
+        return os.path.join(self.directory, "reserve")
 
     def body(self, number: int) -> str:
         """

@@ -4,7 +4,8 @@ waits for it:
 
   - the spool's time is saved;
   - the history is kept short, notes that have expired are removed;
-  - room that is not needed any longer is given back to the disk;
+  - room that is not needed any longer is given back to the disk: at once where
+    the disk is full (L{RoomKeeping});
   - files of bodies that no message has are removed;
   - messages without recipients are removed, messages without a body moved aside.
 
@@ -92,6 +93,7 @@ class Housekeeping:
                 pass
             while await run(upkeep.vacuum) and await self._goOn():
                 pass
+            await self._store.checkpoint()
             await self._messages()
         except Exception as error:
             _log.warn("housekeeping: {error}", error=str(error))

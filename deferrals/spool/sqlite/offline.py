@@ -16,7 +16,8 @@ from twisted.internet.defer import Deferred, execute
 
 from deferrals.errors import SpoolError
 from deferrals.spool.sqlite.clock import SpoolClock
-from deferrals.spool.sqlite.database import connect
+from deferrals.spool.sqlite.database import asSpoolError, connect, isFull, makeRoom
+from deferrals.spool.sqlite.diskspace import NoRoom, Reserve
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
 from deferrals.spool.sqlite.recovery import savedClock
 from deferrals.spool.sqlite.schema import prepare
@@ -40,9 +41,10 @@ class OfflineSpool:
         if not os.path.exists(files.database):
             raise SpoolError(f"{files.database} is not there")
         self._lock = SpoolLock(files)
+        self._reserve = Reserve(files.reserve)
         self._lock.take("a server that does not answer")
         try:
-            self._db = _opened(files.database)
+            self._db = self._opened(files.database)
             saved = savedClock(self._db)
         except (sqlite3.Error, SpoolError) as error:
             self._lock.release()
@@ -63,7 +65,25 @@ class OfflineSpool:
         """
         return execute(lambda: self._run(lambda db: function(db, *args, **kwargs)))
 
+    def _opened(self, path: str) -> sqlite3.Connection:
+        try:
+            return _opened(path)
+        except sqlite3.Error as error:
+            if not (isFull(error) and makeRoom(None, self._reserve)):
+                raise
+            return _opened(path)
+
     def _run(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        """
+        Once more on a full disk, with what has been kept for that.
+        """
+        try:
+            return self._transaction(function)
+        except NoRoom:
+            makeRoom(self._db, self._reserve)
+            return self._transaction(function)
+
+    def _transaction(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             result = function(self._db)
@@ -72,7 +92,7 @@ class OfflineSpool:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise SpoolError(f"{self.store.files.database}: {error}") from None
+                raise asSpoolError(self.store.files.database, error) from None
             raise
         return result
 

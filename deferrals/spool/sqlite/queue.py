@@ -20,6 +20,7 @@ from deferrals.model.ids import parseId
 from deferrals.model.selection import Selection, Shown
 from deferrals.spool.sqlite import queries
 from deferrals.spool.sqlite.changes import Changes
+from deferrals.spool.sqlite.diskspace import NoRoom
 from deferrals.spool.sqlite.store import Store
 
 _log = Logger(namespace="deferrals.operator")
@@ -93,13 +94,29 @@ class SqliteQueue:
             raise ValueError(f"no such command: {command}")
         found, after = await self.recipients(selection, CHANGED, after)
         keys = [(parseId(one["id"]), one["seq"]) for one in found]
-        count, emptied = await self._store.run(self._apply, command, keys)
-        for number in emptied:
-            await self._inThread(self._store.files.removeAll, number)
+        count = await self._inPieces(command, keys)
         if count:
             _log.info("{command}: {count} recipients", command=command, count=count)
             self._changed()
         return count, after
+
+    async def _inPieces(self, command: str, keys: list[tuple[int, int]]) -> int:
+        """
+        On a full disk as many at once as there is room for in the log.
+        """
+        count, size = 0, len(keys)
+        while keys:
+            try:
+                changed, emptied = await self._store.run(self._apply, command, keys[:size])
+            except NoRoom:
+                if size == 1:
+                    raise
+                size = max(1, size // 8)
+                continue
+            for number in emptied:
+                await self._inThread(self._store.files.removeAll, number)
+            count, keys = count + changed, keys[size:]
+        return count
 
     def _apply(
         self, db: sqlite3.Connection, command: str, keys: list[tuple[int, int]]

@@ -149,7 +149,10 @@ def prepare(db: sqlite3.Connection) -> None:
             f"made by another version of the program (format {version}, not {VERSION})"
         )
     if before == 1:
-        db.executescript("PRAGMA auto_vacuum=INCREMENTAL; VACUUM;")
+        db.executescript(
+            "PRAGMA temp_store=FILE; PRAGMA auto_vacuum=INCREMENTAL; VACUUM;"
+            "PRAGMA temp_store=MEMORY;"
+        )
 
 
 def identity(db: sqlite3.Connection) -> str:

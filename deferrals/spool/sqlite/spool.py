@@ -45,10 +45,12 @@ from deferrals.spool.sqlite.batch import BatchWriter, Insert, WriteBatch
 from deferrals.spool.sqlite.claims import Claims, isDamage, setAside, verify
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.database import Database
+from deferrals.spool.sqlite.diskspace import Reserve
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeFile
 from deferrals.spool.sqlite.housekeeping import Housekeeping
 from deferrals.spool.sqlite.outcomes import Outcomes, backOff
 from deferrals.spool.sqlite.recovery import recover, saveClock, savedClock
+from deferrals.spool.sqlite.room import RoomKeeping
 from deferrals.spool.sqlite.rows import Lease, insertion
 from deferrals.spool.sqlite.schema import RELEASED, STAGED, prepare
 from deferrals.spool.sqlite.store import Incoming, Store
@@ -90,10 +92,12 @@ class SqliteSpool:
         clock = SpoolClock(reactor.seconds, wall or reactor.seconds)
         self._lock = SpoolLock(files)
         mend = repair.Repair(files, clock, self._incoming, self._lock).mend
-        self._database = Database(files.database, reactor, prepare, mend)
-        self.store = Store(files, clock, self._database.run)
+        reserve = Reserve(files.reserve)
+        self._database = Database(files.database, reactor, prepare, mend, reserve)
+        self.store = Store(files, clock, self._database.run, self._database.checkpoint)
         self._batches = BatchWriter(self.store, reactor, self._written)
         self._housekeeping = Housekeeping(self.store, reactor, inThread, self._incoming)
+        self._room = RoomKeeping(self.store, reactor, inThread, reserve)
         self._opening: list[Deferred[None]] | None = []
 
     # From the first call to the last.
@@ -122,6 +126,7 @@ class SqliteSpool:
                 "released {count} messages that were staged at the last stop", count=recovered
             )
         self._housekeeping.start()
+        self._room.start()
 
     def _takeDirectory(self) -> None:
         try:
@@ -156,6 +161,7 @@ class SqliteSpool:
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
+        await self._room.stop()
         await self._housekeeping.stop()
         self._batches.close()
         await self._logged(self.store.run(saveClock, *self.store.clock.saved()))

@@ -60,8 +60,29 @@ def vacuum(db: sqlite3.Connection) -> bool:
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     if idle < max(IDLE_PAGES, pages // 4):
         return False
-    db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    _vacuum(db, VACUUM_PAGES)
     return True
+
+
+def _vacuum(db: sqlite3.Connection, pages: int) -> None:
+    """
+    One by one: of a statement without columns, whose every step gives one page
+    back, C{sqlite3} takes no more than the first step.
+    """
+    (idle,) = db.execute("PRAGMA freelist_count").fetchone()
+    for _ in range(min(pages, idle)):
+        db.execute("PRAGMA incremental_vacuum(1)")
+
+
+def giveBack(db: sqlite3.Connection, pages: int) -> bool:
+    """
+    Give unused pages back to a disk that is full, at the next checkpoint.
+
+    @return: whether there is more to give.
+    """
+    _vacuum(db, pages)
+    (idle,) = db.execute("PRAGMA freelist_count").fetchone()
+    return bool(idle)
 
 
 def withoutMessage(db: sqlite3.Connection, numbers: list[int]) -> list[int]:
