@@ -77,6 +77,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         (
             "spool/sqlite/queries.py",
+            "spool/sqlite/rescue.py",
             "spool/sqlite/rows.py",
             "server/limits.py",
             "server/notes.py",

@@ -28,7 +28,7 @@ from deferrals.errors import DeferralsError
 from deferrals.interfaces import IMessage, IQueue
 from deferrals.logger import Logger
 from deferrals.model.ids import parseId
-from deferrals.model.selection import Selection, Shown
+from deferrals.model.selection import Selection, SetAside, Shown
 
 _log = Logger(namespace="deferrals.operator")
 
@@ -100,6 +100,14 @@ class Operator:
     def call_inspect(self, after: int | None) -> Deferred[tuple[list[Shown], int, int | None]]:
         """What is damaged in a part of the spool."""
         return self._queue.inspect(after)
+
+    def call_aside(self) -> Deferred[list[SetAside]]:
+        """What has been set aside."""
+        return self._queue.aside()
+
+    def call_rescue(self, command: str, name: str) -> Deferred[SetAside]:
+        """Show, take back or remove what has been set aside."""
+        return self._queue.rescue(command, name)
 
     def call_numbers(self) -> Deferred[Shown]:
         """What is in the spool, in numbers."""

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from deferrals.interfaces import Work
 from deferrals.logger import Logger
 from deferrals.spool.sqlite import diskspace
+from deferrals.spool.sqlite.leaving import noted
 from deferrals.spool.sqlite.store import Store
 
 _log = Logger(namespace="deferrals.spool")
@@ -102,6 +103,7 @@ class WriteBatch:
             "DELETE FROM recipients WHERE message IN",
         ):
             _forAll(db, sql, list(self.removed))
+        noted(db, [number for number, path in self.removed.items() if path is not None])
         _note(db, self.notes)
 
     def parts(self) -> Iterator[WriteBatch]:

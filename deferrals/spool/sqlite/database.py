@@ -208,6 +208,8 @@ class Database:
         puts a good one in its place, and returns a text for the log; raises
         what prevents it, and has then changed nothing.
     @param reserve: what is given up on a full disk.
+    @param opening: called in the thread before the database is opened, and
+        before it is closed to be opened again.
     """
 
     def __init__(
@@ -217,7 +219,9 @@ class Database:
         prepare: Callable[[sqlite3.Connection], None],
         mend: Callable[[sqlite3.Connection | None], str],
         reserve: Reserve,
+        opening: Callable[[], None] = lambda: None,
     ) -> None:
+        self._opening = opening
         self._path = path
         self._reserve = reserve
         self._reactor = reactor
@@ -270,11 +274,11 @@ class Database:
         self._queue.put(_Operation(run, done.errback, alone))
         return done
 
-    def checkpoint(self) -> Deferred[bool]:
+    def outside(self, function: Callable[[sqlite3.Connection], _T]) -> Deferred[_T]:
         """
-        @return: a Deferred of what L{checkpoint} says.
+        The same outside a transaction, once.
         """
-        return self._put(checkpoint, alone=True)
+        return self._put(function, alone=True)
 
     def close(self) -> Deferred[None]:
         """
@@ -320,12 +324,16 @@ class Database:
             self._open()
 
     def _open(self) -> None:
+        self._opening()
         try:
-            self._db = connect(self._path)
-        except sqlite3.Error as error:
+            self._openOnce()
+        except (sqlite3.Error, OSError) as error:
             if not (isFull(error) and makeRoom(None, self._reserve)):
                 raise
-            self._db = connect(self._path)
+            self._openOnce()
+
+    def _openOnce(self) -> None:
+        self._db = connect(self._path)
         try:
             self._prepare(self._db)
             self._identity = FileIdentity(self._path)
@@ -385,6 +393,7 @@ class Database:
 
     def _mended(self, deleted: bool) -> bool:
         self._mendAt = time.monotonic() + MEND_SECONDS
+        self._opening()
         try:
             if deleted or self._damaged:
                 text = self._mend(None if self._damaged else self._db)

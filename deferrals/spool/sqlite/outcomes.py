@@ -24,6 +24,7 @@ from deferrals.model.disposition import (
 from deferrals.model.reply import Reply
 from deferrals.spool.sqlite.batch import Insert, WriteBatch
 from deferrals.spool.sqlite.claims import waitFor
+from deferrals.spool.sqlite.leaving import leave
 from deferrals.spool.sqlite.rows import replyText
 from deferrals.spool.sqlite.schema import ENDED, HELD, QUEUED, STUCK
 
@@ -69,8 +70,7 @@ class Outcomes:
         left = self.db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
         if left.fetchone() is not None:
             return False
-        self.db.execute("DELETE FROM messages WHERE id = ?", (number,))
-        self.db.execute("DELETE FROM bodies WHERE id = ?", (number,))
+        leave(self.db, number)
         return True
 
     def _dispose(self, number: int, seq: int, disposition: Disposition, since: float) -> bool:

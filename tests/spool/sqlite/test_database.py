@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
 from deferrals.spool.sqlite import database
-from deferrals.spool.sqlite.database import SETTINGS, Database, connect
+from deferrals.spool.sqlite.database import SETTINGS, Database, checkpoint, connect
 from deferrals.spool.sqlite.diskspace import NoRoom, Reserve
 from tests.reactors import PumpedReactor
 
@@ -70,7 +70,7 @@ class DatabaseTests(SynchronousTestCase):
     def test_checkpoint(self) -> None:
         """The write-ahead log is carried over, beside what waits for a transaction."""
         done = self.db.run(self.insert, 1)
-        carried = self.db.checkpoint()
+        carried = self.db.outside(checkpoint)
         self.assertEqual(self.reactor.wait(done), 1)
         self.assertTrue(self.reactor.wait(carried))
         with open(self.path, "rb") as file:
@@ -88,7 +88,7 @@ class DatabaseTests(SynchronousTestCase):
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM t").fetchall()
         self.reactor.wait(self.db.run(self.insert, 2))
-        self.assertFalse(self.reactor.wait(self.db.checkpoint()))
+        self.assertFalse(self.reactor.wait(self.db.outside(checkpoint)))
 
     def test_full(self) -> None:
         """On a full disk the reserve is given up, and what failed is tried again."""

@@ -200,7 +200,8 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         self.claimed(spool)
         self.resultOf(spool.notices(10))
         self.resultOf(spool.store.run(traced, None))
-        selects = [sql for sql in asked if sql.startswith(("SELECT", "UPDATE recipients"))]
+        ours = ("SELECT", "UPDATE recipients")
+        selects = [sql for sql in asked if sql.startswith(ours) and "COUNT(*)" not in sql]
         self.assertGreater(len(selects), 5)
 
         def plan(db: sqlite3.Connection, sql: str) -> str:
@@ -323,6 +324,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         self.reactor.wait(spool.close())
         os.rename(f"{spool.store.files.database}.away", spool.store.files.database)
         os.rename(aside, path)
+        os.unlink(spool.store.files.mark)  # otherwise it would not fit
         (work,) = self.claimed(self.opened())
         self.assertEqual(work.message.size, MEMORY_OCTETS + 2)
 
@@ -338,11 +340,11 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         db.close()
         aside = os.path.join(self.directory, "damaged")
         text = repair.salvage(spool.store.files, 0.0, {numbers[3]})
-        self.assertIn("2 contents", text)
+        self.assertIn("1 contents", text)
+        self.assertIn(f"2 without their recipients: {os.path.basename(paths[1])}", text)
         found = [os.path.exists(path) for path in paths]
-        self.assertEqual(found, [False, False, True, True])  # the last is still coming in
-        names = {os.path.basename(path) for path in paths[:2]}
-        self.assertLess(names, set(os.listdir(aside)))
+        self.assertEqual(found, [False, True, True, True])
+        self.assertIn(os.path.basename(paths[0]), os.listdir(aside))
 
     def test_afterClose(self) -> None:
         """A closed spool takes nothing."""
