@@ -27,6 +27,8 @@ from deferrals.operator.control import ControlClient, Operator, QueueConnection
 from deferrals.operator.explain import story
 from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import stagePlugins
+from deferrals.spool.sqlite.backup import backUp
+from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.offline import OfflineSpool, immediately
 from deferrals.spool.sqlite.queue import SqliteQueue
 
@@ -69,6 +71,10 @@ def addCommands(commands: Commands) -> None:
     export = _verb(verbs, "export", "write a message to standard output", export_)
     export.add_argument("id", metavar="ID")
     _verb(verbs, "check", "find what is damaged", check)
+    backup = verbs.add_parser("backup", help="copy the queue, also while a server uses it")
+    backup.add_argument("directory", metavar="DIRECTORY", help="where to; it must not be there")
+    backup.add_argument("--config", "-c", metavar="FILE", help="the server's configuration")
+    backup.set_defaults(run=backup_)
     rescue = _verb(verbs, "rescue", "what was set aside: list, show, restore, remove", rescue_)
     rescue.add_argument(
         "what", nargs="?", default="list", choices=("list", "show", "restore", "remove")
@@ -324,6 +330,21 @@ def check(connection: QueueConnection, arguments: argparse.Namespace) -> int:
             say(f"moved aside: {name}")
         say(f"{messages} messages, {wrong} problems")
     return 1 if wrong else 0
+
+
+def backup_(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals queue backup}: 2 where it cannot be made.
+    """
+    path = arguments.config
+    try:
+        config = load(None if path is None else os.path.abspath(path), stagePlugins())
+        count = backUp(SpoolFiles(config.spoolDirectory), arguments.directory)
+    except (DeferralsError, ValueError, OSError) as error:
+        complain(str(error))
+        return 2
+    say(f"{count} messages are in {arguments.directory}")
+    return 0
 
 
 def rescue_(connection: QueueConnection, arguments: argparse.Namespace) -> int:

@@ -107,7 +107,7 @@ class Marker:
         cannot be told if the process dies now.
         """
         self.mark = readMark(self._path) or self.mark
-        self._write(attrs.evolve(self.mark, closed=False, log=None))
+        self.write(attrs.evolve(self.mark, closed=False, log=None))
 
     def opened(self, db: sqlite3.Connection) -> None:
         """
@@ -123,22 +123,25 @@ class Marker:
             raise
         with contextlib.suppress(sqlite3.Error):
             checkpoint(db)
-        self._write(Mark(identity(db), generation, False, logSalt(self._log)))
+        self.write(Mark(identity(db), generation, False, logSalt(self._log)))
 
     def came(self, generation: int) -> None:
         """
         The database has come so far, durably.
         """
-        self._write(Mark(self.mark.spool, generation, False, logSalt(self._log)))
+        self.write(Mark(self.mark.spool, generation, False, logSalt(self._log)))
 
     def closed(self) -> None:
         """
         The database is closed.
         """
         isClosed = not os.path.exists(self._log)
-        self._write(attrs.evolve(self.mark, closed=isClosed, log=None))
+        self.write(attrs.evolve(self.mark, closed=isClosed, log=None))
 
-    def _write(self, mark: Mark) -> None:
+    def write(self, mark: Mark) -> None:
+        """
+        Make it say that.
+        """
         self.mark = mark
         text = json.dumps(attrs.asdict(mark)).encode("ascii") + b"\n"
         try:

@@ -69,7 +69,11 @@ class Aside:
     def _one(self, name: str) -> SetAside:
         path = self.path(name)
         if os.path.isdir(path):
-            octets = sum(one.stat().st_size for one in os.scandir(path))
+            octets = sum(
+                os.path.getsize(os.path.join(where, one))
+                for where, _, names in os.walk(path)
+                for one in names
+            )
             kind = "database" if os.path.exists(f"{path}/spool.sqlite") else "log"
             shown: SetAside = {"name": name, "kind": kind, "id": "", "octets": octets}
             shown["why"] = _why(path)
@@ -145,9 +149,13 @@ class Aside:
         if self.files.hasBody(message):
             return self.files.body(message)
         for name in self.files.namesAside():
+            path = os.path.join(self.files.damaged, name)
+            inCopy = os.path.join(path, "bodies", formatId(message))
+            if os.path.isfile(inCopy):
+                return inCopy
             with contextlib.suppress(ValueError):
-                if number(name) == message:
-                    return os.path.join(self.files.damaged, name)
+                if number(name) == message and os.path.isfile(path):
+                    return path
         return None
 
     def moveBack(self, path: str, message: int) -> None:

@@ -19,6 +19,7 @@ from deferrals.spool.message import MEMORY_OCTETS, PART
 from deferrals.spool.sqlite import housekeeping
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.pages import readLog
+from deferrals.spool.sqlite.queue import SqliteQueue
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope
 from tests.reactors import PumpedReactor
@@ -68,6 +69,9 @@ class SpoolCase(SynchronousTestCase):
         files = SpoolFiles(os.path.abspath(self.mktemp()))
         shutil.copytree(self.spool.store.files.directory, files.directory)
         return files
+
+    def queue(self) -> SqliteQueue:
+        return SqliteQueue(self.spool.store, self.inThread)
 
     def ids(self, files: SpoolFiles) -> set[str]:
         """

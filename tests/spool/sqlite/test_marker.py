@@ -52,7 +52,7 @@ class MarkerTests(SynchronousTestCase):
 
     def test_further(self) -> None:
         """A database comes further than the directory at each start."""
-        self.marker._write(Mark(identity(self.db), 40))
+        self.marker.write(Mark(identity(self.db), 40))
         self.marker.opening()
         self.marker.opened(self.db)
         self.assertEqual(generationOf(self.db), 41)

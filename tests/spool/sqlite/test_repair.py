@@ -221,7 +221,7 @@ class RewriteTests(RepairCase):
         self.db.execute("DELETE FROM info")
         self.stored()
         marker = Marker(self.files.mark, self.files.database)
-        marker._write(Mark("0123456789abcdef", 7))
+        marker.write(Mark("0123456789abcdef", 7))
         repair.salvage(self.files, 50.0, ())
         self.reopened()
         self.assertEqual(identity(self.db), "0123456789abcdef")

@@ -16,30 +16,29 @@ from deferrals.model.ids import formatId
 from deferrals.model.selection import Selection
 from deferrals.spool.message import MEMORY_OCTETS, ownMessage
 from deferrals.spool.sqlite import belonging, rescue
-from deferrals.spool.sqlite.queue import SqliteQueue
 from tests.spool.sqlite.test_belonging import SpoolCase
 
 
 class RescueTests(SpoolCase):
     """
-    The operator's commands, through L{SqliteQueue}.
+    The operator's commands, through a queue.
     """
 
     def setUp(self) -> None:
         super().setUp()
-        self.queue = SqliteQueue(self.spool.store, self.inThread)
+        self.view = self.queue()
 
     def result(self, command: str, name: str) -> Any:
-        found = self.reactor.wait(self.queue.rescue(command, name))
+        found = self.reactor.wait(self.view.rescue(command, name))
         if hasattr(found, "raiseException"):
             found.raiseException()
         return found
 
     def listed(self) -> dict[str, Any]:
-        return {one["name"]: one for one in self.reactor.wait(self.queue.aside())}
+        return {one["name"]: one for one in self.reactor.wait(self.view.aside())}
 
     def statuses(self) -> dict[str, str]:
-        found, _ = self.reactor.wait(self.queue.recipients(Selection(), 100, None))
+        found, _ = self.reactor.wait(self.view.recipients(Selection(), 100, None))
         return {one["id"]: one["status"] for one in found}
 
     def lost(self) -> str:
@@ -56,7 +55,7 @@ class RescueTests(SpoolCase):
         (name,) = (one for one in files.namesAside() if one.startswith("spool-"))
         shutil.copy(self.whole.database, f"{files.damaged}/{name}/spool.sqlite")
         shutil.copy(self.whole.log, f"{files.damaged}/{name}/spool.sqlite-wal")
-        self.queue = SqliteQueue(self.spool.store, self.inThread)
+        self.view = self.queue()
         return name
 
     def withLost(self, *sizes: int) -> tuple[str, list[str]]:
@@ -71,7 +70,7 @@ class RescueTests(SpoolCase):
             with self.assertRaisesRegex(ValueError, "nothing that is called x"):
                 self.result(command, "x")
         with self.assertRaisesRegex(ValueError, "no such command"):
-            self.queue.rescue("drop", "x")
+            self.view.rescue("drop", "x")
 
     def test_outside(self) -> None:
         """No name leads out of the directory."""
@@ -94,7 +93,7 @@ class RescueTests(SpoolCase):
         self.assertEqual((done["restored"], done["skipped"]), (ids, {}))
         self.assertEqual(self.statuses(), dict.fromkeys(ids, "held"))
         self.assertEqual(set(self.listed()), {name})
-        problems, count, _ = self.reactor.wait(self.queue.inspect(None))
+        problems, count, _ = self.reactor.wait(self.view.inspect(None))
         self.assertEqual((problems, count), ([], 2))
         again = self.result("restore", name)
         self.assertEqual(again["restored"], [])
@@ -122,7 +121,7 @@ class RescueTests(SpoolCase):
         with self.assertRaisesRegex(SpoolError, f"`deferrals queue export {text}` writes it"):
             self.result("restore", text)
         number = rescue.number(text)
-        message = self.reactor.wait(self.queue.content(number))
+        message = self.reactor.wait(self.view.content(number))
         with message.open() as file:
             self.assertEqual(file.read(), b"x" * MEMORY_OCTETS + b"\r\n")
         self.result("remove", text)
