@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "DeferralsError",
     "HopError",
+    "Overtaken",
     "PeerError",
     "SpoolError",
     "StageError",
@@ -77,6 +78,13 @@ class SpoolError(DeferralsError):
     """
     The spool could not make a message durable (a full disk, a failed sync, an
     unwritable directory).  The sender still owns the message.
+    """
+
+
+class Overtaken(SpoolError):
+    """
+    What was to be recorded with a notice is not so any longer: a recipient was
+    delivered, removed or taken by another process meanwhile.  Nothing is wrong.
     """
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
 from twisted.python.failure import Failure
 
 from deferrals import durable
@@ -27,7 +26,7 @@ from deferrals.errors import ConfigError, SpoolError
 from deferrals.interfaces import IDeliveryStage, IReactor
 from deferrals.logger import Logger
 from deferrals.model.networks import dnsServers
-from deferrals.operator.control import Operator, listen
+from deferrals.operator.control import ControlPort, Operator, listen
 from deferrals.server.listeners import serverEndpoint
 from deferrals.server.mailserver import MailServer
 from deferrals.server.services import Services
@@ -80,7 +79,7 @@ class MailService(service.Service):
             services=self._services,
         )
         self.server.limitConnections(config.limits)
-        self._control: IListeningPort | None = None
+        self._control: ControlPort | None = None
 
     def privilegedStartService(self) -> None:
         """

@@ -258,6 +258,55 @@ class DiskTests(CrashCase):
         self.assertEqual(self.run_(server, "queue", "show", queued).returncode, 0)
         self.recovers(server, 1)
 
+    def test_stateDirectory(self) -> None:
+        """All of the state directory is deleted: it is made again as it was."""
+        server = self.server(CONFIG)
+        queued = self.send(server, "<dead-1@x.example>")
+        state = os.path.join(server.directory, "state")
+        until(lambda: os.path.exists(os.path.join(state, "control")), "control", PATIENCE)
+        removed(state)
+        until(lambda: os.path.exists(os.path.join(state, "control")), "control", PATIENCE)
+        until(
+            lambda: os.path.exists(os.path.join(state, "spool", "spool.sqlite")),
+            "the spool",
+            PATIENCE,
+        )
+        for name in ("", "spool", "spool/bodies"):
+            mode = os.stat(os.path.join(state, name)).st_mode & 0o777
+            self.assertEqual(mode, 0o700, name)
+        self.assertEqual(self.run_(server, "status").returncode, 0)
+        self.assertEqual(self.run_(server, "queue", "show", queued).returncode, 0)
+        self.logged(server, "control was taken away: made again")
+        self.recovers(server, 0)
+
+    def test_empty(self) -> None:
+        """After a kill the database has 0 octets: nothing is removed, and all is taken back."""
+        server = self.server(CONFIG)
+        small = self.send(server, "<dead-1@x.example>")
+        self.assertTrue(self.attempt(server, 400_000, recipient="dead-2@x.example") < "4")
+        server.kill()
+        spool = os.path.join(server.directory, "state", "spool")
+        shutil.copy(os.path.join(spool, "spool.sqlite"), os.path.join(spool, "kept"))
+        shutil.copy(os.path.join(spool, "spool.sqlite-wal"), os.path.join(spool, "kept-wal"))
+        os.truncate(os.path.join(spool, "spool.sqlite"), 0)
+        server.start()
+        self.logged(server, "is of 0 octets: set aside as")
+        found = self.run_(server, "queue", "rescue").stdout
+        self.assertIn("2 set aside", found)
+        (name,) = (n for n in os.listdir(os.path.join(spool, "damaged")) if n[:5] == "spool")
+        aside = os.path.join(spool, "damaged", name)
+        os.rename(os.path.join(spool, "kept"), os.path.join(aside, "spool.sqlite"))
+        os.rename(os.path.join(spool, "kept-wal"), os.path.join(aside, "spool.sqlite-wal"))
+        self.assertIn("dead-2@x.example", self.run_(server, "queue", "rescue", "show", name).stdout)
+        done = self.run_(server, "queue", "rescue", "restore", name)
+        self.assertIn("2 messages taken back, held", done.stdout, done.stderr)
+        self.assertEqual(self.run_(server, "queue", "check").returncode, 0)
+        self.assertIn("held", self.run_(server, "queue", "list", small).stdout)
+        self.run_(server, "queue", "release", "--all")
+        self.assertNotIn("held", self.run_(server, "queue", "list").stdout)
+        done = self.run_(server, "queue", "rescue", "remove", name)
+        self.assertIn("0 set aside", self.run_(server, "queue", "rescue").stdout)
+
     def test_damaged(self) -> None:
         """A database that is damaged: what can be read goes on, the rest is kept and named."""
         server = self.server(CONFIG)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from deferrals.errors import SpoolError
+from deferrals.errors import Overtaken
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
     TELL_SECONDS,
@@ -21,6 +21,7 @@ from deferrals.model.disposition import (
     Reschedule,
     Undeliverable,
 )
+from deferrals.model.ids import formatId
 from deferrals.model.reply import Reply
 from deferrals.spool.sqlite.batch import Insert, WriteBatch
 from deferrals.spool.sqlite.claims import waitFor
@@ -55,8 +56,8 @@ class Outcomes:
     ) -> bool:
         """
         @return: whether no recipient of the message is left.
-        @raise SpoolError: a recipient is leased to another owner now, and there
-            are notices that would not be true.
+        @raise Overtaken: a recipient has left or is leased to another owner now,
+            and there are notices that would not be true.
         """
         since = self.db.execute("SELECT since FROM messages WHERE id = ?", (number,)).fetchone()
         for addressee, disposition in dispositions:
@@ -64,7 +65,7 @@ class Outcomes:
                 number, addressee.seq, disposition, since[0] if since else self.now
             )
             if notices and not changed:
-                raise SpoolError(f"recipient {addressee.seq} is leased to another process by now")
+                raise Overtaken(f"{formatId(number)}: <{addressee}> was dealt with meanwhile")
         if notices:
             WriteBatch(inserts=list(notices)).apply(self.db)
         left = self.db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))

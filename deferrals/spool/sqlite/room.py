@@ -8,6 +8,8 @@ Everything here runs in the reactor's thread.
 
 from __future__ import annotations
 
+import contextlib
+
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -66,7 +68,10 @@ class RoomKeeping:
         try:
             lack = await self._inThread(diskspace.lack, self._store.files.directory)
         except OSError:
-            return  # it was taken away, which each operation says
+            # It was taken away: any operation notices that, and has it mended.
+            with contextlib.suppress(SpoolError):
+                await self._store.run(upkeep.giveBack, 0)
+            return
         self._say(lack)
         if lack:
             await self._giveBack()

@@ -109,7 +109,7 @@ class RoomKeepingTests(SynchronousTestCase):
         self.look()
         self.lack, self.error = "full", None
         self.look()
-        self.assertEqual(self.given, [PAGES] * 3)
+        self.assertEqual(self.given, [PAGES, PAGES, 0, PAGES])
 
     def test_stop(self) -> None:
         """It ends with the spool."""
