@@ -169,7 +169,8 @@ class AdapterTests(SynchronousTestCase):
         clock.advance(0)
         server.advance()
         self.assertEqual(session.heard()[-1][:3], "250")
-        self.assertEqual(len(self.delivery.messages["men"][0].lines), LINES_AT_ONCE + 6)
+        # Received, and the empty line that separates it from the text.
+        self.assertEqual(len(self.delivery.messages["men"][0].lines), LINES_AT_ONCE + 7)
 
     def test_cutShort(self) -> None:
         """A message that raises on the way is told that it does not come to its end."""

@@ -50,7 +50,7 @@ ALLOWED = {
         "spool",
     },
     "client": {"errors", "model", "smtp", "tls"},
-    "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool"},
+    "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool", "stages"},
     "server": {
         *BASE,
         *("auth", "config", "plugins", "relay", "smtp", "spool", "stages"),
@@ -60,7 +60,10 @@ ALLOWED = {
         *BASE,
         *("auth", "config", "operator", "plugins", "server", "smtp", "stages"),
     },
-    "tap": {"app", "auth", "config", "deferreds", "errors", "logger", "plugins", "server"},
+    "tap": {
+        *("app", "auth", "config", "deferreds", "errors", "interfaces", "logger", "model"),
+        *("plugins", "server"),
+    },
     "cli": {"app", "client", "config", "errors", "model", "operator", "plugins", "stages"},
 }
 

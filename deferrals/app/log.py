@@ -19,7 +19,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.threadable import isInIOThread
@@ -31,6 +31,19 @@ from deferrals.model.text import cleaned, cleanedLines
 _LEGACY = {"message", "time", "isError", "system", "format", "log_text"}
 
 _PORTS = re.compile(r"^\S+ starting on |^\(.* Closed\)$|^(Starting|Stopping) factory ")
+
+
+class Lines(Protocol):
+    """
+    What is written to: a text file, or L{deferrals.app.output.Output}.
+    """
+
+    def write(self, text: str, /) -> object:
+        """Take whole lines."""
+
+    def flush(self) -> object:
+        """Keep nothing back."""
+
 
 _encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
@@ -64,7 +77,7 @@ class _Observer:
     @param later: calls a function in the next turn of the reactor.
     """
 
-    def __init__(self, file: TextIO, later: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, file: Lines, later: Callable[[Callable[[], None]], object]) -> None:
         self._file = file
         self._later = later
         self._lines: list[str] = []
@@ -109,7 +122,7 @@ class PlainObserver(_Observer):
     Lines for people.
     """
 
-    def __init__(self, file: TextIO, later: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, file: Lines, later: Callable[[Callable[[], None]], object]) -> None:
         super().__init__(file, later)
         self._second = -1
         self._stamp = ""

@@ -22,7 +22,10 @@ class IMessage(Interface):
     line ended by CRLF (unless the envelope says BODY=BINARYMIME), without any
     field that this server adds.  The same octets are judged, stored and
     delivered; but content stages are not shown fields that only this server may
-    say (L{deferrals.model.ours}), which no mailbox gets.
+    say (L{deferrals.model.ours}), which no mailbox gets, and text behind no header
+    section begins with an empty line for them, as it does in the mailbox.  What
+    the mailbox will have in front of it is in
+    L{IServices.view<deferrals.interfaces.IServices.view>}.
     """
 
     size: int = Attribute("Its size in octets.")

@@ -21,7 +21,8 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import Attribute, Interface
 
-from deferrals.interfaces.message import MaybeAwaitable
+from deferrals.interfaces.message import IMessage, MaybeAwaitable
+from deferrals.model.envelope import Envelope
 from deferrals.model.json import JSON
 from deferrals.model.outgoing import Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
@@ -199,6 +200,15 @@ class IServices(Interface):
         @param servers: DNS servers, as (address, port) pairs; none, for those
             of the configuration, or of the system.
         @return: C{twisted.internet.interfaces.IResolver}.
+        """
+
+    def view(message: IMessage, envelope: Envelope) -> IMessage:
+        """
+        A message as a mailbox will have it: C{Return-Path} and our C{Received} in
+        front, what only this server may say taken out.  Each scanner is sent this,
+        unless its protocol tells it the same otherwise.
+
+        @return: an L{IMessage} with a size and a digest of its own.
         """
 
     def listensOn(address: str, port: int) -> bool:

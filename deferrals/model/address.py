@@ -6,6 +6,10 @@ without backtracking.  Source routes are read and dropped (RFC 5321 §4.1.1.3).
 Strings here are text; octets that are not UTF-8 never become an address, and
 neither do characters that cannot be seen or end a line
 (L{deferrals.model.characters}).
+
+Where they are not read strictly, paths are read as the servers around read them:
+dots stand anywhere in a local part, a path needs no brackets, and has blanks
+inside of them.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+import unicodedata
 
 import attrs
 import idna
@@ -25,13 +30,17 @@ __all__ = ["AddressError", "Mailbox"]
 #: reverse paths of mailing lists are longer.  This much a file name can carry.
 MAX_LOCAL_OCTETS = 254
 MAX_DOMAIN_OCTETS = 255  # RFC 5321 §4.5.3.1.2
+MAX_LABEL_OCTETS = 63  # RFC 1035 §2.3.4
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-" + WORD
-_LOCAL = re.compile(rf'[{_ATEXT}]+(?:\.[{_ATEXT}]+)*|"(?:[^"\\{UNFIT}]|\\[\x20-\x7e])*"')
+_QUOTED = rf'"(?:[^"\\{UNFIT}]|\\[\x20-\x7e])*"'
+_LOCAL = re.compile(rf"[{_ATEXT}.]+|{_QUOTED}")
+_STRICT_LOCAL = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*|{_QUOTED}")
 _DOMAIN = re.compile(rf"[A-Za-z0-9{WORD}_](?:[A-Za-z0-9{WORD}._\-]*)|\[[^\[\]\\\s]*\]")
 _ROUTE = re.compile(r"@[^:<>\s\"]*:")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_\-]{0,61}[a-z0-9_])?")
 _ROUTING = frozenset("%!@")
+_BLANKS = re.compile(r"[ \t]*")
 _DOT_ATOM = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")
 
 
@@ -53,14 +62,37 @@ def normalDomain(domain: str) -> str:
     if len(domain.encode("utf-8")) > MAX_DOMAIN_OCTETS:
         raise AddressError("domain too long")
     if not domain.isascii():
-        try:
-            domain = idna.encode(domain, uts46=True).decode("ascii")
-        except idna.IDNAError as error:
-            raise AddressError(f"bad international domain: {error}") from None
-    domain = domain.lower().rstrip(".") if domain.endswith(".") else domain.lower()
+        domain = _asciiDomain(domain)
+    domain = domain.lower().removesuffix(".")
     if not domain or not all(_LABEL.fullmatch(label) for label in domain.split(".")):
         raise AddressError("bad domain")
     return domain
+
+
+def _asciiDomain(domain: str) -> str:
+    """
+    A-labels also for symbols, which registries sell although RFC 5892 leaves them
+    out: C{i\u2764.ws}.
+    """
+    try:
+        labels = [_asciiLabel(label) for label in idna.uts46_remap(domain, False).split(".")]
+    except (idna.IDNAError, UnicodeError) as error:
+        raise AddressError(f"bad international domain: {error}") from None
+    if any(len(label) > MAX_LABEL_OCTETS for label in labels):
+        raise AddressError("label too long")
+    return ".".join(labels)
+
+
+def _asciiLabel(label: str) -> str:
+    if label.isascii():
+        return label
+    symbols = {c for c in label if unicodedata.category(c).startswith("S")}
+    if not symbols:
+        return idna.encode(label).decode("ascii")
+    rest = "".join(c for c in label if c not in symbols)
+    if not rest.isascii():
+        idna.encode(rest)
+    return "xn--" + label.encode("punycode").decode("ascii")
 
 
 def _normalLiteral(literal: str) -> str:
@@ -155,32 +187,63 @@ def _text(local: str, domain: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def takePath(text: str, bare: bool = False) -> tuple[Mailbox | None, str]:
+def takePath(text: str, bare: bool = False, strict: bool = False) -> tuple[Mailbox | None, str]:
     """
-    Take a path in angle brackets from the front of C{text}.  Remembered: the
-    same paths come again and again.
+    Take a path from the front of C{text}.  Remembered: the same paths come again
+    and again.
 
     @param bare: whether C{<postmaster>} without a domain is a path
         (RFC 5321 §4.1.1.3: for RCPT only).
+    @param strict: whether only RFC 5321's grammar counts.
     @return: the mailbox, C{None} for the null path C{<>}; and the rest of the
-        text behind the closing bracket.
+        text behind the path.
     @raise AddressError: there is no valid path.
     """
-    if text.startswith("<>"):
-        return None, text[2:]
-    if not text.startswith("<"):
-        raise AddressError("an address stands in angle brackets")
-    start = 1
-    route = _ROUTE.match(text, 1)
+    start, isOpen = _opened(text, strict)
+    if isOpen and text[start : start + 1] == ">":
+        return None, text[start + 1 :]
+    route = _ROUTE.match(text, start)
     if route is not None:
         start = route.end()
-    local = _LOCAL.match(text, start)
+    local = (_STRICT_LOCAL if strict else _LOCAL).match(text, start)
     if local is None:
         raise AddressError("bad local part")
     end = local.end()
     if bare and text[end : end + 1] == ">" and local[0].lower() == "postmaster":
         return Mailbox("postmaster", ""), text[end + 1 :]
     domain = _DOMAIN.match(text, end + 1) if text[end : end + 1] == "@" else None
-    if domain is None or text[domain.end() : domain.end() + 1] != ">":
+    if domain is None:
         raise AddressError("bad address")
-    return Mailbox.parse(text[start : domain.end()]), text[domain.end() + 1 :]
+    mailbox = Mailbox.parse(text[start : domain.end()])
+    return mailbox, text[_closed(text, domain.end(), isOpen, strict) :]
+
+
+def _opened(text: str, strict: bool) -> tuple[int, bool]:
+    """
+    @return: where the path begins; and whether that is behind a bracket.
+    """
+    if strict:
+        if not text.startswith("<"):
+            raise AddressError("an address stands in angle brackets")
+        return 1, True
+    isOpen = text.startswith("<")
+    return _behindBlanks(text, 1) if isOpen else 0, isOpen
+
+
+def _closed(text: str, end: int, isOpen: bool, strict: bool) -> int:
+    """
+    @param end: where the domain ends.
+    @return: where the path ends.
+    """
+    if isOpen:
+        end = end if strict else _behindBlanks(text, end)
+        if text[end : end + 1] == ">":
+            return end + 1
+    elif text[end : end + 1] in ("", " ", "\t"):
+        return end
+    raise AddressError("bad address")
+
+
+def _behindBlanks(text: str, start: int) -> int:
+    blanks = _BLANKS.match(text, start)
+    return start if blanks is None else blanks.end()

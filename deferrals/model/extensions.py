@@ -4,7 +4,8 @@ belongs to which EHLO keyword, and what its value looks like.
 
 What the table does not know, or the session did not offer, is 555 5.5.4
 (RFC 5321 §4.1.1.11); a value that is missing, superfluous or malformed is
-501 5.5.4.
+501 5.5.4.  But a parameter that only says more about the message (ENVID, ORCPT,
+AUTH) and cannot be read is dropped: no mail is worth less without it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _UNITEXT = re.compile(r"(?:[!-*,-<>-\[\]-~\u0080-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})*")
 _HEX = re.compile(r"\+([0-9A-F]{2})")
+_HEX_LOWER = re.compile(r"\+[0-9A-Fa-f]{2}")
+_WORD = re.compile(r'(?:"[^"]*"|[^ \t])+')
 _UNICODE_POINT = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
 _NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 
@@ -44,6 +47,7 @@ def decodeXtext(text: str) -> str:
 
     @raise ValueError: it is no xtext.
     """
+    text = _HEX_LOWER.sub(lambda match: match[0].upper(), text)
     if not _XTEXT.fullmatch(text):
         raise ValueError("not xtext")
     decoded = _HEX.sub(lambda match: chr(int(match[1], 16)), text)
@@ -60,9 +64,10 @@ def encodeXtext(text: str) -> str:
 
 
 def _size(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) <= 20):
+    digits = value.lstrip("0") or value[-1:]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
         raise ValueError("digits")
-    return int(value)
+    return int(digits)
 
 
 def _oneOf(*allowed: str) -> Callable[[str], str]:
@@ -75,8 +80,8 @@ def _oneOf(*allowed: str) -> Callable[[str], str]:
 
 
 def _envid(value: str) -> str:
-    if len(value) > MAX_ENVID_OCTETS:
-        raise ValueError("too long")
+    if not 0 < len(value) <= MAX_ENVID_OCTETS:
+        raise ValueError("empty, or too long")
     return decodeXtext(value)
 
 
@@ -88,12 +93,10 @@ def _auth(value: str) -> str:
 
 
 def _notify(value: str) -> frozenset[str]:
-    words = value.upper().split(",")
-    if words == ["NEVER"]:
-        return frozenset(words)
-    if not _NOTIFY.issuperset(words) or len(set(words)) != len(words):
+    words = frozenset(value.upper().removesuffix(",").split(","))
+    if words != {"NEVER"} and not _NOTIFY.issuperset(words):
         raise ValueError("NEVER, or some of SUCCESS, FAILURE, DELAY")
-    return frozenset(words)
+    return words
 
 
 def _orcpt(value: str) -> str:
@@ -117,21 +120,27 @@ class _Parameter:
     @ivar field: where the value goes.
     @ivar read: reads the value, or raises C{ValueError}; C{None} where there
         must be no value, which then stands for C{value}.
+    @ivar isTold: whether it only tells more: what cannot be read is dropped.
+    @ivar mayRepeat: whether it may be there again; the last one counts.
     """
 
     keyword: str
     field: str
     read: Callable[[str], Any] | None
     value: Any = True
+    isTold: bool = False
+    mayRepeat: bool = False
 
 
 _MAIL = {
-    "SIZE": _Parameter("SIZE", "size", _size),
-    "BODY": _Parameter("8BITMIME", "body", _oneOf("7BIT", "8BITMIME", "BINARYMIME")),
-    "SMTPUTF8": _Parameter("SMTPUTF8", "smtputf8", None),
+    "SIZE": _Parameter("SIZE", "size", _size, mayRepeat=True),
+    "BODY": _Parameter(
+        "8BITMIME", "body", _oneOf("7BIT", "8BITMIME", "BINARYMIME"), mayRepeat=True
+    ),
+    "SMTPUTF8": _Parameter("SMTPUTF8", "smtputf8", None, mayRepeat=True),
     "RET": _Parameter("DSN", "ret", _oneOf("FULL", "HDRS")),
-    "ENVID": _Parameter("DSN", "envid", _envid),
-    "AUTH": _Parameter("AUTH", "auth", _auth),
+    "ENVID": _Parameter("DSN", "envid", _envid, isTold=True),
+    "AUTH": _Parameter("AUTH", "auth", _auth, isTold=True),
     "REQUIRETLS": _Parameter("REQUIRETLS", "requireTLS", None),
     "DEFERRALS": _Parameter("DEFERRALS", "form", None, Form.DEFERRALS),
     "PRDR": _Parameter("PRDR", "form", None, Form.PRDR),
@@ -139,7 +148,7 @@ _MAIL = {
 }
 _RCPT = {
     "NOTIFY": _Parameter("DSN", "notify", _notify),
-    "ORCPT": _Parameter("DSN", "orcpt", _orcpt),
+    "ORCPT": _Parameter("DSN", "orcpt", _orcpt, isTold=True),
 }
 
 
@@ -155,19 +164,23 @@ def _parameters(
 
     @raise PeerError: with the reply that says what is wrong.
     """
-    if text and not text.startswith(" "):
+    if text and not text.startswith((" ", "\t")):
         raise _refuse(R501_SYNTAX, "a blank separates the address from its parameters")
     found: dict[str, Any] = {}
-    for word in text.split():
+    for word in _WORD.findall(text):
         keyword, mark, value = word.partition("=")
         parameter = table.get(keyword.upper())
+        if parameter is not None and parameter.field == "auth" and "AUTH" not in offered:
+            continue  # who relays writes it to every server
         if parameter is None or parameter.keyword not in offered:
             if not _KEYWORD.fullmatch(keyword):
                 raise _refuse(R501_SYNTAX, "malformed parameter")
             raise PeerError(keyword, R555_UNKNOWN_PARAMETER)
-        if parameter.field in found:
+        if parameter.field in found and not parameter.mayRepeat:
             raise _refuse(R501_SYNTAX, _twice(keyword.upper(), parameter, found[parameter.field]))
         found[parameter.field] = _value(keyword.upper(), parameter, bool(mark), value)
+        if found[parameter.field] == "BINARYMIME" and "BINARYMIME" not in offered:
+            raise _refuse(R501_SYNTAX, "BODY=BINARYMIME is not offered")
     return found
 
 
@@ -186,43 +199,51 @@ def _value(keyword: str, parameter: _Parameter, hasValue: bool, value: str) -> A
     try:
         return parameter.read(value)
     except ValueError:
+        if value and parameter.isTold:
+            return None
         raise _refuse(R501_SYNTAX, f"bad value of {keyword}") from None
 
 
-def _path(rest: str, word: str, syntax: Reply, bare: bool) -> tuple[Mailbox | None, str]:
+def _path(
+    rest: str, word: str, syntax: Reply, bare: bool, strict: bool
+) -> tuple[Mailbox | None, str]:
     if rest[: len(word)].upper() != word:
         raise _refuse(R501_SYNTAX, f"expected {word}<address>")
     try:
-        return takePath(rest[len(word) :].lstrip(" "), bare)
+        return takePath(rest[len(word) :].lstrip(" \t"), bare, strict)
     except AddressError as error:
         raise PeerError(str(error), syntax) from None
 
 
-def parseMail(rest: str, offered: Collection[str]) -> tuple[Mailbox | None, Parameters]:
+def parseMail(
+    rest: str, offered: Collection[str], strict: bool = False
+) -> tuple[Mailbox | None, Parameters]:
     """
     Read what stands behind C{MAIL}.
 
     @param offered: the EHLO keywords of this session, upper case.
+    @param strict: whether a path must be as RFC 5321 has it.
     @return: the reverse path (C{None} for C{<>}) and the parameters.
     @raise PeerError: with the reply that says what is wrong.
     """
-    sender, tail = _path(rest, "FROM:", R501_SENDER_SYNTAX, False)
+    sender, tail = _path(rest, "FROM:", R501_SENDER_SYNTAX, False, strict)
     parameters = Parameters(**_parameters(tail, _MAIL, offered))
-    if parameters.body == "BINARYMIME" and "BINARYMIME" not in offered:
-        raise _refuse(R501_SYNTAX, "BODY=BINARYMIME is not offered")
     if sender is not None and sender.needsUTF8 and not parameters.smtputf8:
         raise PeerError("UTF-8 in an address", R553_NEEDS_UTF8)
     return sender, parameters
 
 
-def parseRcpt(rest: str, offered: Collection[str], smtputf8: bool) -> Recipient:
+def parseRcpt(
+    rest: str, offered: Collection[str], smtputf8: bool, strict: bool = False
+) -> Recipient:
     """
     Read what stands behind C{RCPT}.
 
     @param smtputf8: whether this transaction's MAIL FROM carried SMTPUTF8.
+    @param strict: whether a path must be as RFC 5321 has it.
     @raise PeerError: with the reply that says what is wrong.
     """
-    address, tail = _path(rest, "TO:", R501_RECIPIENT_SYNTAX, True)
+    address, tail = _path(rest, "TO:", R501_RECIPIENT_SYNTAX, True, strict)
     if address is None:
         raise PeerError("the null path is no recipient", R501_RECIPIENT_SYNTAX)
     recipient = Recipient(address, **_parameters(tail, _RCPT, offered))

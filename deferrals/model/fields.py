@@ -7,7 +7,35 @@ from __future__ import annotations
 import re
 
 _FIELD = re.compile(r"([!-9;-~]+)[ \t]*:(.*)", re.S)
+_NO_FIELD = re.compile(rb"(?:\A|\r\n)(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
+_MAILBOX_LINE = re.compile(rb">*From ")
 _FOLD = re.compile(r"\r\n(?=[ \t])")
+
+
+def headerEnd(head: bytes) -> int:
+    """
+    Where a header section really ends: in front of the first line that is no
+    field and continues none.  What follows is text, although no empty line says so.
+
+    @param head: what stands in front of the first empty line.
+    """
+    if head[:1] in (b" ", b"\t"):
+        return 0
+    # What programs that keep mail in one file leave in front of the fields.
+    start = 1 if _MAILBOX_LINE.match(head) else 0
+    found = _NO_FIELD.search(head, start)
+    return len(head) if found is None else found.start()
+
+
+def separation(header: bytes, following: bytes) -> bytes:
+    """
+    @param header: a message's header section, without its last CRLF.
+    @param following: the next octets, four at least where there are so many.
+    @return: what is missing between the header section and the text.
+    """
+    if following.startswith(b"\r\n" if not header else b"\r\n\r\n"):
+        return b""
+    return b"\r\n"
 
 
 def fieldsOf(head: bytes) -> list[tuple[str, str]]:

@@ -55,8 +55,10 @@ class ListenerOptions:
         C{retry_limit} times, to bring its recipients apart: C{"split"}, they go
         on to come apart; or what C{mixed} calls so.
     @ivar retry_limit: how often that may be, for one message.
-    @ivar bare_lf: what becomes of a message with a bare CR or LF: refused, 550
-        5.6.0, or made to have CRLF everywhere.
+    @ivar bare_lf: what becomes of a message with a bare CR or LF: made to have
+        CRLF everywhere, or refused, 550 5.6.0.
+    @ivar strict: whether paths have brackets, local parts their dots between
+        other characters, and messages no bare CR or LF, as RFC 5321 has it.
     @ivar tls: C{"none"}, C{"starttls"} (offered), C{"required"} (no mail
         without it) or C{"implicit"} (from the first octet); by default
         C{"starttls"} where there is a certificate.
@@ -83,7 +85,8 @@ class ListenerOptions:
     mixed: Mixed | None = None
     mixed_fallback: Literal[Mixed.SPLIT, Mixed.NOTIFY, Mixed.FILE] = Mixed.SPLIT
     retry_limit: int = attrs.field(default=2, validator=checked(positive))
-    bare_lf: Literal["refuse", "normalise"] = "refuse"
+    bare_lf: Literal["normalise", "refuse"] = "normalise"
+    strict: bool = False
     tls: Literal["none", "starttls", "required", "implicit"] | None = None
     auth: Literal["no", "offered", "required"] | None = None
     auth_without_tls: bool = False
@@ -112,6 +115,13 @@ class ListenerOptions:
         """
         submits = self.protocol == "submission"
         return self.mixed or (Mixed.STRICTEST if submits else Mixed.RETRY)
+
+    @property
+    def mendsLineEnds(self) -> bool:
+        """
+        Whether bare CRs and LFs become CRLF.
+        """
+        return self.bare_lf == "normalise" and not self.strict
 
     @property
     def mayFile(self) -> bool:

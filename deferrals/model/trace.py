@@ -8,6 +8,7 @@ import datetime
 import email.utils
 import re
 
+from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.envelope import Envelope
 from deferrals.model.text import cleaned, oneLine
 from deferrals.model.verdict import Marks
@@ -40,7 +41,8 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     client = envelope.client
     literal = f"IPv6:{client.address}" if ":" in client.address else client.address
     user = " authenticated" if client.user is not None else ""
-    lines = [f"Received: from {cleaned(client.helo) or 'unknown'} ([{literal}]{user})"]
+    named = f"{cleaned(client.hostname)} " if client.hostname else ""
+    lines = [f"Received: from {_helo(client.helo)} ({named}[{literal}]{user})"]
     if client.tls is not None:
         lines.append(f"\t(using {cleaned(client.tls)})")
     lines.append(f"\tby {hostname} with {client.protocol} id {envelope.id}")
@@ -49,6 +51,19 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     lines[-1] += ";"
     lines.append(f"\t{rfc5322Date(envelope.received)}")
     return "".join(line + "\r\n" for line in lines).encode("utf-8")
+
+
+def _helo(name: str) -> str:
+    """
+    A name that is not ASCII would make an 8-bit mail of every one.
+    """
+    name = cleaned(name) or "unknown"
+    if name.isascii():
+        return name
+    try:
+        return normalDomain(name)
+    except AddressError:
+        return name.encode("ascii", "replace").decode("ascii")
 
 
 def returnPath(envelope: Envelope) -> bytes:

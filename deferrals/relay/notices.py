@@ -26,6 +26,7 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import KEEP_SECONDS, Disposition, Undeliverable, afterNotice
 from deferrals.model.dsn import Notification, isWanted
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
+from deferrals.model.fields import separation
 from deferrals.model.ids import TransactionIds, formatId
 from deferrals.model.verdict import Route
 
@@ -293,4 +294,5 @@ def returnedOf(
     if not whole or message.size > largestOctets:
         return message.header, None
     with message.open() as file:
-        return message.header, file.read()
+        header, rest = file.read(len(message.header)), file.read()
+    return header, header + separation(header, rest[:4]) + rest

@@ -13,12 +13,14 @@ from twisted.internet.interfaces import IReactorThreads, IResolver, IStreamClien
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
-from deferrals.interfaces import IServices
+from deferrals.interfaces import IMessage, IServices
+from deferrals.model.envelope import Envelope
 from deferrals.model.status import Status
 from deferrals.server.limits import SharedLimits
 from deferrals.server.network import makeResolver, reachable
 from deferrals.server.notes import Notes
 from deferrals.smtp.client.pool import NextHops
+from deferrals.stages.foreign import view
 from deferrals.tls import clientEndpoint
 
 _T = TypeVar("_T")
@@ -94,6 +96,9 @@ class Services:
         if servers not in self._resolvers:
             self._resolvers[servers] = makeResolver(self.reactor, servers)
         return self._resolvers[servers]
+
+    def view(self, message: IMessage, envelope: Envelope) -> IMessage:
+        return view(message, envelope, self.hostname)
 
     def listensOn(self, address: str, port: int) -> bool:
         sockets = [one for sockets in self._listening for one in sockets()]

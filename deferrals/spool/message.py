@@ -26,7 +26,7 @@ from deferrals import durable
 from deferrals.deferreds import InThread, SharedResults
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
-from deferrals.model.fields import fieldsOf
+from deferrals.model.fields import fieldsOf, headerEnd
 
 _T = TypeVar("_T")
 
@@ -142,7 +142,8 @@ def _headerOf(begin: bytes) -> bytes:
     if begin.startswith(b"\r\n"):
         return b""
     head, end, _ = begin.partition(b"\r\n\r\n")
-    return head if end else head.removesuffix(b"\r\n")
+    head = head if end else head.removesuffix(b"\r\n")
+    return head[: headerEnd(head)]
 
 
 def ownMessage(message: IMessage) -> Message:

@@ -1,6 +1,7 @@
 """
-A message without what is ours to say (L{deferrals.model.ours}): what scanners
-are given is what the mailbox will have.
+A message as the mailbox will have it: without what is ours to say
+(L{deferrals.model.ours}), its text separated from its header section, and for
+scanners with our own trace fields in front.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from zope.interface import implementer
 
 from deferrals.deferreds import SharedResults
 from deferrals.interfaces import IMessage, MaybeAwaitable
-from deferrals.model.fields import fieldsOf
+from deferrals.model.address import normalDomain
+from deferrals.model.envelope import Envelope
+from deferrals.model.fields import fieldsOf, separation
 from deferrals.model.ours import withoutOurs
+from deferrals.model.trace import received, returnPath
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,6 +34,26 @@ _READ_OCTETS = 256 * 1024
 #: Header sections that have been looked through: once per message, not once per
 #: recipient.
 _heads: WeakKeyDictionary[IMessage, dict[tuple[str, bool], bytes]] = WeakKeyDictionary()
+
+
+_gaps: WeakKeyDictionary[IMessage, bytes] = WeakKeyDictionary()
+
+
+def gapOf(message: IMessage) -> bytes:
+    """
+    @return: the line end that a message lacks between its header section and its
+        text (L{separation}): what stands in front of it would swallow the text.
+    """
+    found = _gaps.get(message)
+    if found is None:
+        header = message.header
+        try:
+            with message.open() as file:
+                file.seek(len(header))
+                found = _gaps[message] = separation(header, file.read(4))
+        except OSError:
+            return b""  # what reads the whole message fails, and says so
+    return found
 
 
 def ownHead(message: IMessage, hostname: str, isFinal: bool) -> bytes:
@@ -55,25 +79,40 @@ def behindHead(message: IMessage, head: bytes) -> int:
 
 def seen(message: IMessage, hostname: str) -> IMessage:
     """
-    @return: what scanners are given; the same object, where nothing is taken out.
+    @return: what stages are given; the same object, where nothing is taken out, and
+        nothing is missing.
     """
     head = ownHead(message, hostname, True)
-    return message if len(head) == len(message.header) else _View(message, head)
+    if len(head) == len(message.header) and not gapOf(message):
+        return message
+    return _View(message, b"", head)
+
+
+def view(message: IMessage, envelope: Envelope, hostname: str) -> IMessage:
+    """
+    See L{IServices.view<deferrals.interfaces.IServices.view>}.
+    """
+    trace = returnPath(envelope) + received(envelope, hostname)
+    return _View(message, trace, ownHead(message, normalDomain(hostname), True))
 
 
 @implementer(IMessage)
 class _View:
     """
     A message with another header section.
+
+    @param trace: what stands in front, each field with its CRLF.
+    @param head: what its own has become.
     """
 
-    def __init__(self, message: IMessage, head: bytes) -> None:
+    def __init__(self, message: IMessage, trace: bytes, head: bytes) -> None:
         self._message = message
+        self._front = trace + head + gapOf(message)
         self._skip = behindHead(message, head)
         self._digest: bytes | None = None
         self._shared = SharedResults()
-        self.header = head
-        self.size = len(head) + message.size - self._skip
+        self.header = (head and trace + head) or trace.removesuffix(b"\r\n")
+        self.size = len(self._front) + message.size - self._skip
         self.inMemory = message.inMemory
 
     @property
@@ -97,8 +136,8 @@ class _View:
         file.seek(self._skip)
         if self.inMemory:
             with file:
-                return io.BytesIO(self.header + file.read())
-        return io.BufferedReader(_Spliced(self.header, file))
+                return io.BytesIO(self._front + file.read())
+        return io.BufferedReader(_Spliced(self._front, file))
 
     def isIntact(self) -> bool:
         return self._message.isIntact()

@@ -40,6 +40,7 @@ from deferrals.model.verdict import (
 from deferrals.server.limits import SharedLimits
 from deferrals.server.notes import Notes
 from deferrals.spool.memory import MemorySpool
+from deferrals.stages.foreign import view
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -302,6 +303,9 @@ class FakeServices:
         if self._resolver is None:
             raise ValueError("no DNS in this test")
         return self._resolver
+
+    def view(self, message: IMessage, envelope: Envelope) -> IMessage:
+        return view(message, envelope, self.hostname)
 
     def listensOn(self, address: str, port: int) -> bool:
         """

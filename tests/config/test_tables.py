@@ -73,7 +73,7 @@ class LoadTests(ConfigCase):
         for text, wanted in (
             ("", "listen: is missing"),
             ("listen = []", "listen: at least one [[listen]] table"),
-            ("listen = 3", "listen: a table or a list: not what stands there"),
+            ("listen = 3", "listen: expected a list"),
             (
                 f"{LISTEN}protocol = 'pop3'",
                 'listen[0].protocol: expected one of "smtp", "submission", "lmtp"',
@@ -82,7 +82,7 @@ class LoadTests(ConfigCase):
                 f"{LISTEN}colour = 1",
                 "listen[0].colour: no such key here; there are: auth, auth_without_tls, bare_lf,"
                 " certificate, delivery_deadline, endpoint, enumerate, exdata, greet_delay, key, mixed,"
-                " mixed_fallback, protocol, proxies, retry_limit, tls, withhold, xclient",
+                " mixed_fallback, protocol, proxies, retry_limit, strict, tls, withhold, xclient",
             ),
             (
                 f"{LISTEN}withhold = ['PIPELINING']",

@@ -272,6 +272,18 @@ class ClamdTests(ScannerCase):
         self.assertIn("(Test.Own.UNOFFICIAL)", found["refuse"])
         until(lambda: clamd.scans() == 3, "three scans")
 
+    def test_withoutTrace(self) -> None:
+        """A mail that clamd would not take for one, but for what stands in front of it."""
+        clamd = Clamd(self)
+        server = self.server(
+            config({"refuse": f'{{ use = "clamav", socket = "{clamd.endpoint}" }}'})
+        )
+        for first in (b"Content-Type: application/octet-stream", b"Content-ID: <a@b>"):
+            data = first + b"\nContent-Transfer-Encoding: base64\n\n"
+            data += base64.encodebytes(EICAR + b"\n")
+            found = self.ask(server, data, "refuse")
+            self.assertIn("(Test.Eicar.UNOFFICIAL)", found["refuse"], first)
+
     def test_tooLarge(self) -> None:
         """The size limit's reply is read, also when clamd has closed while we were sending."""
         clamd = Clamd(self)

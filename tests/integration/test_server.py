@@ -232,7 +232,8 @@ class Verdicts(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        assert body.startswith(b"From:"), body
+        assert body.startswith(b"Return-Path: <a@client.test>\r\nReceived: from client"), body
+        assert b"\r\nFrom: x\r\n" in body, body
         how = self.headers["Deferrals-Rcpt-To"].partition("@")[0]
         if how == "never":
             time.sleep(PATIENCE)

@@ -44,9 +44,32 @@ class MailTests(SynchronousTestCase):
     @requirement("D-3")
     def test_notOffered(self) -> None:
         """A parameter whose keyword was not offered is unknown: 555."""
-        for word in ("SIZE=5", "BODY=8BITMIME", "RET=FULL", "DEFERRALS", "PRDR", "AUTH=<>"):
+        for word in ("SIZE=5", "BODY=8BITMIME", "RET=FULL", "DEFERRALS", "PRDR"):
             self.assertEqual(self.refusal(f"FROM:<> {word}", set()), 555)
         self.assertEqual(self.refusal("FROM:<> BODY=BINARYMIME", {"8BITMIME"}), 501)
+        self.assertEqual(self.refusal("FROM:<> BODY=BINARYMIME BODY=7BIT", {"8BITMIME"}), 501)
+
+    def test_auth(self) -> None:
+        """AUTH is written by who relays, to every server: it is no error, and not believed."""
+        _, parameters = parseMail("FROM:<> AUTH=<> SIZE=5", {"SIZE"})
+        self.assertEqual((parameters.auth, parameters.size), (None, 5))
+
+    def test_dropped(self) -> None:
+        """What only tells more and cannot be read is dropped, and nothing else is."""
+        for words in ("ENVID=" + "x" * 101, "ENVID=a=b", "ENVID=+0A", "ENVID=a+zz", "AUTH=nobody"):
+            _, parameters = parseMail(f"FROM:<a@b.example> {words} SIZE=5", ALL)
+            self.assertEqual((parameters.envid, parameters.auth, parameters.size), (None, None, 5))
+        _, parameters = parseMail("FROM:<a@b.example> ENVID=a+2bb", ALL)
+        self.assertEqual(parameters.envid, "a+b")
+
+    def test_doubles(self) -> None:
+        """Where they do no harm, the last one counts."""
+        _, parameters = parseMail(
+            "FROM:<a@b.example>\tSIZE=1 SIZE=0000000000000000000000002 BODY=7BIT  BODY=8BITMIME"
+            " SMTPUTF8 SMTPUTF8",
+            ALL,
+        )
+        self.assertEqual(parameters, Parameters(size=2, body="8BITMIME", smtputf8=True))
 
     def test_bad(self) -> None:
         """Bad values, superfluous ones, missing ones and doubles: 501."""
@@ -58,14 +81,14 @@ class MailTests(SynchronousTestCase):
             "BODY=9BIT",
             "SMTPUTF8=1",
             "RET=SOME",
-            "ENVID=" + "x" * 101,
-            "ENVID=a=b",
-            "ENVID=+0A",
-            "AUTH=nobody",
+            "ENVID",
+            "ENVID=",
+            "ENVID=a ENVID=b",
+            "RET=FULL RET=FULL",
+            "SIZE=\u0663",
             "DEFERRALS=1",
             "DEFERRALS PRDR",
             "PRDR PRDR",
-            "SIZE=1 SIZE=2",
             "=x",
         ):
             self.assertEqual(self.refusal(f"FROM:<a@b.example> {words}"), 501, words)
@@ -116,16 +139,37 @@ class RcptTests(SynchronousTestCase):
             "NOTIFY=",
             "NOTIFY=NEVER,SUCCESS",
             "NOTIFY=SOMETIMES",
-            "NOTIFY=DELAY,DELAY",
-            "ORCPT=nothing",
-            "ORCPT=rfc822;",
-            "ORCPT=rfc822;a+0Db",
-            "ORCPT=utf-8;\\x{D800}",
-            "ORCPT=utf-8;\\x{0A}",
-            "ORCPT=rfc822;" + "x" * 500,
+            "NOTIFY=,DELAY",
+            "ORCPT",
+            "ORCPT=",
         ):
             error = self.assertRaises(PeerError, parseRcpt, f"TO:<a@b.example> {words}", ALL, True)
             self.assertEqual(error.reply.code, 501, words)
+
+    def test_dropped(self) -> None:
+        """An ORCPT that cannot be read is dropped."""
+        for word in (
+            "nothing",
+            "rfc822;",
+            "rfc822;a+0Db",
+            "rfc822;é@b",
+            'rfc822;"a b"@c',
+            "r_c;a@b",
+            "utf-8;\\x{D800}",
+            "utf-8;\\x{0A}",
+            "rfc822;" + "x" * 500,
+        ):
+            recipient = parseRcpt(f"TO:<a@b.example> ORCPT={word} NOTIFY=DELAY,DELAY,", ALL, True)
+            self.assertIsNone(recipient.orcpt)
+            self.assertEqual(recipient.notify, {"DELAY"})
+
+    def test_strict(self) -> None:
+        """Paths as RFC 5321 has them, where they are asked for."""
+        for path in ("a@b.example", "<a..b@b.example>", "<a.@b.example>", "< a@b.example>"):
+            parseRcpt(f"TO:{path} NOTIFY=NEVER", ALL, False)
+            parseMail(f"FROM:{path} SIZE=1", ALL)
+            self.assertRaises(PeerError, parseRcpt, f"TO:{path}", ALL, False, True)
+            self.assertRaises(PeerError, parseMail, f"FROM:{path}", ALL, True)
 
     def test_utf8(self) -> None:
         """A UTF-8 recipient without SMTPUTF8 is 553."""

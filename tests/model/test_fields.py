@@ -4,7 +4,7 @@ A header section, field by field.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.fields import fieldsOf
+from deferrals.model.fields import fieldsOf, headerEnd, separation
 
 
 class FieldsTests(SynchronousTestCase):
@@ -17,3 +17,36 @@ class FieldsTests(SynchronousTestCase):
         head = b"A: 1\r\n 2\r\nnothing\r\nb : \xff\r\nA:"
         self.assertEqual(fieldsOf(head), [("A", "1 2"), ("b", "\ufffd"), ("A", "")])
         self.assertEqual(fieldsOf(b""), [])
+
+
+class SectionTests(SynchronousTestCase):
+    """
+    L{headerEnd} and L{separation}.
+    """
+
+    def test_end(self) -> None:
+        """In front of the first line that is no field, and continues none."""
+        for head, length in (
+            (b"", 0),
+            (b"A: 1", 4),
+            (b"A: 1\r\nB :\r\n \r\n\tc", 16),
+            (b"A: 1\r\nno field\r\nB: 2", 4),
+            (b"no field\r\nB: 2", 0),
+            (b" A: 1\r\nB: 2", 0),
+            (b"A: 1\r\n:\r\nB: 2", 4),
+            (b"From a@b Mon\r\nA: 1\r\nno", 18),
+            (b">From a@b Mon\r\nA: 1", 19),
+        ):
+            self.assertEqual(headerEnd(head), length, repr(head))
+
+    def test_separation(self) -> None:
+        """A line end, where there is no empty line behind the fields."""
+        for header, following, wanted in (
+            (b"A: 1", b"\r\n\r\nx", b""),
+            (b"A: 1", b"\r\nx", b"\r\n"),
+            (b"A: 1", b"\r\n", b"\r\n"),
+            (b"", b"\r\nx", b""),
+            (b"", b"x\r\n", b"\r\n"),
+            (b"", b"", b"\r\n"),
+        ):
+            self.assertEqual(separation(header, following), wanted)

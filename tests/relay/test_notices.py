@@ -186,6 +186,22 @@ class NotifierTests(SynchronousTestCase):
             parts = list(email.message_from_bytes(notice).walk())
             self.assertIn(kind, [part.get_content_type() for part in parts])
 
+    def test_separated(self) -> None:
+        """Text that nothing separated from the fields is text in what is sent back, too."""
+        for content, text in (
+            (b"hello: world\r\nthe text\r\n", "the text"),
+            (b"only text\r\n", "only text"),
+        ):
+            self.box.kept.clear()
+            d = self.spool.stage(
+                makeEnvelope(ret="FULL"), makeMessage(content), makeAddressees("g@x.example")
+            )
+            self.scheduler.release(self.successResultOf(d))
+            (notice,) = self.notices()
+            *_, returned = email.message_from_bytes(notice).walk()
+            self.assertEqual(returned.get_payload().strip(), text)
+            self.assertNotIn(text, str(returned.items()))
+
     def test_requireTLS(self) -> None:
         """What was sent with REQUIRETLS does not come back as a whole (RFC 8689 §5)."""
         self.send(*makeAddressees("g@x.example"), ret="FULL", requireTLS=True)

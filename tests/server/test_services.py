@@ -10,6 +10,7 @@ from zope.interface.verify import verifyObject
 
 from deferrals.interfaces import IServices
 from deferrals.server.services import Services
+from deferrals.testing import makeEnvelope, makeMessage
 
 
 class ServicesTests(SynchronousTestCase):
@@ -23,6 +24,14 @@ class ServicesTests(SynchronousTestCase):
     def test_interface(self) -> None:
         """It is what stages are promised."""
         self.assertTrue(verifyObject(IServices, self.services))
+
+    def test_view(self) -> None:
+        """A message as a mailbox will have it."""
+        shown = self.services.view(makeMessage(b"text\r\n"), makeEnvelope())
+        with shown.open() as file:
+            content = file.read()
+        self.assertIn(b"\tby mx.test with ", content)
+        self.assertTrue(content.endswith(b"\r\n\r\ntext\r\n"))
 
     def test_common(self) -> None:
         """One object for all that ask with one key."""

@@ -11,17 +11,18 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import FileBodyProducer
 from zope.interface import implementer, verify
 
 from deferrals.interfaces import IContentStage, IDeliveryStage, IMessage
 from deferrals.model.delivery import Addressee
-from deferrals.model.verdict import ACCEPT, Delivered
+from deferrals.model.verdict import ACCEPT, NO_MARKS, Delivered, Marks
 from deferrals.spool.message import HEADER_OCTETS, Message
 from deferrals.stages.content.match.stage import _buffer
 from deferrals.stages.delivery.copy import final, relayed
-from deferrals.stages.foreign import ownHead, seen
+from deferrals.stages.foreign import ownHead, seen, view
 from deferrals.testing import MemoryServer
 from deferrals.testing.values import makeAddressees, makeEnvelope, makeMessage
 
@@ -34,6 +35,142 @@ FORGED = (
 )
 HONEST = b"Authentication-Results: other.test; dkim=pass\r\nSubject: x\r\n"
 BODY = b"Return-Path: in the text\r\n"
+
+
+#: Messages without an empty line in front of their text, and how long their header
+#: sections are.
+WHOLE = {
+    b"hello world\r\n": 0,
+    b"hello world\r\nSubject: no field\r\n\r\nmore\r\n": 0,
+    b"Alarm: door 3 open\r\nTime: 10:00\r\n": 31,
+    b"Subject: x\r\nThe text begins here\r\nSo: it does\r\n\r\nmore\r\n": 10,
+    b"Subject: x\r\n folded\r\n\tand again\r\nText\r\n": 31,
+    b" begins with a blank\r\nSubject: x\r\n\r\ntext\r\n": 0,
+    b"\tbegins with a tab\r\n": 0,
+    b": no name\r\n": 0,
+    b"\xc3\xa9: no name\r\n": 0,
+    b".\r\n": 0,
+    b"": 0,
+}
+
+
+class WholeTests(SynchronousTestCase):
+    """
+    Messages whose text is not separated from their fields: nothing that is put in
+    front swallows it.
+    """
+
+    def contents(self, message: IMessage) -> bytes:
+        with message.open() as file:
+            return file.read()
+
+    def expected(self, content: bytes, length: int) -> tuple[bytes, bytes]:
+        """
+        @return: the fields, and what a reader finds behind the empty line.
+        """
+        header, text = content[:length], content[length:]
+        return (header + b"\r\n", text.removeprefix(b"\r\n")) if header else (b"", text)
+
+    def test_copies(self) -> None:
+        """In a mailbox, and on the way to another server, whatever is marked."""
+        (addressee,) = makeAddressees("a@example.net")
+        envelope = makeEnvelope()
+        for content, length in WHOLE.items():
+            for marks in (NO_MARKS, Marks((("X-A", "b"),)), Marks(subjectPrefix="[x] ")):
+                message = makeMessage(content)
+                marked = attrs.evolve(addressee, marks=marks)
+                header, text = self.expected(content, length)
+                for copy in (
+                    final(message, envelope, HOST, marked),
+                    relayed(message, envelope, HOST, [marked]),
+                ):
+                    octets = b"".join(copy.chunks())
+                    self.assertEqual(len(octets), copy.size, content)
+                    head, mark, rest = octets.partition(b"\r\n\r\n")
+                    self.assertEqual((mark, rest), (b"\r\n\r\n", text), (content, marks))
+                    if not marks.subjectPrefix:
+                        self.assertTrue((head + b"\r\n").endswith(header), content)
+                    self.assertNotIn(b"text begins", head)
+
+    def test_seen(self) -> None:
+        """For stages, and for scanners."""
+        for content, length in WHOLE.items():
+            message = makeMessage(content)
+            header, text = self.expected(content, length)
+            shown = seen(message, HOST)
+            self.assertEqual(self.contents(shown), header + b"\r\n" + text)
+            self.assertEqual(shown.size, len(header) + 2 + len(text))
+            whole = view(message, makeEnvelope(), HOST)
+            self.assertTrue(self.contents(whole).endswith(header + b"\r\n" + text))
+
+    def test_separated(self) -> None:
+        """One that is separated stays as it is; so does what a mail file puts in front."""
+        for content in (
+            b"Subject: x\r\n\r\ntext\r\n",
+            b"\r\ntext\r\n",
+            b"\r\n",
+            b"X :y\r\n \r\n\tz\r\n\r\n",
+            b"From a@b.example Mon Nov 23 12:00:00 2026\r\nSubject: x\r\n\r\ntext\r\n",
+        ):
+            message = makeMessage(content)
+            self.assertIs(seen(message, HOST), message)
+
+    def test_forged(self) -> None:
+        """In the text nothing is taken out; in the header it is."""
+        text = b"no field\r\nReturn-Path: in the text\r\n"
+        shown = seen(makeMessage(FORGED + text), HOST)
+        self.assertEqual(self.contents(shown), b"\r\n" + text)
+
+
+class ViewTests(SynchronousTestCase):
+    """
+    L{view}: what scanners are sent.
+    """
+
+    def test_isTheCopy(self) -> None:
+        """It is the mailbox's copy but for what names the recipient."""
+        envelope = makeEnvelope()
+        (addressee,) = makeAddressees("a@example.net")
+        for content in (
+            FORGED + HONEST + b"\r\n" + BODY,
+            HONEST + b"\r\n" + BODY,
+            FORGED + b"\r\n" + BODY,
+            b"\r\n" + BODY,
+            *WHOLE,
+        ):
+            message = makeMessage(content)
+            copy = b"".join(final(message, envelope, HOST, addressee).chunks())
+            copy = copy.replace(b"Delivered-To: a@example.net\r\n", b"", 1)
+            copy = copy.replace(b"\r\n\tfor <a@example.net>", b"", 1)
+            shown = view(message, envelope, HOST)
+            with shown.open() as file:
+                octets = file.read()
+            self.assertEqual(octets, copy)
+            self.assertEqual((shown.size, shown.digest), (len(copy), hashlib.sha256(copy).digest()))
+            self.assertEqual(shown.header, copy.partition(b"\r\n\r\n")[0])
+            self.assertTrue(verify.verifyObject(IMessage, shown))
+            names = [name for name, _ in shown.fields()]
+            self.assertEqual(names[:2], ["Return-Path", "Received"])
+
+    def test_helo(self) -> None:
+        """A HELO name that is not ASCII makes no mail an 8-bit one."""
+        envelope = makeEnvelope()
+        for name, written in (
+            ("b\u00fccher.example", b"xn--bcher-kva.example"),
+            ("\u00fc_", b"?_"),
+        ):
+            client = attrs.evolve(envelope.client, helo=name)
+            sent = attrs.evolve(envelope, client=client)
+            copy = final(makeMessage(), sent, HOST, makeAddressees("a@example.net")[0])
+            self.assertTrue(copy.isASCII)
+            self.assertIn(b"Received: from " + written + b" (", next(copy.chunks()))
+
+    def test_hostname(self) -> None:
+        """Our Received field has the client's name in DNS, where it is known."""
+        envelope = makeEnvelope()
+        client = attrs.evolve(envelope.client, hostname="mail.example.com")
+        shown = view(makeMessage(), attrs.evolve(envelope, client=client), HOST)
+        self.assertIn(b"(mail.example.com [192.0.2.1])", shown.header)
 
 
 class SeenTests(SynchronousTestCase):
@@ -94,7 +231,7 @@ class SeenTests(SynchronousTestCase):
 
     def test_nothingLeft(self) -> None:
         """A header of nothing else is none: the body stays the body."""
-        for end in (b"\r\n" + BODY, b"\r\n", b""):
+        for end in (b"\r\n" + BODY, b"\r\n"):
             shown = seen(makeMessage(FORGED + end), HOST)
             with shown.open() as file:
                 self.assertEqual(file.read(), end)
@@ -107,9 +244,9 @@ class SeenTests(SynchronousTestCase):
 
     def test_shared(self) -> None:
         """What is computed once is computed of what is shown."""
-        shown = seen(makeMessage(FORGED + HONEST), HOST)
+        shown = seen(makeMessage(FORGED + HONEST + b"\r\n"), HOST)
         sizes = [self.successResultOf(shown.shared("k", lambda one: one.size)) for _ in range(2)]
-        self.assertEqual(sizes, [len(HONEST)] * 2)
+        self.assertEqual(sizes, [len(HONEST) + 2] * 2)
 
     def test_once(self) -> None:
         """The header is looked through once per message, not once per recipient."""

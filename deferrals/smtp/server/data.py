@@ -17,7 +17,7 @@ import attrs
 
 from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter
-from deferrals.model.lines import normalised
+from deferrals.model.fields import headerEnd
 from deferrals.model.mixed import End
 from deferrals.model.reply import (
     R354_GO_AHEAD,
@@ -96,7 +96,7 @@ class Contents(Envelopes):
         if self._transaction.envelope.parameters.body == "BINARYMIME":
             raise PeerError("binary by DATA", R503_NOT_BY_DATA)
         self._begin()
-        self._dataDecoder = DataDecoder()
+        self._dataDecoder = DataDecoder(self._settings.mendsLineEnds)
         self._reader = self._readData
         self._pace = self._clock.seconds() + PACE_SECONDS
         self.setTimeout(self._limits.data_timeout)
@@ -154,7 +154,9 @@ class Contents(Envelopes):
         if self._phase is not Phase.CHUNKS:
             binary = self._transaction.envelope.parameters.body == "BINARYMIME"
             self._begin()
-            self._chunkDecoder = BinaryDecoder() if binary else ChunkDecoder()
+            self._chunkDecoder = (
+                BinaryDecoder() if binary else ChunkDecoder(self._settings.mendsLineEnds)
+            )
             self._phase = Phase.CHUNKS
         assert self._writer is not None
         if self._writer.size + octets > self._limits.message_size:
@@ -192,15 +194,12 @@ class Contents(Envelopes):
         """
         The next octets of the message.  One that cannot be taken is dropped.
 
-        @param isBare: whether a bare CR or LF has been seen in the message.
+        @param isBare: whether a bare CR or LF has been seen, and is refused.
         """
         writer = self._writer
         assert writer is not None
         if isBare:
-            if self._settings.bare_lf == "normalise":
-                content = normalised(content)
-            else:
-                self._forbid(R550_BARE_NEWLINE)
+            self._forbid(R550_BARE_NEWLINE)
         if self._veto is not None:
             return
         if writer.size + len(content) > self._limits.message_size:
@@ -209,7 +208,8 @@ class Contents(Envelopes):
         writer.write(content)
         if began <= self._limits.header_size < writer.size:
             head = writer.head[: self._limits.header_size]
-            if b"\r\n\r\n" not in head and not head.startswith(b"\r\n"):
+            head = head.rpartition(b"\r\n")[0] or head  # half a line could be a field
+            if headerEnd(head.partition(b"\r\n\r\n")[0]) == len(head):
                 self._forbid(R552_HEADER_TOO_LARGE)
 
     def _forbid(self, reply: Reply) -> None:
@@ -253,7 +253,8 @@ class Contents(Envelopes):
 
     def _loops(self, head: bytes) -> bool:
         header = head.partition(b"\r\n\r\n")[0]
-        return len(_RECEIVED.findall(header)) > self._limits.hops
+        found = _RECEIVED.findall(header[: headerEnd(header)])
+        return len(found) > self._limits.hops
 
     def abort(self, why: str, by: End | None = None) -> None:
         transaction, self._transaction = self._transaction, None

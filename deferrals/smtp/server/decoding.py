@@ -5,13 +5,13 @@ over BDAT.
 No Python call per line.  Over DATA, one search for the terminator per piece:
 only CRLF.CRLF ends a message (RFC 5321 §4.1.1.4); what could be the beginning
 of that, at the end of a piece, is held back until the next one.  A bare CR or a
-bare LF ends nothing and is noted, since the next hop might think otherwise
-(SMTP smuggling).
+bare LF ends no message, and the next hop might think otherwise (SMTP smuggling):
+either it is noted, or it becomes a CRLF, once the end has been looked for.
 """
 
 from __future__ import annotations
 
-from deferrals.model.lines import hasBare
+from deferrals.model.lines import LineEnds, hasBare
 
 _END = b"\r\n.\r\n"
 _HELD = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
@@ -21,11 +21,13 @@ class DataDecoder:
     """
     Takes DATA apart into the message and what follows it.
 
-    @ivar bare: whether a bare CR or a bare LF has been seen.
+    @param normalises: whether every bare CR and LF is made a CRLF.
+    @ivar bare: whether a bare CR or a bare LF has been seen, and left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, normalises: bool = False) -> None:
         self.bare = False
+        self._lineEnds = LineEnds(isStuffed=True) if normalises else None
         self._held = b"\r\n"  # the CRLF of the DATA line: a dot may follow at once
         self._first = True
 
@@ -48,13 +50,19 @@ class DataDecoder:
         else:
             self._held = next((held for held in _HELD if data.endswith(held)), b"")
             data = data[: len(data) - len(self._held)]
-        self.bare = self.bare or hasBare(data)
+        self.bare = self.bare or (self._lineEnds is None and hasBare(data))
         if dot >= 0:
             data = data.replace(b"\r\n.", b"\r\n")
         if self._first and data:
             self._first = False
             data = data[2:]
-        return data, rest
+        return self._mended(data, rest is not None), rest
+
+    def _mended(self, data: bytes, isLast: bool) -> bytes:
+        if self._lineEnds is None:
+            return data
+        data = self._lineEnds.feed(data)
+        return data + self._lineEnds.end() if isLast else data
 
 
 class ChunkDecoder:
@@ -62,11 +70,13 @@ class ChunkDecoder:
     Puts BDAT's chunks together.  A line may go from one to the next, so a CR at
     the end of a piece waits for what follows it.
 
-    @ivar bare: whether a bare CR or a bare LF has been seen.
+    @param normalises: whether every bare CR and LF is made a CRLF.
+    @ivar bare: whether a bare CR or a bare LF has been seen, and left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, normalises: bool = False) -> None:
         self.bare = False
+        self._lineEnds = LineEnds(isStuffed=False) if normalises else None
         self._held = b""
         self._atLineStart = True
 
@@ -75,13 +85,18 @@ class ChunkDecoder:
         @param data: the next octets of a chunk.
         @return: the next octets of the message.
         """
+        if self._lineEnds is not None:
+            return self._noted(self._lineEnds.feed(data))
         data = self._held + data
         self._held = b"\r" if data.endswith(b"\r") else b""
         if self._held:
             data = data[:-1]
+        self.bare = self.bare or hasBare(data)
+        return self._noted(data)
+
+    def _noted(self, data: bytes) -> bytes:
         if data:
             self._atLineStart = data.endswith(b"\r\n")
-            self.bare = self.bare or hasBare(data)
         return data
 
     def end(self) -> bytes:
@@ -93,7 +108,8 @@ class ChunkDecoder:
         """
         if self._held:
             self.bare = True
-        return b"" if self._atLineStart and not self._held else b"\r\n"
+        last = b"" if self._lineEnds is None else self._noted(self._lineEnds.end())
+        return last if self._atLineStart and not self._held else last + b"\r\n"
 
 
 class BinaryDecoder:

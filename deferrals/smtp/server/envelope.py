@@ -107,7 +107,7 @@ class Envelopes(SessionBase):
         """
         RFC 5321 §4.1.1.2; D-1, P-1.
         """
-        sender, parameters = parseMail(rest, self._offered)
+        sender, parameters = parseMail(rest, self._offered, self._settings.strict)
         if parameters.size is not None and parameters.size > self._limits.message_size:
             raise PeerError("too large", R552_TOO_LARGE)
         self._transactions += 1
@@ -224,7 +224,7 @@ class Envelopes(SessionBase):
         transaction = self._transaction
         assert transaction is not None
         smtputf8 = transaction.envelope.parameters.smtputf8
-        recipient = parseRcpt(rest, self._offered, smtputf8)
+        recipient = parseRcpt(rest, self._offered, smtputf8, self._settings.strict)
         began = self._clock.seconds()
         verdict = self._askStages(transaction, recipient)
         isNext = not (self.hasSlots or transaction.isUnled)

@@ -125,7 +125,6 @@ class PipelinedESMTP(smtp.ESMTP):
     _offset = 0
     _reader: Callable[[bytes], bytes] | None = None
     _skippingLine = False
-    _isRefused = False
     _running = False
     _busy = False
     _closing = False
@@ -159,6 +158,18 @@ class PipelinedESMTP(smtp.ESMTP):
         One line from the client, without its CRLF.
         """
         raise NotImplementedError
+
+    def isForeign(self, octet: int) -> bool:
+        """
+        Whether a line that begins so is no command in any case: it may have no
+        end.
+        """
+        return False
+
+    def foreignReceived(self) -> None:
+        """
+        Such a line has begun.
+        """
 
     def timeoutConnection(self) -> None:
         """
@@ -442,28 +453,28 @@ class PipelinedESMTP(smtp.ESMTP):
         @return: C{False} where there is none, or it has to wait.
         """
         buffer, start = self._buffer, self._offset
+        if not (self._skippingLine or self._slots) and self.isForeign(buffer[start]):
+            self.foreignReceived()
+            return False
         end = buffer.find(b"\n", start) + 1
         if not end:
             if len(buffer) - start > self.lineLimit():
                 self._skippingLine = True
                 self._offset = len(buffer) - buffer.endswith(b"\r")
             return False
+        line = buffer[start:end]
+        isWhole = line.endswith(b"\r\n")
         if self._slots and (
-            len(self._slots) >= MAX_SLOTS or not self.mayOverlap(buffer[start:end])
+            len(self._slots) >= MAX_SLOTS or not (isWhole and self.mayOverlap(line))
         ):
             return False
-        line = buffer[start:end]
         self._offset = end
         self._allowance -= 1
         self.resetTimeout()
         skipping, self._skippingLine = self._skippingLine, False
-        isWhole = line.endswith(b"\r\n")
-        if self._isRefused:
-            self._isRefused = not isWhole
-        elif not isWhole:
+        if not isWhole:
             # What follows belongs to this line, although some clients think
-            # otherwise: it is no command.
-            self._isRefused = True
+            # otherwise: it is no command, and the client waits for an answer.
             self.lineBroken()
         elif skipping or len(line) > self.lineLimit():
             self.lineTooLong()
@@ -473,9 +484,11 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def lineBroken(self) -> None:
         """
-        A line has ended with LF alone.
+        A line has ended with LF alone: nothing behind it may be taken for a
+        command.
         """
-        self.reply(R500_BARE_LF)
+        self.say(R500_BARE_LF)
+        self.close()
 
     def lineTooLong(self) -> None:
         """

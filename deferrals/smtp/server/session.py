@@ -32,6 +32,7 @@ from deferrals.model.reply import (
     R250_OK,
     R252_VRFY,
     R421_NO_DESCRIPTOR,
+    R421_OTHER_PROTOCOL,
     R421_SHUTDOWN,
     R421_TIMEOUT,
     R421_TOO_MANY_COMMANDS,
@@ -40,9 +41,11 @@ from deferrals.model.reply import (
     R500_AUTH_LINE_TOO_LONG,
     R500_BAD_LINE,
     R500_BARE_LF,
+    R500_NOT_UTF8,
     R500_UNKNOWN_COMMAND,
     R501_SYNTAX,
     R502_NOT_HERE,
+    R553_NOT_UTF8,
     R554_EARLY_TALKER,
     Reply,
 )
@@ -60,7 +63,20 @@ _log = Logger(namespace="deferrals.session")
 
 _VERB = re.compile(r"[A-Za-z]{1,16}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]{1,255}")
+_HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]+")
+
+#: So much of a client's name is kept: more than DNS has.
+_MAX_NAME = 255
+
+#: The first lines of other protocols: a web server is made to write them to a mail
+#: server, with commands behind them (SIP and RTSP have HTTP's form).
+_OTHER_PROTOCOL = re.compile(
+    rb"(?i:(?:connect|delete|get|head|options|patch|post|pri|propfind|put|trace)(?:[ \t]|$)"
+    rb"|ssh-\d|[a-z]+[ \t].*[ \t](?:http|sip|rtsp)/\d)"
+)
+
+#: No line of text begins with these; those of TLS, SSH and RDP in binary do.
+_BINARY = frozenset(range(0x20)) - frozenset(b"\t\n\r") | {0x80}
 
 #: How long clients may take to read that the server stops, once their time is
 #: up, in seconds.
@@ -280,10 +296,17 @@ class Session(Introduction, Authentication, Encryption, Contents):
             super().lineTooLong()
 
     def lineBroken(self) -> None:
-        if self.inExchange:
-            self.answerRefused(R500_BARE_LF)
-        else:
-            super().lineBroken()
+        _log.info("{client} ends a line with LF alone", client=self._address)
+        self.abort(R500_BARE_LF.text)
+        super().lineBroken()
+
+    def isForeign(self, octet: int) -> bool:
+        return octet in _BINARY and not self.inExchange
+
+    def foreignReceived(self) -> None:
+        self._backend.status.count("connections", "other protocols")
+        _log.info("{client} speaks another protocol", client=self._address)
+        self._enough(R421_OTHER_PROTOCOL)
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -294,9 +317,12 @@ class Session(Introduction, Authentication, Encryption, Contents):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
-            return self.reply(R500_BAD_LINE)
+            isAddress = line[:4].upper() in (b"MAIL", b"RCPT")
+            return self.reply(R553_NOT_UTF8 if isAddress else R500_NOT_UTF8)
         if _CONTROL.search(line):
             return self.reply(R500_BAD_LINE)
+        if _OTHER_PROTOCOL.match(line):
+            return self.foreignReceived()
         word, _, rest = text.strip(" \t").partition(" ")
         method = self._command(word) if _VERB.fullmatch(word) else None
         if method is None:
@@ -422,7 +448,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if not _HELO.fullmatch(name):
             raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
         self.abort("a new greeting", End.RSET)
-        self._hello, self._isExtended = name, isExtended
+        self._hello, self._isExtended = name[:_MAX_NAME], isExtended
         self.greeted()
         self.identify()
         extensions = self.extensions() if isExtended else ()

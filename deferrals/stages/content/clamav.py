@@ -82,6 +82,7 @@ class ClamAVStage:
 
     def __init__(self, settings: ClamAVSettings, services: IServices) -> None:
         self._settings = settings
+        self._services = services
         self._endpoint = services.connect(settings.socket)
         self._scanner = Scanner("clamav", settings.socket, settings, services)
 
@@ -99,7 +100,8 @@ class ClamAVStage:
         )
 
     async def _scan(self, message: IMessage, envelope: Envelope) -> ClamdScan:
-        answer = await exchange(self._endpoint, _instream(message), _isWhole)
+        whole = self._services.view(message, envelope)
+        answer = await exchange(self._endpoint, _instream(whole), _isWhole)
         scan = parseAnswer(answer)
         if scan.virus:
             _log.info("{transaction}: found {virus}", transaction=envelope.id, virus=scan.virus)

@@ -85,6 +85,7 @@ class HTTPStage:
 
     def __init__(self, settings: HTTPSettings, services: IServices) -> None:
         self._settings = settings
+        self._services = services
         self._service = services.common(
             ("http", settings.url),
             lambda: RemoteService(f"http {settings.url}", services, CONCURRENCY),
@@ -123,7 +124,8 @@ class HTTPStage:
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> JSON:
         headers = requestHeaders(envelope, recipients)
-        answer = await self._web.request("POST", self._settings.url, headers, message)
+        whole = self._services.view(message, envelope)
+        answer = await self._web.request("POST", self._settings.url, headers, whole)
         return fromJSON(*answer)
 
 

@@ -115,6 +115,7 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
     def __init__(self, settings: SpamAssassinSettings, services: IServices) -> None:
         super().__init__(settings, Scanner("spamassassin", settings.socket, settings, services))
         self._settings = settings
+        self._services = services
         self._endpoint = services.connect(settings.socket)
 
     def scanOf(self, recipient: Recipient) -> str:
@@ -132,7 +133,8 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
     async def scan(
         self, message: IMessage, envelope: Envelope, key: str, recipients: Sequence[Recipient]
     ) -> SpamdScan:
-        answer = await exchange(self._endpoint, _request(message, key), WholeAnswer())
+        whole = self._services.view(message, envelope)
+        answer = await exchange(self._endpoint, _request(whole, key), WholeAnswer())
         scan = parseAnswer(answer)
         _log.info(
             "{transaction}: score {score} for {user}: {symbols}",

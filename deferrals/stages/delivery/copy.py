@@ -18,7 +18,7 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
 from deferrals.model.trace import Head, deliveredTo, fields, received, returnPath
 from deferrals.model.verdict import Marks
-from deferrals.stages.foreign import behindHead, ownHead
+from deferrals.stages.foreign import behindHead, gapOf, ownHead
 
 CHUNK_OCTETS = 64 * 1024
 
@@ -42,8 +42,9 @@ class Copy:
         self._front = trace + fields(marks)
         self._head, self._skip = b"", 0
         before, newHead = message.header, head.marked(marks)
-        if newHead is not head.original or len(newHead) != len(before):
-            self._head = newHead if before else newHead + b"\r\n"
+        gap = gapOf(message)
+        if gap or newHead is not head.original or len(newHead) != len(before):
+            self._head = (newHead if before or not newHead else newHead + b"\r\n") + gap
             self._skip = behindHead(message, newHead)
         self.isASCII = self._front.isascii() and self._head.isascii()
 

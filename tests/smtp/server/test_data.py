@@ -4,6 +4,8 @@ The data phase: nothing is smuggled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.smtp.server.decoding import DataDecoder
@@ -57,7 +59,7 @@ class SmugglingTests(SynchronousTestCase):
             for step in (1, 2, 3, 5, 1000):
                 for before in (b"text", b"x" * 40000):
                     data = end + b"MAIL FROM:<evil@example.com>\r\n\r\n.\r\n"
-                    bench = self.deliver(data, step, before)
+                    bench = self.deliver(data, step, before, bare_lf="refuse")
                     said = bench.take()
                     bare = b"\r" in end.replace(b"\r\n", b"") or b"\n" in end.replace(b"\r\n", b"")
                     expected = b"550 5.6.0" if bare else b"250 2.6.0"
@@ -65,18 +67,59 @@ class SmugglingTests(SynchronousTestCase):
                     self.assertEqual(said.count(b"\r\n"), 1, (name, step, said))
 
     def test_normalised(self) -> None:
-        """With bare_lf = "normalise" they become line ends, and the message goes on."""
+        """Unless told otherwise they become line ends, and the message goes on."""
         for step in (1, 2, 3, 1000):
-            data = b"a\n.\nb\r.\rc\r\n..d\r\n.\r\n"
-            bench = self.deliver(data, step, bare_lf="normalise")
+            data = b"a\n.\nb\r.\rc\r\n..d\n..e\r\r\n..f\r\n.\r\n"
+            bench = self.deliver(data, step)
             self.assertTrue(bench.take().startswith(b"250 2.6.0"))
-            with bench.works[0].message.open() as file:
-                self.assertEqual(file.read(), b"a\r\n.\r\nb\r\n.\r\nc\r\n.d\r\n")
+            expected = b"a\r\n.\r\nb\r\n.\r\nc\r\n.d\r\n.e\r\n.f\r\n"
+            self.assertEqual(bench.body, expected)
+
+    def test_programs(self) -> None:
+        """
+        What programs send that end lines with LF or with CR CR LF is the same mail
+        with DATA, with BDAT in chunks of any size, over every protocol.
+        """
+        mail = b"Subject: hi\r\nTo: x\r\n\r\nline\r\n\r\nlast"
+        for end in (b"\n", b"\r", b"\r\r\n", b"\r\r\r\n"):
+            sent = mail.replace(b"\r\n", end)
+            for protocol in ("smtp", "lmtp"):
+                for step in (1, 2, 5, 1000):
+                    pieces = [sent[at : at + step] for at in range(0, len(sent), step)]
+                    chunks = [b"BDAT %d\r\n" % len(piece) + piece for piece in pieces]
+                    for data in (
+                        [b"DATA\r\n", *pieces, b"\r\n.\r\n"],
+                        [*chunks, b"BDAT 0 LAST\r\n"],
+                    ):
+                        bench = self.exchanged(protocol, data)
+                        self.assertTrue(bench.take().splitlines()[-1].startswith(b"250 2."))
+                        self.assertEqual(bench.body, mail + b"\r\n", (end, protocol, step, data))
+
+    def test_endOfDataIsOne(self) -> None:
+        """Each of the ends that are none stays inside of one message, whatever it becomes."""
+        for name, end in ENDS.items():
+            for step in (1, 2, 3, 5, 1000):
+                data = b"text" + end + b"MAIL FROM:<evil@example.com>\r\n\r\n.\r\n"
+                bench = self.deliver(data, step)
+                said = bench.take()
+                self.assertTrue(said.startswith(b"250 2.6.0"), (name, step, said))
+                self.assertEqual(said.count(b"\r\n"), 1, (name, step, said))
+                self.assertIn(b"MAIL FROM:<evil@example.com>", bench.body)
+
+    def test_binary(self) -> None:
+        """BINARYMIME has no lines: its octets stay."""
+        sent = b"a\nb\rc\r\r\n..d\n..e"
+        bench = Bench(backend={"binary": True})
+        bench.say("EHLO c", "MAIL FROM:<a@b.example> BODY=BINARYMIME")
+        bench.say("RCPT TO:<postmaster@example.net>")
+        bench.send(b"BDAT %d LAST\r\n" % len(sent) + sent)
+        self.assertTrue(bench.take().startswith(b"250 2."))
+        self.assertEqual(bench.body, sent)
 
     def test_cutAnywhere(self) -> None:
         """
         Each of them cut in two at each place, after a line of any length, with
-        DATA and with BDAT, over SMTP and over LMTP.
+        DATA and with BDAT, over SMTP and over LMTP, under both settings.
         """
         for name, end in ENDS.items():
             bare = bool(end.replace(b"\r\n", b"").strip(b".\0 "))
@@ -87,19 +130,23 @@ class SmugglingTests(SynchronousTestCase):
                     for data in (b"DATA\r\n" + content + b"\r\n.\r\n", chunk):
                         start = data.index(content) + len(before)
                         for cut in range(start - 1, start + len(end) + 2):
-                            said = self.exchange(protocol, data[:cut], data[cut:])
-                            expected = b"550 5.6.0" if bare else b"250 2."
-                            place = (name, protocol, data[:4], cut, said)
-                            self.assertTrue(said[-1].startswith(expected), place)
-                            self.assertEqual(len(said), 2 if data[:4] == b"DATA" else 1, place)
+                            for setting in ("refuse", "normalise"):
+                                cutUp = (data[:cut], data[cut:])
+                                said = self.exchanged(protocol, cutUp, bare_lf=setting).take()
+                                refused = bare and setting == "refuse"
+                                expected = b"550 5.6.0" if refused else b"250 2."
+                                lines = said.splitlines()
+                                place = (name, protocol, data[:4], cut, setting, said)
+                                self.assertTrue(lines[-1].startswith(expected), place)
+                                self.assertEqual(len(lines), 1 + (data[:4] == b"DATA"), place)
 
-    def exchange(self, protocol: str, *pieces: bytes) -> list[bytes]:
-        bench = Bench(protocol=protocol)
+    def exchanged(self, protocol: str, pieces: Sequence[bytes], **settings: str) -> Bench:
+        bench = Bench(protocol=protocol, **settings)
         hello = "LHLO c" if protocol == "lmtp" else "EHLO c"
         bench.say(hello, "MAIL FROM:<a@example.com>", "RCPT TO:<postmaster@example.net>")
         for piece in pieces:
             bench.send(piece)
-        return bench.take().splitlines()
+        return bench
 
     def test_nextHop(self) -> None:
         """
@@ -135,3 +182,31 @@ class SmugglingTests(SynchronousTestCase):
         self.assertEqual(bench.take(), b"")
         bench.send(b".\r\nNOOP\r\n")
         self.assertEqual([line[:3] for line in bench.take().splitlines()], [b"552", b"250"])
+
+
+class HeaderTests(SynchronousTestCase):
+    """
+    How long a header section may be.
+    """
+
+    def said(self, data: bytes, step: int) -> bytes:
+        bench = Bench({"header_size": 1000})
+        bench.say("EHLO c", "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>", "DATA")
+        for place in range(0, len(data), step):
+            bench.send(data[place : place + step])
+        bench.send(b".\r\n")
+        return bench.take()[:9]
+
+    def test_limit(self) -> None:
+        """The fields count, not text that no empty line separates from them."""
+        fields, text = b"X: " + b"y" * 60 + b"\r\n", b"y" * 60 + b"\r\n"
+        for data, expected in (
+            (fields * 40, b"552 5.3.4"),
+            (fields * 5 + text * 40, b"250 2.6.0"),
+            (text * 40, b"250 2.6.0"),
+            (b"y" * 5000 + b"\r\n", b"250 2.6.0"),
+            (b"X: " + b"y" * 5000 + b"\r\n", b"552 5.3.4"),
+            (b"X: y\r\n\r\n" + fields * 40, b"250 2.6.0"),
+        ):
+            for step in (100, 10000):
+                self.assertEqual(self.said(data, step), expected, (data[:20], step))

@@ -28,15 +28,31 @@ class LineTests(SynchronousTestCase):
         self.assertTrue(issubclass(Session, smtp.ESMTP))
 
     def test_bareLF(self) -> None:
-        """A line that ends with LF alone is refused, not executed (b3)."""
+        """
+        A line that ends with LF alone is refused at once, and the session is over:
+        neither it nor what follows is executed (b3).
+        """
         bench = Bench()
         bench.take()
         bench.send(b"EHLO me\nMAIL FROM:<a@b.example>\r\nNOOP\r\n")
         said = bench.take().splitlines()
-        self.assertEqual([line[:9] for line in said], [b"500 5.5.2", b"250 2.0.0"])
+        self.assertEqual([line[:9] for line in said], [b"500 5.5.2"])
+        self.assertTrue(bench.closed)
+
+    def test_bareLFBehindRecipients(self) -> None:
+        """Recipients that are pending are answered before it."""
+        bench = Bench()
+        bench.envelope.verdicts["a@example.net"] = "pending"
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>")
+        bench.send(b"RCPT TO:<a@example.net>\r\nRCPT TO:<postmaster@example.net>\n")
+        self.assertEqual(bench.take(), b"")
+        bench.envelope.decide("a@example.net", "accept")
+        said = bench.take().splitlines()
+        self.assertEqual([line[:9] for line in said], [b"250 2.1.5", b"500 5.5.2"])
+        self.assertTrue(bench.closed)
 
     def test_bareLFBehindMuch(self) -> None:
-        """The same within and behind a line that is too long, in any pieces."""
+        """The same behind a line that is too long, in any pieces."""
         for step in (1, 7, 4096, 5000, 100000):
             bench = Bench()
             bench.say(*GREETING)
@@ -51,7 +67,8 @@ class LineTests(SynchronousTestCase):
             for place in range(0, len(data), step):
                 bench.send(data[place : place + step])
             said = bench.take().splitlines()
-            self.assertEqual([line[:3] for line in said], [b"500", b"500", b"250"], step)
+            self.assertEqual([line[:9] for line in said], [b"500 5.5.2"], step)
+            self.assertTrue(bench.closed)
 
     def test_smallChunks(self) -> None:
         """Many chunks of one octet in one segment cost time in proportion to their number."""

@@ -290,3 +290,104 @@ class ClockTests(SynchronousTestCase):
         took = [one["milliseconds"] for one in events if one.get("event") == "transaction"]
         self.assertEqual(took, [2000.0, 3000.0])
         self.assertEqual(bench.works[0].envelope.received, 4e9)
+
+
+class OtherProtocolTests(SynchronousTestCase):
+    """
+    Clients that speak something else, with mail in it.
+    """
+
+    MAIL = (
+        b"HELO evil\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<postmaster@example.net>\r\n"
+        b"DATA\r\ntext\r\n.\r\n"
+    )
+
+    def cutOff(self, first: bytes, **settings: object) -> None:
+        for step in (1, 7, 10000):
+            bench = Bench(**settings)
+            bench.take()
+            sent = first + self.MAIL
+            with capturedLogs() as logs:
+                for place in range(0, len(sent), step):
+                    bench.send(sent[place : place + step])
+            said = bench.take().splitlines()
+            self.assertEqual([line[:9] for line in said], [b"421 4.7.0"], (first, step))
+            self.assertTrue(bench.closed)
+            self.assertEqual(bench.works, [])
+            counted = bench.status.counted("connections", "other protocols")
+            self.assertEqual(counted, 1)
+            formats = [event["log_format"] for event in logs if "log_format" in event]
+            self.assertIn("{client} speaks another protocol", formats)
+
+    def test_text(self) -> None:
+        """The first line of HTTP and its relatives, and of SSH."""
+        for first in (
+            b"POST / HTTP/1.1\r\nHost: mx.example.net:25\r\nContent-Length: 90\r\n\r\n",
+            b"GET /\r\n",
+            b"get / HTTP/1.0\r\n",
+            b"HEAD / HTTP/1.1\r\n",
+            b"PUT /x HTTP/1.1\r\n",
+            b"OPTIONS * HTTP/1.1\r\n",
+            b"CONNECT mx.example.net:25 HTTP/1.1\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"MKCOL /x HTTP/1.1\r\n",
+            b"REGISTER sip:mx.example.net SIP/2.0\r\n",
+            b"DESCRIBE rtsp://mx.example.net RTSP/1.0\r\n",
+            b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n",
+        ):
+            self.cutOff(first)
+            self.cutOff(first, protocol="lmtp")
+
+    def test_octets(self) -> None:
+        """TLS and RDP, which end no line."""
+        for first in (
+            b"\x16\x03\x01\x02\x00\x01",
+            b"\x80\x2e\x01\x00\x02",
+            b"\x03\x00\x00\x13\x0e",
+        ):
+            self.cutOff(first)
+
+    def test_withinSession(self) -> None:
+        """Behind a greeting, too; a transaction ends with it."""
+        for first in (b"POST / HTTP/1.1\r\n", b"\x16\x03\x01"):
+            bench = Bench()
+            bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>")
+            bench.send(first + b"DATA\r\ntext\r\n.\r\n")
+            self.assertEqual(bench.take()[:9], b"421 4.7.0")
+            self.assertTrue(bench.closed)
+
+    def test_text_of_ours(self) -> None:
+        """In a message it is text, and what only looks like it is a command."""
+        bench = Bench()
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>")
+        bench.send(b"DATA\r\nGET / HTTP/1.1\r\n\x16\x03\r\nSSH-2.0\r\n.\r\nGETTING\r\nHELP GET\r\n")
+        said = [line[:3] for line in bench.take().splitlines()]
+        self.assertEqual(said, [b"354", b"250", b"500", b"214"])
+
+
+class UTF8Tests(SynchronousTestCase):
+    """
+    Command lines that are not UTF-8.
+    """
+
+    def test_latin1(self) -> None:
+        """It is said what is wrong with it: with the address, or with the line."""
+        bench = Bench()
+        bench.say(*GREETING)
+        for line, expected in (
+            (b"MAIL FROM:<m\xfcller@example.org>", b"553 5.6.7 the address is not UTF-8"),
+            (b"MAIL FROM:<a@example.org>", b"250 2.1.0"),
+            (b"RCPT TO:<m\xfcller@example.net>", b"553 5.6.7 the address is not UTF-8"),
+            (b"NOOP m\xfcller", b"500 5.5.2 the command line is not UTF-8"),
+        ):
+            bench.send(line + b"\r\n")
+            self.assertTrue(bench.take().startswith(expected), line)
+
+    def test_name(self) -> None:
+        """A name that is longer than DNS has is taken, and kept as far as that."""
+        bench = Bench()
+        bench.say(
+            "EHLO " + "x" * 900, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>"
+        )
+        bench.say("DATA", "text", ".")
+        self.assertEqual(bench.works[0].envelope.client.helo, "x" * 255)

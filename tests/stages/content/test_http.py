@@ -95,11 +95,12 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.ask(stage, "else@example.net")), ACCEPT)
 
     def test_request(self) -> None:
-        """The raw message, and who is asked about."""
+        """The message as the mailbox will have it, and who is asked about."""
         stage = self.makeStage({"default": {"accept": True}}, cohort="all")
         self.successResultOf(self.ask(stage, "a@example.net", "b@example.net"))
         ((headers, body),) = self.judge.requests
-        self.assertEqual(body, b"Subject: x\r\n\r\nhello\r\n")
+        self.assertTrue(body.startswith(b"Return-Path: <sender@example.com>\r\nReceived: from "))
+        self.assertTrue(body.endswith(b"\r\nSubject: x\r\n\r\nhello\r\n"))
         for name, values in (
             ("Content-Type", ["message/rfc822"]),
             ("Deferrals-Mail-From", ["sender@example.com"]),
