@@ -459,6 +459,8 @@ def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     say(f"queue: {queue['messages']} messages; recipients: {states or 'none'}")
     if queue["messages"]:
         say(f"the oldest has been in it for {_short(queue['oldest_seconds'])}")
+    if queue.get("moved_aside"):
+        say(f"{len(queue['moved_aside'])} set aside: `deferrals queue rescue` lists them")
     for name, kinds in found.get("counters", {}).items():
         say(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
     for name, what in found.get("parts", {}).items():

@@ -217,15 +217,12 @@ class SqliteSpool:
         return Deferred.fromCoroutine(self._insertFile(insert, ownMessage(message)))
 
     async def _insertFile(self, insert: Insert, message: Message) -> Work:
-        try:
-            isNew = await self._inThread(message.settle)
-        except Exception as error:
-            raise SpoolError(f"cannot sync {message.path}: {error}") from None
+        settled = await self._settled(message)
         try:
             return await self._insert(insert)
         except SpoolError:
-            if isNew and message.path is not None:
-                self._removeFile(message.path)
+            if settled is not None:
+                self._removeFile(settled)
             raise
 
     def _insertion(
@@ -369,9 +366,13 @@ class SqliteSpool:
         messages: Sequence[NewMessage],
     ) -> list[Work]:
         notices = [self._insertion(*message, RELEASED) for message in messages]
-        for _, message, _ in messages:
-            await self._synced(ownMessage(message))
-        isLast = await self.store.run(self._apply, work, list(dispositions.items()), notices)
+        settled = [path for _, message, _ in messages if (path := await self._settled(message))]
+        try:
+            isLast = await self.store.run(self._apply, work, list(dispositions.items()), notices)
+        except SpoolError:
+            for own in settled:
+                self._removeFile(own)
+            raise
         path = ownMessage(work.message).path
         if isLast and path is not None:
             self._removeFile(path)
@@ -379,11 +380,15 @@ class SqliteSpool:
             self._incoming.end(notice.number)
         return [notice.work for notice in notices]
 
-    async def _synced(self, message: Message) -> None:
+    async def _settled(self, message: IMessage) -> str | None:
+        """
+        @return: the file that got its name now.
+        """
+        own = ownMessage(message)
         try:
-            await self._inThread(message.settle)
+            return own.path if await self._inThread(own.settle) else None
         except Exception as error:
-            raise SpoolError(f"cannot sync a notice: {error}") from None
+            raise SpoolError(f"cannot sync {own.path}: {error}") from None
 
     def _apply(
         self,
