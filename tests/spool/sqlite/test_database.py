@@ -152,3 +152,14 @@ class SettingsTests(SynchronousTestCase):
         for name, value in SETTINGS.items():
             ((found,),) = db.execute(f"PRAGMA {name}").fetchall()
             self.assertEqual(found, self.READ.get(name, self.READ.get(str(value), value)), name)
+
+    def test_small(self) -> None:
+        """What is removed writes no zeros into the log, whatever the build of SQLite says."""
+        path = self.mktemp()
+        db = connect(path)
+        self.addCleanup(db.close)
+        db.execute("CREATE TABLE t (x)")
+        db.execute("INSERT INTO t VALUES (zeroblob(3000000))")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        db.execute("DELETE FROM t")
+        self.assertLess(os.path.getsize(f"{path}-wal"), 300_000)
