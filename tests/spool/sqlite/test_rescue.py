@@ -102,6 +102,16 @@ class RescueTests(SpoolCase):
         self.assertEqual(self.listed(), {})
         self.assertNotIn("rescue.sqlite", os.listdir(self.spool.store.files.directory))
 
+    def test_changed(self) -> None:
+        """A content that is not what was stored is not taken back, and named."""
+        name, (text,) = self.withLost(MEMORY_OCTETS)
+        with open(self.spool.store.files.damagedBody(rescue.number(text)), "r+b") as file:
+            file.write(b"y")
+        done = self.result("restore", name)
+        self.assertEqual(done["restored"], [])
+        self.assertEqual(done["skipped"], {text: "its content is not what was stored"})
+        self.assertEqual(self.statuses(), {})
+
     def test_content(self) -> None:
         """A content is shown, and taken back with what a database that is aside knows of it."""
         name, (text,) = self.withLost(MEMORY_OCTETS)
