@@ -14,6 +14,7 @@ __all__ = [
     "DeferralsError",
     "HopError",
     "ListenError",
+    "Overtaken",
     "PeerError",
     "SpoolError",
     "StageError",
@@ -93,6 +94,13 @@ class SpoolError(DeferralsError):
     """
     The spool could not make a message durable (a full disk, a failed sync, an
     unwritable directory).  The sender still owns the message.
+    """
+
+
+class Overtaken(SpoolError):
+    """
+    What was to be recorded with a notice is not so any longer: a recipient was
+    delivered, removed or taken by another process meanwhile.  Nothing is wrong.
     """
 
 

@@ -78,6 +78,7 @@ ELSEWHERE = {
         (
             "model/ids.py",
             "spool/sqlite/queries.py",
+            "spool/sqlite/rescue.py",
             "spool/sqlite/rows.py",
             "server/limits.py",
             "server/notes.py",

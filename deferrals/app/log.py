@@ -1,7 +1,8 @@
 """
 How the log is written: a line for people, or a JSON object for machines.
 
-Both write the events of one turn of the reactor together, and cost a fraction of
+Both write the events of one turn of the reactor together, but what is critical at
+once, and what another thread says, too; and cost a fraction of
 what Twisted's own formatting does: a busy server logs thousands of lines per
 second.
 
@@ -90,6 +91,7 @@ class _Observer:
             return
         line = self.line(event)
         if not isInIOThread():
+            # No turn of the reactor ends with it, perhaps for minutes.
             self._file.write(line)
             self._file.flush()
             return

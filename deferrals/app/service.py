@@ -16,7 +16,6 @@ from typing import Any
 from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.process import reapProcessHandlers
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
@@ -29,7 +28,7 @@ from deferrals.errors import ConfigError, DeferralsError, SpoolError
 from deferrals.interfaces import IDeliveryStage, IReactor
 from deferrals.logger import Logger
 from deferrals.model.networks import dnsServers
-from deferrals.operator.control import Operator, listen
+from deferrals.operator.control import ControlPort, Operator, listen
 from deferrals.server.listeners import serverEndpoint
 from deferrals.server.mailserver import MailServer
 from deferrals.server.replacement import Replacement
@@ -87,7 +86,7 @@ class MailService(service.Service):
             services=self._services,
         )
         self.server.limitConnections(config.limits)
-        self._control: IListeningPort | None = None
+        self._control: ControlPort | None = None
         self._reaping = LoopingCall(Orphans(reapProcessHandlers).look)
         self._reaping.clock = reactor
 

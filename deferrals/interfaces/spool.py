@@ -15,7 +15,7 @@ from deferrals.interfaces.message import IBodyWriter, IMessage
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Disposition, Reschedule
 from deferrals.model.envelope import Envelope
-from deferrals.model.selection import Selection
+from deferrals.model.selection import Selection, SetAside
 
 
 @attrs.frozen(eq=False)
@@ -255,4 +255,20 @@ class IQueue(Interface):
     def numbers() -> Deferred[dict[str, Any]]:
         """
         @return: a Deferred of a dictionary: what is in the spool.
+        """
+
+    def aside() -> Deferred[list[SetAside]]:
+        """
+        @return: a Deferred of what has been set aside, since it does not fit or
+            cannot be read.
+        """
+
+    def rescue(command: str, name: str) -> Deferred[SetAside]:
+        """
+        Do something with what has been set aside.
+
+        @param command: C{"show"}, C{"restore"} or C{"remove"}.
+        @param name: as L{aside} says it.
+        @return: a Deferred of what is there, of what was taken back and what was
+            not, or of what was removed.
         """

@@ -6,12 +6,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import attrs
 
 #: A recipient, a message or the whole queue, as the commands' C{--json} shows it.
 Shown: TypeAlias = dict[str, Any]
+
+
+class RescuedMessage(TypedDict):
+    """
+    A message in a database that was set aside: its id, sender, recipients and size.
+    """
+
+    id: str
+    sender: str
+    recipients: list[str]
+    size: int
+
+
+class SetAside(TypedDict, total=False):
+    """
+    What was set aside: its name, its kind (C{database}, C{log}, C{content},
+    C{message} or C{file}), the id of its message, how large it is, and why it was.
+
+    Where it was shown: the messages in it, and how many, or the lines of its
+    header.  Where it was taken back: the ids of what was, and of what was not,
+    with the reason; and what status the recipients have now.
+    """
+
+    name: str
+    kind: str
+    id: str
+    octets: int
+    why: str
+    messages: list[RescuedMessage]
+    count: int
+    header: list[str]
+    restored: list[str]
+    skipped: dict[str, str]
+    status: str
+
 
 #: What stands in the queue beside recipients that wait or are under way.
 STATUSES = ("staged", "queued", "active", "held", "ended", "stuck", "damaged")

@@ -21,12 +21,14 @@ from twisted.python.failure import Failure
 from deferrals.config.tables import load
 from deferrals.errors import DeferralsError
 from deferrals.model.ids import parseId
-from deferrals.model.selection import STATUSES, Selection, Shown
+from deferrals.model.selection import STATUSES, Selection, SetAside, Shown
 from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import ControlClient, Operator, QueueConnection
 from deferrals.operator.explain import story
 from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import stagePlugins
+from deferrals.spool.sqlite.backup import backUp
+from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.offline import OfflineSpool, immediately
 from deferrals.spool.sqlite.queue import SqliteQueue
 
@@ -69,6 +71,15 @@ def addCommands(commands: Commands) -> None:
     export = _verb(verbs, "export", "write a message to standard output", export_)
     export.add_argument("id", metavar="ID")
     _verb(verbs, "check", "find what is damaged", check)
+    backup = verbs.add_parser("backup", help="copy the queue, also while a server uses it")
+    backup.add_argument("directory", metavar="DIRECTORY", help="where to; it must not be there")
+    backup.add_argument("--config", "-c", metavar="FILE", help="the server's configuration")
+    backup.set_defaults(run=backup_)
+    rescue = _verb(verbs, "rescue", "what was set aside: list, show, restore, remove", rescue_)
+    rescue.add_argument(
+        "what", nargs="?", default="list", choices=("list", "show", "restore", "remove")
+    )
+    rescue.add_argument("names", nargs="*", metavar="NAME", help="as the list has them")
     explain = _verb(commands, "explain", "one message's story", explain_)
     explain.add_argument("id", metavar="ID")
     explain.add_argument(
@@ -321,6 +332,78 @@ def check(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def backup_(arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals queue backup}: 2 where it cannot be made.
+    """
+    path = arguments.config
+    try:
+        config = load(None if path is None else os.path.abspath(path), stagePlugins())
+        count = backUp(SpoolFiles(config.spoolDirectory), arguments.directory)
+    except (DeferralsError, ValueError, OSError) as error:
+        complain(str(error))
+        return 2
+    say(f"{count} messages are in {arguments.directory}")
+    return 0
+
+
+def rescue_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals queue rescue}: 1 where something could not be taken back.
+    """
+    if arguments.what == "list":
+        found = connection.call("aside")
+        for one in found:
+            sayJSON(one) if arguments.json else say(_aside(one))
+        if not arguments.json:
+            say(f"{len(found)} set aside")
+        return 0
+    if not arguments.names:
+        raise ValueError(f"say which: {arguments.what} NAME, as `deferrals queue rescue` lists it")
+    wrong = 0
+    for name in arguments.names:
+        done = connection.call("rescue", arguments.what, name)
+        wrong += len(done.get("skipped", {}))
+        if arguments.json:
+            sayJSON(done)
+        else:
+            for line in _RESCUED[arguments.what](done):
+                say(line)
+    return 1 if wrong else 0
+
+
+def _aside(one: SetAside) -> str:
+    return f"{one['name']}  {one['kind']}, {one['octets']} octets: {one['why']}"
+
+
+def _shownAside(done: SetAside) -> Iterator[str]:
+    yield _aside(done)
+    for one in done.get("messages", ()):
+        to = ", ".join(f"<{recipient}>" for recipient in one["recipients"])
+        yield f"  {one['id']} {one['size']} octets <{one['sender']}> -> {to}"
+    if "messages" in done:
+        yield f"  {done['count']} messages"
+    for line in done.get("header", ()):
+        yield f"  {line}"
+
+
+def _restored(done: SetAside) -> Iterator[str]:
+    for text in done["restored"]:
+        yield f"{text} was taken back"
+    for text, why in done["skipped"].items():
+        yield f"{text} was not: {why}"
+    yield f"{len(done['restored'])} messages taken back, {done['status']}"
+    if done["restored"] and done["status"] == "held":
+        yield "`deferrals queue release ID` delivers what was not delivered yet"
+
+
+def _removedAside(done: SetAside) -> Iterator[str]:
+    yield f"{done['name']} was removed"
+
+
+_RESCUED = {"show": _shownAside, "restore": _restored, "remove": _removedAside}
+
+
 def explain_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals explain}: 1 if nothing is known of it.
@@ -398,6 +481,8 @@ def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     say(f"queue: {queue['messages']} messages; recipients: {states or 'none'}")
     if queue["messages"]:
         say(f"the oldest has been in it for {_short(queue['oldest_seconds'])}")
+    if queue.get("moved_aside"):
+        say(f"{len(queue['moved_aside'])} set aside: `deferrals queue rescue` lists them")
     for name, kinds in found.get("counters", {}).items():
         say(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
     for name, what in found.get("parts", {}).items():

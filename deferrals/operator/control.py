@@ -18,17 +18,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorUNIX
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from deferrals import durable
 from deferrals.deferreds import InThread
 from deferrals.errors import DeferralsError
-from deferrals.interfaces import IMessage, IQueue
+from deferrals.interfaces import IMessage, IQueue, IReactor
 from deferrals.logger import Logger
 from deferrals.model.ids import parseId
-from deferrals.model.selection import Selection, Shown
+from deferrals.model.selection import Selection, SetAside, Shown
 
 _log = Logger(namespace="deferrals.operator")
 
@@ -37,6 +39,9 @@ READ_OCTETS = 96 * 1024
 
 #: How long a client waits for an answer.
 ANSWER_SECONDS = 600.0
+
+#: How often it is looked whether the socket is there.
+LOOK_SECONDS = 5.0
 
 #: A longer name does not fit into a socket's address.
 _NAME_OCTETS = 100
@@ -103,6 +108,14 @@ class Operator:
     def call_inspect(self, after: int | None) -> Deferred[tuple[list[Shown], int, int | None]]:
         """What is damaged in a part of the spool."""
         return self._queue.inspect(after)
+
+    def call_aside(self) -> Deferred[list[SetAside]]:
+        """What has been set aside."""
+        return self._queue.aside()
+
+    def call_rescue(self, command: str, name: str) -> Deferred[SetAside]:
+        """Show, take back or remove what has been set aside."""
+        return self._queue.rescue(command, name)
 
     def call_numbers(self) -> Deferred[Shown]:
         """What is in the spool, in numbers."""
@@ -183,20 +196,97 @@ class ControlFactory(Factory):
         return ControlLine(self._operator)
 
 
-def listen(reactor: IReactorUNIX, path: str, operator: Operator) -> IListeningPort | None:
+class ControlPort:
+    """
+    Listens for operators, as long as it is there; and again where its name is
+    taken away.
+
+    @param path: the socket's name.
+    @param operator: what can be called.
+    """
+
+    def __init__(self, reactor: IReactor, path: str, operator: Operator) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._factory = ControlFactory(operator)
+        self._port: IListeningPort | None = None
+        self._file: tuple[int, int] | None = None
+        self._failed = False
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
+        self._loop.clock = reactor
+
+    def start(self) -> None:
+        """
+        Listen, from when that can be.
+        """
+        try:
+            self._listen()
+        except Exception as error:
+            self._complain(error)
+        self._loop.start(LOOK_SECONDS, now=False)
+
+    def _complain(self, error: Exception) -> None:
+        """
+        Once for each time that it is gone.
+        """
+        if not self._failed:
+            _log.error("no control socket {path}: {error}", path=self._path, error=str(error))
+        self._failed = True
+
+    def _listen(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        self._port = self._reactor.listenUNIX(_reachable(self._path), self._factory, mode=0o600)
+        self._file = self._there()
+
+    def _there(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    async def _look(self) -> None:
+        if self._file is not None and self._there() == self._file:
+            return
+        try:
+            durable.makeDirectory(os.path.dirname(self._path))
+            await self._stop()
+            self._listen()
+        except Exception as error:
+            self._complain(error)
+            return
+        self._failed = False
+        _log.warn("{path} was taken away: made again", path=self._path)
+
+    async def _stop(self) -> None:
+        port, self._port = self._port, None
+        if port is None:
+            return
+        if not os.path.lexists(self._path):  # Twisted wants to remove it
+            with contextlib.suppress(OSError):
+                os.close(os.open(self._path, os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # In a directory that is gone there is nothing that it could remove.
+        with contextlib.suppress(OSError):
+            await maybeDeferred(port.stopListening)
+
+    def stopListening(self) -> Deferred[None]:
+        """
+        No more.
+        """
+        if self._loop.running:
+            self._loop.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+
+def listen(reactor: IReactor, path: str, operator: Operator) -> ControlPort:
     """
     Listen for operators.  The spool's lock is held: a socket that is there is
     left over from a process that died.
-
-    @return: the port; C{None} where there can be none, which the log says.
     """
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        return reactor.listenUNIX(_reachable(path), ControlFactory(operator), mode=0o600)
-    except Exception as error:
-        _log.error("no control socket {path}: {error}", path=path, error=str(error))
-        return None
+    port = ControlPort(reactor, path, operator)
+    port.start()
+    return port
 
 
 class QueueConnection(Protocol):

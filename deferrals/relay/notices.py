@@ -18,6 +18,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 
 from deferrals.deferreds import InThread
+from deferrals.errors import Overtaken
 from deferrals.interfaces import ISpool, Work
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
@@ -33,7 +34,7 @@ from deferrals.model.disposition import (
 from deferrals.model.dsn import LISTENER, Notification, isWanted, smaller
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.fields import separation
-from deferrals.model.ids import TransactionIds
+from deferrals.model.ids import TransactionIds, formatId
 from deferrals.model.verdict import Route
 
 _log = Logger(namespace="deferrals.notice")
@@ -181,8 +182,10 @@ class Notifier:
         try:
             for work in await works:
                 notices += await self._tellOf(work)
+        except Overtaken as error:
+            _log.debug("a notice was not written: {error}", error=str(error))
         except Exception as error:
-            self._logFailure(f"message {number}", error)
+            self._logFailure(formatId(number), error)
         again = self._telling.pop(number)
         if again and not self._stopping:
             notices += await self.tell(number)

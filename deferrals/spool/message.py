@@ -11,6 +11,7 @@ to be written is bounded, since a writer whose disk is behind says so
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -21,6 +22,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from deferrals import durable
 from deferrals.deferreds import InThread, SharedResults
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
@@ -36,6 +38,10 @@ CONGESTED_OCTETS = 1024 * 1024
 
 #: How much of a message L{Message.header} may show.
 HEADER_OCTETS = 256 * 1024
+
+#: What the name of a content's file ends with, until the content is whole and
+#: synced: with it, it is not part of any message.
+PART = ".part"
 
 READ_OCTETS = 256 * 1024
 
@@ -83,9 +89,31 @@ class Message:
         return fieldsOf(self.header)
 
     def open(self) -> BinaryIO:
-        if self.path is not None:
+        if self.path is None:
+            return io.BytesIO(self.body or b"")
+        try:
             return open(self.path, "rb")
-        return io.BytesIO(self.body or b"")
+        except FileNotFoundError:
+            return open(self.path.removesuffix(PART), "rb")  # it was just given its name
+
+    def settle(self) -> bool:
+        """
+        Make it durable, under its own name.  Blocks.
+
+        @return: whether it was given that name now.
+        @raise OSError: it cannot be; or there is another one of that name.
+        """
+        if self.path is None:
+            return False
+        durable.sync(self.path)
+        name = self.path.removesuffix(PART)
+        if name != self.path:
+            if os.path.lexists(name):
+                raise FileExistsError(errno.EEXIST, "the content of another message", name)
+            os.rename(self.path, name)
+        isNew, self.path = name != self.path, name
+        durable.sync(os.path.dirname(name))
+        return isNew
 
     def measured(self) -> tuple[int, bytes]:
         """
@@ -134,14 +162,15 @@ class BodyWriter:
     Takes the content as it comes in: into memory, and from some size on into a
     file.
 
-    @param path: the file to use when the message is large.
+    @param path: the file to use when the message is large: L{PART} is added to
+        its name until L{Message.settle}.
     @param inThread: runs a function outside the reactor thread.
     @param aborted: called when the content was not wanted, and its file, if
         there was one, is gone.
     """
 
     def __init__(self, path: str, inThread: InThread, aborted: Callable[[], object]) -> None:
-        self._path = path
+        self._path = f"{path}{PART}"
         self._inThread = inThread
         self._onAborted = aborted
         self._chunks: list[bytes] = []

@@ -56,6 +56,30 @@ class LogTests(SynchronousTestCase):
         )
         self.assertTrue(second.endswith(" [deferrals.test error] bad luck"))
 
+    def flushed(self, inReactor: bool, *levels: str) -> bytes:
+        """
+        @return: what is in a file, behind its buffer, when these have been logged,
+            and no turn of the reactor has ended.
+        """
+        self.patch(log, "isInIOThread", lambda: inReactor)
+        raw = io.BytesIO()
+        file = io.TextIOWrapper(raw, write_through=False)
+        logger = Logger(observer=LogPublisher(PlainObserver(file, lambda turn: None)))
+        for level in levels:
+            getattr(logger, level)(level)
+        self.addCleanup(file.flush)
+        return raw.getvalue()
+
+    def test_critical(self) -> None:
+        """What is critical is written at once, with what was before it."""
+        self.assertEqual(self.flushed(True, "info", "error"), b"")
+        found = self.flushed(True, "info", "critical").splitlines()
+        self.assertEqual([line.rsplit(b" ", 1)[1] for line in found], [b"info", b"critical"])
+
+    def test_thread(self) -> None:
+        """So is what another thread says: no turn of the reactor need end soon."""
+        self.assertIn(b"info", self.flushed(False, "info"))
+
     def test_oneWrite(self) -> None:
         """The events of one turn are written together."""
         logger = self.logger(PlainObserver)

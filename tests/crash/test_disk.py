@@ -5,6 +5,7 @@ and a database that is taken away.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
-from tests.crash.support import CONFIG, CrashCase, until
+from tests.crash.support import CONFIG, PATIENCE, CrashCase, until
 from tests.integration.support import Process, Server, needsRoot, program
 
 FULL = "452 4.3.1"
@@ -33,27 +34,39 @@ class DiskTests(CrashCase):
     The state directory is on a file system of its own.
     """
 
-    def mounted(self, options: str) -> Server:
+    def mounted(self, options: str, image: bool = False) -> Server:
+        """
+        @param image: whether it is a file system that can fail.
+        """
         needsRoot()
         self.mount = tempfile.mkdtemp(prefix="deferrals-disk-")
         self.addCleanup(os.rmdir, self.mount)
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"{options},mode=0700", "tmpfs", self.mount],
-            capture_output=True,
-            check=False,
-        )
+        words = ["-t", "tmpfs", "-o", f"{options},mode=0700", "tmpfs"]
+        if image:
+            self.image = os.path.abspath(self.mktemp())
+            with open(self.image, "wb") as file:
+                file.truncate(64 << 20)
+            subprocess.run([program("mkfs.ext4"), "-q", self.image], check=True)
+            words = ["-o", "loop", self.image]
+        done = subprocess.run(["mount", *words, self.mount], capture_output=True, check=False)
         if done.returncode != 0:
             raise SkipTest(f"cannot mount: {done.stderr!r}")
         self.addCleanup(subprocess.run, ["umount", "-l", self.mount], check=False)
         return self.server(f'state_dir = "{self.mount}"\n{CONFIG}')
 
-    def attempt(self, server: Any, size: int = 10, sender: str = "me@client.test") -> str:
+    def attempt(
+        self,
+        server: Any,
+        size: int = 10,
+        sender: str = "me@client.test",
+        recipient: str = "a@example.net",
+    ) -> str:
         """
         @return: the final reply, or the first one that refuses.
         """
         dialogue = self.dialogue(server.port)
         dialogue.reply()
-        for line in ("EHLO x", f"MAIL FROM:<{sender}>", "RCPT TO:<a@example.net>", "DATA"):
+        for line in ("EHLO x", f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>", "DATA"):
             (said,) = dialogue.say(line)
             if said >= "4":
                 dialogue.close()
@@ -94,6 +107,87 @@ class DiskTests(CrashCase):
         os.unlink(filler)
         self.recovers(server, 1)
         self.assertEqual(self.run_(server, "queue", "show", queued).returncode, 0)
+
+    def filled(self) -> None:
+        """
+        Others take all that is left of the disk.
+        """
+        with open(os.path.join(self.mount, "filler"), "wb", buffering=0) as file:
+            for size in (65536, 4096):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * size)
+
+    def queued(self, server: Server) -> int:
+        """
+        Fill the disk with mail for a dead host, until no more is taken.
+
+        @return: how many messages were.
+        """
+        count = 0
+        while self.attempt(server, 200_000, recipient=f"dead-{count}@x.example") < "4":
+            count += 1
+        self.assertGreater(count, 50)
+        return count
+
+    def test_queue(self) -> None:
+        """A disk that the queue has filled: what leaves it makes room, without a restart."""
+        server = self.mounted("size=64m")
+        count = self.queued(server)
+        reply = self.attempt(server)
+        self.assertTrue(reply.startswith(FULL), reply)
+        done = self.run_(server, "queue", "remove", "--to", "dead-*")
+        self.assertIn(f"{count} recipients removed", done.stdout)
+        until(lambda: self.attempt(server).startswith("250"), "mail is taken again", PATIENCE)
+        self.logged(server, "there is room again")
+        until(lambda: self.free() > 40 << 20, "the room is given back", 2 * PATIENCE)
+
+    def test_remove(self) -> None:
+        """With nothing left at all, an operator can remove mail, and the reserve comes back."""
+        server = self.mounted("size=64m")
+        reserve = os.path.join(self.mount, "spool", "reserve")
+        until(lambda: os.path.exists(reserve), "a reserve", PATIENCE)
+        count = self.queued(server)
+        self.filled()
+        self.assertEqual(self.free(), 0)
+        done = self.run_(server, "queue", "remove", "--to", "dead-*")
+        self.assertIn(f"{count} recipients removed", done.stdout, done.stderr + server.log[-2000:])
+        os.unlink(os.path.join(self.mount, "filler"))
+        until(lambda: self.attempt(server).startswith("250"), "mail is taken again", PATIENCE)
+        until(lambda: os.path.exists(reserve), "the reserve is made again", PATIENCE)
+
+    def test_removeOffline(self) -> None:
+        """The same, while no server runs."""
+        server = self.mounted("size=64m")
+        count = self.queued(server)
+        server.kill()
+        self.filled()
+        self.assertEqual(self.free(), 0)
+        done = self.run_(server, "queue", "remove", "--to", "dead-*")
+        self.assertIn(f"{count} recipients removed", done.stdout, done.stderr)
+        os.unlink(os.path.join(self.mount, "filler"))
+        server.start()
+        until(lambda: self.attempt(server).startswith("250"), "mail is taken again", PATIENCE)
+
+    def free(self) -> int:
+        found = os.statvfs(self.mount)
+        return found.f_bavail * found.f_frsize
+
+    def test_abort(self) -> None:
+        """A file system that has failed and become read-only: 452, and after that all is there."""
+        server = self.mounted("", image=True)
+        queued = self.send(server, "<dead-1@x.example>")
+        subprocess.run(["mount", "-o", "remount,abort", self.mount], check=True)
+        for size in (10, 400_000):
+            reply = self.attempt(server, size)
+            self.assertTrue(reply.startswith(FULL), reply)
+        server.kill()
+        subprocess.run(["umount", self.mount], check=True)
+        subprocess.run(["fsck.ext4", "-p", self.image], check=False, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", self.image, self.mount], check=True)
+        server.start()
+        self.assertEqual(self.run_(server, "queue", "show", queued).returncode, 0)
+        self.recovers(server, 0)
 
     def test_inodes(self) -> None:
         """No more files can be made: 452 4.3.1, and the server goes on."""
@@ -163,6 +257,55 @@ class DiskTests(CrashCase):
         server.start()
         self.assertEqual(self.run_(server, "queue", "show", queued).returncode, 0)
         self.recovers(server, 1)
+
+    def test_stateDirectory(self) -> None:
+        """All of the state directory is deleted: it is made again as it was."""
+        server = self.server(CONFIG)
+        queued = self.send(server, "<dead-1@x.example>")
+        state = os.path.join(server.directory, "state")
+        until(lambda: os.path.exists(os.path.join(state, "control")), "control", PATIENCE)
+        removed(state)
+        until(lambda: os.path.exists(os.path.join(state, "control")), "control", PATIENCE)
+        until(
+            lambda: os.path.exists(os.path.join(state, "spool", "spool.sqlite")),
+            "the spool",
+            PATIENCE,
+        )
+        for name in ("", "spool", "spool/bodies"):
+            mode = os.stat(os.path.join(state, name)).st_mode & 0o777
+            self.assertEqual(mode, 0o700, name)
+        self.assertEqual(self.run_(server, "status").returncode, 0)
+        self.assertEqual(self.run_(server, "queue", "show", queued).returncode, 0)
+        self.logged(server, "control was taken away: made again")
+        self.recovers(server, 0)
+
+    def test_empty(self) -> None:
+        """After a kill the database has 0 octets: nothing is removed, and all is taken back."""
+        server = self.server(CONFIG)
+        small = self.send(server, "<dead-1@x.example>")
+        self.assertTrue(self.attempt(server, 400_000, recipient="dead-2@x.example") < "4")
+        server.kill()
+        spool = os.path.join(server.directory, "state", "spool")
+        shutil.copy(os.path.join(spool, "spool.sqlite"), os.path.join(spool, "kept"))
+        shutil.copy(os.path.join(spool, "spool.sqlite-wal"), os.path.join(spool, "kept-wal"))
+        os.truncate(os.path.join(spool, "spool.sqlite"), 0)
+        server.start()
+        self.logged(server, "is of 0 octets: set aside as")
+        found = self.run_(server, "queue", "rescue").stdout
+        self.assertIn("2 set aside", found)
+        (name,) = (n for n in os.listdir(os.path.join(spool, "damaged")) if n[:5] == "spool")
+        aside = os.path.join(spool, "damaged", name)
+        os.rename(os.path.join(spool, "kept"), os.path.join(aside, "spool.sqlite"))
+        os.rename(os.path.join(spool, "kept-wal"), os.path.join(aside, "spool.sqlite-wal"))
+        self.assertIn("dead-2@x.example", self.run_(server, "queue", "rescue", "show", name).stdout)
+        done = self.run_(server, "queue", "rescue", "restore", name)
+        self.assertIn("2 messages taken back, held", done.stdout, done.stderr)
+        self.assertEqual(self.run_(server, "queue", "check").returncode, 0)
+        self.assertIn("held", self.run_(server, "queue", "list", small).stdout)
+        self.run_(server, "queue", "release", "--all")
+        self.assertNotIn("held", self.run_(server, "queue", "list").stdout)
+        done = self.run_(server, "queue", "rescue", "remove", name)
+        self.assertIn("0 set aside", self.run_(server, "queue", "rescue").stdout)
 
     def test_damaged(self) -> None:
         """A database that is damaged: what can be read goes on, the rest is kept and named."""

@@ -50,6 +50,8 @@ from deferrals.smtp.client.writing import Stuffing
 from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
 from deferrals.smtp.server.mixed import fingerprintOf
 from deferrals.smtp.server.proxy import _attributes
+from deferrals.spool.sqlite.cells import treePage
+from deferrals.spool.sqlite.pages import readLogFrom
 from deferrals.stages.content import clamav, rspamdreply, scores, spamassassin
 from deferrals.stages.content.exchange import _Exchange
 from deferrals.stages.content.http import _verdict
@@ -1040,5 +1042,21 @@ PARSERS += [
         (b"\0", b"x", b"PK\3\4", b"%PDF"),
         lambda data: filetypes.kindsOf(data[: archives.HEAD_OCTETS]),
         400,
+    ),
+    Parser(
+        "pages of a database",
+        ("spool/sqlite/cells.py",),
+        (b"\0\x40", b"\x02\x01", b"\x08", b"\r"),
+        lambda data: treePage(data, len(data), lambda number: b""),
+        400,
+        (b"\r\0\0\0\x20\0\0\0", b"\x02\0\0\0\x20\0\0\0\0\0\0\1"),
+    ),
+    Parser(
+        "a write-ahead log",
+        ("spool/sqlite/pages.py",),
+        (b"\0\0\0\1" * 2 + b"\0" * 528, b"\0", b"x"),
+        lambda data: readLogFrom(io.BytesIO(data)),
+        4000,
+        (b"\x37\x7f\x06\x82\0\0\0\0\0\0\2\0" + b"\0" * 20,),
     ),
 ]

@@ -16,7 +16,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import DeferralsError
-from deferrals.operator.commands import alarms, export_, status
+from deferrals.operator.commands import alarms, export_, rescue_, status
 
 
 class ExportTests(SynchronousTestCase):
@@ -40,6 +40,63 @@ class ExportTests(SynchronousTestCase):
         """Part by part; one that is delivered meanwhile is never taken for a whole one."""
         self.assertEqual(self.export(b"a", b"b", b""), b"ab")
         self.assertRaises(DeferralsError, self.export, b"a", None)
+
+
+class RescueTests(SynchronousTestCase):
+    """
+    L{rescue_}.
+    """
+
+    DONE = {
+        "list": [
+            {"name": "spool-1", "kind": "database", "id": "", "octets": 9, "why": "it is old"}
+        ],
+        "show": {
+            **{"name": "spool-1", "kind": "database", "id": "", "octets": 9, "why": "it is old"},
+            "count": 1,
+            "messages": [{"id": "1M", "sender": "a@b", "recipients": ["c@d", "e@f"], "size": 5}],
+        },
+        "restore": {
+            "name": "spool-1",
+            "restored": ["1M"],
+            "skipped": {"2M": "its content is missing"},
+            "status": "held",
+        },
+        "remove": {"name": "spool-1"},
+    }
+
+    def run_(self, what: str, *names: str, isJSON: bool = False) -> tuple[int, list[str]]:
+        connection: Any = unittest.mock.Mock()
+        connection.call = lambda name, *args: self.DONE[args[0] if args else "list"]
+        arguments = argparse.Namespace(what=what, names=names, json=isJSON)
+        with redirect_stdout(io.StringIO()) as out:
+            code = rescue_(connection, arguments)
+        return code, out.getvalue().splitlines()
+
+    def test_words(self) -> None:
+        """What each says, and what its exit status is."""
+        line = "spool-1  database, 9 octets: it is old"
+        self.assertEqual(self.run_("list"), (0, [line, "1 set aside"]))
+        shown = [line, "  1M 5 octets <a@b> -> <c@d>, <e@f>", "  1 messages"]
+        self.assertEqual(self.run_("show", "spool-1"), (0, shown))
+        code, lines = self.run_("restore", "spool-1")
+        self.assertEqual(code, 1)
+        self.assertIn("1M was taken back", lines)
+        self.assertIn("2M was not: its content is missing", lines)
+        self.assertIn("1 messages taken back, held", lines)
+        self.assertEqual(self.run_("remove", "spool-1"), (0, ["spool-1 was removed"]))
+
+    def test_programs(self) -> None:
+        """A JSON object for each."""
+        _, lines = self.run_("list", isJSON=True)
+        self.assertEqual([json.loads(line) for line in lines], self.DONE["list"])
+        _, lines = self.run_("restore", "spool-1", "spool-1", isJSON=True)
+        self.assertEqual([json.loads(line) for line in lines], [self.DONE["restore"]] * 2)
+
+    def test_which(self) -> None:
+        """Nothing is removed that was not named."""
+        for what in ("show", "restore", "remove"):
+            self.assertRaises(ValueError, self.run_, what)
 
 
 class StatusTests(SynchronousTestCase):

@@ -6,16 +6,118 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import unittest.mock
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.cli import parser
 from deferrals.model.ids import formatId
+from deferrals.operator import control
 from deferrals.operator.commands import change, list_
 from deferrals.operator.control import ControlLine
+
+
+class UnixReactor(Clock):
+    """
+    A reactor that makes a file for each socket.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ports: list[Any] = []
+
+    def listenUNIX(self, path: str, factory: Any, mode: int) -> Any:
+        if os.path.exists(path):
+            raise OSError(98, "address already in use")
+        with open(path, "w"):
+            pass
+        os.chmod(path, mode)
+        port = unittest.mock.Mock()
+        port.stopListening.side_effect = lambda: os.unlink(path)
+        self.ports.append(port)
+        return port
+
+
+class PortTests(SynchronousTestCase):
+    """
+    L{listen} and L{ControlPort<control.ControlPort>}.
+    """
+
+    def setUp(self) -> None:
+        self.reactor: Any = UnixReactor()
+        self.directory = os.path.abspath(self.mktemp())
+        os.mkdir(self.directory, 0o700)
+        self.path = os.path.join(self.directory, "control")
+        self.said: list[str] = []
+        for level in ("warn", "error"):
+            self.patch(control._log, level, lambda text, **values: self.said.append(text))
+        operator: Any = None
+        self.port = control.listen(self.reactor, self.path, operator)
+
+    def look(self) -> None:
+        self.reactor.advance(control.LOOK_SECONDS)
+
+    def test_stays(self) -> None:
+        """What is there stays."""
+        self.look()
+        self.look()
+        self.assertEqual((len(self.reactor.ports), self.said), (1, []))
+
+    def test_removed(self) -> None:
+        """A socket that was removed, or another in its place, is made again; that is said."""
+        for _ in range(2):
+            os.unlink(self.path)
+            self.look()
+            self.assertTrue(os.path.exists(self.path))
+        os.rename(self.path, f"{self.path}.away")
+        with open(self.path, "w"):
+            pass
+        self.look()
+        self.assertEqual(len(self.reactor.ports), 4)
+        self.assertEqual(self.said, ["{path} was taken away: made again"] * 3)
+
+    def test_directory(self) -> None:
+        """So is its directory, for the server's own user alone."""
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+        os.unlink(self.path)
+        os.rmdir(self.directory)
+        self.look()
+        self.assertTrue(os.path.exists(self.path))
+        self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
+
+    def test_impossible(self) -> None:
+        """Where it cannot be made now, it is when it can."""
+        os.unlink(self.path)
+        os.rmdir(self.directory)
+        with open(self.directory, "w"):
+            pass
+        self.look()
+        self.look()
+        self.assertEqual(self.said, ["no control socket {path}: {error}"])
+        os.unlink(self.directory)
+        self.look()
+        self.assertTrue(os.path.exists(self.path))
+
+    def test_stop(self) -> None:
+        """After the end nothing is made."""
+        self.successResultOf(self.port.stopListening())
+        self.look()
+        self.assertFalse(os.path.exists(self.path))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_later(self) -> None:
+        """A server that cannot have one at the start goes on without, until it can."""
+        operator: Any = None
+        path = os.path.join(self.directory, "later", "control")
+        self.addCleanup(control.listen(self.reactor, path, operator).stopListening)
+        self.assertEqual(self.said, ["no control socket {path}: {error}"])
+        self.look()
+        self.assertTrue(os.path.exists(path))
 
 
 class ManyTests(SynchronousTestCase):

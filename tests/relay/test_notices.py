@@ -10,10 +10,10 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.errors import SpoolError
+from deferrals.errors import Overtaken, SpoolError
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import NOT_TOLD
@@ -324,6 +324,35 @@ class NotifierTests(SynchronousTestCase):
         broken.clear()
         self.clock.pump([10] * 40)
         self.assertEqual((len(self.notices()), self.left()), (1, (0, 0)))
+
+    def complaints(self, error: Exception) -> list[str]:
+        """
+        What is said, at level error, where a notice cannot be recorded.
+        """
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        record = self.spool.record
+
+        def refuses(work: Any, dispositions: Any, messages: Any = ()) -> Deferred[Any]:
+            return fail(error) if messages else record(work, dispositions, messages)
+
+        self.spool.record = refuses  # type: ignore[method-assign]
+        self.send(*makeAddressees("g@x.example"))
+        return [
+            formatEvent(event)
+            for event in events
+            if event.get("log_level") is LogLevel.error and "notice" in event["log_namespace"]
+        ]
+
+    def test_overtaken(self) -> None:
+        """A recipient that was dealt with meanwhile is no error."""
+        self.assertEqual(self.complaints(Overtaken("dealt with meanwhile")), [])
+
+    def test_said(self) -> None:
+        """What is one names the message as the log does."""
+        (said,) = self.complaints(SpoolError("full"))
+        self.assertRegex(said, r"^cannot tell senders about \w{13}: SpoolError: full$")
 
     def test_stop(self) -> None:
         """Stopping waits for what is being told."""

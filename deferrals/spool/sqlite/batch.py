@@ -18,10 +18,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from deferrals.errors import SpoolError
 from deferrals.interfaces import Work
 from deferrals.logger import Logger
 from deferrals.spool.sqlite import diskspace
+from deferrals.spool.sqlite.leaving import noted
 from deferrals.spool.sqlite.store import Store
 
 _log = Logger(namespace="deferrals.spool")
@@ -103,6 +103,7 @@ class WriteBatch:
             "DELETE FROM recipients WHERE message IN",
         ):
             _forAll(db, sql, list(self.removed))
+        noted(db, [number for number, path in self.removed.items() if path is not None])
         _note(db, self.notes)
 
     def parts(self) -> Iterator[WriteBatch]:
@@ -234,7 +235,7 @@ class BatchWriter:
         if batch.inserts:
             lack = diskspace.lack(self._store.files.directory)
             if lack:
-                raise SpoolError(lack)
+                raise diskspace.NoRoom(lack)
         batch.apply(db)
 
     def _written(self, batch: WriteBatch) -> None:

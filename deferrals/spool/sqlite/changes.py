@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from deferrals.spool.sqlite.claims import waitFor
+from deferrals.spool.sqlite.leaving import leave
 from deferrals.spool.sqlite.outcomes import Outcomes
 from deferrals.spool.sqlite.schema import DAMAGED, ENDED, HELD, LEASED, QUEUED, STAGED, STUCK
 
@@ -89,8 +90,7 @@ class Changes:
         self.db.execute(f"DELETE FROM recipients{_KEY}", (number, seq))
         left = self.db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
         if left.fetchone() is None:
-            self.db.execute("DELETE FROM messages WHERE id = ?", (number,))
-            self.db.execute("DELETE FROM bodies WHERE id = ?", (number,))
+            leave(self.db, number)
             self.emptied.append(number)
         return True
 

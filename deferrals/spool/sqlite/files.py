@@ -18,6 +18,7 @@ from deferrals import durable
 from deferrals.errors import SpoolError
 from deferrals.logger import Logger
 from deferrals.model.ids import formatId, parseId
+from deferrals.spool.message import PART
 
 _log = Logger(namespace="deferrals.spool")
 
@@ -32,6 +33,9 @@ class SpoolFiles:
     @ivar bodies: the directory of bodies too large for the database.
     @ivar damaged: the directory for what could not be read.
     @ivar lock: the file that is locked while a process has the spool.
+    @ivar reserve: the file that holds room for when the disk is full.
+    @ivar log: the database's write-ahead log.
+    @ivar mark: the file that says which database belongs here.
     """
 
     directory: str
@@ -39,6 +43,9 @@ class SpoolFiles:
     bodies: str = attrs.field(init=False)
     damaged: str = attrs.field(init=False)
     lock: str = attrs.field(init=False)
+    reserve: str = attrs.field(init=False)
+    log: str = attrs.field(init=False)
+    mark: str = attrs.field(init=False)
 
     @database.default
     def _database(self) -> str:
@@ -55,6 +62,18 @@ class SpoolFiles:
     @lock.default
     def _lock(self) -> str:
         return os.path.join(self.directory, "lock")
+
+    @reserve.default
+    def _reserve(self) -> str:
+        return os.path.join(self.directory, "reserve")
+
+    @log.default
+    def _log(self) -> str:
+        return f"{self.database}-wal"
+
+    @mark.default
+    def _mark(self) -> str:
+        return os.path.join(self.directory, "mark")
 
     def body(self, number: int) -> str:
         """
@@ -94,11 +113,35 @@ class SpoolFiles:
                 numbers.append(parseId(name))
         return numbers
 
+    def unfinished(self) -> list[int]:
+        """
+        The numbers of the messages whose content has never become whole: until
+        it has, it has another name.
+        """
+        numbers = []
+        for name in os.listdir(self.bodies) if os.path.isdir(self.bodies) else []:
+            if name.endswith(PART):
+                with contextlib.suppress(ValueError):
+                    numbers.append(parseId(name.removesuffix(PART)))
+        return numbers
+
+    def removeUnfinished(self, number: int) -> None:
+        """
+        Remove what came of a message's content.
+        """
+        removeFile(f"{self.body(number)}{PART}")
+
     def withoutBody(self, numbers: Iterable[int]) -> list[int]:
         """
         @return: those of the messages that have no file in L{bodies}.
         """
         return [number for number in numbers if not os.path.exists(self.body(number))]
+
+    def hasBody(self, number: int) -> bool:
+        """
+        Whether there is a file in L{bodies} for a message.
+        """
+        return os.path.exists(self.body(number))
 
     def removeBody(self, number: int) -> None:
         """
@@ -115,15 +158,21 @@ class SpoolFiles:
 
     def setBodyAside(self, number: int) -> bool:
         """
-        Move the file of a message's body to L{damaged}.
+        Move the file of a message's body to L{damaged}, where no other is
+        overwritten.
 
         @return: whether there was one.
         """
         durable.makeDirectory(self.damaged)
+        path, count = self.damagedBody(number), 1
+        while os.path.lexists(path):
+            path, count = f"{self.damagedBody(number)}-{count}", count + 1
         try:
-            os.rename(self.body(number), self.damagedBody(number))
+            os.rename(self.body(number), path)
         except FileNotFoundError:
             return False
+        durable.sync(self.damaged)
+        durable.sync(self.bodies)
         return True
 
     def namesAside(self) -> list[str]:

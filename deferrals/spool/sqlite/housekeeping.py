@@ -4,9 +4,11 @@ waits for it:
 
   - the spool's time is saved;
   - the history is kept short, notes that have expired are removed;
-  - room that is not needed any longer is given back to the disk;
-  - files of bodies that no message has are removed;
-  - messages without recipients are removed, messages without a body moved aside.
+  - room that is not needed any longer is given back to the disk: at once where
+    the disk is full (L{RoomKeeping});
+  - files of bodies whose messages have left, or that never became whole, are
+    removed; others that no message has are moved aside;
+  - messages without recipients, or without a body, are set aside.
 
 Everything here runs in the reactor's thread.  What is done to the database is
 in L{deferrals.spool.sqlite.upkeep} and runs in its thread; what is done to
@@ -26,6 +28,9 @@ from deferrals.deferreds import InThread
 from deferrals.logger import Logger
 from deferrals.model.ids import formatId
 from deferrals.spool.sqlite import upkeep
+from deferrals.spool.sqlite.belonging import setContentAside
+from deferrals.spool.sqlite.leaving import leaving, left
+from deferrals.spool.sqlite.marker import raiseGeneration
 from deferrals.spool.sqlite.recovery import saveClock
 from deferrals.spool.sqlite.store import Store
 
@@ -83,6 +88,8 @@ class Housekeeping:
         run, clock = self._store.run, self._store.clock
         try:
             await run(saveClock, *clock.saved())
+            await run(raiseGeneration)
+            await self._leaving()
             if self._rounds % FILES_ROUNDS == 1:
                 await self._files()
             now = clock.now()
@@ -92,6 +99,7 @@ class Housekeeping:
                 pass
             while await run(upkeep.vacuum) and await self._goOn():
                 pass
+            await self._store.checkpoint()
             await self._messages()
         except Exception as error:
             _log.warn("housekeeping: {error}", error=str(error))
@@ -110,22 +118,33 @@ class Housekeeping:
         self._pause = None
         return self._loop.running
 
+    async def _leaving(self) -> None:
+        """
+        Remove the files of messages that have left.
+        """
+        while numbers := await self._store.run(leaving):
+            for number in numbers:
+                await self._inThread(self._store.files.removeBody, number)
+            await self._store.run(left, numbers)
+            if not await self._goOn():
+                return
+
     async def _files(self) -> None:
         """
-        Remove files that no message has and that are not coming in: their
-        process died before the message was staged.
+        Remove what never became whole: its process died before that.  Set files
+        aside that no message has, and that are not coming in.
         """
-        numbers = await self._inThread(self._store.files.bodyNumbers)
+        files = self._store.files
+        for number in await self._inThread(files.unfinished):
+            if number not in self._incoming:
+                await self._inThread(files.removeUnfinished, number)
+        numbers = await self._inThread(files.bodyNumbers)
         for start in range(0, len(numbers), upkeep.SLICE):
             # In this order: what is coming in now may have its row a moment later.
             some = numbers[start : start + upkeep.SLICE]
             complete = [number for number in some if number not in self._incoming]
             for number in await self._store.run(upkeep.withoutMessage, complete):
-                _log.info(
-                    "removed the content of {transaction}, which never became ours",
-                    transaction=formatId(number),
-                )
-                await self._inThread(self._store.files.removeBody, number)
+                await self._inThread(setContentAside, files, number)
             if not await self._goOn():
                 return
 
@@ -134,7 +153,14 @@ class Housekeeping:
         Look at the next messages, from where the last round ended.
         """
         store = self._store
-        found, self._after = await store.run(upkeep.nextMessages, self._after)
+        found, aside, self._after = await store.run(upkeep.nextMessages, self._after)
+        for number in aside:
+            _log.critical(
+                "{transaction} was set aside: it is not known to whom it should go;"
+                " `deferrals queue rescue` lists it",
+                event="set-aside",
+                transaction=formatId(number),
+            )
         missing = await self._inThread(store.files.withoutBody, found)
         for number in await store.run(upkeep.setMissingAside, missing, store.clock.now()):
             _log.critical(

@@ -15,9 +15,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 from twisted.internet.defer import Deferred, execute
 
 from deferrals.errors import SpoolError
+from deferrals.spool.sqlite import belonging
 from deferrals.spool.sqlite.clock import SpoolClock
-from deferrals.spool.sqlite.database import connect
+from deferrals.spool.sqlite.database import asSpoolError, connect, isFull, makeRoom
+from deferrals.spool.sqlite.diskspace import NoRoom, Reserve
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
+from deferrals.spool.sqlite.marker import Marker
 from deferrals.spool.sqlite.recovery import savedClock
 from deferrals.spool.sqlite.schema import prepare
 from deferrals.spool.sqlite.store import Store
@@ -37,14 +40,17 @@ class OfflineSpool:
 
     def __init__(self, directory: str) -> None:
         files = SpoolFiles(directory)
-        if not os.path.exists(files.database):
+        if not os.path.exists(files.database) and not files.namesAside():
             raise SpoolError(f"{files.database} is not there")
         self._lock = SpoolLock(files)
+        self._reserve = Reserve(files.reserve)
         self._lock.take("a server that does not answer")
+        self._marker = Marker(files.mark, files.database)
         try:
-            self._db = _opened(files.database)
+            belonging.judge(files, 0.0, ())
+            self._db = self._opened(files.database)
             saved = savedClock(self._db)
-        except (sqlite3.Error, SpoolError) as error:
+        except (sqlite3.Error, OSError, SpoolError) as error:
             self._lock.release()
             raise SpoolError(f"{files.database}: {error}") from None
         clock = SpoolClock(time.monotonic, time.time)
@@ -63,7 +69,36 @@ class OfflineSpool:
         """
         return execute(lambda: self._run(lambda db: function(db, *args, **kwargs)))
 
+    def _opened(self, path: str) -> sqlite3.Connection:
+        self._marker.opening()
+        try:
+            return self._openedOnce(path)
+        except sqlite3.Error as error:
+            if not (isFull(error) and makeRoom(None, self._reserve)):
+                raise
+            return self._openedOnce(path)
+
+    def _openedOnce(self, path: str) -> sqlite3.Connection:
+        db = connect(path)
+        try:
+            prepare(db)
+            self._marker.opened(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
     def _run(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        """
+        Once more on a full disk, with what has been kept for that.
+        """
+        try:
+            return self._transaction(function)
+        except NoRoom:
+            makeRoom(self._db, self._reserve)
+            return self._transaction(function)
+
+    def _transaction(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             result = function(self._db)
@@ -72,7 +107,7 @@ class OfflineSpool:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise SpoolError(f"{self.store.files.database}: {error}") from None
+                raise asSpoolError(self.store.files.database, error) from None
             raise
         return result
 
@@ -80,18 +115,10 @@ class OfflineSpool:
         """
         Let others have it.
         """
+        self._marker.opening()
         self._db.close()
+        self._marker.closed()
         self._lock.release()
-
-
-def _opened(path: str) -> sqlite3.Connection:
-    db = connect(path)
-    try:
-        prepare(db)
-    except BaseException:
-        db.close()
-        raise
-    return db
 
 
 def immediately(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:

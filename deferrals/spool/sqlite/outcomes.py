@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from deferrals.errors import SpoolError
+from deferrals.errors import Overtaken
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
     TELL_SECONDS,
@@ -22,8 +22,10 @@ from deferrals.model.disposition import (
     Reschedule,
     Undeliverable,
 )
+from deferrals.model.ids import formatId
 from deferrals.spool.sqlite.batch import Insert, WriteBatch
 from deferrals.spool.sqlite.claims import waitFor
+from deferrals.spool.sqlite.leaving import leave
 from deferrals.spool.sqlite.rows import replyText
 from deferrals.spool.sqlite.schema import ENDED, HELD, QUEUED, STUCK
 
@@ -54,8 +56,8 @@ class Outcomes:
     ) -> bool:
         """
         @return: whether no recipient of the message is left.
-        @raise SpoolError: a recipient is leased to another owner now, and there
-            are notices that would not be true.
+        @raise Overtaken: a recipient has left or is leased to another owner now,
+            and there are notices that would not be true.
         """
         since = self.db.execute("SELECT since FROM messages WHERE id = ?", (number,)).fetchone()
         for addressee, disposition in dispositions:
@@ -63,14 +65,13 @@ class Outcomes:
                 number, addressee.seq, disposition, since[0] if since else self.now
             )
             if notices and not changed:
-                raise SpoolError(f"recipient {addressee.seq} is leased to another process by now")
+                raise Overtaken(f"{formatId(number)}: <{addressee}> was dealt with meanwhile")
         if notices:
             WriteBatch(inserts=list(notices)).apply(self.db)
         left = self.db.execute("SELECT 1 FROM recipients WHERE message = ? LIMIT 1", (number,))
         if left.fetchone() is not None:
             return False
-        self.db.execute("DELETE FROM messages WHERE id = ?", (number,))
-        self.db.execute("DELETE FROM bodies WHERE id = ?", (number,))
+        leave(self.db, number)
         return True
 
     def _dispose(self, number: int, seq: int, disposition: Disposition, since: float) -> bool:

@@ -191,6 +191,16 @@ def content(db: sqlite3.Connection, number: int, paths: tuple[str, ...]) -> IMes
     return None if path is None else Message(size, digest, None, path, b"", False)
 
 
+def unknown(paths: tuple[str, ...]) -> IMessage | None:
+    """
+    Content that no message has.
+
+    @param paths: where it may be.
+    """
+    path = next(filter(os.path.exists, paths), None)
+    return None if path is None else Message(os.path.getsize(path), b"", None, path, b"", False)
+
+
 def problems(
     db: sqlite3.Connection, after: int | None, path: Callable[[int], str]
 ) -> tuple[list[Shown], int, int | None]:

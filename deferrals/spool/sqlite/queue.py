@@ -16,10 +16,13 @@ from deferrals.deferreds import InThread
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, IQueue
 from deferrals.logger import Logger
-from deferrals.model.ids import parseId
-from deferrals.model.selection import Selection, Shown
-from deferrals.spool.sqlite import queries
+from deferrals.model.ids import formatId, parseId
+from deferrals.model.selection import Selection, SetAside, Shown
+from deferrals.spool.message import Message
+from deferrals.spool.sqlite import queries, rescue
 from deferrals.spool.sqlite.changes import Changes
+from deferrals.spool.sqlite.claims import verify
+from deferrals.spool.sqlite.diskspace import NoRoom
 from deferrals.spool.sqlite.store import Store
 
 _log = Logger(namespace="deferrals.operator")
@@ -60,6 +63,7 @@ class SqliteQueue:
         self._inThread = inThread
         self._idle = idle
         self._changed = changed
+        self._aside = rescue.Aside(store.files)
 
     def _read(
         self,
@@ -93,13 +97,29 @@ class SqliteQueue:
             raise ValueError(f"no such command: {command}")
         found, after = await self.recipients(selection, CHANGED, after)
         keys = [(parseId(one["id"]), one["seq"]) for one in found]
-        count, emptied = await self._store.run(self._apply, command, keys)
-        for number in emptied:
-            await self._inThread(self._store.files.removeAll, number)
+        count = await self._inPieces(command, keys)
         if count:
             _log.info("{command}: {count} recipients", command=command, count=count)
             self._changed()
         return count, after
+
+    async def _inPieces(self, command: str, keys: list[tuple[int, int]]) -> int:
+        """
+        On a full disk as many at once as there is room for in the log.
+        """
+        count, size = 0, len(keys)
+        while keys:
+            try:
+                changed, emptied = await self._store.run(self._apply, command, keys[:size])
+            except NoRoom:
+                if size == 1:
+                    raise
+                size = max(1, size // 8)
+                continue
+            for number in emptied:
+                await self._inThread(self._store.files.removeAll, number)
+            count, keys = count + changed, keys[size:]
+        return count
 
     def _apply(
         self, db: sqlite3.Connection, command: str, keys: list[tuple[int, int]]
@@ -114,7 +134,8 @@ class SqliteQueue:
     def content(self, number: int) -> Deferred[IMessage | None]:
         files = self._store.files
         paths = files.body(number), files.damagedBody(number)
-        return self._read(queries.content, number, paths)
+        found: Deferred[IMessage | None] = self._read(queries.content, number, paths)
+        return found.addCallback(lambda known: known or self._inThread(queries.unknown, paths))
 
     def inspect(self, after: int | None) -> Deferred[tuple[list[Shown], int, int | None]]:
         return Deferred.fromCoroutine(self._inspect(after))
@@ -134,6 +155,118 @@ class SqliteQueue:
         found = await self._read(queries.numbers, self._store.clock.now())
         names = await self._inThread(self._store.files.namesAside)
         return {**found, "moved_aside": names[:SHOWN]}
+
+    # What has been set aside.
+
+    def aside(self) -> Deferred[list[SetAside]]:
+        return Deferred.fromCoroutine(self._listed())
+
+    async def _listed(self) -> list[SetAside]:
+        found = await self._inThread(self._aside.listed)
+        return [*found, *await self._read(rescue.without)]
+
+    def rescue(self, command: str, name: str) -> Deferred[SetAside]:
+        commands = {"show": self._shown, "restore": self._restored, "remove": self._removed}
+        if command not in commands:
+            raise ValueError(f"no such command: {command}")
+        return Deferred.fromCoroutine(commands[command](name))
+
+    async def _found(self, name: str) -> SetAside:
+        for one in await self._listed():
+            if one["name"] == name:
+                return one
+        raise ValueError(f"nothing that is called {name} was set aside")
+
+    async def _shown(self, name: str) -> SetAside:
+        one = await self._found(name)
+        if one["kind"] in ("database", "log"):
+            db = await self._inThread(self._aside.carried, name, self._store.clock.now())
+            try:
+                some = rescue.candidates(db)
+                told = [rescue.told(db, number) for number in some[:CHANGED]]
+            finally:
+                self._aside.done(db)
+            return {**one, "messages": told, "count": len(some)}
+        if one["kind"] == "content":
+            return {**one, "header": await self._inThread(self._aside.header, name)}
+        return one
+
+    async def _removed(self, name: str) -> SetAside:
+        one = await self._found(name)
+        if one["kind"] == "message":
+            await self._store.run(rescue.drop, parseId(name))
+        else:
+            await self._inThread(self._aside.remove, name)
+        _log.info("removed {name}, which had been set aside", name=name)
+        return one
+
+    async def _restored(self, name: str) -> SetAside:
+        one = await self._found(name)
+        if one["kind"] in ("database", "log"):
+            done = await self._fromDatabase(name)
+        elif one["kind"] == "content":
+            done = await self._content(name)
+        else:
+            raise SpoolError(f"{name} cannot be taken back: {one['why']}; `export` shows it")
+        _log.info("took back from {name}: {count}", name=name, count=len(done["restored"]))
+        self._changed()
+        return {**one, **done}
+
+    async def _fromDatabase(self, name: str, only: int | None = None) -> SetAside:
+        """
+        Take back what is whole and not here.
+        """
+        restored: list[str] = []
+        skipped: dict[str, str] = {}
+        db = await self._inThread(self._aside.carried, name, self._store.clock.now())
+        try:
+            for number in rescue.candidates(db):
+                if only in (None, number):
+                    why = await self._back(db, number)
+                    if why:
+                        skipped[formatId(number)] = why
+                    else:
+                        restored.append(formatId(number))
+        finally:
+            self._aside.done(db)
+        return {"restored": restored, "skipped": skipped, "status": "held"}
+
+    async def _back(self, db: sqlite3.Connection, number: int) -> str:
+        one = await self._inThread(rescue.candidate, db, self._aside, number)
+        if isinstance(one, str):
+            return one
+        if await self._read(rescue.expected, number) is not None:
+            return "it is in the queue"
+        if one.path is not None:
+            await self._inThread(self._aside.moveBack, one.path, number)
+        return "" if await self._store.run(rescue.insert, one) else "it is in the queue"
+
+    async def _content(self, name: str) -> SetAside:
+        """
+        Give a content back to its message: that is in the queue, or in a database
+        that has been set aside.
+        """
+        number = rescue.number(name)
+        text = formatId(number)
+        expected = await self._read(rescue.expected, number)
+        if expected is None:
+            for one in await self._inThread(self._aside.listed):
+                if one["kind"] in ("database", "log"):
+                    done = await self._fromDatabase(one["name"], number)
+                    if done["restored"]:
+                        return done
+            raise SpoolError(
+                f"{name} cannot be taken back: no database that is here knows to whom it should"
+                f" go; `deferrals queue export {text}` writes it"
+            )
+        path = self._aside.path(name)
+        wrong = await self._inThread(verify, Message(*expected, None, path, b"", False))
+        if wrong:
+            raise SpoolError(f"{name} cannot be taken back: {wrong}")
+        await self._inThread(self._aside.moveBack, path, number)
+        clock = self._store.clock
+        await self._store.run(rescue.retried, number, clock.now(), clock.wall())
+        return {"restored": [text], "skipped": {}, "status": "queued"}
 
 
 def _reading(path: str, function: Callable[[sqlite3.Connection], _T]) -> _T:

@@ -12,14 +12,18 @@ import sqlite3
 
 from deferrals.errors import SpoolError
 
-VERSION = 3
+VERSION = 4
 
 #: The name in C{info} of the spool's own random number, which is made with it: beside
 #: it, a transaction's number is unique on all servers.
 IDENTITY = "identity"
 
-#: States of a message.
-STAGED, RELEASED = 0, 1
+#: The name in C{info} of the number that grows here and in the directory
+#: (L{deferrals.spool.sqlite.marker}).
+GENERATION = "generation"
+
+#: States of a message; the last one is that its recipients are not known.
+STAGED, RELEASED, ASIDE = 0, 1, 2
 
 #: States of a recipient: waits until it is due; is being delivered, or a notice
 #: about it is being made; waits for the operator; the sender is to be told of
@@ -84,6 +88,9 @@ CREATE TABLE info (
 ) WITHOUT ROWID;
 """
 
+#: Messages whose content is in a file that is still to be removed.
+_LEAVING = "CREATE TABLE leaving (message INTEGER PRIMARY KEY);"
+
 _IDENTITY = f"INSERT OR IGNORE INTO info SELECT '{IDENTITY}', lower(hex(randomblob(8)));"
 
 SCHEMA = f"""
@@ -103,6 +110,7 @@ CREATE TABLE bodies (
 );
 {_RECIPIENTS}
 {_NEW}
+{_LEAVING}
 {_IDENTITY}
 """
 
@@ -128,7 +136,7 @@ INSERT INTO info SELECT name, CAST(strftime('%s', 'now') AS REAL)
 """
 
 #: What makes the next format of each.
-_STEPS = {1: _FROM_1, 2: _IDENTITY}
+_STEPS = {1: _FROM_1, 2: _IDENTITY, 3: _LEAVING}
 
 
 def prepare(db: sqlite3.Connection) -> None:
@@ -149,7 +157,10 @@ def prepare(db: sqlite3.Connection) -> None:
             f"made by another version of the program (format {version}, not {VERSION})"
         )
     if before == 1:
-        db.executescript("PRAGMA auto_vacuum=INCREMENTAL; VACUUM;")
+        db.executescript(
+            "PRAGMA temp_store=FILE; PRAGMA auto_vacuum=INCREMENTAL; VACUUM;"
+            "PRAGMA temp_store=MEMORY;"
+        )
 
 
 def identity(db: sqlite3.Connection) -> str:

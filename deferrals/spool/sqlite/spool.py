@@ -5,7 +5,8 @@ The embedded spool: an L{ISpool<deferrals.interfaces.ISpool>} in one directory.
 
     spool.sqlite    messages, recipients, and bodies up to 256 KiB
     bodies/         larger bodies, one file each, named by transaction id
-    damaged/        what could not be read
+    damaged/        what could not be read, or does not fit
+    mark            which database belongs here
     lock            held while a process has the spool open
 
 Order of commitment: a large body's file is synced before its row commits; the
@@ -30,7 +31,6 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals import durable
 from deferrals.deferreds import InThread
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, IReactor, ISpool, Work
@@ -40,15 +40,18 @@ from deferrals.model.disposition import LEASE_SECONDS, Disposition, Remove, Resc
 from deferrals.model.envelope import Envelope
 from deferrals.model.ids import formatId
 from deferrals.spool.message import BodyWriter, Message, ownMessage
-from deferrals.spool.sqlite import repair
+from deferrals.spool.sqlite import belonging, repair
 from deferrals.spool.sqlite.batch import BatchWriter, Insert, WriteBatch
 from deferrals.spool.sqlite.claims import Claims, isDamage, setAside, verify
 from deferrals.spool.sqlite.clock import SpoolClock
-from deferrals.spool.sqlite.database import Database
+from deferrals.spool.sqlite.database import Database, checkpoint
+from deferrals.spool.sqlite.diskspace import Reserve
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeFile
 from deferrals.spool.sqlite.housekeeping import Housekeeping
+from deferrals.spool.sqlite.marker import Marker, generationOf
 from deferrals.spool.sqlite.outcomes import Outcomes, backOff
 from deferrals.spool.sqlite.recovery import recover, saveClock, savedClock
+from deferrals.spool.sqlite.room import RoomKeeping
 from deferrals.spool.sqlite.rows import Lease, insertion
 from deferrals.spool.sqlite.schema import RELEASED, STAGED, identity, prepare
 from deferrals.spool.sqlite.store import Incoming, Store
@@ -91,11 +94,16 @@ class SqliteSpool:
         files = SpoolFiles(directory)
         clock = SpoolClock(reactor.seconds, wall or reactor.seconds)
         self._lock = SpoolLock(files)
+        self._marker = Marker(files.mark, files.database)
         mend = repair.Repair(files, clock, self._incoming, self._lock).mend
-        self._database = Database(files.database, reactor, prepare, mend)
-        self.store = Store(files, clock, self._database.run)
+        reserve = Reserve(files.reserve)
+        self._database = Database(
+            files.database, reactor, self._prepare, mend, reserve, self._marker.opening
+        )
+        self.store = Store(files, clock, self._database.run, self._checkpoint)
         self._batches = BatchWriter(self.store, reactor, self._written)
         self._housekeeping = Housekeeping(self.store, reactor, inThread, self._incoming)
+        self._room = RoomKeeping(self.store, reactor, inThread, reserve)
         self._opening: list[Deferred[None]] | None = []
 
     # From the first call to the last.
@@ -106,7 +114,7 @@ class SqliteSpool:
     async def _open(self) -> None:
         self._takeDirectory()
         clock = self.store.clock
-        repair.putAside(self.store.files, self._incoming)
+        belonging.judge(self.store.files, clock.now(), self._incoming)
         try:
             await self._database.open()
             saved = await self._twice(savedClock)
@@ -125,6 +133,22 @@ class SqliteSpool:
                 "released {count} messages that were staged at the last stop", count=recovered
             )
         self._housekeeping.start()
+        self._room.start()
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """
+        In the database's thread.
+        """
+        prepare(db)
+        self._marker.opened(db)
+
+    def _checkpoint(self) -> Deferred[bool]:
+        def settled(db: sqlite3.Connection) -> bool:
+            whole = checkpoint(db)
+            self._marker.came(generationOf(db))
+            return whole
+
+        return self._database.outside(settled)
 
     def _takeDirectory(self) -> None:
         try:
@@ -159,10 +183,13 @@ class SqliteSpool:
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
+        await self._room.stop()
         await self._housekeeping.stop()
         self._batches.close()
         await self._logged(self.store.run(saveClock, *self.store.clock.saved()))
+        await self._logged(self._database.outside(lambda _: self._marker.opening()))
         await self._database.close()
+        await self._logged(self._inThread(self._marker.closed))
         self._lock.release()
 
     @property
@@ -188,12 +215,18 @@ class SqliteSpool:
             self._opening.append(opened)
             return opened.addCallback(lambda _: self.stage(envelope, message, addressees))
         insert = self._insertion(envelope, message, addressees, STAGED)
-        path = ownMessage(message).path
-        if path is None:
+        if ownMessage(message).path is None:
             return self._insert(insert)
-        d = self._inThread(durable.syncWithName, path)
-        synced = d.addErrback(_asSpoolError, f"cannot sync {path}")
-        return synced.addCallback(lambda _: self._insert(insert))
+        return Deferred.fromCoroutine(self._insertFile(insert, ownMessage(message)))
+
+    async def _insertFile(self, insert: Insert, message: Message) -> Work:
+        settled = await self._settled(message)
+        try:
+            return await self._insert(insert)
+        except SpoolError:
+            if settled is not None:
+                self._removeFile(settled)
+            raise
 
     def _insertion(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee], state: int
@@ -336,9 +369,13 @@ class SqliteSpool:
         messages: Sequence[NewMessage],
     ) -> list[Work]:
         notices = [self._insertion(*message, RELEASED) for message in messages]
-        for _, message, _ in messages:
-            await self._synced(ownMessage(message))
-        isLast = await self.store.run(self._apply, work, list(dispositions.items()), notices)
+        settled = [path for _, message, _ in messages if (path := await self._settled(message))]
+        try:
+            isLast = await self.store.run(self._apply, work, list(dispositions.items()), notices)
+        except SpoolError:
+            for own in settled:
+                self._removeFile(own)
+            raise
         path = ownMessage(work.message).path
         if isLast and path is not None:
             self._removeFile(path)
@@ -346,12 +383,15 @@ class SqliteSpool:
             self._incoming.end(notice.number)
         return [notice.work for notice in notices]
 
-    async def _synced(self, message: Message) -> None:
+    async def _settled(self, message: IMessage) -> str | None:
+        """
+        @return: the file that got its name now.
+        """
+        own = ownMessage(message)
         try:
-            if message.path is not None:
-                await self._inThread(durable.syncWithName, message.path)
+            return own.path if await self._inThread(own.settle) else None
         except Exception as error:
-            raise SpoolError(f"cannot sync a notice: {error}") from None
+            raise SpoolError(f"cannot sync {own.path}: {error}") from None
 
     def _apply(
         self,
@@ -388,10 +428,6 @@ class SqliteSpool:
     def waiting(self) -> Deferred[tuple[int, int]]:
         self._batches.flush()
         return self.store.run(_count)
-
-
-def _asSpoolError(failure: Failure, what: str) -> None:
-    raise SpoolError(f"{what}: {failure.getErrorMessage()}")
 
 
 # Everything below runs in the database's thread.

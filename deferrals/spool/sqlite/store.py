@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.files import SpoolFiles
@@ -45,11 +45,14 @@ class Store:
     @ivar files: where they are.
     @ivar clock: the spool's time.
     @ivar run: runs a function in the next transaction.
+    @ivar checkpoint: carries the write-ahead log over into the database; its
+        Deferred's result is whether all of it was.
     """
 
     files: SpoolFiles
     clock: SpoolClock
     run: RunInTransaction
+    checkpoint: Callable[[], Deferred[bool]] = lambda: succeed(False)
 
 
 class Incoming:

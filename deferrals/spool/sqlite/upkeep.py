@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 
 from deferrals.spool.sqlite.claims import setAside
+from deferrals.spool.sqlite.schema import ASIDE
 
 #: Entries of the history that are kept.
 HISTORY_ROWS = 100_000
@@ -60,26 +61,52 @@ def vacuum(db: sqlite3.Connection) -> bool:
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     if idle < max(IDLE_PAGES, pages // 4):
         return False
-    db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    _vacuum(db, VACUUM_PAGES)
     return True
+
+
+def _vacuum(db: sqlite3.Connection, pages: int) -> None:
+    """
+    One by one: of a statement without columns, whose every step gives one page
+    back, C{sqlite3} takes no more than the first step.
+    """
+    (idle,) = db.execute("PRAGMA freelist_count").fetchone()
+    for _ in range(min(pages, idle)):
+        db.execute("PRAGMA incremental_vacuum(1)")
+
+
+def giveBack(db: sqlite3.Connection, pages: int) -> bool:
+    """
+    Give unused pages back to a disk that is full, at the next checkpoint.
+
+    @return: whether there is more to give.
+    """
+    _vacuum(db, pages)
+    (idle,) = db.execute("PRAGMA freelist_count").fetchone()
+    return bool(idle)
 
 
 def withoutMessage(db: sqlite3.Connection, numbers: list[int]) -> list[int]:
     """
-    @return: those numbers that no message has.
+    @return: those numbers that no message has, and that none had which has left.
     """
     marks = ", ".join("?" * len(numbers))
-    found = db.execute(f"SELECT id FROM messages WHERE id IN ({marks})", numbers)
+    found = db.execute(
+        f"SELECT id FROM messages WHERE id IN ({marks})"
+        f" UNION SELECT message FROM leaving WHERE message IN ({marks})",
+        [*numbers, *numbers],
+    )
     known = {number for (number,) in found}
     return [number for number in numbers if number not in known]
 
 
-def nextMessages(db: sqlite3.Connection, after: int) -> tuple[list[int], int]:
+def nextMessages(db: sqlite3.Connection, after: int) -> tuple[list[int], list[int], int]:
     """
-    Look at the next messages that are ours.  One without recipients is
-    removed.
+    Look at the next messages that are ours.  One without recipients is set
+    aside: whose it is has been lost.
 
-    @return: those whose content should be in a file, and where to go on.
+    @return: those whose content should be in a file, those that were set aside,
+        and where to go on.
     """
     found = db.execute(
         "SELECT id, EXISTS (SELECT 1 FROM bodies WHERE bodies.id = messages.id),"
@@ -87,13 +114,11 @@ def nextMessages(db: sqlite3.Connection, after: int) -> tuple[list[int], int]:
         " FROM messages WHERE id > ? AND state = 1 ORDER BY id LIMIT ?",
         (after, SLICE),
     ).fetchall()
-    for number, hasBody, hasRecipients in found:
-        if not hasRecipients:
-            db.execute("DELETE FROM messages WHERE id = ?", (number,))
-            if hasBody:
-                db.execute("DELETE FROM bodies WHERE id = ?", (number,))
+    aside = [number for number, _, hasRecipients in found if not hasRecipients]
+    for number in aside:
+        db.execute(f"UPDATE messages SET state = {ASIDE} WHERE id = ?", (number,))
     inFiles = [number for number, hasBody, hasRecipients in found if hasRecipients and not hasBody]
-    return inFiles, found[-1][0] if len(found) == SLICE else -1
+    return inFiles, aside, found[-1][0] if len(found) == SLICE else -1
 
 
 def setMissingAside(db: sqlite3.Connection, numbers: list[int], now: float) -> list[int]:

@@ -4,13 +4,17 @@ The thread that owns the database.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import threading
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
-from deferrals.spool.sqlite.database import Database
+from deferrals.spool.sqlite import database
+from deferrals.spool.sqlite.database import SETTINGS, Database, checkpoint, connect
+from deferrals.spool.sqlite.diskspace import NoRoom, Reserve
 from tests.reactors import PumpedReactor
 
 
@@ -22,12 +26,13 @@ class DatabaseTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = PumpedReactor()
         self.path = self.mktemp()
-        self.db = Database(self.path, self.reactor, self.prepare, self.mend)
+        self.reserve = Reserve(self.mktemp())
+        self.db = Database(self.path, self.reactor, self.prepare, self.mend, self.reserve)
         self.reactor.wait(self.db.open())
         self.addCleanup(lambda: self.reactor.wait(self.db.close()))
 
     def prepare(self, db: sqlite3.Connection) -> None:
-        db.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)")
+        db.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER PRIMARY KEY)")
 
     def mend(self, db: sqlite3.Connection | None) -> str:
         raise AssertionError("nothing is broken")
@@ -61,3 +66,100 @@ class DatabaseTests(SynchronousTestCase):
         self.reactor.wait(bad).trap(SpoolError)
         self.reactor.wait(broken).trap(ZeroDivisionError)
         self.assertEqual(self.reactor.wait(other), 2)
+
+    def test_checkpoint(self) -> None:
+        """The write-ahead log is carried over, beside what waits for a transaction."""
+        done = self.db.run(self.insert, 1)
+        carried = self.db.outside(checkpoint)
+        self.assertEqual(self.reactor.wait(done), 1)
+        self.assertTrue(self.reactor.wait(carried))
+        with open(self.path, "rb") as file:
+            octets = len(file.read())
+        db = sqlite3.connect(f"file:{self.path}?immutable=1", uri=True)
+        self.addCleanup(db.close)
+        self.assertEqual(db.execute("SELECT n FROM t").fetchall(), [(1,)])
+        self.assertGreater(octets, 0)
+
+    def test_checkpointReader(self) -> None:
+        """A reader that keeps the log is not waited for."""
+        self.reactor.wait(self.db.run(self.insert, 1))
+        reader = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(reader.close)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM t").fetchall()
+        self.reactor.wait(self.db.run(self.insert, 2))
+        self.assertFalse(self.reactor.wait(self.db.outside(checkpoint)))
+
+    def test_full(self) -> None:
+        """On a full disk the reserve is given up, and what failed is tried again."""
+        with open(self.reserve._path, "w") as file:
+            file.write("x")
+
+        def once(db: sqlite3.Connection) -> int:
+            if os.path.exists(self.reserve._path):
+                raise OSError(errno.ENOSPC, "no space left on device")
+            return self.insert(db, 1)
+
+        self.assertEqual(self.reactor.wait(self.db.run(once)), 1)
+        self.assertFalse(os.path.exists(self.reserve._path))
+
+    def test_noRoom(self) -> None:
+        """Where that does not help, the operation says that there is no room."""
+
+        def never(db: sqlite3.Connection) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+        failure = self.reactor.wait(self.db.run(never))
+        failure.trap(NoRoom)
+        self.assertIn("no space left", str(failure.value))
+
+    def test_failing(self) -> None:
+        """A disk that has failed is tried anew, by opening the database again."""
+        opened = []
+        self.patch(database, "connect", lambda path: opened.append(path) or connect(path))
+
+        def fails(db: sqlite3.Connection) -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+
+        self.reactor.wait(self.db.run(fails)).trap(SpoolError)
+        self.assertEqual(self.reactor.wait(self.db.run(self.insert, 1)), 1)
+        self.assertEqual(self.reactor.wait(self.db.run(self.insert, 2)), 2)
+        self.assertEqual(opened, [self.path])
+
+
+class SettingsTests(SynchronousTestCase):
+    """
+    L{SETTINGS}.
+    """
+
+    #: What they are read back as.
+    READ = {
+        "auto_vacuum": 2,
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "locking_mode": "normal",
+        "temp_store": 2,
+        "ON": 1,
+        "OFF": 0,
+    }
+
+    def test_all(self) -> None:
+        """Each of them is in force, whatever the build of SQLite says."""
+        db = connect(self.mktemp())
+        self.addCleanup(db.close)
+        for name, value in SETTINGS.items():
+            ((found,),) = db.execute(f"PRAGMA {name}").fetchall()
+            self.assertEqual(found, self.READ.get(name, self.READ.get(str(value), value)), name)
+
+    def test_small(self) -> None:
+        """What is removed writes no zeros into the log, whatever the build of SQLite says."""
+        path = self.mktemp()
+        db = connect(path)
+        self.addCleanup(db.close)
+        db.execute("CREATE TABLE t (x)")
+        db.execute("INSERT INTO t VALUES (zeroblob(3000000))")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        db.execute("DELETE FROM t")
+        self.assertLess(os.path.getsize(f"{path}-wal"), 300_000)

@@ -11,13 +11,14 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
-from deferrals.spool.sqlite import housekeeping, upkeep
+from deferrals.spool.message import PART
+from deferrals.spool.sqlite import housekeeping, leaving, upkeep
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.housekeeping import EVERY_SECONDS, PAUSE_SECONDS, Housekeeping
 from deferrals.spool.sqlite.outcomes import Outcomes
 from deferrals.spool.sqlite.recovery import savedClock
-from deferrals.spool.sqlite.schema import DAMAGED
+from deferrals.spool.sqlite.schema import ASIDE, DAMAGED
 from deferrals.spool.sqlite.store import Incoming, Store
 from tests.databases import DatabaseCase
 
@@ -74,13 +75,13 @@ class HousekeepingTests(DatabaseCase):
     def test_rounds(self) -> None:
         """Each minute the time is saved, and each kind of work is looked at."""
         self.started()
-        expected = ["saveClock", "trimHistory", "trimNotes", "vacuum"]
+        expected = ["saveClock", "raiseGeneration", "leaving", "trimHistory", "trimNotes", "vacuum"]
         self.assertEqual(self.did[:1], expected[:1])
         for name in expected:
             self.assertEqual(self.did.count(name), 1)
         self.did.clear()
         self.clock.advance(EVERY_SECONDS)
-        self.assertEqual(self.did[:4], expected)
+        self.assertEqual(self.did[:6], expected)
         self.assertEqual(savedClock(self.db), (2e9 + EVERY_SECONDS, EVERY_SECONDS))
 
     def test_slices(self) -> None:
@@ -97,7 +98,7 @@ class HousekeepingTests(DatabaseCase):
         self.assertEqual(left, [4, 2, 1, 1])
 
     def test_files(self) -> None:
-        """A file that no message has is removed; one of a message, or that comes in, is not."""
+        """A file that no message has is set aside; one of a message, or that comes in, is not."""
         number = self.add("a@b.example")
         kept, coming, dead = self.body(number), self.body(number + 1), self.body(number + 2)
         self.incoming.begin(number + 1)
@@ -105,6 +106,36 @@ class HousekeepingTests(DatabaseCase):
         self.rest()
         found = [os.path.exists(path) for path in (kept, coming, dead)]
         self.assertEqual(found, [True, True, False])
+        self.assertEqual(self.files.namesAside(), [os.path.basename(dead)])
+
+    def test_unfinished(self) -> None:
+        """Content that never became whole is removed, unless it is coming in now."""
+        for number in (7, 8):
+            os.rename(self.body(number), f"{self.files.body(number)}{PART}")
+        self.incoming.begin(8)
+        self.started()
+        self.rest()
+        self.assertEqual(self.files.unfinished(), [8])
+        self.assertEqual(self.files.namesAside(), [])
+
+    def test_leaving(self) -> None:
+        """The file of a message that has left is removed, and that is forgotten then."""
+        path = self.body(7)
+        leaving.noted(self.db, [7])
+        self.started()
+        self.rest()
+        self.assertFalse(os.path.exists(path))
+        self.assertEqual(self.files.namesAside(), [])
+        self.assertEqual(leaving.leaving(self.db), [])
+
+    def test_ownerless(self) -> None:
+        """A message without recipients is kept, and set aside."""
+        number = self.add("a@b.example")
+        self.db.execute("DELETE FROM recipients WHERE message = ?", (number,))
+        self.started()
+        self.rest()
+        self.assertEqual(self.all("SELECT id, state FROM messages"), [(number, ASIDE)])
+        self.assertEqual(self.all("SELECT id FROM bodies"), [(number,)])
 
     def test_filesRarely(self) -> None:
         """Files are looked through at the start, and then every so many rounds."""

@@ -110,7 +110,7 @@ class OfflineSpoolTests(SynchronousTestCase):
         self.failureResultOf(spool.run(half, "SELECT * FROM nowhere"), SpoolError)
         self.failureResultOf(spool.run(half, "SELECT 1"), ValueError)
         count = spool.run(lambda db: db.execute("SELECT COUNT(*) FROM info").fetchone())
-        self.assertEqual(self.successResultOf(count), (3,))
+        self.assertEqual(self.successResultOf(count), (4,))
 
 
 class AtOnceTests(SynchronousTestCase):

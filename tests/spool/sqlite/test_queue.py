@@ -16,7 +16,8 @@ from deferrals.interfaces import IQueue
 from deferrals.model.disposition import NotifyThenRemove, Undeliverable
 from deferrals.model.selection import Selection
 from deferrals.operator.control import ControlFactory, Operator
-from deferrals.spool.sqlite import queries
+from deferrals.spool.sqlite import changes, queries
+from deferrals.spool.sqlite.diskspace import NoRoom
 from deferrals.spool.sqlite.queue import SqliteQueue
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import LATER
@@ -137,6 +138,33 @@ class QueueTests(SynchronousTestCase):
         shown = self.result(self.queue.show(work.envelope.transaction))
         self.assertTrue(shown["gone"])
         self.assertIn("remove by operator", [one["event"] for one in shown["history"]])
+
+    def test_pieces(self) -> None:
+        """On a full disk as many are removed at once as the log has room for."""
+        for number in range(20):
+            self.spools.queued(self.spool, f"a{number}@x.example")
+        sizes, made = [], changes.Changes.make
+
+        def make(self: changes.Changes, command: str, keys: Any) -> int:
+            sizes.append(len(keys))
+            if len(keys) > 2:
+                raise NoRoom("full")
+            return made(self, command, keys)
+
+        self.patch(changes.Changes, "make", make)
+        self.assertEqual(self.change("remove"), 20)
+        self.assertEqual(sizes, [20, 20, *[2] * 10])
+        self.assertEqual(self.result(self.spool.waiting()), (0, 0))
+
+    def test_noRoom(self) -> None:
+        """Where there is none even for one, that is what is said."""
+        self.spools.queued(self.spool, "a@x.example")
+
+        def make(self: changes.Changes, command: str, keys: Any) -> int:
+            raise NoRoom("full")
+
+        self.patch(changes.Changes, "make", make)
+        self.result(self.queue.change("remove", Selection(), None)).trap(NoRoom)
 
     def say(self, *lines: Any) -> list[Any]:
         """

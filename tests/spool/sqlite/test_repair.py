@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from deferrals.spool.sqlite import repair
+from deferrals.spool.sqlite import aside, repair
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
+from deferrals.spool.sqlite.marker import Mark, Marker, generationOf
 from deferrals.spool.sqlite.recovery import saveClock, savedClock
 from deferrals.spool.sqlite.schema import DAMAGED, HELD, QUEUED, identity
 from deferrals.spool.sqlite.store import Incoming
@@ -110,8 +111,9 @@ class SalvageTests(RepairCase):
         self.assertGreater(len(kept), MANY * 9 // 10)
         lost = set(numbers) - set(kept)
         self.assertGreater(len(lost), 0)
-        self.assertIn(f"{len(kept)} messages were carried over, {len(lost)} are incomplete", text)
+        self.assertIn(f"{len(kept)} messages were carried over; {len(lost)} are incomplete", text)
         self.assertIn(f"and {len(lost) - 20} more" if len(lost) > 20 else "incomplete", text)
+        self.assertIn("1 of ", text)
         for number in lost:
             self.assertEqual(self.recipients(number, "status"), [DAMAGED])
 
@@ -123,7 +125,7 @@ class SalvageTests(RepairCase):
         self.db.execute("DELETE FROM recipients WHERE message = ?", (empty,))
         self.stored()
         text = self.salvage()
-        self.assertIn("2 messages were carried over, 2 are incomplete", text)
+        self.assertIn("1 messages were carried over; 2 are incomplete", text)
         self.assertEqual(self.recipients(whole, "status"), [QUEUED])
         self.assertEqual(self.recipients(headless, "status", "notice"), [(DAMAGED, 9e9)])
 
@@ -140,7 +142,7 @@ class SalvageTests(RepairCase):
 
     def test_aside(self) -> None:
         """What was there is moved aside, and nothing that was moved before is overwritten."""
-        self.patch(repair.time, "strftime", lambda text: "spool-then")
+        self.patch(aside.time, "strftime", lambda text: "spool-then")
         for count in (1, 2):
             if count == 1:
                 self.stored()
@@ -183,38 +185,46 @@ class RewriteTests(RepairCase):
         clock = SpoolClock(lambda: 5.0, lambda: 2e9)
         lock = SpoolLock(self.files)
         text = repair.Repair(self.files, clock, Incoming(), lock).mend(None)
-        self.assertIn("was damaged, and is now in", text)
+        self.assertIn("was damaged, and is set aside in", text)
         self.assertIn("1 messages were carried over", text)
 
-
-class PutAsideTests(RepairCase):
-    """
-    L{repair.putAside}: a database that is not there.
-    """
-
-    def test_there(self) -> None:
-        """Where the database is there nothing happens."""
-        self.stored()
-        path = self.body(7)
-        repair.putAside(self.files, Incoming())
-        self.assertTrue(os.path.exists(path))
-        self.assertEqual(self.aside(), [])
-
-    def test_log(self) -> None:
-        """Its write-ahead log is kept for it."""
-        with open(f"{self.files.database}-wal", "w") as file:
-            file.write("log")
-        repair.putAside(self.files, Incoming())
+    def test_replaced(self) -> None:
+        """What was put in the place of a database that was deleted is set aside."""
+        self.add("a@b.example")
+        with open(self.files.database, "w") as file:
+            file.write("another")
+        repair.rewrite(self.db, self.files)
         (name,) = self.aside()
-        with open(os.path.join(self.files.damaged, name, "spool.sqlite-wal")) as file:
-            self.assertEqual(file.read(), "log")
+        with open(os.path.join(self.files.damaged, name, "spool.sqlite")) as file:
+            self.assertEqual(file.read(), "another")
+        self.reopened()
+        self.assertEqual(len(self.all("SELECT id FROM messages")), 1)
 
-    def test_contents(self) -> None:
-        """Contents are kept for it; those that come in now stay."""
-        self.body(7)
-        coming = self.body(8)
-        incoming = Incoming()
-        incoming.begin(8)
-        repair.putAside(self.files, incoming)
-        self.assertEqual(self.aside(), [os.path.basename(self.files.body(7))])
-        self.assertTrue(os.path.exists(coming))
+    def test_unfinished(self) -> None:
+        """A process that died while it put a new database in its place is followed up."""
+        self.add("a@b.example")
+        self.stored()
+        os.rename(self.files.database, f"{self.files.database}.whole")
+        for path in (self.files.database, self.files.log):
+            with open(path, "w") as file:
+                file.write("damaged")
+        repair.finish(self.files)
+        (name,) = self.aside()
+        self.assertLess(
+            {"spool.sqlite", "spool.sqlite-wal"},
+            set(os.listdir(os.path.join(self.files.damaged, name))),
+        )
+        self.reopened()
+        self.assertEqual(len(self.all("SELECT id FROM messages")), 1)
+
+    def test_sameSpool(self) -> None:
+        """What was carried over is still the same spool, even if that cannot be read."""
+        self.add("a@b.example")
+        self.db.execute("DELETE FROM info")
+        self.stored()
+        marker = Marker(self.files.mark, self.files.database)
+        marker.write(Mark("0123456789abcdef", 7))
+        repair.salvage(self.files, 50.0, ())
+        self.reopened()
+        self.assertEqual(identity(self.db), "0123456789abcdef")
+        self.assertEqual(generationOf(self.db), 7)

@@ -76,11 +76,21 @@ class PrepareTests(DatabaseCase):
         """A spool of format 2 is given a number, and nothing else changes."""
         number = self.add("a@b.example")
         self.db.execute("DELETE FROM info WHERE name = ?", (IDENTITY,))
+        self.db.execute("DROP TABLE leaving")
         self.db.execute("PRAGMA user_version = 2")
         prepare(self.db)
         self.assertRegex(identity(self.db), "^[0-9a-f]{16}$")
         self.assertEqual(self.all("PRAGMA user_version"), [(VERSION,)])
         self.assertEqual(self.recipients(number, "seq"), [0])
+
+    def test_thirdFormat(self) -> None:
+        """A spool of format 3 is given a list of the files to be removed."""
+        self.add("a@b.example")
+        self.db.execute("DROP TABLE leaving")
+        self.db.execute("PRAGMA user_version = 3")
+        prepare(self.db)
+        self.assertEqual(self.all("SELECT * FROM leaving"), [])
+        self.assertEqual(self.all("PRAGMA user_version"), [(VERSION,)])
 
     def test_noIdentity(self) -> None:
         """A number that is lost is not made up at each look."""

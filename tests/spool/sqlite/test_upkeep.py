@@ -9,6 +9,7 @@ import sqlite3
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.spool.sqlite import upkeep
+from deferrals.spool.sqlite.database import connect
 from deferrals.spool.sqlite.schema import prepare
 
 
@@ -56,3 +57,43 @@ class UpkeepTests(SynchronousTestCase):
     def test_vacuum(self) -> None:
         """A database without idle pages is left alone."""
         self.assertFalse(upkeep.vacuum(self.db))
+
+
+class VacuumTests(SynchronousTestCase):
+    """
+    Pages that nothing uses, in a file.
+    """
+
+    def setUp(self) -> None:
+        self.db = connect(self.mktemp())
+        self.addCleanup(self.db.close)
+        prepare(self.db)
+        self.db.execute("INSERT INTO bodies VALUES (1, zeroblob(12288000))")
+        self.db.execute("DELETE FROM bodies")
+        self.db.execute("BEGIN")
+
+    def value(self, name: str) -> int:
+        ((found,),) = self.db.execute(f"PRAGMA {name}").fetchall()
+        return int(found)
+
+    def test_slice(self) -> None:
+        """A slice is as many pages as it says."""
+        before = self.value("freelist_count")
+        self.assertGreater(before, 2900)
+        self.assertTrue(upkeep.vacuum(self.db))
+        self.assertEqual(before - self.value("freelist_count"), upkeep.VACUUM_PAGES)
+
+    def test_end(self) -> None:
+        """Some may lie idle."""
+        self.patch(upkeep, "VACUUM_PAGES", 1 << 20)
+        self.assertTrue(upkeep.vacuum(self.db))
+        self.assertFalse(upkeep.vacuum(self.db))
+
+    def test_giveBack(self) -> None:
+        """Not where the disk is full."""
+        before = self.value("freelist_count")
+        self.assertTrue(upkeep.giveBack(self.db, 100))
+        self.assertEqual(before - self.value("freelist_count"), 100)
+        self.assertFalse(upkeep.giveBack(self.db, 1 << 20))
+        self.assertEqual(self.value("freelist_count"), 0)
+        self.assertFalse(upkeep.giveBack(self.db, 100))

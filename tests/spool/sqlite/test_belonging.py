@@ -1,0 +1,317 @@
+"""
+Whether what lies in a spool's directory belongs together.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.interfaces import Work
+from deferrals.spool.message import MEMORY_OCTETS, PART
+from deferrals.spool.sqlite import housekeeping
+from deferrals.spool.sqlite.files import SpoolFiles
+from deferrals.spool.sqlite.pages import readLog
+from deferrals.spool.sqlite.queue import SqliteQueue
+from deferrals.spool.sqlite.spool import SqliteSpool
+from deferrals.testing import makeAddressees, makeEnvelope
+from tests.reactors import PumpedReactor
+
+
+class SpoolCase(SynchronousTestCase):
+    """
+    A spool, and directories as a process that was killed leaves them.
+    """
+
+    def setUp(self) -> None:
+        self.reactor = PumpedReactor()
+        self.events: list[LogEvent] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.spool = self.opened(os.path.abspath(self.mktemp()))
+
+    def opened(self, directory: str) -> SqliteSpool:
+        spool = SqliteSpool(directory, self.reactor, self.inThread)
+        self.assertIsNone(self.reactor.wait(spool.open()))
+        self.addCleanup(lambda: spool.closed or self.reactor.wait(spool.close()))
+        return spool
+
+    def inThread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        d: Deferred[Any] = Deferred()
+        try:
+            d.callback(function(*args))
+        except Exception:
+            d.errback()
+        return d
+
+    def staged(self, spool: SqliteSpool | None = None, size: int = 10) -> Work:
+        spool = spool or self.spool
+        envelope = makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        writer.write(b"x" * size + b"\r\n")
+        message = self.reactor.wait(writer.finish())
+        work: Work = self.reactor.wait(
+            spool.stage(envelope, message, makeAddressees("a@b.example"))
+        )
+        return work
+
+    def killed(self) -> SpoolFiles:
+        """
+        @return: what a process that is killed now leaves.
+        """
+        files = SpoolFiles(os.path.abspath(self.mktemp()))
+        shutil.copytree(self.spool.store.files.directory, files.directory)
+        return files
+
+    def queue(self) -> SqliteQueue:
+        return SqliteQueue(self.spool.store, self.inThread)
+
+    def ids(self, files: SpoolFiles) -> set[str]:
+        """
+        Open the spool: which messages has it?
+        """
+        spool = self.opened(files.directory)
+        found = self.reactor.wait(
+            spool.store.run(lambda db: db.execute("SELECT id FROM messages").fetchall())
+        )
+        self.rounds()
+        self.reactor.wait(spool.close())
+        return {number for (number,) in found}
+
+    def rounds(self) -> None:
+        for _ in range(10):
+            self.reactor.wait(self.spool.waiting())
+            self.reactor.advance(housekeeping.PAUSE_SECONDS)
+
+    def alarms(self) -> list[str]:
+        """
+        What was said, as it is written.
+        """
+        return [
+            event["log_format"].format_map(event)
+            for event in self.events
+            if event.get("log_level") in (LogLevel.critical, LogLevel.error)
+        ]
+
+    def alarm(self, words: str) -> None:
+        """
+        That was said, and nothing else.
+        """
+        (said,) = self.alarms()
+        self.assertIn(words, said)
+
+
+class BelongingTests(SpoolCase):
+    """
+    Such directories, with something changed.
+    """
+
+    def test_killed(self) -> None:
+        """Whenever a process is killed, what it leaves fits."""
+        works, kept = [], []
+        for number in range(8):
+            works.append(self.staged(size=MEMORY_OCTETS if number % 2 else 10))
+            kept.append((self.killed(), {work.envelope.transaction for work in works}))
+            if number % 3 == 2:
+                self.spool.abandon(works.pop(0))
+                self.reactor.wait(self.spool.waiting())
+                self.reactor.advance(housekeeping.EVERY_SECONDS)
+                self.rounds()
+        for files, numbers in kept:
+            self.assertEqual(self.ids(files), numbers)
+            self.assertEqual(files.namesAside(), [])
+        self.assertEqual(self.alarms(), [])
+
+    def test_closed(self) -> None:
+        """So does what one that was closed leaves; again and again."""
+        self.staged()
+        self.reactor.wait(self.spool.close())
+        for _ in range(3):
+            self.spool = self.opened(self.spool.store.files.directory)
+            self.assertEqual(self.reactor.wait(self.spool.waiting()), (1, 1))
+            self.reactor.wait(self.spool.close())
+        self.spool = self.opened(self.spool.store.files.directory)
+        self.assertEqual(self.alarms(), [])
+
+    def test_leaving(self) -> None:
+        """The file of a message that had left is removed, whenever the process died."""
+        work = self.staged(size=MEMORY_OCTETS)
+        path = self.spool.store.files.body(work.envelope.transaction)
+        self.patch(self.spool, "_removeFile", lambda path: None)
+        self.spool.abandon(work)
+        self.reactor.wait(self.spool.waiting())
+        self.assertTrue(os.path.exists(path))
+        files = self.killed()
+        self.assertEqual(self.ids(files), set())
+        self.assertEqual((files.bodyNumbers(), files.namesAside()), ([], []))
+        self.assertEqual(self.alarms(), [])
+
+    def test_unfinished(self) -> None:
+        """Content that was coming in never was ours."""
+        files = self.killed()
+        with open(f"{files.body(7)}{PART}", "w") as file:
+            file.write("x")
+        self.assertEqual(self.ids(files), set())
+        self.assertEqual((files.unfinished(), files.namesAside()), ([], []))
+        self.assertEqual(self.alarms(), [])
+
+    def test_unknownContent(self) -> None:
+        """Content that no message has may have been acknowledged: it is set aside."""
+        files = self.killed()
+        with open(files.body(7), "w") as file:
+            file.write("x")
+        self.ids(files)
+        self.assertEqual(files.namesAside(), [os.path.basename(files.body(7))])
+        self.assertEqual(self.alarms(), [])
+
+    def lost(self, files: SpoolFiles, words: str, *names: str) -> None:
+        """
+        A database did not fit: a new one is begun, and all else is aside.
+        """
+        self.assertEqual(self.ids(files), set())
+        self.alarm(words)
+        name = next(one for one in files.namesAside() if one.startswith("spool-"))
+        self.assertLessEqual(set(names), set(os.listdir(os.path.join(files.damaged, name))))
+
+    def test_empty(self) -> None:
+        """A database of 0 octets."""
+        large = self.staged(size=MEMORY_OCTETS)
+        files = self.killed()
+        os.truncate(files.database, 0)
+        self.lost(files, "is of 0 octets", "spool.sqlite", "spool.sqlite-wal", "mark")
+        self.assertIn(os.path.basename(files.body(large.envelope.transaction)), files.namesAside())
+
+    def test_missing(self) -> None:
+        """A database that is not there."""
+        self.staged()
+        files = self.killed()
+        os.unlink(files.database)
+        self.lost(files, "is missing", "spool.sqlite-wal")
+
+    def test_missingAll(self) -> None:
+        """Nothing but contents is there."""
+        large = self.staged(size=MEMORY_OCTETS)
+        files = self.killed()
+        for path in (files.database, files.log, files.mark):
+            os.unlink(path)
+        self.lost(files, "is missing")
+        self.assertIn(os.path.basename(files.body(large.envelope.transaction)), files.namesAside())
+
+    def test_older(self) -> None:
+        """An older copy of the database."""
+        self.staged()
+        self.reactor.wait(self.spool.close())
+        older = self.killed()
+        self.spool = self.opened(self.spool.store.files.directory)
+        self.staged(size=MEMORY_OCTETS)
+        files = self.killed()
+        os.unlink(files.log)
+        shutil.copy(older.database, files.database)
+        # Its log is missing, too; what matters is that the database is older.
+        self.lost(files, "is older than the directory", "spool.sqlite")
+
+    def test_olderWithLog(self) -> None:
+        """An older copy, with its log."""
+        self.staged()
+        older = self.killed()
+        self.reactor.wait(self.spool.close())
+        self.spool = self.opened(self.spool.store.files.directory)
+        self.staged()
+        files = self.killed()
+        for one, other in ((older.database, files.database), (older.log, files.log)):
+            shutil.copy(one, other)
+        self.ids(files)
+        self.assertTrue(self.alarms())
+        names = [name for name in files.namesAside() if name.startswith(("spool-", "log-"))]
+        self.assertTrue(names)
+
+    def test_another(self) -> None:
+        """The database of another spool."""
+        self.staged()
+        files = self.killed()
+        other = self.opened(os.path.abspath(self.mktemp()))
+        self.staged(other)
+        self.reactor.wait(other.close())
+        os.unlink(files.log)
+        shutil.copy(other.store.files.database, files.database)
+        self.lost(files, "that of another spool", "spool.sqlite")
+
+    def test_noLog(self) -> None:
+        """A log that is missing is said; what the database has goes on."""
+        first = self.staged()
+        self.reactor.advance(housekeeping.EVERY_SECONDS)
+        self.rounds()
+        large = self.staged(size=MEMORY_OCTETS)
+        files = self.killed()
+        os.unlink(files.log)
+        self.assertEqual(self.ids(files), {first.envelope.transaction})
+        self.alarm("the write-ahead log of")
+        name = os.path.basename(files.body(large.envelope.transaction))
+        self.assertEqual(files.namesAside(), [name])
+
+    def test_foreignLog(self) -> None:
+        """Another one's log is set aside, and not applied."""
+        first = self.staged()
+        self.reactor.advance(housekeeping.EVERY_SECONDS)
+        self.rounds()
+        other = self.opened(os.path.abspath(self.mktemp()))
+        self.staged(other)
+        files = self.killed()
+        shutil.copy(other.store.files.log, files.log)
+        self.assertEqual(self.ids(files), {first.envelope.transaction})
+        self.assertIn("is not the database's", self.alarms()[0])
+        (name,) = files.namesAside()
+        self.assertIn("spool.sqlite-wal", os.listdir(os.path.join(files.damaged, name)))
+
+    def test_logOfClosed(self) -> None:
+        """A log beside a database that was closed is another one's."""
+        first = self.staged()
+        log = self.killed().log
+        self.reactor.wait(self.spool.close())
+        files = self.killed()
+        shutil.copy(log, files.log)
+        self.assertEqual(self.ids(files), {first.envelope.transaction})
+        self.alarm("the database was closed")
+
+    def test_damagedLog(self) -> None:
+        """What is lost behind a damaged frame is said, and a copy of the log is kept."""
+        first = self.staged()
+        for _ in range(4):
+            self.staged()
+        files = self.killed()
+        log = readLog(files.log)
+        assert log is not None
+        ends = [number for number, frame in enumerate(log.frames) if frame.ends]
+        with open(files.log, "r+b") as file:
+            file.seek(log.frames[ends[-4] + 1].offset)
+            file.write(b"damage")
+        self.assertIn(first.envelope.transaction, self.ids(files))
+        self.alarm("damaged in the middle")
+        (name,) = files.namesAside()
+        self.assertIn("spool.sqlite-wal", os.listdir(os.path.join(files.damaged, name)))
+
+    def test_noMark(self) -> None:
+        """A spool without a mark is one of an older version: nothing is said."""
+        work = self.staged()
+        files = self.killed()
+        os.unlink(files.mark)
+        self.assertEqual(self.ids(files), {work.envelope.transaction})
+        self.assertEqual(self.alarms(), [])
+        self.assertTrue(os.path.exists(files.mark))
+
+    def test_quiet(self) -> None:
+        """A database that was looked at with other programs is still ours."""
+        work = self.staged()
+        files = self.killed()
+        db = sqlite3.connect(f"file:{files.database}?mode=ro", uri=True)
+        db.execute("SELECT * FROM messages").fetchall()
+        db.close()
+        self.assertEqual(self.ids(files), {work.envelope.transaction})
+        self.assertEqual(self.alarms(), [])
