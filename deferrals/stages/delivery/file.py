@@ -17,14 +17,16 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import alsoProvides, implementer
 
-from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IMessage, IServices
+from deferrals.interfaces import IBinaryDelivery, IForeseeingDelivery, IMessage, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
 from deferrals.model.settings import checked
 from deferrals.model.verdict import Delivered, Outcome
 from deferrals.stages.delivery.copies import writeEach
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
+    cannotBe,
     cannotWrite,
     mailboxPath,
     makeDirectories,
@@ -46,7 +48,7 @@ class FileSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IDeliveryStage)
+@implementer(IForeseeingDelivery)
 class FileDelivery:
     """
     See the module.
@@ -63,6 +65,18 @@ class FileDelivery:
     def destination(self, recipient: Recipient) -> str:
         return "file"
 
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        return cannotBe(self._paths(envelope, recipient, 0)[1])
+
+    def _paths(self, envelope: Envelope, recipient: Recipient, seq: int) -> tuple[str, str, str]:
+        """
+        @return: the directory, the file while it is written, the file.
+        """
+        path = self._settings.path
+        directory = mailboxPath(self._services.baseDir, path, recipient.address)
+        name = f"{envelope.id}-{seq}.eml"
+        return directory, os.path.join(directory, f".{name}.tmp"), os.path.join(directory, name)
+
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Deferred[dict[Addressee, Outcome]]:
@@ -73,17 +87,14 @@ class FileDelivery:
         """
         One copy (in a thread).
         """
-        address = addressee.recipient.address
-        directory = mailboxPath(self._services.baseDir, self._settings.path, address)
-        name = f"{envelope.id}-{addressee.seq}.eml"
+        directory, temporary, path = self._paths(envelope, addressee.recipient, addressee.seq)
         copy = final(message, envelope, self._services.hostname, addressee)
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
             chunks = withLF(chunks)
         try:
             makeDirectories(directory)
-            temporary = os.path.join(directory, f".{name}.tmp")
-            writeWhole(temporary, os.path.join(directory, name), chunks)
+            writeWhole(temporary, path, chunks)
         except OSError as error:
             return cannotWrite(error)
         return Delivered()

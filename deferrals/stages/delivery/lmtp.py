@@ -14,10 +14,12 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
+from deferrals.interfaces import IForeseeingDelivery, IMessage, IOnwardDelivery, IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Security
+from deferrals.model.reply import Reply
+from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
 from deferrals.stages.delivery.remote import (
     ConnectionSettings,
@@ -27,6 +29,7 @@ from deferrals.stages.delivery.remote import (
     hostOf,
     isLoopback,
 )
+from deferrals.tls import isTLS
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +51,7 @@ class LMTPSettings(ConnectionSettings):
     recipients: int = attrs.field(default=1000, validator=checked(positive))
 
 
-@implementer(IOnwardDelivery)
+@implementer(IForeseeingDelivery, IOnwardDelivery)
 class LMTPDelivery:
     """
     See the module.
@@ -62,9 +65,15 @@ class LMTPDelivery:
         self._hop = attrs.evolve(settings.limiting(hop), lmtp=True, forms=())
         private = endpoint.startswith("unix:") or isLoopback(hostOf(endpoint))
         self._remote = RemoteDelivery(services, None, "delivered", private)
+        verifies = self._hop.security == "verified" or isTLS(endpoint)
+        self._isProtected = private or verifies
 
     def destination(self, recipient: Recipient) -> str:
         return f"lmtp {self._hop.name}"
+
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        isNever = envelope.parameters.requireTLS and not self._isProtected
+        return R550_NO_REQUIRETLS if isNever else None
 
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]

@@ -21,7 +21,11 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SAFE = "+=@!#$&^`{|}~"
 
 R452_NO_ROOM = Reply(452, "4.2.2", "no room in the mailbox")
-R550_LONG_NAME = Reply(550, "5.1.1", "no mailbox can have so long a name")
+R550_LONG_NAME = Reply(550, "5.1.3", "no mailbox can have so long a name")
+
+#: No file system here has longer names, or takes longer paths.
+_NAME_OCTETS = 255
+_PATH_OCTETS = 4095
 
 
 def template(value: str) -> None:
@@ -53,6 +57,17 @@ def mailboxPath(baseDir: str, path: str, address: Mailbox) -> str:
         domain=pathPart(address.domain) if address.domain else "", local=pathPart(address.local)
     )
     return os.path.join(baseDir, named)
+
+
+def cannotBe(path: str) -> Reply | None:
+    """
+    @return: the refusal of a file whose path no file system takes.
+    """
+    octets = os.fsencode(path)
+    isTooLong = len(octets) > _PATH_OCTETS or any(
+        len(name) > _NAME_OCTETS for name in octets.split(b"/")
+    )
+    return R550_LONG_NAME if isTooLong else None
 
 
 def writeWhole(temporary: str, path: str, chunks: Iterable[bytes]) -> None:

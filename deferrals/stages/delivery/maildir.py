@@ -24,8 +24,8 @@ from zope.interface import alsoProvides, implementer
 
 from deferrals.interfaces import (
     IBinaryDelivery,
-    IDeliveryStage,
     IEnvelopeStage,
+    IForeseeingDelivery,
     IMessage,
     IServices,
 )
@@ -38,6 +38,7 @@ from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
 from deferrals.stages.delivery.copies import writeEach
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
+    cannotBe,
     cannotWrite,
     mailboxPath,
     makeDirectories,
@@ -80,7 +81,7 @@ class MaildirSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IDeliveryStage)
+@implementer(IForeseeingDelivery)
 class MaildirDelivery:
     """
     See the module.
@@ -139,6 +140,13 @@ class MaildirDelivery:
 
     # Before the data.
 
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        folder = os.path.join(self.mailbox(recipient.address), ".Junk", "tmp")
+        return cannotBe(os.path.join(folder, self._fileName(envelope, 0)))
+
+    def _fileName(self, envelope: Envelope, seq: int) -> str:
+        return f"{int(envelope.received)}.{envelope.id}_{seq}.{self._host}"
+
     def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
         """
         Whether there is a mailbox, and room in it; asked where it may not be
@@ -186,7 +194,7 @@ class MaildirDelivery:
         reply = self._noRoom(maildir, copy.size)
         if reply is not None:
             return Failed(reply) if reply.isPermanent else Retry(reply)
-        name = f"{int(envelope.received)}.{envelope.id}_{addressee.seq}.{self._host}"
+        name = self._fileName(envelope, addressee.seq)
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
             chunks = withLF(chunks)

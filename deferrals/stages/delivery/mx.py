@@ -20,13 +20,13 @@ from twisted.internet.endpoints import quoteStringArgument
 from zope.interface import implementer
 
 from deferrals.deferreds import together
-from deferrals.interfaces import IMessage, IOnwardDelivery, IServices
+from deferrals.interfaces import IForeseeingDelivery, IMessage, IOnwardDelivery, IServices
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import dnsServers
 from deferrals.model.outgoing import Hop
-from deferrals.model.reply import R451_LOCAL_ERROR
+from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
 from deferrals.model.verdict import Failed, Retry
@@ -107,7 +107,7 @@ class MXSettings(ConnectionSettings):
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
 
-@implementer(IOnwardDelivery)
+@implementer(IForeseeingDelivery, IOnwardDelivery)
 class MXDelivery:
     """
     See the module.
@@ -152,11 +152,17 @@ class MXDelivery:
     def _domain(self, recipient: Recipient) -> str:
         return recipient.address.domain or self._services.hostname
 
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        if envelope.parameters.requireTLS:
+            # RFC 8689 §4.2.1: what unsigned DNS says proves nothing.
+            return R550_NO_REQUIRETLS
+        domain = self._domain(recipient)
+        return self._router.refusal(domain) if domain.startswith("[") else None
+
     def deliver(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Addressee]
     ) -> Outcomes | Deferred[Outcomes]:
         if envelope.parameters.requireTLS:
-            # RFC 8689 §4.2.1: what unsigned DNS says proves nothing.
             return dict.fromkeys(recipients, Failed(R550_NO_REQUIRETLS))
         domains: dict[str, list[Addressee]] = {}
         for addressee in recipients:

@@ -205,6 +205,10 @@ class Names:
         return d
 
 
+def _literalAddress(literal: str) -> str:
+    return literal[1:-1].removeprefix("IPv6:")
+
+
 #: The name of a mail server, with its addresses, or why they are not known.
 _Server: TypeAlias = tuple[str, list[str] | NoRoute]
 
@@ -235,6 +239,16 @@ class Router:
         self._limit = limit
         self._kinds = (dns.AAAA, dns.A) if ipv6 else (dns.A,)
 
+    def refusal(self, literal: str) -> Reply | None:
+        """
+        @param literal: an address literal.
+        @return: why nothing is ever sent there.
+        """
+        address = _literalAddress(literal)
+        if self._isOurs(address):
+            return R554_OURSELVES
+        return None if self._mayReach(address) else R550_FORBIDDEN
+
     def route(self, domain: str) -> Deferred[list[Target]]:
         """
         @param domain: A-labels, lower case; or an address literal.
@@ -246,8 +260,7 @@ class Router:
     async def _route(self, domain: str) -> list[Target]:
         groups: list[list[_Server]]
         if domain.startswith("["):
-            address = domain[1:-1].removeprefix("IPv6:")
-            groups = [[(domain, [address])]]
+            groups = [[(domain, [_literalAddress(domain)])]]
         else:
             groups = await self._resolved(await self._exchanges(domain))
         targets, ours, trouble = self._inOrder(groups)

@@ -11,8 +11,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
-from deferrals.model.verdict import Delivered, Marks, Retry
-from deferrals.stages.delivery.mailboxfiles import pathPart
+from deferrals.model.verdict import Delivered, Failed, Marks, Retry
+from deferrals.stages.delivery.mailboxfiles import R550_LONG_NAME, pathPart
 from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings
 from deferrals.testing import (
     DeliveryStageContract,
@@ -76,6 +76,25 @@ class MaildirTests(DeliveryStageContract, SynchronousTestCase):
         for _ in range(2):
             self.successResultOf(stage.deliver(message, envelope, makeAddressees("a@example.net")))
         self.assertEqual(len(self.files("example.net", "a", "new")), 1)
+
+    def test_refusal(self) -> None:
+        """
+        A name that no file system takes is refused in the envelope, as it is behind
+        the data: octets of the quoted form count, and not the folder.
+        """
+        stage, envelope = self.makeStage(subaddress="+"), makeEnvelope()
+        for local, isRefused in (
+            ("x" * 254, False),
+            ("\u00e9" * 42, False),
+            ("\u00e9" * 43, True),
+            ("a+" + "\u00e9" * 60, False),
+        ):
+            (addressee,) = makeAddressees(f"{local}@example.net")
+            found = stage.refusal(envelope, addressee.recipient)
+            outcomes = self.successResultOf(stage.deliver(makeMessage(), envelope, [addressee]))
+            expected = Failed(R550_LONG_NAME) if isRefused else Delivered()
+            self.assertEqual((found, outcomes[addressee]), (expected.reply, expected))
+        self.assertEqual(str(R550_LONG_NAME)[:9], "550 5.1.3")
 
     def test_paths(self) -> None:
         """No local part leads out of its place."""
