@@ -78,6 +78,7 @@ class MailService(service.Service):
             returnOctets=config.bounce_size,
             submission=config.submission,
             services=self._services,
+            reverseDNS=config.reverse_dns,
         )
         self.server.limitConnections(config.limits)
         self._control: IListeningPort | None = None
@@ -151,6 +152,7 @@ class MailService(service.Service):
             maxDelivering=config.max_delivering,
             returnOctets=config.bounce_size,
             submission=config.submission,
+            reverseDNS=config.reverse_dns,
         )
         self.server.listeners.change(wanted, config.grace)
         _log.info("configuration reloaded")

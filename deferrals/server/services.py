@@ -16,6 +16,7 @@ from zope.interface import implementer
 from deferrals.interfaces import IMessage, IServices
 from deferrals.model.envelope import Envelope
 from deferrals.model.status import Status
+from deferrals.server.hostnames import Hostnames
 from deferrals.server.limits import SharedLimits
 from deferrals.server.network import makeResolver, reachable
 from deferrals.server.notes import Notes
@@ -45,6 +46,7 @@ class Services:
     dns: tuple[tuple[str, int], ...] = attrs.field(default=(), kw_only=True)
     status: Status = attrs.field(factory=Status, init=False)
     nextHops: NextHops = attrs.field(init=False)
+    hostnames: Hostnames = attrs.field(init=False)
     notes: Notes = attrs.field(init=False)
     limits: SharedLimits = attrs.field(init=False)
     _listening: list[Callable[[], Iterable[tuple[str, int]]]] = attrs.field(
@@ -56,6 +58,10 @@ class Services:
     @nextHops.default
     def _makeNextHops(self) -> NextHops:
         return NextHops(self.reactor, self.hostname, self.connect, self.inThread)
+
+    @hostnames.default
+    def _makeHostnames(self) -> Hostnames:
+        return Hostnames(self.resolver, self.reactor)
 
     @notes.default
     def _makeNotes(self) -> Notes:

@@ -30,6 +30,7 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.transaction import Phase, outOfSequence
+from deferrals.smtp.server.clientname import ClientName
 from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
 from deferrals.smtp.server.envelope import Envelopes
 from deferrals.smtp.server.postdata import PostData
@@ -42,7 +43,7 @@ _RECEIVED = re.compile(rb"^received[ \t]*:", re.I | re.M)
 _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.I | re.A)
 
 
-class Contents(Envelopes):
+class Contents(Envelopes, ClientName):
     """
     See the module.
     """
@@ -249,7 +250,7 @@ class Contents(Envelopes):
         if veto is not None:
             postData.refuse(veto)
         else:
-            postData.start(writer)
+            postData.start(writer, self.nameKnown(transaction.envelope))
 
     def _loops(self, head: bytes) -> bool:
         header = head.partition(b"\r\n\r\n")[0]

@@ -148,8 +148,10 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self.introduced(b"")
 
     def introduced(self, rest: bytes) -> bytes:
-        self.identify()
         refusal = self.count()
+        if refusal is None:
+            self.lookUpName()
+        self.identify()
         if refusal is not None:
             self._turnAway(refusal)
         elif self._settings.security == "implicit":
@@ -241,6 +243,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self._postData is not None:
             self._postData.clientGone()
             self._postData = None
+        self.nameUnwanted()
         self.abort("the connection was lost", End.CLOSE)
         if self._accepted:
             self.uncount()

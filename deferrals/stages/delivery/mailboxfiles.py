@@ -11,6 +11,7 @@ import errno
 import os
 import urllib.parse
 from collections.abc import Iterable
+from pathlib import PurePath
 
 from deferrals import durable
 from deferrals.model.address import Mailbox
@@ -63,9 +64,8 @@ def cannotBe(path: str) -> Reply | None:
     """
     @return: the refusal of a file whose path no file system takes.
     """
-    octets = os.fsencode(path)
-    isTooLong = len(octets) > _PATH_OCTETS or any(
-        len(name) > _NAME_OCTETS for name in octets.split(b"/")
+    isTooLong = len(os.fsencode(path)) > _PATH_OCTETS or any(
+        len(os.fsencode(name)) > _NAME_OCTETS for name in PurePath(path).parts
     )
     return R550_LONG_NAME if isTooLong else None
 
