@@ -231,6 +231,7 @@ class MailServer(service.Service):
             mixed=self._mixed.forListener(settings, stages.now.quarantines.get, stages.canWriteTo),
             connectionLimits=self._connections,
             authenticator=self._authenticator,
+            submitter=submission.submitter if logins else None,
             findName=self._services.hostnames.find if self._reverseDNS else None,
             binary=stages.now.takesBinary,
             attempt=attempt,
