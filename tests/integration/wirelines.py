@@ -297,6 +297,9 @@ def _path(random: random.Random) -> str:
         domain = "example.org"
     elif random.random() < 0.7:
         local = "a"
+    if random.random() < 0.04:
+        local = random.choice(["postmaster", "Postmaster", '"postmaster"', local])
+        return random.choice(["{0}", "<{0}>", "<{0}> ", "< {0} >", "{0}>", "<{0}"]).format(local)
     shape = random.choice(_SHAPES) if random.random() < 0.6 else "<{0}@{1}>"
     return shape.format(local, domain)
 
@@ -323,7 +326,8 @@ def _line(random: random.Random) -> tuple[str, bytes]:
     octets = line.encode("utf-8")
     if random.random() < 0.03:
         octets = line.encode("latin-1", "replace")
-    return kind, re.sub(rb"[\r\n]", b"", octets)
+    # Of programs that put a CR in front of each LF.
+    return kind, re.sub(rb"[\r\n]", b"", octets) + b"\r" * (random.random() < 0.03)
 
 
 def lines(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
