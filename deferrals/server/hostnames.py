@@ -2,8 +2,8 @@
 The names that clients have in DNS: PTR, confirmed by A or AAAA.
 
 A stranger chooses what is asked here.  So there are not many look-ups at once, and
-not more than a few questions in each; what is found is remembered for its TTL, and
-for a while that nothing could be found.
+not more than a few questions in each; what is found is remembered for a while, and
+so is that nothing was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
-from cachetools import TTLCache
+from cachetools import TLRUCache
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IResolver
 from twisted.python.failure import Failure
@@ -35,12 +35,17 @@ MAX_LOOKUPS = 250
 #: So many names of one address are confirmed.
 MAX_NAMES = 3
 
-#: How long it is remembered that DNS did not answer, in seconds.
-FAILED_SECONDS = 60.0
+#: How long a name is remembered, and that there is none, or no answer; in seconds.
+NAMED_SECONDS = 600.0
+UNNAMED_SECONDS = 60.0
 
-#: How many of these there are, and how much is remembered of what it has answered.
-MAX_FAILED = 10_000
+#: How many of these there are, and how much is remembered of what DNS has answered.
+MAX_KNOWN = 10_000
 MAX_CACHED_OCTETS = 4 * 1024 * 1024
+
+
+def _until(address: str, name: str, now: float) -> float:
+    return now + (NAMED_SECONDS if name else UNNAMED_SECONDS)
 
 
 class Hostnames:
@@ -52,7 +57,7 @@ class Hostnames:
     def __init__(self, resolver: Callable[[], IResolver], clock: IReactorTime) -> None:
         self._names = DNSNames(Names(resolver, clock, MAX_CACHED_OCTETS))
         self._clock = clock
-        self._failed: TTLCache[str, bool] = TTLCache(MAX_FAILED, FAILED_SECONDS, clock.seconds)
+        self._known: TLRUCache[str, str] = TLRUCache(MAX_KNOWN, _until, clock.seconds)
         self._asking: dict[str, SharedResult[str]] = {}
 
     def find(self, address: str) -> Deferred[str]:
@@ -65,8 +70,9 @@ class Hostnames:
         asking = self._asking.get(address)
         if asking is not None:
             return asking.wait()
-        if address in self._failed or len(self._asking) >= MAX_LOOKUPS:
-            return succeed("")
+        known = self._known.get(address)
+        if known is not None or len(self._asking) >= MAX_LOOKUPS:
+            return succeed(known or "")
         asking = self._asking[address] = SharedResult(self._lookUp(address))
         # This one waits to the end, so that nothing is cancelled.
         asking.wait().addBoth(lambda _: self._asking.pop(address))
@@ -74,12 +80,15 @@ class Hostnames:
 
     def _lookUp(self, address: str) -> Deferred[str]:
         found: Deferred[str] = withDeadline(self._clock, LOOKUP_SECONDS, self._confirmed, address)
-        return found.addErrback(self._notFound, address)
+        return found.addErrback(self._notFound, address).addCallback(self._found, address)
+
+    def _found(self, name: str, address: str) -> str:
+        self._known[address] = name
+        return name
 
     def _notFound(self, failure: Failure, address: str) -> str:
         if not failure.check(LookupFailed, TimeoutError):
             _log.failure("the name of {client}", failure, client=address)
-        self._failed[address] = True
         return ""
 
     async def _confirmed(self, address: str) -> str:

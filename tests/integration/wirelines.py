@@ -450,6 +450,7 @@ REASONS = {
     "text": r"^[^<]*[^<: \t]<",
     "utf8": r"[\u0080-\U0010ffff]",
     "long": r".{255}",
+    "apart": r"[<: \t]-[^@]*@.*_",
     "optional": r"(?i)[ \t](?:ENVID|ORCPT|AUTH)=",
 }
 
@@ -460,7 +461,7 @@ def reasonFor(answers: Answers) -> str:
     """
     line = answers.line.decode("utf-8", "replace")
     for name, pattern in REASONS.items():
-        applies = name in ("blank", "optional") or answers.difference == "strict"
+        applies = name in ("apart", "blank", "optional") or answers.difference == "strict"
         isSaid = name != "utf8" or answers.ours == 553
         if applies and isSaid and re.search(pattern, line):
             return name

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.server.hostnames import (
-    FAILED_SECONDS,
     LOOKUP_SECONDS,
     MAX_LOOKUPS,
     MAX_NAMES,
+    UNNAMED_SECONDS,
     Hostnames,
 )
 from tests.resolver import Resolver
@@ -81,7 +81,7 @@ class HostnamesTests(SynchronousTestCase):
         self.assertEqual(self.find(), "")
         self.resolver.broken = set()
         self.assertEqual(self.find(), "")
-        self.clock.advance(FAILED_SECONDS)
+        self.clock.advance(UNNAMED_SECONDS)
         self.assertEqual(self.find(), "mail.example.com")
 
     def test_silent(self) -> None:
@@ -97,12 +97,17 @@ class HostnamesTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_many(self) -> None:
-        """Not more than so many look-ups at once: further clients have no name, at once."""
+        """
+        Not more than so many look-ups at once: further clients have no name, at once,
+        but for those whose name is known.
+        """
+        self.assertEqual(self.find(), "mail.example.com")
         addresses = [f"198.51.{number // 200}.{number % 200}" for number in range(MAX_LOOKUPS + 5)]
         reverse = {".".join(reversed(one.split("."))) + ".in-addr.arpa" for one in addresses}
         self.resolver.silent = reverse
         waiting = [self.names.find(one) for one in addresses]
-        self.assertEqual(len(self.resolver.asked), MAX_LOOKUPS)
+        self.assertEqual(len(self.resolver.asked), MAX_LOOKUPS + 2)
+        self.assertEqual(self.find(), "mail.example.com")
         self.assertEqual([self.successResultOf(one) for one in waiting[MAX_LOOKUPS:]], [""] * 5)
         self.clock.advance(LOOKUP_SECONDS)
         self.assertEqual(self.successResultOf(waiting[0]), "")
