@@ -24,12 +24,14 @@ class ClientName(SessionBase):
 
     _naming: Deferred[None] | None = None
     _waiting: Deferred[None] | None = None
+    _hasWaited = False
 
     def lookUpName(self) -> None:
         """
         Ask for the client's name.  The client is another one now.
         """
         self.keepName("")
+        self._hasWaited = False
         find = self._backend.findName
         if find is None or not mayHaveName(self._address):
             return
@@ -61,10 +63,12 @@ class ClientName(SessionBase):
         """
         @param envelope: of a message that is complete.
         @return: a Deferred that fires when the client's name is in it, or is not to
-            be waited for any longer; C{None} where it is there.
+            be waited for any longer; C{None} where it is there.  One message of a
+            session waits, and no further one.
         """
-        if self._naming is None:
+        if self._naming is None or self._hasWaited:
             return None
+        self._hasWaited = True
 
         def wait() -> Deferred[None]:
             waiting = self._waiting = Deferred(lambda _: None)

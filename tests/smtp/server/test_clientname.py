@@ -91,6 +91,8 @@ class ClientNameTests(SynchronousTestCase):
         bench.clock.advance(NAME_SECONDS)
         self.assertEqual(bench.take()[:3], b"250")
         self.assertEqual(self.name(bench), "unknown")
+        self.assertEqual(bench.say(*MAIL, *DATA)[-1][:3], "250")  # waits no more
+        self.assertEqual(self.name(bench), "unknown")
         self.answers[0].callback("mail.example.com")
         self.assertEqual(self.name(bench), "unknown")
         self.assertEqual(bench.say(*MAIL, *DATA)[-1][:3], "250")
