@@ -450,7 +450,7 @@ REASONS = {
     "text": r"^[^<]*[^<: \t]<",
     "utf8": r"[\u0080-\U0010ffff]",
     "long": r".{255}",
-    "apart": r"[<: \t]-[^@]*@.*_",
+    "apart": r"[<: \t]-[^@]*@",
     "optional": r"(?i)[ \t](?:ENVID|ORCPT|AUTH)=",
 }
 
