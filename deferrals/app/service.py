@@ -84,6 +84,7 @@ class MailService(service.Service):
             returnOctets=config.bounce_size,
             submission=config.submission,
             services=self._services,
+            reverseDNS=config.reverse_dns,
         )
         self.server.limitConnections(config.limits)
         self._control: ControlPort | None = None
@@ -196,6 +197,7 @@ class MailService(service.Service):
             maxDelivering=config.max_delivering,
             returnOctets=config.bounce_size,
             submission=config.submission,
+            reverseDNS=config.reverse_dns,
         )
 
 

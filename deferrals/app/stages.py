@@ -31,6 +31,7 @@ from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.plugins.finding import build
+from deferrals.stages.envelope.foreseen import Foreseen
 from deferrals.stages.envelope.rules import Allowed, Onward, Pattern, Rule, RuleTable
 
 _log = Logger(namespace="deferrals")
@@ -88,7 +89,10 @@ class StageSet:
             name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
         }
         onward = Onward(self._onward, self.quarantines)
-        self.envelope = RuleTable(rules, services.hostname, verdicts, self.deliveries, onward)
+        foreseen = Foreseen(self.deliveries, self.quarantines)
+        self.envelope = RuleTable(
+            rules, services.hostname, verdicts, self.deliveries, onward, foreseen
+        )
 
     def routeBack(self, sender: Mailbox) -> Route | None:
         """

@@ -273,9 +273,12 @@ class Config(ReplyTimes):
         is meant.  It may be missing only where no mail can fail.
     @ivar bounce_size: no larger message is sent back whole (RET=FULL).
     @ivar grace: how long transactions may take to end when the server stops.
-    @ivar dns: the DNS servers that are asked where mail goes (MX), and whether
-        a sender may be written to (SPF), each perhaps with C{:PORT}; by default
-        the system's.
+    @ivar dns: the DNS servers that are asked where mail goes (MX), whether a
+        sender may be written to (SPF), and what clients are called (PTR), each
+        perhaps with C{:PORT}; by default the system's.
+    @ivar reverse_dns: whether DNS is asked for the name of each client's address,
+        which C{Received} shows, and scanners are told: one that leads back to it.
+        A message waits for it 5 seconds at most; then it is C{unknown}.
     @ivar listen: where mail comes in: at least one.
     @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
@@ -294,6 +297,7 @@ class Config(ReplyTimes):
     bounce_size: Octets = BOUNCE_OCTETS
     grace: Seconds = GRACE_SECONDS
     dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
+    reverse_dns: bool = True
     tls: TLSTable | None = None
     limits: Limits = Limits()
     submission: SubmissionSettings = SubmissionSettings()

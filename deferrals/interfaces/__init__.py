@@ -15,8 +15,8 @@ transport and never writes a reply.  What its author may rely on:
     a C{WeakKeyDictionary} holds what a stage learns of a transaction.
   - C{judge}, C{judgeRecipient}, C{judgeSender}, C{deliver} and the function of
     C{shared} may return a value, a Deferred or a coroutine.  C{cohort},
-    C{destination}, C{expect}, C{build} and C{ended} answer at once; a coroutine
-    from them is an error.
+    C{destination}, C{refusal}, C{expect}, C{build} and C{ended} answer at once; a
+    coroutine from them is an error.
   - What takes too long, or is not waited for any longer because the sender has
     gone, is cancelled: C{CancelledError} is raised where a coroutine awaits, and
     C{finally} runs.
@@ -46,6 +46,7 @@ from deferrals.interfaces.stages import (
     IDeliveryStage,
     IEnvelopeStage,
     IExpectingStage,
+    IForeseeingDelivery,
     ILocalDelivery,
     IOnwardDelivery,
     IOutwardPlugin,
@@ -63,6 +64,7 @@ __all__ = [
     "IDeliveryStage",
     "IEnvelopeStage",
     "IExpectingStage",
+    "IForeseeingDelivery",
     "ILimits",
     "ILocalDelivery",
     "IMessage",

@@ -20,7 +20,8 @@ class IMessage(Interface):
     """
     The content of one message: octets as they came in, dots unstuffed, every
     line ended by CRLF (unless the envelope says BODY=BINARYMIME), without any
-    field that this server adds.  The same octets are judged, stored and
+    field of this server's trace.  Mail on a submission listener is completed before
+    that (L{deferrals.model.completion}).  The same octets are judged, stored and
     delivered; but content stages are not shown fields that only this server may
     say (L{deferrals.model.ours}), which no mailbox gets, and text behind no header
     section begins with an empty line for them, as it does in the mailbox.  What

@@ -213,6 +213,24 @@ class IOnwardDelivery(IDeliveryStage):
     """
 
 
+class IForeseeingDelivery(IDeliveryStage):
+    """
+    A delivery that knows of some recipients beforehand that it can never deliver to.
+    They are refused at RCPT TO: behind the data only a notice could say so.
+    """
+
+    def refusal(envelope: Envelope, recipient: Recipient) -> Reply | None:
+        """
+        Called for each recipient whose mail would go this way, also for one whose
+        mail is only filed here when its policy refuses too late.  May not wait, and
+        says nothing of what could be otherwise another time.
+
+        @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
+        @param recipient: with its route.
+        @return: a permanent refusal, at once; C{None} where it could be delivered.
+        """
+
+
 class IStagePlugin(Interface):
     """
     How a stage is found and built.  Offer an instance that also provides

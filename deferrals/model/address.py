@@ -209,8 +209,8 @@ def takePath(text: str, bare: bool = False, strict: bool = False) -> tuple[Mailb
     if local is None:
         raise AddressError("bad local part")
     end = local.end()
-    if bare and text[end : end + 1] == ">" and local[0].lower() == "postmaster":
-        return Mailbox("postmaster", ""), text[end + 1 :]
+    if bare and local[0].lower() == "postmaster" and text[end : end + 1] != "@":
+        return Mailbox("postmaster", ""), text[_closed(text, end, isOpen, strict) :]
     domain = _DOMAIN.match(text, end + 1) if text[end : end + 1] == "@" else None
     if domain is None:
         raise AddressError("bad address")

@@ -64,7 +64,8 @@ class Client:
     @ivar tls: protocol and cipher, e.g. C{"TLSv1.3 TLS_AES_256_GCM_SHA384"},
         or C{None} without TLS.
     @ivar hostname: the name that its address has in DNS, both ways; empty
-        where it is not known.
+        where it is not known.  It may come to be known only behind the data, before
+        the content is judged, so it counts for nothing where clients are compared.
     """
 
     address: str
@@ -73,7 +74,14 @@ class Client:
     protocol: str = "SMTP"
     user: str | None = None
     tls: str | None = None
-    hostname: str = ""
+    hostname: str = attrs.field(default="", eq=False)
+
+
+def nameClient(client: Client, hostname: str) -> None:
+    """
+    DNS has told a client's name, for an envelope that is there already.
+    """
+    object.__setattr__(client, "hostname", hostname)
 
 
 @attrs.frozen
@@ -185,7 +193,10 @@ def _changed(value: Any, defaults: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _clientToJSON(client: Client) -> dict[str, Any]:
+def _clientToJSON(client: Client, hostname: str) -> dict[str, Any]:
+    """
+    @param hostname: the client's: it is remembered for it, too.
+    """
     return _changed(client, _CLIENT_DEFAULTS)
 
 
@@ -204,7 +215,7 @@ def envelopeToJSON(envelope: Envelope) -> dict[str, Any]:
         if "form" in parameters:
             parameters["form"] = parameters["form"].value
     data = {
-        "client": _clientToJSON(envelope.client),
+        "client": _clientToJSON(envelope.client, envelope.client.hostname),
         "sender": None if envelope.sender is None else _mailboxToJSON(envelope.sender),
         "parameters": parameters,
         "listener": envelope.listener,

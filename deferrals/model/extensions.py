@@ -37,6 +37,9 @@ _WORD = re.compile(r'(?:"[^"]*"|[^ \t])+')
 _UNICODE_POINT = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
 _NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 
+#: More than any message has.
+_SIZE_DIGITS = 20
+
 MAX_ENVID_OCTETS = 100  # RFC 3461 §4.4
 MAX_ORCPT_OCTETS = 500  # RFC 3461 §4.2
 
@@ -65,9 +68,9 @@ def encodeXtext(text: str) -> str:
 
 def _size(value: str) -> int:
     digits = value.lstrip("0") or value[-1:]
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
+    if not (digits.isascii() and digits.isdigit()):
         raise ValueError("digits")
-    return int(digits)
+    return int(digits[:_SIZE_DIGITS])
 
 
 def _oneOf(*allowed: str) -> Callable[[str], str]:

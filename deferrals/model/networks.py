@@ -36,6 +36,17 @@ def normalAddress(text: str) -> str:
     return str(mapped or address)
 
 
+def mayHaveName(address: str) -> bool:
+    """
+    Whether DNS may have a name for a client's address: it is one, and another
+    machine's.
+    """
+    try:
+        return not ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def dnsServers(values: Iterable[str]) -> tuple[tuple[str, int], ...]:
     """
     C{"192.0.2.53"}, C{"192.0.2.53:5353"}, C{"[2001:db8::53]:53"}.

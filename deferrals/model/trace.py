@@ -9,7 +9,8 @@ import email.utils
 import re
 
 from deferrals.model.address import AddressError, normalDomain
-from deferrals.model.envelope import Envelope
+from deferrals.model.envelope import Client, Envelope
+from deferrals.model.networks import mayHaveName
 from deferrals.model.text import cleaned, oneLine
 from deferrals.model.verdict import Marks
 
@@ -41,7 +42,7 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     client = envelope.client
     literal = f"IPv6:{client.address}" if ":" in client.address else client.address
     user = " authenticated" if client.user is not None else ""
-    named = f"{cleaned(client.hostname)} " if client.hostname else ""
+    named = f"{_name(client)} " if client.hostname or mayHaveName(client.address) else ""
     lines = [f"Received: from {_helo(client.helo)} ({named}[{literal}]{user})"]
     if client.tls is not None:
         lines.append(f"\t(using {cleaned(client.tls)})")
@@ -51,6 +52,10 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     lines[-1] += ";"
     lines.append(f"\t{rfc5322Date(envelope.received)}")
     return "".join(line + "\r\n" for line in lines).encode("utf-8")
+
+
+def _name(client: Client) -> str:
+    return cleaned(client.hostname) or "unknown"
 
 
 def _helo(name: str) -> str:

@@ -103,6 +103,7 @@ class MailServer(service.Service):
     @param returnOctets: no larger message is sent back whole in a notice.
     @param services: those that stages were built with; by default it makes its
         own.
+    @param reverseDNS: whether DNS is asked for the names of clients.
     @ivar status: what the server counts, and what state it is in.
     @ivar queue: the operator's view of the queue; C{None} where it is in
         memory.
@@ -110,6 +111,9 @@ class MailServer(service.Service):
         hashed.
     @raise ValueError: a name is no policy's, or no delivery's.
     """
+
+    _started: SharedResult[MailServer] | None = None
+    _stopped: SharedResult[None] | None = None
 
     def __init__(
         self,
@@ -130,6 +134,7 @@ class MailServer(service.Service):
         returnOctets: int = BOUNCE_OCTETS,
         submission: SubmissionSettings = SubmissionSettings(),
         services: Services | None = None,
+        reverseDNS: bool = True,
     ) -> None:
         _checkNumbers(maxJudging=maxJudging, maxDelivering=maxDelivering)
         _checkNumbers(least=0, returnOctets=returnOctets)
@@ -154,10 +159,9 @@ class MailServer(service.Service):
         self._submission = Submission(submission, self._services)
         self.status.show("submission", lambda: self._submission.describe())
         self._mixed = MixedPolicies(self._services)
+        self._reverseDNS = reverseDNS
         self.listeners = Listeners(reactor, self._backend)
         self._services.addListening(lambda: self.listeners.sockets)
-        self._started: SharedResult[MailServer] | None = None
-        self._stopped: SharedResult[None] | None = None
 
     # Where it listens.
 
@@ -227,6 +231,8 @@ class MailServer(service.Service):
             mixed=self._mixed.forListener(settings, stages.now.quarantines.get, stages.canWriteTo),
             connectionLimits=self._connections,
             authenticator=self._authenticator,
+            submitter=submission.submitter if logins else None,
+            findName=self._services.hostnames.find if self._reverseDNS else None,
             binary=stages.now.takesBinary,
             attempt=attempt,
         )
@@ -354,6 +360,7 @@ class MailServer(service.Service):
         maxDelivering: int | None = None,
         returnOctets: int | None = None,
         submission: SubmissionSettings | None = None,
+        reverseDNS: bool | None = None,
     ) -> None:
         """
         Set other stages, for the transactions that begin from now on; what is
@@ -385,6 +392,8 @@ class MailServer(service.Service):
         self._choices = choices
         if submission is not None:
             self._submission = Submission(submission, self._services)
+        if reverseDNS is not None:
+            self._reverseDNS = reverseDNS
         self._queue.replaced(maxDelivering, returnOctets)
         self.listeners.refresh()
 

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from deferrals.interfaces import IMessage, IServices
 from deferrals.model.envelope import Envelope
 from deferrals.model.status import Status
+from deferrals.server.hostnames import Hostnames
 from deferrals.server.limits import SharedLimits
 from deferrals.server.network import makeResolver, reachable
 from deferrals.server.notes import Notes
@@ -44,6 +45,7 @@ class Services:
     baseDir: str = attrs.field(default=".", kw_only=True)
     dns: tuple[tuple[str, int], ...] = attrs.field(default=(), kw_only=True)
     status: Status = attrs.field(factory=Status, init=False)
+    hostnames: Hostnames = attrs.field(init=False)
     notes: Notes = attrs.field(init=False)
     nextHops: NextHops = attrs.field(init=False)
     limits: SharedLimits = attrs.field(init=False)
@@ -52,6 +54,10 @@ class Services:
     )
     _resolvers: dict[tuple[tuple[str, int], ...], IResolver] = attrs.field(init=False, factory=dict)
     _common: dict[Hashable, Any] = attrs.field(factory=dict, init=False)
+
+    @hostnames.default
+    def _makeHostnames(self) -> Hostnames:
+        return Hostnames(self.resolver, self.reactor)
 
     @notes.default
     def _makeNotes(self) -> Notes:

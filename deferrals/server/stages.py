@@ -31,6 +31,7 @@ from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
 from deferrals.plugins.finding import checkStage
 from deferrals.stages.content.judge import ContentJudge
 from deferrals.stages.envelope.chain import askInTurn
+from deferrals.stages.envelope.foreseen import Foreseen
 from deferrals.stages.envelope.rules import Onward, RuleTable
 
 _T = TypeVar("_T")
@@ -231,6 +232,7 @@ class EnvelopeChain:
         self._deliveries = deliveries
         names = {name for name, one in deliveries.items() if IOnwardDelivery.providedBy(one)}
         self._onward = Onward(names, quarantines)
+        self._foreseen = Foreseen(deliveries, quarantines)
 
     def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeVerdict]:
         return Deferred.fromCoroutine(self._judge(envelope, recipient))
@@ -239,8 +241,9 @@ class EnvelopeChain:
         verdict = await self._asked(envelope, recipient)
         if isinstance(verdict, Refuse):
             return verdict
-        refuses = self._onward.refuses(recipient.address, verdict.route)
-        return Refuse(R550_SENDER_ROUTING) if refuses else verdict
+        if self._onward.refuses(recipient.address, verdict.route):
+            return Refuse(R550_SENDER_ROUTING)
+        return self._foreseen.judged(verdict, envelope, recipient)
 
     async def _asked(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:
         """

@@ -18,6 +18,7 @@ from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
     IEnvelopeStage,
+    IForeseeingDelivery,
     IMessage,
     IReportingDelivery,
 )
@@ -244,6 +245,14 @@ class DeliveryStageContract(_StageContract):
         destination = self.makeStage().destination(self.makeAddressees()[0].recipient)
         self.assertIsInstance(destination, str)
         self.assertTrue(destination)
+
+    def test_refusal(self) -> None:
+        """One that foresees says at once that these recipients are none it could never reach."""
+        stage = self.makeStage()
+        if IForeseeingDelivery.providedBy(stage):
+            self.assertTrue(verifyObject(IForeseeingDelivery, stage))
+            for addressee in self.makeAddressees():
+                self.assertIsNone(stage.refusal(self.makeEnvelope(), addressee.recipient))
 
     def test_outcomeForEach(self) -> None:
         """Every recipient gets an outcome, and all that is in it is what it should be."""

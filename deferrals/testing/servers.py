@@ -197,6 +197,7 @@ class MemoryServer:
                 "content": [content] if IContentStage.providedBy(content) else content,
                 "delivery": fake if delivery is None else delivery,
                 "settings": settings,
+                "reverseDNS": False,
                 **more,
             },
         )

@@ -136,6 +136,19 @@ deliver = {{ use = {deliver} }}
         )
         self.assertEqual((verdict.reply.code, verdict.reply.enhanced), (550, "5.1.1"))
 
+    def test_deliveryForesees(self) -> None:
+        """A delivery that can never take a recipient is asked, whatever the rule asks besides."""
+        config = self.load(
+            LISTEN + '[policies.open]\nenvelope = "accept"\n[[recipients]]\n'
+            'match = "*@example.net"\npolicy = "open"\n'
+            'deliver = { use = "maildir", path = "boxes/{local}" }\n'
+        )
+        stages = StageSet(config, FakeServices(os.getcwd()))
+        for local, isRefused in (("a", False), ("\u00e9" * 60, True)):
+            recipient = Recipient(Mailbox.parse(f"{local}@example.net"))
+            verdict = stages.envelope.judgeRecipient(makeEnvelope(), recipient)
+            self.assertEqual(isinstance(verdict, Refuse), isRefused)
+
     def test_names(self) -> None:
         """The spool remembers a delivery by what its rule matches."""
         again = '[[recipients]]\nmatch = "a@x.example"\npolicy = "no"\n'

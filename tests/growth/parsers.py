@@ -25,6 +25,7 @@ from deferrals.model import extensions, mixed, sasl
 from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Candidate, repliesFor
 from deferrals.model.commands import checkRecipient
+from deferrals.model.completion import Additions, Completion, Submitter
 from deferrals.model.deliveryreport import resultLine, shortened
 from deferrals.model.dsn import Notification, smaller
 from deferrals.model.envelope import Form
@@ -460,6 +461,16 @@ def _traced(said: str) -> None:
     deliveredTo(said)
 
 
+def _completed(data: bytes) -> bytes:
+    """
+    Octet by octet, as a client may send it.
+    """
+    submitter = Submitter(Mailbox.parse("a@b.example"), lambda one: False)
+    completion = Completion(Additions("now", "<1@mx.example.net>", submitter), 1 << 20)
+    pieces = [completion.feed(data[place : place + 1]) for place in range(len(data))]
+    return b"".join([*pieces, completion.end()])
+
+
 PARSERS += [
     Parser(
         "what is ours to say",
@@ -469,6 +480,18 @@ PARSERS += [
         600,
         (b"", b"Authentication-Results: ", b"Authentication-Results: ("),
         (b"", b"\r\na: b"),
+    ),
+    Parser(
+        "a submitted message completed",
+        ("model/completion.py", "model/fields.py"),
+        (
+            *(b"From: ", b"Sender: ", b"DKIM-Signature: h=", b"\r\n", b"\r\n ", b"(", b")"),
+            *(b'"', b"\\", b"<", b">", b",", b":", b";h=", b"a@b.example", b"Bcc: x\r\n"),
+        ),
+        lambda data: _completed(data),
+        600,
+        (b"", b"From: ", b"DKIM-Signature: h=", b"Sender: (", b'From: "', b"From: <"),
+        (b"", b"\r\n\r\n"),
     ),
     Parser("header fields read", ("model/fields.py",), (b"a:", b"\r\n ", b"\r\n"), fieldsOf),
     Parser(

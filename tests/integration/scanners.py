@@ -10,8 +10,11 @@ import hashlib
 import os
 import pwd
 import re
+import shutil
 import signal
 import socket
+
+from twisted.trial.unittest import SkipTest
 
 from deferrals.stages.content.match.stage import EICAR, GTUBE
 from tests.integration.support import IntegrationCase, Process, freePort, program, until
@@ -306,8 +309,38 @@ class Spamd(Daemon):
             *("-s", f"{here}/spamd.log", "-r", f"{here}/spamd.pid"),
         ]
 
+    def score(self, data: bytes) -> float:
+        """
+        What it says of a message by itself.
+        """
+        request = b"SYMBOLS SPAMC/1.5\r\nContent-length: %d\r\n\r\n" % len(data)
+        answer = _talk(self.port, request + data)
+        found = re.search(rb"^Spam: \w+ ; (-?[0-9.]+) /", answer, re.M)
+        assert found is not None, answer
+        return float(found[1])
+
     def answers(self) -> bool:
         return b"PONG" in _talk(self.port, b"PING SPAMC/1.5\r\n\r\n")
 
     def scans(self) -> int:
         return self.log().count("spamd: result:")
+
+
+class DebianSpamd(Spamd):
+    """
+    spamd with the rules that it comes with, and a list of senders that are believed
+    where they come from the right host.
+    """
+
+    def prepare(self) -> None:
+        super().prepare()
+        rules, site = "/usr/share/spamassassin", "/etc/spamassassin"
+        if not os.path.isdir(rules):
+            raise SkipTest("the rules of SpamAssassin are not installed")
+        for source, target in ((rules, "rules"), (site, "site")):
+            shutil.copytree(source, os.path.join(self.directory, target), dirs_exist_ok=True)
+        os.unlink(os.path.join(self.directory, "rules", "10_own.cf"))
+        self.write(
+            "site/90_own.cf",
+            "use_bayes 0\nbayes_auto_learn 0\nwelcomelist_from_rcvd *@bank.example bank.example\n",
+        )

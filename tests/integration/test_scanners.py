@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from deferrals.stages.content.match.stage import EICAR, GTUBE
 from tests.integration.daemons import Exim
-from tests.integration.scanners import OWN_VIRUS, Clamd, Rspamd, Spamd
+from tests.integration.scanners import OWN_VIRUS, Clamd, DebianSpamd, Rspamd, Spamd
 from tests.integration.support import ROOT, IntegrationCase, Server, cli, message, until
 from tests.mails import zipped
 
@@ -361,6 +361,74 @@ class SpamdTests(ScannerCase):
         found = self.codes(server, message(GTUBE), "one", "two")
         self.assertEqual(list(found.values()), ["550", "550"])
         until(lambda: spamd.scans() == 4, "one more scan")
+
+
+#: What a provider writes about a customer who has dialled in.
+DIALUP = (
+    b"Received: from pool-173-66-12-34.washdc.fios.verizon.net"
+    b" (pool-173-66-12-34.washdc.fios.verizon.net [173.66.12.34])\n"
+    b"\tby smtp.provider.example with ESMTP id 4XyZ12; Sun, 29 Nov 2026 09:59:58 +0000\n"
+)
+
+#: What a server of the bank's would write, in front of a mail that has never seen one.
+FORGED = (
+    b"Received: from out.bank.example (out.bank.example [198.51.100.66])\n"
+    b"\tby mx.example.net with ESMTP id 4XyZ13; Sun, 29 Nov 2026 09:59:58 +0000\n"
+)
+MAIL = (
+    b"From: Ann <%s>\nTo: bob@example.net\nSubject: lunch\nMessage-ID: <lunch1@provider.example>\n"
+    b"Date: Sun, 29 Nov 2026 09:59:57 +0000\nMIME-Version: 1.0\n"
+    b"Content-Type: text/plain; charset=utf-8\n\nDear Bob,\n\nlunch at one, as always?\n%s\n"
+)
+
+
+class TraceTests(ScannerCase):
+    """
+    spamd with the rules that it comes with: the topmost Received field is ours.
+    """
+
+    HEAD = HEAD.replace(
+        "[deliveries.box]",
+        'xclient = ["127.0.0.1"]\n\n[deliveries.box]',
+    )
+
+    def scores(self, data: bytes) -> tuple[float, float]:
+        """
+        @return: what spamd says of a message that it is given as it is, and of the
+            same one that comes in through the server.
+        """
+        spamd = DebianSpamd(self)
+        stage = f'use = "spamassassin", socket = "{spamd.endpoint}", timeout = 18'
+        stage += ", mark_score = 1e6"
+        server = self.server(config({"one": f"{{ {stage} }}"}, head=self.HEAD))
+        client = self.dialogue(server.port)
+        client.reply()
+        client.say("XCLIENT ADDR=203.0.113.25 NAME=smtp.provider.example")
+        client.say("EHLO smtp.provider.example", "MAIL FROM:<ann@provider.example>")
+        client.say("RCPT TO:<one@example.net>", "DATA")
+        client.socket.sendall(data.replace(b"\n", b"\r\n") + b".\r\n")
+        self.assertEqual(client.reply()[:3], "250")
+        (copy,) = server.arrived("one")
+        own = copy.partition(b"\r\n\t(")[0]
+        self.assertIn(
+            b"Received: from smtp.provider.example (smtp.provider.example [203.0.113.25])", own
+        )
+        said = re.search(rb"\nX-Spam-Score: (-?[0-9.]+)", copy)
+        assert said is not None
+        return spamd.score(data.replace(b"\n", b"\r\n")), float(said[1])
+
+    def test_dialUp(self) -> None:
+        """That a provider's customer has dialled in does not count for the provider."""
+        alone, ours = self.scores(DIALUP + MAIL % (b"ann@provider.example", b"Ann"))
+        self.assertGreater(alone, 5)
+        self.assertLess(ours, alone - 3)
+        self.assertLess(ours, 3)
+
+    def test_forged(self) -> None:
+        """A host that the sender writes about himself is not believed."""
+        alone, ours = self.scores(FORGED + MAIL % (b"ceo@bank.example", GTUBE.encode()))
+        self.assertLess(alone, 920)
+        self.assertGreater(ours, 990)
 
 
 class UsersTests(ScannerCase):

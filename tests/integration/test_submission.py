@@ -145,6 +145,34 @@ class GuessingTests(LoginCase):
         return found
 
 
+class CompletedTests(LoginCase):
+    """
+    What a submission listener adds.
+    """
+
+    def test_completed(self) -> None:
+        """
+        On that listener alone; in the mailbox the message is one that a signer's
+        fields are still as they were in.
+        """
+        directory = self.directory()
+        passwords = os.path.join(directory, "passwords")
+        cli("passwd", passwords, USER, data=b"secret\n")
+        server = self.server(_CONFIG, "--auth", f"passwd:{passwords}")
+        mail = "From: boss@example.net\r\nBcc: b@c.example\r\nSubject: x\r\n\r\ntext\r\n"
+        for port in server.ports:
+            client = self.client(port)
+            client.login(USER, "secret")
+            client.sendmail(USER, ["lover@example.net"], mail)
+        completed, other = sorted(server.arrived("lover", 2), key=len, reverse=True)
+        for name in (b"Date", b"Message-ID"):
+            self.assertEqual(completed.count(b"\r\n%s: " % name), 1)
+            self.assertNotIn(b"\r\n%s: " % name, other)
+        self.assertIn(b"\r\nSender: fine@example.net\r\n", completed)
+        self.assertNotIn(b"Bcc", completed)
+        self.assertIn(b"Bcc", other)
+
+
 class LimitTests(LoginCase):
     """
     A login that sends too much.

@@ -159,7 +159,11 @@ class LibraryTests(TLSCase):
             done = run([*base, "-u", "user:wrong", "-T", path])
             self.assertEqual(done.returncode, 67, done.stderr)
         mails = server.arrived("lover", 2)
-        self.assertTrue(all(mail.endswith(text) for mail in mails))
+        fields, _, body = text.partition(b"\r\n\r\n")
+        for mail in mails:
+            head, _, rest = mail.partition(b"\r\n\r\n")
+            self.assertEqual(rest, body)
+            self.assertIn(b"\r\n" + fields, head)
 
     def test_sClient(self) -> None:
         """openssl s_client: the certificate is verified, and TLS 1.1 is refused."""

@@ -297,6 +297,9 @@ def _path(random: random.Random) -> str:
         domain = "example.org"
     elif random.random() < 0.7:
         local = "a"
+    if random.random() < 0.04:
+        local = random.choice(["postmaster", "Postmaster", '"postmaster"', local])
+        return random.choice(["{0}", "<{0}>", "<{0}> ", "< {0} >", "{0}>", "<{0}"]).format(local)
     shape = random.choice(_SHAPES) if random.random() < 0.6 else "<{0}@{1}>"
     return shape.format(local, domain)
 
@@ -323,7 +326,8 @@ def _line(random: random.Random) -> tuple[str, bytes]:
     octets = line.encode("utf-8")
     if random.random() < 0.03:
         octets = line.encode("latin-1", "replace")
-    return kind, re.sub(rb"[\r\n]", b"", octets)
+    # Of programs that put a CR in front of each LF.
+    return kind, re.sub(rb"[\r\n]", b"", octets) + b"\r" * (random.random() < 0.03)
 
 
 def lines(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
@@ -446,6 +450,7 @@ REASONS = {
     "text": r"^[^<]*[^<: \t]<",
     "utf8": r"[\u0080-\U0010ffff]",
     "long": r".{255}",
+    "apart": r"[<: \t]-[^@]*@",
     "optional": r"(?i)[ \t](?:ENVID|ORCPT|AUTH)=",
 }
 
@@ -456,7 +461,7 @@ def reasonFor(answers: Answers) -> str:
     """
     line = answers.line.decode("utf-8", "replace")
     for name, pattern in REASONS.items():
-        applies = name in ("blank", "optional") or answers.difference == "strict"
+        applies = name in ("apart", "blank", "optional") or answers.difference == "strict"
         isSaid = name != "utf8" or answers.ours == 553
         if applies and isSaid and re.search(pattern, line):
             return name

@@ -56,6 +56,23 @@ class PathTests(SynchronousTestCase):
         mailbox, _ = takePath("<PostMaster>", True)
         self.assertEqual(str(mailbox), "postmaster")
         self.assertRaises(AddressError, takePath, "<postmaster>", False)
+        self.assertRaises(AddressError, takePath, "postmaster", False)
+        for text, rest in (
+            *(("postmaster", ""), ("Postmaster NOTIFY=NEVER", " NOTIFY=NEVER")),
+            *(("< postmaster >", ""), ("<@a.example:postmaster> x", " x")),
+        ):
+            found, left = takePath(text, True)
+            self.assertEqual((str(found), left), ("postmaster", rest))
+        for text in (
+            "postmaster>",
+            "<postmaster",
+            "<postmaster x>",
+            "postmasters",
+            "<postmaster@>",
+        ):
+            self.assertRaises(AddressError, takePath, text, True)
+        for text in ("postmaster", "< postmaster >"):
+            self.assertRaises(AddressError, takePath, text, True, True)
 
     def test_lenient(self) -> None:
         """What servers around take, and a strict listener does not."""

@@ -6,10 +6,12 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.envelope import (
+    Client,
     Form,
     Recipient,
     envelopeFromJSON,
     envelopeToJSON,
+    nameClient,
     recipientFromJSON,
     recipientToJSON,
 )
@@ -49,6 +51,21 @@ class JSONTests(SynchronousTestCase):
         envelope = makeEnvelope()
         self.assertNotIn("spool", envelopeToJSON(envelope))
         self.assertEqual(envelope.uniqueId, envelope.id)
+
+    def test_hostname(self) -> None:
+        """The client's name in DNS is kept, although clients are compared without it."""
+        envelopes = [
+            makeEnvelope(client=Client("192.0.2.1", hostname=name))
+            for name in ("", "a.example", "b.example", "")
+        ]
+        for envelope in envelopes:
+            data = envelopeToJSON(envelope)
+            again = envelopeFromJSON(data, envelope.transaction, envelope.received)
+            self.assertEqual(again.client.hostname, envelope.client.hostname)
+        known = {envelopes[0]: 1}
+        nameClient(envelopes[0].client, "late.example")
+        self.assertEqual(envelopes[0].client.hostname, "late.example")
+        self.assertEqual(known[envelopes[0]], 1)
 
     def test_recipient(self) -> None:
         """What goes in comes out, policy and delivery included."""

@@ -51,6 +51,9 @@ class MailTests(SynchronousTestCase):
 
     def test_auth(self) -> None:
         """AUTH is written by who relays, to every server: it is no error, and not believed."""
+        for digits in (20, 21, 1000):
+            _, parameters = parseMail("FROM:<> SIZE=" + "9" * digits, {"SIZE"})
+            self.assertEqual(parameters.size, 10**20 - 1)  # too large, and no malformed number
         _, parameters = parseMail("FROM:<> AUTH=<> SIZE=5", {"SIZE"})
         self.assertEqual((parameters.auth, parameters.size), (None, 5))
 
@@ -77,7 +80,7 @@ class MailTests(SynchronousTestCase):
             "SIZE",
             "SIZE=-1",
             "SIZE=1x",
-            "SIZE=" + "1" * 21,
+            "SIZE=" + "1" * 20 + "x",
             "BODY=9BIT",
             "SMTPUTF8=1",
             "RET=SOME",

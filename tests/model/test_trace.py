@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.envelope import Client
 from deferrals.model.trace import Head, field, fields, received, returnPath
 from deferrals.model.verdict import NO_MARKS, Marks
 from deferrals.testing import (
@@ -24,10 +25,29 @@ class TraceTests(SynchronousTestCase):
         text = received(envelope, "mx.example.net", "a@example.net").decode()
         self.assertRegex(
             text.replace("\r\n\t", " "),
-            r"^Received: from client.example.com \(\[192.0.2.1\]\) by mx.example.net with ESMTP"
-            rf" id {envelope.id} for <a@example.net>; Sun, 09 Sep 2001 01:46:40 \+0000\r\n$",
+            r"^Received: from client.example.com \(unknown \[192.0.2.1\]\) by mx.example.net"
+            rf" with ESMTP id {envelope.id} for <a@example.net>;"
+            r" Sun, 09 Sep 2001 01:46:40 \+0000\r\n$",
         )
         self.assertNotIn("for <", received(envelope, "mx.example.net").decode())
+
+    def test_name(self) -> None:
+        """
+        The client's name in DNS; C{unknown}, where there may be one; nothing for this
+        machine, and where there is no address.
+        """
+        for address, hostname, wanted in (
+            ("192.0.2.1", "mail.example.com", "(mail.example.com [192.0.2.1])"),
+            ("192.0.2.1", "", "(unknown [192.0.2.1])"),
+            ("2001:db8::1", "", "(unknown [IPv6:2001:db8::1])"),
+            ("127.0.0.1", "", "([127.0.0.1])"),
+            ("::1", "", "([IPv6:::1])"),
+            ("127.0.0.1", "localhost", "(localhost [127.0.0.1])"),
+            ("local", "", "([local])"),
+            ("unknown", "", "([unknown])"),
+        ):
+            envelope = makeEnvelope(client=Client(address, hostname=hostname))
+            self.assertIn(wanted, received(envelope, "mx.example.net").decode())
 
     def test_returnPath(self) -> None:
         """The null path, too."""

@@ -10,7 +10,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer, implementer_only
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IBinaryDelivery, IDeliveryStage, IEnvelopeStage, IOnwardDelivery
+from deferrals.interfaces import (
+    IBinaryDelivery,
+    IDeliveryStage,
+    IEnvelopeStage,
+    IForeseeingDelivery,
+    IOnwardDelivery,
+)
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
 from deferrals.model.reply import R550_RELAYING_DENIED, R550_SENDER_ROUTING, Reply
@@ -92,6 +98,17 @@ class ChainTests(SynchronousTestCase):
             chain = EnvelopeChain([Says(Defer())], ["p"], {"d": delivery}, {})
             d = chain.judgeRecipient(makeEnvelope(), Recipient(Mailbox.parse(address)))
             self.assertEqual(self.successResultOf(d), wanted)
+
+    def test_foreseen(self) -> None:
+        """A recipient that a delivery can never reach is refused."""
+
+        @implementer(IForeseeingDelivery)
+        class Foreseeing(Box):
+            def refusal(self, envelope: Any, recipient: Any) -> Any:
+                return GONE.reply
+
+        found = self.ask(Says(Defer()), deliveries={"d": Foreseeing()})
+        self.assertEqual(self.successResultOf(found), GONE)
 
     def test_lastOpinion(self) -> None:
         """The last opinion counts, and a refusal ends it."""

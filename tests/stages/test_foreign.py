@@ -5,6 +5,8 @@ and what each kind of delivery passes on.
 
 from __future__ import annotations
 
+import email
+import email.policy
 import hashlib
 import io
 import os
@@ -12,18 +14,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+import hypothesis
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import FileBodyProducer
 from zope.interface import implementer, verify
 
 from deferrals.interfaces import IContentStage, IDeliveryStage, IMessage
 from deferrals.model.delivery import Addressee
+from deferrals.model.fields import fieldsOf
 from deferrals.model.verdict import ACCEPT, NO_MARKS, Delivered, Marks
 from deferrals.spool.message import HEADER_OCTETS, Message
 from deferrals.stages.content.match.stage import _buffer
 from deferrals.stages.delivery.copy import final, relayed
+from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings
 from deferrals.stages.foreign import ownHead, seen, view
-from deferrals.testing import MemoryServer
+from deferrals.testing import FakeServices, MemoryServer
 from deferrals.testing.values import makeAddressees, makeEnvelope, makeMessage
 
 HOST = "mx.example.net"
@@ -52,6 +58,27 @@ WHOLE = {
     b".\r\n": 0,
     b"": 0,
 }
+
+
+#: What messages are made of: fields, ours and others', text, and what is neither.
+LINES = [
+    *(b"Subject: x\r\n", b"X :y\r\n", b" folded\r\n", b"\tfolded: too\r\n", b" \r\n"),
+    *(b"\r\n", b"text\r\n", b"\xc3\xa9: text\r\n", b": text\r\n", b".\r\n", b"x" * 999 + b"\r\n"),
+    *(b"Return-Path: <boss@bank.example>\r\n", b"Deferrals-Refused: no\r\n"),
+    *(b"Authentication-Results: mx.example.net; a\r\n", b"Received: from x\r\n\tby y; z\r\n"),
+    *(b">From a b\r\n", b"From a b\r\n"),
+]
+
+
+def onDisk(case: SynchronousTestCase, content: bytes) -> IMessage:
+    """
+    A message in a file.
+    """
+    path = case.mktemp()
+    with open(path, "wb") as file:
+        file.write(content)
+    digest = hashlib.sha256(content).digest()
+    return Message(len(content), digest, None, path, content[:HEADER_OCTETS])
 
 
 class WholeTests(SynchronousTestCase):
@@ -152,6 +179,37 @@ class ViewTests(SynchronousTestCase):
             names = [name for name, _ in shown.fields()]
             self.assertEqual(names[:2], ["Return-Path", "Received"])
 
+    @hypothesis.settings(max_examples=40)
+    @hypothesis.given(st.lists(st.sampled_from(LINES), max_size=12), st.booleans())
+    def test_anyMessage(self, lines: list[bytes], isLarge: bool) -> None:
+        """
+        Of any lines: the view's fields, its separation and its text are what the
+        Maildir holds, and the text is what came in.
+        """
+        content = b"".join(lines)
+        message = onDisk(self, content) if isLarge else makeMessage(content)
+        envelope = makeEnvelope()
+        (addressee,) = makeAddressees("a@example.net")
+        directory = self.mktemp()
+        services = FakeServices(os.path.abspath(directory))
+        stage = MaildirDelivery(MaildirSettings("{local}"), services)
+        self.successResultOf(stage.deliver(message, envelope, [addressee]))
+        (name,) = os.listdir(os.path.join(directory, "a", "new"))
+        with open(os.path.join(directory, "a", "new", name), "rb") as file:
+            stored = file.read()
+        stored = stored.replace(b"Delivered-To: a@example.net\r\n", b"", 1)
+        stored = stored.replace(b"\r\n\tfor <a@example.net>", b"", 1)
+        shown = services.view(message, envelope)
+        with shown.open() as file:
+            self.assertEqual(file.read(), stored)
+        head, mark, text = stored.partition(b"\r\n\r\n")
+        self.assertEqual((shown.header, mark), (head, b"\r\n\r\n"))
+        self.assertEqual(shown.fields(), fieldsOf(head))
+        self.assertTrue(content.endswith(text))
+        if b"X :" not in head and b"From a" not in head:  # no fields, says that reader
+            parsed = email.message_from_bytes(stored, policy=email.policy.compat32)
+            self.assertEqual(parsed.get_payload(decode=True), text)
+
     def test_helo(self) -> None:
         """A HELO name that is not ASCII makes no mail an 8-bit one."""
         envelope = makeEnvelope()
@@ -178,19 +236,12 @@ class SeenTests(SynchronousTestCase):
     L{seen}.
     """
 
-    def onDisk(self, content: bytes) -> IMessage:
-        path = self.mktemp()
-        with open(path, "wb") as file:
-            file.write(content)
-        digest = hashlib.sha256(content).digest()
-        return Message(len(content), digest, None, path, content[:HEADER_OCTETS])
-
     def test_same(self) -> None:
         """In memory or in a file: one message, with size, digest and header of its own."""
         body = BODY * 100_000
         for message in (
             makeMessage(FORGED + HONEST + b"\r\n" + BODY),
-            self.onDisk(FORGED + HONEST + b"\r\n" + body),
+            onDisk(self, FORGED + HONEST + b"\r\n" + body),
         ):
             shown = seen(message, HOST)
             self.assertTrue(verify.verifyObject(IMessage, shown))
@@ -214,7 +265,7 @@ class SeenTests(SynchronousTestCase):
         content = FORGED + HONEST + b"\r\n" + BODY * 20_000
         wanted = io.BytesIO(content[len(FORGED) :])
         size, head = len(wanted.getvalue()), len(HONEST)
-        for message in (makeMessage(content), self.onDisk(content)):
+        for message in (makeMessage(content), onDisk(self, content)):
             with seen(message, HOST).open() as file:
                 self.assertEqual(FileBodyProducer(file).length, size)
                 for place in (0, 3, head - 1, head, head + 1, size - 5, size, size + 9, 1):

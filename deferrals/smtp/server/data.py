@@ -17,6 +17,8 @@ import attrs
 
 from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter
+from deferrals.model.completion import Additions, Completion
+from deferrals.model.envelope import Envelope
 from deferrals.model.fields import headerEnd
 from deferrals.model.mixed import End
 from deferrals.model.reply import (
@@ -29,7 +31,9 @@ from deferrals.model.reply import (
     R554_ROUTING_LOOP,
     Reply,
 )
+from deferrals.model.trace import rfc5322Date
 from deferrals.model.transaction import Phase, outOfSequence
+from deferrals.smtp.server.clientname import ClientName
 from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
 from deferrals.smtp.server.envelope import Envelopes
 from deferrals.smtp.server.postdata import PostData
@@ -42,13 +46,15 @@ _RECEIVED = re.compile(rb"^received[ \t]*:", re.I | re.M)
 _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.I | re.A)
 
 
-class Contents(Envelopes):
+class Contents(Envelopes, ClientName):
     """
     See the module.
     """
 
     _postData: PostData | None = None
     _writer: IBodyWriter | None = None
+    _completion: Completion | None = None
+    _octets = 0
     _dataDecoder: DataDecoder | None = None
     _chunkDecoder: ChunkDecoder | BinaryDecoder | None = None
     _veto: Reply | None = None
@@ -104,7 +110,23 @@ class Contents(Envelopes):
 
     def _begin(self) -> None:
         assert self._transaction is not None
-        self._writer = self._backend.spool.newBody(self._transaction.envelope.transaction)
+        self._octets = 0
+        envelope = self._transaction.envelope
+        self._writer = self._backend.spool.newBody(envelope.transaction)
+        isSubmission = self._settings.protocol == "submission"
+        self._completion = self._newCompletion(envelope) if isSubmission else None
+
+    def _newCompletion(self, envelope: Envelope) -> Completion:
+        """
+        RFC 6409 §8.
+        """
+        submitter = self._backend.submitter
+        additions = Additions(
+            rfc5322Date(envelope.received),
+            f"<{envelope.id}@{self._settings.hostname}>",
+            None if submitter is None else submitter(envelope),
+        )
+        return Completion(additions, self._limits.header_size)
 
     def _readData(self, octets: bytes) -> bytes:
         """
@@ -159,7 +181,7 @@ class Contents(Envelopes):
             )
             self._phase = Phase.CHUNKS
         assert self._writer is not None
-        if self._writer.size + octets > self._limits.message_size:
+        if self._octets + octets > self._limits.message_size:
             self._forbid(R552_TOO_LARGE)
 
     def _readChunk(self, octets: bytes) -> bytes:
@@ -196,14 +218,20 @@ class Contents(Envelopes):
 
         @param isBare: whether a bare CR or LF has been seen, and is refused.
         """
-        writer = self._writer
-        assert writer is not None
         if isBare:
             self._forbid(R550_BARE_NEWLINE)
-        if self._veto is not None:
-            return
-        if writer.size + len(content) > self._limits.message_size:
-            return self._forbid(R552_TOO_LARGE)
+        self._octets += len(content)
+        if self._octets > self._limits.message_size:
+            self._forbid(R552_TOO_LARGE)
+        if self._veto is None:
+            self._store(content if self._completion is None else self._completion.feed(content))
+
+    def _store(self, content: bytes) -> None:
+        """
+        The next octets of the message as it is judged and kept.
+        """
+        writer = self._writer
+        assert writer is not None
         began = writer.size
         writer.write(content)
         if began <= self._limits.header_size < writer.size:
@@ -221,11 +249,13 @@ class Contents(Envelopes):
         """
         The data is complete: from here on the client waits for us.
         """
+        if self._completion is not None and self._veto is None:
+            self._store(self._completion.end())
         transaction, self._transaction = self._transaction, None
         writer, self._writer = self._writer, None
         assert transaction is not None and writer is not None
         self._sentAwayBefore = frozenset(transaction.sentAway)
-        self._dataDecoder = self._chunkDecoder = None
+        self._dataDecoder = self._chunkDecoder = self._completion = None
         veto, self._veto = self._veto, None
         if veto is None and self._loops(writer.head):
             veto = R554_ROUTING_LOOP
@@ -249,7 +279,7 @@ class Contents(Envelopes):
         if veto is not None:
             postData.refuse(veto)
         else:
-            postData.start(writer)
+            postData.start(writer, self.nameKnown(transaction.envelope))
 
     def _loops(self, head: bytes) -> bool:
         header = head.partition(b"\r\n\r\n")[0]
@@ -258,7 +288,7 @@ class Contents(Envelopes):
 
     def abort(self, why: str, by: End | None = None) -> None:
         transaction, self._transaction = self._transaction, None
-        self._reader = self._dataDecoder = self._chunkDecoder = None
+        self._reader = self._dataDecoder = self._chunkDecoder = self._completion = None
         self._veto = self._chunk = None
         writer, self._writer = self._writer, None
         if writer is not None:
@@ -267,7 +297,7 @@ class Contents(Envelopes):
             self._phase = Phase.READY
         if transaction is not None:
             self._sentAwayBefore = frozenset()
-            size = 0 if writer is None else writer.size
+            size = 0 if writer is None else self._octets
             self._transactionEnded(transaction, "aborted", size, why)
             # One that named all in one piece with DATA sees the 452 behind it.
             if by is not None and not size:

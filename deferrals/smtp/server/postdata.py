@@ -122,15 +122,18 @@ class PostData:
 
     # From outside.
 
-    def start(self, writer: IBodyWriter) -> None:
+    def start(self, writer: IBodyWriter, known: Deferred[None] | None = None) -> None:
         """
         The data is complete.
 
         @param writer: has it.
+        @param known: fires when the envelope says all that it will say.
         """
         self._writer = writer
         self._startTimer()
         d = writer.finish()
+        if known is not None:
+            d.addCallback(lambda message: known.addCallback(lambda _: message))
         if self._backend.weigh is not None:
             d.addCallback(self._backend.weigh, self._envelope)
         d.addCallbacks(self._ask, self._unreadable)

@@ -21,7 +21,7 @@ from deferrals.model.networks import LOCAL, UNKNOWN, normalAddress
 from deferrals.model.proxyprotocol import ProxyError, takeHeader
 from deferrals.model.reply import R501_SYNTAX, R502_NOT_HERE, R503_SEQUENCE, R550_NOT_TRUSTED, Reply
 from deferrals.model.transaction import Phase
-from deferrals.smtp.server.base import SessionBase
+from deferrals.smtp.server.clientname import ClientName
 
 _log = Logger(namespace="deferrals.session")
 
@@ -32,7 +32,7 @@ XCLIENT = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPO
 _UNKNOWN = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
 
 
-class Introduction(SessionBase):
+class Introduction(ClientName):
     """
     See the module.
 
@@ -155,8 +155,11 @@ class Introduction(SessionBase):
         self._isSpokenFor = True
         if address is not None:
             self._address = address
+        if "NAME" in found:
+            self.keepName(_hostname(found["NAME"]))
+        elif address is not None:
+            self.lookUpName()
         self._port = port if port is not None else self._port
-        self._hostname = _hostname(found.get("NAME"))
         self._user = found.get("LOGIN") or None
         refusal = self.count()
         self.identify()

@@ -68,11 +68,12 @@ _HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]+")
 #: So much of a client's name is kept: more than DNS has.
 _MAX_NAME = 255
 
-#: The first lines of other protocols: a web server is made to write them to a mail
-#: server, with commands behind them (SIP and RTSP have HTTP's form).
+#: Lines of other protocols: a web server is made to write them to a mail server,
+#: with commands behind them (SIP and RTSP have HTTP's form).  A header field is such a
+#: line, and so is what does not begin with a letter: no command does.
 _OTHER_PROTOCOL = re.compile(
     rb"(?i:(?:connect|delete|get|head|options|patch|post|pri|propfind|put|trace)(?:[ \t]|$)"
-    rb"|ssh-\d|[a-z]+[ \t].*[ \t](?:http|sip|rtsp)/\d)"
+    rb"|ssh-\d|[a-z]+[ \t].*[ \t](?:http|sip|rtsp)/\d)|[!-9;-~]+[ \t]*:|[!-@\[-`{-~]"
 )
 
 #: No line of text begins with these; those of TLS, SSH and RDP in binary do.
@@ -148,8 +149,10 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self.introduced(b"")
 
     def introduced(self, rest: bytes) -> bytes:
-        self.identify()
         refusal = self.count()
+        if refusal is None:
+            self.lookUpName()
+        self.identify()
         if refusal is not None:
             self._turnAway(refusal)
         elif self._settings.security == "implicit":
@@ -241,6 +244,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self._postData is not None:
             self._postData.clientGone()
             self._postData = None
+        self.nameUnwanted()
         self.abort("the connection was lost", End.CLOSE)
         if self._accepted:
             self.uncount()
@@ -312,8 +316,12 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         One command, without its CRLF; or an answer to a challenge.
         """
+        if not self._settings.strict:
+            line = line.rstrip(b"\r")  # of programs that put one in front of each LF
         if self.inExchange:
             return self.answerReceived(line)
+        if _OTHER_PROTOCOL.match(line.lstrip(b" \t")):
+            return self.foreignReceived()
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
@@ -321,8 +329,6 @@ class Session(Introduction, Authentication, Encryption, Contents):
             return self.reply(R553_NOT_UTF8 if isAddress else R500_NOT_UTF8)
         if _CONTROL.search(line):
             return self.reply(R500_BAD_LINE)
-        if _OTHER_PROTOCOL.match(line):
-            return self.foreignReceived()
         word, _, rest = text.strip(" \t").partition(" ")
         method = self._command(word) if _VERB.fullmatch(word) else None
         if method is None:

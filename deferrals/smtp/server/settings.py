@@ -19,6 +19,7 @@ from deferrals.interfaces import (
     ITransactionObserver,
     Work,
 )
+from deferrals.model.completion import Submitter
 from deferrals.model.envelope import Envelope
 from deferrals.model.ids import TransactionIds
 from deferrals.model.status import Status
@@ -47,6 +48,10 @@ class Backend:
     @ivar mixed: what a plain sender gets when its recipients differ.
     @ivar connectionLimits: counts connections and failed passwords.
     @ivar authenticator: who may log in; C{None} where no client can.
+    @ivar findName: looks for the name that a client's address has in DNS: fires with
+        it, or with empty text, and never fails; C{None} where it is not asked.
+    @ivar submitter: the user who has logged in, as the author of a message on a
+        submission listener; C{None} where there is none.
     @ivar binary: whether every delivery takes BODY=BINARYMIME as it is.
     @ivar attempt: instead of C{release}, where delivery comes before the reply
         (S-6): called with the L{Work} of a staged message, and whether the
@@ -67,5 +72,7 @@ class Backend:
     mixed: MixedPolicy
     connectionLimits: ConnectionLimits = attrs.field(factory=ConnectionLimits)
     authenticator: IAuthenticator | None = None
+    findName: Callable[[str], Deferred[str]] | None = None
+    submitter: Callable[[Envelope], Submitter | None] | None = None
     binary: bool = False
     attempt: Callable[[Work, bool], Deferred[dict[int, Outcome]]] | None = None

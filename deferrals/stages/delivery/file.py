@@ -20,6 +20,7 @@ from zope.interface import alsoProvides, implementer
 
 from deferrals.interfaces import (
     IBinaryDelivery,
+    IForeseeingDelivery,
     ILocalDelivery,
     IMessage,
     IReportingDelivery,
@@ -27,11 +28,13 @@ from deferrals.interfaces import (
 )
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.reply import Reply
 from deferrals.model.settings import checked
 from deferrals.model.verdict import Delivered, Outcome
 from deferrals.stages.delivery.copies import Report, ReportingDelivery, writeEach
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
+    cannotBe,
     cannotWrite,
     mailboxPath,
     makeDirectories,
@@ -53,7 +56,7 @@ class FileSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(ILocalDelivery, IReportingDelivery)
+@implementer(IForeseeingDelivery, ILocalDelivery, IReportingDelivery)
 class FileDelivery(ReportingDelivery):
     """
     See the module.
@@ -70,6 +73,17 @@ class FileDelivery(ReportingDelivery):
     def destination(self, recipient: Recipient) -> str:
         return "file"
 
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        directory, name = self._place(envelope, recipient, 0)
+        return cannotBe(os.path.join(directory, f"{name}.eml"))
+
+    def _place(self, envelope: Envelope, recipient: Recipient, seq: int) -> tuple[str, str]:
+        """
+        @return: the directory, and the name in it without its end.
+        """
+        directory = mailboxPath(self._services.baseDir, self._settings.path, recipient.address)
+        return directory, f"{envelope.uniqueId}-{seq}"
+
     def deliverReporting(
         self,
         message: IMessage,
@@ -84,9 +98,7 @@ class FileDelivery(ReportingDelivery):
         """
         One copy (in a thread).
         """
-        address = addressee.recipient.address
-        directory = mailboxPath(self._services.baseDir, self._settings.path, address)
-        name = f"{envelope.uniqueId}-{addressee.seq}"
+        directory, name = self._place(envelope, addressee.recipient, addressee.seq)
         copy = final(message, envelope, self._services.hostname, addressee)
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":

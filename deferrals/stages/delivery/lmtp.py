@@ -15,10 +15,18 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
+from deferrals.interfaces import (
+    IForeseeingDelivery,
+    IMessage,
+    IOnwardDelivery,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Login, Security
+from deferrals.model.reply import Reply
+from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting, checked, positive
 from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.remote import (
@@ -84,7 +92,7 @@ class LMTPSettings(ConnectionSettings):
         return Login(self.user, self.password, path and os.path.join(baseDir, path))
 
 
-@implementer(IOnwardDelivery, IReportingDelivery)
+@implementer(IForeseeingDelivery, IOnwardDelivery, IReportingDelivery)
 class LMTPDelivery(ReportingDelivery):
     """
     See the module.
@@ -98,9 +106,15 @@ class LMTPDelivery(ReportingDelivery):
         login = settings.login(services.baseDir)
         self._hop = attrs.evolve(settings.limiting(hop), lmtp=True, forms=(), login=login)
         self._remote = RemoteDelivery(services, None, "delivered", settings.isHere)
+        verifies = self._hop.security == "verified" or isTLS(endpoint)
+        self._isProtected = settings.isHere or verifies
 
     def destination(self, recipient: Recipient) -> str:
         return f"lmtp {self._hop.name}"
+
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        isNever = envelope.parameters.requireTLS and not self._isProtected
+        return R550_NO_REQUIRETLS if isNever else None
 
     def deliverReporting(
         self,

@@ -11,6 +11,7 @@ import os
 import stat
 import urllib.parse
 from collections.abc import Callable, Iterable
+from pathlib import PurePath
 
 from deferrals import durable
 from deferrals.model.address import Mailbox
@@ -25,7 +26,11 @@ _MORE = ("", *(f"_{number}" for number in range(2, 10)))
 
 R452_NO_ROOM = Reply(452, "4.2.2", "no room in the mailbox")
 R451_NOT_WRITTEN = Reply(451, "4.2.0", "the mailbox cannot be written to now")
-R550_LONG_NAME = Reply(550, "5.1.1", "no mailbox can have so long a name")
+R550_LONG_NAME = Reply(550, "5.1.3", "no mailbox can have so long a name")
+
+#: No file system here has longer names, or takes longer paths.
+_NAME_OCTETS = 255
+_PATH_OCTETS = 4095
 
 
 def template(value: str) -> None:
@@ -57,6 +62,16 @@ def mailboxPath(baseDir: str, path: str, address: Mailbox) -> str:
         domain=pathPart(address.domain) if address.domain else "", local=pathPart(address.local)
     )
     return os.path.join(baseDir, named)
+
+
+def cannotBe(path: str) -> Reply | None:
+    """
+    @return: the refusal of a file whose path no file system takes.
+    """
+    isTooLong = len(os.fsencode(path)) > _PATH_OCTETS or any(
+        len(os.fsencode(name)) > _NAME_OCTETS for name in PurePath(path).parts
+    )
+    return R550_LONG_NAME if isTooLong else None
 
 
 def writeCopy(

@@ -31,6 +31,7 @@ from zope.interface import alsoProvides, implementer
 from deferrals.interfaces import (
     IBinaryDelivery,
     IEnvelopeStage,
+    IForeseeingDelivery,
     ILocalDelivery,
     IMessage,
     IReportingDelivery,
@@ -45,6 +46,7 @@ from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
 from deferrals.stages.delivery.copies import Report, ReportingDelivery, writeEach
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
+    cannotBe,
     cannotWrite,
     mailboxPath,
     makeDirectories,
@@ -93,7 +95,7 @@ class MaildirSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(ILocalDelivery, IReportingDelivery)
+@implementer(IForeseeingDelivery, ILocalDelivery, IReportingDelivery)
 class MaildirDelivery(ReportingDelivery):
     """
     See the module.
@@ -141,6 +143,14 @@ class MaildirDelivery(ReportingDelivery):
         return "maildir"
 
     # Before the data.
+
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        folder = os.path.join(self.mailbox(recipient.address), ".Junk", "tmp")
+        return cannotBe(os.path.join(folder, f"{self._firstName(envelope, 0)}.{self._host}"))
+
+    def _firstName(self, envelope: Envelope, seq: int) -> str:
+        """The parts of a file's name that are no other message's."""
+        return f"{int(envelope.received)}.{envelope.uniqueId}_{seq}"
 
     def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
         """
@@ -193,7 +203,7 @@ class MaildirDelivery(ReportingDelivery):
         reply = self._noRoom(maildir, copy.size)
         if reply is not None:
             return Failed(reply) if reply.isPermanent else Retry(reply)
-        name, end = f"{int(envelope.received)}.{envelope.uniqueId}_{addressee.seq}", self._host
+        name, end = self._firstName(envelope, addressee.seq), self._host
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
             chunks = withLF(chunks)

@@ -19,11 +19,18 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import quoteStringArgument
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
+from deferrals.interfaces import (
+    IForeseeingDelivery,
+    IMessage,
+    IOnwardDelivery,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import dnsServers
 from deferrals.model.outgoing import Hop
+from deferrals.model.reply import Reply
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
 from deferrals.model.verdict import Failed
@@ -102,7 +109,7 @@ class MXSettings(ConnectionSettings):
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
 
-@implementer(IOnwardDelivery, IReportingDelivery)
+@implementer(IForeseeingDelivery, IOnwardDelivery, IReportingDelivery)
 class MXDelivery(ReportingDelivery):
     """
     See the module.
@@ -147,6 +154,13 @@ class MXDelivery(ReportingDelivery):
     def _domain(self, recipient: Recipient) -> str:
         return recipient.address.domain or self._services.hostname
 
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        if envelope.parameters.requireTLS:
+            # RFC 8689 §4.2.1: what unsigned DNS says proves nothing.
+            return R550_NO_REQUIRETLS
+        domain = self._domain(recipient)
+        return self._router.refusal(domain) if domain.startswith("[") else None
+
     def deliverReporting(
         self,
         message: IMessage,
@@ -155,7 +169,6 @@ class MXDelivery(ReportingDelivery):
         report: Report,
     ) -> Deferred[Outcomes]:
         if envelope.parameters.requireTLS:
-            # RFC 8689 §4.2.1: what unsigned DNS says proves nothing.
             return succeed(dict.fromkeys(recipients, Failed(R550_NO_REQUIRETLS)))
         domains: dict[str, list[Addressee]] = {}
         for addressee in recipients:

@@ -208,6 +208,10 @@ class Names:
         return d
 
 
+def _literalAddress(literal: str) -> str:
+    return literal[1:-1].removeprefix("IPv6:")
+
+
 #: The name of a mail server, with its addresses, or why they are not known.
 _Server: TypeAlias = tuple[str, list[str] | NoRoute]
 
@@ -238,6 +242,16 @@ class Router:
         self._limit = limit
         self._kinds = (dns.AAAA, dns.A) if ipv6 else (dns.A,)
 
+    def refusal(self, literal: str) -> Reply | None:
+        """
+        @param literal: an address literal.
+        @return: why nothing is ever sent there.
+        """
+        address = _literalAddress(literal)
+        if self._isOurs(address):
+            return R554_OURSELVES
+        return None if self._mayReach(address) else R550_FORBIDDEN
+
     def route(self, domain: str) -> Deferred[list[Target]]:
         """
         @param domain: A-labels, lower case; or an address literal.
@@ -250,8 +264,7 @@ class Router:
         groups: list[list[_Server]]
         exists = True
         if domain.startswith("["):
-            address = domain[1:-1].removeprefix("IPv6:")
-            groups = [[(domain, [address])]]
+            groups = [[(domain, [_literalAddress(domain)])]]
         else:
             exists, names = await self._exchanges(domain)
             groups = await self._resolved(names)

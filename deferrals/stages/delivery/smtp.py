@@ -14,10 +14,18 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
+from deferrals.interfaces import (
+    IForeseeingDelivery,
+    IMessage,
+    IOnwardDelivery,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Login, Security
+from deferrals.model.reply import Reply
+from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting, checked, positive
 from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.remote import (
@@ -82,7 +90,7 @@ class SMTPSettings(ConnectionSettings):
         return self.tls or ("opportunistic" if self.user is None else "verified")
 
 
-@implementer(IOnwardDelivery, IReportingDelivery)
+@implementer(IForeseeingDelivery, IOnwardDelivery, IReportingDelivery)
 class SMTPDelivery(ReportingDelivery):
     """
     See the module.
@@ -111,6 +119,11 @@ class SMTPDelivery(ReportingDelivery):
 
     def destination(self, recipient: Recipient) -> str:
         return f"smtp {self._hop.name}"
+
+    def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        hop = self._hop
+        isNever = not hop.host or hop.endpoint[:4].lower() == "ssl:"
+        return R550_NO_REQUIRETLS if envelope.parameters.requireTLS and isNever else None
 
     def deliverReporting(
         self,

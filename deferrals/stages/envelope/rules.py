@@ -29,6 +29,7 @@ from deferrals.model.reply import (
 )
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.stages.envelope.chain import askInTurn, routed
+from deferrals.stages.envelope.foreseen import Foreseen
 
 
 @attrs.frozen
@@ -149,6 +150,9 @@ class Onward:
 #: Where no delivery is known to.
 _NOWHERE = Onward((), {})
 
+#: Where no delivery is known to foresee anything.
+_NONE = Foreseen({}, {})
+
 
 @implementer(IEnvelopeStage)
 class RuleTable:
@@ -162,6 +166,7 @@ class RuleTable:
     @param policies: what each policy says in the envelope.
     @param deliveries: the names of the deliveries there are.
     @param onward: which of them lead to another mail server.
+    @param foreseen: what they know that they can never deliver.
     """
 
     def __init__(
@@ -171,12 +176,14 @@ class RuleTable:
         policies: Mapping[str, EnvelopeVerdict] | None = None,
         deliveries: Container[str] = (),
         onward: Onward = _NOWHERE,
+        foreseen: Foreseen = _NONE,
     ) -> None:
         self.stages = [stage for rule in rules for stage in rule.checks]
         self._rules = rules
         self._policies = policies or {}
         self._deliveries = deliveries
         self._onward = onward
+        self._foreseen = foreseen
         self._indexes: dict[Pattern, list[int]] = {}
         for index, rule in enumerate(rules):
             self._indexes.setdefault(rule.pattern, []).append(index)
@@ -197,7 +204,8 @@ class RuleTable:
         if isinstance(rule.verdict, Refuse):
             return rule.verdict
         if not rule.checks:
-            return self._unrouted(rule.verdict, rule, recipient.address)
+            verdict = self._unrouted(rule.verdict, rule, recipient.address)
+            return self._foreseen.judged(verdict, envelope, recipient)
         return Deferred.fromCoroutine(self._ask(rule, rule.verdict, envelope, recipient))
 
     async def _ask(
@@ -208,7 +216,8 @@ class RuleTable:
         """
         asked = routed(recipient, ruled.route)
         verdict = await askInTurn(rule.checks, envelope, asked, ruled)
-        return self._unrouted(self._settled(verdict, ruled.route), rule, recipient.address)
+        verdict = self._unrouted(self._settled(verdict, ruled.route), rule, recipient.address)
+        return self._foreseen.judged(verdict, envelope, recipient)
 
     def _unrouted(self, verdict: EnvelopeVerdict, rule: Rule, address: Mailbox) -> EnvelopeVerdict:
         """

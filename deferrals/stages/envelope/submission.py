@@ -29,6 +29,7 @@ from deferrals.interfaces import (
 )
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
+from deferrals.model.completion import Submitter
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import (
     R450_OVER_LIMIT,
@@ -205,6 +206,24 @@ class Submission:
             if not await self._spend(envelope, login, "octets", message.size):
                 raise PeerError("over its limit", R450_OVER_LIMIT)
         return message
+
+    def submitter(self, envelope: Envelope) -> Submitter | None:
+        """
+        @return: the user who has logged in, as the author of a message; C{None}
+            where it is none, or has no address that the message could name.
+        """
+        user = envelope.client.user
+        own = None if user is None else ownAddress(user, self._services.hostname)
+        if user is None or own is None:
+            return None
+        if not (own.local.isascii() or envelope.parameters.smtputf8):
+            return None
+        known = self._known.get(user)  # from MAIL FROM
+        listed = OWN if known is None else known.listed
+        return Submitter(
+            own,
+            lambda one: self._settings.senders.allow(one, user) or listed.allow(one, user),
+        )
 
     def isHeld(self, envelope: Envelope) -> bool:
         """

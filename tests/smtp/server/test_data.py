@@ -5,9 +5,12 @@ The data phase: nothing is smuggled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.address import Mailbox
+from deferrals.model.completion import Submitter
 from deferrals.smtp.server.decoding import DataDecoder
 from tests.harness import Bench
 
@@ -38,6 +41,86 @@ ENDS = {
     "NULdot": b"\r\n\0.\r\n",
     "spacedot": b"\r\n. \r\n",
 }
+
+
+class SubmissionTests(SynchronousTestCase):
+    """
+    A message on a submission listener is completed before it is judged (RFC 6409 §8).
+    """
+
+    def send(self, data: bytes, bench: Bench, chunks: int = 0) -> str:
+        """
+        @param chunks: so many of BDAT; 0 for DATA.
+        """
+        bench.say("EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<postmaster@example.net>")
+        if not chunks:
+            bench.say("DATA")
+            bench.send(data + b".\r\n")
+        else:
+            size = len(data) // chunks + 1
+            for place in range(0, len(data), size):
+                piece = data[place : place + size]
+                bench.send(b"BDAT %d\r\n" % len(piece) + piece)
+            bench.send(b"BDAT 0 LAST\r\n")
+        return bench.take().decode().splitlines()[-1]
+
+    def bench(self, protocol: str = "submission", **more: Any) -> Bench:
+        return Bench(protocol=protocol, auth="no", mixed=None, **more)
+
+    def test_completed(self) -> None:
+        """Over DATA and in chunks; in no other protocol."""
+        data = b"Subject: x\r\nBcc: b@c.example\r\n\r\ntext\r\n"
+        for chunks in (0, 1, 2, len(data)):
+            bench = self.bench()
+            self.assertEqual(self.send(data, bench, chunks)[:3], "250")
+            work = bench.works[-1]
+            self.assertEqual(
+                bench.body,
+                b"Subject: x\r\nDate: Sun, 09 Sep 2001 01:46:40 +0000\r\n"
+                b"Message-ID: <%s@mx.example.net>\r\n\r\ntext\r\n" % work.envelope.id.encode(),
+            )
+            self.assertEqual(work.message.size, len(bench.body))
+        bench = self.bench("smtp")
+        self.send(data, bench)
+        self.assertEqual(bench.body, data)
+
+    def test_odd(self) -> None:
+        """Messages without a header section, and without anything."""
+        for data in (b"text\r\n", b"\r\n", b"", b"Subject: x\r\n", b"Subject: x\r\ntext\r\n"):
+            for chunks in (0, 1):
+                bench = self.bench()
+                self.assertEqual(self.send(data, bench, chunks)[:3], "250")
+                header, _, text = bench.body.partition(b"\r\n\r\n")
+                self.assertEqual(text, b"text\r\n" if b"text" in data else b"")
+                self.assertIn(b"\r\nMessage-ID: ", header)
+
+    def test_sender(self) -> None:
+        """The backend knows who has logged in."""
+        submitter = Submitter(Mailbox.parse("alice@example.net"), lambda one: False)
+        bench = self.bench(backend={"submitter": lambda envelope: submitter})
+        self.send(b"From: boss@example.net\r\n\r\ntext\r\n", bench)
+        self.assertIn(b"\r\nSender: alice@example.net\r\n", bench.body)
+
+    def test_limits(self) -> None:
+        """The limits are about what the client has sent, and hold as everywhere."""
+        for size, wanted in ((1000, "250"), (1001, "552")):
+            for chunks in (0, 3):
+                bench = self.bench(limits={"message_size": 1000})
+                data = b"\r\n" + b"x" * (size - 4) + b"\r\n"
+                self.assertEqual(self.send(data, bench, chunks)[:3], wanted)
+        bench = self.bench(limits={"header_size": 1000})
+        data = b"X: " + b"x" * 2000 + b"\r\n\r\ntext\r\n"
+        self.assertEqual(self.send(data, bench)[:9], "552 5.3.4")
+        self.assertEqual(bench.clock.getDelayedCalls(), bench.clock.getDelayedCalls()[:1])
+
+    def test_nextOne(self) -> None:
+        """What one message has left does not show in the next one."""
+        bench = self.bench()
+        bench.say("EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<postmaster@example.net>")
+        bench.send(b"BDAT 9\r\nSubject: ")
+        bench.say("RSET")
+        self.assertEqual(self.send(b"Subject: y\r\n\r\n", bench)[:3], "250")
+        self.assertEqual(bench.body.count(b"Subject"), 1)
 
 
 class SmugglingTests(SynchronousTestCase):

@@ -334,9 +334,32 @@ class OtherProtocolTests(SynchronousTestCase):
             b"REGISTER sip:mx.example.net SIP/2.0\r\n",
             b"DESCRIBE rtsp://mx.example.net RTSP/1.0\r\n",
             b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n",
+            b" POST / HTTP/1.1\r\n",
+            b"Host: mx.example.net\r\n",
+            b"User-Agent : x\r\n",
+            b"EHLO: c\r\n",
+            b"*1\r\n$4\r\nPING\r\n",
+            b'{"id": 1}\r\n',
+            b".\r\n",
+            b"220 mx.example.net ESMTP\r\n",
         ):
             self.cutOff(first)
             self.cutOff(first, protocol="lmtp")
+
+    def test_carriageReturns(self) -> None:
+        """CRs in front of a line's end are a part of it, as the servers around have it."""
+        for ends in (b"\r\r\n", b"\r\r\r\n"):
+            lines = (b"EHLO c", b"MAIL FROM:<a@b.example>", b"NOOP", b"AUTH PLAIN", b"*")
+            for strict in (False, True):
+                bench = Bench(strict=strict, auth="offered", auth_without_tls=True)
+                bench.take()
+                bench.send(b"".join(line + ends for line in lines))
+                said = [line[:3] for line in bench.take().splitlines() if line[3:4] == b" "]
+                wanted = [b"500"] * 4 if strict else [b"250", b"250", b"250", b"503"]
+                self.assertEqual(said, [*wanted, b"421"])
+            bench = Bench()
+            bench.send(b"EHLO c\rNOOP\r\n")
+            self.assertIn(b"500 5.5.2", bench.take())
 
     def test_octets(self) -> None:
         """TLS and RDP, which end no line."""

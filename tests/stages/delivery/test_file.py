@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.model.delivery import Addressee
 from deferrals.model.verdict import Delivered, Marks, Retry
 from deferrals.stages.delivery.file import FileDelivery, FileSettings
+from deferrals.stages.delivery.mailboxfiles import R550_LONG_NAME
 from deferrals.testing import (
     FakeServices,
     ReportingDeliveryContract,
@@ -35,6 +36,16 @@ class FileTests(ReportingDeliveryContract, SynchronousTestCase):
         os.makedirs(self.directory)
         services = FakeServices(os.path.abspath(self.directory))
         return FileDelivery(FileSettings("archive/{domain}", **settings), services)
+
+    def test_refusal(self) -> None:
+        """A directory that can never be made is refused in the envelope."""
+        services = FakeServices(os.path.abspath(self.mktemp()))
+        stage, envelope = FileDelivery(FileSettings("{local}"), services), makeEnvelope()
+        for local, wanted in (("x" * 254, None), ("\u00e9" * 60, R550_LONG_NAME)):
+            (addressee,) = makeAddressees(f"{local}@example.net")
+            self.assertEqual(stage.refusal(envelope, addressee.recipient), wanted)
+            outcomes = self.successResultOf(stage.deliver(makeMessage(), envelope, [addressee]))
+            self.assertEqual(isinstance(outcomes[addressee], Delivered), wanted is None)
 
     def test_files(self) -> None:
         """One complete file per copy; a repeated delivery leaves it at that."""

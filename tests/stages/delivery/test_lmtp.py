@@ -12,6 +12,7 @@ from twisted.internet.address import IPv4Address
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Recipient
+from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import Delivered, Failed, Retry
 from deferrals.stages.delivery.lmtp import LMTPDelivery, LMTPSettings
@@ -140,6 +141,23 @@ class LMTPTests(RemoteCase):
         ):
             with self.assertRaises(BadSetting):
                 LMTPSettings(endpoint=endpoint, **more)
+
+    def test_refusal(self) -> None:
+        """REQUIRETLS is refused in the envelope where another machine reads along."""
+        recipient = Recipient(Mailbox.parse("a@x.example"))
+        for endpoint, tls, isRefused in (
+            ("unix:/run/store", "none", False),
+            ("tcp:127.0.0.1:24", "none", False),
+            ("tcp:store.example:24", "none", True),
+            ("tcp:store.example:24", "required", True),
+            ("tcp:store.example:24", "verified", False),
+            ("tls:store.example:24", "none", False),
+        ):
+            self.services.connect = lambda endpoint: None
+            stage = LMTPDelivery(LMTPSettings(endpoint=endpoint, tls=tls), self.services)
+            self.assertIsNone(stage.refusal(makeEnvelope(), recipient))
+            found = stage.refusal(makeEnvelope(requireTLS=True), recipient)
+            self.assertEqual(found, R550_NO_REQUIRETLS if isRefused else None, endpoint)
 
     def test_endpoint(self) -> None:
         """An endpoint that is none is an error of the configuration."""

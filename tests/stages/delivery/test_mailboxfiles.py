@@ -66,7 +66,7 @@ class MailboxTests(SynchronousTestCase):
         """A name that no directory can have is no reason to try for days."""
         found = self.deliver(self.stage(), f"{'%' * 90}@example.net")
         self.assertIsInstance(found, Failed)
-        self.assertEqual(str(found.reply)[:9], "550 5.1.1")
+        self.assertEqual(str(found.reply)[:9], "550 5.1.3")
 
     def test_asked(self) -> None:
         """Only a stage that can refuse at RCPT is asked there."""

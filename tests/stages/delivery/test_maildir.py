@@ -13,8 +13,8 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
-from deferrals.model.verdict import Delivered, Marks, Retry
-from deferrals.stages.delivery.mailboxfiles import pathPart
+from deferrals.model.verdict import Delivered, Failed, Marks, Retry
+from deferrals.stages.delivery.mailboxfiles import R550_LONG_NAME, pathPart
 from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings, folderName
 from deferrals.testing import (
     FakeServices,
@@ -109,6 +109,25 @@ class MaildirTests(ReportingDeliveryContract, SynchronousTestCase):
             sorted(name.split(".")[1] for name in names),
             [f"{envelope.id}-1f_0", f"{envelope.id}-2f_0"],
         )
+
+    def test_refusal(self) -> None:
+        """
+        A name that no file system takes is refused in the envelope, as it is behind
+        the data: octets of the quoted form count, and not the folder.
+        """
+        stage, envelope = self.makeStage(subaddress="+"), makeEnvelope()
+        for local, isRefused in (
+            ("x" * 254, False),
+            ("\u00e9" * 42, False),
+            ("\u00e9" * 43, True),
+            ("a+" + "\u00e9" * 60, False),
+        ):
+            (addressee,) = makeAddressees(f"{local}@example.net")
+            found = stage.refusal(envelope, addressee.recipient)
+            outcomes = self.successResultOf(stage.deliver(makeMessage(), envelope, [addressee]))
+            expected = Failed(R550_LONG_NAME) if isRefused else Delivered()
+            self.assertEqual((found, outcomes[addressee]), (expected.reply, expected))
+        self.assertEqual(str(R550_LONG_NAME)[:9], "550 5.1.3")
 
     def test_paths(self) -> None:
         """No local part leads out of its place."""

@@ -17,6 +17,7 @@ from deferrals.testing import (
     ReportingDeliveryContract,
     makeAddressees,
     makeEnvelope,
+    makeRecipient,
 )
 from tests.peer import Peer
 from tests.remote import RemoteCase
@@ -54,6 +55,27 @@ class MXTests(RemoteCase, ReportingDeliveryContract):
 
     def to(self, *addresses: str, **more: Any) -> list[Any]:
         return self.outcomes(makeAddressees(*addresses), **more)
+
+    def test_refusal(self) -> None:
+        """REQUIRETLS, and addresses that nothing is sent to, are refused in the envelope."""
+        stage = self.makeStage()
+        for address, wanted in (
+            ("a@x.example", None),
+            ("a@[192.0.2.7]", None),
+            ("a@[127.0.0.1]", "5.4.4"),
+            ("a@[IPv6:fe80::1]", "5.4.4"),
+            ("a@[IPv6:2001:db8::1]", None),
+        ):
+            recipient = makeRecipient(address)
+            found = stage.refusal(makeEnvelope(), recipient)
+            self.assertEqual(found and found.enhanced, wanted, address)
+            found = stage.refusal(makeEnvelope(requireTLS=True), recipient)
+            self.assertEqual((found.code, found.enhanced), (550, "5.7.30"))
+            (outcome,) = self.to(address, envelope=makeEnvelope(requireTLS=True))
+            self.assertEqual(outcome.reply, found)
+            if wanted is not None:
+                (outcome,) = self.to(address)
+                self.assertEqual((type(outcome), outcome.reply.enhanced), (Failed, wanted))
 
     def test_delivered(self) -> None:
         """Each domain goes its own way, in one transaction for all of its recipients."""

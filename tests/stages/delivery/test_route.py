@@ -11,7 +11,14 @@ from twisted.internet.task import Clock
 from twisted.names import dns
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.stages.delivery.route import MAX_RECORDS, Names, NoRoute, Router
+from deferrals.stages.delivery.route import (
+    MAX_RECORDS,
+    R550_FORBIDDEN,
+    R554_OURSELVES,
+    Names,
+    NoRoute,
+    Router,
+)
 from tests.resolver import RECORDS, Resolver
 
 
@@ -42,6 +49,18 @@ class RouteTests(SynchronousTestCase):
     def refusal(self, domain: str) -> str:
         error = self.failureResultOf(self.router().route(domain), NoRoute).value
         return f"{type(error.outcome).__name__} {error.outcome.reply.enhanced}"
+
+    def test_refusal(self) -> None:
+        """Of an address it is known without DNS that nothing is sent there."""
+        router = self.router(isOurs=lambda name: name in ("192.0.2.99", "2001:db8::99"))
+        for literal, wanted in (
+            ("[192.0.2.1]", None),
+            ("[IPv6:2001:db8::1]", None),
+            ("[192.0.2.99]", R554_OURSELVES),
+            ("[IPv6:2001:db8::99]", R554_OURSELVES),
+            ("[127.0.0.1]", R550_FORBIDDEN),
+        ):
+            self.assertEqual(router.refusal(literal), wanted)
 
     def test_order(self) -> None:
         """By preference, all addresses of each, IPv6 first (RFC 5321 §5.1)."""

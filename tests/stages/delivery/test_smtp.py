@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Recipient
+from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import Delivered, Failed, Marks, Retry
 from deferrals.stages.delivery.smtp import SMTPDelivery, SMTPSettings
@@ -17,6 +18,7 @@ from deferrals.testing import (
     makeAddressees,
     makeEnvelope,
     makeMessage,
+    makeRecipient,
 )
 from tests.remote import HOP, RemoteCase
 from tests.requirements import requirement
@@ -92,6 +94,21 @@ class SMTPTests(RemoteCase):
             makeAddressees("a@x.example"), envelope=makeEnvelope(requireTLS=True)
         )
         self.assertEqual((type(outcome), outcome.reply.enhanced), (Failed, "5.7.30"))
+
+    def test_refusal(self) -> None:
+        """REQUIRETLS where the server can never be verified is refused in the envelope."""
+        recipient = makeRecipient("a@x.example")
+        for endpoint, isRefused in (
+            ("tcp:hop.example:25", False),
+            ("tls:hop.example:465", False),
+            ("ssl:hop.example:465", True),
+            ("unix:/run/hop", True),
+        ):
+            self.services.connect = lambda endpoint: None  # type: ignore[method-assign]
+            stage = SMTPDelivery(SMTPSettings(endpoint=endpoint), self.services)
+            self.assertIsNone(stage.refusal(makeEnvelope(), recipient))
+            found = stage.refusal(makeEnvelope(requireTLS=True), recipient)
+            self.assertEqual(found, R550_NO_REQUIRETLS if isRefused else None)
 
     def test_dsn(self) -> None:
         """DSN parameters are passed on; a hop that knows them will tell (RFC 3461 §5.2)."""

@@ -16,7 +16,8 @@ from zope.interface.verify import verifyObject
 
 from deferrals.errors import PeerError
 from deferrals.interfaces import IEnvelopeStage, ISenderStage
-from deferrals.model.envelope import Envelope
+from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Envelope, Parameters
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT
 from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import ACCEPT, Defer, Refuse
@@ -87,6 +88,23 @@ class SenderTests(SubmissionCase):
         self.assertEqual(self.said(stage, "alice@example.net", "alice"), "553 5.7.1")
         self.assertEqual(self.said(stage, "ab@example.net", "a b"), "553 5.7.1")
         self.assertEqual(self.services.status.counted("submission", "senders refused"), 5)
+
+    def test_submitter(self) -> None:
+        """As the author of a message a login is what it may send as."""
+        stage = self.stage(senders=Senders(("*@shared.example",)))
+        submitter = stage.submitter(self.envelope("alice@example.net"))
+        assert submitter is not None
+        self.assertEqual(str(submitter.address), "alice@example.net")
+        for address, mayUse in (("x@shared.example", True), ("boss@example.net", False)):
+            self.assertEqual(submitter.mayUse(Mailbox.parse(address)), mayUse)
+        named = stage.submitter(self.envelope("a@b.example", "alice"))
+        self.assertEqual(named and str(named.address), "alice@mx.example.net")
+        for user in (None, "a b", "\u00fc@example.net"):
+            self.assertIsNone(stage.submitter(self.envelope("a@b.example", user)))
+        utf8 = attrs.evolve(
+            self.envelope("a@b.example", "\u00fc@example.net"), parameters=Parameters(smtputf8=True)
+        )
+        self.assertIsNotNone(stage.submitter(utf8))
 
     def test_nobody(self) -> None:
         """Clients without a login are not meant."""

@@ -1,0 +1,210 @@
+"""
+What a submission server adds to a message, and takes out of it (RFC 6409 §8):
+C{Date} and C{Message-ID} where they are missing, C{Sender} where C{From} is
+another's than the login's; C{Bcc}, which is for the sender alone.
+
+It is done while the message comes in, once its header section is there: what is
+judged, kept and delivered is one message.  A field that the client has signed
+(DKIM, RFC 6376), or has signed not to be there, is not added or replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+
+import attrs
+
+from deferrals.model.address import AddressError, Mailbox
+from deferrals.model.fields import headerEnd, separation
+
+_BETWEEN_FIELDS = re.compile(rb"\r\n(?![ \t])")
+_END = b"\r\n\r\n"
+
+#: Whom the copies are for that no recipient should know of.
+_DROPPED = (b"bcc", b"resent-bcc")
+
+_SIGNATURES = (b"dkim-signature", b"arc-message-signature")
+_SIGNED = re.compile(rb"(?:\A|;)\s*h\s*=([^;]*)")
+
+#: The parts of an address list (RFC 5322 §3.4): quoted text, an address in
+#: brackets, what opens and closes comments, what ends a mailbox, and the rest.
+_PART = re.compile(
+    r'"(?:[^"\\]|\\.)*"|<[^<>]*>|\\.|[()]|[,;:]|[^"<>\\(),;:]+|.',
+    re.S,
+)
+
+
+@attrs.frozen
+class Submitter:
+    """
+    The user who has logged in.
+
+    @ivar address: the login's own address.
+    @ivar mayUse: whether it may send as this one.
+    """
+
+    address: Mailbox
+    mayUse: Callable[[Mailbox], bool]
+
+
+@attrs.frozen
+class Additions:
+    """
+    What may be missing.
+
+    @ivar date: the value of C{Date}.
+    @ivar messageID: the value of C{Message-ID}.
+    @ivar submitter: C{None}, where the client has not logged in.
+    """
+
+    date: str
+    messageID: str
+    submitter: Submitter | None = None
+
+
+class Completion:
+    """
+    The octets of a message, of which the first ones wait until the header section
+    is complete.
+
+    @param additions: what may be missing.
+    @param limit: a longer header section is left as it is.
+    """
+
+    def __init__(self, additions: Additions, limit: int) -> None:
+        self._additions = additions
+        self._limit = limit
+        self._held: bytearray | None = bytearray(b"\r\n")
+
+    def feed(self, data: bytes) -> bytes:
+        """
+        @param data: the next octets.
+        @return: the next octets of what becomes of the message.
+        """
+        held = self._held
+        if held is None:
+            return data
+        start = max(0, len(held) - len(_END) + 1)
+        held += data
+        if held.find(_END, start) < 0 and len(held) <= self._limit:
+            return b""
+        return self.end()
+
+    def end(self) -> bytes:
+        """
+        The message is complete.
+
+        @return: its last octets.
+        """
+        held, self._held = self._held, None
+        if held is None:
+            return b""
+        content = bytes(held)[2:]
+        return content if len(content) > self._limit else completed(content, self._additions)
+
+
+def completed(content: bytes, additions: Additions) -> bytes:
+    """
+    @param content: a message, or its beginning: with the whole header section, and
+        with the empty line where there is one.
+    @return: the same object, where nothing is missing and nothing too much.
+    """
+    head = b"" if content.startswith(b"\r\n") else content.partition(_END)[0]
+    head = head[: headerEnd(head)].removesuffix(b"\r\n")
+    fields = _BETWEEN_FIELDS.split(head) if head else []
+    names = [_name(one) for one in fields]
+    signed = _signed(fields, names)
+    sender = _sender(fields, names, additions.submitter)
+    dropped = set(_DROPPED)
+    added = [("Date", additions.date), ("Message-ID", additions.messageID)]
+    if sender is not None and b"sender" not in signed:
+        dropped.add(b"sender")
+        added.append(("Sender", sender))
+    kept = [one for one, name in zip(fields, names, strict=True) if name not in dropped]
+    missing = [
+        f"{name}: {value}".encode()
+        for name, value in added
+        if name == "Sender" or not {name.lower().encode()} & {*names, *signed}
+    ]
+    if len(kept) == len(fields) and not missing:
+        return content
+    header = b"\r\n".join([*kept, *missing])
+    rest = content[len(head) :] if head else b"\r\n" + content
+    if not header:  # nothing but what is dropped
+        return rest.removeprefix(b"\r\n")
+    return header + separation(header, rest) + rest
+
+
+def _name(field: bytes) -> bytes:
+    return field.partition(b":")[0].strip().lower()
+
+
+def _signed(fields: list[bytes], names: list[bytes]) -> Collection[bytes]:
+    """
+    The names of the fields that signatures are about.
+    """
+    found: set[bytes] = set()
+    for field, name in zip(fields, names, strict=True):
+        if name in _SIGNATURES:
+            for listed in _SIGNED.findall(field.partition(b":")[2]):
+                found |= {word.strip().lower() for word in listed.split(b":")}
+    return found
+
+
+def _sender(fields: list[bytes], names: list[bytes], submitter: Submitter | None) -> str | None:
+    """
+    @return: the value of C{Sender}, where it is needed: C{From} is not the
+        login's, or says that there are several authors (RFC 5322 §3.6.2), and no
+        C{Sender} is the login's.
+    """
+    if submitter is None:
+        return None
+    for name in (b"from", b"sender"):
+        found = [
+            text
+            for field, one in zip(fields, names, strict=True)
+            if one == name
+            for text in mailboxes(field.partition(b":")[2].decode("utf-8", "replace"))
+        ]
+        if len(found) == 1 and _isOwn(found[0], submitter):
+            return None
+        if name == b"from" and not found and b"from" not in names:
+            return None
+    address = submitter.address
+    return str(Mailbox(address.local, address.domain))
+
+
+def _isOwn(text: str, submitter: Submitter) -> bool:
+    try:
+        mailbox = Mailbox.parse(text)
+    except AddressError:
+        return False
+    return mailbox.key == submitter.address.key or submitter.mayUse(mailbox)
+
+
+def mailboxes(value: str) -> Iterator[str]:
+    """
+    The addresses in a field of addresses, roughly: what cannot be read comes out as
+    something that is none.
+    """
+    words: list[str] = []
+    bracketed: str | None = None
+    depth = 0
+    for part in [*_PART.findall(value), ","]:
+        if part in "()":
+            depth = max(0, depth + (1 if part == "(" else -1))
+        elif depth:
+            continue
+        elif part in ",;":
+            text = "".join(words).strip() if bracketed is None else bracketed
+            if text or bracketed is not None:
+                yield text
+            words, bracketed = [], None
+        elif part == ":":
+            words = []  # a group's name, or a route
+        elif part.startswith("<") and len(part) > 1:
+            before = "" if bracketed is None else f"{bracketed} "
+            bracketed = before + part[1:-1].strip()
+        else:
+            words.append(part)
