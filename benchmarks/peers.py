@@ -63,6 +63,7 @@ class Peer:
 
 _OURS = """
 hostname = "mx.bench.test"
+bounces = "none"
 
 [[listen]]
 endpoint = "tcp:0:interface=127.0.0.1:backlog=1000"

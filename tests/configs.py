@@ -15,7 +15,7 @@ from deferrals.interfaces import IStagePlugin
 from deferrals.plugins.finding import stagePlugins
 
 DOCS = os.path.join(os.path.dirname(os.path.dirname(deferrals.__file__)), "docs")
-LISTEN = '[[listen]]\nendpoint = "tcp:2525"\n'
+LISTEN = 'bounces = "none"\n[[listen]]\nendpoint = "tcp:2525"\n'
 
 
 class ConfigCase(SynchronousTestCase):

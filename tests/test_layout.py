@@ -84,6 +84,7 @@ WHOLE = (
     "growth",
     "hopfaults/properties",
     "layout",
+    "leaks",
     "mixed/field",
     "mixed/properties",
     "mixed/sessions",

@@ -111,7 +111,8 @@ class MailService(service.Service):
         except (OSError, SpoolError):
             return self.failed(Failure())
         if os.getpid() == 1:
-            self._reaping.start(REAP_SECONDS)
+            d = self._reaping.start(REAP_SECONDS)
+            d.addErrback(lambda failure: _log.failure("orphans are not reaped", failure))
         self.server.start().addCallbacks(self.started, self.failed)
 
     def started(self, server: MailServer) -> None:

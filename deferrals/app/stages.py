@@ -6,7 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deferrals.config.tables import Config, DeliveryStage, Policy, RecipientRule, Stage
+from deferrals.config.tables import (
+    NO_BOUNCES,
+    Config,
+    DeliveryStage,
+    Policy,
+    RecipientRule,
+    Stage,
+)
 from deferrals.errors import ConfigError
 from deferrals.interfaces import (
     IContentStage,
@@ -19,6 +26,7 @@ from deferrals.interfaces import (
 )
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
+from deferrals.model.disposition import NOT_TOLD
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
@@ -89,7 +97,10 @@ class StageSet:
         """
         if self.envelope.isOurs(sender):
             return self.envelope.route(sender)
-        return None if self._config.bounces is None else Route("", self._config.bounces)
+        bounces = self._config.bounces
+        if bounces == NO_BOUNCES:
+            return NOT_TOLD
+        return None if bounces is None else Route("", bounces)
 
     def _contentStages(self, policy: str) -> list[IContentStage]:
         tables = self._config.policies[policy].content

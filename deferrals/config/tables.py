@@ -56,12 +56,19 @@ Plugins = Mapping[tuple[type[Interface], str], IStagePlugin]
 #: A key, and what was expected there.
 Problem = tuple[str, str]
 
+#: Senders elsewhere are not told, and that is meant.
+NO_BOUNCES = "none"
+
 #: What runs without --config.  {hostname} is this machine's name.
 DEFAULT = """\
 state_dir = "deferrals-state"
+bounces = "senders"
 
 [[listen]]
 endpoint = "tcp:2525:interface=127.0.0.1"
+
+[deliveries.senders]
+use = "mx"
 
 [policies.open]
 envelope = "accept"
@@ -262,7 +269,8 @@ class Config(ReplyTimes):
     @ivar max_judging: messages in the content stage at once.
     @ivar max_delivering: attempts to deliver that are under way at once.
     @ivar bounces: the name of the delivery that takes notices to senders that
-        no rule for recipients knows; without it they are not told.
+        no rule for recipients knows; C{"none"}, where they are not told, and that
+        is meant.  It may be missing only where no mail can fail.
     @ivar bounce_size: no larger message is sent back whole (RET=FULL).
     @ivar grace: how long transactions may take to end when the server stops.
     @ivar dns: the DNS servers that are asked where mail goes (MX), and whether
@@ -377,11 +385,50 @@ def _crossCheck(config: Config) -> list[Problem]:
     problems += _mixedProblems(config)
     for index, listener in enumerate(config.listen):
         problems += _securityProblems(config, listener, f"listen[{index}].tls")
-    if config.bounces is not None and config.bounces not in config.deliveries:
-        problems.append(("bounces", _named("delivery", config.deliveries)))
+    problems += _bounceProblems(config)
     for index, rule in enumerate(config.recipients):
         problems += _ruleProblems(config, rule, f"recipients[{index}]")
     return problems + _relayProblems(config)
+
+
+def _bounceProblems(config: Config) -> list[Problem]:
+    """
+    Whether senders can be told of what fails, or it is said that they are not.
+    """
+    if NO_BOUNCES in config.deliveries:
+        return [(f"deliveries.{NO_BOUNCES}", "another name: this word means that there is none")]
+    if config.bounces == NO_BOUNCES:
+        return []
+    if config.bounces is None:
+        if not any(_mayFail(config, rule) for rule in config.recipients):
+            return []
+        names = [name for name, one in config.deliveries.items() if not _isNowhere(one)]
+        what = (
+            f'{_named("delivery", names)} that leads to senders elsewhere, such as {{ use = "mx" }}'
+        )
+        return [("bounces", f'{what}; or "{NO_BOUNCES}": they are not told when mail fails')]
+    delivery = config.deliveries.get(config.bounces)
+    if delivery is None:
+        return [("bounces", f'{_named("delivery", config.deliveries)}, or "{NO_BOUNCES}"')]
+    if _isNowhere(delivery):
+        return [("bounces", f'a delivery that leads to senders, or "{NO_BOUNCES}"')]
+    return []
+
+
+def _mayFail(config: Config, rule: RecipientRule) -> bool:
+    """
+    Whether mail that was accepted by a rule may never be delivered.
+    """
+    policy = config.policies.get(rule.policy)
+    if policy is None or policy.envelope == "refuse":
+        return False
+    deliver = rule.deliver
+    stage = config.deliveries.get(deliver) if isinstance(deliver, str) else deliver
+    return stage is not None and not _isNowhere(stage)
+
+
+def _isNowhere(delivery: DeliveryStage) -> bool:
+    return delivery.plugin.name == "discard"
 
 
 def _named(what: str, there: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.dsn import isWanted
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
-from deferrals.model.verdict import NO_DETAILS, Delivered, Details, Failed, Outcome, Retry
+from deferrals.model.verdict import NO_DETAILS, Delivered, Details, Failed, Outcome, Retry, Route
 
 #: How long what has been handed out belongs to the one that has it; after that it
 #: is due for another one.
@@ -28,6 +28,16 @@ TELL_SECONDS = 60.0
 #: read, unless it has an expiry of its own; a recipient of a sender whom there is
 #: no way to tell.
 KEEP_SECONDS = 432000.0
+
+#: What becomes of a notice that does not fit its way: a smaller one is written.
+UNFIT = "unfit"
+
+#: Details of enhanced codes that are about a message's size or encoding (RFC 3463,
+#: RFC 6531).
+_FORMS = frozenset({"2.3", "3.4", "6.1", "6.3", "6.5", "6.7", "6.8", "6.9"})
+
+#: The way to senders that are not told, which is meant.
+NOT_TOLD = Route("", "")
 
 
 @attrs.frozen
@@ -79,7 +89,8 @@ class NotifyThenRemove:
     The outcome stands; the recipient leaves the queue when the sender has been
     told.
 
-    @ivar action: C{"failed"}, C{"expired"}, C{"delivered"} or C{"relayed"}.
+    @ivar action: C{"failed"}, C{"expired"}, C{"delivered"} or C{"relayed"}; or
+        L{UNFIT}, of a notice.
     @ivar details: for the operator: kept in the message's history alone.
     """
 
@@ -118,6 +129,7 @@ class Queued:
     What is known of a queued recipient when an attempt has ended.
 
     @ivar hasSender: whether there is a reverse-path that a notice could go to.
+    @ivar isNotice: whether the message is a notice of ours.
     @ivar destination: the next hop.
     @ivar schedule: of its delivery.
     @ivar ageSeconds: how long the message has been in the queue.
@@ -129,6 +141,7 @@ class Queued:
     schedule: Schedule
     ageSeconds: float
     chance: float
+    isNotice: bool = False
 
 
 def disposition(outcome: Outcome, addressee: Addressee, queued: Queued) -> Disposition:
@@ -139,12 +152,22 @@ def disposition(outcome: Outcome, addressee: Addressee, queued: Queued) -> Dispo
         seconds = queued.schedule.wait(addressee.attempts + 1, outcome.after, queued.chance)
         waits = _reschedule(queued, seconds, outcome.reply, outcome.host, attempted=True)
         return attrs.evolve(waits, details=outcome.details)
+    if queued.isNotice and isinstance(outcome, Failed) and isUnfit(outcome.reply):
+        return NotifyThenRemove(UNFIT, outcome.reply, outcome.host, details=outcome.details)
     action = finalAction(outcome)
     mayTell = action != "passed" and not (isinstance(outcome, Failed) and outcome.told)
     if mayTell and queued.hasSender and isWanted(addressee.recipient.notify, action):
         return NotifyThenRemove(action, outcome.reply, outcome.host, details=outcome.details)
     event = "delivered" if isinstance(outcome, Delivered) else action
     return Remove(event, outcome.reply, outcome.host, details=outcome.details)
+
+
+def isUnfit(reply: Reply) -> bool:
+    """
+    Whether a refusal is about a message's form, so that a smaller one of 7 bits
+    may be taken.
+    """
+    return reply.code == 552 or (reply.enhanced or "").partition(".")[2] in _FORMS
 
 
 def finalAction(outcome: Outcome) -> str:

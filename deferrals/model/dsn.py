@@ -19,6 +19,7 @@ import attrs
 
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Parameters
+from deferrals.model.outgoing import wireAddress
 from deferrals.model.reply import Reply
 from deferrals.model.text import cleaned
 from deferrals.model.trace import rfc5322Date
@@ -80,6 +81,17 @@ def isWanted(notify: Collection[str] | None, action: str) -> bool:
     return notify is None or ("DELAY" if action == "delayed" else "FAILURE") in notify
 
 
+#: What stands as the listener's name in the envelope of a notification.
+LISTENER = "notices"
+
+
+def isNotice(envelope: Envelope) -> bool:
+    """
+    Whether a message is a notification of ours.
+    """
+    return envelope.sender is None and envelope.listener == LISTENER
+
+
 @attrs.frozen
 class Notification:
     """
@@ -103,6 +115,14 @@ class Notification:
     leftSeconds: float = 0.0
 
     @cached_property
+    def _to(self) -> str:
+        """
+        The sender's address, in ASCII where it has such a form: then no server on
+        the way needs SMTPUTF8 for it.
+        """
+        return "" if self.envelope.sender is None else wireAddress(self.envelope.sender)
+
+    @cached_property
     def isGlobal(self) -> bool:
         """
         Whether it has to be the UTF-8 form (RFC 6533): the sender can read
@@ -110,7 +130,7 @@ class Notification:
         """
         if not self.envelope.parameters.smtputf8:
             return False
-        said = [str(self.envelope.sender), self.envelope.parameters.envid or ""]
+        said = [self._to, self.envelope.parameters.envid or ""]
         for addressee in self.addressees:
             said += [str(addressee), addressee.recipient.orcpt or "", str(addressee.reply)]
         return not all(map(str.isascii, said)) or not self.header.isascii()
@@ -126,7 +146,7 @@ class Notification:
         boundary = self._boundary(parts)
         head = [
             ("From", f"Mail Delivery System <MAILER-DAEMON@{self.hostname}>"),
-            ("To", f"<{self.envelope.sender}>"),
+            ("To", f"<{self._to}>"),
             ("Subject", _SUBJECTS[self._worst()]),
             ("Date", rfc5322Date(self.now)),
             ("Message-ID", f"<{self.id}@{self.hostname}>"),
@@ -144,7 +164,7 @@ class Notification:
         data = _fields(head) + b"\r\n" + b"".join(mark + part for part in parts)
         data += f"--{boundary}--\r\n".encode("ascii")
         body = "7BIT" if data.isascii() else "8BITMIME"
-        utf8 = self.isGlobal and not str(self.envelope.sender).isascii()
+        utf8 = self.isGlobal and not self._to.isascii()
         return data, Parameters(body=body, smtputf8=utf8)
 
     def _boundary(self, parts: Sequence[bytes]) -> str:
@@ -270,9 +290,63 @@ class Notification:
         """
         if data.isascii():
             return "7bit", data
-        if not str(self.envelope.sender).isascii():
+        if not self._to.isascii():
             return "8bit", data
         return "base64", _base64(data)
+
+
+_BOUNDARY = re.compile(rb'boundary="([^"]+)"')
+_TYPE = re.compile(rb"^content-type: ([!-~]+)", re.I | re.M)
+_BASE64 = re.compile(rb"^content-transfer-encoding: base64", re.I | re.M)
+
+
+def smaller(notice: bytes) -> bytes | None:
+    """
+    A notification that asks for less of its way: of what was sent only the header,
+    or nothing where there is no more already; and 7 bits, as far as its own header
+    has no others.
+
+    @param notice: as L{Notification.build} has made it.
+    @return: C{None} where there is nothing more to leave out.
+    """
+    head, _, body = notice.partition(b"\r\n\r\n")
+    boundary = _BOUNDARY.search(head)
+    if boundary is None:
+        return None
+    mark = b"--" + boundary[1]
+    parts = body.removesuffix(mark + b"--\r\n").split(mark + b"\r\n")[1:]
+    returned = [found for found in map(_less, parts[2:]) if found]
+    found = [*map(_sevenBit, parts[:2]), *returned]
+    less = head + b"\r\n\r\n" + b"".join(mark + b"\r\n" + part for part in found) + mark + b"--\r\n"
+    return less if less != notice else None
+
+
+def _sevenBit(part: bytes) -> bytes:
+    """
+    A part in base64, where it is not ASCII.
+    """
+    if part.isascii():
+        return part
+    head, _, data = part.partition(b"\r\n\r\n")
+    kind = head.partition(b"\r\n")[0].partition(b": ")[2].decode("ascii", "replace")
+    return _part(kind, "base64", _base64(data))
+
+
+def _less(part: bytes) -> bytes:
+    """
+    What was sent: only its header, in 7 bits; nothing, where it is that already.
+    """
+    head, _, data = part.partition(b"\r\n\r\n")
+    kind = _TYPE.search(head)
+    if kind is not None and kind[1].lower() in (b"text/rfc822-headers", b"message/global-headers"):
+        less = _sevenBit(part)
+        return less if less != part else b""
+    if _BASE64.search(head):
+        data = base64.b64decode(data)
+    header = data.partition(b"\r\n\r\n")[0][:HEADER_OCTETS] + b"\r\n"
+    return _sevenBit(
+        _part("text/rfc822-headers", "8bit" if not header.isascii() else "7bit", header)
+    )
 
 
 def _base64(data: bytes) -> bytes:

@@ -358,6 +358,25 @@ def _submission(part: dict[str, Any]) -> Iterator[str]:
         yield f"  {login}: {', '.join(words)}"
 
 
+def alarms(queue: Shown) -> list[dict[str, str]]:
+    """
+    What an operator has to see to.
+
+    @param queue: its numbers.
+    """
+    texts = {
+        "stuck": "{count} recipients are stuck: what became of their mail cannot be told to the"
+        " sender (deferrals queue list --status stuck)",
+        "damaged": "{count} recipients have mail that cannot be read (deferrals queue check)",
+    }
+    found = [(what, queue["recipients"].get(what, 0), text) for what, text in texts.items()]
+    return [
+        {"level": "warning", "what": what, "text": text.format(count=count)}
+        for what, count, text in found
+        if count
+    ]
+
+
 def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals status}: 1 if the server does not run.
@@ -367,11 +386,14 @@ def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
         "queue": connection.call("numbers"),
         **connection.call("status"),
     }
+    found["alarms"] = alarms(found["queue"])
     if arguments.json:
         sayJSON(found)
         return 0 if connection.running else 1
     queue = found["queue"]
     say("the server runs" if connection.running else "the server does not run")
+    for alarm in found["alarms"]:
+        say(f"{alarm['level']}: {alarm['text']}")
     states = ", ".join(f"{count} {name}" for name, count in queue["recipients"].items())
     say(f"queue: {queue['messages']} messages; recipients: {states or 'none'}")
     if queue["messages"]:

@@ -21,6 +21,7 @@ from deferrals.interfaces import IDeliveryStage, Work
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Queued
+from deferrals.model.dsn import isNotice
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
@@ -204,6 +205,7 @@ class Attempt:
             schedule=self.schedule,
             ageSeconds=self.work.ageSeconds + now - self.began,
             chance=chance,
+            isNotice=isNotice(self.work.envelope),
         )
 
 

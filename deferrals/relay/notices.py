@@ -22,8 +22,15 @@ from deferrals.interfaces import ISpool, Work
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
-from deferrals.model.disposition import KEEP_SECONDS, Disposition, Undeliverable, afterNotice
-from deferrals.model.dsn import Notification, isWanted
+from deferrals.model.disposition import (
+    KEEP_SECONDS,
+    NOT_TOLD,
+    UNFIT,
+    Disposition,
+    Undeliverable,
+    afterNotice,
+)
+from deferrals.model.dsn import LISTENER, Notification, isWanted, smaller
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.fields import separation
 from deferrals.model.ids import TransactionIds
@@ -62,7 +69,7 @@ class Author:
         now = self.wall()
         client = Client("local", 0, self.hostname, "local")
         ids = self.ids
-        return Envelope(ids.next(now), now, client, None, listener="notices", spool=ids.spool)
+        return Envelope(ids.next(now), now, client, None, listener=LISTENER, spool=ids.spool)
 
     def write(
         self,
@@ -192,12 +199,18 @@ class Notifier:
         )
 
     async def _tellOf(self, work: Work) -> list[Work]:
+        if any(one.action == UNFIT for one in work.addressees):
+            return await self._smaller(work)
         sender = work.envelope.sender
         route = None if sender is None else self._route(sender)
         wanted = [one for one in work.addressees if self._isWanted(work, one)]
         dispositions: dict[Addressee, Disposition] = {
             addressee: afterNotice(addressee) for addressee in work.addressees
         }
+        if route == NOT_TOLD:
+            for addressee in wanted:
+                self._logMeant(work, addressee)
+            return await self._spool.record(work, dispositions)
         if sender is not None and route is not None and wanted:
             recipient = Recipient(sender, NEVER, route=route)
             return await self._notice(work, dispositions, wanted, recipient)
@@ -208,22 +221,83 @@ class Notifier:
                 self._logUntold(work, addressee, what)
         return await self._spool.record(work, dispositions)
 
+    async def _smaller(self, work: Work) -> list[Work]:
+        """
+        A notice does not fit its way: it goes as a smaller one.  Where there is
+        none, it is kept, for the operator to see.
+        """
+        data = await self._inThread(smallerOf, work)
+        if data is None:
+            kept = Undeliverable(KEEP_SECONDS)
+            for addressee in work.addressees:
+                self._logUntold(
+                    work, addressee, f"a notice that does not fit its way: kept ({addressee.reply})"
+                )
+            return await self._spool.record(work, dict.fromkeys(work.addressees, kept))
+        parameters = Parameters(smtputf8=not data.partition(b"\r\n\r\n")[0].isascii())
+        envelope = attrs.evolve(self._author.newEnvelope(), parameters=parameters)
+        people = [Addressee(addressee.recipient) for addressee in work.addressees]
+        notices = await self._written(
+            work, {one: afterNotice(one) for one in work.addressees}, envelope, data, people
+        )
+        for addressee in work.addressees:
+            _log.info(
+                "{transaction} to=<{recipient}> did not fit its way, and goes as {notice}: {reply}",
+                event="notice",
+                transaction=work.envelope.id,
+                recipient=str(addressee),
+                action=UNFIT,
+                notice=envelope.id,
+                reply=str(addressee.reply),
+            )
+        return notices
+
+    async def _written(
+        self,
+        work: Work,
+        dispositions: dict[Addressee, Disposition],
+        envelope: Envelope,
+        data: bytes,
+        people: Sequence[Addressee],
+    ) -> list[Work]:
+        """
+        Record outcomes together with the notice that tells of them.
+        """
+        writer = self._spool.newBody(envelope.transaction)
+        writer.write(data)
+        try:
+            message = await writer.finish()
+            return await self._spool.record(work, dispositions, [(envelope, message, people)])
+        except Exception:
+            writer.abort()
+            raise
+
     def _isWanted(self, work: Work, addressee: Addressee) -> bool:
         """
         Whether the sender is to be told of a recipient; what it is not told,
         the log says.
         """
         action = addressee.action
+        if action == "stuck":
+            what = "was kept for its sender, who could never be told"
+            self._logUntold(work, addressee, what)
+            return False
         sender, notify = work.envelope.sender, addressee.recipient.notify
         if sender is None or not isWanted(notify, action):
             if action in _FAILURES:
                 self._logUntold(work, addressee, f"{action}, and the sender is not told")
             return False
-        if action == "stuck":
-            what = "was kept for its sender, who could never be told"
-            self._logUntold(work, addressee, what)
-            return False
         return True
+
+    def _logMeant(self, work: Work, addressee: Addressee) -> None:
+        _log.info(
+            "{transaction} to=<{recipient}> {action}, and <{sender}> is not told, which is meant",
+            event="untold",
+            transaction=work.envelope.id,
+            recipient=str(addressee),
+            action=addressee.action,
+            sender=work.envelope.senderText,
+        )
 
     def _logUntold(self, work: Work, addressee: Addressee, what: str) -> None:
         _log.error(
@@ -245,15 +319,7 @@ class Notifier:
         envelope = self._author.newEnvelope()
         data, parameters = self._author.write(work, wanted, returned, envelope)
         envelope = attrs.evolve(envelope, parameters=parameters)
-        writer = self._spool.newBody(envelope.transaction)
-        writer.write(data)
-        try:
-            message = await writer.finish()
-            notice = (envelope, message, [Addressee(recipient)])
-            notices = await self._spool.record(work, dispositions, [notice])
-        except Exception:
-            writer.abort()
-            raise
+        notices = await self._written(work, dispositions, envelope, data, [Addressee(recipient)])
         self._logNotice(work, envelope, wanted)
         return notices
 
@@ -268,6 +334,15 @@ class Notifier:
                 sender=work.envelope.senderText,
                 notice=notice.id,
             )
+
+
+def smallerOf(work: Work) -> bytes | None:
+    """
+    A notice with less in it; C{None}, where it cannot be less.  Blocks: for a
+    thread.
+    """
+    with work.message.open() as file:
+        return smaller(file.read())
 
 
 def returnedOf(

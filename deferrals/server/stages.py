@@ -23,6 +23,7 @@ from deferrals.interfaces import (
     ITransactionObserver,
 )
 from deferrals.model.address import Mailbox
+from deferrals.model.disposition import NOT_TOLD
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_RELAYING_DENIED, R550_SENDER_ROUTING
 from deferrals.model.schedule import Schedule
@@ -201,7 +202,7 @@ class CurrentStages:
         """
         Whether there is a way for notices to a sender.
         """
-        return self.now.routeBack(sender) is not None
+        return self.now.routeBack(sender) not in (None, NOT_TOLD)
 
 
 @implementer(IEnvelopeStage)

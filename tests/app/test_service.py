@@ -214,9 +214,8 @@ class CheckConfigTests(ConfigCase):
 
     def test_endpoints(self) -> None:
         """Each endpoint that is none is named."""
-        text = (
-            LISTEN.replace("tcp:2525", "x:1") + LISTEN + LISTEN.replace("tcp:2525", "y:1") + RULES
-        )
+        more = LISTEN.partition("\n")[2]
+        text = LISTEN.replace("tcp:2525", "x:1") + more + more.replace("tcp:2525", "y:1") + RULES
         with self.assertRaises(ConfigError) as caught:
             checkConfig(self.load(text), Clock())
         keys = [key for key, _ in caught.exception.problems]

@@ -204,6 +204,46 @@ class LoadTests(ConfigCase):
         """All problems are told at once."""
         self.assertEqual(len(self.problems("a = 1\nmax_judging = 0\nhostname = 3\n")), 3)
 
+    def test_bounces(self) -> None:
+        """
+        Mail that can fail, and senders who could not be told, are refused; unless
+        the configuration says that it means that (D11).
+        """
+        listen = '[[listen]]\nendpoint = "tcp:2525"\n'
+        rule = '[policies.open]\nenvelope = "accept"\n[[recipients]]\nmatch = "*@x.example"\npolicy = "open"\n'
+        way = '[deliveries.out]\nuse = "mx"\n[deliveries.away]\nuse = "discard"\n'
+        for deliver in (
+            '{ use = "maildir", path = "mail" }',
+            '{ use = "lmtp", endpoint = "tcp:a:24" }',
+            '{ use = "pipe", command = ["/bin/true"] }',
+            '"out"',
+        ):
+            text = f"{listen}{way}{rule}deliver = {deliver}\n"
+            (problem,) = self.problems(text)
+            self.assertTrue(
+                problem.startswith("bounces: the name of a delivery (out) that"), problem
+            )
+            self.assertIn('or "none"', problem)
+            for word in ("out", "none"):
+                self.assertEqual(self.load(f'bounces = "{word}"\n{text}').bounces, word)
+            self.assertEqual(
+                self.problems(f'bounces = "away"\n{text}'),
+                ['bounces: a delivery that leads to senders, or "none"'],
+            )
+            (problem,) = self.problems(f'bounces = "there"\n{text}')
+            self.assertIn("(out, away)", problem)
+        for text in (
+            f'{listen}{way}{rule}deliver = "away"\n',
+            f"{listen}{rule.replace('accept', 'refuse')}",
+            listen,
+        ):
+            self.assertIsNone(self.load(text).bounces)
+        named = f'bounces = "none"\n{listen}[deliveries.none]\nuse = "mx"\n'
+        self.assertEqual(
+            self.problems(named),
+            ["deliveries.none: another name: this word means that there is none"],
+        )
+
     def test_openRelay(self) -> None:
         """An open relay is not to be had by accident (design, section 8)."""
         head = LISTEN + '[policies.open]\nenvelope = "accept"\n[deliveries.out]\nuse = "mx"\n'
@@ -245,8 +285,8 @@ class LoadTests(ConfigCase):
         for block, name in zip(blocks[1:3], ("smtp", "mx"), strict=True):
             config = self.load(blocks[0] + block)
             outward = config.recipients[-1]
-            assert not isinstance(outward.deliver, str) and outward.deliver is not None
-            self.assertEqual(outward.deliver.plugin.name, name)
+            self.assertEqual((outward.deliver, config.bounces), ("out", "out"))
+            self.assertEqual(config.deliveries["out"].plugin.name, name)
             self.assertEqual(outward.allow, ("authenticated", "192.0.2.0/24"))
 
     def test_submissionTable(self) -> None:

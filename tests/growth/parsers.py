@@ -26,7 +26,7 @@ from deferrals.model.address import Mailbox
 from deferrals.model.block import Block, Candidate, repliesFor
 from deferrals.model.commands import checkRecipient
 from deferrals.model.deliveryreport import resultLine, shortened
-from deferrals.model.dsn import Notification
+from deferrals.model.dsn import Notification, smaller
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
 from deferrals.model.fields import fieldsOf
@@ -509,6 +509,13 @@ PARSERS += [
         ("model/dsn.py",),
         (b" ", b": ", b":", b"a", b"\xc3\xa4", b"\r\n", b"message-id: ", b"=_0ABC_1", b"<"),
         _notice,
+        500,
+    ),
+    Parser(
+        "smaller notices",
+        ("model/dsn.py",),
+        (b"--=_0ABC_0\r\n", b"--", b"\r\n\r\n", b"content-type: ", b"\xc3\xa4", b"x", b"\r\n"),
+        lambda data: smaller(b'a: boundary="=_0ABC_0"\r\n\r\n' + data),
         500,
     ),
     Parser("notices about many", ("model/dsn.py",), (b"x",), _notices, 40),

@@ -157,6 +157,7 @@ class Process:
 
 CONFIG = """
 hostname = "mx.example.net"
+bounces = "none"
 
 [[listen]]
 endpoint = "tcp:0:interface=127.0.0.1"
@@ -202,6 +203,14 @@ deliver = { use = "maildir", path = "mail/{local}" }
 """
 
 
+def complete(config: str) -> str:
+    """
+    A configuration in which senders elsewhere are not told, if it says nothing of
+    them.
+    """
+    return config if "bounces" in config else f'bounces = "none"\n{config}'
+
+
 class Server:
     """
     Our own server as a process.
@@ -217,7 +226,7 @@ class Server:
         self.directory = directory
         self.path = os.path.join(directory, "deferrals.toml")
         with open(self.path, "w", encoding="utf-8") as file:
-            file.write(config)
+            file.write(complete(config))
         self.options = options
         self.listeners = config.count("[[listen]]")
         self.starts = 0

@@ -19,6 +19,7 @@ from tests.rigs import rig
 
 CONFIG = """
 hostname = "mx.example.net"
+bounces = "none"
 
 [[listen]]
 endpoint = "tcp:0:interface=127.0.0.1"

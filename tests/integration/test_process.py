@@ -176,6 +176,7 @@ class StopTests(ProcessCase):
         endpoint = f"tcp:127.0.0.1:{silent.getsockname()[1]}"
         self.write(
             f"""
+bounces = "none"
 [[listen]]
 endpoint = "tcp:{self.port}:interface=127.0.0.1"
 [policies.open]

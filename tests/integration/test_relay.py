@@ -106,6 +106,27 @@ class EximTests(RelayCase):
         with open(os.path.join(exim.directory, "log", "mainlog"), encoding="utf-8") as file:
             self.assertEqual(len(re.findall(r"<= me@client\.test", file.read())), 2)
 
+    @requirement("P-11")
+    def test_allRefuse(self) -> None:
+        """
+        All refuse under PRDR, each with a reason of its own: the notice and the
+        log have these, and the log Exim's last word, too (D17); of what it takes,
+        the log has Exim's own id (D12).
+        """
+        exim = Exim(self, daemon=True)
+        relay = self.relay(exim.port)
+        refusers = [f"{local}@exim.example.net" for local in ("fighter", "fighter2")]
+        self.send(relay, *refusers)
+        for one in refusers:
+            own = f"550 .*content refused by {one.partition('@')[0]}"
+            self.logged(relay, rf"to=<{one}> failed by .* {own}.* \(final: 550 .*\[127\.0\.0\.1\]:")
+        self.send(relay, "lover@exim.example.net", "other@exim.example.net")
+        accepted = r"delivered by .* 250 .* \(final: 250 id=(\S+) .*; at \[127\.0\.0\.1\]:"
+        self.logged(relay, rf"to=<lover@\S+> {accepted}")
+        found = re.search(accepted, relay.log)
+        assert found is not None
+        self.assertRegex(exim.log(), rf"{re.escape(found[1])} <= me@client\.test")
+
     @requirement("P-6")
     @requirement("P-11")
     def test_chain(self) -> None:

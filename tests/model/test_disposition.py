@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
+    UNFIT,
     DelayNotified,
     Disposition,
     NotifyThenRemove,
@@ -153,3 +154,41 @@ class DispositionTests(SynchronousTestCase):
         self.assertEqual(handedBack(DELIVERED), DELIVERED)
         self.assertEqual(handedBack(FAILED), TOLD)
         self.assertEqual(handedBack(RETRY_AFTER), Failed(LATER, "mx", told=True))
+
+
+class NoticeTests(SynchronousTestCase):
+    """
+    What becomes of notices of ours.
+    """
+
+    def test_unfit(self) -> None:
+        """One that is refused for its form is written anew; for another reason it is over."""
+        queued = Queued(
+            hasSender=False,
+            destination="mx a",
+            schedule=SCHEDULE,
+            ageSeconds=0.0,
+            chance=0.5,
+            isNotice=True,
+        )
+        (one,) = makeAddressees("a@x.example")
+        for code, enhanced, isUnfit in (
+            (552, "5.3.4", True),
+            (552, None, True),
+            (554, "5.6.3", True),
+            (553, "5.6.7", True),
+            (550, "5.2.3", True),
+            (550, "5.1.1", False),
+            (554, None, False),
+            (550, "5.7.1", False),
+        ):
+            reply = Reply(code, enhanced, "no")
+            found = disposition(Failed(reply, "mx"), one, queued)
+            wanted = (
+                NotifyThenRemove(UNFIT, reply, "mx") if isUnfit else Remove("failed", reply, "mx")
+            )
+            self.assertEqual(found, wanted)
+            other = attrs.evolve(queued, isNotice=False)
+            self.assertEqual(
+                disposition(Failed(reply, "mx"), one, other), Remove("failed", reply, "mx")
+            )

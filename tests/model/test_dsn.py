@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
-from deferrals.model.dsn import Notification, isWanted
+from deferrals.model.dsn import Notification, isWanted, smaller
 from deferrals.model.envelope import Recipient
 from deferrals.model.reply import Reply
 from deferrals.testing import makeAddressees, makeEnvelope
@@ -277,3 +277,98 @@ class WantedTests(SynchronousTestCase):
         ):
             actions = ("failed", "expired", "damaged", "delayed", "delivered", "relayed")
             self.assertEqual({a for a in actions if isWanted(notify, a)}, wanted, notify)
+
+
+class WordsTests(SynchronousTestCase):
+    """
+    Whose words are told.
+    """
+
+    def fields(self, one: Addressee) -> Any:
+        return list(parsed(notification(one)).iter_parts())[1].get_payload()[1]
+
+    def test_servers(self) -> None:
+        """A server's reply is its own, and so is the name (RFC 3464 §2.3.5, §2.3.6)."""
+        fields = self.fields(addressee("a@example.net"))
+        self.assertEqual(fields["Remote-MTA"], "dns; mx.there.example")
+        self.assertEqual(fields["Diagnostic-Code"], "smtp; 550 5.1.1 nobody of that name")
+
+    def test_ours(self) -> None:
+        """Words of ours are no server's: neither its name nor "smtp" stands there (D10)."""
+        fields = self.fields(addressee("a@example.net", host=""))
+        self.assertIsNone(fields["Remote-MTA"])
+        self.assertEqual(fields["Diagnostic-Code"], "x-deferrals; 550 5.1.1 nobody of that name")
+        people = next(parsed(notification(addressee("a@example.net", host=""))).iter_parts())
+        self.assertNotIn("said", people.get_content())
+
+    def test_unnamed(self) -> None:
+        """A server without a name that could be told has said it all the same."""
+        fields = self.fields(addressee("a@example.net", host="the next server"))
+        self.assertIsNone(fields["Remote-MTA"])
+        self.assertTrue(fields["Diagnostic-Code"].startswith("smtp; "))
+
+    def test_asciiForm(self) -> None:
+        """A sender whose domain alone is not ASCII can be told over any way (D16)."""
+        envelope = makeEnvelope("anna@bücher-far.example", smtputf8=True)
+        late = addressee("ä@example.net", reply=Reply(550, "5.1.1", "nö"))
+        data, parameters = notification(late, envelope=envelope).build()
+        self.assertTrue(data.isascii())
+        self.assertEqual((parameters.smtputf8, parameters.body), (False, "7BIT"))
+        self.assertIn(b"To: <anna@xn--bcher-far-q9a.example>", data)
+        envelope = makeEnvelope("ännä@bücher-far.example", smtputf8=True)
+        _, parameters = notification(late, envelope=envelope).build()
+        self.assertTrue(parameters.smtputf8)
+
+
+class SmallerTests(SynchronousTestCase):
+    """
+    L{smaller}.
+    """
+
+    def steps(self, **more: Any) -> list[bytes]:
+        """
+        A notice, and what it becomes until nothing can be left out any more.
+        """
+        data, _ = notification(addressee("a@example.net"), **more).build()
+        found = [data]
+        while (less := smaller(found[-1])) is not None:
+            found.append(less)
+        return found
+
+    def assertTells(self, data: bytes) -> EmailMessage:
+        message = email.message_from_bytes(data, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        self.assertEqual(message.defects, [])
+        self.assertEqual(bounced(message), [("a@example.net", "failed", "5.1.1")])
+        return message
+
+    def test_content(self) -> None:
+        """All of the message, its header, nothing of it: each is a whole report."""
+        found = self.steps(content=CONTENT)
+        kinds = [
+            [part.get_content_type() for part in self.assertTells(one).iter_parts()][2:]
+            for one in found
+        ]
+        self.assertEqual(kinds, [["message/rfc822"], ["text/rfc822-headers"], []])
+        self.assertIn(b"Subject: hello", found[1])
+        self.assertNotIn(b"the text", found[1])
+
+    def test_eightBit(self) -> None:
+        """What is not ASCII is in base64; then nothing of it is there."""
+        header = HEADER + b"\r\nX-Raw: \xe9"
+        for more in (
+            {"header": header},
+            {"header": header, "content": header + b"\r\n\r\n\xe9\r\n"},
+        ):
+            first, *others = self.steps(**more)
+            self.assertFalse(first.isascii())
+            self.assertEqual([one.isascii() for one in others], [True, True])
+            headers = list(self.assertTells(others[0]).iter_parts())[2]
+            self.assertEqual(headers.get_content_type(), "text/rfc822-headers")
+            self.assertIn(b"X-Raw: \xe9", headers.get_payload(decode=True))
+
+    def test_nothingLeft(self) -> None:
+        """A report of two parts cannot be less; what is no report neither."""
+        self.assertEqual(len(self.steps(header=b"")), 1)
+        self.assertIsNone(smaller(b"Subject: x\r\n\r\nhello\r\n"))
+        self.assertIsNone(smaller(b""))

@@ -16,7 +16,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import DeferralsError
-from deferrals.operator.commands import export_, status
+from deferrals.operator.commands import alarms, export_, status
 
 
 class ExportTests(SynchronousTestCase):
@@ -81,3 +81,19 @@ class StatusTests(SynchronousTestCase):
         self.assertEqual(
             found["parts"]["submission"]["most_used"]["alice"]["recipients"], [7, 2000]
         )
+
+
+class AlarmTests(SynchronousTestCase):
+    """
+    L{alarms}.
+    """
+
+    def test_stuck(self) -> None:
+        """What nobody can be told of is an alarm; so is what cannot be read."""
+        self.assertEqual(alarms({"recipients": {"queued": 9, "stuck": 0}}), [])
+        found = alarms({"recipients": {"stuck": 2, "damaged": 1}})
+        self.assertEqual(
+            [(one["level"], one["what"]) for one in found],
+            [("warning", "stuck"), ("warning", "damaged")],
+        )
+        self.assertTrue(found[0]["text"].startswith("2 recipients are stuck"))

@@ -10,12 +10,13 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import NOT_TOLD
 from deferrals.model.ids import TransactionIds
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule, parseSteps
@@ -113,6 +114,94 @@ class NotifierTests(SynchronousTestCase):
         envelope = self.box.kept[-1][0]
         self.assertIsNone(envelope.sender)
         self.assertEqual(self.left(), (0, 0))
+
+    def untold(self, d: Any) -> list[str]:
+        """
+        What the log says of those that nobody was told of.
+        """
+        return [formatEvent(event) for event in d if event.get("event") == "untold"]
+
+    def fits(self, isFit: Any, reply: Reply) -> None:
+        """
+        The way to senders takes only some notices.
+        """
+        deliver = self.box.deliver
+
+        def picky(message: Any, envelope: Any, recipients: Any) -> Any:
+            with message.open() as file:
+                data = file.read()
+            if envelope.sender is None and not isFit(data):
+                self.refused.append(data)
+                return {one: Failed(reply, "way.example") for one in recipients}
+            return deliver(message, envelope, recipients)
+
+        self.refused: list[bytes] = []
+        self.box.deliver = picky  # type: ignore[method-assign]
+
+    def sendLarge(self, body: bytes = b"x" * 800, **parameters: Any) -> None:
+        content = b"Subject: one\r\nX-Long: " + b"y" * 100 + b"\r\n\r\n" + body + b"\r\n"
+        d = self.spool.stage(
+            makeEnvelope(ret="FULL", **parameters),
+            makeMessage(content),
+            makeAddressees("g@x.example"),
+        )
+        self.scheduler.release(self.successResultOf(d))
+
+    def test_smaller(self) -> None:
+        """
+        A notice that is too large for its way goes with the header only, then
+        without it; it is never dropped (D7).
+        """
+        too = Reply(552, "5.3.4", "message size exceeds fixed limit")
+        for what in (b"x" * 800, b"X-Long"):
+            self.setUp()
+            self.fits(lambda data, what=what: what not in data, too)
+            self.sendLarge()
+            (notice,) = self.notices()
+            self.assertIn(b"Action: failed", notice)
+            self.assertIn(b"<g@x.example>", notice)
+            self.assertNotIn(what, notice)
+            self.assertEqual(email.message_from_bytes(notice).defects, [])
+            self.assertEqual(self.left(), (0, 0))
+        self.assertEqual(len(self.refused), 2)
+
+    def test_sevenBit(self) -> None:
+        """One of eight bits goes in seven where the way takes no others (D7)."""
+        for enhanced in ("5.6.3", "5.6.1"):
+            self.setUp()
+            self.fits(bytes.isascii, Reply(554, enhanced, "no 8BITMIME"))
+            self.sendLarge(b"\xe9")
+            (notice,) = self.notices()
+            self.assertIn(b"Action: failed", notice)
+            self.assertIn(b"Subject: one", notice)
+            self.assertEqual(self.box.kept[-1][0].parameters.body, "7BIT")
+
+    def test_noneFits(self) -> None:
+        """One that fits in no form is kept, and said; it is no loop."""
+        self.fits(lambda data: False, Reply(552, "5.3.4", "too large"))
+        with capturedLogs() as logged:
+            self.sendLarge()
+            self.assertEqual((self.notices(), self.left()), ([], (1, 1)))
+            self.assertEqual(len(self.refused), 3)
+            (line,) = self.untold(logged)
+            self.assertIn("does not fit its way: kept (552 5.3.4 too large)", line)
+        (entry,) = self.spool._entries.values()
+        self.assertEqual([row.status for row in entry.rows.values()], ["stuck"])
+
+    def test_otherRefusal(self) -> None:
+        """A notice that is refused for another reason is the last one."""
+        self.fits(lambda data: False, Reply(550, "5.1.1", "no such user"))
+        self.sendLarge()
+        self.assertEqual((len(self.refused), self.left()), (1, (0, 0)))
+
+    def test_meant(self) -> None:
+        """Where senders are not told and that is meant, nothing is kept; the log says so."""
+        self.way = NOT_TOLD
+        with capturedLogs() as logged:
+            self.send(*makeAddressees("g@x.example"))
+        (line,) = self.untold(logged)
+        self.assertIn("<g@x.example> failed, and <sender@example.com> is not told", line)
+        self.assertEqual((self.notices(), self.left()), ([], (0, 0)))
 
     def test_notForANotice(self) -> None:
         """A DSN that cannot be delivered is the last one (RFC 5321 §4.5.5)."""

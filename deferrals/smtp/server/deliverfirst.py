@@ -99,7 +99,8 @@ class Immediate:
         if self._transaction.form.takesEach:
             return []
         candidates = self._transaction.candidates
-        tells = self._transaction.envelope.sender is not None
+        sender = self._transaction.envelope.sender
+        tells = sender is not None and self._backend.mixed.reachable(sender)
         lines = []
         for index, seq in self._seqs.items():
             recipient, outcome = candidates[index].recipient, self._outcomes.get(seq)

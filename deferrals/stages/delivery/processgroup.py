@@ -15,7 +15,6 @@ import glob
 import os
 import signal
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
 
 from twisted.internet.interfaces import IProcessProtocol, IReactorProcess
 from twisted.internet.posixbase import PosixReactorBase
@@ -48,7 +47,7 @@ class GroupProcess(Process):
             self, reactor, words[0], words, environment, directory, protocol, None, None
         )
 
-    def _setupChild(self, *args: Any, **kwargs: Any) -> None:
+    def _setupChild(self, *args: object, **kwargs: object) -> None:
         """
         In the child, which must not come back from here with an exception: it
         would end as if the program had refused.
@@ -59,7 +58,7 @@ class GroupProcess(Process):
         except BaseException:
             os._exit(NO_CHILD)
 
-    def _execChild(self, *args: Any, **kwargs: Any) -> None:
+    def _execChild(self, *args: object, **kwargs: object) -> None:
         try:
             Process._execChild(self, *args, **kwargs)
         except BaseException as error:
@@ -127,7 +126,8 @@ class Orphans:
         found = {pid for pid in _children() if pid not in self._known and _hasEnded(pid)}
         orphans = sorted(found & self._seen)
         for pid in orphans:
-            os.waitpid(pid, os.WNOHANG)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         self._seen = found - set(orphans)
         return orphans
 

@@ -74,6 +74,12 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(len(self.bench.works), 1)
         self.assertEqual(self.bench.say("NOOP"), ["250 2.0.0 ok"])
 
+    def test_untold(self) -> None:
+        """No notice is promised to a sender to whom none can go (D11)."""
+        self.start("one", sender="<me@nowhere.example>")
+        (said,) = self.post(NEVER)[1:]
+        self.assertEqual(said, "250 2.6.0 <one@x.example> refused: 550 5.6.0 no such content")
+
     def test_atOnce(self) -> None:
         """A delivery that has ended before anybody could wait for it."""
         self.outcome = Delivered()
