@@ -129,6 +129,7 @@ class Sending:
         self._sender: Reply | None = None
         self._recipients: list[Reply] = []
         self._refusal: Reply | None = None
+        self._hasAccepted = False
 
     def refuseAll(self, reply: Reply) -> None:
         """
@@ -212,7 +213,8 @@ class Sending:
         elif command.startswith("RCPT"):
             if reply.isIntermediate and not (reply.code == 352 and self.form is Form.DEFERRALS):
                 raise PeerError(f"RCPT TO was answered {reply}")
-            self._recipients.append(_orTooMany(reply, bool(self.waiting)))
+            self._recipients.append(_orTooMany(reply, self._hasAccepted))
+            self._hasAccepted = self._hasAccepted or reply.code < 400
         elif reply.code == 354:
             self.begun = True
         elif self.waiting:
