@@ -15,11 +15,18 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
+from deferrals.interfaces import (
+    IEnvelopeStage,
+    IMessage,
+    IOnwardDelivery,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Login, Security
 from deferrals.model.settings import BadSetting, checked, positive
+from deferrals.model.verdict import Refuse
 from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.remote import (
     ConnectionSettings,
@@ -84,7 +91,7 @@ class LMTPSettings(ConnectionSettings):
         return Login(self.user, self.password, path and os.path.join(baseDir, path))
 
 
-@implementer(IOnwardDelivery, IReportingDelivery)
+@implementer(IEnvelopeStage, IOnwardDelivery, IReportingDelivery)
 class LMTPDelivery(ReportingDelivery):
     """
     See the module.
@@ -101,6 +108,9 @@ class LMTPDelivery(ReportingDelivery):
 
     def destination(self, recipient: Recipient) -> str:
         return f"lmtp {self._hop.name}"
+
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Refuse | None:
+        return self._remote.refusal(self._hop, envelope, recipient)
 
     def deliverReporting(
         self,

@@ -14,11 +14,18 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.interfaces import IMessage, IOnwardDelivery, IReportingDelivery, IServices
+from deferrals.interfaces import (
+    IEnvelopeStage,
+    IMessage,
+    IOnwardDelivery,
+    IReportingDelivery,
+    IServices,
+)
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Login, Security
 from deferrals.model.settings import BadSetting, checked, positive
+from deferrals.model.verdict import Refuse
 from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.remote import (
     FORMS,
@@ -82,7 +89,7 @@ class SMTPSettings(ConnectionSettings):
         return self.tls or ("opportunistic" if self.user is None else "verified")
 
 
-@implementer(IOnwardDelivery, IReportingDelivery)
+@implementer(IEnvelopeStage, IOnwardDelivery, IReportingDelivery)
 class SMTPDelivery(ReportingDelivery):
     """
     See the module.
@@ -111,6 +118,9 @@ class SMTPDelivery(ReportingDelivery):
 
     def destination(self, recipient: Recipient) -> str:
         return f"smtp {self._hop.name}"
+
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Refuse | None:
+        return self._remote.refusal(self._hop, envelope, recipient)
 
     def deliverReporting(
         self,
