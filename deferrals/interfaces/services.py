@@ -4,7 +4,7 @@ What the server lends to its stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -138,6 +138,12 @@ class INextHops(Interface):
         @return: a Deferred of L{Sent<deferrals.model.outgoing.Sent>}; fails
             with L{HopError<deferrals.errors.HopError>} where there was no
             session.  May be cancelled: the connection is then given up.
+        """
+
+    def offered(hop: Hop) -> Mapping[str, Sequence[str]] | None:
+        """
+        @return: what the server has listed lately, in its last session: the words behind
+            each keyword; at once.  C{None} where that is not known.
         """
 
     def ask(hop: Hop, sender: str, recipient: str) -> Deferred[tuple[Reply, Reply]]:

@@ -28,6 +28,7 @@ class Backoff:
     failures: int = 0
     until: float = 0.0
     _nextSeconds: float = 0.0
+    _failed: float = float("-inf")
 
     @property
     def isTroubled(self) -> bool:
@@ -52,15 +53,22 @@ class Backoff:
         self.failures = failures
         self._nextSeconds = min(nextSeconds, self.longestSeconds)
 
-    def failed(self, now: float, jitter: float = 1.0) -> float | None:
+    def failed(self, now: float, jitter: float = 1.0, began: float | None = None) -> float | None:
         """
         It has failed.  What fails while it is left alone had begun before, and
         changes nothing.
 
+        What had begun before the last failure that counts is part of that one: a
+        restart breaks all connections at once, and the next try finds it works.
+
         @param jitter: a factor for the time.
+        @param began: when it began; C{None} where it fails at once.
         @return: for how many seconds it is to be left alone from now on;
             C{None} if nothing changes.
         """
+        if began is not None and began < self._failed:
+            return None
+        self._failed = now
         self.failures += 1
         if not self.isTroubled or now < self.until:
             return None

@@ -17,7 +17,7 @@ from deferrals.model.exdata import ownReplies
 from deferrals.model.outgoing import PREFERENCE, Outgoing
 from deferrals.model.reply import Reply
 
-Capabilities = Mapping[str, list[str]]
+Capabilities = Mapping[str, Sequence[str]]
 
 R451_NOT_ASKED = Reply(451, "4.4.2", "the connection was lost before the recipient was answered")
 R553_NO_SMTPUTF8 = Reply(553, "5.6.7", "the next server does not offer SMTPUTF8")
@@ -87,8 +87,25 @@ def unfit(outgoing: Outgoing, capabilities: Capabilities, verified: bool) -> Rep
         return R550_NO_REQUIRETLS  # RFC 8689 §4.2.1
     limit = number(capabilities, "SIZE")
     if limit is not None and outgoing.size > limit:
-        return Reply(552, "5.3.4", f"the next server takes at most {limit} octets")
+        return _tooLarge(limit)
     return None
+
+
+def foreseen(addresses: Sequence[str], octets: int, capabilities: Capabilities) -> Reply | None:
+    """
+    Why a server will not be able to carry a message, as far as its envelope says.
+
+    @param octets: the size that was announced; 0 for none.
+    @param capabilities: what the server has offered lately.
+    """
+    if "SMTPUTF8" not in capabilities and not all(map(str.isascii, addresses)):
+        return R553_NO_SMTPUTF8
+    limit = number(capabilities, "SIZE")
+    return _tooLarge(limit) if limit is not None and octets > limit else None
+
+
+def _tooLarge(limit: int) -> Reply:
+    return Reply(552, "5.3.4", f"the next server takes at most {limit} octets")
 
 
 def _orTooMany(reply: Reply, isBehindOthers: bool) -> Reply:

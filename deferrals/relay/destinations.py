@@ -326,12 +326,15 @@ class Destinations:
             return 0
         return 1 if self._probes < max(1, self.limit // 4) else 0
 
-    def ended(self, name: str, report: HopReport | None, kind: Hashable) -> float | None:
+    def ended(
+        self, name: str, report: HopReport | None, kind: Hashable, began: float | None = None
+    ) -> float | None:
         """
         An attempt has ended.
 
         @param report: what it met; C{None} if it did not come so far.
         @param kind: as when it began.
+        @param began: when that was.
         @return: for how many seconds the destination is to be left alone; 0 if
             it is no longer; C{None} if nothing changes.
         """
@@ -351,7 +354,7 @@ class Destinations:
         if state.probing:
             state.probing = False
             self._probes -= 1
-        seconds = None if report is None else self._met(name, state, report)
+        seconds = None if report is None else self._met(name, state, report, began)
         if state.backoff.failures:
             self._remember(name, state)
         elif not state.running:
@@ -374,14 +377,17 @@ class Destinations:
         self._unknown -= attempts
         state.unknown = state.unknown - attempts
 
-    def _met(self, name: str, state: _DestinationState, report: HopReport) -> float | None:
+    def _met(
+        self, name: str, state: _DestinationState, report: HopReport, began: float | None
+    ) -> float | None:
         if report.isAlive:
             if not state.backoff.succeeded():
                 return None
             self._note(name, None)
             return 0.0
         state.report = report
-        seconds = state.backoff.failed(self._clock.seconds(), jitter=0.9 + 0.2 * self._chance())
+        jitter = 0.9 + 0.2 * self._chance()
+        seconds = state.backoff.failed(self._clock.seconds(), jitter, began)
         if seconds is not None:
             self._note(name, state)
         return seconds

@@ -593,7 +593,7 @@ class Scheduler:
         """
         @param report: what the attempt met; C{None} if it did not come so far.
         """
-        seconds = self.destinations.ended(attempt.destination, report, attempt.kind)
+        seconds = self.destinations.ended(attempt.destination, report, attempt.kind, attempt.began)
         if seconds is not None:
             self._backOff(attempt.destination, seconds)
         del self._attempts[attempt]

@@ -237,6 +237,9 @@ class FakeNextHops:
         answers = (Answer(one, self._reply(one), "recipient") for one in outgoing.recipients)
         return succeed(Sent(tuple(answers), hop.host))
 
+    def offered(self, hop: Hop) -> Mapping[str, Sequence[str]] | None:
+        return None
+
     def ask(self, hop: Hop, sender: str, recipient: str) -> Deferred[tuple[Reply, Reply]]:
         if hop.name in self.errors:
             return fail(self.errors[hop.name])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
 from deferrals.app.stages import StageSet, deliveryNames
@@ -87,7 +88,9 @@ deliver = {{ use = {deliver} }}
                 text = self.ONWARD.format(policy=policy, more=more, deliver=deliver)
                 stages = StageSet(self.load(LISTEN + text), Services(Clock(), hostname="mx"))
                 recipient = Recipient(Mailbox.parse("a%b.example@x.example"))
-                verdict = stages.envelope.judgeRecipient(makeEnvelope(), recipient)
+                verdict = self.successResultOf(
+                    maybeDeferred(stages.envelope.judgeRecipient, makeEnvelope(), recipient)
+                )
                 wanted = Refuse(R550_SENDER_ROUTING)
                 self.assertEqual(verdict == wanted, refused, (deliver, more))
                 self.assertEqual(stages.routeBack(recipient.address) is None, refused)

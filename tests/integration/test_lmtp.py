@@ -81,6 +81,22 @@ class DovecotTests(IntegrationCase):
         self.dovecot.arrived("small")
         self.assertEqual(len(self.dovecot.arrived("fine")), 1)
 
+    def test_utf8(self) -> None:
+        """
+        Dovecot offers no SMTPUTF8: a message that needs it for its header alone is
+        delivered as it is; one that is too much for it by its address is refused at RCPT.
+        """
+        self.start()
+        dialogue = self.dialogue(self.mx.port)
+        dialogue.reply()
+        dialogue.say("EHLO client.test")
+        dialogue.say("MAIL FROM:<a@client.test> SMTPUTF8", "RCPT TO:<fine@example.net>", "DATA")
+        dialogue.say("Subject: \u00fc\r\n\r\nhello\r\n.")
+        (found,) = self.dovecot.arrived("fine")
+        self.assertIn("Subject: \u00fc".encode(), found)
+        said = dialogue.say("MAIL FROM:<a@client.test> SMTPUTF8", "RCPT TO:<\u00fc@example.net>")
+        self.assertTrue(said[1].startswith("553 5.6.7 "), said)
+
     def test_down(self) -> None:
         """While Dovecot is down mail waits; connections that it has closed are replaced."""
         self.start()

@@ -61,3 +61,12 @@ class BackoffTests(SynchronousTestCase):
     def test_atOnce(self) -> None:
         """Where no failure is tolerated, the first one counts."""
         self.assertEqual(backoff(tolerated=1).failed(0.0), 60.0)
+
+    def test_together(self) -> None:
+        """What had begun before a failure that counts is part of that failure."""
+        backoff = Backoff(tolerated=3, firstSeconds=60, longestSeconds=100)
+        for _ in range(4):
+            self.assertIsNone(backoff.failed(10.0, began=5.0))
+        self.assertEqual(backoff.failures, 1)
+        self.assertIsNone(backoff.failed(20.0, began=10.0))
+        self.assertEqual(backoff.failed(30.0, began=20.0), 60)

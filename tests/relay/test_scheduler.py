@@ -372,6 +372,30 @@ class SchedulerTests(SchedulerCase):
         self.clock.pump([1] * 400)
         self.assertEqual(self.left(), (0, 0))
 
+    def test_brokenTogether(self) -> None:
+        """
+        Connections that one restart breaks, some before others are done, close no
+        destination that works: the others are tried at once.
+        """
+        self.scheduler.reloaded(20)
+        waiting: list[Deferred[Any]] = []
+
+        def begin(recipients: Any) -> Any:
+            d: Deferred[Any] = Deferred()
+            waiting.append(d)
+            return d.addCallback(lambda outcome: dict.fromkeys(recipients, outcome))
+
+        self.delivery.answer = begin
+        for _ in range(10):
+            self.scheduler.release(self.stage("a@x.example"))
+        self.clock.advance(1)
+        for number, d in enumerate(list(waiting)):
+            broken = Retry(Reply(421, "4.3.2", "restarting"))
+            d.callback(broken if number < 4 else Delivered())
+        self.assertEqual(self.scheduler.destinations.troubles(), {})
+        self.scheduler.release(self.stage("b@x.example"))
+        self.assertEqual(self.delivery.asked[-1], ["b@x.example"])
+
     def test_notRecorded(self) -> None:
         """An outcome that cannot be recorded is recorded later, and not delivered again."""
         record = self.spool.record

@@ -11,8 +11,9 @@ nothing again that the server might have taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from cachetools import TTLCache
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
@@ -26,6 +27,9 @@ from deferrals.model.reply import Reply
 from deferrals.smtp.client.connections import HopConnections, Means
 from deferrals.smtp.client.downgrades import Downgrades
 from deferrals.smtp.client.transfer import Transfer
+
+#: So long, in seconds, and of so many servers, it is known what they have offered.
+OFFERED_SECONDS, MAX_OFFERS = 600.0, 10_000
 
 
 @implementer(INextHops)
@@ -53,7 +57,13 @@ class NextHops:
         self._means = Means(reactor, hello, connect, inThread)
         self._connections: dict[Hop, HopConnections] = {}
         self._downgrades = Downgrades(reactor, notes)
+        self._offers: TTLCache[str, Mapping[str, list[str]]] = TTLCache(
+            MAX_OFFERS, OFFERED_SECONDS, reactor.seconds
+        )
         self._closing = False
+
+    def offered(self, hop: Hop) -> Mapping[str, list[str]] | None:
+        return self._offers.get(hop.name)
 
     def describe(self) -> dict[str, object]:
         """
@@ -99,7 +109,10 @@ class NextHops:
         await connections.acquire()
         try:
             transfer = Transfer(connections, self._downgrades, outgoing, heard)
-            return await transfer.run()
+            sent = await transfer.run()
+            if transfer.offered is not None:
+                self._offers[hop.name] = transfer.offered
+            return sent
         finally:
             connections.release()
 
@@ -117,6 +130,7 @@ class NextHops:
         try:
             while True:
                 session, fresh = await connections.take()
+                self._offers[hop.name] = session.capabilities
                 try:
                     session.without = await self._downgrades.without(hop.name)
                     return await session.ask(sender, recipient)

@@ -6,7 +6,7 @@ others come in the next transaction (RFC 5321 §4.5.3.1.10).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from deferrals.errors import HopError
 from deferrals.logger import Logger
@@ -42,6 +42,7 @@ class Transfer:
     @param connections: to that server; one of their slots is the caller's.
     @param downgrades: the extensions that servers are used without.
     @param heard: is told the answers that stand before all of them are known.
+    @ivar offered: what the server has listed; C{None} before.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Transfer:
         self._answers: dict[int, Answer] = {}
         self._details: dict[int, Details] = {}
         self._session: ClientSession | None = None
+        self.offered: Mapping[str, list[str]] | None = None
         self._fresh = False
         self._host = shownName(self._hop, "")
         self._knowsDSN = False
@@ -106,6 +108,7 @@ class Transfer:
         """
         self._host = shownName(self._hop, session.serverName)
         self._knowsDSN = "DSN" in session.capabilities
+        self.offered = session.capabilities
         batch = _batch(session, self._hop, self._outgoing, pending)
 
         def heard(index: int, answer: Answer) -> None:

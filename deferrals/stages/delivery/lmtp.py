@@ -114,7 +114,9 @@ class LMTPDelivery(ReportingDelivery):
 
     def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
         isNever = envelope.parameters.requireTLS and not self._isProtected
-        return R550_NO_REQUIRETLS if isNever else None
+        if isNever:
+            return R550_NO_REQUIRETLS
+        return self._remote.refusal(self._hop, envelope, recipient)
 
     def deliverReporting(
         self,

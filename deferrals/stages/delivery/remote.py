@@ -26,7 +26,7 @@ from deferrals.interfaces import IMessage, IServices
 from deferrals.logger import Logger
 from deferrals.model.answers import Answer
 from deferrals.model.delivery import Addressee
-from deferrals.model.envelope import Envelope, Form
+from deferrals.model.envelope import Envelope, Form, Recipient
 from deferrals.model.outgoing import (
     PREFERENCE,
     Hop,
@@ -38,8 +38,8 @@ from deferrals.model.outgoing import (
     recipientParameters,
     wireAddress,
 )
-from deferrals.model.reply import R554_ROUTING_LOOP
-from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, noSession
+from deferrals.model.reply import R554_ROUTING_LOOP, Reply
+from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, foreseen, noSession
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copies import Report, deliverApart
@@ -194,6 +194,19 @@ class RemoteDelivery:
         self._maxHops = maxHops
         self._action = action
         self._private = private
+
+    def refusal(self, hop: Hop, envelope: Envelope, recipient: Recipient) -> Reply | None:
+        """
+        What is known at RCPT TO already: the server has not offered lately what a message
+        of this envelope needs.
+        """
+        offered = self._services.nextHops.offered(hop)
+        if offered is None:
+            return None
+        addresses = [wireAddress(recipient.address)]
+        if envelope.sender is not None:
+            addresses.append(wireAddress(envelope.sender))
+        return foreseen(addresses, envelope.parameters.size or 0, offered)
 
     async def deliver(
         self,

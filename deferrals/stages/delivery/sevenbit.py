@@ -85,14 +85,19 @@ def _encodeFields(message: EmailMessage) -> bool:
     """
     total = 0
     for part in message.walk():
-        for name, value in list(part.raw_items()):
+        fields = list(part.raw_items())
+        for name, _ in fields:
+            del part[name]
+        for name, value in fields:
             octets = str(value).encode("ascii", "surrogateescape")
             if octets.isascii():
+                part.set_raw(name, value)
                 continue
             total += len(octets)
             if len(octets) > FIELD_OCTETS or total > FIELDS_OCTETS:
                 return False
-            _replaceField(part, name, octets)
+            text = " ".join(octets.decode("utf-8", "surrogateescape").splitlines())
+            part.set_raw(name, _POLICY.header_factory(name, text))
     return True
 
 
@@ -120,15 +125,3 @@ def _encodeText(part: EmailMessage) -> None:
 def _base64(octets: bytes) -> bytes:
     lines = [binascii.b2a_base64(octets[i : i + 57]) for i in range(0, len(octets), 57)]
     return b"".join(line.replace(b"\n", b"\r\n") for line in lines)
-
-
-def _replaceField(part: EmailMessage, name: str, octets: bytes) -> None:
-    """
-    The same field, of UTF-8, or of a character set of which nothing is known.
-    """
-    text = " ".join(octets.decode("utf-8", "surrogateescape").splitlines())
-    field = _POLICY.header_factory(name, text)
-    for index, (one, value) in enumerate(part._headers):  # type: ignore[attr-defined]
-        if one == name and not str(value).isascii():
-            part._headers[index] = (name, field)  # type: ignore[attr-defined]
-            return

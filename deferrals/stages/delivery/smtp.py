@@ -123,7 +123,9 @@ class SMTPDelivery(ReportingDelivery):
     def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
         hop = self._hop
         isNever = not hop.host or hop.endpoint[:4].lower() == "ssl:"
-        return R550_NO_REQUIRETLS if envelope.parameters.requireTLS and isNever else None
+        if envelope.parameters.requireTLS and isNever:
+            return R550_NO_REQUIRETLS
+        return self._remote.refusal(hop, envelope, recipient)
 
     def deliverReporting(
         self,

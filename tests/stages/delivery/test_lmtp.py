@@ -15,6 +15,7 @@ from deferrals.model.envelope import Recipient
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import Delivered, Failed, Retry
+from deferrals.smtp.client.pool import OFFERED_SECONDS
 from deferrals.stages.delivery.lmtp import LMTPDelivery, LMTPSettings
 from deferrals.testing import (
     FakeServices,
@@ -71,6 +72,28 @@ class LMTPTests(RemoteCase):
         self.assertEqual(
             self.peer.commands[1:3], ["MAIL FROM:<sender@example.com>", "RCPT TO:<a@x.example>"]
         )
+
+    def test_foreseen(self) -> None:
+        """
+        What the store has not offered in its last session is refused at RCPT: a larger
+        message, an address with UTF-8; ten minutes later nothing is known.
+        """
+        self.peer.keywords = ["PIPELINING", "8BITMIME", "SIZE 1000"]
+        stage = self.makeStage()
+        large, fits = makeEnvelope(size=1001), makeEnvelope(size=1000)
+        ascii, utf8 = (makeAddressees(f"{x}@x.example")[0].recipient for x in ("a", "\u00fc"))
+        sender = makeEnvelope("\u00fc@client.test", smtputf8=True)
+        asked = [(large, ascii), (fits, utf8), (sender, ascii), (fits, ascii)]
+
+        def refused() -> list[str]:
+            found = [stage.refusal(*one) for one in asked]
+            return ["" if one is None else one.enhanced for one in found]
+
+        self.assertEqual(refused(), [""] * 4)
+        self.outcomes(makeAddressees("a@x.example"), stage=stage)
+        self.assertEqual(refused(), ["5.3.4", "5.6.7", "5.6.7", ""])
+        self.clock.advance(OFFERED_SECONDS)
+        self.assertEqual(refused(), [""] * 4)
 
     def test_utf8(self) -> None:
         """
