@@ -8,13 +8,11 @@ import datetime
 import email.utils
 import re
 
+from deferrals.model import headertext
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.envelope import Envelope
 from deferrals.model.text import cleaned, oneLine
 from deferrals.model.verdict import Marks
-
-#: A field's text is folded before it gets longer than this (RFC 5322 §2.1.1).
-_FOLD_OCTETS = 76
 
 #: So many forms of one header section are kept at once.
 _MAX_HEADS = 8
@@ -85,21 +83,13 @@ def field(name: str, value: str) -> bytes:
     A field whose text comes from outside: no line of it can be taken for
     another field.
 
-    @return: nothing, where the name is none.
+    @return: nothing, where the name is none; otherwise ASCII, folded.
     """
-    name = "".join(c for c in name if "!" <= c <= "~" and c != ":")
-    if not name:
+    if not headertext.isFieldName(name):
         return b""
-    words = (oneLine if name.lower() == "subject" else cleaned)(value).split(" ")
-    lines, line, length, isBlank = [], [f"{name}:"], len(name) + 1, False
-    for word in words:
-        if length + 1 + len(word) > _FOLD_OCTETS and not isBlank:
-            lines.append(" ".join(line))
-            line, length, isBlank = [""], 0, True
-        line.append(word)
-        length += 1 + len(word)
-        isBlank = isBlank and not word.strip()
-    return ("\r\n".join([*lines, " ".join(line)]) + "\r\n").encode("utf-8")
+    text = (oneLine if name.lower() == "subject" else cleaned)(value)
+    lines = headertext.lines(text, len(name) + 1)
+    return (f"{name}:" + "\r\n".join(lines) + "\r\n").encode("ascii")
 
 
 class Head:
@@ -133,7 +123,7 @@ class Head:
         if self._fields is None:
             self._fields = _unfoldedLines(self.original)
         removed = {name.lower().encode("ascii", "replace") for name in names}
-        prefix = oneLine(subject).encode("utf-8")
+        prefix = oneLine(subject)
         out = []
         for line in self._fields:
             name, colon, value = line.partition(b":")
@@ -141,11 +131,21 @@ class Head:
             if colon and name in removed:
                 continue
             if colon and prefix and name == b"subject":
-                line, prefix = b"Subject: " + prefix + value.lstrip(b" \t"), b""
+                line, prefix = _subject(prefix, value), ""
             out.append(line)
         if prefix:
-            out.append(b"Subject: " + prefix.rstrip())
+            out.append(_subject(prefix, b""))
         return b"\r\n".join(out)
+
+
+def _subject(prefix: str, value: bytes) -> bytes:
+    """
+    The Subject with something in front; it is left as it was written.
+    """
+    first, *more = value.split(b"\r\n")
+    text = first.decode("latin-1").lstrip(" \t")
+    lines = "\r\n".join(headertext.prefixed(prefix, text)).encode("latin-1")
+    return b"\r\n".join([b"Subject:" + lines, *more])
 
 
 def fields(marks: Marks) -> bytes:

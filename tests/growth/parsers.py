@@ -484,7 +484,7 @@ PARSERS += [
     ),
     Parser(
         "fields that are added",
-        ("model/trace.py",),
+        ("model/trace.py", "model/headertext.py"),
         (b" ", b"a", b"\r\n", b"a ", b"\xc3\xa4"),
         text(lambda value: field("X", value)),
     ),

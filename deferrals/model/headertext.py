@@ -1,0 +1,100 @@
+"""
+Text in a header field that we write, whoever says it: ASCII by RFC 2047, folded,
+printable.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+
+#: A line is folded before it gets longer than this (RFC 5322 §2.1.1), where
+#: there is a place for it; no line is longer than 998.
+FOLD_OCTETS = 76
+
+#: So many octets of UTF-8 make an encoded word of 72 (RFC 2047 §2: at most 75).
+_WORD_OCTETS = 45
+
+#: A word that is longer is encoded, since it cannot be folded.
+_LONG_WORD = re.compile(r"[^ ]{800}")
+_NAME = re.compile(r"[!-9;-~]{1,200}")
+
+
+def isFieldName(name: str) -> bool:
+    """
+    Whether a field may be called so (RFC 5322 §3.6.8), in a length that makes
+    sense.
+    """
+    return _NAME.fullmatch(name) is not None
+
+
+def lines(text: str, used: int) -> list[str]:
+    """
+    @param text: one line of printable text.
+    @param used: how long the first line is already, the colon included.
+    @return: the lines of a field's value, each with the blank in front of it:
+        as it is where that is ASCII and can be folded, otherwise in encoded
+        words.  Whoever decodes them gets the text.
+    """
+    if _isSimple(text):
+        return _folded(text.split(" "), used)
+    return _folded(list(encodedWords(text)), used)
+
+
+def _isSimple(text: str) -> bool:
+    return text.isascii() and "=?" not in text and not _LONG_WORD.search(text)
+
+
+def encodedWords(text: str) -> Iterator[str]:
+    """
+    @return: words of at most 75 octets; no character is divided.
+    """
+    piece: list[str] = []
+    octets = 0
+    for character in text:
+        length = len(character.encode("utf-8", "replace"))
+        if octets + length > _WORD_OCTETS:
+            yield _word("".join(piece))
+            piece, octets = [], 0
+        piece.append(character)
+        octets += length
+    if piece:
+        yield _word("".join(piece))
+
+
+def _word(text: str) -> str:
+    return f"=?utf-8?b?{base64.b64encode(text.encode('utf-8', 'replace')).decode()}?="
+
+
+def _folded(words: list[str], used: int) -> list[str]:
+    found: list[str] = []
+    line, length, isBlank = [""], used, False
+    for word in words:
+        if length + 1 + len(word) > FOLD_OCTETS and not isBlank:
+            found.append(" ".join(line))
+            line, length, isBlank = [""], 0, True
+        line.append(word)
+        length += 1 + len(word)
+        isBlank = isBlank and not word.strip()
+    return [*found, " ".join(line)]
+
+
+def prefixed(prefix: str, value: str) -> list[str]:
+    """
+    Text in front of a value that is there already: a Subject's.
+
+    @param prefix: printable text.
+    @param value: the first line of the value, without the blanks in front.
+    @return: lines, as in L{lines}.
+    """
+    if prefix.isascii() and len(prefix) + len(value) < FOLD_OCTETS:
+        return [f" {prefix}{value}".rstrip()]
+    # the blank between two encoded words is none
+    text = prefix if value.startswith("=?") else prefix.rstrip()
+    found = lines(text, len("Subject:"))
+    if not value:
+        return found
+    if len(found[-1]) + len(value) < FOLD_OCTETS:
+        return [*found[:-1], f"{found[-1]} {value}"]
+    return [*found, f" {value}"]
