@@ -59,6 +59,10 @@ class ClamAVSettings:
     concurrency: int = attrs.field(default=10, validator=checked(positive))
 
 
+#: What clamd calls its own limits, where it is told to say so.
+_LIMITS = "Heuristics.Limits.Exceeded"
+
+
 @attrs.frozen
 class ClamdScan:
     """
@@ -144,6 +148,8 @@ def parseAnswer(answer: bytes) -> ClamdScan:
         return ClamdScan()
     if text.startswith("stream: ") and text.endswith(" FOUND"):
         name = text.removeprefix("stream: ").removesuffix(" FOUND")
+        if name.startswith(_LIMITS):  # AlertExceedsMax: not scanned to the end
+            return ClamdScan(tooLarge=True)
         return ClamdScan(virus=cleaned(name)[:100] or "unnamed")
     if text.startswith("INSTREAM size limit exceeded"):
         return ClamdScan(tooLarge=True)

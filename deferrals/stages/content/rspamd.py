@@ -72,7 +72,8 @@ class RspamdSettings:
     @ivar milter_headers: whether fields that rspamd wants added or removed are.
     @ivar subject_tag: put in front of the Subject of a marked copy.
     @ivar junk: whether a marked copy is filed as junk.
-    @ivar max_size: larger messages are accepted without a scan.
+    @ivar max_size: larger messages are accepted without a scan, with a field that
+        says so (C{Deferrals-Unscanned}).
     @ivar concurrency: scans at once.
     """
 

@@ -19,7 +19,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse, Route
-from deferrals.stages.content.scanner import Scanner, ScannerSettings
+from deferrals.stages.content.scanner import UNSCANNED, Scanner, ScannerSettings
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Scan = TypeVar("_Scan")
@@ -165,8 +165,10 @@ class ScoringStage(ABC, Generic[_Key, _Scan]):
         Scan once for all recipients of equal key, and decide by their limits.
         """
         limits = limitsOf(self._scanner.name, self._limits, recipients[0])
-        if limits is None or message.size > self._limits.max_size:
+        if limits is None:
             return ACCEPT
+        if message.size > self._limits.max_size:
+            return Accept(Marks(((UNSCANNED, f"{self._scanner.name} (too large)"),)))
         key = self.scanOf(recipients[0])
         return self._scanner.judge(
             message,

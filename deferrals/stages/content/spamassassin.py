@@ -71,7 +71,8 @@ class SpamAssassinSettings:
         C{X-Spam: Yes} where it is marked.
     @ivar subject_tag: put in front of the Subject of a marked copy.
     @ivar junk: whether a marked copy is filed as junk.
-    @ivar max_size: larger messages are accepted without a scan.
+    @ivar max_size: larger messages are accepted without a scan, with a field that
+        says so (C{Deferrals-Unscanned}).
     @ivar concurrency: scans at once; spamd has C{--max-children} (5).
     """
 

@@ -59,6 +59,10 @@ class ClamAVTests(StreamCase, FailureTests, ContentStageContract):
             (b"stream: A.b FOUND\n", clamav.ClamdScan("A.b")),
             (b"stream: A\r\n250 b FOUND\0", clamav.ClamdScan("A  250 b")),
             (b"INSTREAM size limit exceeded. ERROR\0", clamav.ClamdScan(tooLarge=True)),
+            (
+                b"stream: Heuristics.Limits.Exceeded.MaxFileSize FOUND\0",
+                clamav.ClamdScan(tooLarge=True),
+            ),
         ):
             self.assertEqual(clamav.parseAnswer(answer), scan)
         for answer in (
