@@ -40,6 +40,7 @@ from deferrals.model.sending import Sending
 from deferrals.model.spf import checkHost
 from deferrals.model.spfmacro import DomainSpec
 from deferrals.model.spfrecord import parseRecord
+from deferrals.model.taggedsenders import everyForm
 from deferrals.model.text import cleaned, cleanedLines, oneLine
 from deferrals.model.trace import Head, deliveredTo, field, received, returnPath
 from deferrals.model.verdict import ACCEPT, Failed, Marks, Refuse
@@ -330,6 +331,12 @@ PARSERS = [
         400,
         (b"n,,n=", b"n,a=", b"n,,n=a,r="),
         (b"", b",r=x"),
+    ),
+    Parser(
+        "senders that are signed",
+        ("model/taggedsenders.py",),
+        (b"=a", b"prvs=0123456789=", b"SRS0=a=b=c.d=", b"/", b"SRS1=a=b==c=d=e.f="),
+        text(lambda value: everyForm(Mailbox(value, "example.net"))),
     ),
     Parser("recipients that differ", ("model/mixed.py",), (b"A", b"R", b"AR", b"T"), _comeApart),
     Parser(

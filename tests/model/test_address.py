@@ -6,10 +6,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.address import AddressError, Mailbox, normalDomain, takePath
+from deferrals.model.address import AddressError, Mailbox, comparable, normalDomain, takePath
 from deferrals.model.commands import checkRecipient
 from deferrals.model.outgoing import wireAddress
 from tests.work import linesRun
+
+
+class ComparableTests(SynchronousTestCase):
+    """
+    L{comparable}.
+    """
+
+    def test_same(self) -> None:
+        """One name in two spellings is one."""
+        for one, other in (
+            ("Fighter", "fIGHTER"),
+            ("M\u00dcLLER", "mu\u0308ller"),
+            ("\u00c5", "\u212b"),
+            ("K", "\u212a"),
+        ):
+            self.assertEqual(comparable(one), comparable(other))
+
+    def test_others(self) -> None:
+        """Two people never share a mailbox."""
+        for one, other in (
+            ("stra\xdfe", "strasse"),
+            ("stra\u1e9ee", "strasse"),
+            ("\ufb01n", "fin"),
+            ("\u017fam", "sam"),
+            ("\u03c2", "\u03c3"),
+            ("\u0130", "i"),
+            ("i", "\u0131"),
+            ("\uff41", "a"),
+            ("\u00aa", "a"),
+        ):
+            self.assertNotEqual(comparable(one), comparable(other))
+
+    def test_stable(self) -> None:
+        """What it says is its own spelling, for each character and for texts."""
+        for number in range(0x110000):
+            once = comparable(chr(number))
+            self.assertEqual(comparable(once), once, hex(number))
+
+    @given(st.text())
+    def test_texts(self, text: str) -> None:
+        """The same, whatever stands beside it."""
+        self.assertEqual(comparable(comparable(text)), comparable(text))
 
 
 class PathTests(SynchronousTestCase):

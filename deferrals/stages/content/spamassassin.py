@@ -16,6 +16,7 @@ from zope.interface import implementer
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.logger import Logger
+from deferrals.model.address import comparable
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
@@ -128,7 +129,7 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
             return str(own)
         address = recipient.address
         return self._settings.user.format(
-            address=address.key, local=address.local.casefold(), domain=address.domain
+            address=address.key, local=comparable(address.local), domain=address.domain
         )
 
     async def scan(
