@@ -24,11 +24,9 @@ from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.text import cleaned
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.content.exchange import chunks, exchange
-from deferrals.stages.content.scanner import UNSCANNED, OnError, Scanner
+from deferrals.stages.content.scanner import OnError, Scanner, TooLargeMeans, tooLarge
 
 _log = Logger(namespace="deferrals.stages.clamav")
-
-_TOO_LARGE = Refuse(Reply(552, "5.3.4", "too large to be scanned for viruses"))
 
 
 @attrs.frozen
@@ -55,7 +53,7 @@ class ClamAVSettings:
         default="550 5.7.1 refused: it carries a virus", validator=checked(Reply.parseRefusal)
     )
     subject_tag: str = ""
-    too_large: Literal["accept", "mark", "refuse"] = "mark"
+    too_large: TooLargeMeans = "mark"
     concurrency: int = attrs.field(default=10, validator=checked(positive))
 
 
@@ -114,10 +112,7 @@ class ClamAVStage:
     def _decide(self, scan: ClamdScan) -> ContentVerdict:
         settings = self._settings
         if scan.tooLarge:
-            if settings.too_large == "refuse":
-                return _TOO_LARGE
-            unscanned = Accept(Marks(((UNSCANNED, "clamav (too large)"),)))
-            return unscanned if settings.too_large == "mark" else ACCEPT
+            return tooLarge("clamav", settings.too_large, "too large to be scanned for viruses")
         if not scan.virus:
             return ACCEPT
         if settings.action == "refuse":
