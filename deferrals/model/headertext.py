@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 #: A line is folded before it gets longer than this (RFC 5322 §2.1.1), where
 #: there is a place for it; no line is longer than 998.
@@ -17,7 +17,8 @@ FOLD_OCTETS = 76
 _WORD_OCTETS = 45
 
 #: A word that is longer is encoded, since it cannot be folded.
-_LONG_WORD = re.compile(r"[^ ]{800}")
+_WORD_MOST = 800
+
 _NAME = re.compile(r"[!-9;-~]{1,200}")
 
 
@@ -33,17 +34,36 @@ def lines(text: str, used: int) -> list[str]:
     """
     @param text: one line of printable text.
     @param used: how long the first line is already, the colon included.
-    @return: the lines of a field's value, each with the blank in front of it:
-        as it is where that is ASCII and can be folded, otherwise in encoded
-        words.  Whoever decodes them gets the text.
+    @return: the lines of a field's value, each with the blank in front of it.
+        Words stay as they are where they are ASCII and can be folded; the others
+        are encoded.  A reader that decodes them gets the text.
     """
-    if _isSimple(text):
-        return _folded(text.split(" "), used)
-    return _folded(list(encodedWords(text)), used)
+    return _folded(list(_encoded(text.split(" "))), used)
 
 
-def _isSimple(text: str) -> bool:
-    return text.isascii() and "=?" not in text and not _LONG_WORD.search(text)
+def _encoded(words: Iterable[str]) -> Iterator[str]:
+    """
+    Words of which those that need it are encoded, with the blanks between them.
+    """
+    run: list[str] = []
+    blanks = 0
+    for word in words:
+        if _needsEncoding(word):
+            run += [""] * blanks + [word]
+            blanks = 0
+        elif not word and run:
+            blanks += 1
+        else:
+            yield from encodedWords(" ".join(run))
+            yield from [""] * blanks
+            yield word
+            run, blanks = [], 0
+    yield from encodedWords(" ".join(run))
+    yield from [""] * blanks
+
+
+def _needsEncoding(word: str) -> bool:
+    return not word.isascii() or "=?" in word or len(word) > _WORD_MOST
 
 
 def encodedWords(text: str) -> Iterator[str]:
@@ -88,7 +108,7 @@ def prefixed(prefix: str, value: str) -> list[str]:
     @param value: the first line of the value, without the blanks in front.
     @return: lines, as in L{lines}.
     """
-    if prefix.isascii() and len(prefix) + len(value) < FOLD_OCTETS:
+    if prefix.isascii() and "=?" not in prefix and len(prefix) + len(value) < FOLD_OCTETS:
         return [f" {prefix}{value}".rstrip()]
     # the blank between two encoded words is none
     text = prefix if value.startswith("=?") else prefix.rstrip()
@@ -98,3 +118,11 @@ def prefixed(prefix: str, value: str) -> list[str]:
     if len(found[-1]) + len(value) < FOLD_OCTETS:
         return [*found[:-1], f"{found[-1]} {value}"]
     return [*found, f" {value}"]
+
+
+def escaped(text: str) -> str:
+    """
+    Text with its characters written out that are not ASCII: RFC 6533 §3,
+    utf-8-addr-xtext, for what can carry ASCII only and no encoded words.
+    """
+    return "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in text)

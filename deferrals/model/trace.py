@@ -4,6 +4,7 @@ The trace fields that this server puts in front of a message (RFC 5321 §4.4).
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import email.utils
 import re
@@ -13,6 +14,9 @@ from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.envelope import Envelope
 from deferrals.model.text import cleaned, oneLine
 from deferrals.model.verdict import Marks
+
+#: As much of a name, or of an address that is written out, as fits into one line.
+_NAME_MOST, _ADDRESS_MOST = 255, 900
 
 #: So many forms of one header section are kept at once.
 _MAX_HEADS = 8
@@ -39,43 +43,56 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     client = envelope.client
     literal = f"IPv6:{client.address}" if ":" in client.address else client.address
     user = " authenticated" if client.user is not None else ""
-    named = f"{cleaned(client.hostname)} " if client.hostname else ""
-    lines = [f"Received: from {_helo(client.helo)} ({named}[{literal}]{user})"]
+    named = f"{asciiName(client.hostname)} " if client.hostname else ""
+    lines = [f"Received: from {asciiName(client.helo)} ({named}[{asciiName(literal)}]{user})"]
     if client.tls is not None:
-        lines.append(f"\t(using {cleaned(client.tls)})")
+        lines.append(f"\t(using {_ascii(client.tls)})")
     lines.append(f"\tby {hostname} with {client.protocol} id {envelope.id}")
     if recipient is not None:
-        lines.append(f"\tfor <{cleaned(recipient)}>")
+        lines.append(f"\tfor <{_address(recipient, envelope)}>")
     lines[-1] += ";"
     lines.append(f"\t{rfc5322Date(envelope.received)}")
     return "".join(line + "\r\n" for line in lines).encode("utf-8")
 
 
-def _helo(name: str) -> str:
+def asciiName(name: str) -> str:
     """
-    A name that is not ASCII would make an 8-bit mail of every one.
+    A host's name as it is written into a field.  One that is not ASCII would make an
+    8-bit mail of every one.
     """
     name = cleaned(name) or "unknown"
-    if name.isascii():
-        return name
-    try:
-        return normalDomain(name)
-    except AddressError:
-        return name.encode("ascii", "replace").decode("ascii")
+    if not name.isascii():
+        with contextlib.suppress(AddressError):
+            return normalDomain(name)
+    return _ascii(name)
+
+
+def _ascii(text: str) -> str:
+    return cleaned(text)[:_NAME_MOST].encode("ascii", "replace").decode("ascii")
+
+
+def _address(address: str, envelope: Envelope) -> str:
+    """
+    An address in a trace field: in UTF-8 where the message is one of SMTPUTF8
+    (RFC 6532 §3.2); otherwise its characters are written out (RFC 6533 §3).
+    """
+    if address.isascii() or envelope.parameters.smtputf8:
+        return cleaned(address)
+    return headertext.escaped(cleaned(address))[:_ADDRESS_MOST]
 
 
 def returnPath(envelope: Envelope) -> bytes:
     """
     The Return-Path field, CRLF included: for final delivery only.
     """
-    return f"Return-Path: <{cleaned(envelope.senderText)}>\r\n".encode()
+    return f"Return-Path: <{_address(envelope.senderText, envelope)}>\r\n".encode()
 
 
-def deliveredTo(recipient: str) -> bytes:
+def deliveredTo(recipient: str, envelope: Envelope) -> bytes:
     """
     The Delivered-To field, CRLF included (RFC 9228).
     """
-    return f"Delivered-To: {cleaned(recipient)}\r\n".encode()
+    return f"Delivered-To: {_address(recipient, envelope)}\r\n".encode()
 
 
 def field(name: str, value: str) -> bytes:

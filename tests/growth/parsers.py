@@ -461,7 +461,7 @@ def _traced(said: str) -> None:
     envelope = attrs.evolve(envelope, client=attrs.evolve(envelope.client, helo=said, tls=said))
     received(envelope, "mx.example.net", said)
     returnPath(envelope)
-    deliveredTo(said)
+    deliveredTo(said, envelope)
 
 
 PARSERS += [
