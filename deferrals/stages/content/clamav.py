@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator, Hashable, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import attrs
@@ -29,6 +30,25 @@ from deferrals.stages.content.scanner import OnError, Scanner, TooLargeMeans, to
 _log = Logger(namespace="deferrals.stages.clamav")
 
 
+def _pattern(value: str) -> None:
+    if not value or not value.isprintable():
+        raise ValueError("a name of clamd's, in which * and ? may stand")
+
+
+@attrs.frozen
+class VirusClass:
+    """
+    What some names mean.
+
+    @ivar match: the names; C{*}, C{?} and C{[]} as in a shell.
+    @ivar action: refuse; mark the copy and file it as junk; or as if nothing had
+        been found.
+    """
+
+    match: str = attrs.field(validator=checked(_pattern))
+    action: Literal["refuse", "mark", "ignore"]
+
+
 @attrs.frozen
 class ClamAVSettings:
     """
@@ -38,6 +58,9 @@ class ClamAVSettings:
         field in the copy that says so; or as if this stage were not there.
     @ivar action: what a virus means: refuse, or mark the copy and file it as
         junk.
+    @ivar classes: what names of a class mean instead, each C{{match, action}}: the
+        first that matches counts.  For example C{Heuristics.Encrypted.*}, C{PUA.*},
+        C{*.UNOFFICIAL}.
     @ivar reply: what a recipient refuses with; the virus's name is put behind.
     @ivar subject_tag: put in front of the Subject of a marked copy.
     @ivar too_large: what it means that the message is larger than clamd takes:
@@ -49,6 +72,7 @@ class ClamAVSettings:
     timeout: Seconds = attrs.field(default=Seconds(15.0), validator=checked(positive))
     on_error: OnError = "refuse-temporarily"
     action: Literal["refuse", "mark"] = "refuse"
+    classes: tuple[VirusClass, ...] = ()
     reply: str = attrs.field(
         default="550 5.7.1 refused: it carries a virus", validator=checked(Reply.parseRefusal)
     )
@@ -113,12 +137,19 @@ class ClamAVStage:
         settings = self._settings
         if scan.tooLarge:
             return tooLarge("clamav", settings.too_large, "too large to be scanned for viruses")
-        if not scan.virus:
+        action = self._actionOf(scan.virus) if scan.virus else "ignore"
+        if action == "ignore":
             return ACCEPT
-        if settings.action == "refuse":
+        if action == "refuse":
             reply = Reply.parseRefusal(settings.reply)
             return Refuse(attrs.evolve(reply, text=f"{reply.text} ({scan.virus})"))
         return Accept(Marks((("X-Virus", scan.virus),), ("X-Virus",), settings.subject_tag, True))
+
+    def _actionOf(self, virus: str) -> Literal["refuse", "mark", "ignore"]:
+        for one in self._settings.classes:
+            if fnmatchcase(virus, one.match):
+                return one.action
+        return self._settings.action
 
 
 def _instream(message: IMessage) -> Generator[bytes, None, None]:
