@@ -77,7 +77,7 @@ class AnsweredEarly(ConnectionLost):
 
 
 #: How the library says that a connection was lost before there was an answer.
-_LOST = (RequestTransmissionFailed, ResponseNeverReceived)
+LOST = (RequestTransmissionFailed, ResponseNeverReceived)
 
 
 def httpURL(value: str) -> None:
@@ -351,14 +351,14 @@ class WebClient:
         """
         try:
             response = await self._ask(self._agent, method, url, headers, content)
-        except _LOST as error:
+        except LOST as error:
             if not _isStale(error):
                 return _answered(error)
         else:
             return await _whole(response, needsBody)
         try:
             response = await self._ask(self._fresh, method, url, headers, content)
-        except _LOST as error:
+        except LOST as error:
             return _answered(error)
         return await _whole(response, needsBody)
 

@@ -113,7 +113,7 @@ class StockTests(ScannerCase):
 
     def test_tooLarge(self) -> None:
         """What is larger than rspamd takes; ordinary mail is judged all the while."""
-        rspamd = StockRspamd(self, "max_message = 100k;")
+        rspamd = StockRspamd(self, "max_message = 2M;")
         server = self.server(
             config(
                 {
@@ -122,8 +122,8 @@ class StockTests(ScannerCase):
                 }
             )
         )
-        for size in (200_000, 8_000_000) * 4:
-            found = self.ask(server, message("x" * 70 + "\n" + "y" * size), "plain", "strict")
+        for size in (3_000_000, 8_000_000) * 4:
+            found = self.ask(server, message(("y" * 70 + "\n") * (size // 71)), "plain", "strict")
             self.assertTrue(found["plain"].startswith("250"), found)
             self.assertEqual(found["strict"], "552 5.3.4 too large to be scanned")
         for copy in server.arrived("plain", 8):

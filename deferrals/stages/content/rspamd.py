@@ -39,9 +39,12 @@ from deferrals.stages.content.scores import (
     refusal,
     symbolsNamed,
 )
-from deferrals.stages.web import fromJSON, httpURL, webClient
+from deferrals.stages.web import LOST, fromJSON, httpURL, webClient
 
 _log = Logger(namespace="deferrals.stages.rspamd")
+
+#: Smaller messages are not too large for any rspamd.
+SUSPECT_OCTETS = 1 << 20
 
 #: The status of an answer that is about the message's size.
 _TOO_LARGE = 413
@@ -191,12 +194,27 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan | None]):
         if scans.made:
             headers.setRawHeaders("Flags", ["no_log"])
         scans.made += 1
-        status, body = await self._web.request("POST", self._url, headers, message)
+        try:
+            status, body = await self._web.request("POST", self._url, headers, message)
+        except LOST:
+            if message.size < SUSPECT_OCTETS or not await self._answers():
+                raise
+            return None
         if status == _TOO_LARGE:
             return None
         scan = readScan(fromJSON(status, body))
         self._report(envelope, scan)
         return scan
+
+    async def _answers(self) -> bool:
+        """
+        Whether rspamd works.  Where it does, and closes the connection without a word
+        at a large message, again and again, that is too large for it: not all of its
+        versions say 413.
+        """
+        ping = self._settings.url.rstrip("/") + "/ping"
+        status, _ = await self._web.request("GET", ping, Headers())
+        return status == 200
 
     def _report(self, envelope: Envelope, scan: RspamdScan) -> None:
         _log.info(

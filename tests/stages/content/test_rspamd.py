@@ -9,9 +9,12 @@ from typing import Any
 
 import attrs
 from treq.testing import RequestTraversalAgent
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionLost
 from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseNeverReceived
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 
@@ -60,6 +63,10 @@ class FakeRspamd(Resource):
         self.answer: Any = result()
         self.requests: list[tuple[Any, bytes]] = []
         self.putChild(b"checkv2", self)
+        self.putChild(b"ping", self)
+
+    def render_GET(self, request: Any) -> bytes:
+        return b"pong\r\n"
 
     def render_POST(self, request: Any) -> bytes:
         self.requests.append((request.requestHeaders, request.content.read()))
@@ -205,6 +212,27 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
             self.assertEqual(str(verdict.reply), "552 5.3.4 too large to be scanned")
         self.rspamd.answer = result(5.0)
         self.assertIsInstance(self.verdict(self.makeStage()), Accept)
+
+    def test_closes(self) -> None:
+        """It closes at a large message, and answers otherwise: that is too large."""
+        asked: list[bytes] = []
+
+        def request(method: bytes, uri: bytes, *more: Any) -> Deferred[Any]:
+            asked.append(method)
+            if method == b"GET" and self.rspamd.answer is not None:
+                return real(method, uri, *more)
+            return fail(ResponseNeverReceived([Failure(ConnectionLost())]))
+
+        real = self.agent.request
+        self.patch(self.agent, "request", request)
+        marked = Accept(Marks((("Deferrals-Unscanned", "rspamd (too large)"),)))
+        large = makeMessage(b"x" * rspamd.SUSPECT_OCTETS)
+        self.assertEqual(self.verdict(self.makeStage(), message=large), marked)
+        self.assertEqual(asked, [b"POST", b"POST", b"GET"])
+        verdict = self.verdict(self.makeStage(), message=makeMessage(b"x" * 1000))
+        self.assertEqual(verdict.reply.code, 451)
+        self.rspamd.answer = None
+        self.assertEqual(self.verdict(self.makeStage(), message=large).reply.code, 451)
 
     def test_actions(self) -> None:
         """What cannot be carried out is named in the log, with what is done instead."""
