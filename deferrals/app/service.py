@@ -102,9 +102,12 @@ class MailService(service.Service):
             keepStatePrivate(self.config)
         except (OSError, SpoolError):
             return self.failed(Failure())
-        self.server.start().addCallbacks(self._started, self.failed)
+        self.server.start().addCallbacks(self.started, self.failed)
 
-    def _started(self, server: MailServer) -> None:
+    def started(self, server: MailServer) -> None:
+        """
+        Mail can be taken.
+        """
         if self.running and server.queue is not None:
             operator = Operator(server.queue, self._services.inThread, server.status.snapshot)
             self._control = listen(self.reactor, self.config.controlPath, operator)

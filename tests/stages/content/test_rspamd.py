@@ -232,7 +232,8 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
         verdict = self.verdict(self.makeStage(), message=makeMessage(b"x" * 1000))
         self.assertEqual(verdict.reply.code, 451)
         self.rspamd.answer = None
-        self.assertEqual(self.verdict(self.makeStage(), message=large).reply.code, 451)
+        again = makeMessage(b"y" * rspamd.SUSPECT_OCTETS)
+        self.assertEqual(self.verdict(self.makeStage(), message=again).reply.code, 451)
 
     def test_actions(self) -> None:
         """What cannot be carried out is named in the log, with what is done instead."""
