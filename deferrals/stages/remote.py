@@ -47,7 +47,8 @@ MAX_PAUSE_SECONDS = 60.0
 
 
 #: What fails within this time, and had begun before the first of it failed, is one
-#: failure: a service that is restarted loses all that is under way.
+#: failure: a service that is restarted loses all that is under way.  A request that
+#: has had no answer in its time counts for itself.
 TOGETHER_SECONDS = 5.0
 
 
@@ -138,14 +139,15 @@ class Breaker:
         self._probing = False
         return self._backoff.succeeded()
 
-    def failed(self, error: str, number: int) -> bool:
+    def failed(self, error: str, number: int | None = None) -> bool:
         """
-        @param number: what L{begin} has said of the request.
+        @param number: what L{begin} has said of the request; C{None} where it fails
+            on its own, and not together with others: nothing was said in its time.
         @return: whether that opens the breaker.
         """
         before = self.state
         self.lastError = error
-        if self._isCounted(number):
+        if number is not None and self._isCounted(number):
             return False
         self._countedAt, self._countedBegun = self._clock.seconds(), self._begun
         if before == "resting":
@@ -253,17 +255,18 @@ class RemoteService:
             if waited < seconds / 2:
                 self._breaker.abandoned()
                 return failure
-            error = f"no answer within {waited:.1f} s"
+            opened = self._breaker.failed(f"no answer within {waited:.1f} s")
         else:
             error = f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
+            opened = self._breaker.failed(error, number)
         self._status.count(self._name, "failed")
-        if self._breaker.failed(error, number):
+        if opened:
             _log.error(
                 "{name} is left alone for {pause} s after {failures} failures in a row: {error}",
                 name=self._name,
                 failures=self._breaker.failures,
                 pause=round(self._breaker.remaining),
-                error=error,
+                error=self._breaker.lastError,
             )
         return failure
 

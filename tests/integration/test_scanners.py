@@ -175,17 +175,17 @@ class RspamdTests(ScannerCase):
         self.assertIn("rcpts: <one@example.net,two@example.net>", logged)
 
     def test_actions(self) -> None:
-        """Soft reject and greylist refuse for now; a forced reject refuses with rspamd's text."""
+        """Soft reject refuses for now, greylist where asked; a forced reject has rspamd's text."""
         rspamd = Rspamd(self)
         stage = f'use = "rspamd", url = "{rspamd.url}"'
         server = self.server(
             config(
                 {
-                    "plain": f"{{ {stage} }}",
+                    "plain": f'{{ {stage}, greylist = "refuse-temporarily" }}',
                     "strict": f"{{ {stage}, refuse_score = 1 }}",
-                    "lax": f'{{ {stage}, refuse_score = 10, greylist = "accept" }}',
-                    "never": f"{{ {stage}, refuse_score = inf }}",
-                    "far": f'{{ {stage}, refuse_score = 50, greylist = "accept" }}',
+                    "lax": f"{{ {stage}, refuse_score = 10 }}",
+                    "never": f'{{ {stage}, refuse_score = inf, greylist = "refuse-temporarily" }}',
+                    "far": f"{{ {stage}, refuse_score = 50 }}",
                 }
             )
         )

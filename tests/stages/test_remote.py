@@ -177,6 +177,28 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(self.part()["failures"], 2)
         self.assertEqual(self.services.status.counted("thing", "failed"), 3 * FAILURES)
 
+    def test_silence(self) -> None:
+        """Each request that has waited in vain counts: what waits behind them is not asked."""
+        services = FakeServices()
+        remote = RemoteService("thing", services, FAILURES)
+        pending: list[Deferred[Any]] = [Deferred() for _ in range(FAILURES)]
+        ds = [remote.ask(10, lambda d=d: d) for d in pending]
+        waiting = remote.ask(10, lambda: succeed("asked"))
+        for d in pending[:-1]:
+            d.errback(ValueError())
+        self.assertEqual(self.successResultOf(waiting), "asked")
+        pending[-1].errback(ValueError())
+        for d in ds:
+            self.failureResultOf(d, ValueError)
+        asked: list[int] = []
+        pending = [Deferred() for _ in range(FAILURES)]
+        ds = [remote.ask(10, lambda d=d: d) for d in pending]
+        waiting = [remote.ask(10, asked.append, n) for n in range(3)]
+        services.reactor.advance(10)
+        for d in [*ds, *waiting]:
+            self.failureResultOf(d)
+        self.assertEqual(asked, [])
+
     def test_aboutMessage(self) -> None:
         """An answer about one message is no failure: what answers works."""
         self.fails(FAILURES - 1)
