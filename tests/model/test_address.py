@@ -2,6 +2,8 @@
 Addresses and paths.
 """
 
+import ast
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -9,7 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.model.address import AddressError, Mailbox, comparable, normalDomain, takePath
 from deferrals.model.commands import checkRecipient
 from deferrals.model.outgoing import wireAddress
+from tests.test_layout import modules
 from tests.work import linesRun
+
+#: What is compared there is no address, and more than one spelling is to be found.
+FOLDING = ("auth/throttle.py", "model/ours.py", "stages/delivery/maildir.py")
 
 
 class ComparableTests(SynchronousTestCase):
@@ -47,6 +53,16 @@ class ComparableTests(SynchronousTestCase):
         for number in range(0x110000):
             once = comparable(chr(number))
             self.assertEqual(comparable(once), once, hex(number))
+
+    def test_oneWay(self) -> None:
+        """No module folds cases in a way of its own, nor lowers a local part."""
+        for _, path, tree in modules():
+            calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+            names = {ast.unparse(one) for one in calls if isinstance(one, ast.Attribute)}
+            if path not in FOLDING:
+                self.assertEqual([one for one in names if one.endswith(".casefold")], [], path)
+            if path != "model/address.py":
+                self.assertEqual([one for one in names if one.endswith("local.lower")], [], path)
 
     @given(st.text())
     def test_texts(self, text: str) -> None:
