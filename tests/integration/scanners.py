@@ -292,12 +292,17 @@ class Clamd(Daemon):
     """
     clamd with two signatures of our own: EICAR, and one hash (L{OWN_VIRUS}).
 
+    @param options: of its own, one a line.
     @ivar endpoint: its TCP port, as an endpoint string.
     @ivar unix: its Unix socket, likewise.
     """
 
     what = "clamd"
     maxOctets = 1 << 20
+
+    def __init__(self, case: IntegrationCase, options: str = "") -> None:
+        self.options = options
+        super().__init__(case)
 
     def prepare(self) -> None:
         self.program = program("clamd")
@@ -326,6 +331,7 @@ class Clamd(Daemon):
                 ReadTimeout 5
                 SelfCheck 0
                 MaxThreads 4
+                {self.options}
                 """
             ),
         )
