@@ -70,21 +70,14 @@ def encodedWords(text: str) -> Iterator[str]:
     """
     @return: words of at most 75 octets; no character is divided.
     """
-    piece: list[str] = []
-    octets = 0
-    for character in text:
-        length = len(character.encode("utf-8", "replace"))
-        if octets + length > _WORD_OCTETS:
-            yield _word("".join(piece))
-            piece, octets = [], 0
-        piece.append(character)
-        octets += length
-    if piece:
-        yield _word("".join(piece))
-
-
-def _word(text: str) -> str:
-    return f"=?utf-8?b?{base64.b64encode(text.encode('utf-8', 'replace')).decode()}?="
+    octets = text.encode("utf-8", "replace")
+    start = 0
+    while start < len(octets):
+        end = start + _WORD_OCTETS
+        while end < len(octets) and octets[end] & 0xC0 == 0x80:
+            end -= 1
+        yield f"=?utf-8?b?{base64.b64encode(octets[start:end]).decode('ascii')}?="
+        start = end
 
 
 def _folded(words: list[str], used: int) -> list[str]:
