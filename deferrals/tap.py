@@ -27,7 +27,7 @@ from deferrals.app.service import MailService, checkConfig
 from deferrals.auth.authenticator import CREDENTIALS
 from deferrals.config.tables import Config, RecipientRule, load
 from deferrals.deferreds import useMonotonicClock
-from deferrals.errors import ConfigError
+from deferrals.errors import ConfigError, DeferralsError
 from deferrals.interfaces import IReactor
 from deferrals.logger import Logger
 from deferrals.model.settings import parseOctets
@@ -269,7 +269,14 @@ class _Server(MailService):
 
     def _hangup(self) -> None:
         self.reactor.callFromThread(_logging.reopen)
-        self.reactor.callFromThread(self.reload)
+        self.reactor.callFromThread(self._reloadLogged)
+
+    def _reloadLogged(self) -> None:
+        self.reload().addErrback(self._notReloaded)
+
+    def _notReloaded(self, failure: Failure) -> None:
+        if not failure.check(DeferralsError, ValueError):  # these are in the log
+            _log.failure("configuration not reloaded, the old one stays", failure)
 
     def _reopenLog(self) -> None:
         self.reactor.callFromThread(_logging.reopen)

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
@@ -244,11 +245,21 @@ class ServerTests(SynchronousTestCase):
         """SIGHUP opens the log anew and reloads, SIGUSR1 opens the log, in the reactor's thread."""
         os.kill(os.getpid(), signal.SIGHUP)
         self.start()
-        reopen, reload = ("from thread", tap._logging.reopen), ("from thread", self.server.reload)
+        reopen, reload = (
+            ("from thread", tap._logging.reopen),
+            ("from thread", self.server._reloadLogged),
+        )
         self.assertEqual(self.reactor.did[:2], [reopen, reload])
         del self.reactor.did[:]
         os.kill(os.getpid(), signal.SIGUSR1)
         self.assertEqual(self.reactor.did, [reopen])
+
+    def test_reload(self) -> None:
+        """What a reload refuses is in the log once; an error of ours has its traceback."""
+        for error, count in ((ConfigError("mx", []), 0), (ZeroDivisionError(), 1)):
+            self.patch(MailService, "reload", lambda service, error=error: fail(error))
+            self.server._reloadLogged()
+            self.assertEqual(len(self.flushLoggedErrors()), count)
 
     def test_secondTerm(self) -> None:
         """Once the server stops, a signal ends it at once."""
