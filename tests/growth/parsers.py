@@ -494,6 +494,7 @@ PARSERS += [
         ("model/trace.py", "model/headertext.py"),
         (b" ", b"a", b"\r\n", b"a ", b"\xc3\xa4"),
         text(lambda value: field("X", value)),
+        1000,  # longer words than fit into a line, at each size
     ),
     Parser("trace fields", ("model/trace.py",), (b" ", b"a", b"\xc3\xa4"), text(_traced)),
     Parser(
