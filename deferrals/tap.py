@@ -227,9 +227,13 @@ class _Server(MailService):
         run yet: what the start waits for is waited for here, so that twistd's
         parent process and the service manager learn how it went.
         """
+        ends = Signals(signal.SIGTERM)  # until it is the reactor's
         super().startService()
-        while not self._settled:
+        while not (self._settled or ends.asked):
             self.reactor.iterate(_TURN_SECONDS)
+        ends.answer(signal.SIGTERM, lambda: self.reactor.callWhenRunning(self.reactor.stop))
+        if not self._settled:
+            return
         if self._failure is not None:
             self._cannotStart(self._failure.getErrorMessage())
         self._introduce()

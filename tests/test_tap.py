@@ -199,6 +199,12 @@ class Reactor(Clock):
     def iterate(self, seconds: float) -> None:
         self.advance(seconds)
 
+    def callWhenRunning(self, function: Any) -> None:
+        self.did.append(("when running", function))
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
 
 class ServerTests(SynchronousTestCase):
     """
@@ -207,7 +213,7 @@ class ServerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = Reactor()
-        for number in (signal.SIGHUP, signal.SIGUSR1):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.addCleanup(setattr, sys, "excepthook", sys.excepthook)
         self.patch(tap, "raiseFileLimit", lambda limits: None)
@@ -265,6 +271,15 @@ class ServerTests(SynchronousTestCase):
         """Once the server stops, a signal ends it at once."""
         self.start()
         self.assertIn(("before", "shutdown", tap.endAtOnce), self.reactor.did)
+
+    def test_earlyTerm(self) -> None:
+        """A server that is told to stop while it starts stops as any other does, once it runs."""
+        for seconds in (0, 0.5):
+            del self.reactor.did[:]
+            self.server._settled = False
+            self.reactor.callLater(seconds, os.kill, os.getpid(), signal.SIGTERM)
+            self.start()
+            self.assertEqual(self.reactor.did, [("when running", self.reactor.stop)])
 
     def taken(self) -> None:
         def taken(service: Any) -> None:
