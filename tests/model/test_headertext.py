@@ -10,7 +10,7 @@ import email.policy
 import re
 
 import attrs
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -82,6 +82,7 @@ class HeaderTextTests(SynchronousTestCase):
         self.assertTrue(all(len(line) <= 998 for line in data.split(b"\r\n")))
         data.decode("ascii")
 
+    @example("h" * 2000, "n" * 2000, "t" * 2000, None)
     @given(TEXT, TEXT, TEXT, st.none() | TEXT)
     def test_trace(self, helo: str, name: str, tls: str, user: str | None) -> None:
         """Nor do our own fields carry what a client says into another line."""
