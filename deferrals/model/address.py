@@ -50,6 +50,18 @@ class AddressError(ValueError):
     """
 
 
+def comparable(local: str) -> str:
+    """
+    What two spellings of one local part, or of one login, have in common.  All
+    that compares addresses compares this: NFC, in lower case.  More is not
+    folded: C{stra\xdfe} and C{strasse} are two people.
+    """
+    if local.isascii():
+        return local.lower()
+    # of what is lower case, some could still be composed
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", local).lower())
+
+
 def normalDomain(domain: str) -> str:
     """
     One spelling for one domain: lower case, A-labels (RFC 5891, mapped by
@@ -152,10 +164,9 @@ class Mailbox:
     @property
     def key(self) -> str:
         """
-        What two spellings of one mailbox have in common: this server compares
-        local parts without case.
+        What two spellings of one mailbox have in common: see L{comparable}.
         """
-        return f"{self.local.casefold()}@{self.domain}"
+        return f"{comparable(self.local)}@{self.domain}"
 
     @property
     def needsUTF8(self) -> bool:

@@ -19,10 +19,11 @@ import attrs
 
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Parameters
+from deferrals.model.headertext import escaped
 from deferrals.model.outgoing import wireAddress
 from deferrals.model.reply import Reply
 from deferrals.model.text import cleaned
-from deferrals.model.trace import rfc5322Date
+from deferrals.model.trace import asciiName, field, rfc5322Date
 
 #: No more of a header than this is sent back.
 HEADER_OCTETS = 64 * 1024
@@ -229,7 +230,7 @@ class Notification:
         if self.envelope.parameters.envid is not None:
             fields.insert(0, ("Original-Envelope-Id", self.envelope.parameters.envid))
         if self.envelope.client.helo:
-            fields.append(("Received-From-MTA", f"dns; {self.envelope.client.helo}"))
+            fields.append(("Received-From-MTA", f"dns; {asciiName(self.envelope.client.helo)}"))
         return [*fields, ("Arrival-Date", rfc5322Date(self.envelope.received))]
 
     def _perRecipient(self, addressee: Addressee) -> list[tuple[str, str]]:
@@ -259,11 +260,11 @@ class Notification:
     def _typed(self, address: str) -> str:
         if address.isascii():
             return f"rfc822; {address}"
-        return f"utf-8; {address if self.isGlobal else _escaped(address)}"
+        return f"utf-8; {address if self.isGlobal else escaped(address)}"
 
     def _original(self, orcpt: str) -> str:
         kind, _, address = orcpt.partition(";")
-        return f"{kind}; {address if self.isGlobal else _escaped(address)}"
+        return f"{kind}; {address if self.isGlobal else escaped(address)}"
 
     def _returned(self) -> bytes:
         """
@@ -359,8 +360,16 @@ def _part(kind: str, how: str, data: bytes) -> bytes:
 
 
 def _fields(fields: Sequence[tuple[str, str]], utf8: bool = True) -> bytes:
-    text = "".join("\r\n ".join(_wrapped(f"{name}: {value}")) + "\r\n" for name, value in fields)
-    return text.encode("utf-8" if utf8 else "ascii", "replace")
+    """
+    @param utf8: whether what is not ASCII may stand in them as it is (RFC 6532).
+    """
+    return b"".join(_field(name, value, utf8) for name, value in fields)
+
+
+def _field(name: str, value: str, utf8: bool) -> bytes:
+    if value.isascii() or not utf8:
+        return field(name, value)
+    return ("\r\n ".join(_wrapped(f"{name}: {value}")) + "\r\n").encode("utf-8", "replace")
 
 
 def _wrapped(text: str, width: int = _FOLD) -> list[str]:
@@ -415,10 +424,3 @@ def _mtaName(host: str) -> str:
     except ValueError:
         return host if _NAME.fullmatch(host) else ""
     return f"[{host}]" if address.version == 4 else f"[IPv6:{host}]"
-
-
-def _escaped(text: str) -> str:
-    """
-    RFC 6533 §3, utf-8-addr-xtext, for what can only carry ASCII.
-    """
-    return "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in text)

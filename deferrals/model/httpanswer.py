@@ -35,7 +35,7 @@ MAX_ANSWER_OCTETS = 2 * MAX_BODY_OCTETS
 MAX_BODY_PIECES = 20_000
 
 _REQUEST = re.compile(rb"[A-Z]+ [^ \r\n]+ HTTP/1\.1\r\n")
-_STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9])[0-9][0-9](?: |\r?\Z)")
+_STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9][0-9][0-9])(?: |\r?\Z)")
 
 #: As much of a line as says what it is.
 _BEGIN_OCTETS = 16
@@ -110,6 +110,8 @@ def secondsOf(retryAfter: str, now: float) -> float | None:
 class AnswerCounter:
     """
     What has come in over one connection since a request began.
+
+    @ivar status: the answer's; 0 as long as it is not known.
     """
 
     def __init__(self) -> None:
@@ -119,6 +121,7 @@ class AnswerCounter:
         self._inHead, self._isFirst, self._isInterim = True, True, False
         self._octets = self._headOctets = self._lines = self._answers = 0
         self._begin, self._length = b"", 0
+        self.status = 0
 
     def sent(self, data: bytes) -> None:
         """
@@ -173,7 +176,8 @@ class AnswerCounter:
         match = _STATUS.match(self._begin)
         if match is None:
             raise ValueError("the answer does not begin with a status line")
-        self._isFirst, self._isInterim = False, match[1] == b"1"
+        self._isFirst, self._isInterim = False, match[1].startswith(b"1")
+        self.status = 0 if self._isInterim else int(match[1])
         self._answers += 1
         if self._answers > MAX_INTERIM_ANSWERS + 1:
             raise ValueError("too many answers on the way (1xx)")

@@ -87,6 +87,7 @@ from deferrals.model.mixedrecord import (
     Record,
     State,
 )
+from deferrals.model.taggedsenders import forwarded, untagged
 
 #: How many records a group has.
 RECORDS = 8
@@ -101,9 +102,6 @@ SIZE_OCTETS = 256
 ADDRESSES = 3
 
 _ALONE = re.compile(r"[+-][^+]*=[^=]+$")
-_BATV = re.compile(r"prvs=[0-9a-z]{6,20}=(.+)", re.I)
-_SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", re.I)
-_SRS1 = re.compile(r"srs1[=+-][^=]+=([^=]+)==[^=]+=[^=]+=([^=]+)=(.+)", re.I)
 
 
 def stablePath(sender: Mailbox | None) -> str:
@@ -116,14 +114,8 @@ def stablePath(sender: Mailbox | None) -> str:
     """
     if sender is None:
         return ""
-    local, domain = sender.local, sender.domain
-    batv = _BATV.fullmatch(local)
-    if batv is not None:
-        local = batv[1]
-    srs = _SRS0.fullmatch(local) or _SRS1.fullmatch(local)
-    if srs is not None:
-        domain, local = srs[srs.lastindex - 1 if srs.lastindex else 1], srs[srs.lastindex or 2]
-    return f"{_ALONE.sub('', local)}@{domain}".casefold()
+    own = forwarded(sender) or untagged(sender)
+    return attrs.evolve(own, local=_ALONE.sub("", own.local)).key
 
 
 @attrs.frozen
@@ -163,7 +155,7 @@ def groupOf(path: str, address: str, user: str | None = None, spf: str | None = 
     if user:
         return Group(f"user:{user.replace(' ', '%20')}", path)
     if spf:
-        return Group(f"spf:{spf.casefold()}", path)
+        return Group(f"spf:{spf.lower()}", path)
     return Group(f"net:{_network(address)}", path, address)
 
 

@@ -10,6 +10,9 @@ from typing import Any, TypeAlias, TypedDict
 
 import attrs
 
+from deferrals.model.address import AddressError, Mailbox, comparable
+from deferrals.model.taggedsenders import everyForm
+
 #: A recipient, a message or the whole queue, as the commands' C{--json} shows it.
 Shown: TypeAlias = dict[str, Any]
 
@@ -79,7 +82,6 @@ class Selection:
         @param found: a recipient, as L{IQueue.recipients} shows it.
         """
         patterns = (
-            (self.sender, found["sender"]),
             (self.recipient, found["recipient"]),
             (self.destination, found["destination"]),
             (self.status, found["status"]),
@@ -87,6 +89,7 @@ class Selection:
         age = found["age_seconds"]
         return (
             all(_fits(pattern, text) for pattern, text in patterns)
+            and any(_fits(self.sender, text) for text in _forms(found["sender"]))
             and (not self.ids or found["id"] in self.ids)
             and (self.olderSeconds is None or age >= self.olderSeconds)
             and (self.newerSeconds is None or age <= self.newerSeconds)
@@ -118,5 +121,15 @@ class Selection:
             raise ValueError(f"no selection: {error}") from None
 
 
+def _forms(sender: str) -> list[str]:
+    """
+    A sender as it is written, and who that is where it is signed or rewritten.
+    """
+    try:
+        return [sender, *map(str, everyForm(Mailbox.parse(sender)))]
+    except AddressError:
+        return [sender]
+
+
 def _fits(pattern: str | None, text: str) -> bool:
-    return pattern is None or fnmatchcase(text.lower(), pattern.lower())
+    return pattern is None or fnmatchcase(comparable(text), comparable(pattern))

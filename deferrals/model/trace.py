@@ -4,18 +4,20 @@ The trace fields that this server puts in front of a message (RFC 5321 §4.4).
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import email.utils
 import re
 
+from deferrals.model import headertext
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.envelope import Client, Envelope
 from deferrals.model.networks import mayHaveName
 from deferrals.model.text import cleaned, oneLine
 from deferrals.model.verdict import Marks
 
-#: A field's text is folded before it gets longer than this (RFC 5322 §2.1.1).
-_FOLD_OCTETS = 76
+#: As much of a name, or of an address that is written out, as fits into one line.
+_NAME_MOST, _ADDRESS_MOST = 255, 900
 
 #: So many forms of one header section are kept at once.
 _MAX_HEADS = 8
@@ -43,46 +45,59 @@ def received(envelope: Envelope, hostname: str, recipient: str | None = None) ->
     literal = f"IPv6:{client.address}" if ":" in client.address else client.address
     user = " authenticated" if client.user is not None else ""
     named = f"{_name(client)} " if client.hostname or mayHaveName(client.address) else ""
-    lines = [f"Received: from {_helo(client.helo)} ({named}[{literal}]{user})"]
+    lines = [f"Received: from {asciiName(client.helo)} ({named}[{asciiName(literal)}]{user})"]
     if client.tls is not None:
-        lines.append(f"\t(using {cleaned(client.tls)})")
+        lines.append(f"\t(using {_ascii(client.tls)})")
     lines.append(f"\tby {hostname} with {client.protocol} id {envelope.id}")
     if recipient is not None:
-        lines.append(f"\tfor <{cleaned(recipient)}>")
+        lines.append(f"\tfor <{_address(recipient, envelope)}>")
     lines[-1] += ";"
     lines.append(f"\t{rfc5322Date(envelope.received)}")
     return "".join(line + "\r\n" for line in lines).encode("utf-8")
 
 
 def _name(client: Client) -> str:
-    return cleaned(client.hostname) or "unknown"
+    return asciiName(client.hostname)
 
 
-def _helo(name: str) -> str:
+def asciiName(name: str) -> str:
     """
-    A name that is not ASCII would make an 8-bit mail of every one.
+    A host's name as it is written into a field.  One that is not ASCII would make an
+    8-bit mail of every one.
     """
     name = cleaned(name) or "unknown"
-    if name.isascii():
-        return name
-    try:
-        return normalDomain(name)
-    except AddressError:
-        return name.encode("ascii", "replace").decode("ascii")
+    if not name.isascii():
+        with contextlib.suppress(AddressError):
+            return normalDomain(name)
+    return _ascii(name)
+
+
+def _ascii(text: str) -> str:
+    return cleaned(text)[:_NAME_MOST].encode("ascii", "replace").decode("ascii")
+
+
+def _address(address: str, envelope: Envelope) -> str:
+    """
+    An address in a trace field: in UTF-8 where the message is one of SMTPUTF8
+    (RFC 6532 §3.2); otherwise its characters are written out (RFC 6533 §3).
+    """
+    if address.isascii() or envelope.parameters.smtputf8:
+        return cleaned(address)
+    return headertext.escaped(cleaned(address))[:_ADDRESS_MOST]
 
 
 def returnPath(envelope: Envelope) -> bytes:
     """
     The Return-Path field, CRLF included: for final delivery only.
     """
-    return f"Return-Path: <{cleaned(envelope.senderText)}>\r\n".encode()
+    return f"Return-Path: <{_address(envelope.senderText, envelope)}>\r\n".encode()
 
 
-def deliveredTo(recipient: str) -> bytes:
+def deliveredTo(recipient: str, envelope: Envelope) -> bytes:
     """
     The Delivered-To field, CRLF included (RFC 9228).
     """
-    return f"Delivered-To: {cleaned(recipient)}\r\n".encode()
+    return f"Delivered-To: {_address(recipient, envelope)}\r\n".encode()
 
 
 def field(name: str, value: str) -> bytes:
@@ -90,21 +105,13 @@ def field(name: str, value: str) -> bytes:
     A field whose text comes from outside: no line of it can be taken for
     another field.
 
-    @return: nothing, where the name is none.
+    @return: nothing, where the name is none; otherwise ASCII, folded.
     """
-    name = "".join(c for c in name if "!" <= c <= "~" and c != ":")
-    if not name:
+    if not headertext.isFieldName(name):
         return b""
-    words = (oneLine if name.lower() == "subject" else cleaned)(value).split(" ")
-    lines, line, length, isBlank = [], [f"{name}:"], len(name) + 1, False
-    for word in words:
-        if length + 1 + len(word) > _FOLD_OCTETS and not isBlank:
-            lines.append(" ".join(line))
-            line, length, isBlank = [""], 0, True
-        line.append(word)
-        length += 1 + len(word)
-        isBlank = isBlank and not word.strip()
-    return ("\r\n".join([*lines, " ".join(line)]) + "\r\n").encode("utf-8")
+    text = (oneLine if name.lower() == "subject" else cleaned)(value)
+    lines = headertext.lines(text, len(name) + 1)
+    return (f"{name}:" + "\r\n".join(lines) + "\r\n").encode("ascii")
 
 
 class Head:
@@ -138,7 +145,7 @@ class Head:
         if self._fields is None:
             self._fields = _unfoldedLines(self.original)
         removed = {name.lower().encode("ascii", "replace") for name in names}
-        prefix = oneLine(subject).encode("utf-8")
+        prefix = oneLine(subject)
         out = []
         for line in self._fields:
             name, colon, value = line.partition(b":")
@@ -146,11 +153,21 @@ class Head:
             if colon and name in removed:
                 continue
             if colon and prefix and name == b"subject":
-                line, prefix = b"Subject: " + prefix + value.lstrip(b" \t"), b""
+                line, prefix = _subject(prefix, value), ""
             out.append(line)
         if prefix:
-            out.append(b"Subject: " + prefix.rstrip())
+            out.append(_subject(prefix, b""))
         return b"\r\n".join(out)
+
+
+def _subject(prefix: str, value: bytes) -> bytes:
+    """
+    The Subject with something in front; it is left as it was written.
+    """
+    first, *more = value.split(b"\r\n")
+    text = first.decode("latin-1").lstrip(" \t")
+    lines = "\r\n".join(headertext.prefixed(prefix, text)).encode("latin-1")
+    return b"\r\n".join([b"Subject:" + lines, *more])
 
 
 def fields(marks: Marks) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from deferrals.model.headertext import isFieldName
 from deferrals.model.reply import Reply
 from deferrals.model.shortage import isOurs
 from deferrals.model.text import cleaned
@@ -83,6 +84,7 @@ class Marks:
     @ivar subjectPrefix: text to put in front of the Subject.
     @ivar junk: whether a mail store should file the copy as junk.
     @raise TypeError: an attribute is of another type.
+    @raise ValueError: no field can have such a name.
     """
 
     headers: tuple[tuple[str, str], ...] = ()
@@ -97,6 +99,9 @@ class Marks:
         _check(self, "junk", bool, "True or False")
         if not all(map(_isPair, self.headers)):
             raise TypeError(f"Marks.headers: expected a tuple of (name, value): {self.headers!r}")
+        for name, _ in self.headers:
+            if not isFieldName(name):
+                raise ValueError(f"Marks.headers: no field can be called {name[:100]!r}")
         if not all(isinstance(name, str) for name in self.removed):
             raise TypeError(f"Marks.removed: expected a tuple of names: {self.removed!r}")
 
@@ -133,7 +138,8 @@ class Marks:
         """
         if data is None:
             return NO_MARKS
-        headers = tuple((str(name), str(value)) for name, value in data["headers"])
+        # an older version may have kept names that are none
+        headers = tuple((n, str(value)) for n, value in data["headers"] if isFieldName(n))
         return cls(headers, tuple(data["removed"]), data["subjectPrefix"], data["junk"])
 
 

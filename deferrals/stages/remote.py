@@ -8,7 +8,8 @@ through as a probe.  What opens and closes it is logged; its state is part of
 the status.
 
 A failure is whatever the asking function fails with, nonsense in an answer
-included.  A request that is cancelled counts as one only if it had been under
+included, but for an answer that is about one message.  What fails together counts
+once.  A request that is cancelled counts as one only if it had been under
 way for half of its time: senders often leave before the deadline of a dead
 scanner, but they leave for other reasons, too.
 """
@@ -24,6 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import Semaphore, asDeferred, withDeadline
+from deferrals.errors import StageError
 from deferrals.interfaces import IServices
 from deferrals.logger import Logger
 from deferrals.model.backoff import Backoff
@@ -45,6 +47,24 @@ PAUSE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 60.0
 
 
+#: What fails within this time, and had begun before the first of it failed, is one
+#: failure: a service that is restarted loses all that is under way.  A request that
+#: has had no answer in its time counts for itself.
+TOGETHER_SECONDS = 5.0
+
+
+class AboutMessage(StageError):
+    """
+    The service works: what it says is about this one message.
+    """
+
+
+class TooLarge(AboutMessage):
+    """
+    The message is larger than the service takes.
+    """
+
+
 class CircuitOpen(Exception):
     """
     Not asked: it has failed too often just now.
@@ -63,6 +83,8 @@ class Breaker:
         self._clock = clock
         self._backoff = Backoff(FAILURES, PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         self._probing = False
+        self._begun = 0
+        self._countedAt, self._countedBegun = 0.0, 0
         self.lastError = ""
 
     @property
@@ -99,14 +121,17 @@ class Breaker:
                 f"left alone after {self.failures} failures in a row: {self.lastError}"
             )
 
-    def begin(self) -> None:
+    def begin(self) -> int:
         """
         A request is made; where the breaker is open it is the probe.
 
+        @return: its number.
         @raise CircuitOpen: do not make it.
         """
         self.check()
         self._probing = self._backoff.isTroubled
+        self._begun += 1
+        return self._begun
 
     def succeeded(self) -> bool:
         """
@@ -115,18 +140,30 @@ class Breaker:
         self._probing = False
         return self._backoff.succeeded()
 
-    def failed(self, error: str) -> bool:
+    def failed(self, error: str, number: int | None = None) -> bool:
         """
+        @param number: what L{begin} has said of the request; C{None} where it fails
+            on its own, and not together with others: nothing was said in its time.
         @return: whether that opens the breaker.
         """
         before = self.state
         self.lastError = error
+        if number is not None and self._isCounted(number):
+            return False
+        self._countedAt, self._countedBegun = self._clock.seconds(), self._begun
         if before == "resting":
             # It had begun before the breaker opened, and is no probe.
             self._backoff.failures += 1
             return False
         self._probing = False
         return self._backoff.failed(self._clock.seconds()) is not None and before == "working"
+
+    def _isCounted(self, number: int) -> bool:
+        """
+        Whether a request has failed together with one that counts already.
+        """
+        isLate = self._clock.seconds() - self._countedAt >= TOGETHER_SECONDS
+        return self.failures > 0 and number <= self._countedBegun and not isLate
 
     def abandoned(self) -> None:
         """
@@ -196,37 +233,44 @@ class RemoteService:
     async def _ask(self, seconds: float, begin: Callable[[], Deferred[_T]]) -> _T:
         await self._slots.acquire()
         try:
-            self._breaker.begin()
+            number = self._breaker.begin()
             self._status.count(self._name, "asked")
             began = self._clock.seconds()
-            result = await begin().addErrback(self._failed, began, seconds)
+            result = await begin().addErrback(self._failed, number, began, seconds)
         finally:
             self._slots.release()
-        if self._breaker.succeeded():
-            _log.info("{name} works again", name=self._name)
+        self._works()
         return result
 
-    def _failed(self, failure: Failure, began: float, seconds: float) -> Failure:
+    def _works(self) -> None:
+        if self._breaker.succeeded():
+            _log.info("{name} works again", name=self._name)
+
+    def _failed(self, failure: Failure, number: int, began: float, seconds: float) -> Failure:
+        if failure.check(AboutMessage):
+            self._works()
+            return failure
         if wasCancelled(failure):
             failure = Failure(CancelledError())
             waited = self._clock.seconds() - began
             if waited < seconds / 2:
                 self._breaker.abandoned()
                 return failure
-            error = f"no answer within {waited:.1f} s"
+            opened = self._breaker.failed(f"no answer within {waited:.1f} s")
         elif isOurs(failure.value):
             self._breaker.abandoned()
             return failure
         else:
             error = f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
+            opened = self._breaker.failed(error, number)
         self._status.count(self._name, "failed")
-        if self._breaker.failed(error):
+        if opened:
             _log.error(
                 "{name} is left alone for {pause} s after {failures} failures in a row: {error}",
                 name=self._name,
                 failures=self._breaker.failures,
                 pause=round(self._breaker.remaining),
-                error=error,
+                error=self._breaker.lastError,
             )
         return failure
 

@@ -1,7 +1,7 @@
 """
 HTTP requests of stages: pooled connections, answers of a limited length, head
-and all, and a second try where a pooled connection had been closed by the other
-side.
+and all, and a second try on a fresh connection where one was lost before there was
+an answer: the other side may have closed it while it was not used.
 
 A service is asked, and its answer is the answer: no redirection is followed,
 no cookie is kept for the next message, and what is compressed is no answer.
@@ -9,14 +9,18 @@ no cookie is kept for the next message, and what is compressed is no answer.
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from treq.client import HTTPClient
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
@@ -33,6 +37,7 @@ from twisted.web.client import (
     Agent,
     FileBodyProducer,
     HTTPConnectionPool,
+    RequestTransmissionFailed,
     ResponseDone,
     ResponseNeverReceived,
 )
@@ -43,17 +48,70 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IReactor, IServices
-from deferrals.model.httpanswer import MAX_BODY_OCTETS, MAX_BODY_PIECES, AnswerCounter
-from deferrals.stages.remote import JSON
+from deferrals.model.httpanswer import (
+    MAX_BODY_OCTETS,
+    MAX_BODY_PIECES,
+    MAX_HEAD_OCTETS,
+    AnswerCounter,
+)
+from deferrals.stages.remote import JSON, AboutMessage, TooLarge
+from deferrals.stages.unread import UnreadSocket
 from deferrals.tls import Verifying
+
+#: What treq is told; L{_PlainAgent} knows where to.
+_ANY_URL = "http://localhost/"
+
+_HOST = re.compile(r"https?://[^/?#]+")
+
+#: Statuses that are about one request, and not about the service (RFC 9110 §15.5).
+_ABOUT_MESSAGE = frozenset({400, 406, 414, 415, 422, 431})
+
+
+class AnsweredEarly(ConnectionLost):
+    """
+    The connection was lost before all of the request was sent; what was the matter
+    has been said.
+
+    @ivar status: the answer's.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP status {status}")
+        self.status = status
+
+
+#: How the library says that a connection was lost before there was an answer.
+LOST = (RequestTransmissionFailed, ResponseNeverReceived)
 
 
 def httpURL(value: str) -> None:
     """
     For L{checked<deferrals.model.settings.checked>}.
     """
-    if not value.startswith(("http://", "https://")) or not value.isascii() or " " in value:
+    host = _HOST.match(value)
+    if host is None or not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError("an http:// or https:// URL")
+    if "{" not in host[0]:
+        _checkHost(value)
+
+
+def _checkHost(value: str) -> None:
+    """
+    @raise ValueError: no request could be made.
+    """
+    try:
+        parts = urlsplit(value)
+        uri = URI.fromBytes(value.encode("ascii"))
+        host = uri.host.decode("ascii")
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+        isBad = "@" in parts.netloc or parts.port == 0 or not host
+        if parts.scheme == "https":
+            Verifying(host)
+    except ValueError:
+        isBad = True
+    if isBad:
+        raise ValueError("a URL with a name, or an address, that can be asked")
 
 
 @implementer(ITransport)
@@ -62,12 +120,16 @@ class _AskingTransport:
     A connection as the client sees it: the counter sees what is written.
     """
 
-    def __init__(self, transport: ITransport, counter: AnswerCounter) -> None:
+    def __init__(
+        self, transport: ITransport, counter: AnswerCounter, sending: Callable[[], None]
+    ) -> None:
         self._transport = transport
         self._counter = counter
+        self._sending = sending
 
     def write(self, data: bytes) -> None:
         self._counter.sent(data)
+        self._sending()
         self._transport.write(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -102,11 +164,26 @@ class _CountedConnection(protocol.Protocol):
         self.client = client
         self._counter = AnswerCounter()
         self._problem: Failure | None = None
+        self._unread: UnreadSocket | None = None
 
     def connectionMade(self) -> None:
-        self.client.makeConnection(_AskingTransport(self.transport, self._counter))
+        asking = _AskingTransport(self.transport, self._counter, self._sending)
+        self.client.makeConnection(asking)
+
+    def _sending(self) -> None:
+        """
+        A message is sent: until it is answered, the answer could be left unread.
+        """
+        if self._unread is None and not self._counter.status:
+            self._unread = UnreadSocket(self.transport)
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.close()
+            self._unread = None
 
     def dataReceived(self, data: bytes) -> None:
+        self._read()
         if self._problem is not None:
             return
         try:
@@ -118,6 +195,11 @@ class _CountedConnection(protocol.Protocol):
         self.client.dataReceived(data)
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
+        if self._unread is not None and (left := self._unread.take(MAX_HEAD_OCTETS)):
+            self.dataReceived(bytes(left))
+        self._read()
+        if self._problem is None and self._counter.status >= 400:
+            reason = Failure(AnsweredEarly(self._counter.status))
         self.client.connectionLost(self._problem or reason)
 
 
@@ -168,9 +250,12 @@ class _Endpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         endpoint: IStreamClientEndpoint
-        endpoint = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port)
+        host = uri.host.decode("ascii")
+        # Names of containers have underscores; HostnameEndpoint takes none.
+        kind = TCP4ClientEndpoint if "_" in host else HostnameEndpoint
+        endpoint = kind(self._reactor, host, uri.port)
         if uri.scheme == b"https":
-            endpoint = wrapClientTLS(Verifying(uri.host.decode("ascii")), endpoint)
+            endpoint = wrapClientTLS(Verifying(host), endpoint)
         return _CountedEndpoint(endpoint)
 
 
@@ -204,35 +289,24 @@ class RequestBody(Protocol):
 
 def makeAgent(reactor: IReactor, connections: int) -> IAgent:
     """
-    @param connections: kept open to one host.
+    @param connections: kept open to one host; with none, each request has one of
+        its own.
     """
-    pool = HTTPConnectionPool(reactor)
+    pool = HTTPConnectionPool(reactor, persistent=connections > 0)
     pool.maxPersistentPerHost = connections
     agent: IAgent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor), pool)
     return agent
 
 
-@implementer(IAgent)
-class _PlainAgent:
+def _checkNotCompressed(response: IResponse) -> None:
     """
-    Answers as they come: treq asks for compressed ones, which could be larger
-    than they seem.
+    What is compressed could be larger than it seems.
+
+    @raise StageError: the answer is.
     """
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        if headers is not None:
-            headers.removeHeader(b"accept-encoding")
-        found: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
-        return found.addCallback(_notCompressed)
+    if response.headers.hasHeader(b"content-encoding"):
+        response.deliverBody(_Unwanted())
+        raise _Compressed(response)
 
 
 class _Compressed(StageError):
@@ -247,11 +321,29 @@ class _Compressed(StageError):
         self.response = response
 
 
-def _notCompressed(response: IResponse) -> IResponse:
-    if response.headers.hasHeader(b"content-encoding"):
-        response.deliverBody(_Unwanted())
-        raise _Compressed(response)
-    return response
+@implementer(IAgent)
+class _PlainAgent:
+    """
+    What treq asks through.  Answers come as they are: it asks for compressed ones,
+    which could be larger than they seem.  The URL is the one of the configuration:
+    its own reading knows neither addresses of IPv6 nor names with underscores.
+    """
+
+    def __init__(self, agent: IAgent, url: bytes) -> None:
+        self._agent = agent
+        self._url = url
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        if headers is not None:
+            headers.removeHeader(b"accept-encoding")
+        found: Deferred[IResponse] = self._agent.request(method, self._url, headers, bodyProducer)
+        return found
 
 
 class _Unwanted(protocol.Protocol):
@@ -272,7 +364,8 @@ class WebClient:
 
     def __init__(self, reactor: IReactor, connections: int) -> None:
         self._reactor = reactor
-        self._agent = _PlainAgent(makeAgent(reactor, connections))
+        self._agent = makeAgent(reactor, connections)
+        self._fresh = makeAgent(reactor, 0)
         self._cooperator = Cooperator(scheduler=lambda work: reactor.callLater(0, work))
 
     async def request(
@@ -298,38 +391,92 @@ class WebClient:
         @raise StageError: the answer is too long.
         """
         try:
-            return await self._try(method, url, headers, content, needsBody)
-        except ResponseNeverReceived as error:
-            if not all(reason.check(ConnectionDone, ConnectionLost) for reason in error.reasons):
+            return await self._exchange(method, url, headers, content, needsBody)
+        except _Compressed as error:
+            if needsBody:
                 raise
-        return await self._try(method, url, headers, content, needsBody)
+            return error.response.code, b"", error.response.headers
 
-    async def _try(
+    async def _exchange(
         self, method: str, url: str, headers: Headers, content: RequestBody | None, needsBody: bool
     ) -> tuple[int, bytes, Headers]:
+        try:
+            response = await self._ask(self._agent, method, url, headers, content)
+        except LOST as error:
+            if not _isStale(error):
+                return _answered(error)
+        else:
+            return await _whole(response, needsBody)
+        try:
+            response = await self._ask(self._fresh, method, url, headers, content)
+        except LOST as error:
+            return _answered(error)
+        return await _whole(response, needsBody)
+
+    async def _ask(
+        self, agent: IAgent, method: str, url: str, headers: Headers, content: RequestBody | None
+    ) -> IResponse:
         file = None if content is None else content.open()
         data = None if file is None else FileBodyProducer(file, self._cooperator)
         try:
-            client = HTTPClient(self._agent)  # a new one: cookies are not kept
-            response = await client.request(
-                method, url, headers=headers, data=data, allow_redirects=False, unbuffered=True
+            client = HTTPClient(_PlainAgent(agent, url.encode("ascii")))  # cookies are not kept
+            response: IResponse = await client.request(
+                method,
+                _ANY_URL,
+                headers=headers.copy(),
+                data=data,
+                allow_redirects=False,
+                unbuffered=True,
             )
+            _checkNotCompressed(response)
         except BaseException as error:
             if file is not None:
                 file.close()  # the producer may never have been started
-            if isinstance(error, _Compressed) and not needsBody:
-                return error.response.code, b"", error.response.headers
             _raiseOurs(error)
             raise
-        body = _Body()
-        response.deliverBody(body)
-        try:
-            await body.whole
-        except Exception as error:
-            if needsBody:
-                _raiseOurs(error)
-                raise
-        return response.code, bytes(body.octets), response.headers
+        return response
+
+
+async def _whole(response: IResponse, needsBody: bool) -> tuple[int, bytes, Headers]:
+    """
+    An answer with its body.
+    """
+    body = _Body()
+    response.deliverBody(body)
+    try:
+        await body.whole
+    except Exception as error:
+        if needsBody:
+            _raiseOurs(error)
+            raise
+    return response.code, bytes(body.octets), response.headers
+
+
+def _reasons(error: Exception) -> list[BaseException]:
+    return [reason.value for reason in getattr(error, "reasons", ())]
+
+
+def _isStale(error: Exception) -> bool:
+    """
+    Whether a connection was lost without a word: it may have been closed before the
+    request came.
+    """
+    return all(
+        isinstance(one, ConnectionDone | ConnectionLost) and not isinstance(one, AnsweredEarly)
+        for one in _reasons(error)
+    )
+
+
+def _answered(error: Exception) -> tuple[int, bytes, Headers]:
+    """
+    The answer that came before all of the request was sent.
+
+    @raise Exception: C{error} itself, where there is none.
+    """
+    for reason in _reasons(error):
+        if isinstance(reason, AnsweredEarly):
+            return reason.status, b"", Headers()
+    raise error
 
 
 def _raiseOurs(error: BaseException) -> None:
@@ -390,12 +537,27 @@ def fromJSON(status: int, body: bytes) -> JSON:
     """
     What is no UTF-8 in it is replaced: a sender may be quoted there.
 
-    @raise StageError: the status is not 200, or it is no JSON.
+    @raise StageError: the status is not 200, or it is no JSON, or one in which a
+        key is repeated, so that readers differ in what it says.
+    @raise AboutMessage: the status is about the message.
     """
+    if status == 413:
+        raise TooLarge("HTTP status 413")
     if status != 200:
-        raise StageError(f"HTTP status {status}")
+        raise (AboutMessage if status in _ABOUT_MESSAGE else StageError)(f"HTTP status {status}")
     try:
-        found: JSON = json.loads(body.decode("utf-8-sig", "replace"))
+        text = body.decode("utf-8-sig", "replace")
+        found: JSON = json.loads(text, object_pairs_hook=_once)
+    except StageError:
+        raise
     except (ValueError, RecursionError):
         raise StageError("the answer is no JSON") from None
+    return found
+
+
+def _once(pairs: list[tuple[str, JSON]]) -> JSON:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise StageError(f"the answer has the key {twice[:100]!r} twice")
     return found

@@ -41,6 +41,7 @@ from deferrals.model.sending import Sending
 from deferrals.model.spf import checkHost
 from deferrals.model.spfmacro import DomainSpec
 from deferrals.model.spfrecord import parseRecord
+from deferrals.model.taggedsenders import everyForm
 from deferrals.model.text import cleaned, cleanedLines, oneLine
 from deferrals.model.trace import Head, deliveredTo, field, received, returnPath
 from deferrals.model.verdict import ACCEPT, Failed, Marks, Refuse
@@ -335,6 +336,12 @@ PARSERS = [
         (b"n,,n=", b"n,a=", b"n,,n=a,r="),
         (b"", b",r=x"),
     ),
+    Parser(
+        "senders that are signed",
+        ("model/taggedsenders.py",),
+        (b"=a", b"prvs=0123456789=", b"SRS0=a=b=c.d=", b"/", b"SRS1=a=b==c=d=e.f="),
+        text(lambda value: everyForm(Mailbox(value, "example.net"))),
+    ),
     Parser("recipients that differ", ("model/mixed.py",), (b"A", b"R", b"AR", b"T"), _comeApart),
     Parser(
         "fingerprints",
@@ -458,7 +465,7 @@ def _traced(said: str) -> None:
     envelope = attrs.evolve(envelope, client=attrs.evolve(envelope.client, helo=said, tls=said))
     received(envelope, "mx.example.net", said)
     returnPath(envelope)
-    deliveredTo(said)
+    deliveredTo(said, envelope)
 
 
 def _completed(data: bytes) -> bytes:
@@ -510,9 +517,10 @@ PARSERS += [
     ),
     Parser(
         "fields that are added",
-        ("model/trace.py",),
+        ("model/trace.py", "model/headertext.py"),
         (b" ", b"a", b"\r\n", b"a ", b"\xc3\xa4"),
         text(lambda value: field("X", value)),
+        1000,  # longer words than fit into a line, at each size
     ),
     Parser("trace fields", ("model/trace.py",), (b" ", b"a", b"\xc3\xa4"), text(_traced)),
     Parser(

@@ -13,8 +13,9 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+from unittest import SkipTest
 
-from twisted.trial.unittest import SkipTest
 
 from deferrals.stages.content.match.stage import EICAR, GTUBE
 from tests.integration.support import IntegrationCase, Process, freePort, program, until
@@ -210,16 +211,100 @@ milter_headers { use = ["x-spamd-bar"]; skip_local = false; skip_authenticated =
 """
 
 
+class StockRspamd(Rspamd):
+    """
+    rspamd as Debian installs it, with its own modules and thresholds, without Redis and
+    without a network; only rules on the Subject and a key to sign with are ours.
+
+    @param options: of its own, in its syntax.
+    @ivar milter: the port of its proxy, which is a milter.
+    """
+
+    def __init__(self, case: IntegrationCase, options: str = "") -> None:
+        self.options = options
+        super().__init__(case)
+
+    def prepare(self) -> None:
+        self.program = program("rspamd")
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.milter, controller = freePort(), freePort()
+        self.config = "/etc/rspamd/rspamd.conf"
+        if not os.path.exists(self.config):
+            raise SkipTest("rspamd has no configuration in /etc")
+        for name in ("db", "run"):
+            os.mkdir(os.path.join(self.directory, name))
+        key = subprocess.run(
+            ["openssl", "genrsa", "-traditional", "2048"], capture_output=True, check=True
+        )
+        self.write("dkim.key", key.stdout.decode())
+        dns = 'dns { nameserver = ["127.0.0.1:1"]; timeout = 0.1s; retransmits = 1; }\n'
+        for name, text in {
+            "options.inc": dns + self.options,
+            "worker-normal.inc": f'bind_socket = "127.0.0.1:{self.port}"; count = 1;',
+            "worker-controller.inc": f'bind_socket = "127.0.0.1:{controller}";',
+            "worker-proxy.inc": f'bind_socket = "127.0.0.1:{self.milter}";'
+            f'upstream "local" {{ default = yes; hosts = "127.0.0.1:{self.port}"; }}',
+        }.items():
+            self.write(f"override.d/{name}", text)
+        for name, text in _STOCK.items():
+            self.write(f"local.d/{name}", text.replace("$DIR", self.directory))
+
+    def argv(self) -> list[str]:
+        here = self.directory
+        places = (("LOCAL_CONFDIR", here), ("LOGDIR", here))
+        places += (("DBDIR", f"{here}/db"), ("RUNDIR", f"{here}/run"))
+        return [*super().argv(), *(f"--var={name}={place}" for name, place in places)]
+
+
+_STOCK = {
+    "regexp.conf": """
+TEST_FIVE { re = "Subject=/score-five/i"; score = 5.0; group = "test"; }
+TEST_SEVEN { re = "Subject=/score-seven/i"; score = 7.0; group = "test"; }
+TEST_TWENTY { re = "Subject=/score-twenty/i"; score = 20.0; group = "test"; }
+TEST_SOFT { re = "Subject=/score-soft/i"; score = 0.1; group = "test"; }
+TEST_DISCARD { re = "Subject=/score-discard/i"; score = 0.1; group = "test"; }
+TEST_QUARANTINE { re = "Subject=/score-quarantine/i"; score = 0.1; group = "test"; }
+TEST_SUBJECT { re = "Subject=/score-subject/i"; score = 0.1; group = "test"; }
+TEST_OWN { re = "Subject=/score-own/i"; score = 0.1; group = "test"; }
+""",
+    "force_actions.conf": """
+rules {
+  SOFT { action = "soft reject"; expression = "TEST_SOFT"; message = "come back later"; }
+  DISCARD { action = "discard"; expression = "TEST_DISCARD"; }
+  QUARANTINE { action = "quarantine"; expression = "TEST_QUARANTINE"; }
+  SUBJECT { action = "rewrite subject"; expression = "TEST_SUBJECT"; subject = "*** %s"; }
+  OWN { action = "our own"; expression = "TEST_OWN"; }
+}
+""",
+    "actions.conf": "".join(
+        f'"{name}" = {{ score = {score}; flags = ["no_threshold"]; }}\n'
+        for score, name in enumerate(("our own", "discard", "quarantine"), 900)
+    ),
+    "dkim_signing.conf": """
+domain { client.test { path = "$DIR/dkim.key"; selector = "s"; } }
+allow_username_mismatch = true;
+sign_local = true;
+check_pubkey = false;
+""",
+    "milter_headers.conf": 'use = ["x-spamd-bar", "x-spam-level"]; skip_local = false;\n',
+}
+
+
 class Clamd(Daemon):
     """
     clamd with two signatures of our own: EICAR, and one hash (L{OWN_VIRUS}).
 
+    @param options: of its own, one a line.
     @ivar endpoint: its TCP port, as an endpoint string.
     @ivar unix: its Unix socket, likewise.
     """
 
     what = "clamd"
     maxOctets = 1 << 20
+
+    def __init__(self, case: IntegrationCase, options: str = "") -> None:
+        self.options = options
+        super().__init__(case)
 
     def prepare(self) -> None:
         self.program = program("clamd")
@@ -248,6 +333,7 @@ class Clamd(Daemon):
                 ReadTimeout 5
                 SelfCheck 0
                 MaxThreads 4
+                {self.options}
                 """
             ),
         )

@@ -45,6 +45,14 @@ def config(policies: Mapping[str, str], check: str = "", head: str = HEAD) -> st
     return text
 
 
+#: A zip whose one file is encrypted, as its header says: clamd looks no further.
+ENCRYPTED = base64.b64decode(
+    "UEsDBAoACQAAAAAAIQDMj0ZzEgAAAAYAAAABAAAAYTEyMzQ1Njc4OTAxMjM0NTY3OFBLBwjMj0ZzEgAAAAYA"
+    "AABQSwECHgMKAAkAAAAAACEAzI9GcxIAAAAGAAAAAQAAAAAAAAABAAAApIEAAAAAYVBLBQYAAAAAAQABAC8A"
+    "AABBAAAAAAA="
+)
+
+
 class ScannerCase(IntegrationCase):
     """
     Tests with one message to several recipients.
@@ -175,17 +183,17 @@ class RspamdTests(ScannerCase):
         self.assertIn("rcpts: <one@example.net,two@example.net>", logged)
 
     def test_actions(self) -> None:
-        """Soft reject and greylist refuse for now; a forced reject refuses with rspamd's text."""
+        """Soft reject refuses for now, greylist where asked; a forced reject has rspamd's text."""
         rspamd = Rspamd(self)
         stage = f'use = "rspamd", url = "{rspamd.url}"'
         server = self.server(
             config(
                 {
-                    "plain": f"{{ {stage} }}",
+                    "plain": f'{{ {stage}, greylist = "refuse-temporarily" }}',
                     "strict": f"{{ {stage}, refuse_score = 1 }}",
-                    "lax": f'{{ {stage}, refuse_score = 10, greylist = "accept" }}',
-                    "never": f"{{ {stage}, refuse_score = inf }}",
-                    "far": f'{{ {stage}, refuse_score = 50, greylist = "accept" }}',
+                    "lax": f"{{ {stage}, refuse_score = 10 }}",
+                    "never": f'{{ {stage}, refuse_score = inf, greylist = "refuse-temporarily" }}',
+                    "far": f"{{ {stage}, refuse_score = 50 }}",
                 }
             )
         )
@@ -283,6 +291,31 @@ class ClamdTests(ScannerCase):
             data += base64.encodebytes(EICAR + b"\n")
             found = self.ask(server, data, "refuse")
             self.assertIn("(Test.Eicar.UNOFFICIAL)", found["refuse"], first)
+
+    def test_classes(self) -> None:
+        """What clamd names, and is no virus: its own limits, and classes of names."""
+        clamd = Clamd(self, "AlertExceedsMax yes\nMaxFileSize 100K\nAlertEncrypted yes")
+        stage = f'use = "clamav", socket = "{clamd.endpoint}"'
+        marks = 'classes = [ { match = "Heuristics.Encrypted.*", action = "mark" } ]'
+        server = self.server(
+            config(
+                {
+                    "plain": f"{{ {stage} }}",
+                    "strict": f'{{ {stage}, too_large = "refuse" }}',
+                    "marks": f"{{ {stage}, {marks} }}",
+                }
+            )
+        )
+        found = self.ask(server, attached(os.urandom(300_000)), "plain", "strict")
+        self.assertTrue(found["plain"].startswith("250"), found)
+        self.assertTrue(found["strict"].startswith("552 5.3.4 too large"), found)
+        self.assertIn("Deferrals-Unscanned: clamav (too large)", self.copy(server, "plain"))
+        found = self.ask(server, attached(ENCRYPTED), "plain", "marks")
+        self.assertIn("(Heuristics.Encrypted.Zip)", found["plain"])
+        copy = self.copy(server, "marks", "junk")
+        self.assertIn("X-Virus: Heuristics.Encrypted.Zip", copy)
+        found = self.ask(server, attached(EICAR), "marks")
+        self.assertIn("(Test.Eicar.UNOFFICIAL)", found["marks"])
 
     def test_tooLarge(self) -> None:
         """The size limit's reply is read, also when clamd has closed while we were sending."""

@@ -2,14 +2,72 @@
 Addresses and paths.
 """
 
+import ast
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.address import AddressError, Mailbox, normalDomain, takePath
+from deferrals.model.address import AddressError, Mailbox, comparable, normalDomain, takePath
 from deferrals.model.commands import checkRecipient
 from deferrals.model.outgoing import wireAddress
+from tests.test_layout import modules
 from tests.work import linesRun
+
+#: What is compared there is no address, and more than one spelling is to be found.
+FOLDING = ("auth/throttle.py", "model/ours.py", "stages/delivery/maildir.py")
+
+
+class ComparableTests(SynchronousTestCase):
+    """
+    L{comparable}.
+    """
+
+    def test_same(self) -> None:
+        """One name in two spellings is one."""
+        for one, other in (
+            ("Fighter", "fIGHTER"),
+            ("M\u00dcLLER", "mu\u0308ller"),
+            ("\u00c5", "\u212b"),
+            ("K", "\u212a"),
+        ):
+            self.assertEqual(comparable(one), comparable(other))
+
+    def test_others(self) -> None:
+        """Two people never share a mailbox."""
+        for one, other in (
+            ("stra\xdfe", "strasse"),
+            ("stra\u1e9ee", "strasse"),
+            ("\ufb01n", "fin"),
+            ("\u017fam", "sam"),
+            ("\u03c2", "\u03c3"),
+            ("\u0130", "i"),
+            ("i", "\u0131"),
+            ("\uff41", "a"),
+            ("\u00aa", "a"),
+        ):
+            self.assertNotEqual(comparable(one), comparable(other))
+
+    def test_stable(self) -> None:
+        """What it says is its own spelling, for each character and for texts."""
+        for number in range(0x110000):
+            once = comparable(chr(number))
+            self.assertEqual(comparable(once), once, hex(number))
+
+    def test_oneWay(self) -> None:
+        """No module folds cases in a way of its own, nor lowers a local part."""
+        for _, path, tree in modules():
+            calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+            names = {ast.unparse(one) for one in calls if isinstance(one, ast.Attribute)}
+            if path not in FOLDING:
+                self.assertEqual([one for one in names if one.endswith(".casefold")], [], path)
+            if path != "model/address.py":
+                self.assertEqual([one for one in names if one.endswith("local.lower")], [], path)
+
+    @given(st.text())
+    def test_texts(self, text: str) -> None:
+        """The same, whatever stands beside it."""
+        self.assertEqual(comparable(comparable(text)), comparable(text))
 
 
 class PathTests(SynchronousTestCase):

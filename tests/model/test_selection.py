@@ -52,6 +52,13 @@ class SelectionTests(SynchronousTestCase):
         self.assertTrue(Selection(sender="list@*", status="queued").matches(ROW))
         self.assertFalse(Selection(sender="list@*", status="held").matches(ROW))
 
+    def test_tagged(self) -> None:
+        """A sender is found as it is written, and as who it is."""
+        row = {**ROW, "sender": "prvs=0123456789=Boss@shop.example"}
+        for pattern in ("boss@shop.example", "prvs=*"):
+            self.assertTrue(Selection(sender=pattern).matches(row))
+        self.assertFalse(Selection(sender="boss@*").matches({**ROW, "sender": "other@x.example"}))
+
     def test_nullSender(self) -> None:
         """Bounces are found by an empty pattern."""
         self.assertTrue(Selection(sender="").matches({**ROW, "sender": ""}))

@@ -18,8 +18,10 @@ from deferrals.stages.remote import (
     FAILURES,
     MAX_PAUSE_SECONDS,
     PAUSE_SECONDS,
+    TOGETHER_SECONDS,
     CircuitOpen,
     RemoteService,
+    TooLarge,
     wasCancelled,
 )
 from deferrals.testing import FakeServices
@@ -154,36 +156,70 @@ class RemoteTests(SynchronousTestCase):
 
     def test_waitingWhenItOpens(self) -> None:
         """A caller that waits for a slot when the breaker opens does not ask the dead service."""
-        services = FakeServices()
-        remote = RemoteService("thing", services, FAILURES)
-        pending: list[Deferred[Any]] = [Deferred() for _ in range(FAILURES)]
-        ds = [remote.ask(10, lambda d=d: d) for d in pending]
-        waiting = remote.ask(10, lambda: succeed("asked"))
+        remote = RemoteService("thing", FakeServices(), 1)
+        for _ in range(FAILURES - 1):
+            self.failureResultOf(remote.ask(10, lambda: fail(ValueError())), ValueError)
+        last: Deferred[Any] = Deferred()
+        asked: list[int] = []
+        failing = remote.ask(10, lambda: last)
+        waiting = [remote.ask(10, asked.append, n) for n in range(3)]
+        last.errback(ValueError())
+        self.failureResultOf(failing, ValueError)
+        for d in waiting:
+            self.failureResultOf(d, CircuitOpen)
+        self.assertEqual(asked, [])
+
+    def test_together(self) -> None:
+        """What is under way when a service is restarted fails together: that is one failure."""
+        remote = RemoteService("thing", self.services, 100)
+        pending: list[Deferred[Any]] = [Deferred() for _ in range(3 * FAILURES)]
+        ds = [remote.ask(100, lambda d=d: d) for d in pending]
         for d in pending[:-1]:
+            self.clock.advance(0.2)
             d.errback(ValueError())
-        self.assertEqual(self.successResultOf(waiting), "asked")
+        self.assertEqual((self.part()["failures"], self.part()["state"]), (1, "working"))
+        self.clock.advance(TOGETHER_SECONDS)
         pending[-1].errback(ValueError())
         for d in ds:
             self.failureResultOf(d, ValueError)
-        asked: list[int] = []
-        pending = [Deferred() for _ in range(FAILURES)]
-        ds = [remote.ask(10, lambda d=d: d) for d in pending]
-        waiting = [remote.ask(10, asked.append, n) for n in range(3)]
-        services.reactor.advance(10)
-        for d in [*ds, *waiting]:
-            self.failureResultOf(d)
-        self.assertEqual(asked, [])
+        self.assertEqual(self.part()["failures"], 2)
+        self.assertEqual(self.services.status.counted("thing", "failed"), 3 * FAILURES)
+
+    def test_silence(self) -> None:
+        """Each request that has waited in vain counts: a service that hangs is left alone."""
+        remote = RemoteService("thing", self.services, FAILURES)
+        ds = [remote.ask(10, Deferred) for _ in range(FAILURES)]
+        self.clock.advance(10)
+        for d in ds:
+            self.failureResultOf(d, TimeoutError)
+        self.assertEqual(self.part()["state"], "resting")
+
+    def test_aboutMessage(self) -> None:
+        """An answer about one message is no failure: what answers works."""
+        self.fails(FAILURES - 1)
+        for _ in range(2 * FAILURES):
+            d = self.remote.ask(10, lambda: fail(TooLarge("it is")))
+            self.failureResultOf(d, TooLarge)
+        self.assertEqual((self.part()["failures"], self.part()["state"]), (0, "working"))
+        self.fails()
+        self.clock.advance(PAUSE_SECONDS)
+        self.failureResultOf(self.remote.ask(10, lambda: fail(TooLarge("it is"))), TooLarge)
+        self.assertEqual(self.part()["state"], "working")
 
     def test_lateFailures(self) -> None:
         """Failures of requests made before the breaker opened do not lengthen the pause."""
         remote = RemoteService("thing", self.services, 100)
-        pending: list[Deferred[Any]] = [Deferred() for _ in range(3 * FAILURES)]
-        ds = [remote.ask(10, lambda d=d: d) for d in pending]
+        pending: list[Deferred[Any]] = [Deferred() for _ in range(FAILURES)]
+        ds = [remote.ask(100, lambda d=d: d) for d in pending]
+        for _ in range(FAILURES):
+            self.failureResultOf(remote.ask(10, lambda: fail(ValueError())), ValueError)
         for d in pending:
+            self.clock.advance(TOGETHER_SECONDS / FAILURES)
             d.errback(ValueError())
         for d in ds:
             self.failureResultOf(d, ValueError)
-        self.assertEqual(self.part()["next_probe_in"], PAUSE_SECONDS)
+        self.clock.advance(PAUSE_SECONDS - TOGETHER_SECONDS)
+        self.assertEqual(self.part()["next_probe_in"], 0)
 
     def test_wasCancelled(self) -> None:
         """A cancellation is known in each layer's words."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import io
 import pathlib
 import re
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from unittest import skipIf
 
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted
+from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IReactorPluggableNameResolver
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import RequestTransmissionFailed
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
@@ -31,7 +33,8 @@ from deferrals.stages.content.http import HTTPSettings, HTTPStage
 from deferrals.stages.content.rspamd import RspamdSettings, RspamdStage
 from deferrals.stages.delivery.http import HTTPDelivery, HTTPDeliverySettings
 from deferrals.stages.envelope.users import UsersSettings, UsersStage
-from deferrals.stages.web import WebClient, fromJSON, webClient
+from deferrals.stages.remote import AboutMessage, TooLarge
+from deferrals.stages.web import WebClient, fromJSON, httpURL, webClient
 from deferrals.testing import (
     FakeServices,
     makeAddressees,
@@ -39,6 +42,7 @@ from deferrals.testing import (
     makeMessage,
 )
 from tests.source import parsed
+from tests.stages.test_unread import SocketTransport, UnreadHandle
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
 
@@ -112,7 +116,7 @@ class BoundTests(SynchronousTestCase):
         for start in range(0, len(data), size):
             if not transport.disconnected:
                 transport.connection.dataReceived(data[start : start + size])
-        self.reactor = reactor
+        self.reactor, self.client = reactor, client
         return d, transport
 
     def test_answer(self) -> None:
@@ -147,6 +151,173 @@ class BoundTests(SynchronousTestCase):
         d, transport = self.ask(said % len(packed), packed)
         self.assertNotIn(b"gzip", transport.value())
         self.failureResultOf(d, StageError)
+
+    def test_noCookies(self) -> None:
+        """What a service sets is not sent with the next message."""
+        cookie = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 0\r\n\r\n"
+        d, transport = self.ask(cookie)
+        self.assertEqual(self.successResultOf(d), (200, b""))
+        transport.clear()
+        d = Deferred.fromCoroutine(self.client.request("POST", "http://127.0.0.1:81/", Headers()))
+        self.assertEqual(transport.value().count(b"POST"), 1)
+        self.assertNotIn(b"ookie", transport.value())
+        transport.connection.dataReceived(cookie)
+        self.assertEqual(self.successResultOf(d), (200, b""))
+
+
+class PausedFile(io.BytesIO):
+    """
+    A message of which one half is sent, and then no more.
+    """
+
+    half = 1 << 16
+
+    def __init__(self, pause: Callable[[], None]) -> None:
+        super().__init__(b"x" * 2 * self.half)
+        self.pause = pause
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() == 0:
+            self.pause()
+        return super().read(size)
+
+
+@skipIf(
+    not IReactorPluggableNameResolver.implementedBy(MemoryReactorClock),
+    "the test reactor of this version of Twisted resolves no names",
+)
+class LostTests(SynchronousTestCase):
+    """
+    Connections that are lost before there is an answer.
+    """
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.client = WebClient(self.reactor, 2)
+        self.unread: list[bytes] = []
+
+    def post(self) -> Any:
+        url = "http://127.0.0.1:81/"
+        return Deferred.fromCoroutine(self.client.request("POST", url, Headers(), self))
+
+    def open(self) -> PausedFile:
+        """
+        See L{RequestBody<deferrals.stages.web.RequestBody>}.
+        """
+        return PausedFile(lambda: self.transport.producer.pauseProducing())
+
+    def connect(self, number: int) -> tuple[Any, SocketTransport]:
+        """
+        @param number: of the connection.
+        """
+        self.assertEqual(len(self.reactor.tcpClients), number + 1)
+        connection = self.reactor.tcpClients[number][2].buildProtocol(None)
+        self.handle = UnreadHandle(self.unread)
+        self.transport = SocketTransport(self.handle)
+        connection.makeConnection(self.transport)
+        self.reactor.pump([0] * 5)
+        return connection, self.transport
+
+    def finish(self) -> None:
+        """
+        The rest of the message is sent.
+        """
+        self.transport.producer.resumeProducing()
+        self.reactor.pump([0] * 5)
+
+    def test_kept(self) -> None:
+        """A kept connection that is reset under a large body is tried again on a fresh one."""
+        d = self.post()
+        kept, _ = self.connect(0)
+        self.finish()
+        kept.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(self.successResultOf(d), (200, b""))
+        d = self.post()
+        self.reactor.pump([0] * 5)
+        kept.connectionLost(Failure(ConnectionLost()))
+        fresh, transport = self.connect(1)
+        self.assertEqual(transport.value().count(b"x"), PausedFile.half)
+        self.finish()
+        self.assertEqual(transport.value().count(b"x"), 2 * PausedFile.half)
+        fresh.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        self.assertEqual(self.successResultOf(d), (200, b"{}"))
+
+    def test_twice(self) -> None:
+        """There is no third try."""
+        d = self.post()
+        for number in range(2):
+            connection, _ = self.connect(number)
+            connection.connectionLost(Failure(ConnectionLost()))
+        self.failureResultOf(d, RequestTransmissionFailed)
+        self.assertEqual(len(self.reactor.tcpClients), 2)
+
+    def test_early(self) -> None:
+        """What was said before all was sent counts, read or unread, and is not asked for again."""
+        head = b"HTTP/1.1 413 Too Large\r\n"
+        for said, unread in (
+            ([head, b"Connection: close\r\n\r\nit is"], []),
+            ([], [head + b"Content-Length: 0\r\n\r\n"]),
+            ([], [head, b"\r\n"]),
+        ):
+            self.setUp()
+            d = self.post()
+            connection, _ = self.connect(0)
+            for piece in said:
+                connection.dataReceived(piece)
+            self.unread += unread
+            connection.connectionLost(Failure(ConnectionLost()))
+            self.assertEqual(self.successResultOf(d)[0], 413, (said, unread))
+            self.assertEqual(self.handle.twin.closings, 1)
+
+    def test_closed(self) -> None:
+        """A second descriptor is held no longer than a message is sent."""
+        d = self.post()
+        connection, _ = self.connect(0)
+        self.assertEqual(self.handle.twin.closings, 0)
+        self.finish()
+        connection.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        self.successResultOf(d)
+        self.assertEqual(self.handle.twin.closings, 1)
+
+
+@skipIf(
+    not IReactorPluggableNameResolver.implementedBy(MemoryReactorClock),
+    "the test reactor of this version of Twisted resolves no names",
+)
+class URLTests(SynchronousTestCase):
+    """
+    L{httpURL}: what it lets pass can be asked.
+    """
+
+    def test_good(self) -> None:
+        """Addresses of both kinds, names, and those of containers.  (This reactor's
+        names, and addresses, are all 127.0.0.1.)"""
+        for url, host, port in (
+            ("http://[::1]:11333/x", "127.0.0.1", 11333),
+            ("http://127.0.0.1", "127.0.0.1", 80),
+            ("http://my_service:8080/x?y#z", "my_service", 8080),
+        ):
+            httpURL(url)
+            reactor = MemoryReactorClock()
+            d = Deferred.fromCoroutine(WebClient(reactor, 1).request("GET", url, Headers()))
+            self.assertEqual(reactor.tcpClients[0][:2], (host, port), url)
+            self.assertNoResult(d)
+        for url in (
+            "https://[::1]/",
+            "https://a.example/",
+            "https://my_service/",
+            "http://{domain}/",
+        ):
+            httpURL(url)
+
+    def test_bad(self) -> None:
+        """What could never be asked is told at the start."""
+        for url in (
+            *("", "ftp://a/", "http://", "http:///x", "http://a b/", "http://\xfc/", "http://a/\n"),
+            *("http://[::1", "http://[::g]/", "http://a:99999/", "http://a:x/", "http://u:p@a/"),
+            *("http://:80/", "http://a:0/"),
+        ):
+            self.assertRaises(ValueError, httpURL, url)
 
 
 class Elsewhere(Resource):
@@ -254,3 +425,19 @@ class JSONTests(SynchronousTestCase):
         self.assertEqual(fromJSON(200, b'["a\xff"]'), ["a\ufffd"])
         self.assertRaises(StageError, fromJSON, 500, b"[]")
         self.assertRaises(StageError, fromJSON, 200, b"[")
+
+    def test_twice(self) -> None:
+        """A key that is repeated, at whatever depth, makes no answer."""
+        for body in (b'{"a": 1, "a": 1}', b'[{"b": {"a": 1, "\\u0061": 2}}]'):
+            with self.assertRaisesRegex(StageError, "the key 'a' twice"):
+                fromJSON(200, body)
+        self.assertEqual(fromJSON(200, b'{"a": {"a": 1}}'), {"a": {"a": 1}})
+
+    def test_aboutMessage(self) -> None:
+        """Some statuses are about the message, and not about the service."""
+        for status, error in ((413, TooLarge), (422, AboutMessage), (400, AboutMessage)):
+            self.assertRaises(error, fromJSON, status, b"{}")
+        for status in (404, 429, 500, 503, 204):
+            with self.assertRaises(StageError) as raised:
+                fromJSON(status, b"{}")
+            self.assertNotIsInstance(raised.exception, AboutMessage)

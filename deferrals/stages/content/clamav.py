@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator, Hashable, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import attrs
@@ -24,11 +25,28 @@ from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.text import cleaned
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.content.exchange import chunks, exchange
-from deferrals.stages.content.scanner import UNSCANNED, OnError, Scanner
+from deferrals.stages.content.scanner import OnError, Scanner, TooLargeMeans, tooLarge
 
 _log = Logger(namespace="deferrals.stages.clamav")
 
-_TOO_LARGE = Refuse(Reply(552, "5.3.4", "too large to be scanned for viruses"))
+
+def _pattern(value: str) -> None:
+    if not value or not value.isprintable():
+        raise ValueError("a name of clamd's, in which * and ? may stand")
+
+
+@attrs.frozen
+class VirusClass:
+    """
+    What some names mean.
+
+    @ivar match: the names; C{*}, C{?} and C{[]} as in a shell.
+    @ivar action: refuse; mark the copy and file it as junk; or as if nothing had
+        been found.
+    """
+
+    match: str = attrs.field(validator=checked(_pattern))
+    action: Literal["refuse", "mark", "ignore"]
 
 
 @attrs.frozen
@@ -40,6 +58,9 @@ class ClamAVSettings:
         field in the copy that says so; or as if this stage were not there.
     @ivar action: what a virus means: refuse, or mark the copy and file it as
         junk.
+    @ivar classes: what names of a class mean instead, each C{{match, action}}: the
+        first that matches counts.  For example C{Heuristics.Encrypted.*}, C{PUA.*},
+        C{*.UNOFFICIAL}.
     @ivar reply: what a recipient refuses with; the virus's name is put behind.
     @ivar subject_tag: put in front of the Subject of a marked copy.
     @ivar too_large: what it means that the message is larger than clamd takes:
@@ -51,12 +72,17 @@ class ClamAVSettings:
     timeout: Seconds = attrs.field(default=Seconds(15.0), validator=checked(positive))
     on_error: OnError = "refuse-temporarily"
     action: Literal["refuse", "mark"] = "refuse"
+    classes: tuple[VirusClass, ...] = ()
     reply: str = attrs.field(
         default="550 5.7.1 refused: it carries a virus", validator=checked(Reply.parseRefusal)
     )
     subject_tag: str = ""
-    too_large: Literal["accept", "mark", "refuse"] = "mark"
+    too_large: TooLargeMeans = "mark"
     concurrency: int = attrs.field(default=10, validator=checked(positive))
+
+
+#: What clamd calls its own limits, where it is told to say so.
+_LIMITS = "Heuristics.Limits.Exceeded"
 
 
 @attrs.frozen
@@ -110,16 +136,20 @@ class ClamAVStage:
     def _decide(self, scan: ClamdScan) -> ContentVerdict:
         settings = self._settings
         if scan.tooLarge:
-            if settings.too_large == "refuse":
-                return _TOO_LARGE
-            unscanned = Accept(Marks(((UNSCANNED, "clamav (too large)"),)))
-            return unscanned if settings.too_large == "mark" else ACCEPT
-        if not scan.virus:
+            return tooLarge("clamav", settings.too_large, "too large to be scanned for viruses")
+        action = self._actionOf(scan.virus) if scan.virus else "ignore"
+        if action == "ignore":
             return ACCEPT
-        if settings.action == "refuse":
+        if action == "refuse":
             reply = Reply.parseRefusal(settings.reply)
             return Refuse(attrs.evolve(reply, text=f"{reply.text} ({scan.virus})"))
         return Accept(Marks((("X-Virus", scan.virus),), ("X-Virus",), settings.subject_tag, True))
+
+    def _actionOf(self, virus: str) -> Literal["refuse", "mark", "ignore"]:
+        for one in self._settings.classes:
+            if fnmatchcase(virus, one.match):
+                return one.action
+        return self._settings.action
 
 
 def _instream(message: IMessage) -> Generator[bytes, None, None]:
@@ -144,6 +174,8 @@ def parseAnswer(answer: bytes) -> ClamdScan:
         return ClamdScan()
     if text.startswith("stream: ") and text.endswith(" FOUND"):
         name = text.removeprefix("stream: ").removesuffix(" FOUND")
+        if name.startswith(_LIMITS):  # AlertExceedsMax: not scanned to the end
+            return ClamdScan(tooLarge=True)
         return ClamdScan(virus=cleaned(name)[:100] or "unnamed")
     if text.startswith("INSTREAM size limit exceeded"):
         return ClamdScan(tooLarge=True)

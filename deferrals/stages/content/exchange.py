@@ -9,8 +9,6 @@ were still sending: a scanner that finds a message too large does so.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections.abc import Callable, Generator, Iterator
 
 from twisted.internet.defer import Deferred
@@ -28,6 +26,7 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IMessage
+from deferrals.stages.unread import UnreadSocket
 
 #: How much of a message is read and sent at a time.
 CHUNK_OCTETS = 64 * 1024
@@ -99,18 +98,14 @@ class _Exchange(Protocol):
         self._pieces = pieces
         self._isWhole = isWhole
         self._answer = bytearray()
-        self._twin: socket.socket | None = None
+        self._unread: UnreadSocket | None = None
         self.answered: Deferred[bytes] = Deferred(lambda _: self._leave())
 
     def connectionMade(self) -> None:
         """
-        Begin to send.  A second descriptor of the socket survives the first:
-        when writing fails, the transport closes its own without reading what
-        has come in.
+        Begin to send.
         """
-        with contextlib.suppress(OSError, AttributeError):
-            handle = self.transport.getHandle()
-            self._twin = handle.dup() if isinstance(handle, socket.socket) else None
+        self._unread = UnreadSocket(self.transport)
         self.transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
@@ -148,25 +143,14 @@ class _Exchange(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.answered.called:
-            self._answer += self._left()
+            if self._unread is not None:
+                self._answer += self._unread.take(MAX_ANSWER_OCTETS)
             if not self._answer:
                 self._fail(reason)
             elif not self._isTooLong():
                 self._end()
-        self._closeTwin()
-
-    def _left(self) -> bytearray:
-        """
-        What has come in, and was not read.
-        """
-        found = bytearray()
-        with contextlib.suppress(OSError):
-            while self._twin is not None and len(found) < MAX_ANSWER_OCTETS:
-                data = self._twin.recv(4096, socket.MSG_DONTWAIT)
-                if not data:
-                    break
-                found += data
-        return found
+        if self._unread is not None:
+            self._unread.close()
 
     def _end(self) -> None:
         if not self.answered.called:
@@ -180,8 +164,3 @@ class _Exchange(Protocol):
 
     def _leave(self) -> None:
         self.transport.abortConnection()
-
-    def _closeTwin(self) -> None:
-        if self._twin is not None:
-            self._twin.close()
-            self._twin = None

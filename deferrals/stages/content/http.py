@@ -12,6 +12,7 @@ timeout, no connection) C{on_error} decides, for the recipients asked about.
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
@@ -30,13 +31,16 @@ from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.content.addedfields import fitting
-from deferrals.stages.remote import JSON, RemoteService
+from deferrals.stages.content.scanner import TooLargeMeans, tooLarge
+from deferrals.stages.remote import JSON, RemoteService, TooLarge
 from deferrals.stages.web import fromJSON, httpURL, webClient
 
 _log = Logger(namespace="deferrals.stages.http")
 
 #: Requests under way at once.
 CONCURRENCY = 64
+
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
 @attrs.frozen
@@ -45,6 +49,8 @@ class HTTPSettings:
     @ivar url: where the message is POSTed.
     @ivar timeout: for the whole request.
     @ivar on_error: what a failure means for the recipients asked about.
+    @ivar too_large: what it means that the service answers 413: accept; accept, with
+        a field that says so (C{Deferrals-Unscanned}); or refuse.
     @ivar cohort: C{"recipient"}: a request for each recipient; C{"all"}: one
         request for all of them, and one answer.
     """
@@ -52,7 +58,30 @@ class HTTPSettings:
     url: str = attrs.field(validator=checked(httpURL))
     timeout: Seconds = attrs.field(default=Seconds(30.0), validator=checked(positive))
     on_error: Literal["refuse-temporarily", "accept"] = "refuse-temporarily"
+    too_large: TooLargeMeans = "mark"
     cohort: Literal["recipient", "all"] = "recipient"
+
+
+def headerText(text: str) -> str:
+    """
+    Text in a request header: printable ASCII as it is, but for the percent sign;
+    that and all else as the percent-encoded octets of UTF-8 (RFC 3986 §2.1).  HTTP's
+    headers have no encoding of their own.
+    """
+    return urllib.parse.quote(text, safe=_PLAIN, errors="replace")
+
+
+def mailboxes(
+    recipients: Sequence[Recipient] | Sequence[Addressee],
+) -> dict[str, Mailbox]:
+    """
+    One address for each mailbox, by what its spellings have in common.
+    """
+    found: dict[str, Mailbox] = {}
+    for one in recipients:
+        address = one.recipient.address if isinstance(one, Addressee) else one.address
+        found.setdefault(address.key, address)
+    return found
 
 
 def requestHeaders(
@@ -61,17 +90,22 @@ def requestHeaders(
     """
     What a service is told beside the message.
 
-    @param recipients: those asked about.
+    @param recipients: those asked about; each mailbox is named once.
     """
     headers = Headers()
     headers.setRawHeaders("Content-Type", ["message/rfc822"])
-    headers.setRawHeaders("Deferrals-Transaction", [envelope.uniqueId])
-    headers.setRawHeaders("Deferrals-Mail-From", [envelope.senderText])
-    headers.setRawHeaders("Deferrals-Client-Address", [envelope.client.address])
-    headers.setRawHeaders("Deferrals-Helo", [envelope.client.helo])
-    if envelope.client.user is not None:
-        headers.setRawHeaders("Deferrals-User", [envelope.client.user])
-    headers.setRawHeaders("Deferrals-Rcpt-To", [str(recipient) for recipient in recipients])
+    said = {
+        "Deferrals-Transaction": envelope.uniqueId,
+        "Deferrals-Mail-From": envelope.senderText,
+        "Deferrals-Client-Address": envelope.client.address,
+        "Deferrals-Helo": envelope.client.helo,
+        "Deferrals-User": envelope.client.user,
+    }
+    for name, value in said.items():
+        if value is not None:
+            headers.setRawHeaders(name, [headerText(value)])
+    named = [headerText(str(mailbox)) for mailbox in mailboxes(recipients).values()]
+    headers.setRawHeaders("Deferrals-Rcpt-To", named)
     return headers
 
 
@@ -110,6 +144,8 @@ class HTTPStage:
             return _verdict(answer, recipients)
         except CancelledError:
             raise
+        except TooLarge:
+            return tooLarge("http", self._settings.too_large)
         except Exception as error:
             _log.warn(
                 "{transaction}: {url}: {error}, so {on_error}",
@@ -138,14 +174,30 @@ def _verdict(answer: JSON, recipients: Sequence[Recipient]) -> ContentVerdict:
     verdicts = answer.get("verdicts", {}) if isinstance(answer, dict) else None
     if not isinstance(answer, dict) or not isinstance(verdicts, dict):
         raise StageError("the answer is no object with verdicts")
-    named = {_key(address): verdict for address, verdict in verdicts.items()}
+    asked = mailboxes(recipients)
+    named = _named(verdicts, asked)
     default = answer.get("default")
-    found = [
-        _read(named.get(recipient.address.key, default), recipient) for recipient in recipients
-    ]
+    found = [_read(named.get(key, default), address) for key, address in asked.items()]
     if any(verdict != found[0] for verdict in found):
         raise StageError("different verdicts for recipients that are configured as one cohort")
     return found[0]
+
+
+def _named(verdicts: dict[str, JSON], asked: dict[str, Mailbox]) -> dict[str, JSON]:
+    """
+    Verdicts by mailbox.  A service may name it as it stood in the request, or as it
+    is when that is decoded.
+
+    @raise StageError: one mailbox has two.
+    """
+    said = {headerText(str(address)): key for key, address in asked.items()}
+    named: dict[str, JSON] = {}
+    for text, verdict in verdicts.items():
+        key = said[text] if text in said else _key(text)
+        if key in named:
+            raise StageError(f"two verdicts for <{text[:300]}>")
+        named[key] = verdict
+    return named
 
 
 def _key(address: str) -> str:
@@ -155,7 +207,7 @@ def _key(address: str) -> str:
         return address
 
 
-def _read(verdict: JSON, recipient: Recipient) -> ContentVerdict:
+def _read(verdict: JSON, recipient: Mailbox) -> ContentVerdict:
     if not isinstance(verdict, dict) or not isinstance(verdict.get("accept"), bool):
         raise StageError(f"no verdict for <{recipient}>")
     if verdict["accept"]:

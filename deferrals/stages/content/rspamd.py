@@ -25,11 +25,12 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import LOCAL, UNKNOWN
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
-from deferrals.model.verdict import ContentVerdict, Marks, Route
+from deferrals.model.verdict import NO_MARKS, ContentVerdict, Route
 from deferrals.stages.content.rspamdreply import RspamdScan, readScan
-from deferrals.stages.content.scanner import OnError, Scanner
+from deferrals.stages.content.scanner import OnError, Scanner, TooLargeMeans, tooLarge
 from deferrals.stages.content.scores import (
     DEFAULT_REPLY,
+    MAX_NAMED,
     ScoreLimits,
     ScoringStage,
     acceptance,
@@ -38,9 +39,15 @@ from deferrals.stages.content.scores import (
     refusal,
     symbolsNamed,
 )
-from deferrals.stages.web import fromJSON, httpURL, webClient
+from deferrals.stages.web import LOST, fromJSON, httpURL, webClient
 
 _log = Logger(namespace="deferrals.stages.rspamd")
+
+#: Smaller messages are not too large for any rspamd.
+SUSPECT_OCTETS = 1 << 20
+
+#: The status of an answer that is about the message's size.
+_TOO_LARGE = 413
 
 _LATER = "451 4.7.1 not accepted now, try again later"
 
@@ -65,14 +72,18 @@ class RspamdSettings:
     @ivar settings_id: rspamd's C{Settings-ID} for these recipients: a scan of
         their own.
     @ivar per_user: a scan for each recipient, with its own statistics.
-    @ivar greylist: what rspamd's action C{greylist} means.
+    @ivar greylist: what rspamd's action C{greylist} means: its own milter accepts,
+        and refuses for now where its greylisting module says C{soft reject}.
     @ivar reply: what a recipient refuses with, unless rspamd has a text for it.
     @ivar add_headers: whether a copy says its score (C{X-Spam-Score}), and
         C{X-Spam: Yes} where it is marked.
-    @ivar milter_headers: whether fields that rspamd wants added or removed are.
+    @ivar milter_headers: whether fields that rspamd wants added or removed are, and
+        its signatures (DKIM).
     @ivar subject_tag: put in front of the Subject of a marked copy.
     @ivar junk: whether a marked copy is filed as junk.
-    @ivar max_size: larger messages are accepted without a scan.
+    @ivar max_size: larger messages are too large, and not sent.
+    @ivar too_large: what that means, and rspamd's answer 413: accept; accept, with a
+        field that says so (C{Deferrals-Unscanned}); or refuse.
     @ivar concurrency: scans at once.
     """
 
@@ -85,13 +96,14 @@ class RspamdSettings:
     ignore: tuple[str, ...] = ()
     settings_id: str = ""
     per_user: bool = False
-    greylist: Literal["refuse-temporarily", "accept"] = "refuse-temporarily"
+    greylist: Literal["refuse-temporarily", "accept"] = "accept"
     reply: str = attrs.field(default=DEFAULT_REPLY, validator=checked(Reply.parseRefusal))
     add_headers: bool = True
     milter_headers: bool = True
     subject_tag: str = ""
     junk: bool = True
     max_size: Octets = attrs.field(default=Octets(50 << 20), validator=checked(positive))
+    too_large: TooLargeMeans = "mark"
     concurrency: int = attrs.field(default=50, validator=checked(positive))
 
 
@@ -126,7 +138,7 @@ _SHARED = _OwnRules()
 
 
 @implementer(IExpectingStage)
-class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
+class RspamdStage(ScoringStage[_OwnRules, RspamdScan | None]):
     """
     See the module.
 
@@ -140,6 +152,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
         self._url = settings.url.rstrip("/") + "/checkv2"
         self._weights = {**dict(settings.weights), **dict.fromkeys(settings.ignore, 0.0)}
         self._web = webClient(services, settings.concurrency)
+        self._named: set[str] = set()
 
     def scanOf(self, recipient: Recipient) -> _OwnRules:
         own = (recipient.route or Route("", "")).own("rspamd", "settings_id")
@@ -169,7 +182,10 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
         envelope: Envelope,
         key: _OwnRules,
         recipients: Sequence[Recipient],
-    ) -> RspamdScan:
+    ) -> RspamdScan | None:
+        """
+        @return: C{None} where the message is too large.
+        """
         scans = await self._scans(message)
         named = scans.sharers or recipients if key == _SHARED else recipients[:1]
         headers = requestHeaders(envelope, self._hostname, named)
@@ -178,8 +194,29 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
         if scans.made:
             headers.setRawHeaders("Flags", ["no_log"])
         scans.made += 1
-        answer = await self._web.request("POST", self._url, headers, message)
-        scan = readScan(fromJSON(*answer))
+        try:
+            status, body = await self._web.request("POST", self._url, headers, message)
+        except LOST:
+            if message.size < SUSPECT_OCTETS or not await self._answers():
+                raise
+            return None
+        if status == _TOO_LARGE:
+            return None
+        scan = readScan(fromJSON(status, body))
+        self._report(envelope, scan)
+        return scan
+
+    async def _answers(self) -> bool:
+        """
+        Whether rspamd works.  Where it does, and closes the connection without a word
+        at a large message, again and again, that is too large for it: not all of its
+        versions say 413.
+        """
+        ping = self._settings.url.rstrip("/") + "/ping"
+        status, _ = await self._web.request("GET", ping, Headers())
+        return status == 200
+
+    def _report(self, envelope: Envelope, scan: RspamdScan) -> None:
         _log.info(
             "{transaction}: {action}, score {score}: {symbols}",
             transaction=envelope.id,
@@ -187,26 +224,56 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan]):
             score=scan.score,
             symbols=symbolsNamed(f"{name}({score:g})" for name, score in scan.symbols.items()),
         )
-        return scan
+        if scan.instead:
+            _log.warn(
+                "{transaction}: rspamd's action {action} is not carried out here, but: {instead}",
+                transaction=envelope.id,
+                action=scan.action[:100],
+                instead=scan.instead,
+            )
+        for part in scan.unknown:
+            if part not in self._named and len(self._named) < MAX_NAMED:
+                self._named.add(part)
+                _log.warn(
+                    "{transaction}: of rspamd's answers {part} is not carried out",
+                    transaction=envelope.id,
+                    part=part[:200],
+                )
 
-    def decide(self, scan: RspamdScan, limits: ScoreLimits) -> ContentVerdict:
+    def tooLarge(self) -> ContentVerdict:
+        return tooLarge("rspamd", self._settings.too_large)
+
+    def decide(self, scan: RspamdScan | None, limits: ScoreLimits) -> ContentVerdict:
+        if scan is None:
+            return self.tooLarge()
         settings = self._settings
         score = scan.scoreWith(self._weights)
         if refuses(scan, score, limits):
-            return refusal(settings.reply, scan.text if scan.action == "reject" else "")
+            return refusal(settings.reply, scan.text if scan.refuses else "")
         if scan.action == "soft reject":
             return refusal(_LATER, scan.text)
         if scan.action == "greylist" and settings.greylist == "refuse-temporarily":
             return refusal(_LATER, scan.text)
-        marked = (
-            scan.action in ("add header", "rewrite subject", "reject")
-            if limits.mark is None
-            else score >= limits.mark
-        )
-        marks = scan.marks if settings.milter_headers else Marks()
+        return self._acceptance(scan, score, _isMarked(scan, score, limits))
+
+    def _acceptance(self, scan: RspamdScan, score: float, marked: bool) -> ContentVerdict:
+        """
+        A copy, with what rspamd wants of it.
+        """
+        settings = self._settings
+        marks = scan.marks if settings.milter_headers else NO_MARKS
         if marked and scan.action == "rewrite subject" and not settings.subject_tag:
             marks = marks.plus(scan.subject)
-        return acceptance(settings, score, marked, marks)
+        spam = scan.spam if settings.milter_headers and marked else NO_MARKS
+        return acceptance(settings, score, marked, marks.plus(spam), spam == NO_MARKS)
+
+
+def _isMarked(scan: RspamdScan, score: float, limits: ScoreLimits) -> bool:
+    if scan.action == "quarantine":
+        return True
+    if limits.mark is None:
+        return scan.refuses or scan.action in ("add header", "rewrite subject")
+    return score >= limits.mark
 
 
 def refuses(scan: RspamdScan, score: float, limits: ScoreLimits) -> bool:
@@ -215,7 +282,7 @@ def refuses(scan: RspamdScan, score: float, limits: ScoreLimits) -> bool:
     whatever the score, holds for every cohort that refuses at all.
     """
     if limits.refuse is None:
-        return scan.action == "reject"
+        return scan.refuses
     if score >= limits.refuse:
         return True
     return scan.forced and limits.refuse != float("inf")

@@ -1,19 +1,52 @@
 """
 What rspamd's JSON says, read with care: it may come from another version, or
-from something that is no rspamd.
+from something that is no rspamd.  What is said there and cannot be carried out is
+named: nothing is dropped in silence.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 
 import attrs
 
 from deferrals.errors import StageError
+from deferrals.model.headertext import isFieldName
 from deferrals.model.verdict import Marks
 from deferrals.stages.content.addedfields import MAX_FIELDS, fitting
 from deferrals.stages.remote import JSON
+
+#: What an operator may meet as an action, and is carried out here.
+ACTIONS = frozenset(
+    {
+        *("no action", "greylist", "soft reject", "add header", "rewrite subject"),
+        *("reject", "discard", "quarantine"),
+    }
+)
+
+#: Of these, what is done in their place.
+_INSTEAD = {
+    "discard": "refused: nothing is dropped without a word",
+    "quarantine": "marked, and filed as junk",
+}
+
+#: The parts of an answer that are read here, and those that only tell something.
+_KNOWN = frozenset(
+    {
+        *("action", "dkim-signature", "error", "is_skipped", "messages", "milter"),
+        *("required_score", "score", "subject", "symbols", "thresholds"),
+        *("default", "emails", "fuzzy_hashes", "filename", "groups", "message-id", "profile"),
+        *("scan_time", "time", "time_real", "time_virtual", "urls", "uid"),
+    }
+)
+_KNOWN_OF_MILTER = frozenset(
+    {"add_headers", "remove_headers", "spam_header", "reject", "no_action"}
+)
+
+_FOLD = re.compile(r"[ \t]*\r?\n[ \t]+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{68}")
 
 
 @attrs.frozen
@@ -28,8 +61,13 @@ class RspamdScan:
     @ivar cut: whether rspamd stopped before its rules (GTUBE): the score is
         then the action's threshold, and says nothing.
     @ivar text: what rspamd wants the sender to read.
-    @ivar marks: the fields that rspamd wants added and removed.
+    @ivar marks: the fields that rspamd wants added and removed, its signatures
+        (DKIM) among them.
     @ivar subject: the Subject that it wants, as marks.
+    @ivar spam: the fields that it wants in what is spam in place of C{X-Spam: Yes}.
+    @ivar instead: what is done in place of an action that cannot be carried out, for
+        people; empty for all others.
+    @ivar unknown: parts of the answer that are not carried out, for people.
     """
 
     score: float
@@ -40,12 +78,24 @@ class RspamdScan:
     text: str = ""
     marks: Marks = Marks()
     subject: Marks = Marks()
+    spam: Marks = Marks()
+    instead: str = ""
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def refuses(self) -> bool:
+        """
+        Whether no recipient is to have it.
+        """
+        return self.action in ("reject", "discard")
 
     @property
     def forced(self) -> bool:
         """
         Whether it is rejected for another reason than its score.
         """
+        if self.action == "discard":
+            return True
         return self.action == "reject" and (self.cut or self.score < self.required)
 
     def scoreWith(self, weights: Mapping[str, float]) -> float:
@@ -72,19 +122,56 @@ def readScan(answer: JSON) -> RspamdScan:
     thresholds = answer.get("thresholds")
     if required is None and isinstance(thresholds, dict):
         required = _number(thresholds.get("reject"))
+    milter = answer.get("milter")
+    milter = milter if isinstance(milter, dict) else {}
     messages = answer.get("messages")
     text = messages.get("smtp_message") if isinstance(messages, dict) else ""
     subject = answer.get("subject")
     return RspamdScan(
         score,
         math.inf if required is None else required,
-        action.lower(),
+        _action(action.lower(), milter),
         _symbols(answer.get("symbols")),
         answer.get("is_skipped") is True,
         text if isinstance(text, str) else "",
-        _marks(answer.get("milter")),
+        _marks(answer, milter, action.lower()),
         Marks((("Subject", subject),), ("Subject",)) if isinstance(subject, str) else Marks(),
+        _spamFields(milter),
+        _instead(_action(action.lower(), milter)),
+        tuple(_unknown(answer, milter)),
     )
+
+
+def _action(action: str, milter: Mapping[str, JSON]) -> str:
+    """
+    The action, with what the milter's part makes of it.
+    """
+    if milter.get("no_action") is True:
+        return "no action"
+    instead = milter.get("reject")
+    if action == "reject" and isinstance(instead, str) and instead in ("discard", "quarantine"):
+        return instead
+    return action
+
+
+def _instead(action: str) -> str:
+    return _INSTEAD.get(action, "" if action in ACTIONS else "nothing, it is not known")
+
+
+def _unknown(answer: Mapping[str, JSON], milter: Mapping[str, JSON]) -> Iterator[str]:
+    """
+    What is not carried out as it stands there.
+    """
+    yield from (name for name in answer if name not in _KNOWN)
+    yield from (f"milter.{name}" for name in milter if name not in _KNOWN_OF_MILTER)
+    added = milter.get("add_headers")
+    for name, value in added.items() if isinstance(added, dict) else ():
+        if not isFieldName(name) or not _texts(value):
+            yield f"milter.add_headers.{name}"
+    removed = milter.get("remove_headers")
+    for name, places in removed.items() if isinstance(removed, dict) else ():
+        if places != 0:
+            yield f"milter.remove_headers.{name} of one place (all are removed)"
 
 
 def _number(value: JSON) -> float | None:
@@ -105,29 +192,52 @@ def _symbols(found: JSON) -> dict[str, float]:
     return symbols
 
 
-def _marks(milter: JSON) -> Marks:
+def _marks(answer: Mapping[str, JSON], milter: Mapping[str, JSON], action: str) -> Marks:
     """
     What rspamd would have a milter do to the header.  How many fields of a
     name are removed cannot be said: all are.
     """
-    if not isinstance(milter, dict):
-        return Marks()
-    added, removed = milter.get("add_headers"), milter.get("remove_headers")
-    headers = (
-        (name, text)
-        for name, value in (added.items() if isinstance(added, dict) else ())
-        for text in _texts(value)
-    )
+    headers = [("DKIM-Signature", _foldable(text)) for text in _texts(answer.get("dkim-signature"))]
+    if milter.get("no_action") is True:
+        headers.append(("X-Rspamd-Action", action))
+    headers += _fields(milter.get("add_headers"))
+    removed = milter.get("remove_headers")
     names = tuple(removed) if isinstance(removed, dict) else ()
     return Marks(fitting(headers), names[:MAX_FIELDS])
 
 
+def _spamFields(milter: Mapping[str, JSON]) -> Marks:
+    """
+    What stands in spam in place of C{X-Spam: Yes}: a value, or fields.
+    """
+    said = milter.get("spam_header")
+    headers = fitting(_fields({"X-Spam": said} if isinstance(said, str) else said))
+    return Marks(headers, tuple(name for name, _ in headers))
+
+
+def _fields(found: JSON) -> list[tuple[str, str]]:
+    return [
+        (name, text)
+        for name, value in (found.items() if isinstance(found, dict) else ())
+        if isFieldName(name)
+        for text in _texts(value)
+    ]
+
+
+def _foldable(signature: str) -> str:
+    """
+    A signature whose base64 can be folded: blanks mean nothing in it
+    (RFC 6376 §3.5), and are not signed.
+    """
+    return _BASE64.sub(r"\g<0> ", signature).rstrip()
+
+
 def _texts(value: JSON) -> list[str]:
     """
-    A field's values: text, C{{value, order}}, or a list of these.
+    A field's values: text, C{{value, order}}, or a list of these; unfolded.
     """
     found = [_text(one) for one in (value if isinstance(value, list) else [value])]
-    return [text for text in found if text is not None]
+    return [_FOLD.sub(" ", text) for text in found if text is not None]
 
 
 def _text(value: JSON) -> str | None:

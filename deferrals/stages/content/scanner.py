@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from deferrals.interfaces import IMessage, IServices
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope
-from deferrals.model.reply import R451_STAGE_FAILED
+from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.remote import RemoteService
@@ -29,8 +29,24 @@ _log = Logger(namespace="deferrals.stages.scanner")
 #: C{"skip"}: as if the policy did not have the stage.
 OnError = Literal["refuse-temporarily", "accept", "skip"]
 
+#: What it means that a message is larger than a scanner takes.
+TooLargeMeans = Literal["accept", "mark", "refuse"]
+
 #: The field of a copy that a scanner should have seen and has not.
 UNSCANNED = "Deferrals-Unscanned"
+
+
+def tooLarge(
+    name: str, means: TooLargeMeans, text: str = "too large to be scanned"
+) -> ContentVerdict:
+    """
+    What it means that a message is too large for the scanner C{name}.
+
+    @param text: what a sender is told that is refused.
+    """
+    if means == "refuse":
+        return Refuse(Reply(552, "5.3.4", text))
+    return Accept(Marks(((UNSCANNED, f"{name} (too large)"),))) if means == "mark" else ACCEPT
 
 
 class ScannerSettings(Protocol):

@@ -19,7 +19,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse, Route
-from deferrals.stages.content.scanner import Scanner, ScannerSettings
+from deferrals.stages.content.scanner import Scanner, ScannerSettings, tooLarge
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Scan = TypeVar("_Scan")
@@ -117,18 +117,21 @@ def refusal(reply: str, text: str = "") -> Refuse:
     return Refuse(attrs.evolve(found, text=text) if text else found)
 
 
-def acceptance(settings: ScoreSettings, score: float, marked: bool, more: Marks) -> ContentVerdict:
+def acceptance(
+    settings: ScoreSettings, score: float, marked: bool, more: Marks, saysSpam: bool = True
+) -> ContentVerdict:
     """
     The copy of a cohort that accepts.  What a sender says about its own score
     is taken out.
 
     @param more: further marks, in front.
+    @param saysSpam: whether a marked copy says C{X-Spam: Yes}.
     """
     headers: list[tuple[str, str]] = []
     removed: tuple[str, ...] = ()
     if settings.add_headers:
         removed = ("X-Spam", "X-Spam-Score")
-        headers = [("X-Spam", "Yes")] if marked else []
+        headers = [("X-Spam", "Yes")] if marked and saysSpam else []
         headers.append(("X-Spam-Score", f"{score:.1f}"))
     marks = more.plus(
         Marks(
@@ -151,6 +154,12 @@ class ScoringStage(ABC, Generic[_Key, _Scan]):
         self._limits = settings
         self._scanner = scanner
 
+    def tooLarge(self) -> ContentVerdict:
+        """
+        @return: what it means that a message is too large for the scanner.
+        """
+        return tooLarge(self._scanner.name, "mark")
+
     def cohort(self, recipient: Recipient) -> Hashable:
         """
         The scan, and the limits; C{None} for recipients that want none.
@@ -165,8 +174,10 @@ class ScoringStage(ABC, Generic[_Key, _Scan]):
         Scan once for all recipients of equal key, and decide by their limits.
         """
         limits = limitsOf(self._scanner.name, self._limits, recipients[0])
-        if limits is None or message.size > self._limits.max_size:
+        if limits is None:
             return ACCEPT
+        if message.size > self._limits.max_size:
+            return self.tooLarge()
         key = self.scanOf(recipients[0])
         return self._scanner.judge(
             message,

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from deferrals.errors import StageError
 from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.logger import Logger
+from deferrals.model.address import comparable
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
@@ -71,7 +72,8 @@ class SpamAssassinSettings:
         C{X-Spam: Yes} where it is marked.
     @ivar subject_tag: put in front of the Subject of a marked copy.
     @ivar junk: whether a marked copy is filed as junk.
-    @ivar max_size: larger messages are accepted without a scan.
+    @ivar max_size: larger messages are accepted without a scan, with a field that
+        says so (C{Deferrals-Unscanned}).
     @ivar concurrency: scans at once; spamd has C{--max-children} (5).
     """
 
@@ -127,7 +129,7 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
             return str(own)
         address = recipient.address
         return self._settings.user.format(
-            address=address.key, local=address.local.casefold(), domain=address.domain
+            address=address.key, local=comparable(address.local), domain=address.domain
         )
 
     async def scan(

@@ -121,7 +121,11 @@ def final(message: IMessage, envelope: Envelope, hostname: str, addressee: Addre
     The copy that a mailbox gets.
     """
     address = str(addressee)
-    trace = returnPath(envelope) + deliveredTo(address) + received(envelope, hostname, address)
+    trace = (
+        returnPath(envelope)
+        + deliveredTo(address, envelope)
+        + received(envelope, hostname, address)
+    )
     return Copy(message, trace, addressee.marks, headOf(message, hostname, True))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
 from deferrals import durable
-from deferrals.model.address import Mailbox
+from deferrals.model.address import Mailbox, comparable
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Details, Failed, Outcome, Retry
 
@@ -49,7 +49,7 @@ def pathPart(text: str) -> str:
     """
     if not text:
         return "%"  # the local part "": not the directory of all the others
-    quoted = urllib.parse.quote(text.casefold(), safe=_SAFE)
+    quoted = urllib.parse.quote(comparable(text), safe=_SAFE)
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
 
 

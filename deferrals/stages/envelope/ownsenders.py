@@ -11,7 +11,8 @@ from typing import Literal
 import attrs
 
 from deferrals.model.address import AddressError, Mailbox
-from deferrals.stages.envelope.rules import Pattern, patternsOf
+from deferrals.model.taggedsenders import itself
+from deferrals.stages.envelope.rules import Pattern, isNamed
 
 _USER = "{user}"
 
@@ -35,8 +36,8 @@ class Senders:
         """
         if self.others == "any":
             return True
-        found = set(patternsOf(sender))
-        return any(_pattern(text, user) in found for text in self.others)
+        patterns = {_pattern(text, user) for text in self.others}
+        return isNamed(itself(sender), patterns)
 
 
 OWN = Senders()

@@ -10,7 +10,7 @@ makes no domain one of ours.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
-from deferrals.model.address import AddressError, Mailbox, isRouted, normalDomain
+from deferrals.model.address import AddressError, Mailbox, comparable, isRouted, normalDomain
 from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.networks import Networks
 from deferrals.model.reply import (
@@ -37,12 +37,12 @@ class Pattern:
     """
     The addresses that a rule matches, one of
 
-      - C{user@domain}: this address, its local part compared without case;
+      - C{user@domain}: this address, its local part compared as L{comparable} has it;
       - C{*@domain}: all at this domain;
       - C{*@*.domain}: all at any domain below it;
       - C{*}: all.
 
-    @ivar local: the local part, case-folded; C{*} for all.
+    @ivar local: the local part as L{comparable} spells it; C{*} for all.
     @ivar domain: in its one spelling; C{*} for all.
     @ivar below: whether the domain stands for those below it.
     """
@@ -64,7 +64,7 @@ class Pattern:
                 raise AddressError("no @")
             if local != "*":
                 mailbox = Mailbox.parse(text)
-                return cls(mailbox.local.casefold(), mailbox.domain)
+                return cls(comparable(mailbox.local), mailbox.domain)
             if domain.startswith("*."):
                 return cls("*", normalDomain(domain[2:]), True)
             return cls("*", normalDomain(domain))
@@ -302,8 +302,15 @@ def patternsOf(address: Mailbox) -> Iterator[Pattern]:
     """
     All patterns that match an address.
     """
-    yield Pattern(address.local.casefold(), address.domain)
+    yield Pattern(comparable(address.local), address.domain)
     yield Pattern("*", address.domain)
     for parent in _parents(address.domain):
         yield Pattern("*", parent, True)
     yield Pattern("*", "*")
+
+
+def isNamed(addresses: Iterable[Mailbox], patterns: Set[Pattern | None]) -> bool:
+    """
+    Whether one of the patterns matches one of the addresses.
+    """
+    return any(pattern in patterns for address in addresses for pattern in patternsOf(address))

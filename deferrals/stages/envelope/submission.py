@@ -28,7 +28,7 @@ from deferrals.interfaces import (
     MaybeAwaitable,
 )
 from deferrals.logger import Logger
-from deferrals.model.address import Mailbox
+from deferrals.model.address import Mailbox, comparable
 from deferrals.model.completion import Submitter
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import (
@@ -37,6 +37,7 @@ from deferrals.model.reply import (
     R553_NOT_YOUR_SENDER,
 )
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, parseOctets, positive
+from deferrals.model.taggedsenders import itself
 from deferrals.model.verdict import EnvelopeVerdict, Refuse
 from deferrals.stages.envelope.ownsenders import OWN, Senders, listedSenders, ownAddress
 from deferrals.stages.envelope.tables import (
@@ -129,7 +130,7 @@ class LoginRights:
     @property
     def key(self) -> str:
         """What its messages are counted by."""
-        return self.user.casefold()
+        return comparable(self.user)
 
 
 @implementer(ISenderStage)
@@ -169,7 +170,9 @@ class Submission:
         The null path is for all logins: clients send notices of their own with it
         (RFC 8098 §3).
         """
-        if sender is None or (login.own is not None and login.own.key == sender.key):
+        if sender is None:
+            return True
+        if login.own is not None and login.own.key in [one.key for one in itself(sender)]:
             return True
         return any(one.allow(sender, login.user) for one in (self._settings.senders, login.listed))
 

@@ -17,7 +17,7 @@ from twisted.web.http_headers import Headers
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IServices
-from deferrals.model.address import Mailbox
+from deferrals.model.address import Mailbox, comparable
 from deferrals.stages.remote import RemoteService
 from deferrals.stages.web import fromJSON, webClient
 
@@ -65,7 +65,7 @@ def _named(address: Mailbox) -> dict[str, str]:
     """
     return {
         "address": address.key,
-        "local": address.local.casefold(),
+        "local": comparable(address.local),
         "domain": address.domain,
     }
 

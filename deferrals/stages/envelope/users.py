@@ -26,8 +26,9 @@ from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import BadSetting, Seconds, checked, positive
+from deferrals.model.taggedsenders import everyForm, itself
 from deferrals.model.verdict import Defer, EnvelopeVerdict, Refuse, Route
-from deferrals.stages.envelope.rules import patternsOf
+from deferrals.stages.envelope.rules import isNamed
 from deferrals.stages.envelope.tables import DEFAULT_QUERY, SqliteTable, Table, WebTable, checkQuery
 from deferrals.stages.envelope.usersettings import UserSettings, readRow
 from deferrals.stages.web import httpURL
@@ -186,9 +187,9 @@ class UsersStage:
     ) -> EnvelopeVerdict | None:
         if settings is None:
             return Refuse(R550_UNKNOWN_RECIPIENT) if self._settings.missing == "refuse" else None
-        senders = [] if envelope.sender is None else list(patternsOf(envelope.sender))
-        allowed = any(pattern in settings.allow for pattern in senders)
-        if not allowed and any(pattern in settings.deny for pattern in senders):
+        sender = envelope.sender
+        allowed = sender is not None and isNamed(itself(sender), settings.allow)
+        if not allowed and sender is not None and isNamed(everyForm(sender), settings.deny):
             return Refuse(Reply.parseRefusal(self._settings.denied_reply))
         ruled = recipient.route or Route("", "")
         overrides = settings.overrides

@@ -7,7 +7,7 @@ from __future__ import annotations
 import struct
 
 from deferrals.errors import StageError
-from deferrals.model.verdict import ACCEPT, Accept, Marks
+from deferrals.model.verdict import ACCEPT, Accept, Marks, Refuse
 from deferrals.stages.content import clamav
 from deferrals.testing import (
     ContentStageContract,
@@ -52,6 +52,34 @@ class ClamAVTests(StreamCase, FailureTests, ContentStageContract):
         wanted = Marks((("X-Virus", "Win.Test.X"),), ("X-Virus",), "[virus] ", True)
         self.assertEqual(verdict, Accept(wanted))
 
+    def test_classes(self) -> None:
+        """Names of a class mean something else; a limit never does."""
+        classes = (
+            clamav.VirusClass("Heuristics.Encrypted.Zip", "ignore"),
+            clamav.VirusClass("Heuristics.*", "mark"),
+            clamav.VirusClass("Test.[AB]", "ignore"),
+        )
+        for name, wanted in (
+            ("Heuristics.Encrypted.Zip", "ignore"),
+            ("Heuristics.Encrypted.RAR", "mark"),
+            ("heuristics.Encrypted.RAR", "refuse"),
+            ("Test.A", "ignore"),
+            ("Test.C", "refuse"),
+            ("Heuristics.Limits.Exceeded.MaxFileSize", "unscanned"),
+        ):
+            stage = self.makeStage(classes=classes)
+            self.endpoint.answer = f"stream: {name} FOUND\0".encode()
+            verdict = self.verdict(stage)
+            if isinstance(verdict, Refuse):
+                found = "refuse"
+            elif verdict == ACCEPT:
+                found = "ignore"
+            else:
+                found = {"X-Virus": "mark", "Deferrals-Unscanned": "unscanned"}[
+                    verdict.marks.headers[0][0]
+                ]
+            self.assertEqual(found, wanted, name)
+
     def test_parse(self) -> None:
         """Both endings, the size limit, and what is no answer."""
         for answer, scan in (
@@ -59,6 +87,10 @@ class ClamAVTests(StreamCase, FailureTests, ContentStageContract):
             (b"stream: A.b FOUND\n", clamav.ClamdScan("A.b")),
             (b"stream: A\r\n250 b FOUND\0", clamav.ClamdScan("A  250 b")),
             (b"INSTREAM size limit exceeded. ERROR\0", clamav.ClamdScan(tooLarge=True)),
+            (
+                b"stream: Heuristics.Limits.Exceeded.MaxFileSize FOUND\0",
+                clamav.ClamdScan(tooLarge=True),
+            ),
         ):
             self.assertEqual(clamav.parseAnswer(answer), scan)
         for answer in (

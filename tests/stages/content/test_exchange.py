@@ -4,18 +4,20 @@ One request and one answer over a connection of its own.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Generator
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.interfaces import ISystemHandle
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.stages.content.exchange import CHUNK_OCTETS, MAX_ANSWER_OCTETS, chunks, exchange
 from deferrals.testing import makeMessage
 from tests import streams
+from tests.stages.test_unread import UnreadHandle
 from tests.streams import Endpoint
 
 
@@ -132,28 +134,6 @@ class ExchangeTests(SynchronousTestCase):
         self.lose()
 
 
-class Handle(socket.socket):
-    """
-    A socket from which something can still be read; it is no real one.
-    """
-
-    def __init__(self, unread: list[bytes]) -> None:
-        self.unread = unread
-        self.closings = 0
-
-    def dup(self) -> Handle:
-        self.twin = Handle(self.unread)
-        return self.twin
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        if not self.unread:
-            raise BlockingIOError
-        return self.unread.pop(0)
-
-    def close(self) -> None:
-        self.closings += 1
-
-
 class UnreadTests(ExchangeTests):
     """
     The same over a connection that has a socket: what was said before the
@@ -163,15 +143,16 @@ class UnreadTests(ExchangeTests):
     def setUp(self) -> None:
         super().setUp()
         self.unread: list[bytes] = []
-        self.handle = Handle(self.unread)
+        self.handle = UnreadHandle(self.unread)
         handle = self.handle
 
+        @implementer(ISystemHandle)
         class SocketWire(streams.Wire):
             """
             A connection that has a socket.
             """
 
-            def getHandle(self) -> Handle:
+            def getHandle(self) -> UnreadHandle:
                 return handle
 
         self.patch(streams, "Wire", SocketWire)

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
+from hypothesis import given
+from hypothesis import strategies as st
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -120,6 +123,67 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
         stage = self.makeStage(cohort="all")
         self.assertEqual(stage.cohort(one), stage.cohort(two))
 
+    def test_encoding(self) -> None:
+        """What is no printable ASCII is percent-encoded UTF-8, and decoded once what it was."""
+        for text in (
+            "b\xfcro@example.net",
+            "\u65e5\u672c@example.net",
+            "a%C3%BCb@example.net",
+            '"a b"@example.net',
+            "a+b=c{d}@example.net",
+        ):
+            stage = self.makeStage({"verdicts": {text: {"accept": True}}})
+            self.assertEqual(self.successResultOf(self.ask(stage, text)), ACCEPT, text)
+            ((headers, _),) = self.judge.requests
+            (said,) = headers.getRawHeaders("Deferrals-Rcpt-To")
+            self.assertTrue(said.isascii() and said.isprintable(), said)
+            self.assertEqual(unquote(said), text)
+            echo = self.makeStage({"verdicts": {said: {"accept": True}}})
+            self.assertEqual(self.successResultOf(self.ask(echo, text)), ACCEPT, said)
+
+    @given(st.text(st.characters(exclude_categories=["Cs"])))
+    def test_headerText(self, text: str) -> None:
+        """Whatever the text is."""
+        said = http.headerText(text)
+        self.assertTrue(said.isascii() and said.isprintable(), said)
+        self.assertEqual(unquote(said), text)
+
+    def test_oneMailbox(self) -> None:
+        """One mailbox in two spellings is asked about once."""
+        stage = self.makeStage({"verdicts": {"fighter@example.net": {"accept": True}}})
+        verdict = self.successResultOf(
+            self.ask(stage, "Fighter@example.net", "fighter@EXAMPLE.net", "FIGHTER@example.net.")
+        )
+        self.assertEqual(verdict, ACCEPT)
+        ((headers, _),) = self.judge.requests
+        self.assertEqual(headers.getRawHeaders("Deferrals-Rcpt-To"), ["Fighter@example.net"])
+
+    def test_ambiguous(self) -> None:
+        """Two verdicts for one mailbox are an error, whatever they say."""
+        yes = {"accept": True}
+        for answer in (
+            {"verdicts": {"fighter@example.net": yes, "Fighter@example.net": yes}},
+            {"verdicts": {"fighter@example.net": yes, "fighter@EXAMPLE.net.": yes}},
+            {"verdicts": {"mu\u0308@example.net": yes, "m\xfc@example.net": yes}, "default": yes},
+            {"verdicts": {"x@y.z": yes, "X@y.z": yes}, "default": yes},
+            b'{"verdicts": {"a@example.net": {"accept": true}, "a@example.net": {}}}',
+            b'{"default": {"accept": false, "reply": "550 no", "accept": true}}',
+        ):
+            verdict = self.successResultOf(self.ask(self.makeStage(answer), "a@example.net"))
+            self.assertIsInstance(verdict, Refuse, answer)
+            self.assertEqual(verdict.reply.code, 451, answer)
+
+    def test_tooLarge(self) -> None:
+        """What the service finds too large; that is no failure of it."""
+        marked = Accept(Marks((("Deferrals-Unscanned", "http (too large)"),)))
+        for settings, wanted in (({}, marked), ({"too_large": "accept"}, ACCEPT)):
+            stage = self.makeStage(413, **settings)
+            for _ in range(10):
+                self.assertEqual(self.successResultOf(self.ask(stage, "a@example.net")), wanted)
+        stage = self.makeStage(413, too_large="refuse")
+        verdict = self.successResultOf(self.ask(stage, "a@example.net"))
+        self.assertEqual(str(verdict.reply), "552 5.3.4 too large to be scanned")
+
     def test_headers(self) -> None:
         """An accepting verdict may add headers."""
         stage = self.makeStage({"default": {"accept": True, "headers": {"X-Score": "5"}}})
@@ -147,6 +211,8 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
             {"default": {**refuse, "reply": "550 " + "x" * 600}},
             {"default": {**refuse, "reply": 550}},
             {"default": {"accept": True, "headers": ["X"]}},
+            {"default": {"accept": True, "headers": {"X Y": "z"}}},
+            {"default": {"accept": True, "headers": {"": "z"}}},
             {"default": {"accept": True, "headers": {"X": "x" * 100_000}}},
             {"default": {"accept": True, "headers": dict.fromkeys(map(str, range(1000)), "x")}},
             b" " * (web.MAX_BODY_OCTETS + 1),

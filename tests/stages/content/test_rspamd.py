@@ -9,8 +9,12 @@ from typing import Any
 
 import attrs
 from treq.testing import RequestTraversalAgent
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionLost
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseNeverReceived
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 
@@ -59,6 +63,10 @@ class FakeRspamd(Resource):
         self.answer: Any = result()
         self.requests: list[tuple[Any, bytes]] = []
         self.putChild(b"checkv2", self)
+        self.putChild(b"ping", self)
+
+    def render_GET(self, request: Any) -> bytes:
+        return b"pong\r\n"
 
     def render_POST(self, request: Any) -> bytes:
         self.requests.append((request.requestHeaders, request.content.read()))
@@ -177,15 +185,121 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
             self.assertIn(("X-Spam-Score", wanted), verdict.marks.headers)
 
     def test_later(self) -> None:
-        """Soft reject and greylist refuse for now, with rspamd's text, made harmless."""
+        """Soft reject refuses for now, with rspamd's text, made harmless; greylist where asked."""
         text = {"smtp_message": "come\r\n250 back\tlater"}
         for action in ("soft reject", "greylist"):
             self.rspamd.answer = result(1.0, action, messages=text)
-            verdict = self.verdict(self.makeStage())
+            verdict = self.verdict(self.makeStage(greylist="refuse-temporarily"))
             self.assertEqual(verdict.reply, Reply(451, "4.7.1", "come 250 back later"))
             verdict = self.verdict(self.makeStage(refuse_score=0.5))
             self.assertEqual(str(verdict.reply), "550 5.7.1 refused as spam")
-        self.assertIsInstance(self.verdict(self.makeStage(greylist="accept")), Accept)
+        self.assertIsInstance(self.verdict(self.makeStage()), Accept)
+        self.rspamd.answer = result(1.0, "soft reject")
+        verdict = self.verdict(self.makeStage(greylist="accept"))
+        self.assertEqual(verdict.reply.code, 451)
+
+    def test_tooLarge(self) -> None:
+        """413 is about the message, and no failure of rspamd."""
+        self.rspamd.answer = 413
+        marked = Accept(Marks((("Deferrals-Unscanned", "rspamd (too large)"),)))
+        stage = self.makeStage()
+        for _ in range(10):
+            self.assertEqual(self.verdict(stage), marked)
+        self.assertEqual(self.verdict(self.makeStage(too_large="accept")), ACCEPT)
+        stage = self.makeStage(too_large="refuse", max_size=10)
+        for message in (makeMessage(b"x"), makeMessage(b"x" * 11)):
+            verdict = self.verdict(stage, message=message)
+            self.assertEqual(str(verdict.reply), "552 5.3.4 too large to be scanned")
+        self.rspamd.answer = result(5.0)
+        self.assertIsInstance(self.verdict(self.makeStage()), Accept)
+
+    def test_closes(self) -> None:
+        """It closes at a large message, and answers otherwise: that is too large."""
+        asked: list[bytes] = []
+
+        def request(method: bytes, uri: bytes, *more: Any) -> Deferred[Any]:
+            asked.append(method)
+            if method == b"GET" and self.rspamd.answer is not None:
+                return real(method, uri, *more)
+            return fail(ResponseNeverReceived([Failure(ConnectionLost())]))
+
+        real = self.agent.request
+        self.patch(self.agent, "request", request)
+        marked = Accept(Marks((("Deferrals-Unscanned", "rspamd (too large)"),)))
+        large = makeMessage(b"x" * rspamd.SUSPECT_OCTETS)
+        self.assertEqual(self.verdict(self.makeStage(), message=large), marked)
+        self.assertEqual(asked, [b"POST", b"POST", b"GET"])
+        verdict = self.verdict(self.makeStage(), message=makeMessage(b"x" * 1000))
+        self.assertEqual(verdict.reply.code, 451)
+        self.rspamd.answer = None
+        again = makeMessage(b"y" * rspamd.SUSPECT_OCTETS)
+        self.assertEqual(self.verdict(self.makeStage(), message=again).reply.code, 451)
+
+    def test_actions(self) -> None:
+        """What cannot be carried out is named in the log, with what is done instead."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        for action, settings, wanted in (
+            ("discard", {}, "550 5.7.1 refused as spam"),
+            ("discard", {"refuse_score": 30.0}, "550 5.7.1 refused as spam"),
+            ("discard", {"refuse_score": INF}, "junk"),
+            ("quarantine", {}, "junk"),
+            ("quarantine", {"mark_score": 99.0}, "junk"),
+            ("quarantine", {"refuse_score": 5.0}, "550 5.7.1 refused as spam"),
+            ("our own", {}, "accepted"),
+            ("our own", {"refuse_score": 5.0}, "550 5.7.1 refused as spam"),
+        ):
+            self.rspamd.answer = result(5.0, action)
+            events.clear()
+            verdict = self.verdict(self.makeStage(**settings))
+            if isinstance(verdict, Refuse):
+                self.assertEqual(str(verdict.reply), wanted)
+            else:
+                self.assertEqual("junk" if verdict.marks.junk else "accepted", wanted)
+            (line,) = [event for event in events if event.get("instead")]
+            self.assertEqual(line["action"], action)
+
+    def test_unknown(self) -> None:
+        """A part of an answer that is not known is named, once."""
+        stage = self.makeStage()
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        for _ in range(3):
+            self.rspamd.answer = result(5.0, milter={"add_rcpt": ["x@y.z"]}, novelty=1)
+            self.verdict(stage)
+        named = [event["part"] for event in events if event.get("part")]
+        self.assertEqual(named, ["novelty", "milter.add_rcpt"])
+
+    def test_signatures(self) -> None:
+        """rspamd's signatures are in the copy, one or more, unless its fields are not wanted."""
+        one, two = "v=1; a=rsa-sha256;\r\n\tb=abc", "v=1; a=ed25519-sha256; b=def"
+        for said, wanted in (
+            (one, ["v=1; a=rsa-sha256; b=abc"]),
+            ([one, two], ["v=1; a=rsa-sha256; b=abc", two]),
+            (7, []),
+        ):
+            self.rspamd.answer = {**result(1.0), "dkim-signature": said}
+            marks = self.verdict(self.makeStage()).marks
+            found = [value for name, value in marks.headers if name == "DKIM-Signature"]
+            self.assertEqual(found, wanted)
+            marks = self.verdict(self.makeStage(milter_headers=False)).marks
+            self.assertEqual([name for name, _ in marks.headers], ["X-Spam-Score"])
+
+    def test_spamHeader(self) -> None:
+        """What rspamd would have in place of X-Spam."""
+        for said, wanted in (
+            ("very much", [("X-Spam", "very much")]),
+            ({"X-Junk": "1"}, [("X-Junk", "1")]),
+        ):
+            self.rspamd.answer = result(5.0, "add header", milter={"spam_header": said})
+            marks = self.verdict(self.makeStage()).marks
+            self.assertEqual(marks.headers, (*wanted, ("X-Spam-Score", "5.0")))
+            self.assertIn(wanted[0][0], marks.removed)
+            self.rspamd.answer = result(5.0, milter={"spam_header": said})
+            marks = self.verdict(self.makeStage()).marks
+            self.assertEqual(marks.headers, (("X-Spam-Score", "5.0"),))
 
     def test_text(self) -> None:
         """A reject's reply has rspamd's text and the policy's code."""

@@ -102,6 +102,51 @@ class ReadScanTests(SynchronousTestCase):
         for strange in ([], {"add_headers": [], "remove_headers": ["F"]}, {}):
             self.assertEqual(scan(milter=strange).marks, Marks())
 
+    def test_milter(self) -> None:
+        """What the milter's part makes of the action."""
+        for milter, action, wanted in (
+            ({"reject": "discard"}, "reject", "discard"),
+            ({"reject": "quarantine"}, "reject", "quarantine"),
+            ({"reject": "quarantine"}, "no action", "no action"),
+            ({"reject": 7}, "reject", "reject"),
+            ({"reject": "other"}, "reject", "reject"),
+            ({"no_action": True}, "reject", "no action"),
+            ({"no_action": False}, "reject", "reject"),
+        ):
+            self.assertEqual(scan(action=action, milter=milter).action, wanted)
+        found = scan(action="reject", milter={"no_action": True})
+        self.assertEqual(found.marks, Marks((("X-Rspamd-Action", "reject"),)))
+
+    def test_unknown(self) -> None:
+        """Each part that is not carried out as it stands there is named."""
+        for more, wanted in (
+            ({"message-id": "x", "time_real": 1.0, "urls": [], "profile": {}}, ()),
+            ({"novelty": 1}, ("novelty",)),
+            (
+                {"milter": {"change_from": "x", "del_rcpt": []}},
+                ("milter.change_from", "milter.del_rcpt"),
+            ),
+            (
+                {"milter": {"add_headers": {"X Y": "1", "X-Z": 7, "X-A": "1"}}},
+                ("milter.add_headers.X Y", "milter.add_headers.X-Z"),
+            ),
+            (
+                {"milter": {"remove_headers": {"A": 0, "B": 1}}},
+                ("milter.remove_headers.B of one place (all are removed)",),
+            ),
+        ):
+            self.assertEqual(scan(**more).unknown, wanted, more)
+        for action, known in (("reject", True), ("discard", False), ("our own", False)):
+            self.assertEqual(scan(action=action).instead == "", known)
+
+    def test_signature(self) -> None:
+        """A signature can be folded, however long its key is."""
+        said = f"v=1; bh={'A' * 43}=; b={'B' * 2000}"
+        ((_, value),) = scan(**{"dkim-signature": said}).marks.headers
+        self.assertEqual(value.replace(" ", ""), said.replace(" ", ""))
+        self.assertIn(f"bh={'A' * 43}=;", value)
+        self.assertTrue(all(len(word) < 100 for word in value.split(" ")))
+
     def test_tooMany(self) -> None:
         """No more fields than so many are taken over."""
         many = {f"X-{number}": "x" for number in range(MAX_FIELDS + 5)}

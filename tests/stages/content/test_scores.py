@@ -170,5 +170,6 @@ class ScoringStageTests(SynchronousTestCase):
         """Without a filter, and for a message that is too large, there is no scan."""
         self.assertEqual(self.verdict(person("a1", spam__spam_filter=0.0)), ACCEPT)
         self.message = makeMessage(b"x" * 1001)
-        self.assertEqual(self.verdict(person("a1", spam__refuse_score=1.0)), ACCEPT)
+        marks = Marks((("Deferrals-Unscanned", "spam (too large)"),))
+        self.assertEqual(self.verdict(person("a1", spam__refuse_score=1.0)), Accept(marks))
         self.assertEqual(self.stage.scans, [])

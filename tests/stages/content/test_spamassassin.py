@@ -5,7 +5,7 @@ The content stage C{spamassassin}, without spamd.
 from __future__ import annotations
 
 from deferrals.errors import StageError
-from deferrals.model.verdict import ACCEPT, Marks, Refuse
+from deferrals.model.verdict import ACCEPT, Accept, Marks, Refuse
 from deferrals.stages.content import spamassassin
 from deferrals.testing import (
     ContentStageContract,
@@ -102,9 +102,11 @@ class SpamAssassinTests(StreamCase, FailureTests, ContentStageContract):
         self.assertEqual(len(self.endpoint.requests), 2)
 
     def test_maxSize(self) -> None:
-        """Larger messages are not scanned."""
+        """Larger messages are not scanned, and their copies say so."""
         stage = self.makeStage(max_size=10)
-        self.assertEqual(self.verdict(stage, message=makeMessage(b"x" * 11)), ACCEPT)
+        verdict = self.verdict(stage, message=makeMessage(b"x" * 11))
+        marks = (("Deferrals-Unscanned", "spamassassin (too large)"),)
+        self.assertEqual(verdict, Accept(Marks(marks)))
         self.assertEqual(self.endpoint.requests, [])
 
     def test_parse(self) -> None:

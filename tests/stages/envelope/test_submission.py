@@ -80,7 +80,8 @@ class SenderTests(SubmissionCase):
         """By default its own address, in whatever spelling, and the null path (S10)."""
         stage = self.stage()
         self.assertTrue(verifyObject(ISenderStage, stage))
-        for sender in ("alice@example.net", "Alice@EXAMPLE.net", ""):
+        signed = "prvs=0123456789=alice@example.net"
+        for sender in ("alice@example.net", "Alice@EXAMPLE.net", signed, ""):
             self.assertEqual(self.said(stage, sender), "")
         for sender in ("ceo@example.net", "alice@example.org", "alice+x@example.net"):
             self.assertEqual(self.said(stage, sender), "553 5.7.1")

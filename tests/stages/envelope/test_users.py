@@ -97,6 +97,11 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
             ("friend@good.example", 0.0),
             ("x@mail.example.org", 0.0),
             ("x@example.org", 1.0),
+            ("prvs=0123456789=evil@example.com", "550"),
+            ("btv1==0123456789a==x@bad.example", "550"),
+            ("SRS0=abcd=XY=bad.example=x@forward.example", "550"),
+            ("prvs=0123456789=friend@good.example", 0.0),
+            ("SRS0=abcd=XY=good.example=other@forward.example", 1.0),
         ):
             verdict = self.judge(stage, envelope=makeEnvelope(sender))
             if isinstance(verdict, Refuse):
