@@ -1,0 +1,36 @@
+"""
+C{match} beside Dovecot, rspamd, Python, unzip and bsdtar: see L{tests.readers}.
+"""
+
+from __future__ import annotations
+
+from tests.integration.support import IntegrationCase, program
+from tests.readers.archives import archives
+from tests.readers.compare import archived, differences, made
+from tests.readers.mails import messages
+from tests.readers.shown import AT_ONCE, archive
+from tests.rigs import rig
+
+SEED = 26
+
+
+class ReadersTests(IntegrationCase):
+    """
+    What one of them shows is seen.
+    """
+
+    def test_messages(self) -> None:
+        """Each file name and each decoded content of generated messages."""
+        program("doveadm")
+        program("rspamadm")
+        count = rig(100, 500)
+        for number, start in enumerate(range(0, count, AT_ONCE)):
+            found = made(messages(), min(AT_ONCE, count - start), SEED + number)
+            self.assertEqual(differences(found), [])
+
+    def test_archives(self) -> None:
+        """Each member of generated archives."""
+        program("unzip")
+        program("bsdtar")
+        for data, name in made(archives(), rig(30, 100), SEED):
+            self.assertEqual(archived(data, name, archive(data, name)), set(), data)
