@@ -2,7 +2,7 @@
 What C{match} sees of a message, beside what its readers show of it: Dovecot,
 rspamd, Python's C{email}; of archives, C{unzip}, C{bsdtar} and Python.
 
-    python -m tests.readers                  500 messages and 60 archives
+    python -m tests.readers                  500 messages and 100 archives
     python -m tests.readers --cases 10000    as many messages
     python -m tests.readers --seed 7         other ones
 

@@ -5,11 +5,10 @@ What readers show, and C{match} does not see.
 from __future__ import annotations
 
 import io
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import attrs
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
@@ -17,24 +16,17 @@ from deferrals.stages.content.match.archives import Budget, Unreadable, members
 from deferrals.stages.content.match.contents import files
 from deferrals.stages.content.match.mime import TooComplex
 from deferrals.stages.content.match.names import savedNames
-from tests.readers.shown import Shown, dovecot, python, rspamd
+from tests.readers.dump import rspamd
+from tests.readers.exemptions import EXEMPTIONS, Difference, trimmed
+from tests.readers.imap import dovecot
+from tests.readers.item import Shown
+from tests.readers.shown import python
 
-_CONTROLS = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f-\xff?]+")
-_NOT_ASCII = re.compile(r"[^ -~]+|\?+")
 _LIMIT = 10_000_000
 _ANY = list(HealthCheck)
 
-
-@attrs.frozen
-class Difference:
-    """
-    What a reader shows of a message that C{match} does not see.
-    """
-
-    reader: str
-    message: bytes
-    name: str | None = None
-    content: bytes | None = None
+#: What was not compared, and why: how often.
+Exempted = Counter[str]
 
 
 class Seen:
@@ -44,70 +36,65 @@ class Seen:
 
     def __init__(self, data: bytes) -> None:
         self.names: set[str] = set()
-        contents: list[bytes] = []
+        self.contents: set[bytes] = set()
+        self.boundaries: set[bytes] = set()
         self.refused = False
         try:
             for file in files(data):
                 for name in file.header.names:
-                    self.names.update(map(_ascii, savedNames(name)))
-                contents += [file.content(_LIMIT), *(one.encode() for one in file.texts(_LIMIT))]
+                    self.names.update(savedNames(name))
+                for boundary in file.header.boundaries:
+                    octets = boundary.encode("utf-8", "surrogateescape")
+                    self.boundaries.add(octets.rstrip()[:80].lower())
+                self.contents.add(trimmed(file.content(_LIMIT)))
         except TooComplex:
             self.refused = True
-        self._contents = b"\0\0".join(map(_plain, contents))
 
-    def hasName(self, name: str) -> bool:
-        wanted = {_ascii(one) for one in savedNames(name)}
-        return self.refused or not wanted or not self.names.isdisjoint(wanted)
+    def hasName(self, name: bytes) -> bool:
+        """
+        A rule sees the name as it is shown; no case, no blanks around it.
+        """
+        shown = _forms(name)
+        return self.refused or "" in shown or not shown.isdisjoint(self.names)
 
     def hasContent(self, content: bytes) -> bool:
-        return self.refused or _plain(content) in self._contents
+        """
+        A file begins and ends as it is shown, but for line ends and the blanks
+        around it.
+        """
+        return self.refused or trimmed(content) in self.contents
 
 
-def _ascii(name: str) -> str:
+def _forms(name: bytes) -> set[str]:
     """
-    Readers differ in what they show of octets in no character set.
+    A name in octets may be in several character sets.
     """
-    return _NOT_ASCII.sub("?", name)
+    forms = {name.decode("utf-8", "surrogateescape")}
+    forms |= {name.decode(codec, "replace") for codec in ("utf-8", "cp1252", "cp437")}
+    return {form.strip().lower() for form in forms}
 
 
-def _isKnown(reader: str, data: bytes, content: bytes) -> bool:
-    """
-    Differences that remain; C{docs/stages/match.md} says why.
-    """
-    if _plain(content) in _plain(data):
-        return True  # it could not undo the encoding, and shows what it found
-    if reader == "python" and content.startswith(b"From me"):
-        return True  # it moves that line from the header's end into the content
-    return reader == "rspamd" and content.startswith(b"J\xe6\xe3y")  # "Subj", as base64
-
-
-def _plain(content: bytes) -> bytes:
-    """
-    Line ends and blanks around it say nothing; rspamd and
-    doveadm show something else for controls and octets beyond ASCII.
-    """
-    return _CONTROLS.sub(b"?", content.replace(b"\r", b"").strip())
-
-
-def missing(data: bytes, reader: str, shown: Shown) -> Iterator[Difference]:
+def missing(data: bytes, reader: str, shown: Shown, exempted: Exempted) -> Iterator[Difference]:
     """
     What is not seen of one message.
     """
     seen = Seen(data)
-    for name in shown.names:
-        closed = name.removesuffix(")")  # Python closes comments that are not closed
-        if not seen.hasName(name) and not (reader == "python" and seen.hasName(closed)):
-            yield Difference(reader, data, name)
-    for content in shown.contents:
-        if not seen.hasContent(content) and not _isKnown(reader, data, content):
-            yield Difference(reader, data, None, content)
+    names = [Difference(reader, data, name=one) for one in shown.names if not seen.hasName(one)]
+    contents = [
+        Difference(reader, data, content=one) for one in shown.contents if not seen.hasContent(one)
+    ]
+    for one in (*names, *contents):
+        why = next((why.reason for why in EXEMPTIONS if why.applies(one, seen)), None)
+        if why is None:
+            yield one
+        else:
+            exempted[why] += 1
 
 
-def differences(messages: Sequence[bytes]) -> list[Difference]:
+def everyReader(messages: Sequence[bytes]) -> dict[str, list[Shown]]:
     """
-    What is not seen of several.
+    What each reader shows of each message.
     """
-    found: list[Difference] = []
     everybody = {
         "python": [python(one) for one in messages],
         "dovecot": dovecot(messages),
@@ -115,9 +102,34 @@ def differences(messages: Sequence[bytes]) -> list[Difference]:
     }
     for reader, shown in everybody.items():
         assert len(shown) == len(messages), (reader, len(shown), len(messages))
+    return everybody
+
+
+def differences(messages: Sequence[bytes], exempted: Exempted) -> list[Difference]:
+    """
+    What is not seen of several.
+    """
+    found: list[Difference] = []
+    for reader, shown in everyReader(messages).items():
         for message, one in zip(messages, shown, strict=True):
-            found += missing(message, reader, one)
+            found += missing(message, reader, one, exempted)
     return found
+
+
+def case(message: bytes) -> dict[str, str | list[str]]:
+    """
+    @return: for the corpus: a message with all that readers show of it and
+        C{match} sees.
+    """
+    seen = Seen(message)
+    readers = [shown for (shown,) in everyReader([message]).values()]
+    names = {name for one in readers for name in one.names if name and seen.hasName(name)}
+    contents = {one for shown in readers for one in shown.contents if seen.hasContent(one)}
+    return {
+        "message": message.decode("latin-1"),
+        "names": sorted(one.decode("latin-1") for one in names),
+        "contents": sorted(one.decode("latin-1") for one in contents),
+    }
 
 
 def made(strategy: SearchStrategy[Any], count: int, number: int) -> list[Any]:
@@ -137,9 +149,9 @@ def made(strategy: SearchStrategy[Any], count: int, number: int) -> list[Any]:
     return found[:count]
 
 
-def archived(data: bytes, name: str, shown: set[str]) -> set[str]:
+def archived(data: bytes, name: str, shown: dict[str, set[str]]) -> set[tuple[str, str]]:
     """
-    @return: names of an archive's members that are not seen.
+    @return: readers, and names of an archive's members that are not seen.
     """
     seen: set[str] = set()
     try:
@@ -147,4 +159,9 @@ def archived(data: bytes, name: str, shown: set[str]) -> set[str]:
             seen.update(savedNames(one))
     except Unreadable:
         pass
-    return {one for one in shown if savedNames(one) and seen.isdisjoint(savedNames(one))}
+    return {
+        (reader, one)
+        for reader, names in shown.items()
+        for one in names
+        if one.strip() and _forms(one.encode("utf-8", "surrogateescape")).isdisjoint(seen)
+    }

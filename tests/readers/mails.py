@@ -93,6 +93,11 @@ _JUNK = (
     "--b1",
     "X-\u00e4: \u00f6",
 )
+_SCRATCHES = (
+    *(bytes([octet]) for octet in b" \t\"();=\\,:'*%/-?<>@[]\0\r\n\x0b\x0c\x7f\xa0\xff"),
+    *(b"", b"\r\n ", b"\r\n", b'\\"', b"; ", b"*0=", b"*=", b"=?", b"?=", b"%2e", b"\xe2\x80\x8b"),
+    *(b"\xef\xbb\xbf", b"utf-8''", b"()", b'""', b"--", b"\r\n\r\n"),
+)
 _COMMENTS = ("(c)", " (c) ", "(a (b) c)", '("x)', "(", ")", "( ;x=y )", "(\\))")
 
 
@@ -106,7 +111,33 @@ def messages(draw: Draw) -> bytes:
         fields.pop()
     body = draw(parts(2))
     whole = "\r\n".join(fields).encode() + b"\r\n" + body
-    return draw(mangled(whole)) if draw(st.integers(0, 3)) == 0 else whole
+    if draw(st.integers(0, 3)) == 0:
+        whole = draw(mangled(whole))
+    if draw(st.integers(0, 4)) == 0:
+        whole = draw(scratched(whole))
+    if draw(st.integers(0, 11)) == 0:
+        whole = whole.replace(b"\r\n", draw(st.sampled_from((b"\n", b"\n", b"\r\r\n"))))
+    return whole
+
+
+@st.composite
+def scratched(draw: Draw, data: bytes) -> bytes:
+    """
+    Octets put in, taken out or replaced, mostly in header fields and boundaries.
+    """
+    lines = data.split(b"\r\n")
+    places = [
+        number
+        for number, line in enumerate(lines)
+        if line[:8].lower() == b"content-" or line[:2] == b"--" or line[:1] in (b" ", b"\t")
+    ] or [0]
+    for _ in range(draw(st.integers(1, 3))):
+        number = draw(st.sampled_from(places))
+        line = lines[number]
+        at = draw(st.integers(0, len(line)))
+        added = draw(st.sampled_from(_SCRATCHES))
+        lines[number] = line[:at] + added + line[at + draw(st.integers(0, 2)) :]
+    return b"\r\n".join(lines)
 
 
 @st.composite
@@ -234,7 +265,7 @@ def tokens(draw: Draw, word: str) -> str:
     """
     A field's value that is one word.
     """
-    kind = draw(st.integers(0, 11))
+    kind = draw(st.integers(0, 16))
     comment = draw(st.sampled_from(_COMMENTS))
     forms = (
         word.upper(),
@@ -243,6 +274,11 @@ def tokens(draw: Draw, word: str) -> str:
         f'"{word}"',
         f"{word};",
         f" {word} ",
+        f"{word}\r\n ",
+        f"x-{word}",
+        f"{word}, 8bit",
+        f"7bit {word}",
+        f"{word}=",
     )
     return forms[kind] if kind < len(forms) else word
 
@@ -258,7 +294,8 @@ def written(draw: Draw, main: str, sub: str, values: list[tuple[str, str]]) -> s
     if odd and draw(st.booleans()):
         text = draw(st.sampled_from(_COMMENTS)) + text
     if draw(st.integers(0, 5)) == 0:
-        values = [("charset", "utf-8"), *values]
+        charset = draw(st.sampled_from(("utf-8", "utf-8", "iso-8859-1", "utf-16", "utf-7", "x")))
+        values = [("charset", charset), *values]
     for name, value in values:
         text += draw(st.sampled_from(("; ", ";", ";\r\n ", ";\r\n\t", " ; ")))
         text += draw(parameter(name, value, odd))

@@ -37,10 +37,14 @@ _GUESS_OCTETS = 512
 _LETTERS = string.ascii_letters.encode() + b"0123456789+/"
 _NOT_BASE64 = bytes(sorted(set(range(256)) - set(_LETTERS)))
 _NOT_BASE64_OR_PADDING = bytes(sorted(set(_NOT_BASE64) - set(b"=")))
+_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]")
 _PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*+[A-Za-z0-9+/]")
-_BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]{4,}+={0,2}+[ \t]*+(?:\Z|[\r\n])")
+_BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]{2,}+={0,2}+[ \t]*+(?:\Z|[\r\n])")
 _QUOTED = re.compile(rb"=[0-9A-Fa-f]{2}")
 _QUOTED_FEW = 3
+#: What is no quoted-printable in it, and what is.
+_ODD_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n)|[ \t]\r?\n")
+_QUOTED_OCTET = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+\r?\n|(=))|[ \t]++(?=\r?\n)")
 _UUENCODED = re.compile(rb"begin(?:-base64)?\s++[0-7]")
 
 #: Gives a content's octets, with the size of the pieces it is read in.
@@ -155,8 +159,19 @@ def formsOf(data: Buffer, part: Part) -> Iterator[File]:
     for start, end in part.ranges:
         if start < end or not part.header.isEmpty:
             head = data[start : min(end, start + _GUESS_OCTETS)]
-            for encoding in _encodings(part.header, head, not part.others):
+            isSure = not part.others and not _isDoubtful(data, part, start, end)
+            for encoding in _encodings(part.header, head, isSure):
                 yield from _decodings(data, part.header, start, end, encoding)
+
+
+def _isDoubtful(data: Buffer, part: Part, start: int, end: int) -> bool:
+    """
+    Whether readers may leave as it is what says that it is base 64.
+    """
+    if "base64" not in part.header.encodings:
+        return False
+    isCut = end - start < _GUESS_OCTETS and len(data[start:end].translate(None, _NOT_BASE64)) % 4
+    return isCut == 1 or _NO_BASE64.search(data, start, end) is not None
 
 
 def _encodings(header: PartHeader, head: bytes, isSure: bool) -> list[str]:
@@ -185,9 +200,14 @@ def _decodings(
     if encoding == "binary":
         yield File(header, lambda size: _raw(data, start, end, size))
     elif encoding == "quoted-printable":
-        yield File(header, lambda size: _unquoted(_raw(data, start, end, size), size), True)
+        undo = binascii.a2b_qp
+        yield File(header, lambda size: _unquoted(_raw(data, start, end, size), size, undo), True)
+        if _ODD_QUOTED.search(data, start, end):
+            yield File(
+                header, lambda size: _unquoted(_raw(data, start, end, size), size, _literally), True
+            )
     elif encoding == "uuencode":
-        for name, content in uuencode.files(data[start : min(end, start + TEXT_OCTETS)]):
+        for name, content in uuencode.files(data[start : min(end, start + TEXT_OCTETS)], True):
             named = attrs.evolve(header, names=(*header.names, name))
             yield File(named, _constant(content), True)
     else:
@@ -200,7 +220,9 @@ def _raw(data: Buffer, start: int, end: int, size: int) -> Iterator[bytes]:
     return (data[at : min(end, at + size)] for at in range(start, end, size))
 
 
-def _unquoted(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+def _unquoted(
+    pieces: Iterator[bytes], size: int, undo: Callable[[bytes], bytes]
+) -> Iterator[bytes]:
     """
     Line by line, because a line that is continued has its end encoded.
     """
@@ -209,8 +231,18 @@ def _unquoted(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         raw = held + piece
         cut = raw.rfind(b"\n") + 1
         held = raw[cut:] if len(raw) - cut < size else b""
-        yield binascii.a2b_qp(raw[: len(raw) - len(held)])
-    yield binascii.a2b_qp(held)
+        yield undo(raw[: len(raw) - len(held)])
+    yield undo(held)
+
+
+def _literally(octets: bytes) -> bytes:
+    """
+    Quoted-printable for readers that leave as it is what is none, but for blanks
+    at the end of a line.
+    """
+    return _QUOTED_OCTET.sub(
+        lambda found: b"==" if found[2] else bytes.fromhex((found[1] or b"").decode()), octets
+    )
 
 
 def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -82,7 +82,8 @@ def readings(value: str) -> dict[str, list[str]]:
     for text in dict.fromkeys((value, withoutComments(value))):
         for name, one in _everyValue(text):
             values = found.setdefault(name, {})
-            for read in (one, words(one), _BLANKS.sub(" ", one), _FOLDS.sub("", one)):
+            extended = [_joined([(0, one, True)]), *one.split("'", 3)] if "'" in one else []
+            for read in (one, words(one), _BLANKS.sub(" ", one), _FOLDS.sub("", one), *extended):
                 if read:
                     values[read] = None
     return {name: list(values) for name, values in found.items()}
@@ -113,8 +114,11 @@ def _anywhere(value: str) -> Iterator[tuple[str, str]]:
         several.setdefault(name, []).append(one)
     for name, found in several.items():
         if any(place[2] or place[3] for place in places if place[1].lower() == name):
-            for pick in (0, -1):
-                yield from ((name, text) for text in _everyJoin([one[pick] for one in found]))
+            for pick in (0, 1, -1):
+                chosen = [one[min(pick, len(one) - 1)] for one in found]
+                yield from ((name, text) for text in _everyJoin(chosen))
+            for _, text, encoded in (section for one in found for section in one):
+                yield name, _joined([(0, text, encoded)])
 
 
 def _byPairs(value: str) -> Iterator[tuple[str, str]]:
@@ -162,7 +166,8 @@ def _valuesIn(rest: str) -> list[str]:
             if quoted[2] is not None:
                 break
         piece = text.partition(";")[0].strip()
-        values += [piece, piece.strip("\"'"), piece.replace('"', "")]
+        values += [piece, piece.strip("\"'"), piece.replace('"', ""), piece.replace("\\", "")]
+        values += [piece.partition('"')[2].strip('"'), piece.partition("=")[0]]
         token = _TOKEN.match(text.lstrip(' \t\r\n"'))
         if token is not None:
             values += [token[0], token[0].strip("'"), token[0].partition("\\")[0]]
@@ -172,14 +177,16 @@ def _valuesIn(rest: str) -> list[str]:
 def _everyJoin(sections: list[_Section]) -> Iterator[str]:
     """
     Sections put together: as far as none is missing, whatever is missing, the
-    first and the last of each number, and all of them.
+    first and the last of each number, and all of them, in two orders.
     """
     ordered = sorted(sections, key=lambda section: section[0])
     last = {section[0]: section for section in ordered}
-    for chosen in (_first(sections), list(last.values()), ordered):
+    for chosen in (_first(sections), list(last.values()), ordered, sorted(sections)):
         yield _joined(chosen)
         yield _joined([(number, text, True) for number, text, _ in chosen])
+        yield _joined(chosen, "latin-1")
         yield "".join(text for _, text, _ in chosen)
+        yield "".join(_joined([(0, text, encoded)]) for _, text, encoded in chosen)
     for _, text, encoded in sections:
         yield _joined([(0, text, encoded)])
 
@@ -231,14 +238,17 @@ def _first(sections: list[_Section]) -> list[_Section]:
     return whole
 
 
-def _joined(sections: list[_Section]) -> str:
-    charset, pieces = "utf-8", []
+def _joined(sections: list[_Section], unsaid: str = "utf-8") -> str:
+    """
+    @param unsaid: the character set where none is said.
+    """
+    charset, pieces = unsaid, []
     for place, (_, text, encoded) in enumerate(sections):
         if place == 0 and encoded and text.count("'") >= 2:
             charset, _, text = text.split("'", 2)
         octets = text.encode("utf-8", "surrogateescape")
         pieces.append(urllib.parse.unquote_to_bytes(octets) if encoded else octets)
-    return decoded(b"".join(pieces), charset)
+    return decoded(b"".join(pieces), charset or unsaid)
 
 
 def words(value: str) -> str:

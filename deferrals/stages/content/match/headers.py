@@ -8,6 +8,7 @@ field, with comments and without, of fields behind a line that is none, too.
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import attrs
@@ -17,19 +18,27 @@ from deferrals.stages.content.match.fields import readings, withoutComments
 #: The lines of a section, however they end; what follows a line that is
 #: continued belongs to it.
 _FIELD_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?![ \t])")
+#: Likewise for readers to whom a CR alone ends no line.
+_FIELD_END_LF = re.compile(rb"\r*+\n(?![ \t])")
+_LONE_CR = re.compile(rb"\r(?!\n)")
 #: Where some readers let a section end: at a line that is no field and no
 #: continuation, and at one of blanks.
-_NO_FIELD = re.compile(
-    rb"(?:^|(?<=\n)|(?<=\r)(?!\n))(?!\Z)(?:(?![\x21-\x39\x3b-\x7e]*+:|[ \t\r\n])"
-    rb"|(?=[ \t]++(?:\r\n|\n|\r|$)))"
-)
+_LINE = rb"(?:^|(?<=\n)|(?<=\r)(?!\n))(?!\Z)"
+_NO_FIELD = re.compile(_LINE + rb"(?![\x21-\x39\x3b-\x7e]*+:|[ \t\r\n])")
+_BLANK = re.compile(_LINE + rb"(?=[ \t]++(?:\r\n|\n|\r|$))")
+#: An empty boundary, for which any line is one that begins with two hyphens.
+_NO_BOUNDARY = re.compile(r"boundary\s*+=\s*+(?:\"\"|;|\Z)", re.I)
+#: A section that names more is not joined with the one behind it.
+MAX_CARRIED = 100
+#: Of lines that are no field, so many.
+MAX_STARTS = 4
 _TYPE = re.compile(r"[^\s/;,\"()=]++\s*+/\s*+[^\s/;,\"()=]++")
 #: Values that all readers read alike.
 _MULTIPART = re.compile(
     r"\s*+multipart/[a-z.+-]++(?:\s*+;\s*+[a-z-]++=(?:\"[^\"\\\r\n]*+\"|[^\s;\"()]++))*+\s*+;?\s*+",
     re.I,
 )
-_MESSAGE = re.compile(r"\s*+message/(?:rfc822|global)(?:\s*+;[^()]*+)?", re.I)
+_MESSAGE = re.compile(r"\s*+message/rfc822(?:\s*+;[^()]*+)?", re.I)
 _USUAL_ENCODING = re.compile(r"\s*+(?:base64|quoted-printable|7bit|8bit|binary)\s*+", re.I)
 _ENCODINGS = {
     "base64": "base64",
@@ -86,11 +95,32 @@ class PartHeader:
         return {kind.partition("/")[0] for kind in self.mimeTypes}
 
     @property
+    def isShort(self) -> bool:
+        """
+        Whether it names but a few files and boundaries.
+        """
+        return len(self.names) + len(self.boundaries) + len(self.mimeTypes) <= MAX_CARRIED
+
+    @property
     def isMessage(self) -> bool:
         """
         Whether some reader takes its content for a message.
         """
         return any(kind.startswith("message/") for kind in self.mimeTypes)
+
+    def joined(self, other: PartHeader) -> PartHeader:
+        """
+        @return: what readers go by who take both for one section.
+        """
+        both = (self, other)
+        return PartHeader(
+            tuple(dict.fromkeys(kind for one in both for kind in one.mimeTypes)),
+            tuple(dict.fromkeys(name for one in both for name in one.names)),
+            tuple(dict.fromkeys(text for one in both for text in one.boundaries)),
+            tuple(dict.fromkeys(name for one in both for name in one.encodings)),
+            tuple(dict.fromkeys(name for one in both for name in one.charsets)),
+            isEmpty=self.isEmpty and other.isEmpty,
+        )
 
     @classmethod
     def read(cls, octets: bytes, default: str = "text/plain") -> PartHeader:
@@ -109,6 +139,8 @@ class PartHeader:
         kinds = dict.fromkeys(kind for value in types for kind in _mimeTypes(value))
         ways = tuple(dict.fromkeys(name for value in encodings for name in _encodings(value)))
         boundaries = tuple(dict.fromkeys(found.get("boundary", [])))
+        if any(_NO_BOUNDARY.search(value) for value in types):
+            boundaries = (*boundaries, "")
         return cls(
             tuple(kinds) or (default,),
             tuple(dict.fromkeys(found.get("filename", []) + found.get("name", []))),
@@ -142,7 +174,10 @@ def _kept(octets: bytes) -> tuple[_Fields, _Fields, _Fields]:
     """
     values: dict[str, _Fields] = {}
     text = octets.lstrip(b" \t\r\n")
-    for field in _FIELD_END.split(text):
+    lines = _FIELD_END.split(text)
+    if _LONE_CR.search(text):
+        lines += _FIELD_END_LF.split(text)
+    for field in lines:
         name, colon, value = field.partition(b":")
         if colon and len(name) < 100 and name[:8].lower() == b"content-":
             known = name.decode("latin-1").strip().lower()
@@ -175,5 +210,5 @@ def otherStarts(octets: bytes) -> list[int]:
     @return: where its content begins for readers to whom the section ends
         before its empty line.
     """
-    found = _NO_FIELD.search(octets)
-    return [found.start()] if found is not None else []
+    places = list(itertools.islice(_NO_FIELD.finditer(octets), MAX_STARTS))
+    return [found.start() for found in (*places, _BLANK.search(octets)) if found is not None]

@@ -44,6 +44,9 @@ _MARK = re.compile(rb"(?:\A|(?<=[\r\n]))--")
 #: An empty line; also in what has only LF.
 _EMPTY = re.compile(rb"\r?\n\r?\n")
 _EMPTY_FIRST = re.compile(rb"\r?\n")
+#: Fields behind empty lines: a header section for some readers.
+_FIELDS_LATE = re.compile(rb"(?:\r?\n)++(?=[\x21-\x39\x3b-\x7e]++[ \t]*+:)")
+_MAILBOX_LINE = re.compile(rb"\s*+(?:>?From [^\r\n]*+\s++)?")
 _EMPTY_CR = re.compile(rb"\r\r|\r\n\r(?!\n)")
 
 #: What L{parts} reads: octets with C{find} and slices.
@@ -141,9 +144,10 @@ class _Levels:
         self._level: dict[bytes, int] = {}
         self._twice: set[bytes] = set()
         self._waiting: dict[bytes | None, list[_OpenPart]] = {}
+        self._seen: set[bytes] = set()
 
     def declare(self, header: PartHeader) -> None:
-        boundaries = [one.encode("utf-8", "surrogateescape") for one in header.boundaries if one]
+        boundaries = [one.encode("utf-8", "surrogateescape") for one in header.boundaries]
         wholes = dict.fromkeys(one.rstrip() for one in boundaries)
         keys = dict.fromkeys(one[:_BOUNDARY_OCTETS].lower() for one in wholes)
         fresh = tuple(key for key in keys if key not in self._level)
@@ -171,14 +175,26 @@ class _Levels:
         """
         @param at: where two hyphens stand at the beginning of a line.
         """
-        text = data[at + 2 : at + 2 + _BOUNDARY_OCTETS].lower()
+        begin = at + 2 + (data[at + 2 : at + 3] == b'"')  # some put it in quotes here, too
+        text = data[begin : begin + _BOUNDARY_OCTETS].lower()
         keys = tuple(text[:length] for length in self._lengths if text[:length] in self.digests)
         if not keys:
             return None
         end = data.find(b"\n", at)
         after = end + 1 if end >= 0 else len(data)
         key, closes = self._exactly(data[at + 2 : min(after, at + _LINE_OCTETS)], keys)
+        if key is not None:
+            self._seen.add(key)
         return _Line(at, after if end >= 0 else None, keys, key, closes)
+
+    def isUnseen(self, header: PartHeader) -> bool:
+        """
+        Whether it is a multipart of whose boundary there is no line: for strict
+        readers its content is one.
+        """
+        boundaries = [one.encode("utf-8", "surrogateescape") for one in header.boundaries]
+        keys = {one.rstrip()[:_BOUNDARY_OCTETS].lower() for one in boundaries}
+        return bool(keys) and keys.isdisjoint(self._seen)
 
     def _exactly(self, line: bytes, keys: tuple[bytes, ...]) -> tuple[bytes | None, bool]:
         """
@@ -223,6 +239,7 @@ class _BoundaryScanner:
         self._headerOctets = self._headerLines = self._count = 0
         self._soughtFrom, self._nextMark = 0, -1
         self._left = MAX_READINGS * len(data)
+        self._carried: PartHeader | None = None
 
     def scan(self) -> list[Part]:
         found: list[_OpenPart] = []
@@ -245,6 +262,8 @@ class _BoundaryScanner:
             if line is None:
                 break
             position = line.next
+            if line.key is None and one.start == line.start and one.header.isShort:
+                self._carried = one.header  # for readers to whom that line is in the header
             closed = line.closes
             key = line.key or max(line.keys, key=len)
             digest = any(self._levels.digests[name] for name in line.keys)
@@ -266,27 +285,34 @@ class _BoundaryScanner:
         if self._count > MAX_PARTS:
             raise TooComplex
         header, starts = self._header(position, default)
-        if "multipart" in header.mainTypes and not header.boundaries:
-            header = attrs.evolve(header, boundaries=self._likely(starts[0]))
+        if self._carried is not None:
+            header = header.joined(self._carried)
+            self._carried = None
+        if "multipart" in header.mainTypes and not header.isContainer:
+            likely = self._likely(starts[0])
+            header = attrs.evolve(header, boundaries=(*header.boundaries, *likely))
         self._levels.declare(header)
         one = _OpenPart(header, starts[0], starts[0], starts[1:], closed and header.isEmpty)
         self._levels.begin(one, key)
         return one
 
-    def _likely(self, start: int) -> tuple[str, ...]:
+    def _likely(self, start: int) -> list[str]:
         """
-        Where a header names no boundary, the first line that could be one.
+        Where readers may find no boundary in a header: the first line that could
+        be one.
         """
         at = self._find(start)
         line = self._data[at + 2 : at + _LINE_OCTETS].partition(b"\n")[0] if at >= 0 else b""
-        return (line.decode("utf-8", "surrogateescape").rstrip(),)
+        text = line.decode("utf-8", "surrogateescape").rstrip()
+        return [text] if text else []
 
     def _part(self, one: _OpenPart) -> Part:
         if one.skipped and not one.starts:
             return Part(one.header, one.start, one.start)
         others = [(start, one.end) for start in one.starts if start < one.end]
         strict = len(self._data) if one.strictEnd is None else one.strictEnd
-        if strict > one.end and (one.starts or not one.header.isContainer):
+        isLeaf = not one.header.isContainer or self._levels.isUnseen(one.header)
+        if strict > one.end and (one.starts or isLeaf):
             others += [(start, strict) for start in (one.start, *one.starts)]
         self._left -= one.end - one.start + sum(end - start for start, end in others)
         if self._left < 0:
@@ -300,25 +326,60 @@ class _BoundaryScanner:
         """
         empty = _EMPTY_FIRST.match(self._data, position)
         if empty is not None and (position or not self._data[:1000].strip()):
-            return PartHeader.read(b"", default), [empty.end()]
-        end, start = self._headerEnd(self._firstField(position))
+            return self._lateHeader(position, default) or (
+                PartHeader.read(b"", default),
+                [empty.end()],
+            )
+        begin = self._firstField(position)
+        end, start = self._headerEnd(begin)
         if end - position > MAX_HEADER_OCTETS:
             raise TooComplex
-        octets = self._data[position:end]
+        octets = self._counted(position, end)
+        early = _EMPTY.search(octets, 0, begin - position)
+        starts = [found.end() for found in (empty, early) if found]
+        skipped = begin - position
+        starts += [skipped + at for at in otherStarts(octets[skipped:])]
+        starts += [found.end() for found in _EMPTY_CR.finditer(octets)][:1]
+        if position and end == start < len(self._data):  # no empty line: for some, no header
+            starts.append(0)
+        return PartHeader.read(octets, default), [start, *(position + at for at in starts)]
+
+    def _lateHeader(self, position: int, default: str) -> tuple[PartHeader, list[int]] | None:
+        """
+        What some readers take for a part's header: what stands behind an empty
+        line, where others see the content begin.
+        """
+        late = _FIELDS_LATE.match(self._data, position, position + _LINE_OCTETS)
+        if late is None:
+            return None
+        end, start = self._headerEnd(late.end())
+        if end - position > MAX_HEADER_OCTETS:
+            return None
+        header = PartHeader.read(self._counted(late.end(), end), default)
+        if header.isEmpty:
+            return None
+        kinds = (*header.mimeTypes, default)
+        header = attrs.evolve(header, mimeTypes=kinds, isPlain=False, isContainer=False)
+        return header, [start, late.end()]
+
+    def _counted(self, start: int, end: int) -> bytes:
+        """
+        The octets of a header section.
+        """
+        octets = self._data[start:end]
         self._headerOctets += len(octets)
         self._headerLines += octets.count(b"\n")
         if self._headerOctets > MAX_HEADERS_OCTETS or self._headerLines > MAX_HEADER_LINES:
             raise TooComplex
-        starts = [empty.end()] if empty is not None else otherStarts(octets)
-        starts += [found.end() for found in _EMPTY_CR.finditer(octets)][:1]
-        return PartHeader.read(octets, default), [start, *(position + at for at in starts)]
+        return octets
 
     def _firstField(self, position: int) -> int:
         """
-        Some readers skip empty lines at the beginning of a message.
+        Some readers skip empty lines at the beginning of a message, and a mailbox's
+        line in front of them.
         """
-        begin = self._data[position : position + 1000]
-        return position + len(begin) - len(begin.lstrip()) if position == 0 else position
+        found = _MAILBOX_LINE.match(self._data, 0, _LINE_OCTETS) if position == 0 else None
+        return found.end() if found is not None else position
 
     def _headerEnd(self, position: int) -> tuple[int, int]:
         """

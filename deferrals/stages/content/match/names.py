@@ -41,7 +41,8 @@ def savedNames(name: str) -> list[str]:
         seen = _FILLERS.sub("", "".join(c for c in text if unicodedata.category(c) not in _UNSEEN))
         for one in (text, text.partition("\0")[0], seen):
             for form in (one, unicodedata.normalize("NFKC", one)):
-                for path in (form, _DIRECTORIES.split(form)[-1], form.replace('"', "")):
+                own = _DIRECTORIES.split(form)[-1]
+                for path in (form, own, form.replace('"', ""), form.replace("\\", "/")):
                     for saved in (path, path.rstrip(". \t\r\n\xa0"), _beforeColon(path)):
                         found[saved.strip().lower()] = None
     found.pop("", None)

@@ -11,18 +11,24 @@ from collections.abc import Iterator
 from deferrals.stages.content.match.fields import base64
 
 _BEGIN = re.compile(rb"(?:\A|(?<=[\r\n]))begin(-base64)?[ \t]++[0-7]{3,5}[ \t]++([^\r\n]++)")
+#: Where the transfer encoding says it, any such line will do.
+_ANY_BEGIN = re.compile(
+    rb"(?:\A|(?<=[\r\n]))begin(-base64)?\b(?:[ \t]++[0-7]++)?+[ \t]*+([^\r\n]*+)"
+)
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _END_OF_BASE64 = re.compile(rb"[\r\n]====")
 
 
-def files(text: bytes) -> Iterator[tuple[str, bytes]]:
+def files(text: bytes, isDeclared: bool = False) -> Iterator[tuple[str, bytes]]:
     """
+    @param isDeclared: whether the transfer encoding says that it is one.
     @return: the name and the octets of each file in a text.  One that is cut off
         is there as far as it goes.
     """
     position = 0
-    while found := _BEGIN.search(text, position):
-        following = _BEGIN.search(text, found.end())
+    form = _ANY_BEGIN if isDeclared else _BEGIN
+    while found := form.search(text, position):
+        following = form.search(text, found.end())
         position = following.start() if following else len(text)
         name = found[2].strip().decode("utf-8", "surrogateescape")
         body = text[found.end() : position]
@@ -46,7 +52,7 @@ def _line(line: bytes) -> bytes:
     What a line stands for; blanks that were lost at its end are put there
     again, and what is behind it is left out.
     """
-    if not line or not 32 < line[0] < 96:
+    if not line:
         return b""
     length = (line[0] - 32) & 63
     wanted = 1 + (length * 4 + 2) // 3

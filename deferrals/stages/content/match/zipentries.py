@@ -70,9 +70,11 @@ def _entry(file: IO[bytes], position: int, isLocal: bool, maxName: int) -> ZipEn
         return None
     version, flags, method = struct.unpack_from("<HHH", header, 4 if isLocal else 6)
     size, _, nameOctets, extraOctets = struct.unpack_from("<IIHH", header, 18 if isLocal else 20)
-    if (version & 0xFF) >= _NO_VERSION or not 0 < nameOctets <= 4 * maxName:
+    if (version & 0xFF) >= _NO_VERSION or not nameOctets:
         return None
-    name = file.read(nameOctets)
+    name = file.read(min(nameOctets, 4 * maxName + 1))  # there may be less than it says
+    if len(name) > 4 * maxName:
+        return None
     names = dict.fromkeys([*_names(name, flags), *_unicodePath(file.read(extraOctets))])
     return ZipEntry(
         tuple(names), isLocal, position + octets + nameOctets + extraOctets, size, method

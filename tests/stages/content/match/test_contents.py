@@ -160,6 +160,6 @@ class FilesTests(SynchronousTestCase):
             seen = Seen(data)
             self.assertFalse(seen.refused)
             for name in case["names"]:
-                self.assertTrue(seen.hasName(name), (name, data))
+                self.assertTrue(seen.hasName(name.encode("latin-1")), (name, data))
             for content in case["contents"]:
                 self.assertTrue(seen.hasContent(content.encode("latin-1")), (content, data))

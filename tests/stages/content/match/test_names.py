@@ -49,7 +49,7 @@ class SavedNamesTests(SynchronousTestCase):
     def test_names(self) -> None:
         """The name itself is among them, in lower case; one that is plain is alone."""
         self.assertEqual(savedNames("Plain.txt"), ["plain.txt"])
-        self.assertEqual(savedNames("D\\Plain.txt"), ["d\\plain.txt", "plain.txt"])
+        self.assertEqual(savedNames("D\\Plain.txt"), ["d\\plain.txt", "plain.txt", "d/plain.txt"])
         self.assertEqual(savedNames("\u200b"), ["\u200b"])
         self.assertEqual(savedNames(" "), [])
 
