@@ -37,7 +37,7 @@ _GUESS_OCTETS = 512
 _LETTERS = string.ascii_letters.encode() + b"0123456789+/"
 _NOT_BASE64 = bytes(sorted(set(range(256)) - set(_LETTERS)))
 _NOT_BASE64_OR_PADDING = bytes(sorted(set(_NOT_BASE64) - set(b"=")))
-_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]")
+_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]|[A-Za-z0-9+/][ \t]++[A-Za-z0-9+/]")
 _PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*+[A-Za-z0-9+/]")
 _BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]{2,}+={0,2}+[ \t]*+(?:\Z|[\r\n])")
 _QUOTED = re.compile(rb"=[0-9A-Fa-f]{2}")

@@ -43,6 +43,7 @@ _USUAL_ENCODING = re.compile(r"\s*+(?:base64|quoted-printable|7bit|8bit|binary)\
 _ENCODINGS = {
     "base64": "base64",
     "base-64": "base64",
+    "x-base64": "base64",
     "quoted-printable": "quoted-printable",
     "quotedprintable": "quoted-printable",
     "x-uuencode": "uuencode",
