@@ -4,13 +4,15 @@ C{match} beside Dovecot, rspamd, Python, unzip and bsdtar: see L{tests.readers}.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
-from tests.integration.support import IntegrationCase, program
+from tests.integration.support import ROOT, IntegrationCase, program
 from tests.readers import imap
 from tests.readers.archives import archives
 from tests.readers.compare import Exempted, archived, differences, made
 from tests.readers.dump import AT_ONCE
+from tests.readers.exemptions import EXEMPTIONS
 from tests.readers.mails import messages
 from tests.readers.shown import archive
 from tests.rigs import rig
@@ -33,6 +35,13 @@ class ReadersTests(IntegrationCase):
             found = made(messages(), min(AT_ONCE, count - start), SEED + number)
             self.assertEqual(differences(found, exempted), [])
         print(f"{count} messages; differences that may be: {dict(exempted)}")
+
+    def test_reasons(self) -> None:
+        """The documentation names each difference that may be, and no other."""
+        with open(os.path.join(ROOT, "docs", "stages", "match.md"), encoding="utf-8") as file:
+            text = file.read().partition("counted by each run:")[2].partition("Not looked")[0]
+        found = [line.removeprefix("- ") for line in text.splitlines() if line]
+        self.assertEqual(found, [one.reason for one in EXEMPTIONS])
 
     def test_archives(self) -> None:
         """Each member of generated archives."""

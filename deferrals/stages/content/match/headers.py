@@ -19,7 +19,7 @@ from deferrals.stages.content.match.fields import readings, withoutComments
 #: continued belongs to it.
 _FIELD_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?![ \t])")
 #: Likewise for readers to whom a CR alone ends no line.
-_FIELD_END_LF = re.compile(rb"\r*+\n(?![ \t])")
+_FIELD_END_LF = re.compile(rb"(?<!\r)\r*+\n(?![ \t])")
 _LONE_CR = re.compile(rb"\r(?!\n)")
 #: Where some readers let a section end: at a line that is no field and no
 #: continuation, and at one of blanks.
