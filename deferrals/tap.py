@@ -7,28 +7,42 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
+from typing import NoReturn
 
+import attrs
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.strcred import AuthOptionMixin
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
 from deferrals.app.listeners import raiseFileLimit
 from deferrals.app.log import JSONObserver, PlainObserver
+from deferrals.app.output import Output
+from deferrals.app.process import Signals, endAtOnce, forgetStale, notify, startWatchdog
 from deferrals.app.service import MailService, checkConfig
 from deferrals.auth.authenticator import CREDENTIALS
 from deferrals.config.tables import Config, RecipientRule, load
 from deferrals.deferreds import useMonotonicClock
-from deferrals.errors import ConfigError
+from deferrals.errors import ConfigError, DeferralsError
+from deferrals.interfaces import IReactor
 from deferrals.logger import Logger
+from deferrals.model.settings import parseOctets
+from deferrals.model.text import cleaned
 from deferrals.plugins.finding import stagePlugins
 from deferrals.server.listeners import describe
+from deferrals.server.mailserver import MailServer
 
 _log = Logger(namespace="deferrals")
+
+#: twistd's default.
+_PID_FILE = "twistd.pid"
+
+#: For how long the reactor may turn at once before it is looked whether it started.
+_TURN_SECONDS = 0.1
 
 
 class Options(usage.Options, AuthOptionMixin):
@@ -43,7 +57,19 @@ class Options(usage.Options, AuthOptionMixin):
     optParameters = [
         ["config", "c", None, "Configuration file (TOML). Without it a built-in default runs."],
         ["log-format", None, "plain", "How the log is written: plain or json."],
+        [
+            "log-rotate",
+            None,
+            None,
+            "Begin a new log file when it is so large (10M). Without it, others rotate: SIGUSR1 or"
+            " SIGHUP opens the file anew.",
+        ],
     ]
+
+    def __init__(self) -> None:
+        usage.Options.__init__(self)
+        self.signals = Signals(signal.SIGHUP, signal.SIGUSR1)
+        self.inBackground = False
 
     def postOptions(self) -> None:
         """
@@ -52,15 +78,36 @@ class Options(usage.Options, AuthOptionMixin):
         """
         if self["log-format"] not in ("plain", "json"):
             raise usage.UsageError("--log-format: expected plain or json")
+        self.rotateOctets = _rotation(self["log-rotate"])
         self.path = None if self["config"] is None else os.path.abspath(self["config"])
         self.checkers: list[ICredentialsChecker] = self.get("credCheckers") or []
         try:
             self.config = self.load()
         except ConfigError as error:
             raise usage.UsageError(str(error)) from None
-        if self.parent is not None and not (self.parent.get("logger") or self.parent.get("syslog")):
-            _logging.update(format=self["log-format"], path=self.parent.get("logfile"))
-            self.parent["logger"] = "deferrals.tap.logObserver"
+        if self.parent is not None:
+            self._adapt(self.parent)
+
+    def _adapt(self, twistd: usage.Options) -> None:
+        """
+        What twistd does by itself that no service wants: a log of its own, and a
+        pid file that the next process of a container takes for its own.
+        """
+        self.inBackground = not (twistd.get("nodaemon") or twistd.get("debug"))
+        if not self.inBackground and twistd.get("pidfile") == _PID_FILE:
+            twistd["pidfile"] = ""
+        if twistd.get("pidfile"):
+            forgetStale(twistd["pidfile"])
+        if not (twistd.get("logger") or twistd.get("syslog")):
+            path = twistd.get("logfile") or ("twistd.log" if self.inBackground else "-")
+            if path == "-" and self.inBackground:
+                raise usage.UsageError("--logfile=-: a server in the background needs a file")
+            _logging.update(
+                isJSON=self["log-format"] == "json",
+                path=None if path == "-" else os.path.abspath(path),
+                rotateOctets=self.rotateOctets,
+            )
+            twistd["logger"] = "deferrals.tap.logObserver"
 
     def load(self) -> Config:
         """
@@ -93,8 +140,41 @@ def _checkAuth(config: Config) -> None:
         raise ConfigError(config.path, problems)
 
 
-#: What L{logObserver} is to make: twistd calls it without arguments.
-_logging: dict[str, str | None] = {"format": "plain", "path": None}
+def _rotation(text: str | None) -> int | None:
+    """
+    @raise usage.UsageError: it is no size.
+    """
+    if text is None:
+        return None
+    try:
+        return int(parseOctets(text))
+    except ValueError as error:
+        raise usage.UsageError(f"--log-rotate: expected {error}") from None
+
+
+@attrs.define
+class _Logging:
+    """
+    What L{logObserver} is to make, since twistd calls it without arguments; and
+    what it has made.
+    """
+
+    isJSON: bool = False
+    path: str | None = None
+    rotateOctets: int | None = None
+    output: Output | None = None
+
+    def update(self, isJSON: bool, path: str | None, rotateOctets: int | None) -> None:
+        """The command line says so."""
+        self.isJSON, self.path, self.rotateOctets = isJSON, path, rotateOctets
+
+    def reopen(self) -> None:
+        """The log's file may have been moved away."""
+        if self.output is not None:
+            self.output.reopen()
+
+
+_logging = _Logging()
 
 
 def logObserver() -> ILogObserver:
@@ -103,47 +183,107 @@ def logObserver() -> ILogObserver:
     """
     from twisted.internet import reactor
 
-    path = _logging["path"]
-    file = sys.stdout if path in (None, "-") else LogFile.fromFullPath(path)
-    kind = JSONObserver if _logging["format"] == "json" else PlainObserver
-    return kind(file, lambda flush: reactor.callLater(0, flush))
+    try:
+        output = Output(useMonotonicClock(reactor), _logging.path, _logging.rotateOctets)
+    except OSError as error:
+        raise SystemExit(f"{_logging.path}: no log can be written: {error.strerror}") from None
+    _logging.output = output
+    kind = JSONObserver if _logging.isJSON else PlainObserver
+    return kind(output, lambda flush: reactor.callLater(0, flush))
+
+
+class StartError(Exception):
+    """
+    The server cannot start.
+    """
 
 
 class _Server(MailService):
     """
-    The service with what only a process of its own has: SIGHUP, the process's
-    limits and its end, and the lines that tell a newcomer what to do.
+    The service with what only a process of its own has: signals, the process's
+    limits, its start and its end, and the lines that tell a newcomer what to do.
     """
+
+    def __init__(self, options: Options, reactor: IReactor) -> None:
+        super().__init__(options.config, reactor, options.load, options.checkers)
+        self._options = options
+        self._settled = False
+        self._failure: Failure | None = None
+        self._watchdog: LoopingCall | None = None
 
     def privilegedStartService(self) -> None:
         """
-        Listen, or end the process with exit status 1.  SIGHUP reloads from
-        before the ports are open: an operator who sees the server can send it.
+        Listen, or end the process.
         """
-        signal.signal(signal.SIGHUP, self._hangup)
         raiseFileLimit(self.config.limits)
         try:
             super().privilegedStartService()
-        except CannotListenError:
-            raise SystemExit(1) from None  # the log says where
-
-    def failed(self, failure: Failure) -> None:
-        """
-        End the process, with exit status 1.
-        """
-        super().failed(failure)
-        self.reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
-        self.reactor.callLater(0, self.reactor.stop)  # behind the writing of the log
+        except CannotListenError as error:
+            self._cannotStart(str(error))
 
     def startService(self) -> None:
         """
-        Say what runs.
+        Start whole, or end the process; then say what runs.  The reactor does not
+        run yet: what the start waits for is waited for here, so that twistd's
+        parent process and the service manager learn how it went.
         """
+        ends = Signals(signal.SIGTERM)  # until it is the reactor's
         super().startService()
+        while not (self._settled or ends.asked):
+            self.reactor.iterate(_TURN_SECONDS)
+        ends.answer(signal.SIGTERM, lambda: self.reactor.callWhenRunning(self.reactor.stop))
+        if not self._settled:
+            return
+        if self._failure is not None:
+            self._cannotStart(self._failure.getErrorMessage())
         self._introduce()
+        self._options.signals.answer(signal.SIGHUP, self._hangup)
+        self._options.signals.answer(signal.SIGUSR1, self._reopenLog)
+        self.reactor.addSystemEventTrigger("before", "shutdown", endAtOnce)
+        self._watchdog = startWatchdog(self.reactor)
+        notify("READY=1", f"MAINPID={os.getpid()}")
 
-    def _hangup(self, number: int, frame: FrameType | None) -> None:
-        self.reactor.callFromThread(self.reload)
+    def stopService(self) -> Deferred[None]:
+        notify("STOPPING=1")
+        return super().stopService()
+
+    def started(self, server: MailServer) -> None:
+        """See the class it comes from."""
+        super().started(server)
+        self._settled = True
+
+    def failed(self, failure: Failure) -> None:
+        """
+        Remember why, for the end of the process.
+        """
+        super().failed(failure)
+        self._failure, self._settled = failure, True
+
+    def _cannotStart(self, why: str) -> NoReturn:
+        """
+        twistd's own ways: in the background its parent process waits for an
+        exception, in the foreground one would be a traceback.
+        """
+        if self._options.inBackground:
+            sys.excepthook = lambda *_: None  # the log says why in one line
+            raise StartError(why) from None
+        line = f"twistd: cannot start: {cleaned(why)}"
+        print(line, file=sys.__stderr__, flush=True)
+        raise SystemExit(1)
+
+    def _hangup(self) -> None:
+        self.reactor.callFromThread(_logging.reopen)
+        self.reactor.callFromThread(self._reloadLogged)
+
+    def _reloadLogged(self) -> None:
+        self.reload().addErrback(self._notReloaded)
+
+    def _notReloaded(self, failure: Failure) -> None:
+        if not failure.check(DeferralsError, ValueError):  # these are in the log
+            _log.failure("configuration not reloaded, the old one stays", failure)
+
+    def _reopenLog(self) -> None:
+        self.reactor.callFromThread(_logging.reopen)
 
     def _introduce(self) -> None:
         for rule in self.config.recipients:
@@ -182,4 +322,4 @@ def makeService(options: Options) -> MailService:
     """
     from twisted.internet import reactor
 
-    return _Server(options.config, useMonotonicClock(reactor), options.load, options.checkers)
+    return _Server(options, useMonotonicClock(reactor))

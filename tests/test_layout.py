@@ -60,7 +60,10 @@ ALLOWED = {
         *BASE,
         *("auth", "config", "operator", "plugins", "server", "smtp", "stages"),
     },
-    "tap": {"app", "auth", "config", "deferreds", "errors", "logger", "plugins", "server"},
+    "tap": {
+        *("app", "auth", "config", "deferreds", "errors", "interfaces", "logger", "model"),
+        *("plugins", "server"),
+    },
     "cli": {"app", "client", "config", "errors", "model", "operator", "plugins", "stages"},
 }
 

@@ -5,11 +5,14 @@ C{twistd deferrals}: its options, and what only a process of its own has.
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import signal
+import sys
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
@@ -94,34 +97,80 @@ class OptionsTests(SynchronousTestCase):
         self.write(GOOD.replace("x.example", "y.example"))
         self.assertEqual(options.load().recipients[0].match, "*@y.example")
 
+    def within(self, *words: str, **told: Any) -> tuple[tap.Options, Parent]:
+        """
+        The options as twistd reads them, with what it was told itself.
+        """
+        options = tap.Options()
+        options.parent = parent = Parent(nodaemon=1, pidfile="twistd.pid", logfile=None)
+        parent.update(told)
+        self.patch(tap, "_logging", tap._Logging())
+        options.parseOptions(list(words))
+        return options, parent
+
     def test_log(self) -> None:
         """Unless twistd was told of another log, it is ours: plain or JSON."""
-        for parent, words, ours in (
-            ({}, (), tap.PlainObserver),
+        for told, words, ours in (
+            ({}, (), PlainObserver),
             ({}, ("--log-format", "json"), JSONObserver),
             ({"logger": "x.y"}, (), None),
             ({"syslog": 1}, (), None),
         ):
-            options = tap.Options()
-            options.parent = Parent(logfile=None, **parent)
-            options.parseOptions(list(words))
-            told = options.parent.get("logger")
-            self.assertEqual(told, "deferrals.tap.logObserver" if ours else parent.get("logger"))
+            _, parent = self.within(*words, **told)
+            logger = parent.get("logger")
+            self.assertEqual(logger, "deferrals.tap.logObserver" if ours else told.get("logger"))
             if ours is not None:
                 self.assertIs(type(tap.logObserver()), ours)
-        tap._logging.update(format="plain", path=None)
 
     def test_logFile(self) -> None:
-        """The log is in the file that twistd was told of."""
+        """The log is in the file that twistd was told of, and opened anew when it is moved away."""
         path = os.path.abspath(self.mktemp())
-        self.patch(tap, "_logging", {"format": "plain", "path": path})
+        self.within(logfile=path)
         observer = tap.logObserver()
         assert isinstance(observer, PlainObserver)
-        self.addCleanup(observer._file.close)
-        observer({"log_time": 0.0, "log_level": LogLevel.info, "log_format": "hello"})
-        observer.flush()
-        with open(path) as file:
-            self.assertIn("hello", file.read())
+        for text in ("one", "two"):
+            observer({"log_time": 0.0, "log_level": LogLevel.info, "log_format": text})
+            observer.flush()
+            os.rename(path, path + text)
+            tap._logging.reopen()
+            with open(path + text) as file:
+                self.assertIn(text, file.read())
+
+    def test_background(self) -> None:
+        """There the log is a file, as twistd has it."""
+        self.within(nodaemon=0)
+        self.assertEqual(tap._logging.path, os.path.abspath("twistd.log"))
+        self.within(nodaemon=0, debug=1)
+        self.assertIsNone(tap._logging.path)
+        with self.assertRaisesRegex(usage.UsageError, "--logfile=-: a server in the background"):
+            self.within(nodaemon=0, logfile="-")
+
+    def test_noLog(self) -> None:
+        """A log that cannot be written is one line, before anything starts."""
+        path = os.path.abspath(self.mktemp())
+        os.mkdir(path)
+        self.within(logfile=path)
+        with self.assertRaisesRegex(SystemExit, f"{path}: no log can be written: Is a directory"):
+            tap.logObserver()
+
+    def test_rotation(self) -> None:
+        """The log begins a new file by itself only where that is asked for."""
+        self.within("--log-rotate", "10M")
+        self.assertEqual(tap._logging.rotateOctets, 10 << 20)
+        self.within()
+        self.assertIsNone(tap._logging.rotateOctets)
+        with self.assertRaisesRegex(usage.UsageError, "--log-rotate: expected a size"):
+            self.within("--log-rotate", "daily")
+
+    def test_pidFile(self) -> None:
+        """In the foreground there is none, unless it is asked for; a stale one is in no way."""
+        self.assertEqual(self.within()[1]["pidfile"], "")
+        for told in ({"pidfile": "my.pid"}, {"nodaemon": 0}):
+            with open("my.pid", "w") as file:
+                file.write(str(os.getpid()))
+            self.assertTrue(self.within(**told)[1]["pidfile"])
+        self.within(nodaemon=0, pidfile="my.pid")
+        self.assertFalse(os.path.exists("my.pid"))
 
 
 class Parent(dict[str, Any]):
@@ -147,8 +196,14 @@ class Reactor(Clock):
     def addSystemEventTrigger(self, *what: Any) -> None:
         self.did.append(what)
 
+    def iterate(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    def callWhenRunning(self, function: Any) -> None:
+        self.did.append(("when running", function))
+
     def stop(self) -> None:
-        self.did.append("stop")
+        """Nothing runs."""
 
 
 class ServerTests(SynchronousTestCase):
@@ -158,55 +213,124 @@ class ServerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = Reactor()
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        self.addCleanup(setattr, sys, "excepthook", sys.excepthook)
+        self.patch(tap, "raiseFileLimit", lambda limits: None)
         self.options = tap.Options()
         self.options.parseOptions([])
         self.options.config = self.options.load()
-        self.server: Any = tap._Server(self.options.config, self.reactor, self.options.load)  # type: ignore[arg-type]
+        self.server: Any = tap._Server(self.options, self.reactor)  # type: ignore[arg-type]
         self.said: list[str] = []
         globalLogPublisher.addObserver(self.observe)
         self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        self.errors = io.StringIO()
+        self.patch(sys, "__stderr__", self.errors)
 
     def observe(self, event: Any) -> None:
         if str(event.get("log_namespace")).startswith("deferrals"):
             self.said.append(event["log_format"].format(**event))
 
-    def test_hangup(self) -> None:
-        """SIGHUP reloads, in the reactor's thread; also before the ports are open."""
-        before = signal.getsignal(signal.SIGHUP)
-        self.addCleanup(signal.signal, signal.SIGHUP, before)
-        self.patch(tap, "raiseFileLimit", lambda limits: None)
-        self.patch(MailService, "privilegedStartService", lambda service: None)
-        self.server.privilegedStartService()
+    def start(self, *, failing: str = "") -> None:
+        """
+        Start; the spool is open, or cannot be opened, a second later.
+        """
+
+        def begin(service: MailService) -> None:
+            answer = service.failed if failing else service.started
+            given: Any = Failure(SpoolError(failing)) if failing else None
+            self.reactor.callLater(1, answer, given)
+
+        self.patch(MailService, "startService", begin)
+        self.patch(MailService, "started", lambda service, server: None)
+        address = IPv4Address("TCP", "127.0.0.1", 2525)
+        self.patch(type(self.server.server), "addresses", [address])
+        self.server.startService()
+
+    def test_signals(self) -> None:
+        """SIGHUP opens the log anew and reloads, SIGUSR1 opens the log, in the reactor's thread."""
         os.kill(os.getpid(), signal.SIGHUP)
-        self.assertEqual(self.reactor.did, [("from thread", self.server.reload)])
+        self.start()
+        reopen, reload = (
+            ("from thread", tap._logging.reopen),
+            ("from thread", self.server._reloadLogged),
+        )
+        self.assertEqual(self.reactor.did[:2], [reopen, reload])
+        del self.reactor.did[:]
+        os.kill(os.getpid(), signal.SIGUSR1)
+        self.assertEqual(self.reactor.did, [reopen])
 
-    def test_noPort(self) -> None:
-        """Without its ports the process ends, with exit status 1."""
-        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
-        self.patch(tap, "raiseFileLimit", lambda limits: None)
+    def test_reload(self) -> None:
+        """What a reload refuses is in the log once; an error of ours has its traceback."""
+        for error, count in ((ConfigError("mx", []), 0), (ZeroDivisionError(), 1)):
+            self.patch(MailService, "reload", lambda service, error=error: fail(error))
+            self.server._reloadLogged()
+            self.assertEqual(len(self.flushLoggedErrors()), count)
 
+    def test_secondTerm(self) -> None:
+        """Once the server stops, a signal ends it at once."""
+        self.start()
+        self.assertIn(("before", "shutdown", tap.endAtOnce), self.reactor.did)
+
+    def test_earlyTerm(self) -> None:
+        """A server that is told to stop while it starts stops as any other does, once it runs."""
+        for seconds in (0, 0.5):
+            del self.reactor.did[:]
+            self.server._settled = False
+            self.reactor.callLater(seconds, os.kill, os.getpid(), signal.SIGTERM)
+            self.start()
+            self.assertEqual(self.reactor.did, [("when running", self.reactor.stop)])
+
+    def taken(self) -> None:
         def taken(service: Any) -> None:
             raise CannotListenError("127.0.0.1", 25, OSError(98, "in use"))
 
         self.patch(MailService, "privilegedStartService", taken)
-        with self.assertRaises(SystemExit) as ended:
-            self.server.privilegedStartService()
-        self.assertEqual(ended.exception.code, 1)
+        self.server.privilegedStartService()
 
-    def test_noSpool(self) -> None:
-        """Without its spool the reactor stops, and the exit status is 1."""
-        self.server.failed(Failure(SpoolError("no space left")))
-        self.assertEqual(self.reactor.did, [("after", "shutdown", os._exit, 1)])
-        self.reactor.advance(0)
-        self.assertEqual(self.reactor.did[-1], "stop")
+    def test_foreground(self) -> None:
+        """What cannot start says so in one line on stderr, with exit status 1."""
+        for failing, fails in (
+            ("Couldn't listen on 127.0.0.1:25", self.taken),
+            ("no space left", lambda: self.start(failing="no space left")),
+        ):
+            with self.assertRaises(SystemExit) as ended:
+                fails()
+            self.assertEqual(ended.exception.code, 1)
+            (line,) = self.errors.getvalue().splitlines()
+            self.assertTrue(line.startswith(f"twistd: cannot start: {failing}"), line)
+            self.errors.truncate(0)
+            self.errors.seek(0)
         self.assertEqual(self.said, ["cannot run without a spool: no space left"])
+
+    def test_background(self) -> None:
+        """There the parent process waits for the exception that says so."""
+        self.options.inBackground = True
+        for failing, fails in (
+            ("Couldn't listen on 127.0.0.1:25", self.taken),
+            ("no space left", lambda: self.start(failing="no space left")),
+        ):
+            with self.assertRaisesRegex(tap.StartError, failing):
+                fails()
+        self.assertEqual(self.errors.getvalue(), "")
 
     def test_introduction(self) -> None:
         """The log says where each rule's mail goes, and how to try the built-in configuration."""
-        self.patch(MailService, "startService", lambda service: None)
-        address = IPv4Address("TCP", "127.0.0.1", 2525)
-        self.patch(type(self.server.server), "addresses", [address])
-        self.server.startService()
+        self.start()
         self.assertTrue(self.said[0].startswith("mail for "))
         self.assertIn("maildir", self.said[0])
         self.assertIn(" send --to 127.0.0.1:2525 ", self.said[-1])
+
+    def test_manager(self) -> None:
+        """The service manager hears of the start when mail can be taken, and of the stop."""
+        told: list[tuple[str, ...]] = []
+        self.patch(tap, "notify", lambda *states: told.append(states))
+        with self.assertRaises(SystemExit):
+            self.start(failing="no space left")
+        self.assertEqual(told, [])
+        self.server._settled, self.server._failure = False, None
+        self.start()
+        self.assertEqual(told, [("READY=1", f"MAINPID={os.getpid()}")])
+        self.patch(MailService, "stopService", lambda service: None)
+        self.server.stopService()
+        self.assertEqual(told[1:], [("STOPPING=1",)])

@@ -8,7 +8,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import attrs
 
-from deferrals.model.mixed import LIFETIME_SECONDS, Mixed, Rules, groupOf
+from deferrals.model.mixed import Mixed, Rules, groupOf
+from deferrals.model.mixedrecord import LIFETIME_SECONDS
 from tests.mixed import procedures
 from tests.mixed.world import Answer, Message, Procedure, Transaction
 

@@ -18,7 +18,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.threadable import isInIOThread
@@ -30,6 +30,19 @@ from deferrals.model.text import cleaned, cleanedLines
 _LEGACY = {"message", "time", "isError", "system", "format", "log_text"}
 
 _PORTS = re.compile(r"^\S+ starting on |^\(.* Closed\)$|^(Starting|Stopping) factory ")
+
+
+class Lines(Protocol):
+    """
+    What is written to: a text file, or L{deferrals.app.output.Output}.
+    """
+
+    def write(self, text: str, /) -> object:
+        """Take whole lines."""
+
+    def flush(self) -> object:
+        """Keep nothing back."""
+
 
 _encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
@@ -63,7 +76,7 @@ class _Observer:
     @param later: calls a function in the next turn of the reactor.
     """
 
-    def __init__(self, file: TextIO, later: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, file: Lines, later: Callable[[Callable[[], None]], object]) -> None:
         self._file = file
         self._later = later
         self._lines: list[str] = []
@@ -78,9 +91,12 @@ class _Observer:
         line = self.line(event)
         if not isInIOThread():
             self._file.write(line)
+            self._file.flush()
             return
         self._lines.append(line)
-        if len(self._lines) == 1:
+        if event.get("log_level") is LogLevel.critical:
+            self.flush()
+        elif len(self._lines) == 1:
             self._later(self.flush)
 
     def line(self, event: LogEvent) -> str:
@@ -104,7 +120,7 @@ class PlainObserver(_Observer):
     Lines for people.
     """
 
-    def __init__(self, file: TextIO, later: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, file: Lines, later: Callable[[Callable[[], None]], object]) -> None:
         super().__init__(file, later)
         self._second = -1
         self._stamp = ""

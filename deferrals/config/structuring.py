@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import enum
 import types
-from collections.abc import Callable, Iterable
-from typing import Literal, Optional, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any, Literal, Optional, get_args, get_origin
 
 import attrs
 import cattrs
+from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_factory
 from cattrs.errors import (
     ForbiddenExtraKeysError,
     IterableValidationError,
@@ -21,6 +22,12 @@ from cattrs.errors import (
 from deferrals.model.schedule import Steps, parseSteps
 from deferrals.model.settings import BadSetting, Octets, Seconds, parseOctets, parseSeconds
 from deferrals.stages.envelope.ownsenders import Senders, parseSenders
+
+#: What a list of TOML becomes, by the type that a setting has.
+_COLLECTIONS: dict[object, Callable[[Iterable[object]], object]] = {
+    **{tuple: tuple, list: list, set: set, frozenset: frozenset},
+    **{Sequence: tuple, Set: frozenset},
+}
 
 _UNION = type(Optional[int])  # noqa: UP045 (its type differs from that of int | None)
 
@@ -38,6 +45,8 @@ def makeConverter() -> cattrs.Converter:
     converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
     converter.register_structure_hook(Senders, lambda value, _: parseSenders(value))
     converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
+    converter.register_structure_hook_factory(_isCollection, _collection)
+    converter.register_structure_hook_factory(is_mapping, _table)
     converter.register_structure_hook_func(_isOptional, _optional(converter))
     converter.register_structure_hook_func(_isChoice, _choice)
     converter.register_structure_hook(enum.Enum, _choice)  # cattrs before 26 asks this first
@@ -63,6 +72,37 @@ def _number(value: object, _: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError("a number")
     return float(value)
+
+
+def _isCollection(kind: object) -> bool:
+    return get_origin(kind) in _COLLECTIONS
+
+
+def _collection(kind: Any, converter: cattrs.Converter) -> Callable[[object, object], object]:
+    """
+    A list of TOML.  Text is none, although Python would take it for one of letters.
+    """
+    make = _COLLECTIONS[get_origin(kind)]
+    alike: Any = types.GenericAlias(list, get_args(kind)[:1])
+    elements = list_structure_factory(alike, converter)
+
+    def structure(value: object, _: object) -> object:
+        if not isinstance(value, list | tuple):
+            raise ValueError("a list")
+        return make(elements(value, list))
+
+    return structure
+
+
+def _table(kind: Any, converter: cattrs.Converter) -> Callable[[object, object], object]:
+    entries = mapping_structure_factory(kind, converter)
+
+    def structure(value: object, _: object) -> object:
+        if not isinstance(value, Mapping):
+            raise ValueError("a table")
+        return entries(value, kind)
+
+    return structure
 
 
 def _isChoice(kind: object) -> bool:

@@ -75,14 +75,18 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import attrs
-import cattrs
 
 from deferrals.model.address import Mailbox
-from deferrals.model.json import JSON
-
-#: How long a record lasts after its message has come, in seconds: senders wait up
-#: to a day between their attempts (nullmailer; Exim's stock rule ends with 6 h).
-LIFETIME_SECONDS = 26 * 3600.0
+from deferrals.model.mixedrecord import (
+    HAVE,
+    NOTHING,
+    PROOF,
+    SPLITS,
+    UNSURE,
+    Fingerprint,
+    Record,
+    State,
+)
 
 #: How many records a group has.
 RECORDS = 8
@@ -95,12 +99,6 @@ SIZE_OCTETS = 256
 
 #: From so many addresses on, a record of an unproved sender is its network's.
 ADDRESSES = 3
-
-#: Records as notes have them.
-_JSON = cattrs.Converter(detailed_validation=False)
-
-#: It gave up so often that this is its way; it was seen not to.
-_PROOF, _SPLITS = 2, -100
 
 _ALONE = re.compile(r"[+-][^+]*=[^=]+$")
 _BATV = re.compile(r"prvs=[0-9a-z]{6,20}=(.+)", re.I)
@@ -181,22 +179,6 @@ def _network(address: str) -> str:
     return str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 64}", strict=False))
 
 
-class State(enum.Enum):
-    """
-    What is known of one recipient of a message.  The first three are also the
-    verdicts on its data; who has not been asked may accept.
-    """
-
-    ACCEPTS = "A"
-    REFUSES = "R"
-    LATER = "T"
-    AGAIN = "B"
-    SERVED = "S"
-    OWED = "O"
-    SETTLED = "E"
-    TOLD = "X"
-
-
 class Mixed(enum.Enum):
     """
     What a plain sender gets when its recipients differ: a listener's choice.
@@ -211,10 +193,6 @@ class Mixed(enum.Enum):
 
 _RANKS = {State.ACCEPTS: 1, State.OWED: 1, State.REFUSES: 2, State.AGAIN: 3, State.LATER: 4}
 _LAST = 5
-
-#: Who has the very message of the record's ident; who may not know of it.
-_HAVE = (State.SERVED, State.OWED, State.SETTLED)
-_UNSURE = (State.SERVED, State.OWED)
 
 
 @attrs.frozen
@@ -249,91 +227,6 @@ class Rules:
     def together(self) -> bool:
         """Whether refusers never come apart from those that accept."""
         return self.diverts and not self.retryLimit
-
-
-@attrs.frozen
-class Fingerprint:
-    """
-    What a message has in common with itself at the next attempt.
-
-    @ivar ident: Message-ID and Date; empty unless it has both.
-    @ivar digest: of its body.
-    @ivar forAll: whether its sender takes a refusal for that of all it named
-        (its topmost trace field says Exim).
-    """
-
-    ident: str
-    digest: str
-    forAll: bool = False
-
-
-@attrs.frozen
-class Record:
-    """
-    One message.
-
-    Each attribute is there because a property of C{tests/mixed/test_properties.py}
-    fails without it: who accepts waits for ever (C{states}, C{waited}, C{wrong},
-    C{later}); a second copy, or none (C{ident}, C{digest}, AGAIN); who has it is
-    refused (OWED), or a refusal is never said (SETTLED); a sender of one thing is
-    never told (C{gaveUp}), or another one is taken for it (C{size}, C{_SPLITS}); a
-    refusal becomes that of all (C{forAll}); strangers are heard (C{addresses}).
-
-    @ivar states: its recipients.
-    @ivar waited: how often in a row a recipient was sent away in vain: none of a
-        lower rank came instead.
-    @ivar ident: L{Fingerprint.ident}.
-    @ivar digest: L{Fingerprint.digest}.
-    @ivar size: as MAIL declared it.
-    @ivar gaveUp: C{_PROOF} or more: its sender makes one thing of it; C{_SPLITS}:
-        it does not, as was seen.
-    @ivar later: how many 451s there were.
-    @ivar forAll: whether its sender takes a refusal for that of all it named.
-    @ivar wrong: how often another message was taken for it since it last came.
-    @ivar addresses: of an unproved sender: who brought it.
-    @ivar began: when it came first, in seconds since the epoch.
-    @ivar seen: when it came last.
-    """
-
-    states: Mapping[str, State] = attrs.field(factory=dict)
-    waited: Mapping[str, int] = attrs.field(factory=dict)
-    ident: str = ""
-    digest: str = ""
-    size: int | None = None
-    gaveUp: int = 0
-    later: int = 0
-    forAll: bool = False
-    wrong: int = 0
-    addresses: tuple[str, ...] = ()
-    began: float = 0.0
-    seen: float = 0.0
-
-    @property
-    def isOver(self) -> bool:
-        """Whether all of its recipients have their answer."""
-        return all(state in (*_HAVE, State.TOLD) for state in self.states.values())
-
-    @property
-    def isOneThing(self) -> bool:
-        """Whether its sender is proved to make one thing of it."""
-        return self.gaveUp >= _PROOF
-
-    def toJSON(self) -> JSON:
-        """What L{fromJSON} reads."""
-        found: JSON = _JSON.unstructure(self)
-        return found
-
-    @classmethod
-    def fromJSON(cls, data: JSON) -> Record:
-        """
-        The inverse of L{toJSON}.
-
-        @raise Exception: it is none.
-        """
-        return _JSON.structure(data, cls)
-
-
-NOTHING = Record()
 
 
 @attrs.frozen
@@ -522,7 +415,7 @@ def conclude(
     asked = {key: verdict for key, verdict in verdicts.items() if key not in has}
     had = [key for key in verdicts if key in has]
     reply = _reply(plan, message, record, asked, had, away)
-    reached = sum(state in (*_HAVE, State.AGAIN) for state in record.states.values())
+    reached = sum(state in (*HAVE, State.AGAIN) for state in record.states.values())
     if reply is not MixedReply.TAKEN:
         return Conclusion(reply, has=had, reached=reached)
     served = [key for key, verdict in asked.items() if verdict is State.ACCEPTS]
@@ -595,7 +488,7 @@ def _has(record: Record, message: Fingerprint) -> set[str]:
     """
     if not message.ident or record.ident != message.ident:
         return set()
-    return {key for key, state in record.states.items() if state in _HAVE}
+    return {key for key, state in record.states.items() if state in HAVE}
 
 
 def _reply(
@@ -607,7 +500,7 @@ def _reply(
     away: Collection[str],
 ) -> MixedReply:
     kinds = set(verdicts.values())
-    unsure = any(record.states[key] in _UNSURE for key in had)
+    unsure = any(record.states[key] in UNSURE for key in had)
     if kinds <= {State.ACCEPTS}:
         return MixedReply.TAKEN
     if kinds == {State.REFUSES} and away:
@@ -635,7 +528,7 @@ def _learnt(
     """
     states = dict(record.states)
     if record.ident != message.ident:  # what they have or were told was another's
-        final = (*_HAVE, State.TOLD)
+        final = (*HAVE, State.TOLD)
         states = {key: state for key, state in states.items() if state not in final}
     for key in away:
         states.setdefault(key, State.ACCEPTS)
@@ -643,7 +536,7 @@ def _learnt(
         states[key] = _state(record.states.get(key), verdict, reply)
     for key in had:
         if reply is MixedReply.LATER:
-            states[key] = State.OWED if states[key] in _UNSURE else State.SETTLED
+            states[key] = State.OWED if states[key] in UNSURE else State.SETTLED
         elif states[key] is State.OWED:
             states[key] = State.SETTLED
     if len(states) > MEMBERS:
@@ -658,7 +551,7 @@ def _learnt(
         ident=message.ident,
         digest=message.digest,
         size=plan.size,
-        gaveUp=_SPLITS if away or forAll else record.gaveUp,
+        gaveUp=SPLITS if away or forAll else record.gaveUp,
         later=record.later + (reply is MixedReply.LATER),
         forAll=forAll,
         wrong=0,
@@ -673,7 +566,7 @@ def _state(before: State | None, verdict: State, reply: MixedReply) -> State:
         return State.REFUSES if reply is MixedReply.LATER else State.TOLD
     if reply is MixedReply.TAKEN:
         return State.SERVED
-    return State.AGAIN if before in (*_HAVE, State.AGAIN) else State.ACCEPTS
+    return State.AGAIN if before in (*HAVE, State.AGAIN) else State.ACCEPTS
 
 
 def _waited(plan: Plan, record: Record, away: Collection[str]) -> dict[str, int]:
@@ -718,7 +611,7 @@ def gaveUp(
     if record.gaveUp < 0 or not record.states.keys() >= {*letIn, *away}:
         record = attrs.evolve(record, wrong=record.wrong + 1)
     elif letIn:
-        gaveUp = record.gaveUp + (1 if end is End.CLOSE else _PROOF)
+        gaveUp = record.gaveUp + (1 if end is End.CLOSE else PROOF)
         record = attrs.evolve(record, gaveUp=gaveUp)
     else:
         waited = {key: record.waited.get(key, 0) + 1 for key in away}

@@ -5,6 +5,7 @@ TOML into settings, and what is said of what is none.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -123,6 +124,42 @@ class StructuringTests(SynchronousTestCase):
             ((where, said),) = problemsOf(error)
             self.assertEqual(where, key)
             self.assertTrue(said.startswith(words), (table, said))
+
+    def test_collections(self) -> None:
+        """Text is no list, of whatever kind; nor is a table; each problem names its place."""
+
+        @attrs.frozen
+        class Many:
+            names: tuple[str, ...] = ()
+            listed: list[int] = attrs.field(factory=list)
+            some: frozenset[str] = frozenset()
+            any: Sequence[str] = ()
+            either: tuple[str, ...] | None = None
+            table: Mapping[str, int] = attrs.field(factory=dict)
+
+        converter = makeConverter()
+        good = {
+            **{"names": ["a"], "listed": [1], "some": ["b"], "any": ["c"], "either": ["d"]},
+            "table": {"x": 1},
+        }
+        found = converter.structure(good, Many)
+        wanted = Many(("a",), [1], frozenset("b"), ("c",), ("d",), {"x": 1})
+        self.assertEqual(found, wanted)
+        for value in ("*.exe", 7, {"a": 1}, True):
+            for key in ("names", "listed", "some", "any", "either"):
+                with self.assertRaises(cattrs.BaseValidationError) as caught:
+                    converter.structure({key: value}, Many)
+                self.assertEqual(problemsOf(caught.exception), [(key, "expected a list")])
+        for value in ("x", ["x"]):
+            with self.assertRaises(cattrs.BaseValidationError) as caught:
+                converter.structure({"table": value}, Many)
+            self.assertEqual(problemsOf(caught.exception), [("table", "expected a table")])
+        with self.assertRaises(cattrs.BaseValidationError) as caught:
+            converter.structure({"names": ["a", 7], "listed": [1, "x"]}, Many)
+        self.assertEqual(
+            problemsOf(caught.exception),
+            [("names[1]", "expected text"), ("listed[1]", "expected a whole number")],
+        )
 
     def test_several(self) -> None:
         """All that is wrong is said at once."""

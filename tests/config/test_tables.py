@@ -73,7 +73,7 @@ class LoadTests(ConfigCase):
         for text, wanted in (
             ("", "listen: is missing"),
             ("listen = []", "listen: at least one [[listen]] table"),
-            ("listen = 3", "listen: a table or a list: not what stands there"),
+            ("listen = 3", "listen: expected a list"),
             (
                 f"{LISTEN}protocol = 'pop3'",
                 'listen[0].protocol: expected one of "smtp", "submission", "lmtp"',

@@ -11,7 +11,8 @@ from collections.abc import Hashable, Mapping, Sequence
 import attrs
 
 from deferrals.model import mixed
-from deferrals.model.mixed import LIFETIME_SECONDS, MixedReply, Plan, Record, Rules, State
+from deferrals.model.mixed import MixedReply, Plan, Rules
+from deferrals.model.mixedrecord import LIFETIME_SECONDS, Fingerprint, Record, State
 from tests.mixed.world import Answer, Message, Transaction
 
 
@@ -87,7 +88,7 @@ class Procedure:
         """The data."""
         plan, now = self._plan(transaction), transaction.now
         plan = attrs.evolve(plan, records=self.notes.find(self._group(plan), now))
-        facts = mixed.Fingerprint(message.ident, message.digest, transaction.received)
+        facts = Fingerprint(message.ident, message.digest, transaction.received)
         said = {key: State(verdict) for key, verdict in verdicts.items()}
         conclusion = mixed.conclude(plan, facts, said, transaction.away)
         changes = mixed.learn(plan, facts, said, transaction.away, conclusion.reply, now)

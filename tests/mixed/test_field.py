@@ -13,7 +13,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.mixed import LIFETIME_SECONDS, Record, Rules
+from deferrals.model.mixed import Rules
+from deferrals.model.mixedrecord import LIFETIME_SECONDS, Record
 from deferrals.server import notes as product
 from deferrals.spool.sqlite.spool import SqliteSpool
 from tests.mixed.procedures import Notes, Procedure

@@ -5,11 +5,7 @@ C{tests/mixed/test_properties.py}.
 
 from __future__ import annotations
 
-import json
-
 import attrs
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
@@ -18,14 +14,11 @@ from deferrals.model.mixed import (
     MEMBERS,
     RECORDS,
     End,
-    Fingerprint,
     Group,
     Mixed,
     MixedReply,
     Plan,
-    Record,
     Rules,
-    State,
     conclude,
     gaveUp,
     groupOf,
@@ -34,6 +27,7 @@ from deferrals.model.mixed import (
     letsIn,
     stablePath,
 )
+from deferrals.model.mixedrecord import Fingerprint, Record, State
 
 MESSAGE = Fingerprint("ident", "digest")
 NETWORK = groupOf("a@b.example", "192.0.2.1")
@@ -103,46 +97,6 @@ class RulesTests(SynchronousTestCase):
             rules = Rules.of(choice, Mixed.SPLIT, 2)
             assert rules is not None
             self.assertEqual((rules.diverts, rules.together), (True, True))
-
-
-_records = st.builds(
-    Record,
-    states=st.dictionaries(st.text(), st.sampled_from(State)),
-    waited=st.dictionaries(st.text(), st.integers(0, 9)),
-    ident=st.text(),
-    digest=st.text(),
-    size=st.none() | st.integers(0),
-    gaveUp=st.integers(-100, 4),
-    later=st.integers(0, 9),
-    forAll=st.booleans(),
-    wrong=st.integers(0, 9),
-    addresses=st.lists(st.text(), max_size=3).map(tuple),
-    began=st.floats(0, 1e10),
-    seen=st.floats(0, 1e10),
-)
-
-
-class RecordTests(SynchronousTestCase):
-    """
-    L{Record}.
-    """
-
-    @given(_records)
-    def test_json(self, record: Record) -> None:
-        """What is noted is read back as it was."""
-        self.assertEqual(Record.fromJSON(json.loads(json.dumps(record.toJSON()))), record)
-
-    def test_garbage(self) -> None:
-        """What is no record is an error."""
-        errors = (AttributeError, KeyError, TypeError, ValueError)
-        for data in (None, 5, {"states": {"a": "?"}}, {"states": 5}, {"waited": "x"}):
-            with self.assertRaises(errors):  # type: ignore[arg-type]
-                Record.fromJSON(data)  # type: ignore[arg-type]
-
-    def test_isOver(self) -> None:
-        """A message is over once all of its recipients have their answer."""
-        self.assertTrue(Record({"a": State.SERVED, "b": State.TOLD}).isOver)
-        self.assertFalse(Record({"a": State.SERVED, "b": REFUSES}).isOver)
 
 
 class AdmitTests(SynchronousTestCase):

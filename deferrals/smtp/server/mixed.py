@@ -27,17 +27,13 @@ from deferrals.model.block import Block, Resolution
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Form, Recipient
 from deferrals.model.mixed import (
-    LIFETIME_SECONDS,
     Changes,
     Conclusion,
     End,
-    Fingerprint,
     Group,
     Mixed,
     Plan,
-    Record,
     Rules,
-    State,
     conclude,
     gaveUp,
     groupOf,
@@ -45,6 +41,7 @@ from deferrals.model.mixed import (
     stablePath,
 )
 from deferrals.model.mixed import MixedReply as Answer
+from deferrals.model.mixedrecord import LIFETIME_SECONDS, Fingerprint, Record, State
 from deferrals.model.reply import Reply
 from deferrals.model.spf import checkedDomain
 from deferrals.model.status import Status

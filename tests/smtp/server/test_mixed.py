@@ -17,7 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import Changed
 from deferrals.model.envelope import Envelope, Form
-from deferrals.model.mixed import Fingerprint, Mixed, Record, State
+from deferrals.model.mixed import Mixed
+from deferrals.model.mixedrecord import Fingerprint, Record, State
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import ACCEPT, Refuse
 from deferrals.server.notes import Notes

@@ -1,0 +1,115 @@
+"""
+What a process of its own owes its surroundings: signals, a pid file, and word to
+the service manager.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from deferrals.logger import Logger
+
+_log = Logger(namespace="deferrals")
+
+#: So many words to the manager's watchdog in the time that it waits for one.
+_PER_WATCHDOG = 3
+
+
+class Signals:
+    """
+    Signals that a service answers.  They may come before it runs: then they wait.
+
+    @ivar asked: those that came before L{answer}.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self.asked: set[int] = set()
+        self._answers: dict[int, Callable[[], None]] = {}
+        for number in numbers:
+            signal.signal(number, self._came)
+
+    def answer(self, number: signal.Signals, answer: Callable[[], None]) -> None:
+        """
+        @param answer: called within the signal handler.
+        """
+        self._answers[number] = answer
+        if number in self.asked:
+            self.asked.discard(number)
+            answer()
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        answer = self._answers.get(number)
+        if answer is None:
+            self.asked.add(number)
+        else:
+            answer()
+
+
+def endAtOnce() -> None:
+    """
+    The process is stopping: a second SIGTERM or interrupt ends it, and nobody
+    has to read why.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def forgetStale(path: str) -> None:
+    """
+    Remove a pid file whose process is no server any more: the number has gone to
+    another program, or, in a container, to this process itself.
+    """
+    try:
+        with open(path) as file:
+            pid = int(file.read())
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            command = file.read()
+    except (OSError, ValueError):
+        return  # twistd looks, too, and says what is wrong with it
+    if pid == os.getpid() or b"twist" not in command:
+        os.remove(path)
+
+
+def notify(*states: str) -> bool:
+    """
+    Tell the service manager (sd_notify(3)).
+
+    @param states: such as C{READY=1}.
+    @return: whether there is one that listens.
+    """
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end:
+        try:
+            end.sendto("\n".join(states).encode(), path.replace("@", "\0", 1))
+        except OSError as error:
+            _log.warn("the service manager was not told: {error}", error=str(error))
+            return False
+    return True
+
+
+def startWatchdog(clock: IReactorTime) -> LoopingCall | None:
+    """
+    Say from within the reactor that it turns, as often as the service manager
+    wants to hear it.
+
+    @return: what does, until it is stopped; C{None} where it does not want to.
+    """
+    span = os.environ.get("WATCHDOG_USEC", "")
+    mine = os.environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
+    if not (mine and span.isdecimal() and int(span)):
+        return None
+    watchdog = LoopingCall(notify, "WATCHDOG=1")
+    watchdog.clock = clock
+    watchdog.start(int(span) / 1e6 / _PER_WATCHDOG).addErrback(
+        lambda failure: _log.failure("the watchdog is not told", failure)
+    )
+    return watchdog

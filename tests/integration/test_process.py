@@ -1,0 +1,442 @@
+"""
+The server as a process: how it starts, fails, logs, is told and stops, as twistd,
+a shell, a container and a service manager have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shlex
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from tests.integration.support import (
+    CONFIG,
+    PATIENCE,
+    ROOT,
+    TWISTD,
+    IntegrationCase,
+    cli,
+    freePort,
+    path,
+    until,
+)
+from tests.tls import makeCertificate
+
+_ENVIRON = {**os.environ, "PYTHONPATH": path(ROOT)}
+
+
+def cpuSeconds(pid: int) -> float:
+    """What a process has used of the processor."""
+    with open(f"/proc/{pid}/stat") as file:
+        words = file.read().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class ProcessCase(IntegrationCase):
+    """
+    A directory with a configuration, and processes in it.
+    """
+
+    def setUp(self) -> None:
+        self.home = self.directory()
+        self.port = freePort()
+        self.write(CONFIG)
+
+    def write(self, config: str) -> None:
+        with open(os.path.join(self.home, "mx.toml"), "w") as file:
+            file.write(config.replace("tcp:0:", f"tcp:{self.port}:"))
+
+    def begin(self, *twistd: str, **more: Any) -> subprocess.Popen[bytes]:
+        words = [sys.executable, *TWISTD, *twistd, "deferrals", "--config", "mx.toml"]
+        more = {"env": _ENVIRON, "stdin": subprocess.DEVNULL, **more}
+        process = subprocess.Popen(words, cwd=self.home, **more)
+        self.addCleanup(self.end, process)
+        return process
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+    def ended(self, *twistd: str) -> tuple[int, str]:
+        """
+        A start that is over: its exit status, and its standard error.
+        """
+        process = self.begin(*twistd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        errors = process.communicate(timeout=PATIENCE)[1]
+        return process.returncode, errors.decode()
+
+    def listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def ready(self) -> None:
+        until(self.listens, "the server")
+
+    def send(self) -> int:
+        return cli(
+            *("send", "--to", f"127.0.0.1:{self.port}", "--from", "a@client.test"),
+            *("--rcpt", "lover@example.net", "--sample", "plain"),
+        ).returncode
+
+    def read(self, name: str) -> str:
+        with open(os.path.join(self.home, name)) as file:
+            return file.read()
+
+    def exists(self, name: str) -> bool:
+        return os.path.exists(os.path.join(self.home, name))
+
+
+class StartTests(ProcessCase):
+    """
+    In the foreground and in the background.
+    """
+
+    def failures(self) -> dict[str, Any]:
+        """
+        What keeps a server from starting, and the word that says so.
+        """
+
+        def portTaken() -> None:
+            taken = socket.create_server(("127.0.0.1", self.port))
+            self.addCleanup(taken.close)
+
+        def noSpool() -> None:
+            self.port = freePort()
+            self.write('state_dir = "mx.toml/state"\n' + CONFIG)
+
+        return {"Address already in use": portTaken, "cannot make the spool": noSpool}
+
+    def test_foreground(self) -> None:
+        """One line on standard error, and exit status 1."""
+        for word, cause in self.failures().items():
+            cause()
+            status, errors = self.ended("--nodaemon")
+            self.assertEqual((status, errors.count("\n")), (1, 1), errors)
+            self.assertIn(word, errors)
+            self.assertFalse(self.exists("twistd.pid"))
+
+    def test_background(self) -> None:
+        """The parent process says it, with exit status 1; the log has it without a traceback."""
+        for word, cause in self.failures().items():
+            cause()
+            status, errors = self.ended()
+            self.assertEqual(status, 1, errors)
+            self.assertIn(word, errors)
+            self.assertIn(word, self.read("twistd.log"))
+            self.assertNotIn("Traceback", self.read("twistd.log"))
+            self.assertFalse(self.exists("twistd.pid"))
+
+    def test_runs(self) -> None:
+        """The parent process ends when mail can be taken; log and pid file are twistd's."""
+        self.assertEqual(self.ended(), (0, ""))
+        pid = int(self.read("twistd.pid"))
+        self.addCleanup(self.kill, pid)
+        self.assertEqual(self.send(), 0)
+        os.rename(os.path.join(self.home, "twistd.log"), os.path.join(self.home, "old.log"))
+        os.kill(pid, signal.SIGUSR1)
+        until(lambda: self.exists("twistd.log"), "another log")
+        self.assertEqual(self.send(), 0)
+        until(lambda: self.read("twistd.log").count("to=<lover@example.net>"), "a line")
+        self.assertEqual(self.ended()[0], 1)  # another one runs
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not self.exists("twistd.pid"), "its end")
+        self.assertIn("listening on", self.read("old.log"))
+
+    def kill(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def test_containerAgain(self) -> None:
+        """A pid file whose number another program has, or this one, keeps nothing from starting."""
+        with open(os.path.join(self.home, "twistd.pid"), "w") as file:
+            file.write("1")
+        self.assertEqual(self.ended(), (0, ""))
+        self.addCleanup(self.kill, int(self.read("twistd.pid")))
+
+
+class StopTests(ProcessCase):
+    """
+    The end.
+    """
+
+    def test_second(self) -> None:
+        """A second SIGTERM ends at once a server that waits for a next hop, without a traceback."""
+        silent = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(silent.close)
+        endpoint = f"tcp:127.0.0.1:{silent.getsockname()[1]}"
+        self.write(
+            f"""
+[[listen]]
+endpoint = "tcp:{self.port}:interface=127.0.0.1"
+[policies.open]
+envelope = "accept"
+[[recipients]]
+match = "*@example.net"
+policy = "open"
+deliver = {{ use = "lmtp", endpoint = "{endpoint}" }}
+"""
+        )
+        with open(os.path.join(self.home, "log"), "wb") as log:
+            process = self.begin("--nodaemon", stdout=log, stderr=log)
+        self.ready()
+        self.assertEqual(self.send(), 0)
+        waiting = silent.accept()[0]
+        self.addCleanup(waiting.close)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: not self.listens(), "the stop")
+        self.assertIsNone(process.poll())
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
+        self.assertNotIn("Traceback", self.read("log"))
+
+
+class LogTests(ProcessCase):
+    """
+    A log that cannot be written is the log's trouble.
+    """
+
+    def check(self, stdout: Any) -> subprocess.Popen[bytes]:
+        """
+        Mail is taken, nothing spins, and the server ends when it is told.
+        """
+        process = self.begin("--nodaemon", stdout=stdout, stderr=subprocess.DEVNULL)
+        self.ready()
+        for _ in range(3):
+            self.assertEqual(self.send(), 0)
+        with smtplib.SMTP("127.0.0.1", self.port) as client:
+            for _ in range(400):
+                client.sendmail(
+                    "a@client.test", ["postmaster@example.net"], "Subject: x\n\nhello\n"
+                )
+        before = cpuSeconds(process.pid)
+        time.sleep(2)
+        self.assertLess(cpuSeconds(process.pid) - before, 0.5)
+        process.send_signal(signal.SIGTERM)
+        self.assertIn(process.wait(PATIENCE), (0, -signal.SIGTERM))
+        return process
+
+    def test_full(self) -> None:
+        """The log's disk is full."""
+        with open("/dev/full", "wb") as full:
+            self.check(full)
+
+    def test_notRead(self) -> None:
+        """Nobody reads the pipe."""
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.addCleanup(os.close, writer)
+        self.check(writer)
+
+    def test_gone(self) -> None:
+        """Its reader is gone."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.addCleanup(os.close, writer)
+        self.check(writer)
+
+    def test_ascii(self) -> None:
+        """An address that standard output's encoding does not have is written as an escape."""
+        environ = {**_ENVIRON, "PYTHONIOENCODING": "ascii"}
+        log = os.path.join(self.home, "log")
+        with open(log, "wb") as file:
+            self.begin("--nodaemon", stdout=file, env=environ)
+        self.ready()
+        dialogue = self.dialogue(self.port)
+        dialogue.reply()
+        dialogue.say("EHLO client.test", "MAIL FROM:<a@client.test> SMTPUTF8")
+        dialogue.say("RCPT TO:<jürgen@elsewhere.test>")
+        until(lambda: "j\\xfcrgen" in self.read("log"), "a line")
+        self.assertNotIn("Traceback", self.read("log"))
+
+
+class ManagerTests(ProcessCase):
+    """
+    What a service manager gives and wants (C{Type=notify}, C{WatchdogSec=}, sockets).
+    """
+
+    def test_notify(self) -> None:
+        """It is told that mail can be taken, that the reactor turns, and of the stop."""
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(manager.close)
+        manager.bind(os.path.join(self.home, "notify"))
+        manager.settimeout(PATIENCE)
+        environ = {
+            **_ENVIRON,
+            "NOTIFY_SOCKET": os.path.join(self.home, "notify"),
+            "WATCHDOG_USEC": "300000",
+        }
+        process = self.begin("--nodaemon", stdout=subprocess.DEVNULL, env=environ)
+        told = [manager.recv(999).decode() for _ in range(4)]
+        self.assertTrue(self.listens())
+        self.assertIn(f"READY=1\nMAINPID={process.pid}", told)
+        self.assertGreaterEqual(told.count("WATCHDOG=1"), 2)
+        process.send_signal(signal.SIGTERM)
+        while manager.recv(999) != b"STOPPING=1":
+            pass
+        process.wait(PATIENCE)
+
+    def test_sockets(self) -> None:
+        """A listener's socket may be the manager's, by its name."""
+        self.write(CONFIG.replace("tcp:0:interface=127.0.0.1", "systemd:domain=INET:name=mx"))
+        with socket.create_server(("127.0.0.1", self.port)) as given:
+            os.set_inheritable(given.fileno(), True)
+            server = shlex.join(
+                [sys.executable, *TWISTD, "--nodaemon", "deferrals", "--config", "mx.toml"]
+            )
+            # The first descriptor that a manager gives is 3.
+            words = f"exec 3<&{given.fileno()}; LISTEN_FDS=1 LISTEN_FDNAMES=mx LISTEN_PID=$$ "
+            words += f"exec {server}"
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", words],
+                cwd=self.home,
+                env=_ENVIRON,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[given.fileno()],
+            )
+            self.addCleanup(self.end, process)
+        self.ready()
+        self.assertEqual(self.send(), 0)
+
+
+class ReloadTests(ProcessCase):
+    """
+    Configurations at random, one after the other, on a server under mail.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.ports = [freePort() for _ in range(3)]
+        self.certificates = makeCertificate(self.home)
+
+    def certificate(self, *, isGood: bool) -> str:
+        certificate, key = self.certificates
+        return f'[tls]\ncertificate = "{certificate}"\nkey = "{key if isGood else certificate}"\n'
+
+    def places(self) -> dict[str, set[Any]]:
+        """
+        Endpoints, and the addresses where each answers.
+        """
+        one, two, three = self.ports
+        path = os.path.join(self.home, "smtp.sock")
+        return {
+            f"tcp:{one}:interface=127.0.0.1": {("127.0.0.1", one)},
+            f"tcp:{one}:interface=127.0.0.2": {("127.0.0.2", one)},
+            f"tcp:{one}": {("127.0.0.1", one), ("127.0.0.2", one)},
+            f"tcp6:{two}:interface=\\:\\:1": {("::1", two)},
+            f"tcp:{two}:interface=127.0.0.1": {("127.0.0.1", two)},
+            f"unix:{path}": {path},
+            f"unix:{path}:mode=600": {path},
+            f"haproxy:tcp:{three}:interface=127.0.0.1": {("127.0.0.1", three)},
+        }
+
+    def answers(self, place: Any) -> bool:
+        family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
+        family = socket.AF_INET6 if place[0] == "::1" else family
+        with socket.socket(family) as client:
+            client.settimeout(PATIENCE)
+            try:
+                client.connect(place)
+                if place != ("127.0.0.1", self.ports[2]):
+                    return client.recv(3) == b"220"
+                client.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 25\r\n")
+                return client.recv(3) == b"220"
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
+
+    def configure(self, endpoints: list[str], *, isWrong: bool, isGood: bool, code: int) -> None:
+        stable = f"tcp:{self.port}:interface=127.0.0.1"
+        listeners = "".join(
+            f"[[listen]]\nendpoint = '{endpoint}'\n"
+            + ("proxies = ['127.0.0.1']\n" if endpoint.startswith("haproxy") else "")
+            for endpoint in (stable, *endpoints)
+        )
+        self.write(
+            f"""
+{"reply_deadline = 'soon'" if isWrong else ""}
+{listeners}
+{self.certificate(isGood=isGood)}
+[policies.open]
+envelope = "accept"
+[policies.gone]
+envelope = "refuse"
+reply = "550 5.1.{code} gone"
+[[recipients]]
+match = "gone@example.net"
+policy = "gone"
+[[recipients]]
+match = "*@example.net"
+policy = "open"
+deliver = {{ use = "discard" }}
+"""
+        )
+
+    def gone(self) -> str:
+        """What a recipient is told whose reply each configuration changes."""
+        dialogue = self.dialogue(self.port)
+        dialogue.reply()
+        dialogue.say("EHLO client.test", "MAIL FROM:<a@client.test>")
+        (reply,) = dialogue.say("RCPT TO:<gone@example.net>")
+        dialogue.close()
+        return reply
+
+    def test_random(self) -> None:
+        """
+        Each is in force whole, or the one before is, as C{deferrals reload} says; no
+        mail that comes meanwhile is refused or lost.
+        """
+        chance = random.Random(os.environ.get("DEFERRALS_SEED", "1"))
+        self.configure([], isWrong=False, isGood=True, code=0)
+        with open(os.path.join(self.home, "log"), "wb") as log:
+            process = self.begin("--nodaemon", stdout=log, stderr=log)
+        self.ready()
+        places = self.places()
+        stop = threading.Event()
+        sent: list[bool] = []
+
+        def send() -> None:
+            while not stop.is_set():
+                with smtplib.SMTP("127.0.0.1", self.port, timeout=PATIENCE) as client:
+                    sent.append(not client.sendmail("a@c.test", "b@example.net", "X: y\n\nz\n"))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(stop.set)
+        before: set[Any] = set()
+        told = "550 5.1.0 "
+        for number in range(1, 1 + int(os.environ.get("DEFERRALS_RELOADS", "12"))):
+            chosen = chance.sample([*places, "unix:/proc/none"], chance.randrange(4))
+            isWrong, isGood = chance.random() < 0.15, chance.random() < 0.85
+            code = number % 8
+            self.configure(chosen, isWrong=isWrong, isGood=isGood, code=code)
+            done = cli("reload", "--config", os.path.join(self.home, "mx.toml"))
+            said = (number, chosen, isWrong, isGood, done.stdout, done.stderr)
+            if done.returncode == 0:
+                before = {place for name in chosen for place in places[name]}
+                told = f"550 5.1.{code} "
+                self.assertTrue(isGood and not isWrong, said)
+            else:
+                self.assertEqual(done.returncode, 1, said)
+            everywhere = {place for found in places.values() for place in found}
+            answering = {place for place in everywhere if self.answers(place)}
+            self.assertEqual(answering, before, said)
+            self.assertTrue(self.gone().startswith(told), said)
+        stop.set()
+        thread.join()
+        self.assertTrue(sent and all(sent))
+        self.assertIsNone(process.poll())
+        self.assertNotIn("Traceback", self.read("log"))
+        self.assertIn("configuration reloaded", self.read("log"))
