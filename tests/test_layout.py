@@ -95,6 +95,8 @@ WHOLE = (
     "recipes",
     "targets",
     "translation",
+    "stages/content/match/honest",
+    "stages/content/match/shown",
 )
 
 #: Modules without a test module of their own, and why.

@@ -57,7 +57,17 @@ from deferrals.spool.sqlite.pages import readLogFrom
 from deferrals.stages.content import clamav, rspamdreply, scores, spamassassin
 from deferrals.stages.content.exchange import _Exchange
 from deferrals.stages.content.http import _verdict
-from deferrals.stages.content.match import archives, fields, filetypes, mime
+from deferrals.stages.content.match import (
+    archives,
+    contents,
+    fields,
+    filetypes,
+    headers,
+    mime,
+    names,
+    tnef,
+    uuencode,
+)
 from deferrals.stages.content.match.stage import MatchRule, MatchSettings, MatchStage
 from deferrals.stages.delivery.copy import Copy, withLF
 from deferrals.stages.delivery.http import outcomeOf
@@ -982,7 +992,7 @@ PARSERS += [
 def _archive(data: bytes) -> None:
     for kind in ("x.zip", "x.tar", "x.gz"):
         with contextlib.suppress(archives.Unreadable):
-            list(archives.members(io.BytesIO(data), kind, archives.Budget()))
+            list(archives.members(io.BytesIO(data), [kind], archives.Budget()))
 
 
 _HEADER = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
@@ -996,22 +1006,25 @@ _PARAMETERS = (b";", b" ", b"=", b'"', b"a", b"*", b"*0", b"'", b"\\", b"%41", b
 _ENCODED = (b"=?utf-8?q?a?=", b"=?utf-8?b?QQ==?=", b"=?", b"?", b" ", b"=", b"a", b"?=")
 
 
+_LOCAL_HEADER = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, 0, 0, 5, 0) + b"a.zip"
+_UNSURE = b"Content-Transfer-Encoding: base64 (quoted-printable) x-uue\r\n"
+
+
 def _parts(data: bytes) -> None:
     """
     All that a rule may ask of a part.
     """
-    for part in mime.parts(data):
-        part.head(data, 100)
-        part.text(data, 10_000)
-        assert part.fileName is not None
+    for file in contents.files(data):
+        file.content(100)
+        file.texts(10_000)
 
 
 def _rules(data: bytes) -> None:
     """
     Three policies with rules of every kind.
     """
-    names = ("attachment", "mime_type", "file_type")
-    rules = [MatchRule(**{name: ("*.exe",)}) for name in names]  # type: ignore[arg-type]
+    subjects = ("attachment", "mime_type", "file_type", "archive")
+    rules = [MatchRule(**{name: ("*.exe",)}) for name in subjects]  # type: ignore[arg-type]
     rules += [MatchRule(header="Subject", words=("x y",)), MatchRule(test="eicar")]
     rules += [MatchRule(body=True, words=("x y",)), MatchRule(test="gtube")]
     services, message = FakeServices(), makeMessage(data)
@@ -1021,7 +1034,52 @@ def _rules(data: bytes) -> None:
 
 
 PARSERS += [
-    Parser("MIME", ("stages/content/match/mime.py",), _MIME, _parts, 500, (b"", _HEADER, _RFC822)),
+    Parser(
+        "MIME",
+        ("stages/content/match/mime.py", "stages/content/match/contents.py"),
+        (*_MIME, b"=41", b"QQ=="),
+        _parts,
+        2000,
+        (b"", _HEADER, _RFC822, _UNSURE + b"\r\n", _HEADER + b"--b\r\n" + _UNSURE),
+    ),
+    Parser(
+        "header sections",
+        ("stages/content/match/headers.py",),
+        (*_MIME, b" ", b"(", b"\r", b"Content-Type: ", b"no field\r\n"),
+        lambda data: (headers.PartHeader.read(data), headers.otherStarts(data)),
+        500,
+        (b"", b"Content-Type: a/b; ", b"Content-Transfer-Encoding: "),
+    ),
+    Parser(
+        "fields as all read them",
+        ("stages/content/match/fields.py",),
+        (*_PARAMETERS, b"(", b")", b"name=a", b"name*1*=", b"\r\n", b'name="'),
+        text(fields.readings),
+        400,
+        (b"", b"a/b; name=", b'a/b; name="'),
+    ),
+    Parser(
+        "names of files",
+        ("stages/content/match/names.py",),
+        (b"a", b".", b" ", b"/", b":", b'"', b"\xe2\x80\x8b", b"\xff", b"\xef\xb7\xba"),
+        text(names.savedNames),
+        400,
+    ),
+    Parser(
+        "uuencode",
+        ("stages/content/match/uuencode.py",),
+        (b"begin 644 a\n", b"begin-base64 644 a\n", b"M", b"#0V%T\n", b"end\n", b"====\n", b"\r"),
+        lambda data: list(uuencode.files(data)),
+        500,
+    ),
+    Parser(
+        "TNEF",
+        ("stages/content/match/tnef.py",),
+        (b"\0", b"\1", b"\x10\x80\1\0\1\0\0\0a\0\0", b"\x1e\0\7\x37\1\0\0\0\1\0\0\0a\0\0\0"),
+        lambda data: list(tnef.files(data)),
+        500,
+        (b"", tnef.MAGIC + b"\0\0", tnef.MAGIC + b"\0\0\2\5\x90\6\0\0\2\0\0\xff\0\0\0"),
+    ),
     Parser(
         "MIME, only the walk",
         ("stages/content/match/mime.py",),
@@ -1061,8 +1119,18 @@ PARSERS += [
     ),
     Parser(
         "archives",
-        ("stages/content/match/archives.py",),
-        (b"PK\3\4", b"PK\1\2", b"PK\5\6", b"\0", b"\x1f\x8b\x08", b"x", b"9 path=a\n"),
+        ("stages/content/match/archives.py", "stages/content/match/zipentries.py"),
+        (
+            _LOCAL_HEADER,
+            _LOCAL_HEADER[:30],
+            b"PK\3\4",
+            b"PK\1\2",
+            b"PK\5\6",
+            b"\0",
+            b"\x1f\x8b\x08",
+            b"x",
+            b"9 path=a\n",
+        ),
         _archive,
         500,
         (b"", b"\x1f\x8b\x08\0\0\0\0\0\0\0"),

@@ -1,8 +1,12 @@
 """
 What header fields say: parameters (RFC 2045 §5.1; continued, encoded, with
-character sets: RFC 2231) and encoded words (RFC 2047), as leniently as mail
-programs read them, in time linear in the length of the field.  The standard
-library's readers take seconds for some fields of a few kilobytes.
+character sets: RFC 2231) and encoded words (RFC 2047), in time linear in the
+length of the field.  The standard library's readers take seconds for some
+fields of a few kilobytes.
+
+L{parameters} reads as the standards say; L{readings} gives all that lenient
+mail programs make of the same field, since each of them is lenient in its own
+way.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import binascii
 import codecs
 import re
 import urllib.parse
+from collections.abc import Iterator
 
 _PARAMETER = re.compile(r';\s*+([^\s=;]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;]*+)', re.S)
 _SECTION = re.compile(r"(.+?)(?:\*([0-9]{1,4}))?(\*)?")
@@ -18,11 +23,28 @@ _WORDS = re.compile(r"(=\?[^?\s]++\?[bBqQ]\?[^?]*+\?=)(?:\s++(?==\?[^?\s]++\?[bB
 _WORD = re.compile(r"=\?([^?\s*]*+)[^?\s]*+\?([bBqQ])\?([^?]*+)\?=")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 
+#: A parameter, wherever it may begin for a reader that does not care for
+#: semicolons and quotes.
+_ANYWHERE = re.compile(
+    r"(?<![^\s;,\"()'])(filename|name|boundary|charset)"
+    r"(?:\s*+\*\s*+([0-9]{1,9}))?\s*+(\*)?\s*+(?:\([^()]*+\)\s*+)?=\s*+",
+    re.I,
+)
+#: Where a value ends for a reader that does not care for quotes.
+_PIECES = re.compile(r"[^;]++")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)("\s*+(?:;|$))?', re.S)
+_TOKEN = re.compile(r'[^\s;,"()]++')
+_FOLDS = re.compile(r"[\r\n]++[ \t]*+")
+_BLANKS = re.compile(r"[\r\n]+|\s{2,}")
+
 #: Codecs that no mail is written in; some of them take their time.
 _NO_CHARSETS = {"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"}
 
 #: A parameter in more sections than this has no more.
 MAX_SECTIONS = 1000
+
+#: A section of a parameter: its number, its text, whether that is encoded.
+_Section = tuple[int, str, bool]
 
 
 def parameters(value: str) -> dict[str, str]:
@@ -34,16 +56,164 @@ def parameters(value: str) -> dict[str, str]:
         not.
     """
     plain: dict[str, str] = {}
-    sections: dict[str, dict[int, tuple[str, bool]]] = {}
+    sections: dict[str, list[_Section]] = {}
     for found in _PARAMETER.finditer(value):
         text = _unquoted(found[2])
         match = _SECTION.fullmatch(found[1].lower())
         if match is None or (match[2] is None and match[3] is None):
             plain.setdefault(found[1].lower(), text)
         elif int(match[2] or 0) < MAX_SECTIONS:
-            encoded = match[3] is not None
-            sections.setdefault(match[1], {}).setdefault(int(match[2] or 0), (text, encoded))
-    return {**plain, **{name: _joined(found) for name, found in sections.items()}}
+            section = (int(match[2] or 0), text, match[3] is not None)
+            sections.setdefault(match[1], []).append(section)
+    return {**plain, **{name: _joined(_first(found)) for name, found in sections.items()}}
+
+
+def readings(value: str) -> dict[str, list[str]]:
+    """
+    All that some reader takes for the value of C{filename}, C{name},
+    C{boundary} or C{charset}: with comments and without, whatever the quotes
+    and semicolons, each of those of the same name, plain and encoded, encoded
+    words decoded and not.
+
+    @param value: a field's value.
+    @return: by name, in lower case.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for text in dict.fromkeys((value, withoutComments(value))):
+        for name, one in _everyValue(text):
+            values = found.setdefault(name, {})
+            extended = [_joined([(0, one, True)]), *one.split("'", 3)] if "'" in one else []
+            for read in (one, words(one), _BLANKS.sub(" ", one), _FOLDS.sub("", one), *extended):
+                if read:
+                    values[read] = None
+    return {name: list(values) for name, values in found.items()}
+
+
+def _everyValue(value: str) -> Iterator[tuple[str, str]]:
+    yield from ((name, text) for name, text in parameters(";" + value).items())
+    for one in _PARAMETER.finditer(";" + value):
+        yield one[1].lower(), _unquoted(one[2])
+    for piece in _PIECES.findall(value):
+        name, equals, text = piece.partition("=")
+        if equals:
+            yield name.strip().lower(), text.strip().strip('"')
+    yield from _byPairs(value)
+    yield from _anywhere(value)
+
+
+def _anywhere(value: str) -> Iterator[tuple[str, str]]:
+    places = list(_ANYWHERE.finditer(value))
+    several: dict[str, list[list[_Section]]] = {}
+    for number, place in enumerate(places):
+        end = places[number + 1].start() if number + 1 < len(places) else len(value)
+        name = place[1].lower()
+        texts = _valuesIn(value[place.end() : end])
+        if place[2] is None and place[3] is None:
+            yield from ((name, text) for text in texts)
+        one = [(int(place[2] or 0), text, place[3] is not None) for text in texts]
+        several.setdefault(name, []).append(one)
+    for name, found in several.items():
+        if any(place[2] or place[3] for place in places if place[1].lower() == name):
+            for pick in (0, 1, -1):
+                chosen = [one[min(pick, len(one) - 1)] for one in found]
+                yield from ((name, text) for text in _everyJoin(chosen))
+            for _, text, encoded in (section for one in found for section in one):
+                yield name, _joined([(0, text, encoded)])
+
+
+def _byPairs(value: str) -> Iterator[tuple[str, str]]:
+    """
+    As a reader has it that looks for a semicolon outside of pairs of quotes.
+    """
+    several: dict[str, list[_Section]] = {}
+    for piece in _pairedPieces(value):
+        name, equals, text = piece.partition("=")
+        match = _SECTION.fullmatch(name.strip().lower())
+        if not equals or match is None:
+            continue
+        text = text.strip()
+        if len(text) > 1 and text[0] == text[-1] == '"':
+            text = text[1:-1].replace("\\\\", "\\").replace('\\"', '"')
+        yield match[1], text
+        several.setdefault(match[1], []).append((int(match[2] or 0), text, match[3] is not None))
+    for name, sections in several.items():
+        yield from ((name, text) for text in _everyJoin(sections))
+
+
+def _pairedPieces(value: str) -> Iterator[str]:
+    start, quoted = 0, False
+    for found in re.finditer(r'\\"|[";]', value):
+        if found[0] == '"':
+            quoted = not quoted
+        elif found[0] == ";" and not quoted:
+            yield value[start : found.start()]
+            start = found.end()
+    yield value[start:]
+
+
+def _valuesIn(rest: str) -> list[str]:
+    """
+    @param rest: what is behind an equals sign.
+    @return: what a reader may take of it, the likeliest first; at least one.
+    """
+    values = []
+    for text in dict.fromkeys((rest, withoutComments(rest))):
+        text = text.lstrip()
+        quoted = _QUOTED.match(text)
+        if quoted is not None:
+            values += [re.sub(r"\\(.)", r"\1", quoted[1], flags=re.S), quoted[1]]
+            values.append(text[1:].partition('"')[0])
+            if quoted[2] is not None:
+                break
+        piece = text.partition(";")[0].strip()
+        values += [piece, piece.strip("\"'"), piece.replace('"', ""), piece.replace("\\", "")]
+        values += [piece.partition('"')[2].strip('"'), piece.partition("=")[0]]
+        token = _TOKEN.match(text.lstrip(' \t\r\n"'))
+        if token is not None:
+            values += [token[0], token[0].strip("'"), token[0].partition("\\")[0]]
+    return values
+
+
+def _everyJoin(sections: list[_Section]) -> Iterator[str]:
+    """
+    Sections put together: as far as none is missing, whatever is missing, the
+    first and the last of each number, and all of them, in two orders.
+    """
+    ordered = sorted(sections, key=lambda section: section[0])
+    last = {section[0]: section for section in ordered}
+    for chosen in (_first(sections), list(last.values()), ordered, sorted(sections)):
+        yield _joined(chosen)
+        yield _joined([(number, text, True) for number, text, _ in chosen])
+        yield _joined(chosen, "latin-1")
+        yield "".join(text for _, text, _ in chosen)
+        yield "".join(_joined([(0, text, encoded)]) for _, text, encoded in chosen)
+    for _, text, encoded in sections:
+        yield _joined([(0, text, encoded)])
+
+
+def withoutComments(value: str) -> str:
+    """
+    @return: the value with the comments of RFC 822 left out; they may be in
+        one another, and a parenthesis in quotes begins none.
+    """
+    kept: list[str] = []
+    depth, quoted, position = 0, False, 0
+    for found in re.finditer(r'\\.|["()]', value, re.S):
+        mark, start = found[0], position
+        position = found.end()
+        if depth == 0:
+            kept.append(value[start : found.start()])
+        if mark == '"' and depth == 0:
+            quoted = not quoted
+        elif mark == "(" and not quoted:
+            depth += 1
+            continue
+        elif mark == ")" and depth:
+            depth -= 1
+            continue
+        if depth == 0:
+            kept.append(mark)
+    return "".join(kept) + ("" if depth else value[position:])
 
 
 def _unquoted(text: str) -> str:
@@ -53,20 +223,32 @@ def _unquoted(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", quoted, flags=re.S)
 
 
-def _joined(sections: dict[int, tuple[str, bool]]) -> str:
+def _first(sections: list[_Section]) -> list[_Section]:
     """
-    The sections from the first one on, as far as none is missing.
+    The first of each number, as far as none is missing.
     """
-    charset, pieces = "utf-8", []
-    for number in range(MAX_SECTIONS):
-        if number not in sections:
+    first: dict[int, _Section] = {}
+    for section in sections:
+        first.setdefault(section[0], section)
+    whole = []
+    for number in range(min(MAX_SECTIONS, len(first) + 1)):
+        if number not in first:
             break
-        text, encoded = sections[number]
-        if number == 0 and encoded and text.count("'") >= 2:
+        whole.append(first[number])
+    return whole
+
+
+def _joined(sections: list[_Section], unsaid: str = "utf-8") -> str:
+    """
+    @param unsaid: the character set where none is said.
+    """
+    charset, pieces = unsaid, []
+    for place, (_, text, encoded) in enumerate(sections):
+        if place == 0 and encoded and text.count("'") >= 2:
             charset, _, text = text.split("'", 2)
         octets = text.encode("utf-8", "surrogateescape")
         pieces.append(urllib.parse.unquote_to_bytes(octets) if encoded else octets)
-    return decoded(b"".join(pieces), charset)
+    return decoded(b"".join(pieces), charset or unsaid)
 
 
 def words(value: str) -> str:

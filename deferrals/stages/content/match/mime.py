@@ -4,22 +4,22 @@ The MIME structure of a message, in one pass over its octets.
 The standard library's parser takes time proportional to the depth of nesting
 times the size, so that a small message can keep it busy for seconds.  Here only
 the boundaries are found by ourselves, each with one search whatever the depth.
-Headers of parts are read by C{email}, and what is kept of one is what a rule may
-ask for, however many fields it has.
+
+What is found are all parts that a lenient reader may see.  A line is a boundary
+if it begins with one that any header so far has declared, in whatever case and
+whether or not it was closed: then one part ends and another one may begin.  For
+readers who see no boundary there, a part's content also reaches to the next line
+that is one of the part's own level, or of one around it.
 """
 
 from __future__ import annotations
 
-import binascii
-import email.parser
-import email.policy
 import mmap
-import string
-from collections.abc import Iterator
+import re
 
 import attrs
 
-from deferrals.stages.content.match.fields import base64, decoded, parameters, words
+from deferrals.stages.content.match.headers import PartHeader, otherStarts
 
 #: A message with more parts, or nested deeper, or with a longer header section
 #: (its own or a part's), is not read any further.
@@ -31,13 +31,23 @@ MAX_HEADER_OCTETS = 256 * 1024
 MAX_HEADERS_OCTETS = 8 * 1024 * 1024
 MAX_HEADER_LINES = 100_000
 
-_MAX_BOUNDARY_OCTETS = 200
-_PIECE_OCTETS = 256 * 1024
-_NOT_BASE64 = bytes(sorted(set(range(256)) - set(string.ascii_letters.encode() + b"0123456789+/")))
+#: The contents of all parts together, as a multiple of the size; they overlap
+#: where readers differ, and in honest messages hardly do.
+MAX_READINGS = 8
 
-#: What is kept of a part's header.
-_KEPT = ("Content-Type", "Content-Disposition", "Content-Transfer-Encoding")
-_PARSER = email.parser.BytesHeaderParser(policy=email.policy.compat32)
+#: So much of a boundary is compared.  [Dovecot compares 80 octets]
+_BOUNDARY_OCTETS = 80
+_LINE_OCTETS = 1000
+
+#: A line that begins as a boundary does.
+_MARK = re.compile(rb"(?:\A|(?<=[\r\n]))--")
+#: An empty line; also in what has only LF.
+_EMPTY = re.compile(rb"\r?\n\r?\n")
+_EMPTY_FIRST = re.compile(rb"\r?\n")
+#: Fields behind empty lines: a header section for some readers.
+_FIELDS_LATE = re.compile(rb"(?:\r?\n)++(?=[\x21-\x39\x3b-\x7e]++[ \t]*+:)")
+_MAILBOX_LINE = re.compile(rb"\s*+(?:>?From [^\r\n]*+\s++)?")
+_EMPTY_CR = re.compile(rb"\r\r|\r\n\r(?!\n)")
 
 #: What L{parts} reads: octets with C{find} and slices.
 Buffer = bytes | mmap.mmap
@@ -50,43 +60,6 @@ class TooComplex(Exception):
 
 
 @attrs.frozen
-class PartHeader:
-    """
-    What is kept of a part's header: three fields.
-
-    @ivar mimeType: in lower case; C{text/plain} where there is none that makes
-        sense.
-    @ivar type: Content-Type; empty where there is none.
-    @ivar disposition: Content-Disposition, likewise.
-    @ivar encoding: Content-Transfer-Encoding, likewise, in lower case.
-    """
-
-    mimeType: str = "text/plain"
-    type: str = ""
-    disposition: str = ""
-    encoding: str = ""
-
-    @classmethod
-    def read(cls, octets: bytes) -> PartHeader:
-        """
-        @param octets: a header section.
-        """
-        found = _PARSER.parsebytes(octets)
-        type_, disposition, encoding = (str(found.get(name, "")) for name in _KEPT)
-        return cls(found.get_content_type(), type_, disposition, encoding.strip().lower())
-
-    @property
-    def mainType(self) -> str:
-        """
-        The part of the MIME type before the slash.
-        """
-        return self.mimeType.partition("/")[0]
-
-
-_NO_HEADER = PartHeader()
-
-
-@attrs.frozen
 class Part:
     """
     One part that is no multipart, or the header of one that is.
@@ -94,141 +67,319 @@ class Part:
     @ivar header: what its header says.
     @ivar start: where its content begins in the message.
     @ivar end: where its content ends.
+    @ivar others: where else its content begins and ends for some reader.
     """
 
     header: PartHeader
     start: int
     end: int
+    others: tuple[tuple[int, int], ...] = ()
 
     @property
-    def mimeType(self) -> str:
+    def ranges(self) -> tuple[tuple[int, int], ...]:
         """
-        See L{PartHeader}.
+        Each beginning and end of its content.
         """
-        return self.header.mimeType
-
-    @property
-    def fileName(self) -> str:
-        """
-        The name that a mail program would show, from Content-Disposition or
-        Content-Type, RFC 2231 and RFC 2047 decoded; empty where there is none.
-        """
-        for value, name in ((self.header.disposition, "filename"), (self.header.type, "name")):
-            found = words(parameters(value).get(name, ""))
-            if found:
-                return found
-        return ""
-
-    def content(self, data: Buffer, limit: int) -> bytes:
-        """
-        The content without its transfer encoding.
-
-        @param limit: read no more than so many encoded octets.
-        """
-        raw = data[self.start : min(self.end, self.start + limit)]
-        if self.header.encoding == "base64":
-            return base64(raw)
-        if self.header.encoding == "quoted-printable":
-            return binascii.a2b_qp(raw)
-        return raw
-
-    def head(self, data: Buffer, octets: int) -> bytes:
-        """
-        The first so many octets of the content without its transfer encoding,
-        however much there is before them that means nothing.
-        """
-        head = b""
-        for piece in self.pieces(data):
-            head += piece[: octets - len(head)]
-            if len(head) == octets:
-                break
-        return head
-
-    def pieces(self, data: Buffer) -> Iterator[bytes]:
-        """
-        The whole content without its transfer encoding, piece by piece.
-        """
-        encoding = self.header.encoding
-        held = b""
-        for start in range(self.start, self.end, _PIECE_OCTETS):
-            raw = held + data[start : min(self.end, start + _PIECE_OCTETS)]
-            if encoding == "base64":
-                raw = raw.translate(None, _NOT_BASE64)
-                cut = len(raw) // 4 * 4
-                held = raw[cut:]
-                yield binascii.a2b_base64(raw[:cut])
-            elif encoding == "quoted-printable":
-                cut = raw.rfind(b"\n") + 1
-                held = raw[cut:] if len(raw) - cut < _PIECE_OCTETS else b""
-                yield binascii.a2b_qp(raw[: len(raw) - len(held)])
-            else:
-                yield raw
-        if encoding != "base64":
-            yield binascii.a2b_qp(held)
-        elif len(held) > 1:
-            yield binascii.a2b_base64(held + b"=" * (4 - len(held)))
-
-    def text(self, data: Buffer, limit: int) -> str:
-        """
-        The content as text.
-        """
-        return decoded(self.content(data, limit), parameters(self.header.type).get("charset", ""))
+        return ((self.start, self.end), *self.others)
 
 
-def parts(data: Buffer) -> Iterator[Part]:
+def parts(data: Buffer) -> list[Part]:
     """
     The parts of a message in their order, containers included.
 
     @raise TooComplex: there are more than L{MAX_PARTS}, or deeper than
         L{MAX_DEPTH}, or one has a header longer than L{MAX_HEADER_OCTETS}, or
         all headers together more than L{MAX_HEADERS_OCTETS} or
-        L{MAX_HEADER_LINES}.
+        L{MAX_HEADER_LINES}, or their contents together are more than
+        L{MAX_READINGS} times the message.
     """
     return _BoundaryScanner(data).scan()
+
+
+@attrs.define
+class _OpenPart:
+    """
+    A part whose end is not known for every reader.
+    """
+
+    header: PartHeader
+    start: int
+    end: int
+    starts: list[int]
+    closed: bool
+    skipped: bool = False
+    strictEnd: int | None = None
+
+
+@attrs.frozen
+class _Line:
+    """
+    A line that begins with a boundary.
+
+    @ivar start: where it begins.
+    @ivar next: where the line behind it begins; C{None} where there is none.
+    @ivar keys: the boundaries that it begins with.
+    @ivar key: the one that it is, nothing else being on the line.
+    @ivar closes: whether that is the last of its parts.
+    """
+
+    start: int
+    next: int | None
+    keys: tuple[bytes, ...]
+    key: bytes | None
+    closes: bool
+
+
+class _Levels:
+    """
+    The boundaries that are declared, and which parts wait for one.  A key is a
+    boundary in lower case, as far as it is compared.
+    """
+
+    def __init__(self) -> None:
+        self.digests: dict[bytes, bool] = {}  # whether that is what it separates
+        self._lengths: set[int] = set()
+        self._whole: dict[bytes, set[bytes]] = {}
+        self._open: list[tuple[bytes, ...]] = []
+        self._level: dict[bytes, int] = {}
+        self._twice: set[bytes] = set()
+        self._waiting: dict[bytes | None, list[_OpenPart]] = {}
+        self._seen: set[bytes] = set()
+
+    def declare(self, header: PartHeader) -> None:
+        boundaries = [one.encode("utf-8", "surrogateescape") for one in header.boundaries]
+        wholes = dict.fromkeys(one.rstrip() for one in boundaries)
+        keys = dict.fromkeys(one[:_BOUNDARY_OCTETS].lower() for one in wholes)
+        fresh = tuple(key for key in keys if key not in self._level)
+        self._twice.update(key for key in keys if key in self.digests)
+        for key in keys:
+            digest = "multipart/digest" in header.mimeTypes
+            self.digests[key] = self.digests.get(key, False) or digest
+            self._lengths.add(len(key))
+        for one in wholes:
+            self._whole.setdefault(one[:_BOUNDARY_OCTETS].lower(), set()).add(one)
+        if fresh:
+            self._level.update(dict.fromkeys(fresh, len(self._open)))
+            self._open.append(fresh)
+        if len(self._open) > MAX_DEPTH:
+            raise TooComplex
+
+    def begin(self, found: _OpenPart, key: bytes | None) -> None:
+        """
+        A part that a boundary has begun waits for its end; where a boundary was
+        declared twice, readers differ in whose it is.
+        """
+        self._waiting.setdefault(None if key in self._twice else key, []).append(found)
+
+    def line(self, data: Buffer, at: int) -> _Line | None:
+        """
+        @param at: where two hyphens stand at the beginning of a line.
+        """
+        begin = at + 2 + (data[at + 2 : at + 3] == b'"')  # some put it in quotes here, too
+        text = data[begin : begin + _BOUNDARY_OCTETS].lower()
+        keys = tuple(text[:length] for length in self._lengths if text[:length] in self.digests)
+        if not keys:
+            return None
+        end = data.find(b"\n", at)
+        after = end + 1 if end >= 0 else len(data)
+        key, closes = self._exactly(data[at + 2 : min(after, at + _LINE_OCTETS)], keys)
+        if key is not None:
+            self._seen.add(key)
+        return _Line(at, after if end >= 0 else None, keys, key, closes)
+
+    def isUnseen(self, header: PartHeader) -> bool:
+        """
+        Whether it is a multipart of whose boundary there is no line: for strict
+        readers its content is one.
+        """
+        boundaries = [one.encode("utf-8", "surrogateescape") for one in header.boundaries]
+        keys = {one.rstrip()[:_BOUNDARY_OCTETS].lower() for one in boundaries}
+        return bool(keys) and keys.isdisjoint(self._seen)
+
+    def _exactly(self, line: bytes, keys: tuple[bytes, ...]) -> tuple[bytes | None, bool]:
+        """
+        @return: the boundary that is alone on a line, and whether it is the last.
+        """
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        for end in (b"", b"--"):
+            whole = line.removesuffix(end) if line.endswith(end) else None
+            for key in keys if whole is not None else ():
+                if whole in self._whole[key]:
+                    return key, bool(end)
+        return None, any(line[len(key) :].startswith(b"--") for key in keys)
+
+    def end(self, line: _Line, at: int) -> None:
+        """
+        What waits for this line ends at C{at}.
+        """
+        key = line.key
+        if key is None:
+            return
+        level = self._level.get(key)
+        self._finish(key, at)
+        if level is not None:
+            for inner in self._open[level + 1 :]:
+                for one in inner:
+                    self._finish(one, at)
+                    self._level.pop(one, None)
+            del self._open[level + 1 :]
+            if line.closes:
+                for one in self._open.pop():
+                    self._level.pop(one, None)
+
+    def _finish(self, key: bytes, at: int) -> None:
+        for found in self._waiting.pop(key, ()):
+            found.strictEnd = max(found.start, at)
 
 
 class _BoundaryScanner:
     def __init__(self, data: Buffer) -> None:
         self._data = data
-        self._boundaries: dict[bytes, int] = {}
-        self._open: list[bytes] = []
-        self._count = 0
-        self._headerOctets = self._headerLines = 0
+        self._levels = _Levels()
+        self._headerOctets = self._headerLines = self._count = 0
         self._soughtFrom, self._nextMark = 0, -1
+        self._left = MAX_READINGS * len(data)
+        self._carried: PartHeader | None = None
 
-    def scan(self) -> Iterator[Part]:
+    def scan(self) -> list[Part]:
+        found: list[_OpenPart] = []
         position: int | None = 0
+        key: bytes | None = None
+        default, closed = "text/plain", False
         while position is not None:
-            self._count += 1
-            if self._count > MAX_PARTS or len(self._open) > MAX_DEPTH:
-                raise TooComplex
-            header, start = self._header(position)
-            boundary = self._boundaryOf(header)
-            if boundary is not None:
-                self._boundaries.setdefault(boundary, len(self._open))
-                self._open.append(boundary)
-            elif header.mimeType == "message/rfc822":
-                yield Part(header, start, start)
-                position = start
-                continue
-            end, position = self._next(start)
-            yield Part(header, start, end)
+            one = self._begin(position, key, default, closed)
+            same = [one]
+            while one.header.isMessage and one.start < len(self._data):
+                one = self._begin(one.start, key, "text/plain")
+                same.append(one)
+            found += same
+            line = self._nextLine(one.start)
+            for each in same[:-1]:
+                if each.header.isContainer and not one.header.isEmpty:
+                    each.skipped = True
+            for each in same:
+                each.end = self._before(each.start, line.start) if line else len(self._data)
+            if line is None:
+                break
+            position = line.next
+            if line.key is None and one.start == line.start and one.header.isShort:
+                self._carried = one.header  # for readers to whom that line is in the header
+            closed = line.closes
+            key = line.key or max(line.keys, key=len)
+            digest = any(self._levels.digests[name] for name in line.keys)
+            default = "message/rfc822" if digest else "text/plain"
+        return [self._part(one) for one in found if not self._isNothing(one)]
 
-    def _header(self, position: int) -> tuple[PartHeader, int]:
+    def _isNothing(self, one: _OpenPart) -> bool:
         """
-        The header section at C{position}, and where its content begins.
+        Behind the last boundary there is seldom anything.
         """
-        if self._data[position : position + 2] == b"\r\n":
-            return _NO_HEADER, position + 2
-        end, start = self._headerEnd(position)
+        start = min(one.start, *one.starts, one.end)
+        blank = one.end - start < _BOUNDARY_OCTETS
+        return blank and one.closed and not self._data[start : one.end].strip()
+
+    def _begin(
+        self, position: int, key: bytes | None, default: str, closed: bool = False
+    ) -> _OpenPart:
+        self._count += 1
+        if self._count > MAX_PARTS:
+            raise TooComplex
+        header, starts = self._header(position, default)
+        if self._carried is not None:
+            header = header.joined(self._carried)
+            self._carried = None
+        if "multipart" in header.mainTypes and not header.isContainer:
+            likely = self._likely(starts[0])
+            header = attrs.evolve(header, boundaries=(*header.boundaries, *likely))
+        self._levels.declare(header)
+        one = _OpenPart(header, starts[0], starts[0], starts[1:], closed and header.isEmpty)
+        self._levels.begin(one, key)
+        return one
+
+    def _likely(self, start: int) -> list[str]:
+        """
+        Where readers may find no boundary in a header: the first line that could
+        be one.
+        """
+        at = self._find(start)
+        line = self._data[at + 2 : at + _LINE_OCTETS].partition(b"\n")[0] if at >= 0 else b""
+        text = line.decode("utf-8", "surrogateescape").rstrip()
+        return [text] if text else []
+
+    def _part(self, one: _OpenPart) -> Part:
+        if one.skipped and not one.starts:
+            return Part(one.header, one.start, one.start)
+        others = [(start, one.end) for start in one.starts if start < one.end]
+        strict = len(self._data) if one.strictEnd is None else one.strictEnd
+        isLeaf = not one.header.isContainer or self._levels.isUnseen(one.header)
+        if strict > one.end and (one.starts or isLeaf):
+            others += [(start, strict) for start in (one.start, *one.starts)]
+        self._left -= one.end - one.start + sum(end - start for start, end in others)
+        if self._left < 0:
+            raise TooComplex
+        return Part(one.header, one.start, one.end, tuple(others))
+
+    def _header(self, position: int, default: str) -> tuple[PartHeader, list[int]]:
+        """
+        The header section at C{position}, and where its content begins: behind
+        its end, and where else some reader may think so.
+        """
+        empty = _EMPTY_FIRST.match(self._data, position)
+        if empty is not None and (position or not self._data[:1000].strip()):
+            return self._lateHeader(position, default) or (
+                PartHeader.read(b"", default),
+                [empty.end()],
+            )
+        begin = self._firstField(position)
+        end, start = self._headerEnd(begin)
         if end - position > MAX_HEADER_OCTETS:
             raise TooComplex
-        octets = self._data[position:end]
+        octets = self._counted(position, end)
+        early = _EMPTY.search(octets, 0, begin - position)
+        starts = [found.end() for found in (empty, early) if found]
+        skipped = begin - position
+        starts += [skipped + at for at in otherStarts(octets[skipped:])]
+        starts += [found.end() for found in _EMPTY_CR.finditer(octets)][:1]
+        if position and end == start < len(self._data):  # no empty line: for some, no header
+            starts.append(0)
+        return PartHeader.read(octets, default), [start, *(position + at for at in starts)]
+
+    def _lateHeader(self, position: int, default: str) -> tuple[PartHeader, list[int]] | None:
+        """
+        What some readers take for a part's header: what stands behind an empty
+        line, where others see the content begin.
+        """
+        late = _FIELDS_LATE.match(self._data, position, position + _LINE_OCTETS)
+        if late is None:
+            return None
+        end, start = self._headerEnd(late.end())
+        if end - position > MAX_HEADER_OCTETS:
+            return None
+        header = PartHeader.read(self._counted(late.end(), end), default)
+        if header.isEmpty:
+            return None
+        kinds = (*header.mimeTypes, default)
+        header = attrs.evolve(header, mimeTypes=kinds, isPlain=False, isContainer=False)
+        return header, [start, late.end()]
+
+    def _counted(self, start: int, end: int) -> bytes:
+        """
+        The octets of a header section.
+        """
+        octets = self._data[start:end]
         self._headerOctets += len(octets)
         self._headerLines += octets.count(b"\n")
         if self._headerOctets > MAX_HEADERS_OCTETS or self._headerLines > MAX_HEADER_LINES:
             raise TooComplex
-        return PartHeader.read(octets), start
+        return octets
+
+    def _firstField(self, position: int) -> int:
+        """
+        Some readers skip empty lines at the beginning of a message, and a mailbox's
+        line in front of them.
+        """
+        found = _MAILBOX_LINE.match(self._data, 0, _LINE_OCTETS) if position == 0 else None
+        return found.end() if found is not None else position
 
     def _headerEnd(self, position: int) -> tuple[int, int]:
         """
@@ -237,64 +388,35 @@ class _BoundaryScanner:
         at = position
         while True:
             boundary = self._find(at)
-            limit = boundary + 2 if boundary >= 0 else len(self._data)
-            empty = self._data.find(b"\r\n\r\n", at, limit)
-            if empty >= 0:
-                return empty, empty + 4
+            limit = boundary if boundary >= 0 else len(self._data)
+            empty = _EMPTY.search(self._data, at, limit)
+            if empty is not None:
+                return empty.start(), empty.end()
             if boundary < 0:
                 return len(self._data), len(self._data)
-            if self._match(boundary) is not None:
-                return boundary - 2, boundary - 2
-            at = boundary
+            if self._levels.line(self._data, boundary) is not None:
+                return boundary, boundary
+            at = boundary + 1
 
-    def _boundaryOf(self, header: PartHeader) -> bytes | None:
-        if header.mainType != "multipart":
-            return None
-        boundary = parameters(header.type).get("boundary")
-        if not boundary:
-            return None
-        return boundary.encode("utf-8", "surrogateescape")[:_MAX_BOUNDARY_OCTETS].rstrip()
+    def _before(self, start: int, at: int) -> int:
+        """
+        Where what stands in front of the line at C{at} ends: the line end
+        before a boundary belongs to it.
+        """
+        for ending in (b"\r\n", b"\n", b"\r"):
+            if self._data[at - len(ending) : at] == ending:
+                return max(start, at - len(ending))
+        return max(start, at)
 
-    def _line(self, position: int) -> bytes:
-        """
-        The line at C{position}, as far as a boundary could reach.
-        """
-        line = self._data[position : position + _MAX_BOUNDARY_OCTETS + 8]
-        return line.partition(b"\n")[0].rstrip()
-
-    def _match(self, position: int) -> tuple[int, bool] | None:
-        """
-        Whether a boundary of an open level stands here.
-
-        @return: its level, and whether it is the last one of that level.
-        """
-        line = self._line(position)[2:]
-        if line in self._boundaries:
-            return self._boundaries[line], False
-        if line.endswith(b"--") and line[:-2] in self._boundaries:
-            return self._boundaries[line[:-2]], True
-        return None
-
-    def _next(self, position: int) -> tuple[int, int | None]:
-        """
-        Where the content that begins at C{position} ends, and where the next
-        part begins; C{None} where there is none.
-        """
-        if not self._boundaries:
-            return len(self._data), None
-        at = position if self._data[position : position + 2] == b"--" else self._find(position)
-        end = None
+    def _nextLine(self, position: int) -> _Line | None:
+        at = self._find(position)
         while at >= 0:
-            match = self._match(at)
-            if match is not None:
-                end = max(position, at - 2) if end is None else end
-                level, last = match
-                self._close(level + (0 if last else 1))
-                if not last:
-                    line = self._data.find(b"\n", at)
-                    return end, (line + 1 if line >= 0 else None)
-            at = self._find(at)
-        return (len(self._data) if end is None else end), None
+            line = self._levels.line(self._data, at)
+            if line is not None:
+                self._levels.end(line, self._before(0, at))
+                return line
+            at = self._find(at + 1)
+        return None
 
     def _find(self, position: int) -> int:
         """
@@ -302,16 +424,7 @@ class _BoundaryScanner:
         Parts ask for the same one again and again: it is sought once.
         """
         if not self._soughtFrom <= position <= self._nextMark:
-            found = self._data.find(b"\r\n--", position)
+            found = _MARK.search(self._data, position)
             self._soughtFrom = position
-            self._nextMark = len(self._data) if found < 0 else found
-        return self._nextMark + 2 if self._nextMark < len(self._data) else -1
-
-    def _close(self, level: int) -> None:
-        """
-        Forget the boundaries of this level and of those inside it.
-        """
-        for boundary in self._open[level:]:
-            if self._boundaries.get(boundary, -1) >= level:
-                del self._boundaries[boundary]
-        del self._open[level:]
+            self._nextMark = len(self._data) if found is None else found.start()
+        return self._nextMark if self._nextMark < len(self._data) else -1

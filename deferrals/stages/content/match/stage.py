@@ -18,7 +18,7 @@ import fnmatch
 import mmap
 import shutil
 import tempfile
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, BinaryIO, Literal, TypeVar
 
 import attrs
@@ -32,17 +32,20 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, checked
 from deferrals.model.verdict import ACCEPT, ContentVerdict, Refuse
+from deferrals.stages.content.match.archives import HEAD_OCTETS as ARCHIVE_HEAD_OCTETS
 from deferrals.stages.content.match.archives import Budget, Unreadable, isArchive, members, newFile
+from deferrals.stages.content.match.contents import files
 from deferrals.stages.content.match.fields import words
 from deferrals.stages.content.match.filetypes import HEAD_OCTETS, kindsOf
-from deferrals.stages.content.match.mime import Buffer, Part, TooComplex, parts
+from deferrals.stages.content.match.mime import Buffer, TooComplex
+from deferrals.stages.content.match.names import like
 
 _T = TypeVar("_T")
 
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 
-#: How much of one part's text is searched, in octets as they came.
+#: How much of one part's text is searched.
 TEXT_OCTETS = 16 * 1024 * 1024
 
 #: Messages taken apart at once.
@@ -53,6 +56,7 @@ _EICAR_OCTETS = 4096
 
 #: Of a message that is no file, so much is read into memory.
 _IN_MEMORY_OCTETS = 1 << 20
+_PIECE_OCTETS = 256 * 1024
 
 _DEFAULT_REPLIES = {
     "header": "550 5.7.1 refused because of its header",
@@ -179,64 +183,80 @@ class _DissectedMessage:
         found: _T = self._found[name]
         return found
 
-    def parts(self, data: Buffer) -> list[Part]:
-        return self.once(data, _allParts)
-
     def texts(self, data: Buffer) -> list[str]:
-        return self.once(data, self._texts)
+        """
+        What there is to read.
+        """
+        return self.once(data, _texts)
+
+    def names(self, data: Buffer) -> set[str]:
+        """
+        What the attachments are called.
+        """
+        return self.once(data, _names)
+
+    def mimeTypes(self, data: Buffer) -> set[str]:
+        """
+        What the parts say they are.
+        """
+        return self.once(data, _mimeTypes)
 
     def kinds(self, data: Buffer) -> set[str]:
         """
         What the attachments are.
         """
-        return self.once(data, self._kinds)
+        return self.once(data, _kinds)
 
     def archived(self, data: Buffer) -> tuple[set[str], bool]:
         """
         The names of what is in archives, and whether these are not all.
         """
-        return self.once(data, self._archived)
+        return self.once(data, _archived)
 
-    def names(self, data: Buffer) -> list[str]:
+    def isEicar(self, data: Buffer) -> bool:
         """
-        The names of the attachments.
+        Whether one of the files is the test virus.
         """
-        return [name for name in (part.fileName for part in self.parts(data)) if name]
-
-    def _texts(self, data: Buffer) -> list[str]:
-        found = [part for part in self.parts(data) if part.header.mainType == "text"]
-        return [part.text(data, TEXT_OCTETS) for part in found]
-
-    def _files(self, data: Buffer) -> Iterator[tuple[Part, bytes]]:
-        """
-        The parts that contain no other parts, each with its beginning.
-        """
-        for part in self.parts(data):
-            if part.header.mainType != "multipart":
-                yield part, part.head(data, HEAD_OCTETS)
-
-    def _kinds(self, data: Buffer) -> set[str]:
-        return set().union(*(kindsOf(head) for _, head in self._files(data)))
-
-    def _archived(self, data: Buffer) -> tuple[set[str], bool]:
-        names: set[str] = set()
-        unreadable, budget = False, Budget()
-        for part, head in self._files(data):
-            if not isArchive(head, part.fileName):
-                continue
-            try:
-                with newFile() as file:
-                    for piece in part.pieces(data):
-                        file.write(piece)
-                    for name in members(file, part.fileName, budget):
-                        names.add(name)
-            except (Unreadable, OSError):
-                unreadable = True
-        return names, unreadable
+        return self.once(data, _isEicar)
 
 
-def _allParts(data: Buffer) -> list[Part]:
-    return list(parts(data))
+def _texts(data: Buffer) -> list[str]:
+    found = [file for file in files(data) if "text" in file.header.mainTypes]
+    return [text for file in found for text in file.texts(TEXT_OCTETS)]
+
+
+def _names(data: Buffer) -> set[str]:
+    return {name for file in files(data) for name in file.header.names}
+
+
+def _mimeTypes(data: Buffer) -> set[str]:
+    return {kind for file in files(data) for kind in file.header.mimeTypes}
+
+
+def _kinds(data: Buffer) -> set[str]:
+    return set().union(*(kindsOf(file.content(HEAD_OCTETS)) for file in files(data)))
+
+
+def _isEicar(data: Buffer) -> bool:
+    return any(EICAR in file.content(_EICAR_OCTETS) for file in files(data))
+
+
+def _archived(data: Buffer) -> tuple[set[str], bool]:
+    names: set[str] = set()
+    unreadable, budget = False, Budget()
+    for file in files(data):
+        called = file.header.names or ("",)
+        if not isArchive(file.content(ARCHIVE_HEAD_OCTETS), called):
+            continue
+        try:
+            with newFile() as copy:
+                for piece in file.pieces(_PIECE_OCTETS):
+                    copy.write(piece)
+                for name in members(copy, called, budget):
+                    names.add(name)
+        except (Unreadable, OSError):
+            unreadable = True
+    return names, unreadable
 
 
 @implementer(IContentStage)
@@ -329,21 +349,16 @@ class _ReadyRule:
         return any(self._search(text) for text in content.texts(data))
 
     def _attachment(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return any(_like(name, self._rule.attachment) for name in content.once(data, content.names))
+        return like(content.names(data), self._rule.attachment)
 
     def _mime_type(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return any(_like(part.mimeType, self._rule.mime_type) for part in content.parts(data))
+        return any(_like(kind, self._rule.mime_type) for kind in content.mimeTypes(data))
 
     def _file_type(self, content: _DissectedMessage, data: Buffer) -> bool:
         return any(_like(kind, self._rule.file_type) for kind in content.kinds(data))
 
     def _archive(self, content: _DissectedMessage, data: Buffer) -> bool:
-        names, _ = content.archived(data)
-        return any(
-            _like(part, self._rule.archive)
-            for name in names
-            for part in (name, name.replace("\\", "/").rpartition("/")[2])
-        )
+        return like(content.archived(data)[0], self._rule.archive)
 
     def _unreadable_archive(self, content: _DissectedMessage, data: Buffer) -> bool:
         return content.archived(data)[1]
@@ -355,9 +370,7 @@ class _ReadyRule:
         return data.find(GTUBE.encode()) >= 0 or any(GTUBE in text for text in content.texts(data))
 
     def _eicar(self, content: _DissectedMessage, data: Buffer) -> bool:
-        if data.find(EICAR) >= 0:
-            return True
-        return any(EICAR in part.head(data, _EICAR_OCTETS) for part in content.parts(data))
+        return data.find(EICAR) >= 0 or content.isEicar(data)
 
 
 def _searcher(rule: MatchRule) -> Callable[[str], bool]:

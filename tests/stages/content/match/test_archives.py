@@ -42,7 +42,7 @@ def tarred(contents: Mapping[str, bytes], kind: int = tarfile.GNU_FORMAT) -> byt
 
 
 def named(data: bytes, name: str = "x.zip", budget: Budget | None = None) -> list[str]:
-    return list(members(io.BytesIO(data), name, budget or Budget()))
+    return list(members(io.BytesIO(data), [name], budget or Budget()))
 
 
 class MemberTests(SynchronousTestCase):
@@ -124,7 +124,7 @@ class MemberTests(SynchronousTestCase):
             data[data.index(magic) + offset] |= 1
         names = []
         with self.assertRaises(Unreadable):
-            for name in members(io.BytesIO(bytes(data)), "x.zip", Budget()):
+            for name in members(io.BytesIO(bytes(data)), ["x.zip"], Budget()):
                 names.append(name)
         self.assertEqual(names, ["secret.exe"])
 
@@ -296,6 +296,6 @@ class RuleTests(SynchronousTestCase):
 
     def test_isArchive(self) -> None:
         """By the first octets, or by a name that says so."""
-        self.assertTrue(isArchive(zipped({}), "x"))
-        self.assertTrue(isArchive(b"MZ", "x.ZIP"))
-        self.assertFalse(isArchive(b"MZ", "x.exe"))
+        self.assertTrue(isArchive(zipped({}), ["x"]))
+        self.assertTrue(isArchive(b"MZ", ["x.ZIP"]))
+        self.assertFalse(isArchive(b"MZ", ["x.exe"]))

@@ -1,0 +1,272 @@
+"""
+The files of a message, without their transfer encoding: its parts, the parts of
+messages that are encoded in it, what is uuencoded in its text, and what is in a
+C{winmail.dat}.
+
+Readers differ in which transfer encoding they undo.  Where a header leaves any
+doubt, and where a content looks encoded although nothing says so, a content is
+there in each form.  What is unpacked of a message, and how deep, is bounded.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import re
+import string
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from deferrals.stages.content.match import tnef, uuencode
+from deferrals.stages.content.match.fields import base64, decoded
+from deferrals.stages.content.match.headers import PartHeader
+from deferrals.stages.content.match.mime import Buffer, Part, TooComplex, parts
+
+#: Messages in messages, encoded.
+MAX_DEPTH = 5
+
+#: Of all that is decoded to be looked into again.
+MAX_DECODED_OCTETS = 64 << 20
+
+#: Of a text, so much is searched for what is uuencoded in it.
+TEXT_OCTETS = 16 << 20
+
+_PIECE_OCTETS = 256 * 1024
+_GUESS_OCTETS = 512
+_LETTERS = string.ascii_letters.encode() + b"0123456789+/"
+_NOT_BASE64 = bytes(sorted(set(range(256)) - set(_LETTERS)))
+_NOT_BASE64_OR_PADDING = bytes(sorted(set(_NOT_BASE64) - set(b"=")))
+_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]|[A-Za-z0-9+/][ \t]++[A-Za-z0-9+/]")
+_PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*+[A-Za-z0-9+/]")
+_BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]{2,}+={0,2}+[ \t]*+(?:\Z|[\r\n])")
+_QUOTED = re.compile(rb"=[0-9A-Fa-f]{2}")
+_QUOTED_FEW = 3
+#: What is no quoted-printable in it, and what is.
+_ODD_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n)|[ \t]\r?\n")
+_QUOTED_OCTET = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+\r?\n|(=))|(?<![ \t])[ \t]++(?=\r?\n)")
+_UUENCODED = re.compile(rb"begin(?:-base64)?\s++[0-7]")
+
+#: Gives a content's octets, with the size of the pieces it is read in.
+Pieces = Callable[[int], Iterator[bytes]]
+
+_FILE = "application/octet-stream"
+
+
+@attrs.frozen
+class File:
+    """
+    A content in one of its forms.
+
+    @ivar header: of its part; of what is in another file, one that says how it
+        is called.
+    @ivar pieces: gives its octets, while the message is open.
+    @ivar isDecoded: whether a transfer encoding was undone.
+    """
+
+    header: PartHeader
+    pieces: Pieces
+    isDecoded: bool = False
+
+    def content(self, limit: int) -> bytes:
+        """
+        Its first so many octets, however much there is before them that means
+        nothing.
+        """
+        found: list[bytes] = []
+        left = limit
+        for piece in self.pieces(min(_PIECE_OCTETS, 2 * limit + _GUESS_OCTETS)):
+            found.append(piece[:left])
+            left -= len(found[-1])
+            if left <= 0:
+                break
+        return b"".join(found)
+
+    def texts(self, limit: int) -> list[str]:
+        """
+        The content as text, in each character set that its header says.
+        """
+        content = self.content(limit)
+        return [decoded(content, charset) for charset in self.header.charsets or ("",)]
+
+
+def files(data: Buffer) -> Iterator[File]:
+    """
+    All contents of a message, each in each of its forms; those of containers
+    included.
+
+    @raise TooComplex: a structure beyond the bounds; see also L{parts}.
+    """
+    return _Walk().message(data, 0)
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self._left = MAX_DECODED_OCTETS
+
+    def message(self, data: Buffer, depth: int) -> Iterator[File]:
+        if depth > MAX_DEPTH:
+            raise TooComplex
+        for part in parts(data):
+            for file in formsOf(data, part):
+                yield from self._file(file, depth)
+
+    def _file(self, file: File, depth: int) -> Iterator[File]:
+        """
+        A file, and what is in it where it is a container.
+        """
+        yield file
+        kinds = file.header.mainTypes
+        if file.content(len(tnef.MAGIC)) == tnef.MAGIC:
+            yield from self._tnef(self._whole(file), depth + 1)
+        elif file.isDecoded and file.header.isMessage:
+            yield from self.message(self._whole(file), depth + 1)
+        elif kinds & {"text", "message", "multipart"}:
+            for name, content in uuencode.files(file.content(TEXT_OCTETS)):
+                yield from self._file(_made([name], content), depth)
+
+    def _whole(self, file: File) -> bytes:
+        content = file.content(self._left + 1)
+        self._left -= len(content)
+        if self._left < 0:
+            raise TooComplex
+        return content
+
+    def _tnef(self, content: bytes, depth: int) -> Iterator[File]:
+        if depth > MAX_DEPTH:
+            raise TooComplex
+        with contextlib.suppress(tnef.BrokenTNEF):
+            for names, octets in tnef.files(content):
+                yield from self._file(_made(names, octets), depth)
+
+
+def _made(names: list[str], content: bytes) -> File:
+    """
+    A file that is in another one.
+    """
+    header = PartHeader((_FILE,), tuple(names), isEmpty=False)
+    return File(header, _constant(content))
+
+
+def _constant(content: bytes) -> Pieces:
+    return lambda size: iter((content,))
+
+
+def formsOf(data: Buffer, part: Part) -> Iterator[File]:
+    """
+    A part's content, from each beginning to each end, in each of its forms.
+    """
+    for start, end in part.ranges:
+        if start < end or not part.header.isEmpty:
+            head = data[start : min(end, start + _GUESS_OCTETS)]
+            isSure = not part.others and not _isDoubtful(data, part, start, end)
+            for encoding in _encodings(part.header, head, isSure):
+                yield from _decodings(data, part.header, start, end, encoding)
+
+
+def _isDoubtful(data: Buffer, part: Part, start: int, end: int) -> bool:
+    """
+    Whether readers may leave as it is what says that it is base 64.
+    """
+    if "base64" not in part.header.encodings:
+        return False
+    isCut = end - start < _GUESS_OCTETS and len(data[start:end].translate(None, _NOT_BASE64)) % 4
+    return isCut == 1 or _NO_BASE64.search(data, start, end) is not None
+
+
+def _encodings(header: PartHeader, head: bytes, isSure: bool) -> list[str]:
+    """
+    The transfer encodings that a reader may undo: the one, where there is one
+    and it makes sense; otherwise all that are named, and what the content looks
+    like.
+    """
+    if isSure and header.isPlain and header.encodings != ("binary",):
+        return list(header.encodings)
+    return list(dict.fromkeys(("binary", *header.encodings, *_looksLike(head.strip()))))
+
+
+def _looksLike(head: bytes) -> Iterator[str]:
+    if _BASE64_LINE.match(head):
+        yield "base64"
+    if len(_QUOTED.findall(head)) >= _QUOTED_FEW:
+        yield "quoted-printable"
+    if _UUENCODED.match(head):
+        yield "uuencode"
+
+
+def _decodings(
+    data: Buffer, header: PartHeader, start: int, end: int, encoding: str
+) -> Iterator[File]:
+    if encoding == "binary":
+        yield File(header, lambda size: _raw(data, start, end, size))
+    elif encoding == "quoted-printable":
+        undo = binascii.a2b_qp
+        yield File(header, lambda size: _unquoted(_raw(data, start, end, size), size, undo), True)
+        if _ODD_QUOTED.search(data, start, end):
+            yield File(
+                header, lambda size: _unquoted(_raw(data, start, end, size), size, _literally), True
+            )
+    elif encoding == "uuencode":
+        for name, content in uuencode.files(data[start : min(end, start + TEXT_OCTETS)], True):
+            named = attrs.evolve(header, names=(*header.names, name))
+            yield File(named, _constant(content), True)
+    else:
+        yield File(header, lambda size: _base64(_raw(data, start, end, size)), True)
+        if _PADDED_INSIDE.search(data, start, end):
+            yield File(header, lambda size: _restarted(_raw(data, start, end, size)), True)
+
+
+def _raw(data: Buffer, start: int, end: int, size: int) -> Iterator[bytes]:
+    return (data[at : min(end, at + size)] for at in range(start, end, size))
+
+
+def _unquoted(
+    pieces: Iterator[bytes], size: int, undo: Callable[[bytes], bytes]
+) -> Iterator[bytes]:
+    """
+    Line by line, because a line that is continued has its end encoded.
+    """
+    held = b""
+    for piece in pieces:
+        raw = held + piece
+        cut = raw.rfind(b"\n") + 1
+        held = raw[cut:] if len(raw) - cut < size else b""
+        yield undo(raw[: len(raw) - len(held)])
+    yield undo(held)
+
+
+def _literally(octets: bytes) -> bytes:
+    """
+    Quoted-printable for readers that leave as it is what is none, but for blanks
+    at the end of a line.
+    """
+    return _QUOTED_OCTET.sub(
+        lambda found: b"==" if found[2] else bytes.fromhex((found[1] or b"").decode()), octets
+    )
+
+
+def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """
+    What is no base 64 is left out, padding inside it, too.
+    """
+    held = b""
+    for piece in pieces:
+        raw = held + piece.translate(None, _NOT_BASE64)
+        cut = len(raw) // 4 * 4
+        held = raw[cut:]
+        yield binascii.a2b_base64(raw[:cut])
+    yield base64(held)
+
+
+def _restarted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """
+    What is behind padding is read as base 64 of its own.
+    """
+    held = b""
+    for piece in pieces:
+        *whole, rest = (held + piece.translate(None, _NOT_BASE64_OR_PADDING)).split(b"=")
+        yield b"".join(map(base64, whole))
+        cut = len(rest) // 4 * 4
+        held = rest[cut:]
+        yield binascii.a2b_base64(rest[:cut])
+    yield base64(held)

@@ -1,0 +1,348 @@
+"""
+Differences between C{match} and its readers that remain: each a predicate about
+one concrete difference, with its reason, which stands in C{docs/stages/match.md},
+too.  How often each was needed is counted.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import bisect
+import contextlib
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
+
+import attrs
+
+_NOT_ASCII = re.compile("[^\0-\x7f]")
+_LETTER = re.compile(rb"[A-Za-z0-9+/]")
+_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/\r\n]")
+_BEHIND_BOUNDARY = re.compile(rb"^--([^\r\n]*)\r?\n[!-9;-~]+[ \t]*:", re.M)
+_PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*[A-Za-z0-9+/]")
+_CONTROL = re.compile("[\0-\x1f\x7f]")
+_NO_LETTERS = re.compile(rb"[^A-Za-z0-9+/]+")
+
+
+@attrs.frozen
+class Difference:
+    """
+    What a reader shows of a message that C{match} does not see.
+
+    @ivar reader: which.
+    @ivar boundary: what the reader says is the boundary of the part.
+    """
+
+    reader: str
+    message: bytes
+    name: bytes | None = None
+    content: bytes | None = None
+    boundary: bytes | None = None
+
+
+class WhatIsSeen(Protocol):
+    """
+    What C{match} sees of a message.
+    """
+
+    @property
+    def names(self) -> Collection[str]: ...
+
+    @property
+    def contents(self) -> Collection[bytes]: ...
+
+    @property
+    def boundaries(self) -> Collection[bytes]: ...
+
+    def hasName(self, name: bytes) -> bool: ...
+
+    def hasContent(self, content: bytes) -> bool: ...
+
+
+@attrs.frozen
+class Exemption:
+    """
+    A difference that may be.
+
+    @ivar reason: the sentence in the documentation.
+    @ivar applies: whether this is it.
+    """
+
+    reason: str
+    applies: Callable[[Difference, WhatIsSeen], bool]
+
+
+def trimmed(content: bytes) -> bytes:
+    """
+    Without what the comparison does not care for: how lines end, blanks around
+    the whole.
+    """
+    return content.replace(b"\r\n", b"\n").strip()
+
+
+def _letters(octets: bytes) -> bytes:
+    return _NO_LETTERS.sub(b"", octets)
+
+
+def _base64(content: bytes) -> bytes:
+    letters = _letters(content)
+    letters = letters[: len(letters) - (len(letters) % 4 == 1)]
+    return base64.b64decode(letters + b"=" * (-len(letters) % 4))
+
+
+def _uudecoded(content: bytes) -> bytes:
+    pieces = []
+    for line in content.partition(b"\n")[2].splitlines():
+        with contextlib.suppress(binascii.Error):
+            pieces.append(binascii.a2b_uu(line))
+    return b"".join(pieces)
+
+
+def _goesOn(one: Difference, seen: WhatIsSeen) -> bool:
+    content = trimmed(one.content or b"")
+    return one.content is not None and any(other.startswith(content) for other in seen.contents)
+
+
+@attrs.frozen
+class _WithoutNul:
+    """
+    What is seen, without NULs.
+    """
+
+    seen: WhatIsSeen
+
+    @property
+    def names(self) -> Collection[str]:
+        return self.seen.names
+
+    @property
+    def contents(self) -> Collection[bytes]:
+        return {one.replace(b"\0", b"\x80") for one in self.seen.contents}
+
+    @property
+    def boundaries(self) -> Collection[bytes]:
+        return self.seen.boundaries
+
+    def hasName(self, name: bytes) -> bool:
+        return self.seen.hasName(name)
+
+    def hasContent(self, content: bytes) -> bool:
+        return trimmed(content) in self.contents
+
+
+def _hasNoNul(one: Difference, seen: WhatIsSeen) -> bool:
+    if one.reader != "dovecot" or b"\0" not in one.message:
+        return False
+    if one.name is not None:
+        return seen.hasName(one.name.replace(b"\xef\xbf\xbd", b"\0"))
+    other = _WithoutNul(seen)
+    return other.hasContent(one.content or b"") or any(
+        why(one, other) for why in (_goesOn, _isEncoded, _readsOn)
+    )
+
+
+def _isReplaced(one: Difference, seen: WhatIsSeen) -> bool:
+    if one.reader != "python" or one.name is None:
+        return False
+    shown = one.name.decode("utf-8", "surrogateescape").strip().lower()
+    octets = [name.encode("utf-8", "surrogateescape").decode("latin-1") for name in seen.names]
+    return shown in {_NOT_ASCII.sub("\ufffd", one) for one in (*octets, *seen.names)}
+
+
+def _isEncoded(one: Difference, seen: WhatIsSeen) -> bool:
+    return one.content is not None and _seenDecoded(one.content, seen)
+
+
+def _seenDecoded(content: bytes, seen: WhatIsSeen) -> bool:
+    return any(
+        decoded.strip() and trimmed(decoded) in seen.contents
+        for decoded in (_base64(content), binascii.a2b_qp(content), _uudecoded(content))
+    )
+
+
+def _readsOn(one: Difference, seen: WhatIsSeen) -> bool:
+    content = trimmed(one.content or b"")
+    places = [found.start() for found in re.finditer(rb"^--", content, re.M)][:50]
+    isBoundary = content[2:202].lstrip(b'"').lower().startswith(tuple(seen.boundaries))
+    return any(
+        trimmed(content[:place]) in seen.contents or _seenDecoded(content[:place], seen)
+        for place in places
+        if place
+    ) or (places[:1] == [0] and isBoundary)
+
+
+def _isOddBase64(one: Difference, seen: WhatIsSeen) -> bool:
+    content = one.content or b""
+    begins = [trimmed(content[:20])[:3], content[:3]]
+    return any(
+        len(run) > 2 and content.startswith(run) and _begins(run, seen)
+        for begin in begins
+        for run in _runs(one.message, base64.b64encode(begin))
+    )
+
+
+def _runs(message: bytes, begin: bytes) -> Iterator[bytes]:
+    """
+    What base 64 that begins so stands for, up to what is none.
+    """
+    places = [found.start() for found in _LETTER.finditer(message)]
+    letters = _letters(message)
+    at = letters.find(begin)
+    while at >= 0 and len(begin) == 4:
+        odd = _NO_BASE64.search(message, places[at])
+        if odd:
+            end = letters[at : bisect.bisect_left(places, odd.start())]
+            yield base64.b64decode(end[: len(end) // 4 * 4])
+        at = letters.find(begin, at + 1)
+
+
+def _begins(content: bytes, seen: WhatIsSeen) -> bool:
+    return any(other.startswith(trimmed(content)) for other in seen.contents)
+
+
+def _isPadded(one: Difference, seen: WhatIsSeen) -> bool:
+    if one.reader != "rspamd" or one.content is None:
+        return False
+    octets = len(one.content)
+    return any(
+        _PADDED_INSIDE.search(other) and abs(octets - len(_letters(other)) * 3 // 4) < 6
+        for other in seen.contents
+    )
+
+
+def _hasBrokenLine(one: Difference, seen: WhatIsSeen) -> bool:
+    content = one.content or b""
+    common = max((_common(content, other) for other in seen.contents), default=0)
+    begin = content[: min(common, 45) // 3 * 3]
+    line = binascii.b2a_uu(begin, backtick=False)[1:].strip()
+    return len(begin) > 2 and b"begin" in one.message and line in one.message
+
+
+def _common(one: bytes, other: bytes) -> int:
+    length = min(len(one), len(other))
+    return next((at for at in range(length) if one[at] != other[at]), length)
+
+
+def _isUndeclared(one: Difference, seen: WhatIsSeen) -> bool:
+    if one.reader != "rspamd":
+        return False
+    if one.boundary:
+        return one.boundary[:80].lower() not in seen.boundaries
+    lines = (found[1].rstrip().lower() for found in _BEHIND_BOUNDARY.finditer(one.message))
+    return any(line and not line.startswith(tuple(seen.boundaries)) for line in lines)
+
+
+def _beginsWithFrom(one: Difference, seen: WhatIsSeen) -> bool:
+    first, _, rest = (one.content or b"").partition(b"\n")
+    isMoved = one.reader == "python" and first.startswith(b"From ")
+    return isMoved and (
+        not rest.strip() or seen.hasContent(rest) or _goesOn(attrs.evolve(one, content=rest), seen)
+    )
+
+
+def _closesComment(one: Difference, seen: WhatIsSeen) -> bool:
+    name = one.name or b""
+    closed = name[:-1]
+    forms = (closed, name.rstrip(b")"), name.rstrip(b')"'), closed.replace(b'"', b""))
+    return one.reader == "python" and name.endswith(b")") and any(map(seen.hasName, forms))
+
+
+def _isPunctuation(one: Difference, seen: WhatIsSeen) -> bool:
+    return one.name is not None and not re.search(rb"[0-9A-Za-z\x80-\xff]", one.name)
+
+
+def _hasBrokenQuotes(one: Difference, seen: WhatIsSeen) -> bool:
+    name = (one.name or b"").decode("utf-8", "surrogateescape").lower()
+    fields = re.split(rb"\r?\n(?![ \t])", one.message)
+    isBroken = any(b"name" in field and field.count(b'"') % 2 for field in fields)
+    return (
+        one.reader == "rspamd"
+        and isBroken
+        and any(len(name) > 3 and other.endswith(name[-4:]) for other in seen.names)
+    )
+
+
+def _hasNoControls(one: Difference, seen: WhatIsSeen) -> bool:
+    name = (one.name or b"").decode("utf-8", "surrogateescape").strip().lower()
+    return (
+        one.reader == "rspamd"
+        and "?" in name
+        and name in {_CONTROL.sub("?", other) for other in seen.names}
+    )
+
+
+def _isHyphens(one: Difference, seen: WhatIsSeen) -> bool:
+    return one.reader == "rspamd" and trimmed(one.content or b"") == b"--"
+
+
+#: In this order: the first one that applies is counted.
+EXEMPTIONS = (
+    Exemption(
+        "What a reader shows ends where `match` reads on: it begins with the same octets,"
+        " and each rule looks at beginnings or searches the whole.",
+        _goesOn,
+    ),
+    Exemption(
+        "IMAP has no NUL: Dovecot shows 0x80 for it, in names U+FFFD.",
+        _hasNoNul,
+    ),
+    Exemption(
+        "Python shows U+FFFD for each octet beyond ASCII of a name that is not encoded.",
+        _isReplaced,
+    ),
+    Exemption(
+        "A reader that does not undo a transfer encoding shows what is encoded; `match`"
+        " sees what is in it.",
+        _isEncoded,
+    ),
+    Exemption(
+        "A reader takes a line for content that `match` takes for a boundary, and shows"
+        " what is behind it, too; `match` sees what is in front of it, and the next part.",
+        _readsOn,
+    ),
+    Exemption(
+        "Base 64 with something else in it: readers agree up to there, and differ in what"
+        " they make of the rest; `match` sees two of the ways.",
+        _isOddBase64,
+    ),
+    Exemption(
+        "rspamd decodes base 64 with padding inside to as many octets, but other ones;"
+        " `match` sees it as it is, and two ways to decode it.",
+        _isPadded,
+    ),
+    Exemption(
+        "Uuencode with a line that has another length than it says: readers agree up to"
+        " there, and differ in what they make of it.",
+        _hasBrokenLine,
+    ),
+    Exemption(
+        "rspamd takes a line for a boundary that no header declares.",
+        _isUndeclared,
+    ),
+    Exemption(
+        "Python moves a line `From …` from the end of a header section into the content.",
+        _beginsWithFrom,
+    ),
+    Exemption(
+        "Python puts a `)` behind a name where a comment is not closed.",
+        _closesComment,
+    ),
+    Exemption(
+        "A name that is punctuation and nothing else.",
+        _isPunctuation,
+    ),
+    Exemption(
+        "rspamd puts other pieces of a name together where a quote is"
+        " not closed; `match` sees a name with the same end.",
+        _hasBrokenQuotes,
+    ),
+    Exemption(
+        "rspamd shows `?` for a control character in a name.",
+        _hasNoControls,
+    ),
+    Exemption(
+        "rspamd shows the two hyphens of a second closing boundary.",
+        _isHyphens,
+    ),
+)

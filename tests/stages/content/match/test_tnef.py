@@ -1,0 +1,87 @@
+"""
+What is in a C{winmail.dat}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.stages.content.match.tnef import MAGIC, BrokenTNEF, files
+
+
+def attribute(identity: int, value: bytes) -> bytes:
+    head = struct.pack("<BII", 2, identity, len(value))
+    return head + value + struct.pack("<H", sum(value) & 0xFFFF)
+
+
+def properties(*found: tuple[int, int, bytes]) -> bytes:
+    text = struct.pack("<I", len(found))
+    for kind, identity, value in found:
+        padded = value + bytes(-len(value) % 4)
+        text += struct.pack("<HHII", kind, identity, 1, len(value)) + padded
+    return text
+
+
+def tnef(*attributes: bytes) -> bytes:
+    return MAGIC + b"\1\0" + b"".join(attributes)
+
+
+RENDERING = attribute(0x00069002, bytes(14))
+ATTACHED = tnef(
+    attribute(0x00078008, b"IPM.Note\0"),
+    RENDERING,
+    attribute(0x00018010, b"A~1.EXE\0"),
+    attribute(0x0006800F, b"MZ and more"),
+    attribute(
+        0x00069005,
+        properties(
+            (0x1F, 0x3707, "ä long.exe\0".encode("utf-16-le")),
+            (0x1E, 0x3704, b"A~1.EXE\0"),
+            (0x102, 0x3701, b"MZ"),
+        ),
+    ),
+    RENDERING,
+    attribute(0x00018010, b"b.txt\0"),
+    attribute(0x0006800F, b"text"),
+)
+
+
+class TNEFTests(SynchronousTestCase):
+    """
+    L{files}.
+    """
+
+    def test_files(self) -> None:
+        """Each name and each content of two attachments."""
+        found = list(files(ATTACHED))
+        self.assertIn((["A~1.EXE"], b"MZ and more"), found)
+        self.assertIn((["A~1.EXE", "ä long.exe", "A~1.EXE"], b"MZ"), found)
+        self.assertEqual(found[-1], (["b.txt"], b"text"))
+
+    def test_fixedProperties(self) -> None:
+        """Properties of other types, named ones and several values are skipped."""
+        named = struct.pack("<HH", 0x1E, 0x8001) + bytes(16) + struct.pack("<II", 1, 3) + b"x\0\0\0"
+        text = struct.pack("<I", 3)
+        text += struct.pack("<HHI", 3, 0x3705, 1)
+        text += named + struct.pack("<II", 1, 2) + b"v\0\0\0"
+        text += struct.pack("<HHII", 0x1E, 0x3707, 1, 6) + b"c.exe\0\0\0"
+        self.assertEqual(list(files(tnef(attribute(0x69005, text)))), [(["c.exe"], b"")])
+
+    def test_broken(self) -> None:
+        """What is cut off anywhere gives what was there, or says so."""
+        for end in range(len(ATTACHED)):
+            with contextlib.suppress(BrokenTNEF):
+                list(files(ATTACHED[:end]))
+        self.assertRaises(BrokenTNEF, list, files(ATTACHED[:-5]))
+
+    @given(st.binary(max_size=200))
+    def test_anything(self, data: bytes) -> None:
+        """Any octets give files, or BrokenTNEF."""
+        for start in (b"", attribute(0x69005, b"")[:9]):
+            with contextlib.suppress(BrokenTNEF):
+                list(files(tnef(start + data)))
