@@ -298,15 +298,11 @@ def makeAgent(reactor: IReactor, connections: int) -> IAgent:
     return agent
 
 
-def _checkNotCompressed(response: IResponse) -> None:
-    """
-    What is compressed could be larger than it seems.
-
-    @raise StageError: the answer is.
-    """
+def _notCompressed(response: IResponse) -> IResponse:
     if response.headers.hasHeader(b"content-encoding"):
         response.deliverBody(_Unwanted())
         raise _Compressed(response)
+    return response
 
 
 class _Compressed(StageError):
@@ -343,7 +339,7 @@ class _PlainAgent:
         if headers is not None:
             headers.removeHeader(b"accept-encoding")
         found: Deferred[IResponse] = self._agent.request(method, self._url, headers, bodyProducer)
-        return found
+        return found.addCallback(_notCompressed)
 
 
 class _Unwanted(protocol.Protocol):
@@ -428,7 +424,6 @@ class WebClient:
                 allow_redirects=False,
                 unbuffered=True,
             )
-            _checkNotCompressed(response)
         except BaseException as error:
             if file is not None:
                 file.close()  # the producer may never have been started
