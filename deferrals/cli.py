@@ -24,6 +24,7 @@ from deferrals.operator.commands import addCommands
 from deferrals.operator.output import complain, say
 from deferrals.operator.passwd import addCommand as addPasswd
 from deferrals.operator.plugins import addCommand as addPlugins
+from deferrals.operator.reload import addCommand as addReload
 from deferrals.plugins.finding import findPlugins, stagePlugins
 from deferrals.stages.content.match.stage import EICAR, GTUBE
 
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     send.add_argument("--verbose", "-v", action="store_true", help="show the dialogue")
     addPasswd(commands)
     addPlugins(commands)
+    addReload(commands)
     message = send.add_mutually_exclusive_group(required=True)
     message.add_argument("--sample", choices=_SAMPLES, help="send a message made up here")
     message.add_argument("file", nargs="?", metavar="FILE", help="the message; - is standard input")

@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "DeferralsError",
     "HopError",
+    "ListenError",
     "PeerError",
     "SpoolError",
     "StageError",
@@ -50,6 +51,18 @@ class Changed(DeferralsError):
         super().__init__("the note has been changed since it was read")
         self.value = value
         self.version = version
+
+
+class ListenError(DeferralsError):
+    """
+    A listener's port cannot be had.
+
+    @ivar endpoint: which.
+    """
+
+    def __init__(self, endpoint: str, why: str) -> None:
+        super().__init__(f"cannot listen on {endpoint}: {why}")
+        self.endpoint = endpoint
 
 
 class StageError(DeferralsError):

@@ -27,7 +27,7 @@ from deferrals.app.service import MailService, checkConfig
 from deferrals.auth.authenticator import CREDENTIALS
 from deferrals.config.tables import Config, RecipientRule, load
 from deferrals.deferreds import useMonotonicClock
-from deferrals.errors import ConfigError
+from deferrals.errors import ConfigError, DeferralsError
 from deferrals.interfaces import IReactor
 from deferrals.logger import Logger
 from deferrals.model.settings import parseOctets
@@ -227,9 +227,13 @@ class _Server(MailService):
         run yet: what the start waits for is waited for here, so that twistd's
         parent process and the service manager learn how it went.
         """
+        ends = Signals(signal.SIGTERM)  # until it is the reactor's
         super().startService()
-        while not self._settled:
+        while not (self._settled or ends.asked):
             self.reactor.iterate(_TURN_SECONDS)
+        ends.answer(signal.SIGTERM, lambda: self.reactor.callWhenRunning(self.reactor.stop))
+        if not self._settled:
+            return
         if self._failure is not None:
             self._cannotStart(self._failure.getErrorMessage())
         self._introduce()
@@ -269,7 +273,14 @@ class _Server(MailService):
 
     def _hangup(self) -> None:
         self.reactor.callFromThread(_logging.reopen)
-        self.reactor.callFromThread(self.reload)
+        self.reactor.callFromThread(self._reloadLogged)
+
+    def _reloadLogged(self) -> None:
+        self.reload().addErrback(self._notReloaded)
+
+    def _notReloaded(self, failure: Failure) -> None:
+        if not failure.check(DeferralsError, ValueError):  # these are in the log
+            _log.failure("configuration not reloaded, the old one stays", failure)
 
     def _reopenLog(self) -> None:
         self.reactor.callFromThread(_logging.reopen)

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
@@ -198,6 +199,12 @@ class Reactor(Clock):
     def iterate(self, seconds: float) -> None:
         self.advance(seconds)
 
+    def callWhenRunning(self, function: Any) -> None:
+        self.did.append(("when running", function))
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
 
 class ServerTests(SynchronousTestCase):
     """
@@ -206,7 +213,7 @@ class ServerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = Reactor()
-        for number in (signal.SIGHUP, signal.SIGUSR1):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.addCleanup(setattr, sys, "excepthook", sys.excepthook)
         self.patch(tap, "raiseFileLimit", lambda limits: None)
@@ -244,16 +251,35 @@ class ServerTests(SynchronousTestCase):
         """SIGHUP opens the log anew and reloads, SIGUSR1 opens the log, in the reactor's thread."""
         os.kill(os.getpid(), signal.SIGHUP)
         self.start()
-        reopen, reload = ("from thread", tap._logging.reopen), ("from thread", self.server.reload)
+        reopen, reload = (
+            ("from thread", tap._logging.reopen),
+            ("from thread", self.server._reloadLogged),
+        )
         self.assertEqual(self.reactor.did[:2], [reopen, reload])
         del self.reactor.did[:]
         os.kill(os.getpid(), signal.SIGUSR1)
         self.assertEqual(self.reactor.did, [reopen])
 
+    def test_reload(self) -> None:
+        """What a reload refuses is in the log once; an error of ours has its traceback."""
+        for error, count in ((ConfigError("mx", []), 0), (ZeroDivisionError(), 1)):
+            self.patch(MailService, "reload", lambda service, error=error: fail(error))
+            self.server._reloadLogged()
+            self.assertEqual(len(self.flushLoggedErrors()), count)
+
     def test_secondTerm(self) -> None:
         """Once the server stops, a signal ends it at once."""
         self.start()
         self.assertIn(("before", "shutdown", tap.endAtOnce), self.reactor.did)
+
+    def test_earlyTerm(self) -> None:
+        """A server that is told to stop while it starts stops as any other does, once it runs."""
+        for seconds in (0, 0.5):
+            del self.reactor.did[:]
+            self.server._settled = False
+            self.reactor.callLater(seconds, os.kill, os.getpid(), signal.SIGTERM)
+            self.start()
+            self.assertEqual(self.reactor.did, [("when running", self.reactor.stop)])
 
     def taken(self) -> None:
         def taken(service: Any) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -109,12 +108,3 @@ class Keyring:
             found.load()
             self._pairs[pair] = found
         return found
-
-    def reload(self, used: Iterable[ListenerSettings]) -> None:
-        """
-        Read those that listeners use again, and forget the others.
-        """
-        kept = {one.certificates for one in used}
-        self._pairs = {pair: one for pair, one in self._pairs.items() if one in kept}
-        for one in self._pairs.values():
-            one.reload()

@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.process import reapProcessHandlers
 from twisted.internet.task import LoopingCall
@@ -25,13 +25,14 @@ from deferrals import durable
 from deferrals.app.listeners import Keyring, listenerSettings
 from deferrals.app.stages import StageSet
 from deferrals.config.tables import Config
-from deferrals.errors import ConfigError, SpoolError
+from deferrals.errors import ConfigError, DeferralsError, SpoolError
 from deferrals.interfaces import IDeliveryStage, IReactor
 from deferrals.logger import Logger
 from deferrals.model.networks import dnsServers
 from deferrals.operator.control import Operator, listen
 from deferrals.server.listeners import serverEndpoint
 from deferrals.server.mailserver import MailServer
+from deferrals.server.replacement import Replacement
 from deferrals.server.services import Services
 from deferrals.stages.delivery.processgroup import Orphans
 
@@ -65,7 +66,7 @@ class MailService(service.Service):
         self.config = config
         self.reactor = reactor
         self._reload = reload
-        self._keyring = Keyring(config.baseDir, reactor)
+        self._reloads = DeferredLock()
         self._services = _services(config, reactor)
         self._stages = StageSet(config, self._services)
         self.server = MailServer(
@@ -97,7 +98,7 @@ class MailService(service.Service):
         @raise CannotListenError: a port cannot be had.
         """
         service.Service.privilegedStartService(self)
-        for settings in listenerSettings(self.config, self._keyring):
+        for settings in listenerSettings(self.config, Keyring(self.config.baseDir, self.reactor)):
             self.server.listenOn(settings.name, settings)
         self.server.privilegedStartService()
 
@@ -120,7 +121,9 @@ class MailService(service.Service):
         Mail can be taken.
         """
         if self.running and server.queue is not None:
-            operator = Operator(server.queue, self._services.inThread, server.status.snapshot)
+            operator = Operator(
+                server.queue, self._services.inThread, server.status.snapshot, self.reload
+            )
             self._control = listen(self.reactor, self.config.controlPath, operator)
 
     def failed(self, failure: Failure) -> None:
@@ -136,27 +139,54 @@ class MailService(service.Service):
     async def _stop(self) -> None:
         if self._reaping.running:
             self._reaping.stop()
+        await self._reloads.acquire()  # one that is under way ends first; no other begins
         if self._control is not None:
             await maybeDeferred(self._control.stopListening)
         await self.server.stop(self.config.grace)
 
-    def reload(self) -> None:
+    def reload(self) -> Deferred[list[str]]:
         """
-        Read the configuration again.  If it is broken, the old one stays.
+        Read the configuration again, and do what it says: whole, or not at all.
+
+        @return: a Deferred of what changes only at the next start; it fails with
+            L{DeferralsError} where the old configuration stays, and the log says
+            so.
         """
+        return self._reloads.run(lambda: Deferred.fromCoroutine(self._reloadWhole()))
+
+    async def _reloadWhole(self) -> list[str]:
         try:
             config = self._reload()
             stages = StageSet(config, self._services, self._stages)
-            wanted = {one.name: one for one in listenerSettings(config, self._keyring)}
-        except ConfigError as error:
+            keyring = Keyring(config.baseDir, self.reactor)
+            settings = listenerSettings(config, keyring)
+            replacement = Replacement(self.server.listeners, {one.name: one for one in settings})
+            await replacement.prepare()
+            try:
+                self._replace(config, stages)
+            except BaseException:
+                await replacement.undo()
+                raise
+        except (DeferralsError, ValueError) as error:
             _log.error("configuration not reloaded, the old one stays: {error}", error=str(error))
-            return
-        for name in _AT_START:
-            if getattr(config, name) != getattr(self.config, name):
-                _log.warn("{key} changes at the next start", key=name)
+            raise
+        later = [
+            f"{name} changes at the next start"
+            for name in _AT_START
+            if getattr(config, name) != getattr(self.config, name)
+        ]
         self.config, self._stages = config, stages
         self.server.limitConnections(config.limits)
-        self._keyring.reload(wanted.values())
+        await replacement.commit(config.grace)
+        for remark in later:
+            _log.warn("{remark}", remark=remark)
+        _log.info("configuration reloaded")
+        return later
+
+    def _replace(self, config: Config, stages: StageSet) -> None:
+        """
+        @raise ValueError: the server does not want it; nothing has changed.
+        """
         self.server.replace(
             envelope=stages.envelope,
             content=stages.policies,
@@ -168,8 +198,6 @@ class MailService(service.Service):
             returnOctets=config.bounce_size,
             submission=config.submission,
         )
-        self.server.listeners.change(wanted, config.grace)
-        _log.info("configuration reloaded")
 
 
 def keepStatePrivate(config: Config) -> None:

@@ -58,6 +58,7 @@ class Operator:
 
     @param inThread: runs a function outside the reactor thread.
     @param status: returns what the server says of itself.
+    @param reload: reads the configuration again; C{None} beside a spool.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Operator:
         queue: IQueue,
         inThread: InThread,
         status: Callable[[], Shown],
+        reload: Callable[[], Deferred[list[str]]] | None = None,
     ) -> None:
         self._queue = queue
         self._inThread = inThread
         self._status = status
+        self._reload = reload
 
     def call(self, name: str, *args: Any) -> Deferred[Any]:
         """
@@ -108,6 +111,12 @@ class Operator:
     def call_status(self) -> Shown:
         """What the server says of itself."""
         return self._status()
+
+    def call_reload(self) -> Deferred[list[str]]:
+        """Read the configuration again; see L{MailService<deferrals.app.service>}."""
+        if self._reload is None:
+            raise ValueError("no server runs")
+        return self._reload()
 
     async def call_read(self, text: str, offset: int) -> str | None:
         """

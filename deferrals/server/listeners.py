@@ -5,12 +5,13 @@ Where a server listens: its ports, and the sessions that come from each.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import attrs
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -69,7 +70,21 @@ class ListenerPort:
         @return: a Deferred that fails with C{CannotListenError}.
         """
         assert self.endpoint is not None
-        return maybeDeferred(self.endpoint.listen, self.factory).addCallback(self._listening)
+        opened = maybeDeferred(self.endpoint.listen, self.factory)
+        return opened.addCallbacks(self._listening, self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        """
+        A Unix socket's own trouble (its directory, its lock) is not Twisted's, and
+        its path is no text there.
+        """
+        error = failure.value
+        if isinstance(error, CannotListenError) and isinstance(error.port, bytes):
+            place = os.fsdecode(error.port)
+            return Failure(CannotListenError(error.interface, place, error.socketError))
+        if isinstance(error, OSError):
+            return Failure(CannotListenError(None, self.factory.settings.name, error))
+        return failure
 
     def _listening(self, port: IListeningPort) -> None:
         self.port = port
@@ -89,8 +104,9 @@ class ListenerPort:
 
 class Listeners:
     """
-    All listeners of a server, by their names.
+    All listeners of a server.
 
+    @ivar named: each by its name; changed by L{deferrals.server.replacement} as well.
     @param backend: what stands behind the sessions of a listener with these
         settings, now.
     """
@@ -100,14 +116,14 @@ class Listeners:
     ) -> None:
         self._reactor = reactor
         self._backend = backend
-        self._listeners: dict[str, ListenerPort] = {}
+        self.named: dict[str, ListenerPort] = {}
 
     @property
     def addresses(self) -> dict[str, IAddress]:
         """
         Where they listen, by name.
         """
-        found = self._listeners.items()
+        found = self.named.items()
         return {name: one.port.getHost() for name, one in found if one.port is not None}
 
     @property
@@ -123,7 +139,7 @@ class Listeners:
         """
         What each of them offers.
         """
-        return [one.factory.settings for one in self._listeners.values()]
+        return [one.factory.settings for one in self.named.values()]
 
     def add(
         self, endpoint: IStreamServerEndpoint | None, settings: ListenerSettings
@@ -131,12 +147,24 @@ class Listeners:
         """
         One more; it does not listen yet.
         """
-        factory = SessionFactory(settings, self._backend(settings), self._reactor)
         name = settings.name
-        while name in self._listeners:
+        while name in self.named:
             name += "'"
-        listener = self._listeners[name] = ListenerPort(endpoint, factory)
+        listener = self.named[name] = self._made(endpoint, settings)
         return listener
+
+    def made(self, description: str, settings: ListenerSettings) -> ListenerPort:
+        """
+        @param description: of an endpoint.
+        @return: what is none of them yet.
+        """
+        return self._made(serverEndpoint(self._reactor, description), settings)
+
+    def _made(
+        self, endpoint: IStreamServerEndpoint | None, settings: ListenerSettings
+    ) -> ListenerPort:
+        factory = SessionFactory(settings, self._backend(settings), self._reactor)
+        return ListenerPort(endpoint, factory)
 
     async def open(self) -> None:
         """
@@ -173,52 +201,26 @@ class Listeners:
             failures[0].raiseException()
 
     def _closed(self) -> list[ListenerPort]:
-        found = self._listeners.values()
+        found = self.named.values()
         return [one for one in found if one.port is None and one.endpoint is not None]
 
     async def close(self) -> None:
         """
         Take no more connections.
         """
-        for listener in self._listeners.values():
+        for listener in self.named.values():
             await listener.close()
 
     async def shutdown(self, graceSeconds: float) -> None:
         """
         Let sessions end.
         """
-        factories = [one.factory for one in self._listeners.values()]
+        factories = [one.factory for one in self.named.values()]
         await gatherResults([factory.shutdown(graceSeconds) for factory in factories])
 
     def refresh(self) -> None:
         """
         There is another backend for transactions from now on.
         """
-        for listener in self._listeners.values():
+        for listener in self.named.values():
             listener.factory.backend = self._backend(listener.factory.settings)
-
-    def change(self, wanted: Mapping[str, ListenerSettings], graceSeconds: float) -> None:
-        """
-        Listen on these endpoints, with these settings, and on no others.
-
-        @param wanted: settings by endpoint, whose name is that endpoint.
-        """
-        for name in set(self._listeners) - set(wanted):
-            listener = self._listeners.pop(name)
-            listener.factory.shutdown(graceSeconds)
-            listener.close()
-            _log.info("no longer listening on {endpoint}", endpoint=name)
-        for name, settings in wanted.items():
-            known = self._listeners.get(name)
-            if known is None:
-                added = self.add(serverEndpoint(self._reactor, name), settings)
-                added.listen().addErrback(self._failed, name)
-            else:
-                known.factory.settings = settings
-        self.refresh()
-
-    def _failed(self, failure: Failure, name: str) -> None:
-        self._listeners.pop(name, None)
-        _log.error(
-            "cannot listen on {endpoint}: {error}", endpoint=name, error=failure.getErrorMessage()
-        )

@@ -15,7 +15,7 @@ from twisted.logger import globalLogPublisher
 from deferrals.app import service as module
 from deferrals.app.service import MailService, checkConfig, keepStatePrivate
 from deferrals.config.tables import Config
-from deferrals.errors import ConfigError, SpoolError
+from deferrals.errors import ConfigError, DeferralsError, ListenError, SpoolError
 from deferrals.server.mailserver import MailServer
 from tests.configs import LISTEN, ConfigCase
 
@@ -56,6 +56,8 @@ class MailServiceTests(ConfigCase):
         self.patch(MailServer, "stop", self.stop)
         self.patch(module, "listen", self.listen)
         self.following: Config | ConfigError = self.config()
+        self.cannotListen: Exception | None = None
+        self.refuses = False
         self.service = MailService(self.config(), Clock(), self.reload)  # type: ignore[arg-type]
 
     def observe(self, event: Any) -> None:
@@ -90,7 +92,7 @@ class MailServiceTests(ConfigCase):
         self.successResultOf(self.service.stopService())
         self.assertFalse(port.isOpen)
 
-    def test_stop(self) -> None:
+    def test_grace(self) -> None:
         """Transactions have the time that the configuration gives them."""
         self.stopped = Deferred()
         self.service.startService()
@@ -124,16 +126,38 @@ class MailServiceTests(ConfigCase):
         self.service.privilegedStartService()
         self.assertEqual(names, ["tcp:2525", "listening"])
 
-    def replaced(self) -> list[dict[str, Any]]:
+    def replaced(self, *, succeeds: bool = True) -> list[dict[str, Any]]:
         """
         What the server is given by a reload.
         """
         given: list[dict[str, Any]] = []
-        self.changed: list[list[str]] = []
-        listeners = type(self.service.server.listeners)
-        self.patch(listeners, "change", lambda _, wanted, grace: self.changed.append([*wanted]))
-        self.patch(MailServer, "replace", lambda server, **stages: given.append(stages))
-        self.service.reload()
+        self.replacements: list[list[str]] = []
+        self.steps: list[str] = []
+        test = self
+
+        class Replacement:
+            def __init__(self, listeners: Any, wanted: dict[str, Any]) -> None:
+                test.replacements.append([*wanted])
+
+            async def prepare(self) -> None:
+                test.steps.append("prepare")
+                if test.cannotListen is not None:
+                    raise test.cannotListen
+
+            async def undo(self) -> None:
+                test.steps.append("undo")
+
+            async def commit(self, graceSeconds: float) -> None:
+                test.steps.append("commit")
+
+        self.patch(module, "Replacement", Replacement)
+        if not self.refuses:
+            self.patch(MailServer, "replace", lambda server, **stages: given.append(stages))
+        done = self.service.reload()
+        if succeeds:
+            self.later = self.successResultOf(done)
+        else:
+            self.failureResultOf(done, DeferralsError, ValueError)
         return given
 
     def test_reload(self) -> None:
@@ -141,25 +165,65 @@ class MailServiceTests(ConfigCase):
         self.following = self.config(max_delivering="7")
         (given,) = self.replaced()
         self.assertEqual(given["maxDelivering"], 7)
-        self.assertEqual(self.changed, [["tcp:2525"]])
+        self.assertEqual(self.replacements, [["tcp:2525"]])
+        self.assertEqual(self.steps, ["prepare", "commit"])
         self.assertIs(self.service.config, self.following)
-        self.assertEqual(self.said, ["configuration reloaded"])
+        self.assertEqual((self.said, self.later), (["configuration reloaded"], []))
+
+    def unchanged(self, words: str) -> None:
+        """A reload fails, and all is as before."""
+        before = self.service.config
+        self.assertEqual(self.replaced(succeeds=False), [])
+        self.assertIs(self.service.config, before)
+        self.assertNotIn("commit", self.steps)
+        self.assertEqual(len(self.said), 1)
+        self.assertIn(f"the old one stays: {words}", self.said[0])
 
     def test_broken(self) -> None:
         """A configuration that is broken changes nothing."""
-        before = self.service.config
         self.following = ConfigError("file", [("listen", "expected something")])
-        self.assertEqual(self.replaced(), [])
-        self.assertIs(self.service.config, before)
-        self.assertEqual(len(self.said), 1)
-        self.assertIn("the old one stays: file: listen: expected something", self.said[0])
+        self.unchanged("file: listen: expected something")
+
+    def test_noPort(self) -> None:
+        """A port that cannot be had changes nothing."""
+        self.cannotListen = ListenError("tcp:25", "taken")
+        self.unchanged("cannot listen on tcp:25: taken")
+
+    def test_noCertificate(self) -> None:
+        """A certificate that cannot be read changes nothing."""
+        tls = '[tls]\ncertificate = "none.pem"\nkey = "none.pem"\n'
+        self.following = self.load(f"{LISTEN}{RULES}{tls}")
+        self.unchanged(f"{self.following.path}: tls.certificate: expected a readable file")
+
+    def test_notWanted(self) -> None:
+        """What the server does not want closes the new ports again."""
+        self.refuses = True
+
+        def refusing(server: MailServer, **stages: Any) -> None:
+            raise ValueError("filing needs a quarantine")
+
+        self.patch(MailServer, "replace", refusing)
+        self.unchanged("filing needs a quarantine")
+        self.assertEqual(self.steps, ["prepare", "undo"])
+
+    def test_stop(self) -> None:
+        """A stop waits for a reload that is under way, and none begins after it."""
+        self.service.startService()
+        under: Deferred[None] = Deferred()
+        self.service._reloads.run(lambda: under)
+        done = self.service.stopService()
+        self.assertEqual(self.grace, [])
+        under.callback(None)
+        self.successResultOf(done)
+        self.assertNoResult(self.service.reload())
 
     def test_atStart(self) -> None:
         """What a reload does not change is named."""
         self.following = self.config(hostname="'other.example'", max_judging="3")
         self.replaced()
+        self.assertEqual(self.said, [*self.later, "configuration reloaded"])
         self.assertEqual(
-            self.said[:-1],
+            self.later,
             ["hostname changes at the next start", "max_judging changes at the next start"],
         )
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shlex
 import signal
 import smtplib
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.integration.support import (
     path,
     until,
 )
+from tests.tls import makeCertificate
 
 _ENVIRON = {**os.environ, "PYTHONPATH": path(ROOT)}
 
@@ -307,3 +310,134 @@ class ManagerTests(ProcessCase):
             self.addCleanup(self.end, process)
         self.ready()
         self.assertEqual(self.send(), 0)
+
+
+class ReloadTests(ProcessCase):
+    """
+    Configurations at random, one after the other, on a server under mail.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.ports = [freePort() for _ in range(3)]
+        self.certificates = makeCertificate(self.home)
+
+    def certificate(self, *, isGood: bool) -> str:
+        certificate, key = self.certificates
+        return f'[tls]\ncertificate = "{certificate}"\nkey = "{key if isGood else certificate}"\n'
+
+    def places(self) -> dict[str, set[Any]]:
+        """
+        Endpoints, and the addresses where each answers.
+        """
+        one, two, three = self.ports
+        path = os.path.join(self.home, "smtp.sock")
+        return {
+            f"tcp:{one}:interface=127.0.0.1": {("127.0.0.1", one)},
+            f"tcp:{one}:interface=127.0.0.2": {("127.0.0.2", one)},
+            f"tcp:{one}": {("127.0.0.1", one), ("127.0.0.2", one)},
+            f"tcp6:{two}:interface=\\:\\:1": {("::1", two)},
+            f"tcp:{two}:interface=127.0.0.1": {("127.0.0.1", two)},
+            f"unix:{path}": {path},
+            f"unix:{path}:mode=600": {path},
+            f"haproxy:tcp:{three}:interface=127.0.0.1": {("127.0.0.1", three)},
+        }
+
+    def answers(self, place: Any) -> bool:
+        family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
+        family = socket.AF_INET6 if place[0] == "::1" else family
+        with socket.socket(family) as client:
+            client.settimeout(PATIENCE)
+            try:
+                client.connect(place)
+                if place != ("127.0.0.1", self.ports[2]):
+                    return client.recv(3) == b"220"
+                client.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 25\r\n")
+                return client.recv(3) == b"220"
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
+
+    def configure(self, endpoints: list[str], *, isWrong: bool, isGood: bool, code: int) -> None:
+        stable = f"tcp:{self.port}:interface=127.0.0.1"
+        listeners = "".join(
+            f"[[listen]]\nendpoint = '{endpoint}'\n"
+            + ("proxies = ['127.0.0.1']\n" if endpoint.startswith("haproxy") else "")
+            for endpoint in (stable, *endpoints)
+        )
+        self.write(
+            f"""
+{"reply_deadline = 'soon'" if isWrong else ""}
+{listeners}
+{self.certificate(isGood=isGood)}
+[policies.open]
+envelope = "accept"
+[policies.gone]
+envelope = "refuse"
+reply = "550 5.1.{code} gone"
+[[recipients]]
+match = "gone@example.net"
+policy = "gone"
+[[recipients]]
+match = "*@example.net"
+policy = "open"
+deliver = {{ use = "discard" }}
+"""
+        )
+
+    def gone(self) -> str:
+        """What a recipient is told whose reply each configuration changes."""
+        dialogue = self.dialogue(self.port)
+        dialogue.reply()
+        dialogue.say("EHLO client.test", "MAIL FROM:<a@client.test>")
+        (reply,) = dialogue.say("RCPT TO:<gone@example.net>")
+        dialogue.close()
+        return reply
+
+    def test_random(self) -> None:
+        """
+        Each is in force whole, or the one before is, as C{deferrals reload} says; no
+        mail that comes meanwhile is refused or lost.
+        """
+        chance = random.Random(os.environ.get("DEFERRALS_SEED", "1"))
+        self.configure([], isWrong=False, isGood=True, code=0)
+        with open(os.path.join(self.home, "log"), "wb") as log:
+            process = self.begin("--nodaemon", stdout=log, stderr=log)
+        self.ready()
+        places = self.places()
+        stop = threading.Event()
+        sent: list[bool] = []
+
+        def send() -> None:
+            while not stop.is_set():
+                with smtplib.SMTP("127.0.0.1", self.port, timeout=PATIENCE) as client:
+                    sent.append(not client.sendmail("a@c.test", "b@example.net", "X: y\n\nz\n"))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(stop.set)
+        before: set[Any] = set()
+        told = "550 5.1.0 "
+        for number in range(1, 1 + int(os.environ.get("DEFERRALS_RELOADS", "12"))):
+            chosen = chance.sample([*places, "unix:/proc/none"], chance.randrange(4))
+            isWrong, isGood = chance.random() < 0.15, chance.random() < 0.85
+            code = number % 8
+            self.configure(chosen, isWrong=isWrong, isGood=isGood, code=code)
+            done = cli("reload", "--config", os.path.join(self.home, "mx.toml"))
+            said = (number, chosen, isWrong, isGood, done.stdout, done.stderr)
+            if done.returncode == 0:
+                before = {place for name in chosen for place in places[name]}
+                told = f"550 5.1.{code} "
+                self.assertTrue(isGood and not isWrong, said)
+            else:
+                self.assertEqual(done.returncode, 1, said)
+            everywhere = {place for found in places.values() for place in found}
+            answering = {place for place in everywhere if self.answers(place)}
+            self.assertEqual(answering, before, said)
+            self.assertTrue(self.gone().startswith(told), said)
+        stop.set()
+        thread.join()
+        self.assertTrue(sent and all(sent))
+        self.assertIsNone(process.poll())
+        self.assertNotIn("Traceback", self.read("log"))
+        self.assertIn("configuration reloaded", self.read("log"))
