@@ -13,6 +13,7 @@ import sqlite3
 from typing import Any
 
 import attrs
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -186,8 +187,12 @@ class TablesTests(RecipeCase):
         self.assertEqual(self.judge("old@gone.example").reply.enhanced, "5.1.6")
         for address in ("nobody@law.example", "anna@elsewhere.example"):
             self.assertEqual(self.judge(address).reply.code, 550)
-        postmaster = self.house.envelope.judgeRecipient(
-            makeEnvelope(), Recipient(Mailbox("postmaster", ""))
+        postmaster = self.successResultOf(
+            maybeDeferred(
+                self.house.envelope.judgeRecipient,
+                makeEnvelope(),
+                Recipient(Mailbox("postmaster", "")),
+            )
         )
         self.assertIsInstance(postmaster, Accept)
 
