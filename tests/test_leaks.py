@@ -369,6 +369,7 @@ MADE = {
     "smtp/server/pipeline.py": "Twisted's own replies",
     "smtp/server/proxy.py": "the greeting",
     "smtp/server/session.py": "the greeting, the extensions",
+    "stages/content/scanner.py": "a table of fixed words",
     "stages/delivery/pipe.py": "a table; the line that a program says for the sender",
     "stages/envelope/callout.py": "what the mail store has answered to RCPT",
 }

@@ -109,7 +109,9 @@ class HeaderTextTests(SynchronousTestCase):
         """What a next hop has said is in a notification's fields, decoded, in lines that fit."""
         said = f"x{cleaned(text)}"
         one = attrs.evolve(
-            makeAddressees("a@example.net")[0], action="failed", reply=Reply(550, "5.1.1", said)
+            makeAddressees("a@example.net")[0],
+            action="failed",
+            reply=Reply(550, "5.1.1", said, byServer=True),
         )
         client = attrs.evolve(makeEnvelope().client, helo=helo)
         envelope = attrs.evolve(makeEnvelope(), client=client)
