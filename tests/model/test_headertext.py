@@ -111,7 +111,8 @@ class HeaderTextTests(SynchronousTestCase):
         one = attrs.evolve(
             makeAddressees("a@example.net")[0],
             action="failed",
-            reply=Reply(550, "5.1.1", said, byServer=True),
+            reply=Reply(550, "5.1.1", said),
+            host="mx.there.example",
         )
         client = attrs.evolve(makeEnvelope().client, helo=helo)
         envelope = attrs.evolve(makeEnvelope(), client=client)
