@@ -17,6 +17,8 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from deferrals import __version__
 from deferrals.app.service import checkConfig
 from deferrals.client import Result, clientEndpoint, sendMessage, withCRLF
+from deferrals.config.crosscheck import remarks
+from deferrals.config.explaining import explained
 from deferrals.config.tables import load
 from deferrals.errors import ConfigError
 from deferrals.model.outgoing import PREFERENCE
@@ -49,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser("check-config", help="read a configuration, and start nothing")
     check.add_argument("file", metavar="FILE")
+    check.add_argument("--explain", action="store_true", help="say what was understood")
     check.set_defaults(run=checkConfigFile)
     send = commands.add_parser(
         "send",
@@ -103,6 +106,11 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
         return 1
     for broken in findPlugins()[1]:
         complain(f"no stages from {broken}")
+    for key, remark in remarks(config):
+        complain(f"{key}: {remark}")
+    if arguments.explain:
+        for line in explained(config):
+            say(line)
     rules, listeners = len(config.recipients), len(config.listen)
     say(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
     return 0

@@ -25,6 +25,7 @@ from deferrals.app.output import Output
 from deferrals.app.process import Signals, endAtOnce, forgetStale, notify, startWatchdog
 from deferrals.app.service import MailService, checkConfig
 from deferrals.auth.authenticator import CREDENTIALS
+from deferrals.config.crosscheck import remarks
 from deferrals.config.tables import Config, RecipientRule, load
 from deferrals.deferreds import useMonotonicClock
 from deferrals.errors import ConfigError, DeferralsError
@@ -286,6 +287,8 @@ class _Server(MailService):
         self.reactor.callFromThread(_logging.reopen)
 
     def _introduce(self) -> None:
+        for key, remark in remarks(self.config):
+            _log.warn("{key}: {remark}", key=key, remark=remark)
         for rule in self.config.recipients:
             _log.info(
                 "mail for {match}: policy {policy}, {where}",

@@ -97,6 +97,14 @@ class CheckConfigTests(CliCase):
         """So is one that is not there."""
         self.assertEqual(self.run_("check-config", "/nonexistent/file")[0], 1)
 
+    def test_explain(self) -> None:
+        """What was understood, and what is hardly meant."""
+        self.check(f"{LISTEN}[policies.unused]\n")
+        status, out, err = self.run_("check-config", "--explain", self.path)
+        self.assertEqual(status, 0)
+        self.assertIn("listens on tcp:2525: smtp", out)
+        self.assertIn("policies.unused: no rule has it", err)
+
 
 class SendTests(CliCase):
     """

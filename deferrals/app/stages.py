@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deferrals.config.crosscheck import NO_BOUNCES
 from deferrals.config.tables import (
-    NO_BOUNCES,
     Config,
     DeliveryStage,
     Policy,

@@ -20,13 +20,13 @@ import cattrs
 from cattrs.errors import BaseValidationError
 from zope.interface import Interface
 
+from deferrals.config.crosscheck import crossCheck
 from deferrals.config.structuring import makeConverter, problemsOf, structured
 from deferrals.errors import ConfigError
 from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
     IEnvelopeStage,
-    IOutwardPlugin,
     IStagePlugin,
 )
 from deferrals.model.address import AddressError, normalDomain
@@ -39,25 +39,16 @@ from deferrals.model.limits import (
     ReplyTimes,
 )
 from deferrals.model.listener import ListenerOptions
-from deferrals.model.mixed import Mixed
-from deferrals.model.networks import Networks, dnsServers
+from deferrals.model.networks import dnsServers
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
 from deferrals.stages.envelope.rules import Allowed, Pattern
 from deferrals.stages.envelope.submission import SubmissionSettings
 
-#: Endpoints that are known to have no TLS of their own.
-_CLEAR = ("tcp:", "tcp6:", "unix:", "systemd:")
-
 #: The stages there are, by interface and name.
 Plugins = Mapping[tuple[type[Interface], str], IStagePlugin]
 
-#: A key, and what was expected there.
-Problem = tuple[str, str]
-
-#: Senders elsewhere are not told, and that is meant.
-NO_BOUNCES = "none"
 
 #: What runs without --config.  {hostname} is this machine's name.
 DEFAULT = """\
@@ -358,7 +349,7 @@ def load(path: str | None, plugins: Plugins) -> Config:
         text = DEFAULT.replace("{hostname}", defaultHostname())
     else:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 text = file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(path, [("", f"cannot be read: {error}")]) from None
@@ -370,167 +361,11 @@ def load(path: str | None, plugins: Plugins) -> Config:
         config: Config = _converter(plugins).structure(data, Config)
     except BaseValidationError as error:
         raise ConfigError(path, problemsOf(error)) from None
-    problems = _crossCheck(config)
+    problems = crossCheck(config)
     if problems:
         raise ConfigError(path, problems)
     object.__setattr__(config, "path", path)
     return config
-
-
-def _crossCheck(config: Config) -> list[Problem]:
-    """
-    What no single table can know.
-    """
-    problems = []
-    if not config.listen:
-        problems.append(("listen", "at least one [[listen]] table"))
-    if config.consolidation_window >= config.reply_deadline:
-        problems.append(("consolidation_window", "less than reply_deadline"))
-    problems += _mixedProblems(config)
-    for index, listener in enumerate(config.listen):
-        problems += _securityProblems(config, listener, f"listen[{index}].tls")
-    problems += _bounceProblems(config)
-    for index, rule in enumerate(config.recipients):
-        problems += _ruleProblems(config, rule, f"recipients[{index}]")
-    return problems + _relayProblems(config)
-
-
-def _bounceProblems(config: Config) -> list[Problem]:
-    """
-    Whether senders can be told of what fails, or it is said that they are not.
-    """
-    if NO_BOUNCES in config.deliveries:
-        return [(f"deliveries.{NO_BOUNCES}", "another name: this word means that there is none")]
-    if config.bounces == NO_BOUNCES:
-        return []
-    if config.bounces is None:
-        if not any(_mayFail(config, rule) for rule in config.recipients):
-            return []
-        names = [name for name, one in config.deliveries.items() if not _isNowhere(one)]
-        what = (
-            f'{_named("delivery", names)} that leads to senders elsewhere, such as {{ use = "mx" }}'
-        )
-        return [("bounces", f'{what}; or "{NO_BOUNCES}": they are not told when mail fails')]
-    delivery = config.deliveries.get(config.bounces)
-    if delivery is None:
-        return [("bounces", f'{_named("delivery", config.deliveries)}, or "{NO_BOUNCES}"')]
-    if _isNowhere(delivery):
-        return [("bounces", f'a delivery that leads to senders, or "{NO_BOUNCES}"')]
-    return []
-
-
-def _mayFail(config: Config, rule: RecipientRule) -> bool:
-    """
-    Whether mail that was accepted by a rule may never be delivered.
-    """
-    policy = config.policies.get(rule.policy)
-    if policy is None or policy.envelope == "refuse":
-        return False
-    deliver = rule.deliver
-    stage = config.deliveries.get(deliver) if isinstance(deliver, str) else deliver
-    return stage is not None and not _isNowhere(stage)
-
-
-def _isNowhere(delivery: DeliveryStage) -> bool:
-    return delivery.plugin.name == "discard"
-
-
-def _named(what: str, there: Iterable[str]) -> str:
-    """
-    What is expected where something is named.
-    """
-    return f"the name of a {what} ({', '.join(there) or 'none there'})"
-
-
-def _securityProblems(config: Config, listener: Listener, key: str) -> list[Problem]:
-    if (listener.tls or "none") != "none" and config.certificateOf(listener) is None:
-        return [(key, "a certificate, here or in [tls]")]
-    if _locksOut(config, listener):
-        return [(key, "TLS, or auth_without_tls: no client could log in")]
-    return []
-
-
-def _ruleProblems(config: Config, rule: RecipientRule, key: str) -> list[Problem]:
-    problems = []
-    policy = config.policies.get(rule.policy)
-    if policy is None:
-        problems.append((f"{key}.policy", _named("policy", config.policies)))
-    elif policy.envelope != "refuse" and rule.deliver is None:
-        problems.append((f"{key}.deliver", "a delivery, since its policy may accept"))
-    if isinstance(rule.deliver, str) and rule.deliver not in config.deliveries:
-        problems.append((f"{key}.deliver", _named("delivery", config.deliveries)))
-    return problems
-
-
-def _locksOut(config: Config, listener: Listener) -> bool:
-    """
-    Whether clients have to log in, and never can: passwords go over TLS only,
-    and there is none.
-    """
-    if listener.authentication != "required" or listener.auth_without_tls:
-        return False
-    hasTLS = listener.tls != "none" and config.certificateOf(listener) is not None
-    return not hasTLS and listener.endpoint.removeprefix("haproxy:").startswith(_CLEAR)
-
-
-def _relayProblems(config: Config) -> list[Problem]:
-    """
-    The rules by which strangers could send to strangers: each by itself, or
-    together with those before it.
-    """
-    problems = []
-    networks = Networks()
-    for index, rule in enumerate(config.recipients):
-        if not _relays(config, rule):
-            continue
-        if rule.allow is not None:
-            networks = networks.plus(Allowed.parse(rule.allow).networks)
-        if rule.allow is None or networks.isEverybody:
-            why = (
-                "the clients that may send to any address, such as authenticated: without"
-                " them this would be an open relay"
-            )
-            problems.append((f"recipients[{index}].allow", why))
-            networks = Networks()
-    return problems
-
-
-def _relays(config: Config, rule: RecipientRule) -> bool:
-    """
-    Whether clients could send to strangers by a rule.
-    """
-    policy = config.policies.get(rule.policy)
-    if Pattern.parse(rule.match).domain != "*" or (policy and policy.envelope == "refuse"):
-        return False
-    deliver = rule.deliver
-    stage = config.deliveries.get(deliver) if isinstance(deliver, str) else deliver
-    return stage is not None and IOutwardPlugin.providedBy(stage.plugin)
-
-
-def _mixedProblems(config: Config) -> list[Problem]:
-    """
-    What listeners may choose for mixed mail, and what they need for it.
-    """
-    problems = []
-    filing = ""
-    for index, listener in enumerate(config.listen):
-        key = f"listen[{index}].mixed"
-        mixed = listener.mixed
-        if listener.protocol == "submission" and mixed in (Mixed.SPLIT, Mixed.RETRY):
-            why = f"never {mixed.value} for submission: clients show a 4xx as a failure"
-            problems.append((key, why))
-        if listener.mayFile:
-            name, choice = key, listener.mixedChoice
-            if choice in (Mixed.RETRY, Mixed.SPLIT):
-                name, choice = f"{key}_fallback", listener.mixed_fallback
-            filing = filing or f'{name} = "{choice.value}"'
-    for name, policy in config.policies.items():
-        key = f"policies.{name}.quarantine"
-        if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:
-            problems.append((key, _named("delivery", config.deliveries)))
-        if filing and policy.envelope == "defer" and policy.quarantine is None:
-            problems.append((key, f"a delivery: {filing} may have to file what is refused"))
-    return problems
 
 
 def _converter(plugins: Plugins) -> cattrs.Converter:

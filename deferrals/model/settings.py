@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import math
 import re
+import string
 import types
 import typing
 from collections.abc import Callable
@@ -67,6 +68,23 @@ class BadSetting(ValueError):
     def __init__(self, key: str, expected: str) -> None:
         super().__init__(expected)
         self.key = key
+
+
+def template(value: str, *names: str) -> None:
+    """
+    Check a text into which values are put: only these names stand in braces, as
+    they are.  An attribute, a conversion or a format would show more, or fail later.
+
+    @raise ValueError: with what was expected.
+    """
+    try:
+        parts = list(string.Formatter().parse(value))
+    except ValueError:
+        parts = [("", "", "", None)]
+    for _, name, form, conversion in parts:
+        if name is not None and (name not in names or form or conversion):
+            *first, last = (f"{{{name}}}" for name in names)
+            raise ValueError(f"text in which {', '.join(first)} and {last} may stand")
 
 
 def checked(read: Callable[[Any], object]) -> Callable[[Any, Any, Any], None]:

@@ -68,6 +68,10 @@ class LoadTests(ConfigCase):
             config.stateDir, os.path.join(os.path.dirname(os.path.abspath(self.path)), "state")
         )
 
+    def test_mark(self) -> None:
+        """A byte order mark is no part of the text."""
+        self.assertEqual(self.load(f"\ufeff{LISTEN}").listen[0].endpoint, "tcp:2525")
+
     def test_wrong(self) -> None:
         """File, key and expectation of whatever is wrong."""
         for text, wanted in (
@@ -160,7 +164,7 @@ class LoadTests(ConfigCase):
             ),
             (
                 f"{LISTEN}[policies.a]\n[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = {{use = 'maildir', path = '{{user}}'}}",
-                "recipients[0].deliver.path: expected a path",
+                "recipients[0].deliver.path: expected text",
             ),
             (
                 f"{LISTEN}[policies.a]\n[[recipients]]\nmatch = '*@x.y'\npolicy = 'a'\ndeliver = 'b'",

@@ -13,7 +13,7 @@ from deferrals.model.limits import Limits
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Mixed
 from deferrals.model.schedule import Schedule
-from deferrals.model.settings import BadSetting, parseOctets, parseSeconds
+from deferrals.model.settings import BadSetting, parseOctets, parseSeconds, template
 
 
 class UnitTests(SynchronousTestCase):
@@ -82,3 +82,22 @@ class TypeTests(SynchronousTestCase):
         Limits(message_size=1000, command_timeout=20, auth_delay=0, recipients=1)
         ListenerSettings(mixed=Mixed.STRICTEST, greet_delay=0.5, auth=None, proxies=("unix",))
         Schedule(retry=(60, 300.0), expire=3600, warn=0)
+
+
+class TemplateTests(SynchronousTestCase):
+    """
+    L{template}.
+    """
+
+    def test_names(self) -> None:
+        """Names that are known, as they are; braces that are doubled are braces."""
+        for good in ("", "a{local}@{domain}", "{{x}}", "{local}{local}"):
+            template(good, "local", "domain")
+        for bad in (
+            *("{", "}", "{}", "{0}", "{other}", "{local.__class__}", "{local[0]}", "{local!r}"),
+            *("{local:>99}", "{local:{domain}}", "{ local}"),
+        ):
+            with self.assertRaisesRegex(
+                ValueError, "^text in which {local} and {domain} may stand$"
+            ):
+                template(bad, "local", "domain")

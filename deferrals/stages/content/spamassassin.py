@@ -19,7 +19,7 @@ from deferrals.logger import Logger
 from deferrals.model.address import comparable
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
-from deferrals.model.settings import Octets, Seconds, checked, positive
+from deferrals.model.settings import Octets, Seconds, checked, positive, template
 from deferrals.model.verdict import ContentVerdict, Marks, Route
 from deferrals.stages.content.exchange import chunks, exchange
 from deferrals.stages.content.scanner import OnError, Scanner
@@ -46,11 +46,8 @@ _LENGTH = re.compile(rb"^content-length: *(\d{1,9}) *\r?$", re.I | re.M)
 
 
 def _userName(value: str) -> None:
-    try:
-        text = value.format(address="", local="", domain="")
-    except (KeyError, IndexError, ValueError):
-        raise ValueError("text in which {address}, {local} and {domain} may stand") from None
-    if not text.isprintable():
+    template(value, "address", "local", "domain")
+    if not value.isprintable():
         raise ValueError("text without control characters")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
 from deferrals import durable
+from deferrals.model import settings
 from deferrals.model.address import Mailbox, comparable
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Details, Failed, Outcome, Retry
@@ -37,10 +38,7 @@ def template(value: str) -> None:
     """
     For L{checked<deferrals.model.settings.checked>}.
     """
-    try:
-        value.format(domain="", local="")
-    except (KeyError, IndexError, ValueError, AttributeError):
-        raise ValueError("a path in which {domain} and {local} may stand") from None
+    settings.template(value, "domain", "local")
 
 
 def pathPart(text: str) -> str:

@@ -47,7 +47,7 @@ from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
-from deferrals.model.settings import Octets, Seconds, checked, positive
+from deferrals.model.settings import Octets, Seconds, checked, positive, template
 from deferrals.model.text import cleaned
 from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
@@ -111,13 +111,8 @@ _EXITS = {
 def _command(words: Sequence[str]) -> None:
     if not words or not os.path.isabs(words[0]):
         raise ValueError('a list of words, the first one an absolute path: ["/usr/bin/program"]')
-    try:
-        for word in words[1:]:
-            word.format(recipient="", local="", domain="", sender="")
-    except (KeyError, IndexError, ValueError, AttributeError):
-        raise ValueError(
-            "words in which {recipient}, {local}, {domain} and {sender} may stand"
-        ) from None
+    for word in words[1:]:
+        template(word, "recipient", "local", "domain", "sender")
 
 
 @attrs.frozen

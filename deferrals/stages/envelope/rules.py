@@ -71,6 +71,16 @@ class Pattern:
         except AddressError:
             raise ValueError("user@domain, *@domain, *@*.domain or *") from None
 
+    def covers(self, other: Pattern) -> bool:
+        """
+        Whether it matches all that another one does.
+        """
+        if self.local not in ("*", other.local):
+            return False
+        if self.domain == "*" or (self.domain, self.below) == (other.domain, other.below):
+            return True
+        return self.below and other.domain.endswith(f".{self.domain}")
+
 
 @attrs.frozen
 class Allowed:

@@ -36,7 +36,15 @@ from deferrals.model.reply import (
     R451_LOCAL_ERROR,
     R553_NOT_YOUR_SENDER,
 )
-from deferrals.model.settings import BadSetting, Octets, Seconds, checked, parseOctets, positive
+from deferrals.model.settings import (
+    BadSetting,
+    Octets,
+    Seconds,
+    checked,
+    parseOctets,
+    positive,
+    template,
+)
 from deferrals.model.taggedsenders import itself
 from deferrals.model.verdict import EnvelopeVerdict, Refuse
 from deferrals.stages.envelope.ownsenders import OWN, Senders, listedSenders, ownAddress
@@ -63,10 +71,7 @@ _NAMES = ("messages", "recipients", "octets")
 
 def _lookupURL(value: str) -> None:
     httpURL(value)
-    try:
-        value.format(address="", local="", domain="")
-    except (KeyError, IndexError, ValueError):
-        raise ValueError("a URL in which {address}, {local} and {domain} may stand") from None
+    template(value, "address", "local", "domain")
 
 
 @attrs.frozen(kw_only=True)

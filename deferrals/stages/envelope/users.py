@@ -25,7 +25,7 @@ from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, R550_UNKNOWN_RECIPIENT, Reply
-from deferrals.model.settings import BadSetting, Seconds, checked, positive
+from deferrals.model.settings import BadSetting, Seconds, checked, positive, template
 from deferrals.model.taggedsenders import everyForm, itself
 from deferrals.model.verdict import Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.stages.envelope.rules import isNamed
@@ -40,10 +40,7 @@ _NO_SPAM_FILTER = ("spam_filter", 0.0)
 
 def _lookupURL(value: str) -> None:
     httpURL(value)
-    try:
-        value.format(address="", local="", domain="")
-    except (KeyError, IndexError, ValueError):
-        raise ValueError("a URL in which {address}, {local} and {domain} may stand") from None
+    template(value, "address", "local", "domain")
 
 
 @attrs.frozen

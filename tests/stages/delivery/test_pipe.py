@@ -394,10 +394,10 @@ class SettingsTests(SynchronousTestCase):
         for words, text in (
             ((), "an absolute path"),
             (("cat",), "an absolute path"),
-            (("/bin/cat", "{user}"), "words in which"),
-            (("/bin/cat", "{}"), "words in which"),
-            (("/bin/cat", "{"), "words in which"),
-            (("/bin/cat", "{sender.x}"), "words in which"),
+            (("/bin/cat", "{user}"), "text in which"),
+            (("/bin/cat", "{}"), "text in which"),
+            (("/bin/cat", "{"), "text in which"),
+            (("/bin/cat", "{sender.x}"), "text in which"),
         ):
             with self.assertRaisesRegex(ValueError, text):
                 PipeSettings(words)
