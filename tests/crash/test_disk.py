@@ -91,13 +91,7 @@ class DiskTests(CrashCase):
         filler = os.path.join(self.mount, "filler")
         self.assertTrue(self.attempt(server).startswith("250"))
         queued = self.send(server, "<dead-1@x.example>")
-        with open(filler, "wb") as file:
-            try:
-                while True:
-                    file.write(b"x" * 65536)
-                    file.flush()
-            except OSError:
-                pass
+        self.filled()
         for size in (10, 400_000):
             for _ in range(3):
                 reply = self.attempt(server, size)
