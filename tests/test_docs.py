@@ -148,6 +148,15 @@ class DocsTests(SynchronousTestCase):
                 names = [field.name for field in attrs.fields(plugin.settings)]
                 self.assertEqual(sorted(words), sorted(names), plugin.name)
 
+    def test_markup(self) -> None:
+        """What docstrings are written in does not come through."""
+        docs = os.path.join(ROOT, "docs")
+        for directory in (docs, os.path.join(docs, "stages")):
+            for name in os.listdir(directory):
+                if name.endswith(".md"):
+                    found = re.findall(r"\b[CLIB]\{[^}\n]*\}", self.page(directory, name))
+                    self.assertEqual(found, [], name)
+
     def test_links(self) -> None:
         """Links between pages lead somewhere."""
         for path in [*self.generate["pages"](), os.path.join(ROOT, "README.md")]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 import attrs
 
 from deferrals.model.address import AddressError, Mailbox
-from deferrals.model.fields import headerEnd, separation
+from deferrals.model.fields import hasEnd, headerEnd, separation
 
 _BETWEEN_FIELDS = re.compile(rb"\r\n(?![ \t])")
 _END = b"\r\n\r\n"
@@ -69,7 +69,7 @@ class Completion:
     is complete.
 
     @param additions: what may be missing.
-    @param limit: a longer header section is left as it is.
+    @param limit: a longer header section is left as it is (L{hasEnd}).
     """
 
     def __init__(self, additions: Additions, limit: int) -> None:
@@ -101,7 +101,9 @@ class Completion:
         if held is None:
             return b""
         content = bytes(held)[2:]
-        return content if len(content) > self._limit else completed(content, self._additions)
+        if len(content) > self._limit and not hasEnd(content[: self._limit]):
+            return content
+        return completed(content, self._additions)
 
 
 def completed(content: bytes, additions: Additions) -> bytes:
@@ -204,7 +206,7 @@ def mailboxes(value: str) -> Iterator[str]:
         elif part == ":":
             words = []  # a group's name, or a route
         elif part.startswith("<") and len(part) > 1:
-            before = "" if bracketed is None else f"{bracketed} "
-            bracketed = before + part[1:-1].strip()
+            # what has several is no address
+            bracketed = part[1:-1].strip() if bracketed is None else ""
         else:
             words.append(part)

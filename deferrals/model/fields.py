@@ -27,6 +27,17 @@ def headerEnd(head: bytes) -> int:
     return len(head) if found is None else found.start()
 
 
+def hasEnd(first: bytes) -> bool:
+    """
+    @param first: the first octets of a longer message.
+    @return: whether the header section ends within them.
+    """
+    head, mark, _ = first.partition(b"\r\n\r\n")
+    if not mark:
+        head = head.rpartition(b"\r\n")[0] or head  # half a line could be a field
+    return bool(mark) or headerEnd(head) < len(head)
+
+
 def separation(header: bytes, following: bytes) -> bytes:
     """
     @param header: a message's header section, without its last CRLF.

@@ -58,8 +58,11 @@ def makeResolver(reactor: IReactorTime, servers: Iterable[tuple[str, int]]) -> I
     """
     chosen = list(servers)
     named = None if chosen else "/etc/resolv.conf"
-    make: Callable[..., IResolver] = _PersistentResolver
-    return make(named, chosen, timeout=DNS_SECONDS, reactor=_SparingReactor(reactor))
+    make: Callable[..., _PersistentResolver] = _PersistentResolver
+    resolver = make(named, chosen, timeout=DNS_SECONDS, reactor=_SparingReactor(reactor))
+    assert resolver.factory is not None
+    resolver.factory.noisy = False
+    return resolver
 
 
 class _PersistentResolver(Resolver):
@@ -163,6 +166,7 @@ class _SparingReactor:
         @raise CannotListenError: there is hardly a descriptor left, or not this port.
         @raise OSError: there is no such network.
         """
+        protocol.noisy = False  # each client's name is asked for
         listen: Callable[..., _Port] = getattr(self._reactor, "listenUDP")  # noqa: B009
         try:
             socket = listen(port, protocol, interface, maxPacketSize)

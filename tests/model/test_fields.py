@@ -4,7 +4,7 @@ A header section, field by field.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.fields import fieldsOf, headerEnd, separation
+from deferrals.model.fields import fieldsOf, hasEnd, headerEnd, separation
 
 
 class FieldsTests(SynchronousTestCase):
@@ -38,6 +38,20 @@ class SectionTests(SynchronousTestCase):
             (b">From a@b Mon\r\nA: 1", 19),
         ):
             self.assertEqual(headerEnd(head), length, repr(head))
+
+    def test_hasEnd(self) -> None:
+        """An empty line, or a whole line that is no field; half a line could be one."""
+        for first, isThere in (
+            (b"A: 1\r\n\r\nx", True),
+            (b"A: 1\r\n\r\n", True),
+            (b"\r\nx", True),
+            (b"A: 1\r\nno field\r\nB", True),
+            (b"A: 1\r\nno", False),
+            (b"A: 1\r\nB", False),
+            (b"A: 1", False),
+            (b"text without an end", True),
+        ):
+            self.assertIs(hasEnd(first), isThere, repr(first))
 
     def test_separation(self) -> None:
         """A line end, where there is no empty line behind the fields."""

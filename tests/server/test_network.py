@@ -32,14 +32,17 @@ class ResolverTests(SynchronousTestCase):
 
         class Reactor(MemoryReactorClock):
             number = 0
+            test = self
 
             def listenUDP(self, port: Any, protocol: Any, *args: Any, **named: Any) -> Any:
                 ports.append(Port(self.number, protocol))
+                self.test.assertFalse(protocol.noisy)  # clients cause many
                 protocol.makeConnection(ports[-1])
                 return ports[-1]
 
         reactor = Reactor()
         resolver = makeResolver(reactor, [("192.0.2.53", 53)])
+        self.assertFalse(resolver.factory.noisy)
         for number, isAsked in ((874, True), (875, False), (999, False)):
             reactor.number = number
             self.assertEqual(ports, [])

@@ -19,7 +19,7 @@ from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter
 from deferrals.model.completion import Additions, Completion
 from deferrals.model.envelope import Envelope
-from deferrals.model.fields import headerEnd
+from deferrals.model.fields import hasEnd, headerEnd
 from deferrals.model.mixed import End
 from deferrals.model.reply import (
     R354_GO_AHEAD,
@@ -234,11 +234,9 @@ class Contents(Envelopes, ClientName):
         assert writer is not None
         began = writer.size
         writer.write(content)
-        if began <= self._limits.header_size < writer.size:
-            head = writer.head[: self._limits.header_size]
-            head = head.rpartition(b"\r\n")[0] or head  # half a line could be a field
-            if headerEnd(head.partition(b"\r\n\r\n")[0]) == len(head):
-                self._forbid(R552_HEADER_TOO_LARGE)
+        most = self._limits.header_size
+        if began <= most < writer.size and not hasEnd(writer.head[:most]):
+            self._forbid(R552_HEADER_TOO_LARGE)
 
     def _forbid(self, reply: Reply) -> None:
         if self._veto is None and self._writer is not None:

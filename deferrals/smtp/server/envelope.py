@@ -210,11 +210,12 @@ class Envelopes(SessionBase):
     def _sender(self, parameters: Parameters) -> Client:
         """
         The client, in the protocol that this transaction speaks (RFC 6531
-        §4.3).
+        §4.3).  Each transaction has its own: a name that comes late is not put into
+        messages that have been judged without it.
         """
-        if not parameters.smtputf8:
-            return self._client
-        protocol = f"UTF8{self._client.protocol.removeprefix('E')}"
+        protocol = self._client.protocol
+        if parameters.smtputf8:
+            protocol = f"UTF8{protocol.removeprefix('E')}"
         return attrs.evolve(self._client, protocol=protocol)
 
     def do_RCPT(self, rest: str) -> None:

@@ -26,7 +26,7 @@ from deferrals.interfaces import IBodyWriter, IMessage, Work
 from deferrals.logger import Logger
 from deferrals.model.block import Block, Resolution, lastReplies
 from deferrals.model.delivery import Addressee
-from deferrals.model.envelope import Form
+from deferrals.model.envelope import Envelope, Form
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import (
     R250_CONTENT,
@@ -135,7 +135,7 @@ class PostData:
         if known is not None:
             d.addCallback(lambda message: known.addCallback(lambda _: message))
         if self._backend.weigh is not None:
-            d.addCallback(self._backend.weigh, self._envelope)
+            d.addCallback(self._weigh, self._backend.weigh)
         d.addCallbacks(self._ask, self._unreadable)
         d.addErrback(self._failed)
 
@@ -195,6 +195,14 @@ class PostData:
         else:
             self._send(replies)
             self._startTimer()
+
+    def _weigh(
+        self, message: IMessage, weigh: Callable[[IMessage, Envelope], Deferred[IMessage]]
+    ) -> IMessage | Deferred[IMessage]:
+        """
+        What is refused already, or will not be answered, does not count as sent.
+        """
+        return message if self._step is Step.OVER else weigh(message, self._envelope)
 
     def _ask(self, message: IMessage) -> None:
         """

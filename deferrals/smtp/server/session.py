@@ -73,7 +73,8 @@ _MAX_NAME = 255
 #: line, and so is what does not begin with a letter: no command does.
 _OTHER_PROTOCOL = re.compile(
     rb"(?i:(?:connect|delete|get|head|options|patch|post|pri|propfind|put|trace)(?:[ \t]|$)"
-    rb"|ssh-\d|[a-z]+[ \t].*[ \t](?:http|sip|rtsp)/\d)|[!-9;-~]+[ \t]*:|[!-@\[-`{-~]"
+    rb"|(?:ssh-|(?:http|sip|rtsp)/)\d|[a-z-]+[ \t].*[ \t](?:http|sip|rtsp)/\d)"
+    rb"|[!-9;-~]+[ \t]*:|[!-@\[-`{-~]"
 )
 
 #: No line of text begins with these; those of TLS, SSH and RDP in binary do.

@@ -58,8 +58,8 @@ class ClamAVSettings:
         field in the copy that says so; or as if this stage were not there.
     @ivar action: what a virus means: refuse, or mark the copy and file it as
         junk.
-    @ivar classes: what names of a class mean instead, each C{{match, action}}: the
-        first that matches counts.  For example C{Heuristics.Encrypted.*}, C{PUA.*},
+    @ivar classes: what names of a class mean instead, each with C{match} and C{action}:
+        the first that matches counts.  For example C{Heuristics.Encrypted.*}, C{PUA.*},
         C{*.UNOFFICIAL}.
     @ivar reply: what a recipient refuses with; the virus's name is put behind.
     @ivar subject_tag: put in front of the Subject of a marked copy.

@@ -40,7 +40,8 @@ _log = Logger(namespace="deferrals.stages.http")
 #: Requests under way at once.
 CONCURRENCY = 64
 
-_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+#: Some libraries put a header that is there several times into one, with commas.
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).translate({ord("%"): None, ord(","): None})
 
 
 @attrs.frozen
@@ -64,8 +65,8 @@ class HTTPSettings:
 
 def headerText(text: str) -> str:
     """
-    Text in a request header: printable ASCII as it is, but for the percent sign;
-    that and all else as the percent-encoded octets of UTF-8 (RFC 3986 §2.1).  HTTP's
+    Text in a request header: printable ASCII as it is, but for percent sign and comma;
+    these and all else as the percent-encoded octets of UTF-8 (RFC 3986 §2.1).  HTTP's
     headers have no encoding of their own.
     """
     return urllib.parse.quote(text, safe=_PLAIN, errors="replace")
@@ -188,12 +189,15 @@ def _named(verdicts: dict[str, JSON], asked: dict[str, Mailbox]) -> dict[str, JS
     Verdicts by mailbox.  A service may name it as it stood in the request, or as it
     is when that is decoded.
 
-    @raise StageError: one mailbox has two.
+    @raise StageError: one mailbox has two, or it cannot be told whose one is.
     """
     said = {headerText(str(address)): key for key, address in asked.items()}
     named: dict[str, JSON] = {}
     for text, verdict in verdicts.items():
-        key = said[text] if text in said else _key(text)
+        decoded = _key(text)
+        key = said.get(text, decoded)
+        if key != decoded and decoded in asked:
+            raise StageError(f"<{text[:300]}> is one mailbox, and decoded another one")
         if key in named:
             raise StageError(f"two verdicts for <{text[:300]}>")
         named[key] = verdict

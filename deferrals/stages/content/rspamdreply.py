@@ -126,7 +126,7 @@ def readScan(answer: JSON) -> RspamdScan:
     milter = milter if isinstance(milter, dict) else {}
     messages = answer.get("messages")
     text = messages.get("smtp_message") if isinstance(messages, dict) else ""
-    subject = answer.get("subject")
+    subject, spam = answer.get("subject"), milter.get("spam_header")
     return RspamdScan(
         score,
         math.inf if required is None else required,
@@ -135,8 +135,8 @@ def readScan(answer: JSON) -> RspamdScan:
         answer.get("is_skipped") is True,
         text if isinstance(text, str) else "",
         _marks(answer, milter, action.lower()),
-        Marks((("Subject", subject),), ("Subject",)) if isinstance(subject, str) else Marks(),
-        _spamFields(milter),
+        _replacing({"Subject": subject}),
+        _replacing({"X-Spam": spam} if isinstance(spam, str) else spam),
         _instead(_action(action.lower(), milter)),
         tuple(_unknown(answer, milter)),
     )
@@ -170,7 +170,9 @@ def _unknown(answer: Mapping[str, JSON], milter: Mapping[str, JSON]) -> Iterator
             yield f"milter.add_headers.{name}"
     removed = milter.get("remove_headers")
     for name, places in removed.items() if isinstance(removed, dict) else ():
-        if places != 0:
+        if not isFieldName(name):
+            yield f"milter.remove_headers.{name}"
+        elif places != 0:
             yield f"milter.remove_headers.{name} of one place (all are removed)"
 
 
@@ -202,17 +204,16 @@ def _marks(answer: Mapping[str, JSON], milter: Mapping[str, JSON], action: str) 
         headers.append(("X-Rspamd-Action", action))
     headers += _fields(milter.get("add_headers"))
     removed = milter.get("remove_headers")
-    names = tuple(removed) if isinstance(removed, dict) else ()
+    names = tuple(filter(isFieldName, removed)) if isinstance(removed, dict) else ()
     return Marks(fitting(headers), names[:MAX_FIELDS])
 
 
-def _spamFields(milter: Mapping[str, JSON]) -> Marks:
+def _replacing(found: JSON) -> Marks:
     """
-    What stands in spam in place of C{X-Spam: Yes}: a value, or fields.
+    Fields that stand in place of those of their names.
     """
-    said = milter.get("spam_header")
-    headers = fitting(_fields({"X-Spam": said} if isinstance(said, str) else said))
-    return Marks(headers, tuple(name for name, _ in headers))
+    headers = fitting(_fields(found))
+    return Marks(headers, tuple(dict.fromkeys(name for name, _ in headers)))
 
 
 def _fields(found: JSON) -> list[tuple[str, str]]:

@@ -20,7 +20,6 @@ import functools
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -37,7 +36,7 @@ from deferrals.interfaces import (
     IReportingDelivery,
     IServices,
 )
-from deferrals.model.address import Mailbox
+from deferrals.model.address import Mailbox, comparable
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
@@ -229,17 +228,13 @@ def _folderFor(maildir: str, detail: str) -> str:
         names = sorted(os.listdir(maildir))
     except FileNotFoundError:
         return ""
-    wanted = {_spelling(detail), _spelling(pathPart(detail))}
+    wanted = {comparable(detail), comparable(pathPart(detail))}
     folders = (name for name in names if name.startswith("."))
     for name in folders:
-        isWanted = _spelling(folderName(name[1:])) in wanted
+        isWanted = comparable(folderName(name[1:])) in wanted
         if isWanted and _isMaildir(os.path.join(maildir, name)):
             return name
     return ""
-
-
-def _spelling(text: str) -> str:
-    return unicodedata.normalize("NFC", text).casefold()
 
 
 def folderName(text: str) -> str:

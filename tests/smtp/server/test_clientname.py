@@ -4,11 +4,13 @@ The name that a client has in DNS, while a session goes on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.interfaces import IMessage
 from deferrals.model.trace import received
 from deferrals.smtp.server.clientname import NAME_SECONDS
 from tests.harness import GREETING, Bench, Transport
@@ -23,12 +25,17 @@ class ClientNameTests(SynchronousTestCase):
     L{ClientName<deferrals.smtp.server.clientname.ClientName>}.
     """
 
-    def bench(self, host: str = "192.0.2.1", **settings: Any) -> Bench:
+    def bench(
+        self, host: str = "192.0.2.1", more: Mapping[str, Any] | None = None, **settings: Any
+    ) -> Bench:
         self.asked: list[str] = []
         self.answers: list[Deferred[str]] = []
         self.cancelled = 0
         return Bench(
-            backend={"findName": self.find}, transport=Transport(host), mixed=None, **settings
+            backend={"findName": self.find, **(more or {})},
+            transport=Transport(host),
+            mixed=None,
+            **settings,
         )
 
     def find(self, address: str) -> Deferred[str]:
@@ -93,9 +100,10 @@ class ClientNameTests(SynchronousTestCase):
         self.assertEqual(self.name(bench), "unknown")
         self.assertEqual(bench.say(*MAIL, *DATA)[-1][:3], "250")  # waits no more
         self.assertEqual(self.name(bench), "unknown")
+        bench.say(*MAIL)
         self.answers[0].callback("mail.example.com")
-        self.assertEqual(self.name(bench), "unknown")
-        self.assertEqual(bench.say(*MAIL, *DATA)[-1][:3], "250")
+        self.assertEqual(self.name(bench), "unknown")  # as the scanners were told
+        self.assertEqual(bench.say(*DATA)[-1][:3], "250")
         self.assertEqual(self.name(bench), "mail.example.com")
 
     def test_shortDeadline(self) -> None:
@@ -128,6 +136,16 @@ class ClientNameTests(SynchronousTestCase):
             self.assertEqual(self.cancelled, 1)
             self.assertEqual(bench.released, [])
             self.assertEqual(bench.clock.getDelayedCalls(), [])
+
+    def test_goneUnweighed(self) -> None:
+        """What a client leaves while its name is waited for does not count as sent."""
+        weighed: list[IMessage] = []
+        for end in (lambda bench: bench.lose(), lambda bench: bench.session.shutdownNow()):
+            bench = self.bench(more={"weigh": lambda message, _: weighed.append(message)})
+            bench.say(*GREETING, *MAIL, *DATA)
+            end(bench)
+            bench.clock.advance(NAME_SECONDS)
+            self.assertEqual((weighed, bench.released), ([], []))
 
     def test_proxied(self) -> None:
         """The client is asked about that the PROXY header names, not the proxy."""

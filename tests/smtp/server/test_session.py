@@ -334,6 +334,8 @@ class OtherProtocolTests(SynchronousTestCase):
             b"REGISTER sip:mx.example.net SIP/2.0\r\n",
             b"DESCRIBE rtsp://mx.example.net RTSP/1.0\r\n",
             b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n",
+            b"HTTP/1.1 400 Bad Request\r\n",
+            b"M-SEARCH * HTTP/1.1\r\n",
             b" POST / HTTP/1.1\r\n",
             b"Host: mx.example.net\r\n",
             b"User-Agent : x\r\n",

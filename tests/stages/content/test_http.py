@@ -147,6 +147,16 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
         said = http.headerText(text)
         self.assertTrue(said.isascii() and said.isprintable(), said)
         self.assertEqual(unquote(said), text)
+        self.assertNotIn(",", said)  # several headers in one text can be taken apart
+
+    def test_unclear(self) -> None:
+        """A name that is one mailbox as it stands there, and decoded another one."""
+        for text, code in (("a%25b@x.example", 451), ("a%b@x.example", 250)):
+            stage = self.makeStage(
+                {"verdicts": {text: {"accept": True}}, "default": {"accept": True}}, cohort="all"
+            )
+            verdict = self.successResultOf(self.ask(stage, "a%b@x.example", "a%25b@x.example"))
+            self.assertEqual(250 if verdict == ACCEPT else verdict.reply.code, code)
 
     def test_oneMailbox(self) -> None:
         """One mailbox in two spellings is asked about once."""

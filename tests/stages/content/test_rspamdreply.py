@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import StageError
 from deferrals.model.verdict import Marks
-from deferrals.stages.content.addedfields import MAX_FIELDS
+from deferrals.stages.content.addedfields import MAX_FIELDS, MAX_FIELDS_OCTETS
 from deferrals.stages.content.rspamdreply import RspamdScan, readScan
 
 #: More than a float can be.
@@ -134,6 +134,7 @@ class ReadScanTests(SynchronousTestCase):
                 {"milter": {"remove_headers": {"A": 0, "B": 1}}},
                 ("milter.remove_headers.B of one place (all are removed)",),
             ),
+            ({"milter": {"remove_headers": {"X Y": 0}}}, ("milter.remove_headers.X Y",)),
         ):
             self.assertEqual(scan(**more).unknown, wanted, more)
         for action, known in (("reject", True), ("discard", False), ("our own", False)):
@@ -152,6 +153,20 @@ class ReadScanTests(SynchronousTestCase):
         many = {f"X-{number}": "x" for number in range(MAX_FIELDS + 5)}
         marks = scan(milter={"add_headers": many, "remove_headers": many}).marks
         self.assertEqual((len(marks.headers), len(marks.removed)), (MAX_FIELDS, MAX_FIELDS))
+
+    def test_tooLong(self) -> None:
+        """Nor anything of more octets, whatever it is: it is kept for each recipient."""
+        long = "x" * (MAX_FIELDS_OCTETS + 1)
+        found = scan(
+            subject=long,
+            milter={
+                "add_headers": {"A": long},
+                "remove_headers": {long: 0, "no name": 0, "": 0, "X": 0},
+                "spam_header": long,
+            },
+        )
+        self.assertEqual(found.marks, Marks((), ("X",)))
+        self.assertEqual((found.subject, found.spam), (Marks(), Marks()))
 
 
 class RspamdScanTests(SynchronousTestCase):

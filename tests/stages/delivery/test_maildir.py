@@ -242,6 +242,10 @@ class FolderTests(SynchronousTestCase):
             self.deliver(f"a+{detail}@example.net")
             after = os.listdir(os.path.join(self.box, name, "new"))
             self.assertEqual(len(after), len(before) + 1, detail)
+        os.makedirs(os.path.join(self.box, ".stra&AN8-e", "new"))
+        os.makedirs(os.path.join(self.box, ".stra&AN8-e", "cur"))
+        self.deliver("a+strasse@example.net")  # as with mailboxes: not the same word
+        self.assertEqual(os.listdir(os.path.join(self.box, ".stra&AN8-e", "new")), [])
         self.deliver('"a+Tom & Tim"@example.net')
         self.assertEqual(len(os.listdir(os.path.join(self.box, ".Tom &- Tim", "new"))), 1)
 
