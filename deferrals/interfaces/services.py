@@ -142,8 +142,9 @@ class INextHops(Interface):
 
     def offered(hop: Hop) -> Mapping[str, Sequence[str]] | None:
         """
-        @return: what the server has listed lately, in its last session: the words behind
-            each keyword; at once.  C{None} where that is not known.
+        @return: what the server has listed in its last session: the words behind each
+            keyword; at once.  C{None} where that is not known for certain: that session
+            was not just now, or the sessions before it have shown something else.
         """
 
     def ask(hop: Hop, sender: str, recipient: str) -> Deferred[tuple[Reply, Reply]]:

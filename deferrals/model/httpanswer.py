@@ -112,9 +112,11 @@ class AnswerCounter:
     What has come in over one connection since a request began.
 
     @ivar status: the answer's; 0 as long as it is not known.
+    @ivar isKept: whether there has been an answer before this request.
     """
 
     def __init__(self) -> None:
+        self.isKept = False
         self._renew()
 
     def _renew(self) -> None:
@@ -130,6 +132,7 @@ class AnswerCounter:
         there are services that answer before its end.
         """
         if not self._inHead and _REQUEST.match(data):
+            self.isKept = True
             self._renew()
 
     def feed(self, data: bytes) -> None:

@@ -294,6 +294,8 @@ class Destinations:
         @return: whether it may.
         """
         state = self._states.get(name) or _DestinationState()
+        if state.running:
+            isLocal = state.isLocal  # two deliveries may have one name for where they lead
         state.limit, state.isLocal = limit, isLocal
         sort = self.sort(name, kind, isLocal=isLocal)
         if self.isBlocked(sort) or self._free(name, state) <= 0:

@@ -218,6 +218,8 @@ class Scheduler:
                     delivery=attempt.delivery,
                 )
                 attempt.delivering.cancel()
+            elif not attempt.isOver:
+                self._notBegun(attempt)  # its message is still being looked at
 
     def release(self, work: Work) -> None:
         """
@@ -395,11 +397,26 @@ class Scheduler:
             if check is None:
                 self._deliver(attempt)
             else:
-                check.addCallback(lambda _, attempt: self._deliver(attempt), attempt)
+                check.addCallback(lambda _, attempt: self._checked(attempt), attempt)
                 check.addErrback(self._notAttempted, attempt)
+
+    def _checked(self, attempt: Attempt) -> None:
+        """
+        A message is whole: it is delivered, unless the server has begun to stop meanwhile.
+        """
+        if self._stopping:
+            self._notBegun(attempt)
+        else:
+            self._deliver(attempt)
 
     def _notAttempted(self, failure: Failure, attempt: Attempt) -> None:
         self._logFailure(failure, attempt)
+        self._notBegun(attempt)
+
+    def _notBegun(self, attempt: Attempt) -> None:
+        """
+        It is over before anything is known of it: its recipients stay in the queue.
+        """
         attempt.over()
         if attempt in self._attempts:
             self._answer(attempt, {})

@@ -1,7 +1,8 @@
 """
 HTTP requests of stages: pooled connections, answers of a limited length, head
-and all, and a second try on a fresh connection where one was lost before there was
-an answer: the other side may have closed it while it was not used.
+and all, and a second try on a fresh connection where a kept one was lost before there
+was an answer: the other side may have closed it while it was not used.  One that was
+fresh itself is not tried again: the other side may have taken what it was sent.
 
 A service is asked, and its answer is the answer: no redirection is followed,
 no cookie is kept for the next message, and what is compressed is no answer.
@@ -74,6 +75,12 @@ class AnsweredEarly(ConnectionLost):
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP status {status}")
         self.status = status
+
+
+class KeptLost(ConnectionLost):
+    """
+    A connection that had been used before was lost without a word.
+    """
 
 
 #: How the library says that a connection was lost before there was an answer.
@@ -196,6 +203,8 @@ class _CountedConnection(protocol.Protocol):
         self._read()
         if self._problem is None and self._counter.status >= 400:
             reason = Failure(AnsweredEarly(self._counter.status))
+        elif self._counter.isKept and reason.check(ConnectionDone, ConnectionLost):
+            reason = Failure(KeptLost(str(reason.value)))
         self.client.connectionLost(self._problem or reason)
 
 
@@ -418,13 +427,10 @@ def _reasons(error: Exception) -> list[BaseException]:
 
 def _isStale(error: Exception) -> bool:
     """
-    Whether a connection was lost without a word: it may have been closed before the
-    request came.
+    Whether a kept connection was lost without a word: it may have been closed before
+    the request came.
     """
-    return all(
-        isinstance(one, ConnectionDone | ConnectionLost) and not isinstance(one, AnsweredEarly)
-        for one in _reasons(error)
-    )
+    return all(isinstance(one, KeptLost) for one in _reasons(error))
 
 
 def _answered(error: Exception) -> tuple[int, bytes, Headers]:

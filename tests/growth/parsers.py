@@ -1094,7 +1094,7 @@ PARSERS += [
         (*_MIME, b"\xff"),
         sevenBit,
         500,
-        (b"", _HEADER, _RFC822, b"Subject: \xff"),
+        (b"", _HEADER, _RFC822, b"Subject: \xff", b"Subject: \xff\r\n"),
     ),
     Parser("rules", ("stages/content/match/stage.py",), _MIME, _rules, 800, (b"", _HEADER)),
     Parser(

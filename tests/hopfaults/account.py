@@ -6,6 +6,7 @@ the client: the judge of its outcomes.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import attrs
 
@@ -35,6 +36,24 @@ class Account:
     confused: set[int] = attrs.field(factory=set)
     wrong: list[str] = attrs.field(factory=list)
     _given: dict[str, float] = attrs.field(factory=dict)
+    _unknown: dict[str, Callable[[], bool]] = attrs.field(factory=dict)
+
+    def rejected(self, recipient: str, isCertain: Callable[[], bool]) -> None:
+        """
+        A peer has refused a recipient for good at RCPT TO.
+
+        @param isCertain: whether nothing that it has said since makes that doubtful.
+        """
+        self._unknown[recipient] = isCertain
+
+    def named(self, recipient: str) -> None:
+        """
+        A peer is asked for a recipient.  One that was refused for good has its outcome,
+        whatever became of the others of its message.
+        """
+        isCertain = self._unknown.pop(recipient, None)
+        if isCertain is not None and isCertain():
+            self.wrong.append(f"{recipient} was refused for good, and is named again")
 
     def given(self, recipient: str, now: float) -> None:
         """

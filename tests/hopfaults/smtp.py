@@ -206,11 +206,18 @@ class MailSession(Speaker):
             )
             return
 
+        self.account.named(address)
+
+        def arrived(said: str) -> None:
+            self.heard(said, [address])
+            if said.startswith("5") and not said.startswith("552"):
+                self.account.rejected(address, lambda: not self.isConfused)
+
         def then(said: str) -> None:
             if said.startswith("2") or (said.startswith("352") and self.form == "DEFERRALS"):
                 self.people.append((address, said))
 
-        self.answer("RCPT", reply, then, lambda said: self.heard(said, [address]))
+        self.answer("RCPT", reply, then, arrived)
 
     def do_DATA(self, line: str) -> None:
         people = [address for address, _ in self.people]

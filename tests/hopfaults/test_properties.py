@@ -53,6 +53,7 @@ def mailCases(use: str) -> st.SearchStrategy[Case]:
         faults=faults(smtp.STEPS),
         recipients=st.integers(1, 4),
         messages=st.integers(1, 3),
+        connections=st.sampled_from([1, 5]),
         isLarge=st.booleans(),
         stops=st.none() | st.integers(0, 40),
     )
@@ -90,6 +91,8 @@ class HopFaultTests(SynchronousTestCase):
     @example(one("lmtp", "own", "reply", "354"))
     @example(one("lmtp", "own", "silence", time=2, stops=12))
     @example(one("lmtp", "own", "flood", number=2, recipients=2))
+    @example(one("lmtp", "own", "silence", rcpt={"a@x.example": ["550 5.1.1 who"]}, stops=1))
+    @example(one("lmtp", "own", "hang up", time=3, messages=2, connections=1))
     def test_lmtp(self, case: Case) -> None:
         """Over LMTP."""
         self.check(case)
@@ -105,8 +108,20 @@ class HopFaultTests(SynchronousTestCase):
         )
     )
     @example(one("smtp", "during", "reply", "552", isLarge=True))
+    @example(one("smtp", "final", "hang up", time=1, messages=2, connections=1))
     def test_smtp(self, case: Case) -> None:
         """Over SMTP, with all ways of asking for each recipient's answer."""
+        self.check(case)
+
+    @often
+    @given(mailCases("mx"))
+    @example(one("mx", "final", "hang up"))
+    @example(one("mx", "final", "cut", number=2))
+    @example(one("mx", "own", "closing", "451 4.3.0", keywords=("PRDR",)))
+    @example(one("mx", "final", "hang up", time=1, messages=2, connections=1))
+    @example(one("mx", "RCPT", "reply", "451 4.3.0"))
+    def test_mx(self, case: Case) -> None:
+        """To one of two servers, and to the next one."""
         self.check(case)
 
     @often

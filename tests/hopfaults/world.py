@@ -29,6 +29,7 @@ from deferrals.spool.memory import MemorySpool
 from deferrals.stages import web
 from deferrals.stages.delivery.http import HTTPDelivery, HTTPDeliverySettings
 from deferrals.stages.delivery.lmtp import LMTPDelivery, LMTPSettings
+from deferrals.stages.delivery.mx import MXDelivery, MXSettings
 from deferrals.stages.delivery.smtp import SMTPDelivery, SMTPSettings
 from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage
 from tests.hopfaults.account import Account
@@ -36,6 +37,7 @@ from tests.hopfaults.faults import Fault, Program
 from tests.hopfaults.http import WebService
 from tests.hopfaults.smtp import Mailserver
 from tests.hopfaults.wire import FLOOD_OCTETS, connected
+from tests.resolver import Resolver
 
 BODY = b"Subject: x\r\n\r\n.hello\r\n"
 LARGE_BODY = BODY + b"more and more\r\n" * 15_000
@@ -45,6 +47,13 @@ TURNS = 20_000
 
 #: More than any back-off, in seconds.
 WAIT_SECONDS = 2000.0
+
+#: The peer has two addresses: they are two servers to a client.
+RECORDS: dict[tuple[str, str], list[Any]] = {
+    ("x.example", "MX"): [(10, "one.example"), (20, "two.example")],
+    ("one.example", "A"): ["192.0.2.1"],
+    ("two.example", "A"): ["192.0.2.2"],
+}
 
 SCHEDULE = Schedule(parseSteps("60s"), Seconds(10_000_000.0), Seconds(0.0))
 
@@ -58,6 +67,8 @@ class Case:
     @ivar own: replies behind the data, by address.
     @ivar faults: what goes wrong.
     @ivar recipients: of each message.
+    @ivar connections: to the peer at once: with one, messages go over it one after
+        the other.
     @ivar isLarge: whether messages are large.
     @ivar stops: after so many turns of the clock the server stops, and starts again.
     """
@@ -69,6 +80,7 @@ class Case:
     faults: Sequence[Fault] = ()
     recipients: int = 3
     messages: int = 1
+    connections: int = 5
     isLarge: bool = False
     stops: int | None = None
 
@@ -152,10 +164,17 @@ class World:
         )
 
     def _stage(self, services: FakeServices) -> IDeliveryStage:
+        most = self.case.connections
         if self.case.use == "lmtp":
-            return LMTPDelivery(LMTPSettings(endpoint="peer"), services)
+            return LMTPDelivery(LMTPSettings(endpoint="peer", connections=most), services)
         if self.case.use == "smtp":
-            return SMTPDelivery(SMTPSettings(endpoint="peer", tls="none"), services)
+            return SMTPDelivery(
+                SMTPSettings(endpoint="peer", tls="none", connections=most), services
+            )
+        if self.case.use == "mx":
+            resolver: Any = Resolver(RECORDS)
+            services.resolver = lambda servers=(): resolver  # type: ignore[method-assign]
+            return MXDelivery(MXSettings(tls="none", ipv6=False, connections=most), services)
         made, web.makeAgent = web.makeAgent, self._agent  # type: ignore[assignment]
         try:
             return HTTPDelivery(HTTPDeliverySettings("http://192.0.2.1/", Seconds(60.0)), services)

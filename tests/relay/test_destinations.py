@@ -4,6 +4,8 @@ How many attempts may be under way to a destination, and when it is left alone.
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -125,6 +127,27 @@ class SilentTests(SynchronousTestCase):
             self.destinations.ended("a", ALIVE, "kind")
         self.assertEqual(self.destinations._unknown.total(), 0)
         self.assertEqual(self.count("a"), 10)
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.lists(st.tuples(st.integers(0, 11), st.booleans(), st.integers(0, 3)), max_size=60))
+    def test_leaks(self, steps: list[tuple[int, bool, int]]) -> None:
+        """Whatever begins and ends, in whatever order, nothing is left of it."""
+        found = Destinations(self.clock, 8, lambda: 0.5)
+        running: list[tuple[str, str]] = []
+        for number, isLocal, what in steps:
+            name, kind = f"name {number % 3}", f"kind {number // 6}"
+            if what < 2 and found.begin(name, 4, kind, isLocal=isLocal):
+                running.append((name, kind))
+            elif running and what == 2:
+                name, kind = running.pop(number % len(running))
+                found.ended(name, (ALIVE, DEAD, None)[number % 3], kind)
+            else:
+                self.clock.advance(400)
+        for name, kind in running:
+            found.ended(name, None, kind)
+        left = (found._running, found._outside, found._probes, found._unknown.total())
+        self.assertEqual((left, found._kinds), ((0, 0, 0, 0), {}))
+        self.assertEqual(found.room, 8)
 
     def test_forgotten(self) -> None:
         """One that has not answered for a while has to answer again."""

@@ -299,6 +299,23 @@ class SchedulerTests(SchedulerCase):
         self.assertEqual(self.left(), (1, 1))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_stopChecking(self) -> None:
+        """Nor is a delivery begun whose message was looked at, or is for too long."""
+        for isLate in (False, True):
+            self.setUp()
+            check: Deferred[None] = Deferred()
+            self.spool.check = lambda work, check=check: check
+            self.scheduler.start()
+            self.scheduler.release(self.stage("a@x.example"))
+            stopped = self.scheduler.stop()
+            if isLate:
+                self.clock.advance(STOP_SECONDS)
+                self.successResultOf(stopped)
+            check.callback(None)
+            self.successResultOf(stopped)
+            self.assertEqual((self.delivery.asked, self.left()), ([], (1, 1)))
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_failed(self) -> None:
         """A recipient that failed is not tried again, and the sender is to be told."""
         self.delivery.answer = Failed(Reply(550, "5.1.1", "gone"))

@@ -15,13 +15,13 @@ from unittest import skipIf
 
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReactorPluggableNameResolver
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.client import RequestTransmissionFailed
+from twisted.web.client import RequestTransmissionFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
@@ -245,11 +245,30 @@ class LostTests(SynchronousTestCase):
     def test_twice(self) -> None:
         """There is no third try."""
         d = self.post()
-        for number in range(2):
-            connection, _ = self.connect(number)
-            connection.connectionLost(Failure(ConnectionLost()))
+        kept, _ = self.connect(0)
+        self.finish()
+        kept.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        self.successResultOf(d)
+        d = self.post()
+        self.reactor.pump([0] * 5)
+        kept.connectionLost(Failure(ConnectionLost()))
+        self.connect(1)[0].connectionLost(Failure(ConnectionLost()))
         self.failureResultOf(d, RequestTransmissionFailed)
         self.assertEqual(len(self.reactor.tcpClients), 2)
+
+    def test_fresh(self) -> None:
+        """
+        Nor is there a second one where a fresh connection is lost, before the request is
+        sent or behind it: the service may have taken it.
+        """
+        for number in range(2):
+            d = self.post()
+            connection, _ = self.connect(number)
+            if number:
+                self.finish()
+            connection.connectionLost(Failure(ConnectionDone()))
+            self.failureResultOf(d, RequestTransmissionFailed, ResponseNeverReceived)
+            self.assertEqual(len(self.reactor.tcpClients), number + 1)
 
     def test_early(self) -> None:
         """What was said before all was sent counts, read or unread, and is not asked for again."""

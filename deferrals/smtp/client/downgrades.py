@@ -54,6 +54,13 @@ class _Downgrade:
     until: float = 0.0
     reason: str = ""
 
+    def isOn(self, now: float) -> bool:
+        """
+        Whether the server is spared now.  A time that is further away than any can be
+        was written by a clock that was wrong.
+        """
+        return now < self.until <= now + SPARED_SECONDS
+
 
 class Downgrades:
     """
@@ -79,7 +86,7 @@ class Downgrades:
             known = {keyword: _downgrade(value) for keyword, value, _ in found}
             self._servers[server] = known
         now = timeOfDay(self._clock)
-        return frozenset(word for word, record in (known or {}).items() if record.until > now)
+        return frozenset(word for word, record in (known or {}).items() if record.isOn(now))
 
     def problem(self, server: str, keyword: str, reason: str, *, isExcessive: bool = False) -> bool:
         """
@@ -90,7 +97,7 @@ class Downgrades:
         """
         now = timeOfDay(self._clock)
         record = self._servers.setdefault(server, {}).setdefault(keyword, _Downgrade())
-        if record.until > now:
+        if record.isOn(now):
             return False  # it had begun before
         if record.until:
             record.problems, record.until = 0, 0.0  # it starts anew, with all its chances
@@ -132,7 +139,7 @@ class Downgrades:
             }
             for server, known in self._servers.items()
             for keyword, record in known.items()
-            if record.until > now
+            if record.isOn(now)
         ]
 
 

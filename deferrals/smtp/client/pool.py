@@ -11,9 +11,11 @@ nothing again that the server might have taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
-from cachetools import TTLCache
+import attrs
+from cachetools import LRUCache
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
@@ -24,12 +26,82 @@ from deferrals.interfaces import INextHops, INotes
 from deferrals.model.commands import checkName, checkPath, checkRecipient
 from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
+from deferrals.model.sending import number
 from deferrals.smtp.client.connections import HopConnections, Means
 from deferrals.smtp.client.downgrades import Downgrades
 from deferrals.smtp.client.transfer import Transfer
 
-#: So long, in seconds, and of so many servers, it is known what they have offered.
-OFFERED_SECONDS, MAX_OFFERS = 600.0, 10_000
+#: So long, in seconds, it is known what a server has offered: it may be another one then.
+OFFERED_SECONDS = 60.0
+
+#: So long, in seconds, it is not known where two sessions have shown different things:
+#: there may be several servers behind one name, or one is being replaced.
+DIFFERING_SECONDS = 600.0
+
+#: Of so many servers.
+MAX_OFFERS = 10_000
+
+
+@attrs.frozen
+class _Offer:
+    """
+    @ivar words: what a server has listed.
+    @ivar seen: when.
+    @ivar doubtfulUntil: until when another session may show something else.
+    """
+
+    words: Mapping[str, list[str]]
+    seen: float
+    doubtfulUntil: float
+
+    @property
+    def limits(self) -> tuple[bool, int | None]:
+        """
+        What of it decides whether a message is refused.
+        """
+        return "SMTPUTF8" in self.words, number(self.words, "SIZE")
+
+
+class _Offers:
+    """
+    What our own next hops have offered.  A refusal for good may follow from it, so it
+    counts only while it is fresh, and while all sessions say the same.
+
+    @param clock: tells the time.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._known: LRUCache[str, _Offer] = LRUCache(MAX_OFFERS)
+
+    def learn(self, hop: Hop, words: Mapping[str, list[str]]) -> None:
+        """
+        A session has begun.
+        """
+        if hop.isPublic:
+            return  # nothing is foreseen of these, and it is strangers' text
+        now, before = self._clock.seconds(), self._known.get(hop.name)
+        offer = _Offer(words, now, 0.0 if before is None else before.doubtfulUntil)
+        if before is not None and before.limits != offer.limits:
+            offer = attrs.evolve(offer, doubtfulUntil=now + DIFFERING_SECONDS)
+        self._known[hop.name] = offer
+
+    def forget(self, hop: Hop) -> None:
+        """
+        There was no session.
+        """
+        before = self._known.get(hop.name)
+        if before is not None:
+            self._known[hop.name] = attrs.evolve(before, seen=-math.inf)
+
+    def find(self, hop: Hop) -> Mapping[str, list[str]] | None:
+        """
+        @return: C{None} where it is not known for certain.
+        """
+        now, offer = self._clock.seconds(), self._known.get(hop.name)
+        if offer is None or now >= offer.seen + OFFERED_SECONDS or now < offer.doubtfulUntil:
+            return None
+        return offer.words
 
 
 @implementer(INextHops)
@@ -57,13 +129,11 @@ class NextHops:
         self._means = Means(reactor, hello, connect, inThread)
         self._connections: dict[Hop, HopConnections] = {}
         self._downgrades = Downgrades(reactor, notes)
-        self._offers: TTLCache[str, Mapping[str, list[str]]] = TTLCache(
-            MAX_OFFERS, OFFERED_SECONDS, reactor.seconds
-        )
+        self._offers = _Offers(reactor)
         self._closing = False
 
     def offered(self, hop: Hop) -> Mapping[str, list[str]] | None:
-        return self._offers.get(hop.name)
+        return self._offers.find(hop)
 
     def describe(self) -> dict[str, object]:
         """
@@ -111,8 +181,11 @@ class NextHops:
             transfer = Transfer(connections, self._downgrades, outgoing, heard)
             sent = await transfer.run()
             if transfer.offered is not None:
-                self._offers[hop.name] = transfer.offered
+                self._offers.learn(hop, transfer.offered)
             return sent
+        except HopError:
+            self._offers.forget(hop)
+            raise
         finally:
             connections.release()
 
@@ -130,7 +203,7 @@ class NextHops:
         try:
             while True:
                 session, fresh = await connections.take()
-                self._offers[hop.name] = session.capabilities
+                self._offers.learn(hop, session.capabilities)
                 try:
                     session.without = await self._downgrades.without(hop.name)
                     return await session.ask(sender, recipient)

@@ -350,7 +350,8 @@ class _Program(ProcessProtocol):
             details = Details("the message could not be read to its end")
             self.outcome.callback(Retry(R451_LOCAL_ERROR, details=details))
             return
-        if len(self._said) > self._limit:
+        # What it has left behind may say as much as it likes: its own status stands.
+        if self._kill is not None and len(self._said) > self._limit:
             details = Details(f"{self._name} says too much: {self.said}")
             self.outcome.callback(Retry(R451_TOO_MUCH, details=details))
             return

@@ -197,8 +197,8 @@ class RemoteDelivery:
 
     def refusal(self, hop: Hop, envelope: Envelope, recipient: Recipient) -> Reply | None:
         """
-        What is known at RCPT TO already: the server has not offered lately what a message
-        of this envelope needs.
+        What is known at RCPT TO already: the server does not offer what a message of this
+        envelope needs.
         """
         offered = self._services.nextHops.offered(hop)
         if offered is None:

@@ -15,6 +15,7 @@ import io
 import re
 from email.errors import MessageError
 from email.generator import BytesGenerator
+from email.headerregistry import BaseHeader, HeaderRegistry
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import SMTP
@@ -26,15 +27,33 @@ MOST_OCTETS = 16 << 20
 #: what has to be written anew in all of them: reading them is slow.
 FIELD_OCTETS, FIELDS_OCTETS = 4096, 256 << 10
 
+#: Nor is one with more fields in parts that have such octets in their fields: each of
+#: these is taken out of all, and put in again.
+MOST_FIELDS = 1000
+
 #: Nor is one with so many words that may begin another level.
 MOST_LEVELS = 100
 
 _POLICY = SMTP.clone(cte_type="7bit", refold_source="none")
 
+#: Fields whose values the library throws away where they have such octets: they are
+#: encoded as text.
+_UNREAD = ("date", "orig-date", "resent-date", "message-id")
+
+_STRUCTURED, _TEXTS = HeaderRegistry(), HeaderRegistry(use_default_map=False)
+
 #: The fields that say what a part is.
 _CONTENT = re.compile(rb"(?im)^content-[a-z-]+:[^\n]*(?:\n[ \t][^\n]*)*")
 
 _LEVEL = re.compile(rb"(?i)multipart/|message/")
+
+#: What the library takes for a line's end in a field, and what is behind it for a new
+#: field, or for the text; and other characters that no field has.
+_NO_FIELD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]")
+
+#: Where a field goes on in another line: no more than the line's end is taken out
+#: (RFC 5322 §2.2.3).
+_FOLDING = re.compile(r"\r?\n(?=[ \t])")
 
 #: Encodings that encode nothing.
 _PLAIN = ("", "7bit", "8bit", "binary")
@@ -81,24 +100,34 @@ def _encodeFields(message: EmailMessage) -> bool:
     """
     Encode the fields of all parts.
 
-    @return: whether they are short enough.
+    @return: whether they are such as can be, and short enough.
     """
-    total = 0
+    octets = fields = 0
     for part in message.walk():
-        fields = list(part.raw_items())
-        for name, _ in fields:
+        found = list(part.raw_items())
+        raw = [str(value).encode("ascii", "surrogateescape") for _, value in found]
+        if any(_NO_FIELD.search(one.decode("utf-8", "surrogateescape")) for one in raw):
+            return False
+        anew = [value for value in raw if not value.isascii()]
+        if not anew:
+            continue
+        octets, fields = octets + sum(map(len, anew)), fields + len(found)
+        if max(map(len, anew)) > FIELD_OCTETS or octets > FIELDS_OCTETS or fields > MOST_FIELDS:
+            return False
+        for name, _ in found:
             del part[name]
-        for name, value in fields:
-            octets = str(value).encode("ascii", "surrogateescape")
-            if octets.isascii():
-                part.set_raw(name, value)
-                continue
-            total += len(octets)
-            if len(octets) > FIELD_OCTETS or total > FIELDS_OCTETS:
-                return False
-            text = " ".join(octets.decode("utf-8", "surrogateescape").splitlines())
-            part.set_raw(name, _POLICY.header_factory(name, text))
+        for (name, value), whole in zip(found, raw, strict=True):
+            part.set_raw(name, value if whole.isascii() else _encodedField(name, whole))
     return True
+
+
+def _encodedField(name: str, value: bytes) -> BaseHeader:
+    """
+    @param value: may be folded.
+    """
+    text = _FOLDING.sub("", value.decode("utf-8", "surrogateescape"))
+    registry = _TEXTS if name.lower() in _UNREAD else _STRUCTURED
+    return registry(name, re.sub(r"[\r\n]", " ", text))
 
 
 def _encodeText(part: EmailMessage) -> None:

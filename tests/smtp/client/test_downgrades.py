@@ -193,6 +193,17 @@ class DowngradeTests(HopsCase):
         found = Downgrades(self.clock, notes).without("hop:25")
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(found)), frozenset())
 
+    def test_wrongClock(self) -> None:
+        """A clock that was years ahead does not leave a server without for years."""
+        notes = Notes(self.clock)
+        for number, until in enumerate((2e9, float("inf"), float("nan"))):
+            notes.put("downgrade", "hop:25", f"X{number}", {"until": until, "reason": "x"}, 60.0)
+        downgrades = Downgrades(self.clock, notes)
+        found = downgrades.without("hop:25")
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(found)), frozenset())
+        self.assertEqual(downgrades.describe(), [])
+        self.assertTrue(downgrades.problem("hop:25", "X0", "x", isExcessive=True))
+
     def test_bounded(self) -> None:
         """The memory does not grow without end."""
         for number in range(10_100):

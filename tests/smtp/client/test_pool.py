@@ -11,7 +11,7 @@ from zope.interface.verify import verifyObject
 
 from deferrals.errors import HopError
 from deferrals.interfaces import INextHops
-from deferrals.smtp.client.pool import NextHops
+from deferrals.smtp.client.pool import DIFFERING_SECONDS, OFFERED_SECONDS, NextHops
 from tests.hops import HopsCase, outgoing
 
 
@@ -34,6 +34,63 @@ class PoolTests(HopsCase):
         self.sent(self.hop(), outgoing("b@x.example"))
         self.network.run()
         self.assertEqual(self.peer.sessions, [])
+
+
+class OfferTests(HopsCase):
+    """
+    What servers are known to offer.
+    """
+
+    def session(self, *keywords: str) -> None:
+        """
+        A session in which a server lists these.
+        """
+        self.hops.close()
+        self.network.run()
+        self.peer.keywords = keywords
+        d = self.hops.ask(self.hop(), "", "a@x.example")
+        self.network.run()
+        self.successResultOf(d)
+
+    def test_known(self) -> None:
+        """It is known for a short while: a server may be another one then."""
+        self.assertIsNone(self.hops.offered(self.hop()))
+        self.session("SIZE 100")
+        self.assertEqual(self.hops.offered(self.hop()), {"SIZE": ["100"]})
+        self.clock.advance(OFFERED_SECONDS + 1)
+        self.assertIsNone(self.hops.offered(self.hop()))
+
+    def test_differing(self) -> None:
+        """Servers of one name that differ, or one that has changed, say nothing for a while."""
+        self.session("SIZE 100")
+        self.session("SIZE 200")
+        self.session("SIZE 200")
+        self.assertIsNone(self.hops.offered(self.hop()))
+        self.clock.advance(DIFFERING_SECONDS + 1)
+        self.session("SIZE 200")
+        self.assertEqual(self.hops.offered(self.hop()), {"SIZE": ["200"]})
+
+    def test_later(self) -> None:
+        """A change is one, however long ago the session before was."""
+        self.session("SIZE 100")
+        self.clock.advance(10 * DIFFERING_SECONDS)
+        self.session("SIZE 100", "SMTPUTF8")
+        self.assertIsNone(self.hops.offered(self.hop()))
+
+    def test_gone(self) -> None:
+        """A server that cannot be reached may be another one when it is back."""
+        self.session("SIZE 100")
+        self.hops.close()
+        self.network.run()
+        del self.network.peers["hop"]
+        self.failureResultOf(self.start(self.hop(), outgoing("b@x.example")), HopError)
+        self.assertIsNone(self.hops.offered(self.hop()))
+
+    def test_public(self) -> None:
+        """Of the world's servers nothing is kept: it would be strangers' text."""
+        hop = self.hop(isPublic=True)
+        self.sent(hop, outgoing("b@x.example"))
+        self.assertIsNone(self.hops.offered(hop))
 
 
 class AskTests(HopsCase):

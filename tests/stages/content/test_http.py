@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -275,7 +274,7 @@ class HTTPTests(ContentStageContract, SynchronousTestCase):
             tries.append(1)
             if len(tries) == 1:
                 failed: Deferred[Any] = Deferred()
-                failed.errback(ResponseNeverReceived([Failure(ConnectionDone())]))
+                failed.errback(ResponseNeverReceived([Failure(web.KeptLost())]))
                 return failed
             return real(*args, **kwargs)
 

@@ -76,7 +76,7 @@ class LMTPTests(RemoteCase):
     def test_foreseen(self) -> None:
         """
         What the store has not offered in its last session is refused at RCPT: a larger
-        message, an address with UTF-8; ten minutes later nothing is known.
+        message, an address with UTF-8; a minute later nothing is known.
         """
         self.peer.keywords = ["PIPELINING", "8BITMIME", "SIZE 1000"]
         stage = self.makeStage()

@@ -264,6 +264,17 @@ class PipeTests(SynchronousTestCase):
         self.assertEqual(self.outcome(d), Retry(R451_TOO_MUCH))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
+    def test_leftTalking(self) -> None:
+        """What a program leaves behind says what it likes: the message was taken once."""
+        d = self.deliver(self.stage(output=Octets(10)))
+        (program,) = self.reactor.programs
+        program.exit(0, ended=False)
+        for _ in range(3):
+            program.protocol.childDataReceived(1, b"x" * 1000)
+        self.reactor.advance(LAST_WORDS_SECONDS)
+        self.assertIsInstance(self.outcome(d), Delivered)
+        self.assertEqual(len(program.protocol._said), 11)
+
     def test_lastWords(self) -> None:
         """What it has started may keep its pipes open: that is not waited for long."""
         d = self.deliver()

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.stages.delivery.sevenbit import (
     FIELD_OCTETS,
     FIELDS_OCTETS,
+    MOST_FIELDS,
     MOST_LEVELS,
     MOST_OCTETS,
     sevenBit,
@@ -121,6 +122,30 @@ class SevenBitTests(SynchronousTestCase):
         self.assertIsNone(sevenBit(b"\r\n\xff".ljust(MOST_OCTETS + 1)))
         self.assertIsNone(sevenBit(PARTS.replace(b"--b\r\n", b"\xff\r\n--b\r\n", 1)))
         self.assertIsNone(sevenBit(PARTS.replace(b"/////w==", b"\xff")))
+
+    def test_fields(self) -> None:
+        """Fields in 8-bit are not so many that all their time is spent on them."""
+        many = [b"X-%d: x\r\n" % index for index in range(MOST_FIELDS)]
+        self.assertIsNone(sevenBit(b"".join(many) + b"Subject: \xff\r\n\r\n"))
+        self.assertIsNotNone(sevenBit(b"".join(many[1:]) + b"Subject: \xff\r\n\r\n"))
+        self.assertIsNotNone(sevenBit(b"".join(many) + b"Subject: x\r\n\r\n\xff"))
+
+    def test_folded(self) -> None:
+        """Nothing is added to a field where its line had been folded."""
+        found = self.converted("Subject: Gr\u00fc\u00dfe\r\n an\r\n\talle\r\n\r\n".encode())
+        self.assertEqual(read(found)["Subject"], "Gr\u00fc\u00dfe an\talle")
+
+    def test_dated(self) -> None:
+        """Nor is a field thrown away that can be read no more."""
+        for name in ("Date", "Resent-Date", "Message-ID"):
+            found = self.converted(f"{name}: 3. M\u00e4rz\r\n\r\n".encode())
+            self.assertIn(f"{name}: 3. =?utf-8?q?M=C3=A4rz?=\r\n".encode(), found)
+
+    def test_ends(self) -> None:
+        """What the library takes for a line's end does not end the header."""
+        for end in ("\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"):
+            for field in (f"References: <a>\r\n {end}\r\n b", f"Subject: a{end}b"):
+                self.assertIsNone(sevenBit(f"{field}\r\n\r\n\u00fc\r\n".encode()), field)
 
     @settings(max_examples=30, deadline=None)
     @given(texts, st.lists(texts, max_size=5))
