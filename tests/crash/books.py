@@ -52,6 +52,7 @@ class Books:
     @ivar begun: message and recipient of all that were begun, and when.
     @ivar kinds: how many messages of each kind had a final answer.
     @ivar told: the messages whose sender is told what fails.
+    @ivar receipts: the messages whose sender is told what is delivered.
     """
 
     def __init__(self) -> None:
@@ -62,10 +63,13 @@ class Books:
         self.begun: dict[Key, float] = {}
         self.kinds: defaultdict[str, int] = defaultdict(int)
         self.told: set[int] = set()
+        self.receipts: set[int] = set()
 
-    def next(self, recipients: Sequence[str], hasSender: bool) -> int:
+    def next(self, recipients: Sequence[str], hasSender: bool, isReceipted: bool = False) -> int:
         """
         A new message.
+
+        @param isReceipted: whether its sender wants to know that it was delivered.
 
         @return: its number.
         """
@@ -75,6 +79,8 @@ class Books:
             self.begun.update({(self.number, one): now for one in recipients})
             if hasSender:
                 self.told.add(self.number)
+            if isReceipted:
+                self.receipts.add(self.number)
             return self.number
 
     def note(self, number: int, kind: str, answers: dict[str, str]) -> None:
@@ -98,6 +104,8 @@ class Books:
         for number, recipient in accepted:
             if not recipient.startswith("gone-"):
                 found.add((number, recipient))
+                if number in self.receipts:
+                    found.add((number, NOTICE))
             elif number in self.told:
                 found.add((number, NOTICE))
         return found
@@ -179,7 +187,8 @@ def closed(books: Books, arrived: Arrived, kills: Sequence[float]) -> dict[str, 
     twice = {key: sorted(times) for key, times in arrived.at.items() if len(times) > 1}
     unexplained = [key for key, times in twice.items() if not _isExplained(times, kills)]
     gone = {number for number, recipient in books.begun if recipient.startswith("gone-")}
-    untrue = [key for key in arrived.at if key[1] == NOTICE and key[0] not in gone & books.told]
+    tellable = gone & books.told | books.receipts
+    untrue = [key for key in arrived.at if key[1] == NOTICE and key[0] not in tellable]
     wrong = dict(
         zip(WRONG, (sorted(missing), arrived.torn, refusers, unexplained, untrue), strict=True)
     )

@@ -55,7 +55,7 @@ def replyBeforeCommit() -> None:
 
 
 def noRemoval() -> None:
-    """What was delivered is never removed."""
+    """What was delivered to all is never removed."""
 
     def apply(original: Any, self: Any, db: Any) -> None:
         original(attrs.evolve(self, removed={}), db)
@@ -64,7 +64,7 @@ def noRemoval() -> None:
 
 
 def noPartialRemoval() -> None:
-    """The same, for recipients that leave others behind."""
+    """A recipient that was served is not, where others are left or more was said."""
 
     def dispose(original: Any, self: Any, number: int, seq: int, what: Any, since: float) -> Any:
         return isinstance(what, Remove) or original(self, number, seq, what, since)

@@ -101,6 +101,17 @@ class ClosedTests(SynchronousTestCase):
         self.assertEqual(self.wrong(11.0), {"unexplained duplicates": 1})
         self.assertEqual(self.wrong(11.0, 13.0), {})
 
+    def test_receipt(self) -> None:
+        """Who wants to know of a delivery is told."""
+        number = self.books.next(["b@x.example"], True, True)
+        self.books.note(number, "one", {"b@x.example": "250 ok"})
+        self.come(1.0)
+        self.come(2.0, to=NOTICE)
+        self.arrived.add((number, "b@x.example"), 3.0, True)
+        self.assertEqual(self.wrong(), {"lost": 1})
+        self.arrived.add((number, NOTICE), 3.0, True)
+        self.assertEqual(self.wrong(), {})
+
     def test_refusers(self) -> None:
         """Who refused has it; and a notice about a recipient that did not fail."""
         number = self.books.next(["b@x.example"], True)

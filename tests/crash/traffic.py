@@ -120,6 +120,7 @@ class Kind:
 
     @ivar port: the name of the listener.
     @ivar parameter: behind MAIL FROM.
+    @ivar isReceipted: whether the sender asks to be told of the delivery.
     @ivar isChunked: whether it comes with BDAT, in several pieces.
     """
 
@@ -127,6 +128,7 @@ class Kind:
     port: str = "plain"
     sender: str = ""
     parameter: str = ""
+    isReceipted: bool = False
     isSpam: bool = False
     isLarge: bool = False
     isChunked: bool = False
@@ -142,6 +144,8 @@ KINDS = {
     "large chunks": Kind([BOX, C], isLarge=True, isChunked=True),
     "next hop": Kind([HOP], sender=SENDER),
     "retried": Kind([LATER], sender=SENDER),
+    "receipt": Kind([A], sender=SENDER, isReceipted=True),
+    "receipt, retried": Kind([LATER], sender=SENDER, isReceipted=True),
     "slow": Kind([SLOW]),
     "failing": Kind([GONE], sender=SENDER),
     "failing, no sender": Kind([GONE]),
@@ -258,7 +262,7 @@ class Sender(threading.Thread):
 
     def _message(self, client: Client, name: str) -> None:
         kind = self.kinds[name]
-        number = self.books.next(kind.recipients, bool(kind.sender))
+        number = self.books.next(kind.recipients, bool(kind.sender), kind.isReceipted)
         left = list(kind.recipients)
         for _ in range(ATTEMPTS if name == "mixed, plain" else 1):
             left = self._attempt(client, name, number, left)
@@ -272,7 +276,8 @@ class Sender(threading.Thread):
         kind = self.kinds[name]
         data = content(number, kind.isSpam, kind.isLarge)
         client.say(f"MAIL FROM:<{kind.sender}>{kind.parameter}")
-        answers = {one: client.say(f"RCPT TO:<{one}>") for one in recipients}
+        notify = " NOTIFY=SUCCESS,FAILURE" if kind.isReceipted else ""
+        answers = {one: client.say(f"RCPT TO:<{one}>{notify}") for one in recipients}
         taken = [one for one in recipients if answers[one].startswith("2")]
         if taken:
             answers.update(self._data(client, kind, taken, data))

@@ -2,7 +2,8 @@
 A delivery for rigs that keeps every copy: each is a line in a file that is only
 ever appended to, C{copies.jsonl} beside the configuration.  What becomes of a
 recipient is in its name: C{gone-…} is refused for good; C{later-…} is refused for
-now at its first attempt in this process; C{slow-…} takes a while.
+now at its first attempt in this process; C{slow-…} takes a while; of C{b…} and of
+these more is told than that it was delivered, which the spool records in another way.
 """
 
 import hashlib
@@ -81,7 +82,7 @@ class Copies:
         finally:
             os.close(descriptor)
         self._tried.discard(key)
-        return TAKEN
+        return TAKEN if address.startswith(("b", "later-", "slow-")) else Delivered()
 
 
 @implementer(IPlugin, IStagePlugin)
