@@ -13,8 +13,11 @@ import attrs
 from twisted.internet.defer import succeed
 
 from deferrals.deferreds import withDeadline
+from deferrals.model import block
 from deferrals.model.block import Block
 from deferrals.model.disposition import Remove
+from deferrals.model.verdict import Delivered, Retry
+from deferrals.relay import attempts, scheduler
 from deferrals.smtp.server.deliverfirst import Immediate
 from deferrals.spool.message import Message
 from deferrals.spool.sqlite import spool
@@ -172,6 +175,30 @@ def handedBackKept() -> None:
     _patch(Immediate, "start", start)
 
 
+def retryBelieved() -> None:
+    """What a next hop refused for now counts as delivered."""
+
+    def believed(original: Any, *args: Any) -> Any:
+        found = original(*args)
+        outcomes = {
+            one: Delivered() if isinstance(outcome, Retry) else outcome
+            for one, outcome in found.outcomes.items()
+        }
+        return attrs.evolve(found, outcomes=outcomes)
+
+    _patch(attempts, "checked", believed)
+    _patch(scheduler, "checked", believed)
+
+
+def repliesSwapped() -> None:
+    """Recipients are told each other's answers."""
+
+    def swapped(original: Any, one: Any, position: int) -> Any:
+        return original(one, len(one.listed) - 1 - position)
+
+    _patch(block, "ownReply", swapped)
+
+
 SABOTAGES: dict[str, Callable[[], None]] = {
     "reply-before-commit": replyBeforeCommit,
     "no-removal": noRemoval,
@@ -187,4 +214,6 @@ SABOTAGES: dict[str, Callable[[], None]] = {
     "retry-forgotten": retryForgotten,
     "content-cut": contentCut,
     "handed-back-kept": handedBackKept,
+    "retry-believed": retryBelieved,
+    "replies-swapped": repliesSwapped,
 }
