@@ -203,6 +203,7 @@ def closed(books: Books, arrived: Arrived, kills: Sequence[float]) -> dict[str, 
         "notices": len([key for key in arrived.at if key[1] == NOTICE]),
         "duplicates": sum(len(times) - 1 for times in twice.values()),
         **{name: len(found) for name, found in wrong.items()},
+        "copies": {str(key): _around(twice[key], kills) for key in unexplained[:5]},
         "examples": {
             name: [list(key) for key in found[:5]] for name, found in wrong.items() if found
         },
@@ -217,6 +218,15 @@ def _isExplained(times: Sequence[float], kills: Sequence[float]) -> bool:
         any(first <= kill <= min(first + UNDER_WAY_SECONDS, second) for kill in kills)
         for first, second in itertools.pairwise(times)
     )
+
+
+def _around(times: Sequence[float], kills: Sequence[float]) -> list[str]:
+    """
+    When copies came, in seconds behind the first, with the kills of that time.
+    """
+    events = [(at, "copy") for at in times]
+    events += [(at, "kill") for at in kills if times[0] - 10 < at < times[-1] + 1]
+    return [f"{what} {at - times[0]:+.2f}" for at, what in sorted(events)]
 
 
 def isRight(counts: dict[str, Any]) -> bool:

@@ -106,7 +106,10 @@ def ownerNotChecked() -> None:
 
 
 def stagedForgotten() -> None:
-    """A start drops what was written, and perhaps acknowledged, but not released."""
+    """
+    A start drops what was written, and perhaps acknowledged, but not released.  The
+    instant between is made longer, so that few kills are needed to hit it.
+    """
 
     def recover(original: Any, db: Any, now: float) -> Any:
         staged = f"(SELECT id FROM messages WHERE state = {STAGED})"
@@ -114,7 +117,11 @@ def stagedForgotten() -> None:
         db.execute(f"DELETE FROM messages WHERE id IN {staged}")
         return original(db, now)
 
+    def release(original: Any, self: Any, work: Any, later: Any) -> None:
+        self._batches._clock.callLater(0.4, original, self, work, later)
+
     _patch(spool, "recover", recover)
+    _patch(SqliteSpool, "release", release)
 
 
 def wholeNotChecked() -> None:
