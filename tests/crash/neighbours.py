@@ -58,11 +58,16 @@ class FlakyHop:
         with self.lock:
             return self.isDown or self.random.random() < FAULT
 
-    def take(self, data: bytes, recipients: list[str]) -> None:
-        """A message is ours."""
+    def take(self, data: bytes, recipients: list[str], at: float) -> None:
+        """
+        A message is ours.
+
+        @param at: when its sender was surely alive: it may have been killed when it
+            had said all, and was not read yet.
+        """
         number, isWhole = judged(data)
         with self.lock:
-            self.copies += [((number, one), time.monotonic(), isWhole) for one in recipients]
+            self.copies += [((number, one), at, isWhole) for one in recipients]
 
     def read(self, arrived: Arrived) -> None:
         """Add what came here."""
@@ -123,6 +128,7 @@ class _HopHandler(socketserver.StreamRequestHandler):
         """
         @return: whether the connection stays; where it does not, nothing was taken.
         """
+        at = time.monotonic()
         self._say("354 go on")
         lines = []
         while (line := self.rfile.readline()) != b".\r\n":
@@ -136,7 +142,7 @@ class _HopHandler(socketserver.StreamRequestHandler):
                 return False
             self._say("451 4.3.0 no room")
             return True
-        hop.take(b"".join(lines), recipients)
+        hop.take(b"".join(lines), recipients, at)
         self._say("250 2.0.0 taken")
         return True
 
