@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import succeed
+from twisted.internet.task import deferLater
 
 from deferrals.deferreds import withDeadline
 from deferrals.model import block
@@ -18,6 +19,7 @@ from deferrals.model.block import Block
 from deferrals.model.disposition import Remove
 from deferrals.model.verdict import Delivered, Retry
 from deferrals.relay import attempts, scheduler
+from deferrals.relay.recording import Recorder
 from deferrals.smtp.server.deliverfirst import Immediate
 from deferrals.spool.message import Message
 from deferrals.spool.sqlite import spool
@@ -182,6 +184,24 @@ def handedBackKept() -> None:
     _patch(Immediate, "start", start)
 
 
+def toldEarly() -> None:
+    """
+    A recipient is handed back before that is written.  The instant between is made
+    longer, so that few kills are needed to hit it.
+    """
+
+    def answer(original: Any, self: Any, attempt: Any, outcomes: Any) -> Any:
+        found = original(self, attempt, outcomes)
+        self._tell(attempt.work)
+        return found
+
+    def record(original: Any, self: Any, *args: Any) -> Any:
+        return deferLater(self._clock, 1.2, original, self, *args)
+
+    _patch(scheduler.Scheduler, "_answer", answer)
+    _patch(Recorder, "record", record)
+
+
 def retryBelieved() -> None:
     """What a next hop refused for now counts as delivered."""
 
@@ -221,6 +241,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
     "retry-forgotten": retryForgotten,
     "content-cut": contentCut,
     "handed-back-kept": handedBackKept,
+    "told-early": toldEarly,
     "retry-believed": retryBelieved,
     "replies-swapped": repliesSwapped,
 }
