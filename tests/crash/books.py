@@ -7,7 +7,7 @@ copy counts.
   - who refused has nothing;
   - a second copy has an explanation: the server was killed so soon after the first
     that it could not have written it down;
-  - no notice is about a recipient that did not fail.
+  - no notice is about a recipient that did not fail, or that its sender was told of.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ def closed(books: Books, arrived: Arrived, kills: Sequence[float]) -> dict[str, 
     refusers = [key for key in arrived.at if key in books.refused]
     twice = {key: sorted(times) for key, times in arrived.at.items() if len(times) > 1}
     unexplained = [key for key, times in twice.items() if not _isExplained(times, kills)]
-    gone = {number for number, recipient in books.begun if recipient.startswith("gone-")}
+    begun = books.begun.keys() - books.refused.keys()
+    gone = {number for number, recipient in begun if recipient.startswith("gone-")}
     tellable = gone & books.told | books.receipts
     untrue = [key for key in arrived.at if key[1] == NOTICE and key[0] not in tellable]
     wrong = dict(

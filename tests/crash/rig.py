@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 from tests.crash.books import WRONG, closed, isRight
-from tests.crash.sabotage import INVISIBLE, SABOTAGES
+from tests.crash.sabotage import FOCUS, INVISIBLE, SABOTAGES
 from tests.crash.traffic import KINDS, Sender
 from tests.crash.world import ServerWorld
 from tests.integration.support import PATIENCE
@@ -52,7 +52,8 @@ class Rig:
         self.random = random.Random(seed)
         self.world = ServerWorld(directory, seed, sabotage)
         own = self.world
-        self.senders = [Sender(own.books, own.ports, seed + n) for n in range(SENDERS)]
+        kinds = {name: KINDS[name] for name in FOCUS.get(sabotage, KINDS)}
+        self.senders = [Sender(own.books, own.ports, seed + n, kinds) for n in range(SENDERS)]
         self.killed: list[float] = []
 
     def run(self) -> dict[str, Any]:

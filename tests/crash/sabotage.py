@@ -245,3 +245,6 @@ SABOTAGES: dict[str, Callable[[], None]] = {
     "retry-believed": retryBelieved,
     "replies-swapped": repliesSwapped,
 }
+
+#: The kinds of mail that show a sabotage which few others do.
+FOCUS = {"told-early": ("first, LMTP", "one")}

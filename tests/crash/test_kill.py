@@ -112,6 +112,15 @@ class ClosedTests(SynchronousTestCase):
         self.arrived.add((number, NOTICE), 3.0, True)
         self.assertEqual(self.wrong(), {})
 
+    def test_handedBack(self) -> None:
+        """A notice about a recipient that was handed back to its sender."""
+        number = self.books.next(["gone-x@x.example"], True)
+        self.books.note(number, "one", {"gone-x@x.example": "550 gone"})
+        self.come(1.0)
+        self.come(2.0, to=NOTICE)
+        self.arrived.add((number, NOTICE), 3.0, True)
+        self.assertEqual(self.wrong(), {"untrue notices": 1})
+
     def test_refusers(self) -> None:
         """Who refused has it; and a notice about a recipient that did not fail."""
         number = self.books.next(["b@x.example"], True)
