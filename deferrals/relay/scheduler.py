@@ -111,16 +111,20 @@ class _Waiter:
         self._outcomes: dict[int, Outcome] = {}
         self._ended = ended
 
-    def attempted(
-        self, addressees: Iterable[Addressee], outcomes: Mapping[Addressee, Outcome]
-    ) -> None:
+    def heard(self, outcomes: Mapping[Addressee, Outcome]) -> None:
         """
-        An attempt is over.
-
-        @param addressees: its recipients.
-        @param outcomes: what is known of them; the others stay in the queue.
+        What is known of an attempt's recipients; the others stay in the queue.
         """
         self._outcomes.update({one.seq: outcome for one, outcome in outcomes.items()})
+
+    def attempted(self, addressees: Iterable[Addressee]) -> None:
+        """
+        An attempt is over, and the queue has no recipient any longer that its client
+        keeps: one that is told to be refused before that would be the client's and
+        ours, if we died now.
+
+        @param addressees: its recipients.
+        """
         self._open -= {one.seq for one in addressees}
         if not self._open:
             self._end()
@@ -419,7 +423,7 @@ class Scheduler:
         """
         attempt.over()
         if attempt in self._attempts:
-            self._answer(attempt, {})
+            self._tell(attempt.work)
             self._end(attempt, None)
 
     def _logFailure(self, failure: Failure, attempt: Attempt) -> None:
@@ -549,6 +553,7 @@ class Scheduler:
         """
         if part is not None:
             del attempt.recording[part]
+            self._tell(part)
         if attempt in self._attempts and attempt.isOver and not attempt.works:
             self._end(attempt, hopReport(attempt.outcomes.values()))
 
@@ -556,17 +561,22 @@ class Scheduler:
         self, attempt: Attempt, outcomes: Mapping[Addressee, Outcome]
     ) -> Mapping[Addressee, Outcome]:
         """
-        Tell the session that waits, if there is one.
+        What the session that waits will be told, if there is one.
 
         @return: the outcomes for the queue.
         """
         waiter = self._waiters.get(attempt.work.envelope.transaction)
         if waiter is None:
             return outcomes
-        waiter.attempted(attempt.work.addressees, outcomes)
+        waiter.heard(outcomes)
         if not waiter.handsBack:
             return outcomes
         return {addressee: handedBack(outcome) for addressee, outcome in outcomes.items()}
+
+    def _tell(self, part: Work) -> None:
+        waiter = self._waiters.get(part.envelope.transaction)
+        if waiter is not None:
+            waiter.attempted(part.addressees)
 
     def _logOutcome(self, attempt: Attempt, addressee: Addressee, outcome: Outcome) -> None:
         """

@@ -1,5 +1,6 @@
 """
-kill -9, at least a hundred times (the longer run: C{python -m tests.crash.rig}).
+kill -9, again and again (the longer run: C{python -m tests.crash.rig}); and whether
+that would see what it is there for.
 """
 
 from __future__ import annotations
@@ -8,11 +9,19 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.crash.rig import isGood, run
+from tests.crash.books import NOTICE, Arrived, Books, closed
+from tests.crash.rig import SABOTAGE_KILLS, isGood, run, screams
+from tests.crash.sabotage import SABOTAGES
 from tests.requirements import requirement
 from tests.rigs import rig
 
-KILLS = rig(15, 100)
+KILLS = rig(6, 20)
+
+#: A sabotage that the count of every copy shows, and one that a kill at the right
+#: instant does.
+SAMPLE = ["no-removal", "reply-before-commit"][: rig(1, 2)]
+
+SAMPLE_KILLS = rig(3, SABOTAGE_KILLS)
 
 
 class KillTests(SynchronousTestCase):
@@ -27,3 +36,97 @@ class KillTests(SynchronousTestCase):
         counts = run(KILLS, seed=20261123)
         print(json.dumps(counts))
         self.assertTrue(isGood(counts), counts)
+
+
+class SabotageTests(SynchronousTestCase):
+    """
+    The rig sees a server that breaks its promises (all of them:
+    C{python -m tests.crash.rig --sabotage all}).
+    """
+
+    def test_seen(self) -> None:
+        """It screams at each."""
+        for name in SAMPLE:
+            self.assertIn(name, SABOTAGES)
+            counts = run(SAMPLE_KILLS, seed=20261129, sabotage=name)
+            print(name, json.dumps(screams(counts)))
+            self.assertTrue(screams(counts), f"{name}: {counts}")
+
+
+class ClosedTests(SynchronousTestCase):
+    """
+    The books by themselves.
+    """
+
+    def setUp(self) -> None:
+        self.books, self.arrived = Books(), Arrived()
+        self.number = self.books.next(["a@x.example", "gone-x@x.example"], True)
+        self.books.note(self.number, "two", {"a@x.example": "250 ok", "gone-x@x.example": "250 ok"})
+
+    def come(self, *times: float, to: str = "a@x.example", isWhole: bool = True) -> None:
+        for at in times:
+            self.arrived.add((self.number, to), at, isWhole)
+
+    def wrong(self, *kills: float) -> dict[str, int]:
+        return screams(closed(self.books, self.arrived, kills))
+
+    def test_right(self) -> None:
+        """Mail and a notice have come, each once."""
+        self.come(1.0)
+        self.come(2.0, to=NOTICE)
+        self.assertEqual(self.wrong(), {})
+
+    def test_lost(self) -> None:
+        """What has not come, be it mail or a notice."""
+        self.assertEqual(self.wrong(), {"lost": 2})
+
+    def test_torn(self) -> None:
+        """A copy that is not whole."""
+        self.come(1.0, isWhole=False)
+        self.come(2.0, to=NOTICE)
+        self.assertEqual(self.wrong(), {"torn": 1})
+
+    def test_duplicates(self) -> None:
+        """A second copy needs a kill behind the first, soon, and before the second."""
+        self.come(10.0, 20.0)
+        self.come(2.0, to=NOTICE)
+        self.assertEqual(self.wrong(11.0), {})
+        for kills in ([], [9.0], [15.0], [21.0]):
+            self.assertEqual(self.wrong(*kills), {"unexplained duplicates": 1}, kills)
+
+    def test_thrice(self) -> None:
+        """A third copy needs a kill of its own."""
+        self.come(10.0, 12.0, 14.0)
+        self.come(2.0, to=NOTICE)
+        self.assertEqual(self.wrong(11.0), {"unexplained duplicates": 1})
+        self.assertEqual(self.wrong(11.0, 13.0), {})
+
+    def test_receipt(self) -> None:
+        """Who wants to know of a delivery is told."""
+        number = self.books.next(["b@x.example"], True, True)
+        self.books.note(number, "one", {"b@x.example": "250 ok"})
+        self.come(1.0)
+        self.come(2.0, to=NOTICE)
+        self.arrived.add((number, "b@x.example"), 3.0, True)
+        self.assertEqual(self.wrong(), {"lost": 1})
+        self.arrived.add((number, NOTICE), 3.0, True)
+        self.assertEqual(self.wrong(), {})
+
+    def test_handedBack(self) -> None:
+        """A notice about a recipient that was handed back to its sender."""
+        number = self.books.next(["gone-x@x.example"], True)
+        self.books.note(number, "one", {"gone-x@x.example": "550 gone"})
+        self.come(1.0)
+        self.come(2.0, to=NOTICE)
+        self.arrived.add((number, NOTICE), 3.0, True)
+        self.assertEqual(self.wrong(), {"untrue notices": 1})
+
+    def test_refusers(self) -> None:
+        """Who refused has it; and a notice about a recipient that did not fail."""
+        number = self.books.next(["b@x.example"], True)
+        self.books.note(number, "one", {"b@x.example": "550 no"})
+        self.come(1.0)
+        self.come(2.0, to=NOTICE)
+        self.arrived.add((number, "b@x.example"), 3.0, True)
+        self.arrived.add((number, NOTICE), 3.0, True)
+        self.assertEqual(self.wrong(), {"to refusers": 1, "untrue notices": 1})

@@ -624,6 +624,21 @@ class Stage:
         return answer(recipients) if callable(answer) else answer
 
 
+class SlowSpool(MemorySpool):
+    """
+    One whose disk is slow.
+
+    @ivar written: fire it to have outcomes recorded.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.written: Deferred[None] = Deferred()
+
+    def record(self, *args: Any) -> Any:
+        return self.written.addCallback(lambda _: super(SlowSpool, self).record(*args))
+
+
 class WaitingTests(SynchronousTestCase):
     """
     L{Scheduler.releaseAndWait}.
@@ -704,6 +719,23 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(d), {})
         result.callback(None)
         self.assertEqual(self.left(), 1)
+
+    def test_recordedFirst(self) -> None:
+        """A client keeps who is refused: it is told when the queue has them no longer."""
+        slow = self.spool = SlowSpool(self.clock)
+        d = self.wait(self.answers(FULL), handsBack=True)
+        self.assertNoResult(d)
+        slow.written.callback(None)
+        self.assertEqual((self.successResultOf(d), self.left()), ({0: FULL}, 0))
+
+    def test_recordedAfterwards(self) -> None:
+        """Who does not wait so long is told what is being recorded, and nothing else."""
+        slow = self.spool = SlowSpool(self.clock)
+        d = self.wait(self.answers(FULL), handsBack=True)
+        d.cancel()
+        self.assertEqual(self.successResultOf(d), {0: FULL})
+        slow.written.callback(None)
+        self.assertEqual(self.left(), 0)
 
     def test_unknown(self) -> None:
         """A stage that fails, or answers nonsense, leaves its recipients in the queue."""

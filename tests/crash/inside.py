@@ -1,0 +1,54 @@
+"""
+What the rigs have in a server's process: a sabotage, and a count of what it holds,
+which it writes down when it gets C{SIGUSR2}.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import threading
+from typing import Any
+
+#: How a server is started for the rigs.
+PROGRAM = (
+    "-c",
+    "from tests.crash import inside; inside.begin(); from twisted.scripts.twistd import run; run()",
+)
+
+#: The environment's name for the file that the count is written to.
+HELD = "DEFERRALS_RIG_HELD"
+
+
+def begin() -> None:
+    """
+    Before the server is there.
+    """
+    name = os.environ.get("DEFERRALS_RIG_SABOTAGE")
+    if name:
+        from tests.crash.sabotage import SABOTAGES
+
+        SABOTAGES[name]()
+    if HELD in os.environ:
+        signal.signal(signal.SIGUSR2, _tell)
+
+
+def _tell(number: int, frame: Any) -> None:
+    from twisted.internet import reactor
+
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    held = {
+        "memory, MiB": round(resident / 2**20, 1),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "timers": len(reactor.getDelayedCalls()),  # type: ignore[attr-defined]
+        "threads": threading.active_count(),
+        "objects": len(gc.get_objects()),
+    }
+    path = os.environ[HELD]
+    with open(path + ".part", "w", encoding="ascii") as file:
+        json.dump(held, file)
+    os.rename(path + ".part", path)
