@@ -173,6 +173,58 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         self.resultOf(done).trap(Overtaken)
         self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
 
+    def test_partDelivered(self) -> None:
+        """A part of a message that is delivered does not take the rest with it."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example", "c@b.example")
+        part = attrs.evolve(work, addressees=work.addressees[:1], whole=False)
+        self.resultOf(spool.record(part, {part.addressees[0]: Remove()}))
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+
+    def test_noOutcome(self) -> None:
+        """A recipient of which nothing was said stays."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example", "c@b.example")
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+
+    def deliveredWithNotice(self, size: int) -> list[str]:
+        """
+        Record a delivery together with a notice of so many octets.
+
+        @return: the files of contents, with the notice's called C{notice}.
+        """
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example")
+        envelope = makeEnvelope()
+        notice = (envelope, self.body(spool, envelope, b"x" * size), makeAddressees("s@c.test"))
+        (told,) = self.resultOf(spool.record(work, {work.addressees[0]: Remove()}, [notice]))
+        self.assertEqual(told.envelope, envelope)
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.assertNotIn(envelope.transaction, spool._incoming)
+        names = os.listdir(os.path.join(self.directory, "bodies"))
+        return ["notice" if name == envelope.id else name for name in names]
+
+    def test_deliveredWithNotice(self) -> None:
+        """A notice of a delivery is there, too, and is not coming in any longer."""
+        self.assertEqual(self.deliveredWithNotice(10), [])
+
+    def test_deliveredWithLargeNotice(self) -> None:
+        """A large one has its file."""
+        self.assertEqual(self.deliveredWithNotice(MEMORY_OCTETS + 1), ["notice"])
+
+    def test_largeWithRest(self) -> None:
+        """A large content stays as long as a recipient waits for it, and then goes."""
+        spool, envelope = self.makeSpool(), makeEnvelope()
+        message = self.body(spool, envelope, b"x" * MEMORY_OCTETS + b"\r\n")
+        addressees = makeAddressees("a@b.example", "c@b.example")
+        work = self.resultOf(spool.stage(envelope, message, addressees))
+        spool.release(work, {})
+        for addressee, left in zip(work.addressees, ([envelope.id], []), strict=True):
+            part = attrs.evolve(work, addressees=(addressee,), whole=False)
+            self.resultOf(spool.record(part, {addressee: Remove()}))
+            self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), left)
+
     def test_sameNumber(self) -> None:
         """A message that cannot be inserted fails alone, with a SpoolError."""
         spool = self.makeSpool()
