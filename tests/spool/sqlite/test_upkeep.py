@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.spool.sqlite import upkeep
 from deferrals.spool.sqlite.database import connect
+from deferrals.spool.sqlite.leaving import noted
 from deferrals.spool.sqlite.schema import prepare
 
 
@@ -53,6 +54,15 @@ class UpkeepTests(SynchronousTestCase):
     def test_withoutMessage(self) -> None:
         """Numbers that no message has."""
         self.assertEqual(upkeep.withoutMessage(self.db, [1, 2]), [1, 2])
+
+    def test_withMessage(self) -> None:
+        """A message, staged or ours, has its number; one that has just left had it."""
+        for number in (1, 2):
+            self.db.execute(
+                "INSERT INTO messages VALUES (?, ?, 0, '', 0, x'', 0)", (number, number - 1)
+            )
+        noted(self.db, [3])
+        self.assertEqual(upkeep.withoutMessage(self.db, [1, 2, 3, 4]), [4])
 
     def test_vacuum(self) -> None:
         """A database without idle pages is left alone."""
