@@ -188,9 +188,10 @@ class NewFileTests(SynchronousTestCase):
 
     def test_longer(self) -> None:
         """One that begins with the same is another one."""
-        self.write(b"one and more")
-        self.assertEqual(self.write(b"one"), 3)
-        self.assertEqual(self.found(), {"a": b"one and more", "b": b"one"})
+        one = b"x" * durable._READ_OCTETS
+        self.write(one + b"more")
+        self.assertEqual(self.write(one), len(one))
+        self.assertEqual(self.found(), {"a": one + b"more", "b": one})
 
     def test_sameIsDurable(self) -> None:
         """One that a try before this one wrote may not have been synced by it."""
