@@ -16,7 +16,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
 from types import CodeType
 
 import attrs
@@ -133,7 +139,7 @@ def run(tests: Sequence[str], mutation: Mutation | None = None, *, first: bool =
     """
     if mutation is not None:
         _Broken.broken = (mutation.path, mutation.apply())
-        _install()
+    _install()
     chosen = _Chosen(tests)
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
     options = ["-q", "-p", "no:cacheprovider", "--tb=no", "--no-header"]
@@ -148,9 +154,8 @@ def _install() -> None:
     """
     Let modules be loaded with the broken text.
     """
-    from importlib.machinery import FileFinder
-
-    sys.path_hooks.insert(0, FileFinder.path_hook((_Broken, [".py"])))
+    loaders = [(ExtensionFileLoader, EXTENSION_SUFFIXES), (_Broken, SOURCE_SUFFIXES)]
+    sys.path_hooks.insert(0, FileFinder.path_hook(*loaders))
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
 
