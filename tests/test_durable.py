@@ -179,6 +179,28 @@ class NewFileTests(SynchronousTestCase):
         self.assertRaises(FileExistsError, self.write, b"six")
         self.assertEqual(self.found(), {"a": b"one", "b": b"two"})
 
+    def test_umask(self) -> None:
+        """It has its mode whatever the umask says."""
+        before = os.umask(0o077)
+        self.addCleanup(os.umask, before)
+        self.write(b"one")
+        self.assertEqual(os.stat(self.names[0]).st_mode & 0o777, 0o640)
+
+    def test_longer(self) -> None:
+        """One that begins with the same is another one."""
+        one = b"x" * durable._READ_OCTETS
+        self.write(one + b"more")
+        self.assertEqual(self.write(one), len(one))
+        self.assertEqual(self.found(), {"a": one + b"more", "b": one})
+
+    def test_sameIsDurable(self) -> None:
+        """One that a try before this one wrote may not have been synced by it."""
+        self.write(b"one")
+        synced: list[str] = []
+        self.patch(durable, "sync", synced.append)
+        self.assertIsNone(self.write(b"one"))
+        self.assertEqual(synced, [self.names[0], self.directory])
+
     def test_noFile(self) -> None:
         """What is no file at all is not read, and not replaced."""
         os.mkfifo(self.names[0])

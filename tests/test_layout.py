@@ -88,6 +88,7 @@ WHOLE = (
     "mixed/field",
     "mixed/properties",
     "mixed/sessions",
+    "mutants/mutations",
     "nonsense",
     "octets",
     "outside",

@@ -13,7 +13,7 @@ from deferrals.interfaces import Work
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Delivered, Failed, Retry, Route
-from deferrals.relay.attempts import NOWHERE, Deliveries, attemptsOf, checked, complete
+from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
 
 
@@ -85,6 +85,56 @@ class AttemptsTests(SynchronousTestCase):
         """Whatever a stage raises, the others go on."""
         one, broken = makeAddressees("a@x.example", "a@ending.example")
         self.assertEqual(set(self.part(one, broken)), {"x.example", "delivery box"})
+
+
+class AttemptTests(SynchronousTestCase):
+    """
+    L{Attempt}.
+    """
+
+    def attempt(self, *addresses: str) -> Attempt:
+        addressees = makeAddressees(*addresses)
+        work = Work(makeEnvelope(), makeMessage(), addressees, whole=True, ageSeconds=7.0)
+        return Attempt(work, "box", "x.example", Schedule(), 5.0)
+
+    def test_part(self) -> None:
+        """A part of a message is not the whole of it, nor is what is left."""
+        attempt = self.attempt("a@x.example", "b@x.example", "c@x.example")
+        one, two, three = attempt.work.addressees
+        part = attempt.part([two])
+        self.assertEqual((part.addressees, part.whole), ((two,), False))
+        self.assertEqual((attempt.work.addressees, attempt.work.whole), ((one, three), False))
+        last = attempt.part([one, three])
+        self.assertEqual((last.addressees, last.whole), ((one, three), False))
+        self.assertEqual(attempt.works, [])
+
+    def test_allAtOnce(self) -> None:
+        """Where all are known together, the message is whole."""
+        attempt = self.attempt("a@x.example", "b@x.example")
+        self.assertTrue(attempt.part(attempt.work.addressees).whole)
+
+    def test_firstCounts(self) -> None:
+        """What was reported stays; another outcome behind it is a fault of the stage."""
+        attempt = self.attempt("a@x.example")
+        (one,) = attempt.work.addressees
+        delivered = Delivered()
+        self.assertEqual(attempt.heard(one, delivered), "")
+        self.assertEqual(attempt.heard(one, Delivered()), "")
+        self.assertIn("behind", attempt.heard(one, Failed(R451_LOCAL_ERROR)))
+        self.assertEqual(attempt.outcomes, {one: delivered})
+        answer = checked({one: Retry(R451_LOCAL_ERROR)}, [], attempt.outcomes)
+        self.assertEqual((answer.outcomes, answer.problems), ({}, []))
+
+    def test_over(self) -> None:
+        """What is reported afterwards does not count."""
+        attempt = self.attempt("a@x.example")
+        attempt.over()
+        self.assertIn("when it was over", attempt.heard(attempt.work.addressees[0], Delivered()))
+        self.assertEqual(attempt.outcomes, {})
+
+    def test_age(self) -> None:
+        """A message goes on aging while it is delivered."""
+        self.assertEqual(self.attempt("a@x.example").queued(25.0, 0.0).ageSeconds, 27.0)
 
 
 class OutcomeTests(SynchronousTestCase):

@@ -147,6 +147,39 @@ class NotifierTests(SynchronousTestCase):
         )
         self.scheduler.release(self.successResultOf(d))
 
+    def test_once(self) -> None:
+        """One call at a time is under way for a message; one meanwhile makes it go on."""
+        asked: list[Deferred[Any]] = []
+
+        def notices(*args: Any) -> Deferred[Any]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.patch(self.spool, "notices", notices)
+        first, second = self.notifier.tell(5), self.notifier.tell(5)
+        self.assertEqual(self.successResultOf(second), [])
+        self.assertEqual(len(asked), 1)
+        asked[0].callback([])
+        self.assertEqual(len(asked), 2)
+        self.assertNoResult(first)
+        asked[1].callback([])
+        self.assertEqual(self.successResultOf(first), [])
+        self.assertEqual(len(asked), 2)
+
+    def test_neverAboutThis(self) -> None:
+        """No server on the way is to tell of a notice (RFC 5321 §4.5.5)."""
+        recorded: list[Any] = []
+        record = self.spool.record
+
+        def recording(work: Any, dispositions: Any, messages: Any = ()) -> Any:
+            recorded.extend(messages)
+            return record(work, dispositions, messages)
+
+        self.patch(self.spool, "record", recording)
+        self.send(*makeAddressees("g@x.example"))
+        ((_, _, (to,)),) = recorded
+        self.assertEqual(to.recipient.notify, frozenset({"NEVER"}))
+
     def test_smaller(self) -> None:
         """
         A notice that is too large for its way goes with the header only, then

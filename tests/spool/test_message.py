@@ -4,14 +4,25 @@ How a message's octets are written.
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from deferrals import durable
 from deferrals.errors import SpoolError
-from deferrals.spool.message import CONGESTED_OCTETS, MEMORY_OCTETS, BodyWriter
+from deferrals.spool.message import (
+    CONGESTED_OCTETS,
+    MEMORY_OCTETS,
+    PART,
+    BodyWriter,
+    Message,
+    ownMessage,
+)
 
 
 def _open() -> list[str]:
@@ -101,3 +112,150 @@ class WriterTests(TestCase):
             return self.assertFailure(writer.finish(), SpoolError)
 
         return deferToThread(lambda: None).addCallback(more)
+
+
+class ContentTests(SynchronousTestCase):
+    """
+    L{Message} and L{BodyWriter}, with threads that do what they do when they are told to.
+    """
+
+    def setUp(self) -> None:
+        os.mkdir(directory := self.mktemp())
+        self.directory = os.path.abspath(directory)
+        self.path = os.path.join(self.directory, "content")
+        self.aborted = 0
+        self.waiting: list[Callable[[], None]] = []
+        self.writer = BodyWriter(self.path, self.inThread, self.onAborted)
+
+    def onAborted(self) -> None:
+        self.aborted += 1
+
+    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+
+        def run() -> None:
+            try:
+                done.callback(function(*args))
+            except Exception:
+                done.errback()
+
+        self.waiting.append(run)
+        return done
+
+    def work(self) -> None:
+        while self.waiting:
+            self.waiting.pop(0)()
+
+    def large(self, begin: bytes = b"") -> tuple[Message, bytes]:
+        """
+        @return: a message in a file, and its octets.
+        """
+        content = begin + b"x" * MEMORY_OCTETS + b"end\r\n"
+        self.writer.write(content)
+        d = self.writer.finish()
+        self.work()
+        message = self.successResultOf(d)
+        assert isinstance(message, Message)
+        return message, content
+
+    def test_settled(self) -> None:
+        """It is synced, gets its name, and that is synced: in this order."""
+        message, content = self.large()
+        said: list[str] = []
+        sync, rename = durable.sync, os.rename
+        self.patch(durable, "sync", lambda path: (said.append(f"sync {path}"), sync(path)))
+        self.patch(os, "rename", lambda *paths: (said.append("rename"), rename(*paths)))
+        self.assertTrue(message.settle())
+        self.assertEqual(said, [f"sync {self.path}{PART}", "rename", f"sync {self.directory}"])
+        self.assertEqual(os.listdir(self.directory), ["content"])
+        self.assertFalse(message.settle())
+        with message.open() as file:
+            self.assertEqual(file.read(), content)
+
+    def test_taken(self) -> None:
+        """Another message's content stays what it is."""
+        message, _ = self.large()
+        with open(self.path, "wb") as file:
+            file.write(b"another's")
+        self.assertRaises(FileExistsError, message.settle)
+        with open(self.path, "rb") as file:
+            self.assertEqual(file.read(), b"another's")
+
+    def test_justNamed(self) -> None:
+        """It can be read in the moment in which it gets its name."""
+        message, content = self.large()
+        os.rename(f"{self.path}{PART}", self.path)
+        with message.open() as file:
+            self.assertEqual(file.read(), content)
+
+    def test_intact(self) -> None:
+        """What was read back is what came in, or it is not intact."""
+        message, content = self.large()
+        self.assertTrue(message.isIntact())
+        self.assertEqual(message.measured(), (len(content), hashlib.sha256(content).digest()))
+        with open(f"{self.path}{PART}", "r+b") as file:
+            file.write(b"y")
+        self.assertFalse(message.isIntact())
+
+    def test_header(self) -> None:
+        """It ends at the first empty line, in a file, too."""
+        message, _ = self.large(b"A: 1\r\nB: 2\r\n\r\nbody\r\n\r\nmore\r\n")
+        self.assertEqual(message.header, b"A: 1\r\nB: 2")
+
+    def test_foreign(self) -> None:
+        """Another spool's content is none of ours."""
+        other: Any = object()
+        self.assertRaises(TypeError, ownMessage, other)
+
+    def test_aborted(self) -> None:
+        """Of what is not wanted no file stays; its end is told once."""
+        self.large()
+        for _ in range(2):
+            self.writer.abort()
+            self.work()
+        self.assertEqual((os.listdir(self.directory), self.aborted), ([], 1))
+
+    def test_abortedMeanwhile(self) -> None:
+        """Nor where it is just being written."""
+        self.writer.write(b"x" * (MEMORY_OCTETS + 1))
+        self.writer.abort()
+        self.assertEqual(self.aborted, 0)
+        self.work()
+        self.assertEqual((os.listdir(self.directory), self.aborted), ([], 1))
+
+    def test_abortedSmall(self) -> None:
+        """Where there was no file, nothing is waited for."""
+        self.writer.write(b"x")
+        self.writer.abort()
+        self.assertEqual((self.waiting, self.aborted), ([], 1))
+
+    def test_sameFile(self) -> None:
+        """Another message's unfinished file is neither written to nor removed."""
+        with open(f"{self.path}{PART}", "wb") as file:
+            file.write(b"another's")
+        self.writer.write(b"x" * (MEMORY_OCTETS + 1))
+        d = self.writer.finish()
+        self.work()
+        self.failureResultOf(d, SpoolError)
+        self.work()
+        with open(f"{self.path}{PART}", "rb") as file:
+            self.assertEqual(file.read(), b"another's")
+
+    def test_shortWrites(self) -> None:
+        """A disk may take less than it is given."""
+        write = os.write
+        self.patch(os, "write", lambda fd, data: write(fd, data[:100_000]))
+        message, content = self.large()
+        with message.open() as file:
+            self.assertEqual(file.read(), content)
+
+    def test_inOrder(self) -> None:
+        """What comes while something is written is written behind it."""
+        parts = [bytes([65 + number]) * (MEMORY_OCTETS + 1) for number in range(3)]
+        for part in parts:
+            self.writer.write(part)
+        self.assertEqual(len(self.waiting), 1)
+        d = self.writer.finish()
+        self.work()
+        with self.successResultOf(d).open() as file:
+            self.assertEqual(file.read(), b"".join(parts))

@@ -39,6 +39,13 @@ class AsideTests(SynchronousTestCase):
         self.assertEqual(self.found(path), {**own, "why": "it is old\n"})
         self.assertEqual(sorted(os.listdir(self.files.directory)), ["bodies", "damaged"])
 
+    def test_durably(self) -> None:
+        """It is durable where it is now, and then where it was."""
+        synced: list[str] = []
+        self.patch(durable, "sync", synced.append)
+        path = aside.moveDatabase(self.files, "spool", "it is old")
+        self.assertEqual(synced[-2:], [path, self.files.directory])
+
     def test_log(self) -> None:
         """A log goes alone, or is copied."""
         copy = aside.copyLog(self.files, "damaged")

@@ -80,6 +80,11 @@ class WriteBatchTests(DatabaseCase):
         WriteBatch(removed=dict.fromkeys(numbers)).apply(self.db)
         self.assertEqual(self.all("SELECT id FROM messages"), [(many.number,)])
 
+    def test_leaving(self) -> None:
+        """That a content's file is of no use is written together with its removal."""
+        WriteBatch(removed={1: "file", 2: None}).apply(self.db)
+        self.assertEqual(self.all("SELECT message FROM leaving"), [(1,)])
+
     def test_parts(self) -> None:
         """Each part is one message, or one note; together they are the batch."""
         batch = WriteBatch(
@@ -205,6 +210,8 @@ class BatchWriterTests(DatabaseCase):
         self.assertEqual(self.all("SELECT id FROM messages"), [])
         self.assertEqual([list(batch.removed) for batch in self.written], [[number]])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.writer.retry()
+        self.assertEqual(self.asked, [])
 
     def test_newest(self) -> None:
         """A note that could not be written never comes after a newer one of its name."""

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.interfaces import Work
 from deferrals.spool.message import MEMORY_OCTETS, PART
 from deferrals.spool.sqlite import housekeeping
+from deferrals.spool.sqlite.belonging import judge
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.pages import readLog
 from deferrals.spool.sqlite.queue import SqliteQueue
@@ -112,6 +113,35 @@ class BelongingTests(SpoolCase):
     """
     Such directories, with something changed.
     """
+
+    def test_databaseMissed(self) -> None:
+        """A directory that has had a database misses it, though nothing else is left."""
+        files = self.spool.store.files
+        self.reactor.wait(self.spool.close())
+        os.unlink(files.database)
+        self.spool = self.opened(files.directory)
+        self.alarm("is missing")
+
+    def test_logAlone(self) -> None:
+        """A log without anything else may have had mail in it."""
+        files = SpoolFiles(os.path.abspath(self.mktemp()))
+        files.make()
+        with open(files.log, "wb") as file:
+            file.write(b"x" * 100)
+        judge(files, 0.0, ())
+        self.alarm("is missing")
+        self.assertFalse(os.path.exists(files.log))
+
+    def test_incoming(self) -> None:
+        """What is coming in stays where it is."""
+        files = SpoolFiles(os.path.abspath(self.mktemp()))
+        files.make()
+        for number in (7, 8):
+            with open(files.body(number), "wb") as file:
+                file.write(b"x")
+        judge(files, 0.0, {7})
+        self.assertEqual(files.bodyNumbers(), [7])
+        self.alarm("with 1 contents")
 
     def test_killed(self) -> None:
         """Whenever a process is killed, what it leaves fits."""

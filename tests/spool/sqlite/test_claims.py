@@ -13,6 +13,7 @@ from deferrals.interfaces import Work
 from deferrals.model.disposition import KEEP_SECONDS, LEASE_SECONDS
 from deferrals.spool.message import Message
 from deferrals.spool.sqlite.claims import (
+    _BY_DESTINATION,
     Claims,
     isDamage,
     setAside,
@@ -118,6 +119,43 @@ class DueTests(ClaimCase):
         self.add("c@d.example", status=LEASED, owner="another", due=5.0, state=STAGED)
         self.assertEqual(self.due(4.0), [])
         self.assertEqual(self.due(5.0), ["a@b.example"])
+
+    def test_othersOfMessage(self) -> None:
+        """Of a message that is due, what is leased to another one or held stays with it."""
+        number = self.add("a@b.example", "c@b.example", "d@b.example")
+        self.change(number, 1, status=LEASED, owner="another", due=0.0)
+        self.change(number, 2, status=HELD)
+        (work,) = self.claims(0.0)._lease(number, _BY_DESTINATION, (number, "", 0.0))
+        self.assertEqual([str(one) for one in work.addressees], ["a@b.example"])
+        self.assertEqual(
+            self.recipients(number, "status", "owner"),
+            [(LEASED, "us"), (LEASED, "another"), (HELD, None)],
+        )
+
+    def test_leaseEndsAlone(self) -> None:
+        """One lease that has run out ends no other of its message; and is no owner's then."""
+        number = self.add("a@b.example", "c@b.example", status=LEASED, owner="another")
+        self.change(number, 0, due=5.0)
+        self.change(number, 1, due=500.0)
+        self.claims(5.0).due(0, {}, 0)
+        self.assertEqual(
+            self.recipients(number, "status", "owner", "due"),
+            [(QUEUED, None, 5.0), (LEASED, "another", 500.0)],
+        )
+
+    def test_notFresh(self) -> None:
+        """A content that comes from the disk is checked before its delivery."""
+        number = self.add("a@b.example")
+        (work,) = self.claims(0.0).due(1, {}, 1)
+        other = self.add("c@d.example")
+        self.db.execute("DELETE FROM bodies WHERE id = ?", (other,))
+        with open(self.files.body(other), "wb") as file:
+            file.write(b"not what came in")
+        (large,) = self.claims(0.0).due(1, {}, 1)
+        self.assertEqual([work.envelope.transaction, large.envelope.transaction], [number, other])
+        for one in (work, large):
+            assert isinstance(one.message, Message)
+            self.assertFalse(one.message.fresh)
 
     def test_work(self) -> None:
         """A work says how old its message is, and when it is given up."""
@@ -251,6 +289,13 @@ class NoticeTests(ClaimCase):
             self.recipients(number, "status", "notice"), [(QUEUED, 10.0 + LEASE_SECONDS)]
         )
         self.assertEqual(self.due(11.0), ["a@b.example"])
+
+    def test_underWay(self) -> None:
+        """A recipient whose copy is under way is not late."""
+        number = self.add("a@b.example", "c@b.example", notice=10.0, expires=100.0)
+        self.change(number, 1, status=LEASED, owner="us", due=500.0)
+        self.assertEqual(self.told(10.0), [("a@b.example", "delayed")])
+        self.assertEqual(self.told(10.0, number), [])
 
     def test_expired(self) -> None:
         """One that is given up is leased: it is not delivered any longer."""

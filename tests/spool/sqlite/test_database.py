@@ -90,6 +90,75 @@ class DatabaseTests(SynchronousTestCase):
         self.reactor.wait(self.db.run(self.insert, 2))
         self.assertFalse(self.reactor.wait(self.db.outside(checkpoint)))
 
+    def test_beforeTheEnd(self) -> None:
+        """What was asked for before the end is done; afterwards nothing is."""
+        done = [self.db.run(self.insert, number) for number in range(3)]
+        closed = self.db.close()
+        self.assertEqual([self.reactor.wait(one) for one in done], [0, 1, 2])
+        self.assertIsNone(self.reactor.wait(closed))
+        self.reactor.wait(self.db.run(self.insert, 4)).trap(SpoolError)
+
+    def test_deletedMeanwhile(self) -> None:
+        """What is committed into a file that was deleted is not durable."""
+
+        def delete(db: sqlite3.Connection) -> int:
+            if os.path.exists(self.path):
+                os.unlink(self.path)
+            return self.insert(db, 1)
+
+        self.reactor.wait(self.db.run(delete)).trap(SpoolError)
+
+    def test_refused(self) -> None:
+        """A database that was deleted, and cannot be mended, does nothing."""
+        called: list[sqlite3.Connection] = []
+        os.unlink(self.path)
+        self.reactor.wait(self.db.run(called.append)).trap(SpoolError)
+        self.assertEqual(called, [])
+
+    def corrupt(self, db: sqlite3.Connection) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    def test_damaged(self) -> None:
+        """Damage that is met is mended before the next operation."""
+        mended: list[sqlite3.Connection | None] = []
+        self.patch(self.db, "_mend", lambda db: mended.append(db) or "mended")
+        self.reactor.wait(self.db.run(self.corrupt)).trap(SpoolError)
+        self.assertEqual(self.reactor.wait(self.db.run(self.insert, 1)), 1)
+        self.assertEqual(mended, [None])
+
+    def opening(self, error: Exception) -> Database:
+        """
+        One whose first look at its tables fails.
+        """
+        errors = [error]
+
+        def prepare(db: sqlite3.Connection) -> None:
+            if errors:
+                raise errors.pop()
+            self.prepare(db)
+
+        db = Database(self.mktemp(), self.reactor, prepare, lambda _: "mended", self.reserve)
+        self.addCleanup(lambda: self.reactor.wait(db.close()))
+        return db
+
+    def test_damagedAtStart(self) -> None:
+        """Damage that is met at the start is mended, too."""
+        error = sqlite3.DatabaseError("file is not a database")
+        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        db = self.opening(error)
+        self.assertIsNone(self.reactor.wait(db.open()))
+        self.assertEqual(self.reactor.wait(db.run(self.insert, 1)), 1)
+
+    def test_fullAtStart(self) -> None:
+        """On a disk that is full at the start the reserve is given up."""
+        with open(self.reserve._path, "w") as file:
+            file.write("x")
+        db = self.opening(OSError(errno.ENOSPC, "no space left on device"))
+        self.assertIsNone(self.reactor.wait(db.open()))
+        self.assertFalse(os.path.exists(self.reserve._path))
+
     def test_full(self) -> None:
         """On a full disk the reserve is given up, and what failed is tried again."""
         with open(self.reserve._path, "w") as file:

@@ -10,8 +10,10 @@ import stat
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals import durable
 from deferrals.errors import SpoolError
 from deferrals.model.ids import parseId
+from deferrals.spool.message import PART
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
 
 NUMBER = parseId("1M84B9SJQ005Q")
@@ -66,6 +68,43 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(len(self.files.namesAside()), 1)
         self.files.removeAll(NUMBER)
         self.assertEqual(self.files.namesAside(), [])
+
+    def test_asideTwice(self) -> None:
+        """What is moved aside overwrites nothing."""
+        for _ in range(3):
+            self.put()
+            self.assertTrue(self.files.setBodyAside(NUMBER))
+        names = ["1M84B9SJQ005Q", "1M84B9SJQ005Q-1", "1M84B9SJQ005Q-2"]
+        self.assertEqual(self.files.namesAside(), names)
+
+    def test_asideDurably(self) -> None:
+        """It is durable where it is now, and then where it was."""
+        self.put()
+        synced: list[str] = []
+        self.patch(durable, "sync", synced.append)
+        self.files.setBodyAside(NUMBER)
+        self.assertEqual(synced, [self.files.damaged, self.files.bodies])
+
+    def test_removed(self) -> None:
+        """A content's file goes when it is to go, wherever it is."""
+        self.put()
+        self.files.removeBody(NUMBER)
+        self.assertEqual(self.files.bodyNumbers(), [])
+        self.put()
+        self.files.removeAll(NUMBER)
+        self.assertEqual(self.files.bodyNumbers(), [])
+
+    def test_unfinished(self) -> None:
+        """What never became whole is known by its other name, and is no content."""
+        self.put()
+        with open(f"{self.files.body(NUMBER + 1)}{PART}", "wb"):
+            pass
+        self.assertEqual(self.files.unfinished(), [NUMBER + 1])
+        self.assertEqual(self.files.bodyNumbers(), [NUMBER])
+        self.files.removeUnfinished(NUMBER)
+        self.files.removeUnfinished(NUMBER + 1)
+        self.assertEqual(self.files.unfinished(), [])
+        self.assertEqual(self.files.bodyNumbers(), [NUMBER])
 
 
 class LockTests(SynchronousTestCase):

@@ -22,7 +22,7 @@ from deferrals.model.verdict import Details
 from deferrals.spool.sqlite.batch import Insert
 from deferrals.spool.sqlite.outcomes import Outcomes, backOff
 from deferrals.spool.sqlite.rows import Lease, insertion, replyText
-from deferrals.spool.sqlite.schema import ENDED, LEASED, QUEUED, RELEASED, STUCK
+from deferrals.spool.sqlite.schema import ENDED, HELD, LEASED, QUEUED, RELEASED, STUCK
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage, makeRecipient
 from tests.databases import DatabaseCase
 
@@ -160,6 +160,14 @@ class RecordTests(DatabaseCase):
         self.change(self.number, 0, status=QUEUED, owner=None)
         self.record(Remove())
         self.assertEqual(self.recipients(self.number, "seq"), [1])
+
+    def test_held(self) -> None:
+        """What is to be held is held, and what an operator holds meanwhile stays so."""
+        self.record(reschedule(isHeld=True, attempted=False))
+        self.assertEqual(self.first("status", "owner"), (HELD, None))
+        for disposition in (Remove(), reschedule(), NotifyThenRemove("failed"), Undeliverable(1.0)):
+            self.assertFalse(self.record(disposition))
+            self.assertEqual(self.first("status", "owner"), (HELD, None))
 
     def test_withNotice(self) -> None:
         """A notice comes in with what it tells of; but not where that is not ours."""

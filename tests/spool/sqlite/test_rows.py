@@ -56,6 +56,24 @@ class RoundTripTests(DatabaseCase):
             )
             self.assertEqual((one.attempts, one.action, one.reply, one.host), (0, "", None, ""))
 
+    def test_whole(self) -> None:
+        """What has just come in is the whole message."""
+        insert = rows.insertion(
+            makeEnvelope(),
+            makeMessage(),
+            [Addressee(makeRecipient("a@b.example"))],
+            state=STAGED,
+            now=5.0,
+            lease=rows.Lease("us", 305.0),
+        )
+        self.assertTrue(insert.work.whole)
+
+    def test_attempts(self) -> None:
+        """Attempts are counted on."""
+        (row,) = self.written(Addressee(makeRecipient("a@b.example")))
+        seq, _, *rest = row
+        self.assertEqual(rows.addressee((seq, 3, *rest)).attempts, 3)
+
     def test_lease(self) -> None:
         """A new message's recipients are leased to the process that writes them."""
         self.written(Addressee(makeRecipient("a@b.example")))

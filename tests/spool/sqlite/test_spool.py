@@ -22,10 +22,14 @@ from deferrals.model.disposition import KEEP_SECONDS, LEASE_SECONDS, DelayNotifi
 from deferrals.model.ids import parseId
 from deferrals.spool.message import MEMORY_OCTETS
 from deferrals.spool.sqlite import diskspace, repair, upkeep
+from deferrals.spool.sqlite.batch import WriteBatch
+from deferrals.spool.sqlite.schema import DAMAGED
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import SpoolContract, makeAddressees, makeEnvelope
 from tests.reactors import PumpedReactor
 from tests.requirements import requirement
+
+STATUS = "SELECT status FROM recipients"
 
 
 class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
@@ -172,6 +176,106 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         done = spool.record(work, {work.addressees[0]: DelayNotified()}, [notice])
         self.resultOf(done).trap(Overtaken)
         self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
+
+    def test_partDelivered(self) -> None:
+        """A part of a message that is delivered does not take the rest with it."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example", "c@b.example")
+        part = attrs.evolve(work, addressees=work.addressees[:1], whole=False)
+        self.resultOf(spool.record(part, {part.addressees[0]: Remove()}))
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+
+    def test_noOutcome(self) -> None:
+        """A recipient of which nothing was said stays."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example", "c@b.example")
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+
+    def deliveredWithNotice(self, size: int) -> list[str]:
+        """
+        Record a delivery together with a notice of so many octets.
+
+        @return: the files of contents, with the notice's called C{notice}.
+        """
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example")
+        envelope = makeEnvelope()
+        notice = (envelope, self.body(spool, envelope, b"x" * size), makeAddressees("s@c.test"))
+        (told,) = self.resultOf(spool.record(work, {work.addressees[0]: Remove()}, [notice]))
+        self.assertEqual(told.envelope, envelope)
+        self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.assertNotIn(envelope.transaction, spool._incoming)
+        names = os.listdir(os.path.join(self.directory, "bodies"))
+        return ["notice" if name == envelope.id else name for name in names]
+
+    def test_deliveredWithNotice(self) -> None:
+        """A notice of a delivery is there, too, and is not coming in any longer."""
+        self.assertEqual(self.deliveredWithNotice(10), [])
+
+    def test_deliveredWithLargeNotice(self) -> None:
+        """A large one has its file."""
+        self.assertEqual(self.deliveredWithNotice(MEMORY_OCTETS + 1), ["notice"])
+
+    def test_largeWithRest(self) -> None:
+        """A large content stays as long as a recipient waits for it, and then goes."""
+        spool, envelope = self.makeSpool(), makeEnvelope()
+        message = self.body(spool, envelope, b"x" * MEMORY_OCTETS + b"\r\n")
+        addressees = makeAddressees("a@b.example", "c@b.example")
+        work = self.resultOf(spool.stage(envelope, message, addressees))
+        spool.release(work, {})
+        for addressee, left in zip(work.addressees, ([envelope.id], []), strict=True):
+            part = attrs.evolve(work, addressees=(addressee,), whole=False)
+            self.resultOf(spool.record(part, {addressee: Remove()}))
+            self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), left)
+
+    def test_damagedLarge(self) -> None:
+        """A content that is not what came in is not delivered, and set aside with its message."""
+        spool, envelope = self.makeSpool(), makeEnvelope()
+        message = self.body(spool, envelope, b"x" * MEMORY_OCTETS + b"\r\n")
+        work = self.resultOf(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        self.assertNotIn(envelope.transaction, spool._incoming)
+        spool.release(work, {})
+        self.resultOf(spool.record(work, {work.addressees[0]: self.waits(seconds=0.0)}))
+        with open(spool.store.files.body(envelope.transaction), "r+b") as file:
+            file.write(b"y")
+        (again,) = self.claimed(spool)
+        checked = spool.check(again)
+        assert checked is not None
+        self.resultOf(checked).trap(SpoolError)
+        self.assertEqual(os.listdir(os.path.join(self.directory, "bodies")), [])
+        self.assertEqual(os.listdir(os.path.join(self.directory, "damaged")), [envelope.id])
+        status = self.resultOf(spool.store.run(lambda db: db.execute(STATUS).fetchall()))
+        self.assertEqual(status, [(DAMAGED,)])
+
+    def test_incomingEnds(self) -> None:
+        """What has its row is not coming in any longer."""
+        spool = self.makeSpool()
+        work = self.staged(spool, "a@b.example")
+        self.assertNotIn(work.envelope.transaction, spool._incoming)
+
+    def test_renewedByOwner(self) -> None:
+        """A lease that is another one's by now is not renewed."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example")
+        sql = "UPDATE recipients SET owner = 'another', due = 7"
+        self.resultOf(spool.store.run(lambda db: db.execute(sql).rowcount))
+        spool.renew([work])
+        due = self.resultOf(
+            spool.store.run(lambda db: db.execute("SELECT due FROM recipients").fetchall())
+        )
+        self.assertEqual(due, [(7.0,)])
+
+    def test_claimWritesAgain(self) -> None:
+        """What could not be written is written before more is handed out."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example")
+        self.resultOf(spool.waiting())
+        with unittest.mock.patch.object(WriteBatch, "apply", side_effect=SpoolError("full")):
+            spool.abandon(work)
+            self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.claimed(spool)
+        self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
 
     def test_sameNumber(self) -> None:
         """A message that cannot be inserted fails alone, with a SpoolError."""

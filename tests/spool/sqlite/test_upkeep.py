@@ -10,7 +10,51 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.spool.sqlite import upkeep
 from deferrals.spool.sqlite.database import connect
-from deferrals.spool.sqlite.schema import prepare
+from deferrals.spool.sqlite.leaving import noted
+from deferrals.spool.sqlite.schema import ASIDE, DAMAGED, STAGED, prepare
+from tests.databases import DatabaseCase
+
+
+class MessagesTests(DatabaseCase):
+    """
+    A look at the messages.
+    """
+
+    def test_next(self) -> None:
+        """Those whose content should be in a file; those without recipients are set aside."""
+        self.add("a@b.example")
+        file, lost = self.add("a@b.example"), self.add("a@b.example")
+        self.db.execute("DELETE FROM bodies WHERE id = ?", (file,))
+        self.db.execute("DELETE FROM recipients WHERE message = ?", (lost,))
+        staged = self.add("a@b.example", state=STAGED)
+        self.db.execute("DELETE FROM recipients WHERE message = ?", (staged,))
+        self.assertEqual(upkeep.nextMessages(self.db, -1), ([file], [lost], -1))
+        found = dict(self.all("SELECT id, state FROM messages"))
+        self.assertEqual((found[lost], found[staged]), (ASIDE, STAGED))
+
+    def test_goesOn(self) -> None:
+        """A slice that is full says where the next one begins."""
+        self.patch(upkeep, "SLICE", 2)
+        numbers = [self.add("a@b.example") for _ in range(3)]
+        self.assertEqual(upkeep.nextMessages(self.db, -1)[2], numbers[1])
+        self.assertEqual(upkeep.nextMessages(self.db, numbers[1])[2], -1)
+
+    def test_missing(self) -> None:
+        """A message without its content is set aside, once."""
+        number = self.add("a@b.example")
+        self.assertEqual(upkeep.setMissingAside(self.db, [number, 7], 5.0), [number])
+        self.assertEqual(self.recipients(number, "status"), [DAMAGED])
+        self.assertEqual(upkeep.setMissingAside(self.db, [number], 5.0), [])
+
+    def test_history(self) -> None:
+        """The newest entries stay."""
+        self.patch(upkeep, "HISTORY_ROWS", 2)
+        for number in range(5):
+            self.db.execute(
+                "INSERT INTO history (message, seq, at, event) VALUES (?, 0, 0, 'x')", (number,)
+            )
+        self.assertFalse(upkeep.trimHistory(self.db))
+        self.assertEqual(self.all("SELECT message FROM history ORDER BY id"), [(3,), (4,)])
 
 
 class UpkeepTests(SynchronousTestCase):
@@ -53,6 +97,15 @@ class UpkeepTests(SynchronousTestCase):
     def test_withoutMessage(self) -> None:
         """Numbers that no message has."""
         self.assertEqual(upkeep.withoutMessage(self.db, [1, 2]), [1, 2])
+
+    def test_withMessage(self) -> None:
+        """A message, staged or ours, has its number; one that has just left had it."""
+        for number in (1, 2):
+            self.db.execute(
+                "INSERT INTO messages VALUES (?, ?, 0, '', 0, x'', 0)", (number, number - 1)
+            )
+        noted(self.db, [3])
+        self.assertEqual(upkeep.withoutMessage(self.db, [1, 2, 3, 4]), [4])
 
     def test_vacuum(self) -> None:
         """A database without idle pages is left alone."""
