@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from treq.client import HTTPClient
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, wrapClientTLS
@@ -43,7 +44,7 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from deferrals.errors import StageError
@@ -57,6 +58,9 @@ from deferrals.model.httpanswer import (
 from deferrals.stages.remote import JSON, AboutMessage, TooLarge
 from deferrals.stages.unread import UnreadSocket
 from deferrals.tls import Verifying
+
+#: What treq is told; L{_PlainAgent} knows where to.
+_ANY_URL = "http://localhost/"
 
 _HOST = re.compile(r"https?://[^/?#]+")
 
@@ -322,6 +326,31 @@ class _Compressed(StageError):
         self.response = response
 
 
+@implementer(IAgent)
+class _PlainAgent:
+    """
+    What treq asks through.  Answers come as they are: it asks for compressed ones,
+    which could be larger than they seem.  The URL is the one of the configuration:
+    its own reading knows neither addresses of IPv6 nor names with underscores.
+    """
+
+    def __init__(self, agent: IAgent, url: bytes) -> None:
+        self._agent = agent
+        self._url = url
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        if headers is not None:
+            headers.removeHeader(b"accept-encoding")
+        found: Deferred[IResponse] = self._agent.request(method, self._url, headers, bodyProducer)
+        return found.addCallback(_notCompressed)
+
+
 class _Unwanted(protocol.Protocol):
     """
     A body that ends its connection.
@@ -395,15 +424,21 @@ class WebClient:
         file = None if content is None else content.open()
         data = None if file is None else FileBodyProducer(file, self._cooperator)
         try:
-            asked: Deferred[IResponse] = agent.request(
-                method.encode("ascii"), url.encode("ascii"), headers.copy(), data
+            client = HTTPClient(_PlainAgent(agent, url.encode("ascii")))  # cookies are not kept
+            response: IResponse = await client.request(
+                method,
+                _ANY_URL,
+                headers=headers.copy(),
+                data=data,
+                allow_redirects=False,
+                unbuffered=True,
             )
-            return _notCompressed(await asked)
         except BaseException as error:
             if file is not None:
                 file.close()  # the producer may never have been started
             _raiseOurs(error)
             raise
+        return response
 
 
 async def _whole(response: IResponse, needsBody: bool) -> tuple[int, bytes, Headers]:
