@@ -46,6 +46,25 @@ class MimeTests(SynchronousTestCase):
     def structure(self, data: bytes) -> list[tuple[str, bytes]]:
         return [(part.header.mimeTypes[0], data[part.start : part.end]) for part in parts(data)]
 
+    def test_otherBoundaries(self) -> None:
+        """A part that only some readers see has a header of its own."""
+        part = b"Content-Type: application/x; name=a.exe\r\n\r\nMZ\r\n"
+        top = b"Content-Type: multipart/mixed; boundary=b1\r\n"
+        for data in (
+            b'Content-Type: multipart / mixed;\r\n\r\n--"b"\r\n' + part,
+            top + b'\r\n--x"b1 \r\n' + part + b"--b1--\r\n",
+            top + b"From: a@example.com\r\n--b1\r\n\r\n" + part.replace(b"x; n", b"x; N"),
+            top + b"--b1\r\n" + part + b"--b1--\r\n",
+        ):
+            types = [kind for one in parts(data) for kind in one.header.mimeTypes]
+            self.assertIn("application/x", types, data)
+
+    def test_noEnd(self) -> None:
+        """A part that is all header section is content, too, up to the end of the message."""
+        top = b"Content-Type: multipart/mixed; boundary=b1\r\n\r\n--b1\r\n"
+        contents = [one.content(100) for one in files(top + b"X: y\r\nZ: z")]
+        self.assertIn(b"X: y\r\nZ: z", contents)
+
     def test_likeTheLibrary(self) -> None:
         """Ordinary mail has the parts that the standard library finds."""
         inner = mail(subject="inner", text="inside")
