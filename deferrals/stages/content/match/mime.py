@@ -20,7 +20,12 @@ from itertools import islice
 
 import attrs
 
-from deferrals.stages.content.match.headers import MAX_STARTS, PartHeader, otherStarts
+from deferrals.stages.content.match.headers import (
+    MAX_STARTS,
+    PartHeader,
+    contentOctets,
+    otherStarts,
+)
 
 #: A message with more parts, or nested deeper, or with a longer header section
 #: (its own or a part's), is not read any further.
@@ -31,6 +36,11 @@ MAX_HEADER_OCTETS = 256 * 1024
 #: The headers of all parts together.
 MAX_HEADERS_OCTETS = 8 * 1024 * 1024
 MAX_HEADER_LINES = 100_000
+
+#: Of a field whose parameters are read; and all of them together: each is read
+#: in many ways, which takes a while.
+MAX_FIELD_OCTETS = 64 * 1024
+MAX_FIELDS_OCTETS = 1024 * 1024
 
 #: The contents of all parts together, as a multiple of the size; they overlap
 #: where readers differ, and in honest messages hardly do.
@@ -93,7 +103,8 @@ def parts(data: Buffer) -> list[Part]:
     @raise TooComplex: there are more than L{MAX_PARTS}, or deeper than
         L{MAX_DEPTH}, or one has a header longer than L{MAX_HEADER_OCTETS}, or
         all headers together more than L{MAX_HEADERS_OCTETS} or
-        L{MAX_HEADER_LINES}, or their contents together are more than
+        L{MAX_HEADER_LINES}, or a field of one is longer than L{MAX_FIELD_OCTETS},
+        all of these together than L{MAX_FIELDS_OCTETS}, or their contents together are more than
         L{MAX_READINGS} times the message.
     """
     return _BoundaryScanner(data).scan()
@@ -242,7 +253,7 @@ class _BoundaryScanner:
     def __init__(self, data: Buffer) -> None:
         self._data = data
         self._levels = _Levels()
-        self._headerOctets = self._headerLines = self._count = 0
+        self._headerOctets = self._headerLines = self._fieldOctets = self._count = 0
         self._soughtFrom, self._nextMark = 0, -1
         self._left = max(MAX_READINGS * len(data), MIN_READINGS_OCTETS)
         self._carried: PartHeader | None = None
@@ -405,6 +416,10 @@ class _BoundaryScanner:
         self._headerOctets += len(octets)
         self._headerLines += octets.count(b"\n")
         if self._headerOctets > MAX_HEADERS_OCTETS or self._headerLines > MAX_HEADER_LINES:
+            raise TooComplex
+        longest, together = contentOctets(octets)
+        self._fieldOctets += together
+        if longest > MAX_FIELD_OCTETS or self._fieldOctets > MAX_FIELDS_OCTETS:
             raise TooComplex
         return octets
 
