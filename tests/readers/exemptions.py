@@ -338,6 +338,11 @@ def _isRestOfLine(one: Difference, seen: WhatIsSeen) -> bool:
     return one.reader == "rspamd" and bool(content) and place is not None
 
 
+def _isHeaderDecoded(one: Difference, seen: WhatIsSeen) -> bool:
+    letters = base64.b64encode(one.content or b"")[:-4]
+    return letters.startswith(b"Content") and letters in _letters(one.message)
+
+
 #: In this order: the first one that applies is counted.
 EXEMPTIONS = (
     Exemption(
@@ -427,5 +432,9 @@ EXEMPTIONS = (
     Exemption(
         "rspamd ends a boundary at a CR alone, and shows the rest of that line.",
         _isRestOfLine,
+    ),
+    Exemption(
+        "Fields behind a line that is none are decoded as base 64, as far as a padding.",
+        _isHeaderDecoded,
     ),
 )
