@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 
 from tests.readers.archives import archives
-from tests.readers.compare import Exempted, archived, case, differences, made
+from tests.readers.compare import REFUSED, Exempted, archived, case, differences, made
 from tests.readers.dump import AT_ONCE
 from tests.readers.exemptions import EXEMPTIONS, Difference
 from tests.readers.mails import messages
@@ -63,6 +63,7 @@ def main() -> int:
     print("Differences that may be, and how many there were:")
     for one in EXEMPTIONS:
         print(f"{exempted[one.reason]:7}  {one.reason}")
+    print(f"{exempted[REFUSED]:7}  {REFUSED}")
     print(f"{options.cases} messages, {len(found)} differences; {options.archives} archives, {bad}")
     return 1 if found or bad else 0
 

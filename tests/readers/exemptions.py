@@ -19,8 +19,16 @@ import attrs
 _NOT_ASCII = re.compile("[^\0-\x7f]")
 _LETTER = re.compile(rb"[A-Za-z0-9+/]")
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/\r\n]")
-_BEHIND_BOUNDARY = re.compile(rb"^--([^\r\n]*)\r?\n[!-9;-~]+[ \t]*:", re.M)
+#: Also where a CR alone ends the line.
+_LIKE_BOUNDARY = re.compile(rb"(?:\A|(?<=[\r\n]))--([^\r\n]*)")
 _PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*[A-Za-z0-9+/]")
+#: So many octets may be in common by chance.
+_IN_COMMON = 3
+#: What a reader shows of what is seen is more than one part of so many.
+_SUBSTANTIAL = 10
+_UNPRINTED = re.compile(r"[^!->@-~]")
+_HALF = re.compile("[\udc80-\udcff]")
+_WITHOUT_EQUALS = re.compile(rb"[=\s]+")
 _CONTROL = re.compile("[\0-\x1f\x7f]")
 _NO_LETTERS = re.compile(rb"[^A-Za-z0-9+/]+")
 
@@ -54,6 +62,8 @@ class WhatIsSeen(Protocol):
 
     @property
     def boundaries(self) -> Collection[bytes]: ...
+
+    def ofOther(self, message: bytes) -> WhatIsSeen: ...
 
     def hasName(self, name: bytes) -> bool: ...
 
@@ -101,7 +111,10 @@ def _uudecoded(content: bytes) -> bytes:
 
 def _goesOn(one: Difference, seen: WhatIsSeen) -> bool:
     content = trimmed(one.content or b"")
-    return one.content is not None and any(other.startswith(content) for other in seen.contents)
+    return one.content is not None and any(
+        other.startswith(content) and len(content) * _SUBSTANTIAL > len(other)
+        for other in seen.contents
+    )
 
 
 @attrs.frozen
@@ -123,6 +136,9 @@ class _WithoutNul:
     @property
     def boundaries(self) -> Collection[bytes]:
         return self.seen.boundaries
+
+    def ofOther(self, message: bytes) -> WhatIsSeen:
+        return self.seen.ofOther(message)
 
     def hasName(self, name: bytes) -> bool:
         return self.seen.hasName(name)
@@ -176,7 +192,7 @@ def _isOddBase64(one: Difference, seen: WhatIsSeen) -> bool:
     content = one.content or b""
     begins = [trimmed(content[:20])[:3], content[:3]]
     return any(
-        len(run) > 2 and content.startswith(run) and _begins(run, seen)
+        len(run) > _IN_COMMON and content.startswith(run) and _begins(run, seen)
         for begin in begins
         for run in _runs(one.message, base64.b64encode(begin))
     )
@@ -225,12 +241,22 @@ def _common(one: bytes, other: bytes) -> int:
 
 
 def _isUndeclared(one: Difference, seen: WhatIsSeen) -> bool:
+    """
+    Whether C{match} sees it as soon as a header declares one of the lines.
+    """
     if one.reader != "rspamd":
         return False
-    if one.boundary:
-        return one.boundary[:80].lower() not in seen.boundaries
-    lines = (found[1].rstrip().lower() for found in _BEHIND_BOUNDARY.finditer(one.message))
-    return any(line and not line.startswith(tuple(seen.boundaries)) for line in lines)
+    lines = {found[1].rstrip() for found in _LIKE_BOUNDARY.finditer(one.message)}
+    lines |= {line.removesuffix(b"--") for line in lines}
+    lines.discard(b"")
+    return any(_seesWith(line, one, seen) for line in sorted(lines)[:50])
+
+
+def _seesWith(line: bytes, one: Difference, seen: WhatIsSeen) -> bool:
+    boundary = line.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    declared = b'Content-Type: multipart/x; boundary="' + boundary + b'"\r\n'
+    other = seen.ofOther(declared + one.message.lstrip(b"\r\n"))
+    return other.hasName(one.name) if one.name is not None else other.hasContent(one.content or b"")
 
 
 def _beginsWithFrom(one: Difference, seen: WhatIsSeen) -> bool:
@@ -265,15 +291,56 @@ def _hasBrokenQuotes(one: Difference, seen: WhatIsSeen) -> bool:
 
 def _hasNoControls(one: Difference, seen: WhatIsSeen) -> bool:
     name = (one.name or b"").decode("utf-8", "surrogateescape").strip().lower()
+    plain = _UNPRINTED.sub("", name)
+    isOctets = _HALF.search(name) is not None and len(plain) > _IN_COMMON
     return (
         one.reader == "rspamd"
         and "?" in name
-        and name in {_CONTROL.sub("?", other) for other in seen.names}
+        and (
+            name in {_CONTROL.sub("?", other) for other in seen.names}
+            or (isOctets and plain in {_UNPRINTED.sub("", other) for other in seen.names})
+        )
     )
+
+
+def _isOtherPieces(one: Difference, seen: WhatIsSeen) -> bool:
+    name = one.name or b""
+    halves = ((name[:at], name[at:]) for at in range(1, len(name)))
+    return (
+        one.reader == "rspamd"
+        and re.search(rb"name\*\d", one.message, re.I) is not None
+        and any(seen.hasName(first) and seen.hasName(second) for first, second in halves)
+    )
+
+
+def _hasHeaderInFront(one: Difference, seen: WhatIsSeen) -> bool:
+    front, empty, rest = (one.content or b"").partition(b"\r\n\r\n")
+    isSmall = len(front) * _SUBSTANTIAL < len(rest) * (_SUBSTANTIAL - 1)
+    return bool(one.reader == "rspamd" and empty and rest.strip() and isSmall) and seen.hasContent(
+        rest
+    )
+
+
+def _isOddQuoted(one: Difference, seen: WhatIsSeen) -> bool:
+    content = _WITHOUT_EQUALS.sub(b"", trimmed(one.content or b""))
+    return len(content) > _IN_COMMON and content in {
+        _WITHOUT_EQUALS.sub(b"", other) for other in seen.contents
+    }
 
 
 def _isHyphens(one: Difference, seen: WhatIsSeen) -> bool:
     return one.reader == "rspamd" and trimmed(one.content or b"") == b"--"
+
+
+def _isRestOfLine(one: Difference, seen: WhatIsSeen) -> bool:
+    content = trimmed(one.content or b"")
+    place = re.search(rb"^--[^\r\n]*\r" + re.escape(content) + rb"\r?\n", one.message, re.M)
+    return one.reader == "rspamd" and bool(content) and place is not None
+
+
+def _isHeaderDecoded(one: Difference, seen: WhatIsSeen) -> bool:
+    letters = base64.b64encode(one.content or b"")[:-4]
+    return letters.startswith(b"Content") and letters in _letters(one.message)
 
 
 #: In this order: the first one that applies is counted.
@@ -317,7 +384,8 @@ EXEMPTIONS = (
         _hasBrokenLine,
     ),
     Exemption(
-        "rspamd takes a line for a boundary that no header declares.",
+        "rspamd takes a line for a boundary that no header declares; `match` sees what is"
+        " behind it as soon as one does.",
         _isUndeclared,
     ),
     Exemption(
@@ -338,11 +406,35 @@ EXEMPTIONS = (
         _hasBrokenQuotes,
     ),
     Exemption(
-        "rspamd shows `?` for a control character in a name.",
+        "rspamd shows `?` for a control character in a name, and octets that are no"
+        " UTF-8 as they are.",
         _hasNoControls,
+    ),
+    Exemption(
+        "rspamd puts some of a name's pieces together and leaves others out; `match` sees"
+        " each of the pieces.",
+        _isOtherPieces,
+    ),
+    Exemption(
+        "rspamd shows the last lines of a header section in front of a content; `match`"
+        " sees the content.",
+        _hasHeaderInFront,
+    ),
+    Exemption(
+        "Quoted-printable with something else in it: readers differ in which equals signs"
+        " and blanks are left.",
+        _isOddQuoted,
     ),
     Exemption(
         "rspamd shows the two hyphens of a second closing boundary.",
         _isHyphens,
+    ),
+    Exemption(
+        "rspamd ends a boundary at a CR alone, and shows the rest of that line.",
+        _isRestOfLine,
+    ),
+    Exemption(
+        "Fields behind a line that is none are decoded as base 64, as far as a padding.",
+        _isHeaderDecoded,
     ),
 )

@@ -12,10 +12,11 @@ way.
 from __future__ import annotations
 
 import binascii
+import bisect
 import codecs
 import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _PARAMETER = re.compile(r';\s*+([^\s=;]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;]*+)', re.S)
 _SECTION = re.compile(r"(.+?)(?:\*([0-9]{1,4}))?(\*)?")
@@ -34,6 +35,11 @@ _ANYWHERE = re.compile(
 _PIECES = re.compile(r"[^;]++")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)("\s*+(?:;|$))?', re.S)
 _TOKEN = re.compile(r'[^\s;,"()]++')
+#: A token as RFC 2045 has it: some readers end it at the first other character.
+_STRICT_TOKEN = re.compile(r"[^\s()<>@,;:\\\"/\[\]?=]++")
+_ESCAPED = re.compile(r"\\(.)", re.S)
+_QUOTE = re.compile(r'\\.|"', re.S)
+_NO_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FOLDS = re.compile(r"[\r\n]++[ \t]*+")
 _BLANKS = re.compile(r"[\r\n]+|\s{2,}")
 
@@ -83,7 +89,15 @@ def readings(value: str) -> dict[str, list[str]]:
         for name, one in _everyValue(text):
             values = found.setdefault(name, {})
             extended = [_joined([(0, one, True)]), *one.split("'", 3)] if "'" in one else []
-            for read in (one, words(one), _BLANKS.sub(" ", one), _FOLDS.sub("", one), *extended):
+            cut = [words(one + "?=")] if "=?" in one else []
+            for read in (
+                one,
+                words(one),
+                *cut,
+                _BLANKS.sub(" ", one),
+                _FOLDS.sub("", one),
+                *extended,
+            ):
                 if read:
                     values[read] = None
     return {name: list(values) for name, values in found.items()}
@@ -99,6 +113,7 @@ def _everyValue(value: str) -> Iterator[tuple[str, str]]:
             yield name.strip().lower(), text.strip().strip('"')
     yield from _byPairs(value)
     yield from _anywhere(value)
+    yield from _byNextQuotes(value)
 
 
 def _anywhere(value: str) -> Iterator[tuple[str, str]]:
@@ -151,6 +166,24 @@ def _pairedPieces(value: str) -> Iterator[str]:
     yield value[start:]
 
 
+def _byNextQuotes(value: str) -> Iterator[tuple[str, str]]:
+    """
+    As readers have it to whom a value is what stands between the next two
+    quotes, wherever these are; and what is behind a quote that has no other.
+    """
+    quotes = [found.start() for found in _QUOTE.finditer(value) if found[0] == '"']
+    ends = [*quotes[1:], len(value)]
+    seen: set[tuple[str, int]] = set()
+    for place in _ANYWHERE.finditer(value):
+        at = bisect.bisect_left(quotes, place.end())
+        key = (place[1].lower(), at)
+        isNext = at < len(quotes) and ";" not in value[place.end() : quotes[at]]
+        if isNext and key not in seen:
+            seen.add(key)
+            text = value[quotes[at] + 1 : ends[at]]
+            yield from ((key[0], one) for one in (text, _ESCAPED.sub(r"\1", text)))
+
+
 def _valuesIn(rest: str) -> list[str]:
     """
     @param rest: what is behind an equals sign.
@@ -161,13 +194,16 @@ def _valuesIn(rest: str) -> list[str]:
         text = text.lstrip()
         quoted = _QUOTED.match(text)
         if quoted is not None:
-            values += [re.sub(r"\\(.)", r"\1", quoted[1], flags=re.S), quoted[1]]
+            values += [_ESCAPED.sub(r"\1", quoted[1]), quoted[1]]
             values.append(text[1:].partition('"')[0])
             if quoted[2] is not None:
                 break
         piece = text.partition(";")[0].strip()
         values += [piece, piece.strip("\"'"), piece.replace('"', ""), piece.replace("\\", "")]
         values += [piece.partition('"')[2].strip('"'), piece.partition("=")[0]]
+        values.append(_NO_PERCENT.split(piece, maxsplit=1)[0])
+        strict = _STRICT_TOKEN.match(piece)
+        values += [strict[0]] if strict is not None else []
         token = _TOKEN.match(text.lstrip(' \t\r\n"'))
         if token is not None:
             values += [token[0], token[0].strip("'"), token[0].partition("\\")[0]]
@@ -181,7 +217,9 @@ def _everyJoin(sections: list[_Section]) -> Iterator[str]:
     """
     ordered = sorted(sections, key=lambda section: section[0])
     last = {section[0]: section for section in ordered}
-    for chosen in (_first(sections), list(last.values()), ordered, sorted(sections)):
+    plain = [section for section in ordered if not section[2]]
+    ways = (_first(sections), list(last.values()), ordered, sorted(sections), plain)
+    for chosen in dict.fromkeys(map(tuple, ways)):
         yield _joined(chosen)
         yield _joined([(number, text, True) for number, text, _ in chosen])
         yield _joined(chosen, "latin-1")
@@ -220,7 +258,7 @@ def _unquoted(text: str) -> str:
     if not text.startswith('"'):
         return text.strip()
     quoted = text[1:-1] if len(text) > 1 and text.endswith('"') else text[1:]
-    return re.sub(r"\\(.)", r"\1", quoted, flags=re.S)
+    return _ESCAPED.sub(r"\1", quoted)
 
 
 def _first(sections: list[_Section]) -> list[_Section]:
@@ -238,7 +276,7 @@ def _first(sections: list[_Section]) -> list[_Section]:
     return whole
 
 
-def _joined(sections: list[_Section], unsaid: str = "utf-8") -> str:
+def _joined(sections: Sequence[_Section], unsaid: str = "utf-8") -> str:
     """
     @param unsaid: the character set where none is said.
     """

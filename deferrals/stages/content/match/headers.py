@@ -61,6 +61,16 @@ _WORDS = re.compile(r"[a-z0-9-]++")
 _Fields = list[tuple[bytes, str]]
 
 
+def contentOctets(octets: bytes) -> tuple[int, int]:
+    """
+    @param octets: a header section.
+    @return: how long the longest of the fields is that are read, and all of them
+        together.
+    """
+    lengths = [len(value) for fields in _kept(octets) for _, value in fields]
+    return max(lengths, default=0), sum(lengths)
+
+
 @attrs.frozen
 class PartHeader:
     """

@@ -16,10 +16,16 @@ from __future__ import annotations
 
 import mmap
 import re
+from itertools import islice
 
 import attrs
 
-from deferrals.stages.content.match.headers import PartHeader, otherStarts
+from deferrals.stages.content.match.headers import (
+    MAX_STARTS,
+    PartHeader,
+    contentOctets,
+    otherStarts,
+)
 
 #: A message with more parts, or nested deeper, or with a longer header section
 #: (its own or a part's), is not read any further.
@@ -31,9 +37,16 @@ MAX_HEADER_OCTETS = 256 * 1024
 MAX_HEADERS_OCTETS = 8 * 1024 * 1024
 MAX_HEADER_LINES = 100_000
 
+#: Of a field whose parameters are read; and all of them together: each is read
+#: in many ways, which takes a while.
+MAX_FIELD_OCTETS = 64 * 1024
+MAX_FIELDS_OCTETS = 1024 * 1024
+
 #: The contents of all parts together, as a multiple of the size; they overlap
 #: where readers differ, and in honest messages hardly do.
 MAX_READINGS = 8
+#: Of a small message, so much in any case.
+MIN_READINGS_OCTETS = 32 * 1024
 
 #: So much of a boundary is compared.  [Dovecot compares 80 octets]
 _BOUNDARY_OCTETS = 80
@@ -90,7 +103,8 @@ def parts(data: Buffer) -> list[Part]:
     @raise TooComplex: there are more than L{MAX_PARTS}, or deeper than
         L{MAX_DEPTH}, or one has a header longer than L{MAX_HEADER_OCTETS}, or
         all headers together more than L{MAX_HEADERS_OCTETS} or
-        L{MAX_HEADER_LINES}, or their contents together are more than
+        L{MAX_HEADER_LINES}, or a field of one is longer than L{MAX_FIELD_OCTETS},
+        all of these together than L{MAX_FIELDS_OCTETS}, or their contents together are more than
         L{MAX_READINGS} times the message.
     """
     return _BoundaryScanner(data).scan()
@@ -108,6 +122,7 @@ class _OpenPart:
     starts: list[int]
     closed: bool
     skipped: bool = False
+    resume: int = 0
     strictEnd: int | None = None
 
 
@@ -175,9 +190,11 @@ class _Levels:
         """
         @param at: where two hyphens stand at the beginning of a line.
         """
-        begin = at + 2 + (data[at + 2 : at + 3] == b'"')  # some put it in quotes here, too
-        text = data[begin : begin + _BOUNDARY_OCTETS].lower()
-        keys = tuple(text[:length] for length in self._lengths if text[:length] in self.digests)
+        texts = [data[at + 2 : at + 2 + _BOUNDARY_OCTETS].lower()]
+        if texts[0].startswith(b'"'):  # some put it in quotes here, too
+            texts.append(data[at + 3 : at + 3 + _BOUNDARY_OCTETS].lower())
+        begins = (text[:length] for text in texts for length in self._lengths)
+        keys = tuple(begin for begin in begins if begin in self.digests)
         if not keys:
             return None
         end = data.find(b"\n", at)
@@ -236,9 +253,9 @@ class _BoundaryScanner:
     def __init__(self, data: Buffer) -> None:
         self._data = data
         self._levels = _Levels()
-        self._headerOctets = self._headerLines = self._count = 0
+        self._headerOctets = self._headerLines = self._fieldOctets = self._count = 0
         self._soughtFrom, self._nextMark = 0, -1
-        self._left = MAX_READINGS * len(data)
+        self._left = max(MAX_READINGS * len(data), MIN_READINGS_OCTETS)
         self._carried: PartHeader | None = None
 
     def scan(self) -> list[Part]:
@@ -253,7 +270,7 @@ class _BoundaryScanner:
                 one = self._begin(one.start, key, "text/plain")
                 same.append(one)
             found += same
-            line = self._nextLine(one.start)
+            line = self._nextLine(one.resume)
             for each in same[:-1]:
                 if each.header.isContainer and not one.header.isEmpty:
                     each.skipped = True
@@ -292,9 +309,37 @@ class _BoundaryScanner:
             likely = self._likely(starts[0])
             header = attrs.evolve(header, boundaries=(*header.boundaries, *likely))
         self._levels.declare(header)
+        if header.isContainer and not header.isMessage:
+            header = self._guessed(header, starts[0])
         one = _OpenPart(header, starts[0], starts[0], starts[1:], closed and header.isEmpty)
+        one.resume = self._ownLine(position, starts[0]) if header.boundaries else starts[0]
         self._levels.begin(one, key)
         return one
+
+    def _guessed(self, header: PartHeader, start: int) -> PartHeader:
+        """
+        Where the first line that could be a boundary is none of those that are
+        declared, readers may take it for one.
+        """
+        at = self._find(start)
+        if at < 0 or self._levels.line(self._data, at) is not None:
+            return header
+        likely = self._likely(start)
+        header = attrs.evolve(header, boundaries=(*header.boundaries, *likely), isContainer=False)
+        self._levels.declare(header)
+        return header
+
+    def _ownLine(self, position: int, start: int) -> int:
+        """
+        Where a header section has a line that is one of its own boundaries, the
+        parts begin there; otherwise behind it.
+        """
+        at = self._find(position)
+        while 0 <= at < start:
+            if at > position and self._levels.line(self._data, at) is not None:
+                return at
+            at = self._find(at + 1)
+        return start
 
     def _likely(self, start: int) -> list[str]:
         """
@@ -339,8 +384,8 @@ class _BoundaryScanner:
         starts = [found.end() for found in (empty, early) if found]
         skipped = begin - position
         starts += [skipped + at for at in otherStarts(octets[skipped:])]
-        starts += [found.end() for found in _EMPTY_CR.finditer(octets)][:1]
-        if position and end == start < len(self._data):  # no empty line: for some, no header
+        starts += [found.end() for found in islice(_EMPTY_CR.finditer(octets), MAX_STARTS)]
+        if position and end == start:  # no empty line: for some, no header
             starts.append(0)
         return PartHeader.read(octets, default), [start, *(position + at for at in starts)]
 
@@ -355,12 +400,13 @@ class _BoundaryScanner:
         end, start = self._headerEnd(late.end())
         if end - position > MAX_HEADER_OCTETS:
             return None
-        header = PartHeader.read(self._counted(late.end(), end), default)
+        octets = self._counted(late.end(), end)
+        header = PartHeader.read(octets, default)
         if header.isEmpty:
             return None
         kinds = (*header.mimeTypes, default)
         header = attrs.evolve(header, mimeTypes=kinds, isPlain=False, isContainer=False)
-        return header, [start, late.end()]
+        return header, [start, late.end(), *(late.end() + at for at in otherStarts(octets))]
 
     def _counted(self, start: int, end: int) -> bytes:
         """
@@ -370,6 +416,10 @@ class _BoundaryScanner:
         self._headerOctets += len(octets)
         self._headerLines += octets.count(b"\n")
         if self._headerOctets > MAX_HEADERS_OCTETS or self._headerLines > MAX_HEADER_LINES:
+            raise TooComplex
+        longest, together = contentOctets(octets)
+        self._fieldOctets += together
+        if longest > MAX_FIELD_OCTETS or self._fieldOctets > MAX_FIELDS_OCTETS:
             raise TooComplex
         return octets
 

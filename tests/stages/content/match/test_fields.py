@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.stages.content.match.fields import base64 as lenient
-from deferrals.stages.content.match.fields import decoded, parameters, words
+from deferrals.stages.content.match.fields import decoded, parameters, readings, words
 from tests.work import linesRun
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=300)
@@ -42,6 +42,22 @@ class ParameterTests(SynchronousTestCase):
             ("a; n*=no-such-charset''%C3%A4", {"n": "\u00e4"}),
         ):
             self.assertEqual(parameters(value), wanted, value)
+
+    def test_readings(self) -> None:
+        """What one reader each takes for the name."""
+        for value, wanted in (
+            ('text/html; name=quo"te.exe name=quo"te.exe', "te.exe name=quo"),
+            ('text/html; name=quo"te.exe ("x)', "te.exe ("),
+            ('x; name=a.exe"; name="b.exe', "; name="),
+            ("x; filename=\"back\\slash.exe; filename='b.js'", "backslash.exe; filename='b.js'"),
+            ("x; filename*=ut/-8''%28paren%29%2Eexe", "ut"),
+            ("x; name*=utf-8''per/%2541cent%2Eexe", "per"),
+            ("x; name*=utf-8''a%27b%2\r\n%2Eexe", "a'b"),
+            ('x; filename="=?utf-8?q?=70=65=72=25=3', "per%=3"),
+            ('x; name*0="a"; name*1="c"; name*0*=utf-8\'\'b', "ac"),
+        ):
+            found = readings(value)
+            self.assertIn(wanted, found.get("name", []) + found.get("filename", []), value)
 
     @given(TEXT.filter(bool))
     def test_likeTheLibrary(self, name: str) -> None:

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.stages.content.match import mime
 from deferrals.stages.content.match.contents import files
 from deferrals.stages.content.match.mime import (
+    MAX_FIELD_OCTETS,
     MAX_HEADER_LINES,
     MAX_HEADERS_OCTETS,
     TooComplex,
@@ -45,6 +47,36 @@ class MimeTests(SynchronousTestCase):
 
     def structure(self, data: bytes) -> list[tuple[str, bytes]]:
         return [(part.header.mimeTypes[0], data[part.start : part.end]) for part in parts(data)]
+
+    def test_otherBoundaries(self) -> None:
+        """A part that only some readers see has a header of its own."""
+        part = b"Content-Type: application/x; name=a.exe\r\n\r\nMZ\r\n"
+        top = b"Content-Type: multipart/mixed; boundary=b1\r\n"
+        for data in (
+            b'Content-Type: multipart / mixed;\r\n\r\n--"b"\r\n' + part,
+            top + b'\r\n--x"b1 \r\n' + part + b"--b1--\r\n",
+            top + b"From: a@example.com\r\n--b1\r\n\r\n" + part.replace(b"x; n", b"x; N"),
+            top + b"--b1\r\n" + part + b"--b1--\r\n",
+        ):
+            types = [kind for one in parts(data) for kind in one.header.mimeTypes]
+            self.assertIn("application/x", types, data)
+
+    def test_fields(self) -> None:
+        """What is read of fields in many ways is bounded, one by one and together."""
+        field = b"Content-Type: a/b; x=" + b"y" * (MAX_FIELD_OCTETS - 100) + b"\r\n"
+        self.assertEqual(len(parts(field + b"\r\n")), 1)
+        self.assertRaises(TooComplex, parts, field.replace(b"x=", b"x=" + b"y" * 100) + b"\r\n")
+        top = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+        part = b"--b\r\nContent-Type: a/b; x=" + b"y" * 500 + b"\r\n\r\n"
+        self.patch(mime, "MAX_FIELDS_OCTETS", 2000)
+        self.assertEqual(len(parts(top + part * 3)), 4)
+        self.assertRaises(TooComplex, parts, top + part * 4)
+
+    def test_noEnd(self) -> None:
+        """A part that is all header section is content, too, up to the end of the message."""
+        top = b"Content-Type: multipart/mixed; boundary=b1\r\n\r\n--b1\r\n"
+        contents = [one.content(100) for one in files(top + b"X: y\r\nZ: z")]
+        self.assertIn(b"X: y\r\nZ: z", contents)
 
     def test_likeTheLibrary(self) -> None:
         """Ordinary mail has the parts that the standard library finds."""
