@@ -74,6 +74,21 @@ def parameters(value: str) -> dict[str, str]:
     return {**plain, **{name: _joined(_first(found)) for name, found in sections.items()}}
 
 
+#: A value that all readers read alike: tokens, and quotes around words.
+_PLAIN_WORD = r"[^\s\"\\'();=%*?]++"
+_PLAIN = re.compile(
+    r"[A-Za-z0-9./+_-]*+(?:\s*+;\s*+[A-Za-z-]++="
+    rf"(?:[A-Za-z0-9._+-]++|\"{_PLAIN_WORD}(?: {_PLAIN_WORD})*+\"))*+\s*+;?\s*+"
+)
+
+
+def isPlain(value: str) -> bool:
+    """
+    Whether all readers read a field's value alike.
+    """
+    return _PLAIN.fullmatch(value) is not None
+
+
 def readings(value: str) -> dict[str, list[str]]:
     """
     All that some reader takes for the value of C{filename}, C{name},
@@ -85,6 +100,10 @@ def readings(value: str) -> dict[str, list[str]]:
     @return: by name, in lower case.
     """
     found: dict[str, dict[str, None]] = {}
+    if isPlain(value):
+        for place in _PARAMETER.finditer(";" + value):
+            found.setdefault(place[1].lower(), {})[_unquoted(place[2])] = None
+        return {name: list(values) for name, values in found.items()}
     for text in dict.fromkeys((value, withoutComments(value))):
         for name, one in _everyValue(text):
             values = found.setdefault(name, {})

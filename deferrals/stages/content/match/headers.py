@@ -8,12 +8,13 @@ field, with comments and without, of fields behind a line that is none, too.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
 import attrs
 
-from deferrals.stages.content.match.fields import readings, withoutComments
+from deferrals.stages.content.match.fields import isPlain, readings, withoutComments
 
 #: The lines of a section, however they end; what follows a line that is
 #: continued belongs to it.
@@ -61,13 +62,14 @@ _WORDS = re.compile(r"[a-z0-9-]++")
 _Fields = list[tuple[bytes, str]]
 
 
-def contentOctets(octets: bytes) -> tuple[int, int]:
+def oddOctets(octets: bytes) -> tuple[int, int]:
     """
     @param octets: a header section.
-    @return: how long the longest of the fields is that are read, and all of them
-        together.
+    @return: how long the longest of the fields is that readers read in many ways,
+        and all of them together.
     """
-    lengths = [len(value) for fields in _kept(octets) for _, value in fields]
+    types, dispositions, _ = _kept(octets)
+    lengths = [len(value) for _, value in (*types, *dispositions) if not isPlain(value)]
     return max(lengths, default=0), sum(lengths)
 
 
@@ -178,6 +180,7 @@ def _isUsual(fields: _Fields, form: re.Pattern[str]) -> bool:
 NO_HEADER = PartHeader()
 
 
+@functools.lru_cache(maxsize=2)  # a section is weighed, and then read
 def _kept(octets: bytes) -> tuple[_Fields, _Fields, _Fields]:
     """
     Content-Type, Content-Disposition and Content-Transfer-Encoding, each with

@@ -63,11 +63,11 @@ class MimeTests(SynchronousTestCase):
 
     def test_fields(self) -> None:
         """What is read of fields in many ways is bounded, one by one and together."""
-        field = b"Content-Type: a/b; x=" + b"y" * (MAX_FIELD_OCTETS - 100) + b"\r\n"
+        field = b"Content-Type: a/b; x=(" + b"y" * (MAX_FIELD_OCTETS - 100) + b"\r\n"
         self.assertEqual(len(parts(field + b"\r\n")), 1)
-        self.assertRaises(TooComplex, parts, field.replace(b"x=", b"x=" + b"y" * 100) + b"\r\n")
+        self.assertRaises(TooComplex, parts, field.replace(b"x=(", b"x=(" + b"y" * 100) + b"\r\n")
         top = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
-        part = b"--b\r\nContent-Type: a/b; x=" + b"y" * 500 + b"\r\n\r\n"
+        part = b"--b\r\nContent-Type: a/b; x=(" + b"y" * 500 + b"\r\n\r\n"
         self.patch(mime, "MAX_FIELDS_OCTETS", 2000)
         self.assertEqual(len(parts(top + part * 3)), 4)
         self.assertRaises(TooComplex, parts, top + part * 4)
