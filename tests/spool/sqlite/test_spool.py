@@ -254,6 +254,14 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         work = self.staged(spool, "a@b.example")
         self.assertNotIn(work.envelope.transaction, spool._incoming)
 
+    def test_incomingFromTheBegin(self) -> None:
+        """A content is coming in from its begin until it has its row, or is not wanted."""
+        spool = self.makeSpool()
+        writer = spool.newBody(7)
+        self.assertIn(7, spool._incoming)
+        writer.abort()
+        self.assertNotIn(7, spool._incoming)
+
     def test_renewedByOwner(self) -> None:
         """A lease that is another one's by now is not renewed."""
         spool = self.makeSpool()
