@@ -18,7 +18,7 @@ from deferrals.model.ids import formatId
 from deferrals.spool.sqlite import aside, repair
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.marker import Mark, generationOf, readMark
-from deferrals.spool.sqlite.pages import logSalt, readLog
+from deferrals.spool.sqlite.pages import LOG_HEADER, logSalt, readLog
 from deferrals.spool.sqlite.queries import readOnly
 from deferrals.spool.sqlite.schema import identity
 
@@ -120,8 +120,8 @@ def _afterLostLog(files: SpoolFiles, now: float, incoming: Container[int]) -> No
     What the database says may be a minute old; and it may be damaged.
     """
     _log.critical(
-        "the write-ahead log of {path} is missing: what has come in the last minute is not in the"
-        " database, and what was delivered in it may be delivered again",
+        "the write-ahead log of {path} is missing, or damaged: what has come in the last minute is"
+        " not in the database, and what was delivered in it may be delivered again",
         path=files.database,
         event="set-aside",
     )
@@ -133,14 +133,12 @@ def _afterLostLog(files: SpoolFiles, now: float, incoming: Container[int]) -> No
 
 def _sayDamagedLog(files: SpoolFiles) -> None:
     """
-    SQLite takes a write-ahead log up to the first frame that is not whole, and
-    says nothing.  One transaction behind it may never have been confirmed; of
-    two, one was.
+    SQLite takes a write-ahead log up to the first frame that is not whole, writes
+    over the rest, and says nothing.
     """
-    log = readLog(files.log)
-    if log is None or log.behind < 2:
+    why = _damageOfLog(files.log)
+    if not why:
         return
-    why = f"damaged in the middle: {log.behind} transactions behind it cannot be applied"
     path = aside.copyLog(files, why)
     _log.critical(
         "the write-ahead log of {path} is {why}: a copy is set aside as {aside}; " + _TELL,
@@ -149,6 +147,24 @@ def _sayDamagedLog(files: SpoolFiles) -> None:
         aside=path,
         event="set-aside",
     )
+
+
+def _damageOfLog(path: str) -> str:
+    """
+    One transaction behind the first frame that is not whole may never have been
+    confirmed; of two, one was.  Nothing is behind a header that is not written and
+    synced.
+
+    @return: what is wrong; empty if nothing is.
+    """
+    log = readLog(path)
+    if log is None:
+        return "damaged: it cannot be read" if _size(path) > LOG_HEADER else ""
+    if not log.hasHeader:
+        return f"damaged at its beginning: {log.behind} transactions cannot be applied"
+    if log.behind < 2:
+        return ""
+    return f"damaged in the middle: {log.behind} transactions behind it cannot be applied"
 
 
 def _setAside(files: SpoolFiles, why: str, incoming: Container[int]) -> None:

@@ -297,6 +297,40 @@ class BelongingTests(SpoolCase):
         (name,) = files.namesAside()
         self.assertIn("spool.sqlite-wal", os.listdir(os.path.join(files.damaged, name)))
 
+    def test_beginningOfLog(self) -> None:
+        """
+        Of a log whose beginning is damaged SQLite takes nothing, and writes over it: a
+        copy is kept, and what is in it can be taken back.
+        """
+        self.reactor.advance(housekeeping.EVERY_SECONDS)
+        self.rounds()
+        works = [self.staged() for _ in range(3)]
+        ids = sorted(work.envelope.id for work in works)
+        for damage in (b"\xff" * 32, b"\xff" * 4, b"\0" * 20 + b"salt", b"\0" * 5000):
+            files = self.killed()
+            with open(files.log, "r+b") as file:
+                file.seek(damage.rfind(b"\0") + 1 if damage.endswith(b"salt") else 0)
+                file.write(damage.lstrip(b"\0") or damage)
+            del self.events[:]
+            spool = self.opened(files.directory)
+            self.assertIn("is damaged at its beginning", self.alarms()[0])
+            (name,) = files.namesAside()
+            done = self.reactor.wait(
+                SqliteQueue(spool.store, self.inThread).rescue("restore", name)
+            )
+            self.assertEqual(sorted(done["restored"]), ids)
+            self.reactor.wait(spool.close())
+
+    def test_garbageLog(self) -> None:
+        """A log of which nothing can be read is kept, too."""
+        self.reactor.wait(self.spool.close())
+        files = self.killed()
+        with open(files.log, "wb") as file:
+            file.write(b"\0" * 9000)
+        self.ids(files)
+        self.alarm("damaged: it cannot be read")
+        self.assertEqual(len(files.namesAside()), 1)
+
     def test_noMark(self) -> None:
         """A spool without a mark is one of an older version: nothing is said."""
         work = self.staged()
