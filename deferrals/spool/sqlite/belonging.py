@@ -37,7 +37,9 @@ def judge(files: SpoolFiles, now: float, incoming: Container[int]) -> None:
     @param now: the spool's time, where a database must be mended.
     @param incoming: the numbers of messages that are coming in.
     """
-    repair.finish(files)
+    finished = repair.finish(files)
+    if finished:
+        _log.critical("{text}; " + _TELL, text=finished, event="set-aside")
     mark = readMark(files.mark)
     if not _size(files.database):
         return _withoutDatabase(files, mark, incoming)
@@ -128,7 +130,7 @@ def _afterLostLog(files: SpoolFiles, now: float, incoming: Container[int]) -> No
     with contextlib.closing(readOnly(files.database)) as db, contextlib.suppress(sqlite3.Error):
         if db.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]:
             return
-    _log.critical("{text}", text=repair.salvage(files, now, incoming))
+    _log.critical("{text}", text=repair.salvage(files, now, incoming), event="set-aside")
 
 
 def _sayDamagedLog(files: SpoolFiles) -> None:

@@ -122,14 +122,18 @@ def carry(
     return report
 
 
-def finish(files: SpoolFiles) -> None:
+def finish(files: SpoolFiles) -> str:
     """
     A process died while it put a new database in the place of another one: go
     on with that.
+
+    @return: a text for the log; empty where nothing was to be done.
     """
     whole = f"{files.database}.whole"
-    if os.path.exists(whole):
-        _replace(files, whole, "it was damaged")
+    if not os.path.exists(whole):
+        return ""
+    _replace(files, whole, "it was damaged")
+    return f"{files.database} was damaged; all that could be read has been carried over"
 
 
 def _new(files: SpoolFiles) -> str:

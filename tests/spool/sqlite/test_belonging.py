@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.interfaces import Work
 from deferrals.spool.message import MEMORY_OCTETS, PART
 from deferrals.spool.sqlite import housekeeping
+from deferrals.spool.sqlite.database import connect
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.pages import readLog
 from deferrals.spool.sqlite.queue import SqliteQueue
@@ -329,6 +330,41 @@ class BelongingTests(SpoolCase):
             file.write(b"\0" * 9000)
         self.ids(files)
         self.alarm("damaged: it cannot be read")
+        self.assertEqual(len(files.namesAside()), 1)
+
+    def test_tables(self) -> None:
+        """A database whose tables are not those that there should be is mended, too."""
+        numbers = {self.staged().envelope.transaction for _ in range(3)}
+        for damage in (
+            "PRAGMA user_version = 0",
+            "PRAGMA user_version = 1",
+            "PRAGMA user_version = 3",
+            "DELETE FROM info",
+            "DROP TABLE destinations",
+            "DROP TABLE leaving; CREATE TABLE leaving (x)",
+        ):
+            files = self.killed()
+            db = connect(files.database)
+            db.executescript(damage)
+            db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            db.close()
+            os.unlink(files.mark)
+            del self.events[:]
+            self.assertEqual(self.ids(files), numbers, damage)
+            self.assertIn("3 messages were carried over", "; ".join(self.alarms()))
+            (name,) = files.namesAside()
+            self.assertIn("spool.sqlite", os.listdir(os.path.join(files.damaged, name)))
+            events = [event for event in self.events if event.get("event") == "set-aside"]
+            self.assertEqual(len(events), 1)
+
+    def test_died(self) -> None:
+        """What a process had set aside when it died is said by the next one."""
+        work = self.staged()
+        self.reactor.wait(self.spool.close())
+        files = self.killed()
+        shutil.copy(files.database, f"{files.database}.whole")
+        self.assertEqual(self.ids(files), {work.envelope.transaction})
+        self.alarm("all that could be read has been carried over")
         self.assertEqual(len(files.namesAside()), 1)
 
     def test_noMark(self) -> None:
