@@ -83,7 +83,7 @@ def salvage(files: SpoolFiles, now: float, incoming: Container[int]) -> str:
         _keepMark(target, readMark(files.mark))
         kept = sum(
             files.setBodyAside(number)
-            for number in files.bodyNumbers()
+            for number in [*files.bodyNumbers(), *files.unfinished()]
             if number not in incoming and not _isKnown(target, number)
         )
     _install(files, new, f"it was damaged: {report}")

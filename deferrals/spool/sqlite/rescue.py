@@ -147,7 +147,7 @@ class Aside:
         Where the file of a message's content is.
         """
         if self.files.hasBody(message):
-            return self.files.body(message)
+            return self.files.found(message)
         for name in self.files.namesAside():
             path = os.path.join(self.files.damaged, name)
             inCopy = os.path.join(path, "bodies", formatId(message))
