@@ -115,8 +115,8 @@ class SqliteSpool:
     async def _open(self) -> None:
         self._takeDirectory()
         clock = self.store.clock
-        belonging.judge(self.store.files, clock.now(), self._incoming)
         try:
+            self._judge()
             await self._database.open()
             saved = await self._twice(savedClock)
             if saved is not None:
@@ -135,6 +135,12 @@ class SqliteSpool:
             )
         self._housekeeping.start()
         self._room.start()
+
+    def _judge(self) -> None:
+        try:
+            belonging.judge(self.store.files, self.store.clock.now(), self._incoming)
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(f"{self.store.files.directory}: {error}") from None
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         """

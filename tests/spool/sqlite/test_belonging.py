@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.errors import SpoolError
 from deferrals.interfaces import Work
 from deferrals.spool.message import MEMORY_OCTETS, PART, Message
 from deferrals.spool.sqlite import housekeeping
@@ -410,6 +411,20 @@ class BelongingTests(SpoolCase):
         self.assertEqual(self.ids(files), {work.envelope.transaction})
         self.alarm("all that could be read has been carried over")
         self.assertEqual(len(files.namesAside()), 1)
+
+    def test_nowhere(self) -> None:
+        """Where nothing can be set aside the spool is not opened, and is let go of."""
+        self.staged()
+        files = self.killed()
+        os.truncate(files.database, 0)
+        with open(files.damaged, "w"):
+            pass  # no directory can be made there
+        spool = SqliteSpool(files.directory, self.reactor, self.inThread)
+        failure = self.reactor.wait(spool.open())
+        failure.trap(SpoolError)
+        self.assertTrue(spool.closed)
+        os.unlink(files.damaged)
+        self.assertEqual(self.ids(files), set())
 
     def test_noMark(self) -> None:
         """A spool without a mark is one of an older version: nothing is said."""
