@@ -39,8 +39,8 @@ CONGESTED_OCTETS = 1024 * 1024
 #: How much of a message L{Message.header} may show.
 HEADER_OCTETS = 256 * 1024
 
-#: What the name of a content's file ends with, until the content is whole and
-#: synced: with it, it is not part of any message.
+#: What the name of a content's file ends with until its message's row is durable:
+#: so what a process that dies leaves is known to have been ours, or not.
 PART = ".part"
 
 READ_OCTETS = 256 * 1024
@@ -98,22 +98,33 @@ class Message:
 
     def settle(self) -> bool:
         """
-        Make it durable, under its own name.  Blocks.
+        Make it durable, before a message has it.  Blocks.
 
-        @return: whether it was given that name now.
+        @return: whether it has still to be given its L{name<giveName>}.
         @raise OSError: it cannot be; or there is another one of that name.
         """
         if self.path is None:
             return False
-        durable.sync(self.path)
         name = self.path.removesuffix(PART)
-        if name != self.path:
-            if os.path.lexists(name):
-                raise FileExistsError(errno.EEXIST, "the content of another message", name)
-            os.rename(self.path, name)
-        isNew, self.path = name != self.path, name
-        durable.sync(os.path.dirname(name))
+        isNew = name != self.path
+        if isNew and os.path.lexists(name):
+            raise FileExistsError(errno.EEXIST, "the content of another message", name)
+        durable.syncWithName(self.path)
         return isNew
+
+    def giveName(self) -> None:
+        """
+        A message has it now, durably: so says its name.  That needs no sync: the
+        next process does it again.  Blocks.
+
+        @raise OSError: it cannot be given a name.
+        """
+        if self.path is not None:
+            name = self.path.removesuffix(PART)
+            if name != self.path:
+                with contextlib.suppress(FileNotFoundError):  # it has got it
+                    os.rename(self.path, name)
+            self.path = name
 
     def measured(self) -> tuple[int, bytes]:
         """
@@ -163,7 +174,7 @@ class BodyWriter:
     file.
 
     @param path: the file to use when the message is large: L{PART} is added to
-        its name until L{Message.settle}.
+        its name until L{Message.giveName}.
     @param inThread: runs a function outside the reactor thread.
     @param aborted: called when the content was not wanted, and its file, if
         there was one, is gone.

@@ -40,7 +40,7 @@ def backUp(files: SpoolFiles, directory: str) -> int:
         createPrivate(copy.database)
         with contextlib.closing(readOnly(files.database)) as db:
             db.execute("VACUUM INTO ?", (copy.database,))
-        _contents(files, copy)
+        _contents(files, copy, withUnnamed=True)
         count = _agree(copy)
         durable.sync(copy.database)
         durable.sync(copy.bodies)
@@ -50,10 +50,13 @@ def backUp(files: SpoolFiles, directory: str) -> int:
     return count
 
 
-def _contents(files: SpoolFiles, copy: SpoolFiles) -> None:
-    for name in os.listdir(files.bodies):
-        path = os.path.join(copy.bodies, name)
-        if name.endswith(PART) or os.path.exists(path):
+def _contents(files: SpoolFiles, copy: SpoolFiles, withUnnamed: bool = False) -> None:
+    """
+    @param withUnnamed: also those whose messages' rows may just have become durable.
+    """
+    for name in sorted(os.listdir(files.bodies), reverse=True):  # named while it is read
+        path = os.path.join(copy.bodies, name.removesuffix(PART))
+        if (name.endswith(PART) and not withUnnamed) or os.path.exists(path):
             continue
         with contextlib.suppress(FileNotFoundError):  # it left the queue meanwhile
             _content(os.path.join(files.bodies, name), path)

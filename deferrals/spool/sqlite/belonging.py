@@ -18,9 +18,10 @@ from deferrals.model.ids import formatId
 from deferrals.spool.sqlite import aside, repair
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.marker import Mark, generationOf, readMark
-from deferrals.spool.sqlite.pages import logSalt, readLog
+from deferrals.spool.sqlite.pages import LOG_HEADER, logSalt, readLog
 from deferrals.spool.sqlite.queries import readOnly
 from deferrals.spool.sqlite.schema import identity
+from deferrals.spool.sqlite.upkeep import SLICE, withoutMessage
 
 _log = Logger(namespace="deferrals.spool")
 
@@ -37,14 +38,16 @@ def judge(files: SpoolFiles, now: float, incoming: Container[int]) -> None:
     @param now: the spool's time, where a database must be mended.
     @param incoming: the numbers of messages that are coming in.
     """
-    repair.finish(files)
+    finished = repair.finish(files)
+    if finished:
+        _log.critical("{text}; " + _TELL, text=finished, event="set-aside")
     mark = readMark(files.mark)
     if not _size(files.database):
         return _withoutDatabase(files, mark, incoming)
+    isMissing = mark is not None and _judgeLog(files, mark)
+    isDamaged = _sayDamagedLog(files)
     if mark is None:
-        return _sayDamagedLog(files)
-    isMissing = _judgeLog(files, mark)
-    _sayDamagedLog(files)
+        return _setUnsureAside(files, incoming)
     state = _state(files.database)
     if state is None:
         return None  # damaged, or of an older format: seen when it is opened
@@ -53,7 +56,27 @@ def judge(files: SpoolFiles, now: float, incoming: Container[int]) -> None:
         return _setAside(files, why, incoming)
     if isMissing:
         _afterLostLog(files, now, incoming)
+    if isMissing or isDamaged:
+        _setUnsureAside(files, incoming)
     return None
+
+
+def _contents(files: SpoolFiles) -> list[int]:
+    return [*files.bodyNumbers(), *files.unfinished()]
+
+
+def _setUnsureAside(files: SpoolFiles, incoming: Container[int]) -> None:
+    """
+    Rows may be missing: content without one may have been acknowledged even if its
+    name says that it was not.
+    """
+    numbers = [number for number in files.unfinished() if number not in incoming]
+    if not numbers:
+        return
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(readOnly(files.database)) as db:
+        for start in range(0, len(numbers), SLICE):
+            for number in withoutMessage(db, numbers[start : start + SLICE]):
+                setContentAside(files, number)
 
 
 def _size(path: str) -> int:
@@ -65,7 +88,7 @@ def _size(path: str) -> int:
 
 def _withoutDatabase(files: SpoolFiles, mark: Mark | None, incoming: Container[int]) -> None:
     wasUsed = mark is not None and bool(mark.spool)
-    contents = [number for number in files.bodyNumbers() if number not in incoming]
+    contents = [number for number in _contents(files) if number not in incoming]
     if wasUsed or contents or _size(files.log):
         there = "is of 0 octets" if os.path.exists(files.database) else "is missing"
         _setAside(files, f"{files.database} {there}", incoming)
@@ -120,27 +143,27 @@ def _afterLostLog(files: SpoolFiles, now: float, incoming: Container[int]) -> No
     What the database says may be a minute old; and it may be damaged.
     """
     _log.critical(
-        "the write-ahead log of {path} is missing: what has come in the last minute is not in the"
-        " database, and what was delivered in it may be delivered again",
+        "the write-ahead log of {path} is missing, or damaged: what has come in the last minute is"
+        " not in the database, and what was delivered in it may be delivered again",
         path=files.database,
         event="set-aside",
     )
     with contextlib.closing(readOnly(files.database)) as db, contextlib.suppress(sqlite3.Error):
         if db.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]:
             return
-    _log.critical("{text}", text=repair.salvage(files, now, incoming))
+    _log.critical("{text}", text=repair.salvage(files, now, incoming), event="set-aside")
 
 
-def _sayDamagedLog(files: SpoolFiles) -> None:
+def _sayDamagedLog(files: SpoolFiles) -> bool:
     """
-    SQLite takes a write-ahead log up to the first frame that is not whole, and
-    says nothing.  One transaction behind it may never have been confirmed; of
-    two, one was.
+    SQLite takes a write-ahead log up to the first frame that is not whole, writes
+    over the rest, and says nothing.
+
+    @return: whether that is said now.
     """
-    log = readLog(files.log)
-    if log is None or log.behind < 2:
-        return
-    why = f"damaged in the middle: {log.behind} transactions behind it cannot be applied"
+    why = _damageOfLog(files.log)
+    if not why:
+        return False
     path = aside.copyLog(files, why)
     _log.critical(
         "the write-ahead log of {path} is {why}: a copy is set aside as {aside}; " + _TELL,
@@ -149,12 +172,31 @@ def _sayDamagedLog(files: SpoolFiles) -> None:
         aside=path,
         event="set-aside",
     )
+    return True
+
+
+def _damageOfLog(path: str) -> str:
+    """
+    One transaction behind the first frame that is not whole may never have been
+    confirmed; of two, one was.  Nothing is behind a header that is not written and
+    synced.
+
+    @return: what is wrong; empty if nothing is.
+    """
+    log = readLog(path)
+    if log is None:
+        return "damaged: it cannot be read" if _size(path) > LOG_HEADER else ""
+    if not log.hasHeader:
+        return f"damaged at its beginning: {log.behind} transactions cannot be applied"
+    if log.behind < 2:
+        return ""
+    return f"damaged in the middle: {log.behind} transactions behind it cannot be applied"
 
 
 def _setAside(files: SpoolFiles, why: str, incoming: Container[int]) -> None:
     path = aside.moveDatabase(files, "spool", why)
     count = 0
-    for number in files.bodyNumbers():
+    for number in _contents(files):
         if number not in incoming:
             count += files.setBodyAside(number)
     _log.critical(
@@ -169,11 +211,10 @@ def _setAside(files: SpoolFiles, why: str, incoming: Container[int]) -> None:
 
 def setContentAside(files: SpoolFiles, number: int) -> None:
     """
-    No message has this content: it was about to become one when the process
-    ended, or its message's row was lost.
+    No message has this content any longer: its row was lost.
     """
     if files.setBodyAside(number):
-        _log.warn(
+        _log.critical(
             "no message has the content of {transaction}, which may have been acknowledged: set"
             " aside; " + _TELL,
             transaction=formatId(number),

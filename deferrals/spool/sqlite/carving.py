@@ -13,7 +13,6 @@ Content counts when it has the size and the digest that its message's row says.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from deferrals.model.ids import formatId
 from deferrals.spool.sqlite.cells import Cell, TreePage, Value, treePage
 from deferrals.spool.sqlite.claims import setAside
 from deferrals.spool.sqlite.pages import INDEX_INNER, MAGIC, TABLE_INNER, TABLE_LEAF, Pages
+from deferrals.spool.sqlite.recovery import saveClock, savedClock
 from deferrals.spool.sqlite.schema import ASIDE, HELD, QUEUED
 
 _NO_RECIPIENTS = "without their recipients"
@@ -273,6 +273,8 @@ class Carving:
         self._report = Report(count=pages.count)
         self._named: set[int] = set()
         self._info: set[Value] = set()
+        self._left: set[Value] = set()
+        self._unsure: set[tuple[Value, Value]] = set()
         self._contents: dict[int, list[int]] = {_USED: [], _UNKNOWN: []}
         self._inserts = {name: self._insertion(name) for name in _CARRIED}
 
@@ -291,6 +293,8 @@ class Carving:
         self._rows(_UNKNOWN)
         for state in (_USED, _UNKNOWN):
             self._bodies(state)
+        self._forgetLeft(sure)
+        self._setClock()
         self._judge(sure)
         self._target.execute(
             "INSERT OR IGNORE INTO destinations (name, ready) SELECT destination, min(due)"
@@ -333,17 +337,54 @@ class Carving:
                     name = record[_NAMES[table]]
                     if state == _USED and isinstance(name, int):
                         self._named.add(name)
-                elif table == "info" and state == _UNKNOWN and record[0] in self._info:
-                    pass  # an older one
-                elif table:
-                    self._insert(table, record)
+                elif table and not (state == _UNKNOWN and self._isOlder(table, record)):
+                    isNew = self._insert(table, record)
+                    if isNew and table == "recipients" and state == _UNKNOWN:
+                        self._unsure.add((record[0], record[1]))
 
-    def _insert(self, table: str, record: Record) -> None:
+    def _isOlder(self, table: str, record: Record) -> bool:
+        """
+        Whether a row that may be of a page that was not in use is not to be
+        believed: by C{leaving} files are removed.
+        """
+        return table == "leaving" or (table == "info" and record[0] in self._info)
+
+    def _insert(self, table: str, record: Record) -> bool:
+        """
+        @return: whether it was not there.
+        """
         if table == "info":
             self._info.add(record[0])
-        # A row that cannot be is one that cannot be read.
-        with contextlib.suppress(sqlite3.Error, OverflowError):
-            self._target.execute(self._inserts[table], record)
+        elif table == "leaving":
+            self._left.add(record[0])
+        try:
+            return self._target.execute(self._inserts[table], record).rowcount == 1
+        except (sqlite3.Error, OverflowError):
+            return False  # a row that cannot be is one that cannot be read
+
+    def _forgetLeft(self, sure: set[int]) -> None:
+        """
+        What has left, as is known for sure, is only in pages that are not in use.
+        """
+        for number in self._left:
+            if number in sure:
+                self._target.execute("DELETE FROM leaving WHERE message = ?", (number,))
+                continue
+            for table, column in (("messages", "id"), ("bodies", "id"), ("recipients", "message")):
+                self._target.execute(f"DELETE FROM {table} WHERE {column} = ?", (number,))
+
+    def _setClock(self) -> None:
+        """
+        The spool's time is at least that of the newest message; it is that where
+        nothing else tells it.
+        """
+        since, received = self._target.execute(
+            "SELECT max(since), max(received) FROM messages"
+        ).fetchone()
+        said = savedClock(self._target)
+        if said is None and since is not None:
+            saveClock(self._target, received, since)
+        self._now = max(self._now, since or 0.0, said[1] if said is not None else 0.0)
 
     def _bodies(self, state: int) -> None:
         for number in dict.fromkeys(self._contents[state]):
@@ -368,16 +409,17 @@ class Carving:
         Find what is complete, and set the rest aside.
         """
         target, incomplete = self._target, self._report.incomplete
+        unsure = {number for number, _ in self._unsure}
+        target.executemany(
+            f"UPDATE recipients SET status = {HELD}, owner = NULL WHERE message = ? AND seq = ?",
+            list(self._unsure),
+        )
         for number in sorted(self._numbers() | self._named):
             why = self._lacks(number)
             if not why:
                 self._report.whole.append(number)
-                if number not in sure:
+                if number not in sure or number in unsure:
                     self._report.held.append(number)
-                    target.execute(
-                        f"UPDATE recipients SET status = {HELD}, owner = NULL WHERE message = ?",
-                        (number,),
-                    )
                 continue
             incomplete.setdefault(why, []).append(number)
             setAside(target, number, self._now, None)

@@ -193,7 +193,7 @@ class Claims:
         body = self.db.execute("SELECT body FROM bodies WHERE id = ?", (number,)).fetchone()
         if body is not None:
             return Message(size, digest, body[0], None, body[0][:HEADER_OCTETS], False)
-        path = self.files.body(number)
+        path = self.files.found(number)
         try:
             with open(path, "rb") as file:
                 head = file.read(HEADER_OCTETS)

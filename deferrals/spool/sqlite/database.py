@@ -316,11 +316,12 @@ class Database:
         try:
             self._open()
         except sqlite3.Error as error:
-            if not isBroken(error):
+            # Where tables are missing or others, SQLite says that a statement is wrong.
+            if not (isBroken(error) or _code(error) == sqlite3.SQLITE_ERROR):
                 raise
             self._shut()
             _log.critical("{path}: {error}", path=self._path, error=str(error))
-            _log.critical("{text}", text=self._mend(None))
+            _log.critical("{text}", text=self._mend(None), event="set-aside")
             self._open()
 
     def _open(self) -> None:
@@ -397,7 +398,7 @@ class Database:
         try:
             if deleted or self._damaged:
                 text = self._mend(None if self._damaged else self._db)
-                _log.critical("{text}", text=text)
+                _log.critical("{text}", text=text, event="set-aside")
                 self._damaged = False
             self._shut()
             self._open()

@@ -115,8 +115,8 @@ class SpoolFiles:
 
     def unfinished(self) -> list[int]:
         """
-        The numbers of the messages whose content has never become whole: until
-        it has, it has another name.
+        The numbers of the messages whose content has another name until their rows
+        are durable.
         """
         numbers = []
         for name in os.listdir(self.bodies) if os.path.isdir(self.bodies) else []:
@@ -125,29 +125,50 @@ class SpoolFiles:
                     numbers.append(parseId(name.removesuffix(PART)))
         return numbers
 
+    def part(self, number: int) -> str:
+        """
+        The file of a message's content until its row is durable.
+        """
+        return f"{self.body(number)}{PART}"
+
     def removeUnfinished(self, number: int) -> None:
         """
         Remove what came of a message's content.
         """
-        removeFile(f"{self.body(number)}{PART}")
+        removeFile(self.part(number))
+
+    def finish(self, number: int) -> None:
+        """
+        A message's row is durable: give its content its name, if it has not.
+        """
+        if not os.path.lexists(self.body(number)):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.part(number), self.body(number))
 
     def withoutBody(self, numbers: Iterable[int]) -> list[int]:
         """
         @return: those of the messages that have no file in L{bodies}.
         """
-        return [number for number in numbers if not os.path.exists(self.body(number))]
+        return [number for number in numbers if not self.hasBody(number)]
 
     def hasBody(self, number: int) -> bool:
         """
         Whether there is a file in L{bodies} for a message.
         """
-        return os.path.exists(self.body(number))
+        return os.path.exists(self.found(number))
+
+    def found(self, number: int) -> str:
+        """
+        The file of a message's body by the name that it has.
+        """
+        path, part = self.body(number), self.part(number)
+        return part if not os.path.exists(path) and os.path.exists(part) else path
 
     def removeBody(self, number: int) -> None:
         """
         Remove the file of a message's body, if there is one.
         """
-        removeFile(self.body(number))
+        removeContent(self.body(number))
 
     def removeAll(self, number: int) -> None:
         """
@@ -168,7 +189,7 @@ class SpoolFiles:
         while os.path.lexists(path):
             path, count = f"{self.damagedBody(number)}-{count}", count + 1
         try:
-            os.rename(self.body(number), path)
+            os.rename(self.found(number), path)
         except FileNotFoundError:
             return False
         durable.sync(self.damaged)
@@ -248,3 +269,12 @@ def removeFile(path: str) -> None:
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def removeContent(path: str) -> None:
+    """
+    Remove the file of a content, if it is there, also by its other name.
+    """
+    name = path.removesuffix(PART)
+    removeFile(name)
+    removeFile(f"{name}{PART}")

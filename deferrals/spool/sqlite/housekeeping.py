@@ -6,8 +6,8 @@ waits for it:
   - the history is kept short, notes that have expired are removed;
   - room that is not needed any longer is given back to the disk: at once where
     the disk is full (L{RoomKeeping});
-  - files of bodies whose messages have left, or that never became whole, are
-    removed; others that no message has are moved aside;
+  - files of bodies whose messages have left, or never got a row, are removed;
+    others that no message has are moved aside;
   - messages without recipients, or without a body, are set aside.
 
 Everything here runs in the reactor's thread.  What is done to the database is
@@ -24,6 +24,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 
+from deferrals import durable
 from deferrals.deferreds import InThread
 from deferrals.logger import Logger
 from deferrals.model.ids import formatId
@@ -125,19 +126,19 @@ class Housekeeping:
         while numbers := await self._store.run(leaving):
             for number in numbers:
                 await self._inThread(self._store.files.removeBody, number)
+            await self._inThread(durable.sync, self._store.files.bodies)
             await self._store.run(left, numbers)
             if not await self._goOn():
                 return
 
     async def _files(self) -> None:
         """
-        Remove what never became whole: its process died before that.  Set files
-        aside that no message has, and that are not coming in.
+        Remove content whose message never got a row: its process died before that,
+        and so before a reply.  Set files aside that a message had, as their names
+        say, and none has.
         """
         files = self._store.files
-        for number in await self._inThread(files.unfinished):
-            if number not in self._incoming:
-                await self._inThread(files.removeUnfinished, number)
+        await self._unfinished()
         numbers = await self._inThread(files.bodyNumbers)
         for start in range(0, len(numbers), upkeep.SLICE):
             # In this order: what is coming in now may have its row a moment later.
@@ -147,6 +148,22 @@ class Housekeeping:
                 await self._inThread(setContentAside, files, number)
             if not await self._goOn():
                 return
+
+    async def _unfinished(self) -> None:
+        """
+        What has a row gets its name.
+        """
+        files = self._store.files
+        numbers = await self._inThread(files.unfinished)
+        for start in range(0, len(numbers), upkeep.SLICE):
+            # In this order: what is coming in now may have its row a moment later.
+            some = [
+                one for one in numbers[start : start + upkeep.SLICE] if one not in self._incoming
+            ]
+            without = await self._store.run(upkeep.withoutMessage, some)
+            for number in some:
+                isOurs = number not in without
+                await self._inThread(files.finish if isOurs else files.removeUnfinished, number)
 
     async def _messages(self) -> None:
         """

@@ -39,8 +39,10 @@ def noted(db: sqlite3.Connection, numbers: Sequence[int]) -> None:
 
 def leaving(db: sqlite3.Connection) -> list[int]:
     """
-    @return: some of the messages whose files are to be removed.
+    @return: some of the messages whose files are to be removed.  One that is here,
+        taken back, keeps its file.
     """
+    db.execute("DELETE FROM leaving WHERE message IN (SELECT id FROM messages)")
     found = db.execute("SELECT message FROM leaving LIMIT ?", (SLICE,))
     return [number for (number,) in found]
 

@@ -18,11 +18,14 @@ import attrs
 MAGIC = b"SQLite format 3\0"
 
 #: Of the page at the beginning of a file, and of a write-ahead log.
-_HEADER, _LOG_HEADER, _FRAME_HEADER = 100, 32, 24
+_HEADER, LOG_HEADER, _FRAME_HEADER = 100, 32, 24
 
 _LOG_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
 
 _SIZES = [1 << power for power in range(9, 17)]
+
+#: The size of our pages; and how many frames of a log without a header are looked at.
+_OURS, _GUESSED = 4096, 1000
 
 #: The kinds of a page in a tree, by its first octet.
 INDEX_INNER, TABLE_INNER, INDEX_LEAF, TABLE_LEAF = 2, 5, 10, 13
@@ -54,12 +57,15 @@ class Log:
     @ivar size: of a page.
     @ivar frames: those that belong to it, whether they are whole or not.
     @ivar whole: how many of them, from the beginning, SQLite takes.
+    @ivar hasHeader: whether its header is whole: otherwise SQLite takes nothing,
+        and writes over all of it.
     """
 
     salt: int
     size: int
     frames: list[Frame]
     whole: int
+    hasHeader: bool = True
 
     @property
     def behind(self) -> int:
@@ -73,10 +79,10 @@ def logSalt(path: str) -> int | None:
     """
     try:
         with open(path, "rb") as file:
-            header = file.read(_LOG_HEADER)
+            header = file.read(LOG_HEADER)
     except OSError:
         return None
-    if len(header) < _LOG_HEADER or struct.unpack(">I", header[:4])[0] not in _LOG_MAGIC:
+    if len(header) < LOG_HEADER or struct.unpack(">I", header[:4])[0] not in _LOG_MAGIC:
         return None
     salt: int = struct.unpack(">I", header[16:20])[0]
     return salt
@@ -84,7 +90,7 @@ def logSalt(path: str) -> int | None:
 
 def readLog(path: str) -> Log | None:
     """
-    @return: C{None} where there is no log, or one without a header.
+    @return: C{None} where there is no log, or nothing that looks like one.
     """
     try:
         with open(path, "rb") as file:
@@ -97,29 +103,67 @@ def readLogFrom(file: BinaryIO) -> Log | None:
     """
     The same from a file that is open.
     """
-    header = file.read(_LOG_HEADER)
-    if len(header) < _LOG_HEADER:
+    header = file.read(LOG_HEADER)
+    if len(header) < LOG_HEADER:
         return None
-    magic, _, size, _, salt, _, one, two = struct.unpack(">8I", header)
-    if magic not in _LOG_MAGIC or size not in _SIZES:
+    magic, _, size, _, _, _, one, two = struct.unpack(">8I", header)
+    if magic in _LOG_MAGIC and size in _SIZES:
+        order = _LOG_MAGIC[magic]
+        sums = _sums(struct.unpack(f"{order}6I", header[:24]), (0, 0))
+        if sums == (one, two):
+            return _framesOf(file, header[16:24], size, order, sums)
+    found = _guess(file)
+    if found is None:
         return None
-    words = struct.Struct(f"{_LOG_MAGIC[magic]}{size // 4}I")
-    sums = _sums(struct.unpack(f"{_LOG_MAGIC[magic]}6I", header[:24]), (0, 0))
-    isWhole, whole, frames = sums == (one, two), 0, list[Frame]()
+    salts, size = found
+    log = _framesOf(file, salts, size, "<", None)
+    return attrs.evolve(log, hasHeader=False)
+
+
+def _framesOf(
+    file: BinaryIO, salts: bytes, size: int, order: str, sums: tuple[int, int] | None
+) -> Log:
+    """
+    @param salts: what frames are known by.
+    @param order: of the octets in sums.
+    @param sums: those of the header; C{None} where it is damaged.
+    """
+    words, heads = struct.Struct(f"{order}{size // 4}I"), struct.Struct(f"{order}2I")
+    whole, frames = 0, list[Frame]()
+    file.seek(LOG_HEADER)
     while len(head := file.read(_FRAME_HEADER)) == _FRAME_HEADER:
         page, length, *_ = struct.unpack(">6I", head)
         offset, octets = file.tell(), file.read(size)
-        if head[8:16] != header[16:24] or len(octets) < size or not page:
-            isWhole = False  # left over from before the log began anew, or never written
+        if head[8:16] != salts or len(octets) < size or not page:
+            sums = None  # left over from before the log began anew, or never written
             continue
         frames.append(Frame(page, length > 0, offset))
-        if isWhole:
-            sums = _sums(struct.unpack(f"{_LOG_MAGIC[magic]}2I", head[:8]), sums)
-            sums = _sums(words.unpack(octets), sums)
-            isWhole = sums == struct.unpack(">2I", head[16:24])
-        if isWhole and length:
+        if sums is not None:
+            sums = _sums(words.unpack(octets), _sums(heads.unpack(head[:8]), sums))
+            sums = sums if sums == struct.unpack(">2I", head[16:24]) else None
+        if sums is not None and length:
             whole = len(frames)
-    return Log(salt, size, frames, whole)
+    return Log(int.from_bytes(salts[:4], "big"), size, frames, whole)
+
+
+def _guess(file: BinaryIO) -> tuple[bytes, int] | None:
+    """
+    Without a header: frames that follow one another are known by the same numbers.
+
+    @return: these, and the size of a page.
+    """
+    octets = file.seek(0, os.SEEK_END) - LOG_HEADER
+    for size in sorted(_SIZES, key=lambda size: size != _OURS):
+        length = _FRAME_HEADER + size
+        before = None
+        for number in range(min(octets // length, _GUESSED)):
+            file.seek(LOG_HEADER + number * length)
+            head = file.read(_FRAME_HEADER)
+            isOne = 0 < int.from_bytes(head[:4], "big") < 1 << 30 and any(head[8:16])
+            if isOne and (head[8:16] == before or octets == length):
+                return head[8:16], size
+            before = head[8:16] if isOne else None
+    return None
 
 
 def _sums(words: tuple[int, ...], sums: tuple[int, int]) -> tuple[int, int]:

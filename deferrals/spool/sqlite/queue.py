@@ -133,7 +133,7 @@ class SqliteQueue:
 
     def content(self, number: int) -> Deferred[IMessage | None]:
         files = self._store.files
-        paths = files.body(number), files.damagedBody(number)
+        paths = files.body(number), files.part(number), files.damagedBody(number)
         found: Deferred[IMessage | None] = self._read(queries.content, number, paths)
         return found.addCallback(lambda known: known or self._inThread(queries.unknown, paths))
 
@@ -142,7 +142,7 @@ class SqliteQueue:
 
     async def _inspect(self, after: int | None) -> tuple[list[Shown], int, int | None]:
         try:
-            return await self._read(queries.problems, after, self._store.files.body)
+            return await self._read(queries.problems, after, self._store.files.found)
         except SpoolError as error:
             if after is not None:
                 raise

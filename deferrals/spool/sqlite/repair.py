@@ -83,7 +83,7 @@ def salvage(files: SpoolFiles, now: float, incoming: Container[int]) -> str:
         _keepMark(target, readMark(files.mark))
         kept = sum(
             files.setBodyAside(number)
-            for number in files.bodyNumbers()
+            for number in [*files.bodyNumbers(), *files.unfinished()]
             if number not in incoming and not _isKnown(target, number)
         )
     _install(files, new, f"it was damaged: {report}")
@@ -122,14 +122,18 @@ def carry(
     return report
 
 
-def finish(files: SpoolFiles) -> None:
+def finish(files: SpoolFiles) -> str:
     """
     A process died while it put a new database in the place of another one: go
     on with that.
+
+    @return: a text for the log; empty where nothing was to be done.
     """
     whole = f"{files.database}.whole"
-    if os.path.exists(whole):
-        _replace(files, whole, "it was damaged")
+    if not os.path.exists(whole):
+        return ""
+    _replace(files, whole, "it was damaged")
+    return f"{files.database} was damaged; all that could be read has been carried over"
 
 
 def _new(files: SpoolFiles) -> str:

@@ -17,6 +17,7 @@ import sqlite3
 
 import attrs
 
+from deferrals import durable
 from deferrals.errors import SpoolError
 from deferrals.model.ids import formatId, parseId
 from deferrals.model.selection import RescuedMessage, SetAside
@@ -28,6 +29,7 @@ from deferrals.spool.sqlite.changes import Changes
 from deferrals.spool.sqlite.claims import verify
 from deferrals.spool.sqlite.files import SpoolFiles, createPrivate, removeFile
 from deferrals.spool.sqlite.leaving import leave
+from deferrals.spool.sqlite.recovery import savedClock
 from deferrals.spool.sqlite.repair import carry
 from deferrals.spool.sqlite.schema import ASIDE, DAMAGED, HELD, RELEASED
 
@@ -127,6 +129,7 @@ class Aside:
         db = sqlite3.connect(temporary, isolation_level=None, check_same_thread=False)
         base = os.path.join(path, "spool.sqlite")
         carry(base, f"{base}-wal", db, now, self._hasContent)
+        _shift(db, now)
         return db
 
     def done(self, db: sqlite3.Connection) -> None:
@@ -147,7 +150,7 @@ class Aside:
         Where the file of a message's content is.
         """
         if self.files.hasBody(message):
-            return self.files.body(message)
+            return self.files.found(message)
         for name in self.files.namesAside():
             path = os.path.join(self.files.damaged, name)
             inCopy = os.path.join(path, "bodies", formatId(message))
@@ -169,6 +172,8 @@ class Aside:
             if os.path.lexists(own):
                 raise SpoolError(f"{own} is there already")
             os.rename(path, own)
+            durable.sync(os.path.dirname(own))
+            durable.sync(os.path.dirname(path))
 
     def remove(self, name: str) -> None:
         """
@@ -179,6 +184,25 @@ class Aside:
             shutil.rmtree(path)
         else:
             removeFile(path)
+
+
+def _shift(db: sqlite3.Connection, now: float) -> None:
+    """
+    Times in a database are those of its own spool: the time for which it was aside
+    does not count, and another spool's time may be years from ours.
+
+    @param now: the time of the spool that it is taken back to.
+    """
+    then = savedClock(db)
+    if then is None:
+        return
+    (newest,) = db.execute("SELECT max(since) FROM messages").fetchone()
+    by = now - max(then[1], newest or 0.0)
+    db.execute("UPDATE messages SET since = since + ?", (by,))
+    db.execute(
+        "UPDATE recipients SET due = due + ?, expires = expires + ?, notice = notice + ?",
+        (by, by, by),
+    )
 
 
 def _why(path: str) -> str:

@@ -135,6 +135,18 @@ INSERT INTO info SELECT name, CAST(strftime('%s', 'now') AS REAL)
     FROM (SELECT 'clock.wall' AS name UNION SELECT 'clock.now');
 """
 
+#: Some columns of each table, those that tell it from the others.
+_COLUMNS = {
+    "messages": "id, envelope, since",
+    "bodies": "id, body",
+    "recipients": "message, seq, notice",
+    "destinations": "name, gate",
+    "history": "message, event",
+    "notes": "name, expires",
+    "info": "name, value",
+    "leaving": "message",
+}
+
 #: What makes the next format of each.
 _STEPS = {1: _FROM_1, 2: _IDENTITY, 3: _LEAVING}
 
@@ -144,6 +156,7 @@ def prepare(db: sqlite3.Connection) -> None:
     Make the tables, or see that they are ours.
 
     @raise SpoolError: another version of the program made them.
+    @raise sqlite3.Error: they are not whole.
     """
     version = before = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
@@ -161,6 +174,20 @@ def prepare(db: sqlite3.Connection) -> None:
             "PRAGMA temp_store=FILE; PRAGMA auto_vacuum=INCREMENTAL; VACUUM;"
             "PRAGMA temp_store=MEMORY;"
         )
+    _look(db)
+
+
+def _look(db: sqlite3.Connection) -> None:
+    """
+    See that all tables are there: of a damaged database some may be empty, or
+    another one's.
+    """
+    for table, columns in _COLUMNS.items():
+        db.execute(f"SELECT {columns} FROM {table} LIMIT 0")
+    if db.execute("SELECT 1 FROM info WHERE name = ?", (IDENTITY,)).fetchone() is None:
+        error = sqlite3.DatabaseError("the number that tells the spool from others is lost")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
 
 
 def identity(db: sqlite3.Connection) -> str:

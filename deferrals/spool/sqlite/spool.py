@@ -9,10 +9,11 @@ The embedded spool: an L{ISpool<deferrals.interfaces.ISpool>} in one directory.
     mark            which database belongs here
     lock            held while a process has the spool open
 
-Order of commitment: a large body's file is synced before its row commits; the
-row's commit is what makes the message durable (state I{staged}); I{released}
-is written behind the final reply without anything waiting for it, since a
-message that is found staged after a crash is released anyway.
+Order of commitment: a large body's file is synced before its row commits, and
+loses the C{.part} of its name afterwards; the row's commit is what makes the
+message durable (state I{staged}); I{released} is written behind the final reply
+without anything waiting for it, since a message that is found staged after a
+crash is released anyway.
 
 On an error every method fails with L{SpoolError} and leaves nothing behind
 that another process would take for a message.  What no caller waits for (what
@@ -46,7 +47,7 @@ from deferrals.spool.sqlite.claims import Claims, isDamage, setAside, verify
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.database import Database, checkpoint
 from deferrals.spool.sqlite.diskspace import Reserve
-from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeFile
+from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeContent, removeFile
 from deferrals.spool.sqlite.housekeeping import Housekeeping
 from deferrals.spool.sqlite.marker import Marker, generationOf
 from deferrals.spool.sqlite.outcomes import Outcomes, backOff
@@ -114,8 +115,8 @@ class SqliteSpool:
     async def _open(self) -> None:
         self._takeDirectory()
         clock = self.store.clock
-        belonging.judge(self.store.files, clock.now(), self._incoming)
         try:
+            self._judge()
             await self._database.open()
             saved = await self._twice(savedClock)
             if saved is not None:
@@ -134,6 +135,12 @@ class SqliteSpool:
             )
         self._housekeeping.start()
         self._room.start()
+
+    def _judge(self) -> None:
+        try:
+            belonging.judge(self.store.files, self.store.clock.now(), self._incoming)
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(f"{self.store.files.directory}: {error}") from None
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         """
@@ -222,11 +229,13 @@ class SqliteSpool:
     async def _insertFile(self, insert: Insert, message: Message) -> Work:
         settled = await self._settled(message)
         try:
-            return await self._insert(insert)
+            work = await self._insert(insert)
         except SpoolError:
             if settled is not None:
-                self._removeFile(settled)
+                self._logged(self._inThread(removeFile, settled))
             raise
+        await self._logged(self._inThread(message.giveName))
+        return work
 
     def _insertion(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee], state: int
@@ -267,7 +276,7 @@ class SqliteSpool:
         batch.removed[work.envelope.transaction] = ownMessage(work.message).path
 
     def _removeFile(self, path: str) -> None:
-        self._logged(self._inThread(removeFile, path))
+        self._logged(self._inThread(removeContent, path))
 
     def _logged(self, d: Deferred[_T]) -> Deferred[_T | None]:
         """
@@ -374,18 +383,21 @@ class SqliteSpool:
             isLast = await self.store.run(self._apply, work, list(dispositions.items()), notices)
         except SpoolError:
             for own in settled:
-                self._removeFile(own)
+                self._logged(self._inThread(removeFile, own))
             raise
         path = ownMessage(work.message).path
         if isLast and path is not None:
             self._removeFile(path)
         for notice in notices:
             self._incoming.end(notice.number)
+        for _, message, _ in messages:
+            if ownMessage(message).path is not None:
+                await self._logged(self._inThread(ownMessage(message).giveName))
         return [notice.work for notice in notices]
 
     async def _settled(self, message: IMessage) -> str | None:
         """
-        @return: the file that got its name now.
+        @return: the file that is to be given its name when its row is durable.
         """
         own = ownMessage(message)
         try:

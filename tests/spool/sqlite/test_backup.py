@@ -58,8 +58,8 @@ class BackupTests(SpoolCase):
         came = []
         contents = backup._contents
 
-        def slowly(files: SpoolFiles, copy: SpoolFiles) -> None:
-            contents(files, copy)
+        def slowly(files: SpoolFiles, copy: SpoolFiles, withUnnamed: bool = False) -> None:
+            contents(files, copy, withUnnamed)
             if came:
                 return
             came.extend(self.staged(size=MEMORY_OCTETS) for _ in range(2))
@@ -78,10 +78,10 @@ class BackupTests(SpoolCase):
         work = self.staged(size=MEMORY_OCTETS)
         contents = backup._contents
 
-        def none(files: SpoolFiles, copy: SpoolFiles) -> None:
+        def none(files: SpoolFiles, copy: SpoolFiles, withUnnamed: bool = False) -> None:
             if not os.path.exists(copy.database):
                 os.unlink(files.body(work.envelope.transaction))
-            contents(files, copy)
+            contents(files, copy, withUnnamed)
 
         self.patch(backup, "_contents", none)
         self.assertEqual(backUp(self.files, self.copy.directory), 0)

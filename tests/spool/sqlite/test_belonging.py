@@ -14,10 +14,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.errors import SpoolError
 from deferrals.interfaces import Work
-from deferrals.spool.message import MEMORY_OCTETS, PART
+from deferrals.spool.message import MEMORY_OCTETS, PART, Message
 from deferrals.spool.sqlite import housekeeping
+from deferrals.spool.sqlite.backup import backUp
 from deferrals.spool.sqlite.belonging import judge
+from deferrals.spool.sqlite.database import connect
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.pages import readLog
 from deferrals.spool.sqlite.queue import SqliteQueue
@@ -192,6 +195,49 @@ class BelongingTests(SpoolCase):
         self.assertEqual((files.unfinished(), files.namesAside()), ([], []))
         self.assertEqual(self.alarms(), [])
 
+    def test_beforeRow(self) -> None:
+        """A process that is killed before a content's row leaves nothing to be done."""
+        self.patch(self.spool, "_insert", lambda insert: insert.done)
+        envelope = makeEnvelope()
+        writer = self.spool.newBody(envelope.transaction)
+        writer.write(b"x" * MEMORY_OCTETS + b"\r\n")
+        message = self.reactor.wait(writer.finish())
+        staging = self.spool.stage(envelope, message, makeAddressees("a@b.example"))
+        self.addCleanup(staging.addErrback, lambda _: None)
+        files = self.killed()
+        self.assertEqual(files.unfinished(), [envelope.transaction])
+        unsure = self.killed()
+        self.assertEqual(self.ids(files), set())
+        self.assertEqual((files.unfinished(), files.namesAside()), ([], []))
+        self.assertEqual(self.alarms(), [])
+        # But where rows may be missing it is kept.
+        os.unlink(unsure.mark)
+        self.ids(unsure)
+        self.assertEqual(unsure.namesAside(), [envelope.id])
+
+    def test_afterRow(self) -> None:
+        """
+        A process that is killed between a content's row and its name leaves nothing
+        to be done: the content is read by either name, and gets its own.
+        """
+        self.patch(Message, "giveName", lambda message: None)
+        work = self.staged(size=MEMORY_OCTETS)
+        files, number = self.killed(), work.envelope.transaction
+        self.assertEqual((files.unfinished(), files.bodyNumbers()), ([number], []))
+        copy = SpoolFiles(os.path.abspath(self.mktemp()))
+        self.assertEqual(backUp(files, copy.directory), 1)
+        self.assertEqual(copy.bodyNumbers(), [number])
+        spool = self.opened(files.directory)
+        problems, _, _ = self.reactor.wait(SqliteQueue(spool.store, self.inThread).inspect(None))
+        self.assertEqual(problems, [])
+        (claimed,) = self.reactor.wait(spool.claim(1, {}, 1))
+        self.assertTrue(claimed.message.isIntact())
+        self.rounds()
+        self.assertEqual((files.unfinished(), files.bodyNumbers()), ([], [number]))
+        self.assertTrue(claimed.message.isIntact())
+        self.reactor.wait(spool.close())
+        self.assertEqual((self.alarms(), files.namesAside()), ([], []))
+
     def test_unknownContent(self) -> None:
         """Content that no message has may have been acknowledged: it is set aside."""
         files = self.killed()
@@ -199,7 +245,7 @@ class BelongingTests(SpoolCase):
             file.write("x")
         self.ids(files)
         self.assertEqual(files.namesAside(), [os.path.basename(files.body(7))])
-        self.assertEqual(self.alarms(), [])
+        self.alarm("no message has the content of")
 
     def lost(self, files: SpoolFiles, words: str, *names: str) -> None:
         """
@@ -282,7 +328,7 @@ class BelongingTests(SpoolCase):
         files = self.killed()
         os.unlink(files.log)
         self.assertEqual(self.ids(files), {first.envelope.transaction})
-        self.alarm("the write-ahead log of")
+        self.assertIn("the write-ahead log of", self.alarms()[0])
         name = os.path.basename(files.body(large.envelope.transaction))
         self.assertEqual(files.namesAside(), [name])
 
@@ -326,6 +372,89 @@ class BelongingTests(SpoolCase):
         self.alarm("damaged in the middle")
         (name,) = files.namesAside()
         self.assertIn("spool.sqlite-wal", os.listdir(os.path.join(files.damaged, name)))
+
+    def test_beginningOfLog(self) -> None:
+        """
+        Of a log whose beginning is damaged SQLite takes nothing, and writes over it: a
+        copy is kept, and what is in it can be taken back.
+        """
+        self.reactor.advance(housekeeping.EVERY_SECONDS)
+        self.rounds()
+        works = [self.staged() for _ in range(3)]
+        ids = sorted(work.envelope.id for work in works)
+        for damage in (b"\xff" * 32, b"\xff" * 4, b"\0" * 20 + b"salt", b"\0" * 5000):
+            files = self.killed()
+            with open(files.log, "r+b") as file:
+                file.seek(damage.rfind(b"\0") + 1 if damage.endswith(b"salt") else 0)
+                file.write(damage.lstrip(b"\0") or damage)
+            del self.events[:]
+            spool = self.opened(files.directory)
+            self.assertIn("is damaged at its beginning", self.alarms()[0])
+            (name,) = files.namesAside()
+            done = self.reactor.wait(
+                SqliteQueue(spool.store, self.inThread).rescue("restore", name)
+            )
+            self.assertEqual(sorted(done["restored"]), ids)
+            self.reactor.wait(spool.close())
+
+    def test_garbageLog(self) -> None:
+        """A log of which nothing can be read is kept, too."""
+        self.reactor.wait(self.spool.close())
+        files = self.killed()
+        with open(files.log, "wb") as file:
+            file.write(b"\0" * 9000)
+        self.ids(files)
+        self.alarm("damaged: it cannot be read")
+        self.assertEqual(len(files.namesAside()), 1)
+
+    def test_tables(self) -> None:
+        """A database whose tables are not those that there should be is mended, too."""
+        numbers = {self.staged().envelope.transaction for _ in range(3)}
+        for damage in (
+            "PRAGMA user_version = 0",
+            "PRAGMA user_version = 1",
+            "PRAGMA user_version = 3",
+            "DELETE FROM info",
+            "DROP TABLE destinations",
+            "DROP TABLE leaving; CREATE TABLE leaving (x)",
+        ):
+            files = self.killed()
+            db = connect(files.database)
+            db.executescript(damage)
+            db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            db.close()
+            os.unlink(files.mark)
+            del self.events[:]
+            self.assertEqual(self.ids(files), numbers, damage)
+            self.assertIn("3 messages were carried over", "; ".join(self.alarms()))
+            (name,) = files.namesAside()
+            self.assertIn("spool.sqlite", os.listdir(os.path.join(files.damaged, name)))
+            events = [event for event in self.events if event.get("event") == "set-aside"]
+            self.assertEqual(len(events), 1)
+
+    def test_died(self) -> None:
+        """What a process had set aside when it died is said by the next one."""
+        work = self.staged()
+        self.reactor.wait(self.spool.close())
+        files = self.killed()
+        shutil.copy(files.database, f"{files.database}.whole")
+        self.assertEqual(self.ids(files), {work.envelope.transaction})
+        self.alarm("all that could be read has been carried over")
+        self.assertEqual(len(files.namesAside()), 1)
+
+    def test_nowhere(self) -> None:
+        """Where nothing can be set aside the spool is not opened, and is let go of."""
+        self.staged()
+        files = self.killed()
+        os.truncate(files.database, 0)
+        with open(files.damaged, "w"):
+            pass  # no directory can be made there
+        spool = SqliteSpool(files.directory, self.reactor, self.inThread)
+        failure = self.reactor.wait(spool.open())
+        failure.trap(SpoolError)
+        self.assertTrue(spool.closed)
+        os.unlink(files.damaged)
+        self.assertEqual(self.ids(files), set())
 
     def test_noMark(self) -> None:
         """A spool without a mark is one of an older version: nothing is said."""

@@ -5,12 +5,15 @@ What can be read of a damaged database.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.spool.sqlite import carving, repair
+from deferrals.spool.sqlite.database import connect
+from deferrals.spool.sqlite.recovery import savedClock
 from deferrals.spool.sqlite.schema import HELD, prepare
 from tests.spool.sqlite import damages
 
@@ -103,7 +106,37 @@ class CarvingTests(SynchronousTestCase):
         self.assertIn("held, since they may have been delivered", str(report))
         for number in report.held:
             found = self.db.execute("SELECT status FROM recipients WHERE message = ?", (number,))
-            self.assertEqual({status for (status,) in found}, {HELD})
+            self.assertIn(HELD, {status for (status,) in found})
+        for number, seq in self.db.execute(
+            f"SELECT message, seq FROM recipients WHERE status != {HELD}"
+        ):
+            self.assertIn(seq, self.original.recipients.get(number, ()))
+
+    def test_clock(self) -> None:
+        """Where the spool's time cannot be read it is that of the newest message."""
+        db = connect(self.path)
+        db.executescript(
+            "DELETE FROM info WHERE name LIKE 'clock%'; UPDATE messages SET since = 7e6"
+        )
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        db.close()
+        self.carry()
+        saved = savedClock(self.db)
+        assert saved is not None
+        self.assertEqual(saved[1], 7e6)
+
+    def test_left(self) -> None:
+        """What is known to have left does not come back, whatever a page says that was free."""
+        (number,) = random.Random(1).sample(sorted(self.original.contents), 1)
+        db = connect(self.path)
+        db.execute("DELETE FROM leaving")
+        db.execute("INSERT INTO leaving VALUES (?)", (number,))
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        db.close()
+        sure = self.patch(carving.Carving, "_numbers", lambda carved: set())
+        self.assertNotIn(number, self.carry().whole)
+        sure.restore()
+        self.assertIn(number, self.carry().whole)
 
     def test_content(self) -> None:
         """What has not the content that it should have is named, and not carried over as whole."""

@@ -30,6 +30,12 @@ class LeavingTests(DatabaseCase):
         left(self.db, [number])
         self.assertEqual(leaving(self.db), [])
 
+    def test_back(self) -> None:
+        """The file of one that is here, taken back, is not removed."""
+        number = self.add("a@b.example")
+        noted(self.db, [number, number + 1])
+        self.assertEqual(leaving(self.db), [number + 1])
+
     def test_slices(self) -> None:
         """Many are a part at a time, each once."""
         numbers = list(range(1, SLICE + 3))

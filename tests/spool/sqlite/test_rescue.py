@@ -16,6 +16,8 @@ from deferrals.model.ids import formatId
 from deferrals.model.selection import Selection
 from deferrals.spool.message import MEMORY_OCTETS, ownMessage
 from deferrals.spool.sqlite import belonging, rescue
+from deferrals.spool.sqlite.database import connect
+from deferrals.spool.sqlite.recovery import saveClock
 from tests.spool.sqlite.test_belonging import SpoolCase
 
 
@@ -101,6 +103,21 @@ class RescueTests(SpoolCase):
         self.result("remove", name)
         self.assertEqual(self.listed(), {})
         self.assertNotIn("rescue.sqlite", os.listdir(self.spool.store.files.directory))
+
+    def test_otherTime(self) -> None:
+        """What comes from a spool whose time was another one is as old as it was there."""
+        name, _ = self.withLost(10)
+        path = f"{self.spool.store.files.damaged}/{name}/spool.sqlite"
+        db = connect(path)
+        saveClock(db, 0.0, 9e8)
+        db.execute("UPDATE messages SET since = 9e8 - 100")
+        db.execute("UPDATE recipients SET due = 9e8, expires = 9e8 + 50, notice = 9e8 + 50")
+        db.close()
+        self.result("restore", name)
+        now = self.spool.store.clock.now()
+        sql = "SELECT since, due, expires, notice FROM messages JOIN recipients ON id = message"
+        (found,) = self.reactor.wait(self.spool.store.run(lambda db: db.execute(sql).fetchall()))
+        self.assertEqual([round(one - now) for one in found], [-100, 0, 50, 50])
 
     def test_changed(self) -> None:
         """A content that is not what was stored is not taken back, and named."""
