@@ -53,6 +53,7 @@ class Queue:
             route=stages.routeBack,
             inThread=services.inThread,
             returnOctets=returnOctets,
+            status=services.status,
         )
         self._scheduler = Scheduler(
             self.spool,
@@ -61,6 +62,7 @@ class Queue:
             self._notifier,
             concurrency=maxDelivering,
             notes=services.notes,
+            status=services.status,
         )
         self._notes = services.notes
         self._maxDelivering = maxDelivering
