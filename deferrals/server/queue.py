@@ -73,6 +73,20 @@ class Queue:
             )
         services.status.show("destinations", self._scheduler.destinations.troubles)
 
+    @property
+    def isUsable(self) -> bool:
+        """
+        Whether the spool takes mail, as far as is known.
+        """
+        return not isinstance(self.spool, SqliteSpool) or self.spool.isUsable
+
+    @property
+    def backedOff(self) -> int:
+        """
+        How many destinations are left alone; as many as the status shows, at most.
+        """
+        return len(self._scheduler.destinations.troubles())
+
     def start(self) -> Deferred[None]:
         """
         @return: a Deferred that fires when mail can be taken, and fails where
