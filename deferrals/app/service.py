@@ -106,8 +106,8 @@ class MailService(service.Service):
         service.Service.privilegedStartService(self)
         for settings in listenerSettings(self.config, Keyring(self.config.baseDir, self.reactor)):
             self.server.listenOn(settings.name, settings)
-        self._web.openNow(self.config)
         self.server.privilegedStartService()
+        self._web.openNow(self.config)
 
     def startService(self) -> None:
         """
