@@ -65,7 +65,7 @@ class Sources:
 
 
 @attrs.frozen
-class _Counter:
+class _Count:
     """
     @ivar metric: its name, without C{_total}.
     @ivar counted: its name in the status.
@@ -93,7 +93,7 @@ class _Counter:
 
 
 @attrs.frozen
-class _Histogram:
+class _Distribution:
     """
     The same, of what was measured.
     """
@@ -124,15 +124,15 @@ def _buckets(found: Histogram) -> list[tuple[str, float]]:
 
 
 COUNTERS = (
-    _Counter("deferrals_sessions", ("listener", "outcome"), "sessions", "Sessions that are over"),
-    _Counter("deferrals_transactions", ("rung",), "transactions", "Transactions, by their end"),
-    _Counter(
+    _Count("deferrals_sessions", ("listener", "outcome"), "sessions", "Sessions that are over"),
+    _Count("deferrals_transactions", ("rung",), "transactions", "Transactions, by their end"),
+    _Count(
         "deferrals_verdicts",
         ("stage", "policy", "code"),
         "verdicts",
         "What recipients were answered",
     ),
-    _Counter(
+    _Count(
         "deferrals_mixed",
         ("what",),
         "mixed",
@@ -147,20 +147,20 @@ COUNTERS = (
             "one refusal for all": "one_for_all",
         },
     ),
-    _Counter(
+    _Count(
         "deferrals_deliveries",
         ("class", "outcome"),
         "deliveries",
         "Attempts to deliver, one for each recipient",
     ),
-    _Counter(
+    _Count(
         "deferrals_notices",
         ("kind",),
         "notices",
         "What senders were told, one for each recipient",
         {"expired": "failed", "damaged": "failed", "unfit": "failed"},
     ),
-    _Counter(
+    _Count(
         "deferrals_limits_hit",
         ("limit",),
         "submission",
@@ -168,7 +168,7 @@ COUNTERS = (
         {"over messages": "messages", "over recipients": "recipients"},
         only=True,
     ),
-    _Counter(
+    _Count(
         "deferrals_authentications",
         ("outcome",),
         "authentications",
@@ -178,20 +178,20 @@ COUNTERS = (
 )
 
 HISTOGRAMS = (
-    _Histogram(
+    _Distribution(
         "deferrals_reply_seconds",
         ("reply",),
         "replies",
         "From RCPT TO, or from the data's end, to the reply",
     ),
-    _Histogram(
+    _Distribution(
         "deferrals_mixed_last_recipient_seconds",
         (),
         "mixed",
         "Until the last recipient of a message had it that came in several parts",
     ),
-    _Histogram("deferrals_delivery_seconds", ("class",), "deliveries", "How long attempts took"),
-    _Histogram(
+    _Distribution("deferrals_delivery_seconds", ("class",), "deliveries", "How long attempts took"),
+    _Distribution(
         "deferrals_service_seconds", ("service",), "services", "How long services took to answer"
     ),
 )

@@ -133,7 +133,7 @@ class WebSite(Site):
         for name, value in _HEADERS:
             request.setHeader(name, value)
         if hostOf(request.getHeader(b"host") or b"") not in self._hosts:
-            return Answer(_MISDIRECTED, "this host is not here (web.hosts)\n")
+            return FixedAnswer(_MISDIRECTED, "this host is not here (web.hosts)\n")
         found: Resource = Site.getResourceFor(self, request)
         return found
 
@@ -176,7 +176,7 @@ class _Page(Resource):
         return answer
 
 
-class Answer(_Page):
+class FixedAnswer(_Page):
     """
     Always the same.
 
@@ -215,7 +215,7 @@ class _Root(_Page):
         """
         See C{Resource}: there is nothing else.
         """
-        return Answer(404, "not here\n")
+        return FixedAnswer(404, "not here\n")
 
     def render_GET(self, request: Request) -> bytes:
         """
@@ -329,6 +329,6 @@ def siteOf(
     """
     root = _Root()
     root.putChild(b"metrics", Scraped(metrics, kind, token))
-    root.putChild(b"healthz", Answer(200, "ok\n"))
+    root.putChild(b"healthz", FixedAnswer(200, "ok\n"))
     root.putChild(b"readyz", Ready(reasons))
     return WebSite(root, hosts, clock)
