@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from twisted.logger import LogLevel
 
+from deferrals.model.events import happened
+from deferrals.model.status import Status
 from deferrals.model.text import cleaned
 from twisted import logger
 
@@ -28,3 +30,22 @@ class Logger(logger.Logger):
             if isinstance(value, str) and not (value.isascii() and value.isprintable()):
                 kwargs[key] = cleaned(value)
         super().emit(level, format, **kwargs)
+
+    def tell(
+        self,
+        status: Status,
+        format: str,
+        *,
+        event: str,
+        level: LogLevel = LogLevel.info,
+        **values: object,
+    ) -> None:
+        """
+        Something has happened: it is counted and logged, from the same values.
+
+        @param status: where it is counted.
+        @param event: its name, for programs.
+        @param values: what it says, by name.
+        """
+        happened(status, event, values)
+        self.emit(level, format, event=event, **values)

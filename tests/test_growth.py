@@ -59,6 +59,7 @@ ELSEWHERE = {
             "model/passwords.py",
             "model/schedule.py",
             "model/settings.py",
+            "model/web.py",
             "operator/commands.py",
             "operator/control.py",
             "operator/explain.py",
@@ -76,6 +77,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
+            "model/events.py",
             "model/ids.py",
             "spool/sqlite/queries.py",
             "spool/sqlite/rescue.py",

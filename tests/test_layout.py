@@ -59,8 +59,9 @@ ALLOWED = {
     "adapters": {"interfaces", "model", "errors"},
     "app": {
         *BASE,
-        *("auth", "config", "operator", "plugins", "server", "smtp", "stages"),
+        *("auth", "config", "operator", "plugins", "server", "smtp", "stages", "web"),
     },
+    "web": {"deferreds", "errors", "logger", "model"},
     "tap": {
         *("app", "auth", "config", "deferreds", "errors", "interfaces", "logger", "model"),
         *("plugins", "server"),

@@ -7,6 +7,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.logger import Logger
+from deferrals.model.status import Status
 
 
 class LoggerTests(SynchronousTestCase):
@@ -30,3 +31,11 @@ class LoggerTests(SynchronousTestCase):
         self.log.failure("{who}", Failure(ValueError("no")), who="a\x1bb")
         self.assertEqual(self.events[0]["who"], "a\\x{1B}b")
         self.assertIsInstance(self.events[0]["log_failure"], Failure)
+
+    def test_tell(self) -> None:
+        """What happens is counted and logged, from the same values."""
+        status = Status()
+        self.log.tell(status, "{client} turned away", event="turned-away", client="192.0.2.1")
+        (event,) = self.events
+        self.assertEqual((event["event"], event["client"]), ("turned-away", "192.0.2.1"))
+        self.assertEqual(status.kinds("connections"), {"turned away": 1})

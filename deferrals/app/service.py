@@ -20,9 +20,12 @@ from twisted.internet.process import reapProcessHandlers
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+import deferrals
 from deferrals import durable
 from deferrals.app.listeners import Keyring, listenerSettings
+from deferrals.app.rates import Rates
 from deferrals.app.stages import StageSet
+from deferrals.app.web import WebPort, checkWeb
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError, DeferralsError, SpoolError
 from deferrals.interfaces import IDeliveryStage, IReactor
@@ -87,6 +90,9 @@ class MailService(service.Service):
             reverseDNS=config.reverse_dns,
         )
         self.server.limitConnections(config.limits)
+        self._web = WebPort(reactor, self.server)
+        self._rates = Rates(self.server.status, reactor)
+        self._began = reactor.seconds()
         self._control: ControlPort | None = None
         self._reaping = LoopingCall(Orphans(reapProcessHandlers).look)
         self._reaping.clock = reactor
@@ -101,6 +107,7 @@ class MailService(service.Service):
         for settings in listenerSettings(self.config, Keyring(self.config.baseDir, self.reactor)):
             self.server.listenOn(settings.name, settings)
         self.server.privilegedStartService()
+        self._web.openNow(self.config)
 
     def startService(self) -> None:
         """
@@ -121,10 +128,23 @@ class MailService(service.Service):
         Mail can be taken.
         """
         if self.running and server.queue is not None:
-            operator = Operator(
-                server.queue, self._services.inThread, server.status.snapshot, self.reload
-            )
+            operator = Operator(server.queue, self._services.inThread, self.describe, self.reload)
+            self._rates.start()
             self._control = listen(self.reactor, self.config.controlPath, operator)
+
+    def describe(self) -> dict[str, Any]:
+        """
+        What the server says of itself, as JSON can carry it.
+        """
+        reasons = self.server.reasons
+        return {
+            "version": deferrals.__version__,
+            "uptime_seconds": round(self.reactor.seconds() - self._began),
+            "ready": not reasons,
+            "reasons": reasons,
+            "rates": self._rates.perMinute(),
+            **self.server.status.snapshot(),
+        }
 
     def failed(self, failure: Failure) -> None:
         """
@@ -142,7 +162,9 @@ class MailService(service.Service):
             self._reaping.stop()
         if self._control is not None:
             await maybeDeferred(self._control.stopListening)
+        self._rates.stop()
         await self.server.stop(self.config.grace)
+        await self._web.close()
 
     def reload(self) -> Deferred[list[str]]:
         """
@@ -163,8 +185,10 @@ class MailService(service.Service):
             replacement = Replacement(self.server.listeners, {one.name: one for one in settings})
             await replacement.prepare()
             try:
+                await self._web.prepare(config)
                 self._replace(config, stages)
             except BaseException:
+                await self._web.undo()
                 await replacement.undo()
                 raise
         except (DeferralsError, ValueError) as error:
@@ -178,6 +202,7 @@ class MailService(service.Service):
         self.config, self._stages = config, stages
         self.server.limitConnections(config.limits)
         await replacement.commit(config.grace)
+        await self._web.commit()
         for remark in later:
             _log.warn("{remark}", remark=remark)
         _log.info("configuration reloaded")
@@ -251,4 +276,5 @@ def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
     if problems:
         raise ConfigError(config.path, problems)
     listenerSettings(config, Keyring(config.baseDir, reactor))
+    checkWeb(config, reactor)
     return StageSet(config, _services(config, reactor)).deliveries

@@ -43,6 +43,7 @@ from deferrals.model.networks import dnsServers
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
+from deferrals.model.web import WebSettings
 from deferrals.stages.envelope.rules import Allowed, Pattern
 from deferrals.stages.envelope.submission import SubmissionSettings
 
@@ -276,6 +277,7 @@ class Config(ReplyTimes):
     @ivar submission: what users who have logged in may send.
     @ivar policies: what recipients think of mail, by name.
     @ivar deliveries: deliveries that several rules, or stages, refer to by name.
+    @ivar web: where monitoring sees the server; nowhere without it.
     @ivar recipients: which recipients there are; the first rule that matches counts.
     """
 
@@ -297,6 +299,7 @@ class Config(ReplyTimes):
         factory=dict, validator=checked(_deliveryNames)
     )
     recipients: tuple[RecipientRule, ...] = ()
+    web: WebSettings | None = None
     path: str | None = attrs.field(default=None, init=False, eq=False)
 
     @property

@@ -1,13 +1,56 @@
 """
-What an operator can see of a running server: counters, and what each part says
-of itself.  Kept in memory, and gone with the process.
+What an operator can see of a running server: counters, times, and what each part
+says of itself.  Kept in memory, and gone with the process.
+
+Everything is counted here, and once: C{deferrals status} and C{/metrics} both show
+these numbers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import weakref
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+#: Which kind of something: a word, or one for each of its sides.
+Kind: TypeAlias = "str | tuple[str, ...]"
+
+#: So many kinds there may be of one thing; what is beyond is counted as C{OTHER}.
+MOST_KINDS = 2000
+OTHER = "other"
+
+#: The upper ends of the buckets of what is timed or measured, by name.
+BUCKETS: Mapping[str, Sequence[float]] = {
+    "replies": (0.001, 0.005, 0.025, 0.1, 0.5, 2, 10, 50),
+    "mixed": (10, 60, 600, 3600, 21600),
+}
+
+_BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300)
+
+
+class Histogram:
+    """
+    How large something was, each time.
+
+    @param bounds: the upper ends of all buckets but the last one.
+    @ivar counts: how often each bucket was met.
+    @ivar total: the sum of all.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, amount: float) -> None:
+        """
+        Once more.
+        """
+        self.counts[bisect_left(self.bounds, amount)] += 1
+        self.total += amount
 
 
 class Status:
@@ -16,23 +59,67 @@ class Status:
     """
 
     def __init__(self) -> None:
-        self._counters: dict[str, Counter[str]] = {}
+        self._counters: dict[str, Counter[Kind]] = {}
+        self._histograms: dict[str, dict[Kind, Histogram]] = {}
         self._parts: dict[str, Callable[[], Any]] = {}
+        self._uses: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
 
-    def count(self, name: str, kind: str, by: int = 1) -> None:
+    def count(self, name: str, kind: Kind, by: int = 1) -> None:
         """
         Something has happened.
 
         @param name: what is counted, e.g. C{"transactions"}.
-        @param kind: which kind of it, e.g. C{"prdr"}.
+        @param kind: which kind of it, e.g. C{"prdr"}; never an address.
         """
-        self._counters.setdefault(name, Counter())[kind] += by
+        kinds = self._counters.get(name)
+        if kinds is None:
+            kinds = self._counters[name] = Counter()
+        kinds[_bounded(kind, kinds)] += by
 
-    def counted(self, name: str, kind: str) -> int:
+    def counted(self, name: str, kind: Kind) -> int:
         """
         How often it has happened.
         """
         return self._counters.get(name, Counter())[kind]
+
+    def kinds(self, name: str) -> dict[Kind, int]:
+        """
+        How often each kind of it has happened.
+        """
+        return dict(self._counters.get(name, {}))
+
+    def measure(self, name: str, kind: Kind, amount: float) -> None:
+        """
+        Something took so many seconds, or had such a size.
+        """
+        kinds = self._histograms.setdefault(name, {})
+        kind = _bounded(kind, kinds)
+        histogram = kinds.get(kind)
+        if histogram is None:
+            histogram = kinds[kind] = Histogram(BUCKETS.get(name, _BUCKETS))
+        histogram.add(amount)
+
+    def measured(self, name: str) -> dict[Kind, Histogram]:
+        """
+        What was measured, of each kind.
+        """
+        return dict(self._histograms.get(name, {}))
+
+    def named(self, stage: object, use: str) -> None:
+        """
+        A stage is what a configuration calls C{use}.
+        """
+        with contextlib.suppress(TypeError):  # it cannot be referred to weakly
+            self._uses[stage] = use
+
+    def useOf(self, stage: object) -> str:
+        """
+        What a configuration calls a stage; otherwise the name of its class.
+        """
+        try:
+            return self._uses.get(stage) or type(stage).__name__
+        except Exception:  # what others wrote may have any hash
+            return type(stage).__name__
 
     def show(self, part: str, describe: Callable[[], Any]) -> None:
         """
@@ -44,11 +131,30 @@ class Status:
         """
         self._parts[part] = describe
 
+    def parts(self) -> dict[str, object]:
+        """
+        What each part says.
+        """
+        return {part: describe() for part, describe in self._parts.items()}
+
     def snapshot(self) -> dict[str, Any]:
         """
         Everything, as JSON can carry it.
         """
         return {
-            "counters": {name: dict(kinds) for name, kinds in self._counters.items()},
-            "parts": {part: describe() for part, describe in self._parts.items()},
+            "counters": {name: _worded(kinds) for name, kinds in self._counters.items()},
+            "parts": self.parts(),
         }
+
+
+def _bounded(kind: Kind, known: Mapping[Kind, object]) -> Kind:
+    if kind in known or len(known) < MOST_KINDS:
+        return kind
+    return OTHER if isinstance(kind, str) else (OTHER,) * len(kind)
+
+
+def _worded(kinds: Mapping[Kind, int]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for kind, count in kinds.items():
+        found[kind if isinstance(kind, str) else " ".join(filter(None, kind))] += count
+    return dict(found)

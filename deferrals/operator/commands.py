@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import json
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import ControlClient, Operator, QueueConnection
 from deferrals.operator.explain import story
 from deferrals.operator.output import complain, say, sayJSON
+from deferrals.operator.status import UNKNOWN, short, status
 from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.sqlite.backup import backUp
 from deferrals.spool.sqlite.files import SpoolFiles
@@ -50,6 +50,11 @@ _VERBS = {
     "release": "deliver what is held",
     "remove": "take out of the queue; the sender is not told",
 }
+
+CHECK = (
+    "for monitoring: exits with 0, 1 (warning: a service rests, mail is stuck or damaged, or older"
+    " than --oldest), 2 (critical: it does not run, or takes no mail) or 3 (cannot tell)"
+)
 
 _DONE = {"retry": "due now", "hold": "held", "release": "released", "remove": "removed"}
 
@@ -89,7 +94,9 @@ def addCommands(commands: Commands) -> None:
         metavar="FILE",
         help="a log of the server, plain or JSON, also compressed; - is standard input",
     )
-    _verb(commands, "status", "what a running server says of itself", status)
+    one = _verb(commands, "status", "what a running server says of itself", status)
+    one.add_argument("--check", action="store_true", help=CHECK)
+    one.add_argument("--oldest", metavar="SPAN", default="4h", help="with --check: as old as that")
 
 
 def _verb(commands: Commands, name: str, text: str, run: Run) -> argparse.ArgumentParser:
@@ -185,7 +192,7 @@ def _guarded(run: Run, arguments: argparse.Namespace) -> int:
         return 0
     except (DeferralsError, ValueError, OSError) as error:
         complain(str(error))
-        return 2
+        return UNKNOWN if getattr(arguments, "check", False) else 2
 
 
 def _found(connection: QueueConnection, arguments: argparse.Namespace) -> Iterator[Shown]:
@@ -217,21 +224,14 @@ def list_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
 def _line(one: Shown) -> str:
     state = one["status"]
     if state == "queued":
-        state = f"in {_short(one['due_seconds'])}" if one["due_seconds"] > 0 else "due"
+        state = f"in {short(one['due_seconds'])}" if one["due_seconds"] > 0 else "due"
     said = f" {one['host']}" if one["host"] else ""
     tail = f" --{said} {one['reply']}" if one["reply"] else ""
     return (
-        f"{one['id']} {_short(one['age_seconds']):>4} {state:<7} {one['attempts']:>3}x"
+        f"{one['id']} {short(one['age_seconds']):>4} {state:<7} {one['attempts']:>3}x"
         f" <{one['sender']}> -> <{one['recipient']}>"
         f" [{one['destination'] or one['delivery']}]{tail}"
     )
-
-
-def _short(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(0.0, seconds):.0f}s"
 
 
 def show(connection: QueueConnection, arguments: argparse.Namespace) -> int:
@@ -250,7 +250,7 @@ def show(connection: QueueConnection, arguments: argparse.Namespace) -> int:
         for one in found["recipients"]:
             say(f"  {_line(one)}")
             if one["expires_seconds"] is not None:
-                say(f"    is given up in {_short(one['expires_seconds'])}")
+                say(f"    is given up in {short(one['expires_seconds'])}")
     for entry in found["history"]:
         say(f"  {_entry(entry)}")
     return 0
@@ -428,67 +428,3 @@ def explain_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     if not arguments.log:
         say("(with --log FILE: also what the log knows of it)")
     return 0
-
-
-def _submission(part: dict[str, Any]) -> Iterator[str]:
-    """
-    What users have sent within the hour.
-    """
-    if part["logins"]:
-        yield f"submission: {part['logins']} logins have sent within the hour"
-    for login, used in part["most_used"].items():
-        words = [f"{amount} of {most} {name}" for name, (amount, most) in used.items()]
-        yield f"  {login}: {', '.join(words)}"
-
-
-def alarms(queue: Shown) -> list[dict[str, str]]:
-    """
-    What an operator has to see to.
-
-    @param queue: its numbers.
-    """
-    texts = {
-        "stuck": "{count} recipients are stuck: what became of their mail cannot be told to the"
-        " sender (deferrals queue list --status stuck)",
-        "damaged": "{count} recipients have mail that cannot be read (deferrals queue check)",
-    }
-    found = [(what, queue["recipients"].get(what, 0), text) for what, text in texts.items()]
-    return [
-        {"level": "warning", "what": what, "text": text.format(count=count)}
-        for what, count, text in found
-        if count
-    ]
-
-
-def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
-    """
-    C{deferrals status}: 1 if the server does not run.
-    """
-    found = {
-        "running": connection.running,
-        "queue": connection.call("numbers"),
-        **connection.call("status"),
-    }
-    found["alarms"] = alarms(found["queue"])
-    if arguments.json:
-        sayJSON(found)
-        return 0 if connection.running else 1
-    queue = found["queue"]
-    say("the server runs" if connection.running else "the server does not run")
-    for alarm in found["alarms"]:
-        say(f"{alarm['level']}: {alarm['text']}")
-    states = ", ".join(f"{count} {name}" for name, count in queue["recipients"].items())
-    say(f"queue: {queue['messages']} messages; recipients: {states or 'none'}")
-    if queue["messages"]:
-        say(f"the oldest has been in it for {_short(queue['oldest_seconds'])}")
-    if queue.get("moved_aside"):
-        say(f"{len(queue['moved_aside'])} set aside: `deferrals queue rescue` lists them")
-    for name, kinds in found.get("counters", {}).items():
-        say(f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
-    for name, what in found.get("parts", {}).items():
-        if name == "submission":
-            for line in _submission(what):
-                say(line)
-        else:
-            say(f"{name}: {json.dumps(what)}")
-    return 0 if connection.running else 1

@@ -219,6 +219,7 @@ def build(plugin: IStagePlugin, settings: object, services: IServices) -> object
             f"a stage that can be built; {plugin.name} fails: {type(error).__name__}: {error}"
         ) from error
     checkStage(plugin.stage, built, f"{plugin.name} has built")
+    services.status.named(built, plugin.name)
     return built
 
 

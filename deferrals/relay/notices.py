@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import LogLevel
 
 from deferrals.deferreds import InThread
 from deferrals.errors import Overtaken
@@ -35,6 +36,7 @@ from deferrals.model.dsn import LISTENER, Notification, isWanted, smaller
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.fields import separation
 from deferrals.model.ids import TransactionIds, formatId
+from deferrals.model.status import Status
 from deferrals.model.verdict import Route
 
 _log = Logger(namespace="deferrals.notice")
@@ -118,7 +120,9 @@ class Notifier:
         route: Callable[[Mailbox], Route | None],
         inThread: InThread,
         returnOctets: int,
+        status: Status | None = None,
     ) -> None:
+        self._status = status or Status()
         self._spool = spool
         self._author = author
         self._route = route
@@ -244,7 +248,8 @@ class Notifier:
             work, {one: afterNotice(one) for one in work.addressees}, envelope, data, people
         )
         for addressee in work.addressees:
-            _log.info(
+            _log.tell(
+                self._status,
                 "{transaction} to=<{recipient}> did not fit its way, and goes as {notice}: {reply}",
                 event="notice",
                 transaction=work.envelope.id,
@@ -293,7 +298,8 @@ class Notifier:
         return True
 
     def _logMeant(self, work: Work, addressee: Addressee) -> None:
-        _log.info(
+        _log.tell(
+            self._status,
             "{transaction} to=<{recipient}> {action}, and <{sender}> is not told, which is meant",
             event="untold",
             transaction=work.envelope.id,
@@ -303,9 +309,11 @@ class Notifier:
         )
 
     def _logUntold(self, work: Work, addressee: Addressee, what: str) -> None:
-        _log.error(
+        _log.tell(
+            self._status,
             "{transaction} to=<{recipient}> {what}",
             event="untold",
+            level=LogLevel.error,
             transaction=work.envelope.id,
             recipient=str(addressee),
             what=what,
@@ -328,7 +336,8 @@ class Notifier:
 
     def _logNotice(self, work: Work, notice: Envelope, wanted: Iterable[Addressee]) -> None:
         for addressee in wanted:
-            _log.info(
+            _log.tell(
+                self._status,
                 "{transaction} to=<{recipient}> {action}: <{sender}> is told by {notice}",
                 event="notice",
                 transaction=work.envelope.id,

@@ -28,6 +28,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import errorText, withDeadline
@@ -51,6 +52,7 @@ from deferrals.model.disposition import (
 )
 from deferrals.model.limits import MAX_DELIVERING
 from deferrals.model.reply import Reply
+from deferrals.model.status import Status
 from deferrals.model.verdict import Failed, Outcome, Retry
 from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
 from deferrals.relay.destinations import Destinations, HopReport, Sort, hopReport
@@ -156,7 +158,9 @@ class Scheduler:
         concurrency: int = MAX_DELIVERING,
         chance: Callable[[], float] = random.random,
         notes: INotes | None = None,
+        status: Status | None = None,
     ) -> None:
+        self._status = status or Status()
         self._spool = spool
         self._clock = clock
         self._deliveries = deliveries
@@ -536,7 +540,8 @@ class Scheduler:
             for addressee, outcome in outcomes.items()
         }
         for addressee, outcome in outcomes.items():
-            self._logOutcome(attempt, addressee, outcome)
+            waits = isinstance(dispositions[addressee], Reschedule)
+            self._logOutcome(attempt, addressee, outcome, waits)
             if dispositions[addressee] == Remove("expired", outcome.reply, outcome.host):
                 self._logUntold(attempt, addressee)
         if any(isinstance(one, NotifyThenRemove) for one in dispositions.values()):
@@ -578,20 +583,29 @@ class Scheduler:
         if waiter is not None:
             waiter.attempted(part.addressees)
 
-    def _logOutcome(self, attempt: Attempt, addressee: Addressee, outcome: Outcome) -> None:
+    def _logOutcome(
+        self, attempt: Attempt, addressee: Addressee, outcome: Outcome, waits: bool
+    ) -> None:
         """
         One recipient's outcome, with what no sender is told.
+
+        @param waits: whether the recipient stays in the queue.
         """
+        isExpired = isinstance(outcome, Retry) and not waits
+        word = "expired" if isExpired else type(outcome).__name__.lower()
+        stage = self._deliveries.stage(attempt.delivery)
         details, reply = outcome.details, "" if outcome.reply is None else str(outcome.reply)
         seconds = self._clock.seconds() - attempt.began
         more = details.line()
-        _log.info(
+        _log.tell(
+            self._status,
             "{transaction} to=<{recipient}> {outcome} by {delivery}{log_said}, {seconds} s",
             event="delivery",
             transaction=attempt.work.envelope.id,
             recipient=str(addressee),
-            outcome=type(outcome).__name__.lower(),
+            outcome=word,
             delivery=attempt.delivery,
+            use="none" if stage is None else self._status.useOf(stage),
             destination=attempt.destination,
             attempt=addressee.attempts + 1,
             reply=reply,
@@ -607,9 +621,11 @@ class Scheduler:
         )
 
     def _logUntold(self, attempt: Attempt, addressee: Addressee) -> None:
-        _log.error(
+        _log.tell(
+            self._status,
             "{transaction} to=<{recipient}> expired, and the sender is not told",
             event="untold",
+            level=LogLevel.error,
             transaction=attempt.work.envelope.id,
             recipient=str(addressee),
         )
@@ -634,9 +650,11 @@ class Scheduler:
     def _backOff(self, destination: str, seconds: float) -> None:
         if seconds:
             last = self.destinations.lastReport(destination)
-            _log.warn(
+            _log.tell(
+                self._status,
                 "{destination} is left alone for {seconds} s: {host} {reply} {cause}",
                 event="backoff",
+                level=LogLevel.warn,
                 destination=destination,
                 seconds=round(seconds),
                 host=last.host,
@@ -644,7 +662,12 @@ class Scheduler:
                 cause=last.details.cause,
             )
         else:
-            _log.info("{destination} works again", event="works", destination=destination)
+            _log.tell(
+                self._status,
+                "{destination} works again",
+                event="works",
+                destination=destination,
+            )
             self._more = True
         self._spool.backOff(destination, seconds)
 

@@ -114,6 +114,7 @@ class MailServer(service.Service):
 
     _started: SharedResult[MailServer] | None = None
     _stopped: SharedResult[None] | None = None
+    _isUp = False
 
     def __init__(
         self,
@@ -257,6 +258,44 @@ class MailServer(service.Service):
         self._queue.hold(work)
         return succeed({})
 
+    # How it is.
+
+    @property
+    def reasons(self) -> list[str]:
+        """
+        Why mail cannot be taken now: C{starting}, C{spool}, C{listeners},
+        C{stopping}; none, where it can.
+        """
+        isListening = all(one.port for one in self.listeners.named.values() if one.endpoint)
+        wrong = {
+            "starting": not self._isUp,
+            "spool": self._isUp and not self._queue.isUsable,
+            "listeners": self._isUp and not isListening,
+            "stopping": self._stopped is not None,
+        }
+        return [name for name, isSo in wrong.items() if isSo]
+
+    @property
+    def sessionsOpen(self) -> dict[str, int]:
+        """
+        How many sessions there are, by listener.
+        """
+        return {name: len(one.factory.sessions) for name, one in self.listeners.named.items()}
+
+    @property
+    def backedOff(self) -> int:
+        """
+        How many destinations are left alone.
+        """
+        return self._queue.backedOff
+
+    def useOf(self, delivery: str) -> str:
+        """
+        What kind of delivery has a name now; C{"none"} where there is none.
+        """
+        stage = self._stages.delivery(delivery)
+        return "none" if stage is None else self.status.useOf(stage)
+
     # Its life.
 
     def privilegedStartService(self) -> None:
@@ -304,6 +343,7 @@ class MailServer(service.Service):
         except BaseException:
             await self._queue.stop()
             raise
+        self._isUp = True
         return self
 
     def _notStarted(self, failure: Failure) -> None:

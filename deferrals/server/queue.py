@@ -53,6 +53,7 @@ class Queue:
             route=stages.routeBack,
             inThread=services.inThread,
             returnOctets=returnOctets,
+            status=services.status,
         )
         self._scheduler = Scheduler(
             self.spool,
@@ -61,6 +62,7 @@ class Queue:
             self._notifier,
             concurrency=maxDelivering,
             notes=services.notes,
+            status=services.status,
         )
         self._notes = services.notes
         self._maxDelivering = maxDelivering
@@ -70,6 +72,20 @@ class Queue:
                 self.spool.store, services.inThread, changed=self._scheduler.again
             )
         services.status.show("destinations", self._scheduler.destinations.troubles)
+
+    @property
+    def isUsable(self) -> bool:
+        """
+        Whether the spool takes mail, as far as is known.
+        """
+        return not isinstance(self.spool, SqliteSpool) or self.spool.isUsable
+
+    @property
+    def backedOff(self) -> int:
+        """
+        How many destinations are left alone; as many as the status shows, at most.
+        """
+        return len(self._scheduler.destinations.troubles())
 
     def start(self) -> Deferred[None]:
         """

@@ -239,6 +239,8 @@ class RemoteService:
             result = await begin().addErrback(self._failed, number, began, seconds)
         finally:
             self._slots.release()
+        self._status.count(self._name, "answered")
+        self._status.measure("services", self._name, self._clock.seconds() - began)
         self._works()
         return result
 

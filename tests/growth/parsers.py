@@ -77,6 +77,7 @@ from deferrals.stages.delivery.sevenbit import sevenBit
 from deferrals.stages.envelope.usersettings import readRow
 from deferrals.stages.web import fromJSON
 from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage, makeRecipient
+from deferrals.web.site import hostOf
 from tests.harness import Bench, gate
 
 #: What a parser may answer to nonsense.
@@ -1134,6 +1135,13 @@ PARSERS += [
         _archive,
         500,
         (b"", b"\x1f\x8b\x08\0\0\0\0\0\0\0"),
+    ),
+    Parser(
+        "a Host header",
+        ("web/site.py",),
+        (b"[", b"]", b":", b"a", b"\xff"),
+        hostOf,
+        4000,
     ),
     Parser(
         "types of files",

@@ -16,7 +16,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import DeferralsError
-from deferrals.operator.commands import alarms, export_, rescue_, status
+from deferrals.operator.commands import export_, rescue_
 
 
 class ExportTests(SynchronousTestCase):
@@ -97,60 +97,3 @@ class RescueTests(SynchronousTestCase):
         """Nothing is removed that was not named."""
         for what in ("show", "restore", "remove"):
             self.assertRaises(ValueError, self.run_, what)
-
-
-class StatusTests(SynchronousTestCase):
-    """
-    L{status}.
-    """
-
-    FOUND = {
-        "numbers": {"messages": 0, "recipients": {}},
-        "status": {
-            "counters": {"submission": {"held": 2}},
-            "parts": {
-                "submission": {
-                    "logins": 2,
-                    "most_used": {
-                        "alice": {"messages": [5, 500], "recipients": [7, 2000], "octets": [9, 99]}
-                    },
-                },
-                "other": {"a": 1},
-            },
-        },
-    }
-
-    def shown(self, isJSON: bool) -> str:
-        connection: Any = unittest.mock.Mock(running=True)
-        connection.call = lambda name: self.FOUND[name]
-        with redirect_stdout(io.StringIO()) as out:
-            self.assertEqual(status(connection, argparse.Namespace(json=isJSON)), 0)
-        return out.getvalue()
-
-    def test_submission(self) -> None:
-        """How much each login has sent, in words, and for programs."""
-        lines = self.shown(False).splitlines()
-        self.assertIn("submission: 2 held", lines)
-        self.assertIn("submission: 2 logins have sent within the hour", lines)
-        self.assertIn("  alice: 5 of 500 messages, 7 of 2000 recipients, 9 of 99 octets", lines)
-        self.assertIn('other: {"a": 1}', lines)
-        found = json.loads(self.shown(True))
-        self.assertEqual(
-            found["parts"]["submission"]["most_used"]["alice"]["recipients"], [7, 2000]
-        )
-
-
-class AlarmTests(SynchronousTestCase):
-    """
-    L{alarms}.
-    """
-
-    def test_stuck(self) -> None:
-        """What nobody can be told of is an alarm; so is what cannot be read."""
-        self.assertEqual(alarms({"recipients": {"queued": 9, "stuck": 0}}), [])
-        found = alarms({"recipients": {"stuck": 2, "damaged": 1}})
-        self.assertEqual(
-            [(one["level"], one["what"]) for one in found],
-            [("warning", "stuck"), ("warning", "damaged")],
-        )
-        self.assertTrue(found[0]["text"].startswith("2 recipients are stuck"))

@@ -171,8 +171,8 @@ class Authentication(SessionBase):
             self.reply(R235_AUTHENTICATED)
 
     def _report(self, mechanism: str, outcome: str, user: str) -> None:
-        self._backend.status.count("authentications", outcome)
-        _log.info(
+        _log.tell(
+            self._backend.status,
             "{client} authentication {outcome} for {user} by {mechanism}",
             event="authentication",
             client=self._address,

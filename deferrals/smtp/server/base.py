@@ -46,6 +46,7 @@ class SessionBase(PipelinedESMTP):
     _isExtended = False
     _user: str | None = None
     _tls: str | None = None
+    _outcome = "none"  # what came of the session; see the event "session"
 
     def __init__(self, settings: ListenerSettings, backend: Backend, clock: IReactorTime) -> None:
         PipelinedESMTP.__init__(self, clock)

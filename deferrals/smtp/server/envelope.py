@@ -162,6 +162,7 @@ class Envelopes(SessionBase):
         if self._closing or self._transaction is not transaction:
             return
         self._refused = 0
+        self._outcome = "mail"
         self._phase = Phase.SENDER
         self.reply(R250_SENDER)
 
@@ -175,6 +176,7 @@ class Envelopes(SessionBase):
         """
         self._idleSince = self._clock.seconds()
         maillog.transactionEnd(
+            self._backend.status,
             transaction.envelope,
             rung,
             len(transaction.candidates),
@@ -323,11 +325,18 @@ class Envelopes(SessionBase):
             self._backend.status.count("mixed", "recipients sent away")
         if transaction.candidates:
             self._phase = Phase.RECIPIENTS
+        seconds = self._clock.seconds() - judged.began
+        self._backend.status.measure("replies", "rcpt", seconds)
         if not (reply.code < 400 and isinstance(verdict, Defer)):
             named = transaction.cohortName(-1) if reply.isPositive else ""
-            seconds = self._clock.seconds() - judged.began
             maillog.recipientVerdict(
-                transaction.envelope, str(judged.recipient), "envelope", named, reply, seconds
+                self._backend.status,
+                transaction.envelope,
+                str(judged.recipient),
+                "envelope",
+                named,
+                reply,
+                seconds,
             )
         return reply
 

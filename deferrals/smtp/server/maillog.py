@@ -10,23 +10,32 @@ from __future__ import annotations
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import Reply
+from deferrals.model.status import Status
 
 log = Logger(namespace="deferrals.transaction")
 
 
 def recipientVerdict(
-    envelope: Envelope, recipient: str, stage: str, cohort: str, reply: Reply, seconds: float
+    status: Status,
+    envelope: Envelope,
+    recipient: str,
+    stage: str,
+    cohort: str,
+    reply: Reply,
+    seconds: float,
 ) -> None:
     """
     One recipient has its answer.
 
+    @param status: where it is counted.
     @param stage: C{"envelope"} or C{"content"}.
     @param cohort: e.g. C{"strict/2"}: its policy, and a number that is equal
         for the members of one cohort of this transaction; empty if refused in
         the envelope.
     @param seconds: how long it took: since RCPT TO, or since the data's end.
     """
-    log.info(
+    log.tell(
+        status,
         "{transaction} to=<{recipient}> {stage} {cohort}: {reply} ({milliseconds} ms)",
         event="recipient",
         transaction=envelope.id,
@@ -41,6 +50,7 @@ def recipientVerdict(
 
 
 def transactionEnd(
+    status: Status,
     envelope: Envelope,
     rung: str,
     recipients: int,
@@ -49,17 +59,21 @@ def transactionEnd(
     size: int,
     reply: str,
     seconds: float,
+    answered: float | None = None,
 ) -> None:
     """
     One transaction is over.
 
+    @param status: where it is counted.
     @param rung: how it was answered; C{"aborted"} where there was no answer.
     @param sentAway: recipients that got 452 because of another cohort.
     @param size: octets of the message, as far as they came.
     @param reply: the final reply, or why there was none.
     @param seconds: since MAIL FROM.
+    @param answered: how long the final reply took, since the data's end.
     """
-    log.info(
+    log.tell(
+        status,
         "{transaction} {client} from=<{sender}> size={size} {rung}, {accepted} of {recipients}"
         " accepted: {reply} ({milliseconds} ms)",
         event="transaction",
@@ -77,4 +91,5 @@ def transactionEnd(
         sentAway=sentAway,
         reply=reply,
         milliseconds=round(seconds * 1000, 1),
+        answered=None if answered is None else round(answered * 1000, 1),
     )

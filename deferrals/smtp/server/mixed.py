@@ -423,6 +423,7 @@ class MixedPolicy:
             if record.isOver and not before.isOver:
                 seconds = record.seen - record.began
                 self.status.count("seconds to the last recipient", _bucket(seconds))
+                self.status.measure("mixed", "last recipient", seconds)
 
     async def _remember(
         self, transaction: Transaction, plan: Plan, changes: Callable[[Plan], Changes]

@@ -167,7 +167,6 @@ class PostData:
         self._letGo(step)
         if self._immediate is not None:
             self._immediate.end()
-        self._backend.status.count("transactions", "aborted")
         self._logEnd("aborted", 0, "the client was gone before the final reply")
         self._tellEnd([one.reply for one in self._transaction.candidates], None)
 
@@ -417,8 +416,7 @@ class PostData:
         if self._resolved is not None and self._block.veto is None:
             self._backend.mixed.answered(self._transaction, self._resolved)
         rung = self._rung()
-        self._backend.status.count("transactions", rung)
-        self._logEnd(rung, len(accepted), str(final))
+        self._logEnd(rung, len(accepted), str(final), self._clock.seconds() - self._began)
         if self._backend.observers:
             self._tellEnd(lastReplies(self._block), final)
         self._done()
@@ -460,6 +458,7 @@ class PostData:
     def _logVerdict(self, index: int, reply: Reply) -> None:
         candidate = self._transaction.candidates[index]
         maillog.recipientVerdict(
+            self._backend.status,
             self._envelope,
             str(candidate.recipient),
             "content",
@@ -468,8 +467,9 @@ class PostData:
             self._clock.seconds() - self._began,
         )
 
-    def _logEnd(self, rung: str, accepted: int, reply: str) -> None:
+    def _logEnd(self, rung: str, accepted: int, reply: str, answered: float | None = None) -> None:
         maillog.transactionEnd(
+            self._backend.status,
             self._envelope,
             rung,
             len(self._transaction.candidates),
@@ -478,4 +478,5 @@ class PostData:
             0 if self._message is None else self._message.size,
             reply,
             self._clock.seconds() - self._transaction.began,
+            answered,
         )

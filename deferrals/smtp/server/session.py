@@ -19,6 +19,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
 from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.logger import LogLevel
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
@@ -183,20 +184,28 @@ class Session(Introduction, Authentication, Encryption, Contents):
         The process has hardly a file descriptor left.
         """
         refusal = R421_NO_DESCRIPTOR
-        _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
-        self._backend.status.count("connections", "turned away")
+        self._sendAway(refusal)
         if self.isEncryptedOutside:
             return self.cutOff()
         farewell = b"" if self._beginsWithTLS else str(refusal).encode("ascii") + b"\r\n"
         closeNow(self.transport, farewell)
+
+    def _sendAway(self, refusal: Reply) -> None:
+        self._outcome = "turned_away"
+        _log.tell(
+            self._backend.status,
+            "{client} turned away: {reply}",
+            event="turned-away",
+            client=self._address,
+            reply=str(refusal),
+        )
 
     @property
     def _beginsWithTLS(self) -> bool:
         return self._settings.security == "implicit" or self.isEncryptedOutside
 
     def _turnAway(self, refusal: Reply) -> None:
-        _log.info("{client} turned away: {reply}", client=self._address, reply=str(refusal))
-        self._backend.status.count("connections", "turned away")
+        self._sendAway(refusal)
         if self._beginsWithTLS:
             self.cutOff()
         else:
@@ -214,8 +223,13 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self._greeter = self._clock.callLater(self._settings.greet_delay, self._greet)
 
     def _talksEarly(self, octets: bytes) -> bytes:
-        _log.info("{client} talks before the greeting", client=self._address)
-        self._backend.status.count("connections", "early talkers")
+        self._outcome = "early_talker"
+        _log.tell(
+            self._backend.status,
+            "{client} talks before the greeting",
+            event="early-talker",
+            client=self._address,
+        )
         self._stopGreeter()
         self.say(R554_EARLY_TALKER)
         self.close()
@@ -250,7 +264,22 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self._accepted:
             self.uncount()
             self._backend.connectionLimits.closed()
+        self._tellEnd()
         self._ended(self)
+
+    def _tellEnd(self) -> None:
+        """
+        For those who debug; what matters of it has a line of its own.
+        """
+        _log.tell(
+            self._backend.status,
+            "{client} has gone from {listener}: {outcome}",
+            event="session",
+            level=LogLevel.debug,
+            client=self._address,
+            listener=self._settings.name,
+            outcome=self._outcome,
+        )
 
     def timeoutConnection(self) -> None:
         """
@@ -309,8 +338,12 @@ class Session(Introduction, Authentication, Encryption, Contents):
         return octet in _BINARY and not self.inExchange
 
     def foreignReceived(self) -> None:
-        self._backend.status.count("connections", "other protocols")
-        _log.info("{client} speaks another protocol", client=self._address)
+        _log.tell(
+            self._backend.status,
+            "{client} speaks another protocol",
+            event="other-protocol",
+            client=self._address,
+        )
         self._enough(R421_OTHER_PROTOCOL)
 
     def lineReceived(self, line: bytes) -> None:

@@ -109,6 +109,7 @@ class Encryption(SessionBase):
         """
         if self._handshaking:
             self._handshaking = False
+            self._outcome = "tls_failed"
             _log.info(
                 "{client}: no TLS: {error}", client=self._address, error=reason.getErrorMessage()
             )

@@ -371,6 +371,13 @@ class Database:
             return False
         return time.monotonic() >= self._mendAt and self._mended(deleted)
 
+    @property
+    def isUsable(self) -> bool:
+        """
+        Whether it could be used and written the last time.
+        """
+        return not (self._trouble or self._failing or self._damaged)
+
     def _openAnew(self) -> None:
         """
         The disk has failed, and may be mounted anew: but the database is not let

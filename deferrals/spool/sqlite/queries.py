@@ -267,11 +267,25 @@ def numbers(db: sqlite3.Connection, now: float) -> Shown:
     See L{IQueue.numbers<deferrals.interfaces.IQueue.numbers>}.
     """
     counts: Counter[str] = Counter()
-    for status, count in db.execute("SELECT status, COUNT(*) FROM recipients GROUP BY status"):
-        counts[_statusName(status)] = count
+    deliveries = []
+    for delivery, status, count, first in db.execute(
+        "SELECT delivery, status, COUNT(*), MIN(message) FROM recipients GROUP BY delivery, status"
+    ).fetchall():
+        counts[_statusName(status)] += count
+        row = db.execute("SELECT since FROM messages WHERE id = ?", (first,)).fetchone()
+        oldest = 0.0 if row is None else round(now - row[0], 1)
+        deliveries.append(
+            {
+                "delivery": delivery,
+                "status": _statusName(status),
+                "recipients": count,
+                "oldest_seconds": oldest,
+            }
+        )
     messages, oldest = db.execute("SELECT COUNT(*), min(since) FROM messages").fetchone()
     return {
         "messages": messages,
         "recipients": dict(counts),
+        "deliveries": deliveries,
         "oldest_seconds": 0.0 if oldest is None else round(now - oldest, 1),
     }

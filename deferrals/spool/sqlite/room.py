@@ -78,6 +78,13 @@ class RoomKeeping:
         else:
             await self._inThread(self._reserve.make)
 
+    @property
+    def isLacking(self) -> bool:
+        """
+        Whether no mail is taken for want of room.
+        """
+        return self._lacked
+
     def _say(self, lack: str) -> None:
         if lack and not self._lacked:
             _log.critical("no mail is taken: {lack}", lack=lack)

@@ -107,6 +107,13 @@ class SqliteSpool:
         self._room = RoomKeeping(self.store, reactor, inThread, reserve)
         self._opening: list[Deferred[None]] | None = []
 
+    @property
+    def isUsable(self) -> bool:
+        """
+        Whether mail can be stored, as far as is known.
+        """
+        return self._database.isUsable and not self._room.isLacking
+
     # From the first call to the last.
 
     def open(self) -> Deferred[None]:

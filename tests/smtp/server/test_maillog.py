@@ -10,6 +10,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import Reply
+from deferrals.model.status import Status
 from deferrals.smtp.server.maillog import recipientVerdict, transactionEnd
 from deferrals.testing import makeEnvelope
 from tests.harness import GREETING, Bench
@@ -29,7 +30,7 @@ RECIPIENT = {
 #: The keys of a transaction's event; they are public.
 TRANSACTION = {
     *("event", "transaction", "client", "helo", "user", "tls", "listener", "sender", "size"),
-    *("rung", "recipients", "accepted", "sentAway", "reply", "milliseconds"),
+    *("rung", "recipients", "accepted", "sentAway", "reply", "milliseconds", "answered"),
 }
 
 
@@ -43,7 +44,7 @@ class EventTests(SynchronousTestCase):
         envelope = makeEnvelope("me@client.test")
         with capturedLogs() as events:
             reply = Reply(550, "5.7.1", "spam")
-            recipientVerdict(envelope, "a@b.test", "content", "strict/2", reply, 0.01234)
+            recipientVerdict(Status(), envelope, "a@b.test", "content", "strict/2", reply, 0.01234)
         (event,) = events
         self.assertEqual(event.keys() - TWISTED, RECIPIENT)
         self.assertEqual((event["event"], event["milliseconds"]), ("recipient", 12.3))
@@ -57,7 +58,7 @@ class EventTests(SynchronousTestCase):
         """A transaction's end: keys for machines, one line for people."""
         envelope = makeEnvelope("")
         with capturedLogs() as events:
-            transactionEnd(envelope, "mixed", 3, 2, 1, 4711, "250 2.6.0 ok", 1.5)
+            transactionEnd(Status(), envelope, "mixed", 3, 2, 1, 4711, "250 2.6.0 ok", 1.5)
         (event,) = events
         self.assertEqual(event.keys() - TWISTED, TRANSACTION)
         self.assertEqual((event["event"], event["sentAway"]), ("transaction", 1))

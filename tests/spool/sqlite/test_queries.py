@@ -230,14 +230,17 @@ class NumbersTests(DatabaseCase):
 
     def test_numbers(self) -> None:
         """How many, in which state, and how old."""
-        empty = {"messages": 0, "recipients": {}, "oldest_seconds": 0.0}
+        empty = {"messages": 0, "recipients": {}, "deliveries": [], "oldest_seconds": 0.0}
         self.assertEqual(queries.numbers(self.db, 5.0), empty)
         self.add("a@b.example", "c@b.example")
         self.add("a@b.example", status=HELD)
+        found = queries.numbers(self.db, 5.0)
+        deliveries = found.pop("deliveries")
         self.assertEqual(
-            queries.numbers(self.db, 5.0),
-            {"messages": 2, "recipients": {"queued": 2, "held": 1}, "oldest_seconds": 5.0},
+            found, {"messages": 2, "recipients": {"queued": 2, "held": 1}, "oldest_seconds": 5.0}
         )
+        counts = {(one["status"], one["recipients"], one["oldest_seconds"]) for one in deliveries}
+        self.assertEqual(counts, {("queued", 2, 5.0), ("held", 1, 5.0)})
 
 
 class ReadOnlyTests(DatabaseCase):

@@ -1,0 +1,101 @@
+"""
+What is counted of the events that the log has: in one place, so that the log, the
+counters of C{deferrals status} and C{/metrics} say the same.
+
+An event is made by one call of L{Logger.tell<deferrals.logger.Logger.tell>}.  One
+that has no line below is counted by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from deferrals.model.status import Status
+
+#: What an event says.  The log takes anything.
+Values: TypeAlias = Mapping[str, object]
+
+
+def happened(status: Status, event: str, values: Values) -> None:
+    """
+    Count an event.
+
+    @param event: its name.
+    @param values: what it says, as the log has it.
+    """
+    count = _COUNTED.get(event)
+    if count is None:
+        status.count("events", event)
+    else:
+        count(status, values)
+
+
+def _word(values: Values, key: str) -> str:
+    return str(values[key])
+
+
+def _number(values: Values, key: str) -> float:
+    found = values[key]
+    assert isinstance(found, int | float)
+    return found
+
+
+def _transaction(status: Status, values: Values) -> None:
+    status.count("transactions", _word(values, "rung"))
+    if values["answered"] is not None:
+        status.measure("replies", "final", _number(values, "answered") / 1000)
+
+
+def _recipient(status: Status, values: Values) -> None:
+    policy = _word(values, "cohort").rpartition("/")[0]
+    status.count("verdicts", (_word(values, "stage"), policy, _word(values, "reply")[:3]))
+    if values["stage"] == "content":
+        status.measure("replies", "recipient", _number(values, "milliseconds") / 1000)
+
+
+def _delivery(status: Status, values: Values) -> None:
+    status.count("deliveries", (_word(values, "use"), _word(values, "outcome")))
+    status.measure("deliveries", _word(values, "use"), _number(values, "seconds"))
+
+
+def _session(status: Status, values: Values) -> None:
+    status.count("sessions", (_word(values, "listener"), _word(values, "outcome")))
+
+
+def _turnedAway(status: Status, values: Values) -> None:
+    status.count("connections", "turned away")
+
+
+def _earlyTalker(status: Status, values: Values) -> None:
+    status.count("connections", "early talkers")
+
+
+def _otherProtocol(status: Status, values: Values) -> None:
+    status.count("connections", "other protocols")
+
+
+def _authentication(status: Status, values: Values) -> None:
+    status.count("authentications", _word(values, "outcome"))
+
+
+def _notice(status: Status, values: Values) -> None:
+    status.count("notices", _word(values, "action"))
+
+
+def _untold(status: Status, values: Values) -> None:
+    status.count("notices", "untold")
+
+
+_COUNTED: dict[str, Callable[[Status, Values], None]] = {
+    "authentication": _authentication,
+    "delivery": _delivery,
+    "early-talker": _earlyTalker,
+    "notice": _notice,
+    "other-protocol": _otherProtocol,
+    "recipient": _recipient,
+    "session": _session,
+    "transaction": _transaction,
+    "turned-away": _turnedAway,
+    "untold": _untold,
+}

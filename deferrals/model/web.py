@@ -1,0 +1,85 @@
+"""
+What a configuration says of the pages for monitoring.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import attrs
+
+from deferrals.model.settings import BadSetting, checked
+
+_INTERFACE = re.compile(r":interface=((?:\\.|[^:\\])*)")
+
+_LOOPBACK = re.compile(r"127(?:\.\d{1,3}){3}|::1|localhost")
+
+_ELSEWHERE = "loopback, or users and token_file with TLS: pages show who writes to whom"
+
+
+def _url(text: str) -> None:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("an http:// or https:// URL")
+
+
+@attrs.frozen
+class WebSettings:
+    """
+    The C{[web]} table.
+
+    @ivar endpoint: a Twisted server endpoint; C{unix:} too.
+    @ivar certificate: a PEM file, as of a listener: TLS.
+    @ivar key: a PEM file with its key; by default the certificate's file.
+    @ivar url: how others reach it, C{https://…}.
+    @ivar hosts: C{Host} headers that are answered; others get 421.  By default the
+        endpoint's address, C{localhost}, and the host of C{url}.
+    @ivar token_file: its first line has to come as C{Authorization: Bearer …} with
+        C{/metrics}; read again when it changes.
+    @ivar users: a file made by C{deferrals passwd}: who may see the pages.
+    """
+
+    endpoint: str
+    certificate: str | None = None
+    key: str | None = None
+    url: str | None = attrs.field(default=None, validator=checked(_url))
+    hosts: tuple[str, ...] = ()
+    token_file: str | None = None
+    users: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.key is not None and self.certificate is None:
+            raise BadSetting("key", "no key without a certificate")
+        isGuarded = self.certificate is not None and self.token_file is not None
+        if not self.isLocal and not (isGuarded and self.users is not None):
+            raise BadSetting("endpoint", _ELSEWHERE)
+
+    @property
+    def interface(self) -> str:
+        """
+        The address where it listens, as far as the endpoint says it.
+        """
+        found = _INTERFACE.search(self.endpoint)
+        return "" if found is None else found[1].replace("\\", "")
+
+    @property
+    def isLocal(self) -> bool:
+        """
+        Whether only this machine can reach it.
+        """
+        if self.endpoint.startswith("unix:"):
+            return True
+        return _LOOPBACK.fullmatch(self.interface) is not None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """
+        The hosts that are answered, in small letters and without a port.
+        """
+        if self.hosts:
+            return frozenset(one.lower() for one in self.hosts)
+        found = {"localhost", self.interface.lower()}
+        if self.url is not None:
+            found.add(urlsplit(self.url).hostname or "")
+        return frozenset(found - {""})

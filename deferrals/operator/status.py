@@ -1,0 +1,189 @@
+"""
+C{deferrals status}: what a running server says of itself, for people, for programs
+and for monitoring; what is wrong comes first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+from deferrals.errors import DeferralsError
+from deferrals.model.selection import Shown
+from deferrals.model.settings import parseSeconds
+from deferrals.operator.control import QueueConnection
+from deferrals.operator.output import say, sayJSON
+
+#: What an operator has to see to: its level, what it is, and a sentence.
+Alarm: TypeAlias = dict[str, str]
+
+#: The exit statuses of C{--check}.
+GOOD, WARNING, CRITICAL, UNKNOWN = range(4)
+
+_STUCK = {
+    "stuck": "{count} recipients are stuck: what became of their mail cannot be told to the"
+    " sender (deferrals queue list --status stuck)",
+    "damaged": "{count} recipients have mail that cannot be read (deferrals queue check)",
+}
+
+_REASONS = {
+    "starting": "it is starting",
+    "spool": "the spool cannot be written, or has no room: see the log",
+    "listeners": "it does not listen everywhere",
+    "stopping": "it is stopping",
+}
+
+
+def alarms(found: Shown, oldest: float | None = None) -> list[Alarm]:
+    """
+    What an operator has to see to, the worst first.
+
+    @param found: what the server says of itself, and of its queue.
+    @param oldest: how old mail may be in the queue, in seconds.
+    """
+    return [*_critical(found), *_warnings(found, oldest)]
+
+
+def _alarm(level: str, what: str, text: str) -> Alarm:
+    return {"level": level, "what": what, "text": text}
+
+
+def _critical(found: Shown) -> Iterator[Alarm]:
+    if not found.get("running", True):
+        yield _alarm("critical", "running", "the server does not run")
+    for reason in found.get("reasons", ()):
+        text = f"no mail is taken: {_REASONS.get(reason, reason)}"
+        yield _alarm("critical", reason, text)
+
+
+def _warnings(found: Shown, oldest: float | None) -> Iterator[Alarm]:
+    queue = found["queue"]
+    for what, text in _STUCK.items():
+        count = queue["recipients"].get(what, 0)
+        if count:
+            yield _alarm("warning", what, text.format(count=count))
+    for name, part in found.get("parts", {}).items():
+        if isinstance(part, dict) and part.get("state") in ("resting", "probing"):
+            text = f"{name} is left alone: {part.get('last_error', '')}"
+            yield _alarm("warning", "service", text)
+    age = queue.get("oldest_seconds", 0)
+    if oldest is not None and queue.get("messages") and age > oldest:
+        yield _alarm("warning", "late", f"the oldest mail has waited for {age:.0f} s")
+
+
+def level(found: list[Alarm]) -> int:
+    """
+    The exit status that alarms make.
+    """
+    levels = {alarm["level"] for alarm in found}
+    return CRITICAL if "critical" in levels else WARNING if levels else GOOD
+
+
+def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
+    """
+    C{deferrals status}: 1 if the server does not run; with C{--check} as its help says.
+    """
+    oldest = parseSeconds(arguments.oldest) if arguments.check else None
+    try:
+        found = _asked(connection)
+    except (DeferralsError, OSError) as error:
+        if not arguments.check:
+            raise
+        say(f"unknown: {error}")
+        return UNKNOWN
+    found["alarms"] = alarms(found, oldest)
+    if arguments.json:
+        sayJSON(found)
+    elif arguments.check:
+        say(_summary(found))
+    else:
+        for line in _lines(found):
+            say(line)
+    if arguments.check:
+        return level(found["alarms"])
+    return 0 if connection.running else 1
+
+
+def _asked(connection: QueueConnection) -> Shown:
+    return {
+        "running": connection.running,
+        "queue": connection.call("numbers"),
+        **connection.call("status"),
+    }
+
+
+def _summary(found: Shown) -> str:
+    """
+    One line, as monitoring systems show it.
+    """
+    if found["alarms"]:
+        first, *more = found["alarms"]
+        rest = f" (and {len(more)} more)" if more else ""
+        return f"{first['level']}: {first['text']}{rest}"
+    return f"good: {found['queue']['messages']} messages in the queue"
+
+
+def _lines(found: Shown) -> Iterator[str]:
+    """
+    The whole, for people.
+    """
+    for alarm in found["alarms"]:
+        yield f"{alarm['level']}: {alarm['text']}"
+    if found["running"]:
+        since = short(found.get("uptime_seconds", 0))
+        yield f"deferrals {found.get('version', '')} runs, for {since}"
+        rates = found.get("rates", {})
+        if rates:
+            yield "per minute: " + ", ".join(f"{rate:g} {name}" for name, rate in rates.items())
+    yield from _queue(found["queue"])
+    for name, kinds in found.get("counters", {}).items():
+        yield f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
+    for name, part in found.get("parts", {}).items():
+        yield from _submission(part) if name == "submission" else [f"{name}: {_words(part)}"]
+
+
+def _queue(queue: Shown) -> Iterator[str]:
+    states = ", ".join(f"{count} {name}" for name, count in queue["recipients"].items())
+    yield f"queue: {queue['messages']} messages; recipients: {states or 'none'}"
+    if queue["messages"]:
+        yield f"the oldest has been in it for {short(queue['oldest_seconds'])}"
+    if queue.get("moved_aside"):
+        yield f"{len(queue['moved_aside'])} set aside: `deferrals queue rescue` lists them"
+
+
+def _words(part: object) -> str:
+    """
+    A part's state, in words where it is simple.
+    """
+    if not isinstance(part, Mapping):
+        return json.dumps(part)
+    if not part:
+        return "none"
+    return ", ".join(f"{name} {_word(one)}" for name, one in part.items())
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def short(seconds: float) -> str:
+    """
+    A time span in its largest unit.
+    """
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
+
+
+def _submission(part: dict[str, Any]) -> Iterator[str]:
+    """
+    What users have sent within the hour.
+    """
+    if part["logins"]:
+        yield f"submission: {part['logins']} logins have sent within the hour"
+    for login, used in part["most_used"].items():
+        words = [f"{amount} of {most} {name}" for name, (amount, most) in used.items()]
+        yield f"  {login}: {', '.join(words)}"

@@ -1,0 +1,3 @@
+"""
+What a monitoring system and an operator see of a server by HTTP.
+"""

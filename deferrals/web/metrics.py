@@ -1,0 +1,312 @@
+"""
+C{/metrics}: what L{Status<deferrals.model.status.Status>} has counted, in the words
+of Prometheus.
+
+Nothing here is touched when something happens: families are made when they are
+asked for, from the numbers that C{deferrals status} shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import attrs
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from deferrals.deferreds import SharedResult
+from deferrals.model.status import Histogram, Kind, Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+#: How long an answer stands, in seconds; and what was counted in the queue.
+ANSWER_SECONDS = 1.0
+QUEUE_SECONDS = 15.0
+
+#: The states of a service.
+_STATES = {"working": 0, "probing": 1, "resting": 2}
+
+
+@attrs.frozen
+class QueueFigures:
+    """
+    @ivar recipients: how many there are, by class and status.
+    @ivar oldest: the age of the oldest, in seconds, by class.
+    """
+
+    recipients: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
+    oldest: Mapping[str, float] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Sources:
+    """
+    Where the numbers come from.
+
+    @ivar build: C{version}, C{python} and C{twisted}.
+    @ivar sessions: how many are open now, by listener.
+    @ivar backedOff: how many destinations are left alone.
+    @ivar queue: counts what is in the queue.
+    """
+
+    status: Status
+    build: Mapping[str, str]
+    sessions: Callable[[], Mapping[str, int]]
+    backedOff: Callable[[], int]
+    queue: Callable[[], Deferred[QueueFigures]]
+
+
+@attrs.frozen
+class _Count:
+    """
+    @ivar metric: its name, without C{_total}.
+    @ivar counted: its name in the status.
+    @ivar words: what its kinds are called here; others are left as they are.
+    @ivar only: no other kinds.
+    """
+
+    metric: str
+    labels: tuple[str, ...]
+    counted: str
+    text: str
+    words: Mapping[str, str] = attrs.field(factory=dict)
+    only: bool = False
+
+    def family(self, status: Status) -> Metric:
+        family = CounterMetricFamily(self.metric, self.text, labels=self.labels)
+        sums: dict[tuple[str, ...], int] = {}
+        for kind, count in status.kinds(self.counted).items():
+            if not self.only or kind in self.words:
+                labels = tuple(self.words.get(one, one) for one in _sides(kind))
+                sums[labels] = sums.get(labels, 0) + count
+        for labels, count in sums.items():
+            family.add_metric(labels, count)
+        return family
+
+
+@attrs.frozen
+class _Distribution:
+    """
+    The same, of what was measured.
+    """
+
+    metric: str
+    labels: tuple[str, ...]
+    measured: str
+    text: str
+
+    def family(self, status: Status) -> Metric:
+        family = HistogramMetricFamily(self.metric, self.text, labels=self.labels)
+        for kind, found in status.measured(self.measured).items():
+            labels = _sides(kind) if self.labels else ()
+            family.add_metric(labels, _buckets(found), found.total)
+        return family
+
+
+def _sides(kind: Kind) -> tuple[str, ...]:
+    return (kind,) if isinstance(kind, str) else kind
+
+
+def _buckets(found: Histogram) -> list[tuple[str, float]]:
+    total, buckets = 0, []
+    for bound, count in zip([*found.bounds, float("inf")], found.counts, strict=True):
+        total += count
+        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), float(total)))
+    return buckets
+
+
+COUNTERS = (
+    _Count("deferrals_sessions", ("listener", "outcome"), "sessions", "Sessions that are over"),
+    _Count("deferrals_transactions", ("rung",), "transactions", "Transactions, by their end"),
+    _Count(
+        "deferrals_verdicts",
+        ("stage", "policy", "code"),
+        "verdicts",
+        "What recipients were answered",
+    ),
+    _Count(
+        "deferrals_mixed",
+        ("what",),
+        "mixed",
+        "What plain senders met whose recipients differ",
+        {
+            "recipients sent away": "sent_away",
+            "refused for now": "refused_for_now",
+            "retry seen": "retry_seen",
+            "filed": "filed",
+            "notified": "notified",
+            "dropped": "dropped",
+            "one refusal for all": "one_for_all",
+        },
+    ),
+    _Count(
+        "deferrals_deliveries",
+        ("class", "outcome"),
+        "deliveries",
+        "Attempts to deliver, one for each recipient",
+    ),
+    _Count(
+        "deferrals_notices",
+        ("kind",),
+        "notices",
+        "What senders were told, one for each recipient",
+        {"expired": "failed", "damaged": "failed", "unfit": "failed"},
+    ),
+    _Count(
+        "deferrals_limits_hit",
+        ("limit",),
+        "submission",
+        "How often a limit has kept something back",
+        {"over messages": "messages", "over recipients": "recipients"},
+        only=True,
+    ),
+    _Count(
+        "deferrals_authentications",
+        ("outcome",),
+        "authentications",
+        "Attempts to log in",
+        {"failed": "refused", "not tried": "throttled"},
+    ),
+)
+
+HISTOGRAMS = (
+    _Distribution(
+        "deferrals_reply_seconds",
+        ("reply",),
+        "replies",
+        "From RCPT TO, or from the data's end, to the reply",
+    ),
+    _Distribution(
+        "deferrals_mixed_last_recipient_seconds",
+        (),
+        "mixed",
+        "Until the last recipient of a message had it that came in several parts",
+    ),
+    _Distribution("deferrals_delivery_seconds", ("class",), "deliveries", "How long attempts took"),
+    _Distribution(
+        "deferrals_service_seconds", ("service",), "services", "How long services took to answer"
+    ),
+)
+
+
+class _Families(Collector):
+    """
+    @ivar queue: what was counted last.
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self.queue = QueueFigures()
+
+    def collect(self) -> Iterator[Metric]:
+        """
+        See C{Collector}.
+        """
+        status = self._sources.status
+        yield from (one.family(status) for one in COUNTERS)
+        yield from (one.family(status) for one in HISTOGRAMS)
+        yield from self._services(status)
+        yield from self._gauges()
+
+    def _gauges(self) -> Iterator[Metric]:
+        sources, queue = self._sources, self.queue
+        build = {tuple(sources.build.values()): 1}
+        yield _gauge("deferrals_build_info", "What runs", tuple(sources.build), build.items())
+        open_ = {(name,): count for name, count in sources.sessions().items()}
+        yield _gauge(
+            "deferrals_sessions_open", "Sessions that are open", ("listener",), open_.items()
+        )
+        yield _gauge(
+            "deferrals_queue_recipients",
+            "Recipients in the queue",
+            ("class", "status"),
+            queue.recipients.items(),
+        )
+        oldest = {(name,): seconds for name, seconds in queue.oldest.items()}
+        text = "How long the oldest message has been in the queue"
+        yield _gauge("deferrals_queue_oldest_seconds", text, ("class",), oldest.items())
+        text = "Destinations that are left alone"
+        yield _gauge("deferrals_destinations_backed_off", text, (), [((), sources.backedOff())])
+
+    def _services(self, status: Status) -> Iterator[Metric]:
+        """
+        What is asked of others, and how that goes.
+        """
+        text = "Requests to services"
+        requests = CounterMetricFamily("deferrals_service_requests", text, None, _SERVICE)
+        states: dict[tuple[str, ...], int] = {}
+        for name, part in status.parts().items():
+            state = part.get("state") if isinstance(part, dict) else None
+            if state in _STATES:
+                states[name,] = _STATES[state]
+                for kind, outcome in _OUTCOMES.items():
+                    requests.add_metric((name, outcome), status.counted(name, kind))
+        yield requests
+        text = "0: works, 1: is probed, 2: rests"
+        yield _gauge("deferrals_service_state", text, ("service",), states.items())
+
+
+_SERVICE = ("service", "outcome")
+_OUTCOMES = {"answered": "answered", "failed": "failed", "left alone": "left_alone"}
+
+
+def _gauge(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    values: Iterable[tuple[Sequence[str], float]],
+) -> Metric:
+    gauge = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values:
+        gauge.add_metric(key, value)
+    return gauge
+
+
+class Metrics:
+    """
+    The text of C{/metrics}.
+
+    @param clock: the time.
+    """
+
+    def __init__(self, sources: Sources, clock: IReactorTime) -> None:
+        self._sources = sources
+        self._clock = clock
+        self._families = _Families(sources)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self._families)
+        ProcessCollector(registry=self._registry)
+        self._text = b""
+        self._until = self._queueUntil = float("-inf")
+        self._making: SharedResult[bytes] | None = None
+
+    def get(self) -> Deferred[bytes]:
+        """
+        @return: a Deferred of the text; of the last one, where that is new enough.
+        """
+        if self._clock.seconds() < self._until:
+            return succeed(self._text)
+        making = self._making
+        if making is None:
+            making = self._making = SharedResult(Deferred.fromCoroutine(self._make()))
+            making.wait().addBoth(self._made)  # who has gone does not end it
+        return making.wait()
+
+    def _made(self, _: object) -> None:
+        self._making = None
+
+    async def _make(self) -> bytes:
+        if self._clock.seconds() >= self._queueUntil:
+            self._families.queue = await self._sources.queue()
+            self._queueUntil = self._clock.seconds() + QUEUE_SECONDS
+        self._text = generate_latest(self._registry)
+        self._until = self._clock.seconds() + ANSWER_SECONDS
+        return self._text

@@ -1,0 +1,334 @@
+"""
+C{/metrics}, C{/healthz} and C{/readyz}.
+
+A client here costs next to nothing, whatever it does: there are few connections at
+once, each has one request, a small one, and a time within which it is over.  What
+is answered is made at most once a second.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from deferrals.logger import Logger
+
+_log = Logger(namespace="deferrals.web")
+
+#: Connections at once; further ones are closed at once.
+MAX_CONNECTIONS = 20
+
+#: How long a connection may take, from its beginning to its end, in seconds.
+CONNECTION_SECONDS = 20.0
+
+#: So many octets a client may send.
+MAX_OCTETS = 16 * 1024
+
+_MISDIRECTED = 421
+
+#: What Twisted has no words for.
+_PHRASES = {_MISDIRECTED: b"Misdirected Request"}
+
+
+class Channel(HTTPChannel):
+    """
+    One connection, with one request.
+    """
+
+    site: WebSite
+    _octets = 0
+    _deadline: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        """
+        See C{Protocol}.
+        """
+        self._deadline = self.site.reactor.callLater(CONNECTION_SECONDS, self._late)
+        self.site.open += 1
+        HTTPChannel.connectionMade(self)
+        if self.site.open > MAX_CONNECTIONS:
+            self._cutOff()
+
+    def _late(self) -> None:
+        self._deadline = None
+        self._cutOff()
+
+    def _cutOff(self) -> None:
+        transport: Any = self.transport  # whatever the endpoint gives it
+        transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        See C{Protocol}.
+        """
+        self._octets += len(data)
+        if self._octets > MAX_OCTETS:
+            self._cutOff()
+        else:
+            HTTPChannel.dataReceived(self, data)
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """
+        See C{HTTPChannel}: never.
+        """
+        return False
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        See C{Protocol}.
+        """
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None:
+            deadline.cancel()
+        self.site.open -= 1
+        HTTPChannel.connectionLost(self, reason)
+
+
+class WebSite(Site):
+    """
+    @param root: what is there.
+    @param hosts: those that are answered, in small letters; others get 421.
+    @ivar open: how many connections there are.
+    """
+
+    noisy = False
+
+    def __init__(self, root: Resource, hosts: frozenset[str], clock: IReactorTime) -> None:
+        Site.__init__(self, root, timeout=CONNECTION_SECONDS, reactor=clock)
+        setattr(self, "protocol", Channel)  # noqa: B010 -- Twisted's type is narrower than its use
+        self.displayTracebacks = False
+        self._hosts = hosts
+        self.open = 0
+
+    def startFactory(self) -> None:
+        """
+        See C{Factory}: no log of its own.
+        """
+
+    def stopFactory(self) -> None:
+        """
+        See C{Factory}.
+        """
+
+    def log(self, request: http.Request) -> None:
+        """
+        See C{HTTPFactory}: nothing is written for each scrape.
+        """
+
+    def getResourceFor(self, request: Request) -> Resource:
+        """
+        See C{Site}.
+        """
+        for name, value in _HEADERS:
+            request.setHeader(name, value)
+        if hostOf(request.getHeader(b"host") or b"") not in self._hosts:
+            return FixedAnswer(_MISDIRECTED, "this host is not here (web.hosts)\n")
+        found: Resource = Site.getResourceFor(self, request)
+        return found
+
+
+_HEADERS = (
+    (b"server", b"deferrals"),
+    (b"connection", b"close"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'"),
+)
+
+
+def hostOf(header: bytes) -> str:
+    """
+    The host of a C{Host} header, in small letters and without its port.
+    """
+    text = header.decode("ascii", "replace").strip().lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0]
+
+
+class _Page(Resource):
+    """
+    One of them: it can only be read.
+    """
+
+    def __init__(self) -> None:
+        Resource.__init__(self)
+
+    def render(self, request: Request) -> bytes | int:
+        """
+        See C{Resource}.
+        """
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD")
+            return _answer(request, b"this can only be read\n", code=405)
+        answer: bytes | int = Resource.render(self, request)
+        return answer
+
+
+class FixedAnswer(_Page):
+    """
+    Always the same.
+
+    @param code: the status.
+    @param text: the content.
+    """
+
+    isLeaf = True
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__()
+        self._code = code
+        self._text = text.encode("utf-8")
+
+    def render_GET(self, request: Request) -> bytes:
+        """
+        See C{Resource}.
+        """
+        return _answer(request, self._text, code=self._code)
+
+
+def _answer(
+    request: Request, content: bytes, kind: bytes = b"text/plain; charset=utf-8", code: int = 200
+) -> bytes:
+    request.setResponseCode(code, _PHRASES.get(code))
+    request.setHeader(b"content-type", kind)
+    return content
+
+
+class _Root(_Page):
+    """
+    What is above all others.
+    """
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """
+        See C{Resource}: there is nothing else.
+        """
+        return FixedAnswer(404, "not here\n")
+
+    def render_GET(self, request: Request) -> bytes:
+        """
+        See C{Resource}.
+        """
+        return _answer(request, b"not here\n", code=404)
+
+
+class Ready(_Page):
+    """
+    Whether mail can be taken.
+
+    @param reasons: why not, each in a word.
+    """
+
+    isLeaf = True
+
+    def __init__(self, reasons: Callable[[], Sequence[str]]) -> None:
+        super().__init__()
+        self._reasons = reasons
+
+    def render_GET(self, request: Request) -> bytes:
+        """
+        See C{Resource}.
+        """
+        reasons = list(self._reasons())
+        text = json.dumps({"ready": not reasons, "reasons": reasons})
+        code = 503 if reasons else 200
+        return _answer(request, text.encode("utf-8") + b"\n", b"application/json", code)
+
+
+class Scraped(_Page):
+    """
+    The metrics.
+
+    @param make: returns a Deferred of their text.
+    @param kind: its content type.
+    @param token: what a client has to show; C{None} where it need not.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self, make: Callable[[], Deferred[bytes]], kind: str, token: Callable[[], bytes | None]
+    ) -> None:
+        super().__init__()
+        self._make = make
+        self._kind = kind.encode("ascii")
+        self._token = token
+
+    def render_GET(self, request: Request) -> bytes | int:
+        """
+        See C{Resource}.
+        """
+        if not self._isAllowed(request):
+            request.setHeader(b"www-authenticate", b'Bearer realm="metrics"')
+            return _answer(request, b"a token is needed\n", code=401)
+        isGone: list[Failure] = []
+        request.notifyFinish().addErrback(isGone.append)
+        d = self._make()
+        d.addCallback(_answered, request, self._kind, isGone)
+        d.addErrback(_failed, request, isGone)
+        return int(NOT_DONE_YET)
+
+    def _isAllowed(self, request: Request) -> bool:
+        try:
+            token = self._token()
+        except OSError as error:
+            _log.error("web.token_file: {error}", error=str(error))
+            return False
+        if token is None:
+            return True
+        word, _, shown = (request.getHeader(b"authorization") or b"").partition(b" ")
+        return word.lower() == b"bearer" and bool(token) and hmac.compare_digest(shown, token)
+
+
+def _answered(content: bytes, request: Request, kind: bytes, isGone: Sequence[Failure]) -> None:
+    if not isGone:
+        request.setHeader(b"content-length", str(len(content)).encode("ascii"))
+        _answer(request, kind=kind, content=b"")
+        request.write(content)
+        request.finish()
+
+
+def _failed(failure: Failure, request: Request, isGone: Sequence[Failure]) -> None:
+    _log.failure("no metrics", failure=failure)
+    if not isGone:
+        request.setResponseCode(500)
+        request.finish()
+
+
+def tokenOf(path: str) -> bytes:
+    """
+    @return: the first line of a file.
+    @raise OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return file.readline(1024).strip()
+
+
+def siteOf(
+    metrics: Callable[[], Deferred[bytes]],
+    kind: str,
+    reasons: Callable[[], Sequence[str]],
+    hosts: frozenset[str],
+    token: Callable[[], bytes | None],
+    clock: IReactorTime,
+) -> WebSite:
+    """
+    All of it; see the classes.
+    """
+    root = _Root()
+    root.putChild(b"metrics", Scraped(metrics, kind, token))
+    root.putChild(b"healthz", FixedAnswer(200, "ok\n"))
+    root.putChild(b"readyz", Ready(reasons))
+    return WebSite(root, hosts, clock)
