@@ -56,6 +56,7 @@ ELSEWHERE = {
             "adapters.py",
             "app/log.py",
             "cli.py",
+            "config/crosscheck.py",
             "model/passwords.py",
             "model/schedule.py",
             "model/settings.py",
@@ -87,6 +88,7 @@ ELSEWHERE = {
         ),
         "what was written by this server",
     ),
+    "smtp/client/pool.py": "finds by key; what is found was read in replies.py",
     "auth/dovecot.py": "lines of 8 KiB, each split once",
     "auth/throttle.py": "a name of a login, whose line has a bound",
     **dict.fromkeys(

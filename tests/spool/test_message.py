@@ -159,14 +159,17 @@ class ContentTests(SynchronousTestCase):
         return message, content
 
     def test_settled(self) -> None:
-        """It is synced, gets its name, and that is synced: in this order."""
+        """It is synced, and its name; another one it gets behind its row, with no sync."""
         message, content = self.large()
         said: list[str] = []
         sync, rename = durable.sync, os.rename
         self.patch(durable, "sync", lambda path: (said.append(f"sync {path}"), sync(path)))
         self.patch(os, "rename", lambda *paths: (said.append("rename"), rename(*paths)))
         self.assertTrue(message.settle())
-        self.assertEqual(said, [f"sync {self.path}{PART}", "rename", f"sync {self.directory}"])
+        self.assertEqual(said, [f"sync {self.path}{PART}", f"sync {self.directory}"])
+        self.assertEqual(os.listdir(self.directory), [f"content{PART}"])
+        message.giveName()
+        self.assertEqual(said[2:], ["rename"])
         self.assertEqual(os.listdir(self.directory), ["content"])
         self.assertFalse(message.settle())
         with message.open() as file:

@@ -77,7 +77,7 @@ def parameters(value: str) -> dict[str, str]:
 #: A value that all readers read alike: tokens, and quotes around words.
 _PLAIN_WORD = r"[^\s\"\\'();=%*?]++"
 _PLAIN = re.compile(
-    r"[A-Za-z0-9./+_-]*+(?:\s*+;\s*+[A-Za-z-]++="
+    r"\s*+[A-Za-z0-9./+_-]*+(?:\s*+;\s*+[A-Za-z-]++="
     rf"(?:[A-Za-z0-9._+-]++|\"{_PLAIN_WORD}(?: {_PLAIN_WORD})*+\"))*+\s*+;?\s*+"
 )
 
