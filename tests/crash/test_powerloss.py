@@ -32,7 +32,7 @@ from tests.crash.powerloss import Recorder, build, states
 from tests.reactors import PumpedReactor
 from tests.rigs import rig
 
-STATES = rig(60, 1000)
+STATES = rig(60, 200)
 
 MESSAGES = 12
 
