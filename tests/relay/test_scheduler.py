@@ -339,6 +339,14 @@ class SchedulerTests(SchedulerCase):
         self.clock.pump([600] * 50)
         self.assertEqual(len(cancelled), 1)
 
+    def test_stoppedBefore(self) -> None:
+        """A server that is stopped while it starts takes nothing out of the queue."""
+        claims: list[tuple[Any, ...]] = []
+        self.patch(self.spool, "claim", lambda *args: claims.append(args) or succeed([]))
+        self.successResultOf(self.scheduler.stop())
+        self.scheduler.start()
+        self.assertEqual(claims, [])
+
     def test_stopInTime(self) -> None:
         """A delivery that does not end does not keep the server from stopping: it stays queued."""
         self.delivery.answer = lambda recipients: Deferred()

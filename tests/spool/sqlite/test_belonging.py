@@ -373,6 +373,39 @@ class BelongingTests(SpoolCase):
         (name,) = files.namesAside()
         self.assertIn("spool.sqlite-wal", os.listdir(os.path.join(files.damaged, name)))
 
+    def test_unnamed(self) -> None:
+        """Where rows are lost, content is kept though it has not got its name."""
+        self.reactor.advance(housekeeping.EVERY_SECONDS)
+        self.rounds()
+        self.patch(Message, "giveName", lambda message: None)
+        large = self.staged(size=MEMORY_OCTETS)
+        for _ in range(2):
+            self.staged()
+        for isMissing in (True, False):
+            files = self.killed()
+            log = readLog(files.log)
+            assert log is not None
+            starts = [0, *(n + 1 for n, frame in enumerate(log.frames) if frame.ends)]
+            if isMissing:
+                os.unlink(files.log)
+            else:
+                with open(files.log, "r+b") as file:
+                    file.seek(log.frames[starts[-4]].offset)
+                    file.write(b"damage")
+            self.assertNotIn(large.envelope.transaction, self.ids(files))
+            self.assertIn(large.envelope.id, files.namesAside())
+
+    def test_incomingUnnamed(self) -> None:
+        """What is coming in stays, even where rows may be missing."""
+        files = self.killed()
+        for number in (7, 8):
+            with open(files.part(number), "wb") as file:
+                file.write(b"x")
+        os.unlink(files.mark)
+        judge(files, 0.0, {7})
+        self.assertEqual(files.unfinished(), [7])
+        self.assertEqual(files.namesAside(), [os.path.basename(files.body(8))])
+
     def test_beginningOfLog(self) -> None:
         """
         Of a log whose beginning is damaged SQLite takes nothing, and writes over it: a
