@@ -4,10 +4,12 @@ Whether what lies in a spool's directory belongs together.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -71,8 +73,27 @@ class SpoolCase(SynchronousTestCase):
         @return: what a process that is killed now leaves.
         """
         files = SpoolFiles(os.path.abspath(self.mktemp()))
-        shutil.copytree(self.spool.store.files.directory, files.directory)
+        with contextlib.nullcontext() if self.spool.closed else self.still():
+            shutil.copytree(self.spool.store.files.directory, files.directory)
         return files
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """
+        The database's thread writes nothing meanwhile: what is copied is of one moment.
+        """
+        here, goOn = threading.Event(), threading.Event()
+
+        def wait(db: sqlite3.Connection) -> None:
+            here.set()
+            goOn.wait()
+
+        self.spool.store.run(wait)
+        try:
+            self.assertTrue(here.wait(30))
+            yield
+        finally:
+            goOn.set()
 
     def queue(self) -> SqliteQueue:
         return SqliteQueue(self.spool.store, self.inThread)
