@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
-from deferrals.model.dsn import Notification, isWanted, smaller
+from deferrals.model.dsn import LISTENER, Notification, isNotice, isWanted, smaller
 from deferrals.model.envelope import Recipient
 from deferrals.model.reply import Reply
 from deferrals.testing import makeAddressees, makeEnvelope
@@ -279,6 +279,22 @@ class WantedTests(SynchronousTestCase):
             self.assertEqual({a for a in actions if isWanted(notify, a)}, wanted, notify)
 
 
+class NoticeTests(SynchronousTestCase):
+    """
+    L{isNotice}.
+    """
+
+    def test_ours(self) -> None:
+        """A notice of another server, or mail with a sender, is none of ours."""
+        for sender, listener, expected in (
+            ("", LISTENER, True),
+            ("", "mx", False),
+            ("s@x.example", LISTENER, False),
+        ):
+            envelope = attrs.evolve(makeEnvelope(sender), listener=listener)
+            self.assertEqual(isNotice(envelope), expected)
+
+
 class WordsTests(SynchronousTestCase):
     """
     Whose words are told.
@@ -286,6 +302,18 @@ class WordsTests(SynchronousTestCase):
 
     def fields(self, one: Addressee) -> Any:
         return list(parsed(notification(one)).iter_parts())[1].get_payload()[1]
+
+    def test_statuses(self) -> None:
+        """Where no reply says better, the status says what has happened (RFC 3463)."""
+        for action, status in (
+            ("failed", "5.0.0"),
+            ("expired", "4.4.7"),
+            ("damaged", "5.3.0"),
+            ("delayed", "4.0.0"),
+            ("delivered", "2.0.0"),
+        ):
+            fields = self.fields(addressee("a@example.net", action, reply=None))
+            self.assertEqual(fields["Status"], status)
 
     def test_servers(self) -> None:
         """A server's reply is its own, and so is the name (RFC 3464 §2.3.5, §2.3.6)."""

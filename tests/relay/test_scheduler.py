@@ -57,14 +57,18 @@ class FakeDelivery:
 class FakeNotifier:
     """
     Remembers which messages' senders are to be told.
+
+    @ivar notices: what the next sender is told with.
     """
 
     def __init__(self) -> None:
         self.told: list[int] = []
+        self.notices: list[Work] = []
 
     def tell(self, number: int) -> Deferred[list[Work]]:
         self.told.append(number)
-        return succeed([])
+        notices, self.notices = self.notices, []
+        return succeed(notices)
 
     def sweep(self) -> Deferred[list[Work]]:
         return succeed([])
@@ -83,7 +87,7 @@ class SchedulerCase(SynchronousTestCase):
         self.spool = MemorySpool(self.clock)
         self.delivery = FakeDelivery()
         self.stages: dict[str, Any] = {"box": self.delivery}
-        notifier = FakeNotifier()
+        notifier = self.notifier = FakeNotifier()
         self.told = notifier.told
         self.scheduler = Scheduler(
             self.spool,
@@ -194,11 +198,60 @@ class SchedulerTests(SchedulerCase):
 
     def test_unknownDelivery(self) -> None:
         """A delivery that the configuration does not have any longer is waited for."""
-        self.scheduler._deliveries = Deliveries(
-            stage=lambda name: None, schedule=lambda name: SCHEDULE
-        )
+        del self.stages["box"]
+        self.scheduler.start()
         self.scheduler.release(self.stage("a@x.example"))
-        self.assertEqual(self.left(), (1, 1))
+        self.assertEqual((self.left(), self.told), ((1, 1), []))
+        self.stages["box"] = self.delivery
+        self.clock.pump([1] * 70)
+        self.assertEqual((self.left(), self.told), ((0, 0), []))
+
+    def test_putBack(self) -> None:
+        """What was claimed and finds no room is free at once, and not when its lease is over."""
+        self.delivery.answer = lambda recipients: Deferred()
+        for name in "ab":
+            self.scheduler.release(self.stage(f"{name}@x.example"))
+        work = self.stage("c@y.example")
+        self.spool.release(work, {})
+        self.scheduler.take(work)
+        (again,) = self.successResultOf(self.spool.claim(10, {}, 10))
+        self.assertEqual(again.envelope, work.envelope)
+
+    def test_toldTogether(self) -> None:
+        """A sender is told once, when the last recipient's outcome is known."""
+        last: Deferred[Any] = Deferred()
+        self.delivery.answer = lambda recipients: (
+            last if str(recipients[0]) == "b@y.example" else {recipients[0]: NEVER}
+        )
+        work = self.stage("a@x.example", "b@y.example")
+        self.scheduler.release(work)
+        self.assertEqual(self.told, [])
+        last.callback({work.addressees[1]: NEVER})
+        self.assertEqual(self.told, [work.envelope.transaction])
+
+    def test_noticeDelivered(self) -> None:
+        """The notice that tells a sender is delivered."""
+        notice = self.stage("sender@z.example")
+        self.spool.release(notice, {})
+        self.notifier.notices = [notice]
+        self.delivery.answer = lambda recipients: {
+            r: Delivered() if str(r) == "sender@z.example" else NEVER for r in recipients
+        }
+        self.scheduler.release(self.stage("a@x.example"))
+        self.assertEqual(self.delivery.asked, [["a@x.example"], ["sender@z.example"]])
+
+    def test_backOff(self) -> None:
+        """The spool knows which destinations are left alone, and when that ends."""
+        told: list[tuple[str, bool]] = []
+        self.patch(self.spool, "backOff", lambda name, seconds: told.append((name, seconds > 0)))
+        self.delivery.answer = Retry(Reply(451, "4.4.1", "no answer"))
+        self.scheduler.start()
+        for _ in range(3):
+            self.scheduler.release(self.stage("a@x.example"))
+        self.assertEqual(told, [("x.example", True)])
+        self.delivery.answer = None
+        self.clock.pump([1] * 130)
+        self.assertEqual(told[-1], ("x.example", False))
 
     def test_bounded(self) -> None:
         """What cannot be delivered now is left to the queue, and follows when there is room."""
@@ -285,6 +338,14 @@ class SchedulerTests(SchedulerCase):
         self.delivery.answer = Delivered()
         self.clock.pump([600] * 50)
         self.assertEqual(len(cancelled), 1)
+
+    def test_stoppedBefore(self) -> None:
+        """A server that is stopped while it starts takes nothing out of the queue."""
+        claims: list[tuple[Any, ...]] = []
+        self.patch(self.spool, "claim", lambda *args: claims.append(args) or succeed([]))
+        self.successResultOf(self.scheduler.stop())
+        self.scheduler.start()
+        self.assertEqual(claims, [])
 
     def test_stopInTime(self) -> None:
         """A delivery that does not end does not keep the server from stopping: it stays queued."""

@@ -200,6 +200,11 @@ class ContentTests(SynchronousTestCase):
             file.write(b"y")
         self.assertFalse(message.isIntact())
 
+    def test_headerOnly(self) -> None:
+        """A message without an empty line is all header."""
+        message = Message(12, b"", None, None, b"A: 1\r\nB: 2\r\n")
+        self.assertEqual(message.header, b"A: 1\r\nB: 2")
+
     def test_header(self) -> None:
         """It ends at the first empty line, in a file, too."""
         message, _ = self.large(b"A: 1\r\nB: 2\r\n\r\nbody\r\n\r\nmore\r\n")

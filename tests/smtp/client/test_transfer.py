@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
+from deferrals.smtp.client import transfer
 from tests.hops import BODY, HopsCase, codes, outgoing
 from tests.peer import EHLO, Peer
 from tests.requirements import requirement
@@ -165,6 +166,23 @@ class TransactionTests(HopsCase):
         self.peer.drop = lambda sender: 0 if len(self.peer.accepted) else None
         sent = self.sent(self.hop(recipients=1), outgoing("a@x.example", "b@x.example"))
         self.assertEqual(codes(sent), [250, 451])
+
+    @requirement("D-21")
+    def test_lostAtTheEnd(self) -> None:
+        """
+        What the server may have taken is not sent to it again at once, though it was an
+        old connection that was lost.
+        """
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("a@x.example"))), [250])
+        self.peer.drop = lambda sender: 0
+        self.assertEqual(codes(self.sent(self.hop(), outgoing("b@x.example"))), [451])
+        self.assertEqual((self.rcpts(), self.peer.connections), (["a", "b"], 1))
+
+    def test_notAsked(self) -> None:
+        """A recipient that was not come to is tried again later."""
+        self.patch(transfer, "MAX_TRANSACTIONS", 1)
+        sent = self.sent(self.hop(recipients=1), outgoing("a@x.example", "b@x.example"))
+        self.assertEqual((codes(sent), self.peer.delivered), ([250, 451], ["a@x.example"]))
 
     def test_lmtp(self) -> None:
         """LMTP: one reply each, over one connection (RFC 2033)."""

@@ -12,7 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.model.verdict import ACCEPT, Accept, Marks, Refuse
+from deferrals.spool.message import BodyWriter
+from deferrals.stages.content.judge import ContentJudge
 from tests.harness import GREETING, Bench
 from tests.requirements import requirement
 
@@ -81,6 +83,43 @@ class PostDataTests(SynchronousTestCase):
         self.assertEqual(codes(self.decide("one", SPAM)), ["550"])
         self.assertEqual((self.bench.released, self.bench.spool.held), ([], []))
         self.assertEqual(self.successResultOf(self.bench.spool.waiting()), (0, 0))
+
+    def test_dropped(self) -> None:
+        """The content of what is refused is dropped; that of what is stored is not."""
+        for verdict, count in ((SPAM, 1), (ACCEPT, 0)):
+            dropped: list[BodyWriter] = []
+            self.patch(BodyWriter, "abort", lambda writer, told=dropped: told.append(writer))
+            self.start("one")
+            self.decide("one", verdict)
+            self.assertEqual(len(dropped), count)
+
+    @requirement("S-3")
+    def test_routes(self) -> None:
+        """A mailbox that two routes lead to has a copy by each."""
+        self.bench = Bench()
+        self.bench.say(*GREETING, "MAIL FROM:<a@b.example>")
+        for verdict in ("accept", "defer"):
+            self.bench.envelope.verdicts["one@x.test"] = verdict
+            self.bench.say("RCPT TO:<one@x.test>")
+        self.bench.say("DATA", "Subject: x", "", "text", ".")
+        self.assertEqual(codes(self.decide("one", ACCEPT)), ["250"])
+        self.assertEqual(self.bench.released, ["one@x.test"] * 2)
+
+    def test_marks(self) -> None:
+        """What the content says of a recipient is stored with that one."""
+        self.start("one", "two", parameters=" PRDR")
+        marks = Marks(junk=True)
+        self.decide("one", ACCEPT)
+        self.decide("two", Accept(marks=marks))
+        (work,) = self.bench.works
+        self.assertEqual([one.marks for one in work.addressees], [ACCEPT.marks, marks])
+
+    def test_judgeFails(self) -> None:
+        """A judge that fails is answered at once: for now."""
+        broken = fail(ValueError("on purpose"))
+        self.patch(ContentJudge, "judge", lambda *args: [broken])
+        self.assertEqual(codes(self.start("one")), ["451"])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_durableFirst(self) -> None:
         """There is no positive end before the message is durable."""

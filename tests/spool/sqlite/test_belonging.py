@@ -4,10 +4,12 @@ Whether what lies in a spool's directory belongs together.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -71,8 +73,27 @@ class SpoolCase(SynchronousTestCase):
         @return: what a process that is killed now leaves.
         """
         files = SpoolFiles(os.path.abspath(self.mktemp()))
-        shutil.copytree(self.spool.store.files.directory, files.directory)
+        with contextlib.nullcontext() if self.spool.closed else self.still():
+            shutil.copytree(self.spool.store.files.directory, files.directory)
         return files
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """
+        The database's thread writes nothing meanwhile: what is copied is of one moment.
+        """
+        here, goOn = threading.Event(), threading.Event()
+
+        def wait(db: sqlite3.Connection) -> None:
+            here.set()
+            goOn.wait()
+
+        self.spool.store.run(wait)
+        try:
+            self.assertTrue(here.wait(30))
+            yield
+        finally:
+            goOn.set()
 
     def queue(self) -> SqliteQueue:
         return SqliteQueue(self.spool.store, self.inThread)
@@ -372,6 +393,39 @@ class BelongingTests(SpoolCase):
         self.alarm("damaged in the middle")
         (name,) = files.namesAside()
         self.assertIn("spool.sqlite-wal", os.listdir(os.path.join(files.damaged, name)))
+
+    def test_unnamed(self) -> None:
+        """Where rows are lost, content is kept though it has not got its name."""
+        self.reactor.advance(housekeeping.EVERY_SECONDS)
+        self.rounds()
+        self.patch(Message, "giveName", lambda message: None)
+        large = self.staged(size=MEMORY_OCTETS)
+        for _ in range(2):
+            self.staged()
+        for isMissing in (True, False):
+            files = self.killed()
+            log = readLog(files.log)
+            assert log is not None
+            starts = [0, *(n + 1 for n, frame in enumerate(log.frames) if frame.ends)]
+            if isMissing:
+                os.unlink(files.log)
+            else:
+                with open(files.log, "r+b") as file:
+                    file.seek(log.frames[starts[-4]].offset)
+                    file.write(b"damage")
+            self.assertNotIn(large.envelope.transaction, self.ids(files))
+            self.assertIn(large.envelope.id, files.namesAside())
+
+    def test_incomingUnnamed(self) -> None:
+        """What is coming in stays, even where rows may be missing."""
+        files = self.killed()
+        for number in (7, 8):
+            with open(files.part(number), "wb") as file:
+                file.write(b"x")
+        os.unlink(files.mark)
+        judge(files, 0.0, {7})
+        self.assertEqual(files.unfinished(), [7])
+        self.assertEqual(files.namesAside(), [os.path.basename(files.body(8))])
 
     def test_beginningOfLog(self) -> None:
         """

@@ -106,6 +106,30 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(self.files.unfinished(), [])
         self.assertEqual(self.files.bodyNumbers(), [NUMBER])
 
+    def part(self, content: bytes = b"x") -> None:
+        with open(self.files.part(NUMBER), "wb") as file:
+            file.write(content)
+
+    def test_finished(self) -> None:
+        """A content gets its name once; what has that name is never replaced."""
+        self.files.finish(NUMBER)
+        self.assertFalse(self.files.hasBody(NUMBER))
+        self.part(b"one")
+        self.assertTrue(self.files.hasBody(NUMBER))
+        self.files.finish(NUMBER)
+        self.assertEqual(self.files.unfinished(), [])
+        self.part(b"other")
+        self.files.finish(NUMBER)
+        with open(self.files.found(NUMBER), "rb") as file:
+            self.assertEqual(file.read(), b"one")
+
+    def test_removedUnfinished(self) -> None:
+        """A content goes also by the name that it had before its row was durable."""
+        for remove in (self.files.removeBody, self.files.removeAll):
+            self.part()
+            remove(NUMBER)
+            self.assertEqual(self.files.unfinished(), [])
+
 
 class LockTests(SynchronousTestCase):
     """

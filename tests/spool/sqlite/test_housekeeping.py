@@ -118,6 +118,14 @@ class HousekeepingTests(DatabaseCase):
         self.assertEqual(self.files.unfinished(), [8])
         self.assertEqual(self.files.namesAside(), [])
 
+    def test_unnamed(self) -> None:
+        """Content that has a row gets its name, and is not removed."""
+        number = self.add("a@b.example")
+        os.rename(self.body(number), self.files.part(number))
+        self.started()
+        self.rest()
+        self.assertEqual((self.files.unfinished(), self.files.bodyNumbers()), ([], [number]))
+
     def test_leaving(self) -> None:
         """The file of a message that has left is removed, and that is forgotten then."""
         path = self.body(7)

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.errors import Overtaken, SpoolError
 from deferrals.model.disposition import KEEP_SECONDS, LEASE_SECONDS, DelayNotified, Remove
 from deferrals.model.ids import parseId
-from deferrals.spool.message import MEMORY_OCTETS
+from deferrals.spool.message import MEMORY_OCTETS, PART, ownMessage
 from deferrals.spool.sqlite import diskspace, repair, upkeep
 from deferrals.spool.sqlite.batch import WriteBatch
 from deferrals.spool.sqlite.schema import DAMAGED
@@ -204,6 +204,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         notice = (envelope, self.body(spool, envelope, b"x" * size), makeAddressees("s@c.test"))
         (told,) = self.resultOf(spool.record(work, {work.addressees[0]: Remove()}, [notice]))
         self.assertEqual(told.envelope, envelope)
+        self.assertFalse(str(ownMessage(told.message).path).endswith(PART))
         self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
         self.assertNotIn(envelope.transaction, spool._incoming)
         names = os.listdir(os.path.join(self.directory, "bodies"))
@@ -285,6 +286,37 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         self.claimed(spool)
         self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
 
+    def test_claimAfterDelivered(self) -> None:
+        """What has just been delivered is not handed out again, though its lease is over."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example")
+        self.resultOf(spool.waiting())
+        self.clock.advance(LEASE_SECONDS + 1)
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(self.claimed(spool), [])
+
+    def test_recordAfterDelivered(self) -> None:
+        """No notice is stored about what was delivered just before."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example")
+        self.resultOf(spool.waiting())
+        self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
+        envelope = makeEnvelope()
+        notice = (envelope, self.body(spool, envelope, b"x\r\n"), makeAddressees("s@c.example"))
+        done = spool.record(work, {work.addressees[0]: DelayNotified()}, [notice])
+        self.resultOf(done).trap(Overtaken)
+        self.assertEqual(self.resultOf(spool.waiting()), (0, 0))
+
+    def test_writtenAtTheEnd(self) -> None:
+        """What could not be written is tried once more at the end: it is not delivered again."""
+        spool = self.makeSpool()
+        work = self.owned(spool, "a@b.example")
+        self.resultOf(spool.waiting())
+        with unittest.mock.patch.object(WriteBatch, "apply", side_effect=SpoolError("full")):
+            self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
+            self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
+        self.assertEqual(self.claimed(self.reopen(spool)), [])
+
     def test_sameNumber(self) -> None:
         """A message that cannot be inserted fails alone, with a SpoolError."""
         spool = self.makeSpool()
@@ -336,6 +368,16 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
             self.assertEqual(again.envelope, work.envelope)
             self.resultOf(spool.record(again, {again.addressees[0]: Remove()}))
             self.reactor.wait(spool.close())
+
+    def test_clockAtTheEnd(self) -> None:
+        """The next process goes on from the end of the one before, wherever its clock stands."""
+        before = self.makeSpool()
+        self.reactor.wait(before.close())
+        spool = self.restarted(2e9)
+        began = spool.store.clock.now()
+        self.reactor.advance(30)
+        self.reactor.wait(spool.close())
+        self.assertEqual(self.restarted(2e9).store.clock.now(), began + 30)
 
     def test_expiresWhileDown(self) -> None:
         """Short breaks count, so that what is given up after days is given up after days."""

@@ -110,6 +110,17 @@ class MaildirTests(ReportingDeliveryContract, SynchronousTestCase):
             [f"{envelope.id}-1f_0", f"{envelope.id}-2f_0"],
         )
 
+    def test_oneMailbox(self) -> None:
+        """Copies for two recipients with one mailbox have different names."""
+        stage, envelope = self.makeStage(subaddress="+"), makeEnvelope()
+        people = makeAddressees("a+x@example.net", "a+y@example.net")
+        self.successResultOf(stage.deliver(makeMessage(), envelope, people))
+        names = os.listdir(os.path.join(self.directory, "mail", "example.net", "a", "new"))
+        self.assertEqual(
+            sorted(name.split(".")[1] for name in names),
+            [f"{envelope.uniqueId}_0", f"{envelope.uniqueId}_1"],
+        )
+
     def test_refusal(self) -> None:
         """
         A name that no file system takes is refused in the envelope, as it is behind
