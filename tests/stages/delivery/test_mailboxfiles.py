@@ -203,8 +203,8 @@ class TwoServersTests(SynchronousTestCase):
             for name, server in zip("ab", servers, strict=True):
                 word = f"{name}{number}"
                 envelope = ("EHLO x.example", "MAIL FROM:<s@x.example>", "RCPT TO:<r@y.example>")
-                *_, reply = server.dialogue(
-                    *envelope, "DATA", f"Subject: {word}\r\n\r\n{word}\r\n."
+                *_, reply, _ = server.dialogue(
+                    *envelope, "DATA", f"Subject: {word}\r\n\r\n{word}\r\n.", "QUIT"
                 )
                 self.assertTrue(reply.startswith("250 2.6.0"), reply)
                 taken.append(word)

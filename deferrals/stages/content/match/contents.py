@@ -214,6 +214,7 @@ def _decodings(
         yield File(header, lambda size: _base64(_raw(data, start, end, size)), True)
         if _PADDED_INSIDE.search(data, start, end):
             yield File(header, lambda size: _restarted(_raw(data, start, end, size)), True)
+            yield File(header, lambda size: _untilPadding(_raw(data, start, end, size)), True)
 
 
 def _raw(data: Buffer, start: int, end: int, size: int) -> Iterator[bytes]:
@@ -256,6 +257,21 @@ def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
         held = raw[cut:]
         yield binascii.a2b_base64(raw[:cut])
     yield base64(held)
+
+
+def _untilPadding(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """
+    What is behind padding is not read.
+    """
+
+    def before() -> Iterator[bytes]:
+        for piece in pieces:
+            first, padding, _ = piece.partition(b"=")
+            yield first
+            if padding:
+                return
+
+    return _base64(before())
 
 
 def _restarted(pieces: Iterator[bytes]) -> Iterator[bytes]:
