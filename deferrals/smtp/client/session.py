@@ -33,7 +33,6 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ISSLTransport,
     ISystemHandle,
-    ITCPTransport,
     ITLSTransport,
     IUNIXTransport,
 )
@@ -53,6 +52,7 @@ from deferrals.model.sending import R553_NO_SMTPUTF8, R554_BARE_NEWLINE, Sending
 from deferrals.smtp.client.auth import Mechanism
 from deferrals.smtp.client.replies import MAX_DIALOGUE_OCTETS, ReplyParser
 from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer, Stuffing
+from deferrals.smtp.nodelay import sendAtOnce
 from deferrals.tls import WrongServer
 
 _UNWANTED = "not waited for any longer"
@@ -141,8 +141,7 @@ class ClientSession(Protocol):
         """
         What is written goes out at once: it is written in whole pieces.
         """
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
+        sendAtOnce(self.transport)
         self.protected = ISSLTransport.providedBy(self.transport)
 
     def dataReceived(self, data: bytes) -> None:

@@ -34,7 +34,6 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
     IReactorTime,
-    ITCPTransport,
     ITLSTransport,
 )
 from twisted.internet.protocol import connectionDone
@@ -52,6 +51,7 @@ from deferrals.model.reply import (
     R500_LINE_TOO_LONG,
     Reply,
 )
+from deferrals.smtp.nodelay import sendAtOnce
 
 _log = Logger(namespace="deferrals.session")
 
@@ -297,8 +297,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Replies go out at once: they are written in whole pieces.
         """
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
+        sendAtOnce(self.transport)
         self.transport.registerProducer(self, True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
