@@ -147,6 +147,22 @@ def atOnce(answer: _T, source: str) -> _T:
     raise StageError(f"{source} has to answer at once, and answered {type(answer).__name__}")
 
 
+def knownNow(
+    begun: Coroutine[Deferred[Any], Any, None], later: Callable[[Failure], object]
+) -> None:
+    """
+    Begin something, for a caller that cannot wait: a failure that is known at once is
+    raised.
+
+    @param later: is told of one that comes later.
+    """
+    failures: list[Failure] = []
+    d = Deferred.fromCoroutine(begun).addErrback(failures.append)
+    if failures:
+        failures[0].raiseException()
+    d.addCallback(lambda _: later(failures[0]) if failures else None)
+
+
 def letGo(d: Deferred[_T]) -> None:
     """
     Cancel a Deferred of a stage, whatever its canceller does.

@@ -219,7 +219,7 @@ class _Server(MailService):
         raiseFileLimit(self.config.limits)
         try:
             super().privilegedStartService()
-        except CannotListenError as error:
+        except (CannotListenError, DeferralsError) as error:
             self._cannotStart(str(error))
 
     def startService(self) -> None:

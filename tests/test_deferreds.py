@@ -12,6 +12,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, MemoryReactorClock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.deferreds import (
@@ -20,6 +21,7 @@ from deferrals.deferreds import (
     Threads,
     asDeferred,
     atOnce,
+    knownNow,
     timeOfDay,
     useMonotonicClock,
     withDeadline,
@@ -342,3 +344,32 @@ class SteadyTests(SynchronousTestCase):
         clock = Clock()
         clock.advance(5)
         self.assertEqual(timeOfDay(clock), 5.0)
+
+
+class KnownNowTests(SynchronousTestCase):
+    """
+    L{knownNow}.
+    """
+
+    def test_now(self) -> None:
+        """What fails at once is raised, and not told as well."""
+        told: list[Failure] = []
+
+        async def failing() -> None:
+            raise ValueError("now")
+
+        self.assertRaises(ValueError, knownNow, failing(), told.append)
+        self.assertEqual(told, [])
+
+    def test_later(self) -> None:
+        """What fails later is told."""
+        told: list[Failure] = []
+        for error in (None, ValueError("later")):
+            waiting: Deferred[None] = Deferred()
+
+            async def waits(waiting: Deferred[None] = waiting) -> None:
+                await waiting
+
+            knownNow(waits(), told.append)
+            waiting.callback(None) if error is None else waiting.errback(error)
+        self.assertEqual([str(one.value) for one in told], ["later"])

@@ -102,6 +102,7 @@ class MailService(service.Service):
         Listen, while the process may still bind low ports.
 
         @raise CannotListenError: a port cannot be had.
+        @raise DeferralsError: that of the web cannot, or a file that it needs.
         """
         service.Service.privilegedStartService(self)
         for settings in listenerSettings(self.config, Keyring(self.config.baseDir, self.reactor)):

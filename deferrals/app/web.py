@@ -10,15 +10,16 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
 
 import deferrals
 import twisted
 from deferrals.app.listeners import Keyring
 from deferrals.config.tables import Config
+from deferrals.deferreds import knownNow
 from deferrals.errors import ConfigError, ListenError
 from deferrals.interfaces import IReactor
 from deferrals.logger import Logger
@@ -91,7 +92,7 @@ class WebPort:
         front = _Front()
         try:
             port = await serverEndpoint(self._reactor, settings.endpoint).listen(front)
-        except Exception as error:
+        except (CannotListenError, OSError) as error:
             raise ListenError(settings.endpoint, str(error)) from None
         self._next = settings.endpoint, port, front
 
@@ -126,16 +127,12 @@ class WebPort:
         """
         if config.web is None:
             return
-        failures: list[Failure] = []
 
         async def opened() -> None:
             await self.prepare(config)
             await self.commit()
 
-        d = Deferred.fromCoroutine(opened())
-        d.addErrback(_keep, failures)
-        if failures:
-            failures[0].raiseException()
+        knownNow(opened(), lambda failure: _log.failure("cannot listen", failure=failure))
 
     async def close(self) -> None:
         """
@@ -161,10 +158,6 @@ class WebPort:
         pair = settings.certificate, settings.key or settings.certificate
         certificates = Keyring(config.baseDir, self._reactor).get(*pair)
         return TLSMemoryBIOFactory(certificates, False, site, self._reactor)
-
-
-def _keep(failure: Failure, failures: list[Failure]) -> None:
-    failures.append(failure)
 
 
 def _token(config: Config, settings: WebSettings) -> Callable[[], bytes | None]:

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.python.failure import Failure
 
+from deferrals.deferreds import knownNow
 from deferrals.logger import Logger
 from deferrals.model.listener import ListenerSettings
 from deferrals.smtp.server.session import SessionFactory
@@ -187,18 +188,7 @@ class Listeners:
         The same, for a caller that cannot wait: it raises what is known at
         once, and what comes later goes to the log.
         """
-        failures: list[Failure] = []
-        hasReturned = False
-
-        def failed(failure: Failure) -> None:
-            if hasReturned:
-                _log.failure("cannot listen", failure=failure)
-            failures.append(failure)
-
-        Deferred.fromCoroutine(self.open()).addErrback(failed)
-        hasReturned = True
-        if failures:
-            failures[0].raiseException()
+        knownNow(self.open(), lambda failure: _log.failure("cannot listen", failure=failure))
 
     def _closed(self) -> list[ListenerPort]:
         found = self.named.values()

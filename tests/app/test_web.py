@@ -5,6 +5,7 @@ The port of C{[web]}.
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -77,7 +78,8 @@ class WebPortTests(ConfigCase):
 
     def test_start(self) -> None:
         """At a start, the caller is told at once."""
-        self.patch(self.reactor, "listenTCP", lambda *args, **kwargs: 1 / 0)
+        error = CannotListenError("127.0.0.1", 8025, OSError("taken"))
+        self.patch(self.reactor, "listenTCP", Mock(side_effect=error))
         self.assertRaises(ListenError, self.web.openNow, self.config(8025))
 
     def test_files(self) -> None:

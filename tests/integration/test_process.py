@@ -34,11 +34,10 @@ from tests.tls import makeCertificate
 _ENVIRON = {**os.environ, "PYTHONPATH": path(ROOT)}
 
 
-def cpuSeconds(pid: int) -> float:
-    """What a process has used of the processor."""
-    with open(f"/proc/{pid}/stat") as file:
-        words = file.read().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+def writes(pid: int) -> int:
+    """How often a process has asked the system to write something."""
+    with open(f"/proc/{pid}/io") as file:
+        return int(dict(line.split(":") for line in file)["syscw"])
 
 
 class ProcessCase(IntegrationCase):
@@ -117,7 +116,19 @@ class StartTests(ProcessCase):
             self.port = freePort()
             self.write('state_dir = "mx.toml/state"\n' + CONFIG)
 
-        return {"Address already in use": portTaken, "cannot make the spool": noSpool}
+        def noWeb() -> None:
+            self.port = freePort()
+            taken = socket.create_server(("127.0.0.1", 0))
+            self.addCleanup(taken.close)
+            number = taken.getsockname()[1]
+            web = f'[web]\nendpoint = "tcp:{number}:interface=127.0.0.1"\n'
+            self.write(CONFIG.replace("[[listen]]", f"{web}[[listen]]", 1))
+
+        return {
+            "Address already in use": portTaken,
+            "cannot make the spool": noSpool,
+            "cannot listen on tcp:": noWeb,
+        }
 
     def test_foreground(self) -> None:
         """One line on standard error, and exit status 1."""
@@ -222,9 +233,9 @@ class LogTests(ProcessCase):
                 client.sendmail(
                     "a@client.test", ["postmaster@example.net"], "Subject: x\n\nhello\n"
                 )
-        before = cpuSeconds(process.pid)
+        before = writes(process.pid)
         time.sleep(2)
-        self.assertLess(cpuSeconds(process.pid) - before, 0.5)
+        self.assertLess(writes(process.pid) - before, 200)  # a loop makes many thousands
         process.send_signal(signal.SIGTERM)
         self.assertIn(process.wait(PATIENCE), (0, -signal.SIGTERM))
         return process
@@ -235,7 +246,7 @@ class LogTests(ProcessCase):
             self.check(full)
 
     def test_notRead(self) -> None:
-        """Nobody reads the pipe."""
+        """The pipe is not read."""
         reader, writer = os.pipe()
         self.addCleanup(os.close, reader)
         self.addCleanup(os.close, writer)
@@ -356,6 +367,8 @@ class ReloadTests(ProcessCase):
                 return client.recv(3) == b"220"
             except (ConnectionRefusedError, FileNotFoundError):
                 return False
+            except TimeoutError:
+                raise AssertionError(f"{place} takes connections, and says nothing") from None
 
     def configure(self, endpoints: list[str], *, isWrong: bool, isGood: bool, code: int) -> None:
         stable = f"tcp:{self.port}:interface=127.0.0.1"
