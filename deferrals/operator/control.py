@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -234,8 +236,7 @@ class ControlPort:
         self._failed = True
 
     def _listen(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+        _removeLeftOver(self._path)
         self._port = self._reactor.listenUNIX(_reachable(self._path), self._factory, mode=0o600)
         self._file = self._there()
 
@@ -277,6 +278,23 @@ class ControlPort:
         if self._loop.running:
             self._loop.stop()
         return Deferred.fromCoroutine(self._stop())
+
+
+def _removeLeftOver(path: str) -> None:
+    """
+    Remove the socket of a process that died, or what L{ControlPort} has put in its
+    place for a moment.
+
+    @raise OSError: something else is there.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    isPlaceholder = stat.S_ISREG(found.st_mode) and found.st_size == 0
+    if not (isPlaceholder or stat.S_ISSOCK(found.st_mode)):
+        raise FileExistsError(errno.EEXIST, "there is something that is no socket", path)
+    os.unlink(path)
 
 
 def listen(reactor: IReactor, path: str, operator: Operator) -> ControlPort:

@@ -67,6 +67,16 @@ class PortTests(SynchronousTestCase):
         self.look()
         self.assertEqual((len(self.reactor.ports), self.said), (1, []))
 
+    def test_notOurs(self) -> None:
+        """What is no socket is left where it is, and told."""
+        os.unlink(self.path)
+        with open(self.path, "w") as file:
+            file.write("another's")
+        control.listen(self.reactor, self.path, None)  # type: ignore[arg-type]
+        with open(self.path) as file:
+            self.assertEqual(file.read(), "another's")
+        self.assertEqual(self.said, ["no control socket {path}: {error}"])
+
     def test_removed(self) -> None:
         """A socket that was removed, or another in its place, is made again; that is said."""
         for _ in range(2):
