@@ -313,7 +313,7 @@ class InsideTests(LeakCase):
     def test_servers(self) -> None:
         """
         A server's own words are told as its own, with its own name, never with ours
-        for it; those of a session that came to nothing are told to nobody.
+        for it; those of a session that came to nothing are told to no sender.
         """
         for name, endpoint in (("lmtp", "unix:/srv/SECRET"), ("smtp", "tcp:10.9.8.7:25")):
             for verb in ("", "MAIL", "RCPT", "DATA", "EHLO", "LHLO"):

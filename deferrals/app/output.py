@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall
@@ -231,5 +232,5 @@ def _standardOutput() -> _Sink:
     return _Sink.of(own)
 
 
-def _encodingOf(stream: object) -> str:
-    return getattr(stream, "encoding", None) or "utf-8"
+def _encodingOf(stream: TextIO | None) -> str:
+    return (stream is not None and stream.encoding) or "utf-8"

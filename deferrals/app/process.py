@@ -54,8 +54,8 @@ class Signals:
 
 def endAtOnce() -> None:
     """
-    The process is stopping: a second SIGTERM or interrupt ends it, and nobody
-    has to read why.
+    The process is stopping: a second SIGTERM or interrupt ends it, without a
+    traceback.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)

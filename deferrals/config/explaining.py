@@ -63,7 +63,7 @@ def _rule(config: Config, rule: RecipientRule) -> str:
 def _policy(policy: Policy) -> str:
     what = _ENVELOPE[policy.envelope]
     if policy.envelope == "defer":
-        what += f" by {_uses(policy.content) or 'nobody: accepted'}"
+        what += f" by {_uses(policy.content) or 'no stage: accepted'}"
     return what
 
 

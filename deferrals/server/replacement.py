@@ -104,7 +104,7 @@ class Replacement:
         self._listeners.refresh()
 
 
-def _place(port: IListeningPort | None) -> object:
+def _place(port: IListeningPort | None) -> int | str | None:
     """
     What only one can have: a port's number, a socket's path.
     """

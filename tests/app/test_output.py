@@ -200,7 +200,7 @@ class StandardOutputTests(OutputCase):
         self.output().write("x\n")
 
     def test_notRead(self) -> None:
-        """Nobody waits for a pipe that is not read; its end is not made non-blocking for others."""
+        """Mail waits for no pipe that is not read; its end is not made non-blocking for others."""
         made, reader = self.pipe()
         lines = [f"{number} {'x' * 500}\n" for number in range(1000)]
         for line in lines:

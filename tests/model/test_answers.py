@@ -53,7 +53,7 @@ class WeighTests(SynchronousTestCase):
             ([OK, OK], {0: NO, 1: GONE}, NEVER, [NO, GONE]),
             ([DEFERRED, UNKNOWN, OK], {0: NO, 2: GONE}, NEVER, [NO, UNKNOWN, GONE]),
             ([OK, OK], {0: NO, 1: NOT_NOW}, LATER, [LATER, NOT_NOW]),
-            # somebody was in who is not in the block: it does more than sum up
+            # a recipient was in who is not in the block: it does more than sum up
             ([OK, DEFERRED], {1: NO}, NEVER, [NEVER, NEVER]),
             # refused in the envelope stays refused
             ([UNKNOWN, OK], {1: OK}, FINAL, [UNKNOWN, OK]),

@@ -1,5 +1,5 @@
 """
-Archives as nobody should write them.
+Archives as no program should write them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Messages as nobody should write them: first a structure, then mutations of its
+Messages as no program should write them: first a structure, then mutations of its
 headers, boundaries, encodings and names.
 """
 

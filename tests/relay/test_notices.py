@@ -117,7 +117,7 @@ class NotifierTests(SynchronousTestCase):
 
     def untold(self, d: Any) -> list[str]:
         """
-        What the log says of those that nobody was told of.
+        What the log says of recipients whose sender was not told.
         """
         return [formatEvent(event) for event in d if event.get("event") == "untold"]
 

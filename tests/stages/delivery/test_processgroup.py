@@ -134,7 +134,7 @@ class OrphanTests(SynchronousTestCase):
         self.patch(os, "waitpid", lambda pid, options: reaped.append(pid))
         orphans = Orphans({5: "a program"})
         self.assertEqual(orphans.look(), [])
-        children.discard(6)  # somebody has waited for it meanwhile
+        children.discard(6)  # another part of the process has waited for it meanwhile
         ended.add(8)
         self.assertEqual(orphans.look(), [7])
         children.discard(7)

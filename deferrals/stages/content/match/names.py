@@ -28,7 +28,7 @@ _FILLERS = re.compile(
 
 def savedNames(name: str) -> list[str]:
     """
-    @param name: as somebody calls a file.
+    @param name: as a sender calls a file.
     @return: in lower case: the name itself; without what is not seen; in the
         form of Unicode that is compatible (NFKC); without its directories; and
         each as Windows has it, which leaves out blanks and dots at the end, and
