@@ -197,6 +197,7 @@ _ENVELOPE = b"EHLO c\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<postmaster@example
 _SESSION = (
     "smtp/server/session.py",
     "smtp/server/pipeline.py",
+    "smtp/server/commandreader.py",
     "smtp/server/envelope.py",
     "smtp/server/data.py",
     "smtp/server/auth.py",

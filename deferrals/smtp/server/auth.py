@@ -36,7 +36,6 @@ from deferrals.model.reply import (
     R502_NOT_HERE,
     R503_AUTHENTICATED,
     R504_NO_MECHANISM,
-    R530_AUTH_FIRST,
     R535_AUTH_FAILED,
     R538_NEEDS_TLS,
     Reply,
@@ -51,6 +50,7 @@ from deferrals.model.sasl import (
     signature,
 )
 from deferrals.smtp.server.base import SessionBase
+from deferrals.smtp.server.commandreader import LineForm
 
 _T = TypeVar("_T")
 _A = TypeVar("_A")
@@ -63,10 +63,8 @@ _log = Logger(namespace="deferrals.session")
 #: RFC 4954 §4: the longest line of an exchange, without its CRLF.
 MAX_AUTH_LINE_OCTETS = 12288
 
-#: What may be said before AUTH where it is required (RFC 4954 §6).
-_WITHOUT_AUTH = frozenset(
-    {"AUTH", "EHLO", "HELO", "LHLO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"}
-)
+#: A client's answer within an exchange.
+_ANSWER = LineForm(MAX_AUTH_LINE_OCTETS + 2, isText=False)
 
 
 @implementer(IScramCredentials)
@@ -101,16 +99,9 @@ class Authentication(SessionBase):
         authenticator = self._backend.authenticator
         if authenticator is None or self._settings.authentication == "no":
             return []
-        if self._tls is None and not self._settings.auth_without_tls:
+        if self.state.tls is None and not self._settings.auth_without_tls:
             return []
         return list(authenticator.mechanisms)
-
-    def needsAuth(self, verb: str) -> Reply | None:
-        """
-        The 530 that C{verb} gets where authentication is required.
-        """
-        required = self._settings.authentication == "required" and self._user is None
-        return R530_AUTH_FIRST if required and verb not in _WITHOUT_AUTH else None
 
     @property
     def inExchange(self) -> bool:
@@ -126,7 +117,7 @@ class Authentication(SessionBase):
         word, blank, initial = rest.partition(" ")
         if not word:
             raise PeerError("no mechanism", R501_SYNTAX)
-        if self._user is not None:
+        if self.state.user is not None:
             raise PeerError("twice", R503_AUTHENTICATED)
         offered = self.mechanisms()
         if word.upper() not in offered:
@@ -143,7 +134,7 @@ class Authentication(SessionBase):
     def _notOffered(self) -> Reply:
         if self._backend.authenticator is None or self._settings.authentication == "no":
             return R502_NOT_HERE
-        if self._tls is None and not self._settings.auth_without_tls:
+        if self.state.tls is None and not self._settings.auth_without_tls:
             return R538_NEEDS_TLS
         return R504_NO_MECHANISM
 
@@ -153,7 +144,7 @@ class Authentication(SessionBase):
         """
         method: _Mechanism = getattr(self, f"_auth_{mechanism.replace('-', '_')}")
         try:
-            self._user = await method(start)
+            self.state.user = await method(start)
         except PeerError as error:
             self.reply(error.reply)
         except SaslError:
@@ -166,8 +157,8 @@ class Authentication(SessionBase):
             self.reply(R454_TOO_MANY_FAILURES)
             self._countFailure()
         else:
-            self._report(mechanism, "accepted", self._user or "")
-            self.identify()
+            self._report(mechanism, "accepted", self.state.user or "")
+            self.state.identify()
             self.reply(R235_AUTHENTICATED)
 
     def _report(self, mechanism: str, outcome: str, user: str) -> None:
@@ -175,7 +166,7 @@ class Authentication(SessionBase):
             self._backend.status,
             "{client} authentication {outcome} for {user} by {mechanism}",
             event="authentication",
-            client=self._address,
+            client=self.state.address,
             outcome=outcome,
             user=user[:100],
             mechanism=mechanism,
@@ -185,7 +176,7 @@ class Authentication(SessionBase):
         """
         Wrong.  It takes a while to say so.
         """
-        seconds = self._backend.connectionLimits.failed(self._address, self._clock.seconds())
+        seconds = self._backend.connectionLimits.failed(self.state.address, self._clock.seconds())
         self._holdOn()
         await deferLater(self._clock, seconds)
         self.reply(R535_AUTH_FAILED)
@@ -206,7 +197,7 @@ class Authentication(SessionBase):
             return
         _log.error(
             "{client}: cannot authenticate: {error}",
-            client=self._address,
+            client=self.state.address,
             error=errorText(failure),
         )
         self.reply(R454_AUTH_NOT_NOW)
@@ -260,7 +251,7 @@ class Authentication(SessionBase):
             raise type(error)(name) from None
 
     def _try(self, credentials: ICredentials) -> Deferred[str]:
-        return self._authenticator.login(credentials, self._address)
+        return self._authenticator.login(credentials, self.state.address)
 
     # Waiting: for the client, and for the authenticator.
 
@@ -271,11 +262,13 @@ class Authentication(SessionBase):
         self.reply(Reply(334, None, base64.b64encode(challenge).decode("ascii")))
         answer: Deferred[bytes] = Deferred()
         self._awaited = answer
+        self.commands.form = _ANSWER
         self._letGo()
         return answer
 
     def _takeAwaited(self) -> Deferred[bytes]:
         answer, self._awaited = self._awaited, None
+        self.commands.form = self.commandForm
         assert answer is not None
         self._holdOn()
         return answer

@@ -36,7 +36,7 @@ from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.base import SessionBase
 from deferrals.smtp.server.observers import tellEnd
-from deferrals.smtp.server.pipeline import Slot
+from deferrals.smtp.server.replyqueue import Slot
 from deferrals.smtp.server.senders import refusalOf
 
 _log = Logger(namespace="deferrals.session")
@@ -89,17 +89,11 @@ class Envelopes(SessionBase):
     _pardoned = 0
     _idleSince = 0.0
 
-    def mayOverlap(self, line: bytes) -> bool:
-        """
-        RCPTs in a row are judged side by side.
-        """
-        return line[:4].upper() == b"RCPT"
-
     def latest(self) -> float:
         """
         Without a transaction a client may not stay for ever, whatever it says.
         """
-        if self._transaction is not None:
+        if self.state.transaction is not None:
             return super().latest()
         return self._idleSince + self._limits.idle_timeout
 
@@ -107,7 +101,7 @@ class Envelopes(SessionBase):
         """
         RFC 5321 §4.1.1.2; D-1, P-1.
         """
-        sender, parameters = parseMail(rest, self._offered, self._settings.strict)
+        sender, parameters = parseMail(rest, self.state.offered, self._settings.strict)
         if parameters.size is not None and parameters.size > self._limits.message_size:
             raise PeerError("too large", R552_TOO_LARGE)
         self._transactions += 1
@@ -120,7 +114,7 @@ class Envelopes(SessionBase):
         now = timeOfDay(self._clock)
         ids, listener = self._backend.ids, self._settings.name
         envelope = Envelope(ids.next(now), now, client, sender, parameters, listener, ids.spool)
-        self._transaction = transaction = self._newTransaction(envelope)
+        self.state.transaction = transaction = self._newTransaction(envelope)
         if self._backend.senders:
             return self._askSenders(transaction)
         return self._senderJudged(None, transaction)
@@ -145,10 +139,10 @@ class Envelopes(SessionBase):
     def _senderJudged(
         self, refusal: Refuse | None, transaction: Transaction
     ) -> Deferred[None] | None:
-        if self._closing or self._transaction is not transaction:
+        if self._closing or self.state.transaction is not transaction:
             return None  # nothing can be answered any longer
         if refusal is not None:
-            self._transaction = None
+            self.state.transaction = None
             self._transactionEnded(transaction, "sender", 0, refusal.reply)
             self.reply(refusal.reply)
             return None
@@ -159,11 +153,11 @@ class Envelopes(SessionBase):
         return None
 
     def _mayName(self, _: None, transaction: Transaction) -> None:
-        if self._closing or self._transaction is not transaction:
+        if self._closing or self.state.transaction is not transaction:
             return
         self._refused = 0
         self._outcome = "mail"
-        self._phase = Phase.SENDER
+        self.state.phase = Phase.SENDER
         self.reply(R250_SENDER)
 
     def _transactionEnded(
@@ -194,9 +188,9 @@ class Envelopes(SessionBase):
         How this transaction's sender can be told.  Courier understands EXDATA
         without asking for it: a client that was offered it is told so (X-3).
         """
-        if self._isLMTP:
+        if self.state.isLMTP:
             return Form.LMTP
-        if parameters.form is Form.PLAIN and Form.EXDATA.keyword in self._offered:
+        if parameters.form is Form.PLAIN and Form.EXDATA.keyword in self.state.offered:
             return Form.EXDATA  # X-3
         return parameters.form
 
@@ -205,7 +199,7 @@ class Envelopes(SessionBase):
         AUTH= is believed only where it names the user that the client has
         authenticated as (RFC 4954 §5).
         """
-        if parameters.auth in (None, "<>", self._user):
+        if parameters.auth in (None, "<>", self.state.user):
             return parameters
         return attrs.evolve(parameters, auth="<>")
 
@@ -215,26 +209,26 @@ class Envelopes(SessionBase):
         §4.3).  Each transaction has its own: a name that comes late is not put into
         messages that have been judged without it.
         """
-        protocol = self._client.protocol
+        protocol = self.state.client.protocol
         if parameters.smtputf8:
             protocol = f"UTF8{protocol.removeprefix('E')}"
-        return attrs.evolve(self._client, protocol=protocol)
+        return attrs.evolve(self.state.client, protocol=protocol)
 
     def do_RCPT(self, rest: str) -> None:
         """
         RFC 5321 §4.1.1.3.  Judged at once; answered in order.
         """
-        transaction = self._transaction
+        transaction = self.state.transaction
         assert transaction is not None
         smtputf8 = transaction.envelope.parameters.smtputf8
-        recipient = parseRcpt(rest, self._offered, smtputf8, self._settings.strict)
+        recipient = parseRcpt(rest, self.state.offered, smtputf8, self._settings.strict)
         began = self._clock.seconds()
         verdict = self._askStages(transaction, recipient)
-        isNext = not (self.hasSlots or transaction.isUnled)
+        isNext = not (self.replies.slots or transaction.isUnled)
         if isNext and not isinstance(verdict, Deferred):
             return self.reply(self._admit(self._judge(verdict, recipient, began)))
         slot = _RecipientSlot()
-        self.enqueue(slot)
+        self.replies.enqueue(slot)
         if not isinstance(verdict, Deferred):
             return self._judged(verdict, slot, recipient, began)
         self.setTimeout(None)
@@ -285,7 +279,7 @@ class Envelopes(SessionBase):
         """
         What the envelope says of a recipient, and whose cohort it is in.
         """
-        assert self._transaction is not None
+        assert self.state.transaction is not None
         if isinstance(verdict, Refuse):
             return _Judged(recipient, verdict, began)
         if verdict.route is not None:
@@ -293,7 +287,7 @@ class Envelopes(SessionBase):
         try:
             cohort = self._backend.content.cohort(recipient, verdict)
         except Exception:
-            refusal = self._notJudged(Failure(), self._transaction.envelope, f"<{recipient}>")
+            refusal = self._notJudged(Failure(), self.state.transaction.envelope, f"<{recipient}>")
             return _Judged(recipient, refusal, began)
         return _Judged(recipient, verdict, began, cohort)
 
@@ -302,7 +296,7 @@ class Envelopes(SessionBase):
         Where recipients may come apart, those that came in one piece are
         answered together: they decide together who is let in.
         """
-        transaction = self._transaction
+        transaction = self.state.transaction
         if transaction is None or not transaction.isUnled:
             return True
         if any(slot.settle is None for slot in slots):
@@ -316,7 +310,7 @@ class Envelopes(SessionBase):
         """
         All recipients before this one have been answered.
         """
-        transaction = self._transaction
+        transaction = self.state.transaction
         assert transaction is not None
         verdict = judged.verdict
         before = len(transaction.sentAway)
@@ -324,7 +318,7 @@ class Envelopes(SessionBase):
         if len(transaction.sentAway) > before:
             self._backend.status.count("mixed", "recipients sent away")
         if transaction.candidates:
-            self._phase = Phase.RECIPIENTS
+            self.state.phase = Phase.RECIPIENTS
         seconds = self._clock.seconds() - judged.began
         self._backend.status.measure("replies", "rcpt", seconds)
         if not (reply.code < 400 and isinstance(verdict, Defer)):
@@ -346,10 +340,10 @@ class Envelopes(SessionBase):
         recipients has some wrong ones, but not many more of them than right
         ones; not in each transaction anew.
         """
-        if self._transaction is None or not self._transaction.candidates:
+        if self.state.transaction is None or not self.state.transaction.candidates:
             return False
         self._refused += 1
-        if self._refused <= len(self._transaction.candidates):
+        if self._refused <= len(self.state.transaction.candidates):
             return True
         self._pardoned += 1
         return self._pardoned <= self._limits.errors

@@ -22,10 +22,8 @@ not read its replies is not listened to either.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
-import attrs
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -52,13 +50,12 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.smtp.nodelay import sendAtOnce
+from deferrals.smtp.server.commandreader import CommandReader, Fault, LineForm
+from deferrals.smtp.server.replyqueue import ReplyQueue, Slot
 
 _log = Logger(namespace="deferrals.session")
 
 _NEVER = float("inf")
-
-#: The longest command line, CRLF included, unless a subclass says otherwise.
-MAX_COMMAND_OCTETS = 4096
 
 #: How much is read from a client that has to wait.
 MAX_BUFFER_OCTETS = 64 * 1024
@@ -85,20 +82,6 @@ class ISessionTransport(ITLSTransport, IConsumer, IPushProducer):
         """
 
 
-@attrs.define(eq=False)
-class Slot:
-    """
-    One reply in the order of replies.
-
-    @ivar settle: makes the reply, once all before it have been written;
-        C{None} while its answer is pending.
-    @ivar pending: what is waited for.
-    """
-
-    settle: Callable[[], Reply] | None = None
-    pending: Deferred[None] | None = None
-
-
 def _isIdle(transport: Connection) -> bool:
     """
     Whether a transport can be written to, and has nothing left to write; not
@@ -117,14 +100,14 @@ class PipelinedESMTP(smtp.ESMTP):
     I{What a subclass says}.
 
     @param clock: timers, and the time of day.
+    @param form: what a command line looks like.
+    @ivar commands: what the client has sent.
+    @ivar replies: what it is still to be told.
     """
 
     noisy = False
     transport: ISessionTransport
-    _buffer = b""
-    _offset = 0
     _reader: Callable[[bytes], bytes] | None = None
-    _skippingLine = False
     _running = False
     _busy = False
     _closing = False
@@ -139,11 +122,11 @@ class PipelinedESMTP(smtp.ESMTP):
     _nextRound: IDelayedCall | None = None
     _pending: Deferred[None] | None = None
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, form: LineForm) -> None:
         smtp.ESMTP.__init__(self)
         self._clock = clock
-        self._slots: deque[Slot] | None = None
-        self._out: list[bytes] = []
+        self.commands = CommandReader(form)
+        self.replies = ReplyQueue()
 
     # What a subclass says.
 
@@ -159,17 +142,11 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         raise NotImplementedError
 
-    def isForeign(self, octet: int) -> bool:
+    def binaryReceived(self) -> None:
         """
-        Whether a line that begins so is no command in any case: it may have no
-        end.
+        The client sends what is no text.
         """
-        return False
-
-    def foreignReceived(self) -> None:
-        """
-        Such a line has begun.
-        """
+        raise NotImplementedError
 
     def timeoutConnection(self) -> None:
         """
@@ -182,12 +159,6 @@ class PipelinedESMTP(smtp.ESMTP):
         Whether the client may be sent UTF-8 now (RFC 6531 §3.5).
         """
         return False
-
-    def lineLimit(self) -> int:
-        """
-        The longest line that may come now, CRLF included, in octets.
-        """
-        return MAX_COMMAND_OCTETS
 
     def wanted(self) -> int | None:
         """
@@ -202,13 +173,6 @@ class PipelinedESMTP(smtp.ESMTP):
         seconds since the epoch.
         """
         return _NEVER
-
-    def mayOverlap(self, line: bytes) -> bool:
-        """
-        Whether a command, of which C{line} is the beginning, may be taken
-        although slots are pending.
-        """
-        return False
 
     def maySettle(self, slots: Sequence[Slot]) -> bool:
         """
@@ -314,17 +278,14 @@ class PipelinedESMTP(smtp.ESMTP):
         be answered.
         """
         self._closing = True
-        self._buffer = b""
+        self.commands.clear()
         following, self._nextRound = self._nextRound, None
         if following is not None:
             following.cancel()
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.cancel()
-        slots, self._slots = self._slots, None
-        for slot in slots or ():
-            if slot.pending is not None:
-                slot.pending.cancel()
+        self.replies.drop()
 
     def readConnectionLost(self) -> None:
         """
@@ -375,15 +336,8 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         if self._closing:
             return
-        self._drop()
-        self._buffer = self._buffer + data if self._buffer else data
+        self.commands.feed(data)
         self._advance()
-
-    def _drop(self) -> None:
-        """
-        Forget what has been taken.
-        """
-        self._buffer, self._offset = self._buffer[self._offset :], 0
 
     def _advance(self) -> None:
         """
@@ -405,21 +359,21 @@ class PipelinedESMTP(smtp.ESMTP):
         finally:
             self._running = False
         if not self._closing:
-            if self._nextRound is None:
-                self._drop()
             self.flush()
             self._regulate()
             if self._inputEnded and not (
-                self._busy or self._slots or self._writeBlocked or self._nextRound is not None
+                self._busy
+                or self.replies.slots
+                or self._writeBlocked
+                or self._nextRound is not None
             ):
                 self.close()
 
     def _take(self) -> None:
-        while self._offset < len(self._buffer) and not (
-            self._busy or self._closing or self._writeBlocked
-        ):
+        while self.commands.waiting and not (self._busy or self._closing or self._writeBlocked):
             if self._reader is not None:
-                self._read(self._reader)
+                octets = self.commands.octets(self.wanted())
+                self.commands.giveBack(self._reader(octets))
             elif not self._allowance:
                 if self._nextRound is None:
                     self._nextRound = self._clock.callLater(0, self._takeRound)
@@ -431,55 +385,33 @@ class PipelinedESMTP(smtp.ESMTP):
         self._nextRound = None
         self._advance()
 
-    def _read(self, reader: Callable[[bytes], bytes]) -> None:
-        """
-        Hand octets to the reader.  Where it is known how many, no others: many
-        small pieces in one segment are not copied again and again.
-        """
-        wanted = self.wanted()
-        if wanted is None:
-            octets, self._offset = self._buffer[self._offset :], 0
-            self._buffer = reader(octets)
-        else:
-            octets = self._buffer[self._offset : self._offset + wanted]
-            self._offset += len(octets)
-            reader(octets)
-
     def _takeLine(self) -> bool:
         """
-        Take one command line.
+        Take one command line.  RCPTs in a row are carried out side by side.
 
         @return: C{False} where there is none, or it has to wait.
         """
-        buffer, start = self._buffer, self._offset
-        if not (self._skippingLine or self._slots) and self.isForeign(buffer[start]):
-            self.foreignReceived()
+        slots = self.replies.slots
+        if slots and (len(slots) >= MAX_SLOTS or not self.commands.isNext(b"RCPT")):
             return False
-        end = buffer.find(b"\n", start) + 1
-        if not end:
-            if len(buffer) - start > self.lineLimit():
-                self._skippingLine = True
-                self._offset = len(buffer) - buffer.endswith(b"\r")
+        line = self.commands.line()
+        if line is None:
             return False
-        line = buffer[start:end]
-        isWhole = line.endswith(b"\r\n")
-        if self._slots and (
-            len(self._slots) >= MAX_SLOTS or not (isWhole and self.mayOverlap(line))
-        ):
-            return False
-        self._offset = end
         self._allowance -= 1
         self.resetTimeout()
-        skipping, self._skippingLine = self._skippingLine, False
-        if not isWhole:
-            # What follows belongs to this line, although some clients think
-            # otherwise: it is no command, and the client waits for an answer.
+        if isinstance(line, bytes):
+            self.lineReceived(line)
+        else:
+            self._noLine(line)
+        return True
+
+    def _noLine(self, fault: Fault) -> None:
+        if fault is Fault.BARE_LF:
             self.lineBroken()
-        elif skipping or len(line) > self.lineLimit():
+        elif fault is Fault.TOO_LONG:
             self.lineTooLong()
         else:
-            self.lineReceived(line[:-2])
-        return True
+            self.binaryReceived()
 
     def lineBroken(self) -> None:
         """
@@ -555,7 +487,7 @@ class PipelinedESMTP(smtp.ESMTP):
         Read from the client, or do not.
         """
         congestion = self.congestion()
-        pause = congestion is not None or len(self._buffer) - self._offset > MAX_BUFFER_OCTETS
+        pause = congestion is not None or self.commands.waiting > MAX_BUFFER_OCTETS
         if congestion is not None and not self._readPaused:
             congestion.drained().addCallback(self._drained)
         if pause != self._readPaused and not self._lost and not self._inputEnded:
@@ -583,8 +515,8 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Say this behind everything that is still to be said.
         """
-        if self._slots:
-            self._slots.append(Slot(lambda: reply))
+        if self.replies.slots:
+            self.replies.enqueue(Slot(lambda: reply))
         else:
             self._answer(reply)
 
@@ -593,7 +525,7 @@ class PipelinedESMTP(smtp.ESMTP):
         self.answered(reply)
 
     def _write(self, reply: Reply) -> None:
-        self._out.append(reply.encode(self.wantsUTF8()))
+        self.replies.say(reply, self.wantsUTF8())
 
     def say(self, reply: Reply) -> None:
         """
@@ -607,9 +539,8 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Hand what has been said to the transport.
         """
-        if self._out and not self._lost:
-            out, self._out = b"".join(self._out), []
-            self._send(out)
+        if self.replies.hasOctets and not self._lost:
+            self._send(self.replies.take())
 
     def _send(self, octets: bytes) -> None:
         """
@@ -631,34 +562,15 @@ class PipelinedESMTP(smtp.ESMTP):
 
         @return: whether nothing is pending any longer that was before.
         """
-        if not self._slots or not self.maySettle(self._slots):
+        slots = self.replies.slots
+        if not slots or not self.maySettle(slots):
             return False
-        while self._slots and not self._closing:
-            settle = self._slots[0].settle
-            if settle is None:
-                return False
-            self._slots.popleft()
-            self._answer(settle())
-        if self._closing:
+        while not self._closing and (reply := self.replies.next()) is not None:
+            self._answer(reply)
+        if self._closing or self.replies.slots:
             return False
-        self._slots = None
         self.resumed()
         return True
-
-    def enqueue(self, slot: Slot) -> None:
-        """
-        A command's answer comes later, and is written behind those before it.
-        """
-        if self._slots is None:
-            self._slots = deque()
-        self._slots.append(slot)
-
-    @property
-    def hasSlots(self) -> bool:
-        """
-        Whether replies are still to come before the next one.
-        """
-        return bool(self._slots)
 
     def ready(self, slot: Slot, settle: Callable[[], Reply]) -> None:
         """

@@ -57,10 +57,10 @@ class Introduction(ClientName):
         @return: why it must go, or C{None}.
         """
         self.uncount()
-        if self._address == LOCAL or self._speaksForOthers(self._address):
+        if self.state.address == LOCAL or self._speaksForOthers(self.state.address):
             return None
-        self._counted = self._address
-        return self._backend.connectionLimits.identified(self._address)
+        self._counted = self.state.address
+        return self._backend.connectionLimits.identified(self.state.address)
 
     def uncount(self) -> None:
         """
@@ -107,9 +107,9 @@ class Introduction(ClientName):
         rest, self._header = self._header[length:], b""
         self._reader = None
         if source.address is not None:
-            self._address, self._port = source.address, source.port
+            self.state.address, self.state.port = source.address, source.port
             self.other, self._isNamed = source.address, True
-            self._tls = source.tls
+            self.state.tls = source.tls
         return self.introduced(rest)
 
     def introduced(self, rest: bytes) -> bytes:
@@ -145,7 +145,7 @@ class Introduction(ClientName):
             raise PeerError("not offered", R502_NOT_HERE)
         if self.other not in self._settings.xclientNetworks:
             raise PeerError("not trusted", R550_NOT_TRUSTED)
-        if self._speaksForItself or self._phase not in (Phase.START, Phase.READY):
+        if self._speaksForItself or self.state.phase not in (Phase.START, Phase.READY):
             raise PeerError("not now", R503_SEQUENCE)
         found = dict(_attributes(rest))
         if not found:
@@ -154,15 +154,15 @@ class Introduction(ClientName):
         self.startOver("XCLIENT")
         self._isSpokenFor = True
         if address is not None:
-            self._address = address
+            self.state.address = address
         if "NAME" in found:
             self.keepName(_hostname(found["NAME"]))
         elif address is not None:
             self.lookUpName()
-        self._port = port if port is not None else self._port
-        self._user = found.get("LOGIN") or None
+        self.state.port = port if port is not None else self.state.port
+        self.state.user = found.get("LOGIN") or None
         refusal = self.count()
-        self.identify()
+        self.state.identify()
         if refusal is not None:
             self.say(refusal)
             return self.close()

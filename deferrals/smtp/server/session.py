@@ -50,8 +50,8 @@ from deferrals.model.reply import (
     R554_EARLY_TALKER,
     Reply,
 )
-from deferrals.model.transaction import Phase, outOfSequence
-from deferrals.smtp.server.auth import MAX_AUTH_LINE_OCTETS, Authentication
+from deferrals.model.transaction import Phase
+from deferrals.smtp.server.auth import Authentication
 from deferrals.smtp.server.data import Contents
 from deferrals.smtp.server.descriptors import closeNow, isScarce
 from deferrals.smtp.server.proxy import XCLIENT, Introduction
@@ -77,9 +77,6 @@ _OTHER_PROTOCOL = re.compile(
     rb"|(?:ssh-|(?:http|sip|rtsp)/)\d|[a-z-]+[ \t].*[ \t](?:http|sip|rtsp)/\d)"
     rb"|[!-9;-~]+[ \t]*:|[!-@\[-`{-~]"
 )
-
-#: No line of text begins with these; those of TLS, SSH and RDP in binary do.
-_BINARY = frozenset(range(0x20)) - frozenset(b"\t\n\r") | {0x80}
 
 #: How long clients may take to read that the server stops, once their time is
 #: up, in seconds.
@@ -132,9 +129,9 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self._idleSince = self._clock.seconds()
         peer = self.transport.getPeer()
         address = getattr(peer, "host", LOCAL)
-        self._address = normalAddress(address) if ":" in address else address
-        self._port = getattr(peer, "port", 0)
-        self.connection = self.other = self._address
+        self.state.address = normalAddress(address) if ":" in address else address
+        self.state.port = getattr(peer, "port", 0)
+        self.connection = self.other = self.state.address
         super().connectionMade()
         socket: ITransport = self.transport
         if isinstance(socket, TLSMemoryBIOProtocol):
@@ -154,7 +151,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         refusal = self.count()
         if refusal is None:
             self.lookUpName()
-        self.identify()
+        self.state.identify()
         if refusal is not None:
             self._turnAway(refusal)
         elif self._settings.security == "implicit":
@@ -196,7 +193,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self._backend.status,
             "{client} turned away: {reply}",
             event="turned-away",
-            client=self._address,
+            client=self.state.address,
             reply=str(refusal),
         )
 
@@ -228,7 +225,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self._backend.status,
             "{client} talks before the greeting",
             event="early-talker",
-            client=self._address,
+            client=self.state.address,
         )
         self._stopGreeter()
         self.say(R554_EARLY_TALKER)
@@ -276,7 +273,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             "{client} has gone from {listener}: {outcome}",
             event="session",
             level=LogLevel.debug,
-            client=self._address,
+            client=self.state.address,
             listener=self._settings.name,
             outcome=self._outcome,
         )
@@ -303,7 +300,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self._leaveIfStopping()
 
     def _leaveIfStopping(self) -> None:
-        if self._shutdown and not self._closing and self._phase in (Phase.START, Phase.READY):
+        if self._shutdown and not self._closing and self.state.isIdle:
             self.say(R421_SHUTDOWN)
             self.close()
 
@@ -320,9 +317,6 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     # Lines.
 
-    def lineLimit(self) -> int:
-        return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.command_line
-
     def lineTooLong(self) -> None:
         if self.inExchange:
             self.answerRefused(R500_AUTH_LINE_TOO_LONG)
@@ -330,19 +324,16 @@ class Session(Introduction, Authentication, Encryption, Contents):
             super().lineTooLong()
 
     def lineBroken(self) -> None:
-        _log.info("{client} ends a line with LF alone", client=self._address)
+        _log.info("{client} ends a line with LF alone", client=self.state.address)
         self.abort(R500_BARE_LF.text)
         super().lineBroken()
 
-    def isForeign(self, octet: int) -> bool:
-        return octet in _BINARY and not self.inExchange
-
-    def foreignReceived(self) -> None:
+    def binaryReceived(self) -> None:
         _log.tell(
             self._backend.status,
             "{client} speaks another protocol",
             event="other-protocol",
-            client=self._address,
+            client=self.state.address,
         )
         self._enough(R421_OTHER_PROTOCOL)
 
@@ -355,7 +346,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self.inExchange:
             return self.answerReceived(line)
         if _OTHER_PROTOCOL.match(line.lstrip(b" \t")):
-            return self.foreignReceived()
+            return self.binaryReceived()
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
@@ -399,12 +390,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         if verb == "BDAT":
             return None
-        settings = self._settings
-        if settings.security == "required" or settings.authentication == "required":
-            refusal = self.needsTLS(verb) or self.needsAuth(verb)
-            if refusal is not None:
-                return refusal
-        return outOfSequence(verb, self._phase)
+        return self.state.refusal(verb)
 
     def _enough(self, reply: Reply) -> None:
         self.abort(reply.text)
@@ -456,10 +442,10 @@ class Session(Introduction, Authentication, Encryption, Contents):
         # RFC 9422; what holds in every transaction (P-13).
         recipients = min(limits.recipients, limits.extension_recipients)
         found[b"LIMITS"] = [b"RCPTMAX=%d" % recipients, b"MAILMAX=%d" % limits.transactions]
-        if not self._isLMTP:
+        if not self.state.isLMTP:
             found[b"PRDR"] = None  # P-1
             found[b"DEFERRALS"] = None  # D-1
-            if self._client.address in self._settings.exdataNetworks:
+            if self.state.client.address in self._settings.exdataNetworks:
                 found[b"XEXDATA"] = None  # X-1, X-3
         found.update(self._situation())
         for keyword in self._settings.withhold:
@@ -475,7 +461,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         found: dict[bytes, list[bytes] | None] = {}
         if self.offersTLS:
             found[b"STARTTLS"] = None
-        if self._tls is not None:
+        if self.state.tls is not None:
             found[b"REQUIRETLS"] = None  # RFC 8689 §2
         mechanisms = self.mechanisms()
         if mechanisms:
@@ -488,18 +474,18 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if not _HELO.fullmatch(name):
             raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
         self.abort("a new greeting", End.RSET)
-        self._hello, self._isExtended = name[:_MAX_NAME], isExtended
+        self.state.hello, self.state.isExtended = name[:_MAX_NAME], isExtended
         self.greeted()
-        self.identify()
+        self.state.identify()
         extensions = self.extensions() if isExtended else ()
-        self._offered = frozenset(keyword.decode("ascii") for keyword in extensions)
-        self._phase = Phase.READY
+        self.state.offered = frozenset(keyword.decode("ascii") for keyword in extensions)
+        self.state.phase = Phase.READY
 
     def do_HELO(self, rest: str) -> None:
         """
         RFC 5321 §4.1.1.1.
         """
-        if self._isLMTP:
+        if self.state.isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
         self._hear(rest, False)
         self.reply(Reply(250, None, self._settings.hostname))
@@ -508,7 +494,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         RFC 5321 §4.1.1.1.
         """
-        if self._isLMTP:
+        if self.state.isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
         self._introduce(rest)
 
@@ -516,7 +502,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         RFC 2033 §4.1.
         """
-        if not self._isLMTP:
+        if not self.state.isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
         self._introduce(rest)
 
