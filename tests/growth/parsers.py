@@ -198,6 +198,7 @@ _SESSION = (
     "smtp/server/session.py",
     "smtp/server/pipeline.py",
     "smtp/server/commandreader.py",
+    "smtp/server/commandline.py",
     "smtp/server/envelope.py",
     "smtp/server/data.py",
     "smtp/server/auth.py",

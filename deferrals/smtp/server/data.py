@@ -274,7 +274,13 @@ class Contents(Envelopes, ClientName):
             self.resume()
 
         self._postData = postData = PostData(
-            transaction, self._settings, self._backend, self._clock, send, done
+            transaction,
+            self._settings,
+            self._backend,
+            self._clock,
+            self.deadline,
+            send,
+            done,
         )
         self.hold()
         if veto is not None:

@@ -51,6 +51,7 @@ from deferrals.model.reply import (
 )
 from deferrals.smtp.nodelay import sendAtOnce
 from deferrals.smtp.server.commandreader import CommandReader, Fault, LineForm
+from deferrals.smtp.server.deadline import Deadline
 from deferrals.smtp.server.replyqueue import ReplyQueue, Slot
 
 _log = Logger(namespace="deferrals.session")
@@ -101,6 +102,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
     @param clock: timers, and the time of day.
     @param form: what a command line looks like.
+    @ivar deadline: when something is due: the client's next line, or our next reply.
     @ivar commands: what the client has sent.
     @ivar replies: what it is still to be told.
     """
@@ -115,9 +117,8 @@ class PipelinedESMTP(smtp.ESMTP):
     _writeBlocked = False
     _readPaused = False
     _inputEnded = False
-    _timer: IDelayedCall | None = None
     _silenceSeconds: float | None = None
-    _deadline = 0.0
+    _silentUntil = 0.0
     _allowance = 0
     _nextRound: IDelayedCall | None = None
     _pending: Deferred[None] | None = None
@@ -125,6 +126,7 @@ class PipelinedESMTP(smtp.ESMTP):
     def __init__(self, clock: IReactorTime, form: LineForm) -> None:
         smtp.ESMTP.__init__(self)
         self._clock = clock
+        self.deadline = Deadline(clock)
         self.commands = CommandReader(form)
         self.replies = ReplyQueue()
 
@@ -214,13 +216,14 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def setTimeout(self, period: float | None) -> float | None:
         """
-        TimeoutMixin's, at less cost: one timer per connection, which compares
-        with the deadline when it goes off.
+        TimeoutMixin's, at less cost.
         """
         previous, self._silenceSeconds = self._silenceSeconds, period
-        if period is not None:
-            self._deadline = self._clock.seconds() + period
-            self._startTimer(min(self._deadline, self.latest()))
+        if period is None:
+            self.deadline.clear()
+        else:
+            self._silentUntil = self._clock.seconds() + period
+            self.deadline.until(min(self._silentUntil, self.latest()), self._silent)
         return previous
 
     def resetTimeout(self) -> None:
@@ -228,32 +231,14 @@ class PipelinedESMTP(smtp.ESMTP):
         The client has done something.
         """
         if self._silenceSeconds is not None:
-            self._deadline = self._clock.seconds() + self._silenceSeconds
+            self._silentUntil = self._clock.seconds() + self._silenceSeconds
 
-    def _startTimer(self, when: float) -> None:
-        """
-        Compare with the deadline not later than then.
-        """
-        if self._timer is not None:
-            if self._timer.getTime() <= when:
-                return
-            self._stopTimer()
-        self._timer = self._clock.callLater(max(0.0, when - self._clock.seconds()), self._timerOff)
-
-    def _stopTimer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-
-    def _timerOff(self) -> None:
-        self._timer = None
-        if self._silenceSeconds is None:
-            return
+    def _silent(self) -> None:
         if self.congestion() is not None:
             self.resetTimeout()  # it is we who are slow
-        deadline = min(self._deadline, self.latest())
-        if deadline > self._clock.seconds():
-            self._startTimer(deadline)
+        due = min(self._silentUntil, self.latest())
+        if due > self._clock.seconds():
+            self.deadline.until(due, self._silent)
         else:
             self.timeoutConnection()
 
@@ -269,7 +254,7 @@ class PipelinedESMTP(smtp.ESMTP):
         The client is gone: what is pending is cancelled.
         """
         self._lost = True
-        self._stopTimer()
+        self.deadline.stop()
         self._end()
 
     def _end(self) -> None:
@@ -314,11 +299,9 @@ class PipelinedESMTP(smtp.ESMTP):
         self.transport.loseConnection()
         if not self._lost:
             # A client that does not read must not keep the connection.
-            self._stopTimer()
-            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered)
+            self.deadline.until(self._clock.seconds() + LINGER_SECONDS, self._lingered)
 
     def _lingered(self) -> None:
-        self._timer = None
         self.transport.abortConnection()
 
     def cutOff(self) -> None:
@@ -370,16 +353,26 @@ class PipelinedESMTP(smtp.ESMTP):
                 self.close()
 
     def _take(self) -> None:
-        while self.commands.waiting and not (self._busy or self._closing or self._writeBlocked):
+        while not (self._busy or self._closing or self._writeBlocked):
             if self._reader is not None:
                 octets = self.commands.octets(self.wanted())
-                self.commands.giveBack(self._reader(octets))
+                if not octets:
+                    return
+                rest = self._reader(octets)
+                if rest:
+                    self.commands.giveBack(rest)
             elif not self._allowance:
-                if self._nextRound is None:
-                    self._nextRound = self._clock.callLater(0, self._takeRound)
+                self._goOnLater()
                 return
             elif not self._takeLine():
                 return
+
+    def _goOnLater(self) -> None:
+        """
+        Other clients are served first.
+        """
+        if self.commands.waiting and self._nextRound is None:
+            self._nextRound = self._clock.callLater(0, self._takeRound)
 
     def _takeRound(self) -> None:
         self._nextRound = None

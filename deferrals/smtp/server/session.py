@@ -40,18 +40,16 @@ from deferrals.model.reply import (
     R421_TOO_MANY_ERRORS,
     R451_SHUTDOWN,
     R500_AUTH_LINE_TOO_LONG,
-    R500_BAD_LINE,
     R500_BARE_LF,
-    R500_NOT_UTF8,
     R500_UNKNOWN_COMMAND,
     R501_SYNTAX,
     R502_NOT_HERE,
-    R553_NOT_UTF8,
     R554_EARLY_TALKER,
     Reply,
 )
 from deferrals.model.transaction import Phase
 from deferrals.smtp.server.auth import Authentication
+from deferrals.smtp.server.commandline import parseLine
 from deferrals.smtp.server.data import Contents
 from deferrals.smtp.server.descriptors import closeNow, isScarce
 from deferrals.smtp.server.proxy import XCLIENT, Introduction
@@ -62,21 +60,10 @@ _T = TypeVar("_T")
 
 _log = Logger(namespace="deferrals.session")
 
-_VERB = re.compile(r"[A-Za-z]{1,16}")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]+")
 
 #: So much of a client's name is kept: more than DNS has.
 _MAX_NAME = 255
-
-#: Lines of other protocols: a web server is made to write them to a mail server,
-#: with commands behind them (SIP and RTSP have HTTP's form).  A header field is such a
-#: line, and so is what does not begin with a letter: no command does.
-_OTHER_PROTOCOL = re.compile(
-    rb"(?i:(?:connect|delete|get|head|options|patch|post|pri|propfind|put|trace)(?:[ \t]|$)"
-    rb"|(?:ssh-|(?:http|sip|rtsp)/)\d|[a-z-]+[ \t].*[ \t](?:http|sip|rtsp)/\d)"
-    rb"|[!-9;-~]+[ \t]*:|[!-@\[-`{-~]"
-)
 
 #: How long clients may take to read that the server stops, once their time is
 #: up, in seconds.
@@ -345,21 +332,25 @@ class Session(Introduction, Authentication, Encryption, Contents):
             line = line.rstrip(b"\r")  # of programs that put one in front of each LF
         if self.inExchange:
             return self.answerReceived(line)
-        if _OTHER_PROTOCOL.match(line.lstrip(b" \t")):
+        command = parseLine(line)
+        if command is None:
             return self.binaryReceived()
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
-            isAddress = line[:4].upper() in (b"MAIL", b"RCPT")
-            return self.reply(R553_NOT_UTF8 if isAddress else R500_NOT_UTF8)
-        if _CONTROL.search(line):
-            return self.reply(R500_BAD_LINE)
-        word, _, rest = text.strip(" \t").partition(" ")
-        method = self._command(word) if _VERB.fullmatch(word) else None
+        if isinstance(command, Reply):
+            return self.reply(command)
+        self._obey(*command)
+        if self._shutdown:
+            self._leaveIfStopping()
+
+    def _obey(self, verb: str, rest: str) -> None:
+        """
+        Carry a command out, if it may come.
+        """
+        method: Callable[[str], Deferred[None] | None] | None
+        method = getattr(self, f"do_{verb}", None) or getattr(self, f"ext_{verb}", None)
         if method is None:
             return self.reply(R500_UNKNOWN_COMMAND)
-        verb = word.upper()
-        refusal = self._mayNot(verb)
+        # BDAT says itself why it may not come: its octets follow.
+        refusal = None if verb == "BDAT" else self.state.refusal(verb)
         if refusal is not None:
             return self.reply(refusal)
         if verb not in _UNCOUNTED:
@@ -367,30 +358,12 @@ class Session(Introduction, Authentication, Encryption, Contents):
             if self._commands > self._limits.commands:
                 return self._enough(R421_TOO_MANY_COMMANDS)
         try:
-            pending = method(rest.strip(" \t"))
+            pending = method(rest)
         except PeerError as error:
             self.reply(error.reply)
         else:
             if pending is not None and not self._closing:
                 self.wait(pending)
-        if self._shutdown:
-            self._leaveIfStopping()
-
-    def _command(self, word: str) -> Callable[[str], Deferred[None] | None] | None:
-        """
-        The method of a verb; C{None} for an unknown one.
-        """
-        verb = word.upper()
-        found: Callable[[str], Deferred[None] | None] | None = getattr(self, f"do_{verb}", None)
-        return getattr(self, f"ext_{verb}", None) if found is None else found
-
-    def _mayNot(self, verb: str) -> Reply | None:
-        """
-        Why a command may not come now.  BDAT says so itself: its octets follow.
-        """
-        if verb == "BDAT":
-            return None
-        return self.state.refusal(verb)
 
     def _enough(self, reply: Reply) -> None:
         self.abort(reply.text)
