@@ -36,6 +36,7 @@ class ClientName(SessionBase):
         if find is None or not mayHaveName(self.state.address):
             return
         naming = self._naming = find(self.state.address).addCallback(self._found)
+        self.state.isBeingNamed = not naming.called
         if naming.called:
             self._naming = None
 
@@ -44,6 +45,7 @@ class ClientName(SessionBase):
         It is known, or nothing asks for it any longer.
         """
         naming, self._naming = self._naming, None
+        self.state.isBeingNamed = False
         if naming is not None:
             naming.addErrback(lambda _: None)
             naming.cancel()
@@ -51,6 +53,7 @@ class ClientName(SessionBase):
 
     def _found(self, hostname: str) -> None:
         self._naming = None
+        self.state.isBeingNamed = False
         self.state.hostname = hostname
         self.state.identify()
         if self.state.transaction is not None:

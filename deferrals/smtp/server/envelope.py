@@ -21,7 +21,7 @@ from twisted.python.reflect import safe_repr
 from deferrals.deferreds import CancelledError, awaited, errorText, timeOfDay, withDeadline
 from deferrals.errors import PeerError, StageError
 from deferrals.logger import Logger
-from deferrals.model.envelope import Client, Envelope, Form, Parameters, Recipient
+from deferrals.model.envelope import Envelope, Form, Parameters, Recipient
 from deferrals.model.extensions import parseMail, parseRcpt
 from deferrals.model.reply import (
     R250_SENDER,
@@ -110,7 +110,7 @@ class Envelopes(SessionBase):
             self.close()
             return None
         self._backend = self.latestBackend()
-        parameters, client = self._asserted(parameters), self._sender(parameters)
+        parameters, client = self._asserted(parameters), self.state.clientOf(parameters)
         now = timeOfDay(self._clock)
         ids, listener = self._backend.ids, self._settings.name
         envelope = Envelope(ids.next(now), now, client, sender, parameters, listener, ids.spool)
@@ -202,17 +202,6 @@ class Envelopes(SessionBase):
         if parameters.auth in (None, "<>", self.state.user):
             return parameters
         return attrs.evolve(parameters, auth="<>")
-
-    def _sender(self, parameters: Parameters) -> Client:
-        """
-        The client, in the protocol that this transaction speaks (RFC 6531
-        §4.3).  Each transaction has its own: a name that comes late is not put into
-        messages that have been judged without it.
-        """
-        protocol = self.state.client.protocol
-        if parameters.smtputf8:
-            protocol = f"UTF8{protocol.removeprefix('E')}"
-        return attrs.evolve(self.state.client, protocol=protocol)
 
     def do_RCPT(self, rest: str) -> None:
         """

@@ -5,7 +5,9 @@ rules without I/O.
 
 from __future__ import annotations
 
-from deferrals.model.envelope import Client
+import attrs
+
+from deferrals.model.envelope import Client, Parameters
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import R530_AUTH_FIRST, R530_STARTTLS_FIRST, Reply
 from deferrals.model.transaction import Phase, Transaction, outOfSequence
@@ -29,6 +31,7 @@ class SessionState:
     @ivar transaction: the one that is under way, until its data has ended.
     @ivar address: the client's, and C{port} likewise.
     @ivar hostname: the client's name in DNS, as far as it is known.
+    @ivar isBeingNamed: whether that is looked up.
     @ivar hello: what the client calls itself.
     @ivar isExtended: whether it has said EHLO or LHLO.
     @ivar user: the user that it has authenticated as.
@@ -46,6 +49,7 @@ class SessionState:
         self.address = ""
         self.port = 0
         self.hostname = ""
+        self.isBeingNamed = False
         self.hello = ""
         self.isExtended = False
         self.user: str | None = None
@@ -84,6 +88,20 @@ class SessionState:
         self.offered = frozenset()
         self.hello, self.isExtended, self.user = "", False, None
         self.identify()
+
+    def clientOf(self, parameters: Parameters) -> Client:
+        """
+        The client, in the protocol that this transaction speaks (RFC 6531 §4.3).
+
+        While its name is looked up, each transaction has its own: a name that comes
+        late is not put into messages that have been judged without it.
+        """
+        if not (parameters.smtputf8 or self.isBeingNamed):
+            return self.client
+        protocol = self.client.protocol
+        if parameters.smtputf8:
+            protocol = f"UTF8{protocol.removeprefix('E')}"
+        return attrs.evolve(self.client, protocol=protocol)
 
     def identify(self) -> None:
         """
