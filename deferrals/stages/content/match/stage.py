@@ -18,7 +18,7 @@ import fnmatch
 import mmap
 import shutil
 import tempfile
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, BinaryIO, Literal, TypeVar
 
 import attrs
@@ -26,7 +26,7 @@ import re2
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import Threads
+from deferrals.deferreds import Threads, TogetherInThread
 from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
@@ -34,7 +34,7 @@ from deferrals.model.settings import Octets, checked
 from deferrals.model.verdict import ACCEPT, ContentVerdict, Refuse
 from deferrals.stages.content.match.archives import HEAD_OCTETS as ARCHIVE_HEAD_OCTETS
 from deferrals.stages.content.match.archives import Budget, Unreadable, isArchive, members, newFile
-from deferrals.stages.content.match.contents import files
+from deferrals.stages.content.match.contents import File, files
 from deferrals.stages.content.match.fields import words
 from deferrals.stages.content.match.filetypes import HEAD_OCTETS, kindsOf
 from deferrals.stages.content.match.mime import Buffer, TooComplex
@@ -50,6 +50,10 @@ TEXT_OCTETS = 16 * 1024 * 1024
 
 #: Messages taken apart at once.
 AT_ONCE = 4
+
+#: A small message does not have a thread of its own: so many of them are judged at
+#: one go, one after the other, and their verdicts come together.
+SMALL_OCTETS, SMALL_AT_ONE_GO = 64 * 1024, 16
 
 #: EICAR's own definition: at the beginning of the file, with little behind it.
 _EICAR_OCTETS = 4096
@@ -172,14 +176,32 @@ class _DissectedMessage:
         self.message = message
         self.threads = threads
         self._found: dict[str, Any] = {}
+        self._files: list[File] | None = None
 
-    def once(self, data: Buffer, find: Callable[[Buffer], _T]) -> _T:
+    def files(self, data: Buffer) -> Iterable[File]:
+        """
+        All contents of the message.  Those of a small one are kept for the next rule.
+        """
+        if not self.isSmall or not isinstance(data, bytes):
+            return files(data)
+        if self._files is None:
+            self._files = list(files(data))
+        return self._files
+
+    @property
+    def isSmall(self) -> bool:
+        """
+        Whether it takes less to judge it than to have a thread of its own for it.
+        """
+        return self.message.size <= SMALL_OCTETS
+
+    def once(self, data: Buffer, find: Callable[[Iterable[File]], _T]) -> _T:
         """
         What C{find} finds in the message; sought once.
         """
         name = find.__name__
         if name not in self._found:
-            self._found[name] = find(data)
+            self._found[name] = find(self.files(data))
         found: _T = self._found[name]
         return found
 
@@ -220,31 +242,31 @@ class _DissectedMessage:
         return self.once(data, _isEicar)
 
 
-def _texts(data: Buffer) -> list[str]:
-    found = [file for file in files(data) if "text" in file.header.mainTypes]
-    return [text for file in found for text in file.texts(TEXT_OCTETS)]
+def _texts(found: Iterable[File]) -> list[str]:
+    texts = [file for file in found if "text" in file.header.mainTypes]
+    return [text for file in texts for text in file.texts(TEXT_OCTETS)]
 
 
-def _names(data: Buffer) -> set[str]:
-    return {name for file in files(data) for name in file.header.names}
+def _names(found: Iterable[File]) -> set[str]:
+    return {name for file in found for name in file.header.names}
 
 
-def _mimeTypes(data: Buffer) -> set[str]:
-    return {kind for file in files(data) for kind in file.header.mimeTypes}
+def _mimeTypes(found: Iterable[File]) -> set[str]:
+    return {kind for file in found for kind in file.header.mimeTypes}
 
 
-def _kinds(data: Buffer) -> set[str]:
-    return set().union(*(kindsOf(file.content(HEAD_OCTETS)) for file in files(data)))
+def _kinds(found: Iterable[File]) -> set[str]:
+    return set().union(*(kindsOf(file.content(HEAD_OCTETS)) for file in found))
 
 
-def _isEicar(data: Buffer) -> bool:
-    return any(EICAR in file.content(_EICAR_OCTETS) for file in files(data))
+def _isEicar(found: Iterable[File]) -> bool:
+    return any(EICAR in file.content(_EICAR_OCTETS) for file in found)
 
 
-def _archived(data: Buffer) -> tuple[set[str], bool]:
+def _archived(found: Iterable[File]) -> tuple[set[str], bool]:
     names: set[str] = set()
     unreadable, budget = False, Budget()
-    for file in files(data):
+    for file in found:
         called = file.header.names or ("",)
         if not isArchive(file.content(ARCHIVE_HEAD_OCTETS), called):
             continue
@@ -272,6 +294,9 @@ class MatchStage:
         self._threads = services.common(
             (__name__, "threads"), lambda: Threads(services.inThread, AT_ONCE)
         )
+        self._together = services.common(
+            (__name__, "together"), lambda: TogetherInThread(services.inThread, SMALL_AT_ONE_GO)
+        )
 
     def cohort(self, recipient: Recipient) -> Hashable:
         """
@@ -283,7 +308,8 @@ class MatchStage:
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> Deferred[ContentVerdict]:
         def judged(content: _DissectedMessage) -> Deferred[ContentVerdict]:
-            return content.threads.run(self._judge, content)
+            run = self._together.run if content.isSmall else content.threads.run
+            return run(self._judge, content)
 
         return message.shared((__name__, "content"), self._dissected).addCallback(judged)
 

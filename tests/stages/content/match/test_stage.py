@@ -11,11 +11,14 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.stages.content.match import stage as stage_module
+from deferrals.stages.content.match.contents import files
 from deferrals.stages.content.match.mime import MAX_PARTS
 from deferrals.stages.content.match.stage import (
     AT_ONCE,
     EICAR,
     GTUBE,
+    SMALL_OCTETS,
     MatchRule,
     MatchSettings,
     MatchStage,
@@ -166,7 +169,8 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
         services.inThread = inThread  # type: ignore[method-assign, assignment]
         rules = [MatchRule(body=True, words=(word,)) for word in ("one", "two", "three")]
         stages = [MatchStage(MatchSettings((rule,)), services) for rule in rules]
-        messages = [makeMessage(mail(text="three").as_bytes()) for _ in range(AT_ONCE + 1)]
+        large = mail(text="three " * (SMALL_OCTETS // 6)).as_bytes()
+        messages = [makeMessage(large) for _ in range(AT_ONCE + 1)]
         asked = [
             stage.judge(message, makeEnvelope(), []) for message in messages for stage in stages
         ]
@@ -180,6 +184,43 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
         found = [self.successResultOf(d) for d in asked[-len(stages) :]]
         self.assertEqual([isinstance(verdict, Refuse) for verdict in found], [False, False, True])
         self.assertEqual(len(running), AT_ONCE + len(stages))
+
+    def test_together(self) -> None:
+        """Small messages that come while others are looked at are looked at at one go."""
+        services, running = FakeServices(), []
+
+        def inThread(function: Any, *args: Any) -> Deferred[Any]:
+            running.append((Deferred(), function, args))
+            return running[-1][0]
+
+        services.inThread = inThread  # type: ignore[method-assign, assignment]
+        rules = [MatchRule(body=True, words=(word,)) for word in ("one", "two")]
+        stages = [MatchStage(MatchSettings((rule,)), services) for rule in rules]
+        messages = [makeMessage(mail(text=text).as_bytes()) for text in ("one", "two", "three")]
+        asked = [
+            stage.judge(message, makeEnvelope(), []) for message in messages for stage in stages
+        ]
+        for number in (1, 2):
+            self.assertEqual(len(running), number)
+            d, function, args = running[-1]
+            d.callback(function(*args))
+        found = [isinstance(self.successResultOf(d), Refuse) for d in asked]
+        self.assertEqual(found, [True, False, False, True, False, False])
+        self.assertEqual(len(running), 2)
+
+    def test_filesOnce(self) -> None:
+        """A small message is taken apart once for all rules; a large one is not kept."""
+        for text, times in (("hello", 1), ("hello " * (SMALL_OCTETS // 6), 2)):
+            calls: list[object] = []
+
+            def counted(data: Any, calls: list[object] = calls) -> Any:
+                calls.append(data)
+                return files(data)
+
+            self.patch(stage_module, "files", counted)
+            rules = [MatchRule(body=True, words=("x",)), MatchRule(attachment=("x",))]
+            self.judge(mail(text=text), *rules)
+            self.assertEqual(len(calls), times)
 
     def test_tooComplex(self) -> None:
         """A message with more parts than can be looked into is refused."""
