@@ -65,9 +65,8 @@ def _isAboutPorts(event: LogEvent) -> bool:
     Whether it is Twisted's own message about a port or a factory: ours is
     better.
     """
-    if event.get("log_namespace") != "log_legacy":
-        return False
-    return _PORTS.search(formatEvent(event)) is not None
+    isLegacy = event.get("log_namespace") == "log_legacy"
+    return isLegacy and _PORTS.search(formatEvent(event)) is not None
 
 
 @implementer(ILogObserver)
