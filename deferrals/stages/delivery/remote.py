@@ -39,7 +39,7 @@ from deferrals.model.outgoing import (
     wireAddress,
 )
 from deferrals.model.reply import R554_ROUTING_LOOP, Reply
-from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, foreseen, noSession
+from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, foreseen, noSession, unfit
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copies import Report, deliverApart
@@ -208,6 +208,26 @@ class RemoteDelivery:
             addresses.append(wireAddress(envelope.sender))
         return foreseen(addresses, envelope.parameters.size or 0, offered)
 
+    async def refusalOf(
+        self, hop: Hop, message: IMessage, envelope: Envelope, recipient: Recipient
+    ) -> Reply | None:
+        """
+        What is known when the message is there: the server does not offer what it needs,
+        or takes none so large.
+        """
+        offered = self._services.nextHops.offered(hop)
+        if offered is None:
+            return None
+        facts: _Facts = await message.shared((__name__, "facts"), self._facts)
+        outgoing = self._outgoing(message, envelope, facts, [Addressee(recipient)])
+        outgoing = outgoing.fitting(offered)
+        if outgoing.isConvertible and "8BITMIME" not in offered:
+            size: int | None = await message.shared((__name__, "sevenBit"), self._sizeInSevenBits)
+            if size is not None:
+                outgoing = outgoing.asSevenBits(outgoing.size - message.size + size)
+        # Whether a connection protects it is seen when there is one.
+        return unfit(attrs.evolve(outgoing, requireTLS=False), offered, False)
+
     async def deliver(
         self,
         message: IMessage,
@@ -242,10 +262,28 @@ class RemoteDelivery:
         """
         if copy.size > MOST_OCTETS:
             return succeed(None)
-        threads = self._services.common(
+        return self._threads.run(lambda: sevenBit(b"".join(copy.chunks())))
+
+    def _sizeInSevenBits(self, message: IMessage) -> Deferred[int | None]:
+        """
+        How large a message is in 7-bit; C{None} where it must stay as it is.
+        """
+
+        def size() -> int | None:
+            with message.open() as file:
+                octets = sevenBit(file.read())
+            return None if octets is None else len(octets)
+
+        return succeed(None) if message.size > MOST_OCTETS else self._threads.run(size)
+
+    @property
+    def _threads(self) -> Threads:
+        """
+        What converts.
+        """
+        return self._services.common(
             (__name__, "converting"), lambda: Threads(self._services.inThread, _CONVERTING)
         )
-        return threads.run(lambda: sevenBit(b"".join(copy.chunks())))
 
     def _outgoing(
         self, message: IMessage, envelope: Envelope, facts: _Facts, group: Sequence[Addressee]
