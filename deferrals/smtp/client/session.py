@@ -151,7 +151,7 @@ class ClientSession(Protocol):
         """
         if data and not self._busy:
             # What comes now would be taken for an answer to the next command.
-            self._broken(PeerError("the server said something unasked"))
+            self._unasked()
             return
         parser = self._parser
         before = len(parser.unfinished)
@@ -328,7 +328,19 @@ class ClientSession(Protocol):
         self._lost = PeerError("no reply in time")
         return Failure(self._lost)
 
+    @property
+    def _hasUnasked(self) -> bool:
+        """
+        Whether something has come that is no answer, once all answers have been heard.
+        """
+        return self._lost is None and bool(self._replies or self._parser.partial)
+
     def _command(self, line: str, shown: str | None = None) -> None:
+        """
+        @raise PeerError: what is there already would be taken for the answer.
+        """
+        if self._hasUnasked:
+            raise self._unasked()
         checkLine(line)
         self._trace("C", line if shown is None else shown)
         self.transport.write(line.encode("utf-8") + b"\r\n")
@@ -434,8 +446,8 @@ class ClientSession(Protocol):
         self._busy = True
         if self._lost is None:
             gone = self.closed()
-            self._command("QUIT")
             try:
+                self._command("QUIT")
                 await self._expect(self._timeouts.command)
             except PeerError:
                 return
@@ -519,10 +531,18 @@ class ClientSession(Protocol):
         A transaction is over: there is nothing more to hear.
         """
         self._busy = False
-        if self._lost is None and (self._replies or self._parser.partial):
-            self._broken(PeerError("the server said something unasked"))
-            self._replies.clear()
-            self._ahead = 0
+        if self._hasUnasked:
+            self._unasked()
+
+    def _unasked(self) -> PeerError:
+        """
+        The connection is not used any longer.
+        """
+        reason = PeerError("the server said something unasked")
+        self._broken(reason)
+        self._replies.clear()
+        self._ahead = 0
+        return reason
 
     def _form(self, forms: Sequence[Form] | None) -> Form:
         if self._lmtp:
