@@ -5,6 +5,7 @@ stands still.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
@@ -18,7 +19,7 @@ from zope.interface import implementer
 
 from deferrals.auth.authenticator import Authenticator
 from deferrals.auth.throttle import Throttle
-from deferrals.interfaces import IEnvelopeStage, Work
+from deferrals.interfaces import IEnvelopeStage, IMessage, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
@@ -146,6 +147,8 @@ class Bench:
     A session on the bench.
 
     @ivar released: whom the session has released, in order.
+    @ivar undeliverable: how the message is refused that a recipient's delivery can never
+        carry, by address.
     """
 
     def __init__(
@@ -190,6 +193,8 @@ class Bench:
             users = Submission(submission, FakeServices(reactor=self.clock))
             backend |= {"senders": [users], "weigh": users.weigh}
             envelope = users.counting(self.envelope)
+        self.undeliverable: dict[str, Reply] = {}
+        backend.setdefault("foresee", self._foresee)
         self.backend = Backend(
             ids=TransactionIds(),
             envelope=envelope,
@@ -207,6 +212,12 @@ class Bench:
         self.session = Session(self.settings, self.backend, self.clock)
         self.transport.protocol = self.session
         self.session.makeConnection(self.transport)
+
+    async def _foresee(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> dict[int, Reply]:
+        known = self.undeliverable
+        return {i: known[str(one)] for i, one in enumerate(recipients) if str(one) in known}
 
     def _release(self, work: Work) -> None:
         self.spool.release(work, {})

@@ -83,6 +83,7 @@ WHOLE = (
     "dialogues",
     "docs",
     "growth",
+    "hopfaults/exact",
     "hopfaults/properties",
     "layout",
     "leaks",

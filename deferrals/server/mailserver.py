@@ -228,6 +228,7 @@ class MailServer(service.Service):
             spool=self._queue.spool,
             release=partial(self._release, submission),
             weigh=submission.weigh if logins else None,
+            foresee=stages.foreseen.refusals if stages.foreseen.seesMessages else None,
             status=self.status,
             mixed=self._mixed.forListener(settings, stages.now.quarantines.get, stages.canWriteTo),
             connectionLimits=self._connections,

@@ -167,6 +167,7 @@ class CurrentStages:
     @param maxJudging: messages in the content stages at once.
     @param hostname: this server's name.
     @ivar content: the judge over all policies.
+    @ivar foreseen: what all deliveries know beforehand.
     """
 
     def __init__(self, first: Stages, maxJudging: int, hostname: str = "") -> None:
@@ -180,6 +181,7 @@ class CurrentStages:
         """
         self.now = stages
         self.content = ContentJudge(stages.content, self._maxJudging, self._hostname)
+        self.foreseen = Foreseen(stages.deliveries)
 
     def delivery(self, name: str) -> IDeliveryStage | None:
         """
@@ -232,7 +234,7 @@ class EnvelopeChain:
         self._deliveries = deliveries
         names = {name for name, one in deliveries.items() if IOnwardDelivery.providedBy(one)}
         self._onward = Onward(names, quarantines)
-        self._foreseen = Foreseen(deliveries, quarantines)
+        self._foreseen = Foreseen(deliveries)
 
     def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeVerdict]:
         return Deferred.fromCoroutine(self._judge(envelope, recipient))

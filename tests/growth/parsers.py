@@ -678,7 +678,7 @@ PARSERS += [
     ),
     Parser(
         "EHLO",
-        ("smtp/client/session.py",),
+        ("smtp/client/conversation.py",),
         (b"250-X a b\r\n", b"250-AUTH ", b" a", b"\r\n"),
         _client,
         400,
