@@ -186,8 +186,10 @@ class Scheduler:
 
     def start(self) -> None:
         """
-        Look for due work now, and every so many seconds.
+        Look for due work now, and every so many seconds; never again after L{stop}.
         """
+        if self._stopping:
+            return
         for loop, seconds in self._loops.items():
             loop.clock = self._clock
             loop.start(seconds)

@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
+from deferrals.spool.sqlite.marker import readMark
 from tests.crash.support import CONFIG, PATIENCE, CrashCase, until
 from tests.integration.support import Process, Server, needsRoot, program
 
@@ -162,6 +163,22 @@ class DiskTests(CrashCase):
         os.unlink(os.path.join(self.mount, "filler"))
         server.start()
         until(lambda: self.attempt(server).startswith("250"), "mail is taken again", PATIENCE)
+
+    def test_mark(self) -> None:
+        """With nothing left at all, it is still known which database belongs here."""
+        server = self.mounted("size=64m")
+        mark = os.path.join(self.mount, "spool", "mark")
+        first = readMark(mark)
+        self.filled()
+        for _ in range(2):
+            server.kill()
+            os.truncate(os.path.join(self.mount, "spool", "reserve"), 0)
+            self.filled()
+            server.start()
+        last = readMark(mark)
+        assert first is not None and last is not None
+        self.assertEqual(last.spool, first.spool)
+        self.assertGreaterEqual(last.generation, first.generation)
 
     def free(self) -> int:
         found = os.statvfs(self.mount)

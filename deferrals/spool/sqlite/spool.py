@@ -49,7 +49,7 @@ from deferrals.spool.sqlite.database import Database, checkpoint
 from deferrals.spool.sqlite.diskspace import Reserve
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeContent, removeFile
 from deferrals.spool.sqlite.housekeeping import Housekeeping
-from deferrals.spool.sqlite.marker import Marker, generationOf
+from deferrals.spool.sqlite.marker import Marker, generationOf, raiseGeneration
 from deferrals.spool.sqlite.outcomes import Outcomes, backOff
 from deferrals.spool.sqlite.recovery import recover, saveClock, savedClock
 from deferrals.spool.sqlite.room import RoomKeeping
@@ -201,7 +201,8 @@ class SqliteSpool:
         await self._housekeeping.stop()
         self._batches.close()
         await self._logged(self.store.run(saveClock, *self.store.clock.saved()))
-        await self._logged(self._database.outside(lambda _: self._marker.opening()))
+        await self._logged(self.store.run(raiseGeneration))
+        await self._logged(self._database.outside(self._marker.closing))
         await self._database.close()
         await self._logged(self._inThread(self._marker.closed))
         self._lock.release()

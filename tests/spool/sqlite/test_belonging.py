@@ -314,6 +314,17 @@ class BelongingTests(SpoolCase):
         # Its log is missing, too; what matters is that the database is older.
         self.lost(files, "is older than the directory", "spool.sqlite")
 
+    def test_olderByLess(self) -> None:
+        """A copy that was made since the last start, and put back after the end."""
+        self.rounds()  # the first one is over
+        older = self.killed()
+        connect(older.database).close()
+        self.staged()
+        self.reactor.wait(self.spool.close())
+        files = self.killed()
+        shutil.copy(older.database, files.database)
+        self.lost(files, "is older than the directory", "spool.sqlite")
+
     def test_olderWithLog(self) -> None:
         """An older copy, with its log."""
         self.staged()
