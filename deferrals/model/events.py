@@ -2,8 +2,9 @@
 What is counted of the events that the log has: in one place, so that the log, the
 counters of C{deferrals status} and C{/metrics} say the same.
 
-An event is made by one call of L{Logger.tell<deferrals.logger.Logger.tell>}.  One
-that has no line below is counted by its name.
+An event is made by one call of L{Logger.tell<deferrals.logger.Logger.tell>}, or of
+L{happened} where the log need not have it: of judgements it has what recipients are
+answered.  One that has no line below is counted by its name.
 """
 
 from __future__ import annotations
@@ -65,6 +66,30 @@ def _session(status: Status, values: Values) -> None:
 
 def _turnedAway(status: Status, values: Values) -> None:
     status.count("connections", "turned away")
+    _limit(status, values)
+
+
+def _limit(status: Status, values: Values) -> None:
+    if values["limit"]:
+        status.count("limits", _word(values, "limit"))
+
+
+def _late(status: Status, values: Values) -> None:
+    status.count("late", _word(values, "stage"))
+
+
+def _judgement(status: Status, values: Values) -> None:
+    status.count("judgements", (_word(values, "use"), _word(values, "outcome")))
+
+
+def _submission(status: Status, values: Values) -> None:
+    status.count("submission", _word(values, "outcome"))
+    _limit(status, values)
+
+
+def _commit(status: Status, values: Values) -> None:
+    status.measure("commit seconds", "", _number(values, "seconds"))
+    status.measure("commit messages", "", _number(values, "messages"))
 
 
 def _earlyTalker(status: Status, values: Values) -> None:
@@ -77,6 +102,7 @@ def _otherProtocol(status: Status, values: Values) -> None:
 
 def _authentication(status: Status, values: Values) -> None:
     status.count("authentications", _word(values, "outcome"))
+    _limit(status, values)
 
 
 def _notice(status: Status, values: Values) -> None:
@@ -89,12 +115,17 @@ def _untold(status: Status, values: Values) -> None:
 
 _COUNTED: dict[str, Callable[[Status, Values], None]] = {
     "authentication": _authentication,
+    "commit": _commit,
     "delivery": _delivery,
     "early-talker": _earlyTalker,
+    "judgement": _judgement,
+    "late": _late,
+    "limit": _limit,
     "notice": _notice,
     "other-protocol": _otherProtocol,
     "recipient": _recipient,
     "session": _session,
+    "submission": _submission,
     "transaction": _transaction,
     "turned-away": _turnedAway,
     "untold": _untold,

@@ -52,6 +52,7 @@ from deferrals.model.reply import (
 )
 from deferrals.model.transaction import Phase, outOfSequence
 from deferrals.smtp.server.auth import MAX_AUTH_LINE_OCTETS, Authentication
+from deferrals.smtp.server.connectionlimits import LIMITS
 from deferrals.smtp.server.data import Contents
 from deferrals.smtp.server.descriptors import closeNow, isScarce
 from deferrals.smtp.server.proxy import XCLIENT, Introduction
@@ -198,6 +199,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             event="turned-away",
             client=self._address,
             reply=str(refusal),
+            limit=LIMITS.get(refusal, ""),
         )
 
     @property
@@ -285,11 +287,23 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         The client was silent for too long (RFC 5321 §4.5.3.2), or too slow.
         """
+        self.overLimit(self._limitOfTime())
         if not self._isGreeted or self._handshaking:
             return self.cutOff()
         self.abort("timeout")
         self.say(R421_TIMEOUT)
         self.close()
+
+    def _limitOfTime(self) -> str:
+        """
+        Which limit a client has met for whom it is too late.
+        """
+        if not self._isGreeted or self._handshaking:
+            return "handshake_timeout"
+        isSilent = self._deadline <= self._clock.seconds()
+        if self._reader is not None:
+            return "data_timeout" if isSilent else "data_rate"
+        return "command_timeout" if isSilent else "idle_timeout"
 
     def shutdown(self) -> None:
         """
@@ -327,6 +341,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self.inExchange:
             self.answerRefused(R500_AUTH_LINE_TOO_LONG)
         else:
+            self.overLimit("command_line")
             super().lineTooLong()
 
     def lineBroken(self) -> None:
@@ -374,6 +389,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if verb not in _UNCOUNTED:
             self._commands += 1
             if self._commands > self._limits.commands:
+                self.overLimit("commands")
                 return self._enough(R421_TOO_MANY_COMMANDS)
         try:
             pending = method(rest.strip(" \t"))
@@ -420,6 +436,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if reply.isPermanent and not self.isHonest():
             self._errors += 1
             if self._errors == self._limits.errors:
+                self.overLimit("errors")
                 self._enough(R421_TOO_MANY_ERRORS)
 
     def resumed(self) -> None:
