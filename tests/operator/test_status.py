@@ -42,7 +42,9 @@ class StatusTests(SynchronousTestCase):
         connection: Any = unittest.mock.Mock(running=True)
         connection.call = lambda name: self.FOUND[name]
         with redirect_stdout(io.StringIO()) as out:
-            self.assertEqual(status(connection, argparse.Namespace(json=isJSON, check=False, oldest="4h")), 0)
+            self.assertEqual(
+                status(connection, argparse.Namespace(json=isJSON, check=False, oldest="4h")), 0
+            )
         return out.getvalue()
 
     def test_submission(self) -> None:
