@@ -47,13 +47,6 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def add(self, amount: float) -> None:
-        """
-        Once more.
-        """
-        self.counts[bisect_left(self.bounds, amount)] += 1
-        self.total += amount
-
 
 class Status:
     """
@@ -61,7 +54,7 @@ class Status:
     """
 
     def __init__(self) -> None:
-        self._counters: dict[str, Counter[Kind]] = {}
+        self._counters: dict[str, dict[Kind, int]] = {}
         self._histograms: dict[str, dict[Kind, Histogram]] = {}
         self._parts: dict[str, Callable[[], Any]] = {}
         self._uses: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
@@ -73,16 +66,18 @@ class Status:
         @param name: what is counted, e.g. C{"transactions"}.
         @param kind: which kind of it, e.g. C{"prdr"}; never an address.
         """
-        kinds = self._counters.get(name)
-        if kinds is None:
-            kinds = self._counters[name] = Counter()
-        kinds[_bounded(kind, kinds)] += by
+        try:
+            self._counters[name][kind] += by
+        except KeyError:
+            kinds = self._counters.setdefault(name, {})
+            kind = _bounded(kind, kinds)
+            kinds[kind] = kinds.get(kind, 0) + by
 
     def counted(self, name: str, kind: Kind) -> int:
         """
         How often it has happened.
         """
-        return self._counters.get(name, Counter())[kind]
+        return self._counters.get(name, {}).get(kind, 0)
 
     def kinds(self, name: str) -> dict[Kind, int]:
         """
@@ -94,12 +89,20 @@ class Status:
         """
         Something took so many seconds, or had such a size.
         """
+        try:
+            histogram = self._histograms[name][kind]
+        except KeyError:
+            histogram = self._histogram(name, kind)
+        histogram.counts[bisect_left(histogram.bounds, amount)] += 1
+        histogram.total += amount
+
+    def _histogram(self, name: str, kind: Kind) -> Histogram:
+        """
+        That of a kind which was not measured before.
+        """
         kinds = self._histograms.setdefault(name, {})
-        kind = _bounded(kind, kinds)
-        histogram = kinds.get(kind)
-        if histogram is None:
-            histogram = kinds[kind] = Histogram(BUCKETS.get(name, _BUCKETS))
-        histogram.add(amount)
+        bounds = BUCKETS.get(name, _BUCKETS)
+        return kinds.setdefault(_bounded(kind, kinds), Histogram(bounds))
 
     def measured(self, name: str) -> dict[Kind, Histogram]:
         """

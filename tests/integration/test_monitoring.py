@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import random
+import re
 import signal
 import smtplib
 import socket
@@ -394,6 +395,15 @@ class MonitoringTests(IntegrationCase):
         queries = [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
         self.assertGreater(len(queries), 12)
         empty = [query for query in queries if not self.ask(own, query)]
+        rules += [os.path.join(CONTRIB, "prometheus", "tests.yml")]
+        for rule in rules:
+            with open(rule, encoding="utf-8") as file:
+                queries.append(file.read())
+        _, text = get(port, "/metrics")
+        there = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+        used = re.findall(r"\b(?:deferrals|process)_\w+\b(?!:)", " ".join(queries))
+        named = {re.sub("_(bucket|sum|count)$", "", one) for one in used}
+        self.assertEqual(named - there, set())
         idle = ("queue_", "service_", "mixed", "notices", "authentications")
         self.assertEqual([query for query in empty if not any(one in query for one in idle)], [])
 
