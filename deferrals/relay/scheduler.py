@@ -31,7 +31,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import errorText, withDeadline
+from deferrals.deferreds import TimeoutError, errorText, withDeadline
 from deferrals.interfaces import (
     ILocalDelivery,
     INotes,
@@ -50,6 +50,7 @@ from deferrals.model.disposition import (
     handedBack,
     putBack,
 )
+from deferrals.model.events import happened
 from deferrals.model.limits import MAX_DELIVERING
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
@@ -512,6 +513,8 @@ class Scheduler:
         return found.outcomes
 
     def _failed(self, failure: Failure, attempt: Attempt) -> Mapping[Addressee, Outcome]:
+        if failure.check(TimeoutError):
+            happened(self._status, "late", {"stage": "delivery"})
         self._logFailure(failure, attempt)
         return {}
 

@@ -307,13 +307,26 @@ class PostData:
         """
         self._startTimer()
         if self._immediate is not None:
+            self._tellLate("delivery")
             self._immediate.end()
         elif self._step is Step.DECIDING:
-            self._cancel(set(self._block.late()))  # D-25
+            late = self._block.late()
+            self._tellLate("content", late)
+            self._cancel(set(late))  # D-25
             self._advance()
         else:
             isOurs = self._step is Step.RESOLVING
+            self._tellLate("mixed" if isOurs else "spool")
             self.refuse(R451_LOCAL_ERROR if isOurs else R452_NO_STORAGE)
+
+    def _tellLate(self, stage: str, late: Sequence[int] = ()) -> None:
+        """
+        @param late: whose verdicts are overdue; all, where none is named.
+        """
+        about = [str(self._transaction.candidates[index].recipient) for index in late]
+        more = f" and {len(about) - 1} more" if len(about) > 1 else ""
+        named = f"<{about[0]}>{more}" if about else "all"
+        maillog.late(self._backend.status, self._envelope, stage, named)
 
     def _cancel(self, late: set[int]) -> None:
         """
