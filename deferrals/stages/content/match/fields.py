@@ -246,8 +246,8 @@ def _everyJoin(sections: list[_Section]) -> Iterator[str]:
     ordered = sorted(sections, key=lambda section: section[0])
     last = {section[0]: section for section in ordered}
     plain = [section for section in ordered if not section[2]]
-    encoded = [section for section in ordered if section[2]]
-    ways = (_first(sections), list(last.values()), ordered, sorted(sections), plain, encoded)
+    coded = [section for section in ordered if section[2]]
+    ways = (_first(sections), list(last.values()), ordered, sorted(sections), plain, coded)
     for chosen in dict.fromkeys(map(tuple, ways)):
         yield _joined(chosen)
         yield _joined([(number, text, True) for number, text, _ in chosen])

@@ -13,6 +13,8 @@ from deferrals.stages.content.match.contents import TEXT_OCTETS, File, files
 from deferrals.stages.content.match.filetypes import HEAD_OCTETS, kindsOf
 from deferrals.stages.content.match.mime import Buffer
 
+#: What each scanner of spam, and of viruses, finds.
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 
 _PIECE_OCTETS = 256 * 1024

@@ -33,11 +33,10 @@ from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, checked
 from deferrals.model.verdict import ACCEPT, ContentVerdict, Refuse
 from deferrals.stages.content.match.fields import words
-from deferrals.stages.content.match.findings import EICAR, Finding, Findings
+from deferrals.stages.content.match.findings import EICAR, GTUBE, Finding, Findings
 from deferrals.stages.content.match.mime import Buffer, TooComplex
 from deferrals.stages.content.match.names import like
 
-GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 #: What is sought in a message as it is, too.
 _LITERAL = {"gtube": GTUBE.encode(), "eicar": EICAR}
 

@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.model.verdict import Refuse
 from deferrals.stages.content.match import contents
 from deferrals.stages.content.match.contents import MAX_DEPTH, files
+from deferrals.stages.content.match.findings import EICAR
 from deferrals.stages.content.match.mime import TooComplex
-from deferrals.stages.content.match.stage import EICAR, MatchRule, MatchSettings, MatchStage
+from deferrals.stages.content.match.stage import MatchRule, MatchSettings, MatchStage
 from deferrals.testing import FakeServices, makeEnvelope, makeMessage
 from tests.mails import mail, zipped
 from tests.readers.compare import Seen

@@ -11,11 +11,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 from deferrals.stages.content.match.mime import MAX_PARTS
 from deferrals.stages.content.match.stage import (
     AT_ONCE,
-    EICAR,
-    GTUBE,
     MatchRule,
     MatchSettings,
     MatchStage,
