@@ -50,7 +50,9 @@ _QUOTED = re.compile(rb"=[0-9A-Fa-f]{2}")
 _QUOTED_FEW = 3
 #: What is no quoted-printable in it, and what is.
 _ODD_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n)|[ \t]\r?\n")
-_QUOTED_OCTET = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+\r?\n|(=))|(?<![ \t])[ \t]++(?=\r?\n)")
+_QUOTED_OCTET = re.compile(
+    rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+(?:\r\n|\n|\r(?!\n))|(=))|(?<![ \t])[ \t]++(?=\r?\n)"
+)
 _UUENCODED = re.compile(rb"begin(?:-base64)?\s++[0-7]")
 
 #: Gives a content's octets, with the size of the pieces it is read in.
