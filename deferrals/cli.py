@@ -28,7 +28,7 @@ from deferrals.operator.passwd import addCommand as addPasswd
 from deferrals.operator.plugins import addCommand as addPlugins
 from deferrals.operator.reload import addCommand as addReload
 from deferrals.plugins.finding import findPlugins, stagePlugins
-from deferrals.stages.content.match.stage import EICAR, GTUBE
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 
 _FORMS = {
     "auto": PREFERENCE,

@@ -1099,7 +1099,14 @@ PARSERS += [
         500,
         (b"", _HEADER, _RFC822, b"Subject: \xff", b"Subject: \xff\r\n"),
     ),
-    Parser("rules", ("stages/content/match/stage.py",), _MIME, _rules, 300, (b"", _HEADER)),
+    Parser(
+        "rules",
+        ("stages/content/match/stage.py", "stages/content/match/findings.py"),
+        _MIME,
+        _rules,
+        300,
+        (b"", _HEADER),
+    ),
     Parser(
         "parameters", ("stages/content/match/fields.py",), _PARAMETERS, text(fields.parameters), 400
     ),
