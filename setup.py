@@ -7,5 +7,5 @@ setup(
         *find_namespace_packages(include=["deferrals", "deferrals.*"]),
         "twisted.plugins",
     ],
-    package_data={"deferrals": ["py.typed"]},
+    package_data={"deferrals": ["py.typed"], "deferrals.operator": ["kinds/*.toml"]},
 )
