@@ -93,6 +93,7 @@ WHOLE = (
     "nonsense",
     "octets",
     "outside",
+    "pages",
     "promises",
     "recipes",
     "targets",

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 #: Nothing secret is in it; the server's group reads it.
 _MODE = 0o640
 
-#: Where the packaged service has its configuration, and its command line.
+#: Where the packaged service has its configuration, its data, and its command line.
 _SERVICE = "/etc/deferrals"
+_DATA = "/var/lib/deferrals"
 _OPTIONS = "/etc/default/deferrals"
 
 #: The port of LMTP, where an endpoint does not say which protocol it is.
@@ -164,6 +165,7 @@ def run(arguments: argparse.Namespace, check: Callable[[argparse.Namespace], int
         if os.path.exists(arguments.file) and not arguments.force:
             raise ValueError(f"{arguments.file} is there already (--force replaces it)")
         answers = {one.key: _answer(one, arguments) for one in KINDS[arguments.kind]}
+        answers["mail"] = os.path.join(_DATA if _isService(arguments.file) else "", "mail/{local}")
         text = configuration(arguments.kind, answers)
         _write(arguments.file, text)
     except (EOFError, KeyboardInterrupt):
@@ -185,6 +187,8 @@ def _answer(question: Question, arguments: argparse.Namespace) -> str:
     default = question.default
     if question is _HOSTNAME:
         default = defaultHostname()
+    elif question is _STATE and _isService(arguments.file):
+        default = os.path.join(_DATA, "state")
     if said is None and sys.stdin.isatty():
         said = _ask(question.text, default)
     if said is None:
@@ -202,11 +206,18 @@ def _ask(text: str, default: str | None) -> str | None:
     return input(f"{text[0].upper()}{text[1:]}{shown}: ").strip() or None
 
 
+def _isService(path: str) -> bool:
+    """
+    Whether the packaged service reads what is there.
+    """
+    return os.path.dirname(os.path.abspath(path)) == _SERVICE
+
+
 def configuration(kind: str, answers: Mapping[str, str]) -> str:
     """
     The text of a kind's configuration.
 
-    @param answers: by each question's key.
+    @param answers: by each question's key; and C{mail}, the path of a mailbox.
     @raise ValueError: an answer is none.
     """
     kinds = importlib.resources.files("deferrals.operator") / "kinds"
@@ -308,7 +319,7 @@ def _sayNext(kind: str, path: str, answers: Mapping[str, str]) -> None:
     if kind == "submission":
         auth = f" --auth passwd:{directory}/users"
         say(f"a user:  deferrals passwd {directory}/users alice@{_domains(answers['domain'])[0]}")
-    if directory == _SERVICE:
+    if _isService(path):
         if auth:
             say(f'in {_OPTIONS}:  DEFERRALS_OPTIONS="{auth.strip()}"')
         say("run it:  systemctl enable --now deferrals")

@@ -179,7 +179,10 @@ class InitTests(SynchronousTestCase):
         self.assertRegex(out, r"deferrals passwd /.*/users alice@example\.net")
         self.assertRegex(out, r"--config \S+ --auth passwd:/.*/users")
         with mock.patch.object(init, "_SERVICE", os.path.abspath(self.directory)):
+            self.init("laptop", self.path, "--force", *NEEDED["laptop"])
+            self.assertIn('path = "/var/lib/deferrals/mail/{local}"', self.text())
             out = self.init("submission", self.path, "--force", *NEEDED["submission"])[1]
+        self.assertEqual(self.load().state_dir, "/var/lib/deferrals/state")
         self.assertIn('DEFERRALS_OPTIONS="--auth passwd:', out)
         self.assertIn("systemctl enable --now deferrals", out)
 
