@@ -94,6 +94,7 @@ WHOLE = (
     "nonsense",
     "octets",
     "outside",
+    "pages",
     "promises",
     "recipes",
     "targets",
