@@ -6,6 +6,7 @@ message is tried again, and over how many connections.
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import attrs
 from twisted.logger import LogEvent
@@ -52,16 +53,15 @@ class ExactTests(SynchronousTestCase):
     """
 
     def run_(
-        self, dialogue: _Dialogue, *faults: Fault, octets: int = 0, isApart: bool = False
+        self, dialogue: _Dialogue, *faults: Fault, **more: Any
     ) -> tuple[dict[str, list[str]], int]:
         """
-        @param octets: the next hop says so many at a time; 0 for all.
-        @param isApart: whether the second message comes when the first one is done.
+        @param more: of the case.
         @return: the outcomes of each recipient's attempts, and the connections.
         """
         use, keywords, _ = dialogue
         case = Case(use=use, keywords=keywords, recipients=2, messages=2, connections=1)
-        world = _Told(attrs.evolve(case, faults=faults, octets=octets, isApart=isApart))
+        world = _Told(attrs.evolve(case, faults=faults, **more))
         self.assertEqual(world.run(), [], faults)
         return dict(world.attempts), len(world.peer.sessions)
 
@@ -115,6 +115,21 @@ class ExactTests(SynchronousTestCase):
                 time = 1 if last == "own" else 0
                 found = self.run_(dialogue, Fault(last, time, "early", code))
                 self.assertEqual(found, (WELL, 2), (dialogue, last, code))
+
+    def test_answeredBeforeItsEnd(self) -> None:
+        """
+        A message that is taken before it was sent, or while it is, has not been read:
+        the connection is given up.
+        """
+        for dialogue in DIALOGUES:
+            if "DATA" in dialogue[2] and "PIPELINING" not in dialogue[1]:
+                found = self.run_(dialogue, Fault("DATA", 0, "early", "250"))
+                self.assertEqual(found, (AGAIN, 2), dialogue)
+            if "CHUNKING" in dialogue[1]:
+                continue  # the chunk is there as a whole
+            for code in ("250", "354"):
+                found = self.run_(dialogue, Fault("during", 0, "reply", code), isLarge=True)
+                self.assertEqual(found, (AGAIN, 2), (dialogue, code))
 
     def test_unaskedAtFirst(self) -> None:
         """The same behind the greeting or EHLO: there is no session."""

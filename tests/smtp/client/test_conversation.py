@@ -84,9 +84,15 @@ class UnaskedTests(SynchronousTestCase):
         self.assertEqual(server.transport.value(), b"")
 
     def test_ahead(self) -> None:
-        """What is said before it is asked for is not kept without end."""
-        server = self.greeted("PIPELINING")
-        server.send("b@example.net")
-        count = MAX_DIALOGUE_OCTETS // 512 + 4
-        server.say(*["250 ok"] * 2, *["250 x"] * count)
-        self.assertTrue(server.transport.aborted)
+        """What is said before it is asked for is kept up to a bound."""
+        most = MAX_DIALOGUE_OCTETS // 512
+        for count, isUsable in ((most, True), (most + 1, False)):
+            server = self.greeted()
+            server.transport.registerProducer = lambda producer, streaming: None  # type: ignore[method-assign]
+            server.send("b@example.net")
+            for said in ("250 ok", "250 ok", "354 go"):
+                server.say(said)
+            server.say(*["450 x"] * count)
+            self.assertEqual(server.session.usable, isUsable, count)
+            server.lose()
+            self.assertEqual(len(self.successResultOf(server.result).answers), 1)
