@@ -50,9 +50,8 @@ _QUOTED = re.compile(rb"=[0-9A-Fa-f]{2}")
 _QUOTED_FEW = 3
 #: What is no quoted-printable in it, and what is.
 _ODD_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n)|[ \t]\r?\n")
-_QUOTED_OCTET = re.compile(
-    rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+(?:\r\n|\n|\r(?!\n))|(=))|(?<![ \t])[ \t]++(?=\r?\n)"
-)
+_QUOTED_OCTET = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+(?:\r\n|\n|\r(?!\n))|(=))")
+_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
 _UUENCODED = re.compile(rb"begin(?:-base64)?\s++[0-7]")
 
 #: Gives a content's octets, with the size of the pieces it is read in.
@@ -219,12 +218,10 @@ def _decodings(
     if encoding == "binary":
         yield File(header, lambda size: _raw(data, start, end, size))
     elif encoding == "quoted-printable":
-        undo = binascii.a2b_qp
-        yield File(header, lambda size: _unquoted(_raw(data, start, end, size), size, undo), True)
+        yield File(header, _quoted(data, start, end, binascii.a2b_qp), True)
         if _ODD_QUOTED.search(data, start, end):
-            yield File(
-                header, lambda size: _unquoted(_raw(data, start, end, size), size, _literally), True
-            )
+            yield File(header, _quoted(data, start, end, _literally), True)
+            yield File(header, _quoted(data, start, end, _withoutBlanks), True)
     elif encoding == "uuencode":
         for name, content in uuencode.files(data[start : min(end, start + TEXT_OCTETS)], True):
             named = attrs.evolve(header, names=(*header.names, name))
@@ -239,6 +236,10 @@ def _decodings(
 
 def _raw(data: Buffer, start: int, end: int, size: int) -> Iterator[bytes]:
     return (data[at : min(end, at + size)] for at in range(start, end, size))
+
+
+def _quoted(data: Buffer, start: int, end: int, undo: Callable[[bytes], bytes]) -> Pieces:
+    return lambda size: _unquoted(_raw(data, start, end, size), size, undo)
 
 
 def _unquoted(
@@ -258,12 +259,18 @@ def _unquoted(
 
 def _literally(octets: bytes) -> bytes:
     """
-    Quoted-printable for readers that leave as it is what is none, but for blanks
-    at the end of a line.
+    Quoted-printable for readers that leave as it is what is none.
     """
     return _QUOTED_OCTET.sub(
         lambda found: b"==" if found[2] else bytes.fromhex((found[1] or b"").decode()), octets
     )
+
+
+def _withoutBlanks(octets: bytes) -> bytes:
+    """
+    Likewise, but for blanks at the end of a line.
+    """
+    return _literally(_BLANKS.sub(b"", octets))
 
 
 def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
