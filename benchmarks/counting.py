@@ -2,7 +2,7 @@
 What counting costs: the processor's time of a message with events that are counted
 and without, by turns in one run; and that of a scrape.
 
-    python -m benchmarks.counting [--messages 3000] [--rounds 10]
+    python -m benchmarks.counting [--messages 500] [--rounds 40]
 
 Without: the server of the same code, in which nothing is counted or measured; the
 log is the same.
@@ -87,10 +87,21 @@ def _isReady(web: int) -> bool:
         return False
 
 
+def _cpu(pid: int) -> float:
+    """
+    The processor's time of a process, in seconds; more exact than its ticks.
+    """
+    seconds = 0.0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as file:
+            seconds += int(file.read().split()[0]) / 1e9
+    return seconds
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.counting", description=__doc__)
-    parser.add_argument("--messages", type=int, default=3000)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--messages", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
     found: dict[bool, list[float]] = {True: [], False: []}
     scrapes = []
@@ -101,9 +112,9 @@ def main() -> int:
         for _ in range(arguments.rounds):
             pairs.reverse()  # neither is always the first
             for counts, process, where in pairs:
-                before = load.cpu(process.pid)
+                before = _cpu(process.pid)
                 load.source(where, arguments.messages, 20, 4096)
-                used = load.cpu(process.pid) - before
+                used = _cpu(process.pid) - before
                 found[counts].append(1000 * used / arguments.messages)
         before = load.cpu(one.pid)
         for _ in range(10):

@@ -107,6 +107,18 @@ def _notice(status: Status, values: Values) -> None:
     status.count("notices", str(values["action"]))
 
 
+def _unscanned(status: Status, values: Values) -> None:
+    status.count("unscanned", f"{values['stage']} {values['on_error']}")
+
+
+def _noLookUp(status: Status, values: Values) -> None:
+    status.count("users", "failed")
+
+
+def _noLoginLookUp(status: Status, values: Values) -> None:
+    status.count("submission", "look-ups failed")
+
+
 def _untold(status: Status, values: Values) -> None:
     status.count("notices", "untold")
 
@@ -119,6 +131,8 @@ _COUNTED: dict[str, Callable[[Status, Values], None]] = {
     "judgement": _judgement,
     "late": _late,
     "limit": _limit,
+    "no-login-look-up": _noLoginLookUp,
+    "no-look-up": _noLookUp,
     "notice": _notice,
     "other-protocol": _otherProtocol,
     "recipient": _recipient,
@@ -126,5 +140,6 @@ _COUNTED: dict[str, Callable[[Status, Values], None]] = {
     "submission": _submission,
     "transaction": _transaction,
     "turned-away": _turnedAway,
+    "unscanned": _unscanned,
     "untold": _untold,
 }

@@ -30,6 +30,9 @@ BUCKETS: Mapping[str, Sequence[float]] = {
     "commit messages": (1, 2, 5, 10, 20, 50, 100, 200),
 }
 
+#: What people are told of the buckets of C{"mixed"}.
+_SPANS = ("< 10 s", "< 10 min", "< 10 min", "< 1 h", ">= 1 h", ">= 1 h")
+
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300)
 
 
@@ -146,16 +149,26 @@ class Status:
         """
         Everything, as JSON can carry it.
         """
-        return {
-            "counters": {name: _worded(kinds) for name, kinds in self._counters.items()},
-            "parts": self.parts(),
-        }
+        counters = {name: _worded(kinds) for name, kinds in self._counters.items()}
+        for histogram in self._histograms.get("mixed", {}).values():
+            counters["seconds to the last recipient"] = _spans(histogram)
+        return {"counters": counters, "parts": self.parts()}
 
 
 def _bounded(kind: Kind, known: Mapping[Kind, object]) -> Kind:
     if kind in known or len(known) < MOST_KINDS:
         return kind
     return OTHER if isinstance(kind, str) else (OTHER,) * len(kind)
+
+
+def _spans(histogram: Histogram) -> dict[str, int]:
+    """
+    For people, of what is measured by the bounds of C{"mixed"}.
+    """
+    found: Counter[str] = Counter()
+    for name, count in zip(_SPANS, histogram.counts, strict=True):
+        found[name] += count
+    return {name: count for name, count in found.items() if count}
 
 
 def _worded(kinds: Mapping[Kind, int]) -> dict[str, int]:

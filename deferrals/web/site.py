@@ -137,7 +137,8 @@ class WebSite(Site):
         """
         for name, value in _HEADERS:
             request.setHeader(name, value)
-        if hostOf(request.getHeader(b"host") or b"") not in self._hosts:
+        named = request.requestHeaders.getRawHeaders(b"host", [])
+        if len(named) != 1 or hostOf(named[0]) not in self._hosts:
             return FixedAnswer(_MISDIRECTED, "this host is not here (web.hosts)\n")
         found: Resource = Site.getResourceFor(self, request)
         return found
@@ -170,6 +171,12 @@ class _Page(Resource):
     def __init__(self) -> None:
         Resource.__init__(self)
 
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """
+        See C{Resource}: there is nothing else.
+        """
+        return FixedAnswer(404, "not here\n")
+
     def render(self, request: Request) -> bytes | int:
         """
         See C{Resource}.
@@ -188,8 +195,6 @@ class FixedAnswer(_Page):
     @param code: the status.
     @param text: the content.
     """
-
-    isLeaf = True
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__()
@@ -216,12 +221,6 @@ class _Root(_Page):
     What is above all others.
     """
 
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        """
-        See C{Resource}: there is nothing else.
-        """
-        return FixedAnswer(404, "not here\n")
-
     def render_GET(self, request: Request) -> bytes:
         """
         See C{Resource}.
@@ -235,8 +234,6 @@ class Ready(_Page):
 
     @param reasons: why not, each in a word.
     """
-
-    isLeaf = True
 
     def __init__(self, reasons: Callable[[], Sequence[str]]) -> None:
         super().__init__()
@@ -260,8 +257,6 @@ class Scraped(_Page):
     @param kind: its content type.
     @param token: what a client has to show; C{None} where it need not.
     """
-
-    isLeaf = True
 
     def __init__(
         self, make: Callable[[], Deferred[bytes]], kind: str, token: Callable[[], bytes | None]

@@ -91,6 +91,11 @@ class SiteTests(SynchronousTestCase):
         for host in ("LOCALHOST", "localhost:8025", "[::1]:8025", "[::1]"):
             self.assertIn("200 OK", self.ask("/healthz", host=host), host)
 
+    def test_twoHosts(self) -> None:
+        """A second Host is none that could be believed."""
+        for second in ("Host: localhost", "Host: evil.example"):
+            self.assertIn("HTTP/1.1 421", self.ask("/healthz", second))
+
     def test_token(self) -> None:
         """With a token, whoever has it not is told nothing."""
         self.token = b"secret"
@@ -121,7 +126,8 @@ class SiteTests(SynchronousTestCase):
     def test_others(self) -> None:
         """What is not there, and what cannot be done."""
         self.assertIn("HTTP/1.1 404", self.ask("/queue"))
-        self.assertIn("HTTP/1.1 404", self.ask("/"))
+        for path in ("/", "/metrics/x", "/healthz/", "//metrics", "/readyz/x/y"):
+            self.assertIn("HTTP/1.1 404", self.ask(path), path)
         self.assertIn("HTTP/1.1 405", self.ask("/metrics", method="POST"))
         self.assertIn("HTTP/1.1 405", self.ask("/x", method="DELETE"))
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogLevel
 
 from deferrals.interfaces import IMessage, IServices
 from deferrals.logger import Logger
@@ -132,14 +133,17 @@ class Scanner:
 
     def _unscanned(self, envelope: Envelope, error: Exception) -> ContentVerdict:
         onError = self._settings.on_error
-        _log.warn(
+        _log.tell(
+            self._status,
             "{transaction}: not scanned by {name}, so {on_error}: {error}",
+            event="unscanned",
+            level=LogLevel.warn,
             transaction=envelope.id,
+            stage=self.name,
             name=" ".join(self.identity),
             on_error=onError,
             error=f"{type(error).__name__}: {error}",
         )
-        self._status.count("unscanned", f"{self.name} {onError}")
         if onError == "refuse-temporarily":
             return Refuse(R451_STAGE_FAILED)
         return Accept(Marks(((UNSCANNED, self.name),))) if onError == "accept" else SKIPPED

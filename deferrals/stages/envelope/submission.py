@@ -287,13 +287,15 @@ class Submission:
         except CancelledError:
             raise
         except Exception as error:
-            _log.warn(
+            _log.tell(
+                self._services.status,
                 "{transaction}: no look-up of {user}: {error}",
+                event="no-login-look-up",
+                level=LogLevel.warn,
                 transaction=envelope.id,
                 user=user,
                 error=f"{type(error).__name__}: {error}",
             )
-            self._services.status.count("submission", "look-ups failed")
             return known
         self._known[user] = found
         return found
