@@ -1,12 +1,15 @@
 """
 The documentation as a site: C{sphinx-build -W docs .ci/site}.  The API's pages are
-pydoctor's, in C{api/} beside it.
+pydoctor's, in C{.ci/site/api}.
 """
 
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
 
 from deferrals import __version__
 
@@ -21,3 +24,10 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"deferrals {__version__}"
 html_show_copyright = html_show_sphinx = html_copy_source = False
+
+
+def setup(app: Sphinx) -> None:
+    """
+    Dovecot's language has no colours.
+    """
+    app.add_lexer("dovecot", TextLexer)

@@ -315,7 +315,8 @@ def _sayNext(kind: str, path: str, answers: Mapping[str, str]) -> None:
     if answers.get("user"):
         password = os.path.join(directory, answers["password_file"])
         if not os.path.exists(password):
-            say(f"the password of {answers['user']}:  the first line of {password}, mode 0600")
+            mode = "0640" if _isService(path) else "0600"
+            say(f"the password of {answers['user']}:  the first line of {password}, mode {mode}")
     if kind == "submission":
         auth = f" --auth passwd:{directory}/users"
         say(f"a user:  deferrals passwd {directory}/users alice@{_domains(answers['domain'])[0]}")
