@@ -35,10 +35,12 @@ class Logger(logger.Logger):
         """
         @param event: what it says, by name; it becomes the event.
         """
-        for key, value in event.items():
-            # A dozen values a line, nearly all plain: for these nothing is called.
-            if isinstance(value, str) and not (value.isascii() and value.isprintable()):
-                event[key] = cleaned(value)
+        # A dozen values a line, nearly all plain: these are looked at together.
+        text = "".join([value for value in event.values() if isinstance(value, str)])
+        if not (text.isascii() and text.isprintable()):
+            for key, value in event.items():
+                if isinstance(value, str):
+                    event[key] = cleaned(value)
         if level not in _LEVELS or "log_trace" in event:
             return super().emit(level, format, **event)
         # What Twisted's logger does then, at less cost.

@@ -62,7 +62,8 @@ class SessionBase(PipelinedESMTP):
         return self.state.address
 
     def wantsUTF8(self) -> bool:
-        return self.state.wantsUTF8
+        transaction = self.state.transaction
+        return transaction is not None and transaction.envelope.parameters.smtputf8
 
     def greeting(self) -> bytes:
         """

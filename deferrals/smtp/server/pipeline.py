@@ -332,7 +332,7 @@ class PipelinedESMTP(smtp.ESMTP):
         self._allowance = MAX_AT_ONCE
         try:
             self._take()
-            while self._settle():
+            while self.replies.slots and self._settle():
                 self._take()
         except Exception:
             _log.failure("{client}: session failed", client=self.peerName())
@@ -341,6 +341,8 @@ class PipelinedESMTP(smtp.ESMTP):
             self.close()
         finally:
             self._running = False
+        if self._allowance < MAX_AT_ONCE:
+            self.resetTimeout()
         if not self._closing:
             self.flush()
             self._regulate()
@@ -391,7 +393,6 @@ class PipelinedESMTP(smtp.ESMTP):
         if line is None:
             return False
         self._allowance -= 1
-        self.resetTimeout()
         if isinstance(line, bytes):
             self.lineReceived(line)
         else:
@@ -514,18 +515,15 @@ class PipelinedESMTP(smtp.ESMTP):
             self._answer(reply)
 
     def _answer(self, reply: Reply) -> None:
-        self._write(reply)
-        self.answered(reply)
-
-    def _write(self, reply: Reply) -> None:
         self.replies.say(reply, self.wantsUTF8())
+        self.answered(reply)
 
     def say(self, reply: Reply) -> None:
         """
         Say this now, whatever else was to be said.
         """
         if not self._closing:
-            self._write(reply)
+            self.replies.say(reply, self.wantsUTF8())
             self.flush()
 
     def flush(self) -> None:
@@ -555,8 +553,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
         @return: whether nothing is pending any longer that was before.
         """
-        slots = self.replies.slots
-        if not slots or not self.maySettle(slots):
+        if not self.maySettle(self.replies.slots):
             return False
         while not self._closing and (reply := self.replies.next()) is not None:
             self._answer(reply)

@@ -7,7 +7,7 @@ A command that is answered later has a L{Slot}; what is said behind it waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -33,18 +33,13 @@ class ReplyQueue:
     """
     What is still to be said: slots, and octets that have been made of replies and
     not been written.
+
+    @ivar slots: the replies that are still to be made, in their order.
     """
 
     def __init__(self) -> None:
-        self._slots: deque[Slot] = deque()
+        self.slots: deque[Slot] = deque()
         self._octets: list[bytes] = []
-
-    @property
-    def slots(self) -> Sequence[Slot]:
-        """
-        The replies that are still to be made, in their order.
-        """
-        return self._slots
 
     @property
     def hasOctets(self) -> bool:
@@ -57,7 +52,7 @@ class ReplyQueue:
         """
         A command's reply comes later, behind those before it.
         """
-        self._slots.append(slot)
+        self.slots.append(slot)
 
     def next(self) -> Reply | None:
         """
@@ -65,12 +60,12 @@ class ReplyQueue:
 
         @return: C{None} while it is not known, and where there is none.
         """
-        if not self._slots:
+        if not self.slots:
             return None
-        settle = self._slots[0].settle
+        settle = self.slots[0].settle
         if settle is None:
             return None
-        self._slots.popleft()
+        self.slots.popleft()
         return settle()
 
     def say(self, reply: Reply, utf8: bool) -> None:
@@ -92,7 +87,7 @@ class ReplyQueue:
         """
         No slot will be answered: nothing is waited for any longer.
         """
-        slots, self._slots = self._slots, deque()
+        slots, self.slots = self.slots, deque()
         for slot in slots:
             if slot.pending is not None:
                 slot.pending.cancel()

@@ -63,13 +63,6 @@ class SessionState:
         """
         return self.phase in (Phase.START, Phase.READY)
 
-    @property
-    def wantsUTF8(self) -> bool:
-        """
-        Whether the client may be sent UTF-8 now (RFC 6531 §3.5).
-        """
-        return self.transaction is not None and self.transaction.envelope.parameters.smtputf8
-
     def refusal(self, verb: str) -> Reply | None:
         """
         Why a command may not come now; C{None} where it may.

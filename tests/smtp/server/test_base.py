@@ -131,9 +131,9 @@ class SaidTests(SynchronousTestCase):
         found = []
         for line in ("EHLO c", "MAIL FROM:<a@b.example>", "RSET"):
             bench.say(line)
-            found.append(bench.session.state.wantsUTF8)
+            found.append(bench.session.wantsUTF8())
         bench.say("MAIL FROM:<a@b.example> SMTPUTF8")
-        found.append(bench.session.state.wantsUTF8)
+        found.append(bench.session.wantsUTF8())
         bench.say("RSET")
-        found.append(bench.session.state.wantsUTF8)
+        found.append(bench.session.wantsUTF8())
         self.assertEqual(found, [False, False, False, True, False])

@@ -53,8 +53,8 @@ MIN_READINGS_OCTETS = 256 * 1024
 _BOUNDARY_OCTETS = 80
 _LINE_OCTETS = 1000
 
-#: A line that begins as a boundary does.
-_MARK = re.compile(rb"(?:\A|(?<=[\r\n]))--")
+#: A line that begins as a boundary does.  The literal comes first: so it is sought fast.
+_MARK = re.compile(rb"--(?<![^\r\n]--)")
 #: An empty line; also in what has only LF.
 _EMPTY = re.compile(rb"\r?\n\r?\n")
 _EMPTY_FIRST = re.compile(rb"\r?\n")
