@@ -607,7 +607,7 @@ PARSERS += [
                 * len(said.split())
             )
         ),
-        400,
+        120,
     ),
 ]
 
