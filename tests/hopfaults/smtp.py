@@ -77,6 +77,7 @@ class MailSession(Speaker):
         self.given: set[str] = set()
         self.isLarge = self.isRefused = self.isTooMuch = False
         self.owed = 1  # the greeting
+        self.isEach = server.isLMTP
         self.line = b""
         self.reset()
 

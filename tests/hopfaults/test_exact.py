@@ -131,6 +131,16 @@ class ExactTests(SynchronousTestCase):
                 found = self.run_(dialogue, Fault("during", 0, "reply", code), isLarge=True)
                 self.assertEqual(found, (AGAIN, 2), (dialogue, code))
 
+    def test_refusedBeforeItsEnd(self) -> None:
+        """
+        A refusal behind the 354 is, with LMTP, that of all recipients: no later answer is
+        taken for that of another one.
+        """
+        never = WELL | {one: ["failed"] for one in ("a@x.example", "b@x.example")}
+        for code, wanted in (("452 4.3.1", AGAIN), ("550 5.6.0", never)):
+            outcomes, connections = self.run_(DIALOGUES[0], Fault("DATA", 0, "early", code))
+            self.assertEqual((outcomes, connections), (wanted, 2), code)
+
     def test_unaskedAtFirst(self) -> None:
         """The same behind the greeting or EHLO: there is no session."""
         for dialogue in DIALOGUES:

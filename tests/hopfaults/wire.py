@@ -81,10 +81,13 @@ class Speaker(Protocol):
     @ivar isConfused: whether it has said what cannot be matched with what it was
         asked: from then on nothing that it says is certain.
     @ivar isClosed: whether the connection is gone.
+    @ivar isEach: whether each recipient has an answer to the data, and no other answer is
+        one.
     @ivar flooded: octets of floods.
     """
 
     transport: PeerWire  # type: ignore[assignment]
+    isEach = False
 
     def __init__(self, clock: Clock, program: Program) -> None:
         self.clock = clock
@@ -220,7 +223,8 @@ class Speaker(Protocol):
             self.say(f"{fault.code} unasked\r\n".encode(), lambda: self.unmatched(fault.code))
         elif fault.kind == "early":
             then(reply)
-            self._early(reply, fault.code, arrived)
+            # The data is the question that comes next.
+            self._early(reply, fault.code, arrived, step == "DATA")
         elif fault.kind == "split":
             octets = _lines(reply)
             place = fault.number % len(octets)
@@ -261,17 +265,20 @@ class Speaker(Protocol):
                 self.hangUp()
             self.isStuck = True
 
-    def _early(self, reply: str, code: str, arrived: Callable[[str], None]) -> None:
+    def _early(self, reply: str, code: str, arrived: Callable[[str], None], isData: bool) -> None:
         """
         A reply, and in the same segment one that was not asked for: nothing is certain
         where it can be taken for the answer to something else.
         """
-        isMatched = not self.isAwaited
+        isForAll = isData and self.isEach
+        isMatched = isForAll or not (isData or self.isAwaited)
         self.isConfused = self.isConfused or not isMatched
 
         def both() -> None:
             arrived(reply)
-            if not isMatched:
+            if isForAll:
+                arrived(code)
+            elif not isMatched:
                 self.unmatched(code)
 
         self.say(_lines(reply) + f"{code} unasked\r\n".encode(), both)

@@ -33,6 +33,7 @@ from deferrals.model.sending import R553_NO_SMTPUTF8, R554_BARE_NEWLINE, Sending
 from deferrals.smtp.client.conversation import UNWANTED, Conversation
 from deferrals.smtp.client.writing import BareNewline, Exactly, MessageProducer, Stuffing
 
+_EARLY = "the message was answered before its end"
 _INTERMEDIATE = "a recipient was answered 3xx"
 
 
@@ -71,12 +72,15 @@ class ClientSession(Conversation):
 
     def _came(self, reply: Reply) -> None:
         producer = self._producer
-        mayTake = reply.code < 400 or self._isExtended(reply.code)
-        if producer is not None and not producer.complete and mayTake:
+        isEarly = producer is not None and not producer.complete
+        if not (isEarly and self._mayTake(reply)):
             # It may refuse what it has not read to the end, but cannot have taken it.
-            self._broken(PeerError("the message was answered before its end"))
-            return
-        super()._came(reply)
+            super()._came(reply)
+        if isEarly and (self._lmtp or self._mayTake(reply)):
+            self._broken(PeerError(_EARLY))
+
+    def _mayTake(self, reply: Reply) -> bool:
+        return reply.code < 400 or self._isExtended(reply.code)
 
     def _grew(self) -> None:
         if self._answerTimer is not None:
@@ -262,10 +266,11 @@ class ClientSession(Conversation):
     async def _write(self, sending: Sending) -> None:
         """
         Write the message; give up when the server does not take any of it for
-        too long, or has hung up.
+        too long, or has hung up.  With LMTP nothing says whose answer one is that comes
+        before the end: it is that of all, and what follows is not heard.
         """
-        if any(reply.code < 400 or self._isExtended(reply.code) for reply in self._replies):
-            raise PeerError("the message was answered before its end")
+        if (self._lmtp and self._replies) or any(map(self._mayTake, self._replies)):
+            raise PeerError(_EARLY)
         outgoing = sending.outgoing
         seconds = self._timeouts.data
         late = self._clock.callLater(
