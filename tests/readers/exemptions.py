@@ -383,7 +383,7 @@ EXEMPTIONS = (
     ),
     Exemption(
         "Base 64 with something else in it: readers agree up to there, and differ in what"
-        " they make of the rest; `match` sees two of the ways.",
+        " they make of the rest; `match` sees three of the ways.",
         _isOddBase64,
     ),
     Exemption(
