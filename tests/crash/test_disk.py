@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from typing import Any
 
 from twisted.trial.unittest import SkipTest
@@ -184,17 +185,24 @@ class DiskTests(CrashCase):
         until(lambda: self.attempt(server).startswith("250"), "mail is taken again", PATIENCE)
 
     def test_mark(self) -> None:
-        """With nothing left at all, it is still known which database belongs here."""
+        """Where others take all that is given back, it is still known which database this is."""
         server = self.mounted("size=64m")
+        come = self.opened(0)
+        server.kill()
         self.filled()
-        come = 0
-        for _ in range(3):
-            come = self.opened(come)
-            server.kill()
-            os.truncate(os.path.join(self.mount, "spool", "reserve"), 0)
-            self.filled()
-            server.start()
+        done = threading.Event()
+        filling = threading.Thread(target=self.keepFilled, args=(done,))
+        filling.start()
+        self.addCleanup(filling.join)
+        self.addCleanup(done.set)
+        server.start()
         self.opened(come)
+
+    def keepFilled(self, done: threading.Event) -> None:
+        with open(os.path.join(self.mount, "filler"), "ab", buffering=0) as file:
+            while not done.wait(0.0005):
+                with contextlib.suppress(OSError):
+                    file.write(b"x" * 4096)
 
     def free(self) -> int:
         found = os.statvfs(self.mount)
