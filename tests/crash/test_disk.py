@@ -10,12 +10,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-import threading
 from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
-from deferrals.spool.sqlite.marker import readMark
+from deferrals.spool.sqlite.marker import Mark, readMark
 from tests.crash.support import CONFIG, PATIENCE, CrashCase, until
 from tests.integration.support import Process, Server, needsRoot, program
 
@@ -55,25 +54,10 @@ class DiskTests(CrashCase):
             raise SkipTest(f"cannot mount: {done.stderr!r}")
         self.addCleanup(subprocess.run, ["umount", "-l", self.mount], check=False)
         server = self.server(f'state_dir = "{self.mount}"\n{CONFIG}')
-        self.opened(0)
+        mark = os.path.join(self.mount, "spool", "mark")
+        # It listens before that is open.
+        until(lambda: (readMark(mark) or Mark()).generation > 0, "the spool is open", PATIENCE)
         return server
-
-    def opened(self, before: int) -> int:
-        """
-        It listens before its spool is open: wait for that.
-
-        @param before: how far the spool had come before.
-        @return: how far it has come.
-        """
-        path, found = os.path.join(self.mount, "spool", "mark"), [0]
-
-        def hasCome() -> bool:
-            mark = readMark(path)
-            found[:] = [0 if mark is None else mark.generation]
-            return found[0] > before
-
-        until(hasCome, "the spool is open", PATIENCE)
-        return found[0]
 
     def attempt(
         self,
@@ -183,26 +167,6 @@ class DiskTests(CrashCase):
         os.unlink(os.path.join(self.mount, "filler"))
         server.start()
         until(lambda: self.attempt(server).startswith("250"), "mail is taken again", PATIENCE)
-
-    def test_mark(self) -> None:
-        """Where others take all that is given back, it is still known which database this is."""
-        server = self.mounted("size=64m")
-        come = self.opened(0)
-        server.kill()
-        self.filled()
-        done = threading.Event()
-        filling = threading.Thread(target=self.keepFilled, args=(done,))
-        filling.start()
-        self.addCleanup(filling.join)
-        self.addCleanup(done.set)
-        server.start()
-        self.opened(come)
-
-    def keepFilled(self, done: threading.Event) -> None:
-        with open(os.path.join(self.mount, "filler"), "ab", buffering=0) as file:
-            while not done.wait(0.0005):
-                with contextlib.suppress(OSError):
-                    file.write(b"x" * 4096)
 
     def free(self) -> int:
         found = os.statvfs(self.mount)
