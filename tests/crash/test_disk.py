@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
-from deferrals.spool.sqlite.marker import readMark
+from deferrals.spool.sqlite.marker import Mark, readMark
 from tests.crash.support import CONFIG, PATIENCE, CrashCase, until
 from tests.integration.support import Process, Server, needsRoot, program
 
@@ -54,25 +54,10 @@ class DiskTests(CrashCase):
             raise SkipTest(f"cannot mount: {done.stderr!r}")
         self.addCleanup(subprocess.run, ["umount", "-l", self.mount], check=False)
         server = self.server(f'state_dir = "{self.mount}"\n{CONFIG}')
-        self.opened(0)
+        mark = os.path.join(self.mount, "spool", "mark")
+        # It listens before that is open.
+        until(lambda: (readMark(mark) or Mark()).generation > 0, "the spool is open", PATIENCE)
         return server
-
-    def opened(self, before: int) -> int:
-        """
-        It listens before its spool is open: wait for that.
-
-        @param before: how far the spool had come before.
-        @return: how far it has come.
-        """
-        path, found = os.path.join(self.mount, "spool", "mark"), [0]
-
-        def hasCome() -> bool:
-            mark = readMark(path)
-            found[:] = [0 if mark is None else mark.generation]
-            return found[0] > before
-
-        until(hasCome, "the spool is open", PATIENCE)
-        return found[0]
 
     def attempt(
         self,
@@ -182,19 +167,6 @@ class DiskTests(CrashCase):
         os.unlink(os.path.join(self.mount, "filler"))
         server.start()
         until(lambda: self.attempt(server).startswith("250"), "mail is taken again", PATIENCE)
-
-    def test_mark(self) -> None:
-        """With nothing left at all, it is still known which database belongs here."""
-        server = self.mounted("size=64m")
-        self.filled()
-        come = 0
-        for _ in range(3):
-            come = self.opened(come)
-            server.kill()
-            os.truncate(os.path.join(self.mount, "spool", "reserve"), 0)
-            self.filled()
-            server.start()
-        self.opened(come)
 
     def free(self) -> int:
         found = os.statvfs(self.mount)
