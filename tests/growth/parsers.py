@@ -1081,7 +1081,7 @@ PARSERS += [
     Parser(
         "messages in base 64 in messages",
         ("stages/content/match/contents.py",),
-        (b"--b\r\n", b"a:b\r\n", b"x", _ENCODED_MESSAGE),
+        (b"--b\r\n", b"a:b\r\n", b"x"),
         _inBase64,
         300,
         (b"", _HEADER),
