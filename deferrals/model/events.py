@@ -68,8 +68,9 @@ def _turnedAway(status: Status, values: Values) -> None:
 
 
 def _limit(status: Status, values: Values) -> None:
-    if values["limit"]:
-        status.count("limits", str(values["limit"]))
+    limit = values.get("limit")
+    if limit:
+        status.count("limits", str(limit))
 
 
 def _late(status: Status, values: Values) -> None:
