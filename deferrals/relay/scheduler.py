@@ -348,7 +348,7 @@ class Scheduler:
 
     def _claim(self) -> None:
         room = self.destinations.room
-        if self._stopping or room <= 0 or self._claiming:
+        if room <= 0 or self._claiming:
             return
         self._claiming = True
         share = 1 if self._blocked else SHARE  # most of it might only be put back

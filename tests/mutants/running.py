@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import gc
 import importlib
 import math
 import os
@@ -124,7 +123,8 @@ class _Chosen:
 
 def warm() -> None:
     """
-    Import what is everywhere the same.
+    Import what is everywhere the same.  Garbage collection is left as it is: hypothesis
+    asks it who refers to its random numbers, and warns where none is found.
     """
     for name in (*_PACKAGES, *_MODULES):
         with contextlib.suppress(ImportError):
@@ -137,7 +137,6 @@ def warm() -> None:
         if name == "deferrals" or name.startswith("deferrals."):
             raise RuntimeError(f"{name} must not be imported yet")
     assert "twisted.internet.reactor" not in sys.modules, "a reactor cannot be shared"
-    gc.freeze()
 
 
 def run(tests: Sequence[str], mutation: Mutation | None = None, *, first: bool = True) -> list[str]:
