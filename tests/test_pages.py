@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import configparser
 import glob
+import inspect
+import io
 import json
 import os
 import re
 import shlex
 import sqlite3
 import tomllib
+import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
+from unittest import mock
 
 import attrs
 import yaml
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals import client
 from deferrals.app.service import checkConfig
 from deferrals.cli import parser
+from deferrals.client import Answer
 from deferrals.config.tables import load
 from deferrals.model import reply, verdict
 from deferrals.plugins.finding import stagePlugins
@@ -219,6 +227,48 @@ class PagesTests(SynchronousTestCase):
         self.assertEqual(len(names["octets"](mail)), mail.size)
         self.assertEqual(names["NO"].reply.code, 550)
         self.assertTrue(names["MARKED"].marks.junk)
+
+    def python(self, page: str, names: dict[str, Any]) -> str:
+        """
+        Run what a page has of Python.
+
+        @return: what it printed.
+        """
+        out = io.StringIO()
+        with redirect_stdout(out):
+            for block in blocks("python"):
+                if block.page == page:
+                    exec(block.text, names)
+        return out.getvalue()
+
+    def test_sending(self) -> None:
+        """The call of the page on sending is one that sendMessage takes."""
+        names: dict[str, Any] = {"__name__": "page"}
+        self.python("docs/sending.md", names)
+        calls: list[inspect.BoundArguments] = []
+        answer = Answer("you@example.net", reply.R250_CONTENT, "final")
+
+        async def send(*arguments: Any, **more: Any) -> Any:
+            calls.append(inspect.signature(client.sendMessage).bind(*arguments, **more))
+            return mock.Mock(answers=[answer])
+
+        names.update(sendMessage=send, clientEndpoint=lambda *_: None)
+        names["open"] = lambda *_: io.BytesIO(b"Subject: x\n\ntext\n")
+        out = io.StringIO()
+        with redirect_stdout(out):
+            self.successResultOf(ensureDeferred(names["main"](None)))
+        self.assertTrue(out.getvalue().startswith("you@example.net 250 "))
+        self.assertEqual(calls[0].arguments["security"], "verified")
+
+    def test_upstream(self) -> None:
+        """The case for upstream runs, and a wrong name is refused."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # pyOpenSSL's, of X509 objects
+            printed = self.python("docs/upstream.md", {"__name__": "page"})
+        version, *lines = printed.splitlines()
+        self.flushLoggedErrors()
+        self.assertEqual(len(lines), 4, version)
+        self.assertRegex(lines[0], "another name +refused")
 
     def test_others(self) -> None:
         """What is in other languages can be read."""

@@ -75,7 +75,7 @@ _STATE = Question("state-dir", "the directory of the queue", "state")
 _DOMAINS = Question("domain", "the domains that get mail here, separated by commas")
 _BEHIND = Question(
     "behind",
-    "the mail store or server that gets the mail: an endpoint; unix:… and port 24 speak LMTP",
+    "the mail store or server that gets the mail: an endpoint; unix:PATH and port 24 speak LMTP",
     "unix:/run/dovecot/lmtp",
 )
 _CERTIFICATE = "a PEM file with the certificate and its key"
@@ -171,10 +171,15 @@ def run(arguments: argparse.Namespace, check: Callable[[argparse.Namespace], int
     except (EOFError, KeyboardInterrupt):
         complain("nothing was written")
         return 2
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         complain(str(error))
         return 2
+    except OSError as error:
+        complain(f"{arguments.file}: {error.strerror}")
+        return 2
     status = check(arguments)
+    if status != 0:
+        say("it was written; when what it needs is there:")
     _sayNext(arguments.kind, arguments.file, answers)
     return status
 

@@ -171,6 +171,12 @@ class InitTests(SynchronousTestCase):
         self.assertEqual(status, 1)
         self.assertIn("tls.certificate", errors)
 
+    def test_noDirectory(self) -> None:
+        """A file that cannot be written is named, and no other one."""
+        path = os.path.join(self.directory, "none", "mx.toml")
+        status, _, errors = self.init("lmtp", path, *NEEDED["lmtp"])
+        self.assertEqual((status, errors), (2, f"deferrals: {path}: No such file or directory\n"))
+
     def test_next(self) -> None:
         """What is to be done next is said: passwords, users, the command."""
         out = self.init("laptop", self.path, *NEEDED["laptop"])[1]
