@@ -55,6 +55,9 @@ AT_ONCE = 4
 #: one go, one after the other, and their verdicts come together.
 SMALL_OCTETS, SMALL_AT_ONE_GO = 64 * 1024, 16
 
+#: Rules for which a small message may be much work, that others are not to wait for.
+_UNPACKING = {"archive", "unreadable-archive"}
+
 #: EICAR's own definition: at the beginning of the file, with little behind it.
 _EICAR_OCTETS = 4096
 
@@ -167,7 +170,9 @@ class MatchSettings:
 
 class _DissectedMessage:
     """
-    One message taken apart, as far as a rule has asked for it (in a thread).
+    One message taken apart, as far as a rule has asked for it (in a thread; where
+    policies differ in whether they unpack, perhaps in two: then something is found
+    twice).
 
     @ivar threads: one at a time takes a message apart.
     """
@@ -291,6 +296,7 @@ class MatchStage:
 
     def __init__(self, settings: MatchSettings, services: IServices) -> None:
         self._rules = [_ReadyRule(rule) for rule in settings.rules]
+        self._unpacks = any(rule.subject in _UNPACKING for rule in settings.rules)
         self._threads = services.common(
             (__name__, "threads"), lambda: Threads(services.inThread, AT_ONCE)
         )
@@ -308,7 +314,8 @@ class MatchStage:
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> Deferred[ContentVerdict]:
         def judged(content: _DissectedMessage) -> Deferred[ContentVerdict]:
-            run = self._together.run if content.isSmall else content.threads.run
+            isQuick = content.isSmall and not self._unpacks
+            run = self._together.run if isQuick else content.threads.run
             return run(self._judge, content)
 
         return message.shared((__name__, "content"), self._dissected).addCallback(judged)
