@@ -144,8 +144,8 @@ class Transaction:
 
         @param piece: each with its cohort, in RCPT order.
         """
-        if self.plan is None:
-            return
+        if self.plan is None or not (self.sentAwayBefore or self.plan.isUnled):
+            return  # as nearly always: no recipient's name counts
         named = [(one.address.key, cohort) for one, cohort in piece]
         if any(key in self.sentAwayBefore for key, _ in named):
             self.takesRefusalForAll()

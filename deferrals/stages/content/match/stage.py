@@ -47,6 +47,9 @@ AT_ONCE = 4
 #: one go, one after the other, and their verdicts come together.
 SMALL_OCTETS, SMALL_AT_ONE_GO = 16 * 1024, 16
 
+#: Rules for which a small message may be much work, that others are not to wait for.
+_UNPACKING = {"archive", "unreadable-archive"}
+
 #: Of a message that is no file, so much is read into memory.
 _IN_MEMORY_OCTETS = 1 << 20
 
@@ -155,7 +158,9 @@ class MatchSettings:
 
 class _SharedFindings(Findings):
     """
-    What is known of one message, whatever the number of policies (in a thread).
+    What is known of one message, whatever the number of policies (in a thread; where
+    policies differ in whether they unpack, perhaps in two: then something is found
+    twice).
 
     @ivar threads: one at a time looks into a message.
     """
@@ -184,6 +189,7 @@ class MatchStage:
     def __init__(self, settings: MatchSettings, services: IServices) -> None:
         self._rules = [_ReadyRule(rule) for rule in settings.rules]
         self._wanted = frozenset(rule.wants for rule in self._rules if rule.wants)
+        self._unpacks = any(rule.subject in _UNPACKING for rule in settings.rules)
         self._threads = services.common(
             (__name__, "threads"), lambda: Threads(services.inThread, AT_ONCE)
         )
@@ -201,7 +207,8 @@ class MatchStage:
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> Deferred[ContentVerdict]:
         def judged(found: _SharedFindings) -> Deferred[ContentVerdict]:
-            run = self._together.run if found.isSmall else found.threads.run
+            isQuick = found.isSmall and not self._unpacks
+            run = self._together.run if isQuick else found.threads.run
             return run(self._judge, found)
 
         return message.shared((__name__, "content"), self._findings).addCallback(judged)

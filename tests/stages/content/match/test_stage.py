@@ -205,6 +205,25 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
         self.assertEqual(found, [True, False, False, True, False, False])
         self.assertEqual(len(running), 2)
 
+    def test_unpacks(self) -> None:
+        """Where archives are looked into, a small message may take long: others do not wait."""
+        for rule, wanted in (
+            (MatchRule(archive=("*.exe",)), AT_ONCE),
+            (MatchRule(test="unreadable-archive"), AT_ONCE),
+            (MatchRule(attachment=("*.exe",)), 1),
+        ):
+            services, running = FakeServices(), []
+
+            def inThread(function: Any, *args: Any, running: list[Any] = running) -> Deferred[Any]:
+                running.append((function, args))
+                return Deferred()
+
+            services.inThread = inThread  # type: ignore[method-assign, assignment]
+            stage = MatchStage(MatchSettings((rule,)), services)
+            for _ in range(AT_ONCE + 1):
+                stage.judge(makeMessage(mail(text="x").as_bytes()), makeEnvelope(), [])
+            self.assertEqual(len(running), wanted)
+
     def test_tooComplex(self) -> None:
         """A message with more parts than can be looked into is refused."""
         self.assertIn(
