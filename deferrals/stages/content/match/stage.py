@@ -158,9 +158,8 @@ class MatchSettings:
 
 class _SharedFindings(Findings):
     """
-    What is known of one message, whatever the number of policies (in a thread; where
-    policies differ in whether they unpack, perhaps in two: then something is found
-    twice).
+    What is known of one message, whatever the number of policies: of those that look
+    into archives, and of the others (in a thread).
 
     @ivar threads: one at a time looks into a message.
     """
@@ -211,7 +210,9 @@ class MatchStage:
             run = self._together.run if isQuick else found.threads.run
             return run(self._judge, found)
 
-        return message.shared((__name__, "content"), self._findings).addCallback(judged)
+        # Each is used by one thread at a time.
+        key = (__name__, "content", self._unpacks)
+        return message.shared(key, self._findings).addCallback(judged)
 
     def _findings(self, message: IMessage) -> _SharedFindings:
         return _SharedFindings(message, self._threads.alone())
