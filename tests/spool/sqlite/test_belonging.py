@@ -198,6 +198,7 @@ class BelongingTests(SpoolCase):
         """The file of a message that had left is removed, whenever the process died."""
         work = self.staged(size=MEMORY_OCTETS)
         path = self.spool.store.files.body(work.envelope.transaction)
+        self.reactor.wait(self.spool._housekeeping.stop())  # it would remove it, too
         self.patch(self.spool, "_removeFile", lambda path: None)
         self.spool.abandon(work)
         self.reactor.wait(self.spool.waiting())
