@@ -9,7 +9,9 @@ What is found are all parts that a lenient reader may see.  A line is a boundary
 if it begins with one that any header so far has declared, in whatever case and
 whether or not it was closed: then one part ends and another one may begin.  For
 readers who see no boundary there, a part's content also reaches to the next line
-that is one of the part's own level, or of one around it.
+that is one of the part's own level, or of one around it.  Once a header has
+declared parts or a message, a line that begins with two hyphens and that fields of
+a part follow begins one, too, though no header has declared it.  [rspamd]
 """
 
 from __future__ import annotations
@@ -61,6 +63,9 @@ _EMPTY_FIRST = re.compile(rb"\r?\n")
 #: Fields behind empty lines: a header section for some readers.
 _FIELDS_LATE = re.compile(rb"(?:\r?\n)++(?=[\x21-\x39\x3b-\x7e]++[ \t]*+:)")
 _MAILBOX_LINE = re.compile(rb"\s*+(?:>?From [^\r\n]*+\s++)?")
+#: A line that no header declares, and a field that makes what follows it a part.
+_ANY_LINE = re.compile(rb"[^\r\n]++(?:\r\n?|\n)")
+_PART_FIELD = re.compile(rb"(?<=[\r\n])content-[!-9;-~]*+[ \t]*+:", re.I)
 _EMPTY_CR = re.compile(rb"\r\r|\r\n\r(?!\n)")
 
 #: What L{parts} reads: octets with C{find} and slices.
@@ -141,6 +146,7 @@ class _Line:
     @ivar keys: the boundaries that it begins with.
     @ivar key: the one that it is, nothing else being on the line.
     @ivar closes: whether that is the last of its parts.
+    @ivar isDeclared: whether the header of a declared part says that it is one.
     """
 
     start: int
@@ -148,6 +154,7 @@ class _Line:
     keys: tuple[bytes, ...]
     key: bytes | None
     closes: bool
+    isDeclared: bool = True
 
 
 class _Levels:
@@ -165,20 +172,29 @@ class _Levels:
         self._twice: set[bytes] = set()
         self._waiting: dict[bytes | None, list[_OpenPart]] = {}
         self._seen: set[bytes] = set()
+        self._quoted: set[bytes] = set()  # only parts that are not declared have it
 
-    def declare(self, header: PartHeader) -> None:
+    def declare(self, header: PartHeader, isDeclared: bool = True) -> None:
+        """
+        @param isDeclared: whether the part begins with a boundary of others.  What one
+            declares that does not closes no part, and is no level.
+        """
         boundaries = [one.encode("utf-8", "surrogateescape") for one in header.boundaries]
         wholes = dict.fromkeys(one.rstrip() for one in boundaries)
         keys = dict.fromkeys(one[:_BOUNDARY_OCTETS].lower() for one in wholes)
         fresh = tuple(key for key in keys if key not in self._level)
         self._twice.update(key for key in keys if key in self.digests)
+        if isDeclared:
+            self._quoted.difference_update(keys)
+        else:
+            self._quoted.update(keys.keys() - self.digests.keys())
         for key in keys:
             digest = "multipart/digest" in header.mimeTypes
             self.digests[key] = self.digests.get(key, False) or digest
             self._lengths.add(len(key))
         for one in wholes:
             self._whole.setdefault(one[:_BOUNDARY_OCTETS].lower(), set()).add(one)
-        if fresh:
+        if fresh and isDeclared:
             self._level.update(dict.fromkeys(fresh, len(self._open)))
             self._open.append(fresh)
         if len(self._open) > MAX_DEPTH:
@@ -207,7 +223,8 @@ class _Levels:
         key, closes = self._exactly(data[at + 2 : min(after, at + _LINE_OCTETS)], keys)
         if key is not None:
             self._seen.add(key)
-        return _Line(at, after if end >= 0 else None, keys, key, closes)
+        isDeclared = not self._quoted.issuperset(keys)
+        return _Line(at, after if end >= 0 else None, keys, key, closes, isDeclared)
 
     def isUnseen(self, header: PartHeader) -> bool:
         """
@@ -262,17 +279,18 @@ class _BoundaryScanner:
         self._soughtFrom, self._nextMark = 0, -1
         self._left = max(MAX_READINGS * len(data), MIN_READINGS_OCTETS)
         self._carried: PartHeader | None = None
+        self._hasParts = False
 
     def scan(self) -> list[Part]:
         found: list[_OpenPart] = []
         position: int | None = 0
         key: bytes | None = None
-        default, closed = "text/plain", False
+        default, closed, line = "text/plain", False, None
         while position is not None:
-            one = self._begin(position, key, default, closed)
+            one = self._begin(position, key, default, closed, line)
             same = [one]
             while one.header.isMessage and one.start < len(self._data):
-                one = self._begin(one.start, key, "text/plain")
+                one = self._begin(one.start, key, "text/plain", line=line)
                 same.append(one)
             found += same
             line = self._nextLine(one.resume)
@@ -287,7 +305,7 @@ class _BoundaryScanner:
             if line.key is None and one.start == line.start and one.header.isShort:
                 self._carried = one.header  # for readers to whom that line is in the header
             closed = line.closes
-            key = line.key or max(line.keys, key=len)
+            key = line.key or max(line.keys, key=len, default=None)
             digest = any(self._levels.digests[name] for name in line.keys)
             default = "message/rfc822" if digest else "text/plain"
         return [self._part(one) for one in found if not self._isNothing(one)]
@@ -301,20 +319,27 @@ class _BoundaryScanner:
         return blank and one.closed and not self._data[start : one.end].strip()
 
     def _begin(
-        self, position: int, key: bytes | None, default: str, closed: bool = False
+        self,
+        position: int,
+        key: bytes | None,
+        default: str,
+        closed: bool = False,
+        line: _Line | None = None,
     ) -> _OpenPart:
         self._count += 1
         if self._count > MAX_PARTS:
             raise TooComplex
-        header, starts = self._header(position, default)
+        isDeclared = line is None or line.isDeclared
+        header, starts = self._header(position, default, line is not None and not line.keys)
         if self._carried is not None:
             header = header.joined(self._carried)
             self._carried = None
         if "multipart" in header.mainTypes and not header.isContainer:
             likely = self._likely(starts[0])
             header = attrs.evolve(header, boundaries=(*header.boundaries, *likely))
-        self._levels.declare(header)
-        if header.isContainer and not header.isMessage:
+        self._hasParts = self._hasParts or bool(header.boundaries) or header.isMessage
+        self._levels.declare(header, isDeclared)
+        if header.isContainer and not header.isMessage and isDeclared:
             header = self._guessed(header, starts[0])
         one = _OpenPart(
             header,
@@ -325,7 +350,10 @@ class _BoundaryScanner:
             closed and header.isEmpty,
         )
         one.resume = self._ownLine(position, starts[0]) if header.boundaries else starts[0]
-        self._levels.begin(one, key)
+        if isDeclared:
+            self._levels.begin(one, key)
+        else:
+            one.strictEnd = one.start
         return one
 
     def _early(self, header: PartHeader, position: int, starts: list[int]) -> tuple[int, ...]:
@@ -380,10 +408,14 @@ class _BoundaryScanner:
             raise TooComplex
         return Part(one.header, one.start, one.end, tuple(others), one.early)
 
-    def _header(self, position: int, default: str) -> tuple[PartHeader, list[int]]:
+    def _header(
+        self, position: int, default: str, toAnyLine: bool = False
+    ) -> tuple[PartHeader, list[int]]:
         """
         The header section at C{position}, and where its content begins: behind
         its end, and where else some reader may think so.
+
+        @param toAnyLine: whether any line ends it that could be a boundary.
         """
         empty = _EMPTY_FIRST.match(self._data, position)
         if empty is not None and (position or not self._data[:1000].strip()):
@@ -392,7 +424,7 @@ class _BoundaryScanner:
                 [empty.end()],
             )
         begin = self._firstField(position)
-        end, start = self._headerEnd(begin)
+        end, start = self._headerEnd(begin, toAnyLine)
         if end - position > MAX_HEADER_OCTETS:
             raise TooComplex
         octets = self._counted(position, end)
@@ -447,7 +479,7 @@ class _BoundaryScanner:
         found = _MAILBOX_LINE.match(self._data, 0, _LINE_OCTETS) if position == 0 else None
         return found.end() if found is not None else position
 
-    def _headerEnd(self, position: int) -> tuple[int, int]:
+    def _headerEnd(self, position: int, toAnyLine: bool = False) -> tuple[int, int]:
         """
         An empty line ends a header section, and so does a boundary.
         """
@@ -460,7 +492,7 @@ class _BoundaryScanner:
                 return empty.start(), empty.end()
             if boundary < 0:
                 return len(self._data), len(self._data)
-            if self._levels.line(self._data, boundary) is not None:
+            if toAnyLine or self._levels.line(self._data, boundary) is not None:
                 return boundary, boundary
             at = boundary + 1
 
@@ -481,8 +513,25 @@ class _BoundaryScanner:
             if line is not None:
                 self._levels.end(line, self._before(0, at))
                 return line
+            line = self._undeclared(at) if self._hasParts else None
+            if line is not None:
+                return line
             at = self._find(at + 1)
         return None
+
+    def _undeclared(self, at: int) -> _Line | None:
+        """
+        The line at C{at}, where fields of a part follow it.
+        """
+        whole = _ANY_LINE.match(self._data, at)
+        if whole is None:
+            return None
+        limit = self._find(whole.end())
+        limit = limit if limit >= 0 else len(self._data)
+        field = _PART_FIELD.search(self._data, whole.end(), limit)
+        if field is None or _EMPTY.search(self._data, whole.end(), field.start()) is not None:
+            return None
+        return _Line(at, whole.end(), (), None, False, False)
 
     def _find(self, position: int) -> int:
         """
