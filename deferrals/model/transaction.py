@@ -105,6 +105,7 @@ class Transaction:
         from the others (L{deferrals.model.mixed}).  Not more of them than there
         may be recipients.
     @ivar plan: how recipients come apart; C{None} where they do not.
+    @ivar messageId: its message's, once the data is there.
     @ivar sentAwayBefore: C{sentAway} of the transaction before, if it went on to
         its data on the same connection.
     """
@@ -117,6 +118,7 @@ class Transaction:
         self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []
         self.plan: Plan | None = None
+        self.messageId = ""
         self.sentAwayBefore: Collection[str] = ()
         self._cohorts: dict[Hashable, int] = {}
         self._maxRecipients = maxRecipients
@@ -173,6 +175,8 @@ class Transaction:
         @return: the reply to its RCPT TO (D-4, D-5, P-3).
         """
         reply = self._admit(recipient, verdict, cohort)
+        if reply.code >= 400:
+            reply = reply.referring(self.envelope.reference)
         refused = len(self.answers) - len(self.candidates)
         if reply.code < 400 or refused < self._maxRecipients:
             self.answers.append((recipient, reply))

@@ -30,7 +30,7 @@ from deferrals.model.deliveryreport import resultLine, shortened
 from deferrals.model.dsn import Notification, smaller
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
-from deferrals.model.fields import fieldsOf
+from deferrals.model.fields import fieldsOf, messageIdOf
 from deferrals.model.httpanswer import AnswerCounter
 from deferrals.model.networks import normalAddress
 from deferrals.model.ours import withoutOurs
@@ -512,6 +512,12 @@ PARSERS += [
         (b"", b"\r\n\r\n"),
     ),
     Parser("header fields read", ("model/fields.py",), (b"a:", b"\r\n ", b"\r\n"), fieldsOf),
+    Parser(
+        "the Message-ID for the log",
+        ("model/fields.py",),
+        (b"message-id:", b"\r\n ", b" ", b"\r\n", b"a"),
+        messageIdOf,
+    ),
     Parser(
         "text for people",
         ("model/text.py",),

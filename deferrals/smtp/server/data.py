@@ -19,7 +19,7 @@ from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter
 from deferrals.model.completion import Additions, Completion
 from deferrals.model.envelope import Envelope
-from deferrals.model.fields import hasEnd, headerEnd
+from deferrals.model.fields import hasEnd, headerEnd, messageIdOf
 from deferrals.model.mixed import End
 from deferrals.model.reply import (
     R354_GO_AHEAD,
@@ -252,6 +252,7 @@ class Contents(Envelopes, ClientName):
         transaction, self._transaction = self._transaction, None
         writer, self._writer = self._writer, None
         assert transaction is not None and writer is not None
+        transaction.messageId = messageIdOf(writer.head)
         self._sentAwayBefore = frozenset(transaction.sentAway)
         self._dataDecoder = self._chunkDecoder = self._completion = None
         veto, self._veto = self._veto, None

@@ -31,6 +31,7 @@ from deferrals.model.reply import (
     R552_TOO_LARGE,
     Reply,
 )
+from deferrals.model.text import word
 from deferrals.model.transaction import Phase, Transaction
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp.server import maillog
@@ -42,6 +43,9 @@ from deferrals.smtp.server.senders import refusalOf
 _log = Logger(namespace="deferrals.session")
 
 _TOO_MANY = Refuse(R452_TOO_MANY_RECIPIENTS)
+
+#: Of a recipient that is no address, so many characters are logged.
+MAX_NAMED = 200
 
 
 @attrs.frozen
@@ -239,6 +243,29 @@ class Envelopes(SessionBase):
             return self._judged(verdict, slot, recipient, began)
         self.setTimeout(None)
         slot.pending = verdict.addCallback(self._judged, slot, recipient, began)
+
+    def refusedLine(self, line: bytes, reply: Reply) -> Reply:
+        """
+        A command line is refused as it stands.
+
+        @return: what is said; where it was to name a recipient, as any other
+            refusal of one.
+        """
+        transaction, text = self._transaction, line.strip(b" \t")
+        if transaction is None or text[:4].upper() != b"RCPT" or reply.code < 400:
+            return reply
+        named = text[5:].partition(b":")[2].decode("utf-8", "replace")
+        said = reply.referring(transaction.envelope.reference)
+        maillog.recipientVerdict(
+            self._backend.status,
+            transaction.envelope,
+            word(named.strip(" \t<>"), MAX_NAMED),
+            "envelope",
+            "",
+            said,
+            0.0,
+        )
+        return said
 
     def _askStages(
         self, transaction: Transaction, recipient: Recipient

@@ -1,18 +1,27 @@
 """
 What the log says of a transaction: one event per recipient's verdict and one
-per transaction.  Never any content.
+per transaction, and one per session.  Never any content.
 
 The keys of an event are public: C{--log-format json} writes them as they are.
 """
 
 from __future__ import annotations
 
+import functools
+
+from twisted.logger import LogLevel
+
 from deferrals.logger import Logger
-from deferrals.model.envelope import Envelope
+from deferrals.model.envelope import Client, Envelope
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
+from deferrals.model.text import word
 
 log = Logger(namespace="deferrals.transaction")
+_sessionLog = Logger(namespace="deferrals.session")
+
+#: Of what a client says of itself and of its message, so many characters are logged.
+MAX_WORD = 250
 
 
 def recipientVerdict(
@@ -49,6 +58,19 @@ def recipientVerdict(
     )
 
 
+@functools.cache
+def _endFormat(hasUser: bool, hasTLS: bool, hasMessageId: bool) -> str:
+    """
+    The line of a transaction, with what is known of it.
+    """
+    user, tls = _who(hasUser, hasTLS)
+    messageId = " message-id=<{messageId}>" if hasMessageId else ""
+    return (
+        f"{{transaction}} {{client}} helo={{helo}}{user}{tls} from=<{{sender}}>{messageId}"
+        " size={size} {rung}, {accepted} of {recipients} accepted: {reply} ({milliseconds} ms)"
+    )
+
+
 def transactionEnd(
     status: Status,
     envelope: Envelope,
@@ -60,6 +82,7 @@ def transactionEnd(
     reply: str,
     seconds: float,
     answered: float | None = None,
+    messageId: str = "",
 ) -> None:
     """
     One transaction is over.
@@ -71,19 +94,22 @@ def transactionEnd(
     @param reply: the final reply, or why there was none.
     @param seconds: since MAIL FROM.
     @param answered: how long the final reply took, since the data's end.
+    @param messageId: the message's own, as its author says.
     """
+    client = envelope.client
+    user = None if client.user is None else word(client.user, MAX_WORD)
     log.tell(
         status,
-        "{transaction} {client} from=<{sender}> size={size} {rung}, {accepted} of {recipients}"
-        " accepted: {reply} ({milliseconds} ms)",
+        _endFormat(user is not None, client.tls is not None, bool(messageId)),
         event="transaction",
         transaction=envelope.id,
-        client=envelope.client.address,
-        helo=envelope.client.helo,
-        user=envelope.client.user,
-        tls=envelope.client.tls,
+        client=client.address,
+        helo=client.helo,
+        user=user,
+        tls=client.tls,
         listener=envelope.listener,
         sender=envelope.senderText,
+        messageId=word(messageId, MAX_WORD) if messageId else None,
         size=size,
         rung=rung,
         recipients=recipients,
@@ -93,3 +119,52 @@ def transactionEnd(
         milliseconds=round(seconds * 1000, 1),
         answered=None if answered is None else round(answered * 1000, 1),
     )
+
+
+def sessionEnd(
+    status: Status,
+    client: Client,
+    listener: str,
+    outcome: str,
+    commands: int,
+    refusal: Reply | None,
+    isShown: bool,
+) -> None:
+    """
+    A client has gone.
+
+    @param status: where it is counted.
+    @param outcome: what came of its session.
+    @param commands: how many it has given.
+    @param refusal: the last reply that refused anything.
+    @param isShown: whether it has a line, and is not for those who debug only.
+    """
+    user = None if client.user is None else word(client.user, MAX_WORD)
+    _sessionLog.tell(
+        status,
+        _sessionFormat(user is not None, client.tls is not None, refusal is not None),
+        event="session",
+        level=LogLevel.info if isShown else LogLevel.debug,
+        client=client.address,
+        listener=listener,
+        outcome=outcome,
+        helo=client.helo,
+        user=user,
+        tls=client.tls,
+        commands=commands,
+        reply=None if refusal is None else str(refusal),
+    )
+
+
+@functools.cache
+def _sessionFormat(hasUser: bool, hasTLS: bool, hasReply: bool) -> str:
+    user, tls = _who(hasUser, hasTLS)
+    reply = ", the last refusal: {reply}" if hasReply else ""
+    return (
+        f"{{client}} helo={{helo}}{user}{tls} has gone from {{listener}} without mail:"
+        f" {{commands}} commands{reply}"
+    )
+
+
+def _who(hasUser: bool, hasTLS: bool) -> tuple[str, str]:
+    return (" user={user}" if hasUser else "", " tls=({tls})" if hasTLS else "")

@@ -105,8 +105,9 @@ class PostData:
         self._block = Block(
             transaction.form,
             transaction.candidates,
-            f"id {self._envelope.id}",
+            self._envelope.reference,
             backend.mixed.isWatched(transaction),
+            self._envelope.reference,
         )
         self._step = Step.READING
         self._began = clock.seconds()
@@ -407,7 +408,7 @@ class PostData:
         @param replies: the last ones.
         """
         step, self._step = self._step, Step.OVER
-        final, accepted = self._block.final, self._block.accepted()
+        final = self._block.final
         assert final is not None
         self._send(replies)
         self._letGo(step)
@@ -416,7 +417,8 @@ class PostData:
         if self._resolved is not None and self._block.veto is None:
             self._backend.mixed.answered(self._transaction, self._resolved)
         rung = self._rung()
-        self._logEnd(rung, len(accepted), str(final), self._clock.seconds() - self._began)
+        accepted = self._block.acceptedInTheEnd
+        self._logEnd(rung, accepted, str(final), self._clock.seconds() - self._began)
         if self._backend.observers:
             self._tellEnd(lastReplies(self._block), final)
         self._done()
@@ -479,4 +481,5 @@ class PostData:
             reply,
             self._clock.seconds() - self._transaction.began,
             answered,
+            self._transaction.messageId,
         )

@@ -19,7 +19,6 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
 from twisted.internet.protocol import ServerFactory, connectionDone
-from twisted.logger import LogLevel
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
@@ -51,6 +50,7 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.transaction import Phase, outOfSequence
+from deferrals.smtp.server import maillog
 from deferrals.smtp.server.auth import MAX_AUTH_LINE_OCTETS, Authentication
 from deferrals.smtp.server.data import Contents
 from deferrals.smtp.server.descriptors import closeNow, isScarce
@@ -105,6 +105,8 @@ class Session(Introduction, Authentication, Encryption, Contents):
     _greeter: IDelayedCall | None = None
     _commands = 0
     _errors = 0
+    _isForeign = False
+    _lastRefusal: Reply | None = None
 
     def __init__(
         self,
@@ -269,16 +271,19 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _tellEnd(self) -> None:
         """
-        For those who debug; what matters of it has a line of its own.
+        What came of it.  A session without mail leaves this line, unless it has
+        left another one; one in which the client has said nothing is a probe, and
+        only counted.
         """
-        _log.tell(
+        isUntold = self._outcome == "none" and not self._isForeign
+        maillog.sessionEnd(
             self._backend.status,
-            "{client} has gone from {listener}: {outcome}",
-            event="session",
-            level=LogLevel.debug,
-            client=self._address,
-            listener=self._settings.name,
-            outcome=self._outcome,
+            self._client,
+            self._settings.name,
+            self._outcome,
+            self._commands,
+            self._lastRefusal,
+            isUntold and bool(self._commands or self._lastRefusal),
         )
 
     def timeoutConnection(self) -> None:
@@ -287,9 +292,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         if not self._isGreeted or self._handshaking:
             return self.cutOff()
-        self.abort("timeout")
-        self.say(R421_TIMEOUT)
-        self.close()
+        self._enough(R421_TIMEOUT, "timeout")
 
     def shutdown(self) -> None:
         """
@@ -338,6 +341,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         return octet in _BINARY and not self.inExchange
 
     def foreignReceived(self) -> None:
+        self._isForeign = True
         _log.tell(
             self._backend.status,
             "{client} speaks another protocol",
@@ -360,9 +364,10 @@ class Session(Introduction, Authentication, Encryption, Contents):
             text = line.decode("utf-8")
         except UnicodeDecodeError:
             isAddress = line[:4].upper() in (b"MAIL", b"RCPT")
-            return self.reply(R553_NOT_UTF8 if isAddress else R500_NOT_UTF8)
+            bad = R553_NOT_UTF8 if isAddress else R500_NOT_UTF8
+            return self.reply(self.refusedLine(line, bad))
         if _CONTROL.search(line):
-            return self.reply(R500_BAD_LINE)
+            return self.reply(self.refusedLine(line, R500_BAD_LINE))
         word, _, rest = text.strip(" \t").partition(" ")
         method = self._command(word) if _VERB.fullmatch(word) else None
         if method is None:
@@ -378,7 +383,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         try:
             pending = method(rest.strip(" \t"))
         except PeerError as error:
-            self.reply(error.reply)
+            self.reply(self.refusedLine(line, error.reply))
         else:
             if pending is not None and not self._closing:
                 self.wait(pending)
@@ -406,8 +411,10 @@ class Session(Introduction, Authentication, Encryption, Contents):
                 return refusal
         return outOfSequence(verb, self._phase)
 
-    def _enough(self, reply: Reply) -> None:
-        self.abort(reply.text)
+    def _enough(self, reply: Reply, why: str = "") -> None:
+        self.abort(why or reply.text)
+        if self._commands:
+            self._lastRefusal = reply
         self.say(reply)
         self.close()
 
@@ -417,6 +424,9 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         Count errors.
         """
+        if reply.code < 400:
+            return
+        self._lastRefusal = reply
         if reply.isPermanent and not self.isHonest():
             self._errors += 1
             if self._errors == self._limits.errors:
