@@ -150,7 +150,8 @@ class StageSet:
         delivery = self.deliveries.get(name)
         if IEnvelopeStage.providedBy(delivery):
             checks.append(delivery)
-        verdict = _verdict(self._config.policies[rule.policy], Route(rule.policy, name))
+        why = f'{key} "{rule.match}"'
+        verdict = _verdict(self._config.policies[rule.policy], Route(rule.policy, name), why)
         allow = None if rule.allow is None else Allowed.parse(rule.allow)
         return Rule(Pattern.parse(rule.match), verdict, checks, allow, rule.sender_routing)
 
@@ -169,7 +170,11 @@ class StageSet:
         return self.built[same]
 
 
-def _verdict(policy: Policy, route: Route) -> EnvelopeVerdict:
+def _verdict(policy: Policy, route: Route, why: str = "") -> EnvelopeVerdict:
+    """
+    @param why: which rule has the policy.
+    """
     if policy.envelope == "refuse":
-        return Refuse(Reply.parseRefusal(policy.reply) if policy.reply else R550_UNKNOWN_RECIPIENT)
-    return Accept(route=route) if policy.envelope == "accept" else Defer(route)
+        reply = Reply.parseRefusal(policy.reply) if policy.reply else R550_UNKNOWN_RECIPIENT
+        return Refuse(reply, why=why)
+    return Accept(route=route, why=why) if policy.envelope == "accept" else Defer(route, why=why)

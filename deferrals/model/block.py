@@ -146,7 +146,7 @@ class Block:
         answer = None
         if isinstance(verdict, Refuse):
             answer = verdict.reply.forRecipient()  # D-12, P-8
-            verdict = verdict if answer is verdict.reply else Refuse(answer)
+            verdict = verdict if answer is verdict.reply else attrs.evolve(verdict, reply=answer)
         elif not isinstance(verdict, Accept):
             raise TypeError(f"Accept or Refuse, not {verdict!r}")
         if self.verdicts[index] is not None:

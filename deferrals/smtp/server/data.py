@@ -32,7 +32,7 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.trace import rfc5322Date
-from deferrals.model.transaction import Phase, outOfSequence
+from deferrals.model.transaction import Phase, Transaction, outOfSequence
 from deferrals.smtp.server.clientname import ClientName
 from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
 from deferrals.smtp.server.envelope import Envelopes
@@ -241,7 +241,15 @@ class Contents(Envelopes, ClientName):
     def _forbid(self, reply: Reply) -> None:
         if self._veto is None and self._writer is not None:
             self._veto = reply
-            self._writer.abort()
+            self._discard(self._transaction, self._writer)
+
+    def _discard(self, transaction: Transaction | None, writer: IBodyWriter) -> None:
+        """
+        A content is not wanted; the log is told which one it was.
+        """
+        if transaction is not None and not transaction.messageId:
+            transaction.messageId = messageIdOf(writer.head)
+        writer.abort()
 
     def _endOfMessage(self) -> None:
         """
@@ -252,7 +260,8 @@ class Contents(Envelopes, ClientName):
         transaction, self._transaction = self._transaction, None
         writer, self._writer = self._writer, None
         assert transaction is not None and writer is not None
-        transaction.messageId = messageIdOf(writer.head)
+        if self._veto is None:
+            transaction.messageId = messageIdOf(writer.head)
         self._sentAwayBefore = frozenset(transaction.sentAway)
         self._dataDecoder = self._chunkDecoder = self._completion = None
         veto, self._veto = self._veto, None
@@ -291,7 +300,7 @@ class Contents(Envelopes, ClientName):
         self._veto = self._chunk = None
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.abort()
+            self._discard(transaction, writer)
         if self._phase is not Phase.START:
             self._phase = Phase.READY
         if transaction is not None:

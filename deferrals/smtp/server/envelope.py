@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
-from deferrals.deferreds import CancelledError, awaited, errorText, timeOfDay, withDeadline
+from deferrals.deferreds import CancelledError, awaited, timeOfDay, withDeadline
 from deferrals.errors import PeerError, StageError
 from deferrals.logger import Logger
 from deferrals.model.envelope import Client, Envelope, Form, Parameters, Recipient
@@ -143,7 +143,8 @@ class Envelopes(SessionBase):
         """
         envelope, seconds = transaction.envelope, self._limits.envelope_timeout
         d = withDeadline(self._clock, seconds, refusalOf, self._backend.senders, envelope)
-        d.addErrback(self._notJudged, envelope, "the sender")
+        names = ", ".join(type(stage).__name__ for stage in self._backend.senders)
+        d.addErrback(self._notJudged, envelope, "the sender", names)
         return d.addCallback(self._senderJudged, transaction)
 
     def _senderJudged(
@@ -189,6 +190,7 @@ class Envelopes(SessionBase):
             size,
             str(end),
             self._clock.seconds() - transaction.began,
+            messageId=transaction.messageId,
         )
         final = end if isinstance(end, Reply) else None
         tellEnd(self._backend.observers, transaction.envelope, transaction.answers, final)
@@ -277,28 +279,30 @@ class Envelopes(SessionBase):
         if transaction.isFull:
             return _TOO_MANY
         envelope = transaction.envelope
+        source = type(self._backend.envelope).__name__
         try:
             answer = awaited(self._backend.envelope.judgeRecipient(envelope, recipient))
             if not isinstance(answer, Deferred):
                 return _checked(answer)
         except BaseException:
-            return self._notJudged(Failure(), envelope, f"<{recipient}>")
+            return self._notJudged(Failure(), envelope, f"<{recipient}>", source)
         late = withDeadline(self._clock, self._limits.envelope_timeout, lambda: answer)
         d: Deferred[EnvelopeVerdict] = late.addCallback(_checked)
-        return d.addErrback(self._notJudged, envelope, f"<{recipient}>")
+        return d.addErrback(self._notJudged, envelope, f"<{recipient}>", source)
 
-    def _notJudged(self, failure: Failure, envelope: Envelope, about: str) -> Refuse:
+    def _notJudged(self, failure: Failure, envelope: Envelope, about: str, stage: str) -> Refuse:
         """
         A stage has raised, is late or has answered nonsense.
         """
         if not failure.check(CancelledError):
-            _log.error(
-                "{transaction}: envelope stage failed for {about}: {error}",
+            _log.raised(
+                failure,
+                "{transaction}: {stage} failed for {about}: {error}",
                 transaction=envelope.id,
+                stage=stage,
                 about=about,
-                error=errorText(failure),
             )
-        return Refuse(R451_LOCAL_ERROR)
+        return Refuse(R451_LOCAL_ERROR, why=f"{stage} failed")
 
     def _judged(
         self, verdict: EnvelopeVerdict, slot: _RecipientSlot, recipient: Recipient, began: float
@@ -320,7 +324,8 @@ class Envelopes(SessionBase):
         try:
             cohort = self._backend.content.cohort(recipient, verdict)
         except Exception:
-            refusal = self._notJudged(Failure(), self._transaction.envelope, f"<{recipient}>")
+            envelope = self._transaction.envelope
+            refusal = self._notJudged(Failure(), envelope, f"<{recipient}>", "the content's cohort")
             return _Judged(recipient, refusal, began)
         return _Judged(recipient, verdict, began, cohort)
 
@@ -364,6 +369,7 @@ class Envelopes(SessionBase):
                 named,
                 reply,
                 seconds,
+                verdict.why,
             )
         return reply
 

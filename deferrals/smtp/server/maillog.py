@@ -23,6 +23,9 @@ _sessionLog = Logger(namespace="deferrals.session")
 #: Of what a client says of itself and of its message, so many characters are logged.
 MAX_WORD = 250
 
+_VERDICT = "{transaction} to=<{recipient}> {stage} {cohort}: {reply} ({milliseconds} ms)"
+_DECIDED = _VERDICT.replace("{reply}", "{reply} [{why}]")
+
 
 def recipientVerdict(
     status: Status,
@@ -32,6 +35,7 @@ def recipientVerdict(
     cohort: str,
     reply: Reply,
     seconds: float,
+    why: str = "",
 ) -> None:
     """
     One recipient has its answer.
@@ -42,10 +46,11 @@ def recipientVerdict(
         for the members of one cohort of this transaction; empty if refused in
         the envelope.
     @param seconds: how long it took: since RCPT TO, or since the data's end.
+    @param why: the rule, or the score and its limit, that decided.
     """
     log.tell(
         status,
-        "{transaction} to=<{recipient}> {stage} {cohort}: {reply} ({milliseconds} ms)",
+        _DECIDED if why else _VERDICT,
         event="recipient",
         transaction=envelope.id,
         client=envelope.client.address,
@@ -54,6 +59,7 @@ def recipientVerdict(
         stage=stage,
         cohort=cohort,
         reply=str(reply),
+        why=why or None,
         milliseconds=round(seconds * 1000, 1),
     )
 

@@ -246,7 +246,8 @@ class PostData:
         if self._step is Step.OVER or not self._block.verdict(index, verdict):
             return
         latched = self._block.verdicts[index]
-        self._logVerdict(index, latched.reply if isinstance(latched, Refuse) else R250_CONTENT)
+        assert latched is not None
+        self._logVerdict(index, latched)
         self._advance()
 
     def _broken(self, failure: Failure, index: int) -> None:
@@ -457,7 +458,8 @@ class PostData:
             return "mixed"
         return "single" if len(self._transaction.candidates) == 1 else "unanimous"
 
-    def _logVerdict(self, index: int, reply: Reply) -> None:
+    def _logVerdict(self, index: int, verdict: ContentVerdict) -> None:
+        reply = verdict.reply if isinstance(verdict, Refuse) else R250_CONTENT
         candidate = self._transaction.candidates[index]
         maillog.recipientVerdict(
             self._backend.status,
@@ -467,6 +469,7 @@ class PostData:
             self._transaction.cohortName(index),
             reply,
             self._clock.seconds() - self._began,
+            verdict.why,
         )
 
     def _logEnd(self, rung: str, accepted: int, reply: str, answered: float | None = None) -> None:

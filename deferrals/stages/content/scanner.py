@@ -16,7 +16,7 @@ from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds
-from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
+from deferrals.model.verdict import Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.remote import RemoteService
 
 _T = TypeVar("_T")
@@ -44,9 +44,12 @@ def tooLarge(
 
     @param text: what a sender is told that is refused.
     """
+    why = f"{name}: too large, {means}"
     if means == "refuse":
-        return Refuse(Reply(552, "5.3.4", text))
-    return Accept(Marks(((UNSCANNED, f"{name} (too large)"),))) if means == "mark" else ACCEPT
+        return Refuse(Reply(552, "5.3.4", text), why=why)
+    if means == "accept":
+        return Accept(why=why)
+    return Accept(Marks(((UNSCANNED, f"{name} (too large)"),)), why=why)
 
 
 class ScannerSettings(Protocol):
@@ -129,6 +132,9 @@ class Scanner:
             error=f"{type(error).__name__}: {error}",
         )
         self._status.count("unscanned", f"{self.name} {onError}")
+        why = f"{self.name}: not scanned, on_error {onError}"
         if onError == "refuse-temporarily":
-            return Refuse(R451_STAGE_FAILED)
-        return Accept(Marks(((UNSCANNED, self.name),))) if onError == "accept" else ACCEPT
+            return Refuse(R451_STAGE_FAILED, why=why)
+        if onError == "skip":
+            return Accept(why=why)
+        return Accept(Marks(((UNSCANNED, self.name),)), why=why)

@@ -48,7 +48,7 @@ class Foreseen:
             if delivery is not None:
                 reply = _asked(delivery, envelope, recipient.routed(route))
                 if reply is not None:
-                    return Refuse(reply)
+                    return Refuse(reply, why=f"the delivery {name}")
         return verdict
 
 

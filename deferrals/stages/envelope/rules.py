@@ -210,7 +210,7 @@ class RuleTable:
             recipient = self._postmaster(envelope.client, recipient)
         rule = self._match(envelope.client, recipient.address)
         if rule is None:
-            return Refuse(self._unmatched(recipient.address))
+            return Refuse(self._unmatched(recipient.address), why="no rule")
         if isinstance(rule.verdict, Refuse):
             return rule.verdict
         if not rule.checks:
@@ -236,9 +236,9 @@ class RuleTable:
         """
         if isinstance(verdict, Refuse) or rule.routing:
             return verdict
-        return (
-            Refuse(R550_SENDER_ROUTING) if self._onward.refuses(address, verdict.route) else verdict
-        )
+        if not self._onward.refuses(address, verdict.route):
+            return verdict
+        return Refuse(R550_SENDER_ROUTING, why="sender_routing")
 
     def _settled(self, verdict: EnvelopeVerdict, ruled: Route | None) -> EnvelopeVerdict:
         """

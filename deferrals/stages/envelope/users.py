@@ -146,7 +146,9 @@ class UsersStage:
             )
             self._status.count("users", "failed")
             if known is None:
-                return Refuse(R451_LOCAL_ERROR) if onError == "refuse-temporarily" else None
+                if onError != "refuse-temporarily":
+                    return None
+                return Refuse(R451_LOCAL_ERROR, why="users: no look-up")
             settings = known.settings
         return self._verdict(settings, envelope, recipient)
 
@@ -183,11 +185,14 @@ class UsersStage:
         self, settings: UserSettings | None, envelope: Envelope, recipient: Recipient
     ) -> EnvelopeVerdict | None:
         if settings is None:
-            return Refuse(R550_UNKNOWN_RECIPIENT) if self._settings.missing == "refuse" else None
+            if self._settings.missing != "refuse":
+                return None
+            return Refuse(R550_UNKNOWN_RECIPIENT, why="users: no row, missing refuse")
         sender = envelope.sender
         allowed = sender is not None and isNamed(itself(sender), settings.allow)
         if not allowed and sender is not None and isNamed(everyForm(sender), settings.deny):
-            return Refuse(Reply.parseRefusal(self._settings.denied_reply))
+            reply = Reply.parseRefusal(self._settings.denied_reply)
+            return Refuse(reply, why="users: its row denies this sender")
         ruled = recipient.route or Route("", "")
         overrides = settings.overrides
         if allowed:

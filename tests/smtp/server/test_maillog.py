@@ -27,7 +27,7 @@ TWISTED = {
 #: The keys of a recipient's event; they are public.
 RECIPIENT = {
     *("event", "transaction", "client", "sender", "recipient"),
-    *("stage", "cohort", "reply", "milliseconds"),
+    *("stage", "cohort", "reply", "why", "milliseconds"),
 }
 
 #: The keys of a transaction's event; they are public.
@@ -65,6 +65,14 @@ class EventTests(SynchronousTestCase):
             formatEvent(event),
             f"{envelope.id} to=<a@b.test> content strict/2: 550 5.7.1 spam (12.3 ms)",
         )
+
+    def test_why(self) -> None:
+        """The rule, or the score and its limit, stands behind the reply."""
+        with capturedLogs() as events:
+            no, why = Reply(550, "5.7.1", "spam"), "rspamd: score 8.2, refuse_score 5"
+            recipientVerdict(Status(), makeEnvelope("a@b.c"), "a@b.c", "content", "x/1", no, 0, why)
+        self.assertIn(f"550 5.7.1 spam [{why}] (", formatEvent(events[0]))
+        self.assertEqual(events[0]["why"], why)
 
     def test_transaction(self) -> None:
         """A transaction's end: keys for machines, one line for people."""
