@@ -18,7 +18,14 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
-from deferrals.model.address import AddressError, Mailbox, comparable, isRouted, normalDomain
+from deferrals.model.address import (
+    AddressError,
+    Mailbox,
+    comparable,
+    isRouted,
+    normalDomain,
+    splitSubaddress,
+)
 from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.networks import Networks
 from deferrals.model.reply import (
@@ -126,6 +133,8 @@ class Rule:
     @ivar checks: envelope stages that are asked afterwards.
     @ivar allow: the clients that it is for; C{None} for all.
     @ivar routing: whether senders may say where its mail goes on to.
+    @ivar subaddress: what begins a subaddress: with it, an address matches as it
+        would without; empty for none.
     """
 
     pattern: Pattern
@@ -133,6 +142,13 @@ class Rule:
     checks: Sequence[IEnvelopeStage] = ()
     allow: Allowed | None = None
     routing: bool = False
+    subaddress: str = ""
+
+    def isFor(self, client: Client) -> bool:
+        """
+        Whether it is for this client.
+        """
+        return self.allow is None or self.allow.lets(client)
 
 
 class Onward:
@@ -197,6 +213,7 @@ class RuleTable:
         self._indexes: dict[Pattern, list[int]] = {}
         for index, rule in enumerate(rules):
             self._indexes.setdefault(rule.pattern, []).append(index)
+        self._marks = {rule.subaddress for rule in rules} - {""}
         ours = [rule.pattern for rule in rules if rule.allow is None]
         found = [pattern.domain for pattern in ours if not pattern.below]
         self._domains = [hostname, *dict.fromkeys(found)]
@@ -278,12 +295,31 @@ class RuleTable:
         return None if isinstance(verdict, Refuse) else verdict.route
 
     def _match(self, client: Client | None, address: Mailbox) -> Rule | None:
-        found = [index for key in patternsOf(address) for index in self._indexes.get(key, ())]
-        for index in sorted(found):
-            rule = self._rules[index]
-            if client is None or rule.allow is None or rule.allow.lets(client):
-                return rule
-        return None
+        exact, *wider = patternsOf(address)
+        own = self._for(client, self._indexes.get(exact, ()))
+        if not own and self._marks:
+            own = self._for(client, self._withoutDetail(address))
+        wide = self._for(client, (i for key in wider for i in self._indexes.get(key, ())))
+        found = min([*own, *wide], default=None)
+        return None if found is None else self._rules[found]
+
+    def _for(self, client: Client | None, indexes: Iterable[int]) -> list[int]:
+        """
+        Those of some rules that are for a client.
+        """
+        rules = self._rules
+        return [i for i in indexes if client is None or rules[i].isFor(client)]
+
+    def _withoutDetail(self, address: Mailbox) -> Iterator[int]:
+        """
+        The rules that name an address without its subaddress.
+        """
+        for mark in self._marks:
+            user, _ = splitSubaddress(address, mark)
+            if user is not address:
+                exact = Pattern(comparable(user.local), user.domain)
+                found = self._indexes.get(exact, ())
+                yield from (i for i in found if self._rules[i].subaddress == mark)
 
     def _postmaster(self, client: Client, recipient: Recipient) -> Recipient:
         """
