@@ -252,6 +252,13 @@ class RecipientRule:
     subaddress: str | None = attrs.field(default=None, validator=checked(separator))
 
 
+def _hostname(value: str) -> None:
+    try:
+        normalDomain(value)
+    except AddressError:
+        raise ValueError("a host's name, such as mx.example.net") from None
+
+
 @attrs.frozen(kw_only=True)
 class Config(ReplyTimes):
     """
@@ -288,7 +295,7 @@ class Config(ReplyTimes):
     """
 
     listen: tuple[Listener, ...]
-    hostname: str = attrs.field(factory=defaultHostname, validator=checked(normalDomain))
+    hostname: str = attrs.field(factory=defaultHostname, validator=checked(_hostname))
     state_dir: str = "state"
     max_judging: int = attrs.field(default=MAX_JUDGING, validator=checked(positive))
     max_delivering: int = attrs.field(default=MAX_DELIVERING, validator=checked(positive))
