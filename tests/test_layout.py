@@ -97,6 +97,7 @@ WHOLE = (
     "recipes",
     "targets",
     "translation",
+    "spool/sqlite/stored",
     "stages/content/match/honest",
     "stages/content/match/shown",
 )
