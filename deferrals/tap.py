@@ -120,7 +120,8 @@ class Options(usage.Options, AuthOptionMixin):
         from twisted.internet import reactor
 
         config = load(self.path, stagePlugins())
-        checkConfig(config, reactor)
+        if not checkConfig(config, reactor):
+            raise ConfigError(config.path, [("recipients", "expected a rule with a delivery")])
         if not self.checkers:
             _checkAuth(config)
         self._checkPermissions(config)
