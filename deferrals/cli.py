@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import email.utils
+import pwd
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,11 +16,13 @@ from twisted.internet import task
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from deferrals import __version__
+from deferrals.app.permissions import User, problems
 from deferrals.app.service import checkConfig
 from deferrals.client import Result, clientEndpoint, sendMessage, withCRLF
 from deferrals.config.crosscheck import remarks
 from deferrals.config.explaining import explained
-from deferrals.config.tables import load
+from deferrals.config.places import described
+from deferrals.config.tables import Config, load
 from deferrals.errors import ConfigError
 from deferrals.model.outgoing import PREFERENCE
 from deferrals.operator.commands import addCommands
@@ -53,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", help="read a configuration, and start nothing")
     check.add_argument("file", metavar="FILE")
     check.add_argument("--explain", action="store_true", help="say what was understood")
+    check.add_argument("--uid", metavar="USER", help="the user that the server will run as")
     check.set_defaults(run=checkConfigFile)
     send = commands.add_parser(
         "send",
@@ -102,8 +106,10 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
     try:
         config = load(arguments.file, stagePlugins())
         checkConfig(config, reactor)
+        if arguments.uid is not None:
+            _checkPermissions(config, arguments.uid)
     except ConfigError as error:
-        for line in str(error).split("\n"):
+        for line in described(error).split("\n"):
             say(line, sys.stderr)
         return 1
     for broken in findPlugins()[1]:
@@ -116,6 +122,19 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
     rules, listeners = len(config.recipients), len(config.listen)
     say(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
     return 0
+
+
+def _checkPermissions(config: Config, name: str) -> None:
+    """
+    @raise ConfigError: this user could not open what the server has to.
+    """
+    try:
+        uid = int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError(None, [("--uid", f"no user is called {name}")]) from None
+    found = problems(config, User.of(uid))
+    if found:
+        raise ConfigError(config.path, found)
 
 
 def _sample(arguments: argparse.Namespace) -> bytes:

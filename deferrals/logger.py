@@ -6,8 +6,11 @@ it, and much of it comes from outside.
 from __future__ import annotations
 
 import time
+import traceback
 
+from cachetools import LRUCache
 from twisted.logger import LogLevel
+from twisted.python.failure import Failure
 
 from deferrals.model.events import happened
 from deferrals.model.status import Status
@@ -15,6 +18,14 @@ from deferrals.model.text import cleaned
 from twisted import logger
 
 _LEVELS = frozenset(LogLevel.iterconstants())
+
+#: So many ways of failing are told apart; the ones that were seen last.
+MAX_RAISED = 1000
+
+#: So much of a traceback is logged: its beginning and its end.
+MAX_TRACEBACK_LINES = 100
+
+_raised: LRUCache[tuple[str, str], int] = LRUCache(MAX_RAISED)
 
 
 class Logger(logger.Logger):
@@ -71,3 +82,43 @@ class Logger(logger.Logger):
         happened(status, event, values)
         values["event"] = event
         self._send(level, format, values)
+
+    def raised(self, failure: Failure, format: str, *, stage: str, **values: object) -> None:
+        """
+        A stage has raised: an error that says which one, with its traceback the
+        first time, and then with the number of times.
+
+        @param failure: what it has raised.
+        @param stage: its name.
+        @param values: what else the line says, by name.
+        """
+        way = (stage, "" if failure.value is None else _place(failure.value))
+        times = _raised[way] = _raised.get(way, 0) + 1
+        said = {"stage": stage, "error": _text(failure), "times": times, **values}
+        if times == 1:
+            self.error(format, traceback=_tracebackLines(failure), **said)
+        else:
+            self.error(f"{format} ({{times}} times; the first had a traceback)", **said)
+
+
+def _text(failure: Failure) -> str:
+    return f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
+
+
+def _place(error: BaseException) -> str:
+    """
+    What was raised, and the innermost line that did.
+    """
+    error = error.__cause__ or error
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__} {where}"
+
+
+def _tracebackLines(failure: Failure) -> list[str]:
+    lines = traceback.format_exception(failure.type, failure.value, failure.getTracebackObject())
+    found = [line for text in lines for line in text.rstrip("\n").split("\n")]
+    half = MAX_TRACEBACK_LINES // 2
+    return found if len(found) <= 2 * half else [*found[:half], "…", *found[-half:]]

@@ -22,10 +22,13 @@ from twisted.python.failure import Failure
 from deferrals.app.listeners import raiseFileLimit
 from deferrals.app.log import JSONObserver, PlainObserver
 from deferrals.app.output import Output
+from deferrals.app.permissions import User, problems
 from deferrals.app.process import Signals, endAtOnce, forgetStale, notify, startWatchdog
 from deferrals.app.service import MailService, checkConfig
 from deferrals.auth.authenticator import CREDENTIALS
+from deferrals.auth.checker import PasswordFile
 from deferrals.config.crosscheck import remarks
+from deferrals.config.places import described
 from deferrals.config.tables import Config, RecipientRule, load
 from deferrals.deferreds import useMonotonicClock
 from deferrals.errors import ConfigError, DeferralsError
@@ -85,7 +88,7 @@ class Options(usage.Options, AuthOptionMixin):
         try:
             self.config = self.load()
         except ConfigError as error:
-            raise usage.UsageError(str(error)) from None
+            raise usage.UsageError(described(error)) from None
         if self.parent is not None:
             self._adapt(self.parent)
 
@@ -117,10 +120,25 @@ class Options(usage.Options, AuthOptionMixin):
         from twisted.internet import reactor
 
         config = load(self.path, stagePlugins())
-        checkConfig(config, reactor)
+        if not checkConfig(config, reactor):
+            raise ConfigError(config.path, [("recipients", "expected a rule with a delivery")])
         if not self.checkers:
             _checkAuth(config)
+        self._checkPermissions(config)
         return config
+
+    def _checkPermissions(self, config: Config) -> None:
+        """
+        @raise ConfigError: the user that the server becomes could not open a file that
+            it has to, now or when it is read again.
+        """
+        parent = self.parent
+        uid = None if parent is None else parent.get("uid")
+        user = User.current() if parent is None or uid is None else User.of(uid, parent.get("gid"))
+        files = tuple(one.path for one in self.checkers if isinstance(one, PasswordFile))
+        found = problems(config, user, files)
+        if found:
+            raise ConfigError(config.path, found)
 
 
 def _checkAuth(config: Config) -> None:
@@ -128,7 +146,7 @@ def _checkAuth(config: Config) -> None:
     @raise ConfigError: clients have to log in, and there is nothing that knows
         them.
     """
-    problems = [
+    missing = [
         (
             f"listen[{index}].auth",
             "required, but the command line does not say against what: e.g. --auth passwd:FILE"
@@ -137,8 +155,8 @@ def _checkAuth(config: Config) -> None:
         for index, listener in enumerate(config.listen)
         if listener.authentication == "required"
     ]
-    if problems:
-        raise ConfigError(config.path, problems)
+    if missing:
+        raise ConfigError(config.path, missing)
 
 
 def _rotation(text: str | None) -> int | None:

@@ -246,7 +246,11 @@ def clientEndpoint(reactor: IReactorTime, description: str) -> IStreamClientEndp
             return _tlsEndpoint(reactor, *words[1:], **named)
         except TypeError:  # a part of it is missing, or is too much
             raise ValueError(f"{description}: no client endpoint such as tls:host:465") from None
-    found = _namedEndpoint(reactor, description) or clientFromString(reactor, description)
+    try:
+        found = _namedEndpoint(reactor, description) or clientFromString(reactor, description)
+    except Exception:  # it raises what its parsers happen to
+        examples = "tcp:host:25 or unix:/run/lmtp"
+        raise ValueError(f"a client endpoint such as {examples}, not {description!r}") from None
     return found
 
 

@@ -13,7 +13,8 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
     @ pieces matter         it does not run byte by byte
     C: a line of the client's
     C+: the same, in one segment with the line before
-    S: a line of the server's, exactly; " ..." at its end matches the rest
+    S: a line of the server's, exactly; " ..." at its end matches the rest;
+       "(id)" is the reference that a refusal ends with
     T: 55 s                 time passes
     X: lost                 the connection is lost
     X: half-close           the client closes its sending side
@@ -52,6 +53,8 @@ DIRECTORY = os.path.join(os.path.dirname(__file__), "dialogues")
 _LIMITS = {field.name for field in attrs.fields(Limits)}
 _KINDS = get_type_hints(ListenerSettings) | get_type_hints(Limits)
 _CONVERTER = makeConverter()
+
+_REFERENCE = re.compile(r"\(id [0-9A-HJKMNP-TV-Z]{13}\)\Z")
 
 #: The names that dialogues have for some of the settings.
 _NAMES_HERE = {
@@ -173,7 +176,7 @@ class Dialogue:
         said = self.bench.take().decode("utf-8")
         if said and not said.endswith("\r\n"):
             self.case.fail(f"{self.path}: half a line: {said!r}")
-        self.lines += said.split("\r\n")[:-1]
+        self.lines += [_REFERENCE.sub("(id)", line) for line in said.split("\r\n")[:-1]]
 
     def _setting(self, step: Step, following: str) -> None:
         pass

@@ -101,6 +101,7 @@ WHOLE = (
     "recipes",
     "targets",
     "translation",
+    "spool/sqlite/stored",
     "stages/content/match/honest",
     "stages/content/match/shown",
 )

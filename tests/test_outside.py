@@ -186,7 +186,15 @@ class Readers:
         }
         connection: Any = Queue(row, shown)
         asked = Namespace(
-            **{"id": envelope.id, "ids": [], "sender": None, "recipient": None, "limit": 0},
+            **{
+                "id": envelope.id,
+                "keys": [envelope.id],
+                "journal": None,
+                "ids": [],
+                "sender": None,
+                "recipient": None,
+                "limit": 0,
+            },
             **{"destination": None, "status": None, "older": None, "newer": None, "json": False},
             log=["-"],
         )
@@ -240,7 +248,10 @@ def redirectedInput(text: str) -> Any:
     """
     Standard input is C{text}.
     """
-    before, sys.stdin = sys.stdin, io.StringIO(text)
+    before, sys.stdin = (
+        sys.stdin,
+        io.TextIOWrapper(io.BytesIO(text.encode("utf-8", "surrogatepass"))),
+    )
     try:
         yield
     finally:

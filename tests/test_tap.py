@@ -79,6 +79,22 @@ class OptionsTests(SynchronousTestCase):
         nonsense = GOOD.replace("tcp:2525", "nonsense:25")
         self.assertIn("listen[0].endpoint: expected a server endpoint", self.refused(nonsense))
         self.assertIn("--log-format: expected plain or json", self.refused(GOOD, "--log-format=x"))
+        nothing = '[[listen]]\nendpoint = "tcp:2525"\n'
+        self.assertIn("recipients: expected a rule with a delivery", self.refused(nothing))
+
+    def test_permissions(self) -> None:
+        """A key that the server's user cannot read is said at the start, with its line."""
+        directory = os.path.abspath(self.mktemp())
+        os.mkdir(directory, 0o700)
+        text = f'state_dir = "{directory}/state"\n{GOOD}'
+        self.write(text)
+        options, twistd = tap.Options(), usage.Options()
+        twistd.update({"uid": 4242, "gid": None, "nodaemon": True, "logger": "x"})
+        options.parent = twistd
+        with self.assertRaises(usage.UsageError) as caught:
+            options.parseOptions(["--config", self.path])
+        self.assertIn("state_dir: expected a directory that 4242 can write", str(caught.exception))
+        self.assertIn("(line 1)", str(caught.exception))
 
     def test_auth(self) -> None:
         """Clients that have to log in need something that knows them."""

@@ -17,7 +17,6 @@ import atexit
 import datetime
 import json
 import re
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -32,6 +31,9 @@ _LEGACY = {"message", "time", "isError", "system", "format", "log_text"}
 
 #: What waits for no end of a turn.
 _AT_ONCE = (LogLevel.error, LogLevel.critical)
+
+#: How long a date with its time is.
+_TIME = len("2026-11-23T16:00:00")
 
 _PORTS = re.compile(r"^\S+ starting on |^\(.* Closed\)$|^(Starting|Stopping) factory ")
 
@@ -61,6 +63,16 @@ def _text(event: LogEvent) -> str:
         except (KeyError, AttributeError, IndexError, ValueError):
             pass
     return formatEvent(event)
+
+
+def _traceback(event: LogEvent) -> list[str]:
+    """
+    A failure's traceback, or the lines of one that the event brings.
+    """
+    failure = event.get("log_failure")
+    if failure is not None:
+        return cleanedLines(failure.getTraceback())
+    return [cleaned(str(line)) for line in event.get("traceback", ())]
 
 
 def _isAboutPorts(event: LogEvent) -> bool:
@@ -139,22 +151,21 @@ class PlainObserver(_Observer):
 
     def line(self, event: LogEvent) -> str:
         """
-        Local time to the millisecond, the logger's name, and the text.
+        Local time to the millisecond with its offset (ISO 8601), the logger's name,
+        and the text.
         """
         when = event["log_time"]
         second = int(when)
         if second != self._second:
-            moment = time.localtime(second)
+            text = datetime.datetime.fromtimestamp(second).astimezone().isoformat()
             self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.{:03d}%z", moment)
+            self._stamp = f"{text[:_TIME]}.{{:03d}}{text[_TIME:]}"
         stamp = self._stamp.format(int((when - second) * 1000))
         level = event.get("log_level", LogLevel.info)
         logger = event.get("log_namespace", "-")
         mark = "" if level is LogLevel.info else f" {level.name}"
         lines = cleanedLines(_text(event))
-        failure = event.get("log_failure")
-        if failure is not None:
-            lines += cleanedLines(failure.getTraceback())
+        lines += _traceback(event)
         text = "\n\t".join(lines)
         return f"{stamp} [{logger}{mark}] {text}\n"
 
@@ -175,9 +186,9 @@ class JSONObserver(_Observer):
             "logger": event.get("log_namespace", ""),
             "text": "\n".join(cleanedLines(_text(event))),
         }
-        failure = event.get("log_failure")
-        if failure is not None:
-            line["traceback"] = "\n".join(cleanedLines(failure.getTraceback()))
+        traceback = _traceback(event)
+        if traceback:
+            line["traceback"] = "\n".join(traceback)
         said = {
             key: value
             for key, value in event.items()

@@ -26,6 +26,7 @@ from deferrals.app.listeners import Keyring, listenerSettings
 from deferrals.app.rates import Rates
 from deferrals.app.stages import StageSet
 from deferrals.app.web import WebPort, checkWeb
+from deferrals.config.places import described
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError, DeferralsError, SpoolError
 from deferrals.interfaces import IDeliveryStage, IReactor
@@ -193,7 +194,8 @@ class MailService(service.Service):
                 await replacement.undo()
                 raise
         except (DeferralsError, ValueError) as error:
-            _log.error("configuration not reloaded, the old one stays: {error}", error=str(error))
+            why = described(error) if isinstance(error, ConfigError) else str(error)
+            _log.error("configuration not reloaded, the old one stays: {error}", error=why)
             raise
         later = [
             f"{name} changes at the next start"
@@ -273,7 +275,9 @@ def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
         try:
             serverEndpoint(reactor, listener.endpoint)
         except Exception as error:
-            problems.append((f"listen[{index}].endpoint", f"expected a server endpoint: {error}"))
+            problems.append((f"listen[{index}].endpoint", f"expected {error}"))
+    if os.path.lexists(config.stateDir) and not os.path.isdir(config.stateDir):
+        problems.append(("state_dir", f"expected a directory: {config.stateDir} is none"))
     if problems:
         raise ConfigError(config.path, problems)
     listenerSettings(config, Keyring(config.baseDir, reactor))

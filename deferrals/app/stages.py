@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
+
 from deferrals.config.crosscheck import NO_BOUNCES
 from deferrals.config.tables import (
     Config,
@@ -31,8 +33,10 @@ from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.plugins.finding import build
+from deferrals.stages.delivery.maildir import MaildirSettings
 from deferrals.stages.envelope.foreseen import Foreseen
 from deferrals.stages.envelope.rules import Allowed, Onward, Pattern, Rule, RuleTable
+from deferrals.stages.envelope.users import UsersSettings
 
 _log = Logger(namespace="deferrals")
 
@@ -113,8 +117,10 @@ class StageSet:
             for index, table in enumerate(tables)
         ]
 
-    def _addDelivery(self, name: str, table: DeliveryStage, key: str) -> None:
-        self.deliveries[name] = built = IDeliveryStage(self._build(table, key))
+    def _addDelivery(
+        self, name: str, table: DeliveryStage, key: str, mark: str | None = None
+    ) -> None:
+        self.deliveries[name] = built = IDeliveryStage(self._build(table, key, mark))
         if IOnwardDelivery.providedBy(built) or IOutwardPlugin.providedBy(table.plugin):
             self._onward.add(name)
         self.schedules[name] = table.schedule
@@ -141,35 +147,50 @@ class StageSet:
         @param name: its delivery's.
         """
         rule, key = self._config.recipients[index], f"recipients[{index}]"
+        mark = self._config.subaddress if rule.subaddress is None else rule.subaddress
         if isinstance(rule.deliver, DeliveryStage):
-            self._addDelivery(name, rule.deliver, f"{key}.deliver")
+            self._addDelivery(name, rule.deliver, f"{key}.deliver", mark)
         checks = [
-            IEnvelopeStage(self._build(table, f"{key}.check[{number}]"))
+            IEnvelopeStage(self._build(table, f"{key}.check[{number}]", mark))
             for number, table in enumerate(rule.check)
         ]
         delivery = self.deliveries.get(name)
         if IEnvelopeStage.providedBy(delivery):
             checks.append(delivery)
-        verdict = _verdict(self._config.policies[rule.policy], Route(rule.policy, name))
+        why = f'{key} "{rule.match}"'
+        verdict = _verdict(self._config.policies[rule.policy], Route(rule.policy, name), why)
         allow = None if rule.allow is None else Allowed.parse(rule.allow)
-        return Rule(Pattern.parse(rule.match), verdict, checks, allow, rule.sender_routing)
+        pattern = Pattern.parse(rule.match)
+        return Rule(pattern, verdict, checks, allow, rule.sender_routing, mark)
 
-    def _build(self, table: Stage, key: str) -> object:
+    def _build(self, table: Stage, key: str, mark: str | None = None) -> object:
         """
         A stage's object; one for all tables that say the same.
+
+        @param mark: what begins a subaddress, unless the table says so itself; by
+            default that of the whole file.
         """
-        same = (table.plugin, table.settings)
+        settings = table.settings
+        if isinstance(settings, MaildirSettings | UsersSettings) and settings.subaddress is None:
+            settings = attrs.evolve(
+                settings, subaddress=self._config.subaddress if mark is None else mark
+            )
+        same = (table.plugin, settings)
         if same not in self.built:
             try:
                 self.built[same] = self._former.get(same) or build(
-                    table.plugin, table.settings, self._services
+                    table.plugin, settings, self._services
                 )
             except ValueError as error:
                 raise ConfigError(self._config.path, [(key, f"expected {error}")]) from None
         return self.built[same]
 
 
-def _verdict(policy: Policy, route: Route) -> EnvelopeVerdict:
+def _verdict(policy: Policy, route: Route, why: str = "") -> EnvelopeVerdict:
+    """
+    @param why: which rule has the policy.
+    """
     if policy.envelope == "refuse":
-        return Refuse(Reply.parseRefusal(policy.reply) if policy.reply else R550_UNKNOWN_RECIPIENT)
-    return Accept(route=route) if policy.envelope == "accept" else Defer(route)
+        reply = Reply.parseRefusal(policy.reply) if policy.reply else R550_UNKNOWN_RECIPIENT
+        return Refuse(reply, why=why)
+    return Accept(route=route, why=why) if policy.envelope == "accept" else Defer(route, why=why)

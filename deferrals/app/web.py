@@ -223,7 +223,7 @@ def checkWeb(config: Config, reactor: IReactor) -> None:
     try:
         serverEndpoint(reactor, settings.endpoint)
     except Exception as error:
-        problems.append(("web.endpoint", f"expected a server endpoint: {error}"))
+        problems.append(("web.endpoint", f"expected {error}"))
     try:
         if settings.certificate is not None:
             pair = settings.certificate, settings.key or settings.certificate

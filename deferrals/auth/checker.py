@@ -54,7 +54,7 @@ class PasswordFile:
     """
     See the module.
 
-    @param path: the file, as L{deferrals.model.passwords} describes it.
+    @ivar path: the file, as L{deferrals.model.passwords} describes it; absolute.
     @param inThread: runs a function outside the reactor thread and returns a
         Deferred of its result.
     """
@@ -62,7 +62,7 @@ class PasswordFile:
     credentialInterfaces: Sequence[type[Interface]] = (IUsernamePassword, IScramCredentials)
 
     def __init__(self, path: str, inThread: InThread) -> None:
-        self._path = os.path.abspath(path)
+        self.path = os.path.abspath(path)
         self._threads = Threads(inThread, AT_ONCE)
         self._users: dict[str, Secrets] = {}
         self._strangers = Strangers({})
@@ -91,10 +91,10 @@ class PasswordFile:
 
         @return: what there is for strangers.
         """
-        stat = os.stat(self._path)
+        stat = os.stat(self.path)
         version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
         if version != self._version:
-            users = readPasswords(self._path)
+            users = readPasswords(self.path)
             self._users, self._strangers, self._version = users, Strangers(users), version
         return self._strangers
 

@@ -5,15 +5,18 @@ used, and remarks on what is allowed and hardly meant.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import attrs
 
 from deferrals.interfaces import IOutwardPlugin
 from deferrals.model.mixed import Mixed
-from deferrals.model.networks import Networks
+from deferrals.model.networks import Networks, normalAddress
+from deferrals.stages.delivery.maildir import MaildirSettings
+from deferrals.stages.delivery.pipe import PipeSettings
 from deferrals.stages.envelope.rules import Allowed, Pattern
 
 if TYPE_CHECKING:
@@ -27,7 +30,11 @@ NO_BOUNCES = "none"
 
 _LAST_PORT = 65535
 
+_SCORES = ("refuse_score", "mark_score")
+
 _TCP = re.compile(r"(?:tcp6?|ssl):(?:port=)?(\d+)(?::|$)")
+
+_INTERFACE = re.compile(r"tcp6?:.*?interface=((?:\\.|[^:\\])*)")
 
 #: Endpoints that are known to have no TLS of their own.
 _CLEAR = ("tcp:", "tcp6:", "unix:", "systemd:")
@@ -63,6 +70,9 @@ def _endpointProblems(config: Config) -> list[Problem]:
         key, place = f"listen[{index}].endpoint", _Place.of(listener.endpoint)
         if place.port is not None and place.port > _LAST_PORT:
             problems.append((key, f"a port up to {_LAST_PORT}"))
+        interface = _INTERFACE.search(listener.endpoint)
+        if interface is not None and not _isAddress(interface[1].replace("\\", "")):
+            problems.append((key, "an address of this machine as interface, not a name"))
         for other, one in enumerate(before):
             if place.meets(one):
                 why = "" if place.text == one.text else ": both have all addresses of that port"
@@ -70,6 +80,14 @@ def _endpointProblems(config: Config) -> list[Problem]:
                 break
         before.append(place)
     return problems
+
+
+def _isAddress(text: str) -> bool:
+    try:
+        normalAddress(text)
+    except ValueError:
+        return not text
+    return True
 
 
 @attrs.frozen
@@ -114,7 +132,8 @@ class _Place:
 def remarks(config: Config) -> list[Problem]:
     """
     @return: what can be, and is hardly meant: rules that no recipient reaches,
-        policies and deliveries that no rule names.
+        policies that no rule names, files that are not there, marks that no mail gets,
+        one mailbox for many recipients.
     """
     found = []
     before: list[tuple[int, Pattern]] = []
@@ -130,7 +149,39 @@ def remarks(config: Config) -> list[Problem]:
     found += [
         (f"policies.{name}", "no rule has it") for name in config.policies if name not in used
     ]
-    return found
+    return [*found, *_stageRemarks(config)]
+
+
+def _stageRemarks(config: Config) -> Iterator[Problem]:
+    for name, policy in config.policies.items():
+        for index, stage in enumerate(policy.content):
+            refuse, mark = (getattr(stage.settings, key, None) for key in _SCORES)
+            if refuse is not None and mark is not None and refuse <= mark < float("inf"):
+                why = f"refuse_score is {refuse:g}: no mail is marked"
+                yield f"policies.{name}.content[{index}].mark_score", why
+    for name, delivery in config.deliveries.items():
+        yield from _deliveryRemarks(config, delivery, f"deliveries.{name}", True)
+    for index, rule in enumerate(config.recipients):
+        key, isMany = f"recipients[{index}]", Pattern.parse(rule.match).local == "*"
+        if rule.deliver is not None and not isinstance(rule.deliver, str):
+            yield from _deliveryRemarks(config, rule.deliver, f"{key}.deliver", isMany)
+        for number, check in enumerate(rule.check):
+            path = getattr(check.settings, "sqlite", None)
+            if path is not None and not os.path.exists(os.path.join(config.baseDir, path)):
+                yield f"{key}.check[{number}].sqlite", f"{path} is not there"
+
+
+def _deliveryRemarks(
+    config: Config, delivery: DeliveryStage, key: str, isMany: bool
+) -> Iterator[Problem]:
+    """
+    @param isMany: whether it may be for more than one recipient.
+    """
+    settings = delivery.settings
+    if isinstance(settings, PipeSettings) and not os.path.exists(settings.command[0]):
+        yield f"{key}.command", f"{settings.command[0]} is not there"
+    if isMany and isinstance(settings, MaildirSettings) and "{local}" not in settings.path:
+        yield f"{key}.path", "one mailbox for all recipients: {local} is missing"
 
 
 def _bounceProblems(config: Config) -> list[Problem]:

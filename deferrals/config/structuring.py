@@ -87,6 +87,8 @@ def _collection(kind: Any, converter: cattrs.Converter) -> Callable[[object, obj
     elements = list_structure_factory(alike, converter)
 
     def structure(value: object, _: object) -> object:
+        if isinstance(value, Mapping):
+            raise ValueError("a list: [[…]] in place of [ ], or [ { … } ]")
         if not isinstance(value, list | tuple):
             raise ValueError("a list")
         return make(elements(value, list))
@@ -203,5 +205,6 @@ def problemsOf(error: BaseException, key: str = "") -> list[tuple[str, str]]:
     if isinstance(error, KeyError):
         return [(key, "is missing")]
     if isinstance(error, TypeError | AttributeError):
-        return [(key, "a table or a list: not what stands there")]
-    return [(key, f"expected {error}")]
+        return [(key, "expected a table, [ ] in place of [[ ]]")]
+    said = str(error).removeprefix(f"{key.rpartition('.')[2]}: expected ")
+    return [(key, f"expected {said}")]

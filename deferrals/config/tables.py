@@ -29,7 +29,7 @@ from deferrals.interfaces import (
     IEnvelopeStage,
     IStagePlugin,
 )
-from deferrals.model.address import AddressError, normalDomain
+from deferrals.model.address import AddressError, normalDomain, separator
 from deferrals.model.limits import (
     BOUNCE_OCTETS,
     GRACE_SECONDS,
@@ -240,6 +240,7 @@ class RecipientRule:
     @ivar sender_routing: lets local parts with C{%}, C{!} or C{@}, or that begin
         with C{|} or C{/}, pass where the delivery leads on to another mail server
         (C{smtp}, C{lmtp}, C{mx}); otherwise 550 5.7.1.
+    @ivar subaddress: see that of the whole file, which it takes the place of.
     """
 
     match: str = attrs.field(validator=checked(Pattern.parse))
@@ -248,6 +249,14 @@ class RecipientRule:
     check: tuple[EnvelopeStage, ...] = ()
     allow: tuple[str, ...] | None = attrs.field(default=None, validator=checked(_clients))
     sender_routing: bool = False
+    subaddress: str | None = attrs.field(default=None, validator=checked(separator))
+
+
+def _hostname(value: str) -> None:
+    try:
+        normalDomain(value)
+    except AddressError:
+        raise ValueError("a host's name, such as mx.example.net") from None
 
 
 @attrs.frozen(kw_only=True)
@@ -271,6 +280,10 @@ class Config(ReplyTimes):
     @ivar reverse_dns: whether DNS is asked for the name of each client's address,
         which C{Received} shows, and scanners are told: one that leads back to it.
         A message waits for it 5 seconds at most; then it is C{unknown}.
+    @ivar subaddress: the character that begins a subaddress: with C{"+"}, a rule for
+        C{anna@example.net} is for C{anna+lists@example.net}, too, unless that has one
+        of its own; so are rows of C{users}, and mailboxes of C{maildir}.  Without
+        it, there are none.
     @ivar listen: where mail comes in: at least one.
     @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
@@ -282,7 +295,7 @@ class Config(ReplyTimes):
     """
 
     listen: tuple[Listener, ...]
-    hostname: str = attrs.field(factory=defaultHostname, validator=checked(normalDomain))
+    hostname: str = attrs.field(factory=defaultHostname, validator=checked(_hostname))
     state_dir: str = "state"
     max_judging: int = attrs.field(default=MAX_JUDGING, validator=checked(positive))
     max_delivering: int = attrs.field(default=MAX_DELIVERING, validator=checked(positive))
@@ -291,6 +304,7 @@ class Config(ReplyTimes):
     grace: Seconds = GRACE_SECONDS
     dns: tuple[str, ...] = attrs.field(default=(), validator=checked(dnsServers))
     reverse_dns: bool = True
+    subaddress: str = attrs.field(default="", validator=checked(separator))
     tls: TLSTable | None = None
     limits: Limits = Limits()
     submission: SubmissionSettings = SubmissionSettings()

@@ -179,6 +179,27 @@ class Mailbox:
         return _text(self.local, self.shownDomain or self.domain)
 
 
+def separator(value: str) -> None:
+    """
+    For L{checked<deferrals.model.settings.checked>}: what may stand between a mailbox's
+    name and a subaddress.
+    """
+    if len(value) > 1 or (value and not value.isascii()) or value in ("/", "@"):
+        raise ValueError('one character such as "+", or none')
+
+
+def splitSubaddress(address: Mailbox, mark: str) -> tuple[Mailbox, str]:
+    """
+    @param mark: what begins a subaddress; empty, where there is none.
+    @return: the address without its subaddress, and that one; the same and nothing,
+        where it has none, or would be nothing without it.
+    """
+    local, found, detail = address.local.partition(mark) if mark else (address.local, "", "")
+    if not (found and local):
+        return address, ""
+    return attrs.evolve(address, local=local), detail
+
+
 def isRouted(address: Mailbox) -> bool:
     """
     Whether a mail server behind this one could take the local part for another

@@ -77,6 +77,7 @@ class Block:
         of RCPT TO.
     @ivar listed: the indexes of those that a block enumerates.
     @ivar taken: the text of a positive final reply.
+    @ivar reference: what ends each refusal, in parentheses.
     @ivar isWatched: whether a plain sender's reply waits for L{resolve} even where
         its recipients agree: others were sent away, or something is remembered.
     @ivar verdicts: each candidate's; C{None} while it has none.
@@ -99,7 +100,12 @@ class Block:
     """
 
     def __init__(
-        self, form: Form, candidates: Sequence[Candidate], taken: str, isWatched: bool = False
+        self,
+        form: Form,
+        candidates: Sequence[Candidate],
+        taken: str,
+        isWatched: bool = False,
+        reference: str = "",
     ) -> None:
         if not candidates:
             raise ValueError("a message without recipients")
@@ -109,6 +115,7 @@ class Block:
         if form is Form.DEFERRALS:  # D-10
             self.listed = [i for i, candidate in enumerate(candidates) if candidate.deferred]
         self.taken = taken
+        self.reference = reference
         self.isWatched = isWatched
         self.verdicts: list[ContentVerdict | None] = [
             None if candidate.deferred else ACCEPT for candidate in candidates
@@ -140,7 +147,7 @@ class Block:
         answer = None
         if isinstance(verdict, Refuse):
             answer = verdict.reply.forRecipient()  # D-12, P-8
-            verdict = verdict if answer is verdict.reply else Refuse(answer)
+            verdict = verdict if answer is verdict.reply else attrs.evolve(verdict, reply=answer)
         elif not isinstance(verdict, Accept):
             raise TypeError(f"Accept or Refuse, not {verdict!r}")
         if self.verdicts[index] is not None:
@@ -165,7 +172,7 @@ class Block:
             candidates = self.candidates
             replies = {i: reply for i, reply in replies.items() if candidates[i].deferred}
         for index, reply in replies.items():
-            self.verdicts[index] = Refuse(reply.forRecipient())  # D-12, P-8
+            self.verdicts[index] = Refuse(reply.forRecipient(), why="its delivery")  # D-12, P-8
         self.undecided = self.verdicts.count(None)
         known = [verdict for verdict in self.verdicts if verdict is not None]
         self.answers = {one.reply if isinstance(one, Refuse) else None for one in known}
@@ -286,6 +293,18 @@ class Block:
         found = enumerate(self.verdicts)
         return [i for i, one in found if isinstance(one, Accept) and i not in self.has]
 
+    @property
+    def acceptedInTheEnd(self) -> int:
+        """
+        How many recipients the sender has been told to take the message: those
+        that accept it, but for the ones whose delivery has failed before their
+        own reply (S-6).
+        """
+        found = self.accepted()
+        if not self.form.takesEach:
+            return len(found)
+        return sum(i not in self.results or self.results[i].isPositive for i in found)
+
     def diverted(self) -> list[tuple[int, Reply]]:
         """
         The recipients that refuse a message which is accepted for all: indexes
@@ -381,15 +400,22 @@ def ownReply(block: Block, position: int) -> Reply | None:
     candidate = block.candidates[index]
     address = str(candidate.recipient)
     if isinstance(verdict, Refuse):
-        return verdict.reply.addressed(address)  # D-13
+        return _refusal(block, verdict.reply.addressed(address))  # D-13
     # The first reply was 353: the recipients before this one have C{position} of them.
     if block.veto is not None and position + 1 >= block.saidBeforeVeto:
-        return block.veto.forRecipient().addressed(address)  # P-8, P-9
+        return _refusal(block, block.veto.forRecipient().addressed(address))  # P-8, P-9
     if index in block.results and block.form.takesEach:
-        return block.results[index].forRecipient().addressed(address)
+        return _refusal(block, block.results[index].forRecipient().addressed(address))
     if candidate.reply.isPositive and not candidate.deferred:
         return candidate.reply  # P-7
     return R250_CONTENT.addressed(address)
+
+
+def _refusal(block: Block, reply: Reply) -> Reply:
+    """
+    A reply as it is said: one that refuses has the reference.
+    """
+    return reply.referring(block.reference) if reply.code >= 400 else reply
 
 
 def finalReply(block: Block) -> Reply | None:
@@ -398,14 +424,15 @@ def finalReply(block: Block) -> Reply | None:
     it is not known.
     """
     if block.veto is not None:
-        return block.veto  # P-9
+        return _refusal(block, block.veto)  # P-9
     if block.undecided:
         return None  # D-22
     if block.takes:
         return positive(block) if block.isDurable else None  # D-17, D-20, D-23
     reply = refusedByAll(refusals(block))  # D-18, D-19
     # D-16: a recipient's own text would reflect that recipient
-    return reply if block.form.takesEach else attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text)
+    reply = reply if block.form.takesEach else attrs.evolve(reply, text=R550_REFUSED_BY_ALL.text)
+    return _refusal(block, reply)
 
 
 def onlyReply(block: Block) -> Reply | None:
@@ -414,15 +441,15 @@ def onlyReply(block: Block) -> Reply | None:
     while it is not known.
     """
     if block.veto is not None:
-        return block.veto  # P-9
+        return _refusal(block, block.veto)  # P-9
     if block.undecided or block.dilemma:
         return None
     if block.resolution is Resolution.LATER:
-        return _reasoned(block, R451_MIXED)
+        return _refusal(block, _reasoned(block, R451_MIXED))
     if block.takes:
         return positive(block) if block.isDurable else None  # D-20, D-23
     reply = refusedByAll(refusals(block))  # D-18, D-19
-    return reply if len(block.answers) == 1 else _reasoned(block, reply)
+    return _refusal(block, reply if len(block.answers) == 1 else _reasoned(block, reply))
 
 
 def lastReplies(block: Block) -> list[Reply]:
@@ -524,6 +551,7 @@ def repliesFor(
     answers: Sequence[tuple[str, Reply | None]],
     *,
     taken: str = "",
+    reference: str = "",
     mixed: Resolution = Resolution.LATER,
 ) -> list[Reply]:
     """
@@ -534,6 +562,7 @@ def repliesFor(
         of RCPT TO: its address without brackets, and the reply with which it
         refuses, or C{None} where it accepts.
     @param taken: the text of a positive final reply.
+    @param reference: what ends each refusal, in parentheses.
     @param mixed: what a plain sender gets where its recipients differ.
     @raise ValueError: an address is none, a reply does not refuse, or there is
         no recipient.
@@ -546,6 +575,7 @@ def repliesFor(
             for number, (address, _) in enumerate(answers)
         ],
         taken,
+        reference=reference,
     )
     for index, (_, reply) in enumerate(answers):
         block.verdict(index, ACCEPT if reply is None else Refuse(reply))

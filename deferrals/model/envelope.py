@@ -167,6 +167,13 @@ class Envelope:
         return formatId(self.transaction)
 
     @property
+    def reference(self) -> str:
+        """
+        How a sender is told the transaction's id.
+        """
+        return f"id {self.id}"
+
+    @property
     def uniqueId(self) -> str:
         """
         What no other message has, whichever server took it: for names of files,

@@ -14,16 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from deferrals.model.reply import Reply, kept
+from deferrals.model.reply import WRAPPING_OCTETS, Reply, kept
 
 #: The code that is kept for this.
 EXTENDED = 558  # X-4
 
 #: A line of a recipient's own reply, behind C{558-} or C{558}.
 _LINE = re.compile(r"([245][0-9][0-9])(?:([ -]).*)?", re.S)
-
-#: What stands before such a line, in octets.
-_WRAPPING = len("558-")
 
 
 def extendedReply(replies: Sequence[Reply]) -> Reply:
@@ -33,7 +30,7 @@ def extendedReply(replies: Sequence[Reply]) -> Reply:
 
     @param replies: one for each recipient whose RCPT TO was answered 2xx.
     """
-    lines = [line for reply in replies for line in reply.coded(_WRAPPING)]  # X-4, X-6
+    lines = [line for reply in replies for line in reply.coded(WRAPPING_OCTETS)]  # X-4, X-6
     return Reply(EXTENDED, None, "\n".join(lines))
 
 

@@ -10,6 +10,12 @@ _FIELD = re.compile(r"([!-9;-~]+)[ \t]*:(.*)", re.S)
 _NO_FIELD = re.compile(rb"(?:\A|\r\n)(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
 _MAILBOX_LINE = re.compile(rb">*From ")
 _FOLD = re.compile(r"\r\n(?=[ \t])")
+_MESSAGE_ID = re.compile(
+    rb"^message-id[ \t]*:[ \t]*(?:\r\n[ \t]{1,100})?([^\r\n]{0,998})", re.I | re.M
+)
+
+#: A Message-ID is looked for in so many octets.
+_EARLY_OCTETS = 64 << 10
 
 
 def headerEnd(head: bytes) -> int:
@@ -58,3 +64,14 @@ def fieldsOf(head: bytes) -> list[tuple[str, str]]:
     text = _FOLD.sub("", head.decode("utf-8", "replace"))
     found = map(_FIELD.fullmatch, text.split("\r\n"))
     return [(match[1], match[2].strip()) for match in found if match]
+
+
+def messageIdOf(head: bytes) -> str:
+    """
+    @param head: the first octets of a message.
+    @return: the value of its first Message-ID, without angle brackets, whatever
+        stands in it; empty where there is none.
+    """
+    header = head[:_EARLY_OCTETS].partition(b"\r\n\r\n")[0]
+    found = _MESSAGE_ID.search(header)
+    return "" if found is None else found[1].decode("utf-8", "replace").strip(" \t<>")

@@ -39,8 +39,11 @@ KEPT_OCTETS = 1024
 MAX_TEXT = 64 << 10
 MAX_LINES = 500
 
+#: So much may stand before each line where it is a line of another reply (EXDATA).
+WRAPPING_OCTETS = len("558-")
+
 #: A text that fits into one line whatever stands before it.
-_SHORT = MAX_LINE_OCTETS - 20
+_SHORT = MAX_LINE_OCTETS - 20 - WRAPPING_OCTETS
 
 _LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(.*))?", re.S)
 _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
@@ -217,6 +220,23 @@ class Reply:
         if self.code in (251, 551):
             return self
         return Reply(self.code, self.enhanced, f"<{address}> {self.text}".rstrip())
+
+    def referring(self, reference: str) -> Reply:
+        """
+        This reply with a reference in parentheses at the end of its last line; as
+        it is, where the reference is empty.  What would make that line too long is
+        cut, and never the reference.
+        """
+        if not reference:
+            return self
+        end = f" ({reference})"
+        whole = (self.text + end).lstrip()
+        if len(whole) >= _SHORT or not (whole.isascii() and whole.isprintable()):
+            text = "\n".join(self.lines(WRAPPING_OCTETS))[: MAX_TEXT - len(end)]
+            others, mark, last = text.rpartition("\n")
+            octets = last.encode("utf-8", "replace")[: _SHORT - len(end)]
+            whole = f"{others}{mark}{octets.decode('utf-8', 'ignore').rstrip()}{end}"
+        return attrs.evolve(self, text=whole)
 
     def lines(self, before: int = 0) -> list[str]:
         """

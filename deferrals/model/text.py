@@ -29,6 +29,9 @@ _HIDDEN = (
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _UNSEEN = re.compile(f"[{_HIDDEN}]")
 
+#: What stands between the words of a line.
+_BETWEEN = re.compile(r"[\s<>\"]")
+
 #: What is a blank with another name.
 _BLANKS = "\t\n\v\f\r"
 
@@ -48,6 +51,16 @@ def cleaned(text: str) -> str:
     """
     # Nearly all text is plain, and much of it is logged: nothing more is called for it.
     return text if text.isascii() and text.isprintable() else _UNSEEN.sub(_visible, text)
+
+
+def word(text: str, most: int) -> str:
+    """
+    Text from outside as one word of a line: nothing in it can be taken for the
+    words behind it.
+
+    @param most: so many characters of it are kept.
+    """
+    return cleaned(_BETWEEN.sub(_written, text[:most]))
 
 
 def oneLine(text: str) -> str:
@@ -75,5 +88,8 @@ def _isPlain(text: str) -> bool:
 
 
 def _visible(match: re.Match[str]) -> str:
-    character = match[0]
-    return " " if character in _BLANKS else f"\\x{{{ord(character):02X}}}"
+    return " " if match[0] in _BLANKS else _written(match)
+
+
+def _written(match: re.Match[str]) -> str:
+    return f"\\x{{{ord(match[0]):02X}}}"

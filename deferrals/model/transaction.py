@@ -106,6 +106,7 @@ class Transaction:
         may be recipients.
     @ivar plan: how recipients come apart; C{None} where they do not.
     @ivar isToldFull: whether the log has it that there were too many recipients.
+    @ivar messageId: its message's, once the data is there.
     @ivar sentAwayBefore: C{sentAway} of the transaction before, if it went on to
         its data on the same connection.
     """
@@ -119,6 +120,7 @@ class Transaction:
         self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []
         self.plan: Plan | None = None
+        self.messageId = ""
         self.sentAwayBefore: Collection[str] = ()
         self._cohorts: dict[Hashable, int] = {}
         self._maxRecipients = maxRecipients
@@ -175,6 +177,8 @@ class Transaction:
         @return: the reply to its RCPT TO (D-4, D-5, P-3).
         """
         reply = self._admit(recipient, verdict, cohort)
+        if reply.code >= 400:
+            reply = reply.referring(self.envelope.reference)
         refused = len(self.answers) - len(self.candidates)
         if reply.code < 400 or refused < self._maxRecipients:
             self.answers.append((recipient, reply))

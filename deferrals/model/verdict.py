@@ -43,6 +43,8 @@ CAUSE_LETTERS = 500
 
 
 def _cause(text: str) -> str:
+    if not text:
+        return ""
     return cleaned(" ".join(text[: 4 * CAUSE_LETTERS].split()))[:CAUSE_LETTERS]
 
 
@@ -192,11 +194,14 @@ class Accept:
     @ivar marks: from a content stage: how its copy is marked.
     @ivar route: from an envelope stage: what applies to it from here on;
         C{None} leaves what an earlier stage said.
+    @ivar why: what decided, in a few words: a rule, a score and its limit.  For the
+        log alone.
     @raise TypeError: an attribute is of another type.
     """
 
     marks: Marks = NO_MARKS
     route: Route | None = None
+    why: str = attrs.field(default="", converter=_cause, eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.marks, Marks):
@@ -210,11 +215,14 @@ class Refuse:
     """
     The recipient does not take the message, for good (5xx) or for now (4xx).
 
+    @ivar why: what decided, in a few words: a rule, a score and its limit.  For the
+        log alone.
     @raise TypeError: the reply is none.
     @raise ValueError: the reply does not refuse.
     """
 
     reply: Reply
+    why: str = attrs.field(default="", converter=_cause, eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         _checkRefusal(self)
@@ -227,10 +235,13 @@ class Defer:
 
     @ivar route: what applies from here on; C{None} leaves what an earlier
         stage said.
+    @ivar why: what decided, in a few words: a rule, a score and its limit.  For the
+        log alone.
     @raise TypeError: the route is none.
     """
 
     route: Route | None = None
+    why: str = attrs.field(default="", converter=_cause, eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.route is not None and not isinstance(self.route, Route):
@@ -238,6 +249,15 @@ class Defer:
 
 
 ACCEPT = Accept()
+
+
+def refusedBy(name: str, verdict: Refuse) -> Refuse:
+    """
+    A refusal that says what decided: the stage of that name, where nothing more is
+    known.
+    """
+    return verdict if verdict.why else attrs.evolve(verdict, why=name)
+
 
 #: What an envelope stage may answer, and what a content stage may answer.
 EnvelopeVerdict = Accept | Refuse | Defer

@@ -20,11 +20,13 @@ from twisted.python.failure import Failure
 from deferrals.config.tables import load
 from deferrals.errors import DeferralsError
 from deferrals.model.ids import parseId
+from deferrals.model.json import JSON
 from deferrals.model.selection import STATUSES, Selection, SetAside, Shown
 from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import ControlClient, Operator, QueueConnection
-from deferrals.operator.explain import story
-from deferrals.operator.output import complain, say, sayJSON
+from deferrals.operator.explain import Id, Story, parseKey, stories
+from deferrals.operator.logs import Logs
+from deferrals.operator.output import complain, moment, say, sayJSON
 from deferrals.operator.status import UNKNOWN, short, status
 from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.sqlite.backup import backUp
@@ -56,6 +58,9 @@ CHECK = (
     " than --oldest), 2 (critical: it does not run, or takes no mail) or 3 (cannot tell)"
 )
 
+#: The unit that the package installs.
+UNIT = "deferrals"
+
 _DONE = {"retry": "due now", "hold": "held", "release": "released", "remove": "removed"}
 
 
@@ -85,18 +90,40 @@ def addCommands(commands: Commands) -> None:
         "what", nargs="?", default="list", choices=("list", "show", "restore", "remove")
     )
     rescue.add_argument("names", nargs="*", metavar="NAME", help="as the list has them")
-    explain = _verb(commands, "explain", "one message's story", explain_)
-    explain.add_argument("id", metavar="ID")
+    _addExplain(commands)
+    one = _verb(commands, "status", "what a running server says of itself", status)
+    one.add_argument("--check", action="store_true", help=CHECK)
+    one.add_argument("--oldest", metavar="SPAN", default="4h", help="with --check: as old as that")
+
+
+def _addExplain(commands: Commands) -> None:
+    text = "what became of a message, and why: from the logs and the spool"
+    explain = commands.add_parser("explain", help=text, description=text)
+    explain.add_argument(
+        "keys",
+        nargs="+",
+        metavar="KEY",
+        help="an id, an address of a sender, recipient or client, a Message-ID, a login, or a time:"
+        " 2h, 2026-11-29, 16:00..16:30; of several all have to be met",
+    )
     explain.add_argument(
         "--log",
         action="append",
         default=[],
         metavar="FILE",
-        help="a log of the server, plain or JSON, also compressed; - is standard input",
+        help="a log of the server, plain or JSON, and what was rotated away before it, also"
+        " compressed; - is standard input",
     )
-    one = _verb(commands, "status", "what a running server says of itself", status)
-    one.add_argument("--check", action="store_true", help=CHECK)
-    one.add_argument("--oldest", metavar="SPAN", default="4h", help="mail older than that is late")
+    explain.add_argument(
+        "--journal",
+        nargs="?",
+        const=UNIT,
+        metavar="UNIT",
+        help=f"the journal of a unit ({UNIT}); read where no log is named and no id is known",
+    )
+    explain.add_argument("--config", "-c", metavar="FILE", help="the server's configuration")
+    explain.add_argument("--json", action="store_true", help="for programs")
+    explain.set_defaults(run=_explain)
 
 
 def _verb(commands: Commands, name: str, text: str, run: Run) -> argparse.ArgumentParser:
@@ -246,7 +273,7 @@ def show(connection: QueueConnection, arguments: argparse.Namespace) -> int:
         sayJSON(found)
         return 0
     if not found["gone"]:
-        say(f"{found['id']}  {found['size']} octets, came {_moment(found['received'])}")
+        say(f"{found['id']}  {found['size']} octets, came {moment(found['received'])}")
         for one in found["recipients"]:
             say(f"  {_line(one)}")
             if one["expires_seconds"] is not None:
@@ -258,11 +285,7 @@ def show(connection: QueueConnection, arguments: argparse.Namespace) -> int:
 
 def _entry(entry: Shown) -> str:
     said = " ".join(filter(None, (entry["host"], entry["reply"])))
-    return f"{_moment(entry['time'])} recipient {entry['seq']}: {entry['event']} {said}".rstrip()
-
-
-def _moment(when: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    return f"{moment(entry['time'])} recipient {entry['seq']}: {entry['event']} {said}".rstrip()
 
 
 def change(connection: QueueConnection, arguments: argparse.Namespace) -> int:
@@ -404,27 +427,67 @@ def _removedAside(done: SetAside) -> Iterator[str]:
 _RESCUED = {"show": _shownAside, "restore": _restored, "remove": _removedAside}
 
 
-def explain_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
+def _explain(arguments: argparse.Namespace) -> int:
     """
-    C{deferrals explain}: 1 if nothing is known of it.
+    C{deferrals explain}: 1 if nothing is known of it; 2 where something is wrong.
+
+    What the logs say can be had where the spool cannot.
     """
-    parseId(arguments.id)
-    found = connection.call("show", arguments.id.upper())
-    lines = list(story(arguments.id.upper(), found, arguments.log))
-    if arguments.json:
-        sayJSON({"spool": found, "log": [text for _, text in lines]})
-        return 0 if found or lines else 1
-    for when, text in lines:
-        say(f"{when} {text}")
-    if found is not None and not found["gone"]:
-        say("now:")
-        for one in found["recipients"]:
-            say(f"  {_line(one)}")
-    elif lines:
-        say("now: it is not in the queue any longer")
-    else:
-        complain(f"nothing is known of {arguments.id}")
+    try:
+        with contextlib.ExitStack() as stack:
+            connection = None
+            try:
+                connection = stack.enter_context(contextlib.closing(_connect(arguments.config)))
+            except (DeferralsError, OSError) as error:
+                complain(f"without the spool: {error}")
+            return explain_(connection, arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (DeferralsError, ValueError, OSError) as error:
+        complain(str(error))
+        return 2
+
+
+def explain_(connection: QueueConnection | None, arguments: argparse.Namespace) -> int:
+    """
+    @param connection: C{None} where the spool cannot be had.
+    """
+    keys = [parseKey(text, time.time()) for text in arguments.keys]
+    unit, isKnown = arguments.journal, any(isinstance(key, Id) for key in keys)
+    hasLog = bool(arguments.log) or unit is not None or not isKnown
+    if hasLog and not arguments.log:
+        unit = unit or UNIT
+    call = (lambda *_: None) if connection is None else connection.call
+    found = 0
+    with contextlib.closing(Logs(arguments.log, unit)) as logs:
+        for story in stories(keys, logs, lambda number: call("show", number)):
+            found += 1
+            sayJSON(_storyJSON(story)) if arguments.json else _sayStory(story)
+    if not found:
+        complain(f"nothing is known of {' '.join(arguments.keys)}")
         return 1
-    if not arguments.log:
-        say("(with --log FILE: also what the log knows of it)")
+    if not (hasLog or arguments.json):
+        say("(with --log FILE or --journal: also what the log knows of it)")
     return 0
+
+
+def _storyJSON(story: Story) -> JSON:
+    log: list[JSON] = [{"time": when, "text": text} for when, text in story.lines]
+    return {"id": story.id or None, "spool": story.spool, "log": log}
+
+
+def _sayStory(story: Story) -> None:
+    """
+    What happened, and where its recipients are now.
+    """
+    for when, text in story.lines:
+        for line in f"{when} {text}".split("\n"):
+            say(line)
+    spool = story.spool
+    if spool is not None and not spool["gone"]:
+        say("now:")
+        for one in spool["recipients"]:
+            say(f"  {_line(one)}")
+    elif story.id:
+        say("now: it is not in the queue")

@@ -5,6 +5,7 @@ or JSON for programs.
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from typing import TextIO
@@ -20,6 +21,16 @@ def say(text: str = "", file: TextIO | None = None) -> None:
     @param file: standard output, unless it says otherwise.
     """
     print(cleaned(text), file=file)
+
+
+def moment(when: float) -> str:
+    """
+    A time as the log and all commands show it: ISO 8601, of this machine's zone, which
+    is said.
+
+    @param when: seconds since the epoch.
+    """
+    return datetime.datetime.fromtimestamp(when).astimezone().isoformat(timespec="milliseconds")
 
 
 def sayJSON(value: JSON) -> None:

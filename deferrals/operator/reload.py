@@ -10,6 +10,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from deferrals.config.places import described
 from deferrals.config.tables import load
 from deferrals.errors import ConfigError, DeferralsError
 from deferrals.operator.control import ControlClient
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         socket = load(path, stagePlugins()).controlPath
     except ConfigError as error:
-        return _refused(str(error), arguments.json)
+        return _refused(described(error), arguments.json)
     try:
         connection = ControlClient(socket)
     except OSError as error:

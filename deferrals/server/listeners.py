@@ -38,7 +38,12 @@ def serverEndpoint(reactor: IReactorTime, text: str) -> IStreamServerEndpoint:
 
     @raise ValueError: it is none.
     """
-    endpoint: IStreamServerEndpoint = serverFromString(reactor, text.removeprefix(PROXIED))
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, text.removeprefix(PROXIED))
+    except Exception as error:  # it raises what its parsers happen to
+        examples = "tcp:25, tcp:25:interface=192.0.2.1 or unix:/run/lmtp"
+        more = f" ({error})" if isinstance(error, OSError) else ""
+        raise ValueError(f"a server endpoint such as {examples}, not {text!r}{more}") from None
     return endpoint
 
 

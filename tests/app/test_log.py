@@ -52,7 +52,7 @@ class LogTests(SynchronousTestCase):
         first, second = self.written().splitlines()
         self.assertRegex(
             first,
-            r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4} \[deferrals.test\] X to=<a@b.c>$",
+            r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d \[deferrals.test\] X to=<a@b.c>$",
         )
         self.assertTrue(second.endswith(" [deferrals.test error] bad luck"))
 
@@ -119,6 +119,14 @@ class LogTests(SynchronousTestCase):
             except ValueError:
                 logger.failure("oh", Failure())
             self.assertIn("ValueError: on purpose", self.written())
+
+    def test_brought(self) -> None:
+        """The lines of a traceback that an event brings are shown, and cannot be another event."""
+        lines = ["Traceback", "  File x", "ValueError: a\n2026 [deferrals] forged"]
+        for kind in (PlainObserver, JSONObserver):
+            self.logger(kind).error("oh", traceback=lines)
+            self.assertIn("File x", self.written())
+            self.assertEqual(self.written().count("\n2026"), 0)
 
     def test_json(self) -> None:
         """The event's own keys stand beside time, level, logger and text."""

@@ -284,3 +284,12 @@ class CheckConfigTests(ConfigCase):
             checkConfig(self.load(text), Clock())
         keys = [key for key, _ in caught.exception.problems]
         self.assertEqual(keys, ["listen[0].endpoint", "listen[2].endpoint"])
+
+    def test_stateFile(self) -> None:
+        """A state directory that is a file is said."""
+        path = os.path.abspath(self.mktemp())
+        with open(path, "w"):
+            pass
+        with self.assertRaises(ConfigError) as caught:
+            checkConfig(self.load(f'state_dir = "{path}"\n{LISTEN}{RULES}'), Clock())
+        self.assertEqual([key for key, _ in caught.exception.problems], ["state_dir"])

@@ -12,13 +12,14 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
 from deferrals.app.stages import StageSet, deliveryNames
+from deferrals.errors import ConfigError
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
 from deferrals.model.reply import R550_SENDER_ROUTING
-from deferrals.model.verdict import Refuse
+from deferrals.model.verdict import Accept, Refuse
 from deferrals.server.services import Services
 from deferrals.stages.content.judge import ContentJudge
-from deferrals.testing import FakeServices, makeEnvelope
+from deferrals.testing import FakeServices, makeEnvelope, makeRecipient
 from tests.configs import LISTEN, ConfigCase
 
 
@@ -160,3 +161,59 @@ deliver = {{ use = {deliver} }}
             deliveryNames(config.recipients),
             ["a@x.example", "b@x.example", "*@x.example", "a@x.example#2"],
         )
+
+
+class SubaddressTests(ConfigCase):
+    """
+    C{subaddress}.
+    """
+
+    def house(self, text: str) -> StageSet:
+        return StageSet(self.load(text), Services(Clock(), hostname="mx.example.net"))
+
+    def test_inherited(self) -> None:
+        """The file's, in place of it the rule's, in place of that the table's own."""
+        maildir = 'deliver = { use = "maildir", path = "mail/{local}" }'
+        text = f"""
+            subaddress = "+"
+            {LISTEN}
+            [policies.open]
+            envelope = "accept"
+            [[recipients]]
+            match = "anna@example.net"
+            policy = "open"
+            {maildir}
+            [[recipients]]
+            match = "bob@example.net"
+            policy = "open"
+            subaddress = "-"
+            {maildir}
+            [[recipients]]
+            match = "carl@example.net"
+            policy = "open"
+            deliver = {{ use = "maildir", path = "mail/{{local}}", subaddress = "" }}
+            """
+        house = self.house(text)
+        for address, rule, mailbox in (
+            ("anna+x@example.net", "anna@example.net", "anna"),
+            ("bob-x@example.net", "bob@example.net", "bob"),
+            ("bob+x@example.net", None, None),
+            ("carl+x@example.net", "carl@example.net", "carl+x"),
+        ):
+            recipient = makeRecipient(address)
+            verdict = house.envelope.judgeRecipient(makeEnvelope(), recipient)
+            if rule is None or mailbox is None:
+                self.assertIsInstance(verdict, Refuse)
+                continue
+            assert isinstance(verdict, Accept)
+            assert verdict.route is not None
+            self.assertEqual(verdict.route.delivery, rule)
+            delivery: Any = house.deliveries[rule]
+            self.assertEqual(os.path.basename(delivery.mailbox(recipient.address)), mailbox)
+
+    def test_wrong(self) -> None:
+        """What cannot be a separator is said."""
+        for value in ("++", "/", "@", "\u00fc"):
+            text = f'subaddress = "{value}"\n{LISTEN}'
+            error = self.assertRaises(ConfigError, self.load, text)
+            self.assertIn('subaddress: expected one character such as "+"', str(error))

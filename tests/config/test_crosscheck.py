@@ -4,6 +4,8 @@ What no single table of a configuration can know.
 
 from __future__ import annotations
 
+import os
+
 from deferrals.config.crosscheck import remarks
 from tests.configs import LISTEN, ConfigCase
 
@@ -26,6 +28,18 @@ class EndpointTests(ConfigCase):
             self.assertEqual(
                 self.problems(listening(bad)), ["listen[0].endpoint: a port up to 65535"]
             )
+
+    def test_interface(self) -> None:
+        """An interface is an address: a name would be found out when listening."""
+        for good in (
+            "tcp:25:interface=127.0.0.1",
+            r"tcp6:25:interface=\\:\\:1",
+            "tcp:25:interface=",
+        ):
+            self.load(listening(good.replace("\\\\", "\\")))
+        for bad in ("tcp:25:interface=mx.example.net", "haproxy:tcp:25:interface=eth0"):
+            (problem,) = self.problems(listening(bad))
+            self.assertIn("an address of this machine", problem)
 
     def test_twice(self) -> None:
         """Two listeners are not in one place."""
@@ -93,6 +107,34 @@ class RemarkTests(ConfigCase):
             ("*@x.example home", "*@x.example"),
         ):
             self.assertEqual(self.remarks(before, behind), [])
+
+    def stageRemarks(self, content: str, deliver: str, check: str = "") -> list[tuple[str, str]]:
+        """Of one policy's content, and one rule's delivery and check."""
+        rule = f"match = '*@x.example'\npolicy = 'a'\ndeliver = {deliver}\ncheck = [{check}]\n"
+        text = f"{LISTEN}[policies.a]\ncontent = [{content}]\n[[recipients]]\n{rule}"
+        return remarks(self.load(text))
+
+    def test_stages(self) -> None:
+        """Files that are not there, marks that no mail gets, one mailbox for many."""
+        here = os.path.abspath(__file__)
+        good = "{ use = 'maildir', path = 'mail/{local}' }"
+        for content, deliver, check, keys in (
+            ("{ use = 'rspamd', refuse_score = 6, mark_score = 3 }", good, "", []),
+            (
+                "{ use = 'rspamd', refuse_score = 6, mark_score = 6 }",
+                *(good, "", ["policies.a.content[0].mark_score"]),
+            ),
+            ("", "{ use = 'maildir', path = 'mail' }", "", ["recipients[0].deliver.path"]),
+            ("", "{ use = 'pipe', command = ['/bin/sh'] }", "", []),
+            (
+                *("", "{ use = 'pipe', command = ['/no/where'] }", ""),
+                ["recipients[0].deliver.command"],
+            ),
+            ("", good, f"{{ use = 'users', sqlite = '{here}' }}", []),
+            ("", good, "{ use = 'users', sqlite = 'no.db' }", ["recipients[0].check[0].sqlite"]),
+        ):
+            found = self.stageRemarks(content, deliver, check)
+            self.assertEqual([key for key, _ in found], keys)
 
     def test_unused(self) -> None:
         """A policy that no rule has."""

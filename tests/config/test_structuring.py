@@ -114,7 +114,11 @@ class StructuringTests(SynchronousTestCase):
             ({"steps": "soon"}, "steps", "expected time spans"),
             ({"inner": {"span": "soon"}}, "inner.span", "expected a time span"),
             ({"inner": {}}, "inner.span", "is missing"),
-            ({"inner": 3}, "inner", "a table or a list: not what stands there"),
+            (
+                {"inner": 3},
+                "inner",
+                "expected a table, [ ] in place of [[ ]]",
+            ),
             ({"many": [{"span": 1}, {"span": "x"}]}, "many[1].span", "expected a time span"),
             ({"nmae": "x"}, "nmae", "no such key here; there are: colour, count,"),
             ({"inner": {"span": 1, "x": 1}}, "inner.x", "no such key here; there are: size, span"),
@@ -149,7 +153,8 @@ class StructuringTests(SynchronousTestCase):
             for key in ("names", "listed", "some", "any", "either"):
                 with self.assertRaises(cattrs.BaseValidationError) as caught:
                     converter.structure({key: value}, Many)
-                self.assertEqual(problemsOf(caught.exception), [(key, "expected a list")])
+                ((where, what),) = problemsOf(caught.exception)
+                self.assertEqual((where, what[:15]), (key, "expected a list"))
         for value in ("x", ["x"]):
             with self.assertRaises(cattrs.BaseValidationError) as caught:
                 converter.structure({"table": value}, Many)

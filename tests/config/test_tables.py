@@ -103,13 +103,19 @@ class LoadTests(ConfigCase):
             ),
             (f"max_judging = 1.5\n{LISTEN}", "max_judging: expected a whole number"),
             (f"max_judging = true\n{LISTEN}", "max_judging: expected a whole number"),
-            (f"hostname = 'not a name'\n{LISTEN}", "hostname: expected bad domain"),
+            (
+                f"hostname = 'not a name'\n{LISTEN}",
+                "hostname: expected a host's name, such as mx.example.net",
+            ),
             (f"{LISTEN}[limits]\nmessage_size = '10X'", "limits.message_size: expected a size"),
             (
                 f"{LISTEN}[limits]\nheader_size = '1M'",
                 "limits.header_size: expected more than 0 and at most 256K",
             ),
-            (f"{LISTEN}[policies]\na = 1", "policies.a: a table or a list: not what stands there"),
+            (
+                f"{LISTEN}[policies]\na = 1",
+                "policies.a: expected a table, [ ] in place of [[ ]]",
+            ),
             (
                 f"{LISTEN}[policies.a]\nreply = '550 no'",
                 "policies.a.reply: expected no reply, unless",

@@ -32,7 +32,7 @@ from deferrals.model.deliveryreport import resultLine, shortened
 from deferrals.model.dsn import Notification, smaller
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
-from deferrals.model.fields import fieldsOf
+from deferrals.model.fields import fieldsOf, messageIdOf
 from deferrals.model.httpanswer import AnswerCounter
 from deferrals.model.networks import normalAddress
 from deferrals.model.ours import withoutOurs
@@ -47,6 +47,7 @@ from deferrals.model.taggedsenders import everyForm
 from deferrals.model.text import cleaned, cleanedLines, oneLine
 from deferrals.model.trace import Head, deliveredTo, field, received, returnPath
 from deferrals.model.verdict import ACCEPT, Failed, Marks, Refuse
+from deferrals.operator.logs import entriesIn
 from deferrals.smtp.client.auth import ScramSHA256
 from deferrals.smtp.client.replies import ReplyParser
 from deferrals.smtp.client.session import ClientSession
@@ -516,6 +517,18 @@ PARSERS += [
         (b"", b"\r\n\r\n"),
     ),
     Parser("header fields read", ("model/fields.py",), (b"a:", b"\r\n ", b"\r\n"), fieldsOf),
+    Parser(
+        "lines of a log",
+        ("operator/logs.py",),
+        (b"2026-11-29T16:00:00+00:00 [a] 1M84B9SJQ005Q b\n", b"\t", b"\n", b"{", b" ", b"a "),
+        lambda octets: list(entriesIn(io.StringIO(octets.decode("latin-1")))),
+    ),
+    Parser(
+        "the Message-ID for the log",
+        ("model/fields.py",),
+        (b"message-id:", b"\r\n ", b" ", b"\r\n", b"a"),
+        messageIdOf,
+    ),
     Parser(
         "text for people",
         ("model/text.py",),

@@ -554,6 +554,38 @@ class RepliesForTests(SynchronousTestCase):
         self.assertRaises(ValueError, repliesFor, Form.PRDR, [("nobody", None)])
 
 
+class ReferenceTests(SynchronousTestCase):
+    """
+    What a refusal ends with.
+    """
+
+    def test_each(self) -> None:
+        """Each refusal behind the data has it, in every dialect; no other reply has."""
+        later = Reply(451, "4.7.1", "later")
+        for form, first in itertools.product(Form, (None, later, Reply(550, "5.7.1", "no"))):
+            answers = [("a@x.example", first), ("b@x.example", Reply(550, "5.7.1", "no"))]
+            for reply in repliesFor(form, answers, taken="id X", reference="id X"):
+                for line in reply.lines() if reply.code == 558 else reply.lines()[-1:]:
+                    refuses = reply.code >= 400 and not line.startswith("250")
+                    self.assertEqual(line.endswith("(id X)"), refuses, (form, str(reply)))
+
+    def test_same(self) -> None:
+        """Two that refuse for the same reason are one answer (D-9)."""
+        no = Reply(550, "5.7.1", "no")
+        answers = [("a@x.example", no), ("b@x.example", no)]
+        found = repliesFor(Form.DEFERRALS, answers, reference="id X")
+        self.assertEqual(list(map(str, found)), ["550 5.7.1 no (id X)"])
+
+    def test_veto(self) -> None:
+        """A message that cannot be taken, in the middle of a block."""
+        block = Block(Form.PRDR, candidates(Form.PRDR, "dd"), "id X", reference="id X")
+        block.verdict(0, NO)
+        block.windowOver()
+        block.take()
+        block.uncommitted(Reply(452, "4.3.1", "full"))
+        self.assertEqual([str(one)[-6:] for one in block.take()], ["(id X)"] * 2)
+
+
 class WindowTests(SynchronousTestCase):
     """
     When 353 is said.

@@ -4,7 +4,7 @@ A header section, field by field.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.fields import fieldsOf, hasEnd, headerEnd, separation
+from deferrals.model.fields import fieldsOf, hasEnd, headerEnd, messageIdOf, separation
 
 
 class FieldsTests(SynchronousTestCase):
@@ -17,6 +17,25 @@ class FieldsTests(SynchronousTestCase):
         head = b"A: 1\r\n 2\r\nnothing\r\nb : \xff\r\nA:"
         self.assertEqual(fieldsOf(head), [("A", "1 2"), ("b", "\ufffd"), ("A", "")])
         self.assertEqual(fieldsOf(b""), [])
+
+
+class MessageIdTests(SynchronousTestCase):
+    """
+    L{messageIdOf}.
+    """
+
+    def test_found(self) -> None:
+        """The first one, also folded, also what is none; not one in the text."""
+        for head, found in (
+            (b"Message-ID: <a@b>\r\nmessage-id: <c@d>\r\n\r\nx", "a@b"),
+            (b"A: b\r\nMESSAGE-ID :\r\n  <a@b> \r\n\r\n", "a@b"),
+            (b"Message-ID: a > b\xff", "a > b\ufffd"),
+            (b"Message-ID:\r\nA: b\r\n\r\n", ""),
+            (b"A: b\r\n\r\nMessage-ID: <a@b>\r\n", ""),
+            (b"X-Message-ID: <a@b>", ""),
+            (b"", ""),
+        ):
+            self.assertEqual(messageIdOf(head), found)
 
 
 class SectionTests(SynchronousTestCase):

@@ -212,3 +212,43 @@ class PiecesTests(SynchronousTestCase):
             lines = Reply(550, "5.1.1", text).lines()
             self.assertTrue(all(len(line.encode()) <= MAX_LINE_OCTETS for line in lines))
             self.assertEqual("".join(lines).replace(" ", ""), text.replace(" ", ""))
+
+
+class ReferenceTests(SynchronousTestCase):
+    """
+    L{Reply.referring}.
+    """
+
+    def last(self, reply: Reply, utf8: bool = False) -> str:
+        """
+        @return: the last line that is said of a reply with a reference, which none
+            of its lines makes too long.
+        """
+        octets = reply.referring("id 1M84B9SJQ005Q").encode(utf8)
+        lines = octets.split(b"\r\n")[:-1]
+        self.assertLessEqual(max(map(len, lines)), MAX_LINE_OCTETS - 2)
+        coded = reply.referring("id 1M84B9SJQ005Q").coded(4)
+        self.assertLessEqual(max(map(len, coded)), MAX_LINE_OCTETS - 6)
+        self.assertTrue(coded[-1].endswith(" (id 1M84B9SJQ005Q)"), coded[-1][-40:])
+        return lines[-1].decode("utf-8")
+
+    def test_end(self) -> None:
+        """It ends the last line, whatever the text is."""
+        self.assertEqual(self.last(Reply(550, "5.7.1", "no")), "550 5.7.1 no (id 1M84B9SJQ005Q)")
+        self.assertEqual(self.last(Reply(550, None, "")), "550 (id 1M84B9SJQ005Q)")
+        self.assertEqual(self.last(Reply(550, None, "a\nb")), "550 b (id 1M84B9SJQ005Q)")
+
+    def test_long(self) -> None:
+        """The text is cut, never the reference."""
+        for text in (
+            *("x" * length for length in range(440, 520)),
+            *("x" * 5000, "x " * 50000, "\n" * 5000, "\x1b" * 70000, "\u2764" * 30000, "a\r" * 999),
+            "\n".join(["y" * 490] * 600),
+        ):
+            for utf8 in (False, True):
+                said = self.last(Reply(451, "4.100.100", text), utf8)
+                self.assertTrue(said.endswith(" (id 1M84B9SJQ005Q)"), said[-40:])
+
+    def test_none(self) -> None:
+        """Without a reference a reply stays as it is."""
+        self.assertEqual(Reply(550, None, "no").referring(""), Reply(550, None, "no"))

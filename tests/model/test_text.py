@@ -7,7 +7,7 @@ import unicodedata
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.text import cleaned, cleanedLines, hasControls, oneLine
+from deferrals.model.text import cleaned, cleanedLines, hasControls, oneLine, word
 
 #: One of each kind of what acts or hides (S16).
 BAD = (
@@ -56,6 +56,12 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(
             oneLine("\U0001f468\u200d\U0001f469\x85"), "\U0001f468\u200d\U0001f469\\x{85}"
         )
+
+    def test_word(self) -> None:
+        """Nothing ends a word before its end, and it is no longer than it may be."""
+        self.assertEqual(word('<a b>\t"\x1b\u2028', 50).split(), [word('<a b>\t"\x1b\u2028', 50)])
+        self.assertEqual(word("a b@c", 50), "a\\x{20}b@c")
+        self.assertEqual(word("abc", 2), "ab")
 
     def test_hasControls(self) -> None:
         """Controls, line ends and halves of characters; a joiner is none."""

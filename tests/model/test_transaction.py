@@ -76,7 +76,8 @@ class AdmitTests(SynchronousTestCase):
         reply = transaction.admit(
             makeRecipient("a@example.net"), Refuse(Reply(554, "5.7.1", "no")), ""
         )
-        self.assertEqual(reply, Reply(550, "5.7.1", "<a@example.net> no"))
+        reference = transaction.envelope.reference
+        self.assertEqual(reply, Reply(550, "5.7.1", f"<a@example.net> no ({reference})"))
 
     def test_full(self) -> None:
         """More than there may be are 452, whatever is said of them."""

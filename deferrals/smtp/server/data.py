@@ -19,7 +19,7 @@ from deferrals.errors import PeerError
 from deferrals.interfaces import IBodyWriter
 from deferrals.model.completion import Additions, Completion
 from deferrals.model.envelope import Envelope
-from deferrals.model.fields import hasEnd, headerEnd
+from deferrals.model.fields import hasEnd, headerEnd, messageIdOf
 from deferrals.model.mixed import End
 from deferrals.model.reply import (
     R354_GO_AHEAD,
@@ -32,7 +32,7 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.trace import rfc5322Date
-from deferrals.model.transaction import Phase, outOfSequence
+from deferrals.model.transaction import Phase, Transaction, outOfSequence
 from deferrals.smtp.server.clientname import ClientName
 from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
 from deferrals.smtp.server.envelope import Envelopes
@@ -245,7 +245,15 @@ class Contents(Envelopes, ClientName):
             if limit:
                 self.overLimit(limit)
             self._veto = reply
-            self._writer.abort()
+            self._discard(self.state.transaction, self._writer)
+
+    def _discard(self, transaction: Transaction | None, writer: IBodyWriter) -> None:
+        """
+        A content is not wanted; the log is told which one it was.
+        """
+        if transaction is not None and not transaction.messageId:
+            transaction.messageId = messageIdOf(writer.head)
+        writer.abort()
 
     def _endOfMessage(self) -> None:
         """
@@ -256,6 +264,8 @@ class Contents(Envelopes, ClientName):
         transaction, self.state.transaction = self.state.transaction, None
         writer, self._writer = self._writer, None
         assert transaction is not None and writer is not None
+        if self._veto is None:
+            transaction.messageId = messageIdOf(writer.head)
         self._sentAwayBefore = frozenset(transaction.sentAway)
         self._dataDecoder = self._chunkDecoder = self._completion = None
         veto, self._veto = self._veto, None
@@ -302,7 +312,7 @@ class Contents(Envelopes, ClientName):
         self._veto = self._chunk = None
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.abort()
+            self._discard(transaction, writer)
         if self.state.phase is not Phase.START:
             self.state.phase = Phase.READY
         if transaction is not None:

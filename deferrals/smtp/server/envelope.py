@@ -18,14 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
-from deferrals.deferreds import (
-    CancelledError,
-    TimeoutError,
-    awaited,
-    errorText,
-    timeOfDay,
-    withDeadline,
-)
+from deferrals.deferreds import CancelledError, TimeoutError, awaited, timeOfDay, withDeadline
 from deferrals.errors import PeerError, StageError
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Form, Parameters, Recipient
@@ -38,6 +31,7 @@ from deferrals.model.reply import (
     R552_TOO_LARGE,
     Reply,
 )
+from deferrals.model.text import word
 from deferrals.model.transaction import Phase, Transaction
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp.server import maillog
@@ -51,6 +45,9 @@ _log = Logger(namespace="deferrals.session")
 _EXTENDED = (Form.DEFERRALS, Form.PRDR)
 
 _TOO_MANY = Refuse(R452_TOO_MANY_RECIPIENTS)
+
+#: Of a recipient that is no address, so many characters are logged.
+MAX_NAMED = 200
 
 
 @attrs.frozen
@@ -144,7 +141,8 @@ class Envelopes(SessionBase):
         """
         envelope, seconds = transaction.envelope, self._limits.envelope_timeout
         d = withDeadline(self._clock, seconds, refusalOf, self._backend.senders, envelope)
-        d.addErrback(self._notJudged, envelope, "the sender")
+        names = ", ".join(type(stage).__name__ for stage in self._backend.senders)
+        d.addErrback(self._notJudged, envelope, "the sender", names)
         return d.addCallback(self._senderJudged, transaction)
 
     def _senderJudged(
@@ -190,6 +188,7 @@ class Envelopes(SessionBase):
             size,
             str(end),
             self._clock.seconds() - transaction.began,
+            messageId=transaction.messageId,
         )
         final = end if isinstance(end, Reply) else None
         tellEnd(self._backend.observers, transaction.envelope, transaction.answers, final)
@@ -234,6 +233,29 @@ class Envelopes(SessionBase):
         self.setTimeout(None)
         slot.pending = verdict.addCallback(self._judged, slot, recipient, began)
 
+    def refusedLine(self, line: bytes, reply: Reply) -> Reply:
+        """
+        A command line is refused as it stands.
+
+        @return: what is said; where it was to name a recipient, as any other
+            refusal of one.
+        """
+        transaction, text = self.state.transaction, line.strip(b" \t")
+        if transaction is None or text[:4].upper() != b"RCPT" or reply.code < 400:
+            return reply
+        named = text[5:].partition(b":")[2].decode("utf-8", "replace")
+        said = reply.referring(transaction.envelope.reference)
+        maillog.recipientVerdict(
+            self._backend.status,
+            transaction.envelope,
+            word(named.strip(" \t<>"), MAX_NAMED),
+            "envelope",
+            "",
+            said,
+            0.0,
+        )
+        return said
+
     def _askStages(
         self, transaction: Transaction, recipient: Recipient
     ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict]:
@@ -244,30 +266,32 @@ class Envelopes(SessionBase):
         if transaction.isFull:
             return _TOO_MANY
         envelope = transaction.envelope
+        source = type(self._backend.envelope).__name__
         try:
             answer = awaited(self._backend.envelope.judgeRecipient(envelope, recipient))
             if not isinstance(answer, Deferred):
                 return _checked(answer)
         except BaseException:
-            return self._notJudged(Failure(), envelope, f"<{recipient}>")
+            return self._notJudged(Failure(), envelope, f"<{recipient}>", source)
         late = withDeadline(self._clock, self._limits.envelope_timeout, lambda: answer)
         d: Deferred[EnvelopeVerdict] = late.addCallback(_checked)
-        return d.addErrback(self._notJudged, envelope, f"<{recipient}>")
+        return d.addErrback(self._notJudged, envelope, f"<{recipient}>", source)
 
-    def _notJudged(self, failure: Failure, envelope: Envelope, about: str) -> Refuse:
+    def _notJudged(self, failure: Failure, envelope: Envelope, about: str, stage: str) -> Refuse:
         """
         A stage has raised, is late or has answered nonsense.
         """
         if failure.check(TimeoutError):
             maillog.late(self._backend.status, envelope, "envelope", about)
         elif not failure.check(CancelledError):
-            _log.error(
-                "{transaction}: envelope stage failed for {about}: {error}",
+            _log.raised(
+                failure,
+                "{transaction}: {stage} failed for {about}: {error}",
                 transaction=envelope.id,
+                stage=stage,
                 about=about,
-                error=errorText(failure),
             )
-        return Refuse(R451_LOCAL_ERROR)
+        return Refuse(R451_LOCAL_ERROR, why=f"{stage} failed")
 
     def _judged(
         self, verdict: EnvelopeVerdict, slot: _RecipientSlot, recipient: Recipient, began: float
@@ -289,7 +313,8 @@ class Envelopes(SessionBase):
         try:
             cohort = self._backend.content.cohort(recipient, verdict)
         except Exception:
-            refusal = self._notJudged(Failure(), self.state.transaction.envelope, f"<{recipient}>")
+            envelope = self.state.transaction.envelope
+            refusal = self._notJudged(Failure(), envelope, f"<{recipient}>", "the content's cohort")
             return _Judged(recipient, refusal, began)
         return _Judged(recipient, verdict, began, cohort)
 
@@ -335,6 +360,7 @@ class Envelopes(SessionBase):
                 named,
                 reply,
                 seconds,
+                verdict.why,
             )
         return reply
 

@@ -1,20 +1,30 @@
 """
 What the log says of a transaction: one event per recipient's verdict and one
-per transaction.  Never any content.
+per transaction, and one per session.  Never any content.
 
 The keys of an event are public: C{--log-format json} writes them as they are.
 """
 
 from __future__ import annotations
 
+import functools
+
 from twisted.logger import LogLevel
 
 from deferrals.logger import Logger
-from deferrals.model.envelope import Envelope
+from deferrals.model.envelope import Client, Envelope
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
+from deferrals.model.text import word
 
 log = Logger(namespace="deferrals.transaction")
+_sessionLog = Logger(namespace="deferrals.session")
+
+#: Of what a client says of itself and of its message, so many characters are logged.
+MAX_WORD = 250
+
+_VERDICT = "{transaction} to=<{recipient}> {stage} {cohort}: {reply} ({milliseconds} ms)"
+_DECIDED = _VERDICT.replace("{reply}", "{reply} [{why}]")
 
 
 def recipientVerdict(
@@ -25,6 +35,7 @@ def recipientVerdict(
     cohort: str,
     reply: Reply,
     seconds: float,
+    why: str = "",
 ) -> None:
     """
     One recipient has its answer.
@@ -35,10 +46,11 @@ def recipientVerdict(
         for the members of one cohort of this transaction; empty if refused in
         the envelope.
     @param seconds: how long it took: since RCPT TO, or since the data's end.
+    @param why: the rule, or the score and its limit, that decided.
     """
     log.tell(
         status,
-        "{transaction} to=<{recipient}> {stage} {cohort}: {reply} ({milliseconds} ms)",
+        _DECIDED if why else _VERDICT,
         event="recipient",
         transaction=envelope.id,
         client=envelope.client.address,
@@ -47,6 +59,7 @@ def recipientVerdict(
         stage=stage,
         cohort=cohort,
         reply=str(reply),
+        why=why or None,
         milliseconds=round(seconds * 1000, 1),
     )
 
@@ -72,6 +85,19 @@ def late(status: Status, envelope: Envelope, stage: str, about: str) -> None:
     )
 
 
+@functools.cache
+def _endFormat(hasUser: bool, hasTLS: bool, hasMessageId: bool) -> str:
+    """
+    The line of a transaction, with what is known of it.
+    """
+    user, tls = _who(hasUser, hasTLS)
+    messageId = " message-id=<{messageId}>" if hasMessageId else ""
+    return (
+        f"{{transaction}} {{client}} helo={{helo}}{user}{tls} from=<{{sender}}>{messageId}"
+        " size={size} {rung}, {accepted} of {recipients} accepted: {reply} ({milliseconds} ms)"
+    )
+
+
 def transactionEnd(
     status: Status,
     envelope: Envelope,
@@ -83,6 +109,7 @@ def transactionEnd(
     reply: str,
     seconds: float,
     answered: float | None = None,
+    messageId: str = "",
 ) -> None:
     """
     One transaction is over.
@@ -94,19 +121,22 @@ def transactionEnd(
     @param reply: the final reply, or why there was none.
     @param seconds: since MAIL FROM.
     @param answered: how long the final reply took, since the data's end.
+    @param messageId: the message's own, as its author says.
     """
+    client = envelope.client
+    user = None if client.user is None else word(client.user, MAX_WORD)
     log.tell(
         status,
-        "{transaction} {client} from=<{sender}> size={size} {rung}, {accepted} of {recipients}"
-        " accepted: {reply} ({milliseconds} ms)",
+        _endFormat(user is not None, client.tls is not None, bool(messageId)),
         event="transaction",
         transaction=envelope.id,
-        client=envelope.client.address,
-        helo=envelope.client.helo,
-        user=envelope.client.user,
-        tls=envelope.client.tls,
+        client=client.address,
+        helo=client.helo,
+        user=user,
+        tls=client.tls,
         listener=envelope.listener,
         sender=envelope.senderText,
+        messageId=word(messageId, MAX_WORD) if messageId else None,
         size=size,
         rung=rung,
         recipients=recipients,
@@ -116,3 +146,52 @@ def transactionEnd(
         milliseconds=round(seconds * 1000, 1),
         answered=None if answered is None else round(answered * 1000, 1),
     )
+
+
+def sessionEnd(
+    status: Status,
+    client: Client,
+    listener: str,
+    outcome: str,
+    commands: int,
+    refusal: Reply | None,
+    isShown: bool,
+) -> None:
+    """
+    A client has gone.
+
+    @param status: where it is counted.
+    @param outcome: what came of its session.
+    @param commands: how many it has given.
+    @param refusal: the last reply that refused anything.
+    @param isShown: whether it has a line, and is not for those who debug only.
+    """
+    user = None if client.user is None else word(client.user, MAX_WORD)
+    _sessionLog.tell(
+        status,
+        _sessionFormat(user is not None, client.tls is not None, refusal is not None),
+        event="session",
+        level=LogLevel.info if isShown else LogLevel.debug,
+        client=client.address,
+        listener=listener,
+        outcome=outcome,
+        helo=client.helo,
+        user=user,
+        tls=client.tls,
+        commands=commands,
+        reply=None if refusal is None else str(refusal),
+    )
+
+
+@functools.cache
+def _sessionFormat(hasUser: bool, hasTLS: bool, hasReply: bool) -> str:
+    user, tls = _who(hasUser, hasTLS)
+    reply = ", the last refusal: {reply}" if hasReply else ""
+    return (
+        f"{{client}} helo={{helo}}{user}{tls} has gone from {{listener}} without mail:"
+        f" {{commands}} commands{reply}"
+    )
+
+
+def _who(hasUser: bool, hasTLS: bool) -> tuple[str, str]:
+    return (" user={user}" if hasUser else "", " tls=({tls})" if hasTLS else "")

@@ -110,8 +110,9 @@ class PostData:
         self._block = Block(
             transaction.form,
             transaction.candidates,
-            f"id {self._envelope.id}",
+            self._envelope.reference,
             backend.mixed.isWatched(transaction),
+            self._envelope.reference,
         )
         self._step = Step.READING
         self._began = clock.seconds()
@@ -224,8 +225,10 @@ class PostData:
     def _foreseen(self, refusals: Mapping[int, Reply], message: IMessage) -> IMessage:
         if self._step is Step.READING and refusals:
             self._block.foreseen(refusals)
-            for index, reply in refusals.items():
-                self._logVerdict(index, reply)
+            for index in refusals:
+                latched = self._block.verdicts[index]
+                if latched is not None:
+                    self._logVerdict(index, latched)
         return message
 
     def _ask(self, message: IMessage) -> None:
@@ -271,7 +274,8 @@ class PostData:
         if self._step is Step.OVER or not self._block.verdict(index, verdict):
             return
         latched = self._block.verdicts[index]
-        self._logVerdict(index, latched.reply if isinstance(latched, Refuse) else R250_CONTENT)
+        assert latched is not None
+        self._logVerdict(index, latched)
         self._advance()
 
     def _broken(self, failure: Failure, index: int) -> None:
@@ -443,7 +447,7 @@ class PostData:
         @param replies: the last ones.
         """
         step, self._step = self._step, Step.OVER
-        final, accepted = self._block.final, self._block.accepted()
+        final = self._block.final
         assert final is not None
         self._send(replies)
         self._letGo(step)
@@ -452,7 +456,8 @@ class PostData:
         if self._resolved is not None and self._block.veto is None:
             self._backend.mixed.answered(self._transaction, self._resolved)
         rung = self._rung()
-        self._logEnd(rung, len(accepted), str(final), self._clock.seconds() - self._began)
+        accepted = self._block.acceptedInTheEnd
+        self._logEnd(rung, accepted, str(final), self._clock.seconds() - self._began)
         if self._backend.observers:
             self._tellEnd(lastReplies(self._block), final)
         self._done()
@@ -493,7 +498,8 @@ class PostData:
             return "mixed"
         return "single" if len(self._transaction.candidates) == 1 else "unanimous"
 
-    def _logVerdict(self, index: int, reply: Reply) -> None:
+    def _logVerdict(self, index: int, verdict: ContentVerdict) -> None:
+        reply = verdict.reply if isinstance(verdict, Refuse) else R250_CONTENT
         candidate = self._transaction.candidates[index]
         maillog.recipientVerdict(
             self._backend.status,
@@ -503,6 +509,7 @@ class PostData:
             self._transaction.cohortName(index),
             reply,
             self._clock.seconds() - self._began,
+            verdict.why,
         )
 
     def _logEnd(self, rung: str, accepted: int, reply: str, answered: float | None = None) -> None:
@@ -517,4 +524,5 @@ class PostData:
             reply,
             self._clock.seconds() - self._transaction.began,
             answered,
+            self._transaction.messageId,
         )

@@ -19,7 +19,6 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
 from twisted.internet.protocol import ServerFactory, connectionDone
-from twisted.logger import LogLevel
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
@@ -48,6 +47,7 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.transaction import Phase
+from deferrals.smtp.server import maillog
 from deferrals.smtp.server.auth import Authentication
 from deferrals.smtp.server.commandline import parseLine
 from deferrals.smtp.server.connectionlimits import LIMITS
@@ -90,6 +90,8 @@ class Session(Introduction, Authentication, Encryption, Contents):
     _greeter: IDelayedCall | None = None
     _commands = 0
     _errors = 0
+    _isForeign = False
+    _lastRefusal: Reply | None = None
 
     def __init__(
         self,
@@ -255,16 +257,19 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     def _tellEnd(self) -> None:
         """
-        For those who debug; what matters of it has a line of its own.
+        What came of it.  A session without mail leaves this line, unless it has
+        left another one; one in which the client has said nothing is a probe, and
+        only counted.
         """
-        _log.tell(
+        isUntold = self._outcome == "none" and not self._isForeign
+        maillog.sessionEnd(
             self._backend.status,
-            "{client} has gone from {listener}: {outcome}",
-            event="session",
-            level=LogLevel.debug,
-            client=self.state.address,
-            listener=self._settings.name,
-            outcome=self._outcome,
+            self.state.client,
+            self._settings.name,
+            self._outcome,
+            self._commands,
+            self._lastRefusal,
+            isUntold and bool(self._commands or self._lastRefusal),
         )
 
     def timeoutConnection(self) -> None:
@@ -274,9 +279,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self.overLimit(self._limitOfTime())
         if not self._isGreeted or self._handshaking:
             return self.cutOff()
-        self.abort("timeout")
-        self.say(R421_TIMEOUT)
-        self.close()
+        self._enough(R421_TIMEOUT, "timeout")
 
     def _limitOfTime(self) -> str:
         """
@@ -331,6 +334,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         super().lineBroken()
 
     def binaryReceived(self) -> None:
+        self._isForeign = True
         _log.tell(
             self._backend.status,
             "{client} speaks another protocol",
@@ -351,12 +355,12 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if command is None:
             return self.binaryReceived()
         if isinstance(command, Reply):
-            return self.reply(command)
-        self._obey(*command)
+            return self.reply(self.refusedLine(line, command))
+        self._obey(line, *command)
         if self._shutdown:
             self._leaveIfStopping()
 
-    def _obey(self, verb: str, rest: str) -> None:
+    def _obey(self, line: bytes, verb: str, rest: str) -> None:
         """
         Carry a command out, if it may come.
         """
@@ -376,13 +380,15 @@ class Session(Introduction, Authentication, Encryption, Contents):
         try:
             pending = method(rest)
         except PeerError as error:
-            self.reply(error.reply)
+            self.reply(self.refusedLine(line, error.reply))
         else:
             if pending is not None and not self._closing:
                 self.wait(pending)
 
-    def _enough(self, reply: Reply) -> None:
-        self.abort(reply.text)
+    def _enough(self, reply: Reply, why: str = "") -> None:
+        self.abort(why or reply.text)
+        if self._commands:
+            self._lastRefusal = reply
         self.say(reply)
         self.close()
 
@@ -392,6 +398,9 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         Count errors.
         """
+        if reply.code < 400:
+            return
+        self._lastRefusal = reply
         if reply.isPermanent and not self.isHonest():
             self._errors += 1
             if self._errors == self._limits.errors:

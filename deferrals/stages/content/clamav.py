@@ -138,12 +138,14 @@ class ClamAVStage:
         if scan.tooLarge:
             return tooLarge("clamav", settings.too_large, "too large to be scanned for viruses")
         action = self._actionOf(scan.virus) if scan.virus else "ignore"
+        why = f"clamav: {scan.virus}, action {action}"
         if action == "ignore":
             return ACCEPT
         if action == "refuse":
             reply = Reply.parseRefusal(settings.reply)
-            return Refuse(attrs.evolve(reply, text=f"{reply.text} ({scan.virus})"))
-        return Accept(Marks((("X-Virus", scan.virus),), ("X-Virus",), settings.subject_tag, True))
+            return Refuse(attrs.evolve(reply, text=f"{reply.text} ({scan.virus})"), why=why)
+        marks = Marks((("X-Virus", scan.virus),), ("X-Virus",), settings.subject_tag, True)
+        return Accept(marks, why=why)
 
     def _actionOf(self, virus: str) -> Literal["refuse", "mark", "ignore"]:
         for one in self._settings.classes:

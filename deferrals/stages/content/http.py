@@ -155,7 +155,9 @@ class HTTPStage:
                 error=f"{type(error).__name__}: {error}",
                 on_error=self._settings.on_error,
             )
-        return ACCEPT if self._settings.on_error == "accept" else Refuse(R451_STAGE_FAILED)
+        onError = self._settings.on_error
+        why = f"http: no verdict, on_error {onError}"
+        return Accept(why=why) if onError == "accept" else Refuse(R451_STAGE_FAILED, why=why)
 
     async def _ask(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
@@ -226,6 +228,6 @@ def _read(verdict: JSON, recipient: Mailbox) -> ContentVerdict:
         return Accept(Marks(fields)) if fields else ACCEPT
     reply = verdict.get("reply")
     try:
-        return Refuse(Reply.parseRefusal(reply if isinstance(reply, str) else ""))
+        return Refuse(Reply.parseRefusal(reply if isinstance(reply, str) else ""), why="http")
     except ValueError:
         raise StageError(f"an invalid reply for <{recipient}>") from None

@@ -38,6 +38,7 @@ from deferrals.model.verdict import (
     EnvelopeVerdict,
     Refuse,
     Route,
+    refusedBy,
 )
 from deferrals.stages.content.scanner import isUnscanned
 from deferrals.stages.foreign import seen
@@ -241,7 +242,8 @@ class _Judging:
             return walking
 
         def late(verdict: Deferred[ContentVerdict]) -> None:
-            verdict.callback(Refuse(R451_LATE if self._inside else R452_OVERLOADED))
+            refusal = R451_LATE if self._inside else R452_OVERLOADED
+            verdict.callback(Refuse(refusal, why="no verdict in time"))
             walking.cancel()
 
         verdict: Deferred[ContentVerdict] = Deferred(late)
@@ -252,19 +254,23 @@ class _Judging:
         """
         One cohort through its stages: the first refusal stands.
         """
-        marks = NO_MARKS
+        marks, whys = NO_MARKS, []
         try:
             await slot
             for stage, key in cohort:
                 verdict = await self._ask(stage, key)
                 if isinstance(verdict, Refuse):
                     self._refused.add(cohort)
-                    return verdict
+                    return refusedBy(type(stage).__name__, verdict)
                 marks = marks.plus(verdict.marks)
+                if verdict.why:
+                    whys.append(verdict.why)
         except CancelledError:  # no recipient waits for it any longer
             self._refused.add(cohort)
             return Refuse(R451_LATE)
-        return Accept(marks) if marks is not NO_MARKS else ACCEPT
+        if marks is NO_MARKS and not whys:
+            return ACCEPT
+        return Accept(marks, why="; ".join(whys))
 
     def _ask(self, stage: IContentStage, key: _Key) -> Deferred[ContentVerdict]:
         """
@@ -312,15 +318,15 @@ class _Judging:
                 names=_names(recipients),
             )
         else:
-            _log.error(
+            _log.raised(
+                failure,
                 "{transaction}: {stage} failed for {recipients} recipients, {names}: {error}",
                 transaction=self._envelope.id,
                 stage=type(stage).__name__,
                 recipients=len(recipients),
                 names=_names(recipients),
-                error=errorText(failure),
             )
-        return Refuse(R451_STAGE_FAILED)
+        return Refuse(R451_STAGE_FAILED, why=f"{type(stage).__name__} failed")
 
 
 def _names(recipients: Sequence[Recipient]) -> str:

@@ -34,6 +34,7 @@ from deferrals.stages.content.scores import (
     ScoreLimits,
     ScoringStage,
     acceptance,
+    decision,
     limitsOf,
     number,
     refusal,
@@ -248,15 +249,16 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan | None]):
             return self.tooLarge()
         settings = self._settings
         score = scan.scoreWith(self._weights)
+        why = decision("rspamd", score, limits, f"action {scan.action[:100]}")
         if refuses(scan, score, limits):
-            return refusal(settings.reply, scan.text if scan.refuses else "")
+            return refusal(settings.reply, scan.text if scan.refuses else "", why)
         if scan.action == "soft reject":
-            return refusal(_LATER, scan.text)
+            return refusal(_LATER, scan.text, why)
         if scan.action == "greylist" and settings.greylist == "refuse-temporarily":
-            return refusal(_LATER, scan.text)
-        return self._acceptance(scan, score, _isMarked(scan, score, limits))
+            return refusal(_LATER, scan.text, why)
+        return self._acceptance(scan, score, _isMarked(scan, score, limits), why)
 
-    def _acceptance(self, scan: RspamdScan, score: float, marked: bool) -> ContentVerdict:
+    def _acceptance(self, scan: RspamdScan, score: float, marked: bool, why: str) -> ContentVerdict:
         """
         A copy, with what rspamd wants of it.
         """
@@ -265,7 +267,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan | None]):
         if marked and scan.action == "rewrite subject" and not settings.subject_tag:
             marks = marks.plus(scan.subject)
         spam = scan.spam if settings.milter_headers and marked else NO_MARKS
-        return acceptance(settings, score, marked, marks.plus(spam), spam == NO_MARKS)
+        return acceptance(settings, score, marked, marks.plus(spam), why, spam == NO_MARKS)
 
 
 def _isMarked(scan: RspamdScan, score: float, limits: ScoreLimits) -> bool:

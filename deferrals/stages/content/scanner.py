@@ -36,8 +36,11 @@ TooLargeMeans = Literal["accept", "mark", "refuse"]
 #: The field of a copy that a scanner should have seen and has not.
 UNSCANNED = "Deferrals-Unscanned"
 
-#: It is accepted, and its copies do not say that it was not scanned.
-SKIPPED = Accept()
+
+class Skipped(Accept):
+    """
+    It is accepted, and its copies do not say that it was not scanned.
+    """
 
 
 def isUnscanned(verdict: ContentVerdict) -> bool:
@@ -46,7 +49,8 @@ def isUnscanned(verdict: ContentVerdict) -> bool:
     """
     if isinstance(verdict, Refuse):
         return False
-    return verdict is SKIPPED or any(name == UNSCANNED for name, _ in verdict.marks.headers)
+    isMarked = any(name == UNSCANNED for name, _ in verdict.marks.headers)
+    return isMarked or isinstance(verdict, Skipped)
 
 
 def tooLarge(
@@ -57,9 +61,12 @@ def tooLarge(
 
     @param text: what a sender is told that is refused.
     """
+    why = f"{name}: too large, {means}"
     if means == "refuse":
-        return Refuse(Reply(552, "5.3.4", text))
-    return Accept(Marks(((UNSCANNED, f"{name} (too large)"),))) if means == "mark" else SKIPPED
+        return Refuse(Reply(552, "5.3.4", text), why=why)
+    if means == "accept":
+        return Skipped(why=why)
+    return Accept(Marks(((UNSCANNED, f"{name} (too large)"),)), why=why)
 
 
 class ScannerSettings(Protocol):
@@ -144,6 +151,9 @@ class Scanner:
             on_error=onError,
             error=f"{type(error).__name__}: {error}",
         )
+        why = f"{self.name}: not scanned, on_error {onError}"
         if onError == "refuse-temporarily":
-            return Refuse(R451_STAGE_FAILED)
-        return Accept(Marks(((UNSCANNED, self.name),))) if onError == "accept" else SKIPPED
+            return Refuse(R451_STAGE_FAILED, why=why)
+        if onError == "skip":
+            return Skipped(why=why)
+        return Accept(Marks(((UNSCANNED, self.name),)), why=why)

@@ -18,7 +18,15 @@ from deferrals.interfaces import IMessage
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets
-from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse, Route
+from deferrals.model.verdict import (
+    ACCEPT,
+    NO_MARKS,
+    Accept,
+    ContentVerdict,
+    Marks,
+    Refuse,
+    Route,
+)
 from deferrals.stages.content.scanner import Scanner, ScannerSettings, tooLarge
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -107,24 +115,43 @@ def symbolsNamed(symbols: Iterable[str]) -> str:
     return " ".join(symbol[:MAX_SYMBOL] for symbol in itertools.islice(symbols, MAX_NAMED))
 
 
-def refusal(reply: str, text: str = "") -> Refuse:
+def decision(name: str, score: float, limits: ScoreLimits, action: str = "") -> str:
+    """
+    What decided, for the log.
+
+    @param name: the stage's.
+    @param action: what the scanner itself wants.
+    """
+    known = {"refuse_score": limits.refuse, "mark_score": limits.mark}
+    own = [f"{key} {limit:g}" for key, limit in known.items() if limit is not None]
+    return ", ".join(filter(None, (f"{name}: score {score:g}", *own, action)))
+
+
+def refusal(reply: str, text: str = "", why: str = "") -> Refuse:
     """
     @param reply: the stage's setting.
+    @param why: what decided.
     @param text: what the scanner wants the sender to read instead of its text.
     """
     found = Reply.parseRefusal(reply)
     text = " ".join(text.split())[:300]
-    return Refuse(attrs.evolve(found, text=text) if text else found)
+    return Refuse(attrs.evolve(found, text=text) if text else found, why=why)
 
 
 def acceptance(
-    settings: ScoreSettings, score: float, marked: bool, more: Marks, saysSpam: bool = True
+    settings: ScoreSettings,
+    score: float,
+    marked: bool,
+    more: Marks,
+    why: str,
+    saysSpam: bool = True,
 ) -> ContentVerdict:
     """
     The copy of a cohort that accepts.  What a sender says about its own score
     is taken out.
 
     @param more: further marks, in front.
+    @param why: what decided.
     @param saysSpam: whether a marked copy says C{X-Spam: Yes}.
     """
     headers: list[tuple[str, str]] = []
@@ -141,7 +168,7 @@ def acceptance(
             marked and settings.junk,
         )
     )
-    return ACCEPT if marks == Marks() else Accept(marks)
+    return Accept(NO_MARKS if marks == NO_MARKS else marks, why=why)
 
 
 class ScoringStage(ABC, Generic[_Key, _Scan]):

@@ -28,6 +28,7 @@ from deferrals.stages.content.scores import (
     ScoreLimits,
     ScoringStage,
     acceptance,
+    decision,
     number,
     refusal,
     symbolsNamed,
@@ -146,10 +147,11 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
 
     def decide(self, scan: SpamdScan, limits: ScoreLimits) -> ContentVerdict:
         settings = self._settings
+        why = decision("spamassassin", scan.score, limits)
         if limits.refuse is not None and scan.score >= limits.refuse:
-            return refusal(settings.reply)
+            return refusal(settings.reply, why=why)
         marked = scan.spam if limits.mark is None else scan.score >= limits.mark
-        return acceptance(settings, scan.score, marked, Marks())
+        return acceptance(settings, scan.score, marked, Marks(), why)
 
 
 def _request(message: IMessage, user: str) -> Generator[bytes, None, None]:

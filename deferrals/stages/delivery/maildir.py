@@ -36,7 +36,7 @@ from deferrals.interfaces import (
     IReportingDelivery,
     IServices,
 )
-from deferrals.model.address import Mailbox, comparable
+from deferrals.model.address import Mailbox, comparable, separator, splitSubaddress
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
@@ -66,11 +66,6 @@ R552_NEVER_FITS = Reply(552, "5.2.3", "the message is larger than the mailbox ma
 R451_NO_MAILBOX = Reply(451, "4.2.1", "the mailbox is not there now")
 
 
-def _separator(value: str) -> None:
-    if len(value) > 1 or (value and not value.isascii()) or value in ("/", "@"):
-        raise ValueError('one character such as "+", or none')
-
-
 @attrs.frozen
 class MaildirSettings:
     """
@@ -82,7 +77,7 @@ class MaildirSettings:
     @ivar quota: how much may be in a mailbox with all its folders.
     @ivar subaddress: the character that ends the mailbox's part of a local
         part: with C{"+"}, mail for C{user+list} goes to C{user}, into the
-        folder C{list} if that is there.
+        folder C{list} if that is there; by default the rule's.
     @ivar line_ends: C{"crlf"} keeps the message's octets; C{"lf"} writes them
         the way older programs expect.
     """
@@ -90,7 +85,7 @@ class MaildirSettings:
     path: str = attrs.field(validator=checked(template))
     create: bool = True
     quota: Octets | None = attrs.field(default=None, validator=checked(positive))
-    subaddress: str = attrs.field(default="", validator=checked(_separator))
+    subaddress: str | None = attrs.field(default=None, validator=checked(separator))
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
@@ -124,9 +119,8 @@ class MaildirDelivery(ReportingDelivery):
         """
         A local part as the mailbox's name, and what is behind the separator.
         """
-        separator = self._settings.subaddress
-        local, _, detail = address.local.partition(separator) if separator else (address.local,) * 3
-        return (local, detail) if separator and local else (address.local, "")
+        mailbox, detail = splitSubaddress(address, self._settings.subaddress or "")
+        return mailbox.local, detail
 
     def _folder(self, maildir: str, addressee: Addressee) -> str:
         """

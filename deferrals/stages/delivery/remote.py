@@ -124,10 +124,7 @@ def hopTo(
     @param ca: a file of certificates (PEM), relative to the configuration.
     @raise ValueError: this is no client endpoint.
     """
-    try:
-        services.connect(endpoint)
-    except Exception as error:
-        raise ValueError(f"a client endpoint such as tcp:host:25: {error}") from None
+    services.connect(endpoint)
     path = None if ca is None else os.path.join(services.baseDir, ca)
     host = name or hostOf(endpoint)
     return Hop(_pinned(endpoint, name, path), endpoint, host, security=security, ca=path)

@@ -151,7 +151,9 @@ class CalloutStage:
             error=f"{type(error).__name__}: {error}",
             on_error=self._settings.on_error,
         )
-        return None if self._settings.on_error == "accept" else Refuse(R451_NO_ANSWER)
+        if self._settings.on_error == "accept":
+            return None
+        return Refuse(R451_NO_ANSWER, why=f"callout: {self._hop.endpoint} has not answered")
 
     def _ask(self, address: str) -> Deferred[Reply | None]:
         """
@@ -195,4 +197,4 @@ class CalloutStage:
 
 
 def _verdict(refusal: Reply | None) -> Refuse | None:
-    return None if refusal is None else Refuse(refusal)
+    return None if refusal is None else Refuse(refusal, why="callout")

@@ -15,13 +15,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
-from deferrals.deferreds import awaited, errorText
+from deferrals.deferreds import awaited
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR
-from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
+from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route, refusedBy
 
 _log = Logger(namespace="deferrals.stages")
 
@@ -46,7 +46,7 @@ async def askInTurn(
         if verdict is None:
             continue
         if isinstance(verdict, Refuse):
-            return verdict
+            return refusedBy(type(stage).__name__, verdict)
         recipient = routed(recipient, verdict.route)
         opinion = attrs.evolve(verdict, route=recipient.route)
     return opinion
@@ -67,14 +67,14 @@ async def _ask(
         )
         raise
     except (Exception, SystemExit):  # a stage ends no process
-        _log.error(
+        _log.raised(
+            Failure(),
             "{transaction}: {stage} failed for <{recipient}>: {error}",
             transaction=envelope.id,
             stage=type(stage).__name__,
             recipient=str(recipient),
-            error=errorText(Failure()),
         )
-        return Refuse(R451_LOCAL_ERROR)
+        return Refuse(R451_LOCAL_ERROR, why=f"{type(stage).__name__} failed")
 
 
 def _checked(verdict: EnvelopeVerdict | None) -> EnvelopeVerdict | None:

@@ -64,7 +64,9 @@ class Foreseen:
         source = f"{type(delivery).__name__}.refusal"
         routed = recipient.routed(verdict.route)
         reply = _refusal(atOnce(delivery.refusal(envelope, routed), source), source)
-        return verdict if reply is None else Refuse(reply)
+        if reply is None:
+            return verdict
+        return Refuse(reply, why=f"the delivery {verdict.route.delivery}")
 
     async def refusals(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]

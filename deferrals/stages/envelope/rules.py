@@ -19,7 +19,14 @@ from zope.interface import implementer
 
 from deferrals.errors import StageError
 from deferrals.interfaces import IEnvelopeStage
-from deferrals.model.address import AddressError, Mailbox, comparable, isRouted, normalDomain
+from deferrals.model.address import (
+    AddressError,
+    Mailbox,
+    comparable,
+    isRouted,
+    normalDomain,
+    splitSubaddress,
+)
 from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.networks import Networks
 from deferrals.model.reply import (
@@ -31,6 +38,9 @@ from deferrals.model.reply import (
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.stages.envelope.chain import askInTurn, routed
 from deferrals.stages.envelope.foreseen import Foreseen
+
+#: Rules by their places: see L{RuleTable._rulesAbout}.
+_About = tuple[Sequence[int], Sequence[int], Sequence[int]]
 
 
 @attrs.frozen
@@ -127,6 +137,8 @@ class Rule:
     @ivar checks: envelope stages that are asked afterwards.
     @ivar allow: the clients that it is for; C{None} for all.
     @ivar routing: whether senders may say where its mail goes on to.
+    @ivar subaddress: what begins a subaddress: with it, an address matches as it
+        would without; empty for none.
     """
 
     pattern: Pattern
@@ -134,6 +146,13 @@ class Rule:
     checks: Sequence[IEnvelopeStage] = ()
     allow: Allowed | None = None
     routing: bool = False
+    subaddress: str = ""
+
+    def isFor(self, client: Client) -> bool:
+        """
+        Whether it is for this client.
+        """
+        return self.allow is None or self.allow.lets(client)
 
 
 class Onward:
@@ -200,6 +219,7 @@ class RuleTable:
         self._about = functools.lru_cache(maxsize=4096)(self._rulesAbout)
         for index, rule in enumerate(rules):
             self._indexes.setdefault(rule.pattern, []).append(index)
+        self._marks = {rule.subaddress for rule in rules} - {""}
         ours = [rule.pattern for rule in rules if rule.allow is None]
         found = [pattern.domain for pattern in ours if not pattern.below]
         self._domains = [hostname, *dict.fromkeys(found)]
@@ -213,7 +233,7 @@ class RuleTable:
             recipient = self._postmaster(envelope.client, recipient)
         rule = self._match(envelope.client, recipient.address)
         if rule is None:
-            return Refuse(self._unmatched(recipient.address))
+            return Refuse(self._unmatched(recipient.address), why="no rule")
         if isinstance(rule.verdict, Refuse):
             return rule.verdict
         if not rule.checks:
@@ -239,9 +259,9 @@ class RuleTable:
         """
         if isinstance(verdict, Refuse) or rule.routing:
             return verdict
-        return (
-            Refuse(R550_SENDER_ROUTING) if self._onward.refuses(address, verdict.route) else verdict
-        )
+        if not self._onward.refuses(address, verdict.route):
+            return verdict
+        return Refuse(R550_SENDER_ROUTING, why="sender_routing")
 
     def _settled(self, verdict: EnvelopeVerdict, ruled: Route | None) -> EnvelopeVerdict:
         """
@@ -281,17 +301,39 @@ class RuleTable:
         return None if isinstance(verdict, Refuse) else verdict.route
 
     def _match(self, client: Client | None, address: Mailbox) -> Rule | None:
-        for rule in self._about(address):
-            if client is None or rule.allow is None or rule.allow.lets(client):
-                return rule
-        return None
+        named, user, wide = self._about(address)
+        own = self._first(client, named)
+        if own is None:
+            own = self._first(client, user)
+        found = [index for index in (own, self._first(client, wide)) if index is not None]
+        return self._rules[min(found)] if found else None
 
-    def _rulesAbout(self, address: Mailbox) -> list[Rule]:
+    def _first(self, client: Client | None, indexes: Sequence[int]) -> int | None:
         """
-        The rules whose patterns match an address, in their order.
+        The first one of some rules that is for a client.
         """
-        found = [index for key in patternsOf(address) for index in self._indexes.get(key, ())]
-        return [self._rules[index] for index in sorted(found)]
+        rules = self._rules
+        return next((i for i in indexes if client is None or rules[i].isFor(client)), None)
+
+    def _withoutDetail(self, address: Mailbox) -> Iterator[int]:
+        """
+        The rules that name an address without its subaddress.
+        """
+        for mark in self._marks:
+            user, _ = splitSubaddress(address, mark)
+            if user is not address:
+                exact = Pattern(comparable(user.local), user.domain)
+                found = self._indexes.get(exact, ())
+                yield from (i for i in found if self._rules[i].subaddress == mark)
+
+    def _rulesAbout(self, address: Mailbox) -> _About:
+        """
+        The rules that match an address: those that name it, that name its user, and
+        that name more; each in their order.
+        """
+        exact, *wider = patternsOf(address)
+        wide = sorted(index for key in wider for index in self._indexes.get(key, ()))
+        return self._indexes.get(exact, ()), sorted(self._withoutDetail(address)), wide
 
     def _postmaster(self, client: Client, recipient: Recipient) -> Recipient:
         """

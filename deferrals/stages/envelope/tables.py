@@ -29,8 +29,8 @@ WEB_CONCURRENCY = 50
 PROGRESS_STEPS = 10_000
 
 DEFAULT_QUERY = (
-    "SELECT * FROM users WHERE address IN (:address, '*@' || :domain)"
-    " ORDER BY address = :address DESC LIMIT 1"
+    "SELECT * FROM users WHERE address IN (:address, :user || '@' || :domain, '*@' || :domain)"
+    " ORDER BY address = :address DESC, address = :user || '@' || :domain DESC LIMIT 1"
 )
 
 
@@ -43,8 +43,9 @@ class Table(Protocol):
     Where what recipients have set is looked up.
     """
 
-    def find(self, address: Mailbox) -> Deferred[Row | None]:
+    def find(self, address: Mailbox, user: str | None = None) -> Deferred[Row | None]:
         """
+        @param user: its local part without a subaddress; C{None} for the whole.
         @return: a Deferred of a recipient's row; C{None}, where there is none.
         """
 
@@ -59,11 +60,12 @@ def checkQuery(value: str) -> None:
         raise ValueError("one SELECT")
 
 
-def _named(address: Mailbox) -> dict[str, str]:
+def _named(address: Mailbox, user: str | None) -> dict[str, str]:
     """
     What a query or a URL may say of a recipient.
     """
     return {
+        "user": comparable(address.local if user is None else user),
         "address": address.key,
         "local": comparable(address.local),
         "domain": address.domain,
@@ -88,11 +90,10 @@ class SqliteTable:
             (__name__, self._path), lambda: RemoteService(name, services, SQLITE_CONCURRENCY)
         )
 
-    def find(self, address: Mailbox) -> Deferred[Row | None]:
-        """
-        @return: a Deferred of a recipient's row; C{None}, where there is none.
-        """
-        return self._remote.ask(self._seconds, self._inThread, self._find, _named(address))
+    def find(self, address: Mailbox, user: str | None = None) -> Deferred[Row | None]:
+        """See L{Table}."""
+        names = _named(address, user)
+        return self._remote.ask(self._seconds, self._inThread, self._find, names)
 
     def _find(self, names: dict[str, str]) -> Row | None:
         """
@@ -126,15 +127,12 @@ class WebTable:
         )
         self._web = webClient(services, WEB_CONCURRENCY)
 
-    def find(self, address: Mailbox) -> Deferred[Row | None]:
-        """
-        @return: a Deferred of what is said of a recipient; C{None}, where it
-            is unknown.
-        """
-        return self._remote.ask(self._seconds, self._find, address)
+    def find(self, address: Mailbox, user: str | None = None) -> Deferred[Row | None]:
+        """See L{Table}."""
+        return self._remote.ask(self._seconds, self._find, _named(address, user))
 
-    async def _find(self, address: Mailbox) -> Row | None:
-        names = {key: urllib.parse.quote(value, safe="") for key, value in _named(address).items()}
+    async def _find(self, named: dict[str, str]) -> Row | None:
+        names = {key: urllib.parse.quote(value, safe="") for key, value in named.items()}
         status, body = await self._web.request("GET", self._url.format(**names), Headers())
         if status == 404:
             return None

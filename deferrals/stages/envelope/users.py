@@ -23,7 +23,7 @@ from zope.interface import implementer
 from deferrals.deferreds import SharedResult
 from deferrals.interfaces import IEnvelopeStage, IServices
 from deferrals.logger import Logger
-from deferrals.model.address import Mailbox
+from deferrals.model.address import Mailbox, separator, splitSubaddress
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R451_LOCAL_ERROR, R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import BadSetting, Seconds, checked, positive, template
@@ -41,7 +41,7 @@ _NO_SPAM_FILTER = ("spam_filter", 0.0)
 
 def _lookupURL(value: str) -> None:
     httpURL(value)
-    template(value, "address", "local", "domain")
+    template(value, "address", "local", "domain", "user")
 
 
 @attrs.frozen
@@ -51,10 +51,13 @@ class UsersSettings:
 
     @ivar sqlite: a SQLite file.
     @ivar query: the SELECT that gives a recipient's row; C{:address},
-        C{:local} and C{:domain} stand for the recipient, in lower case.  The
-        first row counts.
+        C{:local} and C{:domain} stand for the recipient, in lower case, C{:user} for
+        its local part without a subaddress.  The first row counts.
     @ivar url: answers GET with a JSON object, or with 404; C{{address}},
-        C{{local}} and C{{domain}} stand in it for the recipient, quoted.
+        C{{local}}, C{{domain}} and C{{user}} stand in it for the recipient, quoted.
+    @ivar subaddress: the character that ends the user's part of a local part: with
+        C{"+"}, C{anna+lists} is looked up as such, and then as C{anna}; by default
+        the rule's.
     @ivar timeout: for one look-up.
     @ivar missing: what it means that there is no row: the rule counts, or 550
         5.1.1.
@@ -68,6 +71,7 @@ class UsersSettings:
     sqlite: str | None = None
     query: str = attrs.field(default=DEFAULT_QUERY, validator=checked(checkQuery))
     url: str | None = attrs.field(default=None, validator=checked(_lookupURL))
+    subaddress: str | None = attrs.field(default=None, validator=checked(separator))
     timeout: Seconds = attrs.field(default=Seconds(5.0), validator=checked(positive))
     missing: Literal["pass", "refuse"] = "pass"
     on_error: Literal["refuse-temporarily", "pass"] = "refuse-temporarily"
@@ -149,7 +153,9 @@ class UsersStage:
                 error=f"{type(error).__name__}: {error}",
             )
             if known is None:
-                return Refuse(R451_LOCAL_ERROR) if onError == "refuse-temporarily" else None
+                if onError != "refuse-temporarily":
+                    return None
+                return Refuse(R451_LOCAL_ERROR, why="users: no look-up")
             settings = known.settings
         return self._verdict(settings, envelope, recipient)
 
@@ -167,7 +173,10 @@ class UsersStage:
         return asking.wait()
 
     async def _find(self, address: Mailbox) -> UserSettings | None:
-        row = await self._table.find(address)
+        user, _ = splitSubaddress(address, self._settings.subaddress or "")
+        row = await self._table.find(address, user.local)
+        if row is None and user != address:
+            row = await self._table.find(user)
         settings = None if row is None else readRow(row)
         if settings is not None:
             settings = self._same.setdefault(settings, settings)
@@ -186,11 +195,14 @@ class UsersStage:
         self, settings: UserSettings | None, envelope: Envelope, recipient: Recipient
     ) -> EnvelopeVerdict | None:
         if settings is None:
-            return Refuse(R550_UNKNOWN_RECIPIENT) if self._settings.missing == "refuse" else None
+            if self._settings.missing != "refuse":
+                return None
+            return Refuse(R550_UNKNOWN_RECIPIENT, why="users: no row, missing refuse")
         sender = envelope.sender
         allowed = sender is not None and isNamed(itself(sender), settings.allow)
         if not allowed and sender is not None and isNamed(everyForm(sender), settings.deny):
-            return Refuse(Reply.parseRefusal(self._settings.denied_reply))
+            reply = Reply.parseRefusal(self._settings.denied_reply)
+            return Refuse(reply, why="users: its row denies this sender")
         ruled = recipient.route or Route("", "")
         overrides = settings.overrides
         if allowed:

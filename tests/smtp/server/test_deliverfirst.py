@@ -19,6 +19,9 @@ from tests.requirements import requirement
 FULL = Retry(Reply(452, "4.2.2", "the mailbox is full"))
 NEVER = Failed(Reply(550, "5.6.0", "no such content"))
 
+#: The id of the first transaction on the bench.
+REFERENCE = "(id 0X3AAA4000000)"
+
 
 class SessionTests(SynchronousTestCase):
     """
@@ -97,14 +100,16 @@ class SessionTests(SynchronousTestCase):
             said,
             [
                 "250 2.1.5 <one@x.example> delivered",
-                "452 4.2.2 <two@x.example> the mailbox is full",
-                "550 5.6.0 <three@x.example> no such content",
+                f"452 4.2.2 <two@x.example> the mailbox is full {REFERENCE}",
+                f"550 5.6.0 <three@x.example> no such content {REFERENCE}",
             ],
         )
         # Nor does the log speak of notices and retries that there are not.
         text = "".join(map(formatEvent, logged))
         self.assertIn("message accepted", text)
         self.assertNotRegex(text, "notice|queued")
+        (accepted,) = (one["accepted"] for one in logged if one.get("event") == "transaction")
+        self.assertEqual(accepted, 1)
 
     def test_contentToo(self) -> None:
         """A recipient that refuses on content is never delivered, and has its own reply."""
@@ -114,14 +119,15 @@ class SessionTests(SynchronousTestCase):
             self.post(Delivered()),
             [
                 "250 2.1.5 <one@x.example> delivered",
-                "550 5.7.1 <spammed@x.example> spam",
+                f"550 5.7.1 <spammed@x.example> spam {REFERENCE}",
             ],
         )
 
     def test_twice(self) -> None:
         """A mailbox that was named twice is delivered once, and answered twice."""
         self.start("one", "one", protocol="lmtp")
-        self.assertEqual(self.post(FULL), ["452 4.2.2 <one@x.example> the mailbox is full"] * 2)
+        said = f"452 4.2.2 <one@x.example> the mailbox is full {REFERENCE}"
+        self.assertEqual(self.post(FULL), [said] * 2)
 
     def test_deadline(self) -> None:
         """What is not known in time is in the queue, and that is the answer."""

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.logger import capturedLogs, formatEvent
+import attrs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.envelope import Client
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
+from deferrals.model.verdict import Refuse
 from deferrals.smtp.server.maillog import recipientVerdict, transactionEnd
 from deferrals.testing import makeEnvelope
 from tests.harness import GREETING, Bench
@@ -24,13 +27,22 @@ TWISTED = {
 #: The keys of a recipient's event; they are public.
 RECIPIENT = {
     *("event", "transaction", "client", "sender", "recipient"),
-    *("stage", "cohort", "reply", "milliseconds"),
+    *("stage", "cohort", "reply", "why", "milliseconds"),
 }
 
 #: The keys of a transaction's event; they are public.
 TRANSACTION = {
     *("event", "transaction", "client", "helo", "user", "tls", "listener", "sender", "size"),
-    *("rung", "recipients", "accepted", "sentAway", "reply", "milliseconds", "answered"),
+    *(
+        "messageId",
+        "rung",
+        "recipients",
+        "accepted",
+        "sentAway",
+        "reply",
+        "milliseconds",
+        "answered",
+    ),
 }
 
 
@@ -54,6 +66,14 @@ class EventTests(SynchronousTestCase):
             f"{envelope.id} to=<a@b.test> content strict/2: 550 5.7.1 spam (12.3 ms)",
         )
 
+    def test_why(self) -> None:
+        """The rule, or the score and its limit, stands behind the reply."""
+        with capturedLogs() as events:
+            no, why = Reply(550, "5.7.1", "spam"), "rspamd: score 8.2, refuse_score 5"
+            recipientVerdict(Status(), makeEnvelope("a@b.c"), "a@b.c", "content", "x/1", no, 0, why)
+        self.assertIn(f"550 5.7.1 spam [{why}] (", formatEvent(events[0]))
+        self.assertEqual(events[0]["why"], why)
+
     def test_transaction(self) -> None:
         """A transaction's end: keys for machines, one line for people."""
         envelope = makeEnvelope("")
@@ -64,9 +84,32 @@ class EventTests(SynchronousTestCase):
         self.assertEqual((event["event"], event["sentAway"]), ("transaction", 1))
         self.assertEqual(
             formatEvent(event),
-            f"{envelope.id} {envelope.client.address} from=<> size=4711 mixed, 2 of 3 accepted:"
-            " 250 2.6.0 ok (1500.0 ms)",
+            f"{envelope.id} {envelope.client.address} helo={envelope.client.helo} from=<>"
+            " size=4711 mixed, 2 of 3 accepted: 250 2.6.0 ok (1500.0 ms)",
         )
+
+    def test_who(self) -> None:
+        """The line of a transaction has the login, TLS and the message's own id."""
+        client = Client("192.0.2.1", helo="c.test", user="anna", tls="TLSv1.3 X")
+        envelope = attrs.evolve(makeEnvelope("a@b.test"), client=client)
+        with capturedLogs() as events:
+            transactionEnd(Status(), envelope, "single", 1, 1, 0, 1, "250 ok", 1, 1, "1@c.test")
+        self.assertIn(
+            " 192.0.2.1 helo=c.test user=anna tls=(TLSv1.3 X) from=<a@b.test>"
+            " message-id=<1@c.test> size=1 ",
+            formatEvent(events[0]),
+        )
+
+    def test_forged(self) -> None:
+        """What a client says cannot look like other words of a line, and is not long."""
+        client = Client("192.0.2.1", helo="c.test", user='a> from=<boss@b.test> "')
+        envelope = attrs.evolve(makeEnvelope("a@b.test"), client=client)
+        ident = "x> size=1 single, 1 of 1 accepted: 250 ok\u2028\x1b" + "y" * 2000
+        with capturedLogs() as events:
+            transactionEnd(Status(), envelope, "single", 1, 0, 0, 1, "550 no", 1, 1, ident)
+        text = formatEvent(events[0])
+        self.assertEqual((text.count(" from="), text.count(" size=")), (1, 1))
+        self.assertRegex(text, r"^[ -~]{,1200}$")
 
 
 class SessionTests(SynchronousTestCase):
@@ -105,6 +148,61 @@ class SessionTests(SynchronousTestCase):
             *("Subject: secret", "", "secret", "."),
         )
         self.assertNotIn("secret", repr([(one, formatEvent(one)) for one in found]))
+
+    def test_reference(self) -> None:
+        """Whatever refuses a recipient, in whatever way, ends with the id that the log has."""
+        bench = Bench(limits={"recipients": 1})
+        bench.envelope.verdicts["raises@example.net"] = ValueError("no")
+        bench.content.verdicts["fighter@example.net"] = Refuse(Reply(550, "5.7.1", "no"))
+        with capturedLogs() as events:
+            bench.say(*GREETING, "MAIL FROM:<a@b.example>")
+            said = bench.say("RCPT TO:<old-user@example.net>", "RCPT TO:<raises@example.net>")
+            said += bench.say(
+                "RCPT TO:<a b@example.net>", "RCPT nobody", "RCPT TO:<\x01@x.example>"
+            )
+            bench.send(b"RCPT TO:<\xfc@example.net>\r\n")
+            said += bench.take().decode().splitlines()
+            bench.say("RCPT TO:<fighter@example.net>")
+            said += bench.say("RCPT TO:<second@example.net>")
+            said += bench.say("DATA", "Message-ID: <1@c>", "", "hello", ".")[1:]
+        (end,) = (one for one in events if one.get("event") == "transaction")
+        self.assertEqual(len(said), 8)
+        for line in said:
+            self.assertRegex(line, rf"^[45].*\(id {end['transaction']}\)$")
+        named = [one for one in events if one.get("event") == "recipient"]
+        self.assertEqual([one["reply"][:3] for one in named], [line[:3] for line in said])
+        self.assertEqual(end["messageId"], "1@c")
+
+    def test_tooLarge(self) -> None:
+        """A message that cannot be taken as a whole is refused with the id, too."""
+        bench = Bench(limits={"message_size": 10})
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>")
+        said = bench.say("DATA", "Message-ID: <1@c>", "", "hello", ".")
+        self.assertRegex(said[-1], r"^552 .*\(id \w{13}\)$")
+
+    def test_session(self) -> None:
+        """A session without mail leaves one line that says what it was."""
+        bench = Bench()
+        with capturedLogs() as events:
+            bench.say(*GREETING, "VRFY", "QUIT")
+            bench.lose()
+        (one,) = events
+        self.assertEqual(one["event"], "session")
+        self.assertEqual(
+            formatEvent(one),
+            "192.0.2.1 helo=client.example.com has gone from test without mail: 3 commands,"
+            " the last refusal: 501 5.5.4 syntax error in the arguments",
+        )
+
+    def test_probe(self) -> None:
+        """Where the client has said nothing, or a line is there, there is no further one."""
+        for lines in ((), ("GET / HTTP/1.1",)):
+            bench = Bench()
+            with capturedLogs() as events:
+                bench.say(*lines)
+                bench.lose()
+            levels = [one["log_level"] for one in events if one.get("event") == "session"]
+            self.assertEqual(levels, [LogLevel.debug])
 
     def test_noAnswer(self) -> None:
         """A transaction without a final reply has ended, too, and says why."""

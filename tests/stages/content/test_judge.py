@@ -98,7 +98,7 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(verdict), ACCEPT)
 
     def test_raises(self) -> None:
-        """A stage that raises refuses for now, and the log names it without a traceback."""
+        """A stage that raises refuses for now; the log names it, and says where it has raised."""
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
@@ -107,6 +107,8 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(verdict).reply.code, 451)
         (event,) = [e for e in events if e.get("stage") == "FakeContent"]
         self.assertEqual(event["error"], "StageError: on purpose")
+        self.assertIn("<a@x.example>", event["names"])
+        self.assertIn("StageError: on purpose", event["traceback"][-1])
 
     def test_nonsense(self) -> None:
         """An answer that is no verdict refuses for now."""

@@ -22,6 +22,7 @@ from deferrals.stages.content.scores import (
     ScoreLimits,
     ScoringStage,
     acceptance,
+    decision,
     limitsOf,
     number,
     refusal,
@@ -101,12 +102,25 @@ class VerdictTests(SynchronousTestCase):
             ({"add_headers": False, "junk": True, "subject_tag": "*"}, False, Marks()),
             ({"add_headers": False, "subject_tag": "*"}, True, Marks(subjectPrefix="*")),
         ):
-            found = acceptance(Settings(**settings), 7.25001, marked, Marks())  # type: ignore[arg-type]
-            self.assertEqual(found, Accept(marks) if marks != Marks() else ACCEPT)
+            found = acceptance(Settings(**settings), 7.25001, marked, Marks(), "x")  # type: ignore[arg-type]
+            self.assertEqual((found, found.why), (Accept(marks), "x"))
+
+    def test_decision(self) -> None:
+        """The log is told the score, the limits that there are, and what the scanner wanted."""
+        for limits, action, text in (
+            (
+                ScoreLimits(5.0, 2.5),
+                "action reject",
+                "x: score 7.25, refuse_score 5, mark_score 2.5, action reject",
+            ),
+            (ScoreLimits(None, float("inf")), "", "x: score 7.25, mark_score inf"),
+            (ScoreLimits(), "", "x: score 7.25"),
+        ):
+            self.assertEqual(decision("x", 7.25, limits, action), text)
 
     def test_more(self) -> None:
         """Further marks stand in front."""
-        found = acceptance(Settings(), 0.0, False, Marks((("A", "b"),), ("C",)))
+        found = acceptance(Settings(), 0.0, False, Marks((("A", "b"),), ("C",)), "")
         self.assertEqual(
             found,
             Accept(Marks((("A", "b"), ("X-Spam-Score", "0.0")), ("C", "X-Spam", "X-Spam-Score"))),

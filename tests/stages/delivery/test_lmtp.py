@@ -230,5 +230,5 @@ class LMTPTests(RemoteCase):
 
     def test_endpoint(self) -> None:
         """An endpoint that is none is an error of the configuration."""
-        with self.assertRaisesRegex(ValueError, "a client endpoint such as"):
+        with self.assertRaises(ValueError):
             LMTPDelivery(LMTPSettings(endpoint="nonsense"), FakeServices())

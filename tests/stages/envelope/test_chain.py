@@ -61,6 +61,24 @@ class InTurnTests(SynchronousTestCase):
         self.assertIn("_Fixed failed for <a@x.example>", text)
         self.assertIn("'yes'", text)
 
+    def test_raises(self) -> None:
+        """The log has where a stage has raised, with stage and recipient; the verdict says so."""
+        stage = _Fixed(None)
+        self.patch(stage, "judgeRecipient", lambda *_: {}["missing"])
+        recipient = makeRecipient("a@x.example", "p", "d")
+        with capturedLogs() as logged:
+            d = askInTurn([stage], makeEnvelope(), recipient, Defer(recipient.route))
+            verdict = self.successResultOf(Deferred.fromCoroutine(d))
+        (event,) = logged
+        self.assertIn("_Fixed failed for <a@x.example>: KeyError", formatEvent(event))
+        self.assertIn("lambda", "".join(event["traceback"]))
+        self.assertEqual(verdict.why, "_Fixed failed")
+
+    def test_why(self) -> None:
+        """A refusal says which stage it was, unless that says more."""
+        self.assertEqual(self.ask(NO).why, "_Fixed")
+        self.assertEqual(self.ask(Refuse(NO.reply, why="the moon")).why, "the moon")
+
     def test_cancel(self) -> None:
         """It may be cancelled."""
         recipient = makeRecipient("a@x.example")

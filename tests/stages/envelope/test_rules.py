@@ -15,7 +15,7 @@ from deferrals.model.envelope import Client, Recipient
 from deferrals.model.reply import R550_SENDER_ROUTING, Reply
 from deferrals.model.verdict import Accept, Defer, Refuse, Route
 from deferrals.stages.envelope.rules import Allowed, Onward, Pattern, Rule, RuleTable
-from deferrals.testing import EnvelopeStageContract, makeEnvelope
+from deferrals.testing import EnvelopeStageContract, makeEnvelope, makeRecipient
 from tests.work import linesRun
 
 
@@ -147,6 +147,42 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
 
             for address, wanted in (("a%b@x.test", R550_SENDER_ROUTING), ("a@x.test", None)):
                 self.assertEqual(self.routing(address, "box", checks=[Check()]), wanted)
+
+    def test_subaddress(self) -> None:
+        """A rule is for subaddresses, too, where it says so; one of their own comes first."""
+
+        def rule(match: str, name: str, **settings: Any) -> Rule:
+            return Rule(Pattern.parse(match), Accept(route=Route(name, "d")), **settings)
+
+        table = RuleTable(
+            [
+                rule("anna@x.example", "anna", subaddress="+"),
+                rule("anna+lists@x.example", "lists", subaddress="+"),
+                rule("bob@x.example", "bob"),
+                rule("carl@x.example", "carl", subaddress="-"),
+                rule("*@x.example", "all"),
+                rule("dora@x.example", "never", subaddress="+"),
+                rule("eve@y.example", "eve", subaddress="+", allow=Allowed.parse(["192.0.2.9"])),
+            ],
+            "mx.example.net",
+        )
+        for address, policy in (
+            ("anna@x.example", "anna"),
+            ("Anna+Other@x.example", "anna"),
+            ("anna+lists@x.example", "lists"),
+            ("anna+lists+more@x.example", "anna"),
+            ("+anna@x.example", "all"),
+            ("bob+a@x.example", "all"),
+            ("carl-a+b@x.example", "carl"),
+            ("carl+a@x.example", "all"),
+            ("dora+a@x.example", "all"),
+            ("eve+a@y.example", None),
+        ):
+            verdict = table.judgeRecipient(makeEnvelope(), makeRecipient(address))
+            found = None if isinstance(verdict, Refuse) else verdict.route.policy
+            self.assertEqual(found, policy, address)
+        route = table.route(Mailbox.parse("anna+a@x.example"))
+        self.assertEqual(route, Route("anna", "d"))
 
     def test_allow(self) -> None:
         """A rule with allow is not there for other clients, and makes no domain ours."""

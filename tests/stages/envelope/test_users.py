@@ -4,6 +4,8 @@ The envelope stage C{users}.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -29,7 +31,7 @@ class Table:
         self.rows: dict[str, Any] = {}
         self.asked: list[str] = []
 
-    def find(self, address: Any) -> Any:
+    def find(self, address: Any, user: str | None = None) -> Any:
         self.asked.append(address.key)
         row = self.rows.get(address.key)
         if isinstance(row, Deferred):
@@ -79,6 +81,35 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         self.assertIsNone(self.judge(self.makeStage()))
         verdict = self.judge(self.makeStage(missing="refuse"))
         self.assertEqual(str(verdict.reply), "550 5.1.1 no such recipient here")
+
+    def test_subaddress(self) -> None:
+        """An address is looked up as it was named, and then without its subaddress."""
+        stage = self.makeStage(missing="refuse", subaddress="+")
+        self.table.rows = {
+            "anna@example.net": {"refuse_score": 5},
+            "anna+lists@example.net": {"refuse_score": 7},
+        }
+        for local, score in (("anna", 5.0), ("anna+lists", 7.0), ("anna+a+b", 5.0), ("Anna+", 5.0)):
+            verdict = self.judge(stage, local)
+            self.assertEqual(verdict, Defer(Route("strict", "box", (("refuse_score", score),))))
+        for local in ("bob+lists", "+anna"):
+            self.assertIsInstance(self.judge(stage, local), Refuse)
+        other = self.makeStage(missing="refuse")
+        self.table.rows = {"anna@example.net": {}}
+        self.assertIsInstance(self.judge(other, "anna+lists"), Refuse)
+
+    def test_query(self) -> None:
+        """The built-in query finds the address, then the user, then what is for the domain."""
+        path = self.mktemp()
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute("CREATE TABLE users (address, refuse_score)")
+            rows = [("*@example.net", 1), ("anna@example.net", 2), ("anna+lists@example.net", 3)]
+            database.executemany("INSERT INTO users VALUES (?, ?)", rows)
+        settings = users.UsersSettings(sqlite=path, subaddress="+", missing="refuse")
+        stage = users.UsersStage(settings, FakeServices())
+        for local, score in (("anna+lists", 3), ("anna+other", 2), ("anna", 2), ("bob+x", 1)):
+            verdict = self.judge(stage, local)
+            self.assertEqual(verdict.route.overrides, (("refuse_score", float(score)),), local)
 
     def test_lists(self) -> None:
         """Denied senders are refused; allowed ones meet no spam filter; allow wins."""

@@ -65,7 +65,9 @@ _DEFAULT_REPLIES = {
     "eicar": "550 5.7.1 refused as a virus (EICAR)",
     "unreadable-archive": "550 5.7.1 refused because of an archive that cannot be looked into",
 }
-_TOO_COMPLEX = Refuse(Reply(550, "5.6.0", "a MIME structure that cannot be looked into"))
+_TOO_COMPLEX = Refuse(
+    Reply(550, "5.6.0", "a MIME structure that cannot be looked into"), why="match: too complex"
+)
 
 
 def _pattern(value: str) -> None:
@@ -186,7 +188,7 @@ class MatchStage:
     """
 
     def __init__(self, settings: MatchSettings, services: IServices) -> None:
-        self._rules = [_ReadyRule(rule) for rule in settings.rules]
+        self._rules = [_ReadyRule(rule, index) for index, rule in enumerate(settings.rules)]
         self._wanted = frozenset(rule.wants for rule in self._rules if rule.wants)
         self._unpacks = any(rule.subject in _UNPACKING for rule in settings.rules)
         self._threads = services.common(
@@ -276,13 +278,16 @@ class _ReadyRule:
     @ivar wants: what has to be found first.
     """
 
-    def __init__(self, rule: MatchRule) -> None:
+    def __init__(self, rule: MatchRule, index: int) -> None:
         self._rule = rule
         self.wants = _WANTS.get(rule.subject)
         self._matches: Callable[[_SharedFindings], bool]
         self._matches = getattr(self, "_" + rule.subject.replace("-", "_"))
         self._search = _searcher(rule)
-        self.verdict = Refuse(Reply.parseRefusal(rule.reply or _DEFAULT_REPLIES[rule.subject]))
+        self.verdict = Refuse(
+            Reply.parseRefusal(rule.reply or _DEFAULT_REPLIES[rule.subject]),
+            why=f"match: rules[{index}], {rule.subject}",
+        )
 
     def isIn(self, data: Buffer) -> bool:
         """
