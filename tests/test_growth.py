@@ -63,6 +63,7 @@ ELSEWHERE = {
             "operator/commands.py",
             "operator/control.py",
             "operator/explain.py",
+            "operator/init.py",
             "operator/output.py",
             "plugins/editable.py",
             "plugins/finding.py",
