@@ -393,7 +393,7 @@ EXEMPTIONS = (
     ),
     Exemption(
         "rspamd takes a line for a boundary that no header declares, in an encoded message,"
-        " too; `match` sees what is behind it as soon as one does.",
+        " too; `match` does where fields of a part follow, and sees the rest in what is in front.",
         _isUndeclared,
     ),
     Exemption(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import binascii
 import bisect
 import codecs
+import itertools
 import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -53,6 +54,8 @@ _NO_CHARSETS = {"punycode", "idna", "unicode-escape", "raw-unicode-escape", "und
 
 #: A parameter in more sections than this has no more.
 MAX_SECTIONS = 1000
+#: Of a parameter in as many sections, any one may be lost to a reader.
+MAX_SECTIONS_LOST = 8
 
 #: A section of a parameter: its number, its text, whether that is encoded.
 _Section = tuple[int, str, bool]
@@ -109,10 +112,10 @@ def readings(value: str) -> dict[str, list[str]]:
         for place in _PARAMETER.finditer(";" + value):
             found.setdefault(place[1].lower(), {})[_unquoted(place[2])] = None
         return {name: list(values) for name, values in found.items()}
-    for text in dict.fromkeys((value, withoutComments(value))):
-        for name, one in _everyValue(text):
-            values = found.setdefault(name, {})
-            values.update(dict.fromkeys(read for read in _everyReading(one) if read))
+    texts = dict.fromkeys((value, withoutComments(value)))
+    for name, one in dict.fromkeys(pair for text in texts for pair in _everyValue(text)):
+        values = found.setdefault(name, {})
+        values.update(dict.fromkeys(read for read in _everyReading(one) if read))
     return {name: list(values) for name, values in found.items()}
 
 
@@ -157,10 +160,11 @@ def _anywhere(value: str) -> Iterator[tuple[str, str]]:
         several.setdefault(name, []).append(one)
     for name, found in several.items():
         if any(place[2] or place[3] for place in places if place[1].lower() == name):
-            for pick in (0, 1, -1):
-                chosen = [one[min(pick, len(one) - 1)] for one in found]
+            for chosen in dict.fromkeys(
+                tuple(one[min(pick, len(one) - 1)] for one in found) for pick in (0, 1, -1)
+            ):
                 yield from ((name, text) for text in _everyJoin(chosen))
-            for _, text, encoded in (section for one in found for section in one):
+            for text, encoded in dict.fromkeys(section[1:] for one in found for section in one):
                 yield name, _joined([(0, text, encoded)])
 
 
@@ -238,7 +242,7 @@ def _valuesIn(rest: str) -> list[str]:
     return values
 
 
-def _everyJoin(sections: list[_Section]) -> Iterator[str]:
+def _everyJoin(sections: Sequence[_Section]) -> Iterator[str]:
     """
     Sections put together: as far as none is missing, whatever is missing, the
     first and the last of each number, and all of them, in two orders.
@@ -254,8 +258,20 @@ def _everyJoin(sections: list[_Section]) -> Iterator[str]:
         yield _joined(chosen, "latin-1")
         yield "".join(text for _, text, _ in chosen)
         yield "".join(_joined([(0, text, encoded)]) for _, text, encoded in chosen)
+    if len(sections) <= MAX_SECTIONS_LOST:
+        yield from map(_joined, _someLost(ordered))
     for _, text, encoded in sections:
         yield _joined([(0, text, encoded)])
+
+
+def _someLost(ordered: list[_Section]) -> Iterator[list[_Section]]:
+    """
+    What is left where a reader does not take one section for one of its own, and
+    each two that may then be the last.
+    """
+    if len(ordered) > 2:
+        yield from (ordered[:lost] + ordered[lost + 1 :] for lost in range(len(ordered)))
+        yield from (list(pair) for pair in itertools.combinations(ordered, 2))
 
 
 def withoutComments(value: str) -> str:
@@ -290,7 +306,7 @@ def _unquoted(text: str) -> str:
     return _ESCAPED.sub(r"\1", quoted)
 
 
-def _first(sections: list[_Section]) -> list[_Section]:
+def _first(sections: Sequence[_Section]) -> list[_Section]:
     """
     The first of each number, as far as none is missing.
     """

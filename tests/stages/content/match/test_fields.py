@@ -61,6 +61,9 @@ class ParameterTests(SynchronousTestCase):
             ('x; name="=?utf-8?b?YS5leGU=\\YWJj?="', "YS5leGU=\\YWJj"),
             ("x; name*=utf-8''a%5=?b%2eexe", "a?b.exe"),
             ("x; name*=utf-8''a%x%2eexe%5", "ax.exe"),
+            ("x; name*0*=utf-8''a'; name*1=.e; name*0*=utf-8''b; name*1=c", "a'utf-8''b.e"),
+            ("x; name*0=a.e; name*1=b; name*2=xe", "a.exe"),
+            ("x; name*0=a.e; name*0=b; name*1=c; name*1=xe", "a.exe"),
         ):
             found = readings(value)
             self.assertIn(wanted, found.get("name", []) + found.get("filename", []), value)

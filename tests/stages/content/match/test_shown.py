@@ -253,6 +253,21 @@ CONTAINERS = {
         b"Content-Type: multipart/mixed; boundary=" + b"b" * 70 + b"\r\n\r\n", _FILE, b"b" * 75
     ),
     "never closed": multipart(_USUAL)[:-8],
+    **{
+        f"behind a line that no header declares, {case}": multipart(
+            _USUAL, b"Content-Type: text/plain\r\n\r\nhello\r\n" + line + _FILE
+        )[:-8]
+        for case, line in {
+            "at once": b"--x\r\n",
+            "with a CR": b"--x\r",
+            "behind another": b"--x\r\nContent-Type: text/plain\r\n\r\n--y\r\n",
+            "behind another field": b"--x\r\nX-A: b\r\n",
+            "behind one without an end": b"--x\r\nContent-Type: text; name=b\r\n--y\r\n",
+        }.items()
+    },
+    "behind a line where none is declared": _USUAL + b"--x\r\nX: y\r\n\r\n--y\r\n" + _FILE,
+    "behind such a line in a message": b"Content-Type: message/rfc822\r\n\r\nSubject: x\r\n\r\n"
+    b"hello\r\n--x\r\n" + _FILE,
 }
 
 #: Ways to say base 64, or to mean it.
@@ -334,6 +349,16 @@ class ShownTests(SynchronousTestCase):
         """Whatever it is in."""
         for case, data in CONTAINERS.items():
             self.assertTrue(matches(data, attachment=("a*.exe",)), case)
+
+    def test_quoted(self) -> None:
+        """A message that has no parts may speak of them, and one of each kind may hyphenate."""
+        quoted = b"Subject: x\r\n\r\nhello\r\n--x\r\n" + _FILE
+        self.assertFalse(matches(quoted, attachment=("a.exe",)))
+        text = b"Content-Type: text/plain\r\n\r\n" + b"-- a.exe\r\n--x\r\nSubject: y\r\n" * 30_000
+        self.assertFalse(matches(multipart(_USUAL, text), attachment=("a.exe",)))
+        levels = b"--x%d\r\nContent-Type: multipart/x; boundary=x%d\r\n\r\n"
+        text = b"\r\n" + b"".join(levels % (n, n + 1) for n in range(1000))
+        self.assertFalse(matches(multipart(_USUAL, text), attachment=("a.exe",)))
 
     def test_encodings(self) -> None:
         """The test virus in base 64, however that is said."""
