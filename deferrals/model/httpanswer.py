@@ -125,6 +125,13 @@ class AnswerCounter:
         self._begin, self._length = b"", 0
         self.status = 0
 
+    @property
+    def isHeaded(self) -> bool:
+        """
+        Whether all of the answer's head is there.
+        """
+        return self.status > 0 and not self._inHead
+
     def sent(self, data: bytes) -> None:
         """
         Something is sent.  The next request begins there, where the head of an

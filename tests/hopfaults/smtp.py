@@ -90,7 +90,8 @@ class MailSession(Speaker):
 
     @property
     def isAwaited(self) -> bool:
-        return self.owed > 1
+        # What came in one piece is read one command after the other.
+        return self.owed > 1 or bool(self.buffer)
 
     def delivered(self, octets: bytes) -> None:
         *lines, self.line = (self.line + octets).split(b"\n")

@@ -28,6 +28,7 @@ DIALOGUES: tuple[_Dialogue, ...] = (
     ("lmtp", (), ("MAIL", "RCPT", "DATA", "own")),
     ("smtp", (), ("MAIL", "RCPT", "DATA", "final")),
     ("smtp", ("CHUNKING",), ("MAIL", "RCPT", "final")),
+    ("smtp", ("XEXDATA",), ("MAIL", "RCPT", "DATA", "final")),
     ("smtp", ("PRDR",), ("MAIL", "RCPT", "DATA", "own", "final")),
     ("smtp", ("PIPELINING",), ("MAIL", "RCPT", "DATA", "final")),
     ("smtp", ("PIPELINING", "PRDR", "CHUNKING"), ("MAIL", "RCPT", "own", "final")),

@@ -190,7 +190,7 @@ class World:
 
         class Endpoints:
             def endpointForURI(self, uri: Any) -> Any:
-                return web._CountedEndpoint(_Endpoint(world))
+                return web._CountedEndpoint(world.clock, _Endpoint(world))
 
         self.pool = HTTPConnectionPool(self.clock)  # type: ignore[arg-type]
         return Agent.usingEndpointFactory(self.clock, Endpoints(), self.pool)  # type: ignore[arg-type]

@@ -5,8 +5,10 @@ HTTP requests of stages: where they connect to.
 from __future__ import annotations
 
 import ast
+import gc
 import gzip
 import io
+import itertools
 import pathlib
 import re
 from collections.abc import Callable
@@ -41,8 +43,19 @@ from deferrals.testing import (
     makeEnvelope,
     makeMessage,
 )
+from tests.hopfaults import http
 from tests.source import parsed
 from tests.stages.test_unread import SocketTransport, UnreadHandle
+
+#: What is no answer, or not quite; the last one is.
+WRONG_ANSWERS = (
+    *(b"HTTP/1.1 200 OK\r\n" + header + b"\r\n\r\nok" for header in http.HEADERS),
+    *(b"HTTP/1.1 503 Busy\r\n" + header + b"\r\n\r\nok" for header in http.HEADERS),
+    *http.GARBAGE,
+    b"HTTP/1.1 200 OK\r\n folded\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nno field\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+)
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
 
@@ -307,6 +320,36 @@ class LostTests(SynchronousTestCase):
             connection.connectionLost(Failure(ConnectionLost()))
             self.assertEqual(self.successResultOf(d)[0], 413, (said, unread))
             self.assertEqual(self.handle.twin.closings, 1)
+
+    def test_answeredEarly(self) -> None:
+        """
+        Whatever is said while a message is sent, in one piece or octet by octet, whether
+        the rest is sent, the connection is lost or the time is over: the request comes to
+        an end, and there is no exception in the log.
+        """
+        gc.freeze()  # what there is already need not be looked through each time
+        self.addCleanup(gc.unfreeze)
+        for answer, size, end in itertools.product(
+            WRONG_ANSWERS, (1, 1000), ("sent", "sent, lost", "lost", "late")
+        ):
+            self.setUp()
+            d = self.post()
+            connection, transport = self.connect(0)
+            for start in range(0, len(answer), size):
+                if not transport.disconnecting:
+                    connection.dataReceived(answer[start : start + size])
+            if end.startswith("sent") and not transport.disconnecting:
+                self.finish()
+                self.assertTrue(transport.value().count(b"x") == 2 * PausedFile.half)
+            if end.endswith("lost") or transport.disconnecting:
+                connection.connectionLost(Failure(ConnectionLost()))
+            else:
+                d.cancel()
+            ended: list[object] = []
+            d.addBoth(ended.append)
+            self.assertEqual(len(ended), 1, (answer, size, end))
+            gc.collect()
+            self.assertEqual(self.flushLoggedErrors(), [], (answer, size, end))
 
     def test_closed(self) -> None:
         """A second descriptor is held no longer than a message is sent."""

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 
 from deferrals.errors import PeerError
+from deferrals.model.exdata import EXTENDED
 from deferrals.model.reply import Reply
 
 MAX_REPLY_LINE_OCTETS = 4096
@@ -27,6 +28,9 @@ MAX_OWN_REPLY_OCTETS = 5 * 1024
 #: each of its recipients.
 MAX_DIALOGUE_OCTETS = 256 * 1024
 MAX_RECIPIENT_OCTETS = 8 * 1024
+
+#: How all lines of a 558 begin.
+_EXTENDED = b"%d" % EXTENDED
 
 _REPLY_LINE = re.compile(r"([2-5][0-9][0-9])(?:([ -])(.*))?", re.S)
 
@@ -49,12 +53,11 @@ class ReplyParser:
 
     def extend(self, recipients: int) -> None:
         """
-        What a reply may have, from now on.
+        What a 558 may have, from now on: no other reply has more for it.
 
         @param recipients: whose own replies it may have (X-5).
         """
-        self._maxLines = MAX_REPLY_LINES + MAX_OWN_REPLY_LINES * recipients
-        self._maxOctets = MAX_REPLY_OCTETS + MAX_OWN_REPLY_OCTETS * recipients
+        self._recipients = recipients
 
     def renew(self, recipients: int) -> None:
         """
@@ -104,28 +107,31 @@ class ReplyParser:
         @return: all lines of a reply whose last one this is; otherwise none.
         @raise PeerError: it is none of a reply, or too much.
         """
-        self._count(len(line) + 1)
+        own = self._recipients if line.startswith(_EXTENDED) else 0
+        self._count(len(line) + 1, MAX_REPLY_OCTETS + MAX_OWN_REPLY_OCTETS * own)
         text = line.removesuffix(b"\r").decode("utf-8", "replace")
         match = _REPLY_LINE.fullmatch(text)
         if match is None or (self._lines and not text.startswith(self._lines[0][:3])):
             raise PeerError(f"not a reply line: {text[:100]!r}")
         self._lines.append(text)
-        if len(self._lines) > self._maxLines:
+        if len(self._lines) > MAX_REPLY_LINES + MAX_OWN_REPLY_LINES * own:
             raise PeerError("a reply with too many lines")
         if match[2] == "-":
             return []
         complete, self._lines, self._octets = self._lines, [], 0
         return complete
 
-    def _count(self, octets: int) -> None:
+    def _count(self, octets: int, most: int) -> None:
         """
         One more line, of so many octets.
+
+        @param most: that the reply may have.
         """
         self._octets += octets
         self._left -= octets
         if octets > MAX_REPLY_LINE_OCTETS:
             raise PeerError("a reply line too long")
-        if self._octets > self._maxOctets:
+        if self._octets > most:
             raise PeerError("a reply too long")
         if self._left < 0:
             raise PeerError("too much is said about one message")
