@@ -230,6 +230,46 @@ class SharedResult(Generic[_T]):
             waiter.callback(result)
 
 
+#: What takes no longer than that, in seconds, is found out anew for each who asks.
+QUICK_SECONDS = 0.5
+
+
+class Kept(Generic[_T]):
+    """
+    What may take a while to find out, for as many as ask: those who ask at once
+    share one answer; one that took long stands for some time.
+
+    @param now: the time, in seconds.
+    @param find: finds it out.
+    @param seconds: for how long an answer stands that took long.
+    """
+
+    def __init__(
+        self, now: Callable[[], float], find: Callable[[], Deferred[_T]], seconds: float
+    ) -> None:
+        self._now = now
+        self._find = find
+        self._seconds = seconds
+        self._shared: SharedResult[_T] | None = None
+        self._until = float("inf")  # while it is being found out
+
+    def get(self) -> Deferred[_T]:
+        """
+        @return: a Deferred of what was found; may be cancelled.
+        """
+        began = self._now()
+        if self._shared is None or began >= self._until:
+            self._until = float("inf")
+            self._shared = SharedResult(self._find())
+            self._shared.wait().addBoth(self._found, began)  # no caller's leaving ends it
+        return self._shared.wait()
+
+    def _found(self, result: _T | Failure, began: float) -> None:
+        now = self._now()
+        isSlow = now - began > QUICK_SECONDS and not isinstance(result, Failure)
+        self._until = now + self._seconds if isSlow else now
+
+
 class SharedResults:
     """
     Shared results by key: what is under way or done for a key is not begun again,
@@ -515,6 +555,7 @@ class TogetherInThread:
 __all__ = [
     "CancelledError",
     "InThread",
+    "Kept",
     "Semaphore",
     "SharedResult",
     "Threads",

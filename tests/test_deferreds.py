@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.deferreds import (
+    Kept,
     Semaphore,
     SharedResult,
     Threads,
@@ -76,6 +77,51 @@ class SharedTests(SynchronousTestCase):
         self.assertEqual(cancelled, [source])
         self.assertTrue(shared.abandoned)
         self.failureResultOf(two, CancelledError)
+
+
+class KeptTests(SynchronousTestCase):
+    """
+    L{Kept}.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.found: list[Deferred[int]] = []
+        self.kept = Kept(self.clock.seconds, self.find, 15)
+
+    def find(self) -> Deferred[int]:
+        self.found.append(Deferred())
+        return self.found[-1]
+
+    def test_together(self) -> None:
+        """Those who ask at once share an answer; one that leaves takes it from no other."""
+        first, second = self.kept.get(), self.kept.get()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.clock.advance(100)
+        self.found[0].callback(1)
+        self.assertEqual(self.successResultOf(second), 1)
+        self.assertEqual(len(self.found), 1)
+
+    def test_slow(self) -> None:
+        """What took long stands for a while."""
+        self.kept.get()
+        self.clock.advance(2)
+        self.found[0].callback(1)
+        self.clock.advance(14)
+        self.assertEqual(self.successResultOf(self.kept.get()), 1)
+        self.clock.advance(1)
+        self.assertNoResult(self.kept.get())
+
+    def test_quick(self) -> None:
+        """What did not is found out anew; so is what failed."""
+        self.kept.get()
+        self.found[0].callback(1)
+        d = self.kept.get()
+        self.clock.advance(2)
+        self.found[1].errback(ValueError())
+        self.failureResultOf(d, ValueError)
+        self.assertNoResult(self.kept.get())
 
 
 class Answer:

@@ -105,6 +105,7 @@ class Transaction:
         from the others (L{deferrals.model.mixed}).  Not more of them than there
         may be recipients.
     @ivar plan: how recipients come apart; C{None} where they do not.
+    @ivar isToldFull: whether the log has it that there were too many recipients.
     @ivar sentAwayBefore: C{sentAway} of the transaction before, if it went on to
         its data on the same connection.
     """
@@ -113,6 +114,7 @@ class Transaction:
         self.envelope = envelope
         self.began = began
         self.form = form
+        self.isToldFull = False
         self.candidates: list[Candidate] = []
         self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []

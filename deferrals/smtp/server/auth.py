@@ -18,6 +18,7 @@ from twisted.cred.credentials import ICredentials, UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -126,8 +127,9 @@ class Authentication(SessionBase):
             start = _initial(initial) if blank else None
         except SaslError:
             raise PeerError("not base 64", R501_AUTH_SYNTAX) from None
-        exchange = Deferred.fromCoroutine(self._authenticate(word.upper(), start))
-        exchange.addErrback(self._brokenExchange)
+        mechanism = word.upper()
+        exchange = Deferred.fromCoroutine(self._authenticate(mechanism, start))
+        exchange.addErrback(self._brokenExchange, mechanism)
         self._exchange = exchange
         exchange.addCallback(lambda _: self._exchanged())
 
@@ -153,7 +155,7 @@ class Authentication(SessionBase):
             self._report(mechanism, "failed", str(error))
             await self._unauthorized()
         except TooManyFailures as error:
-            self._report(mechanism, "not tried", str(error))
+            self._report(mechanism, "not tried", str(error), error.limit)
             self.reply(R454_TOO_MANY_FAILURES)
             self._countFailure()
         else:
@@ -161,7 +163,7 @@ class Authentication(SessionBase):
             self.state.identify()
             self.reply(R235_AUTHENTICATED)
 
-    def _report(self, mechanism: str, outcome: str, user: str) -> None:
+    def _report(self, mechanism: str, outcome: str, user: str, limit: str = "") -> None:
         _log.tell(
             self._backend.status,
             "{client} authentication {outcome} for {user} by {mechanism}",
@@ -170,6 +172,7 @@ class Authentication(SessionBase):
             outcome=outcome,
             user=user[:100],
             mechanism=mechanism,
+            limit=limit,
         )
 
     async def _unauthorized(self) -> None:
@@ -185,19 +188,27 @@ class Authentication(SessionBase):
     def _countFailure(self) -> None:
         self._authFailures += 1
         if self._authFailures >= self._limits.auth_failures:
+            self.overLimit("auth_failures")
             self.say(R421_AUTH_FAILURES)
             self.close()
 
-    def _brokenExchange(self, failure: Failure) -> None:
+    def _brokenExchange(self, failure: Failure, mechanism: str) -> None:
         """
         It is ours, not the client's, unless the client has gone.
         """
         if self._lost:
             failure.trap(CancelledError)
             return
-        _log.error(
+        _log.tell(
+            self._backend.status,
             "{client}: cannot authenticate: {error}",
+            event="authentication",
+            level=LogLevel.error,
             client=self.state.address,
+            outcome="not possible",
+            user="",
+            mechanism=mechanism,
+            limit="",
             error=errorText(failure),
         )
         self.reply(R454_AUTH_NOT_NOW)
@@ -247,8 +258,10 @@ class Authentication(SessionBase):
     async def _login(self, credentials: ICredentials, name: str) -> str:
         try:
             return await self._hold(self._try, credentials)
-        except (UnauthorizedLogin, TooManyFailures) as error:
-            raise type(error)(name) from None
+        except UnauthorizedLogin:
+            raise UnauthorizedLogin(name) from None
+        except TooManyFailures as error:
+            raise TooManyFailures(name, error.limit) from None
 
     def _try(self, credentials: ICredentials) -> Deferred[str]:
         return self._authenticator.login(credentials, self.state.address)

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from deferrals.logger import Logger
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import End
 from deferrals.smtp.server.commandreader import LineForm
 from deferrals.smtp.server.pipeline import PipelinedESMTP
 from deferrals.smtp.server.settings import Backend
 from deferrals.smtp.server.state import SessionState
+
+_log = Logger(namespace="deferrals.session")
 
 
 class SessionBase(PipelinedESMTP):
@@ -77,6 +80,20 @@ class SessionBase(PipelinedESMTP):
         @param by: how the client has ended it; C{None} where we do.
         """
         raise NotImplementedError
+
+    def overLimit(self, limit: str) -> None:
+        """
+        What one of C{[limits]} allows is used up.
+
+        @param limit: its key.
+        """
+        _log.tell(
+            self._backend.status,
+            "{client} has met limits.{limit}",
+            event="limit",
+            client=self.state.address,
+            limit=limit,
+        )
 
     def startOver(self, why: str) -> None:
         """

@@ -184,7 +184,7 @@ class Contents(Envelopes, ClientName):
             self.state.phase = Phase.CHUNKS
         assert self._writer is not None
         if self._octets + octets > self._limits.message_size:
-            self._forbid(R552_TOO_LARGE)
+            self._forbid(R552_TOO_LARGE, "message_size")
 
     def _readChunk(self, octets: bytes) -> bytes:
         """
@@ -224,7 +224,7 @@ class Contents(Envelopes, ClientName):
             self._forbid(R550_BARE_NEWLINE)
         self._octets += len(content)
         if self._octets > self._limits.message_size:
-            self._forbid(R552_TOO_LARGE)
+            self._forbid(R552_TOO_LARGE, "message_size")
         if self._veto is None:
             self._store(content if self._completion is None else self._completion.feed(content))
 
@@ -238,10 +238,12 @@ class Contents(Envelopes, ClientName):
         writer.write(content)
         most = self._limits.header_size
         if began <= most < writer.size and not hasEnd(writer.head[:most]):
-            self._forbid(R552_HEADER_TOO_LARGE)
+            self._forbid(R552_HEADER_TOO_LARGE, "header_size")
 
-    def _forbid(self, reply: Reply) -> None:
+    def _forbid(self, reply: Reply, limit: str = "") -> None:
         if self._veto is None and self._writer is not None:
+            if limit:
+                self.overLimit(limit)
             self._veto = reply
             self._writer.abort()
 
@@ -258,6 +260,7 @@ class Contents(Envelopes, ClientName):
         self._dataDecoder = self._chunkDecoder = self._completion = None
         veto, self._veto = self._veto, None
         if veto is None and self._loops(writer.head):
+            self.overLimit("hops")
             veto = R554_ROUTING_LOOP
             writer.abort()
         self.state.phase = Phase.READY

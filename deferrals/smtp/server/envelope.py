@@ -18,7 +18,14 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
-from deferrals.deferreds import CancelledError, awaited, errorText, timeOfDay, withDeadline
+from deferrals.deferreds import (
+    CancelledError,
+    TimeoutError,
+    awaited,
+    errorText,
+    timeOfDay,
+    withDeadline,
+)
 from deferrals.errors import PeerError, StageError
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Form, Parameters, Recipient
@@ -40,6 +47,8 @@ from deferrals.smtp.server.replyqueue import Slot
 from deferrals.smtp.server.senders import refusalOf
 
 _log = Logger(namespace="deferrals.session")
+
+_EXTENDED = (Form.DEFERRALS, Form.PRDR)
 
 _TOO_MANY = Refuse(R452_TOO_MANY_RECIPIENTS)
 
@@ -103,9 +112,11 @@ class Envelopes(SessionBase):
         """
         sender, parameters = parseMail(rest, self.state.offered, self._settings.strict)
         if parameters.size is not None and parameters.size > self._limits.message_size:
+            self.overLimit("message_size")
             raise PeerError("too large", R552_TOO_LARGE)
         self._transactions += 1
         if self._transactions > self._limits.transactions:
+            self.overLimit("transactions")
             self.say(R421_TOO_MANY_MESSAGES)
             self.close()
             return None
@@ -121,8 +132,8 @@ class Envelopes(SessionBase):
 
     def _newTransaction(self, envelope: Envelope) -> Transaction:
         form = self._answerForm(envelope.parameters)
-        extended = form in (Form.DEFERRALS, Form.PRDR)
-        limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
+        isExtended = form in _EXTENDED
+        limit = self._limits.extension_recipients if isExtended else self._limits.recipients  # P-13
         transaction = Transaction(envelope, form, limit, self._clock.seconds())
         transaction.sentAwayBefore = self._sentAwayBefore
         return transaction
@@ -247,7 +258,9 @@ class Envelopes(SessionBase):
         """
         A stage has raised, is late or has answered nonsense.
         """
-        if not failure.check(CancelledError):
+        if failure.check(TimeoutError):
+            maillog.late(self._backend.status, envelope, "envelope", about)
+        elif not failure.check(CancelledError):
             _log.error(
                 "{transaction}: envelope stage failed for {about}: {error}",
                 transaction=envelope.id,
@@ -306,6 +319,8 @@ class Envelopes(SessionBase):
         reply = transaction.admit(judged.recipient, verdict, judged.cohort)
         if len(transaction.sentAway) > before:
             self._backend.status.count("mixed", "recipients sent away")
+        if reply is R452_TOO_MANY_RECIPIENTS:
+            self._tellFull(transaction)
         if transaction.candidates:
             self.state.phase = Phase.RECIPIENTS
         seconds = self._clock.seconds() - judged.began
@@ -322,6 +337,15 @@ class Envelopes(SessionBase):
                 seconds,
             )
         return reply
+
+    def _tellFull(self, transaction: Transaction) -> None:
+        """
+        A recipient is one too many; of a transaction it is told once.
+        """
+        if not transaction.isToldFull:
+            transaction.isToldFull = True
+            isExtended = transaction.form in _EXTENDED
+            self.overLimit("extension_recipients" if isExtended else "recipients")
 
     def isHonest(self) -> bool:
         """

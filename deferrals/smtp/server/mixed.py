@@ -422,9 +422,7 @@ class MixedPolicy:
                 continue
             self.status.count("mixed", "retry seen")
             if record.isOver and not before.isOver:
-                seconds = record.seen - record.began
-                self.status.count("seconds to the last recipient", _bucket(seconds))
-                self.status.measure("mixed", "last recipient", seconds)
+                self.status.measure("mixed", "last recipient", record.seen - record.began)
 
     async def _remember(
         self, transaction: Transaction, plan: Plan, changes: Callable[[Plan], Changes]
@@ -488,10 +486,3 @@ def _stateOf(verdict: ContentVerdict | None) -> State:
         return State.ACCEPTS
     isForNow = not isinstance(verdict, Refuse) or verdict.reply.isTemporary
     return State.LATER if isForNow else State.REFUSES
-
-
-def _bucket(seconds: float) -> str:
-    for limit, name in ((10, "< 10 s"), (600, "< 10 min"), (3600, "< 1 h")):
-        if seconds < limit:
-            return name
-    return ">= 1 h"

@@ -37,6 +37,7 @@ from deferrals.model.reply import (
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
 from deferrals.smtp.server import maillog
+from deferrals.smtp.server.beforehand import Foresee, foreseen
 from deferrals.smtp.server.deadline import Deadline
 from deferrals.smtp.server.deliverfirst import Immediate
 from deferrals.smtp.server.mixed import Diversion, Resolved
@@ -116,6 +117,7 @@ class PostData:
         self._began = clock.seconds()
         self._message: IMessage | None = None
         self._writer: IBodyWriter | None = None
+        self._foreseeing: Deferred[Mapping[int, Reply]] | None = None
         self._verdicts: list[tuple[int, Deferred[ContentVerdict]]] = []
         self._window: IDelayedCall | None = None
         self._isMixed = False
@@ -139,6 +141,8 @@ class PostData:
             d.addCallback(lambda message: known.addCallback(lambda _: message))
         if self._backend.weigh is not None:
             d.addCallback(self._weigh, self._backend.weigh)
+        if self._backend.foresee is not None:
+            d.addCallback(self._foresee, self._backend.foresee)
         d.addCallbacks(self._ask, self._unreadable)
         d.addErrback(self._failed)
 
@@ -206,6 +210,24 @@ class PostData:
         """
         return message if self._step is Step.OVER else weigh(message, self._envelope)
 
+    def _foresee(self, message: IMessage, foresee: Foresee) -> Deferred[IMessage] | IMessage:
+        """
+        Ask what can never be delivered, before anything is said.
+        """
+        if self._step is Step.OVER:
+            return message
+        patience = self._times.reply_deadline
+        asked = foreseen(foresee, message, self._transaction, self._clock, patience)
+        self._foreseeing = asked
+        return asked.addCallback(self._foreseen, message)
+
+    def _foreseen(self, refusals: Mapping[int, Reply], message: IMessage) -> IMessage:
+        if self._step is Step.READING and refusals:
+            self._block.foreseen(refusals)
+            for index, reply in refusals.items():
+                self._logVerdict(index, reply)
+        return message
+
     def _ask(self, message: IMessage) -> None:
         """
         Ask the content stages about the deferred recipients, and only them
@@ -216,7 +238,8 @@ class PostData:
             return
         candidates = self._transaction.candidates
         # S-2
-        deferred = [index for index, candidate in enumerate(candidates) if candidate.deferred]
+        undecided = self._block.verdicts
+        deferred = [i for i, one in enumerate(candidates) if one.deferred and not undecided[i]]
         if deferred:
             self._step = Step.ASKING
             asked = [(candidates[index].recipient, candidates[index].cohort) for index in deferred]
@@ -284,13 +307,26 @@ class PostData:
         """
         self._startTimer()
         if self._immediate is not None:
+            self._tellLate("delivery")
             self._immediate.end()
         elif self._step is Step.DECIDING:
-            self._cancel(set(self._block.late()))  # D-25
+            late = self._block.late()
+            self._tellLate("content", late)
+            self._cancel(set(late))  # D-25
             self._advance()
         else:
             isOurs = self._step is Step.RESOLVING
+            self._tellLate("mixed" if isOurs else "spool")
             self.refuse(R451_LOCAL_ERROR if isOurs else R452_NO_STORAGE)
+
+    def _tellLate(self, stage: str, late: Sequence[int] = ()) -> None:
+        """
+        @param late: whose verdicts are overdue; all, where none is named.
+        """
+        about = [str(self._transaction.candidates[index].recipient) for index in late]
+        more = f" and {len(about) - 1} more" if len(about) > 1 else ""
+        named = f"<{about[0]}>{more}" if about else "all"
+        maillog.late(self._backend.status, self._envelope, stage, named)
 
     def _cancel(self, late: set[int]) -> None:
         """
@@ -441,6 +477,8 @@ class PostData:
             window.cancel()
         for _, verdict in self._verdicts:
             verdict.cancel()
+        if self._foreseeing is not None:
+            self._foreseeing.cancel()
         if self._writer is not None and step in _UNSTORED:
             self._writer.abort()
 

@@ -22,6 +22,7 @@ from deferrals.model.proxyprotocol import ProxyError, takeHeader
 from deferrals.model.reply import R501_SYNTAX, R502_NOT_HERE, R503_SEQUENCE, R550_NOT_TRUSTED, Reply
 from deferrals.model.transaction import Phase
 from deferrals.smtp.server.clientname import ClientName
+from deferrals.smtp.server.connectionlimits import LIMITS
 
 _log = Logger(namespace="deferrals.session")
 
@@ -164,6 +165,7 @@ class Introduction(ClientName):
         refusal = self.count()
         self.state.identify()
         if refusal is not None:
+            self.overLimit(LIMITS[refusal])
             self.say(refusal)
             return self.close()
         self.reply(Reply(220, None, self.greeting().decode("ascii")))

@@ -50,6 +50,7 @@ from deferrals.model.reply import (
 from deferrals.model.transaction import Phase
 from deferrals.smtp.server.auth import Authentication
 from deferrals.smtp.server.commandline import parseLine
+from deferrals.smtp.server.connectionlimits import LIMITS
 from deferrals.smtp.server.data import Contents
 from deferrals.smtp.server.descriptors import closeNow, isScarce
 from deferrals.smtp.server.proxy import XCLIENT, Introduction
@@ -182,6 +183,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             event="turned-away",
             client=self.state.address,
             reply=str(refusal),
+            limit=LIMITS.get(refusal, ""),
         )
 
     @property
@@ -269,11 +271,23 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         The client was silent for too long (RFC 5321 §4.5.3.2), or too slow.
         """
+        self.overLimit(self._limitOfTime())
         if not self._isGreeted or self._handshaking:
             return self.cutOff()
         self.abort("timeout")
         self.say(R421_TIMEOUT)
         self.close()
+
+    def _limitOfTime(self) -> str:
+        """
+        Which limit a client has met for whom it is too late.
+        """
+        if not self._isGreeted or self._handshaking:
+            return "handshake_timeout"
+        isSilent = self._silentUntil <= self._clock.seconds()
+        if self._reader is not None:
+            return "data_timeout" if isSilent else "data_rate"
+        return "command_timeout" if isSilent else "idle_timeout"
 
     def shutdown(self) -> None:
         """
@@ -308,6 +322,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if self.inExchange:
             self.answerRefused(R500_AUTH_LINE_TOO_LONG)
         else:
+            self.overLimit("command_line")
             super().lineTooLong()
 
     def lineBroken(self) -> None:
@@ -356,6 +371,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if verb not in _UNCOUNTED:
             self._commands += 1
             if self._commands > self._limits.commands:
+                self.overLimit("commands")
                 return self._enough(R421_TOO_MANY_COMMANDS)
         try:
             pending = method(rest)
@@ -379,6 +395,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if reply.isPermanent and not self.isHonest():
             self._errors += 1
             if self._errors == self._limits.errors:
+                self.overLimit("errors")
                 self._enough(R421_TOO_MANY_ERRORS)
 
     def resumed(self) -> None:

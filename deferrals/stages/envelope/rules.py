@@ -162,7 +162,7 @@ class Onward:
 _NOWHERE = Onward((), {})
 
 #: Where no delivery is known to foresee anything.
-_NONE = Foreseen({}, {})
+_NONE = Foreseen({})
 
 
 @implementer(IEnvelopeStage)

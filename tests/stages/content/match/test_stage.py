@@ -11,13 +11,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT, Refuse
-from deferrals.stages.content.match import stage as stage_module
-from deferrals.stages.content.match.contents import files
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 from deferrals.stages.content.match.mime import MAX_PARTS
 from deferrals.stages.content.match.stage import (
     AT_ONCE,
-    EICAR,
-    GTUBE,
     SMALL_OCTETS,
     MatchRule,
     MatchSettings,
@@ -226,20 +223,6 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
             for _ in range(AT_ONCE + 1):
                 stage.judge(makeMessage(mail(text="x").as_bytes()), makeEnvelope(), [])
             self.assertEqual(len(running), wanted)
-
-    def test_filesOnce(self) -> None:
-        """A small message is taken apart once for all rules; a large one is not kept."""
-        for text, times in (("hello", 1), ("hello " * (SMALL_OCTETS // 6), 2)):
-            calls: list[object] = []
-
-            def counted(data: Any, calls: list[object] = calls) -> Any:
-                calls.append(data)
-                return files(data)
-
-            self.patch(stage_module, "files", counted)
-            rules = [MatchRule(body=True, words=("x",)), MatchRule(attachment=("x",))]
-            self.judge(mail(text=text), *rules)
-            self.assertEqual(len(calls), times)
 
     def test_tooComplex(self) -> None:
         """A message with more parts than can be looked into is refused."""
