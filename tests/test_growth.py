@@ -57,6 +57,8 @@ ELSEWHERE = {
             "app/output.py",
             "cli.py",
             "config/crosscheck.py",
+            "config/places.py",
+            "config/structuring.py",
             "model/passwords.py",
             "model/schedule.py",
             "model/settings.py",
@@ -79,6 +81,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
+            "logger.py",
             "model/events.py",
             "model/ids.py",
             "spool/sqlite/queries.py",
@@ -107,6 +110,7 @@ ELSEWHERE = {
             "smtp/client/describing.py",
             "smtp/client/transfer.py",
             "stages/content/rspamd.py",
+            "stages/content/scanner.py",
             "stages/delivery/maildir.py",
             "stages/delivery/pipe.py",
             "stages/delivery/processgroup.py",

@@ -152,7 +152,7 @@ def addCommand(commands: Commands, check: Callable[[argparse.Namespace], int]) -
         for question in questions:
             note = f" ({question.default})" if question.default else ""
             one.add_argument(f"--{question.name}", metavar="TEXT", help=question.text + note)
-        one.set_defaults(run=lambda arguments: run(arguments, check), explain=False)
+        one.set_defaults(run=lambda arguments: run(arguments, check), explain=False, uid=None)
 
 
 def run(arguments: argparse.Namespace, check: Callable[[argparse.Namespace], int]) -> int:

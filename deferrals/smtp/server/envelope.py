@@ -340,11 +340,11 @@ class Envelopes(SessionBase):
         transaction = self.state.transaction
         assert transaction is not None
         verdict = judged.verdict
-        before = len(transaction.sentAway)
+        before, isFull = len(transaction.sentAway), transaction.isFull
         reply = transaction.admit(judged.recipient, verdict, judged.cohort)
         if len(transaction.sentAway) > before:
             self._backend.status.count("mixed", "recipients sent away")
-        if reply is R452_TOO_MANY_RECIPIENTS:
+        if isFull:
             self._tellFull(transaction)
         if transaction.candidates:
             self.state.phase = Phase.RECIPIENTS

@@ -36,11 +36,8 @@ TooLargeMeans = Literal["accept", "mark", "refuse"]
 #: The field of a copy that a scanner should have seen and has not.
 UNSCANNED = "Deferrals-Unscanned"
 
-
-class Skipped(Accept):
-    """
-    It is accepted, and its copies do not say that it was not scanned.
-    """
+#: What the log is told of a message that a scanner has not seen, behind its name.
+_TOO_LARGE, _NOT_SCANNED = "too large", "not scanned"
 
 
 def isUnscanned(verdict: ContentVerdict) -> bool:
@@ -50,7 +47,7 @@ def isUnscanned(verdict: ContentVerdict) -> bool:
     if isinstance(verdict, Refuse):
         return False
     isMarked = any(name == UNSCANNED for name, _ in verdict.marks.headers)
-    return isMarked or isinstance(verdict, Skipped)
+    return isMarked or verdict.why.partition(": ")[2].startswith((_TOO_LARGE, _NOT_SCANNED))
 
 
 def tooLarge(
@@ -61,11 +58,11 @@ def tooLarge(
 
     @param text: what a sender is told that is refused.
     """
-    why = f"{name}: too large, {means}"
+    why = f"{name}: {_TOO_LARGE}, {means}"
     if means == "refuse":
         return Refuse(Reply(552, "5.3.4", text), why=why)
     if means == "accept":
-        return Skipped(why=why)
+        return Accept(why=why)
     return Accept(Marks(((UNSCANNED, f"{name} (too large)"),)), why=why)
 
 
@@ -151,9 +148,9 @@ class Scanner:
             on_error=onError,
             error=f"{type(error).__name__}: {error}",
         )
-        why = f"{self.name}: not scanned, on_error {onError}"
+        why = f"{self.name}: {_NOT_SCANNED}, on_error {onError}"
         if onError == "refuse-temporarily":
             return Refuse(R451_STAGE_FAILED, why=why)
         if onError == "skip":
-            return Skipped(why=why)
+            return Accept(why=why)
         return Accept(Marks(((UNSCANNED, self.name),)), why=why)

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from cachetools import LRUCache
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
+from deferrals import logger
 from deferrals.errors import StageError
 from deferrals.interfaces import IExpectingStage
 from deferrals.model.reply import Reply
@@ -99,6 +101,7 @@ class JudgeTests(SynchronousTestCase):
 
     def test_raises(self) -> None:
         """A stage that raises refuses for now; the log names it, and says where it has raised."""
+        self.patch(logger, "_raised", LRUCache(9))
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
