@@ -132,7 +132,7 @@ class UnaskedTests(SynchronousTestCase):
 
     def test_notSecured(self) -> None:
         """Where STARTTLS is refused, what comes behind the refusal ends the connection."""
-        server, transport, d = self.secured("454 no", "250 ok")
+        _, transport, d = self.secured("454 no", "250 ok")
         self.failureResultOf(d, PeerError)
         self.assertFalse(transport.isSecuring)
         self.assertTrue(transport.aborted)
