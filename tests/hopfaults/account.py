@@ -89,6 +89,13 @@ class Account:
         if code >= 500:
             self.refused.setdefault(recipient, set()).add(code)
 
+    def perhapsRefused(self, recipients: set[str]) -> None:
+        """
+        A peer has said what may be taken for the refusal of one of these for now.
+        """
+        for recipient in recipients:
+            self._given.pop(recipient, None)
+
     def problems(self, recipient: str, ends: list[tuple[str, int]]) -> list[str]:
         """
         Compare with the outcomes.

@@ -109,8 +109,11 @@ class MailSession(Speaker):
         code = int(reply[:3]) if reply[:3].isdigit() else 0
         if self.isConfused:
             self.account.confused.add(code)
+            if code >= 400:
+                self.account.perhapsRefused(self.given)
             if 200 <= code < 300:
-                self.account.perhaps |= self.given
+                # Perhaps it is taken for the answer to what is still on its way.
+                self.account.perhaps |= self.given | {address for address, _ in self.people}
         elif code >= 400:
             for one in people:
                 self.account.refuses(one, code)
@@ -357,13 +360,13 @@ class MailSession(Speaker):
             return
         people = [address for address, _ in rcpts]
         begins: list[str] = []
+        self.owed += len(listed) + 1  # behind the 353 they are waited for
         self.answer("own", "353 wait", begins.append, self.ignored)
         if not begins[0].startswith("353"):
             # To the client that is the final reply; what follows has not been asked for.
             self.tells(people)(begins[0])
             self.isConfused = True
-        else:
-            self.owed += len(listed) + 1
+            self.owed -= len(listed) + 1
         said: dict[str, str] = {}
         for address in listed:
 

@@ -20,21 +20,44 @@ FLOOD_OCTETS = 4 << 20
 
 _PIECE_OCTETS = 16 << 10
 
+#: So long it takes to read what was written, in seconds.
+_READ_SECONDS = 0.01
+
 
 class PeerWire(Wire):
     """
     One end of a connection.
 
     @ivar leaving: whether this end has given the connection up.
+    @ivar isStreaming: whether the producer writes when it likes.
+    @ivar isPaused: whether it waits until what it wrote is read.
     """
 
-    leaving = False
+    leaving = isStreaming = isPaused = False
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.isStreaming, self.isPaused = streaming, False
         if streaming:
-            self.producer = producer  # it writes when it likes
+            self.producer = producer
         else:
             super().registerProducer(producer, streaming)
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self.isStreaming and self.producer is not None and not self.isPaused:
+            self.isPaused = True
+            self.producer.pauseProducing()
+
+    def _flush(self) -> None:
+        super()._flush()
+        if self.isPaused:
+            # The other end has the time to answer what it has read.
+            self.clock.callLater(_READ_SECONDS, self._again)
+
+    def _again(self) -> None:
+        if self.isPaused and self.producer is not None:
+            self.isPaused = False
+            self.producer.resumeProducing()
 
     def writeSequence(self, pieces: Any) -> None:
         self.write(b"".join(pieces))
@@ -217,7 +240,8 @@ class Speaker(Protocol):
             self._reply(f"{fault.code} {step}", then, arrived)
             if fault.kind == "closing" or fault.code.startswith("421"):
                 self.hangUp()
-        elif fault.kind == "twice":
+        elif fault.kind == "twice" or (fault.kind == "early" and self.program.octets):
+            # In small pieces there is no one segment.
             self._reply(reply, then, arrived)
             self.isConfused = True
             self.say(f"{fault.code} unasked\r\n".encode(), lambda: self.unmatched(fault.code))

@@ -10,7 +10,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.errors import PeerError
 from deferrals.smtp.client.auth import choose
 from deferrals.smtp.client.replies import MAX_DIALOGUE_OCTETS
-from tests.smtp.client.test_session import GREETING, Scripted, codes
+from tests.smtp.client.test_session import GREETING, Scripted, Transport, codes
+
+
+class SecuringTransport(Transport):
+    """
+    A connection of which TLS can be asked.
+    """
+
+    isSecuring = False
+
+    def startTLS(self, contextFactory: object, normal: bool = True) -> None:
+        self.isSecuring = True
 
 
 class UnaskedTests(SynchronousTestCase):
@@ -82,6 +93,96 @@ class UnaskedTests(SynchronousTestCase):
         d = Deferred.fromCoroutine(server.session.authenticate(mechanism))
         self.failureResultOf(d, PeerError)
         self.assertEqual(server.transport.value(), b"")
+
+    def secured(self, *said: str) -> tuple[Scripted, SecuringTransport, Deferred[None]]:
+        """
+        @param said: in one piece, to STARTTLS.
+        """
+        server = self.greeted("STARTTLS")
+        transport = SecuringTransport()
+        server.session.transport = transport  # type: ignore[assignment]
+        d = Deferred.fromCoroutine(server.session.secure(None, True))  # type: ignore[arg-type]
+        self.assertEqual(transport.value(), b"STARTTLS\r\n")
+        transport.clear()
+        server.session.dataReceived("".join(f"{line}\r\n" for line in said).encode())
+        return server, transport, d
+
+    def test_injected(self) -> None:
+        """
+        What came in clear behind the reply to STARTTLS, good or bad, whole or half, is
+        never heard: neither is it a reply to EHLO nor does it end the connection.
+        """
+        for more in (
+            ["250-evil", "250 AUTH PLAIN"],
+            ["no reply at all"],
+            ["250 x"] * (MAX_DIALOGUE_OCTETS // 512 + 1),
+            ["250-evil"],
+        ):
+            server, transport, d = self.secured("220 go", *more)
+            self.assertTrue(transport.isSecuring)
+            self.assertFalse(transport.aborted, more[0])
+            self.assertEqual(transport.value(), b"")
+            server.session.handshakeCompleted()
+            self.assertEqual(transport.value(), b"EHLO client.example.com\r\n")
+            self.assertNoResult(d)
+            server.session.dataReceived(b"250-mx\r\n250 SIZE\r\n")
+            self.assertIsNone(self.successResultOf(d))
+            self.assertEqual(list(server.session.capabilities), ["SIZE"])
+            self.assertTrue(server.session.usable)
+
+    def test_notSecured(self) -> None:
+        """Where STARTTLS is refused, what comes behind the refusal ends the connection."""
+        _, transport, d = self.secured("454 no", "250 ok")
+        self.failureResultOf(d, PeerError)
+        self.assertFalse(transport.isSecuring)
+        self.assertTrue(transport.aborted)
+
+    def test_idle(self) -> None:
+        """
+        Whatever comes when nothing was asked ends the connection at once, one octet of it
+        included: behind EHLO, a refused STARTTLS, a message and a question.
+        """
+
+        def secured() -> Scripted:
+            server, transport, d = self.secured("454 no")
+            self.failureResultOf(d, PeerError)
+            server.transport = transport
+            return server
+
+        def sent() -> Scripted:
+            server = self.greeted()
+            server.send("b@example.net")
+            for said in ("250 ok", "250 ok", "354 go", "250 taken"):
+                server.say(said)
+            self.assertEqual(codes(self.successResultOf(server.result)), [250])
+            return server
+
+        def asked() -> Scripted:
+            server = self.greeted()
+            d = Deferred.fromCoroutine(server.session.ask("a@example.com", "b@example.net"))
+            for said in ("250 ok", "250 ok", "250 reset"):
+                server.say(said)
+            self.assertEqual(len(self.successResultOf(d)), 2)
+            return server
+
+        for make in (self.greeted, secured, sent, asked):
+            server = make()
+            self.assertTrue(server.session.usable, make)
+            server.session.dataReceived(b"2")
+            self.assertFalse(server.session.usable, make)
+            self.assertTrue(server.transport.aborted, make)
+
+    def test_heardAhead(self) -> None:
+        """
+        What has been heard is not counted any longer: however many replies come one
+        behind the other, each to its question, they are not too many.
+        """
+        server = self.greeted()
+        for number in range(MAX_DIALOGUE_OCTETS // 512 + 1):
+            server.send("b@example.net")
+            for said in ("250 ok", "250 ok", "354 go", "250 taken"):
+                server.say(said)
+            self.assertEqual(codes(self.successResultOf(server.result)), [250], number)
 
     def test_ahead(self) -> None:
         """What is said before it is asked for is kept up to a bound."""
