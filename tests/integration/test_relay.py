@@ -283,8 +283,9 @@ class SmarthostTests(RelayCase):
         )
         login = f'user = "me@example.net", password = "secret", tls_ca = "{certificate}"'
         relay = self.relay(postfix.port, f'{login}, tls_name = "localhost"')
-        for _ in range(3):
+        for number in range(1, 4):
             self.send(relay, "lover@example.net", "other@example.net")
+            until(lambda: relay.log.count(" delivered by ") == 2 * number, relay.log)
         behind.arrived("lover", 3)
         behind.arrived("other", 3)
         self.assertIn("sasl_method=SCRAM-SHA-256, sasl_username=me@example.net", postfix.log())
@@ -311,6 +312,7 @@ class SmarthostTests(RelayCase):
         relay = self.relay(postfix.port)
         self.send(relay, "first@b.example.net")
         self.logged(relay, r"to=<first@\S+> delivered by")
+        postfix.logged(r"to=<first@.* status=sent")
         signed = "Subject: x\r\nDKIM-Signature: v=1\r\n\r\n\u00fc\r\n."
         with open(f"{postfix.directory}/log/maillog", encoding="utf-8") as file:
             taken = file.read().count("status=sent")
