@@ -61,7 +61,7 @@ class Peer:
     most: int = 5000
 
 
-_OURS = """
+OURS = """
 hostname = "mx.bench.test"
 bounces = "none"
 
@@ -84,7 +84,7 @@ deliver = {deliver}
 """
 
 
-class _Server(Server):
+class OwnServer(Server):
     """
     A process of its own from the start on, as it is measured.
     """
@@ -94,7 +94,7 @@ class _Server(Server):
 
 def _ours(deliver: str) -> Callable[[Ground], Peer]:
     def start(ground: Ground) -> Peer:
-        server = ground.serve(_Server(ground.directory(), _OURS.replace("{deliver}", deliver)))
+        server = ground.serve(OwnServer(ground.directory(), OURS.replace("{deliver}", deliver)))
         return Peer(server.port, server.process.process.pid)
 
     return start
