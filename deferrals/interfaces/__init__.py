@@ -52,6 +52,7 @@ from deferrals.interfaces.stages import (
     IOutwardPlugin,
     IReportingDelivery,
     ISenderStage,
+    ISharingDelivery,
     IStagePlugin,
     ITransactionObserver,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "IScramCredentials",
     "ISenderStage",
     "IServices",
+    "ISharingDelivery",
     "ISpool",
     "IStagePlugin",
     "ITransactionObserver",
