@@ -1040,7 +1040,7 @@ PARSERS += [
         ("stages/content/match/mime.py", "stages/content/match/contents.py"),
         (*_MIME, b"=41", b"QQ=="),
         _parts,
-        2000,
+        800,
         (b"", _HEADER, _RFC822, _UNSURE + b"\r\n", _HEADER + b"--b\r\n" + _UNSURE),
     ),
     Parser(
@@ -1048,7 +1048,7 @@ PARSERS += [
         ("stages/content/match/headers.py",),
         (*_MIME, b" ", b"(", b"\r", b"Content-Type: ", b"no field\r\n"),
         lambda data: (headers.PartHeader.read(data), headers.otherStarts(data)),
-        500,
+        300,
         (b"", b"Content-Type: a/b; ", b"Content-Transfer-Encoding: "),
     ),
     Parser(
@@ -1056,7 +1056,7 @@ PARSERS += [
         ("stages/content/match/fields.py",),
         (*_PARAMETERS, b"(", b")", b"name=a", b"name*1*=", b"\r\n", b'name="'),
         text(fields.readings),
-        400,
+        200,
         (b"", b"a/b; name=", b'a/b; name="'),
     ),
     Parser(
@@ -1086,7 +1086,7 @@ PARSERS += [
         ("stages/content/match/mime.py",),
         _MIME,
         lambda data: list(mime.parts(data)),
-        800,
+        400,
         (b"", _HEADER, _RFC822),
     ),
     Parser(
@@ -1097,7 +1097,7 @@ PARSERS += [
         500,
         (b"", _HEADER, _RFC822, b"Subject: \xff", b"Subject: \xff\r\n"),
     ),
-    Parser("rules", ("stages/content/match/stage.py",), _MIME, _rules, 800, (b"", _HEADER)),
+    Parser("rules", ("stages/content/match/stage.py",), _MIME, _rules, 300, (b"", _HEADER)),
     Parser(
         "parameters", ("stages/content/match/fields.py",), _PARAMETERS, text(fields.parameters), 400
     ),
