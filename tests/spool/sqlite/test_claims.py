@@ -176,7 +176,7 @@ class DueTests(ClaimCase):
         (other,) = self.claims(100.0).due(1, {}, 1)
         self.assertFalse(other.whole)
         self.db.execute("DELETE FROM recipients WHERE seq = 0")
-        self.change(number, 1, status=QUEUED)
+        self.change(number, 1, status=QUEUED, due=0.0)
         waitFor(self.db, "", 0.0)
         (last,) = self.claims(100.0).due(1, {}, 1)
         self.assertTrue(last.whole)
