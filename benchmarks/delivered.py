@@ -157,15 +157,16 @@ def main() -> int:
     arguments = parser.parse_args()
     starts = {"deferrals": lambda ground: ours(ground, arguments.waiting), "postfix": postfix}
     found: dict[str, list[tuple[float, float]]] = {}
-    for number in range(arguments.rounds):
-        for name in arguments.peers.split(","):
-            with contextlib.ExitStack() as stack:
-                server = starts[name](Ground(stack))
-                server.work(WARM)
-                found.setdefault(name, []).append(server.work(arguments.messages))
-            rate, milliseconds = found[name][-1]
-            said = f"round {number + 1}: {name}: {rate:.0f} msg/s, {milliseconds:.2f} ms"
-            print(said, file=sys.stderr)
+    with contextlib.ExitStack() as kept:
+        for number in range(arguments.rounds):
+            for name in arguments.peers.split(","):
+                with contextlib.ExitStack() as stack:
+                    server = starts[name](Ground(stack, kept))
+                    server.work(WARM)
+                    found.setdefault(name, []).append(server.work(arguments.messages))
+                rate, milliseconds = found[name][-1]
+                said = f"round {number + 1}: {name}: {rate:.0f} msg/s, {milliseconds:.2f} ms"
+                print(said, file=sys.stderr)
     print("| server | msg/s | CPU ms |\n| --- | --- | --- |")
     for name, figures in found.items():
         print(f"| {name} | {_said([one for one, _ in figures], 0)} |", end="")

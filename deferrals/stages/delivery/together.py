@@ -37,8 +37,9 @@ _log = Logger(namespace="deferrals.delivery")
 #: So many copies are in a batch, and so many octets of messages, but for the first one.
 COPIES, OCTETS = 64, 4 << 20
 
-#: So many batches are being written; and so many with those that make no way.
-THREADS, MOST_THREADS = 2, 8
+#: So many batches are being written; and so many with those that make no way.  A second
+#: one is begun where so many copies wait for the end of the first.
+THREADS, MOST_THREADS, MANY = 2, 8, 16
 
 #: When a batch makes no way, in seconds.
 PATIENCE_SECONDS = 2.0
@@ -281,9 +282,7 @@ class CopyWriter:
         return group.done
 
     def _begin(self) -> None:
-        while self._waiting and len(self._batches) < THREADS:
-            if len(self._batches) + len(self._stuck) >= MOST_THREADS:
-                break
+        while self._waiting and self._isFree():
             batch = _CopyBatch(self._next())
             self._batches.append(batch)
             self._inThread(batch.run).addErrback(self._failed, batch).addCallback(
@@ -291,6 +290,15 @@ class CopyWriter:
             )
         if self._batches and self._watching is None:
             self._watching = self._clock.callLater(PATIENCE_SECONDS, self._watch)
+
+    def _isFree(self) -> bool:
+        """
+        Whether the next batch may begin.
+        """
+        busy = len(self._batches)
+        if busy >= THREADS or busy + len(self._stuck) >= MOST_THREADS:
+            return False
+        return not busy or len(self._waiting) >= min(MANY, self._copies)
 
     def _next(self) -> list[_CopyOnItsWay]:
         jobs = [self._waiting.popleft()]
@@ -307,11 +315,12 @@ class CopyWriter:
             job.outcome = failure
 
     def _ended(self, _: None, batch: _CopyBatch) -> None:
-        (self._stuck if batch in self._stuck else self._batches).remove(batch)
         for job in batch.jobs:
             job.group.heard(job.addressee, Delivered() if job.outcome is None else job.outcome)
         for group in {job.group for job in batch.jobs}:
             group.tell()
+        # Not before: what this makes room for is one batch.
+        (self._stuck if batch in self._stuck else self._batches).remove(batch)
         self._begin()
         if not self._batches and self._watching is not None:
             self._watching.cancel()

@@ -21,7 +21,13 @@ from deferrals.stages.delivery.copies import unreported
 from deferrals.stages.delivery.file import FileDelivery
 from deferrals.stages.delivery.mailboxfiles import R451_NOT_WRITTEN, newFile
 from deferrals.stages.delivery.maildir import MaildirDelivery
-from deferrals.stages.delivery.together import PATIENCE_SECONDS, THREADS, CopyWriter, NewCopy
+from deferrals.stages.delivery.together import (
+    MANY,
+    PATIENCE_SECONDS,
+    THREADS,
+    CopyWriter,
+    NewCopy,
+)
 from deferrals.testing import makeAddressees, makeEnvelope
 
 _S = TypeVar("_S", FileDelivery, MaildirDelivery)
@@ -86,10 +92,9 @@ class TogetherTests(SynchronousTestCase):
 
     def busy(self) -> None:
         """
-        Let all threads have something to write.
+        Let a thread have something to write.
         """
-        for number in range(THREADS):
-            self.deliver(f"busy{number}@busy.example")
+        self.deliver("busy@busy.example")
 
     def test_shared(self) -> None:
         """
@@ -98,7 +103,7 @@ class TogetherTests(SynchronousTestCase):
         """
         self.busy()
         boxes = [self.deliver(f"a{n}@x.example", f"b{n}@y.example") for n in range(3)]
-        self.assertEqual(len(self.threads), THREADS)
+        self.assertEqual(len(self.threads), 1)
         self.run_()
         calls: list[str] = []
         known: list[int] = []
@@ -115,13 +120,31 @@ class TogetherTests(SynchronousTestCase):
 
         note(os, "fsync")
         note(os, "link")
-        self.run_(1)
+        self.run_()
         self.assertEqual(calls, ["fsync"] * 6 + ["link"] * 6 + ["fsync"] * 2)
         self.assertEqual(set(known), {0})
         for d in boxes:
             self.assertEqual(self.outcomes(d), [Delivered(), Delivered()])
         names = sorted(os.listdir(os.path.join(self.directory, "x.example")))
         self.assertEqual(names, [f"a{n}@x.example" for n in range(3)])
+
+    def test_threads(self) -> None:
+        """A second thread is begun where many wait, and no third."""
+        for number in range(3 * MANY):
+            self.deliver(f"{number}@x.example")
+            self.assertEqual(len(self.threads), 1 if number < MANY else THREADS)
+        self.run_()
+        self.assertEqual(len(self.threads), THREADS)
+
+    def test_ended(self) -> None:
+        """What the end of a batch makes room for is one batch."""
+        first = self.deliver("a@x.example")
+        more: list[Any] = []
+        first.addCallback(lambda _: more.extend(self.deliver(f"{n}@x.example") for n in range(5)))
+        self.run_()
+        self.assertEqual(len(self.threads), 1)
+        self.run_()
+        self.assertEqual([self.outcomes(d) for d in more], [[Delivered()]] * 5)
 
     def test_apart(self) -> None:
         """What goes wrong with one copy is its own; nothing half-written is left."""
@@ -212,7 +235,7 @@ class TogetherTests(SynchronousTestCase):
         other = self.deliver("b@x.example")
         d.cancel()
         self.failureResultOf(d, CancelledError)
-        for _ in range(THREADS + 1):
+        for _ in "12":
             self.run_()
         self.assertEqual(self.outcomes(other), [Delivered()])
         self.assertEqual(os.listdir(os.path.join(self.directory, "x.example")), ["b@x.example"])
@@ -238,8 +261,7 @@ class TogetherTests(SynchronousTestCase):
         others = [self.deliver("before@x.example")]
         hung = self.deliver("hung@x.example", prepare=self.hang)
         others.append(self.deliver("after@x.example"))
-        for _ in range(THREADS):
-            self.run_()
+        self.run_()
         self.run_()
         for d in others:
             self.assertEqual(self.outcomes(d), [Delivered()])
