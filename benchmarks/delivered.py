@@ -38,7 +38,7 @@ BOXES, SESSIONS, OCTETS = 10, 5, 4096
 WARM = 300
 
 #: When what waits beforehand is due, in the spool's time.
-LATER = 1e9
+LATER = 1e10
 
 #: What is left of the work: what is under way, and what waits for a Maildir.
 _ANY = "SELECT 1 FROM recipients WHERE"
