@@ -3,25 +3,29 @@ Fresh mail that waits for its turn in memory.
 
 What has just become ours need not be put into the queue, claimed and read back, if
 there is no room for its delivery at this moment.  It stays leased, and its content
-stays where it is: at most L{MESSAGES}, and L{OCTETS} of contents.  One destination's
-mail never takes more than three quarters of what it finds free.  What has waited for
-L{SECONDS} goes into the queue, where operators see it and senders are told that it is
-late; and so does what finds no room here.
+stays where it is: at most L{MESSAGES}, and L{OCTETS} of contents.  One kind of mail
+(L{Attempt.kind<deferrals.relay.attempts.Attempt.kind>}) never takes more than three
+quarters of what it finds free.  What has waited for L{WAIT_SECONDS} goes into the
+queue, where operators see it and senders are told that it is late; and so does what
+finds no room here.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
+from typing import TypeVar
 
 from deferrals.relay.attempts import Attempt
 from deferrals.relay.destinations import KIND_TIMES
+
+_K = TypeVar("_K", bound=Hashable)
 
 #: So many messages wait in memory at most, and so many octets of their contents.
 MESSAGES, OCTETS = 4000, 32 << 20
 
 #: So long at most, and as long again until it is looked for: less than a lease lasts.
-SECONDS = 60.0
+WAIT_SECONDS = 60.0
 
 #: What a content that is in a file takes in memory.
 FILE_OCTETS = 256 << 10
@@ -40,6 +44,7 @@ class FreshMail:
         self._messages, self._octets = messages, octets
         self._lines: dict[Hashable, deque[Attempt]] = {}
         self._numbers: Counter[int] = Counter()
+        self._kinds: Counter[Hashable] = Counter()
 
     def __contains__(self, number: object) -> bool:
         """
@@ -57,10 +62,10 @@ class FreshMail:
         """
         @return: whether there was room for it.
         """
-        line = self._lines.get(attempt.line, ())
         octets = _octetsOf(attempt)
-        if len(line) >= KIND_TIMES * self._messages or octets > self._octets:
+        if self._kinds[attempt.kind] >= KIND_TIMES * self._messages or octets > self._octets:
             return False
+        self._kinds[attempt.kind] += 1
         self._messages -= 1
         self._octets -= octets
         self._numbers[attempt.number] += 1
@@ -100,10 +105,15 @@ class FreshMail:
         attempt = line.popleft()
         self._messages += 1
         self._octets += _octetsOf(attempt)
-        self._numbers[attempt.number] -= 1
-        if not self._numbers[attempt.number]:
-            del self._numbers[attempt.number]
+        _takeOne(self._numbers, attempt.number)
+        _takeOne(self._kinds, attempt.kind)
         return attempt
+
+
+def _takeOne(counts: Counter[_K], key: _K) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 def _octetsOf(attempt: Attempt) -> int:

@@ -51,7 +51,7 @@ from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, c
 from deferrals.relay.deliverylog import DeliveryLog
 from deferrals.relay.destinations import Destinations, HopReport, hopReport
 from deferrals.relay.duework import DueWork
-from deferrals.relay.fresh import FreshMail
+from deferrals.relay.fresh import WAIT_SECONDS, FreshMail
 from deferrals.relay.notices import Notifier
 from deferrals.relay.recording import Recorder
 from deferrals.relay.waiters import Waiters
@@ -339,8 +339,9 @@ class Scheduler:
         self._goingOn = False
 
     def _renew(self) -> None:
-        late = self._clock.seconds() - RENEW_SECONDS
-        self._putAway(late)
+        now = self._clock.seconds()
+        self._putAway(now - WAIT_SECONDS)
+        late = now - RENEW_SECONDS
         works = [work for one in self._attempts if one.began <= late for work in one.works]
         if works:
             self._spool.renew(works)

@@ -15,13 +15,15 @@ from deferrals.relay.fresh import ASKED, FreshMail
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
 
 
-def attempt(destination: str = "box", octets: int = 10, began: float = 0.0) -> Attempt:
+def attempt(
+    destination: str = "box", octets: int = 10, began: float = 0.0, delivery: str = "delivery"
+) -> Attempt:
     """
     An attempt for a message of that size.
     """
     message = makeMessage(b"x" * octets)
     work = Work(makeEnvelope(), message, tuple(makeAddressees("a@x.example")))
-    return Attempt(work, "delivery", destination, Schedule(), began)
+    return Attempt(work, delivery, destination, Schedule(), began)
 
 
 class FreshMailTests(SynchronousTestCase):
@@ -43,11 +45,15 @@ class FreshMailTests(SynchronousTestCase):
         return found
 
     def test_messages(self) -> None:
-        """There are so many at most; one destination has three quarters of what is free."""
+        """
+        There are so many at most; one kind of mail has three quarters of what is free,
+        however many destinations it has.
+        """
         fresh = FreshMail(messages=8)
-        kept = [fresh.keep(attempt()) for _ in range(10)]
+        kept = [fresh.keep(attempt(f"box{n}")) for n in range(10)]
         self.assertEqual(kept.count(True), 6)
-        self.assertEqual([fresh.keep(attempt(f"other{n}")) for n in range(3)], [True, True, False])
+        kept = [fresh.keep(attempt(delivery=f"other{n}")) for n in range(3)]
+        self.assertEqual(kept, [True, True, False])
 
     def test_octets(self) -> None:
         """Contents take so many octets at most, and give them back when they leave."""
