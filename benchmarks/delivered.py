@@ -105,7 +105,9 @@ def ours(ground: Ground, waiting: int) -> Mailboxes:
     @param waiting: how many messages are in the queue beforehand, and stay there.
     """
     deliver = '{ use = "maildir", path = "mail/{local}" }'
-    server = ground.serve(OwnServer(ground.directory(), OURS.replace("{deliver}", deliver)))
+    server = ground.serve(
+        OwnServer(ground.directory(), OURS.format(deliver=deliver, policy="open"))
+    )
     spool = os.path.join(server.directory, "state", "spool")
     if waiting:
         server.stop()

@@ -83,9 +83,17 @@ commands = 10000000
 [policies.open]
 envelope = "accept"
 
+[policies.judged]
+envelope = "defer"
+content = [{{ use = "match", rules = [
+  {{ header = "Subject", words = ["lottery"] }},
+  {{ body = true, words = ["casino"] }},
+  {{ attachment = ["*.exe"] }},
+] }}]
+
 [[recipients]]
 match = "*@bench.test"
-policy = "open"
+policy = "{policy}"
 deliver = {deliver}
 """
 
@@ -98,9 +106,11 @@ class OwnServer(Server):
     popen = staticmethod(subprocess.Popen)
 
 
-def _ours(deliver: str) -> Callable[[Ground], Peer]:
+def _ours(deliver: str, policy: str = "open") -> Callable[[Ground], Peer]:
+    config = OURS.format(deliver=deliver, policy=policy)
+
     def start(ground: Ground) -> Peer:
-        server = ground.serve(OwnServer(ground.directory(), OURS.replace("{deliver}", deliver)))
+        server = ground.serve(OwnServer(ground.directory(), config))
         return Peer(server.port, server.process.process.pid)
 
     return start
@@ -147,6 +157,7 @@ PEERS: dict[str, Callable[[Ground], Peer]] = {
     "stock": _script("benchmarks.stock"),
     "aiosmtpd": _script("benchmarks.aio"),
     "deferrals": _ours('{ use = "discard" }'),
+    "deferrals+match": _ours('{ use = "discard" }', "judged"),
     "deferrals+maildir": _ours('{ use = "maildir", path = "mail/{local}" }'),
     "exim": _exim,
     "postfix": _postfix,

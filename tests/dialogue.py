@@ -21,6 +21,7 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
     ! content WHO accept | refuse REPLY | raise | nonsense
     ! cohort WHO WHO …      these are one cohort
     ! envelope WHO accept | defer | refuse REPLY | raise | pending
+    ! delivery WHO refuse REPLY     it can never carry the message
     ! spool full | slow | go
     = delivered WHO …       whom the server has taken responsibility for
     = body TEXT             the last message, with \\r\\n for CRLF
@@ -254,6 +255,9 @@ class Dialogue:
             self.bench.envelope.decide(who, verdict)
         else:
             self.bench.envelope.verdicts[who] = verdict
+
+    def _order_delivery(self, who: str, what: str) -> None:
+        self.bench.undeliverable[who] = Reply.parse(what.removeprefix("refuse "))
 
     def _order_spool(self, what: str, _: str) -> None:
         spool = self.bench.spool

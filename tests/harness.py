@@ -5,6 +5,7 @@ stands still.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
@@ -18,7 +19,7 @@ from zope.interface import implementer
 
 from deferrals.auth.authenticator import Authenticator
 from deferrals.auth.throttle import Throttle
-from deferrals.interfaces import IEnvelopeStage, Work
+from deferrals.interfaces import IEnvelopeStage, IMessage, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
@@ -146,6 +147,8 @@ class Bench:
     A session on the bench.
 
     @ivar released: whom the session has released, in order.
+    @ivar undeliverable: how the message is refused that a recipient's delivery can never
+        carry, by address.
     """
 
     def __init__(
@@ -184,12 +187,16 @@ class Bench:
             )
         self.released: list[str] = []
         self.works: list[Work] = []
-        judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
+        judge = ContentJudge({"open": [], "strict": [self.content]}, 2, status=self.status)
         envelope: IEnvelopeStage = self.envelope
         if submission is not None:
-            users = Submission(submission, FakeServices(reactor=self.clock))
+            services = FakeServices(reactor=self.clock)
+            services.status = self.status
+            users = Submission(submission, services)
             backend |= {"senders": [users], "weigh": users.weigh}
             envelope = users.counting(self.envelope)
+        self.undeliverable: dict[str, Reply] = {}
+        backend.setdefault("foresee", self._foresee)
         self.backend = Backend(
             ids=TransactionIds(),
             envelope=envelope,
@@ -207,6 +214,12 @@ class Bench:
         self.session = Session(self.settings, self.backend, self.clock)
         self.transport.protocol = self.session
         self.session.makeConnection(self.transport)
+
+    async def _foresee(
+        self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
+    ) -> dict[int, Reply]:
+        known = self.undeliverable
+        return {i: known[str(one)] for i, one in enumerate(recipients) if str(one) in known}
 
     def _release(self, work: Work) -> None:
         self.spool.release(work, {})

@@ -89,7 +89,7 @@ class StageSet:
             name: _verdict(policy, Route(name, "")) for name, policy in config.policies.items()
         }
         onward = Onward(self._onward, self.quarantines)
-        foreseen = Foreseen(self.deliveries, self.quarantines)
+        foreseen = Foreseen(self.deliveries)
         self.envelope = RuleTable(
             rules, services.hostname, verdicts, self.deliveries, onward, foreseen
         )

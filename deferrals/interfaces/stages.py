@@ -230,13 +230,33 @@ class IForeseeingDelivery(IDeliveryStage):
 
     def refusal(envelope: Envelope, recipient: Recipient) -> Reply | None:
         """
-        Called for each recipient whose mail would go this way, also for one whose
-        mail is only filed here when its policy refuses too late.  May not wait, and
-        says nothing of what could be otherwise another time.
+        Called for each recipient whose mail would go this way.  May not wait, and says
+        nothing of what could be otherwise another time.
 
         @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
         @param recipient: with its route.
         @return: a permanent refusal, at once; C{None} where it could be delivered.
+        """
+
+
+class IForeseeingMessageDelivery(IForeseeingDelivery):
+    """
+    A delivery that also knows of some messages beforehand that it can never deliver
+    them.  They are refused behind the data, before the content is judged, where the
+    sender can still be told so: behind the reply only a notice could.
+    """
+
+    def refusalOf(
+        message: IMessage, envelope: Envelope, recipient: Recipient
+    ) -> MaybeAwaitable[Reply | None]:
+        """
+        Called for each recipient that the envelope has let in and whose mail would go
+        this way.  May wait, but not for long: what is not known in time is delivered.
+
+        @param message: L{IMessage}.
+        @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
+        @param recipient: with its route.
+        @return: a permanent refusal; C{None} where it could be delivered.
         """
 
 

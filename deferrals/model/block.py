@@ -16,6 +16,7 @@ first one on begin with those that were said.
 
 A caller does this, until C{block.over}::
 
+    block.foreseen(replies)            some cannot be delivered, whatever stages say
     block.verdict(index, verdict)      a stage has decided
     block.windowOver()                 a unanimous answer is not waited for any longer
     if block.dilemma:                  resolve it first: block.resolve(resolution)
@@ -148,6 +149,26 @@ class Block:
         self.answers.add(answer)
         self.undecided -= 1
         return True
+
+    def foreseen(self, replies: Mapping[int, Reply]) -> None:
+        """
+        Some recipients' deliveries can never carry this message.  To be called before
+        anything else is known.
+
+        A DEFERRALS client that was answered 250 in the envelope reads nothing more
+        about that recipient: where the message is taken for another one, it is taken
+        for this one, too (D-17), and a notice says the rest.
+
+        @param replies: how they refuse, by index.
+        """
+        if self.form is Form.DEFERRALS and len(replies) < len(self.candidates):  # D-17
+            candidates = self.candidates
+            replies = {i: reply for i, reply in replies.items() if candidates[i].deferred}
+        for index, reply in replies.items():
+            self.verdicts[index] = Refuse(reply.forRecipient())  # D-12, P-8
+        self.undecided = self.verdicts.count(None)
+        known = [verdict for verdict in self.verdicts if verdict is not None]
+        self.answers = {one.reply if isinstance(one, Refuse) else None for one in known}
 
     def windowOver(self) -> None:
         """

@@ -181,18 +181,25 @@ class Outgoing:
         isNeeded = self._hasUTF8Address or not self.isFinal or "SMTPUTF8" in keywords
         return self if isNeeded else attrs.evolve(self, utf8Header=False)
 
+    @property
+    def isConvertible(self) -> bool:
+        """
+        Whether it is 8-bit, and may be tried in 7-bit.
+        """
+        isPlain = self.eightBit and not self.binary and not self.needsUTF8
+        return isPlain and self.converted is not None
+
     def inSevenBits(self, octets: bytes) -> Outgoing:
         """
         The same message, converted.
         """
-        return attrs.evolve(
-            self,
-            size=len(octets),
-            chunks=lambda: iter([octets]),
-            eightBit=False,
-            utf8Header=False,
-            converted=None,
-        )
+        return attrs.evolve(self.asSevenBits(len(octets)), chunks=lambda: iter([octets]))
+
+    def asSevenBits(self, size: int) -> Outgoing:
+        """
+        What it needs once it is converted.
+        """
+        return attrs.evolve(self, size=size, eightBit=False, utf8Header=False, converted=None)
 
     def only(self, indexes: Sequence[int]) -> Outgoing:
         """

@@ -104,6 +104,19 @@ def foreseen(addresses: Sequence[str], octets: int, capabilities: Capabilities) 
     return _tooLarge(limit) if limit is not None and octets > limit else None
 
 
+#: What L{unfit} says, besides the size.
+_LACKS = (R553_NO_SMTPUTF8, R554_NO_8BITMIME, R554_NO_BINARYMIME, R550_NO_REQUIRETLS)
+
+
+def isLack(reply: Reply) -> bool:
+    """
+    Whether L{unfit} has said this: another server of the same domain may be able to
+    carry the message.
+    """
+    isSize = (reply.code, reply.enhanced) == (552, "5.3.4")
+    return not reply.byServer and (isSize or reply in _LACKS)
+
+
 def _tooLarge(limit: int) -> Reply:
     return Reply(552, "5.3.4", f"the next server takes at most {limit} octets")
 

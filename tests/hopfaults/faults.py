@@ -11,6 +11,12 @@ from collections.abc import Sequence
 import attrs
 from hypothesis import strategies as st
 
+from deferrals.smtp.client.replies import (
+    MAX_REPLY_LINE_OCTETS,
+    MAX_REPLY_LINES,
+    MAX_REPLY_OCTETS,
+)
+
 #: What a step may come to.
 KINDS = (
     "reply",  # another one than expected
@@ -20,7 +26,12 @@ KINDS = (
     "silence",  # for ever
     "garbage",  # that is no reply
     "twice",  # the reply, and one that was not asked for
+    "early",  # the same, in one segment
     "slow",  # an octet at a time
+    "split",  # in two pieces
+    "line",  # that is as long as may be, or an octet longer
+    "lines",  # as many as may be, or one more
+    "octets",  # as many as may be in lines of their own, or one more
     "flood",  # without end
 )
 
@@ -77,12 +88,36 @@ class Fault:
         return FLOODS[self.number % len(FLOODS)]
 
 
+def longest(reply: str, kind: str, more: int) -> bytes:
+    """
+    A reply that begins like another one, and is as long as may be.
+
+    @param kind: C{"line"}, C{"lines"} or C{"octets"}.
+    @param more: so much longer.
+    """
+    code = reply[:3].encode()
+    last = code + b" " + reply[4:].encode() + b"\r\n"
+    if kind == "line":
+        return last[:-2].ljust(MAX_REPLY_LINE_OCTETS - 2 + more, b"x") + b"\r\n"
+    if kind == "lines":
+        return (code + b"-x\r\n") * (MAX_REPLY_LINES - 1 + more) + last
+    left, lines = MAX_REPLY_OCTETS + more - len(last), []
+    while left:
+        octets = min(left, 2048) if left >= 2048 + 6 or left <= 2048 else left - 6
+        lines.append(code + b"-".ljust(octets - 5, b"x") + b"\r\n")
+        left -= octets
+    return b"".join(lines) + last
+
+
 class Program:
     """
     Faults in the order of the dialogue.
+
+    @ivar octets: so many are said at a time; 0 for all.
     """
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[Fault], octets: int = 0) -> None:
+        self.octets = octets
         self._faults = {(fault.step, fault.time): fault for fault in faults}
         self._met: Counter[str] = Counter()
 

@@ -4,6 +4,7 @@ A next hop that speaks SMTP or LMTP, and does what its program says.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -20,6 +21,9 @@ STEPS = (
 
 #: A message that is larger may be answered before its end.
 LARGE_OCTETS = 100_000
+
+#: Of a reply.
+_LAST_LINE = re.compile(rb"[2-5][0-9][0-9](?: .*)?\r?", re.S)
 
 #: Form by the parameter of MAIL.
 _FORMS = ("DEFERRALS", "PRDR", "EXDATA")
@@ -71,13 +75,29 @@ class MailSession(Speaker):
         self.octets: int | None = None
         self.isData = False
         self.given: set[str] = set()
-        self.isLarge = self.isRefused = False
+        self.isLarge = self.isRefused = self.isTooMuch = False
+        self.owed = 1  # the greeting
+        self.isEach = server.isLMTP
+        self.line = b""
         self.reset()
 
     def reset(self) -> None:
         self.sender = False
         self.form = ""
         self.people: list[tuple[str, str]] = []
+
+    # What is asked, and what is answered.
+
+    @property
+    def isAwaited(self) -> bool:
+        return self.owed > 1
+
+    def delivered(self, octets: bytes) -> None:
+        *lines, self.line = (self.line + octets).split(b"\n")
+        self.owed -= sum(_LAST_LINE.fullmatch(line) is not None for line in lines)
+
+    def tooMuch(self) -> None:
+        self.isTooMuch = True
 
     # Words, and what they mean.
 
@@ -159,6 +179,10 @@ class MailSession(Speaker):
     # Commands.
 
     def command(self, line: str) -> None:
+        if self.owed < 0 or self.isTooMuch:
+            why = "a reply that was too long" if self.isTooMuch else "an answer to nothing"
+            self.account.wrong.append(f"behind {why}, the client says {line}")
+        self.owed += 1
         verb = line.partition(" ")[0].upper()
         if verb in ("EHLO", "LHLO", "HELO"):
             self.reset()
@@ -250,6 +274,7 @@ class MailSession(Speaker):
         rcpts, form = self.people, self.form
         isRefused, self.isRefused, self.isLarge = self.isRefused, False, False
         self.reset()
+        self.owed += len(rcpts) if self.server.isLMTP else 1
         if isRefused:
             return
         if not rcpts:
@@ -272,7 +297,20 @@ class MailSession(Speaker):
             self.block(rcpts, own, form)
         else:
             self.plain([address for address, _ in rcpts])
-        if self.fault("idle") is not None:
+        self.idle()
+
+    def idle(self) -> None:
+        """
+        Something may be said although nothing is asked, or the connection be closed.
+        """
+        fault = self.fault("idle")
+        if fault is None:
+            return
+        if fault.kind == "reply":
+            # It is an answer to what is being asked meanwhile, or to nothing.
+            self.isConfused = True
+            self.say(f"{fault.code} by the way\r\n".encode(), lambda: self.unmatched(fault.code))
+        else:
             self.hangUp()
 
     def tells(self, people: Sequence[str]) -> Callable[[str], None]:
@@ -323,6 +361,8 @@ class MailSession(Speaker):
             # To the client that is the final reply; what follows has not been asked for.
             self.tells(people)(begins[0])
             self.isConfused = True
+        else:
+            self.owed += len(listed) + 1
         said: dict[str, str] = {}
         for address in listed:
 

@@ -56,6 +56,8 @@ def mailCases(use: str) -> st.SearchStrategy[Case]:
         connections=st.sampled_from([1, 5]),
         isLarge=st.booleans(),
         stops=st.none() | st.integers(0, 40),
+        octets=st.sampled_from([0, 0, 0, 1, 3]),
+        isApart=st.booleans(),
     )
 
 

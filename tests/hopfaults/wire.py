@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.hopfaults.faults import Fault, Program
+from tests.hopfaults.faults import Fault, Program, longest
 from tests.peer import Wire
 
 #: So much of a flood is read at most, in octets: more is memory without bound.
@@ -81,10 +81,13 @@ class Speaker(Protocol):
     @ivar isConfused: whether it has said what cannot be matched with what it was
         asked: from then on nothing that it says is certain.
     @ivar isClosed: whether the connection is gone.
+    @ivar isEach: whether each recipient has an answer to the data, and no other answer is
+        one.
     @ivar flooded: octets of floods.
     """
 
     transport: PeerWire  # type: ignore[assignment]
+    isEach = False
 
     def __init__(self, clock: Clock, program: Program) -> None:
         self.clock = clock
@@ -97,6 +100,18 @@ class Speaker(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.isClosed = True
+
+    @property
+    def isAwaited(self) -> bool:
+        """
+        Whether, behind the reply that is being said, the client waits for another one.
+        """
+        return True
+
+    def tooMuch(self) -> None:
+        """
+        The client has a reply that is longer than any may be.
+        """
 
     def unmatched(self, words: str) -> None:
         """
@@ -119,9 +134,14 @@ class Speaker(Protocol):
         """
         @param arrived: is called when the client has it all.
         """
-        if not self.isStuck:
-            self._queue.append((seconds, octets, arrived, closing))
-            self._next()
+        if self.isStuck:
+            return
+        size = self.program.octets or len(octets) or 1
+        while len(octets) > size:
+            self._queue.append((seconds, octets[:size], None, False))
+            octets = octets[size:]
+        self._queue.append((seconds, octets, arrived, closing))
+        self._next()
 
     def hangUp(self) -> None:
         """
@@ -142,12 +162,18 @@ class Speaker(Protocol):
         if self.isClosed:
             return
         self.transport.write(octets)
+        self.clock.callLater(0, self.delivered, octets)
         if arrived is not None:
             self.clock.callLater(0, self._arrived, arrived, self.transport.other.leaving)
         if closing:
             self.transport.loseConnection()
         else:
             self._next()
+
+    def delivered(self, octets: bytes) -> None:
+        """
+        These have come to the client.
+        """
 
     def _arrived(self, arrived: Callable[[], None], isDeaf: bool) -> None:
         if not isDeaf:
@@ -195,6 +221,24 @@ class Speaker(Protocol):
             self._reply(reply, then, arrived)
             self.isConfused = True
             self.say(f"{fault.code} unasked\r\n".encode(), lambda: self.unmatched(fault.code))
+        elif fault.kind == "early":
+            then(reply)
+            # The data is the question that comes next.
+            self._early(reply, fault.code, arrived, step == "DATA")
+        elif fault.kind == "split":
+            octets = _lines(reply)
+            place = fault.number % len(octets)
+            then(reply)
+            self.say(octets[:place])
+            self.say(octets[place:], lambda: arrived(reply), 1.0)
+        elif fault.kind in ("line", "lines", "octets"):
+            isTooMuch = bool(fault.number % 2)
+            last = reply.split("\n")[-1]
+            then(reply)
+            self.say(
+                longest(last, fault.kind, int(isTooMuch)),
+                self.tooMuch if isTooMuch else lambda: arrived(reply),
+            )
         elif fault.kind == "slow":
             then(reply)
             octets = _lines(reply)
@@ -220,6 +264,24 @@ class Speaker(Protocol):
             if fault.kind == "hang up":
                 self.hangUp()
             self.isStuck = True
+
+    def _early(self, reply: str, code: str, arrived: Callable[[str], None], isData: bool) -> None:
+        """
+        A reply, and in the same segment one that was not asked for: nothing is certain
+        where it can be taken for the answer to something else.
+        """
+        isForAll = isData and self.isEach
+        isMatched = isForAll or not (isData or self.isAwaited)
+        self.isConfused = self.isConfused or not isMatched
+
+        def both() -> None:
+            arrived(reply)
+            if isForAll:
+                arrived(code)
+            elif not isMatched:
+                self.unmatched(code)
+
+        self.say(_lines(reply) + f"{code} unasked\r\n".encode(), both)
 
     def _reply(
         self, reply: str, then: Callable[[str], None], arrived: Callable[[str], None]

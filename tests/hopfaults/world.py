@@ -71,6 +71,8 @@ class Case:
         the other.
     @ivar isLarge: whether messages are large.
     @ivar stops: after so many turns of the clock the server stops, and starts again.
+    @ivar octets: the peer says so many at a time; 0 for all.
+    @ivar isApart: whether a message comes only when the one before is done.
     """
 
     use: str
@@ -83,6 +85,8 @@ class Case:
     connections: int = 5
     isLarge: bool = False
     stops: int | None = None
+    octets: int = 0
+    isApart: bool = False
 
 
 class _NoNotifier:
@@ -118,7 +122,7 @@ class World:
         self.case = case
         self.clock = Clock()
         self.clock.advance(1_000_000_000)
-        program = Program(case.faults)
+        program = Program(case.faults, case.octets)
         self.people = [
             [f"{name}{suffix}@x.example" for name in "abcd"[: case.recipients]]
             for suffix in ("", "2", "3")[: case.messages]
@@ -199,12 +203,21 @@ class World:
             # The library's errors are made of octets.
             warnings.simplefilter("ignore", BytesWarning)
             self.start()
-            message = makeMessage(LARGE_BODY if self.case.isLarge else BODY)
-            for people in self.people:
-                d = self.spool.stage(makeEnvelope(""), message, makeAddressees(*people))
-                d.addCallback(self.scheduler.release)
+            self._unsent = list(self.people)
+            self._send()
+            while self._unsent and not self.case.isApart:
+                self._send()
             self._untilDone()
         return [*self.problems, *self._logProblems(logged), *self._judged(logged)]
+
+    def _send(self) -> None:
+        """
+        One more message.
+        """
+        message = makeMessage(LARGE_BODY if self.case.isLarge else BODY)
+        people = self._unsent.pop(0)
+        d = self.spool.stage(makeEnvelope(""), message, makeAddressees(*people))
+        d.addCallback(self.scheduler.release)
 
     def _untilDone(self) -> None:
         stops = self.case.stops
@@ -216,7 +229,10 @@ class World:
                 self.problems.append("it does not end")
                 return
             if not self._left() and not self.scheduler._attempts:
-                break
+                if not self._unsent:
+                    break
+                self._send()
+                continue
             calls = self.clock.getDelayedCalls()
             if self.scheduler._attempts:
                 if not calls:

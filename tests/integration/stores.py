@@ -1,12 +1,13 @@
 """
-Dovecot, in a directory of its own on loopback: a mail store behind LMTP, and
-who checks passwords for Postfix.
+Mail stores behind LMTP, each in a directory of its own: Dovecot, which also checks
+passwords for Postfix; and Cyrus.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import pwd
 import socket
 import time
 from collections.abc import Sequence
@@ -14,6 +15,19 @@ from collections.abc import Sequence
 from tests.integration.support import IntegrationCase, needsRoot, program, until
 
 NOBODY = 65534
+
+
+def greets(path: str) -> bool:
+    """
+    Whether a store speaks LMTP at a socket.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(path)
+            return connection.recv(100).startswith(b"220")
+    except OSError:
+        return False
 
 
 class Dovecot:
@@ -48,7 +62,9 @@ class Dovecot:
         Start it, or start it again.
         """
         argv = [program("dovecot", "/usr/sbin/dovecot"), "-F", "-c", self.config]
-        self.process = self._case.daemon(argv, self.directory, self._greets, "dovecot")
+        self.process = self._case.daemon(
+            argv, self.directory, lambda: greets(self.socket), "dovecot"
+        )
 
     def stop(self) -> None:
         self.process.stop()
@@ -68,15 +84,6 @@ class Dovecot:
                 file.write(f"{user}:::::{self.mailDirectory}/{user}::\n")
         if hasattr(self, "process"):
             time.sleep(2.1)  # it looks at the file once a second
-
-    def _greets(self) -> bool:
-        try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(5)
-                connection.connect(self.socket)
-                return connection.recv(100).startswith(b"220")
-        except OSError:
-            return False
 
     def mail(self, user: str) -> list[bytes]:
         """
@@ -147,5 +154,70 @@ service auth {
   unix_listener $DIR/auth.sock {
     mode = 0666
   }
+}
+"""
+
+
+class Cyrus:
+    """
+    Cyrus IMAP as a mail store; mailboxes are made when mail comes for them.
+
+    @ivar socket: where it speaks LMTP.
+    """
+
+    def __init__(self, case: IntegrationCase) -> None:
+        needsRoot()
+        master = program("cyrus-master")
+        tree = master.partition("/usr/")[0]
+        uid = pwd.getpwnam("cyrus").pw_uid
+        self.directory = case.directory()
+        self.socket = os.path.join(self.directory, "lmtp.sock")
+        for name in ("conf", "spool"):
+            os.mkdir(os.path.join(self.directory, name))
+            os.chown(os.path.join(self.directory, name), uid, -1)
+        for name, text in (("imapd.conf", _CYRUS), ("cyrus.conf", _CYRUS_SERVICES)):
+            with open(os.path.join(self.directory, name), "w", encoding="utf-8") as file:
+                file.write(text.replace("$DIR", self.directory).replace("$TREE", tree))
+        libraries = ":".join([*glob.glob(f"{tree}/usr/lib/*-linux-gnu"), f"{tree}/usr/lib"])
+        config, services = (f"{self.directory}/{name}.conf" for name in ("imapd", "cyrus"))
+        argv = [master, "-C", config, "-M", services, "-p", f"{self.directory}/pid"]
+        environ = {**os.environ, "LD_LIBRARY_PATH": libraries}
+        case.daemon(argv, self.directory, lambda: greets(self.socket), "cyrus", env=environ)
+
+    def mail(self) -> list[bytes]:
+        """
+        What is in all mailboxes.
+        """
+        found = []
+        for name in glob.glob(f"{self.directory}/spool/**/[0-9]*.", recursive=True):
+            with open(name, "rb") as file:
+                found.append(file.read())
+        return found
+
+
+_CYRUS = """
+configdirectory: $DIR/conf
+defaultpartition: default
+partition-default: $DIR/spool
+cyrus_user: cyrus
+cyrus_group: cyrus
+admins: cyrus
+lmtpsocket: $DIR/lmtp.sock
+autocreate_post: yes
+autocreate_quota: 1000
+munge8bit: no
+maxmessagesize: 20000
+virtdomains: userid
+defaultdomain: example.net
+"""
+
+_CYRUS_SERVICES = """
+START {
+  recover cmd="$TREE/usr/lib/cyrus/bin/ctl_cyrusdb -r -C $DIR/imapd.conf"
+}
+SERVICES {
+  lmtp cmd="$TREE/usr/lib/cyrus/bin/lmtpd -C $DIR/imapd.conf" listen="$DIR/lmtp.sock" prefork=0
+}
+EVENTS {
 }
 """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from tests.integration.stores import Dovecot
+from tests.integration.stores import Cyrus, Dovecot
 from tests.integration.support import IntegrationCase, Server, cli, message, until
 from tests.requirements import requirement
 
@@ -130,3 +130,40 @@ class DovecotTests(IntegrationCase):
         self.assertIn("doesn't exist", table)
         self.dovecot.arrived("fine")
         self.assertEqual(len(self.dovecot.mail("small")), 1)
+
+
+class CyrusTests(IntegrationCase):
+    """
+    LMTP to a real Cyrus, which offers SIZE and 8BITMIME, and no SMTPUTF8.
+    """
+
+    def send(self, mx: Server, parameters: str, data: str, *locals: str) -> str:
+        """
+        @return: the reply to the data.
+        """
+        dialogue = self.dialogue(mx.port)
+        dialogue.reply()
+        dialogue.say("EHLO x", f"MAIL FROM:<me@client.test>{parameters}")
+        dialogue.say(*(f"RCPT TO:<{local}@example.net>" for local in locals))
+        *_, reply = dialogue.say("DATA", f"Subject: \u00fc\r\n\r\n{data}\r\n.")
+        return reply
+
+    def test_store(self) -> None:
+        """
+        Each recipient has its copy, also of a header with UTF-8; a message that is
+        larger than its SIZE is refused before the 250; a name that it does not take keeps
+        up nobody else.
+        """
+        cyrus = Cyrus(self)
+        mx = self.server(CONFIG.format(check="", socket=cyrus.socket))
+        self.assertIn("250 2.6.0", self.send(mx, " SMTPUTF8", "one", "anna", "bert"))
+        for local in ("anna", "bert"):
+            pattern = rf"to=<{local}@\S+> delivered by .* 250 2\.1\.5"
+            until(lambda pattern=pattern: re.search(pattern, mx.log), mx.log)
+        self.assertEqual([b"Subject: \xc3\xbc\r\n" in one for one in cyrus.mail()], [True] * 2)
+        lines = "x" * 70 + "\r\n"
+        self.assertIn("552 5.3.4", self.send(mx, " BODY=8BITMIME", lines * 400, "anna"))
+        self.send(mx, " BODY=8BITMIME", "two", "anna", "no*name")
+        until(lambda: re.search(r"to=<no\*name@\S+> retry by .* 451 4\.3\.0 ", mx.log), "a retry")
+        until(lambda: len(cyrus.mail()) == 3, "another copy")
+        self.assertNotIn("to=<me@client", mx.log)

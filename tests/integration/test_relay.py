@@ -297,6 +297,45 @@ class SmarthostTests(RelayCase):
             self.logged(other, r"retry by .* 451 4\.7\.5 .*(certificate|TLS)")
         self.assertEqual(len(behind.mail("lover")), 3)
 
+    def test_foreseen(self) -> None:
+        """
+        What a Postfix with a small SIZE, without 8BITMIME and SMTPUTF8 cannot take, and
+        shows only in the data, is refused before the 250: no sender is written to.
+        """
+        postfix = Postfix(
+            self,
+            "discard:",
+            "message_size_limit = 4000\nsmtputf8_enable = no\n"
+            "smtpd_discard_ehlo_keywords = 8bitmime\n",
+        )
+        relay = self.relay(postfix.port)
+        self.send(relay, "first@b.example.net")
+        self.logged(relay, r"to=<first@\S+> delivered by")
+        signed = "Subject: x\r\nDKIM-Signature: v=1\r\n\r\n\u00fc\r\n."
+        with open(f"{postfix.directory}/log/maillog", encoding="utf-8") as file:
+            taken = file.read().count("status=sent")
+        for parameters, data, people, wanted in (
+            (
+                "",
+                "Subject: x\r\n\r\n" + "x" * 70 + ("\r\n" + "x" * 70) * 60 + "\r\n.",
+                1,
+                ["552 5.3.4"],
+            ),
+            (" PRDR BODY=8BITMIME", signed, 2, ["550 5.6.3"]),
+            (" SMTPUTF8", "Subject: \u00fc\r\n\r\nx\r\n.", 1, ["553 5.6.7"]),
+            (" BODY=8BITMIME", "Subject: x\r\n\r\n\u00fc\r\n.", 1, ["250 2.6.0"]),
+        ):
+            dialogue = self.dialogue(relay.port)
+            dialogue.reply()
+            dialogue.say("EHLO x", f"MAIL FROM:<me@client.test>{parameters}")
+            dialogue.say(*(f"RCPT TO:<p{number}@b.example.net>" for number in range(people)))
+            *_, reply = dialogue.say("DATA", data)
+            self.assertEqual([reply[:9]], wanted, reply)
+        self.logged(relay, r"to=<p0@\S+> delivered by")
+        postfix.logged(r"to=<p0@")
+        self.assertEqual(postfix.log().count("status=sent"), taken + 1)
+        self.assertNotRegex(relay.log, r"failed by|to=<me@client")
+
     def test_wrongPassword(self) -> None:
         """A wrong password is a reason to wait, and is never in the log."""
         dovecot = Dovecot(self)

@@ -65,6 +65,33 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(block.take(), [])
         return codes(said)
 
+    def test_foreseen(self) -> None:
+        """
+        Who can never be delivered refuses, however the envelope took it; a DEFERRALS
+        client's accepted one only where all refuse (D-17).
+        """
+        no = Reply(552, "5.3.4", "too large")
+        for form, deferred, which, wanted, accepted in (
+            (Form.PLAIN, "a", [0], [552], []),
+            (Form.PLAIN, "dd", [0, 1], [552], []),
+            (Form.PRDR, "aa", [1], [353, 250, 552, 250], [0]),
+            (Form.PRDR, "ad", [0], [353, 552, 250, 250], [1]),
+            (Form.LMTP, "ad", [0], [552, 250], [1]),
+            (Form.EXDATA, "ad", [1], [558], [0]),
+            (Form.DEFERRALS, "ad", [0], [250], [0, 1]),
+            (Form.DEFERRALS, "ad", [1], [353, 552, 250], [0]),
+            (Form.DEFERRALS, "ad", [0, 1], [552], []),
+        ):
+            block = Block(form, candidates(form, deferred), "id X")
+            block.foreseen(dict.fromkeys(which, no))
+            for index in range(len(deferred)):
+                block.verdict(index, ACCEPT)
+            found = block.accepted()
+            if block.needsCommit:
+                block.committed()
+            self.assertEqual((codes(block.take()), found), (wanted, accepted), (form, deferred))
+            self.assertTrue(block.over)
+
     @requirement("D-9")
     @requirement("D-10")
     @requirement("D-17")

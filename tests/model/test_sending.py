@@ -12,7 +12,7 @@ from deferrals.errors import PeerError
 from deferrals.model.envelope import Form
 from deferrals.model.outgoing import Outgoing
 from deferrals.model.reply import Reply
-from deferrals.model.sending import Sending, number, unfit
+from deferrals.model.sending import R554_BARE_NEWLINE, Sending, isLack, number, unfit
 from tests.requirements import requirement
 
 OK = Reply(250, "2.0.0", "ok")
@@ -72,6 +72,16 @@ class FitTests(SynchronousTestCase):
         ):
             reply = unfit(message, offered, verified)
             self.assertEqual(None if reply is None else reply.enhanced, wanted, message)
+            self.assertTrue(reply is None or isLack(reply))
+
+    def test_isLack(self) -> None:
+        """What the message is refused for everywhere, or a server has said, is no lack."""
+        for reply in (
+            R554_BARE_NEWLINE,
+            Reply(552, "5.3.4", "no", True),
+            Reply(550, "5.1.1", "no"),
+        ):
+            self.assertFalse(isLack(reply))
 
 
 class CommandTests(SynchronousTestCase):

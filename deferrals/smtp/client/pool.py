@@ -38,6 +38,9 @@ OFFERED_SECONDS = 60.0
 #: there may be several servers behind one name, or one is being replaced.
 DIFFERING_SECONDS = 600.0
 
+#: What a server has to offer for some messages.
+_DECIDING = frozenset({"SMTPUTF8", "8BITMIME", "BINARYMIME", "CHUNKING"})
+
 #: Of so many servers.
 MAX_OFFERS = 10_000
 
@@ -55,11 +58,11 @@ class _Offer:
     doubtfulUntil: float
 
     @property
-    def limits(self) -> tuple[bool, int | None]:
+    def limits(self) -> tuple[frozenset[str], int | None]:
         """
         What of it decides whether a message is refused.
         """
-        return "SMTPUTF8" in self.words, number(self.words, "SIZE")
+        return frozenset(_DECIDING.intersection(self.words)), number(self.words, "SIZE")
 
 
 class _Offers:

@@ -152,9 +152,9 @@ class Transfer:
         changed, and there is no 8BITMIME (RFC 6152 §3).
         """
         message = message.fitting(session.offered)
-        isPlain = message.eightBit and not message.binary and not message.needsUTF8
-        if not isPlain or "8BITMIME" in session.offered or message.converted is None:
+        if not message.isConvertible or "8BITMIME" in session.offered:
             return message
+        assert message.converted is not None
         octets = await message.converted()
         return message if octets is None else message.inSevenBits(octets)
 

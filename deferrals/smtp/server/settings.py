@@ -24,6 +24,7 @@ from deferrals.model.envelope import Envelope
 from deferrals.model.ids import TransactionIds
 from deferrals.model.status import Status
 from deferrals.model.verdict import Outcome
+from deferrals.smtp.server.beforehand import Foresee
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.smtp.server.mixed import MixedPolicy
 
@@ -44,6 +45,9 @@ class Backend:
     @ivar weigh: called with each message that is complete, and its envelope;
         fires with the message, or fails with
         L{PeerError<deferrals.errors.PeerError>}, whose reply refuses it.
+    @ivar foresee: called with each message that is complete, its envelope, and the
+        recipients that are in; gives the replies of those that can never be delivered,
+        by their position.  C{None} where no delivery can know that.
     @ivar status: where events are counted.
     @ivar mixed: what a plain sender gets when its recipients differ.
     @ivar connectionLimits: counts connections and failed passwords.
@@ -68,6 +72,7 @@ class Backend:
     spool: ISpool
     release: Callable[[Work], None]
     weigh: Callable[[IMessage, Envelope], Deferred[IMessage]] | None = None
+    foresee: Foresee | None = None
     status: Status
     mixed: MixedPolicy
     connectionLimits: ConnectionLimits = attrs.field(factory=ConnectionLimits)

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from deferrals.interfaces import (
-    IForeseeingDelivery,
+    IForeseeingMessageDelivery,
     IMessage,
     IOnwardDelivery,
     IReportingDelivery,
@@ -92,7 +92,7 @@ class LMTPSettings(ConnectionSettings):
         return Login(self.user, self.password, path and os.path.join(baseDir, path))
 
 
-@implementer(IForeseeingDelivery, IOnwardDelivery, IReportingDelivery)
+@implementer(IForeseeingMessageDelivery, IOnwardDelivery, IReportingDelivery)
 class LMTPDelivery(ReportingDelivery):
     """
     See the module.
@@ -117,6 +117,11 @@ class LMTPDelivery(ReportingDelivery):
         if isNever:
             return R550_NO_REQUIRETLS
         return self._remote.refusal(self._hop, envelope, recipient)
+
+    async def refusalOf(
+        self, message: IMessage, envelope: Envelope, recipient: Recipient
+    ) -> Reply | None:
+        return await self._remote.refusalOf(self._hop, message, envelope, recipient)
 
     def deliverReporting(
         self,

@@ -2,10 +2,11 @@
 Delivery to other servers: what C{lmtp}, C{smtp} and C{mx} have in common.
 
 Servers are tried one after the other.  A recipient that was taken, or refused
-for good, is done with.  One that was refused for now, or met no server at all,
-is offered to the next server.  Where a server was given the message and its
-answer was lost, it may have taken the message: its recipients are not offered
-to another one at once (D-21).  Outcomes are what L{deferrals.model.answers} says.
+for good, is done with.  One that was refused for now, met no server at all, or one
+that lacks an extension which the message needs, is offered to the next server.
+Where a server was given the message and its answer was lost, it may have taken the
+message: its recipients are not offered to another one at once (D-21).  Outcomes are
+what L{deferrals.model.answers} says.
 """
 
 from __future__ import annotations
@@ -39,7 +40,14 @@ from deferrals.model.outgoing import (
     wireAddress,
 )
 from deferrals.model.reply import R554_ROUTING_LOOP, Reply
-from deferrals.model.sending import R550_NO_REQUIRETLS, R554_COMES_BACK, foreseen, noSession
+from deferrals.model.sending import (
+    R550_NO_REQUIRETLS,
+    R554_COMES_BACK,
+    foreseen,
+    isLack,
+    noSession,
+    unfit,
+)
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copies import Report, deliverApart
@@ -208,6 +216,26 @@ class RemoteDelivery:
             addresses.append(wireAddress(envelope.sender))
         return foreseen(addresses, envelope.parameters.size or 0, offered)
 
+    async def refusalOf(
+        self, hop: Hop, message: IMessage, envelope: Envelope, recipient: Recipient
+    ) -> Reply | None:
+        """
+        What is known when the message is there: the server does not offer what it needs,
+        or takes none so large.
+        """
+        offered = self._services.nextHops.offered(hop)
+        if offered is None:
+            return None
+        facts: _Facts = await message.shared((__name__, "facts"), self._facts)
+        outgoing = self._outgoing(message, envelope, facts, [Addressee(recipient)])
+        outgoing = outgoing.fitting(offered)
+        if outgoing.isConvertible and "8BITMIME" not in offered:
+            size: int | None = await message.shared((__name__, "sevenBit"), self._sizeInSevenBits)
+            if size is not None:
+                outgoing = outgoing.asSevenBits(outgoing.size - message.size + size)
+        # Whether a connection protects it is seen when there is one.
+        return unfit(attrs.evolve(outgoing, requireTLS=False), offered, False)
+
     async def deliver(
         self,
         message: IMessage,
@@ -242,10 +270,28 @@ class RemoteDelivery:
         """
         if copy.size > MOST_OCTETS:
             return succeed(None)
-        threads = self._services.common(
+        return self._threads.run(lambda: sevenBit(b"".join(copy.chunks())))
+
+    def _sizeInSevenBits(self, message: IMessage) -> Deferred[int | None]:
+        """
+        How large a message is in 7-bit; C{None} where it must stay as it is.
+        """
+
+        def size() -> int | None:
+            with message.open() as file:
+                octets = sevenBit(file.read())
+            return None if octets is None else len(octets)
+
+        return succeed(None) if message.size > MOST_OCTETS else self._threads.run(size)
+
+    @property
+    def _threads(self) -> Threads:
+        """
+        What converts.
+        """
+        return self._services.common(
             (__name__, "converting"), lambda: Threads(self._services.inThread, _CONVERTING)
         )
-        return threads.run(lambda: sevenBit(b"".join(copy.chunks())))
 
     def _outgoing(
         self, message: IMessage, envelope: Envelope, facts: _Facts, group: Sequence[Addressee]
@@ -297,7 +343,8 @@ class RemoteDelivery:
                 pending = [index for index in pending if group[index] in again]
         except Exception:
             for addressee, outcome in outcomes.items():
-                report(addressee, outcome)
+                if not (_mayChange(outcome) and isinstance(outcome, Failed)):
+                    report(addressee, outcome)  # the rest is tried again, at all servers
             raise
         return outcomes
 
@@ -321,8 +368,9 @@ class RemoteDelivery:
 
         def heard(index: int, sent: Sent) -> None:
             ((answer, details),) = sent.each()
-            outcomes[asked[index]] = outcome = self._outcome(answer, sent, details)
-            if not isinstance(outcome, Retry):
+            outcome = self._outcome(answer, sent, details)
+            _keep(outcomes, asked[index], outcome)
+            if not _mayChange(outcome):
                 report(asked[index], outcome)
 
         try:
@@ -335,8 +383,9 @@ class RemoteDelivery:
             raise
         again = set()
         for addressee, (answer, details) in zip(asked, sent.each(), strict=True):
-            outcomes[addressee] = self._outcome(answer, sent, details)
-            if answer.temporary and answer.stage != "none":
+            outcome = self._outcome(answer, sent, details)
+            _keep(outcomes, addressee, outcome)
+            if _mayChange(outcome) and answer.stage != "none":
                 again.add(addressee)
         return again
 
@@ -351,6 +400,23 @@ class RemoteDelivery:
         if answer.temporary:
             return Retry(answer.reply, host, details=details)
         return Failed(answer.reply, host, details=details)
+
+
+def _mayChange(outcome: Outcome) -> bool:
+    """
+    Whether another server of the same attempt may say something better.
+    """
+    return isinstance(outcome, Retry) or (isinstance(outcome, Failed) and isLack(outcome.reply))
+
+
+def _keep(outcomes: Outcomes, addressee: Addressee, outcome: Outcome) -> None:
+    """
+    One more server has answered.  One that may work later counts for more than one that
+    never will, if all that this one says is that it cannot carry the message.
+    """
+    isLacking = isinstance(outcome, Failed) and _mayChange(outcome)
+    if not (isLacking and isinstance(outcomes.get(addressee), Retry)):
+        outcomes[addressee] = outcome
 
 
 def _noSession(error: HopError, outgoing: Outgoing) -> Outcome:

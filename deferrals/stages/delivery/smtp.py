@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from deferrals.interfaces import (
-    IForeseeingDelivery,
+    IForeseeingMessageDelivery,
     IMessage,
     IOnwardDelivery,
     IReportingDelivery,
@@ -90,7 +90,7 @@ class SMTPSettings(ConnectionSettings):
         return self.tls or ("opportunistic" if self.user is None else "verified")
 
 
-@implementer(IForeseeingDelivery, IOnwardDelivery, IReportingDelivery)
+@implementer(IForeseeingMessageDelivery, IOnwardDelivery, IReportingDelivery)
 class SMTPDelivery(ReportingDelivery):
     """
     See the module.
@@ -126,6 +126,11 @@ class SMTPDelivery(ReportingDelivery):
         if envelope.parameters.requireTLS and isNever:
             return R550_NO_REQUIRETLS
         return self._remote.refusal(hop, envelope, recipient)
+
+    async def refusalOf(
+        self, message: IMessage, envelope: Envelope, recipient: Recipient
+    ) -> Reply | None:
+        return await self._remote.refusalOf(self._hop, message, envelope, recipient)
 
     def deliverReporting(
         self,

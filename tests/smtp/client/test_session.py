@@ -110,7 +110,7 @@ class ClientTests(SynchronousTestCase):
         What comes in one piece with the last reply, and is too much, takes
         nothing away from it, and is no answer to the next message.
         """
-        for more in ("250 2.0.0 ok", "hello", "250-half", "250-a\r\n251 b"):
+        for more in ("250 2.0.0 ok", "hello", "250-half", "250-a\r\n251 b", "550 no"):
             server = self.greeted(["250-mx", "250 PIPELINING"])
             server.send("b@example.net")
             server.say("250 ok", "250 ok", "354 go")

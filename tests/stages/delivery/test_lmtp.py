@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
@@ -25,7 +26,7 @@ from deferrals.testing import (
     makeMessage,
 )
 from tests.peer import Peer, Wire
-from tests.remote import RemoteCase
+from tests.remote import BODY, RemoteCase
 from tests.requirements import requirement
 
 
@@ -94,6 +95,51 @@ class LMTPTests(RemoteCase):
         self.assertEqual(refused(), ["5.3.4", "5.6.7", "5.6.7", ""])
         self.clock.advance(OFFERED_SECONDS)
         self.assertEqual(refused(), [""] * 4)
+
+    def test_messageForeseen(self) -> None:
+        """
+        What shows only in the message is known when it is there: its real size, with the
+        trace fields; 8-bit text that must stay as it is, where there is no 8BITMIME.
+        """
+        signed = b"Subject: x\r\nDKIM-Signature: a=b\r\n\r\n\xc3\xbc\r\n"
+        plain = signed.replace(b"DKIM-Signature", b"X-Note")
+        large = b"Subject: x\r\n\r\n" + b"x" * 900 + b"\r\n"
+        utf8 = "Subject: \u00fc\r\nDKIM-Signature: a=b\r\n\r\nx\r\n".encode()
+        grows = b"Subject: x\r\n\r\n" + b"\xff" * 400 + b"\r\n"
+        asked = [BODY, large, signed, plain, utf8, grows]
+        recipient = makeAddressees("a@x.example")[0].recipient
+        for keywords, wanted in (
+            (["8BITMIME", "SIZE 1000"], ["", "5.3.4", "", "", "", ""]),
+            (["SIZE 2000"], ["", "", "5.6.3", "", "5.6.3", ""]),
+            (["SIZE 1000"], ["", "5.3.4", "5.6.3", "", "5.6.3", "5.3.4"]),
+            (["SMTPUTF8", "8BITMIME"], [""] * 6),
+        ):
+            self.setUp()
+            self.peer.keywords = ["PIPELINING", *keywords]
+            stage = self.makeStage()
+
+            def refused(stage: LMTPDelivery = stage) -> list[str]:
+                envelope, found = makeEnvelope(smtputf8=True), []
+                for octets in asked:
+                    answer = stage.refusalOf(makeMessage(octets), envelope, recipient)
+                    found.append(self.successResultOf(Deferred.fromCoroutine(answer)))
+                return ["" if one is None else str(one.enhanced) for one in found]
+
+            self.assertEqual(refused(), [""] * 6)
+            self.outcomes(makeAddressees("a@x.example"), stage=stage)
+            self.assertEqual(refused(), wanted, keywords)
+            outcomes = [
+                self.outcomes(
+                    makeAddressees("a@x.example"),
+                    stage=stage,
+                    message=makeMessage(octets),
+                    envelope=makeEnvelope(smtputf8=True),
+                )[0]
+                for octets in asked
+            ]
+            self.assertEqual(
+                [type(one) for one in outcomes], [Failed if no else Delivered for no in wanted]
+            )
 
     def test_utf8(self) -> None:
         """

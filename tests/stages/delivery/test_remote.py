@@ -28,14 +28,14 @@ class NextTests(RemoteCase):
     Several servers, one after the other.
     """
 
-    def inTurn(self, *addresses: str) -> list[Any]:
+    def inTurn(self, *addresses: str, message: bytes = BODY, report: Any = unreported) -> list[Any]:
         hops = [self.makeStage(ask=()) for _ in "12"]
         hops[1]._hop = hops[1]._hop.__class__("two", "two", "two.example", forms=())
         addressees = makeAddressees(*addresses)
         remote = RemoteDelivery(self.services, 30, "relayed")
         hopsInTurn = [stage._hop for stage in hops]
         d = Deferred.fromCoroutine(
-            remote.deliver(makeMessage(BODY), makeEnvelope(), addressees, hopsInTurn, unreported)
+            remote.deliver(makeMessage(message), makeEnvelope(), addressees, hopsInTurn, report)
         )
         self.network.run()
         found = self.successResultOf(d)
@@ -62,6 +62,60 @@ class NextTests(RemoteCase):
         self.network.peers.clear()
         (a,) = self.inTurn("a@x.example")
         self.assertEqual((type(a), a.reply.enhanced), (Retry, "4.4.1"))
+
+    def test_lacks(self) -> None:
+        """
+        That a server lacks an extension, or takes nothing so large, is no end as long as
+        another one has not been asked: it fails only where none of them can carry it.
+        """
+        small, large = ["SIZE 100"], ["SIZE 9999"]
+        utf8 = ["8BITMIME", "SMTPUTF8"]
+        for first, second, address, wanted, host in (
+            (small, large, "a@x.example", (Delivered, None), "two.example"),
+            (small, ["SIZE 90"], "a@x.example", (Failed, "5.3.4"), ""),
+            (small, None, "a@x.example", (Retry, "4.4.1"), ""),
+            ([], utf8, "\u00fc@x.example", (Delivered, None), "two.example"),
+            ([], [], "\u00fc@x.example", (Failed, "5.6.7"), ""),
+            (small, large, "no@x.example", (Failed, "5.1.1"), "two.example"),
+            (large, small, "later@x.example", (Retry, "4.7.1"), "peer.example"),
+        ):
+            self.setUp()
+            self.peer.keywords = ["PIPELINING", *first]
+            self.peer.rcpt = {"later@x.example": "451 4.7.1 grey"}
+            if second is not None:
+                two = self.network.peers["two"] = Peer(*second, name="two.example")
+                two.rcpt = {"no@x.example": "550 5.1.1 who"}
+            reported: list[Any] = []
+            heard = lambda who, outcome, told=reported: told.append(outcome)  # noqa: E731
+            (found,) = self.inTurn(address, report=heard)
+            enhanced = None if wanted[1] is None else found.reply.enhanced
+            self.assertEqual((type(found), enhanced, found.host), (*wanted, host), wanted)
+            self.assertEqual([one for one in reported if one != found], [])
+
+    def test_cancelledBetween(self) -> None:
+        """A server that stops before the second one has answered has refused nothing."""
+        self.peer.keywords = ["PIPELINING", "SIZE 100"]
+        two = self.network.peers["two"] = Peer(name="two.example")
+        two.override["MAIL"] = "silence"
+        reported: list[Any] = []
+        hops = [self.makeStage(ask=())._hop for _ in "12"]
+        hops[1] = hops[1].__class__("two", "two", "two.example", forms=())
+        remote = RemoteDelivery(self.services, 30, "relayed")
+        d = Deferred.fromCoroutine(
+            remote.deliver(
+                makeMessage(BODY),
+                makeEnvelope(),
+                makeAddressees("a@x.example"),
+                hops,
+                lambda who, outcome: reported.append(outcome),
+            )
+        )
+        self.network.run()
+        self.assertNoResult(d)
+        d.cancel()
+        self.network.run()
+        self.failureResultOf(d)
+        self.assertEqual([one for one in reported if isinstance(one, Failed)], [])
 
     @requirement("D-21")
     def test_nobodyKnows(self) -> None:
