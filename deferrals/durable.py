@@ -137,32 +137,79 @@ def _fill(
     os.fsync(file.fileno())
 
 
-def writeNew(
-    temporary: str, paths: Iterable[str], chunks: Iterable[bytes], mode: int = 0o600
-) -> int | None:
+class NewFile:
     """
-    The same, in the place of nothing: a file that is there stays what it is.  One
-    with this very content is taken for the same, written by a try before this one.
+    A file written as by L{write}, but in the place of nothing, and in steps, so that
+    several files can take each of them together.  A file that is there stays what it
+    is; one with this very content is taken for the same, written by a try before this
+    one.
 
     @param temporary: on the same file system.  A file of that name is removed if
         it is what a crash has left, and no process is writing it.
     @param paths: the names that it may have, the best one first.
-    @return: its size in octets; C{None} if it was there already.
-    @raise FileExistsError: other files have all of these names.
-    @raise OSError: it cannot be written; nothing is left under C{temporary}.
+    @param mode: the permissions of the file.
     """
-    with open(_take(temporary, mode), "wb") as file:
-        try:
-            _fill(file, chunks, mode)
-            for path in paths:
-                if _place(temporary, path):
-                    return os.fstat(file.fileno()).st_size
-                if _isSame(temporary, path):
-                    return None
-        finally:
+
+    def __init__(self, temporary: str, paths: Iterable[str], mode: int = 0o600) -> None:
+        self._temporary = temporary
+        self._paths = paths
+        self._mode = mode
+        self._file: BinaryIO | None = None
+
+    def write(self, chunks: Iterable[bytes]) -> None:
+        """
+        The first step: the content, which begins its way to the disk.
+
+        @raise OSError: it cannot be written.
+        """
+        self._file = file = os.fdopen(_take(self._temporary, self._mode), "wb")
+        os.fchmod(file.fileno(), self._mode)
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+        if hasattr(os, "posix_fadvise"):  # only a hint: the sync is what counts
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def settle(self) -> None:
+        """
+        The second one: the content is durable.
+
+        @raise OSError: its disk does not work.
+        """
+        assert self._file is not None
+        os.fsync(self._file.fileno())
+
+    def name(self) -> str | None:
+        """
+        The third one: it has its name.  That is durable when the directory has been
+        synced.
+
+        @return: that directory; C{None} if the file was there already, and is durable.
+        @raise FileExistsError: other files have all of these names.
+        @raise OSError: it cannot have it.
+        """
+        for path in self._paths:
+            if _place(self._temporary, path):
+                return os.path.dirname(path)
+            if _isSame(self._temporary, path):
+                return None
+        raise FileExistsError(errno.EEXIST, "other files have its name")
+
+    @property
+    def size(self) -> int:
+        """How many octets it has."""
+        assert self._file is not None
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """
+        The last one, whatever became of it: nothing is left under the other name.
+        """
+        if self._file is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-    raise FileExistsError(errno.EEXIST, "other files have its name")
+                os.unlink(self._temporary)
+            self._file.close()
+            self._file = None
 
 
 def _take(path: str, mode: int) -> int:
@@ -217,7 +264,7 @@ def _lock(fd: int, path: str) -> None:
 
 def _place(temporary: str, path: str) -> bool:
     """
-    Give a file its name, durably.
+    Give a file its name.
 
     @return: whether that was free.
     """
@@ -231,7 +278,6 @@ def _place(temporary: str, path: str) -> bool:
         if os.path.lexists(path):
             return False
         os.rename(temporary, path)
-    sync(os.path.dirname(path))
     return True
 
 

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -150,9 +151,30 @@ class DirectoryTests(SynchronousTestCase):
         self.assertIsNone(durable.keepPrivate(path))
 
 
+def writeNew(
+    temporary: str, paths: Iterable[str], chunks: Iterable[bytes], mode: int = 0o600
+) -> int | None:
+    """
+    All steps of one file.
+
+    @return: its size in octets; C{None} if it was there already.
+    """
+    file = durable.NewFile(temporary, paths, mode)
+    try:
+        file.write(chunks)
+        file.settle()
+        directory = file.name()
+        if directory is None:
+            return None
+        durable.sync(directory)
+        return file.size
+    finally:
+        file.close()
+
+
 class NewFileTests(SynchronousTestCase):
     """
-    L{durable.writeNew}.
+    L{durable.NewFile}.
     """
 
     def setUp(self) -> None:
@@ -162,7 +184,7 @@ class NewFileTests(SynchronousTestCase):
         self.names = [os.path.join(self.directory, name) for name in ("a", "b")]
 
     def write(self, content: bytes) -> int | None:
-        return durable.writeNew(self.temporary, self.names, [content], 0o640)
+        return writeNew(self.temporary, self.names, [content], 0o640)
 
     def found(self) -> dict[str, bytes]:
         found = {}
@@ -269,7 +291,7 @@ class NewFileTests(SynchronousTestCase):
             self.assertRaises(BlockingIOError, self.write, b"two")
             yield b"ne"
 
-        self.assertEqual(durable.writeNew(self.temporary, self.names, chunks()), 3)
+        self.assertEqual(writeNew(self.temporary, self.names, chunks()), 3)
         self.assertEqual(self.found(), {"a": b"one"})
 
     def test_noLocks(self) -> None:

@@ -48,6 +48,7 @@ METHODS = {
     "IReportingDelivery": {"deliverReporting"},
     "IBinaryDelivery": set(),
     "ILocalDelivery": set(),
+    "ISharingDelivery": set(),
     "ITransactionObserver": {"ended"},
     "IStagePlugin": {"name", "stage", "settings", "build"},
     "IOutwardPlugin": set(),

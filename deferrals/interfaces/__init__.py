@@ -53,6 +53,7 @@ from deferrals.interfaces.stages import (
     IOutwardPlugin,
     IReportingDelivery,
     ISenderStage,
+    ISharingDelivery,
     IStagePlugin,
     ITransactionObserver,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "IScramCredentials",
     "ISenderStage",
     "IServices",
+    "ISharingDelivery",
     "ISpool",
     "IStagePlugin",
     "ITransactionObserver",

@@ -197,6 +197,15 @@ class ILocalDelivery(IDeliveryStage):
     """
 
 
+class ISharingDelivery(ILocalDelivery):
+    """
+    A local delivery that shares what messages cost among all that it has at the same
+    time: threads, and syncs.  So it is given as many at once as C{max_delivering} lets,
+    unless its C{concurrency} is configured; each call of C{deliver} is still for one
+    message.
+    """
+
+
 class IBinaryDelivery(IDeliveryStage):
     """
     A delivery that hands on any octets as they are, bare CR and LF included.

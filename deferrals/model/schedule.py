@@ -45,6 +45,10 @@ def _steps(value: tuple[float, ...]) -> None:
         raise ValueError("a time span at least, each more than 0")
 
 
+#: What stands for L{Schedule.concurrency} by default.
+CONCURRENCY = 20
+
+
 @attrs.frozen(field_transformer=ofTheirTypes)
 class Schedule:
     """
@@ -54,7 +58,9 @@ class Schedule:
     @ivar expire: seconds after its arrival when a message is given up.
     @ivar warn: seconds after its arrival when its sender is told that it is
         late; 0 for never.
-    @ivar concurrency: messages on their way to one destination at once.
+    @ivar concurrency: messages on their way to one destination at once; by default
+        20, and as many as C{max_delivering} lets for a delivery that shares what
+        messages cost, as C{maildir} does.
     """
 
     retry: Steps = attrs.field(
@@ -62,7 +68,7 @@ class Schedule:
     )
     expire: Seconds = attrs.field(default=Seconds(432000.0), validator=checked(positive))
     warn: Seconds = Seconds(14400.0)
-    concurrency: int = attrs.field(default=20, validator=checked(positive))
+    concurrency: int | None = attrs.field(default=None, validator=checked(positive))
 
     def wait(self, attempts: int, after: float | None, chance: float) -> float:
         """

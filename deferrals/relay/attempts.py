@@ -17,13 +17,13 @@ from twisted.python.reflect import safe_repr
 
 from deferrals.deferreds import atOnce
 from deferrals.errors import StageError
-from deferrals.interfaces import IDeliveryStage, Work
+from deferrals.interfaces import IDeliveryStage, ILocalDelivery, ISharingDelivery, Work
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Queued
 from deferrals.model.dsn import isNotice
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
-from deferrals.model.schedule import Schedule
+from deferrals.model.schedule import CONCURRENCY, Schedule
 from deferrals.model.verdict import Delivered, Failed, Outcome, Retry
 
 if TYPE_CHECKING:
@@ -59,6 +59,20 @@ class Deliveries:
 
     stage: Callable[[str], IDeliveryStage | None]
     schedule: Callable[[str], Schedule]
+
+    def isLocal(self, name: str) -> bool:
+        """
+        Whether a delivery waits for no other machine.
+        """
+        stage = self.stage(name)
+        return stage is None or ILocalDelivery.providedBy(stage)
+
+    def concurrency(self, name: str) -> int | None:
+        """
+        How many messages may be on their way at once where the configuration does not
+        say; C{None} for as many as there are.
+        """
+        return None if ISharingDelivery.providedBy(self.stage(name)) else CONCURRENCY
 
     def destination(self, name: str, work: Work, addressee: Addressee) -> str:
         """
@@ -106,6 +120,9 @@ class Attempt:
     @ivar destination: the next hop.
     @ivar schedule: what applies to the delivery.
     @ivar began: when it was leased to us.
+    @ivar isLocal: whether it waits for no other machine.
+    @ivar limit: how many may be under way to its destination; C{None} for as many as
+        may be under way at all.
     @ivar delivering: the delivery's Deferred, while it is under way.
     @ivar isOver: whether nothing more is heard of the delivery.
     @ivar outcomes: what has been heard of it, by recipient.
@@ -118,6 +135,8 @@ class Attempt:
     destination: str
     schedule: Schedule
     began: float
+    isLocal: bool = False
+    limit: int | None = CONCURRENCY
     delivering: Deferred[Mapping[Addressee, Outcome]] | None = None
     isOver: bool = False
     outcomes: dict[Addressee, Outcome] = attrs.field(factory=dict)
@@ -190,6 +209,16 @@ class Attempt:
         return {(number, one.seq) for work in self.works for one in work.addressees}
 
     @property
+    def number(self) -> int:
+        """The number of its message."""
+        return self.work.envelope.transaction
+
+    @property
+    def line(self) -> Hashable:
+        """Which attempts it waits behind: those of its destination and its kind."""
+        return self.destination, self.kind
+
+    @property
     def kind(self) -> Hashable:
         """Which attempts it shares its slots with: those that one client could make slow."""
         envelope = self.work.envelope
@@ -225,7 +254,10 @@ def attemptsOf(work: Work, deliveries: Deliveries, now: float) -> list[Attempt]:
         part = work
         if len(groups) > 1:
             part = attrs.evolve(work, addressees=tuple(group), whole=False)
-        attempts.append(Attempt(part, name, destination, deliveries.schedule(name), now))
+        schedule = deliveries.schedule(name)
+        isLocal = destination == NOWHERE or deliveries.isLocal(name)
+        limit = schedule.concurrency or deliveries.concurrency(name)
+        attempts.append(Attempt(part, name, destination, schedule, now, isLocal, limit))
     return attempts
 
 

@@ -417,6 +417,13 @@ class Destinations:
             if oldest is not None:
                 del self._states[oldest]
 
+    def isTroubled(self, name: str) -> bool:
+        """
+        Whether a destination is left alone, or probed.
+        """
+        state = self._states.get(name)
+        return state is not None and state.backoff.isTroubled
+
     def lastReport(self, name: str) -> HopReport:
         """
         Why a destination is in trouble.

@@ -2,38 +2,32 @@
 Deliveries: fresh ones right after release, the others when they are due.
 
 A message's recipients of one delivery and one destination make one attempt.
-Attempts that may not begin now (too much is under way, or the destination is
-left alone) are put into the queue, so that memory stays bounded.
+Fresh ones that may not begin now, since too much is under way, wait in memory, as many
+as have room there (L{deferrals.relay.fresh}); what is left of them, and what goes to a
+destination that is left alone, is put into the queue.
 
 An outcome is recorded right after it is known, whatever becomes of the other
 recipients: a crash in between repeats that one delivery.  While it cannot be
 recorded (a full disk) its attempt keeps its slot, and is recorded later; so a
 spool that cannot be written stops deliveries instead of repeating them.
-
-A session may wait for the outcomes of a message (S-6): it has taken
-responsibility for it, and tells its client what became of it.  Where the client
-keeps every recipient that it is told to be refused (LMTP), those recipients
-leave the queue.  Once the session no longer waits, everything goes its usual
-way.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import TimeoutError, errorText, withDeadline
 from deferrals.interfaces import (
-    ILocalDelivery,
     INotes,
     IReportingDelivery,
     ISpool,
@@ -47,7 +41,6 @@ from deferrals.model.disposition import (
     Remove,
     Reschedule,
     disposition,
-    handedBack,
     putBack,
 )
 from deferrals.model.events import happened
@@ -56,9 +49,13 @@ from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Failed, Outcome, Retry
 from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
-from deferrals.relay.destinations import Destinations, HopReport, Sort, hopReport
+from deferrals.relay.deliverylog import DeliveryLog
+from deferrals.relay.destinations import Destinations, HopReport, hopReport
+from deferrals.relay.duework import DueWork
+from deferrals.relay.fresh import WAIT_SECONDS, FreshMail
 from deferrals.relay.notices import Notifier
 from deferrals.relay.recording import Recorder
+from deferrals.relay.waiters import Waiters
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -77,15 +74,8 @@ EVERY_SECONDS = 5.0
 #: How often recipients that have waited for too long are looked for.
 NOTICES_SECONDS = 2.0
 
-#: After an attempt has ended, the next work is looked for.
-REFILL_SECONDS = 0.02
-
 #: How often the leases of what takes long are renewed.
 RENEW_SECONDS = 60.0
-
-#: So many works of one destination are claimed at once before its own limit is
-#: known.
-SHARE = 20
 
 #: What a delivery reports before it has ended is recorded after so long, together
 #: with what it has reported by then.
@@ -95,46 +85,6 @@ REPORTED_SECONDS = 0.1
 PROBLEMS = 10
 
 _NO_SUCH_DELIVERY = Reply(451, "4.3.5", "the configuration has no such delivery any longer")
-
-
-class _Waiter:
-    """
-    A session that waits for the outcomes of one message.
-
-    @ivar handsBack: whether its client keeps every recipient that it is told
-        to be refused.
-    @ivar done: fires with the outcomes that are known, by C{seq}, when all
-        attempts have ended or it has been cancelled.
-    """
-
-    def __init__(self, work: Work, handsBack: bool, ended: Callable[[], object]) -> None:
-        self.handsBack = handsBack
-        self.done: Deferred[dict[int, Outcome]] = Deferred(lambda _: self._end())
-        self._open = {addressee.seq for addressee in work.addressees}
-        self._outcomes: dict[int, Outcome] = {}
-        self._ended = ended
-
-    def heard(self, outcomes: Mapping[Addressee, Outcome]) -> None:
-        """
-        What is known of an attempt's recipients; the others stay in the queue.
-        """
-        self._outcomes.update({one.seq: outcome for one, outcome in outcomes.items()})
-
-    def attempted(self, addressees: Iterable[Addressee]) -> None:
-        """
-        An attempt is over, and the queue has no recipient any longer that its client
-        keeps: one that is told to be refused before that would be the client's and
-        ours, if we died now.
-
-        @param addressees: its recipients.
-        """
-        self._open -= {one.seq for one in addressees}
-        if not self._open:
-            self._end()
-
-    def _end(self) -> None:
-        self._ended()
-        self.done.callback(self._outcomes)
 
 
 class Scheduler:
@@ -167,20 +117,20 @@ class Scheduler:
         self._deliveries = deliveries
         self._notifier = notifier
         self._recorder = Recorder(spool, clock)
+        self._logs = DeliveryLog(self._status, clock, deliveries)
         self._chance = chance
         self.destinations = Destinations(clock, concurrency, chance, notes)
         self._attempts: dict[Attempt, None] = {}
         self._perMessage: Counter[int] = Counter()
-        self._waiters: dict[int, _Waiter] = {}
+        self._waiters = Waiters()
         self._toTell: set[int] = set()
         self._idle: Deferred[None] | None = None
         self._stopping = False
-        self._claiming = False
-        self._more = True
-        self._blocked: set[Sort] = set()
-        self._refill: IDelayedCall | None = None
+        self._fresh = FreshMail()
+        self._goingOn = False
+        self._due = DueWork(spool, clock, self.destinations, self._takeDue)
         self._loops = {
-            LoopingCall(self._claim): EVERY_SECONDS,
+            LoopingCall(self._due.claim): EVERY_SECONDS,
             LoopingCall(self._renew): RENEW_SECONDS,
             LoopingCall(self._tellLate): NOTICES_SECONDS,
         }
@@ -208,8 +158,8 @@ class Scheduler:
         for loop in self._loops:
             if loop.running:
                 loop.stop()
-        if self._refill is not None and self._refill.active():
-            self._refill.cancel()
+        self._due.stop()
+        self._putAway(math.inf)
         return self._ended().addCallback(lambda _: self._notifier.stop())
 
     def _ended(self) -> Deferred[None]:
@@ -236,7 +186,7 @@ class Scheduler:
         """
         A message has become ours: deliver it now, or as soon as there is room.
         """
-        attempts, later = self._admit(work)
+        attempts, later = self._admit(work, self._mayBeginFresh, self._keep)
         self._spool.release(work, later)
         self._beginAll(attempts)
 
@@ -261,22 +211,25 @@ class Scheduler:
             C{seq}, when all attempts have ended; or at once, when it is
             cancelled.
         """
-        number = work.envelope.transaction
-        waiter = _Waiter(work, handsBack, lambda: self._waiters.pop(number))
-        self._waiters[number] = waiter
+        outcomes = self._waiters.add(work, handsBack)
         self.release(work)
-        return waiter.done
+        return outcomes
 
-    def take(self, work: Work) -> None:
+    def take(self, work: Work) -> bool:
         """
         Deliver what is leased to us and was ours before.
+
+        @return: whether any of it begins.
         """
-        attempts, later = self._admit(work)
+        attempts, later = self._admit(work, self._mayBegin, lambda _: False)
         if later:
-            d = self._spool.record(work, later)
-            d.addErrback(self._notPutBack)
-        self._more = self._more or bool(attempts)
+            self._putBack(work, later)
+        self._due.isMore = self._due.isMore or bool(attempts)
         self._beginAll(attempts)
+        return bool(attempts)
+
+    def _putBack(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
+        self._spool.record(work, later).addErrback(self._notPutBack)
 
     def _notPutBack(self, failure: Failure) -> None:
         _log.error("it waits for its lease: {error}", error=failure.getErrorMessage())
@@ -287,100 +240,112 @@ class Scheduler:
         destination has done.
         """
         self.destinations.forget()
-        self._more = True
-        self._wake()
+        self._due.isMore = True
+        self._due.wake()
 
     def reloaded(self, concurrency: int) -> None:
         """
         The configuration has changed.
         """
         self.destinations.limit = concurrency
+        self._putAway(math.inf)
         self.again()
 
-    def _admit(self, work: Work) -> tuple[list[Attempt], dict[Addressee, Reschedule]]:
+    def _admit(
+        self, work: Work, mayBegin: Callable[[Attempt], bool], keep: Callable[[Attempt], bool]
+    ) -> tuple[list[Attempt], dict[Addressee, Reschedule]]:
         """
-        @return: the attempts that begin now, and the recipients that wait.
+        @param mayBegin: whether an attempt may begin now; then it has.
+        @param keep: whether it waits in memory.
+        @return: the attempts that begin now, and the recipients that wait in the queue.
         """
         begin: list[Attempt] = []
         later: dict[Addressee, Reschedule] = {}
         now = self._clock.seconds()
         for attempt in attemptsOf(work, self._deliveries, now):
-            name, limit = attempt.destination, attempt.schedule.concurrency
-            isLocal = self._isLocal(attempt)
-            if not self._stopping and self.destinations.begin(
-                name, limit, attempt.kind, isLocal=isLocal
-            ):
+            if not self._stopping and mayBegin(attempt):
                 begin.append(attempt)
-            else:
-                last = self.destinations.lastReport(name)
-                waits = putBack(attempt.queued(now, 0.0), last.reply, last.host)
-                later.update(dict.fromkeys(attempt.work.addressees, waits))
-                self._waits(self.destinations.sort(name, attempt.kind, isLocal=isLocal))
+            elif self._stopping or not keep(attempt):
+                later.update(self._waiting(attempt))
+                continue
+            self._perMessage[attempt.number] += 1
         return begin, later
 
-    def _isLocal(self, attempt: Attempt) -> bool:
+    def _waiting(self, attempt: Attempt) -> dict[Addressee, Reschedule]:
         """
-        Whether it waits for no other machine.
+        @return: the recipients of an attempt that waits in the queue.
         """
-        stage = self._deliveries.stage(attempt.delivery)
-        return attempt.destination == NOWHERE or stage is None or ILocalDelivery.providedBy(stage)
+        name = attempt.destination
+        last = self.destinations.lastReport(name)
+        waits = putBack(attempt.queued(self._clock.seconds(), 0.0), last.reply, last.host)
+        self._due.waits(self.destinations.sort(name, attempt.kind, isLocal=attempt.isLocal))
+        return dict.fromkeys(attempt.work.addressees, waits)
 
-    def _waits(self, sort: Sort) -> None:
-        """
-        There is something in the queue that could not begin.  Where others of its
-        kind are in the way, or servers that are silent, it is for them to make room:
-        the queue may be full of the same, and would be gone through again and again.
-        """
-        if self.destinations.room > 0 and self.destinations.isBlocked(sort):
-            self._blocked.add(sort)
-        else:
-            self._more = True
+    def _mayBegin(self, attempt: Attempt) -> bool:
+        limit = attempt.limit or self.destinations.limit
+        return self.destinations.begin(
+            attempt.destination, limit, attempt.kind, isLocal=attempt.isLocal
+        )
 
-    def _lessBlocked(self) -> None:
+    def _mayBeginFresh(self, attempt: Attempt) -> bool:
         """
-        An attempt has ended: perhaps others of some sort may begin.
+        Those that wait already come first; and while work is found in the queue, half of
+        the slots are for that.
         """
-        found = {sort for sort in self._blocked if not self.destinations.isBlocked(sort)}
-        self._blocked -= found
-        self._more = self._more or bool(found)
+        return not self._fresh.isWaiting(attempt) and self._mayFollow(attempt)
+
+    def _keep(self, attempt: Attempt) -> bool:
+        isTroubled = self.destinations.isTroubled(attempt.destination)
+        return not isTroubled and self._fresh.keep(attempt)
+
+    def _mayFollow(self, attempt: Attempt) -> bool:
+        spare = self.destinations.limit // 2 if self._due.isFound else 0
+        return self.destinations.room > spare and self._mayBegin(attempt)
+
+    def _putAway(self, began: float) -> None:
+        """
+        Put the fresh mail into the queue that has waited in memory since then.
+        """
+        for attempt in self._fresh.late(began):
+            self._putBack(attempt.work, self._waiting(attempt))
+            self._endMessage(attempt.number)
 
     # Due work.
 
-    def _claim(self) -> None:
-        room = self.destinations.room
-        if room <= 0 or self._claiming:
-            return
-        self._claiming = True
-        share = 1 if self._blocked else SHARE  # most of it might only be put back
-        d = self._spool.claim(room, self.destinations.shares(), share)
-        d.addCallbacks(self._claimed, self._claimFailed)
-
-    def _claimFailed(self, failure: Failure) -> None:
-        self._claiming = False
-        _log.error("cannot read the queue: {error}", error=failure.getErrorMessage())
-
-    def _claimed(self, works: Sequence[Work]) -> None:
-        self._claiming = False
-        self._more = False
+    def _takeDue(self, works: Sequence[Work]) -> bool:
+        """
+        @return: whether any of it begins.
+        """
         underWay = {key for attempt in self._attempts for key in attempt.keys}
+        begun = False
         for work in works:
+            number = work.envelope.transaction
+            keys = {(number, addressee.seq) for addressee in work.addressees}
             # Only a lease that could not be renewed brings back what is still under way.
-            keys = {(work.envelope.transaction, addressee.seq) for addressee in work.addressees}
-            if keys & underWay:
-                self._more = True
+            if keys & underWay or number in self._fresh:
+                self._due.isMore = True
             else:
-                self.take(work)
+                begun = self.take(work) or begun
+        self._goOn(None)
+        return begun
 
-    def _wake(self) -> None:
+    def _goOn(self, line: Hashable) -> None:
         """
-        There is room again: perhaps due work waits for it.
+        There is room for fresh mail that waits.
+
+        @param line: where an attempt has ended.
         """
-        refilling = self._refill is not None and self._refill.active()
-        if self._more and not self._stopping and not refilling:
-            self._refill = self._clock.callLater(REFILL_SECONDS, self._claim)
+        if self._stopping or self._goingOn:
+            return
+        self._goingOn = True  # what ends at once makes room for the next
+        while ready := list(self._fresh.ready(self._mayFollow, line)):
+            self._beginAll(ready)
+        self._goingOn = False
 
     def _renew(self) -> None:
-        late = self._clock.seconds() - RENEW_SECONDS
+        now = self._clock.seconds()
+        self._putAway(now - WAIT_SECONDS)
+        late = now - RENEW_SECONDS
         works = [work for one in self._attempts if one.began <= late for work in one.works]
         if works:
             self._spool.renew(works)
@@ -402,7 +367,6 @@ class Scheduler:
     def _beginAll(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
             self._attempts[attempt] = None
-            self._perMessage[attempt.work.envelope.transaction] += 1
         for attempt in attempts:
             check = self._spool.check(attempt.work)
             if check is None:
@@ -421,7 +385,7 @@ class Scheduler:
             self._deliver(attempt)
 
     def _notAttempted(self, failure: Failure, attempt: Attempt) -> None:
-        self._logFailure(failure, attempt)
+        self._logs.problem(attempt, f"failed: {errorText(failure)}")
         self._notBegun(attempt)
 
     def _notBegun(self, attempt: Attempt) -> None:
@@ -430,22 +394,8 @@ class Scheduler:
         """
         attempt.over()
         if attempt in self._attempts:
-            self._tell(attempt.work)
+            self._waiters.tell(attempt.work)
             self._end(attempt, None)
-
-    def _logFailure(self, failure: Failure, attempt: Attempt) -> None:
-        self._logProblem(attempt, f"failed: {errorText(failure)}")
-
-    def _logProblem(self, attempt: Attempt, problem: str) -> None:
-        stage = self._deliveries.stage(attempt.delivery)
-        _log.error(
-            "{transaction}: delivery {delivery} ({stage}) of {recipients} {problem}",
-            transaction=attempt.work.envelope.id,
-            delivery=attempt.delivery,
-            stage="none" if stage is None else type(stage).__name__,
-            recipients=attempt.recipients,
-            problem=problem,
-        )
 
     def _deliver(self, attempt: Attempt) -> None:
         attempt.delivering = d = self._asked(attempt)
@@ -478,7 +428,7 @@ class Scheduler:
         """
         problem = attempt.heard(addressee, outcome)
         if problem:
-            self._logProblem(attempt, problem)
+            self._logs.problem(attempt, problem)
         elif attempt.timer is None:
             self._recordSoon(attempt)
 
@@ -497,7 +447,7 @@ class Scheduler:
         outcomes = {
             one: attempt.outcomes[one] for one in attempt.work.addressees if one in attempt.outcomes
         }
-        if attempt.work.envelope.transaction in self._waiters:
+        if attempt.number in self._waiters:
             self._recordSoon(attempt)  # the session is told of all of it together
         elif outcomes:
             self._record(attempt, outcomes)
@@ -509,13 +459,13 @@ class Scheduler:
         asked = [one for one in attempt.work.addressees if one not in heard]
         found = checked(answer, asked, heard)
         for problem in found.problems[:PROBLEMS]:
-            self._logProblem(attempt, problem)
+            self._logs.problem(attempt, problem)
         return found.outcomes
 
     def _failed(self, failure: Failure, attempt: Attempt) -> Mapping[Addressee, Outcome]:
         if failure.check(TimeoutError):
             happened(self._status, "late", {"stage": "delivery"})
-        self._logFailure(failure, attempt)
+        self._logs.problem(attempt, f"failed: {errorText(failure)}")
         return {}
 
     def _delivered(self, known: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
@@ -528,7 +478,7 @@ class Scheduler:
         attempt.outcomes.update(known)
         addressees = attempt.work.addressees
         said = {one: attempt.outcomes[one] for one in addressees if one in attempt.outcomes}
-        outcomes = complete(self._answer(attempt, said), addressees)
+        outcomes = complete(self._waiters.answer(attempt.number, said), addressees)
         attempt.outcomes.update(outcomes)
         if outcomes:
             self._record(attempt, outcomes)
@@ -546,11 +496,11 @@ class Scheduler:
         }
         for addressee, outcome in outcomes.items():
             waits = isinstance(dispositions[addressee], Reschedule)
-            self._logOutcome(attempt, addressee, outcome, waits)
+            self._logs.outcome(attempt, addressee, outcome, waits)
             if dispositions[addressee] == Remove("expired", outcome.reply, outcome.host):
-                self._logUntold(attempt, addressee)
+                self._logs.untold(attempt, addressee)
         if any(isinstance(one, NotifyThenRemove) for one in dispositions.values()):
-            self._toTell.add(attempt.work.envelope.transaction)
+            self._toTell.add(attempt.number)
         part = attempt.part(outcomes)
         attempt.recording[part] = None
         self._recorder.record(part, dispositions).addCallback(
@@ -563,77 +513,9 @@ class Scheduler:
         """
         if part is not None:
             del attempt.recording[part]
-            self._tell(part)
+            self._waiters.tell(part)
         if attempt in self._attempts and attempt.isOver and not attempt.works:
             self._end(attempt, hopReport(attempt.outcomes.values()))
-
-    def _answer(
-        self, attempt: Attempt, outcomes: Mapping[Addressee, Outcome]
-    ) -> Mapping[Addressee, Outcome]:
-        """
-        What the session that waits will be told, if there is one.
-
-        @return: the outcomes for the queue.
-        """
-        waiter = self._waiters.get(attempt.work.envelope.transaction)
-        if waiter is None:
-            return outcomes
-        waiter.heard(outcomes)
-        if not waiter.handsBack:
-            return outcomes
-        return {addressee: handedBack(outcome) for addressee, outcome in outcomes.items()}
-
-    def _tell(self, part: Work) -> None:
-        waiter = self._waiters.get(part.envelope.transaction)
-        if waiter is not None:
-            waiter.attempted(part.addressees)
-
-    def _logOutcome(
-        self, attempt: Attempt, addressee: Addressee, outcome: Outcome, waits: bool
-    ) -> None:
-        """
-        One recipient's outcome, with what no sender is told.
-
-        @param waits: whether the recipient stays in the queue.
-        """
-        isExpired = isinstance(outcome, Retry) and not waits
-        word = "expired" if isExpired else type(outcome).__name__.lower()
-        stage = self._deliveries.stage(attempt.delivery)
-        details, reply = outcome.details, "" if outcome.reply is None else str(outcome.reply)
-        seconds = self._clock.seconds() - attempt.began
-        more = details.line()
-        _log.tell(
-            self._status,
-            "{transaction} to=<{recipient}> {outcome} by {delivery}{log_said}, {seconds} s",
-            event="delivery",
-            transaction=attempt.work.envelope.id,
-            recipient=str(addressee),
-            outcome=word,
-            delivery=attempt.delivery,
-            use="none" if stage is None else self._status.useOf(stage),
-            destination=attempt.destination,
-            attempt=addressee.attempts + 1,
-            reply=reply,
-            host=outcome.host,
-            final="" if details.final is None else str(details.final),
-            address=details.address,
-            port=details.port,
-            tls=details.tls,
-            verified=details.verified,
-            cause=details.cause,
-            seconds=round(seconds, 3),
-            log_said="".join((f" {reply}" if reply else "", f" ({more})" if more else "")),
-        )
-
-    def _logUntold(self, attempt: Attempt, addressee: Addressee) -> None:
-        _log.tell(
-            self._status,
-            "{transaction} to=<{recipient}> expired, and the sender is not told",
-            event="untold",
-            level=LogLevel.error,
-            transaction=attempt.work.envelope.id,
-            recipient=str(addressee),
-        )
 
     # What became of it.
 
@@ -643,37 +525,22 @@ class Scheduler:
         """
         seconds = self.destinations.ended(attempt.destination, report, attempt.kind, attempt.began)
         if seconds is not None:
-            self._backOff(attempt.destination, seconds)
+            self._leftAlone(attempt.destination, seconds)
         del self._attempts[attempt]
-        self._lessBlocked()
-        self._endMessage(attempt.work.envelope.transaction)
-        self._wake()
+        self._due.lessBlocked()
+        self._endMessage(attempt.number)
+        self._goOn(attempt.line)
+        self._due.wake()
         if not self._attempts and self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)
 
-    def _backOff(self, destination: str, seconds: float) -> None:
-        if seconds:
-            last = self.destinations.lastReport(destination)
-            _log.tell(
-                self._status,
-                "{destination} is left alone for {seconds} s: {host} {reply} {cause}",
-                event="backoff",
-                level=LogLevel.warn,
-                destination=destination,
-                seconds=round(seconds),
-                host=last.host,
-                reply="" if last.reply is None else str(last.reply),
-                cause=last.details.cause,
-            )
-        else:
-            _log.tell(
-                self._status,
-                "{destination} works again",
-                event="works",
-                destination=destination,
-            )
-            self._more = True
+    def _leftAlone(self, destination: str, seconds: float) -> None:
+        """
+        @param seconds: for how long; 0 where it works again.
+        """
+        self._logs.leftAlone(destination, self.destinations.lastReport(destination), seconds)
+        self._due.isMore = self._due.isMore or not seconds
         self._spool.backOff(destination, seconds)
 
     def _endMessage(self, number: int) -> None:

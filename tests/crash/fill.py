@@ -41,7 +41,7 @@ def fill(directory: str, count: int, host: str, delivery: str = "*", due: float 
     db = connect(os.path.join(directory, "spool.sqlite"))
     db.execute("PRAGMA synchronous=OFF")
     prepare(db)
-    ids, now = TransactionIds(3), time.time()
+    ids, now, end = TransactionIds(3), time.time(), due + 432000.0
     envelope = rows._encode(rows.envelopeToJSON(makeEnvelope()))
     (addressee,) = makeAddressees(f"dead-NUMBER@{host}")
     recipient = rows._encode(rows.recipientToJSON(addressee.recipient))
@@ -54,7 +54,7 @@ def fill(directory: str, count: int, host: str, delivery: str = "*", due: float 
     def recipients() -> Iterator[tuple[Any, ...]]:
         for number in numbers:
             to = recipient.replace("NUMBER", str(number))
-            yield (number, QUEUED, due, delivery, to, f"hop {host}", 1, 432000.0, 432000.0)
+            yield (number, QUEUED, due, delivery, to, f"hop {host}", 1, end, end)
 
     db.execute("BEGIN")
     db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", messages())

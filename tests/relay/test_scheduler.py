@@ -12,10 +12,10 @@ from twisted.internet.defer import CancelledError, Deferred, execute, fail, succ
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from deferrals.errors import StageError
-from deferrals.interfaces import IReportingDelivery, Work
+from deferrals.interfaces import ILocalDelivery, IReportingDelivery, ISharingDelivery, Work
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Remove
 from deferrals.model.envelope import Recipient
@@ -24,7 +24,13 @@ from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
 from deferrals.model.verdict import ACCEPT, Delivered, Details, Failed, Outcome, Retry, Route
 from deferrals.relay.attempts import Deliveries
-from deferrals.relay.scheduler import DELIVERY_SECONDS, REPORTED_SECONDS, STOP_SECONDS, Scheduler
+from deferrals.relay.scheduler import (
+    DELIVERY_SECONDS,
+    RENEW_SECONDS,
+    REPORTED_SECONDS,
+    STOP_SECONDS,
+    Scheduler,
+)
 from deferrals.spool.memory import MemorySpool
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
@@ -52,6 +58,20 @@ class FakeDelivery:
         if callable(self.answer):
             return self.answer(recipients)
         return {r: self.answer or Delivered() for r in recipients}
+
+
+class Spy:
+    """
+    A function whose calls are remembered.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, *args: Any) -> Any:
+        self.calls.append(args)
+        return self._function(*args)
 
 
 class FakeNotifier:
@@ -271,6 +291,145 @@ class SchedulerTests(SchedulerCase):
             d.callback(None)
         self.clock.advance(5)
         self.assertEqual(len(self.delivery.asked), 4)
+
+    def hold(self) -> list[Deferred[Any]]:
+        """
+        Let deliveries wait.
+
+        @return: fire them, and they are over.
+        """
+        held: list[Deferred[Any]] = []
+
+        def answer(recipients: Any) -> Deferred[Any]:
+            held.append(Deferred())
+            return held[-1].addCallback(lambda _: {r: Delivered() for r in recipients})
+
+        self.delivery.answer = answer
+        return held
+
+    def claimed(self) -> list[Any]:
+        """
+        @return: the claims that bring something, as they come.
+        """
+        found: list[Any] = []
+        claim = self.spool.claim
+
+        def noting(*args: Any) -> Any:
+            return claim(*args).addCallback(lambda works: found.extend(works) or works)
+
+        self.patch(self.spool, "claim", noting)
+        return found
+
+    def test_fromMemory(self) -> None:
+        """
+        Fresh mail that finds no room is delivered from memory when there is some, in its
+        order, and nothing of it is put into the queue, claimed or recorded but its end.
+        """
+        held, claimed = self.hold(), self.claimed()
+        self.scheduler.start()
+        self.patch(self.spool, "record", spied := Spy(self.spool.record))
+        for number in range(5):
+            self.scheduler.release(self.stage(f"r{number}@x.example"))
+        for number in range(5):
+            held[number].callback(None)
+            self.clock.advance(0)
+        self.assertEqual(self.delivery.asked, [[f"r{number}@x.example"] for number in range(5)])
+        self.assertEqual((self.left(), claimed), ((0, 0), []))
+        self.assertEqual(len(spied.calls), 5)
+
+    def test_notForLong(self) -> None:
+        """What has waited in memory for its time goes into the queue, before its lease ends."""
+        held, claimed = self.hold(), self.claimed()
+        self.scheduler.start()
+        for number in range(4):
+            self.scheduler.release(self.stage(f"r{number}@x.example"))
+        self.clock.pump([RENEW_SECONDS] * 2)
+        for d in held[:2]:
+            d.callback(None)
+        self.clock.advance(5)
+        self.assertEqual(len(claimed), 2)
+        self.assertEqual(len(self.delivery.asked), 4)
+
+    def test_memoryAtStop(self) -> None:
+        """At a stop, what waits in memory is in the queue, and due."""
+        self.hold()
+        for number in range(3):
+            self.scheduler.release(self.stage(f"r{number}@x.example"))
+        self.scheduler.stop()
+        self.assertEqual(len(self.successResultOf(self.spool.claim(10, {}, 10))), 1)
+
+    def test_memoryAtReload(self) -> None:
+        """What waits in memory goes by the new configuration."""
+        held = self.hold()
+        self.scheduler.start()
+        for number in range(3):
+            self.scheduler.release(self.stage(f"r{number}@x.example"))
+        other = self.stages["box"] = FakeDelivery()
+        self.scheduler.reloaded(2)
+        held[0].callback(None)
+        self.clock.advance(5)
+        self.assertEqual(other.asked, [["r2@x.example"]])
+
+    def test_memoryShares(self) -> None:
+        """While work is found in the queue, fresh mail leaves half of the slots to it."""
+        self.scheduler.reloaded(8)
+        self.spool.release(self.stage("old@y.example"), {})
+        self.successResultOf(self.spool.open())
+        alsoProvides(self.delivery, ILocalDelivery)
+        held = self.hold()
+        for number in range(20):
+            self.scheduler.release(self.stage(f"r{number}@x{number}.example"))
+        self.scheduler.start()
+        self.assertNotIn(["old@y.example"], self.delivery.asked)
+        for number in range(4):
+            held[number].callback(None)
+            self.clock.advance(0)
+        self.assertIn(["old@y.example"], self.delivery.asked)
+
+    def test_toldWithMemory(self) -> None:
+        """A sender is told when nothing of the message waits in memory any longer."""
+        self.scheduler.reloaded(1)
+        self.delivery.answer = NEVER
+        work = self.stage("a@x.example", "b@y.example")
+        self.scheduler.release(work)
+        self.assertEqual(self.told, [work.envelope.transaction])
+        self.assertEqual(len(self.delivery.asked), 2)
+
+    def test_manyAtOnce(self) -> None:
+        """However many wait in memory, those that end at once follow each other."""
+        held = self.hold()
+        alsoProvides(self.delivery, ILocalDelivery)
+        for number in range(1000):
+            self.scheduler.release(self.stage(f"r{number}@x.example"))
+        self.delivery.answer = None
+        held[0].callback(None)
+        self.assertEqual(self.left(), (1, 1))
+
+    def test_sharing(self) -> None:
+        """
+        A delivery that shares its costs has as many at once as there may be, unless the
+        configuration says how many; all others have 20.
+        """
+        for interfaces, concurrency, wanted in (
+            ([], None, 20),
+            ([ISharingDelivery], None, 60),
+            ([ISharingDelivery], 7, 7),
+        ):
+            schedule = attrs.evolve(SCHEDULE, concurrency=concurrency)
+            self.setUp()
+            alsoProvides(self.delivery, ILocalDelivery, *interfaces)
+            deliveries = Deliveries(stage=self.stages.get, schedule=lambda name, s=schedule: s)
+            scheduler = Scheduler(
+                self.spool,
+                self.clock,
+                deliveries,
+                self.notifier,  # type: ignore[arg-type]
+                concurrency=80,
+            )
+            self.hold()
+            for number in range(80):
+                scheduler.release(self.stage(f"r{number}@x.example"))
+            self.assertEqual(len(self.delivery.asked), wanted)
 
     def test_kinds(self) -> None:
         """Notices to servers that hang let other mail pass, and one another where one ends."""

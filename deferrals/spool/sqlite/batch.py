@@ -41,6 +41,10 @@ RECIPIENT = "recipients (message, seq, status, due, owner, delivery, recipient, 
 #: long.
 AGAIN_SECONDS = 5.0
 
+#: What is released and delivered right now is written as released after so long: most of
+#: it has left by then, and a process that dies releases what is only staged, too.
+RELEASE_SECONDS = 0.5
+
 #: What a column holds.
 Value = str | bytes | int | float | None
 
@@ -197,6 +201,8 @@ class BatchWriter:
         self._unwritten = WriteBatch()
         self._notes: dict[str, Note] = {}  # the newest, of those that are not durable
         self._again: IDelayedCall | None = None
+        self._released: dict[int, None] = {}  # to be written as such some time
+        self._releasing: IDelayedCall | None = None
         self._closed = False
 
     def next(self) -> WriteBatch:
@@ -206,6 +212,39 @@ class BatchWriter:
         if not self._next:
             self._clock.callLater(0, self.flush)
         return self._next
+
+    def release(self, number: int) -> None:
+        """
+        A message has become ours, and is delivered right now.
+        """
+        self._released[number] = None
+        if self._releasing is None:
+            self._releasing = self._clock.callLater(RELEASE_SECONDS, self._release)
+
+    def _release(self) -> None:
+        self._releasing = None
+        if self._released:
+            self.next().released.update(self._released)
+            self._released.clear()
+
+    def settle(self, number: int) -> None:
+        """
+        A message stays: that it has become ours is written in this turn.
+        """
+        if number in self._released:
+            del self._released[number]
+            self.next().released[number] = None
+
+    def remove(self, number: int, path: str | None) -> None:
+        """
+        A message leaves, with all that belongs to it.
+
+        @param path: the file of its body.
+        """
+        self._released.pop(number, None)
+        batch = self.next()
+        batch.released.pop(number, None)
+        batch.removed[number] = path
 
     def flush(self) -> None:
         """
@@ -235,6 +274,9 @@ class BatchWriter:
         if self._again is not None and self._again.active():
             self._again.cancel()
             self.retry()
+        if self._releasing is not None:
+            self._releasing.cancel()
+            self._release()
         self.flush()
 
     def _write(self, batch: WriteBatch) -> None:

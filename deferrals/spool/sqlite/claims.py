@@ -139,7 +139,12 @@ class Claims:
             (self.owner, self.now + LEASE_SECONDS, *values),
         )
         work = self._work(number, [(row, "") for row in found], self._message)
-        return [] if work is None else [work]
+        if work is None:
+            return []
+        (recipients,) = self.db.execute(
+            "SELECT count(*) FROM recipients WHERE message = ?", (number,)
+        ).fetchone()
+        return [attrs.evolve(work, whole=recipients == len(work.addressees))]
 
     def _work(
         self,

@@ -11,9 +11,9 @@ The embedded spool: an L{ISpool<deferrals.interfaces.ISpool>} in one directory.
 
 Order of commitment: a large body's file is synced before its row commits, and
 loses the C{.part} of its name afterwards; the row's commit is what makes the
-message durable (state I{staged}); I{released} is written behind the final reply
-without anything waiting for it, since a message that is found staged after a
-crash is released anyway.
+message durable (state I{staged}); I{released} is written some time behind the final
+reply, unless the message has left by then, and nothing waits for it, since a message
+that is found staged after a crash is released anyway.
 
 On an error every method fails with L{SpoolError} and leaves nothing behind
 that another process would take for a message.  What no caller waits for (what
@@ -271,7 +271,7 @@ class SqliteSpool:
                 self._removeFile(path)
 
     def release(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
-        self._batches.next().released[work.envelope.transaction] = None
+        self._batches.release(work.envelope.transaction)
         if later:
             self._logged(self.record(work, later))
 
@@ -282,9 +282,7 @@ class SqliteSpool:
         """
         Remove a message and all that belongs to it.
         """
-        batch = self._batches.next()
-        batch.released.pop(work.envelope.transaction, None)
-        batch.removed[work.envelope.transaction] = ownMessage(work.message).path
+        self._batches.remove(work.envelope.transaction, ownMessage(work.message).path)
 
     def _removeFile(self, path: str) -> None:
         self._logged(self._inThread(removeContent, path))
@@ -356,6 +354,8 @@ class SqliteSpool:
     async def _setAside(self, work: Work, message: Message, wrong: str) -> None:
         number = work.envelope.transaction
         self._logDamaged(number, wrong)
+        self._batches.settle(number)
+        self._batches.flush()
         done = self.store.run(setAside, number, self.store.clock.now(), None)
         if message.path is not None:
             self._logged(self._inThread(self.store.files.setBodyAside, number))
@@ -379,6 +379,7 @@ class SqliteSpool:
         if work.whole and delivered and len(dispositions) == len(work.addressees) and not messages:
             self._remove(work)
             return succeed([])
+        self._batches.settle(work.envelope.transaction)
         self._batches.flush()
         return Deferred.fromCoroutine(self._record(work, dispositions, messages))
 

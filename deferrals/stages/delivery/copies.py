@@ -11,7 +11,7 @@ from typing import TypeAlias
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import InThread, asDeferred, errorText, letGo, together
+from deferrals.deferreds import asDeferred, errorText, letGo, together
 from deferrals.interfaces import IMessage, MaybeAwaitable
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
@@ -142,37 +142,3 @@ def deliverApart(
     result: Deferred[dict[Addressee, Outcome]] = Deferred(cancelled)
     together(running).addCallbacks(over, result.errback)
     return result
-
-
-def writeEach(
-    inThread: InThread,
-    write: Callable[[Addressee], Outcome],
-    envelope: Envelope,
-    recipients: Sequence[Addressee],
-    report: Report,
-) -> Deferred[dict[Addressee, Outcome]]:
-    """
-    One copy for each recipient, written in threads.
-
-    @param inThread: runs C{write}.
-    @param write: writes the copy of one recipient.
-    @return: see L{deliverApart}.  When it is cancelled, what is being written is
-        written to its end, and no other copy is begun.
-    """
-    isLeft = False
-
-    def begin(addressee: Addressee) -> Outcome:
-        if isLeft:
-            raise CancelledError
-        return write(addressee)
-
-    async def deliver(group: Sequence[Addressee], _: Report) -> dict[Addressee, Outcome]:
-        (addressee,) = group
-        return {addressee: await inThread(begin, addressee)}
-
-    def left(failure: Failure) -> Failure:
-        nonlocal isLeft
-        isLeft = True
-        return failure
-
-    return deliverApart(envelope, [[one] for one in recipients], deliver, report).addErrback(left)

@@ -21,26 +21,26 @@ from zope.interface import alsoProvides, implementer
 from deferrals.interfaces import (
     IBinaryDelivery,
     IForeseeingDelivery,
-    ILocalDelivery,
     IMessage,
     IReportingDelivery,
     IServices,
+    ISharingDelivery,
 )
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import checked
-from deferrals.model.verdict import Delivered, Outcome
-from deferrals.stages.delivery.copies import Report, ReportingDelivery, writeEach
+from deferrals.model.verdict import Outcome
+from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotBe,
-    cannotWrite,
     mailboxPath,
     makeDirectories,
+    newFile,
     template,
-    writeCopy,
 )
+from deferrals.stages.delivery.together import CopyWriter, NewCopy
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class FileSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IForeseeingDelivery, ILocalDelivery, IReportingDelivery)
+@implementer(IForeseeingDelivery, IReportingDelivery, ISharingDelivery)
 class FileDelivery(ReportingDelivery):
     """
     See the module.
@@ -67,6 +67,7 @@ class FileDelivery(ReportingDelivery):
     def __init__(self, settings: FileSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
+        self._writer = CopyWriter(services.inThread, services.reactor)
         if settings.line_ends == "crlf":
             alsoProvides(self, IBinaryDelivery)
 
@@ -91,10 +92,10 @@ class FileDelivery(ReportingDelivery):
         recipients: Sequence[Addressee],
         report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
-        write = functools.partial(self._write, message, envelope)
-        return writeEach(self._services.inThread, write, envelope, recipients, report)
+        prepare = functools.partial(self._prepare, message, envelope)
+        return self._writer.deliver(envelope, message.size, recipients, prepare, report)
 
-    def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
+    def _prepare(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> NewCopy:
         """
         One copy (in a thread).
         """
@@ -103,10 +104,6 @@ class FileDelivery(ReportingDelivery):
         chunks: Iterable[bytes] = copy.chunks()
         if self._settings.line_ends == "lf":
             chunks = withLF(chunks)
-        try:
-            makeDirectories(directory)
-            temporary = os.path.join(directory, f".{name}.eml.tmp")
-            writeCopy(temporary, directory, lambda more: f"{name}{more}.eml", chunks)
-        except OSError as error:
-            return cannotWrite(error)
-        return Delivered()
+        makeDirectories(directory)
+        temporary = os.path.join(directory, f".{name}.eml.tmp")
+        return NewCopy(newFile(temporary, directory, lambda more: f"{name}{more}.eml"), chunks)

@@ -72,25 +72,20 @@ def cannotBe(path: str) -> Reply | None:
     return R550_LONG_NAME if isTooLong else None
 
 
-def writeCopy(
-    temporary: str, directory: str, name: Callable[[str], str], chunks: Iterable[bytes]
-) -> int | None:
+def newFile(temporary: str, directory: str, name: Callable[[str], str]) -> durable.NewFile:
     """
-    Write a file that is durable, and whole from the moment it has its name.  It
-    replaces none: where another file has its name, it has another one.
+    A file that is durable, and whole from the moment it has its name.  It replaces none:
+    where another file has its name, it has another one.
 
     @param temporary: in a directory of the same file system; a file of that
         name is what a crash has left of an earlier try.
     @param directory: where the file is to be; its group may do with the file what it
         may do with the directory.
     @param name: makes the name with this text in it.
-    @return: its size in octets; C{None} if it was there already: an earlier try has
-        written it.
-    @raise OSError: there is no such file.
+    @raise OSError: there is no such directory.
     """
     mode = stat.S_IMODE(os.stat(directory).st_mode) & 0o060 | 0o600
-    paths = (os.path.join(directory, name(more)) for more in _MORE)
-    return durable.writeNew(temporary, paths, chunks, mode)
+    return durable.NewFile(temporary, (os.path.join(directory, name(more)) for more in _MORE), mode)
 
 
 def makeDirectories(path: str, names: Iterable[str] = (), mode: int = 0o700) -> None:

@@ -31,29 +31,29 @@ from deferrals.interfaces import (
     IBinaryDelivery,
     IEnvelopeStage,
     IForeseeingDelivery,
-    ILocalDelivery,
     IMessage,
     IReportingDelivery,
     IServices,
+    ISharingDelivery,
 )
 from deferrals.model.address import Mailbox, comparable, separator, splitSubaddress
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import Octets, checked, positive
-from deferrals.model.verdict import Delivered, Failed, Outcome, Refuse, Retry
-from deferrals.stages.delivery.copies import Report, ReportingDelivery, writeEach
+from deferrals.model.verdict import Failed, Outcome, Refuse, Retry
+from deferrals.stages.delivery.copies import Report, ReportingDelivery
 from deferrals.stages.delivery.copy import final, withLF
 from deferrals.stages.delivery.mailboxfiles import (
     cannotBe,
-    cannotWrite,
     mailboxPath,
     makeDirectories,
+    newFile,
     pathPart,
     template,
-    writeCopy,
 )
 from deferrals.stages.delivery.quota import Usage
+from deferrals.stages.delivery.together import CopyWriter, NewCopy
 
 #: The directory of the folder for junk.
 JUNK = ".Junk"
@@ -89,7 +89,7 @@ class MaildirSettings:
     line_ends: Literal["crlf", "lf"] = "crlf"
 
 
-@implementer(IForeseeingDelivery, ILocalDelivery, IReportingDelivery)
+@implementer(IForeseeingDelivery, IReportingDelivery, ISharingDelivery)
 class MaildirDelivery(ReportingDelivery):
     """
     See the module.
@@ -100,6 +100,7 @@ class MaildirDelivery(ReportingDelivery):
     def __init__(self, settings: MaildirSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
+        self._writer = CopyWriter(services.inThread, services.reactor)
         if settings.line_ends == "crlf":
             alsoProvides(self, IBinaryDelivery)
         self._host = services.hostname.replace("/", "\\057").replace(":", "\\072")
@@ -182,10 +183,12 @@ class MaildirDelivery(ReportingDelivery):
         recipients: Sequence[Addressee],
         report: Report,
     ) -> Deferred[dict[Addressee, Outcome]]:
-        write = functools.partial(self._write, message, envelope)
-        return writeEach(self._services.inThread, write, envelope, recipients, report)
+        prepare = functools.partial(self._prepare, message, envelope)
+        return self._writer.deliver(envelope, message.size, recipients, prepare, report)
 
-    def _write(self, message: IMessage, envelope: Envelope, addressee: Addressee) -> Outcome:
+    def _prepare(
+        self, message: IMessage, envelope: Envelope, addressee: Addressee
+    ) -> NewCopy | Outcome:
         """
         One copy (in a thread).
         """
@@ -202,12 +205,8 @@ class MaildirDelivery(ReportingDelivery):
             chunks = withLF(chunks)
         elif self._settings.quota is not None:
             end = f"{end},S={copy.size}"
-        try:
-            folder = self._folder(maildir, addressee)
-            writeMaildir(maildir, folder, lambda more: f"{name}{more}.{end}", chunks)
-        except OSError as error:
-            return cannotWrite(error)
-        return Delivered()
+        folder = self._folder(maildir, addressee)
+        return maildirCopy(maildir, folder, lambda more: f"{name}{more}.{end}", chunks)
 
 
 def _isMaildir(path: str) -> bool:
@@ -250,26 +249,24 @@ def _decoded(match: re.Match[str]) -> str:
     return base64.b64decode(padded, validate=True).decode("utf-16-be")
 
 
-def writeMaildir(
+def maildirCopy(
     maildir: str, folder: str, name: Callable[[str], str], chunks: Iterable[bytes]
-) -> None:
+) -> NewCopy:
     """
-    Put a message into a Maildir, or into a folder of it, which are made if they are
-    not there.  Blocks.
+    A message for a Maildir, or for a folder of it, which are made if they are not
+    there.  Blocks.
 
     @param folder: the name of its directory; empty for the inbox.
     @param name: makes the name of the file, with this text in it.
-    @raise OSError: it is not in C{new}.
+    @raise OSError: there is no such Maildir.
     """
     _makeMaildir(maildir, maildir)
     box = maildir
     if folder:
         box = os.path.join(maildir, folder)
         _makeMaildir(box, maildir)
-    new = os.path.join(box, "new")
-    size = writeCopy(os.path.join(box, "tmp", name("")), new, name, chunks)
-    if size is not None:
-        _count(maildir, size)
+    file = newFile(os.path.join(box, "tmp", name("")), os.path.join(box, "new"), name)
+    return NewCopy(file, chunks, functools.partial(_count, maildir))
 
 
 def _makeMaildir(path: str, top: str) -> None:

@@ -16,11 +16,18 @@ from twisted.python.failure import Failure
 from deferrals.errors import SpoolError
 from deferrals.model.status import Status
 from deferrals.spool.sqlite import diskspace
-from deferrals.spool.sqlite.batch import AGAIN_SECONDS, ROWS, BatchWriter, Insert, WriteBatch
+from deferrals.spool.sqlite.batch import (
+    AGAIN_SECONDS,
+    RELEASE_SECONDS,
+    ROWS,
+    BatchWriter,
+    Insert,
+    WriteBatch,
+)
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.rows import Lease, insertion
-from deferrals.spool.sqlite.schema import STAGED
+from deferrals.spool.sqlite.schema import RELEASED, STAGED
 from deferrals.spool.sqlite.store import Store
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
 from tests.databases import DatabaseCase
@@ -171,6 +178,30 @@ class BatchWriterTests(DatabaseCase):
         self.assertIs(self.successResultOf(second.done), second.work)
         self.assertEqual([batch.inserts for batch in self.written], [[first, second]])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_released(self) -> None:
+        """What leaves at once is not written as released before; what stays is, once."""
+        gone, kept = self.add("a@b.example", state=STAGED), self.add("c@d.example", state=STAGED)
+        for number in (gone, kept):
+            self.writer.release(number)
+        self.writer.remove(gone, None)
+        self.clock.advance(0)
+        self.work()
+        self.assertEqual(self.written[0].released, {})
+        self.clock.advance(RELEASE_SECONDS)
+        self.clock.advance(0)
+        self.work()
+        self.assertEqual(self.written[1].released, {kept: None})
+        self.assertEqual(self.all("SELECT id, state FROM messages"), [(kept, RELEASED)])
+        self.assertEqual((self.asked, self.clock.getDelayedCalls()), ([], []))
+
+    def test_releasedAtClose(self) -> None:
+        """At the end, what stays is written as released."""
+        number = self.add("a@b.example", state=STAGED)
+        self.writer.release(number)
+        self.writer.close()
+        self.work()
+        self.assertEqual(self.all("SELECT state FROM messages"), [(RELEASED,)])
 
     def test_counted(self) -> None:
         """Of what was written it is counted how long it took, and of how many messages."""

@@ -163,9 +163,23 @@ class DueTests(ClaimCase):
         self.db.execute("UPDATE messages SET since = 100 WHERE id = ?", (number,))
         (work,) = self.claims(160.0).due(1, {}, 1)
         self.assertEqual((work.ageSeconds, work.expireSeconds), (60.0, 400.0))
-        self.assertFalse(work.whole)
+        self.assertTrue(work.whole)
         with work.message.open() as file:
             self.assertEqual(hashlib.sha256(file.read()).digest(), work.message.digest)
+
+    def test_whole(self) -> None:
+        """A work is whole where the message has no other recipients, due or not."""
+        number = self.add("a@b.example", "c@d.example")
+        self.change(number, 1, due=100.0)
+        (work,) = self.claims(0.0).due(1, {}, 1)
+        self.assertFalse(work.whole)
+        (other,) = self.claims(100.0).due(1, {}, 1)
+        self.assertFalse(other.whole)
+        self.db.execute("DELETE FROM recipients WHERE seq = 0")
+        self.change(number, 1, status=QUEUED, due=0.0)
+        waitFor(self.db, "", 0.0)
+        (last,) = self.claims(100.0).due(1, {}, 1)
+        self.assertTrue(last.whole)
 
 
 class DamageTests(ClaimCase):

@@ -4,97 +4,19 @@ One copy for each recipient, each with an outcome of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.delivery import Addressee
-from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.verdict import Delivered, Outcome, Retry
-from deferrals.stages.delivery.copies import deliverApart, unreported, writeEach
+from deferrals.stages.delivery.copies import deliverApart
 from deferrals.stages.delivery.file import FileDelivery
 from deferrals.stages.delivery.maildir import MaildirDelivery
 from deferrals.testing import makeAddressees, makeEnvelope
 
 _S = TypeVar("_S", FileDelivery, MaildirDelivery)
-
-
-def halting(stage: _S) -> _S:
-    """
-    @return: a delivery that writes C{b@example.net} for ever.
-    """
-
-    def inThread(function: Any, addressee: Addressee) -> Deferred[Any]:
-        return Deferred() if str(addressee) == "b@example.net" else succeed(function(addressee))
-
-    stage._services.inThread = inThread  # type: ignore[method-assign, assignment]
-    return stage
-
-
-class CopiesTests(SynchronousTestCase):
-    """
-    L{writeEach}.
-    """
-
-    def test_each(self) -> None:
-        """Where writing raises, that recipient is to be tried again, and no other."""
-        good, bad = makeAddressees("good@x.example", "bad@x.example")
-
-        def write(addressee: Addressee) -> Outcome:
-            if addressee is bad:
-                raise OSError("the disk")
-            return Delivered()
-
-        outcomes = self.successResultOf(
-            writeEach(maybeDeferred, write, makeEnvelope(), [good, bad], unreported)
-        )
-        self.assertEqual(outcomes, {good: Delivered(), bad: Retry(R451_LOCAL_ERROR)})
-        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
-
-    def test_reported(self) -> None:
-        """Each outcome is reported as soon as it is known, in whatever order."""
-        waiting: list[Deferred[Outcome]] = [Deferred(), Deferred()]
-        threads = iter(waiting)
-        a, b = makeAddressees("a@x.example", "b@x.example")
-        reported: list[tuple[Addressee, Outcome]] = []
-        d = writeEach(
-            lambda *args: next(threads),  # type: ignore[arg-type]
-            lambda addressee: Delivered(),
-            makeEnvelope(),
-            [a, b],
-            lambda *args: reported.append(args),
-        )
-        waiting[1].callback(Delivered())
-        self.assertEqual(reported, [(b, Delivered())])
-        self.assertNoResult(d)
-        waiting[0].errback(OSError("the disk"))
-        self.assertEqual(reported[1:], [(a, Retry(R451_LOCAL_ERROR))])
-        self.assertEqual(list(self.successResultOf(d)), [a, b])
-        self.flushLoggedErrors(OSError)
-
-    def test_notBegun(self) -> None:
-        """What is cancelled is written to its end where that was begun, or not at all."""
-        begun: list[Callable[[], Outcome]] = []
-
-        def inThread(function: Any, addressee: Addressee) -> Deferred[Any]:
-            begun.append(lambda: function(addressee))
-            return Deferred()
-
-        written: list[Addressee] = []
-
-        def write(addressee: Addressee) -> Outcome:
-            written.append(addressee)
-            return Delivered()
-
-        a, b = makeAddressees("a@x.example", "b@x.example")
-        d = writeEach(inThread, write, makeEnvelope(), [a, b], unreported)  # type: ignore[arg-type]
-        begun[0]()
-        d.cancel()
-        self.failureResultOf(d, CancelledError)
-        self.assertRaises(CancelledError, begun[1])
-        self.assertEqual(written, [a])
 
 
 class ApartTests(SynchronousTestCase):

@@ -20,7 +20,7 @@ from deferrals.testing import (
     makeEnvelope,
     makeMessage,
 )
-from tests.stages.delivery.test_copies import halting
+from tests.stages.delivery.test_together import halting
 
 
 class FileTests(ReportingDeliveryContract, SynchronousTestCase):

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.verdict import Delivered, Failed, Refuse, Retry
 from deferrals.stages.delivery.file import FileDelivery, FileSettings
-from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings, writeMaildir
+from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings, maildirCopy
 from deferrals.stages.delivery.quota import Usage
 from deferrals.testing import (
     FakeServices,
@@ -31,7 +31,11 @@ def put(maildir: str, name: str, folder: str = "") -> None:
     """
     Put a message into a Maildir.
     """
-    writeMaildir(maildir, folder, lambda more: name + more, [b"x"])
+    copy = maildirCopy(maildir, folder, lambda more: name + more, [b"x"])
+    copy.file.write(copy.chunks)
+    copy.file.name()
+    copy.written(copy.file.size)
+    copy.file.close()
 
 
 class MailboxTests(SynchronousTestCase):

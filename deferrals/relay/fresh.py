@@ -1,0 +1,121 @@
+"""
+Fresh mail that waits for its turn in memory.
+
+What has just become ours need not be put into the queue, claimed and read back, if
+there is no room for its delivery at this moment.  It stays leased, and its content
+stays where it is: at most L{MESSAGES}, and L{OCTETS} of contents.  One kind of mail
+(L{Attempt.kind<deferrals.relay.attempts.Attempt.kind>}) never takes more than three
+quarters of what it finds free.  What has waited for L{WAIT_SECONDS} goes into the
+queue, where operators see it and senders are told that it is late; and so does what
+finds no room here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
+from typing import TypeVar
+
+from deferrals.relay.attempts import Attempt
+from deferrals.relay.destinations import KIND_TIMES
+
+_K = TypeVar("_K", bound=Hashable)
+
+#: So many messages wait in memory at most, and so many octets of their contents.
+MESSAGES, OCTETS = 4000, 32 << 20
+
+#: So long at most, and as long again until it is looked for: less than a lease lasts.
+WAIT_SECONDS = 60.0
+
+#: What a content that is in a file takes in memory.
+FILE_OCTETS = 256 << 10
+
+#: So many destinations are asked about when there is room again.
+ASKED = 20
+
+
+class FreshMail:
+    """
+    @param messages: how many there may be.
+    @param octets: how many octets of content.
+    """
+
+    def __init__(self, messages: int = MESSAGES, octets: int = OCTETS) -> None:
+        self._messages, self._octets = messages, octets
+        self._lines: dict[Hashable, deque[Attempt]] = {}
+        self._numbers: Counter[int] = Counter()
+        self._kinds: Counter[Hashable] = Counter()
+
+    def __contains__(self, number: object) -> bool:
+        """
+        Whether a message is here, by its number.
+        """
+        return number in self._numbers
+
+    def isWaiting(self, attempt: Attempt) -> bool:
+        """
+        Whether others wait that come before it.
+        """
+        return attempt.line in self._lines
+
+    def keep(self, attempt: Attempt) -> bool:
+        """
+        @return: whether there was room for it.
+        """
+        octets = _octetsOf(attempt)
+        if self._kinds[attempt.kind] >= KIND_TIMES * self._messages or octets > self._octets:
+            return False
+        self._kinds[attempt.kind] += 1
+        self._messages -= 1
+        self._octets -= octets
+        self._numbers[attempt.number] += 1
+        self._lines.setdefault(attempt.line, deque()).append(attempt)
+        return True
+
+    def ready(self, mayBegin: Callable[[Attempt], bool], first: Hashable) -> Iterator[Attempt]:
+        """
+        @param mayBegin: whether an attempt may begin; then it has.
+        @param first: the line in which one has ended.
+        @return: those that begin now, and leave.
+        """
+        if first in self._lines:
+            yield from self._readyOf(first, mayBegin)
+        for name in list(self._lines)[:ASKED]:
+            yield from self._readyOf(name, mayBegin)
+
+    def _readyOf(self, name: Hashable, mayBegin: Callable[[Attempt], bool]) -> Iterator[Attempt]:
+        line = self._lines.pop(name)
+        while line and mayBegin(line[0]):
+            yield self._leave(line)
+        if line:
+            self._lines[name] = line  # behind all others
+
+    def late(self, began: float) -> Iterator[Attempt]:
+        """
+        @param began: a time.
+        @return: those that have waited since then, or for longer; they leave.
+        """
+        for name, line in list(self._lines.items()):
+            while line and line[0].began <= began:
+                yield self._leave(line)
+            if not line:
+                del self._lines[name]
+
+    def _leave(self, line: deque[Attempt]) -> Attempt:
+        attempt = line.popleft()
+        self._messages += 1
+        self._octets += _octetsOf(attempt)
+        _takeOne(self._numbers, attempt.number)
+        _takeOne(self._kinds, attempt.kind)
+        return attempt
+
+
+def _takeOne(counts: Counter[_K], key: _K) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+def _octetsOf(attempt: Attempt) -> int:
+    message = attempt.work.message
+    return message.size if message.inMemory else min(message.size, FILE_OCTETS)

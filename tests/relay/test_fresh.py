@@ -1,0 +1,102 @@
+"""
+Fresh mail that waits in memory: how much of it, in which order, and for how long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.interfaces import Work
+from deferrals.model.schedule import Schedule
+from deferrals.relay.attempts import Attempt
+from deferrals.relay.fresh import ASKED, FreshMail
+from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+
+
+def attempt(
+    destination: str = "box", octets: int = 10, began: float = 0.0, delivery: str = "delivery"
+) -> Attempt:
+    """
+    An attempt for a message of that size.
+    """
+    message = makeMessage(b"x" * octets)
+    work = Work(makeEnvelope(), message, tuple(makeAddressees("a@x.example")))
+    return Attempt(work, delivery, destination, Schedule(), began)
+
+
+class FreshMailTests(SynchronousTestCase):
+    """
+    L{FreshMail}.
+    """
+
+    def ready(self, fresh: FreshMail, room: int, first: Hashable = None) -> list[str]:
+        """
+        Those that begin where there is room for so many.
+        """
+        found: list[str] = []
+
+        def mayBegin(one: Attempt) -> bool:
+            return len(found) < room
+
+        for one in fresh.ready(mayBegin, first):
+            found.append(one.destination)
+        return found
+
+    def test_messages(self) -> None:
+        """
+        There are so many at most; one kind of mail has three quarters of what is free,
+        however many destinations it has.
+        """
+        fresh = FreshMail(messages=8)
+        kept = [fresh.keep(attempt(f"box{n}")) for n in range(10)]
+        self.assertEqual(kept.count(True), 6)
+        kept = [fresh.keep(attempt(delivery=f"other{n}")) for n in range(3)]
+        self.assertEqual(kept, [True, True, False])
+
+    def test_octets(self) -> None:
+        """Contents take so many octets at most, and give them back when they leave."""
+        fresh = FreshMail(octets=100)
+        self.assertTrue(fresh.keep(attempt(octets=60)))
+        self.assertFalse(fresh.keep(attempt(octets=60)))
+        self.assertEqual(self.ready(fresh, 1), ["box"])
+        self.assertTrue(fresh.keep(attempt(octets=60)))
+
+    def test_order(self) -> None:
+        """The line in which one has ended comes first, and then the others in turn."""
+        fresh = FreshMail()
+        ones = [attempt(name) for name in ("a", "b", "a", "c")]
+        for one in ones:
+            fresh.keep(one)
+        self.assertEqual(self.ready(fresh, 1, ones[1].line), ["b"])
+        self.assertEqual(self.ready(fresh, 10), ["a", "a", "c"])
+        self.assertEqual(self.ready(fresh, 10), [])
+
+    def test_asked(self) -> None:
+        """However many destinations wait, only some are asked about, and then others."""
+        fresh = FreshMail()
+        for number in range(3 * ASKED):
+            fresh.keep(attempt(str(number)))
+        asked: list[str] = []
+
+        def mayBegin(one: Attempt) -> bool:
+            asked.append(one.destination)
+            return False
+
+        for _ in range(3):
+            self.assertEqual(list(fresh.ready(mayBegin, None)), [])
+        self.assertEqual(asked, [str(number) for number in range(3 * ASKED)])
+
+    def test_late(self) -> None:
+        """What has waited for so long leaves, the other stays."""
+        fresh = FreshMail()
+        old, young = attempt(began=1.0), attempt(began=2.0)
+        fresh.keep(old)
+        fresh.keep(young)
+        self.assertEqual(list(fresh.late(1.5)), [old])
+        self.assertNotIn(old.number, fresh)
+        self.assertIn(young.number, fresh)
+        self.assertTrue(fresh.isWaiting(old))
+        self.assertEqual(list(fresh.late(2.0)), [young])
+        self.assertFalse(fresh.isWaiting(old))
