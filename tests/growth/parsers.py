@@ -34,6 +34,7 @@ from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
 from deferrals.model.fields import fieldsOf, messageIdOf
 from deferrals.model.httpanswer import AnswerCounter
+from deferrals.model.mixedgroup import groupOf
 from deferrals.model.networks import normalAddress
 from deferrals.model.ours import withoutOurs
 from deferrals.model.outgoing import Outgoing, encodeOriginal
@@ -131,7 +132,7 @@ def _comeApart(data: bytes) -> None:
     Three attempts of a message; each octet is a recipient with its verdict.
     """
     verdicts = {f"r{number}": mixed.State(chr(octet)) for number, octet in enumerate(data)}
-    message, group = mixed.Fingerprint("ident", "digest"), mixed.groupOf("a@b", "192.0.2.1")
+    message, group = mixed.Fingerprint("ident", "digest"), groupOf("a@b", "192.0.2.1")
     for rules in (mixed.Rules(), mixed.Rules(split=True), mixed.Rules(diverts=True)):
         records: dict[str, mixed.Record] = {}
         for now in (1.0, 2.0, 3.0):

@@ -285,7 +285,7 @@ class SmarthostTests(RelayCase):
         relay = self.relay(postfix.port, f'{login}, tls_name = "localhost"')
         for number in range(1, 4):
             self.send(relay, "lover@example.net", "other@example.net")
-            until(lambda: relay.log.count(" delivered by ") == 2 * number, relay.log)
+            self.logged(relay, rf"(?s)( delivered by .*){{{2 * number}}}")
         behind.arrived("lover", 3)
         behind.arrived("other", 3)
         self.assertIn("sasl_method=SCRAM-SHA-256, sasl_username=me@example.net", postfix.log())

@@ -12,6 +12,7 @@ import attrs
 
 from deferrals.model import mixed
 from deferrals.model.mixed import MixedReply, Plan, Rules
+from deferrals.model.mixedgroup import groupOf
 from deferrals.model.mixedrecord import LIFETIME_SECONDS, Fingerprint, Record, State
 from tests.mixed.world import Answer, Message, Transaction
 
@@ -57,7 +58,7 @@ class Procedure:
     def _plan(self, transaction: Transaction) -> Plan:
         if transaction.memory is None:
             client = transaction.client
-            group = mixed.groupOf(transaction.path, client.address, client.user, client.spf)
+            group = groupOf(transaction.path, client.address, client.user, client.spf)
             records = self.notes.find(group.key, transaction.now)
             transaction.memory = Plan(
                 self.rules,

@@ -31,17 +31,15 @@ from deferrals.model.mixed import (
     Changes,
     Conclusion,
     End,
-    Group,
     Mixed,
     Plan,
     Rules,
     conclude,
     gaveUp,
-    groupOf,
     learn,
-    stablePath,
 )
 from deferrals.model.mixed import MixedReply as Answer
+from deferrals.model.mixedgroup import Group, groupOf, stablePath
 from deferrals.model.mixedrecord import LIFETIME_SECONDS, Fingerprint, Record, State
 from deferrals.model.reply import Reply
 from deferrals.model.spf import checkedDomain

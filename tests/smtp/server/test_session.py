@@ -407,12 +407,3 @@ class UTF8Tests(SynchronousTestCase):
         ):
             bench.send(line + b"\r\n")
             self.assertTrue(bench.take().startswith(expected), line)
-
-    def test_name(self) -> None:
-        """A name that is longer than DNS has is taken, and kept as far as that."""
-        bench = Bench()
-        bench.say(
-            "EHLO " + "x" * 900, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>"
-        )
-        bench.say("DATA", "text", ".")
-        self.assertEqual(bench.works[0].envelope.client.helo, "x" * 255)

@@ -1,0 +1,83 @@
+"""
+Whose memory of messages it is: what their sender proves, or else its network.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+
+import attrs
+
+from deferrals.model.address import Mailbox
+from deferrals.model.taggedsenders import forwarded, untagged
+
+_ALONE = re.compile(r"[+-][^+]*=[^=]+$")
+
+
+def stablePath(sender: Mailbox | None) -> str:
+    """
+    What a return path has in common with itself at the next attempt, although
+    the sender signs it (BATV), rewrites it (SRS) or marks it (VERP) anew.
+    Numbers stay: those of a mass mailer are its customers'.
+
+    @return: empty for the null path.
+    """
+    if sender is None:
+        return ""
+    own = forwarded(sender) or untagged(sender)
+    return attrs.evolve(own, local=_ALONE.sub("", own.local)).key
+
+
+@attrs.frozen
+class Group:
+    """
+    Whose memory it is.
+
+    @ivar owner: what is proved, or else the network: a login, a domain for which
+        SPF passes, a /24 or /64.
+    @ivar path: see L{stablePath}.
+    @ivar address: the client's, where nothing is proved; else empty.
+    """
+
+    owner: str
+    path: str
+    address: str = ""
+
+    @property
+    def key(self) -> str:
+        """As the store has it."""
+        return f"{self.owner} {self.path}"
+
+    @property
+    def isProved(self) -> bool:
+        """Whether the client was allowed to use this path."""
+        return not self.owner.startswith("net:")
+
+
+def groupOf(path: str, address: str, user: str | None = None, spf: str | None = None) -> Group:
+    """
+    @param path: see L{stablePath}.
+    @param address: the client's IP address.
+    @param user: as whom it has authenticated.
+    @param spf: the return path's domain, where SPF passes for it; HELO's for the
+        null path.
+    """
+    if user:
+        return Group(f"user:{user.replace(' ', '%20')}", path)
+    if spf:
+        return Group(f"spf:{spf.lower()}", path)
+    return Group(f"net:{_network(address)}", path, address)
+
+
+@functools.lru_cache(maxsize=4096)
+def _network(address: str) -> str:
+    """
+    The network that an unproved sender is known by: the IPv4 /24, the IPv6 /64.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{ip}/{24 if ip.version == 4 else 64}", strict=False))
