@@ -40,6 +40,7 @@ WORKS = {
     "small": Work("msg/s", lambda peer, n: load.source(peer.port, n, 50, 4096), 10000),
     "large": Work("MiB/s", lambda peer, n: 10 * load.source(peer.port, n, 4, 10 << 20), 120, 10),
     "pipelined": Work("msg/s", lambda peer, n: load.pipelined(peer.port, n, 50, 4096), 10000),
+    "recipients": Work("rcpt/s", lambda peer, n: load.recipients(peer.port, n, 100), 400, 100),
 }
 
 

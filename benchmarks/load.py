@@ -125,6 +125,31 @@ def pipelined(port: int, messages: int, sessions: int, octets: int) -> float:
     return each * sessions / (time.perf_counter() - began)
 
 
+def recipients(port: int, messages: int, each: int) -> float:
+    """
+    One sender with messages for many recipients, which pipelines.
+
+    @param each: recipients of each message.
+    @return: recipients per second.
+    """
+    content = body(4096) + b".\r\n"
+    named = b"".join(b"RCPT TO:<user%d@bench.test>\r\n" % number for number in range(each))
+    envelope = f"MAIL FROM:<{SENDER}>\r\n".encode() + named + b"DATA\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        introduce(connection)
+        replies = connection.makefile("rb")
+        began = time.perf_counter()
+        for _ in range(messages):
+            connection.sendall(envelope)
+            codes = {replies.readline()[:3] for _ in range(each + 1)}
+            if codes != {b"250"} or not replies.readline().startswith(b"354"):
+                raise AssertionError(codes)
+            connection.sendall(content)
+            if not replies.readline().startswith(b"250"):
+                raise AssertionError("not accepted")
+        return messages * each / (time.perf_counter() - began)
+
+
 def idle(port: int, pid: int, connections: int) -> float:
     """
     Connections that have said EHLO, and then nothing.

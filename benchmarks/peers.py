@@ -77,9 +77,17 @@ commands = 10000000
 [policies.open]
 envelope = "accept"
 
+[policies.judged]
+envelope = "defer"
+content = [{{ use = "match", rules = [
+  {{ header = "Subject", words = ["lottery"] }},
+  {{ body = true, words = ["casino"] }},
+  {{ attachment = ["*.exe"] }},
+] }}]
+
 [[recipients]]
 match = "*@bench.test"
-policy = "open"
+policy = "{policy}"
 deliver = {deliver}
 """
 
@@ -92,9 +100,11 @@ class _Server(Server):
     popen = staticmethod(subprocess.Popen)
 
 
-def _ours(deliver: str) -> Callable[[Ground], Peer]:
+def _ours(deliver: str, policy: str = "open") -> Callable[[Ground], Peer]:
+    config = _OURS.format(deliver=deliver, policy=policy)
+
     def start(ground: Ground) -> Peer:
-        server = ground.serve(_Server(ground.directory(), _OURS.replace("{deliver}", deliver)))
+        server = ground.serve(_Server(ground.directory(), config))
         return Peer(server.port, server.process.process.pid)
 
     return start
@@ -141,6 +151,7 @@ PEERS: dict[str, Callable[[Ground], Peer]] = {
     "stock": _script("benchmarks.stock"),
     "aiosmtpd": _script("benchmarks.aio"),
     "deferrals": _ours('{ use = "discard" }'),
+    "deferrals+match": _ours('{ use = "discard" }', "judged"),
     "deferrals+maildir": _ours('{ use = "maildir", path = "mail/{local}" }'),
     "exim": _exim,
     "postfix": _postfix,

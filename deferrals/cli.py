@@ -23,12 +23,13 @@ from deferrals.config.tables import load
 from deferrals.errors import ConfigError
 from deferrals.model.outgoing import PREFERENCE
 from deferrals.operator.commands import addCommands
+from deferrals.operator.init import addCommand as addInit
 from deferrals.operator.output import complain, say
 from deferrals.operator.passwd import addCommand as addPasswd
 from deferrals.operator.plugins import addCommand as addPlugins
 from deferrals.operator.reload import addCommand as addReload
 from deferrals.plugins.finding import findPlugins, stagePlugins
-from deferrals.stages.content.match.stage import EICAR, GTUBE
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 
 _FORMS = {
     "auto": PREFERENCE,
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     send.add_argument("--lmtp", action="store_true", help="speak LMTP")
     send.add_argument("--ask", choices=_FORMS, default="auto", help="the extension to ask for")
     send.add_argument("--verbose", "-v", action="store_true", help="show the dialogue")
+    addInit(commands, checkConfigFile)
     addPasswd(commands)
     addPlugins(commands)
     addReload(commands)

@@ -6,10 +6,12 @@ comes from stages, made a Deferred; and what time it is.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
+import attrs
 from twisted.internet.defer import (
     CancelledError,
     Deferred,
@@ -228,6 +230,46 @@ class SharedResult(Generic[_T]):
             waiter.callback(result)
 
 
+#: What takes no longer than that, in seconds, is found out anew for each who asks.
+QUICK_SECONDS = 0.5
+
+
+class Kept(Generic[_T]):
+    """
+    What may take a while to find out, for as many as ask: those who ask at once
+    share one answer; one that took long stands for some time.
+
+    @param now: the time, in seconds.
+    @param find: finds it out.
+    @param seconds: for how long an answer stands that took long.
+    """
+
+    def __init__(
+        self, now: Callable[[], float], find: Callable[[], Deferred[_T]], seconds: float
+    ) -> None:
+        self._now = now
+        self._find = find
+        self._seconds = seconds
+        self._shared: SharedResult[_T] | None = None
+        self._until = float("inf")  # while it is being found out
+
+    def get(self) -> Deferred[_T]:
+        """
+        @return: a Deferred of what was found; may be cancelled.
+        """
+        began = self._now()
+        if self._shared is None or began >= self._until:
+            self._until = float("inf")
+            self._shared = SharedResult(self._find())
+            self._shared.wait().addBoth(self._found, began)  # no caller's leaving ends it
+        return self._shared.wait()
+
+    def _found(self, result: _T | Failure, began: float) -> None:
+        now = self._now()
+        isSlow = now - began > QUICK_SECONDS and not isinstance(result, Failure)
+        self._until = now + self._seconds if isSlow else now
+
+
 class SharedResults:
     """
     Shared results by key: what is under way or done for a key is not begun again,
@@ -441,13 +483,84 @@ def _release(held: list[Semaphore]) -> None:
         slots.release()
 
 
+@attrs.frozen(eq=False)
+class _Job:
+    """
+    @ivar run: does it, in the thread, and returns what tells its result.
+    @ivar isOver: whether its result is not waited for any longer.
+    @ivar fail: tells that it could not be done.
+    """
+
+    run: Callable[[], Callable[[], None]]
+    isOver: Callable[[], bool]
+    fail: Callable[[Failure], None]
+
+
+class TogetherInThread:
+    """
+    Functions that run in one thread, for what takes hardly longer than to change
+    threads does.  Those that wait while it is busy run together: one after the
+    other, at one go, and their results come in one turn of the reactor.
+
+    @param inThread: runs a function outside the reactor thread and returns a
+        Deferred of its result.
+    @param most: how many run at one go.
+    """
+
+    def __init__(self, inThread: InThread, most: int) -> None:
+        self._inThread = inThread
+        self._most = most
+        self._waiting: list[_Job] = []
+        self._isBusy = False
+
+    def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        """
+        @return: a Deferred of the function's result; what is cancelled before its
+            turn does not run.
+        """
+        done: Deferred[_T] = Deferred()
+
+        def work() -> Callable[[], None]:
+            result: _T | Failure
+            try:
+                result = function(*args, **kwargs)
+            except BaseException:
+                result = Failure()
+            return functools.partial(done.callback, result)
+
+        self._waiting.append(_Job(work, lambda: done.called, done.errback))
+        if not self._isBusy:
+            self._next()
+        return done
+
+    def _next(self) -> None:
+        jobs = [job for job in self._waiting if not job.isOver()]
+        jobs, self._waiting = jobs[: self._most], jobs[self._most :]
+        self._isBusy = bool(jobs)
+        if jobs:
+            d = self._inThread(lambda: [job.run() for job in jobs])
+            d.addCallbacks(self._done, self._notDone, errbackArgs=(jobs,))
+
+    def _done(self, results: Iterable[Callable[[], None]]) -> None:
+        self._next()  # the thread need not wait until all are told
+        for tell in results:
+            tell()
+
+    def _notDone(self, failure: Failure, jobs: Iterable[_Job]) -> None:
+        self._next()
+        for job in jobs:
+            job.fail(failure)
+
+
 __all__ = [
     "CancelledError",
     "InThread",
+    "Kept",
     "Semaphore",
     "SharedResult",
     "Threads",
     "TimeoutError",
+    "TogetherInThread",
     "asDeferred",
     "atOnce",
     "awaited",

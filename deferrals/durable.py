@@ -107,6 +107,24 @@ def write(
     sync(os.path.dirname(path))
 
 
+def overwrite(path: str, text: bytes) -> None:
+    """
+    Write a small text over what a file has, where a disk has no room for another
+    file: a text that stays within the file's first block needs none.  What was
+    longer is filled up with spaces.  A power cut may leave something of both texts.
+
+    @raise OSError: there is no such file, or it cannot be written.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        filled = text.ljust(os.fstat(fd).st_size)
+        if os.pwrite(fd, filled, 0) < len(filled):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _fill(
     file: BinaryIO, chunks: Iterable[bytes], mode: int, owner: tuple[int, int] | None = None
 ) -> None:

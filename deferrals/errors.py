@@ -124,4 +124,11 @@ class ConfigError(DeferralsError):
 class TooManyFailures(DeferralsError):
     """
     Too many passwords were wrong: the next one is not looked at.
+
+    @param text: of whom.
+    @ivar limit: which of C{[limits]} says so; empty where none does.
     """
+
+    def __init__(self, text: str = "", limit: str = "") -> None:
+        super().__init__(text)
+        self.limit = limit

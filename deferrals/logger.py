@@ -5,12 +5,16 @@ it, and much of it comes from outside.
 
 from __future__ import annotations
 
+import time
+
 from twisted.logger import LogLevel
 
 from deferrals.model.events import happened
 from deferrals.model.status import Status
 from deferrals.model.text import cleaned
 from twisted import logger
+
+_LEVELS = frozenset(LogLevel.iterconstants())
 
 
 class Logger(logger.Logger):
@@ -25,11 +29,28 @@ class Logger(logger.Logger):
 
         @param kwargs: what it says, by name.
         """
-        for key, value in kwargs.items():
-            # A dozen values a line, nearly all plain: for these nothing is called.
-            if isinstance(value, str) and not (value.isascii() and value.isprintable()):
-                kwargs[key] = cleaned(value)
-        super().emit(level, format, **kwargs)
+        self._send(level, format, kwargs)
+
+    def _send(self, level: LogLevel, format: str | None, event: dict[str, object]) -> None:
+        """
+        @param event: what it says, by name; it becomes the event.
+        """
+        # A dozen values a line, nearly all plain: these are looked at together.
+        text = "".join([value for value in event.values() if isinstance(value, str)])
+        if not (text.isascii() and text.isprintable()):
+            for key, value in event.items():
+                if isinstance(value, str):
+                    event[key] = cleaned(value)
+        if level not in _LEVELS or "log_trace" in event:
+            return super().emit(level, format, **event)
+        # What Twisted's logger does then, at less cost.
+        event["log_logger"] = self
+        event["log_level"] = level
+        event["log_namespace"] = self.namespace
+        event["log_source"] = self.source
+        event["log_format"] = format
+        event["log_time"] = time.time()
+        self.observer(event)
 
     def tell(
         self,
@@ -48,4 +69,5 @@ class Logger(logger.Logger):
         @param values: what it says, by name.
         """
         happened(status, event, values)
-        self.emit(level, format, event=event, **values)
+        values["event"] = event
+        self._send(level, format, values)

@@ -190,7 +190,15 @@ def logObserver() -> ILogObserver:
         raise SystemExit(f"{_logging.path}: no log can be written: {error.strerror}") from None
     _logging.output = output
     kind = JSONObserver if _logging.isJSON else PlainObserver
-    return kind(output, lambda flush: reactor.callLater(0, flush))
+    observer = kind(output, lambda flush: reactor.callLater(0, flush))
+
+    def stopped() -> None:
+        observer.last()
+        output.finish()
+
+    # twistd ends by the signal that has stopped it: nothing is called at the exit.
+    reactor.addSystemEventTrigger("after", "shutdown", stopped)
+    return observer
 
 
 class StartError(Exception):

@@ -37,7 +37,7 @@ from deferrals.model.httpanswer import MEANINGS  # noqa: E402
 from deferrals.model.schedule import Steps  # noqa: E402
 from deferrals.model.settings import Octets, Seconds  # noqa: E402
 from deferrals.stages.envelope.ownsenders import OWN, Senders  # noqa: E402
-from docs import api  # noqa: E402
+from docs import api, stageapi  # noqa: E402
 from tests.source import parsed  # noqa: E402
 
 _MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
@@ -219,8 +219,9 @@ def statusTable() -> str:
 
 def withTables(text: str) -> str:
     """
-    A page with its tables made anew: of settings, and of statuses.
+    A page with its tables made anew: of settings, of statuses, and of what stages get.
     """
+    text = stageapi.withTables(text, described, plain)
     text = _STATUSES.sub(lambda match: match[1] + statusTable() + match[2], text)
     return _MARK.sub(lambda match: match[1] + settingsTable(match[2]) + match[3], text)
 

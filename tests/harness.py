@@ -187,10 +187,12 @@ class Bench:
             )
         self.released: list[str] = []
         self.works: list[Work] = []
-        judge = ContentJudge({"open": [], "strict": [self.content]}, 2)
+        judge = ContentJudge({"open": [], "strict": [self.content]}, 2, status=self.status)
         envelope: IEnvelopeStage = self.envelope
         if submission is not None:
-            users = Submission(submission, FakeServices(reactor=self.clock))
+            services = FakeServices(reactor=self.clock)
+            services.status = self.status
+            users = Submission(submission, services)
             backend |= {"senders": [users], "weigh": users.weigh}
             envelope = users.counting(self.envelope)
         self.undeliverable: dict[str, Reply] = {}

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals import __version__, cli
 from deferrals.client import Answer, Form, Result
 from deferrals.model.reply import Reply
-from deferrals.stages.content.match.stage import EICAR, GTUBE
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 from tests.configs import LISTEN
 
 DEFERRALS = next(iter(Form))

@@ -7,7 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NoReturn
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    TimeoutError,
+    fail,
+    maybeDeferred,
+    succeed,
+)
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -16,9 +23,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.deferreds import (
+    Kept,
     Semaphore,
     SharedResult,
     Threads,
+    TogetherInThread,
     asDeferred,
     atOnce,
     knownNow,
@@ -68,6 +77,51 @@ class SharedTests(SynchronousTestCase):
         self.assertEqual(cancelled, [source])
         self.assertTrue(shared.abandoned)
         self.failureResultOf(two, CancelledError)
+
+
+class KeptTests(SynchronousTestCase):
+    """
+    L{Kept}.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.found: list[Deferred[int]] = []
+        self.kept = Kept(self.clock.seconds, self.find, 15)
+
+    def find(self) -> Deferred[int]:
+        self.found.append(Deferred())
+        return self.found[-1]
+
+    def test_together(self) -> None:
+        """Those who ask at once share an answer; one that leaves takes it from no other."""
+        first, second = self.kept.get(), self.kept.get()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.clock.advance(100)
+        self.found[0].callback(1)
+        self.assertEqual(self.successResultOf(second), 1)
+        self.assertEqual(len(self.found), 1)
+
+    def test_slow(self) -> None:
+        """What took long stands for a while."""
+        self.kept.get()
+        self.clock.advance(2)
+        self.found[0].callback(1)
+        self.clock.advance(14)
+        self.assertEqual(self.successResultOf(self.kept.get()), 1)
+        self.clock.advance(1)
+        self.assertNoResult(self.kept.get())
+
+    def test_quick(self) -> None:
+        """What did not is found out anew; so is what failed."""
+        self.kept.get()
+        self.found[0].callback(1)
+        d = self.kept.get()
+        self.clock.advance(2)
+        self.found[1].errback(ValueError())
+        self.failureResultOf(d, ValueError)
+        self.assertNoResult(self.kept.get())
 
 
 class Answer:
@@ -187,6 +241,85 @@ class SlotsTests(SynchronousTestCase):
         self.successResultOf(three)
         slots.release()
         self.assertEqual(slots.free, 1)
+
+
+class TogetherInThreadTests(SynchronousTestCase):
+    """
+    L{TogetherInThread}, whose thread ends when it is told to.
+    """
+
+    def setUp(self) -> None:
+        self.begun: list[Deferred[None]] = []
+        self.ran: list[str] = []
+        self.together = TogetherInThread(self.inThread, 3)
+
+    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
+        d: Deferred[None] = Deferred()
+        self.begun.append(d)
+        return d.addCallback(lambda _: function(*args))
+
+    def upper(self, name: str) -> str:
+        self.ran.append(name)
+        if name == "bad":
+            raise ValueError("on purpose")
+        return name.upper()
+
+    def run_(self, *names: str) -> list[Deferred[str]]:
+        return [self.together.run(self.upper, name) for name in names]
+
+    def end(self) -> None:
+        self.begun.pop(0).callback(None)
+
+    def test_together(self) -> None:
+        """What comes while the thread is busy runs at one go, not more than so many."""
+        results = self.run_("a", "b", "c", "d", "e")
+        self.assertEqual(len(self.begun), 1)
+        self.end()
+        self.assertEqual((self.ran, len(self.begun)), (["a"], 1))
+        self.end()
+        self.assertEqual((self.ran, len(self.begun)), (["a", "b", "c", "d"], 1))
+        self.end()
+        self.assertEqual(self.begun, [])
+        self.assertEqual([self.successResultOf(d) for d in results], ["A", "B", "C", "D", "E"])
+
+    def test_later(self) -> None:
+        """A thread that has nothing to do begins with the next one."""
+        for name in "ab":
+            (result,) = self.run_(name)
+            self.end()
+            self.assertEqual(self.successResultOf(result), name.upper())
+
+    def test_fails(self) -> None:
+        """What fails fails alone."""
+        results = self.run_("a", "b", "bad", "c")
+        self.end()
+        self.end()
+        self.failureResultOf(results.pop(2), ValueError)
+        self.assertEqual([self.successResultOf(d) for d in results], ["A", "B", "C"])
+
+    def test_noThread(self) -> None:
+        """Where there is no thread, all fail."""
+        results = self.run_("a")
+        self.begun.pop().errback(ValueError("stopped"))
+        self.failureResultOf(results[0], ValueError)
+
+    def test_cancelled(self) -> None:
+        """What is not waited for any longer does not run; nor does its result come."""
+        running, waiting, other = self.run_("a", "b", "c")
+        running.cancel()
+        waiting.cancel()
+        self.end()
+        self.end()
+        self.assertEqual(self.ran, ["a", "c"])
+        self.assertEqual(self.successResultOf(other), "C")
+        self.failureResultOf(running, CancelledError)
+        self.failureResultOf(waiting, CancelledError)
+
+    def test_atOnce(self) -> None:
+        """Results that are there at once are told at once."""
+        together = TogetherInThread(maybeDeferred, 3)
+        found = [self.successResultOf(together.run(str.upper, name)) for name in "ab"]
+        self.assertEqual(found, ["A", "B"])
 
 
 class ThreadsTests(SynchronousTestCase):

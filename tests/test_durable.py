@@ -67,6 +67,30 @@ class DurableTests(SynchronousTestCase):
         with open(self.path, "rb") as file:
             self.assertEqual(file.read(), b"old")
 
+    def test_over(self) -> None:
+        """Over a text, whether it is longer or shorter; it is synced, and stays the same file."""
+        durable.write(self.temporary, self.path, [b"old text"])
+        number = os.stat(self.path).st_ino
+        for text, found in ((b"new", b"new     "), (b"a longer one", b"a longer one")):
+            del self.calls[:]
+            durable.overwrite(self.path, text)
+            with open(self.path, "rb") as file:
+                self.assertEqual(file.read(), found)
+            self.assertEqual(self.calls, ["fsync file"])
+        self.assertEqual(os.stat(self.path).st_ino, number)
+
+    def test_overInPart(self) -> None:
+        """What is not written as a whole is an error."""
+        durable.write(self.temporary, self.path, [b"old"])
+        self.patch(os, "pwrite", lambda fd, text, offset: len(text) - 1)
+        error = self.assertRaises(OSError, durable.overwrite, self.path, b"new")
+        self.assertEqual(error.errno, errno.ENOSPC)
+
+    def test_overNothing(self) -> None:
+        """There must be one."""
+        self.assertRaises(FileNotFoundError, durable.overwrite, self.path, b"new")
+        self.assertEqual(os.listdir(self.directory), [])
+
     def test_taken(self) -> None:
         """A temporary name that is taken is left alone."""
         with open(self.temporary, "wb") as file:

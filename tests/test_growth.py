@@ -54,6 +54,7 @@ ELSEWHERE = {
         (
             "adapters.py",
             "app/log.py",
+            "app/output.py",
             "cli.py",
             "config/crosscheck.py",
             "model/passwords.py",
@@ -63,6 +64,7 @@ ELSEWHERE = {
             "operator/commands.py",
             "operator/control.py",
             "operator/explain.py",
+            "operator/init.py",
             "operator/output.py",
             "plugins/editable.py",
             "plugins/finding.py",

@@ -35,7 +35,9 @@ class LoggerTests(SynchronousTestCase):
     def test_tell(self) -> None:
         """What happens is counted and logged, from the same values."""
         status = Status()
-        self.log.tell(status, "{client} turned away", event="turned-away", client="192.0.2.1")
+        self.log.tell(
+            status, "{client} turned away", event="turned-away", client="192.0.2.1", limit=""
+        )
         (event,) = self.events
         self.assertEqual((event["event"], event["client"]), ("turned-away", "192.0.2.1"))
         self.assertEqual(status.kinds("connections"), {"turned away": 1})

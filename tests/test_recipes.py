@@ -162,7 +162,7 @@ class TablesTests(RecipeCase):
     def test_thresholdsFromFile(self) -> None:
         """The file with commas, as sqlite3 imports it: text in every column."""
         text = self.prepare("thresholds.md")
-        lines = text.partition("## From a file")[2].partition("```\n")[2].partition("```")[0]
+        lines = text.partition("## From a file")[2].partition("```text\n")[2].partition("```")[0]
         head, *rows = csv.reader(lines.splitlines())
         self.fill("users.db", f"CREATE TABLE users ({', '.join(f'{name} TEXT' for name in head)})")
         with sqlite3.connect(os.path.join(self.directory, "users.db")) as database:

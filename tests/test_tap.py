@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import fail
 from twisted.internet.error import CannotListenError
@@ -135,6 +136,21 @@ class OptionsTests(SynchronousTestCase):
             tap._logging.reopen()
             with open(path + text) as file:
                 self.assertIn(text, file.read())
+
+    def test_logToTheEnd(self) -> None:
+        """When the reactor has stopped, lines are written at once: no turn ends any longer."""
+        path, stopped = os.path.abspath(self.mktemp()), []
+        self.within(logfile=path)
+        self.patch(reactor, "addSystemEventTrigger", lambda *event: stopped.append(event))
+        observer = tap.logObserver()
+        for text in ("one", "two"):
+            observer({"log_time": 0.0, "log_level": LogLevel.info, "log_format": text})
+            for phase, kind, function in stopped:
+                self.assertEqual((phase, kind), ("after", "shutdown"))
+                function()
+            with open(path) as file:
+                self.assertIn(text, file.read())
+            stopped.clear()
 
     def test_background(self) -> None:
         """There the log is a file, as twistd has it."""

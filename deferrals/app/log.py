@@ -1,10 +1,10 @@
 """
 How the log is written: a line for people, or a JSON object for machines.
 
-Both write the events of one turn of the reactor together, but what is critical at
-once, and what another thread says, too; and cost a fraction of
-what Twisted's own formatting does: a busy server logs thousands of lines per
-second.
+Both write the events of one turn of the reactor together, but errors at once, and
+what another thread says, and all that comes when the reactor stops; and cost a
+fraction of what Twisted's own formatting does: a busy server logs thousands of lines
+per second.
 
 A JSON object has C{time} (RFC 3339, UTC), C{level}, C{logger} and C{text}, the
 line that the plain log would show; beside them, the keys of the event as
@@ -29,6 +29,9 @@ from deferrals.model.text import cleaned, cleanedLines
 
 #: Keys that Twisted's legacy log adds.
 _LEGACY = {"message", "time", "isError", "system", "format", "log_text"}
+
+#: What waits for no end of a turn.
+_AT_ONCE = (LogLevel.error, LogLevel.critical)
 
 _PORTS = re.compile(r"^\S+ starting on |^\(.* Closed\)$|^(Starting|Stopping) factory ")
 
@@ -65,9 +68,8 @@ def _isAboutPorts(event: LogEvent) -> bool:
     Whether it is Twisted's own message about a port or a factory: ours is
     better.
     """
-    if event.get("log_namespace") != "log_legacy":
-        return False
-    return _PORTS.search(formatEvent(event)) is not None
+    isLegacy = event.get("log_namespace") == "log_legacy"
+    return isLegacy and _PORTS.search(formatEvent(event)) is not None
 
 
 @implementer(ILogObserver)
@@ -81,6 +83,7 @@ class _Observer:
         self._file = file
         self._later = later
         self._lines: list[str] = []
+        self._isLast = False
         atexit.register(self.flush)
 
     def __call__(self, event: LogEvent) -> None:
@@ -90,13 +93,13 @@ class _Observer:
         if event.get("log_level") is LogLevel.debug or _isAboutPorts(event):
             return
         line = self.line(event)
-        if not isInIOThread():
+        if self._isLast or not isInIOThread():
             # No turn of the reactor ends with it, perhaps for minutes.
             self._file.write(line)
             self._file.flush()
             return
         self._lines.append(line)
-        if event.get("log_level") is LogLevel.critical:
+        if event.get("log_level") in _AT_ONCE:
             self.flush()
         elif len(self._lines) == 1:
             self._later(self.flush)
@@ -106,6 +109,13 @@ class _Observer:
         @return: what is written for an event, its line feed included.
         """
         raise NotImplementedError
+
+    def last(self) -> None:
+        """
+        The reactor stops: no further turn ends, so each line is written at once.
+        """
+        self._isLast = True
+        self.flush()
 
     def flush(self) -> None:
         """

@@ -17,7 +17,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 import attrs
@@ -32,6 +32,10 @@ _log = Logger(namespace="deferrals")
 
 #: What is kept of lines that cannot be written yet, in octets.
 KEPT_OCTETS = 1024 * 1024
+
+#: A pipe or a socket is given not more at once, in octets, and whole lines: what
+#: other processes write to it comes between lines, and not into one.
+PIECE_OCTETS = 4096
 
 #: For how long the end of the process waits for what is kept, in seconds.
 LAST_SECONDS = 1.0
@@ -48,16 +52,32 @@ _FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 class _Sink:
     """
     @ivar put: writes what fits now.
+    @ivar most: what it is given at once, in octets; C{None} for all that there is.
     """
 
     fd: int
     put: Callable[[memoryview], int]
     close: Callable[[], None]
+    most: int | None = None
+
+    def pieces(self, data: bytes) -> Iterator[memoryview]:
+        """
+        What is put one after the other: whole lines, as many as may be; a line that
+        is longer is cut.
+        """
+        view, start = memoryview(data), 0
+        while self.most is not None and len(data) - start > self.most:
+            end = data.rfind(b"\n", start, start + self.most) + 1 or start + self.most
+            yield view[start:end]
+            start = end
+        yield view[start:]
 
     @classmethod
     def of(cls, fd: int) -> _Sink:
         """What C{os.write} writes to."""
-        return cls(fd, functools.partial(os.write, fd), functools.partial(os.close, fd))
+        put, close = functools.partial(os.write, fd), functools.partial(os.close, fd)
+        isFile = stat.S_ISREG(os.fstat(fd).st_mode)
+        return cls(fd, put, close, None if isFile else PIECE_OCTETS)
 
 
 class Output:
@@ -150,13 +170,15 @@ class Output:
         """
         @return: what could not be written.
         """
-        view = memoryview(data)
+        written = 0
         try:
-            while view:
-                view = view[self._sink.put(view) :]
+            for piece in self._sink.pieces(data):
+                while piece:
+                    count = self._sink.put(piece)
+                    piece, written = piece[count:], written + count
         except OSError as error:
             self._isSlow = isinstance(error, BlockingIOError)
-            return bytes(view)
+            return data[written:]
         if self._rotateOctets is not None and self._path is not None:
             self._rotate(self._path, self._rotateOctets)
         return b""
@@ -220,7 +242,7 @@ def _standardOutput() -> _Sink:
     mode = os.fstat(own).st_mode
     if stat.S_ISSOCK(mode):  # the journal's
         end = socket.socket(fileno=own)
-        return _Sink(own, lambda data: end.send(data, socket.MSG_DONTWAIT), end.close)
+        return _Sink(own, lambda data: end.send(data, socket.MSG_DONTWAIT), end.close, PIECE_OCTETS)
     if not stat.S_ISREG(mode):
         try:
             fd = os.open(f"/proc/self/fd/{own}", _FLAGS)

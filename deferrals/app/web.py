@@ -11,7 +11,13 @@ from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IListeningPort,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -32,21 +38,57 @@ from deferrals.web.site import WebSite, siteOf, tokenOf
 _log = Logger(namespace="deferrals.web")
 
 
+#: So many connections are taken within a second.
+PER_SECOND = 20
+
+
 class _Front(Factory):
     """
     What connections come to: whatever the configuration says now.
 
+    They are few in a second; those beyond wait where they cost nothing, and have
+    their turn: in the port's queue.
+
+    @param clock: timers.
     @ivar factory: makes their protocols; C{None} closes them.
+    @ivar port: whose connections they are.
     """
 
     noisy = False
     factory: _Factory | None = None
+    port: IListeningPort | None = None
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._taken = 0
+        self._second: IDelayedCall | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """
         See C{Factory}.
         """
+        if self._second is None:
+            self._taken = 0
+            self._second = self._clock.callLater(1.0, self._goOn)
+        self._taken += 1
+        port = IPushProducer(self.port, None)
+        if self._taken == PER_SECOND and port is not None:
+            port.pauseProducing()
         return None if self.factory is None else self.factory.buildProtocol(addr)
+
+    def _goOn(self) -> None:
+        self._second = None
+        port = IPushProducer(self.port, None)
+        if self._taken >= PER_SECOND and port is not None:
+            port.resumeProducing()
+
+    def stopFactory(self) -> None:
+        """
+        See C{Factory}.
+        """
+        second, self._second = self._second, None
+        if second is not None:
+            second.cancel()
 
 
 #: What makes the protocols of one configuration.
@@ -89,11 +131,12 @@ class WebPort:
         if self._now is not None and self._now[0] == settings.endpoint:
             self._next = self._now
             return
-        front = _Front()
+        front = _Front(self._reactor)
         try:
             port = await serverEndpoint(self._reactor, settings.endpoint).listen(front)
         except (CannotListenError, OSError) as error:
             raise ListenError(settings.endpoint, str(error)) from None
+        front.port = port
         self._next = settings.endpoint, port, front
 
     async def undo(self) -> None:

@@ -94,31 +94,33 @@ class Throttle:
             if not await self._spend("auth-again", attempt.pair, 1, 1, AGAIN_SECONDS):
                 raise UnauthorizedLogin()
             attempt.isCounted = False
-        while attempt.isCounted and not await self._reserve(attempt):
+        while attempt.isCounted and (limit := await self._reserve(attempt)):
             if attempt.network not in self._running:
-                raise TooManyFailures()
+                raise TooManyFailures(limit=limit)
             await self._wait(attempt.network)
         self._running[attempt.network] = self._running.get(attempt.network, 0) + 1
         return attempt
 
-    async def _reserve(self, attempt: LoginAttempt) -> bool:
+    async def _reserve(self, attempt: LoginAttempt) -> str:
         """
         Count an attempt as one that fails, if it may be made.
+
+        @return: otherwise the limit that says no.
         """
         isKnown = not await self._spend("auth-known", attempt.pair, 0, 1, KNOWN_SECONDS)
-        most = self.settings.auth_address_failures
+        limit, most = "auth_address_failures", self.settings.auth_address_failures
         if not isKnown and not await self._spend(
             "auth-account", attempt.account, 0, self.settings.auth_account_failures
         ):
-            most = min(most, NEW_ATTEMPTS)
+            limit, most = "auth_account_failures", min(most, NEW_ATTEMPTS)
         if not await self._spend("auth-address", attempt.pair, 1, most):
-            return False
+            return limit
         mostFromNetwork = _UNLIMITED if isKnown else self.settings.auth_network_failures
         if not await self._spend("auth-network", attempt.network, 1, mostFromNetwork):
             await self._spend("auth-address", attempt.pair, -1, most)
-            return False
+            return "auth_network_failures"
         await self._spend("auth-account", attempt.account, 1, _UNLIMITED)
-        return True
+        return ""
 
     async def takeBack(self, attempt: LoginAttempt) -> None:
         """

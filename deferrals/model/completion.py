@@ -18,8 +18,11 @@ import attrs
 from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.fields import hasEnd, headerEnd, separation
 
-_BETWEEN_FIELDS = re.compile(rb"\r\n(?![ \t])")
+#: Also where binary mail (RFC 3030) has but half a line end: many readers take it
+#: for one.
+_BETWEEN_FIELDS = re.compile(rb"(\r\n|\r(?!\n)|\n)(?![ \t])")
 _END = b"\r\n\r\n"
+_END_LF = b"\n\n"
 
 #: Whom the copies are for that no recipient should know of.
 _DROPPED = (b"bcc", b"resent-bcc")
@@ -101,7 +104,8 @@ class Completion:
         if held is None:
             return b""
         content = bytes(held)[2:]
-        if len(content) > self._limit and not hasEnd(content[: self._limit]):
+        first = content[: self._limit]
+        if len(content) > self._limit and not hasEnd(first) and _END_LF not in first:
             return content
         return completed(content, self._additions)
 
@@ -112,9 +116,9 @@ def completed(content: bytes, additions: Additions) -> bytes:
         with the empty line where there is one.
     @return: the same object, where nothing is missing and nothing too much.
     """
-    head = b"" if content.startswith(b"\r\n") else content.partition(_END)[0]
-    head = head[: headerEnd(head)].removesuffix(b"\r\n")
-    fields = _BETWEEN_FIELDS.split(head) if head else []
+    head = _head(content)
+    pieces = _BETWEEN_FIELDS.split(head) if head else []
+    fields = pieces[::2]
     names = [_name(one) for one in fields]
     signed = _signed(fields, names)
     sender = _sender(fields, names, additions.submitter)
@@ -123,7 +127,12 @@ def completed(content: bytes, additions: Additions) -> bytes:
     if sender is not None and b"sender" not in signed:
         dropped.add(b"sender")
         added.append(("Sender", sender))
-    kept = [one for one, name in zip(fields, names, strict=True) if name not in dropped]
+    between = [b"", *pieces[1::2]][: len(fields)]
+    kept = [
+        (end, one)
+        for end, one, name in zip(between, fields, names, strict=True)
+        if name not in dropped
+    ]
     missing = [
         f"{name}: {value}".encode()
         for name, value in added
@@ -131,11 +140,25 @@ def completed(content: bytes, additions: Additions) -> bytes:
     ]
     if len(kept) == len(fields) and not missing:
         return content
-    header = b"\r\n".join([*kept, *missing])
+    header = b"".join(part for one in kept for part in one)[len(kept[0][0]) if kept else 0 :]
+    header = b"\r\n".join([*([header] if header else []), *missing])
     rest = content[len(head) :] if head else b"\r\n" + content
     if not header:  # nothing but what is dropped
         return rest.removeprefix(b"\r\n")
-    return header + separation(header, rest) + rest
+    return header + (b"" if rest.startswith(_END_LF) else separation(header, rest)) + rest
+
+
+def _head(content: bytes) -> bytes:
+    """
+    Its header section, without the end; where nothing ends with CRLF CRLF, LF LF
+    ends it.
+    """
+    if content.startswith(b"\r\n"):
+        return b""
+    head, end, _ = content.partition(_END)
+    if not end:
+        head = head.partition(_END_LF)[0]
+    return head[: headerEnd(head)].removesuffix(b"\r\n")
 
 
 def _name(field: bytes) -> bytes:

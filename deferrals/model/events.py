@@ -2,8 +2,9 @@
 What is counted of the events that the log has: in one place, so that the log, the
 counters of C{deferrals status} and C{/metrics} say the same.
 
-An event is made by one call of L{Logger.tell<deferrals.logger.Logger.tell>}.  One
-that has no line below is counted by its name.
+An event is made by one call of L{Logger.tell<deferrals.logger.Logger.tell>}, or of
+L{happened} where the log need not have it: of judgements it has what recipients are
+answered.  One that has no line below is counted by its name.
 """
 
 from __future__ import annotations
@@ -31,40 +32,63 @@ def happened(status: Status, event: str, values: Values) -> None:
         count(status, values)
 
 
-def _word(values: Values, key: str) -> str:
-    return str(values[key])
-
-
 def _number(values: Values, key: str) -> float:
     found = values[key]
-    assert isinstance(found, int | float)
+    assert isinstance(found, float | int)
     return found
 
 
 def _transaction(status: Status, values: Values) -> None:
-    status.count("transactions", _word(values, "rung"))
-    if values["answered"] is not None:
-        status.measure("replies", "final", _number(values, "answered") / 1000)
+    status.count("transactions", str(values["rung"]))
+    answered = values["answered"]
+    if isinstance(answered, float):
+        status.measure("replies", "final", answered / 1000)
 
 
 def _recipient(status: Status, values: Values) -> None:
-    policy = _word(values, "cohort").rpartition("/")[0]
-    status.count("verdicts", (_word(values, "stage"), policy, _word(values, "reply")[:3]))
-    if values["stage"] == "content":
+    stage, policy = str(values["stage"]), str(values["cohort"]).rpartition("/")[0]
+    status.count("verdicts", (stage, policy, str(values["reply"])[:3]))
+    if stage == "content":
         status.measure("replies", "recipient", _number(values, "milliseconds") / 1000)
 
 
 def _delivery(status: Status, values: Values) -> None:
-    status.count("deliveries", (_word(values, "use"), _word(values, "outcome")))
-    status.measure("deliveries", _word(values, "use"), _number(values, "seconds"))
+    use = str(values["use"])
+    status.count("deliveries", (use, str(values["outcome"])))
+    status.measure("deliveries", use, _number(values, "seconds"))
 
 
 def _session(status: Status, values: Values) -> None:
-    status.count("sessions", (_word(values, "listener"), _word(values, "outcome")))
+    status.count("sessions", (str(values["listener"]), str(values["outcome"])))
 
 
 def _turnedAway(status: Status, values: Values) -> None:
     status.count("connections", "turned away")
+    _limit(status, values)
+
+
+def _limit(status: Status, values: Values) -> None:
+    limit = values.get("limit")
+    if limit:
+        status.count("limits", str(limit))
+
+
+def _late(status: Status, values: Values) -> None:
+    status.count("late", str(values["stage"]))
+
+
+def _judgement(status: Status, values: Values) -> None:
+    status.count("judgements", (str(values["use"]), str(values["outcome"])))
+
+
+def _submission(status: Status, values: Values) -> None:
+    status.count("submission", str(values["outcome"]))
+    _limit(status, values)
+
+
+def _commit(status: Status, values: Values) -> None:
+    status.measure("commit seconds", "", _number(values, "seconds"))
+    status.measure("commit messages", "", _number(values, "messages"))
 
 
 def _earlyTalker(status: Status, values: Values) -> None:
@@ -76,11 +100,24 @@ def _otherProtocol(status: Status, values: Values) -> None:
 
 
 def _authentication(status: Status, values: Values) -> None:
-    status.count("authentications", _word(values, "outcome"))
+    status.count("authentications", str(values["outcome"]))
+    _limit(status, values)
 
 
 def _notice(status: Status, values: Values) -> None:
-    status.count("notices", _word(values, "action"))
+    status.count("notices", str(values["action"]))
+
+
+def _unscanned(status: Status, values: Values) -> None:
+    status.count("unscanned", f"{values['stage']} {values['on_error']}")
+
+
+def _noLookUp(status: Status, values: Values) -> None:
+    status.count("users", "failed")
+
+
+def _noLoginLookUp(status: Status, values: Values) -> None:
+    status.count("submission", "look-ups failed")
 
 
 def _untold(status: Status, values: Values) -> None:
@@ -89,13 +126,21 @@ def _untold(status: Status, values: Values) -> None:
 
 _COUNTED: dict[str, Callable[[Status, Values], None]] = {
     "authentication": _authentication,
+    "commit": _commit,
     "delivery": _delivery,
     "early-talker": _earlyTalker,
+    "judgement": _judgement,
+    "late": _late,
+    "limit": _limit,
+    "no-login-look-up": _noLoginLookUp,
+    "no-look-up": _noLookUp,
     "notice": _notice,
     "other-protocol": _otherProtocol,
     "recipient": _recipient,
     "session": _session,
+    "submission": _submission,
     "transaction": _transaction,
     "turned-away": _turnedAway,
+    "unscanned": _unscanned,
     "untold": _untold,
 }

@@ -36,6 +36,19 @@ def normalAddress(text: str) -> str:
     return str(mapped or address)
 
 
+@functools.lru_cache(maxsize=4096)
+def _addressOf(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """
+    Remembered: the same client is looked for with each recipient.
+
+    @return: C{None} where it is no address.
+    """
+    try:
+        return ipaddress.ip_address(normalAddress(text))
+    except ValueError:
+        return None
+
+
 def mayHaveName(address: str) -> bool:
     """
     Whether DNS may have a name for a client's address: it is one, and another
@@ -177,11 +190,8 @@ class Networks:
         """
         if address == LOCAL:
             return self.unix
-        try:
-            found = ipaddress.ip_address(normalAddress(address))
-        except ValueError:
-            return False
-        return any(found in network for network in self.networks)
+        found = _addressOf(address)
+        return found is not None and any(found in network for network in self.networks)
 
     @property
     def isEverybody(self) -> bool:

@@ -241,9 +241,8 @@ class Reply:
             UTF-8 (RFC 6531 §3.5); otherwise what is not ASCII becomes C{?}.
         """
         prefix = f"{self.enhanced} " if self.enhanced else ""
-        text = self.text
-        if len(text) < _SHORT and text.isascii() and text.isprintable():
-            line = f"{self.code} {prefix}{text}"
+        if self._isPlain():
+            line = f"{self.code} {prefix}{self.text}"
             if self.code != 334:  # RFC 4954 §4: an empty challenge keeps its blank
                 line = line.rstrip(" ")
             return line.encode("ascii") + b"\r\n"
@@ -261,9 +260,17 @@ class Reply:
         end = f"{self.code} {prefix}{last}"
         return [*(f"{self.code}-{prefix}{line}" for line in others), end if last else end.rstrip()]
 
+    def _isPlain(self) -> bool:
+        """
+        Whether the text is one line as it is: nearly all are.
+        """
+        text = self.text
+        return len(text) < _SHORT and text.isascii() and text.isprintable()
+
     def __str__(self) -> str:
         prefix = f"{self.enhanced} " if self.enhanced else ""
-        return f"{self.code} {prefix}{' / '.join(self.lines())}".rstrip()
+        text = self.text if self._isPlain() else " / ".join(self.lines())
+        return f"{self.code} {prefix}{text}".rstrip()
 
 
 def kept(reply: Reply) -> Reply:

@@ -26,7 +26,12 @@ OTHER = "other"
 BUCKETS: Mapping[str, Sequence[float]] = {
     "replies": (0.001, 0.005, 0.025, 0.1, 0.5, 2, 10, 50),
     "mixed": (10, 60, 600, 3600, 21600),
+    "commit seconds": (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
+    "commit messages": (1, 2, 5, 10, 20, 50, 100, 200),
 }
+
+#: What people are told of the buckets of C{"mixed"}.
+_SPANS = ("< 10 s", "< 10 min", "< 10 min", "< 1 h", ">= 1 h", ">= 1 h")
 
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300)
 
@@ -45,13 +50,6 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def add(self, amount: float) -> None:
-        """
-        Once more.
-        """
-        self.counts[bisect_left(self.bounds, amount)] += 1
-        self.total += amount
-
 
 class Status:
     """
@@ -59,7 +57,7 @@ class Status:
     """
 
     def __init__(self) -> None:
-        self._counters: dict[str, Counter[Kind]] = {}
+        self._counters: dict[str, dict[Kind, int]] = {}
         self._histograms: dict[str, dict[Kind, Histogram]] = {}
         self._parts: dict[str, Callable[[], Any]] = {}
         self._uses: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
@@ -71,16 +69,18 @@ class Status:
         @param name: what is counted, e.g. C{"transactions"}.
         @param kind: which kind of it, e.g. C{"prdr"}; never an address.
         """
-        kinds = self._counters.get(name)
-        if kinds is None:
-            kinds = self._counters[name] = Counter()
-        kinds[_bounded(kind, kinds)] += by
+        try:
+            self._counters[name][kind] += by
+        except KeyError:
+            kinds = self._counters.setdefault(name, {})
+            kind = _bounded(kind, kinds)
+            kinds[kind] = kinds.get(kind, 0) + by
 
     def counted(self, name: str, kind: Kind) -> int:
         """
         How often it has happened.
         """
-        return self._counters.get(name, Counter())[kind]
+        return self._counters.get(name, {}).get(kind, 0)
 
     def kinds(self, name: str) -> dict[Kind, int]:
         """
@@ -92,12 +92,20 @@ class Status:
         """
         Something took so many seconds, or had such a size.
         """
+        try:
+            histogram = self._histograms[name][kind]
+        except KeyError:
+            histogram = self._histogram(name, kind)
+        histogram.counts[bisect_left(histogram.bounds, amount)] += 1
+        histogram.total += amount
+
+    def _histogram(self, name: str, kind: Kind) -> Histogram:
+        """
+        That of a kind which was not measured before.
+        """
         kinds = self._histograms.setdefault(name, {})
-        kind = _bounded(kind, kinds)
-        histogram = kinds.get(kind)
-        if histogram is None:
-            histogram = kinds[kind] = Histogram(BUCKETS.get(name, _BUCKETS))
-        histogram.add(amount)
+        bounds = BUCKETS.get(name, _BUCKETS)
+        return kinds.setdefault(_bounded(kind, kinds), Histogram(bounds))
 
     def measured(self, name: str) -> dict[Kind, Histogram]:
         """
@@ -141,16 +149,26 @@ class Status:
         """
         Everything, as JSON can carry it.
         """
-        return {
-            "counters": {name: _worded(kinds) for name, kinds in self._counters.items()},
-            "parts": self.parts(),
-        }
+        counters = {name: _worded(kinds) for name, kinds in self._counters.items()}
+        for histogram in self._histograms.get("mixed", {}).values():
+            counters["seconds to the last recipient"] = _spans(histogram)
+        return {"counters": counters, "parts": self.parts()}
 
 
 def _bounded(kind: Kind, known: Mapping[Kind, object]) -> Kind:
     if kind in known or len(known) < MOST_KINDS:
         return kind
     return OTHER if isinstance(kind, str) else (OTHER,) * len(kind)
+
+
+def _spans(histogram: Histogram) -> dict[str, int]:
+    """
+    For people, of what is measured by the bounds of C{"mixed"}.
+    """
+    found: Counter[str] = Counter()
+    for name, count in zip(_SPANS, histogram.counts, strict=True):
+        found[name] += count
+    return {name: count for name, count in found.items() if count}
 
 
 def _worded(kinds: Mapping[Kind, int]) -> dict[str, int]:

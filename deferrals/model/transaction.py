@@ -105,6 +105,7 @@ class Transaction:
         from the others (L{deferrals.model.mixed}).  Not more of them than there
         may be recipients.
     @ivar plan: how recipients come apart; C{None} where they do not.
+    @ivar isToldFull: whether the log has it that there were too many recipients.
     @ivar sentAwayBefore: C{sentAway} of the transaction before, if it went on to
         its data on the same connection.
     """
@@ -113,6 +114,7 @@ class Transaction:
         self.envelope = envelope
         self.began = began
         self.form = form
+        self.isToldFull = False
         self.candidates: list[Candidate] = []
         self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []
@@ -142,8 +144,8 @@ class Transaction:
 
         @param piece: each with its cohort, in RCPT order.
         """
-        if self.plan is None:
-            return
+        if self.plan is None or not (self.sentAwayBefore or self.plan.isUnled):
+            return  # as nearly always: no recipient's name counts
         named = [(one.address.key, cohort) for one, cohort in piece]
         if any(key in self.sentAwayBefore for key, _ in named):
             self.takesRefusalForAll()

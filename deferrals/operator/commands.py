@@ -96,7 +96,7 @@ def addCommands(commands: Commands) -> None:
     )
     one = _verb(commands, "status", "what a running server says of itself", status)
     one.add_argument("--check", action="store_true", help=CHECK)
-    one.add_argument("--oldest", metavar="SPAN", default="4h", help="with --check: as old as that")
+    one.add_argument("--oldest", metavar="SPAN", default="4h", help="mail older than that is late")
 
 
 def _verb(commands: Commands, name: str, text: str, run: Run) -> argparse.ArgumentParser:

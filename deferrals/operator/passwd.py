@@ -9,6 +9,7 @@ import contextlib
 import getpass
 import os
 import secrets
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -113,10 +114,12 @@ def replaceLine(path: str, user: str, line: str | None) -> bool:
 
 def _write(path: str, text: str) -> None:
     """
-    The owner and the mode of the old file stay; a new one is its owner's only.
+    The owner and the mode of the old file stay; a new one is its owner's only, or,
+    in a directory that hands down its group, that group's to read.
     """
     path = os.path.abspath(path)
-    mode, owner = 0o600, None
+    handsDown = os.stat(os.path.dirname(path)).st_mode & stat.S_ISGID
+    mode, owner = 0o640 if handsDown else 0o600, None
     with contextlib.suppress(FileNotFoundError):
         old = os.stat(path)
         mode = old.st_mode & 0o777

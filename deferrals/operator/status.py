@@ -36,7 +36,7 @@ _REASONS = {
 }
 
 
-def alarms(found: Shown, oldest: float | None = None) -> list[Alarm]:
+def alarms(found: Shown, oldest: float) -> list[Alarm]:
     """
     What an operator has to see to, the worst first.
 
@@ -58,7 +58,7 @@ def _critical(found: Shown) -> Iterator[Alarm]:
         yield _alarm("critical", reason, text)
 
 
-def _warnings(found: Shown, oldest: float | None) -> Iterator[Alarm]:
+def _warnings(found: Shown, oldest: float) -> Iterator[Alarm]:
     queue = found["queue"]
     for what, text in _STUCK.items():
         count = queue["recipients"].get(what, 0)
@@ -69,8 +69,8 @@ def _warnings(found: Shown, oldest: float | None) -> Iterator[Alarm]:
             text = f"{name} is left alone: {part.get('last_error', '')}"
             yield _alarm("warning", "service", text)
     age = queue.get("oldest_seconds", 0)
-    if oldest is not None and queue.get("messages") and age > oldest:
-        yield _alarm("warning", "late", f"the oldest mail has waited for {age:.0f} s")
+    if queue.get("messages") and age > oldest:
+        yield _alarm("warning", "late", f"the oldest mail has waited for {short(age)}")
 
 
 def level(found: list[Alarm]) -> int:
@@ -85,7 +85,7 @@ def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals status}: 1 if the server does not run; with C{--check} as its help says.
     """
-    oldest = parseSeconds(arguments.oldest) if arguments.check else None
+    oldest = parseSeconds(arguments.oldest)
     try:
         found = _asked(connection)
     except (DeferralsError, OSError) as error:

@@ -446,6 +446,13 @@ class Destinations:
             if not state.running:
                 del self._states[name]
 
+    @property
+    def backedOff(self) -> int:
+        """
+        How many destinations are in trouble.
+        """
+        return sum(state.backoff.isTroubled for state in self._states.values())
+
     def troubles(self) -> dict[str, Trouble]:
         """
         The destinations in trouble, for the operator: not more than L{SHOWN}.

@@ -31,7 +31,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import errorText, withDeadline
+from deferrals.deferreds import TimeoutError, errorText, withDeadline
 from deferrals.interfaces import (
     ILocalDelivery,
     INotes,
@@ -50,6 +50,7 @@ from deferrals.model.disposition import (
     handedBack,
     putBack,
 )
+from deferrals.model.events import happened
 from deferrals.model.limits import MAX_DELIVERING
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
@@ -186,8 +187,10 @@ class Scheduler:
 
     def start(self) -> None:
         """
-        Look for due work now, and every so many seconds.
+        Look for due work now, and every so many seconds; never again after L{stop}.
         """
+        if self._stopping:
+            return
         for loop, seconds in self._loops.items():
             loop.clock = self._clock
             loop.start(seconds)
@@ -345,7 +348,7 @@ class Scheduler:
 
     def _claim(self) -> None:
         room = self.destinations.room
-        if self._stopping or room <= 0 or self._claiming:
+        if room <= 0 or self._claiming:
             return
         self._claiming = True
         share = 1 if self._blocked else SHARE  # most of it might only be put back
@@ -510,6 +513,8 @@ class Scheduler:
         return found.outcomes
 
     def _failed(self, failure: Failure, attempt: Attempt) -> Mapping[Addressee, Outcome]:
+        if failure.check(TimeoutError):
+            happened(self._status, "late", {"stage": "delivery"})
         self._logFailure(failure, attempt)
         return {}
 

@@ -20,6 +20,7 @@ from deferrals.deferreds import SharedResult, TimeoutError, withDeadline
 from deferrals.logger import Logger
 from deferrals.model.address import AddressError, normalDomain
 from deferrals.model.spf import LookupFailed
+from deferrals.model.spfrecord import Address
 from deferrals.server.spf import DNSNames
 from deferrals.stages.delivery.route import Names
 
@@ -28,6 +29,9 @@ _log = Logger(namespace="deferrals.session")
 #: For one look-up, in seconds.  A session does not wait so long: what comes later is
 #: for the next one.
 LOOKUP_SECONDS = 20.0
+
+#: For each of the names of one address: the others are asked for, too.
+NAME_SECONDS = 5.0
 
 #: Look-ups at once.  While there are so many, further clients have no name.
 MAX_LOOKUPS = 250
@@ -101,8 +105,18 @@ class Hostnames:
                 name = normalDomain(name)
             except AddressError:
                 continue
-            if not name.startswith("[") and target in await self._names.addresses(
-                name, target.version
-            ):
+            if not name.startswith("[") and await self._leadsTo(name, target):
                 return name
         return ""
+
+    async def _leadsTo(self, name: str, target: Address) -> bool:
+        """
+        Whether a name is that of an address; where DNS does not say so in time, it is
+        not.
+        """
+        try:
+            return target in await withDeadline(
+                self._clock, NAME_SECONDS, self._names.addresses, name, target.version
+            )
+        except (LookupFailed, TimeoutError):
+            return False

@@ -144,11 +144,12 @@ class MailServer(service.Service):
         self._hostname = normalDomain(hostname)
         self._settings = settings or ListenerSettings()
         self._choices = Choices(envelope, content, delivery, schedule, notices, quarantines or {})
-        self._stages = CurrentStages(self._choices.stages(), maxJudging, self._hostname)
         self._services = services = services or Services(reactor, hostname=self._hostname)
+        self.status: Status = services.status
+        stages, hostname = self._choices.stages(), self._hostname
+        self._stages = CurrentStages(stages, maxJudging, hostname, self.status)
         self._throttle = Throttle(self._services.limits, self._settings.limits, reactor)
         self._connections = ConnectionLimits(self._settings.limits)
-        self.status: Status = self._services.status
         self._ids = TransactionIds(os.getpid())
         self._queue = Queue(
             spool, services, self._hostname, self._ids, self._stages, maxDelivering, returnOctets

@@ -83,9 +83,9 @@ class Queue:
     @property
     def backedOff(self) -> int:
         """
-        How many destinations are left alone; as many as the status shows, at most.
+        How many destinations are left alone.
         """
-        return len(self._scheduler.destinations.troubles())
+        return self._scheduler.destinations.backedOff
 
     def start(self) -> Deferred[None]:
         """
@@ -153,4 +153,4 @@ def _spool(
     if not isinstance(spool, str | os.PathLike):
         raise TypeError(f"spool: expected a directory or an ISpool, not {spool!r}")
     directory = os.path.abspath(os.fspath(spool))
-    return SqliteSpool(directory, services.reactor, services.inThread, wall)
+    return SqliteSpool(directory, services.reactor, services.inThread, wall, services.status)

@@ -27,6 +27,7 @@ from deferrals.model.disposition import NOT_TOLD
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import R550_RELAYING_DENIED, R550_SENDER_ROUTING
 from deferrals.model.schedule import Schedule
+from deferrals.model.status import Status
 from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
 from deferrals.plugins.finding import checkStage
 from deferrals.stages.content.judge import ContentJudge
@@ -166,13 +167,17 @@ class CurrentStages:
 
     @param maxJudging: messages in the content stages at once.
     @param hostname: this server's name.
+    @param status: where judgements are counted.
     @ivar content: the judge over all policies.
     @ivar foreseen: what all deliveries know beforehand.
     """
 
-    def __init__(self, first: Stages, maxJudging: int, hostname: str = "") -> None:
+    def __init__(
+        self, first: Stages, maxJudging: int, hostname: str = "", status: Status | None = None
+    ) -> None:
         self._maxJudging = maxJudging
         self._hostname = hostname
+        self._status = status
         self.set(first)
 
     def set(self, stages: Stages) -> None:
@@ -180,7 +185,7 @@ class CurrentStages:
         Let new transactions meet these.
         """
         self.now = stages
-        self.content = ContentJudge(stages.content, self._maxJudging, self._hostname)
+        self.content = ContentJudge(stages.content, self._maxJudging, self._hostname, self._status)
         self.foreseen = Foreseen(stages.deliveries)
 
     def delivery(self, name: str) -> IDeliveryStage | None:

@@ -239,18 +239,18 @@ class RemoteService:
             result = await begin().addErrback(self._failed, number, began, seconds)
         finally:
             self._slots.release()
-        self._status.count(self._name, "answered")
-        self._status.measure("services", self._name, self._clock.seconds() - began)
-        self._works()
+        self._answered(began)
         return result
 
-    def _works(self) -> None:
+    def _answered(self, began: float) -> None:
+        self._status.count(self._name, "answered")
+        self._status.measure("services", self._name, self._clock.seconds() - began)
         if self._breaker.succeeded():
             _log.info("{name} works again", name=self._name)
 
     def _failed(self, failure: Failure, number: int, began: float, seconds: float) -> Failure:
         if failure.check(AboutMessage):
-            self._works()
+            self._answered(began)
             return failure
         if wasCancelled(failure):
             failure = Failure(CancelledError())

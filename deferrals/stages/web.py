@@ -401,7 +401,11 @@ def makeAgent(reactor: IReactor, connections: int) -> IAgent:
 
 
 def _notCompressed(response: IResponse) -> IResponse:
-    if response.headers.hasHeader(b"content-encoding"):
+    values = response.headers.getRawHeaders(b"content-encoding", [])
+    if {word.strip().lower() for value in values for word in value.split(b",")} - {
+        b"",
+        b"identity",
+    }:
         response.deliverBody(_Unwanted())
         raise _Compressed(response)
     return response

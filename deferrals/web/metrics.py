@@ -8,6 +8,7 @@ asked for, from the numbers that C{deferrals status} shows.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
@@ -21,15 +22,23 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
-from deferrals.deferreds import SharedResult
+from deferrals.deferreds import SharedResult, TimeoutError, errorText, withDeadline
+from deferrals.logger import Logger
 from deferrals.model.status import Histogram, Kind, Status
+
+_log = Logger(namespace="deferrals.web")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 #: How long an answer stands, in seconds; and what was counted in the queue.
 ANSWER_SECONDS = 1.0
 QUEUE_SECONDS = 15.0
+
+#: How long an answer waits for what is counted in the queue, in seconds; then it has
+#: what was counted before.
+WAIT_SECONDS = 2.0
 
 #: The states of a service.
 _STATES = {"working": 0, "probing": 1, "resting": 2}
@@ -70,7 +79,8 @@ class _Count:
     @ivar metric: its name, without C{_total}.
     @ivar counted: its name in the status.
     @ivar words: what its kinds are called here; others are left as they are.
-    @ivar only: no other kinds.
+    @ivar always: kinds that are there from the beginning: of what appears with a
+        value no rate can be told.
     """
 
     metric: str
@@ -78,15 +88,14 @@ class _Count:
     counted: str
     text: str
     words: Mapping[str, str] = attrs.field(factory=dict)
-    only: bool = False
+    always: Sequence[str] = ()
 
     def family(self, status: Status) -> Metric:
         family = CounterMetricFamily(self.metric, self.text, labels=self.labels)
-        sums: dict[tuple[str, ...], int] = {}
+        sums: dict[tuple[str, ...], int] = {(one,): 0 for one in self.always}
         for kind, count in status.kinds(self.counted).items():
-            if not self.only or kind in self.words:
-                labels = tuple(self.words.get(one, one) for one in _sides(kind))
-                sums[labels] = sums.get(labels, 0) + count
+            labels = tuple(self.words.get(one, one) for one in _sides(kind))
+            sums[labels] = sums.get(labels, 0) + count
         for labels, count in sums.items():
             family.add_metric(labels, count)
         return family
@@ -123,14 +132,45 @@ def _buckets(found: Histogram) -> list[tuple[str, float]]:
     return buckets
 
 
+#: What a client or a login can meet: keys of C{[limits]} and C{[submission]}.
+LIMITS = (
+    *("message_size", "header_size", "recipients", "extension_recipients", "hops", "errors"),
+    *("commands", "transactions", "command_line", "connections", "connections_per_address"),
+    *("handshake_timeout", "command_timeout", "idle_timeout", "data_timeout", "data_rate"),
+    *("auth_failures", "auth_address_failures", "auth_network_failures"),
+    *("auth_account_failures", "messages", "octets"),
+)
+
 COUNTERS = (
     _Count("deferrals_sessions", ("listener", "outcome"), "sessions", "Sessions that are over"),
-    _Count("deferrals_transactions", ("rung",), "transactions", "Transactions, by their end"),
+    _Count(
+        "deferrals_transactions",
+        ("rung",),
+        "transactions",
+        "Transactions, by their end",
+        always=(
+            *("deferrals", "prdr", "exdata", "lmtp", "single", "unanimous", "mixed"),
+            *("aborted", "sender"),
+        ),
+    ),
     _Count(
         "deferrals_verdicts",
         ("stage", "policy", "code"),
         "verdicts",
         "What recipients were answered",
+    ),
+    _Count(
+        "deferrals_judgements",
+        ("use", "outcome"),
+        "judgements",
+        "What content stages have said, one for each of their cohorts",
+    ),
+    _Count(
+        "deferrals_deadlines_missed",
+        ("stage",),
+        "late",
+        "How often a client was told to come again because something was late",
+        always=("envelope", "content", "delivery", "spool", "mixed"),
     ),
     _Count(
         "deferrals_mixed",
@@ -146,6 +186,10 @@ COUNTERS = (
             "dropped": "dropped",
             "one refusal for all": "one_for_all",
         },
+        (
+            *("sent_away", "refused_for_now", "retry_seen", "filed", "notified", "dropped"),
+            "one_for_all",
+        ),
     ),
     _Count(
         "deferrals_deliveries",
@@ -159,21 +203,22 @@ COUNTERS = (
         "notices",
         "What senders were told, one for each recipient",
         {"expired": "failed", "damaged": "failed", "unfit": "failed"},
+        ("failed", "delayed", "delivered", "relayed", "untold"),
     ),
     _Count(
         "deferrals_limits_hit",
         ("limit",),
-        "submission",
-        "How often a limit has kept something back",
-        {"over messages": "messages", "over recipients": "recipients"},
-        only=True,
+        "limits",
+        "How often clients and logins have met a limit",
+        always=LIMITS,
     ),
     _Count(
         "deferrals_authentications",
         ("outcome",),
         "authentications",
         "Attempts to log in",
-        {"failed": "refused", "not tried": "throttled"},
+        {"failed": "refused", "not tried": "throttled", "not possible": "failed"},
+        ("accepted", "refused", "throttled", "failed"),
     ),
 )
 
@@ -189,6 +234,12 @@ HISTOGRAMS = (
         (),
         "mixed",
         "Until the last recipient of a message had it that came in several parts",
+    ),
+    _Distribution(
+        "deferrals_commit_seconds", (), "commit seconds", "How long it took to make mail durable"
+    ),
+    _Distribution(
+        "deferrals_commit_messages", (), "commit messages", "Of how many messages at once"
     ),
     _Distribution("deferrals_delivery_seconds", ("class",), "deliveries", "How long attempts took"),
     _Distribution(
@@ -287,6 +338,7 @@ class Metrics:
         self._text = b""
         self._until = self._queueUntil = float("-inf")
         self._making: SharedResult[bytes] | None = None
+        self._counting: SharedResult[QueueFigures] | None = None
 
     def get(self) -> Deferred[bytes]:
         """
@@ -304,9 +356,34 @@ class Metrics:
         self._making = None
 
     async def _make(self) -> bytes:
-        if self._clock.seconds() >= self._queueUntil:
-            self._families.queue = await self._sources.queue()
-            self._queueUntil = self._clock.seconds() + QUEUE_SECONDS
+        with contextlib.suppress(TimeoutError):
+            await withDeadline(self._clock, WAIT_SECONDS, self._counted)
         self._text = generate_latest(self._registry)
         self._until = self._clock.seconds() + ANSWER_SECONDS
         return self._text
+
+    def _counted(self) -> Deferred[QueueFigures]:
+        """
+        @return: a Deferred of what is in the queue, counted anew where it is time.
+        """
+        now, counting = self._clock.seconds(), self._counting
+        if counting is None and now < self._queueUntil:
+            return succeed(self._families.queue)
+        if counting is None:
+            self._queueUntil = now + QUEUE_SECONDS
+            source = self._sources.queue().addErrback(_notCounted)
+            counting = self._counting = SharedResult(source.addCallback(self._keep))
+            counting.wait().addBoth(self._countingOver)  # an answer that is late does not end it
+        return counting.wait()
+
+    def _keep(self, figures: QueueFigures) -> QueueFigures:
+        self._families.queue = figures
+        return figures
+
+    def _countingOver(self, _: object) -> None:
+        self._counting = None
+
+
+def _notCounted(failure: Failure) -> QueueFigures:
+    _log.error("no figures of the queue: {error}", error=errorText(failure))
+    return QueueFigures()

@@ -26,7 +26,8 @@ from deferrals.logger import Logger
 
 _log = Logger(namespace="deferrals.web")
 
-#: Connections at once; further ones are closed at once.
+#: Connections at once; for a further one the oldest is closed: whoever asks has an
+#: answer long before as many have come.
 MAX_CONNECTIONS = 20
 
 #: How long a connection may take, from its beginning to its end, in seconds.
@@ -55,16 +56,20 @@ class Channel(HTTPChannel):
         See C{Protocol}.
         """
         self._deadline = self.site.reactor.callLater(CONNECTION_SECONDS, self._late)
-        self.site.open += 1
+        self.site.channels[self] = None
         HTTPChannel.connectionMade(self)
-        if self.site.open > MAX_CONNECTIONS:
-            self._cutOff()
+        if len(self.site.channels) > MAX_CONNECTIONS:
+            next(iter(self.site.channels)).cutOff()
 
     def _late(self) -> None:
         self._deadline = None
-        self._cutOff()
+        self.cutOff()
 
-    def _cutOff(self) -> None:
+    def cutOff(self) -> None:
+        """
+        End the connection at once.
+        """
+        self.site.channels.pop(self, None)
         transport: Any = self.transport  # whatever the endpoint gives it
         transport.abortConnection()
 
@@ -74,7 +79,7 @@ class Channel(HTTPChannel):
         """
         self._octets += len(data)
         if self._octets > MAX_OCTETS:
-            self._cutOff()
+            self.cutOff()
         else:
             HTTPChannel.dataReceived(self, data)
 
@@ -91,7 +96,7 @@ class Channel(HTTPChannel):
         deadline, self._deadline = self._deadline, None
         if deadline is not None:
             deadline.cancel()
-        self.site.open -= 1
+        self.site.channels.pop(self, None)
         HTTPChannel.connectionLost(self, reason)
 
 
@@ -99,7 +104,7 @@ class WebSite(Site):
     """
     @param root: what is there.
     @param hosts: those that are answered, in small letters; others get 421.
-    @ivar open: how many connections there are.
+    @ivar channels: the connections, the oldest first.
     """
 
     noisy = False
@@ -109,7 +114,7 @@ class WebSite(Site):
         setattr(self, "protocol", Channel)  # noqa: B010 -- Twisted's type is narrower than its use
         self.displayTracebacks = False
         self._hosts = hosts
-        self.open = 0
+        self.channels: dict[Channel, None] = {}
 
     def startFactory(self) -> None:
         """
@@ -132,7 +137,8 @@ class WebSite(Site):
         """
         for name, value in _HEADERS:
             request.setHeader(name, value)
-        if hostOf(request.getHeader(b"host") or b"") not in self._hosts:
+        named = request.requestHeaders.getRawHeaders(b"host", [])
+        if len(named) != 1 or hostOf(named[0]) not in self._hosts:
             return FixedAnswer(_MISDIRECTED, "this host is not here (web.hosts)\n")
         found: Resource = Site.getResourceFor(self, request)
         return found
@@ -165,6 +171,12 @@ class _Page(Resource):
     def __init__(self) -> None:
         Resource.__init__(self)
 
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """
+        See C{Resource}: there is nothing else.
+        """
+        return FixedAnswer(404, "not here\n")
+
     def render(self, request: Request) -> bytes | int:
         """
         See C{Resource}.
@@ -183,8 +195,6 @@ class FixedAnswer(_Page):
     @param code: the status.
     @param text: the content.
     """
-
-    isLeaf = True
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__()
@@ -211,12 +221,6 @@ class _Root(_Page):
     What is above all others.
     """
 
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        """
-        See C{Resource}: there is nothing else.
-        """
-        return FixedAnswer(404, "not here\n")
-
     def render_GET(self, request: Request) -> bytes:
         """
         See C{Resource}.
@@ -230,8 +234,6 @@ class Ready(_Page):
 
     @param reasons: why not, each in a word.
     """
-
-    isLeaf = True
 
     def __init__(self, reasons: Callable[[], Sequence[str]]) -> None:
         super().__init__()
@@ -255,8 +257,6 @@ class Scraped(_Page):
     @param kind: its content type.
     @param token: what a client has to show; C{None} where it need not.
     """
-
-    isLeaf = True
 
     def __init__(
         self, make: Callable[[], Deferred[bytes]], kind: str, token: Callable[[], bytes | None]

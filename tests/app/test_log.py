@@ -70,11 +70,26 @@ class LogTests(SynchronousTestCase):
         self.addCleanup(file.flush)
         return raw.getvalue()
 
-    def test_critical(self) -> None:
-        """What is critical is written at once, with what was before it."""
-        self.assertEqual(self.flushed(True, "info", "error"), b"")
-        found = self.flushed(True, "info", "critical").splitlines()
-        self.assertEqual([line.rsplit(b" ", 1)[1] for line in found], [b"info", b"critical"])
+    def test_errors(self) -> None:
+        """Errors are written at once, with what was before them."""
+        self.assertEqual(self.flushed(True, "info", "warn"), b"")
+        for level in ("error", "critical"):
+            found = self.flushed(True, "info", level).splitlines()
+            words = [line.rsplit(b" ", 1)[1].decode() for line in found]
+            self.assertEqual(words, ["info", level])
+
+    def test_last(self) -> None:
+        """When the reactor stops, what is there is written, and what still comes, at once."""
+        self.patch(log, "isInIOThread", lambda: True)
+        file = io.StringIO()
+        observer = PlainObserver(file, lambda turn: None)
+        logger = Logger(observer=LogPublisher(observer))
+        logger.info("before")
+        self.assertEqual(file.getvalue(), "")
+        observer.last()
+        logger.info("behind")
+        words = [line.rsplit(" ", 1)[1] for line in file.getvalue().splitlines()]
+        self.assertEqual(words, ["before", "behind"])
 
     def test_thread(self) -> None:
         """So is what another thread says: no turn of the reactor need end soon."""

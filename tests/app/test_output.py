@@ -5,6 +5,7 @@ Where the log's lines go, and what happens where they cannot.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import select
 import socket
@@ -20,7 +21,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.app import output
-from deferrals.app.output import KEPT_OCTETS, Output
+from deferrals.app.output import KEPT_OCTETS, PIECE_OCTETS, Output
 
 
 class Reactor(Clock):
@@ -249,6 +250,59 @@ class StandardOutputTests(OutputCase):
             except BlockingIOError:
                 self.reactor.advance(30)
         self.assertEqual(found, 400 * 1024)
+
+    def test_wholeLines(self) -> None:
+        """A socket or a pipe is given whole lines, not more than may be, in their order."""
+        lines = [f"{number} {'x' * (number * 37 % 3000)}\n" for number in range(60)]
+        for lay in (self.records, self.writes):
+            made, taken = lay()
+            made.write("".join(lines))
+            found = taken()
+            self.assertEqual(b"".join(found).decode(), "".join(lines))
+            self.assertTrue(all(piece.endswith(b"\n") for piece in found))
+            self.assertLessEqual(max(map(len, found)), PIECE_OCTETS)
+            self.assertLess(len(found), len(lines))
+
+    def records(self) -> tuple[Output, Callable[[], list[bytes]]]:
+        """
+        @return: the output to a socket, and what gives each thing that was sent.
+        """
+        ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self.addCleanup(theirs.close)
+        made = self.to(ours.fileno())
+        ours.close()
+        theirs.setblocking(False)
+
+        def taken() -> list[bytes]:
+            found = []
+            with contextlib.suppress(BlockingIOError):
+                while piece := theirs.recv(1 << 20):
+                    found.append(piece)
+            return found
+
+        return made, taken
+
+    def writes(self) -> tuple[Output, Callable[[], list[bytes]]]:
+        """
+        @return: the output to a pipe, and what gives each thing that was written.
+        """
+        found: list[bytes] = []
+
+        def write(fd: int, data: bytes) -> int:
+            found.append(bytes(data))
+            return len(data)
+
+        self.patch(output.os, "write", write)
+        made, _ = self.pipe()
+        return made, lambda: found
+
+    def test_longLine(self) -> None:
+        """A line that is longer than may be at once is written, too."""
+        made, taken = self.records()
+        made.write("a\n" + "x" * 9999 + "\nb\n")
+        found = taken()
+        self.assertEqual(b"".join(found), b"a\n" + b"x" * 9999 + b"\nb\n")
+        self.assertLessEqual(max(map(len, found)), PIECE_OCTETS)
 
     def test_regularFile(self) -> None:
         """Where the shell has sent it, others write as well: nothing is overwritten."""

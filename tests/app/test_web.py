@@ -10,9 +10,11 @@ from unittest.mock import Mock
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.testing import MemoryReactorClock
+from zope.interface import implementer
 
-from deferrals.app.web import WebPort, checkWeb
+from deferrals.app.web import PER_SECOND, WebPort, checkWeb
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError, ListenError
 from deferrals.server import MailServer
@@ -75,6 +77,38 @@ class WebPortTests(ConfigCase):
         self.failureResultOf(d, ListenError)
         self.successResultOf(Deferred.fromCoroutine(self.web.undo()))
         self.assertEqual(self.port(), 8025)
+
+    def test_flood(self) -> None:
+        """Within a second not more than so many are taken; the others wait, and have their turn."""
+        self.web.openNow(self.config(8025))
+        ((_, front, *_),) = self.reactor.tcpServers
+        paused: list[bool] = []
+
+        @implementer(IPushProducer)
+        class Port:
+            def pauseProducing(self) -> None:
+                paused.append(True)
+
+            def resumeProducing(self) -> None:
+                paused.append(False)
+
+            def stopProducing(self) -> None:
+                """Not called."""
+
+        front.port = Port()
+        for _ in range(PER_SECOND - 1):
+            front.buildProtocol(None)
+        self.assertEqual(paused, [])
+        front.buildProtocol(None)
+        self.assertEqual(paused, [True])
+        self.reactor.advance(1)
+        self.assertEqual(paused, [True, False])
+        front.buildProtocol(None)
+        self.reactor.advance(1)
+        self.assertEqual(paused, [True, False])
+        front.buildProtocol(None)
+        front.stopFactory()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_start(self) -> None:
         """At a start, the caller is told at once."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
+from deferrals.spool.sqlite.marker import Mark, readMark
 from tests.crash.support import CONFIG, PATIENCE, CrashCase, until
 from tests.integration.support import Process, Server, needsRoot, program
 
@@ -52,7 +53,11 @@ class DiskTests(CrashCase):
         if done.returncode != 0:
             raise SkipTest(f"cannot mount: {done.stderr!r}")
         self.addCleanup(subprocess.run, ["umount", "-l", self.mount], check=False)
-        return self.server(f'state_dir = "{self.mount}"\n{CONFIG}')
+        server = self.server(f'state_dir = "{self.mount}"\n{CONFIG}')
+        mark = os.path.join(self.mount, "spool", "mark")
+        # It listens before that is open.
+        until(lambda: (readMark(mark) or Mark()).generation > 0, "the spool is open", PATIENCE)
+        return server
 
     def attempt(
         self,

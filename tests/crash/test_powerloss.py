@@ -32,7 +32,8 @@ from tests.crash.powerloss import Recorder, build, states
 from tests.reactors import PumpedReactor
 from tests.rigs import rig
 
-STATES = rig(60, 200)
+#: How many states of the disk are built.
+STATES = int(os.environ.get("DEFERRALS_STATES", rig(60, 200)))
 
 MESSAGES = 12
 

@@ -6,11 +6,13 @@ are made of for it.
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import io
 import ipaddress
 import json
 import struct
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -197,6 +199,8 @@ _ENVELOPE = b"EHLO c\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<postmaster@example
 _SESSION = (
     "smtp/server/session.py",
     "smtp/server/pipeline.py",
+    "smtp/server/commandreader.py",
+    "smtp/server/commandline.py",
     "smtp/server/envelope.py",
     "smtp/server/data.py",
     "smtp/server/auth.py",
@@ -605,7 +609,7 @@ PARSERS += [
                 * len(said.split())
             )
         ),
-        400,
+        120,
     ),
 ]
 
@@ -1008,6 +1012,7 @@ _ENCODED = (b"=?utf-8?q?a?=", b"=?utf-8?b?QQ==?=", b"=?", b"?", b" ", b"=", b"a"
 
 
 _LOCAL_HEADER = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, 0, 0, 5, 0) + b"a.zip"
+_ENCODED_MESSAGE = _RFC822[:-2] + b"Content-Transfer-Encoding: base64\r\n\r\n"
 _UNSURE = b"Content-Transfer-Encoding: base64 (quoted-printable) x-uue\r\n"
 
 
@@ -1018,6 +1023,38 @@ def _parts(data: bytes) -> None:
     for file in contents.files(data):
         file.content(100)
         file.texts(10_000)
+
+
+def _inBase64(data: bytes) -> None:
+    """
+    A message in messages, encoded, as deep as they are looked into.
+    """
+    for _ in range(contents.MAX_DEPTH):
+        data = _ENCODED_MESSAGE + base64.encodebytes(data)
+    _parts(data)
+
+
+def _uuencoded(data: bytes) -> None:
+    """
+    A file in files, each of them uuencoded.
+    """
+    for _ in range(4):
+        lines = (binascii.b2a_uu(data[at : at + 45]) for at in range(0, len(data), 45))
+        data = b"begin 644 a.txt\n" + b"".join(lines) + b"`\nend\n"
+    _parts(b"Subject: x\r\n\r\n" + data)
+
+
+def _twice(data: bytes) -> None:
+    """
+    A zip with that many members, and once more.
+    """
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(len(data) // 10):
+            archive.writestr(zipfile.ZipInfo(f"{number}.exe"), b"")
+    with contextlib.suppress(archives.Unreadable):
+        found = io.BytesIO(2 * file.getvalue())
+        list(archives.members(found, ["x.zip"], archives.Budget()))
 
 
 def _rules(data: bytes) -> None:
@@ -1042,6 +1079,36 @@ PARSERS += [
         _parts,
         800,
         (b"", _HEADER, _RFC822, _UNSURE + b"\r\n", _HEADER + b"--b\r\n" + _UNSURE),
+    ),
+    Parser(
+        "messages in base 64 in messages",
+        ("stages/content/match/contents.py",),
+        (b"--b\r\n", b"a:b\r\n", b"x"),
+        _inBase64,
+        300,
+        (b"", _HEADER),
+    ),
+    Parser(
+        "uuencode in uuencode",
+        ("stages/content/match/contents.py", "stages/content/match/uuencode.py"),
+        (b"begin 644 a\n", b"M", b"#0V%T\n", b"end\n", b"\r", b"x"),
+        _uuencoded,
+        400,
+    ),
+    Parser(
+        "two zips in one",
+        ("stages/content/match/archives.py", "stages/content/match/zipentries.py"),
+        (b"x",),
+        _twice,
+        400,
+    ),
+    Parser(
+        "boundaries",
+        ("stages/content/match/mime.py", "stages/content/match/headers.py"),
+        (b"; boundary=b", b"; boundary=c", b"; boundary*1=d", b"; name=a", b";\r\n x"),
+        lambda data: mime.parts(data + b"\r\n\r\n--b\r\n\r\n--c\r\n\r\n--d\r\n"),
+        400,
+        (b"Content-Type: multipart/x", b'Content-Type: multipart/x; boundary="'),
     ),
     Parser(
         "header sections",
@@ -1076,7 +1143,10 @@ PARSERS += [
     Parser(
         "TNEF",
         ("stages/content/match/tnef.py",),
-        (b"\0", b"\1", b"\x10\x80\1\0\1\0\0\0a\0\0", b"\x1e\0\7\x37\1\0\0\0\1\0\0\0a\0\0\0"),
+        (
+            *(b"\0", b"\1", b"\x1e\0\7\x37\1\0\0\0\1\0\0\0a\0\0\0"),
+            *(b"\2\x10\x80\1\0\1\0\0\0a\0\0", b"\2\x0f\x80\6\0\1\0\0\0a\0\0"),
+        ),
         lambda data: list(tnef.files(data)),
         500,
         (b"", tnef.MAGIC + b"\0\0", tnef.MAGIC + b"\0\0\2\5\x90\6\0\0\2\0\0\xff\0\0\0"),
@@ -1097,7 +1167,14 @@ PARSERS += [
         500,
         (b"", _HEADER, _RFC822, b"Subject: \xff", b"Subject: \xff\r\n"),
     ),
-    Parser("rules", ("stages/content/match/stage.py",), _MIME, _rules, 300, (b"", _HEADER)),
+    Parser(
+        "rules",
+        ("stages/content/match/stage.py", "stages/content/match/findings.py"),
+        _MIME,
+        _rules,
+        300,
+        (b"", _HEADER),
+    ),
     Parser(
         "parameters", ("stages/content/match/fields.py",), _PARAMETERS, text(fields.parameters), 400
     ),

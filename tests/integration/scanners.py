@@ -16,7 +16,7 @@ import socket
 import subprocess
 from unittest import SkipTest
 
-from deferrals.stages.content.match.stage import EICAR, GTUBE
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 from tests.integration.support import IntegrationCase, Process, freePort, program, until
 
 

@@ -25,7 +25,7 @@ class AsyncioTests(IntegrationCase):
         with open(os.path.join(ROOT, "docs", "from-asyncio.md"), encoding="utf-8") as file:
             page = file.read()
         ((program, output),) = re.findall(
-            r"```python\n(.*?)```\n\nIt prints\n\n```\n(.*?)```", page, re.S
+            r"```python\n(.*?)```\n\nIt prints\n\n```text\n(.*?)```", page, re.S
         )
         return program, output
 

@@ -9,13 +9,18 @@ import contextlib
 import glob
 import json
 import os
+import random
+import re
+import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import Counter
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,25 +31,137 @@ from tests.integration.support import (
     ROOT,
     IntegrationCase,
     Server,
+    events,
     freePort,
     path,
     program,
     until,
 )
+from tests.tls import makeCertificate
 
 CONTRIB = os.path.join(ROOT, "contrib")
 
 
-def get(port: int, where: str, **headers: str) -> tuple[int, str]:
+def get(
+    port: int, where: str, secure: ssl.SSLContext | None = None, **headers: str
+) -> tuple[int, str]:
     """
     @return: status and content.
     """
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{where}", headers=headers)
+    there = "http://127.0.0.1" if secure is None else "https://localhost"
+    request = urllib.request.Request(f"{there}:{port}{where}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=secure) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+#: The policies of C{CONFIG}, by local part; others do not exist.
+POLICIES = {
+    "postmaster": "open",
+    "fighter": "spam",
+    "boxer": "spam",
+    "waiter": "later",
+    "reader": "virus",
+}
+
+LISTENER = "tcp:0:interface=127.0.0.1"
+
+
+class Books:
+    """
+    What clients have done and seen, and what each recipient says by its policy
+    (a plain sender with recipients that differ does not see that): only this is
+    counted here.
+
+    @ivar counts: how often each is to be found, by name and labels.
+    @ivar transactions: how many were begun.
+    """
+
+    def __init__(self, chance: random.Random, port: int) -> None:
+        self._chance = chance
+        self._port = port
+        self.counts: Counter[tuple[str, ...]] = Counter()
+        self.transactions = 0
+
+    def source(self, messages: int) -> None:
+        """
+        Postfix's own sender: a session for each message.
+        """
+        subprocess.run(
+            [
+                *(program("smtp-source", "/usr/sbin/smtp-source"), "-s", "4", "-l", "2000"),
+                *("-m", str(messages), "-f", "source@client.test"),
+                *("-t", "postmaster@example.net", f"127.0.0.1:{self._port}"),
+            ],
+            check=True,
+        )
+        self.counts["sessions", LISTENER, "mail"] += messages
+        self.counts["verdicts", "envelope", "open", "250"] += messages
+        self.counts["deliveries", "maildir", "delivered"] += messages
+        self.transactions += messages
+
+    def session(self, number: int) -> None:
+        """
+        A client that does some of what clients do.
+        """
+        client = smtplib.SMTP("127.0.0.1", self._port, "c.test")
+        client.ehlo()
+        count = self._chance.choice((0, 0, 1, 1, 2, 3))
+        for each in range(count):
+            self._transaction(client, f"sender-{number}-{each}@client.test")
+        self.counts["sessions", LISTENER, "mail" if count else "none"] += 1
+        if self._chance.random() < 0.5:
+            client.quit()
+        else:
+            client.close()
+
+    def _transaction(self, client: smtplib.SMTP, sender: str) -> None:
+        isPRDR = self._chance.random() < 0.4
+        code, _ = client.docmd(f"MAIL FROM:<{sender}>{' PRDR' if isPRDR else ''}")
+        assert code == 250
+        self.transactions += 1
+        found = [one for one in self._someone() if self._rcpt(client, one)]
+        end = self._chance.random()
+        if end < 0.15 or not found:
+            client.docmd("RSET")
+        else:
+            self._data(client, found, self._chance.random() < 0.4)
+
+    def _someone(self) -> list[str]:
+        names = [*POLICIES, "no-such-one"]
+        return self._chance.sample(names, self._chance.randint(1, 4))
+
+    def _rcpt(self, client: smtplib.SMTP, local: str) -> bool:
+        domain = "example.net" if local in POLICIES else "example.org"
+        code, _ = client.docmd(f"RCPT TO:<{local}@{domain}>")
+        if code >= 400:
+            self.counts["verdicts", "envelope", "", str(code)] += 1
+        elif POLICIES[local] == "open":
+            self.counts["verdicts", "envelope", "open", "250"] += 1
+        return code < 400
+
+    def _data(self, client: smtplib.SMTP, found: list[str], isSpam: bool) -> None:
+        client.docmd("DATA")
+        text = GTUBE if isSpam else "hello"
+        client.send(f"Subject: x\r\n\r\n{text}\r\n.\r\n")
+        code, _ = client.getreply()
+        if code == 353:
+            codes = [client.getreply()[0] for _ in found]
+            client.getreply()
+        else:
+            codes = [code] * len(found)
+        for local, one in zip(found, codes, strict=True):
+            policy = POLICIES[local]
+            if policy != "open":
+                own = (
+                    "450" if policy == "later" else "550" if isSpam and policy == "spam" else "250"
+                )
+                assert code != 353 or str(one) == own, (local, one)
+                self.counts["verdicts", "content", policy, own] += 1
+            if one == 250:
+                self.counts["deliveries", "maildir", "delivered"] += 1
 
 
 class MonitoringTests(IntegrationCase):
@@ -79,7 +196,7 @@ class MonitoringTests(IntegrationCase):
         for local, content in [
             *[("postmaster", "hello")] * 5,
             *[("fighter", "hello")] * 3,
-            *[("fighter", GTUBE.decode() if isinstance(GTUBE, bytes) else GTUBE)] * 2,
+            *[("fighter", GTUBE)] * 2,
             ("waiter", "hello"),
             ("nobody@example.org", "hello"),
         ]:
@@ -106,41 +223,70 @@ class MonitoringTests(IntegrationCase):
         )
 
     def test_counting(self) -> None:
-        """Sessions, verdicts and deliveries are what the run was: by metrics, status and log."""
+        """
+        Sessions, verdicts and deliveries of random traffic are what its clients have
+        seen: in the metrics, in the status, and in the log.
+        """
+        seed = int(os.environ.get("DEFERRALS_SEED", "29"))
         server, port = self.watched()
-        self.run_(server)
-        until(lambda: len(self.logged(server, "delivery")) == 8, "all is delivered")
+        books = Books(random.Random(seed), server.port)
+        for number in range(60):
+            books.session(number)
+        books.source(20)
+        counted = Counter(books.counts)
 
-        def sessions() -> bool:
-            return sum(self.samples(port, "deferrals_sessions_total").values()) == 13
+        def found() -> Counter[tuple[str, ...]]:
+            return Counter({key: count for key, count in self.counted(port).items() if count})
 
-        until(sessions, "all sessions are over")
+        until(lambda: found() == counted, f"what clients have seen (seed {seed}): {counted}")
+        self.assertGreater(len(counted), 8)
+        inWords = {" ".join(filter(None, key)): count for key, count in counted.items()}
+        self.assertEqual(self.shown(server), inWords)
+        logged = {key: count for key, count in counted.items() if key[0] != "sessions"}
+        self.assertEqual(self.inLog(server), logged)
+        files = sum(len(server.mail(local)) for local in POLICIES)
+        self.assertEqual(files, counted["deliveries", "maildir", "delivered"])
+        started = sum(self.samples(port, "deferrals_transactions_total").values())
+        self.assertEqual(started, books.transactions)
+        self.assertEqual(len(self.logged(server, "transaction")), books.transactions)
+
+    def counted(self, port: int) -> dict[tuple[str, ...], int]:
+        """
+        What the metrics say.
+        """
+        # Labels are in the order of their names.
+        verdicts = self.samples(port, "deferrals_verdicts_total")
+        found = {("verdicts", *reversed(key)): int(count) for key, count in verdicts.items()}
+        for name in ("sessions", "deliveries"):
+            for key, count in self.samples(port, f"deferrals_{name}_total").items():
+                found[name, *key] = int(count)
+        return found
+
+    def shown(self, server: Server) -> Counter[str]:
+        """
+        What the status says.
+        """
         counters = json.loads(self.status(server, "--json").stdout)["counters"]
-        listener = "tcp:0:interface=127.0.0.1"
-        found = self.samples(port, "deferrals_sessions_total")
-        self.assertEqual(found, {(listener, "mail"): 12, (listener, "none"): 1})
-        self.assertEqual(sum(counters["sessions"].values()), 13)
-        verdicts = {
-            ("250", "open", "envelope"): 5,
-            ("250", "spam", "content"): 3,
-            ("550", "spam", "content"): 2,
-            ("450", "later", "content"): 1,
-            ("550", "", "envelope"): 1,
-        }
-        found = self.samples(port, "deferrals_verdicts_total")
-        self.assertEqual(
-            {tuple(sorted(key)): n for key, n in found.items()},
-            {tuple(sorted(key)): n for key, n in verdicts.items()},
+        return Counter(
+            {
+                f"{name} {kind}": count
+                for name in ("sessions", "verdicts", "deliveries")
+                for kind, count in counters[name].items()
+            }
         )
-        self.assertEqual(sum(counters["verdicts"].values()), 12)
-        self.assertEqual(len(self.logged(server, "recipient")), 12)
-        transactions = self.samples(port, "deferrals_transactions_total")
-        self.assertEqual(transactions, {("single",): 11, ("aborted",): 1})
-        self.assertEqual(counters["transactions"], {"single": 11, "aborted": 1})
-        self.assertEqual(len(self.logged(server, "transaction")), 12)
-        deliveries = self.samples(port, "deferrals_deliveries_total")
-        self.assertEqual(deliveries, {("maildir", "delivered"): 8})
-        self.assertEqual(counters["deliveries"], {"maildir delivered": 8})
+
+    def inLog(self, server: Server) -> Counter[tuple[str, ...]]:
+        """
+        What the log says.
+        """
+        found: Counter[tuple[str, ...]] = Counter()
+        for one in events(server.log):
+            if one.get("event") == "recipient":
+                policy = one["cohort"].rpartition("/")[0]
+                found["verdicts", one["stage"], policy, one["reply"][:3]] += 1
+            elif one.get("event") == "delivery":
+                found["deliveries", one["use"], one["outcome"]] += 1
+        return found
 
     def test_status(self) -> None:
         """For people, and for monitoring, with a server and without."""
@@ -155,6 +301,40 @@ class MonitoringTests(IntegrationCase):
         self.assertEqual(done.returncode, 2, done.stdout)
         self.assertEqual(done.stdout, "critical: the server does not run\n")
 
+    def test_tls(self) -> None:
+        """By TLS: the same, whatever comes that is no TLS, or never gets so far."""
+        directory = self.directory()
+        certificate, key = makeCertificate(directory)
+        token = os.path.join(directory, "token")
+        with open(token, "w", encoding="utf-8") as file:
+            file.write("secret\n")
+        names = {"certificate": certificate, "key": key, "token_file": token}
+        port = freePort()
+        web = f'[web]\nendpoint = "tcp:{port}:interface=127.0.0.1"\n'
+        web += "".join(f'{name} = "{value}"\n' for name, value in names.items())
+        server = self.server(CONFIG + web)
+        until(lambda: "for web" in server.log, "the port for monitoring")
+        context = ssl.create_default_context(cafile=certificate)
+
+        def secretly(where: str, **headers: str) -> int:
+            return get(port, where, secure=context, **headers)[0]
+
+        until(lambda: secretly("/readyz") == 200, "mail is taken")
+        self.assertEqual(secretly("/metrics"), 401)
+        self.assertEqual(secretly("/metrics", Authorization="Bearer wrong"), 401)
+        self.assertEqual(secretly("/metrics", Authorization="Bearer secret"), 200)
+        self.assertEqual(secretly("/healthz", Host="evil.example"), 421)
+        self.assertRaises(OSError, get, port, "/healthz")
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+        for one in silent:
+            self.addCleanup(one.close)
+        self.assertEqual(secretly("/metrics", Authorization="Bearer secret"), 200)
+        makeCertificate(directory, "localhost")
+        server.process.process.send_signal(signal.SIGHUP)
+        until(lambda: "configuration reloaded" in server.log, server.log)
+        context = ssl.create_default_context(cafile=certificate)
+        self.assertEqual(secretly("/healthz"), 200)
+
     def test_strangers(self) -> None:
         """A wrong token, a Host from elsewhere; silent ones and floods cost mail nothing."""
         token = os.path.join(self.directory(), "token")
@@ -165,16 +345,16 @@ class MonitoringTests(IntegrationCase):
         self.assertEqual(get(port, "/metrics", Authorization="Bearer wrong")[0], 401)
         self.assertEqual(get(port, "/metrics", Authorization="Bearer secret")[0], 200)
         self.assertEqual(get(port, "/healthz", Host="evil.example")[0], 421)
-        silent = []
-        for _ in range(200):
-            with contextlib.suppress(OSError):  # cut off at once
-                silent.append(socket.create_connection(("127.0.0.1", port)))
-                self.addCleanup(silent[-1].close)
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        for one in silent:
+            self.addCleanup(one.close)
+        self.assertEqual(get(port, "/metrics", Authorization="Bearer secret")[0], 200)
         with smtplib.SMTP("127.0.0.1", server.port, "c.test") as client:
             client.sendmail("me@client.test", ["postmaster@example.net"], "Subject: x\r\n\r\nx")
         for one in silent:
-            one.close()
-        until(lambda: _answers(port), "monitoring is answered again")
+            with contextlib.suppress(OSError):  # some are cut off
+                one.sendall(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 100000)
+        until(lambda: _answers(port), "monitoring is answered")
 
     def test_prometheus(self) -> None:
         """A real Prometheus scrapes the server; every query of the dashboard has a meaning."""
@@ -215,7 +395,16 @@ class MonitoringTests(IntegrationCase):
         queries = [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
         self.assertGreater(len(queries), 12)
         empty = [query for query in queries if not self.ask(own, query)]
-        idle = ("queue_", "service_", "mixed", "notices", "authentications")
+        rules += [os.path.join(CONTRIB, "prometheus", "tests.yml")]
+        for rule in rules:
+            with open(rule, encoding="utf-8") as file:
+                queries.append(file.read())
+        _, text = get(port, "/metrics")
+        there = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+        used = re.findall(r"\b(?:deferrals|process)_\w+\b(?!:)", " ".join(queries))
+        named = {re.sub("_(bucket|sum|count)$", "", one) for one in used}
+        self.assertEqual(named - there, set())
+        idle = ("queue_", "service_", "> 0")  # nothing waits, nothing is wrong
         self.assertEqual([query for query in empty if not any(one in query for one in idle)], [])
 
     def ask(self, port: int, query: str) -> list[float]:

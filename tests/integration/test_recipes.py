@@ -43,7 +43,7 @@ class TenantsTests(IntegrationCase):
         recipe = page("recipes", "tenants.md")
         self.dovecot = Dovecot(self, _SIEVE, (*self.people, "postmaster@mx.example.net"))
         sieve = os.path.join(self.dovecot.directory, "before.sieve")
-        (script,) = re.findall(r"```\n(require.*?)```", recipe, re.S)
+        (script,) = re.findall(r"```sieve\n(require.*?)```", recipe, re.S)
         with open(sieve, "w", encoding="utf-8") as file:
             file.write(script)
         os.chmod(self.dovecot.directory, 0o777)  # who delivers compiles the script

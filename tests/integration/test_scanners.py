@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Mapping
 
-from deferrals.stages.content.match.stage import EICAR, GTUBE
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 from tests.integration.daemons import Exim
 from tests.integration.scanners import OWN_VIRUS, Clamd, DebianSpamd, Rspamd, Spamd
 from tests.integration.support import ROOT, IntegrationCase, Server, cli, message, until

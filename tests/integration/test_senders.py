@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import smtplib
 
-from deferrals.stages.content.match.stage import EICAR, GTUBE
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 from tests.integration.daemons import Exim
 from tests.integration.support import (
     CONFIG,

@@ -56,6 +56,22 @@ class CompletedTests(SynchronousTestCase):
         ):
             self.assertIs(completed(content, additions()), content)
 
+    def test_binary(self) -> None:
+        """What stands behind half a line end is dropped, too, and the rest stays as it is."""
+        for end in (b"\n", b"\r", b"\r\n"):
+            hidden = (
+                b"Subject: x" + end + b"Bcc: x@y.example" + end + b" z@y.example" + end + b"X: y"
+            )
+            found = completed(WHOLE + b"\r\n" + hidden + b"\r\n\r\nBcc: text", additions())
+            left = b"Subject: x" + end + b"X: y\r\n\r\nBcc: text"
+            self.assertEqual(found, WHOLE + b"\r\n" + left)
+        lines = WHOLE.replace(b"\r\n", b"\n")
+        found = completed(b"Bcc: x@y.example\n" + lines + b"\n\nBcc: text\n", additions())
+        self.assertEqual(found, lines + b"\n\nBcc: text\n")
+        completion = Completion(additions(), 200)
+        fed = completion.feed(b"bcc: a@b\n" + lines + b"\n\n" + b"x" * 300) + completion.end()
+        self.assertEqual(fed, lines + b"\n\n" + b"x" * 300)
+
     def test_missing(self) -> None:
         """Date and Message-ID are added behind the other fields."""
         self.assertEqual(self.head(b"Subject: x"), [b"Subject: x", DATE, ID])

@@ -12,48 +12,70 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 from tests.mutants import choosing
 from tests.mutants.mutations import ListError, Mutation, load, sample
-from tests.mutants.running import FAULT, LEAST_SECONDS, TIMES, Fate, Verdict, inForks, run, warm
+from tests.mutants.running import FAULT, Fate, Late, Told, Verdict, inForks, run, warm
 from tests.zygote import ROOT
 
 CACHE = os.path.join(ROOT, ".ci", "mutants")
 
 
-def judge(
-    mutations: list[Mutation], known: choosing.Recorded, count: int, *, isLoud: bool
-) -> list[Verdict]:
+class Judge:
     """
-    What becomes of each.
+    What becomes of mutations.
+
+    @param known: which tests see what.
+    @param count: how many forks there are at once.
+    @param isLoud: whether those that were killed are named, too.
+    @ivar verdicts: what is known by now.
     """
-    verdicts: list[Verdict] = []
-    jobs = []
 
-    def note(mutation: Mutation, text: str | None) -> None:
-        fate = Fate.TIMED_OUT if text is None else Fate.KILLED if text else Fate.SURVIVED
-        if text is not None and text.startswith(FAULT):
-            fate = Fate.UNKNOWN
-        verdicts.append(Verdict(mutation, fate, (text or "").partition("\n")[0]))
-        if isLoud or fate is not Fate.KILLED:
-            print(_line(verdicts[-1]), flush=True)
+    def __init__(self, known: choosing.Recorded, count: int, *, isLoud: bool) -> None:
+        self._known, self._count, self._isLoud = known, count, isLoud
+        self._waited: list[Mutation] = []
+        self.verdicts: list[Verdict] = []
 
-    for mutation in mutations:
-        tests = known.tests(mutation)
-        if not tests:
-            verdicts.append(Verdict(mutation, Fate.UNTESTED))
-            print(_line(verdicts[-1]), flush=True)
-            continue
-        seconds = LEAST_SECONDS + TIMES * sum(known.seconds.get(one, 0.0) for one in tests)
-        jobs.append(
-            (
-                seconds,
-                lambda tests=tests, mutation=mutation: run(tests, mutation),
-                lambda text, mutation=mutation: note(mutation, text),
-            )
-        )
-    inForks(jobs, count)
-    return verdicts
+    def judge(self, mutations: list[Mutation]) -> None:
+        """
+        All of them.
+        """
+        tested = [one for one in mutations if self._known.tests(one)]
+        for one in mutations:
+            if one not in tested:
+                self._say(Verdict(one, Fate.UNTESTED))
+        inForks([self._job(one, one, self._told) for one in tested], self._count)
+        # Was it the mutation, or the machine?  Its tests say it, with nothing broken.
+        inForks([self._job(one, None, self._toldUnbroken) for one in self._waited], 1)
+
+    def _job(
+        self,
+        mutation: Mutation,
+        broken: Mutation | None,
+        told: Callable[[Mutation, str | Late], None],
+    ) -> tuple[float, Callable[[], list[str]], Told]:
+        tests = self._known.tests(mutation)
+        return self._known.patience(tests), partial(run, tests, broken), partial(told, mutation)
+
+    def _told(self, mutation: Mutation, text: str | Late) -> None:
+        if text is Late.WAITING:
+            self._waited.append(mutation)
+        elif text is Late.BUSY:
+            self._say(Verdict(mutation, Fate.ENDLESS))
+        else:
+            killer = text.partition("\n")[0]
+            fate = Fate.KILLED if killer else Fate.SURVIVED
+            self._say(Verdict(mutation, Fate.UNKNOWN if text.startswith(FAULT) else fate, killer))
+
+    def _toldUnbroken(self, mutation: Mutation, text: str | Late) -> None:
+        self._say(Verdict(mutation, Fate.UNKNOWN if text else Fate.ENDLESS))
+
+    def _say(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+        if self._isLoud or verdict.fate is not Fate.KILLED:
+            print(_line(verdict), flush=True)
 
 
 def _line(verdict: Verdict) -> str:
@@ -73,8 +95,8 @@ def unsound(verdicts: list[Verdict]) -> list[str]:
     killers = sorted({one.killer for one in verdicts if one.fate is Fate.KILLED})
     failed: list[str] = []
 
-    def told(text: str | None) -> None:
-        failed.extend(["they did not end"] if text is None else text.splitlines())
+    def told(text: str | Late) -> None:
+        failed.extend([text.value] if isinstance(text, Late) else text.splitlines())
 
     if killers:
         inForks([(600.0, lambda: run(killers, first=False), told)], 1)
@@ -116,8 +138,9 @@ def main() -> int:
         chosen = sample(chosen, options.sample)
     began = time.monotonic()
     warm()
-    verdicts = judge(chosen, known, options.jobs, isLoud=options.verbose)
-    return _close(verdicts, time.monotonic() - began, options.least)
+    judge = Judge(known, options.jobs, isLoud=options.verbose)
+    judge.judge(chosen)
+    return _close(judge.verdicts, time.monotonic() - began, options.least)
 
 
 def _close(verdicts: list[Verdict], seconds: float, least: float) -> int:
@@ -125,11 +148,11 @@ def _close(verdicts: list[Verdict], seconds: float, least: float) -> int:
     for test in failed:
         print(f"fails in a fork where nothing is broken: {test}")
     fates = Counter(one.fate for one in verdicts)
-    killed = fates[Fate.KILLED] + fates[Fate.TIMED_OUT]
+    killed = fates[Fate.KILLED] + fates[Fate.ENDLESS]
     share = 100.0 * killed / max(1, len(verdicts))
     print(
         f"{len(verdicts)} mutations, {killed} killed ({share:.1f} %),"
-        f" {fates[Fate.TIMED_OUT]} of them by the limit of time;"
+        f" {fates[Fate.ENDLESS]} of them did not end;"
         f" {len(verdicts) - killed} survived; {seconds:.0f} s"
     )
     return 1 if failed or fates[Fate.UNKNOWN] or share < least else 0

@@ -16,8 +16,15 @@ from tests.mutants.mutations import Mutation
 from tests.mutants.recording import SECONDS
 from tests.zygote import ROOT
 
+#: A fork may use so many seconds of a processor, and so many times what its tests took
+#: when they were recorded.
+LEAST_SECONDS, TIMES = 15.0, 4.0
+
 #: The unit tests, for pytest.
 UNITS = ["tests", "--ignore=tests/integration", "--ignore=tests/crash"]
+
+#: What it counts runs in a process of its own, in which nothing is broken.
+UNITS += ["--deselect=tests/test_growth.py::GrowthTests::test_linear"]
 
 
 @attrs.frozen
@@ -46,6 +53,12 @@ class Recorded:
         return sorted(
             tests, key=lambda one: (one.partition("::")[0] != own, self.seconds.get(one, 0.0), one)
         )
+
+    def patience(self, tests: list[str]) -> float:
+        """
+        How many seconds of a processor these tests may use.
+        """
+        return LEAST_SECONDS + TIMES * sum(self.seconds.get(one, 0.0) for one in tests)
 
 
 def record(directory: str) -> None:

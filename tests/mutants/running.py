@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import gc
 import importlib
+import math
 import os
 import pkgutil
 import resource
@@ -34,9 +34,9 @@ from tests.zygote import ROOT
 #: What a fork tells begins with it where it could not do its work.
 FAULT = "the fork failed:"
 
-#: A fork may take so long, and so many times what its tests took when they were
-#: recorded: machines are shared.
-LEAST_SECONDS, TIMES = 30.0, 6.0
+#: A fork may take so many times the seconds by the clock that it may use of a
+#: processor: machines are shared.
+PATIENCE = 5.0
 
 #: So much memory a fork may have: a mutation may ask for all of it.
 MEMORY_OCTETS = 4 << 30
@@ -51,13 +51,22 @@ _MODULES = (
 )
 
 
+class Late(enum.Enum):
+    """
+    How a fork has not ended.
+    """
+
+    BUSY = "it used more of a processor than it may"
+    WAITING = "it did not end in time, and may have waited for a processor"
+
+
 class Fate(enum.Enum):
     """
     What became of a mutation.
     """
 
     KILLED = "killed"
-    TIMED_OUT = "killed: it did not end"
+    ENDLESS = "killed: it did not end"
     SURVIVED = "survived"
     UNTESTED = "survived: no test runs it"
     UNKNOWN = "not judged"
@@ -114,7 +123,8 @@ class _Chosen:
 
 def warm() -> None:
     """
-    Import what is everywhere the same.
+    Import what is everywhere the same.  Garbage collection is left as it is: hypothesis
+    asks it who refers to its random numbers, and warns where none is found.
     """
     for name in (*_PACKAGES, *_MODULES):
         with contextlib.suppress(ImportError):
@@ -127,7 +137,6 @@ def warm() -> None:
         if name == "deferrals" or name.startswith("deferrals."):
             raise RuntimeError(f"{name} must not be imported yet")
     assert "twisted.internet.reactor" not in sys.modules, "a reactor cannot be shared"
-    gc.freeze()
 
 
 def run(tests: Sequence[str], mutation: Mutation | None = None, *, first: bool = True) -> list[str]:
@@ -160,22 +169,24 @@ def _install() -> None:
     importlib.invalidate_caches()
 
 
+#: What is told of a fork: its lines, or that it has not ended.
+Told = Callable[[str | Late], None]
+
+
 @attrs.define
 class _Fork:
     pid: int
     fd: int
     ends: float
-    told: Callable[[str | None], None]
+    told: Told
 
 
-def inForks(
-    jobs: Iterable[tuple[float, Callable[[], list[str]], Callable[[str | None], None]]], count: int
-) -> None:
+def inForks(jobs: Iterable[tuple[float, Callable[[], list[str]], Told]], count: int) -> None:
     """
     Run functions in forks, so many at once.
 
-    @param jobs: for each the seconds that it may take, what the fork does, and what is
-        told of it: the lines that came, or C{None} where it did not end.
+    @param jobs: for each the seconds of a processor that it may use, what the fork does,
+        and what is told of it.
     """
     running: list[_Fork] = []
     for seconds, function, told in jobs:
@@ -186,17 +197,15 @@ def inForks(
         _reap(running)
 
 
-def _start(
-    seconds: float, function: Callable[[], list[str]], told: Callable[[str | None], None]
-) -> _Fork:
+def _start(seconds: float, function: Callable[[], list[str]], told: Told) -> _Fork:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid:
         os.close(writing)
-        return _Fork(pid, reading, time.monotonic() + seconds, told)
+        return _Fork(pid, reading, time.monotonic() + seconds * PATIENCE, told)
     try:
         os.setsid()
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_OCTETS, MEMORY_OCTETS))
+        _limit(seconds)
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(null, number)
@@ -208,31 +217,47 @@ def _start(
         os._exit(0)
 
 
+def _limit(seconds: float) -> None:
+    """
+    Seconds of a processor, whatever else runs on the machine; and memory.
+    """
+    for what, most in (
+        (resource.RLIMIT_AS, MEMORY_OCTETS),
+        (resource.RLIMIT_CPU, math.ceil(seconds)),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (most, resource.getrlimit(what)[1]))
+
+
 def _reap(running: list[_Fork]) -> None:
     """
     Wait until at least one has ended, or its time is over.
     """
     while True:
         for one in running:
-            pid, _ = os.waitpid(one.pid, os.WNOHANG)
-            isLate = time.monotonic() > one.ends
+            pid, status = os.waitpid(one.pid, os.WNOHANG)
+            isLate = not pid and time.monotonic() > one.ends
             if pid or isLate:
                 running.remove(one)
-                _ended(one, isLate and not pid)
+                _ended(one, Late.WAITING if isLate else _how(status))
                 return
         time.sleep(0.01)
 
 
-def _ended(one: _Fork, isLate: bool) -> None:
+def _how(status: int) -> Late | None:
+    isBusy = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+    return Late.BUSY if isBusy else None
+
+
+def _ended(one: _Fork, late: Late | None) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(one.pid, signal.SIGKILL)  # and what it has started
-    if isLate:
+    if late is Late.WAITING:
         os.waitpid(one.pid, 0)
     os.set_blocking(one.fd, False)
-    with contextlib.suppress(BlockingIOError):
+    try:
         text = os.read(one.fd, 8000).decode()
-        os.close(one.fd)
-        one.told(None if isLate else text.strip())
-        return
+    except BlockingIOError:
+        text = ""
     os.close(one.fd)
-    one.told(None)
+    one.told(late or (text.strip() if text else f"{FAULT} it died"))

@@ -10,7 +10,7 @@ import tempfile
 import attrs
 from twisted.trial import unittest
 
-from tests.mutants.mutations import ListError, Mutation, sample
+from tests.mutants.mutations import ListError, Mutation, load, sample
 
 MODULE = """\
 import os
@@ -79,6 +79,10 @@ class MutationTests(unittest.SynchronousTestCase):
         statement, whole = self.mutation("LIMIT = 5", "LIMIT = 6").lines()
         self.assertEqual({3}, statement)
         self.assertTrue(whole >= set(range(1, 17)))
+
+    def test_list(self) -> None:
+        """A change of what the list breaks brings the list along; each snippet is there once."""
+        self.assertGreaterEqual(len(load()), 250)
 
     def test_sample(self) -> None:
         """The same ones, whatever else is listed."""

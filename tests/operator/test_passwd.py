@@ -47,6 +47,13 @@ class PasswdTests(FileCase):
         self.assertTrue(users["eve@example.net"].check("grün"))
         self.assertIsNone(users["eve@example.net"].scram)
 
+    def test_group(self) -> None:
+        """In a directory that hands down its group, as the package's, the server reads it."""
+        os.chmod(os.path.dirname(self.path), 0o2750)
+        self.path += "-new"
+        self.assertEqual(self.passwd("eve@example.net", password="secret"), (0, ""))
+        self.assertEqual(os.stat(self.path).st_mode & 0o777, 0o640)
+
     def test_mode(self) -> None:
         """An old file keeps its mode, e.g. for a group that reads it."""
         os.chmod(self.path, 0o640)

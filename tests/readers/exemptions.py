@@ -19,16 +19,17 @@ import attrs
 _NOT_ASCII = re.compile("[^\0-\x7f]")
 _LETTER = re.compile(rb"[A-Za-z0-9+/]")
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/\r\n]")
+#: A message with parts, in another one.
+_ENCLOSED = re.compile(rb"\A[!-9;-~]+[ \t]*:(?s:.)*^Content-(?s:.)*^--", re.I | re.M)
+_WORD = re.compile(rb"=\?[^?\s]+\?[bB]\?([^?]*)\?=")
 #: Also where a CR alone ends the line.
 _LIKE_BOUNDARY = re.compile(rb"(?:\A|(?<=[\r\n]))--([^\r\n]*)")
-_PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*[A-Za-z0-9+/]")
 #: So many octets may be in common by chance.
 _IN_COMMON = 3
 #: What a reader shows of what is seen is more than one part of so many.
 _SUBSTANTIAL = 10
 _UNPRINTED = re.compile(r"[^!->@-~]")
 _HALF = re.compile("[\udc80-\udcff]")
-_WITHOUT_EQUALS = re.compile(rb"[=\s]+")
 _CONTROL = re.compile("[\0-\x1f\x7f]")
 _NO_LETTERS = re.compile(rb"[^A-Za-z0-9+/]+")
 
@@ -217,16 +218,6 @@ def _begins(content: bytes, seen: WhatIsSeen) -> bool:
     return any(other.startswith(trimmed(content)) for other in seen.contents)
 
 
-def _isPadded(one: Difference, seen: WhatIsSeen) -> bool:
-    if one.reader != "rspamd" or one.content is None:
-        return False
-    octets = len(one.content)
-    return any(
-        _PADDED_INSIDE.search(other) and abs(octets - len(_letters(other)) * 3 // 4) < 6
-        for other in seen.contents
-    )
-
-
 def _hasBrokenLine(one: Difference, seen: WhatIsSeen) -> bool:
     content = one.content or b""
     common = max((_common(content, other) for other in seen.contents), default=0)
@@ -242,14 +233,22 @@ def _common(one: bytes, other: bytes) -> int:
 
 def _isUndeclared(one: Difference, seen: WhatIsSeen) -> bool:
     """
-    Whether C{match} sees it as soon as a header declares one of the lines.
+    Whether C{match} sees it as soon as a header declares one of the lines, of the
+    message or of one that is encoded in it.
     """
     if one.reader != "rspamd":
         return False
-    lines = {found[1].rstrip() for found in _LIKE_BOUNDARY.finditer(one.message)}
-    lines |= {line.removesuffix(b"--") for line in lines}
-    lines.discard(b"")
-    return any(_seesWith(line, one, seen) for line in sorted(lines)[:50])
+    encoded = [content for content in seen.contents if _ENCLOSED.search(content)]
+    return any(
+        _seesWith(line, attrs.evolve(one, message=message), seen)
+        for message in (one.message, *encoded[:50])
+        for line in _likeBoundaries(message)
+    )
+
+
+def _likeBoundaries(message: bytes) -> list[bytes]:
+    lines = {found[1].rstrip() for found in _LIKE_BOUNDARY.finditer(message)}
+    return sorted(lines | {line.removesuffix(b"--") for line in lines})[:50]
 
 
 def _seesWith(line: bytes, one: Difference, seen: WhatIsSeen) -> bool:
@@ -278,17 +277,6 @@ def _isPunctuation(one: Difference, seen: WhatIsSeen) -> bool:
     return one.name is not None and not re.search(rb"[0-9A-Za-z\x80-\xff]", one.name)
 
 
-def _hasBrokenQuotes(one: Difference, seen: WhatIsSeen) -> bool:
-    name = (one.name or b"").decode("utf-8", "surrogateescape").lower()
-    fields = re.split(rb"\r?\n(?![ \t])", one.message)
-    isBroken = any(b"name" in field and field.count(b'"') % 2 for field in fields)
-    return (
-        one.reader == "rspamd"
-        and isBroken
-        and any(len(name) > 3 and other.endswith(name[-4:]) for other in seen.names)
-    )
-
-
 def _hasNoControls(one: Difference, seen: WhatIsSeen) -> bool:
     name = (one.name or b"").decode("utf-8", "surrogateescape").strip().lower()
     plain = _UNPRINTED.sub("", name)
@@ -313,19 +301,44 @@ def _isOtherPieces(one: Difference, seen: WhatIsSeen) -> bool:
     )
 
 
-def _hasHeaderInFront(one: Difference, seen: WhatIsSeen) -> bool:
-    front, empty, rest = (one.content or b"").partition(b"\r\n\r\n")
-    isSmall = len(front) * _SUBSTANTIAL < len(rest) * (_SUBSTANTIAL - 1)
-    return bool(one.reader == "rspamd" and empty and rest.strip() and isSmall) and seen.hasContent(
-        rest
+def _isDecodedTwice(one: Difference, seen: WhatIsSeen) -> bool:
+    shown = trimmed(one.content or b"")
+    isEncoded = _ENCODED_MESSAGE.search(one.message) is not None
+    return (
+        one.reader == "rspamd"
+        and isEncoded
+        and bool(shown)
+        and any(trimmed(decode(other)) == shown for other in seen.contents for decode in _DECODERS)
     )
 
 
-def _isOddQuoted(one: Difference, seen: WhatIsSeen) -> bool:
-    content = _WITHOUT_EQUALS.sub(b"", trimmed(one.content or b""))
-    return len(content) > _IN_COMMON and content in {
-        _WITHOUT_EQUALS.sub(b"", other) for other in seen.contents
-    }
+def _byGroups(content: bytes) -> bytes:
+    """
+    Base 64, octet by octet, as rspamd has it where there is padding inside.
+    """
+    groups, before, letters = [b""], b" ", iter(re.findall(rb"(?s:.)", content))
+    for octet in letters:
+        if _LETTER.fullmatch(octet):
+            groups[-1] += octet
+        elif octet == b"=" and len(groups[-1]) % 4 == 2 and _LETTER.fullmatch(before):
+            groups.append(b"")
+            octet = next(letters, b" ")
+        before = octet
+    return b"".join(map(_base64, groups))
+
+
+#: What a message's transfer encoding may be.
+_DECODERS: tuple[Callable[[bytes], bytes], ...] = (_byGroups, binascii.a2b_qp)
+_ENCODED_MESSAGE = re.compile(
+    rb"^Content-Transfer-Encoding[ \t]*:\s*(?:base64|quoted-printable)", re.I | re.M
+)
+
+
+def _isCutWord(one: Difference, seen: WhatIsSeen) -> bool:
+    words = [(found[1], _base64(found[1])) for found in _WORD.finditer(one.message)]
+    return one.reader == "rspamd" and any(
+        one.name == octets[: max(0, len(text) - len(octets))] for text, octets in words
+    )
 
 
 def _isHyphens(one: Difference, seen: WhatIsSeen) -> bool:
@@ -370,13 +383,8 @@ EXEMPTIONS = (
     ),
     Exemption(
         "Base 64 with something else in it: readers agree up to there, and differ in what"
-        " they make of the rest; `match` sees two of the ways.",
+        " they make of the rest; `match` sees three of the ways.",
         _isOddBase64,
-    ),
-    Exemption(
-        "rspamd decodes base 64 with padding inside to as many octets, but other ones;"
-        " `match` sees it as it is, and two ways to decode it.",
-        _isPadded,
     ),
     Exemption(
         "Uuencode with a line that has another length than it says: readers agree up to"
@@ -384,8 +392,8 @@ EXEMPTIONS = (
         _hasBrokenLine,
     ),
     Exemption(
-        "rspamd takes a line for a boundary that no header declares; `match` sees what is"
-        " behind it as soon as one does.",
+        "rspamd takes a line for a boundary that no header declares, in an encoded message,"
+        " too; `match` sees what is behind it as soon as one does.",
         _isUndeclared,
     ),
     Exemption(
@@ -401,11 +409,6 @@ EXEMPTIONS = (
         _isPunctuation,
     ),
     Exemption(
-        "rspamd puts other pieces of a name together where a quote is"
-        " not closed; `match` sees a name with the same end.",
-        _hasBrokenQuotes,
-    ),
-    Exemption(
         "rspamd shows `?` for a control character in a name, and octets that are no"
         " UTF-8 as they are.",
         _hasNoControls,
@@ -416,14 +419,14 @@ EXEMPTIONS = (
         _isOtherPieces,
     ),
     Exemption(
-        "rspamd shows the last lines of a header section in front of a content; `match`"
-        " sees the content.",
-        _hasHeaderInFront,
+        "rspamd undoes the transfer encoding of a message in its parts once more, where"
+        " these say none; `match` sees what is decoded once.",
+        _isDecodedTwice,
     ),
     Exemption(
-        "Quoted-printable with something else in it: readers differ in which equals signs"
-        " and blanks are left.",
-        _isOddQuoted,
+        "rspamd cuts a name off where an encoded word in base 64 has something else in it;"
+        " `match` sees the whole.",
+        _isCutWord,
     ),
     Exemption(
         "rspamd shows the two hyphens of a second closing boundary.",

@@ -17,6 +17,10 @@ import zipfile
 
 from tests.readers.item import Shown
 
+_ESCAPE = re.compile(rb"\\(?:([0-7]{3})|([abfnrtv\\]))")
+_CONTROLS = re.findall(b"(?s:.)", b"\a\b\f\n\r\t\v")
+_LETTERS = dict(zip(re.findall(b".", b"abfnrtv"), _CONTROLS, strict=True))
+
 
 def python(data: bytes) -> Shown:
     """
@@ -43,12 +47,18 @@ def _octets(name: str) -> bytes:
 
 def _escaped(line: bytes) -> str:
     """
-    bsdtar writes octets that cannot be shown as octal numbers, unzip controls as
-    C{^E}.
+    bsdtar writes octets that cannot be shown as octal numbers, and those that C has
+    a letter for as that; unzip writes controls as C{^E}.
     """
     line = re.sub(rb"\^([@-_])", lambda found: bytes([found[1][0] - 64]), line)
-    octets = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 255]), line)
-    return octets.replace(b"\\\\", b"\\").decode("utf-8", "surrogateescape")
+    octets = _ESCAPE.sub(_unescaped, line)
+    return octets.decode("utf-8", "surrogateescape")
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    if found[1]:
+        return bytes([int(found[1], 8) & 255])
+    return _LETTERS.get(found[2], found[2])
 
 
 def archive(data: bytes, suffix: str) -> dict[str, set[str]]:

@@ -345,7 +345,7 @@ class SchedulerTests(SchedulerCase):
         self.patch(self.spool, "claim", lambda *args: claims.append(args) or succeed([]))
         self.successResultOf(self.scheduler.stop())
         self.scheduler.start()
-        self.assertEqual(claims, [])
+        self.assertEqual((claims, self.clock.getDelayedCalls()), ([], []))
 
     def test_stopInTime(self) -> None:
         """A delivery that does not end does not keep the server from stopping: it stays queued."""

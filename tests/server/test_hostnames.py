@@ -13,6 +13,7 @@ from deferrals.server.hostnames import (
     LOOKUP_SECONDS,
     MAX_LOOKUPS,
     MAX_NAMES,
+    NAME_SECONDS,
     UNNAMED_SECONDS,
     Hostnames,
 )
@@ -83,6 +84,15 @@ class HostnamesTests(SynchronousTestCase):
         self.assertEqual(self.find(), "")
         self.clock.advance(UNNAMED_SECONDS)
         self.assertEqual(self.find(), "mail.example.com")
+
+    def test_others(self) -> None:
+        """A name of which DNS says nothing, or nothing in time, does not hide the next one."""
+        self.resolver.records[PTR, "PTR"] = ["dead.example", "silent.example", "mail.example.com"]
+        self.resolver.broken, self.resolver.silent = {"dead.example"}, {"silent.example"}
+        found = self.names.find("192.0.2.7")
+        self.clock.advance(NAME_SECONDS)
+        self.assertEqual(self.successResultOf(found), "mail.example.com")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_silent(self) -> None:
         """One look-up for all that ask, which ends, and which none of them can end."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -58,6 +59,17 @@ class QueueTests(SynchronousTestCase):
         self.successResultOf(queue.start())
         self.assertEqual(self.ids.spool, queue.spool.identity)
         self.successResultOf(queue.stop())
+
+    def test_stoppedMeanwhile(self) -> None:
+        """A queue that is stopped while it starts has nothing under way."""
+        queue = self.make(None)
+        opened: Deferred[None] = Deferred()
+        self.patch(queue.spool, "open", lambda: opened)
+        started = queue.start()
+        self.successResultOf(queue.stop())
+        opened.callback(None)
+        self.successResultOf(started)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_unknown(self) -> None:
         """A delivery that says nothing of a recipient leaves it in the queue."""

@@ -57,6 +57,14 @@ class RemoteTests(SynchronousTestCase):
         self.assertEqual(self.part()["state"], "working")
         self.assertEqual(self.services.status.counted("thing", "asked"), 1)
 
+    def test_counted(self) -> None:
+        """Each request is counted once; an answer that is about the message is one, too."""
+        self.works()
+        self.fails(1)
+        self.failureResultOf(self.remote.ask(10, lambda: fail(TooLarge("413"))), TooLarge)
+        counters = self.services.status.snapshot()["counters"]["thing"]
+        self.assertEqual(counters, {"asked": 3, "answered": 2, "failed": 1})
+
     def test_opens(self) -> None:
         """After so many failures in a row it is left alone, which is logged once and shown."""
         self.fails(FAILURES - 1)

@@ -165,6 +165,26 @@ class BoundTests(SynchronousTestCase):
         self.assertNotIn(b"gzip", transport.value())
         self.failureResultOf(d, StageError)
 
+    def test_identity(self) -> None:
+        """What says that it is not packed is an answer."""
+        for value, isRead in (
+            (b"identity", True),
+            (b" Identity ", True),
+            (b"", True),
+            (b"identity, gzip", False),
+            (b"identity\r\nContent-Encoding: br", False),
+        ):
+            said = (
+                b"HTTP/1.1 200 OK\r\nContent-Encoding: "
+                + value
+                + b"\r\nContent-Length: 2\r\n\r\nok"
+            )
+            d, _ = self.ask(said)
+            if isRead:
+                self.assertEqual(self.successResultOf(d), (200, b"ok"), value)
+            else:
+                self.failureResultOf(d, StageError)
+
     def test_noCookies(self) -> None:
         """What a service sets is not sent with the next message."""
         cookie = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 0\r\n\r\n"

@@ -5,13 +5,45 @@ The numbers, as Prometheus reads them.
 from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.errors import SpoolError
 from deferrals.model.events import happened
 from deferrals.model.status import Status
-from deferrals.web.metrics import QUEUE_SECONDS, Metrics, QueueFigures, Sources
+from deferrals.web.metrics import (
+    COUNTERS,
+    HISTOGRAMS,
+    QUEUE_SECONDS,
+    WAIT_SECONDS,
+    Metrics,
+    QueueFigures,
+    Sources,
+)
+
+#: The labels of each, as docs/monitoring.md has them.
+TABLE = {
+    "deferrals_sessions": ("listener", "outcome"),
+    "deferrals_transactions": ("rung",),
+    "deferrals_verdicts": ("stage", "policy", "code"),
+    "deferrals_judgements": ("use", "outcome"),
+    "deferrals_deadlines_missed": ("stage",),
+    "deferrals_reply_seconds": ("reply",),
+    "deferrals_mixed": ("what",),
+    "deferrals_mixed_last_recipient_seconds": (),
+    "deferrals_commit_seconds": (),
+    "deferrals_commit_messages": (),
+    "deferrals_deliveries": ("class", "outcome"),
+    "deferrals_delivery_seconds": ("class",),
+    "deferrals_notices": ("kind",),
+    "deferrals_service_seconds": ("service",),
+    "deferrals_limits_hit": ("limit",),
+    "deferrals_authentications": ("outcome",),
+}
+
+LABELS = {one.metric: one.labels for one in (*COUNTERS, *HISTOGRAMS)}
 
 
 class MetricsTests(SynchronousTestCase):
@@ -23,9 +55,7 @@ class MetricsTests(SynchronousTestCase):
         self.clock = Clock()
         self.status = Status()
         self.asked = 0
-        self.figures: Deferred[QueueFigures] = succeed(
-            QueueFigures({("mx", "queued"): 3}, {"mx": 7.5})
-        )
+        self.figures: Deferred[QueueFigures] | None = None
         sources = Sources(
             status=self.status,
             build={"version": "1", "python": "3", "twisted": "2"},
@@ -37,7 +67,9 @@ class MetricsTests(SynchronousTestCase):
 
     def queue(self) -> Deferred[QueueFigures]:
         self.asked += 1
-        return self.figures
+        if self.figures is not None:
+            return self.figures
+        return succeed(QueueFigures({("mx", "queued"): 3}, {"mx": 7.5}))
 
     def samples(self) -> dict[tuple[str, ...], float]:
         text = self.successResultOf(self.metrics.get()).decode()
@@ -54,9 +86,12 @@ class MetricsTests(SynchronousTestCase):
         for action in ("failed", "expired", "delayed"):
             happened(self.status, "notice", {"action": action})
         happened(self.status, "delivery", {"use": "mx", "outcome": "retry", "seconds": 0.02})
-        self.status.count("authentications", "not tried")
-        self.status.count("submission", "held")
-        self.status.count("submission", "over recipients")
+        for outcome, limit in (("not tried", "auth_address_failures"), ("not possible", "")):
+            happened(self.status, "authentication", {"outcome": outcome, "limit": limit})
+        happened(self.status, "submission", {"outcome": "over messages", "limit": "messages"})
+        happened(self.status, "judgement", {"use": "clamav", "outcome": "unscanned"})
+        happened(self.status, "late", {"stage": "content"})
+        happened(self.status, "commit", {"messages": 3, "seconds": 0.002})
         found = self.samples()
         for key in ("sent_away", "filed", "one_for_all"):
             self.assertEqual(found["deferrals_mixed_total", key], 1)
@@ -66,8 +101,15 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(found["deferrals_delivery_seconds_bucket", "mx", "0.025"], 1)
         self.assertEqual(found["deferrals_delivery_seconds_bucket", "mx", "+Inf"], 1)
         self.assertEqual(found["deferrals_authentications_total", "throttled"], 1)
-        limits = [key for key in found if key[0] == "deferrals_limits_hit_total"]
-        self.assertEqual(limits, [("deferrals_limits_hit_total", "recipients")])
+        self.assertEqual(found["deferrals_authentications_total", "failed"], 1)
+        limits = [key[1] for key in found if key[0] == "deferrals_limits_hit_total" and found[key]]
+        self.assertEqual(limits, ["auth_address_failures", "messages"])
+        self.assertEqual(found["deferrals_judgements_total", "unscanned", "clamav"], 1)
+        self.assertEqual(found["deferrals_deadlines_missed_total", "content"], 1)
+        self.assertEqual(found["deferrals_commit_seconds_bucket", "0.001"], 0)
+        self.assertEqual(found["deferrals_commit_seconds_bucket", "0.0025"], 1)
+        self.assertEqual(found["deferrals_commit_messages_bucket", "2.0"], 0)
+        self.assertEqual(found["deferrals_commit_messages_bucket", "5.0"], 1)
 
     def test_gauges(self) -> None:
         """What is so now."""
@@ -95,13 +137,54 @@ class MetricsTests(SynchronousTestCase):
         for _ in range(5):
             self.samples()
         self.status.count("transactions", "prdr")
-        self.assertNotIn(("deferrals_transactions_total", "prdr"), self.samples())
+        self.assertEqual(self.samples()["deferrals_transactions_total", "prdr"], 0)
         self.clock.advance(2)
         self.assertEqual(self.samples()["deferrals_transactions_total", "prdr"], 1)
         self.assertEqual(self.asked, 1)
         self.clock.advance(QUEUE_SECONDS)
         self.samples()
         self.assertEqual(self.asked, 2)
+
+    def test_table(self) -> None:
+        """Each metric with its labels, and no others."""
+        self.assertEqual(LABELS, TABLE)
+
+    def test_always(self) -> None:
+        """What a list names is there from the beginning: a rate can be told of the first one."""
+        found = self.samples()
+        for key in (
+            ("deferrals_notices_total", "untold"),
+            ("deferrals_limits_hit_total", "connections"),
+            ("deferrals_deadlines_missed_total", "content"),
+            ("deferrals_mixed_total", "sent_away"),
+            ("deferrals_transactions_total", "mixed"),
+            ("deferrals_authentications_total", "refused"),
+        ):
+            self.assertEqual(found.get(key), 0, key)
+
+    def test_longQueue(self) -> None:
+        """A queue that takes long to count holds up nothing else; it is counted once."""
+        self.samples()
+        self.figures = Deferred()
+        self.clock.advance(QUEUE_SECONDS)
+        waiting = self.metrics.get()
+        self.assertNoResult(waiting)
+        self.clock.advance(WAIT_SECONDS)
+        self.assertIn(b"deferrals_queue_recipients{", self.successResultOf(waiting))
+        self.clock.advance(2 * QUEUE_SECONDS)
+        waiting = self.metrics.get()
+        self.figures.callback(QueueFigures({("mx", "queued"): 9}))
+        self.assertIn(b'status="queued"} 9.0', self.successResultOf(waiting))
+        self.assertEqual(self.asked, 2)
+
+    def test_noQueue(self) -> None:
+        """A spool that cannot be read takes nothing along but its own figures."""
+        self.figures = fail(SpoolError("the disk is gone"))
+        with capturedLogs() as events:
+            text = self.successResultOf(self.metrics.get())
+        self.assertIn(b"deferrals_build_info{", text)
+        self.assertNotIn(b"deferrals_queue_recipients{", text)
+        self.assertEqual(len(events), 1)
 
     def test_together(self) -> None:
         """Those who ask at once wait for one answer; one that leaves takes nothing along."""

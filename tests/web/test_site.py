@@ -91,6 +91,11 @@ class SiteTests(SynchronousTestCase):
         for host in ("LOCALHOST", "localhost:8025", "[::1]:8025", "[::1]"):
             self.assertIn("200 OK", self.ask("/healthz", host=host), host)
 
+    def test_twoHosts(self) -> None:
+        """A second Host is none that could be believed."""
+        for second in ("Host: localhost", "Host: evil.example"):
+            self.assertIn("HTTP/1.1 421", self.ask("/healthz", second))
+
     def test_token(self) -> None:
         """With a token, whoever has it not is told nothing."""
         self.token = b"secret"
@@ -121,7 +126,8 @@ class SiteTests(SynchronousTestCase):
     def test_others(self) -> None:
         """What is not there, and what cannot be done."""
         self.assertIn("HTTP/1.1 404", self.ask("/queue"))
-        self.assertIn("HTTP/1.1 404", self.ask("/"))
+        for path in ("/", "/metrics/x", "/healthz/", "//metrics", "/readyz/x/y"):
+            self.assertIn("HTTP/1.1 404", self.ask(path), path)
         self.assertIn("HTTP/1.1 405", self.ask("/metrics", method="POST"))
         self.assertIn("HTTP/1.1 405", self.ask("/x", method="DELETE"))
 
@@ -138,7 +144,7 @@ class SiteTests(SynchronousTestCase):
         channel.dataReceived(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         channel.connectionLost()
         self.made.callback(b"late")
-        self.assertEqual(self.site.open, 0)
+        self.assertEqual(len(self.site.channels), 0)
 
     def test_silent(self) -> None:
         """One that says nothing, or a little every now and then, is cut off."""
@@ -165,14 +171,15 @@ class SiteTests(SynchronousTestCase):
             self.assertTrue(transport.aborted)
 
     def test_many(self) -> None:
-        """There are not many at once; when some have gone there is room again."""
+        """There are not many at once: for a new one the oldest goes, so none can sit there."""
         first = [self.connect() for _ in range(MAX_CONNECTIONS)]
         self.assertFalse(any(transport.aborted for _, transport in first))
-        channel, transport = self.connect()
-        self.assertTrue(transport.aborted)
-        for one in (channel, first[0][0]):
-            one.connectionLost()
-        self.assertFalse(self.connect()[1].aborted)
+        self.assertIn("200 OK", self.ask("/healthz"))
+        self.assertEqual([transport.aborted for _, transport in first].count(True), 1)
+        self.assertTrue(first[0][1].aborted)
+        for channel, _ in first:
+            channel.connectionLost()
+        self.assertEqual(len(self.site.channels), 1)  # the one that asked
 
     def test_hostOf(self) -> None:
         """Nonsense is no host."""

@@ -18,6 +18,7 @@ from twisted.cred.credentials import ICredentials, UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -36,7 +37,6 @@ from deferrals.model.reply import (
     R502_NOT_HERE,
     R503_AUTHENTICATED,
     R504_NO_MECHANISM,
-    R530_AUTH_FIRST,
     R535_AUTH_FAILED,
     R538_NEEDS_TLS,
     Reply,
@@ -51,6 +51,7 @@ from deferrals.model.sasl import (
     signature,
 )
 from deferrals.smtp.server.base import SessionBase
+from deferrals.smtp.server.commandreader import LineForm
 
 _T = TypeVar("_T")
 _A = TypeVar("_A")
@@ -63,10 +64,8 @@ _log = Logger(namespace="deferrals.session")
 #: RFC 4954 §4: the longest line of an exchange, without its CRLF.
 MAX_AUTH_LINE_OCTETS = 12288
 
-#: What may be said before AUTH where it is required (RFC 4954 §6).
-_WITHOUT_AUTH = frozenset(
-    {"AUTH", "EHLO", "HELO", "LHLO", "HELP", "NOOP", "QUIT", "RSET", "STARTTLS", "XCLIENT"}
-)
+#: A client's answer within an exchange.
+_ANSWER = LineForm(MAX_AUTH_LINE_OCTETS + 2, isText=False)
 
 
 @implementer(IScramCredentials)
@@ -101,16 +100,9 @@ class Authentication(SessionBase):
         authenticator = self._backend.authenticator
         if authenticator is None or self._settings.authentication == "no":
             return []
-        if self._tls is None and not self._settings.auth_without_tls:
+        if self.state.tls is None and not self._settings.auth_without_tls:
             return []
         return list(authenticator.mechanisms)
-
-    def needsAuth(self, verb: str) -> Reply | None:
-        """
-        The 530 that C{verb} gets where authentication is required.
-        """
-        required = self._settings.authentication == "required" and self._user is None
-        return R530_AUTH_FIRST if required and verb not in _WITHOUT_AUTH else None
 
     @property
     def inExchange(self) -> bool:
@@ -126,7 +118,7 @@ class Authentication(SessionBase):
         word, blank, initial = rest.partition(" ")
         if not word:
             raise PeerError("no mechanism", R501_SYNTAX)
-        if self._user is not None:
+        if self.state.user is not None:
             raise PeerError("twice", R503_AUTHENTICATED)
         offered = self.mechanisms()
         if word.upper() not in offered:
@@ -135,15 +127,16 @@ class Authentication(SessionBase):
             start = _initial(initial) if blank else None
         except SaslError:
             raise PeerError("not base 64", R501_AUTH_SYNTAX) from None
-        exchange = Deferred.fromCoroutine(self._authenticate(word.upper(), start))
-        exchange.addErrback(self._brokenExchange)
+        mechanism = word.upper()
+        exchange = Deferred.fromCoroutine(self._authenticate(mechanism, start))
+        exchange.addErrback(self._brokenExchange, mechanism)
         self._exchange = exchange
         exchange.addCallback(lambda _: self._exchanged())
 
     def _notOffered(self) -> Reply:
         if self._backend.authenticator is None or self._settings.authentication == "no":
             return R502_NOT_HERE
-        if self._tls is None and not self._settings.auth_without_tls:
+        if self.state.tls is None and not self._settings.auth_without_tls:
             return R538_NEEDS_TLS
         return R504_NO_MECHANISM
 
@@ -153,7 +146,7 @@ class Authentication(SessionBase):
         """
         method: _Mechanism = getattr(self, f"_auth_{mechanism.replace('-', '_')}")
         try:
-            self._user = await method(start)
+            self.state.user = await method(start)
         except PeerError as error:
             self.reply(error.reply)
         except SaslError:
@@ -162,30 +155,31 @@ class Authentication(SessionBase):
             self._report(mechanism, "failed", str(error))
             await self._unauthorized()
         except TooManyFailures as error:
-            self._report(mechanism, "not tried", str(error))
+            self._report(mechanism, "not tried", str(error), error.limit)
             self.reply(R454_TOO_MANY_FAILURES)
             self._countFailure()
         else:
-            self._report(mechanism, "accepted", self._user or "")
-            self.identify()
+            self._report(mechanism, "accepted", self.state.user or "")
+            self.state.identify()
             self.reply(R235_AUTHENTICATED)
 
-    def _report(self, mechanism: str, outcome: str, user: str) -> None:
+    def _report(self, mechanism: str, outcome: str, user: str, limit: str = "") -> None:
         _log.tell(
             self._backend.status,
             "{client} authentication {outcome} for {user} by {mechanism}",
             event="authentication",
-            client=self._address,
+            client=self.state.address,
             outcome=outcome,
             user=user[:100],
             mechanism=mechanism,
+            limit=limit,
         )
 
     async def _unauthorized(self) -> None:
         """
         Wrong.  It takes a while to say so.
         """
-        seconds = self._backend.connectionLimits.failed(self._address, self._clock.seconds())
+        seconds = self._backend.connectionLimits.failed(self.state.address, self._clock.seconds())
         self._holdOn()
         await deferLater(self._clock, seconds)
         self.reply(R535_AUTH_FAILED)
@@ -194,19 +188,27 @@ class Authentication(SessionBase):
     def _countFailure(self) -> None:
         self._authFailures += 1
         if self._authFailures >= self._limits.auth_failures:
+            self.overLimit("auth_failures")
             self.say(R421_AUTH_FAILURES)
             self.close()
 
-    def _brokenExchange(self, failure: Failure) -> None:
+    def _brokenExchange(self, failure: Failure, mechanism: str) -> None:
         """
         It is ours, not the client's, unless the client has gone.
         """
         if self._lost:
             failure.trap(CancelledError)
             return
-        _log.error(
+        _log.tell(
+            self._backend.status,
             "{client}: cannot authenticate: {error}",
-            client=self._address,
+            event="authentication",
+            level=LogLevel.error,
+            client=self.state.address,
+            outcome="not possible",
+            user="",
+            mechanism=mechanism,
+            limit="",
             error=errorText(failure),
         )
         self.reply(R454_AUTH_NOT_NOW)
@@ -256,11 +258,13 @@ class Authentication(SessionBase):
     async def _login(self, credentials: ICredentials, name: str) -> str:
         try:
             return await self._hold(self._try, credentials)
-        except (UnauthorizedLogin, TooManyFailures) as error:
-            raise type(error)(name) from None
+        except UnauthorizedLogin:
+            raise UnauthorizedLogin(name) from None
+        except TooManyFailures as error:
+            raise TooManyFailures(name, error.limit) from None
 
     def _try(self, credentials: ICredentials) -> Deferred[str]:
-        return self._authenticator.login(credentials, self._address)
+        return self._authenticator.login(credentials, self.state.address)
 
     # Waiting: for the client, and for the authenticator.
 
@@ -271,11 +275,13 @@ class Authentication(SessionBase):
         self.reply(Reply(334, None, base64.b64encode(challenge).decode("ascii")))
         answer: Deferred[bytes] = Deferred()
         self._awaited = answer
+        self.commands.form = _ANSWER
         self._letGo()
         return answer
 
     def _takeAwaited(self) -> Deferred[bytes]:
         answer, self._awaited = self._awaited, None
+        self.commands.form = self.commandForm
         assert answer is not None
         self._holdOn()
         return answer

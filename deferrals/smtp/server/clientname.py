@@ -33,9 +33,10 @@ class ClientName(SessionBase):
         self.keepName("")
         self._hasWaited = False
         find = self._backend.findName
-        if find is None or not mayHaveName(self._address):
+        if find is None or not mayHaveName(self.state.address):
             return
-        naming = self._naming = find(self._address).addCallback(self._found)
+        naming = self._naming = find(self.state.address).addCallback(self._found)
+        self.state.isBeingNamed = not naming.called
         if naming.called:
             self._naming = None
 
@@ -44,17 +45,19 @@ class ClientName(SessionBase):
         It is known, or nothing asks for it any longer.
         """
         naming, self._naming = self._naming, None
+        self.state.isBeingNamed = False
         if naming is not None:
             naming.addErrback(lambda _: None)
             naming.cancel()
-        self._hostname = hostname
+        self.state.hostname = hostname
 
     def _found(self, hostname: str) -> None:
         self._naming = None
-        self._hostname = hostname
-        self.identify()
-        if self._transaction is not None:
-            nameClient(self._transaction.envelope.client, hostname)
+        self.state.isBeingNamed = False
+        self.state.hostname = hostname
+        self.state.identify()
+        if self.state.transaction is not None:
+            nameClient(self.state.transaction.envelope.client, hostname)
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
@@ -72,7 +75,7 @@ class ClientName(SessionBase):
 
         def wait() -> Deferred[None]:
             waiting = self._waiting = Deferred(lambda _: None)
-            return waiting.addCallback(lambda _: nameClient(envelope.client, self._hostname))
+            return waiting.addCallback(lambda _: nameClient(envelope.client, self.state.hostname))
 
         def late(_: Failure) -> None:
             self._waiting = None
@@ -84,7 +87,7 @@ class ClientName(SessionBase):
         """
         The connection is lost.
         """
-        self.keepName(self._hostname)
+        self.keepName(self.state.hostname)
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.cancel()

@@ -18,6 +18,12 @@ from deferrals.model.reply import R421_TOO_MANY_CONNECTIONS, R421_TOO_MANY_FROM_
 #: How long a failed password counts, in seconds.
 MEMORY_SECONDS = 3600.0
 
+#: Which limit each of its refusals is about.
+LIMITS = {
+    R421_TOO_MANY_CONNECTIONS: "connections",
+    R421_TOO_MANY_FROM_YOU: "connections_per_address",
+}
+
 #: How many neighbourhoods with failed passwords are remembered.
 REMEMBERED = 10000
 

@@ -98,8 +98,8 @@ class Contents(Envelopes, ClientName):
         """
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
-        assert self._transaction is not None
-        if self._transaction.envelope.parameters.body == "BINARYMIME":
+        assert self.state.transaction is not None
+        if self.state.transaction.envelope.parameters.body == "BINARYMIME":
             raise PeerError("binary by DATA", R503_NOT_BY_DATA)
         self._begin()
         self._dataDecoder = DataDecoder(self._settings.mendsLineEnds)
@@ -109,9 +109,9 @@ class Contents(Envelopes, ClientName):
         self.reply(R354_GO_AHEAD)
 
     def _begin(self) -> None:
-        assert self._transaction is not None
+        assert self.state.transaction is not None
         self._octets = 0
-        envelope = self._transaction.envelope
+        envelope = self.state.transaction.envelope
         self._writer = self._backend.spool.newBody(envelope.transaction)
         isSubmission = self._settings.protocol == "submission"
         self._completion = self._newCompletion(envelope) if isSubmission else None
@@ -154,15 +154,17 @@ class Contents(Envelopes, ClientName):
         if match is None:
             self.say(attrs.evolve(R501_SYNTAX, text="BDAT needs a size, and then perhaps LAST"))
             return self.close()
-        refusal = outOfSequence("BDAT", self._phase)
-        if "CHUNKING" not in self._offered:
+        refusal = outOfSequence("BDAT", self.state.phase)
+        if "CHUNKING" not in self.state.offered:
             refusal = outOfSequence("BDAT", Phase.START)
         self._chunk = _Chunk(int(match[1]), bool(match[2]), refusal)
-        if self._phase is not Phase.CHUNKS:
+        if self.state.phase is not Phase.CHUNKS:
             self._pace = self._clock.seconds() + PACE_SECONDS
         if refusal is None:
-            if self._out and self._phase is Phase.RECIPIENTS and self._transaction is not None:
-                self._transaction.takesRefusalForAll()  # it came in one piece with RCPTs: Exim
+            transaction = self.state.transaction
+            isBehind = self.replies.hasOctets and self.state.phase is Phase.RECIPIENTS
+            if isBehind and transaction is not None:
+                transaction.takesRefusalForAll()  # it came in one piece with RCPTs: Exim
             self._beginChunk(self._chunk.left)
         self._reader = self._readChunk
         self.setTimeout(self._limits.data_timeout)
@@ -172,17 +174,17 @@ class Contents(Envelopes, ClientName):
         return None if self._chunk is None else self._chunk.left
 
     def _beginChunk(self, octets: int) -> None:
-        assert self._transaction is not None
-        if self._phase is not Phase.CHUNKS:
-            binary = self._transaction.envelope.parameters.body == "BINARYMIME"
+        assert self.state.transaction is not None
+        if self.state.phase is not Phase.CHUNKS:
+            binary = self.state.transaction.envelope.parameters.body == "BINARYMIME"
             self._begin()
             self._chunkDecoder = (
                 BinaryDecoder() if binary else ChunkDecoder(self._settings.mendsLineEnds)
             )
-            self._phase = Phase.CHUNKS
+            self.state.phase = Phase.CHUNKS
         assert self._writer is not None
         if self._octets + octets > self._limits.message_size:
-            self._forbid(R552_TOO_LARGE)
+            self._forbid(R552_TOO_LARGE, "message_size")
 
     def _readChunk(self, octets: bytes) -> bytes:
         """
@@ -222,7 +224,7 @@ class Contents(Envelopes, ClientName):
             self._forbid(R550_BARE_NEWLINE)
         self._octets += len(content)
         if self._octets > self._limits.message_size:
-            self._forbid(R552_TOO_LARGE)
+            self._forbid(R552_TOO_LARGE, "message_size")
         if self._veto is None:
             self._store(content if self._completion is None else self._completion.feed(content))
 
@@ -236,10 +238,12 @@ class Contents(Envelopes, ClientName):
         writer.write(content)
         most = self._limits.header_size
         if began <= most < writer.size and not hasEnd(writer.head[:most]):
-            self._forbid(R552_HEADER_TOO_LARGE)
+            self._forbid(R552_HEADER_TOO_LARGE, "header_size")
 
-    def _forbid(self, reply: Reply) -> None:
+    def _forbid(self, reply: Reply, limit: str = "") -> None:
         if self._veto is None and self._writer is not None:
+            if limit:
+                self.overLimit(limit)
             self._veto = reply
             self._writer.abort()
 
@@ -249,20 +253,22 @@ class Contents(Envelopes, ClientName):
         """
         if self._completion is not None and self._veto is None:
             self._store(self._completion.end())
-        transaction, self._transaction = self._transaction, None
+        transaction, self.state.transaction = self.state.transaction, None
         writer, self._writer = self._writer, None
         assert transaction is not None and writer is not None
         self._sentAwayBefore = frozenset(transaction.sentAway)
         self._dataDecoder = self._chunkDecoder = self._completion = None
         veto, self._veto = self._veto, None
         if veto is None and self._loops(writer.head):
+            self.overLimit("hops")
             veto = R554_ROUTING_LOOP
             writer.abort()
-        self._phase = Phase.READY
+        self.state.phase = Phase.READY
         utf8 = transaction.envelope.parameters.smtputf8
 
         def send(replies: Sequence[Reply]) -> None:
-            self._out += [reply.encode(utf8) for reply in replies]
+            for reply in replies:
+                self.replies.say(reply, utf8)
             self.flush()
 
         def done() -> None:
@@ -271,7 +277,13 @@ class Contents(Envelopes, ClientName):
             self.resume()
 
         self._postData = postData = PostData(
-            transaction, self._settings, self._backend, self._clock, send, done
+            transaction,
+            self._settings,
+            self._backend,
+            self._clock,
+            self.deadline,
+            send,
+            done,
         )
         self.hold()
         if veto is not None:
@@ -285,14 +297,14 @@ class Contents(Envelopes, ClientName):
         return len(found) > self._limits.hops
 
     def abort(self, why: str, by: End | None = None) -> None:
-        transaction, self._transaction = self._transaction, None
+        transaction, self.state.transaction = self.state.transaction, None
         self._reader = self._dataDecoder = self._chunkDecoder = self._completion = None
         self._veto = self._chunk = None
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.abort()
-        if self._phase is not Phase.START:
-            self._phase = Phase.READY
+        if self.state.phase is not Phase.START:
+            self.state.phase = Phase.READY
         if transaction is not None:
             self._sentAwayBefore = frozenset()
             size = 0 if writer is None else self._octets

@@ -18,10 +18,17 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
-from deferrals.deferreds import CancelledError, awaited, errorText, timeOfDay, withDeadline
+from deferrals.deferreds import (
+    CancelledError,
+    TimeoutError,
+    awaited,
+    errorText,
+    timeOfDay,
+    withDeadline,
+)
 from deferrals.errors import PeerError, StageError
 from deferrals.logger import Logger
-from deferrals.model.envelope import Client, Envelope, Form, Parameters, Recipient
+from deferrals.model.envelope import Envelope, Form, Parameters, Recipient
 from deferrals.model.extensions import parseMail, parseRcpt
 from deferrals.model.reply import (
     R250_SENDER,
@@ -36,10 +43,12 @@ from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.base import SessionBase
 from deferrals.smtp.server.observers import tellEnd
-from deferrals.smtp.server.pipeline import Slot
+from deferrals.smtp.server.replyqueue import Slot
 from deferrals.smtp.server.senders import refusalOf
 
 _log = Logger(namespace="deferrals.session")
+
+_EXTENDED = (Form.DEFERRALS, Form.PRDR)
 
 _TOO_MANY = Refuse(R452_TOO_MANY_RECIPIENTS)
 
@@ -89,17 +98,11 @@ class Envelopes(SessionBase):
     _pardoned = 0
     _idleSince = 0.0
 
-    def mayOverlap(self, line: bytes) -> bool:
-        """
-        RCPTs in a row are judged side by side.
-        """
-        return line[:4].upper() == b"RCPT"
-
     def latest(self) -> float:
         """
         Without a transaction a client may not stay for ever, whatever it says.
         """
-        if self._transaction is not None:
+        if self.state.transaction is not None:
             return super().latest()
         return self._idleSince + self._limits.idle_timeout
 
@@ -107,28 +110,30 @@ class Envelopes(SessionBase):
         """
         RFC 5321 §4.1.1.2; D-1, P-1.
         """
-        sender, parameters = parseMail(rest, self._offered, self._settings.strict)
+        sender, parameters = parseMail(rest, self.state.offered, self._settings.strict)
         if parameters.size is not None and parameters.size > self._limits.message_size:
+            self.overLimit("message_size")
             raise PeerError("too large", R552_TOO_LARGE)
         self._transactions += 1
         if self._transactions > self._limits.transactions:
+            self.overLimit("transactions")
             self.say(R421_TOO_MANY_MESSAGES)
             self.close()
             return None
         self._backend = self.latestBackend()
-        parameters, client = self._asserted(parameters), self._sender(parameters)
+        parameters, client = self._asserted(parameters), self.state.clientOf(parameters)
         now = timeOfDay(self._clock)
         ids, listener = self._backend.ids, self._settings.name
         envelope = Envelope(ids.next(now), now, client, sender, parameters, listener, ids.spool)
-        self._transaction = transaction = self._newTransaction(envelope)
+        self.state.transaction = transaction = self._newTransaction(envelope)
         if self._backend.senders:
             return self._askSenders(transaction)
         return self._senderJudged(None, transaction)
 
     def _newTransaction(self, envelope: Envelope) -> Transaction:
         form = self._answerForm(envelope.parameters)
-        extended = form in (Form.DEFERRALS, Form.PRDR)
-        limit = self._limits.extension_recipients if extended else self._limits.recipients  # P-13
+        isExtended = form in _EXTENDED
+        limit = self._limits.extension_recipients if isExtended else self._limits.recipients  # P-13
         transaction = Transaction(envelope, form, limit, self._clock.seconds())
         transaction.sentAwayBefore = self._sentAwayBefore
         return transaction
@@ -145,10 +150,10 @@ class Envelopes(SessionBase):
     def _senderJudged(
         self, refusal: Refuse | None, transaction: Transaction
     ) -> Deferred[None] | None:
-        if self._closing or self._transaction is not transaction:
+        if self._closing or self.state.transaction is not transaction:
             return None  # nothing can be answered any longer
         if refusal is not None:
-            self._transaction = None
+            self.state.transaction = None
             self._transactionEnded(transaction, "sender", 0, refusal.reply)
             self.reply(refusal.reply)
             return None
@@ -159,11 +164,11 @@ class Envelopes(SessionBase):
         return None
 
     def _mayName(self, _: None, transaction: Transaction) -> None:
-        if self._closing or self._transaction is not transaction:
+        if self._closing or self.state.transaction is not transaction:
             return
         self._refused = 0
         self._outcome = "mail"
-        self._phase = Phase.SENDER
+        self.state.phase = Phase.SENDER
         self.reply(R250_SENDER)
 
     def _transactionEnded(
@@ -194,9 +199,9 @@ class Envelopes(SessionBase):
         How this transaction's sender can be told.  Courier understands EXDATA
         without asking for it: a client that was offered it is told so (X-3).
         """
-        if self._isLMTP:
+        if self.state.isLMTP:
             return Form.LMTP
-        if parameters.form is Form.PLAIN and Form.EXDATA.keyword in self._offered:
+        if parameters.form is Form.PLAIN and Form.EXDATA.keyword in self.state.offered:
             return Form.EXDATA  # X-3
         return parameters.form
 
@@ -205,36 +210,25 @@ class Envelopes(SessionBase):
         AUTH= is believed only where it names the user that the client has
         authenticated as (RFC 4954 §5).
         """
-        if parameters.auth in (None, "<>", self._user):
+        if parameters.auth in (None, "<>", self.state.user):
             return parameters
         return attrs.evolve(parameters, auth="<>")
-
-    def _sender(self, parameters: Parameters) -> Client:
-        """
-        The client, in the protocol that this transaction speaks (RFC 6531
-        §4.3).  Each transaction has its own: a name that comes late is not put into
-        messages that have been judged without it.
-        """
-        protocol = self._client.protocol
-        if parameters.smtputf8:
-            protocol = f"UTF8{protocol.removeprefix('E')}"
-        return attrs.evolve(self._client, protocol=protocol)
 
     def do_RCPT(self, rest: str) -> None:
         """
         RFC 5321 §4.1.1.3.  Judged at once; answered in order.
         """
-        transaction = self._transaction
+        transaction = self.state.transaction
         assert transaction is not None
         smtputf8 = transaction.envelope.parameters.smtputf8
-        recipient = parseRcpt(rest, self._offered, smtputf8, self._settings.strict)
+        recipient = parseRcpt(rest, self.state.offered, smtputf8, self._settings.strict)
         began = self._clock.seconds()
         verdict = self._askStages(transaction, recipient)
-        isNext = not (self.hasSlots or transaction.isUnled)
+        isNext = not (self.replies.slots or transaction.isUnled)
         if isNext and not isinstance(verdict, Deferred):
             return self.reply(self._admit(self._judge(verdict, recipient, began)))
         slot = _RecipientSlot()
-        self.enqueue(slot)
+        self.replies.enqueue(slot)
         if not isinstance(verdict, Deferred):
             return self._judged(verdict, slot, recipient, began)
         self.setTimeout(None)
@@ -264,7 +258,9 @@ class Envelopes(SessionBase):
         """
         A stage has raised, is late or has answered nonsense.
         """
-        if not failure.check(CancelledError):
+        if failure.check(TimeoutError):
+            maillog.late(self._backend.status, envelope, "envelope", about)
+        elif not failure.check(CancelledError):
             _log.error(
                 "{transaction}: envelope stage failed for {about}: {error}",
                 transaction=envelope.id,
@@ -285,7 +281,7 @@ class Envelopes(SessionBase):
         """
         What the envelope says of a recipient, and whose cohort it is in.
         """
-        assert self._transaction is not None
+        assert self.state.transaction is not None
         if isinstance(verdict, Refuse):
             return _Judged(recipient, verdict, began)
         if verdict.route is not None:
@@ -293,7 +289,7 @@ class Envelopes(SessionBase):
         try:
             cohort = self._backend.content.cohort(recipient, verdict)
         except Exception:
-            refusal = self._notJudged(Failure(), self._transaction.envelope, f"<{recipient}>")
+            refusal = self._notJudged(Failure(), self.state.transaction.envelope, f"<{recipient}>")
             return _Judged(recipient, refusal, began)
         return _Judged(recipient, verdict, began, cohort)
 
@@ -302,7 +298,7 @@ class Envelopes(SessionBase):
         Where recipients may come apart, those that came in one piece are
         answered together: they decide together who is let in.
         """
-        transaction = self._transaction
+        transaction = self.state.transaction
         if transaction is None or not transaction.isUnled:
             return True
         if any(slot.settle is None for slot in slots):
@@ -316,15 +312,17 @@ class Envelopes(SessionBase):
         """
         All recipients before this one have been answered.
         """
-        transaction = self._transaction
+        transaction = self.state.transaction
         assert transaction is not None
         verdict = judged.verdict
         before = len(transaction.sentAway)
         reply = transaction.admit(judged.recipient, verdict, judged.cohort)
         if len(transaction.sentAway) > before:
             self._backend.status.count("mixed", "recipients sent away")
+        if reply is R452_TOO_MANY_RECIPIENTS:
+            self._tellFull(transaction)
         if transaction.candidates:
-            self._phase = Phase.RECIPIENTS
+            self.state.phase = Phase.RECIPIENTS
         seconds = self._clock.seconds() - judged.began
         self._backend.status.measure("replies", "rcpt", seconds)
         if not (reply.code < 400 and isinstance(verdict, Defer)):
@@ -340,16 +338,25 @@ class Envelopes(SessionBase):
             )
         return reply
 
+    def _tellFull(self, transaction: Transaction) -> None:
+        """
+        A recipient is one too many; of a transaction it is told once.
+        """
+        if not transaction.isToldFull:
+            transaction.isToldFull = True
+            isExtended = transaction.form in _EXTENDED
+            self.overLimit("extension_recipients" if isExtended else "recipients")
+
     def isHonest(self) -> bool:
         """
         Whether a refusal is what happens to honest clients, too: mail for many
         recipients has some wrong ones, but not many more of them than right
         ones; not in each transaction anew.
         """
-        if self._transaction is None or not self._transaction.candidates:
+        if self.state.transaction is None or not self.state.transaction.candidates:
             return False
         self._refused += 1
-        if self._refused <= len(self._transaction.candidates):
+        if self._refused <= len(self.state.transaction.candidates):
             return True
         self._pardoned += 1
         return self._pardoned <= self._limits.errors

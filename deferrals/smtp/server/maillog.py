@@ -7,6 +7,8 @@ The keys of an event are public: C{--log-format json} writes them as they are.
 
 from __future__ import annotations
 
+from twisted.logger import LogLevel
+
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import Reply
@@ -46,6 +48,27 @@ def recipientVerdict(
         cohort=cohort,
         reply=str(reply),
         milliseconds=round(seconds * 1000, 1),
+    )
+
+
+def late(status: Status, envelope: Envelope, stage: str, about: str) -> None:
+    """
+    What a client waits for has not come in time: it is told to come again.
+
+    @param status: where it is counted.
+    @param stage: C{"envelope"}, C{"content"} or C{"delivery"}; C{"spool"} and
+        C{"mixed"} where it is we who are late.
+    @param about: which recipients.
+    """
+    log.tell(
+        status,
+        "{transaction}: {stage} is late for {about}",
+        event="late",
+        level=LogLevel.warn,
+        transaction=envelope.id,
+        client=envelope.client.address,
+        stage=stage,
+        about=about,
     )
 
 

@@ -7,6 +7,7 @@ fingerprint, and whether a sender may be written to.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import re
@@ -421,9 +422,7 @@ class MixedPolicy:
                 continue
             self.status.count("mixed", "retry seen")
             if record.isOver and not before.isOver:
-                seconds = record.seen - record.began
-                self.status.count("seconds to the last recipient", _bucket(seconds))
-                self.status.measure("mixed", "last recipient", seconds)
+                self.status.measure("mixed", "last recipient", record.seen - record.began)
 
     async def _remember(
         self, transaction: Transaction, plan: Plan, changes: Callable[[Plan], Changes]
@@ -453,15 +452,20 @@ class MixedPolicy:
         _log.failure("{transaction}: mixed", failure, transaction=transaction.envelope.id)
 
 
-def _groups(envelope: Envelope) -> list[Group]:
+def _groups(envelope: Envelope) -> Sequence[Group]:
     """
     Whose memory may be the sender's, as far as it is known without a look-up.
     """
-    client, path = envelope.client, stablePath(envelope.sender)
-    if client.user:
-        return [groupOf(path, client.address, client.user)]
-    domain = checkedDomain(client.helo, envelope.sender)
-    return [groupOf(path, client.address, spf=domain), groupOf(path, client.address)]
+    client = envelope.client
+    return _groupsOf(envelope.sender, client.user, client.address, client.helo)
+
+
+@functools.lru_cache(maxsize=4096)
+def _groupsOf(sender: Mailbox | None, user: str | None, address: str, helo: str) -> Sequence[Group]:
+    path = stablePath(sender)
+    if user:
+        return (groupOf(path, address, user),)
+    return groupOf(path, address, spf=checkedDomain(helo, sender)), groupOf(path, address)
 
 
 def _verdicts(transaction: Transaction, block: Block) -> dict[str, State]:
@@ -482,10 +486,3 @@ def _stateOf(verdict: ContentVerdict | None) -> State:
         return State.ACCEPTS
     isForNow = not isinstance(verdict, Refuse) or verdict.reply.isTemporary
     return State.LATER if isForNow else State.REFUSES
-
-
-def _bucket(seconds: float) -> str:
-    for limit, name in ((10, "< 10 s"), (600, "< 10 min"), (3600, "< 1 h")):
-        if seconds < limit:
-            return name
-    return ">= 1 h"

@@ -22,10 +22,8 @@ not read its replies is not listened to either.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
-import attrs
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -52,13 +50,13 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.smtp.nodelay import sendAtOnce
+from deferrals.smtp.server.commandreader import CommandReader, Fault, LineForm
+from deferrals.smtp.server.deadline import Deadline
+from deferrals.smtp.server.replyqueue import ReplyQueue, Slot
 
 _log = Logger(namespace="deferrals.session")
 
 _NEVER = float("inf")
-
-#: The longest command line, CRLF included, unless a subclass says otherwise.
-MAX_COMMAND_OCTETS = 4096
 
 #: How much is read from a client that has to wait.
 MAX_BUFFER_OCTETS = 64 * 1024
@@ -85,20 +83,6 @@ class ISessionTransport(ITLSTransport, IConsumer, IPushProducer):
         """
 
 
-@attrs.define(eq=False)
-class Slot:
-    """
-    One reply in the order of replies.
-
-    @ivar settle: makes the reply, once all before it have been written;
-        C{None} while its answer is pending.
-    @ivar pending: what is waited for.
-    """
-
-    settle: Callable[[], Reply] | None = None
-    pending: Deferred[None] | None = None
-
-
 def _isIdle(transport: Connection) -> bool:
     """
     Whether a transport can be written to, and has nothing left to write; not
@@ -117,14 +101,15 @@ class PipelinedESMTP(smtp.ESMTP):
     I{What a subclass says}.
 
     @param clock: timers, and the time of day.
+    @param form: what a command line looks like.
+    @ivar deadline: when something is due: the client's next line, or our next reply.
+    @ivar commands: what the client has sent.
+    @ivar replies: what it is still to be told.
     """
 
     noisy = False
     transport: ISessionTransport
-    _buffer = b""
-    _offset = 0
     _reader: Callable[[bytes], bytes] | None = None
-    _skippingLine = False
     _running = False
     _busy = False
     _closing = False
@@ -132,18 +117,18 @@ class PipelinedESMTP(smtp.ESMTP):
     _writeBlocked = False
     _readPaused = False
     _inputEnded = False
-    _timer: IDelayedCall | None = None
     _silenceSeconds: float | None = None
-    _deadline = 0.0
+    _silentUntil = 0.0
     _allowance = 0
     _nextRound: IDelayedCall | None = None
     _pending: Deferred[None] | None = None
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, form: LineForm) -> None:
         smtp.ESMTP.__init__(self)
         self._clock = clock
-        self._slots: deque[Slot] | None = None
-        self._out: list[bytes] = []
+        self.deadline = Deadline(clock)
+        self.commands = CommandReader(form)
+        self.replies = ReplyQueue()
 
     # What a subclass says.
 
@@ -159,17 +144,11 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         raise NotImplementedError
 
-    def isForeign(self, octet: int) -> bool:
+    def binaryReceived(self) -> None:
         """
-        Whether a line that begins so is no command in any case: it may have no
-        end.
+        The client sends what is no text.
         """
-        return False
-
-    def foreignReceived(self) -> None:
-        """
-        Such a line has begun.
-        """
+        raise NotImplementedError
 
     def timeoutConnection(self) -> None:
         """
@@ -182,12 +161,6 @@ class PipelinedESMTP(smtp.ESMTP):
         Whether the client may be sent UTF-8 now (RFC 6531 §3.5).
         """
         return False
-
-    def lineLimit(self) -> int:
-        """
-        The longest line that may come now, CRLF included, in octets.
-        """
-        return MAX_COMMAND_OCTETS
 
     def wanted(self) -> int | None:
         """
@@ -202,13 +175,6 @@ class PipelinedESMTP(smtp.ESMTP):
         seconds since the epoch.
         """
         return _NEVER
-
-    def mayOverlap(self, line: bytes) -> bool:
-        """
-        Whether a command, of which C{line} is the beginning, may be taken
-        although slots are pending.
-        """
-        return False
 
     def maySettle(self, slots: Sequence[Slot]) -> bool:
         """
@@ -250,13 +216,14 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def setTimeout(self, period: float | None) -> float | None:
         """
-        TimeoutMixin's, at less cost: one timer per connection, which compares
-        with the deadline when it goes off.
+        TimeoutMixin's, at less cost.
         """
         previous, self._silenceSeconds = self._silenceSeconds, period
-        if period is not None:
-            self._deadline = self._clock.seconds() + period
-            self._startTimer(min(self._deadline, self.latest()))
+        if period is None:
+            self.deadline.clear()
+        else:
+            self._silentUntil = self._clock.seconds() + period
+            self.deadline.until(min(self._silentUntil, self.latest()), self._silent)
         return previous
 
     def resetTimeout(self) -> None:
@@ -264,32 +231,14 @@ class PipelinedESMTP(smtp.ESMTP):
         The client has done something.
         """
         if self._silenceSeconds is not None:
-            self._deadline = self._clock.seconds() + self._silenceSeconds
+            self._silentUntil = self._clock.seconds() + self._silenceSeconds
 
-    def _startTimer(self, when: float) -> None:
-        """
-        Compare with the deadline not later than then.
-        """
-        if self._timer is not None:
-            if self._timer.getTime() <= when:
-                return
-            self._stopTimer()
-        self._timer = self._clock.callLater(max(0.0, when - self._clock.seconds()), self._timerOff)
-
-    def _stopTimer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-
-    def _timerOff(self) -> None:
-        self._timer = None
-        if self._silenceSeconds is None:
-            return
+    def _silent(self) -> None:
         if self.congestion() is not None:
             self.resetTimeout()  # it is we who are slow
-        deadline = min(self._deadline, self.latest())
-        if deadline > self._clock.seconds():
-            self._startTimer(deadline)
+        due = min(self._silentUntil, self.latest())
+        if due > self._clock.seconds():
+            self.deadline.until(due, self._silent)
         else:
             self.timeoutConnection()
 
@@ -305,7 +254,7 @@ class PipelinedESMTP(smtp.ESMTP):
         The client is gone: what is pending is cancelled.
         """
         self._lost = True
-        self._stopTimer()
+        self.deadline.stop()
         self._end()
 
     def _end(self) -> None:
@@ -314,17 +263,14 @@ class PipelinedESMTP(smtp.ESMTP):
         be answered.
         """
         self._closing = True
-        self._buffer = b""
+        self.commands.clear()
         following, self._nextRound = self._nextRound, None
         if following is not None:
             following.cancel()
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.cancel()
-        slots, self._slots = self._slots, None
-        for slot in slots or ():
-            if slot.pending is not None:
-                slot.pending.cancel()
+        self.replies.drop()
 
     def readConnectionLost(self) -> None:
         """
@@ -353,11 +299,9 @@ class PipelinedESMTP(smtp.ESMTP):
         self.transport.loseConnection()
         if not self._lost:
             # A client that does not read must not keep the connection.
-            self._stopTimer()
-            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered)
+            self.deadline.until(self._clock.seconds() + LINGER_SECONDS, self._lingered)
 
     def _lingered(self) -> None:
-        self._timer = None
         self.transport.abortConnection()
 
     def cutOff(self) -> None:
@@ -375,15 +319,8 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         if self._closing:
             return
-        self._drop()
-        self._buffer = self._buffer + data if self._buffer else data
+        self.commands.feed(data)
         self._advance()
-
-    def _drop(self) -> None:
-        """
-        Forget what has been taken.
-        """
-        self._buffer, self._offset = self._buffer[self._offset :], 0
 
     def _advance(self) -> None:
         """
@@ -395,7 +332,7 @@ class PipelinedESMTP(smtp.ESMTP):
         self._allowance = MAX_AT_ONCE
         try:
             self._take()
-            while self._settle():
+            while self.replies.slots and self._settle():
                 self._take()
         except Exception:
             _log.failure("{client}: session failed", client=self.peerName())
@@ -404,82 +341,71 @@ class PipelinedESMTP(smtp.ESMTP):
             self.close()
         finally:
             self._running = False
+        if self._allowance < MAX_AT_ONCE:
+            self.resetTimeout()
         if not self._closing:
-            if self._nextRound is None:
-                self._drop()
             self.flush()
             self._regulate()
             if self._inputEnded and not (
-                self._busy or self._slots or self._writeBlocked or self._nextRound is not None
+                self._busy
+                or self.replies.slots
+                or self._writeBlocked
+                or self._nextRound is not None
             ):
                 self.close()
 
     def _take(self) -> None:
-        while self._offset < len(self._buffer) and not (
-            self._busy or self._closing or self._writeBlocked
-        ):
+        while not (self._busy or self._closing or self._writeBlocked):
             if self._reader is not None:
-                self._read(self._reader)
+                octets = self.commands.octets(self.wanted())
+                if not octets:
+                    return
+                rest = self._reader(octets)
+                if rest:
+                    self.commands.giveBack(rest)
             elif not self._allowance:
-                if self._nextRound is None:
-                    self._nextRound = self._clock.callLater(0, self._takeRound)
+                self._goOnLater()
                 return
             elif not self._takeLine():
                 return
+
+    def _goOnLater(self) -> None:
+        """
+        Other clients are served first.
+        """
+        if self.commands.waiting and self._nextRound is None:
+            self._nextRound = self._clock.callLater(0, self._takeRound)
 
     def _takeRound(self) -> None:
         self._nextRound = None
         self._advance()
 
-    def _read(self, reader: Callable[[bytes], bytes]) -> None:
-        """
-        Hand octets to the reader.  Where it is known how many, no others: many
-        small pieces in one segment are not copied again and again.
-        """
-        wanted = self.wanted()
-        if wanted is None:
-            octets, self._offset = self._buffer[self._offset :], 0
-            self._buffer = reader(octets)
-        else:
-            octets = self._buffer[self._offset : self._offset + wanted]
-            self._offset += len(octets)
-            reader(octets)
-
     def _takeLine(self) -> bool:
         """
-        Take one command line.
+        Take one command line.  RCPTs in a row are carried out side by side.
 
         @return: C{False} where there is none, or it has to wait.
         """
-        buffer, start = self._buffer, self._offset
-        if not (self._skippingLine or self._slots) and self.isForeign(buffer[start]):
-            self.foreignReceived()
+        slots = self.replies.slots
+        if slots and (len(slots) >= MAX_SLOTS or not self.commands.isNext(b"RCPT")):
             return False
-        end = buffer.find(b"\n", start) + 1
-        if not end:
-            if len(buffer) - start > self.lineLimit():
-                self._skippingLine = True
-                self._offset = len(buffer) - buffer.endswith(b"\r")
+        line = self.commands.line()
+        if line is None:
             return False
-        line = buffer[start:end]
-        isWhole = line.endswith(b"\r\n")
-        if self._slots and (
-            len(self._slots) >= MAX_SLOTS or not (isWhole and self.mayOverlap(line))
-        ):
-            return False
-        self._offset = end
         self._allowance -= 1
-        self.resetTimeout()
-        skipping, self._skippingLine = self._skippingLine, False
-        if not isWhole:
-            # What follows belongs to this line, although some clients think
-            # otherwise: it is no command, and the client waits for an answer.
+        if isinstance(line, bytes):
+            self.lineReceived(line)
+        else:
+            self._noLine(line)
+        return True
+
+    def _noLine(self, fault: Fault) -> None:
+        if fault is Fault.BARE_LF:
             self.lineBroken()
-        elif skipping or len(line) > self.lineLimit():
+        elif fault is Fault.TOO_LONG:
             self.lineTooLong()
         else:
-            self.lineReceived(line[:-2])
-        return True
+            self.binaryReceived()
 
     def lineBroken(self) -> None:
         """
@@ -555,7 +481,7 @@ class PipelinedESMTP(smtp.ESMTP):
         Read from the client, or do not.
         """
         congestion = self.congestion()
-        pause = congestion is not None or len(self._buffer) - self._offset > MAX_BUFFER_OCTETS
+        pause = congestion is not None or self.commands.waiting > MAX_BUFFER_OCTETS
         if congestion is not None and not self._readPaused:
             congestion.drained().addCallback(self._drained)
         if pause != self._readPaused and not self._lost and not self._inputEnded:
@@ -583,33 +509,29 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Say this behind everything that is still to be said.
         """
-        if self._slots:
-            self._slots.append(Slot(lambda: reply))
+        if self.replies.slots:
+            self.replies.enqueue(Slot(lambda: reply))
         else:
             self._answer(reply)
 
     def _answer(self, reply: Reply) -> None:
-        self._write(reply)
+        self.replies.say(reply, self.wantsUTF8())
         self.answered(reply)
-
-    def _write(self, reply: Reply) -> None:
-        self._out.append(reply.encode(self.wantsUTF8()))
 
     def say(self, reply: Reply) -> None:
         """
         Say this now, whatever else was to be said.
         """
         if not self._closing:
-            self._write(reply)
+            self.replies.say(reply, self.wantsUTF8())
             self.flush()
 
     def flush(self) -> None:
         """
         Hand what has been said to the transport.
         """
-        if self._out and not self._lost:
-            out, self._out = b"".join(self._out), []
-            self._send(out)
+        if self.replies.hasOctets and not self._lost:
+            self._send(self.replies.take())
 
     def _send(self, octets: bytes) -> None:
         """
@@ -631,34 +553,14 @@ class PipelinedESMTP(smtp.ESMTP):
 
         @return: whether nothing is pending any longer that was before.
         """
-        if not self._slots or not self.maySettle(self._slots):
+        if not self.maySettle(self.replies.slots):
             return False
-        while self._slots and not self._closing:
-            settle = self._slots[0].settle
-            if settle is None:
-                return False
-            self._slots.popleft()
-            self._answer(settle())
-        if self._closing:
+        while not self._closing and (reply := self.replies.next()) is not None:
+            self._answer(reply)
+        if self._closing or self.replies.slots:
             return False
-        self._slots = None
         self.resumed()
         return True
-
-    def enqueue(self, slot: Slot) -> None:
-        """
-        A command's answer comes later, and is written behind those before it.
-        """
-        if self._slots is None:
-            self._slots = deque()
-        self._slots.append(slot)
-
-    @property
-    def hasSlots(self) -> bool:
-        """
-        Whether replies are still to come before the next one.
-        """
-        return bool(self._slots)
 
     def ready(self, slot: Slot, settle: Callable[[], Reply]) -> None:
         """

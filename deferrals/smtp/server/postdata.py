@@ -8,7 +8,7 @@ before the final reply (the client is gone, the deadline is over, the spool
 fails), what was staged is abandoned and the sender still owns the message
 (D-15, D-21).
 
-There is one timer, started anew with each reply: when it ends, the recipients
+There is one deadline, set anew with each reply: when it is met, the recipients
 that are due are refused for now (D-25).
 """
 
@@ -38,6 +38,7 @@ from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.beforehand import Foresee, foreseen
+from deferrals.smtp.server.deadline import Deadline
 from deferrals.smtp.server.deliverfirst import Immediate
 from deferrals.smtp.server.mixed import Diversion, Resolved
 from deferrals.smtp.server.observers import tellEnd
@@ -82,6 +83,7 @@ class PostData:
 
     @param times: when its replies are due.
     @param clock: timers.
+    @param deadline: the session's: here it is that of the next reply.
     @param send: writes replies to the client, at once.
     @param done: called once, after the last reply was written, or when there
         will be none.
@@ -93,6 +95,7 @@ class PostData:
         times: ListenerSettings,
         backend: Backend,
         clock: IReactorTime,
+        deadline: Deadline,
         send: Callable[[Sequence[Reply]], None],
         done: Callable[[], None],
     ) -> None:
@@ -101,6 +104,7 @@ class PostData:
         self._times = times
         self._backend = backend
         self._clock = clock
+        self._deadline = deadline
         self._send = send
         self._done = done
         self._block = Block(
@@ -115,7 +119,6 @@ class PostData:
         self._writer: IBodyWriter | None = None
         self._foreseeing: Deferred[Mapping[int, Reply]] | None = None
         self._verdicts: list[tuple[int, Deferred[ContentVerdict]]] = []
-        self._timer: IDelayedCall | None = None
         self._window: IDelayedCall | None = None
         self._isMixed = False
         self._resolved: Resolved | None = None
@@ -295,25 +298,35 @@ class PostData:
     # When it takes too long.
 
     def _startTimer(self) -> None:
-        if self._timer is not None:
-            self._timer.reset(self._times.reply_deadline)
-        else:
-            self._timer = self._clock.callLater(self._times.reply_deadline, self._late)
+        due = self._clock.seconds() + self._times.reply_deadline
+        self._deadline.until(due, self._late)
 
     def _late(self) -> None:
         """
         Nothing was said for as long as may be (D-25).
         """
-        self._timer = None
         self._startTimer()
         if self._immediate is not None:
+            self._tellLate("delivery")
             self._immediate.end()
         elif self._step is Step.DECIDING:
-            self._cancel(set(self._block.late()))  # D-25
+            late = self._block.late()
+            self._tellLate("content", late)
+            self._cancel(set(late))  # D-25
             self._advance()
         else:
             isOurs = self._step is Step.RESOLVING
+            self._tellLate("mixed" if isOurs else "spool")
             self.refuse(R451_LOCAL_ERROR if isOurs else R452_NO_STORAGE)
+
+    def _tellLate(self, stage: str, late: Sequence[int] = ()) -> None:
+        """
+        @param late: whose verdicts are overdue; all, where none is named.
+        """
+        about = [str(self._transaction.candidates[index].recipient) for index in late]
+        more = f" and {len(about) - 1} more" if len(about) > 1 else ""
+        named = f"<{about[0]}>{more}" if about else "all"
+        maillog.late(self._backend.status, self._envelope, stage, named)
 
     def _cancel(self, late: set[int]) -> None:
         """
@@ -458,10 +471,10 @@ class PostData:
 
         @param step: the last one.
         """
-        for timer in (self._timer, self._window):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._timer = self._window = None
+        self._deadline.clear()
+        window, self._window = self._window, None
+        if window is not None:
+            window.cancel()
         for _, verdict in self._verdicts:
             verdict.cancel()
         if self._foreseeing is not None:

@@ -22,6 +22,7 @@ from deferrals.model.proxyprotocol import ProxyError, takeHeader
 from deferrals.model.reply import R501_SYNTAX, R502_NOT_HERE, R503_SEQUENCE, R550_NOT_TRUSTED, Reply
 from deferrals.model.transaction import Phase
 from deferrals.smtp.server.clientname import ClientName
+from deferrals.smtp.server.connectionlimits import LIMITS
 
 _log = Logger(namespace="deferrals.session")
 
@@ -57,10 +58,10 @@ class Introduction(ClientName):
         @return: why it must go, or C{None}.
         """
         self.uncount()
-        if self._address == LOCAL or self._speaksForOthers(self._address):
+        if self.state.address == LOCAL or self._speaksForOthers(self.state.address):
             return None
-        self._counted = self._address
-        return self._backend.connectionLimits.identified(self._address)
+        self._counted = self.state.address
+        return self._backend.connectionLimits.identified(self.state.address)
 
     def uncount(self) -> None:
         """
@@ -107,9 +108,9 @@ class Introduction(ClientName):
         rest, self._header = self._header[length:], b""
         self._reader = None
         if source.address is not None:
-            self._address, self._port = source.address, source.port
+            self.state.address, self.state.port = source.address, source.port
             self.other, self._isNamed = source.address, True
-            self._tls = source.tls
+            self.state.tls = source.tls
         return self.introduced(rest)
 
     def introduced(self, rest: bytes) -> bytes:
@@ -145,7 +146,7 @@ class Introduction(ClientName):
             raise PeerError("not offered", R502_NOT_HERE)
         if self.other not in self._settings.xclientNetworks:
             raise PeerError("not trusted", R550_NOT_TRUSTED)
-        if self._speaksForItself or self._phase not in (Phase.START, Phase.READY):
+        if self._speaksForItself or self.state.phase not in (Phase.START, Phase.READY):
             raise PeerError("not now", R503_SEQUENCE)
         found = dict(_attributes(rest))
         if not found:
@@ -154,16 +155,17 @@ class Introduction(ClientName):
         self.startOver("XCLIENT")
         self._isSpokenFor = True
         if address is not None:
-            self._address = address
+            self.state.address = address
         if "NAME" in found:
             self.keepName(_hostname(found["NAME"]))
         elif address is not None:
             self.lookUpName()
-        self._port = port if port is not None else self._port
-        self._user = found.get("LOGIN") or None
+        self.state.port = port if port is not None else self.state.port
+        self.state.user = found.get("LOGIN") or None
         refusal = self.count()
-        self.identify()
+        self.state.identify()
         if refusal is not None:
+            self.overLimit(LIMITS[refusal])
             self.say(refusal)
             return self.close()
         self.reply(Reply(220, None, self.greeting().decode("ascii")))

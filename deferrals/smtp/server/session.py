@@ -40,18 +40,17 @@ from deferrals.model.reply import (
     R421_TOO_MANY_ERRORS,
     R451_SHUTDOWN,
     R500_AUTH_LINE_TOO_LONG,
-    R500_BAD_LINE,
     R500_BARE_LF,
-    R500_NOT_UTF8,
     R500_UNKNOWN_COMMAND,
     R501_SYNTAX,
     R502_NOT_HERE,
-    R553_NOT_UTF8,
     R554_EARLY_TALKER,
     Reply,
 )
-from deferrals.model.transaction import Phase, outOfSequence
-from deferrals.smtp.server.auth import MAX_AUTH_LINE_OCTETS, Authentication
+from deferrals.model.transaction import Phase
+from deferrals.smtp.server.auth import Authentication
+from deferrals.smtp.server.commandline import parseLine
+from deferrals.smtp.server.connectionlimits import LIMITS
 from deferrals.smtp.server.data import Contents
 from deferrals.smtp.server.descriptors import closeNow, isScarce
 from deferrals.smtp.server.proxy import XCLIENT, Introduction
@@ -62,24 +61,10 @@ _T = TypeVar("_T")
 
 _log = Logger(namespace="deferrals.session")
 
-_VERB = re.compile(r"[A-Za-z]{1,16}")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HELO = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff_.:\[\]\-]+")
 
 #: So much of a client's name is kept: more than DNS has.
 _MAX_NAME = 255
-
-#: Lines of other protocols: a web server is made to write them to a mail server,
-#: with commands behind them (SIP and RTSP have HTTP's form).  A header field is such a
-#: line, and so is what does not begin with a letter: no command does.
-_OTHER_PROTOCOL = re.compile(
-    rb"(?i:(?:connect|delete|get|head|options|patch|post|pri|propfind|put|trace)(?:[ \t]|$)"
-    rb"|(?:ssh-|(?:http|sip|rtsp)/)\d|[a-z-]+[ \t].*[ \t](?:http|sip|rtsp)/\d)"
-    rb"|[!-9;-~]+[ \t]*:|[!-@\[-`{-~]"
-)
-
-#: No line of text begins with these; those of TLS, SSH and RDP in binary do.
-_BINARY = frozenset(range(0x20)) - frozenset(b"\t\n\r") | {0x80}
 
 #: How long clients may take to read that the server stops, once their time is
 #: up, in seconds.
@@ -132,9 +117,9 @@ class Session(Introduction, Authentication, Encryption, Contents):
         self._idleSince = self._clock.seconds()
         peer = self.transport.getPeer()
         address = getattr(peer, "host", LOCAL)
-        self._address = normalAddress(address) if ":" in address else address
-        self._port = getattr(peer, "port", 0)
-        self.connection = self.other = self._address
+        self.state.address = normalAddress(address) if ":" in address else address
+        self.state.port = getattr(peer, "port", 0)
+        self.connection = self.other = self.state.address
         super().connectionMade()
         socket: ITransport = self.transport
         if isinstance(socket, TLSMemoryBIOProtocol):
@@ -154,7 +139,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         refusal = self.count()
         if refusal is None:
             self.lookUpName()
-        self.identify()
+        self.state.identify()
         if refusal is not None:
             self._turnAway(refusal)
         elif self._settings.security == "implicit":
@@ -196,8 +181,9 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self._backend.status,
             "{client} turned away: {reply}",
             event="turned-away",
-            client=self._address,
+            client=self.state.address,
             reply=str(refusal),
+            limit=LIMITS.get(refusal, ""),
         )
 
     @property
@@ -228,7 +214,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self._backend.status,
             "{client} talks before the greeting",
             event="early-talker",
-            client=self._address,
+            client=self.state.address,
         )
         self._stopGreeter()
         self.say(R554_EARLY_TALKER)
@@ -276,7 +262,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             "{client} has gone from {listener}: {outcome}",
             event="session",
             level=LogLevel.debug,
-            client=self._address,
+            client=self.state.address,
             listener=self._settings.name,
             outcome=self._outcome,
         )
@@ -285,11 +271,23 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         The client was silent for too long (RFC 5321 §4.5.3.2), or too slow.
         """
+        self.overLimit(self._limitOfTime())
         if not self._isGreeted or self._handshaking:
             return self.cutOff()
         self.abort("timeout")
         self.say(R421_TIMEOUT)
         self.close()
+
+    def _limitOfTime(self) -> str:
+        """
+        Which limit a client has met for whom it is too late.
+        """
+        if not self._isGreeted or self._handshaking:
+            return "handshake_timeout"
+        isSilent = self._silentUntil <= self._clock.seconds()
+        if self._reader is not None:
+            return "data_timeout" if isSilent else "data_rate"
+        return "command_timeout" if isSilent else "idle_timeout"
 
     def shutdown(self) -> None:
         """
@@ -303,7 +301,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
             self._leaveIfStopping()
 
     def _leaveIfStopping(self) -> None:
-        if self._shutdown and not self._closing and self._phase in (Phase.START, Phase.READY):
+        if self._shutdown and not self._closing and self.state.isIdle:
             self.say(R421_SHUTDOWN)
             self.close()
 
@@ -320,29 +318,24 @@ class Session(Introduction, Authentication, Encryption, Contents):
 
     # Lines.
 
-    def lineLimit(self) -> int:
-        return MAX_AUTH_LINE_OCTETS + 2 if self.inExchange else self._limits.command_line
-
     def lineTooLong(self) -> None:
         if self.inExchange:
             self.answerRefused(R500_AUTH_LINE_TOO_LONG)
         else:
+            self.overLimit("command_line")
             super().lineTooLong()
 
     def lineBroken(self) -> None:
-        _log.info("{client} ends a line with LF alone", client=self._address)
+        _log.info("{client} ends a line with LF alone", client=self.state.address)
         self.abort(R500_BARE_LF.text)
         super().lineBroken()
 
-    def isForeign(self, octet: int) -> bool:
-        return octet in _BINARY and not self.inExchange
-
-    def foreignReceived(self) -> None:
+    def binaryReceived(self) -> None:
         _log.tell(
             self._backend.status,
             "{client} speaks another protocol",
             event="other-protocol",
-            client=self._address,
+            client=self.state.address,
         )
         self._enough(R421_OTHER_PROTOCOL)
 
@@ -354,57 +347,39 @@ class Session(Introduction, Authentication, Encryption, Contents):
             line = line.rstrip(b"\r")  # of programs that put one in front of each LF
         if self.inExchange:
             return self.answerReceived(line)
-        if _OTHER_PROTOCOL.match(line.lstrip(b" \t")):
-            return self.foreignReceived()
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
-            isAddress = line[:4].upper() in (b"MAIL", b"RCPT")
-            return self.reply(R553_NOT_UTF8 if isAddress else R500_NOT_UTF8)
-        if _CONTROL.search(line):
-            return self.reply(R500_BAD_LINE)
-        word, _, rest = text.strip(" \t").partition(" ")
-        method = self._command(word) if _VERB.fullmatch(word) else None
+        command = parseLine(line)
+        if command is None:
+            return self.binaryReceived()
+        if isinstance(command, Reply):
+            return self.reply(command)
+        self._obey(*command)
+        if self._shutdown:
+            self._leaveIfStopping()
+
+    def _obey(self, verb: str, rest: str) -> None:
+        """
+        Carry a command out, if it may come.
+        """
+        method: Callable[[str], Deferred[None] | None] | None
+        method = getattr(self, f"do_{verb}", None) or getattr(self, f"ext_{verb}", None)
         if method is None:
             return self.reply(R500_UNKNOWN_COMMAND)
-        verb = word.upper()
-        refusal = self._mayNot(verb)
+        # BDAT says itself why it may not come: its octets follow.
+        refusal = None if verb == "BDAT" else self.state.refusal(verb)
         if refusal is not None:
             return self.reply(refusal)
         if verb not in _UNCOUNTED:
             self._commands += 1
             if self._commands > self._limits.commands:
+                self.overLimit("commands")
                 return self._enough(R421_TOO_MANY_COMMANDS)
         try:
-            pending = method(rest.strip(" \t"))
+            pending = method(rest)
         except PeerError as error:
             self.reply(error.reply)
         else:
             if pending is not None and not self._closing:
                 self.wait(pending)
-        if self._shutdown:
-            self._leaveIfStopping()
-
-    def _command(self, word: str) -> Callable[[str], Deferred[None] | None] | None:
-        """
-        The method of a verb; C{None} for an unknown one.
-        """
-        verb = word.upper()
-        found: Callable[[str], Deferred[None] | None] | None = getattr(self, f"do_{verb}", None)
-        return getattr(self, f"ext_{verb}", None) if found is None else found
-
-    def _mayNot(self, verb: str) -> Reply | None:
-        """
-        Why a command may not come now.  BDAT says so itself: its octets follow.
-        """
-        if verb == "BDAT":
-            return None
-        settings = self._settings
-        if settings.security == "required" or settings.authentication == "required":
-            refusal = self.needsTLS(verb) or self.needsAuth(verb)
-            if refusal is not None:
-                return refusal
-        return outOfSequence(verb, self._phase)
 
     def _enough(self, reply: Reply) -> None:
         self.abort(reply.text)
@@ -420,6 +395,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if reply.isPermanent and not self.isHonest():
             self._errors += 1
             if self._errors == self._limits.errors:
+                self.overLimit("errors")
                 self._enough(R421_TOO_MANY_ERRORS)
 
     def resumed(self) -> None:
@@ -456,10 +432,10 @@ class Session(Introduction, Authentication, Encryption, Contents):
         # RFC 9422; what holds in every transaction (P-13).
         recipients = min(limits.recipients, limits.extension_recipients)
         found[b"LIMITS"] = [b"RCPTMAX=%d" % recipients, b"MAILMAX=%d" % limits.transactions]
-        if not self._isLMTP:
+        if not self.state.isLMTP:
             found[b"PRDR"] = None  # P-1
             found[b"DEFERRALS"] = None  # D-1
-            if self._client.address in self._settings.exdataNetworks:
+            if self.state.client.address in self._settings.exdataNetworks:
                 found[b"XEXDATA"] = None  # X-1, X-3
         found.update(self._situation())
         for keyword in self._settings.withhold:
@@ -475,7 +451,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         found: dict[bytes, list[bytes] | None] = {}
         if self.offersTLS:
             found[b"STARTTLS"] = None
-        if self._tls is not None:
+        if self.state.tls is not None:
             found[b"REQUIRETLS"] = None  # RFC 8689 §2
         mechanisms = self.mechanisms()
         if mechanisms:
@@ -488,18 +464,18 @@ class Session(Introduction, Authentication, Encryption, Contents):
         if not _HELO.fullmatch(name):
             raise PeerError("bad name", attrs.evolve(R501_SYNTAX, text="say your host's name"))
         self.abort("a new greeting", End.RSET)
-        self._hello, self._isExtended = name[:_MAX_NAME], isExtended
+        self.state.hello, self.state.isExtended = name[:_MAX_NAME], isExtended
         self.greeted()
-        self.identify()
+        self.state.identify()
         extensions = self.extensions() if isExtended else ()
-        self._offered = frozenset(keyword.decode("ascii") for keyword in extensions)
-        self._phase = Phase.READY
+        self.state.offered = frozenset(keyword.decode("ascii") for keyword in extensions)
+        self.state.phase = Phase.READY
 
     def do_HELO(self, rest: str) -> None:
         """
         RFC 5321 §4.1.1.1.
         """
-        if self._isLMTP:
+        if self.state.isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
         self._hear(rest, False)
         self.reply(Reply(250, None, self._settings.hostname))
@@ -508,7 +484,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         RFC 5321 §4.1.1.1.
         """
-        if self._isLMTP:
+        if self.state.isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
         self._introduce(rest)
 
@@ -516,7 +492,7 @@ class Session(Introduction, Authentication, Encryption, Contents):
         """
         RFC 2033 §4.1.
         """
-        if not self._isLMTP:
+        if not self.state.isLMTP:
             return self.reply(R500_UNKNOWN_COMMAND)
         self._introduce(rest)
 

@@ -19,17 +19,12 @@ from deferrals.model.reply import (
     R501_SYNTAX,
     R502_NOT_HERE,
     R503_TLS_IS_ON,
-    R530_STARTTLS_FIRST,
     R554_BEHIND_STARTTLS,
-    Reply,
 )
 from deferrals.smtp.server.base import SessionBase
 from deferrals.smtp.server.certificates import describe
 
 _log = Logger(namespace="deferrals.session")
-
-#: What may be said before STARTTLS where TLS is required (RFC 3207 §4).
-_WITHOUT_TLS = frozenset({"EHLO", "HELO", "LHLO", "NOOP", "QUIT", "RSET", "HELP", "STARTTLS"})
 
 
 @implementer(IHandshakeListener)
@@ -45,15 +40,7 @@ class Encryption(SessionBase):
         """
         Whether STARTTLS can be said now.
         """
-        return self._tls is None and self._settings.security in ("starttls", "required")
-
-    def needsTLS(self, verb: str) -> Reply | None:
-        """
-        The 530 that C{verb} gets where TLS is required and is not there yet.
-        """
-        if self._tls is None and self._settings.security == "required" and verb not in _WITHOUT_TLS:
-            return R530_STARTTLS_FIRST
-        return None
+        return self.state.tls is None and self._settings.security in ("starttls", "required")
 
     def do_STARTTLS(self, rest: str) -> None:
         """
@@ -61,12 +48,12 @@ class Encryption(SessionBase):
         """
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
-        if self._tls is not None:
+        if self.state.tls is not None:
             raise PeerError("twice", R503_TLS_IS_ON)
         if not self.offersTLS:
             raise PeerError("not offered", R502_NOT_HERE)
-        if self._offset < len(self._buffer):
-            _log.warn("{client}: commands behind STARTTLS", client=self._address)
+        if self.commands.waiting:
+            _log.warn("{client}: commands behind STARTTLS", client=self.state.address)
             self.say(R554_BEHIND_STARTTLS)
             return self.close()
         self.startOver("STARTTLS")
@@ -92,8 +79,8 @@ class Encryption(SessionBase):
         See C{IHandshakeListener}.
         """
         self._handshaking = False
-        self._tls = describe(self.transport.getHandle())
-        self.identify()
+        self.state.tls = describe(self.transport.getHandle())
+        self.state.identify()
         self.setTimeout(self._limits.command_timeout)
         self.encrypted()
 
@@ -111,7 +98,9 @@ class Encryption(SessionBase):
             self._handshaking = False
             self._outcome = "tls_failed"
             _log.info(
-                "{client}: no TLS: {error}", client=self._address, error=reason.getErrorMessage()
+                "{client}: no TLS: {error}",
+                client=self.state.address,
+                error=reason.getErrorMessage(),
             )
 
     @property

@@ -20,6 +20,8 @@ from twisted.python.failure import Failure
 
 from deferrals.interfaces import Work
 from deferrals.logger import Logger
+from deferrals.model.events import happened
+from deferrals.model.status import Status
 from deferrals.spool.sqlite import diskspace
 from deferrals.spool.sqlite.leaving import noted
 from deferrals.spool.sqlite.store import Store
@@ -106,6 +108,11 @@ class WriteBatch:
         noted(db, [number for number, path in self.removed.items() if path is not None])
         _note(db, self.notes)
 
+    @property
+    def messages(self) -> int:
+        """How many it is about."""
+        return len(self.inserts) + len(self.released) + len(self.removed)
+
     def parts(self) -> Iterator[WriteBatch]:
         """
         The same, each message by itself: so that one that cannot be written
@@ -172,11 +179,17 @@ class BatchWriter:
     @param store: the spool's.
     @param clock: timers.
     @param written: called with each batch that is durable.
+    @param status: where commits are counted.
     """
 
     def __init__(
-        self, store: Store, clock: IReactorTime, written: Callable[[WriteBatch], None]
+        self,
+        store: Store,
+        clock: IReactorTime,
+        written: Callable[[WriteBatch], None],
+        status: Status,
     ) -> None:
+        self._status = status
         self._store = store
         self._clock = clock
         self._onWritten = written
@@ -225,8 +238,11 @@ class BatchWriter:
         self.flush()
 
     def _write(self, batch: WriteBatch) -> None:
+        began = self._clock.seconds()
         d = self._store.run(self._apply, batch)
-        d.addCallbacks(lambda _: self._written(batch), self._notWritten, errbackArgs=(batch,))
+        d.addCallbacks(
+            lambda _: self._written(batch, began), self._notWritten, errbackArgs=(batch,)
+        )
 
     def _apply(self, db: sqlite3.Connection, batch: WriteBatch) -> None:
         """
@@ -238,7 +254,9 @@ class BatchWriter:
                 raise diskspace.NoRoom(lack)
         batch.apply(db)
 
-    def _written(self, batch: WriteBatch) -> None:
+    def _written(self, batch: WriteBatch, began: float) -> None:
+        seconds = self._clock.seconds() - began
+        happened(self._status, "commit", {"messages": batch.messages, "seconds": seconds})
         self._onWritten(batch)
         for name, note in batch.notes.items():
             if self._notes.get(name) is note:

@@ -6,7 +6,8 @@ pages above it: which table a row is of can be seen by its columns.  Whether a
 page is in use is said by the pages above it, by the map of the pages that an
 auto-vacuum database has, and by the list of those that are free.  Where none of
 them can be read it cannot be told from one that was in use once: then what is
-only there is held, since it may have been delivered.
+only there is held, since it may have been delivered.  So is a recipient that no
+index names, where these can be read: its page may be in another one's place.
 
 Content counts when it has the size and the digest that its message's row says.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import attrs
@@ -24,7 +27,7 @@ from deferrals.spool.sqlite.cells import Cell, TreePage, Value, treePage
 from deferrals.spool.sqlite.claims import setAside
 from deferrals.spool.sqlite.pages import INDEX_INNER, MAGIC, TABLE_INNER, TABLE_LEAF, Pages
 from deferrals.spool.sqlite.recovery import saveClock, savedClock
-from deferrals.spool.sqlite.schema import ASIDE, HELD, QUEUED
+from deferrals.spool.sqlite.schema import ASIDE, HELD, LEASED, QUEUED
 
 _NO_RECIPIENTS = "without their recipients"
 
@@ -72,6 +75,15 @@ _CARRIED = ("messages", "bodies", "recipients", "notes", "info", "history", "lea
 
 #: The columns that hold the numbers of messages, where those are named.
 _NAMES = {"recipients_queued": 2, "recipients_due": 1}
+
+
+#: The recipients that indexes name; and those that wait, and are not among them.
+_INDEXED = "CREATE TEMP TABLE indexed (message, seq, PRIMARY KEY (message, seq)) WITHOUT ROWID"
+
+_UNNAMED = (
+    f"SELECT message, seq FROM recipients WHERE status IN ({QUEUED}, {LEASED})"
+    " EXCEPT SELECT message, seq FROM indexed"
+)
 
 
 @attrs.define
@@ -152,6 +164,7 @@ class PageUsage:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._state = bytearray(pages.count + 1)
+        self._tree = array("L", [0]) * (pages.count + 1)
         self._complete = self._free()
         roots = self._map()
         for root in {1, *self._roots(), *roots}:
@@ -163,6 +176,12 @@ class PageUsage:
         """
         state = self._state[number]
         return _USED if state == _UNKNOWN and self._complete else state
+
+    def tree(self, number: int) -> int:
+        """
+        @return: the root of the tree that a page is in; 0 where that is not known.
+        """
+        return self._tree[number]
 
     def _free(self) -> bool:
         """
@@ -233,7 +252,7 @@ class PageUsage:
         while todo:
             number = todo.pop()
             if 0 < number <= self._pages.count:
-                self._state[number] = _USED
+                self._state[number], self._tree[number] = _USED, root
                 for child in self._children(number):
                     if child not in seen:
                         seen.add(child)
@@ -275,8 +294,10 @@ class Carving:
         self._info: set[Value] = set()
         self._left: set[Value] = set()
         self._unsure: set[tuple[Value, Value]] = set()
+        self._trees: defaultdict[int, set[str]] = defaultdict(set)
         self._contents: dict[int, list[int]] = {_USED: [], _UNKNOWN: []}
-        self._inserts = {name: self._insertion(name) for name in _CARRIED}
+        target.execute(_INDEXED)
+        self._inserts = {name: self._insertion(name) for name in (*_CARRIED, "indexed")}
 
     def _insertion(self, table: str) -> str:
         names = [name for _, name, *_ in self._target.execute(f"PRAGMA table_info({table})")]
@@ -289,6 +310,7 @@ class Carving:
         Carry over what can be read.
         """
         self._rows(_USED)
+        self._doubtUnnamed()
         sure = self._numbers()
         self._rows(_UNKNOWN)
         for state in (_USED, _UNKNOWN):
@@ -331,16 +353,35 @@ class Carving:
         for number, page in self._each(state):
             for cell in page.cells:
                 table, record = _table(page.kind, cell)
+                if table and state == _USED:
+                    self._trees[self._usage.tree(number)].add(table)
                 if table == "bodies":
                     self._contents[state].append(number)
                 elif table in _NAMES:
-                    name = record[_NAMES[table]]
-                    if state == _USED and isinstance(name, int):
-                        self._named.add(name)
+                    if state == _USED:
+                        self._index(record[_NAMES[table] :])
                 elif table and not (state == _UNKNOWN and self._isOlder(table, record)):
                     isNew = self._insert(table, record)
                     if isNew and table == "recipients" and state == _UNKNOWN:
                         self._unsure.add((record[0], record[1]))
+
+    def _index(self, key: Record) -> None:
+        """
+        An index names a recipient.
+        """
+        number, seq = key
+        if isinstance(number, int) and isinstance(seq, int):
+            self._named.add(number)
+            self._insert("indexed", (number, seq))
+
+    def _doubtUnnamed(self) -> None:
+        """
+        Each recipient that waits is named in an index, if no part of these is lost:
+        of each tree that has a part that cannot be read it is known what else it is.
+        """
+        trees = {self._usage.tree(number) for number in self._report.pages if number > 1}
+        if all(tree and set() < self._trees[tree] <= set(_CARRIED) for tree in trees):
+            self._unsure.update(self._target.execute(_UNNAMED))
 
     def _isOlder(self, table: str, record: Record) -> bool:
         """

@@ -2,14 +2,14 @@
 Whether a spool's database and its directory belong together.
 
 A file in the directory says which spool it is, how far its database had come at
-least (a number that grows at every start and every minute, first in the
+least (a number that grows at every start, every minute and at the end, first in the
 database), and by which number the frames of its write-ahead log are known.  So a
 database of another spool, one that is older, and a log that is missing or another
 one's are noticed at the next start.
 
 The file is written when something else is synced anyway: at a start, at the end,
 and once a minute.  It never says more than the database holds, whenever the
-process dies.
+process dies.  A disk that is full does not take it away.
 """
 
 from __future__ import annotations
@@ -131,6 +131,12 @@ class Marker:
         """
         self.write(Mark(self.mark.spool, generation, False, logSalt(self._log)))
 
+    def closing(self, db: sqlite3.Connection) -> None:
+        """
+        The database has had its last change, and is about to be closed.
+        """
+        self.write(attrs.evolve(self.mark, generation=generationOf(db), closed=False, log=None))
+
     def closed(self) -> None:
         """
         The database is closed.
@@ -148,6 +154,15 @@ class Marker:
             removeFile(f"{self._path}.new")
             durable.write(f"{self._path}.new", self._path, [text])
         except OSError as error:
+            self._writeOver(text, error)
+
+    def _writeOver(self, text: bytes, error: OSError) -> None:
+        """
+        The disk has no room for another file.
+        """
+        try:
+            durable.overwrite(self._path, text)
+        except OSError:
             # What it said may be more than what is true now.
             with contextlib.suppress(OSError):
                 removeFile(self._path)

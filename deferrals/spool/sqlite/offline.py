@@ -20,7 +20,7 @@ from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.database import asSpoolError, connect, isFull, makeRoom
 from deferrals.spool.sqlite.diskspace import NoRoom, Reserve
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
-from deferrals.spool.sqlite.marker import Marker
+from deferrals.spool.sqlite.marker import Marker, raiseGeneration
 from deferrals.spool.sqlite.recovery import savedClock
 from deferrals.spool.sqlite.schema import prepare
 from deferrals.spool.sqlite.store import Store
@@ -115,7 +115,9 @@ class OfflineSpool:
         """
         Let others have it.
         """
-        self._marker.opening()
+        with contextlib.suppress(SpoolError):  # on a full disk
+            self._run(raiseGeneration)
+        self._marker.closing(self._db)
         self._db.close()
         self._marker.closed()
         self._lock.release()

@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import InThread
+from deferrals.deferreds import InThread, Kept
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, IQueue
 from deferrals.logger import Logger
@@ -32,6 +32,10 @@ _P = ParamSpec("_P")
 
 #: Recipients changed per call.
 CHANGED = 500
+
+#: Where it takes a while to count the spool, it is counted so often, in seconds,
+#: however many ask.
+NUMBERS_SECONDS = 15.0
 
 #: Names moved aside that are shown.
 SHOWN = 100
@@ -64,6 +68,11 @@ class SqliteQueue:
         self._idle = idle
         self._changed = changed
         self._aside = rescue.Aside(store.files)
+        self._numbers = Kept(
+            store.clock.now,
+            lambda: self._read(queries.numbers, store.clock.now()),
+            NUMBERS_SECONDS,
+        )
 
     def _read(
         self,
@@ -149,10 +158,10 @@ class SqliteQueue:
             return [{"id": "", "problem": str(error)}], 0, None
 
     def numbers(self) -> Deferred[Shown]:
-        return Deferred.fromCoroutine(self._numbers())
+        return Deferred.fromCoroutine(self._allNumbers())
 
-    async def _numbers(self) -> Shown:
-        found = await self._read(queries.numbers, self._store.clock.now())
+    async def _allNumbers(self) -> Shown:
+        found = await self._numbers.get()
         names = await self._inThread(self._store.files.namesAside)
         return {**found, "moved_aside": names[:SHOWN]}
 

@@ -40,6 +40,7 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import LEASE_SECONDS, Disposition, Remove, Reschedule
 from deferrals.model.envelope import Envelope
 from deferrals.model.ids import formatId
+from deferrals.model.status import Status
 from deferrals.spool.message import BodyWriter, Message, ownMessage
 from deferrals.spool.sqlite import belonging, repair
 from deferrals.spool.sqlite.batch import BatchWriter, Insert, WriteBatch
@@ -49,7 +50,7 @@ from deferrals.spool.sqlite.database import Database, checkpoint
 from deferrals.spool.sqlite.diskspace import Reserve
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeContent, removeFile
 from deferrals.spool.sqlite.housekeeping import Housekeeping
-from deferrals.spool.sqlite.marker import Marker, generationOf
+from deferrals.spool.sqlite.marker import Marker, generationOf, raiseGeneration
 from deferrals.spool.sqlite.outcomes import Outcomes, backOff
 from deferrals.spool.sqlite.recovery import recover, saveClock, savedClock
 from deferrals.spool.sqlite.room import RoomKeeping
@@ -76,6 +77,7 @@ class SqliteSpool:
     @param reactor: timers' time is its C{seconds()}, Deferreds fire in it.
     @param inThread: runs a function outside the reactor thread.
     @param wall: the time of day; by default the reactor's time.
+    @param status: where commits are counted.
     @ivar identity: the spool's own number, once it is open.
     @ivar owner: this process, in leases.
     @ivar store: its files, its time, and the way to its database.
@@ -87,6 +89,7 @@ class SqliteSpool:
         reactor: IReactor,
         inThread: InThread,
         wall: Callable[[], float] | None = None,
+        status: Status | None = None,
     ) -> None:
         self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.identity = ""
@@ -102,7 +105,7 @@ class SqliteSpool:
             files.database, reactor, self._prepare, mend, reserve, self._marker.opening
         )
         self.store = Store(files, clock, self._database.run, self._checkpoint)
-        self._batches = BatchWriter(self.store, reactor, self._written)
+        self._batches = BatchWriter(self.store, reactor, self._written, status or Status())
         self._housekeeping = Housekeeping(self.store, reactor, inThread, self._incoming)
         self._room = RoomKeeping(self.store, reactor, inThread, reserve)
         self._opening: list[Deferred[None]] | None = []
@@ -201,7 +204,8 @@ class SqliteSpool:
         await self._housekeeping.stop()
         self._batches.close()
         await self._logged(self.store.run(saveClock, *self.store.clock.saved()))
-        await self._logged(self._database.outside(lambda _: self._marker.opening()))
+        await self._logged(self.store.run(raiseGeneration))
+        await self._logged(self._database.outside(self._marker.closing))
         await self._database.close()
         await self._logged(self._inThread(self._marker.closed))
         self._lock.release()

@@ -26,7 +26,9 @@ from deferrals.errors import StageError
 from deferrals.interfaces import IContentJudge, IContentStage, IExpectingStage, IMessage
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.events import happened
 from deferrals.model.reply import R451_LATE, R451_STAGE_FAILED, R452_OVERLOADED
+from deferrals.model.status import Status
 from deferrals.model.verdict import (
     ACCEPT,
     NO_MARKS,
@@ -37,6 +39,7 @@ from deferrals.model.verdict import (
     Refuse,
     Route,
 )
+from deferrals.stages.content.scanner import isUnscanned
 from deferrals.stages.foreign import seen
 
 _log = Logger(namespace="deferrals.stages")
@@ -91,6 +94,7 @@ class ContentJudge:
         wait inside their own deadline.
     @param hostname: this server's name: stages are shown no field that only
         this server may say.
+    @param status: where judgements are counted.
     """
 
     def __init__(
@@ -98,8 +102,10 @@ class ContentJudge:
         policies: Mapping[str, Sequence[IContentStage]],
         maxJudging: int,
         hostname: str = "",
+        status: Status | None = None,
     ) -> None:
         self._policies = policies
+        self._status = status or Status()
         self._hostname = hostname
         self._slots = Semaphore(maxJudging)
 
@@ -131,7 +137,8 @@ class ContentJudge:
             where its message still waits to be judged, otherwise 451 4.3.0.
         """
         members = [(recipient, _pairs(cohort)) for recipient, cohort in deferred]
-        return _Judging(self._slots, seen(message, self._hostname), envelope, members).start()
+        shown = seen(message, self._hostname)
+        return _Judging(self._slots, shown, envelope, members, self._status).start()
 
 
 def _key(stage: IContentStage, recipient: Recipient) -> _Key:
@@ -163,8 +170,10 @@ class _Judging:
         message: IMessage,
         envelope: Envelope,
         deferred: Sequence[tuple[Recipient, _Cohort]],
+        status: Status,
     ) -> None:
         self._slots = slots
+        self._status = status
         self._message = message
         self._envelope = envelope
         self._members: dict[_Cohort, list[Recipient]] = {}
@@ -277,8 +286,17 @@ class _Judging:
             )
             d.addCallback(_checked)
             d.addErrback(self._failed, stage, recipients)
+            d.addCallback(self._judged, stage)
             asked = self._asked[stage, key] = SharedResult(d)
         return asked.wait()
+
+    def _judged(self, verdict: ContentVerdict, stage: IContentStage) -> ContentVerdict:
+        """
+        One judgement, for as many as have the same key.
+        """
+        use = self._status.useOf(stage)
+        happened(self._status, "judgement", {"use": use, "outcome": _outcome(verdict)})
+        return verdict
 
     def _failed(
         self, failure: Failure, stage: IContentStage, recipients: Sequence[Recipient]
@@ -320,3 +338,12 @@ def _checked(verdict: ContentVerdict) -> ContentVerdict:
     if isinstance(verdict, (Accept, Refuse)):
         return verdict
     raise StageError(f"it answered {safe_repr(verdict)[:200]}, which is no verdict")
+
+
+def _outcome(verdict: ContentVerdict) -> str:
+    """
+    What a judgement is counted as.
+    """
+    if isinstance(verdict, Refuse):
+        return "refuse" if verdict.reply.isPermanent else "later"
+    return "unscanned" if isUnscanned(verdict) else "accept"

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogLevel
 
 from deferrals.interfaces import IMessage, IServices
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope
 from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds
-from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
+from deferrals.model.verdict import Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.remote import RemoteService
 
 _T = TypeVar("_T")
@@ -35,6 +36,18 @@ TooLargeMeans = Literal["accept", "mark", "refuse"]
 #: The field of a copy that a scanner should have seen and has not.
 UNSCANNED = "Deferrals-Unscanned"
 
+#: It is accepted, and its copies do not say that it was not scanned.
+SKIPPED = Accept()
+
+
+def isUnscanned(verdict: ContentVerdict) -> bool:
+    """
+    Whether it is no scanner's that has accepted the message.
+    """
+    if isinstance(verdict, Refuse):
+        return False
+    return verdict is SKIPPED or any(name == UNSCANNED for name, _ in verdict.marks.headers)
+
 
 def tooLarge(
     name: str, means: TooLargeMeans, text: str = "too large to be scanned"
@@ -46,7 +59,7 @@ def tooLarge(
     """
     if means == "refuse":
         return Refuse(Reply(552, "5.3.4", text))
-    return Accept(Marks(((UNSCANNED, f"{name} (too large)"),))) if means == "mark" else ACCEPT
+    return Accept(Marks(((UNSCANNED, f"{name} (too large)"),))) if means == "mark" else SKIPPED
 
 
 class ScannerSettings(Protocol):
@@ -116,19 +129,21 @@ class Scanner:
                 return self._unscanned(envelope, error)
             return decide(result)
 
-        self._status.count("judgements", self.name)
         return Deferred.fromCoroutine(judged())
 
     def _unscanned(self, envelope: Envelope, error: Exception) -> ContentVerdict:
         onError = self._settings.on_error
-        _log.warn(
+        _log.tell(
+            self._status,
             "{transaction}: not scanned by {name}, so {on_error}: {error}",
+            event="unscanned",
+            level=LogLevel.warn,
             transaction=envelope.id,
+            stage=self.name,
             name=" ".join(self.identity),
             on_error=onError,
             error=f"{type(error).__name__}: {error}",
         )
-        self._status.count("unscanned", f"{self.name} {onError}")
         if onError == "refuse-temporarily":
             return Refuse(R451_STAGE_FAILED)
-        return Accept(Marks(((UNSCANNED, self.name),))) if onError == "accept" else ACCEPT
+        return Accept(Marks(((UNSCANNED, self.name),))) if onError == "accept" else SKIPPED

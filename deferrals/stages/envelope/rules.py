@@ -10,6 +10,7 @@ makes no domain one of ours.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 
 import attrs
@@ -195,6 +196,8 @@ class RuleTable:
         self._onward = onward
         self._foreseen = foreseen
         self._indexes: dict[Pattern, list[int]] = {}
+        # Remembered until these rules are not in use any longer.
+        self._about = functools.lru_cache(maxsize=4096)(self._rulesAbout)
         for index, rule in enumerate(rules):
             self._indexes.setdefault(rule.pattern, []).append(index)
         ours = [rule.pattern for rule in rules if rule.allow is None]
@@ -278,12 +281,17 @@ class RuleTable:
         return None if isinstance(verdict, Refuse) else verdict.route
 
     def _match(self, client: Client | None, address: Mailbox) -> Rule | None:
-        found = [index for key in patternsOf(address) for index in self._indexes.get(key, ())]
-        for index in sorted(found):
-            rule = self._rules[index]
+        for rule in self._about(address):
             if client is None or rule.allow is None or rule.allow.lets(client):
                 return rule
         return None
+
+    def _rulesAbout(self, address: Mailbox) -> list[Rule]:
+        """
+        The rules whose patterns match an address, in their order.
+        """
+        found = [index for key in patternsOf(address) for index in self._indexes.get(key, ())]
+        return [self._rules[index] for index in sorted(found)]
 
     def _postmaster(self, client: Client, recipient: Recipient) -> Recipient:
         """

@@ -16,6 +16,7 @@ from weakref import WeakSet
 import attrs
 from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogLevel
 from zope.interface import implementer
 
 from deferrals.deferreds import asDeferred
@@ -161,8 +162,7 @@ class Submission:
         if login is None:
             return Refuse(R451_LOCAL_ERROR)
         if not self._owns(login, envelope.sender):
-            self._services.status.count("submission", "senders refused")
-            self._report(envelope, "not its sender")
+            self._report(envelope, "not its sender", "senders refused")
             return Refuse(R553_NOT_YOUR_SENDER)
         amounts = {"messages": 1, "recipients": 0, "octets": 0}
         for name, amount in amounts.items():
@@ -251,21 +251,24 @@ class Submission:
         )
         if isHeld and envelope not in self._held:
             self._held.add(envelope)
-            self._report(envelope, f"over its {name}, held")
-        self._services.status.count("submission", "held" if isHeld else f"over {name}")
+            self._report(envelope, f"over its {name}, held", "held", name)
         if not isHeld:
-            self._report(envelope, f"over its {name}")
+            self._report(envelope, f"over its {name}", f"over {name}", name)
         return isHeld
 
-    def _report(self, envelope: Envelope, why: str) -> None:
-        _log.warn(
+    def _report(self, envelope: Envelope, why: str, outcome: str, limit: str = "") -> None:
+        _log.tell(
+            self._services.status,
             "{transaction}: {user} sends as <{sender}>: {why}",
             event="submission",
+            level=LogLevel.warn,
             transaction=envelope.id,
             client=envelope.client.address,
             user=envelope.client.user,
             sender=str(envelope.sender or ""),
             why=why,
+            outcome=outcome,
+            limit=limit,
         )
 
     # What a login may do.
@@ -284,13 +287,15 @@ class Submission:
         except CancelledError:
             raise
         except Exception as error:
-            _log.warn(
+            _log.tell(
+                self._services.status,
                 "{transaction}: no look-up of {user}: {error}",
+                event="no-login-look-up",
+                level=LogLevel.warn,
                 transaction=envelope.id,
                 user=user,
                 error=f"{type(error).__name__}: {error}",
             )
-            self._services.status.count("submission", "look-ups failed")
             return known
         self._known[user] = found
         return found

@@ -17,6 +17,7 @@ from typing import Literal
 import attrs
 from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogLevel
 from zope.interface import implementer
 
 from deferrals.deferreds import SharedResult
@@ -136,15 +137,17 @@ class UsersStage:
             raise
         except Exception as error:
             onError = "what was known" if known is not None else self._settings.on_error
-            _log.warn(
+            _log.tell(
+                self._status,
                 "{transaction}: no look-up of <{recipient}> in {table}, so {on_error}: {error}",
+                event="no-look-up",
+                level=LogLevel.warn,
                 transaction=envelope.id,
                 table=self._settings.sqlite or self._settings.url,
                 recipient=str(recipient),
                 on_error=onError,
                 error=f"{type(error).__name__}: {error}",
             )
-            self._status.count("users", "failed")
             if known is None:
                 return Refuse(R451_LOCAL_ERROR) if onError == "refuse-temporarily" else None
             settings = known.settings

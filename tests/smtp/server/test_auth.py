@@ -69,7 +69,7 @@ class WireTests(FileCase):
         self.assertTrue(base64.b64decode(said[4:]).startswith(b"v="))
         self.assertEqual(bench.say(""), ["235 2.7.0 authenticated"])
         bench.say("MAIL FROM:<a@example.com>")
-        self.assertEqual(bench.session._transaction.envelope.client.user, "alice")
+        self.assertEqual(bench.session.state.transaction.envelope.client.user, "alice")
         self.assertEqual(bench.status.counted("authentications", "accepted"), 1)
 
     def test_scramWithoutInitial(self) -> None:
@@ -94,7 +94,7 @@ class WireTests(FileCase):
         bench = self.bench()
         self.scram(bench, "alice", "secret")
         self.assertTrue(bench.say("AAAA")[0].startswith("501 5.5.2"))
-        self.assertIsNone(bench.session._user)
+        self.assertIsNone(bench.session.state.user)
 
     def test_asserted(self) -> None:
         """AUTH= is believed only of the one who is authenticated as that (RFC 4954 §5)."""
@@ -103,7 +103,7 @@ class WireTests(FileCase):
             file.write(formatLine("alice@example.com", secrets) + "\n")
         bench = self.bench()
         bench.say("MAIL FROM:<a@example.com> AUTH=alice@example.com")
-        self.assertEqual(bench.session._transaction.envelope.parameters.auth, "<>")
+        self.assertEqual(bench.session.state.transaction.envelope.parameters.auth, "<>")
         bench.say("RSET")
         login = base64.b64encode(b"\0alice@example.com\0secret").decode()
         self.assertEqual(bench.say(f"AUTH PLAIN {login}"), ["235 2.7.0 authenticated"])
@@ -113,7 +113,7 @@ class WireTests(FileCase):
             ("<>", "<>"),
         ):
             bench.say(f"MAIL FROM:<a@example.com> AUTH={value}")
-            self.assertEqual(bench.session._transaction.envelope.parameters.auth, wanted)
+            self.assertEqual(bench.session.state.transaction.envelope.parameters.auth, wanted)
             bench.say("RSET")
 
     def waiting(self) -> tuple[Bench, list[Deferred[Any]]]:
@@ -138,7 +138,7 @@ class WireTests(FileCase):
         self.assertEqual(bench.take(), b"")
         pending[0].callback(b"alice")
         self.assertEqual([line[:3] for line in bench.take().splitlines()], [b"235", b"250"])
-        self.assertEqual(bench.session._transaction.envelope.client.user, "alice")
+        self.assertEqual(bench.session.state.transaction.envelope.client.user, "alice")
 
     def test_pipelinedAnswers(self) -> None:
         """Answers that come before their challenges, and a command behind them, stay in order."""

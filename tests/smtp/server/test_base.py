@@ -30,14 +30,15 @@ class Part(SessionBase):
         """
         @return: the client, of which this is known now.
         """
-        self._address, self._port, self._hostname = "192.0.2.1", 4321, "client.test"
-        self._hello, self._isExtended, self._tls, self._user = "c", extended, tls, user
-        self._phase, self._offered = Phase.READY, frozenset({"PRDR"})
-        self.identify()
-        return self._client
+        state = self.state
+        state.address, state.port, state.hostname = "192.0.2.1", 4321, "client.test"
+        state.hello, state.isExtended, state.tls, state.user = "c", extended, tls, user
+        state.phase, state.offered = Phase.READY, frozenset({"PRDR"})
+        state.identify()
+        return state.client
 
     def now(self) -> tuple[Client, Phase, frozenset[str]]:
-        return self._client, self._phase, self._offered
+        return self.state.client, self.state.phase, self.state.offered
 
 
 class ClientTests(SynchronousTestCase):

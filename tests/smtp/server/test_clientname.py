@@ -60,7 +60,9 @@ class ClientNameTests(SynchronousTestCase):
         bench.say(*GREETING)
         self.answers[0].callback("mail.example.com")
         bench.say(*MAIL)
-        self.assertEqual(bench.session._transaction.envelope.client.hostname, "mail.example.com")
+        self.assertEqual(
+            bench.session.state.transaction.envelope.client.hostname, "mail.example.com"
+        )
         self.assertEqual(bench.say(*DATA)[-1][:3], "250")
         self.assertEqual(self.name(bench), "mail.example.com")
 
@@ -68,7 +70,7 @@ class ClientNameTests(SynchronousTestCase):
         """One that comes in the middle of a transaction is in its envelope, the same one."""
         bench = self.bench()
         bench.say(*GREETING, *MAIL)
-        envelope = bench.session._transaction.envelope
+        envelope = bench.session.state.transaction.envelope
         known = {envelope: True}
         self.answers[0].callback("mail.example.com")
         self.assertEqual(envelope.client.hostname, "mail.example.com")
@@ -176,7 +178,7 @@ class ClientNameTests(SynchronousTestCase):
                 if not answer.called:
                     answer.callback("answer.example")
             bench.say(*GREETING, *MAIL)
-            self.assertEqual(bench.session._transaction.envelope.client.hostname, name, words)
+            self.assertEqual(bench.session.state.transaction.envelope.client.hostname, name, words)
 
     def test_replaced(self) -> None:
         """An answer about the client before is not heard any longer."""
@@ -184,4 +186,4 @@ class ClientNameTests(SynchronousTestCase):
         bench.say(*GREETING, "XCLIENT ADDR=198.51.100.9 NAME=there.example")
         self.assertEqual(self.cancelled, 1)
         bench.say(*GREETING, *MAIL)
-        self.assertEqual(bench.session._transaction.envelope.client.hostname, "there.example")
+        self.assertEqual(bench.session.state.transaction.envelope.client.hostname, "there.example")

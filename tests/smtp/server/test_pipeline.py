@@ -13,7 +13,8 @@ from twisted.mail import smtp
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import Reply
-from deferrals.smtp.server.pipeline import MAX_AT_ONCE, MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
+from deferrals.smtp.server.commandreader import MAX_COMMAND_OCTETS
+from deferrals.smtp.server.pipeline import MAX_AT_ONCE, MAX_BUFFER_OCTETS
 from deferrals.smtp.server.session import Session
 from tests.harness import GREETING, Bench
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import fail
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -240,3 +240,101 @@ class PostDataTests(SynchronousTestCase):
         self.assertEqual(timers, 1, "only the session's own")
         said = self.bench.say("MAIL FROM:<a@b.example>", "RCPT TO:<accept@x.test>")
         self.assertEqual(codes(said), ["250", "250"])
+
+
+class OrdinaryTests(SynchronousTestCase):
+    """
+    Faults in the midst of the ordinary way: messages that the envelope has accepted,
+    one behind the other on one connection.
+    """
+
+    MESSAGE = (
+        "MAIL FROM:<a@b.example>",
+        "RCPT TO:<postmaster@x.test>",
+        "DATA",
+        "Subject: x",
+        "",
+        "text",
+        ".",
+    )
+
+    def setUp(self) -> None:
+        self.bench = Bench(reply_deadline=10.0)
+        self.bench.say(*GREETING)
+
+    def message(self) -> list[str]:
+        """
+        @return: the codes of what is said to a whole message, and perhaps to others.
+        """
+        return codes(self.bench.say(*self.MESSAGE))
+
+    def wait(self, seconds: int) -> list[str]:
+        """
+        @return: the codes of what is said meanwhile.
+        """
+        for _ in range(seconds):
+            self.bench.clock.advance(1)
+        return codes(self.bench.take())
+
+    def test_hangs(self) -> None:
+        """
+        A commit that hangs: the message is refused when its own deadline is over, what
+        becomes durable then is abandoned, and the next message is taken.
+        """
+        for _ in range(3):
+            self.assertEqual(self.message(), ["250", "250", "354", "250"])
+            self.wait(7)
+        self.bench.spool.slow = True
+        self.assertEqual(self.message(), ["250", "250", "354"])
+        self.assertEqual(self.wait(9), [])
+        self.assertEqual(self.wait(1), ["452"])
+        self.bench.spool.go()
+        self.assertEqual((len(self.bench.released), len(self.bench.spool.abandoned)), (3, 1))
+        self.bench.spool.slow = False
+        self.assertEqual(self.message(), ["250", "250", "354", "250"])
+        self.assertEqual(len(self.bench.released), 4)
+
+    def test_deadlines(self) -> None:
+        """The deadline of a message is no other message's, and not that of the next command."""
+        self.bench.spool.slow = True
+        for _ in range(3):
+            self.message()
+            self.assertEqual(self.wait(9), [])
+            self.bench.spool.go()
+            self.assertEqual(codes(self.bench.take()), ["250"])
+        self.assertEqual(self.wait(250), [])
+        self.assertEqual(self.wait(60), ["421"])  # of silence
+
+    def test_leaves(self) -> None:
+        """
+        A client that leaves before the reply still owns the message; what it has sent
+        behind it is not taken.
+        """
+        self.bench.spool.slow = True
+        self.bench.say(*self.MESSAGE, *self.MESSAGE)
+        self.bench.lose()
+        self.bench.spool.go()
+        self.assertEqual((self.bench.released, len(self.bench.spool.abandoned)), ([], 1))
+        self.assertEqual(self.bench.status.counted("transactions", "aborted"), 1)
+        self.assertEqual(self.bench.clock.getDelayedCalls(), [])
+
+    def test_behind(self) -> None:
+        """What comes behind a message waits for its reply, and is answered then."""
+        self.bench.spool.slow = True
+        self.assertEqual(codes(self.bench.say(*self.MESSAGE, "NOOP")), ["250", "250", "354"])
+        self.bench.spool.go()
+        self.assertEqual(codes(self.bench.take()), ["250", "250"])
+
+    def test_fails(self) -> None:
+        """A commit that fails, at once or later: refused for now, and nothing is released."""
+        for isLate in (False, True):
+            waiting: Deferred[Any] = Deferred()
+            failing = waiting if isLate else fail(OSError("full"))
+            self.patch(self.bench.spool, "stage", lambda *args, failing=failing: failing)
+            with capturedLogs():
+                said = self.message()
+                if isLate:
+                    waiting.errback(OSError("full"))
+                    said += codes(self.bench.take())
+            self.assertEqual((said[-1], self.bench.released), ("452", []))
+            self.flushLoggedErrors()

@@ -31,7 +31,7 @@ class ProxiedTests(SynchronousTestCase):
         bench.send(V1)
         self.assertEqual(bench.take(), b"220 mx.example.net ESMTP deferrals\r\n")
         bench.say(*GREETING, "MAIL FROM:<a@example.com>")
-        client = bench.session._transaction.envelope.client
+        client = bench.session.state.transaction.envelope.client
         self.assertEqual((client.address, client.port), ("198.51.100.7", 1025))
 
     def test_tls(self) -> None:
@@ -44,7 +44,7 @@ class ProxiedTests(SynchronousTestCase):
             offered = bench.say("EHLO client.example.com")
             self.assertEqual(any("AUTH" in line for line in offered), tls is not None, offered)
             bench.say("MAIL FROM:<a@example.com>")
-            client = bench.session._transaction.envelope.client
+            client = bench.session.state.transaction.envelope.client
             self.assertEqual((client.tls, client.protocol), (tls, "ESMTPS" if tls else "ESMTP"))
 
     def test_byteByByte(self) -> None:
@@ -54,7 +54,7 @@ class ProxiedTests(SynchronousTestCase):
             for octet in header + b"NOOP\r\n":
                 bench.send(bytes([octet]))
             self.assertEqual([line[:3] for line in bench.take().splitlines()], [b"220", b"250"])
-            self.assertEqual(bench.session._address, source.address or "192.0.2.1")
+            self.assertEqual(bench.session.state.address, source.address or "192.0.2.1")
 
     def test_none(self) -> None:
         """Without a header the connection is closed, and nothing was executed."""
@@ -134,7 +134,7 @@ class TrustTests(SynchronousTestCase):
             self.assertEqual(any("XCLIENT" in line for line in said), known, header)
             said = bench.say("XCLIENT ADDR=192.0.2.9 LOGIN=alice")
             self.assertEqual(said[-1][:3], "220" if known else "550", header)
-            self.assertEqual(bench.session._user, "alice" if known else None)
+            self.assertEqual(bench.session.state.user, "alice" if known else None)
 
     def test_client(self) -> None:
         """Nor is it in the proxy's networks for anything that looks at the envelope."""
@@ -143,7 +143,7 @@ class TrustTests(SynchronousTestCase):
             said = bench.say("EHLO client.example.com")
             self.assertFalse([line for line in said if "XEXDATA" in line], header)
             bench.say("MAIL FROM:<a@example.com>")
-            address = bench.session._transaction.envelope.client.address
+            address = bench.session.state.transaction.envelope.client.address
             self.assertNotIn(address, Networks.parse(["192.0.2.0/24", "unix"]))
 
     def test_counted(self) -> None:
@@ -175,7 +175,7 @@ class XClientTests(SynchronousTestCase):
         self.assertEqual(said[-1], "220 mx.example.net ESMTP deferrals")
         self.assertEqual(bench.say("EHLO client")[0], "250-mx.example.net")
         bench.say("MAIL FROM:<a@example.com>")
-        client = bench.session._transaction.envelope.client
+        client = bench.session.state.transaction.envelope.client
         self.assertEqual(
             (client.address, client.port, client.user, client.protocol, client.helo),
             ("2001:db8::7", 99, "al+ice", "ESMTPA", "client"),
@@ -186,8 +186,8 @@ class XClientTests(SynchronousTestCase):
         bench = self.bench()
         bench.say("XCLIENT ADDR=198.51.100.7 LOGIN=alice")
         bench.say("XCLIENT ADDR=198.51.100.8 LOGIN=[UNAVAILABLE]")
-        self.assertEqual(bench.session._client.address, "198.51.100.8")
-        self.assertIsNone(bench.session._user)
+        self.assertEqual(bench.session.state.client.address, "198.51.100.8")
+        self.assertIsNone(bench.session.state.user)
 
     def test_notByTheClient(self) -> None:
         """The greeting behind it is the client's own, and so is what follows: a front end that
@@ -198,13 +198,13 @@ class XClientTests(SynchronousTestCase):
         said = bench.say(*GREETING)
         self.assertFalse([line for line in said if "XCLIENT" in line])
         self.assertEqual(bench.say("XCLIENT ADDR=127.0.0.1 LOGIN=alice")[-1][:9], "503 5.5.1")
-        self.assertEqual(bench.session._client.address, "198.51.100.7")
+        self.assertEqual(bench.session.state.client.address, "198.51.100.7")
 
     def test_unknown(self) -> None:
         """A client whose address the front end does not know has not the front end's."""
         bench = self.bench()
         bench.say("XCLIENT ADDR=[UNAVAILABLE]")
-        self.assertEqual(bench.session._client.address, "unknown")
+        self.assertEqual(bench.session.state.client.address, "unknown")
         self.assertNotIn("unknown", Networks.parse(["0.0.0.0/0", "::/0", "unix"]))
         bench.lose()
         self.assertEqual(bench.backend.connectionLimits._open, {})
@@ -219,7 +219,7 @@ class XClientTests(SynchronousTestCase):
             ("PORT=99", ""),
         ):
             bench.say(f"XCLIENT ADDR=198.51.100.7 {said}")
-            self.assertEqual(bench.session._client.hostname, wanted, said)
+            self.assertEqual(bench.session.state.client.hostname, wanted, said)
 
     def test_counted(self) -> None:
         """The new client counts, and the front end does not."""

@@ -85,7 +85,7 @@ class StartTLSTests(TLSCase):
         bench = self.started()
         self.assertEqual(bench.secretly(ENVELOPE[0]), ["503 5.5.1 say EHLO first"])
         self.assertEqual(bench.secretly("HELO x"), ["250 mx.example.net"])
-        self.assertEqual(bench.session._client.protocol, "SMTP")
+        self.assertEqual(bench.session.state.client.protocol, "SMTP")
 
     def test_inTransaction(self) -> None:
         """STARTTLS in a transaction is out of sequence, and changes nothing."""
@@ -135,7 +135,7 @@ class StartTLSTests(TLSCase):
         bench.say(*GREETING, "STARTTLS")
         bench.handshake(SSL.TLS1_2_VERSION)
         self.assertTrue(bench.secretly("NOOP")[0].startswith("250"))
-        self.assertTrue(bench.session._tls.startswith("TLSv1.2 "))
+        self.assertTrue(bench.session.state.tls.startswith("TLSv1.2 "))
 
     def test_noHandshake(self) -> None:
         """A client that does not begin the handshake is not waited for longer than it may take."""
@@ -232,7 +232,7 @@ class ImplicitTests(TLSCase):
         bench.wire = first  # type: ignore[method-assign]
         bench.handshake()
         self.assertEqual(bench.secretly(), ["220 mx.example.net ESMTP deferrals"])
-        self.assertEqual(bench.session._client.address, "198.51.100.7")
+        self.assertEqual(bench.session.state.client.address, "198.51.100.7")
 
 
 class SecretTests(TLSCase):

@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from deferrals.errors import SpoolError
+from deferrals.model.status import Status
 from deferrals.spool.sqlite import diskspace
 from deferrals.spool.sqlite.batch import AGAIN_SECONDS, ROWS, BatchWriter, Insert, WriteBatch
 from deferrals.spool.sqlite.clock import SpoolClock
@@ -123,7 +124,8 @@ class BatchWriterTests(DatabaseCase):
             self.run_,
         )
         self.written: list[WriteBatch] = []
-        self.writer = BatchWriter(store, self.clock, self.written.append)
+        self.status = Status()
+        self.writer = BatchWriter(store, self.clock, self.written.append, self.status)
 
     def run_(self, function: Any, *args: Any, **more: Any) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()
@@ -169,6 +171,24 @@ class BatchWriterTests(DatabaseCase):
         self.assertIs(self.successResultOf(second.done), second.work)
         self.assertEqual([batch.inserts for batch in self.written], [[first, second]])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_counted(self) -> None:
+        """Of what was written it is counted how long it took, and of how many messages."""
+        for one in (insert("a@b.example"), insert("c@d.example"), insert("e@f.example")):
+            self.writer.next().inserts.append(one)
+        self.clock.advance(0)
+        self.clock.advance(0.02)
+        self.work()
+        (seconds,) = self.status.measured("commit seconds").values()
+        (messages,) = self.status.measured("commit messages").values()
+        self.assertEqual((sum(seconds.counts), seconds.total), (1, 0.02))
+        self.assertEqual((messages.counts[:4], messages.total), ([0, 0, 1, 0], 3))
+        failing = insert("g@h.example")
+        self.writer.next().inserts.append(failing)
+        self.clock.advance(0)
+        self.work(fails=True)
+        self.failureResultOf(failing.done, SpoolError)
+        self.assertEqual(sum(seconds.counts), 1)
 
     def test_alone(self) -> None:
         """A message that cannot be staged fails for its caller, and takes no other with it."""

@@ -198,6 +198,7 @@ class BelongingTests(SpoolCase):
         """The file of a message that had left is removed, whenever the process died."""
         work = self.staged(size=MEMORY_OCTETS)
         path = self.spool.store.files.body(work.envelope.transaction)
+        self.reactor.wait(self.spool._housekeeping.stop())  # it would remove it, too
         self.patch(self.spool, "_removeFile", lambda path: None)
         self.spool.abandon(work)
         self.reactor.wait(self.spool.waiting())
@@ -312,6 +313,17 @@ class BelongingTests(SpoolCase):
         os.unlink(files.log)
         shutil.copy(older.database, files.database)
         # Its log is missing, too; what matters is that the database is older.
+        self.lost(files, "is older than the directory", "spool.sqlite")
+
+    def test_olderByLess(self) -> None:
+        """A copy that was made since the last start, and put back after the end."""
+        self.rounds()  # the first one is over
+        older = self.killed()
+        connect(older.database).close()
+        self.staged()
+        self.reactor.wait(self.spool.close())
+        files = self.killed()
+        shutil.copy(older.database, files.database)
         self.lost(files, "is older than the directory", "spool.sqlite")
 
     def test_olderWithLog(self) -> None:

@@ -12,9 +12,11 @@ import sqlite3
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.spool.sqlite import carving, repair
+from deferrals.spool.sqlite.cells import treePage
 from deferrals.spool.sqlite.database import connect
+from deferrals.spool.sqlite.pages import Pages
 from deferrals.spool.sqlite.recovery import savedClock
-from deferrals.spool.sqlite.schema import HELD, prepare
+from deferrals.spool.sqlite.schema import DAMAGED, HELD, prepare
 from tests.spool.sqlite import damages
 
 
@@ -107,10 +109,48 @@ class CarvingTests(SynchronousTestCase):
         for number in report.held:
             found = self.db.execute("SELECT status FROM recipients WHERE message = ?", (number,))
             self.assertIn(HELD, {status for (status,) in found})
+        self.assertNoneBack()
+
+    def assertNoneBack(self) -> None:
+        """No recipient that had left is delivered to again."""
         for number, seq in self.db.execute(
-            f"SELECT message, seq FROM recipients WHERE status != {HELD}"
+            f"SELECT message, seq FROM recipients WHERE status NOT IN ({HELD}, {DAMAGED})"
         ):
             self.assertIn(seq, self.original.recipients.get(number, ()))
+
+    def pagesOf(self, table: str, kind: str) -> list[int]:
+        """Those of a kind with rows of a table (an index)."""
+        pages = Pages(self.original.path, "")
+        self.addCleanup(pages.close)
+        found = []
+        for number in self.original.kinds[kind]:
+            page = treePage(pages.get(number), pages.usable, pages.get)
+            cells = [] if page is None else page.cells
+            if page is not None and any(
+                carving._table(page.kind, cell)[0] == table for cell in cells
+            ):
+                found.append(number)
+        return found
+
+    def test_misplaced(self) -> None:
+        """A page that was free, in the place of one that was not, brings back no recipient."""
+        used = self.pagesOf("recipients", "index leaf")
+        pairs = [(one, other) for one in self.pagesOf("recipients", "free") for other in used]
+        self.assertGreater(len(pairs), 10)
+        held = 0
+        for one, other in pairs[:: len(pairs) // 10]:
+            shutil.copy(self.original.path, self.path)
+            self.overwrite((other - 1) * 4096, self.original.pages[one])
+            held += len(self.carry().held)
+            self.assertNoneBack()
+        self.assertGreater(held, 0)
+
+    def test_withoutIndex(self) -> None:
+        """What no index names because a part of that is lost is not held."""
+        for number in self.pagesOf("recipients_queued", "index leaf"):
+            shutil.copy(self.original.path, self.path)
+            self.overwrite((number - 1) * 4096, b"\xff" * 4096)
+            self.assertAll(self.carry())
 
     def test_clock(self) -> None:
         """Where the spool's time cannot be read it is that of the newest message."""

@@ -44,11 +44,12 @@ class MarkerTests(SynchronousTestCase):
         self.assertEqual(self.mark(), Mark(own, 1, False, salt))
         self.marker.came(raiseGeneration(self.db))
         self.assertEqual(self.mark().generation, 2)
-        self.marker.opening()
-        self.assertEqual(self.mark(), Mark(own, 2, False, None))
+        raiseGeneration(self.db)
+        self.marker.closing(self.db)
+        self.assertEqual(self.mark(), Mark(own, 3, False, None))
         self.db.close()
         self.marker.closed()
-        self.assertEqual(self.mark(), Mark(own, 2, True, None))
+        self.assertEqual(self.mark(), Mark(own, 3, True, None))
 
     def test_further(self) -> None:
         """A database comes further than the directory at each start."""
@@ -64,14 +65,30 @@ class MarkerTests(SynchronousTestCase):
         self.marker.closed()
         self.assertFalse(self.mark().closed)
 
-    def test_unwritable(self) -> None:
-        """Where it cannot be written, there is none: what it said may not be true any longer."""
-        self.marker.opening()
+    def fails(self, *names: str) -> None:
+        """
+        The disk fails what is done by these functions.
+        """
 
         def full(*args: object) -> None:
             raise OSError(28, "no space left on device")
 
-        self.patch(durable, "write", full)
+        for name in names:
+            self.patch(durable, name, full)
+
+    def test_full(self) -> None:
+        """A disk that has no room for another file keeps it, as it should be now."""
+        self.marker.write(Mark("x" * 40, 10**12, True, None))
+        self.fails("write")
+        self.marker.write(Mark("x", 2, False, 7))
+        self.assertEqual(self.mark(), Mark("x", 2, False, 7))
+        self.marker.write(Mark("x" * 50, 10**13, False, 1 << 31))
+        self.assertEqual(self.mark(), Mark("x" * 50, 10**13, False, 1 << 31))
+
+    def test_unwritable(self) -> None:
+        """Where it cannot be written, there is none: what it said may not be true any longer."""
+        self.marker.opening()
+        self.fails("write", "overwrite")
         self.marker.opened(self.db)
         self.assertFalse(os.path.exists(self.path))
 

@@ -10,7 +10,9 @@ import sqlite3
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
+from deferrals.spool.sqlite.diskspace import NoRoom
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
+from deferrals.spool.sqlite.marker import generationOf, readMark
 from deferrals.spool.sqlite.offline import OfflineSpool, immediately
 from deferrals.spool.sqlite.recovery import saveClock
 from deferrals.spool.sqlite.schema import VERSION, prepare
@@ -77,6 +79,30 @@ class OfflineSpoolTests(SynchronousTestCase):
         with open(self.files.database, "w") as file:
             file.write("x" * 5000)
         self.refused("not a database")
+
+    def test_mark(self) -> None:
+        """A copy of the database that a command has had open is an older one when it ends."""
+        self.database()
+        spool = OfflineSpool(self.files.directory)
+        during = self.successResultOf(spool.store.run(generationOf))
+        spool.close()
+        mark = readMark(self.files.mark)
+        assert mark is not None
+        self.assertEqual((mark.generation, mark.closed), (during + 1, True))
+
+    def test_markFull(self) -> None:
+        """It ends on a disk that is full, too."""
+        self.database()
+        spool = OfflineSpool(self.files.directory)
+
+        def full(function: object) -> None:
+            raise NoRoom("full")
+
+        self.patch(spool, "_transaction", full)
+        spool.close()
+        mark = readMark(self.files.mark)
+        assert mark is not None
+        self.assertTrue(mark.closed)
 
     def test_clock(self) -> None:
         """The spool's time goes on; a long break does not count."""

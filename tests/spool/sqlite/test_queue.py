@@ -18,7 +18,7 @@ from deferrals.model.selection import Selection
 from deferrals.operator.control import ControlFactory, Operator
 from deferrals.spool.sqlite import changes, queries
 from deferrals.spool.sqlite.diskspace import NoRoom
-from deferrals.spool.sqlite.queue import SqliteQueue
+from deferrals.spool.sqlite.queue import NUMBERS_SECONDS, SqliteQueue
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import LATER
 from tests.spool.sqlite import test_spool
@@ -72,6 +72,23 @@ class QueueTests(SynchronousTestCase):
             if after is None:
                 break
         self.assertEqual(sorted(found), list("01234567"))
+
+    def test_numbers(self) -> None:
+        """However many ask: a spool that takes long to count is counted seldom."""
+        counted, numbers = [], queries.numbers
+
+        def slow(db: Any, now: float) -> Any:
+            counted.append(now)
+            self.spools.clock.advance(1)
+            return numbers(db, now)
+
+        self.patch(queries, "numbers", slow)
+        for _ in range(5):
+            self.assertEqual(self.result(self.queue.numbers())["messages"], 0)
+        self.assertEqual(len(counted), 1)
+        self.spools.clock.advance(NUMBERS_SECONDS)
+        self.result(self.queue.numbers())
+        self.assertEqual(len(counted), 2)
 
     def test_selection(self) -> None:
         """All conditions have to be met."""

@@ -332,8 +332,10 @@ def _isTar(header: bytes) -> bool:
     """
     if header[257:262] == b"ustar":
         return True
-    if len(header) < 512 or not header[0]:
-        return False
+    return len(header) >= 512 and header[0] != 0 and _addsUp(header)
+
+
+def _addsUp(header: bytes) -> bool:
     digits = header[148:156].strip(b"\0 ")
     octets = header[:148] + b" " * 8 + header[156:512]
     return digits.isdigit() and digits == f"{sum(octets):o}".rjust(len(digits), "0").encode()
@@ -347,6 +349,7 @@ def _tar(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
     end = file.seek(0, 2)
     position, ended = 0, False
     longNames: list[str] = []
+    isSure = True  # whether all readers take these
     while True:
         if position > end:
             raise Unreadable("cut off")
@@ -364,9 +367,10 @@ def _tar(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
         size, kind = _size(header[124:136]), header[156:157]
         if kind in (b"x", b"L", b"g"):
             longNames += _longNames(file, size, kind)
+            isSure = isSure and _addsUp(header)
         elif kind != b"K":
-            names = _tarNames(header, longNames)
-            longNames = []
+            names = _tarNames(header, longNames, isSure)
+            longNames, isSure = [], True
             for name in names:
                 budget.member(name)
                 yield name
@@ -383,16 +387,16 @@ def _longNames(file: IO[bytes], size: int, kind: bytes) -> list[str]:
     return [_cString(data)] if kind == b"L" else _paxPaths(data)
 
 
-def _tarNames(header: bytes, longNames: list[str]) -> list[str]:
+def _tarNames(header: bytes, longNames: list[str], isSure: bool) -> list[str]:
     """
     What a member is called.  A name in its own header that is the beginning of
-    the long one is that one, cut off.
+    the long one is that one, cut off; unless a reader may leave the long one out.
     """
     own = _ustarName(header)
     names = [name for name in dict.fromkeys(longNames) if name]
     short = own.rstrip("/")
     cut = any(name.startswith(short) or _ascii(name).startswith(short) for name in names)
-    return names if names and cut else [*names, own]
+    return names if names and cut and isSure else [*names, own]
 
 
 def _ascii(name: str) -> str:

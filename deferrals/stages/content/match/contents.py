@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import binascii
 import contextlib
+import functools
 import re
 import string
 from collections.abc import Callable, Iterator
@@ -32,19 +33,25 @@ MAX_DECODED_OCTETS = 64 << 20
 #: Of a text, so much is searched for what is uuencoded in it.
 TEXT_OCTETS = 16 << 20
 
+#: So much of a file is its head.
+HEAD_OCTETS = 4096
+
 _PIECE_OCTETS = 256 * 1024
 _GUESS_OCTETS = 512
 _LETTERS = string.ascii_letters.encode() + b"0123456789+/"
 _NOT_BASE64 = bytes(sorted(set(range(256)) - set(_LETTERS)))
 _NOT_BASE64_OR_PADDING = bytes(sorted(set(_NOT_BASE64) - set(b"=")))
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]|[A-Za-z0-9+/][ \t]++[A-Za-z0-9+/]")
+_PADDING_AND_ONE = re.compile(rb"=[^A-Za-z0-9+/]")
+_NO_PADDING = re.compile(rb"(?<![A-Za-z0-9+/])=")
 _PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*+[A-Za-z0-9+/]")
 _BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]{2,}+={0,2}+[ \t]*+(?:\Z|[\r\n])")
 _QUOTED = re.compile(rb"=[0-9A-Fa-f]{2}")
 _QUOTED_FEW = 3
 #: What is no quoted-printable in it, and what is.
 _ODD_QUOTED = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n)|[ \t]\r?\n")
-_QUOTED_OCTET = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+\r?\n|(=))|(?<![ \t])[ \t]++(?=\r?\n)")
+_QUOTED_OCTET = re.compile(rb"=(?:([0-9A-Fa-f]{2})|[ \t]*+(?:\r\n|\n|\r(?!\n))|(=))")
+_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
 _UUENCODED = re.compile(rb"begin(?:-base64)?\s++[0-7]")
 
 #: Gives a content's octets, with the size of the pieces it is read in.
@@ -62,11 +69,21 @@ class File:
         is called.
     @ivar pieces: gives its octets, while the message is open.
     @ivar isDecoded: whether a transfer encoding was undone.
+    @ivar isEarly: whether it begins in front of where its header says that it is a
+        message, or how it is encoded: no reader looks for a message in it.
     """
 
     header: PartHeader
     pieces: Pieces
     isDecoded: bool = False
+    isEarly: bool = False
+
+    @functools.cached_property
+    def head(self) -> bytes:
+        """
+        Its beginning.
+        """
+        return self.content(HEAD_OCTETS)
 
     def content(self, limit: int) -> bytes:
         """
@@ -117,9 +134,9 @@ class _Walk:
         """
         yield file
         kinds = file.header.mainTypes
-        if file.content(len(tnef.MAGIC)) == tnef.MAGIC:
+        if file.head.startswith(tnef.MAGIC):
             yield from self._tnef(self._whole(file), depth + 1)
-        elif file.isDecoded and file.header.isMessage:
+        elif file.isDecoded and file.header.isMessage and not file.isEarly:
             yield from self.message(self._whole(file), depth + 1)
         elif kinds & {"text", "message", "multipart"}:
             for name, content in uuencode.files(file.content(TEXT_OCTETS)):
@@ -161,7 +178,8 @@ def formsOf(data: Buffer, part: Part) -> Iterator[File]:
             head = data[start : min(end, start + _GUESS_OCTETS)]
             isSure = not part.others and not _isDoubtful(data, part, start, end)
             for encoding in _encodings(part.header, head, isSure):
-                yield from _decodings(data, part.header, start, end, encoding)
+                for file in _decodings(data, part.header, start, end, encoding):
+                    yield attrs.evolve(file, isEarly=True) if start in part.early else file
 
 
 def _isDoubtful(data: Buffer, part: Part, start: int, end: int) -> bool:
@@ -200,12 +218,10 @@ def _decodings(
     if encoding == "binary":
         yield File(header, lambda size: _raw(data, start, end, size))
     elif encoding == "quoted-printable":
-        undo = binascii.a2b_qp
-        yield File(header, lambda size: _unquoted(_raw(data, start, end, size), size, undo), True)
+        yield File(header, _quoted(data, start, end, binascii.a2b_qp), True)
         if _ODD_QUOTED.search(data, start, end):
-            yield File(
-                header, lambda size: _unquoted(_raw(data, start, end, size), size, _literally), True
-            )
+            yield File(header, _quoted(data, start, end, _literally), True)
+            yield File(header, _quoted(data, start, end, _withoutBlanks), True)
     elif encoding == "uuencode":
         for name, content in uuencode.files(data[start : min(end, start + TEXT_OCTETS)], True):
             named = attrs.evolve(header, names=(*header.names, name))
@@ -215,10 +231,15 @@ def _decodings(
         if _PADDED_INSIDE.search(data, start, end):
             yield File(header, lambda size: _restarted(_raw(data, start, end, size)), True)
             yield File(header, lambda size: _untilPadding(_raw(data, start, end, size)), True)
+            yield File(header, lambda size: _byGroups(_raw(data, start, end, size)), True)
 
 
 def _raw(data: Buffer, start: int, end: int, size: int) -> Iterator[bytes]:
     return (data[at : min(end, at + size)] for at in range(start, end, size))
+
+
+def _quoted(data: Buffer, start: int, end: int, undo: Callable[[bytes], bytes]) -> Pieces:
+    return lambda size: _unquoted(_raw(data, start, end, size), size, undo)
 
 
 def _unquoted(
@@ -238,12 +259,18 @@ def _unquoted(
 
 def _literally(octets: bytes) -> bytes:
     """
-    Quoted-printable for readers that leave as it is what is none, but for blanks
-    at the end of a line.
+    Quoted-printable for readers that leave as it is what is none.
     """
     return _QUOTED_OCTET.sub(
         lambda found: b"==" if found[2] else bytes.fromhex((found[1] or b"").decode()), octets
     )
+
+
+def _withoutBlanks(octets: bytes) -> bytes:
+    """
+    Likewise, but for blanks at the end of a line.
+    """
+    return _literally(_BLANKS.sub(b"", octets))
 
 
 def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -286,3 +313,40 @@ def _restarted(pieces: Iterator[bytes]) -> Iterator[bytes]:
         held = rest[cut:]
         yield binascii.a2b_base64(rest[:cut])
     yield base64(held)
+
+
+def _byGroups(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """
+    Padding right behind the second letter of a group of four ends the group, and
+    takes the octet behind it along; any other is left out.  [rspamd]
+    """
+    before, held, begun = b" ", b"", b""
+    for piece in pieces:
+        raw = held + piece
+        padded = _PADDING_AND_ONE.sub(b"==", _NO_PADDING.sub(b" ", before + raw))[1:]
+        held = b"=" if padded[-1:] == b"=" != padded[-2:-1] else b""  # behind it is the next
+        before = raw.removesuffix(held)[-1:] or before
+        groups = _groups(begun, padded.removesuffix(held))
+        begun = groups[-1][len(groups[-1]) // 4 * 4 :]
+        groups[-1] = groups[-1].removesuffix(begun)
+        yield b"".join(map(base64, groups))
+    yield base64(begun)
+
+
+def _groups(begun: bytes, padded: bytes) -> list[bytes]:
+    """
+    @param begun: what is there of a group that is not yet whole.
+    @param padded: what follows, with two signs for padding and what it takes along,
+        or one, and that behind it.
+    @return: groups, each of those that end with padding at the end of one element.
+    """
+    texts = iter(padded.translate(None, _NOT_BASE64_OR_PADDING).split(b"="))
+    runs = [[begun, next(texts)]]
+    letters = len(begun) + len(runs[0][1])
+    for text in texts:
+        if letters % 4 == 2:
+            runs.append([])
+            letters, text = 0, text[1:] if text else next(texts, b"")
+        runs[-1].append(text)
+        letters += len(text)
+    return [b"".join(run) for run in runs]

@@ -40,8 +40,13 @@ _STRICT_TOKEN = re.compile(r"[^\s()<>@,;:\\\"/\[\]?=]++")
 _ESCAPED = re.compile(r"\\(.)", re.S)
 _QUOTE = re.compile(r'\\.|"', re.S)
 _NO_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+#: A percent sign and what some readers leave out with it where it encodes nothing.
+_BROKEN_PERCENT = re.compile(r"%(?:[0-9A-Fa-f](?![0-9A-Fa-f]).?|(?![0-9A-Fa-f]))", re.S)
+#: A word in base 64 with something else in it: some readers end it there, others
+#: show it as it is.
+_BROKEN_WORD = re.compile(r"(=\?[^?\s]++\?[bB]\?)([A-Za-z0-9+/=]*+)([^?A-Za-z0-9+/=][^?]*+)\?=")
 _FOLDS = re.compile(r"[\r\n]++[ \t]*+")
-_BLANKS = re.compile(r"[\r\n]+|\s{2,}")
+_BLANKS = re.compile(r"[\r\n]+|\s{2,}|[^\S ]")
 
 #: Codecs that no mail is written in; some of them take their time.
 _NO_CHARSETS = {"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"}
@@ -107,19 +112,23 @@ def readings(value: str) -> dict[str, list[str]]:
     for text in dict.fromkeys((value, withoutComments(value))):
         for name, one in _everyValue(text):
             values = found.setdefault(name, {})
-            extended = [_joined([(0, one, True)]), *one.split("'", 3)] if "'" in one else []
-            cut = [words(one + "?=")] if "=?" in one else []
-            for read in (
-                one,
-                words(one),
-                *cut,
-                _BLANKS.sub(" ", one),
-                _FOLDS.sub("", one),
-                *extended,
-            ):
-                if read:
-                    values[read] = None
+            values.update(dict.fromkeys(read for read in _everyReading(one) if read))
     return {name: list(values) for name, values in found.items()}
+
+
+def _everyReading(value: str) -> Iterator[str]:
+    """
+    A parameter's value as it is, and without what is encoded in it or folded.
+    """
+    yield from (value, words(value), _BLANKS.sub(" ", value), _FOLDS.sub("", value))
+    if "=?" in value:
+        yield words(value + "?=")
+        yield words(_BROKEN_WORD.sub(r"\1\2?=", value))
+        yield _BROKEN_WORD.sub(r"\2\3", value)
+    if "'" in value:
+        yield from (_joined([(0, value, True)]), *value.split("'", 3))
+    if "%" in value and (fewer := _BROKEN_PERCENT.sub("", value)) != value:
+        yield from (fewer, _joined([(0, fewer, True)]))
 
 
 def _everyValue(value: str) -> Iterator[tuple[str, str]]:
@@ -237,7 +246,8 @@ def _everyJoin(sections: list[_Section]) -> Iterator[str]:
     ordered = sorted(sections, key=lambda section: section[0])
     last = {section[0]: section for section in ordered}
     plain = [section for section in ordered if not section[2]]
-    ways = (_first(sections), list(last.values()), ordered, sorted(sections), plain)
+    coded = [section for section in ordered if section[2]]
+    ways = (_first(sections), list(last.values()), ordered, sorted(sections), plain, coded)
     for chosen in dict.fromkeys(map(tuple, ways)):
         yield _joined(chosen)
         yield _joined([(number, text, True) for number, text, _ in chosen])

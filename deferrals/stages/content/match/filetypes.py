@@ -4,7 +4,7 @@ What kind of file some octets are, whatever its name says.
 The knowledge is puremagic's table of magic numbers.  It is read from the data
 file of that package: its functions go through the table row by row, which would
 cost most of a millisecond per attachment, so the rows are indexed here by
-offset and length.
+offset and first octet.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import json
 #: How much of the beginning of a file is compared.
 HEAD_OCTETS = 2048
 
-#: The kinds of file that octets of this offset and length stand for.
-_Index = dict[tuple[int, int], dict[bytes, set[str]]]
+#: For each offset, in their order, the octets that may be there, by the first of
+#: them, and the kinds of file that they stand for.
+_Index = list[tuple[int, dict[int, dict[bytes, set[str]]]]]
+
+_NOTHING: dict[bytes, set[str]] = {}
 
 
 @functools.cache
@@ -27,14 +30,14 @@ def _index() -> _Index:
     text for people).
     """
     table = importlib.resources.files("puremagic").joinpath("magic_data.json")
-    index: _Index = {}
+    index: dict[int, dict[int, dict[bytes, set[str]]]] = {}
     for digits, offset, extension, mimeType, _ in json.loads(table.read_bytes())["headers"]:
         octets = bytes.fromhex(digits)
         if offset < 0 or not octets or offset + len(octets) > HEAD_OCTETS:
             continue
-        kinds = index.setdefault((offset, len(octets)), {}).setdefault(octets, set())
+        kinds = index.setdefault(offset, {}).setdefault(octets[0], {}).setdefault(octets, set())
         kinds.update(word for word in (extension.lstrip(".").lower(), mimeType) if word)
-    return index
+    return sorted(index.items())
 
 
 def kindsOf(head: bytes) -> set[str]:
@@ -44,6 +47,10 @@ def kindsOf(head: bytes) -> set[str]:
         several kinds of file share one, and plain text has none.
     """
     found: set[str] = set()
-    for (offset, length), kinds in _index().items():
-        found |= kinds.get(head[offset : offset + length], set())
+    for offset, byFirst in _index():
+        if offset >= len(head):
+            break
+        for octets, kinds in byFirst.get(head[offset], _NOTHING).items():
+            if head.startswith(octets, offset):
+                found |= kinds
     return found

@@ -218,6 +218,17 @@ def _encodings(value: str) -> list[str]:
     return [_ENCODINGS[word] for word in words if word in _ENCODINGS]
 
 
+def isEncodedMessage(octets: bytes) -> bool:
+    """
+    @param octets: a header section, or the beginning of one.
+    @return: whether it says that what follows is a message in a transfer encoding.
+    """
+    types, _, encodings = _kept(octets)
+    ways = {way for _, value in encodings for way in _encodings(value)}
+    kinds = (kind for _, value in types for kind in _mimeTypes(value))
+    return bool(ways - {"binary"}) and any(kind.startswith("message/") for kind in kinds)
+
+
 def otherStarts(octets: bytes) -> list[int]:
     """
     @param octets: a header section.

@@ -23,6 +23,7 @@ import attrs
 from deferrals.stages.content.match.headers import (
     MAX_STARTS,
     PartHeader,
+    isEncodedMessage,
     oddOctets,
     otherStarts,
 )
@@ -46,14 +47,14 @@ MAX_FIELDS_OCTETS = 256 * 1024
 #: where readers differ, and in honest messages hardly do.
 MAX_READINGS = 8
 #: Of a small message, so much in any case.
-MIN_READINGS_OCTETS = 32 * 1024
+MIN_READINGS_OCTETS = 256 * 1024
 
 #: So much of a boundary is compared.  [Dovecot compares 80 octets]
 _BOUNDARY_OCTETS = 80
 _LINE_OCTETS = 1000
 
-#: A line that begins as a boundary does.
-_MARK = re.compile(rb"(?:\A|(?<=[\r\n]))--")
+#: A line that begins as a boundary does.  The literal comes first: so it is sought fast.
+_MARK = re.compile(rb"--(?<![^\r\n]--)")
 #: An empty line; also in what has only LF.
 _EMPTY = re.compile(rb"\r?\n\r?\n")
 _EMPTY_FIRST = re.compile(rb"\r?\n")
@@ -81,12 +82,15 @@ class Part:
     @ivar start: where its content begins in the message.
     @ivar end: where its content ends.
     @ivar others: where else its content begins and ends for some reader.
+    @ivar early: of a message, those of these beginnings that are in front of where
+        its header says that it is one, or how it is encoded.
     """
 
     header: PartHeader
     start: int
     end: int
     others: tuple[tuple[int, int], ...] = ()
+    early: tuple[int, ...] = ()
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
@@ -120,6 +124,7 @@ class _OpenPart:
     start: int
     end: int
     starts: list[int]
+    early: tuple[int, ...]
     closed: bool
     skipped: bool = False
     resume: int = 0
@@ -311,10 +316,21 @@ class _BoundaryScanner:
         self._levels.declare(header)
         if header.isContainer and not header.isMessage:
             header = self._guessed(header, starts[0])
-        one = _OpenPart(header, starts[0], starts[0], starts[1:], closed and header.isEmpty)
+        one = _OpenPart(
+            header,
+            starts[0],
+            starts[0],
+            starts[1:],
+            self._early(header, position, starts),
+            closed and header.isEmpty,
+        )
         one.resume = self._ownLine(position, starts[0]) if header.boundaries else starts[0]
         self._levels.begin(one, key)
         return one
+
+    def _early(self, header: PartHeader, position: int, starts: list[int]) -> tuple[int, ...]:
+        inside = [at for at in starts[1:] if at < starts[0]] if header.isMessage else []
+        return tuple(at for at in inside if not isEncodedMessage(self._data[position:at]))
 
     def _guessed(self, header: PartHeader, start: int) -> PartHeader:
         """
@@ -362,7 +378,7 @@ class _BoundaryScanner:
         self._left -= one.end - one.start + sum(end - start for start, end in others)
         if self._left < 0:
             raise TooComplex
-        return Part(one.header, one.start, one.end, tuple(others))
+        return Part(one.header, one.start, one.end, tuple(others), one.early)
 
     def _header(self, position: int, default: str) -> tuple[PartHeader, list[int]]:
         """

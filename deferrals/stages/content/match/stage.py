@@ -19,44 +19,39 @@ import mmap
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal
 
 import attrs
 import re2
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import Threads
+from deferrals.deferreds import Threads, TogetherInThread
 from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, checked
 from deferrals.model.verdict import ACCEPT, ContentVerdict, Refuse
-from deferrals.stages.content.match.archives import HEAD_OCTETS as ARCHIVE_HEAD_OCTETS
-from deferrals.stages.content.match.archives import Budget, Unreadable, isArchive, members, newFile
-from deferrals.stages.content.match.contents import files
 from deferrals.stages.content.match.fields import words
-from deferrals.stages.content.match.filetypes import HEAD_OCTETS, kindsOf
+from deferrals.stages.content.match.findings import EICAR, GTUBE, Finding, Findings
 from deferrals.stages.content.match.mime import Buffer, TooComplex
 from deferrals.stages.content.match.names import like
 
-_T = TypeVar("_T")
-
-GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
-EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
-
-#: How much of one part's text is searched.
-TEXT_OCTETS = 16 * 1024 * 1024
+#: What is sought in a message as it is, too.
+_LITERAL = {"gtube": GTUBE.encode(), "eicar": EICAR}
 
 #: Messages taken apart at once.
 AT_ONCE = 4
 
-#: EICAR's own definition: at the beginning of the file, with little behind it.
-_EICAR_OCTETS = 4096
+#: A small message does not have a thread of its own: so many of them are judged at
+#: one go, one after the other, and their verdicts come together.
+SMALL_OCTETS, SMALL_AT_ONE_GO = 16 * 1024, 16
+
+#: Rules for which a small message may be much work, that others are not to wait for.
+_UNPACKING = {"archive", "unreadable-archive"}
 
 #: Of a message that is no file, so much is read into memory.
 _IN_MEMORY_OCTETS = 1 << 20
-_PIECE_OCTETS = 256 * 1024
 
 _DEFAULT_REPLIES = {
     "header": "550 5.7.1 refused because of its header",
@@ -161,102 +156,25 @@ class MatchSettings:
     rules: tuple[MatchRule, ...] = attrs.field(validator=checked(_some))
 
 
-class _DissectedMessage:
+class _SharedFindings(Findings):
     """
-    One message taken apart, as far as a rule has asked for it (in a thread).
+    What is known of one message, whatever the number of policies: of those that look
+    into archives, and of the others (in a thread).
 
-    @ivar threads: one at a time takes a message apart.
+    @ivar threads: one at a time looks into a message.
     """
 
     def __init__(self, message: IMessage, threads: Threads) -> None:
+        super().__init__()
         self.message = message
         self.threads = threads
-        self._found: dict[str, Any] = {}
 
-    def once(self, data: Buffer, find: Callable[[Buffer], _T]) -> _T:
+    @property
+    def isSmall(self) -> bool:
         """
-        What C{find} finds in the message; sought once.
+        Whether it takes less to judge it than to have a thread of its own for it.
         """
-        name = find.__name__
-        if name not in self._found:
-            self._found[name] = find(data)
-        found: _T = self._found[name]
-        return found
-
-    def texts(self, data: Buffer) -> list[str]:
-        """
-        What there is to read.
-        """
-        return self.once(data, _texts)
-
-    def names(self, data: Buffer) -> set[str]:
-        """
-        What the attachments are called.
-        """
-        return self.once(data, _names)
-
-    def mimeTypes(self, data: Buffer) -> set[str]:
-        """
-        What the parts say they are.
-        """
-        return self.once(data, _mimeTypes)
-
-    def kinds(self, data: Buffer) -> set[str]:
-        """
-        What the attachments are.
-        """
-        return self.once(data, _kinds)
-
-    def archived(self, data: Buffer) -> tuple[set[str], bool]:
-        """
-        The names of what is in archives, and whether these are not all.
-        """
-        return self.once(data, _archived)
-
-    def isEicar(self, data: Buffer) -> bool:
-        """
-        Whether one of the files is the test virus.
-        """
-        return self.once(data, _isEicar)
-
-
-def _texts(data: Buffer) -> list[str]:
-    found = [file for file in files(data) if "text" in file.header.mainTypes]
-    return [text for file in found for text in file.texts(TEXT_OCTETS)]
-
-
-def _names(data: Buffer) -> set[str]:
-    return {name for file in files(data) for name in file.header.names}
-
-
-def _mimeTypes(data: Buffer) -> set[str]:
-    return {kind for file in files(data) for kind in file.header.mimeTypes}
-
-
-def _kinds(data: Buffer) -> set[str]:
-    return set().union(*(kindsOf(file.content(HEAD_OCTETS)) for file in files(data)))
-
-
-def _isEicar(data: Buffer) -> bool:
-    return any(EICAR in file.content(_EICAR_OCTETS) for file in files(data))
-
-
-def _archived(data: Buffer) -> tuple[set[str], bool]:
-    names: set[str] = set()
-    unreadable, budget = False, Budget()
-    for file in files(data):
-        called = file.header.names or ("",)
-        if not isArchive(file.content(ARCHIVE_HEAD_OCTETS), called):
-            continue
-        try:
-            with newFile() as copy:
-                for piece in file.pieces(_PIECE_OCTETS):
-                    copy.write(piece)
-                for name in members(copy, called, budget):
-                    names.add(name)
-        except (Unreadable, OSError):
-            unreadable = True
-    return names, unreadable
+        return self.message.size <= SMALL_OCTETS
 
 
 @implementer(IContentStage)
@@ -269,8 +187,13 @@ class MatchStage:
 
     def __init__(self, settings: MatchSettings, services: IServices) -> None:
         self._rules = [_ReadyRule(rule) for rule in settings.rules]
+        self._wanted = frozenset(rule.wants for rule in self._rules if rule.wants)
+        self._unpacks = any(rule.subject in _UNPACKING for rule in settings.rules)
         self._threads = services.common(
             (__name__, "threads"), lambda: Threads(services.inThread, AT_ONCE)
+        )
+        self._together = services.common(
+            (__name__, "together"), lambda: TogetherInThread(services.inThread, SMALL_AT_ONE_GO)
         )
 
     def cohort(self, recipient: Recipient) -> Hashable:
@@ -282,23 +205,31 @@ class MatchStage:
     def judge(
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> Deferred[ContentVerdict]:
-        def judged(content: _DissectedMessage) -> Deferred[ContentVerdict]:
-            return content.threads.run(self._judge, content)
+        def judged(found: _SharedFindings) -> Deferred[ContentVerdict]:
+            isQuick = found.isSmall and not self._unpacks
+            run = self._together.run if isQuick else found.threads.run
+            return run(self._judge, found)
 
-        return message.shared((__name__, "content"), self._dissected).addCallback(judged)
+        # Each is used by one thread at a time.
+        key = (__name__, "content", self._unpacks)
+        return message.shared(key, self._findings).addCallback(judged)
 
-    def _dissected(self, message: IMessage) -> _DissectedMessage:
-        return _DissectedMessage(message, self._threads.alone())
+    def _findings(self, message: IMessage) -> _SharedFindings:
+        return _SharedFindings(message, self._threads.alone())
 
-    def _judge(self, content: _DissectedMessage) -> ContentVerdict:
+    def _judge(self, found: _SharedFindings) -> ContentVerdict:
         """
         Apply the rules (in a thread).
         """
-        with content.message.open() as file:
+        with found.message.open() as file:
             data = _buffer(file)
             try:
                 for rule in self._rules:
-                    if rule.matches(content, data):
+                    if rule.isIn(data):
+                        return rule.verdict
+                    if rule.wants:
+                        found.look(data, self._wanted)
+                    if rule.matches(found):
                         return rule.verdict
             except TooComplex:
                 return _TOO_COMPLEX
@@ -325,52 +256,75 @@ def _buffer(file: BinaryIO) -> Buffer:
         return mmap.mmap(copy.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+#: What rules about a subject want to know of the files in a message.
+_WANTS: dict[str, Finding] = {
+    "body": "texts",
+    "gtube": "texts",
+    "attachment": "names",
+    "mime_type": "mimeTypes",
+    "file_type": "kinds",
+    "archive": "archived",
+    "unreadable-archive": "archived",
+    "eicar": "isEicar",
+}
+
+
 class _ReadyRule:
     """
     One rule, ready to be applied.
+
+    @ivar wants: what has to be found first.
     """
 
     def __init__(self, rule: MatchRule) -> None:
         self._rule = rule
-        self._matches: Callable[[_DissectedMessage, Buffer], bool]
+        self.wants = _WANTS.get(rule.subject)
+        self._matches: Callable[[_SharedFindings], bool]
         self._matches = getattr(self, "_" + rule.subject.replace("-", "_"))
         self._search = _searcher(rule)
         self.verdict = Refuse(Reply.parseRefusal(rule.reply or _DEFAULT_REPLIES[rule.subject]))
 
-    def matches(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return self._matches(content, data)
+    def isIn(self, data: Buffer) -> bool:
+        """
+        Whether what it is about is there without looking into the parts.
+        """
+        sought = _LITERAL.get(self._rule.subject)
+        return sought is not None and data.find(sought) >= 0
 
-    def _header(self, content: _DissectedMessage, data: Buffer) -> bool:
+    def matches(self, found: _SharedFindings) -> bool:
+        return self._matches(found)
+
+    def _header(self, found: _SharedFindings) -> bool:
         wanted = (self._rule.header or "").lower()
-        fields = content.message.fields()
+        fields = found.message.fields()
         return any(name.lower() == wanted and self._search(words(value)) for name, value in fields)
 
-    def _body(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return any(self._search(text) for text in content.texts(data))
+    def _body(self, found: _SharedFindings) -> bool:
+        return any(self._search(text) for text in found.texts)
 
-    def _attachment(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return like(content.names(data), self._rule.attachment)
+    def _attachment(self, found: _SharedFindings) -> bool:
+        return like(found.names, self._rule.attachment)
 
-    def _mime_type(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return any(_like(kind, self._rule.mime_type) for kind in content.mimeTypes(data))
+    def _mime_type(self, found: _SharedFindings) -> bool:
+        return any(_like(kind, self._rule.mime_type) for kind in found.mimeTypes)
 
-    def _file_type(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return any(_like(kind, self._rule.file_type) for kind in content.kinds(data))
+    def _file_type(self, found: _SharedFindings) -> bool:
+        return any(_like(kind, self._rule.file_type) for kind in found.kinds)
 
-    def _archive(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return like(content.archived(data)[0], self._rule.archive)
+    def _archive(self, found: _SharedFindings) -> bool:
+        return like(found.archived, self._rule.archive)
 
-    def _unreadable_archive(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return content.archived(data)[1]
+    def _unreadable_archive(self, found: _SharedFindings) -> bool:
+        return found.isUnreadable
 
-    def _larger_than(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return content.message.size > (self._rule.larger_than or 0)
+    def _larger_than(self, found: _SharedFindings) -> bool:
+        return found.message.size > (self._rule.larger_than or 0)
 
-    def _gtube(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return data.find(GTUBE.encode()) >= 0 or any(GTUBE in text for text in content.texts(data))
+    def _gtube(self, found: _SharedFindings) -> bool:
+        return any(GTUBE in text for text in found.texts)
 
-    def _eicar(self, content: _DissectedMessage, data: Buffer) -> bool:
-        return data.find(EICAR) >= 0 or content.isEicar(data)
+    def _eicar(self, found: _SharedFindings) -> bool:
+        return found.isEicar
 
 
 def _searcher(rule: MatchRule) -> Callable[[str], bool]:

@@ -10,6 +10,7 @@ in which they take.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 
 MAGIC = b"\x78\x9f\x3e\x22"
@@ -17,6 +18,9 @@ MAGIC = b"\x78\x9f\x3e\x22"
 _TITLE, _DATA, _RENDERING, _PROPERTIES = 0x8010, 0x800F, 0x9002, 0x9005
 _NAMES = (0x3001, 0x3704, 0x3707, 0x3703)
 _OBJECT = 0x3701
+
+#: A file goes by the last ones of its names; an attachment has two or three.
+MAX_NAMES = 10
 
 #: Octets of a value of fixed length, by its type; all are padded to four.
 _FIXED = {2: 4, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 10: 4, 11: 4, 20: 8, 64: 8, 72: 16}
@@ -32,24 +36,25 @@ class BrokenTNEF(ValueError):
 def files(data: bytes) -> Iterator[tuple[list[str], bytes]]:
     """
     @param data: what begins with L{MAGIC}.
-    @return: the names and the octets of each file; names that come without
-        octets have empty ones.
+    @return: the names and the octets of each file; of one with several names,
+        each comes alone, without octets, too.
     @raise BrokenTNEF: this is not all.
     """
-    names: list[str] = []
+    names: deque[str] = deque(maxlen=MAX_NAMES)
     for attribute, start, end in _attributes(data):
+        found: list[str] = []
+        contents: list[bytes] = []
         if attribute == _RENDERING:
-            names = []
+            names.clear()
         elif attribute == _TITLE:
-            names.extend(_texts(data[start:end]))
-            yield list(names), b""
+            found = _texts(data[start:end])
         elif attribute == _DATA:
-            yield list(names), data[start:end]
+            contents = [data[start:end]]
         elif attribute == _PROPERTIES:
             found, contents = _attachmentProperties(data[start:end])
-            names.extend(found)
-            yield list(names), b""
-            yield from ((list(names), one) for one in contents)
+        names.extend(found)
+        yield from (([name], b"") for name in found)
+        yield from ((list(names), one) for one in contents)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 from deferrals.stages.content.match.fields import base64
 
-_BEGIN = re.compile(rb"(?:\A|(?<=[\r\n]))begin(-base64)?[ \t]++[0-7]{3,5}[ \t]++([^\r\n]++)")
+#: The word comes first, and then what must stand in front of it: so it is sought fast.
+_BEGIN = re.compile(rb"begin(?<![^\r\n]begin)(-base64)?[ \t]++[0-7]{3,5}[ \t]++([^\r\n]++)")
 #: Where the transfer encoding says it, any such line will do.
 _ANY_BEGIN = re.compile(
-    rb"(?:\A|(?<=[\r\n]))begin(-base64)?\b(?:[ \t]++[0-7]++)?+[ \t]*+([^\r\n]*+)"
+    rb"begin(?<![^\r\n]begin)(-base64)?\b(?:[ \t]++[0-7]++)?+[ \t]*+([^\r\n]*+)"
 )
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _END_OF_BASE64 = re.compile(rb"[\r\n]====")

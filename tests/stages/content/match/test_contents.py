@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.model.verdict import Refuse
 from deferrals.stages.content.match import contents
 from deferrals.stages.content.match.contents import MAX_DEPTH, files
+from deferrals.stages.content.match.findings import EICAR
 from deferrals.stages.content.match.mime import TooComplex
-from deferrals.stages.content.match.stage import EICAR, MatchRule, MatchSettings, MatchStage
+from deferrals.stages.content.match.stage import MatchRule, MatchSettings, MatchStage
 from deferrals.testing import FakeServices, makeEnvelope, makeMessage
 from tests.mails import mail, zipped
 from tests.readers.compare import Seen
@@ -145,10 +146,36 @@ class FilesTests(SynchronousTestCase):
         self.patch(contents, "MAX_DECODED_OCTETS", 1000)
         self.assertRaises(TooComplex, list, files(head + base64.encodebytes(b"a: b\r\n" * 200)))
 
+    def test_padding(self) -> None:
+        """Padding in base 64 as rspamd reads it, in pieces of any size."""
+        head = b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        for text, wanted in (
+            (b"QQ=xQUJD", b"AABC"),
+            (b"QQ==QUJD", b"AABC"),
+            (b"QQ=\r\nQUJD", b"AABC"),
+            (b"QQ!=QUJDQUI=", b"A\x04\x14$4\x14"),
+            (b"QUI=RA==xQUJD", b"AB\x11\x03\x14\x14$"),
+            (b"Q=QUJDRA==RQUJD", b"A\x05\t\r\x10\x11ABC"),
+        ):
+            found = list(files(head + text))
+            for size in range(1, len(text) + 1):
+                shown = {b"".join(file.pieces(size)) for file in found}
+                self.assertIn(wanted, shown, (text, size))
+
+    def test_ownHeader(self) -> None:
+        """An encoded message is not sought in its own header, again and again."""
+        field = b"Content-Type : message/partial\r\n"
+        head = field + b"Content-Transfer-Encoding: quoted-printable\r\n\r\n"
+        data = b"Subject: x\r\n" + head + b"Content-Type: a/b; name=3D'a.exe'=0D=0A=0D=0AMZ\r\n"
+        self.assertIn("a.exe", {name for file in files(data) for name in file.header.names})
+        inside = b"Content-Type: message/rfc822\r\n" + head[len(field) : -2] + b" \r\n" + _TOP
+        shown = files(inside.replace(b"=b1", b"=3Db1") + _part(_EXE.replace(b"=a", b"=3Da")))
+        self.assertIn("a.exe", {name for file in shown for name in file.header.names})
+
     def test_overlap(self) -> None:
         """Contents that overlap a lot are of no honest message."""
         part = b"Content-Type: a/b\r\nContent-Type: message/rfc822\r\n\r\n"
-        self.assertRaises(TooComplex, list, files(part * 100))
+        self.assertRaises(TooComplex, list, files(part * 400))
 
     def test_corpus(self) -> None:
         """What was not seen once."""

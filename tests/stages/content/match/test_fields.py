@@ -55,6 +55,12 @@ class ParameterTests(SynchronousTestCase):
             ("x; name*=utf-8''a%27b%2\r\n%2Eexe", "a'b"),
             ('x; filename="=?utf-8?q?=70=65=72=25=3', "per%=3"),
             ('x; name*0="a"; name*1="c"; name*0*=utf-8\'\'b', "ac"),
+            ("x; name*0*=utf-8''a; name*1=.exe; name*=utf-8''b", "ab"),
+            ('x; name="=?utf-8?\x0cYQ==?="', "=?utf-8? YQ==?="),
+            ('x; name="=?utf-8?b?YS5leGU=\\YWJj?="', "a.exe"),
+            ('x; name="=?utf-8?b?YS5leGU=\\YWJj?="', "YS5leGU=\\YWJj"),
+            ("x; name*=utf-8''a%5=?b%2eexe", "a?b.exe"),
+            ("x; name*=utf-8''a%x%2eexe%5", "ax.exe"),
         ):
             found = readings(value)
             self.assertIn(wanted, found.get("name", []) + found.get("filename", []), value)

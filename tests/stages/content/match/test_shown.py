@@ -15,7 +15,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import Refuse
-from deferrals.stages.content.match.stage import EICAR, MatchRule, MatchSettings, MatchStage
+from deferrals.stages.content.match.findings import EICAR
+from deferrals.stages.content.match.stage import MatchRule, MatchSettings, MatchStage
 from deferrals.testing import FakeServices, makeEnvelope, makeMessage
 from tests.mails import zipped
 from tests.stages.content.match.test_tnef import ATTACHED

@@ -11,11 +11,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.stages.content.match.findings import EICAR, GTUBE
 from deferrals.stages.content.match.mime import MAX_PARTS
 from deferrals.stages.content.match.stage import (
     AT_ONCE,
-    EICAR,
-    GTUBE,
+    SMALL_OCTETS,
     MatchRule,
     MatchSettings,
     MatchStage,
@@ -166,7 +166,8 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
         services.inThread = inThread  # type: ignore[method-assign, assignment]
         rules = [MatchRule(body=True, words=(word,)) for word in ("one", "two", "three")]
         stages = [MatchStage(MatchSettings((rule,)), services) for rule in rules]
-        messages = [makeMessage(mail(text="three").as_bytes()) for _ in range(AT_ONCE + 1)]
+        large = mail(text="three " * (SMALL_OCTETS // 6)).as_bytes()
+        messages = [makeMessage(large) for _ in range(AT_ONCE + 1)]
         asked = [
             stage.judge(message, makeEnvelope(), []) for message in messages for stage in stages
         ]
@@ -180,6 +181,48 @@ class MatchTests(ContentStageContract, SynchronousTestCase):
         found = [self.successResultOf(d) for d in asked[-len(stages) :]]
         self.assertEqual([isinstance(verdict, Refuse) for verdict in found], [False, False, True])
         self.assertEqual(len(running), AT_ONCE + len(stages))
+
+    def test_together(self) -> None:
+        """Small messages that come while others are looked at are looked at at one go."""
+        services, running = FakeServices(), []
+
+        def inThread(function: Any, *args: Any) -> Deferred[Any]:
+            running.append((Deferred(), function, args))
+            return running[-1][0]
+
+        services.inThread = inThread  # type: ignore[method-assign, assignment]
+        rules = [MatchRule(body=True, words=(word,)) for word in ("one", "two")]
+        stages = [MatchStage(MatchSettings((rule,)), services) for rule in rules]
+        messages = [makeMessage(mail(text=text).as_bytes()) for text in ("one", "two", "three")]
+        asked = [
+            stage.judge(message, makeEnvelope(), []) for message in messages for stage in stages
+        ]
+        for number in (1, 2):
+            self.assertEqual(len(running), number)
+            d, function, args = running[-1]
+            d.callback(function(*args))
+        found = [isinstance(self.successResultOf(d), Refuse) for d in asked]
+        self.assertEqual(found, [True, False, False, True, False, False])
+        self.assertEqual(len(running), 2)
+
+    def test_unpacks(self) -> None:
+        """Where archives are looked into, a small message may take long: others do not wait."""
+        for rule, wanted in (
+            (MatchRule(archive=("*.exe",)), AT_ONCE),
+            (MatchRule(test="unreadable-archive"), AT_ONCE),
+            (MatchRule(attachment=("*.exe",)), 1),
+        ):
+            services, running = FakeServices(), []
+
+            def inThread(function: Any, *args: Any, running: list[Any] = running) -> Deferred[Any]:
+                running.append((function, args))
+                return Deferred()
+
+            services.inThread = inThread  # type: ignore[method-assign, assignment]
+            stage = MatchStage(MatchSettings((rule,)), services)
+            for _ in range(AT_ONCE + 1):
+                stage.judge(makeMessage(mail(text="x").as_bytes()), makeEnvelope(), [])
+            self.assertEqual(len(running), wanted)
 
     def test_tooComplex(self) -> None:
         """A message with more parts than can be looked into is refused."""

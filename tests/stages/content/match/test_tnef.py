@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.stages.content.match.tnef import MAGIC, BrokenTNEF, files
+from tests.work import linesRun, peakOctets
 
 
 def attribute(identity: int, value: bytes) -> bytes:
@@ -61,6 +62,7 @@ class TNEFTests(SynchronousTestCase):
         found = list(files(ATTACHED))
         self.assertIn((["A~1.EXE"], b"MZ and more"), found)
         self.assertIn((["A~1.EXE", "ä long.exe", "A~1.EXE"], b"MZ"), found)
+        self.assertIn((["ä long.exe"], b""), found)
         self.assertEqual(found[-1], (["b.txt"], b"text"))
 
     def test_fixedProperties(self) -> None:
@@ -71,6 +73,31 @@ class TNEFTests(SynchronousTestCase):
         text += named + struct.pack("<II", 1, 2) + b"v\0\0\0"
         text += struct.pack("<HHII", 0x1E, 0x3707, 1, 6) + b"c.exe\0\0\0"
         self.assertEqual(list(files(tnef(attribute(0x69005, text)))), [(["c.exe"], b"")])
+
+    def test_manyNames(self) -> None:
+        """Names, however many, cost what they are long; each is there."""
+        titles, work = [attribute(0x00018010, b"%d.exe" % number) for number in range(800)], []
+        for count in (200, 800):
+            content = attribute(0x0006800F, b"MZ") * count
+            data = tnef(RENDERING, *titles[:count], content)
+            names = {name for called, _ in files(data) for name in called}
+            self.assertEqual(names, {f"{number}.exe" for number in range(count)})
+            work.append(peakOctets(list, files(data)))
+        self.assertLess(work[1], 8 * work[0])  # sixteen, if each cost all before it
+
+    def test_lengths(self) -> None:
+        """Lengths that are not there promise nothing: they cost nothing."""
+        for octets in (0xFFFFFFFF, 0x7FFFFFFF, 1 << 24):
+            lying = struct.pack("<BII", 2, 0x00018010, octets) + b"a.exe\0"
+            counts = struct.pack("<I", octets) + struct.pack("<HHI", 0x101E, 0x3707, octets)
+            for data in (tnef(lying), tnef(attribute(0x69005, counts))):
+                self.assertRaises(BrokenTNEF, list, files(data))
+                self.assertLess(linesRun(self._read, data), 500)
+                self.assertLess(peakOctets(self._read, data), 100_000)
+
+    def _read(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenTNEF):
+            list(files(data))
 
     def test_broken(self) -> None:
         """What is cut off anywhere gives what was there, or says so."""
