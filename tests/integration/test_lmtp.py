@@ -94,6 +94,7 @@ class DovecotTests(IntegrationCase):
         dialogue.say("Subject: \u00fc\r\n\r\nhello\r\n.")
         (found,) = self.dovecot.arrived("fine")
         self.assertIn("Subject: \u00fc".encode(), found)
+        self.logged(r"to=<fine@example.net> delivered by")  # its answer has come back
         said = dialogue.say("MAIL FROM:<a@client.test> SMTPUTF8", "RCPT TO:<\u00fc@example.net>")
         self.assertTrue(said[1].startswith("553 5.6.7 "), said)
 
