@@ -345,6 +345,8 @@ class MailSession(Speaker):
         octets = "".join(f"{line}\r\n" for line in lines).encode()
 
         def arrived() -> None:
+            if self.isConfused:
+                self.unmatched(lines[0])
             for address, reply in own.items():
                 self.tells([address])(reply)
 
