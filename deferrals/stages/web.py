@@ -129,7 +129,7 @@ def _checkHost(value: str) -> None:
         raise ValueError("a URL with a name, or an address, that can be asked")
 
 
-class IAgentConnection(ITCPTransport, IConsumer):
+class IWebConnection(ITCPTransport, IConsumer):
     """
     What is needed of a connection.
     """
@@ -143,7 +143,7 @@ class _AskingTransport:
     @param connection: what is told.
     """
 
-    def __init__(self, transport: IAgentConnection, connection: _CountedConnection) -> None:
+    def __init__(self, transport: IWebConnection, connection: _CountedConnection) -> None:
         self._transport = transport
         self._connection = connection
 
@@ -206,7 +206,7 @@ class _CountedConnection(protocol.Protocol):
     @ivar isLeft: whether the client does not want the connection any longer.
     """
 
-    transport: IAgentConnection  # from connectionMade on; nothing here is called before
+    transport: IWebConnection  # from connectionMade on; nothing here is called before
 
     def __init__(self, clock: IReactorTime, client: IProtocol) -> None:
         self.client = client

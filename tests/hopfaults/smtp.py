@@ -75,6 +75,7 @@ class MailSession(Speaker):
         self.octets: int | None = None
         self.isData = False
         self.given: set[str] = set()
+        self.asked: set[str] = set()
         self.isLarge = self.isRefused = self.isTooMuch = False
         self.owed = 1  # the greeting
         self.isEach = server.isLMTP
@@ -113,7 +114,7 @@ class MailSession(Speaker):
                 self.account.perhapsRefused(self.given)
             if 200 <= code < 300:
                 # Perhaps it is taken for the answer to what is still on its way.
-                self.account.perhaps |= self.given | {address for address, _ in self.people}
+                self.account.perhaps |= self.given | self.asked
         elif code >= 400:
             for one in people:
                 self.account.refuses(one, code)
@@ -235,6 +236,7 @@ class MailSession(Speaker):
             return
 
         self.account.named(address)
+        self.asked.add(address)
 
         def arrived(said: str) -> None:
             self.heard(said, [address])
@@ -345,6 +347,8 @@ class MailSession(Speaker):
         octets = "".join(f"{line}\r\n" for line in lines).encode()
 
         def arrived() -> None:
+            if self.isConfused:
+                self.unmatched(lines[0])
             for address, reply in own.items():
                 self.tells([address])(reply)
 

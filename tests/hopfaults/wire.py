@@ -20,6 +20,9 @@ FLOOD_OCTETS = 4 << 20
 
 _PIECE_OCTETS = 16 << 10
 
+#: What ends a body in chunks fills no buffer.
+_LAST_CHUNK = b"0\r\n\r\n"
+
 #: So long it takes to read what was written, in seconds.
 _READ_SECONDS = 0.01
 
@@ -44,7 +47,8 @@ class PeerWire(Wire):
 
     def write(self, data: bytes) -> None:
         super().write(data)
-        if self.isStreaming and self.producer is not None and not self.isPaused:
+        isFull = self.isStreaming and len(data) > len(_LAST_CHUNK)
+        if isFull and self.producer is not None and not self.isPaused:
             self.isPaused = True
             self.producer.pauseProducing()
 
