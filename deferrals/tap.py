@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import attrs
@@ -75,6 +76,20 @@ class Options(usage.Options, AuthOptionMixin):
         self.signals = Signals(signal.SIGHUP, signal.SIGUSR1)
         self.inBackground = False
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        See C{usage.Options}.  Under twistd a mistake ends the process with its lines on
+        standard error: twistd itself would print all its options before them.
+        """
+        parse: Callable[[Sequence[str] | None], None] = super().parseOptions
+        try:
+            parse(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            lines = str(error).split("\n")
+            raise SystemExit("\n".join(f"twistd: cannot start: {line}" for line in lines)) from None
+
     def postOptions(self) -> None:
         """
         Read the configuration: mistakes in it are reported before anything
@@ -85,12 +100,16 @@ class Options(usage.Options, AuthOptionMixin):
         self.rotateOctets = _rotation(self["log-rotate"])
         self.path = None if self["config"] is None else os.path.abspath(self["config"])
         self.checkers: list[ICredentialsChecker] = self.get("credCheckers") or []
+        if self.parent is not None:
+            self._adapt(self.parent)
         try:
             self.config = self.load()
         except ConfigError as error:
+            if _logging.path is not None:  # the file is not begun yet
+                log = Logger("deferrals", observer=logObserver())
+                for line in described(error).split("\n"):
+                    log.critical("cannot start: {error}", error=line)
             raise usage.UsageError(described(error)) from None
-        if self.parent is not None:
-            self._adapt(self.parent)
 
     def _adapt(self, twistd: usage.Options) -> None:
         """

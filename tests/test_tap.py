@@ -91,7 +91,7 @@ class OptionsTests(SynchronousTestCase):
         options, twistd = tap.Options(), usage.Options()
         twistd.update({"uid": 4242, "gid": None, "nodaemon": True, "logger": "x"})
         options.parent = twistd
-        with self.assertRaises(usage.UsageError) as caught:
+        with self.assertRaises(SystemExit) as caught:
             options.parseOptions(["--config", self.path])
         self.assertIn("state_dir: expected a directory that 4242 can write", str(caught.exception))
         self.assertIn("(line 1)", str(caught.exception))
@@ -174,7 +174,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(tap._logging.path, os.path.abspath("twistd.log"))
         self.within(nodaemon=0, debug=1)
         self.assertIsNone(tap._logging.path)
-        with self.assertRaisesRegex(usage.UsageError, "--logfile=-: a server in the background"):
+        with self.assertRaisesRegex(SystemExit, "start: --logfile=-: a server in the background"):
             self.within(nodaemon=0, logfile="-")
 
     def test_noLog(self) -> None:
@@ -191,7 +191,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(tap._logging.rotateOctets, 10 << 20)
         self.within()
         self.assertIsNone(tap._logging.rotateOctets)
-        with self.assertRaisesRegex(usage.UsageError, "--log-rotate: expected a size"):
+        with self.assertRaisesRegex(SystemExit, "start: --log-rotate: expected a size"):
             self.within("--log-rotate", "daily")
 
     def test_pidFile(self) -> None:
