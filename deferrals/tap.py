@@ -4,6 +4,7 @@ C{twistd deferrals}: options, and the service made from them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ import attrs
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver
 from twisted.python import usage
@@ -116,6 +117,11 @@ class Options(usage.Options, AuthOptionMixin):
         What twistd does by itself that no service wants: a log of its own, and a
         pid file that the next process of a container takes for its own.
         """
+        if twistd.get("chroot"):
+            raise usage.UsageError(
+                "--chroot: configuration, certificates and passwords are read again later, and"
+                " would be elsewhere: use a container, or RootDirectory= of systemd"
+            )
         self.inBackground = not (twistd.get("nodaemon") or twistd.get("debug"))
         if not self.inBackground and twistd.get("pidfile") == _PID_FILE:
             twistd["pidfile"] = ""
@@ -273,11 +279,11 @@ class _Server(MailService):
         run yet: what the start waits for is waited for here, so that twistd's
         parent process and the service manager learn how it went.
         """
-        ends = Signals(signal.SIGTERM)  # until it is the reactor's
+        ends = self._ends = Signals(signal.SIGTERM)  # until it is the reactor's
         super().startService()
         while not (self._settled or ends.asked):
             self.reactor.iterate(_TURN_SECONDS)
-        ends.answer(signal.SIGTERM, lambda: self.reactor.callWhenRunning(self.reactor.stop))
+        ends.answer(signal.SIGTERM, lambda: self.reactor.callWhenRunning(self._stopReactor))
         if not self._settled:
             return
         if self._failure is not None:
@@ -287,7 +293,12 @@ class _Server(MailService):
         self._options.signals.answer(signal.SIGUSR1, self._reopenLog)
         self.reactor.addSystemEventTrigger("before", "shutdown", endAtOnce)
         self._watchdog = startWatchdog(self.reactor)
-        notify("READY=1", f"MAINPID={os.getpid()}")
+        # Where the process has several services, when all have started.
+        self.reactor.callWhenRunning(lambda: notify("READY=1", f"MAINPID={os.getpid()}"))
+
+    def _stopReactor(self) -> None:
+        with contextlib.suppress(ReactorNotRunning):  # another service has
+            self.reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         notify("STOPPING=1")

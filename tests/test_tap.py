@@ -177,6 +177,11 @@ class OptionsTests(SynchronousTestCase):
         with self.assertRaisesRegex(SystemExit, "start: --logfile=-: a server in the background"):
             self.within(nodaemon=0, logfile="-")
 
+    def test_chroot(self) -> None:
+        """A directory in which no path of the configuration is right is refused in one line."""
+        with self.assertRaisesRegex(SystemExit, "start: --chroot: configuration, certificates"):
+            self.within(chroot="/srv")
+
     def test_noLog(self) -> None:
         """A log that cannot be written is one line, before anything starts."""
         path = os.path.abspath(self.mktemp())
@@ -311,7 +316,7 @@ class ServerTests(SynchronousTestCase):
             self.server._settled = False
             self.reactor.callLater(seconds, os.kill, os.getpid(), signal.SIGTERM)
             self.start()
-            self.assertEqual(self.reactor.did, [("when running", self.reactor.stop)])
+            self.assertEqual(self.reactor.did, [("when running", self.server._stopReactor)])
 
     def taken(self) -> None:
         def taken(service: Any) -> None:
@@ -362,6 +367,10 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(told, [])
         self.server._settled, self.server._failure = False, None
         self.start()
+        self.assertEqual(told, [])  # others in this process may not have started
+        phase, tell = self.reactor.did[-1]
+        tell()
+        self.assertEqual(phase, "when running")
         self.assertEqual(told, [("READY=1", f"MAINPID={os.getpid()}")])
         self.patch(MailService, "stopService", lambda service: None)
         self.server.stopService()
