@@ -9,6 +9,7 @@ that says nothing in L{tests.integration.test_mx}.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -239,10 +240,10 @@ class EnvironmentsTests(IntegrationCase):
 
     def test_orphans(self) -> None:
         """Process 1 of a container: what a program of a delivery leaves behind is reaped."""
-        if run(["unshare", "--pid", "true"]).returncode != 0:
+        if run(["unshare", "--pid", "--fork", "--mount-proc", "true"]).returncode != 0:
             raise SkipTest("no PID namespaces may be made here")
         self.pipe("cat > mail; sleep 0.2 & exit 0")
-        process = self.begin('exec unshare --pid --fork --kill-child "$@"')
+        process = self.begin('exec unshare --pid --fork --mount-proc --kill-child "$@"')
         self.logged(" mail for ")
         for _ in range(3):
             self.send()
@@ -258,14 +259,16 @@ class EnvironmentsTests(IntegrationCase):
         needsRoot()  # a limit of processes is none for root: the server is another user's
         os.chmod(self.home, 0o777)
         self.pipe("cat > mail", 'retry = "1s", ')
-        process = self.begin('exec setpriv --reuid=54321 --clear-groups "$@"')
+        other = "setpriv --reuid=54321 --clear-groups"
+        process = self.begin(f'exec {other} "$@"')
         self.logged(" mail for ")
         self.send()
         self.logged("> delivered by ")
-        resource.prlimit(process.pid, resource.RLIMIT_NPROC, (1, resource.RLIM_INFINITY))
+        limit = [*shlex.split(other), "prlimit", f"--pid={process.pid}"]
+        self.assertEqual(run([*limit, "--nproc=1:"]).returncode, 0)
         self.send()
         self.logged("> retry by ")
-        resource.prlimit(process.pid, resource.RLIMIT_NPROC, (4000, 4000))
+        self.assertEqual(run([*limit, "--nproc=1000:"]).returncode, 0)
         self.logged("> delivered by ", 2)
         self.assertNotIn("> failed by ", self.log())
         self.stop(process)
