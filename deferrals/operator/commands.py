@@ -103,8 +103,8 @@ def _addExplain(commands: Commands) -> None:
         "keys",
         nargs="+",
         metavar="KEY",
-        help="an id, an address of a sender, recipient or client, a Message-ID, a login, or a time:"
-        " 2h, 2026-11-29, 16:00..16:30; of several all have to be met",
+        help="an id, an address of a sender, recipient or client, a domain, a Message-ID, a login,"
+        " or a time: 2h, 2026-11-29, 16:00..16:30; of several all have to be met",
     )
     explain.add_argument(
         "--log",
