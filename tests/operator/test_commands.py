@@ -44,7 +44,7 @@ class ExportTests(SynchronousTestCase):
         self.assertRaises(DeferralsError, self.export, b"a", None)
 
 
-class ExplainTests(SynchronousTestCase):
+class LogAloneTests(SynchronousTestCase):
     """
     C{deferrals explain}.
     """
