@@ -4,16 +4,18 @@ C{twistd deferrals}: options, and the service made from them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import attrs
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver
 from twisted.python import usage
@@ -75,6 +77,20 @@ class Options(usage.Options, AuthOptionMixin):
         self.signals = Signals(signal.SIGHUP, signal.SIGUSR1)
         self.inBackground = False
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        See C{usage.Options}.  Under twistd a mistake ends the process with its lines on
+        standard error: twistd itself would print all its options before them.
+        """
+        parse: Callable[[Sequence[str] | None], None] = super().parseOptions
+        try:
+            parse(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            lines = str(error).split("\n")
+            raise SystemExit("\n".join(f"twistd: cannot start: {line}" for line in lines)) from None
+
     def postOptions(self) -> None:
         """
         Read the configuration: mistakes in it are reported before anything
@@ -85,18 +101,27 @@ class Options(usage.Options, AuthOptionMixin):
         self.rotateOctets = _rotation(self["log-rotate"])
         self.path = None if self["config"] is None else os.path.abspath(self["config"])
         self.checkers: list[ICredentialsChecker] = self.get("credCheckers") or []
+        if self.parent is not None:
+            self._adapt(self.parent)
         try:
             self.config = self.load()
         except ConfigError as error:
+            if _logging.path is not None:  # the file is not begun yet
+                log = Logger("deferrals", observer=logObserver())
+                for line in described(error).split("\n"):
+                    log.critical("cannot start: {error}", error=line)
             raise usage.UsageError(described(error)) from None
-        if self.parent is not None:
-            self._adapt(self.parent)
 
     def _adapt(self, twistd: usage.Options) -> None:
         """
         What twistd does by itself that no service wants: a log of its own, and a
         pid file that the next process of a container takes for its own.
         """
+        if twistd.get("chroot"):
+            raise usage.UsageError(
+                "--chroot: configuration, certificates and passwords are read again later, and"
+                " would be elsewhere: use a container, or RootDirectory= of systemd"
+            )
         self.inBackground = not (twistd.get("nodaemon") or twistd.get("debug"))
         if not self.inBackground and twistd.get("pidfile") == _PID_FILE:
             twistd["pidfile"] = ""
@@ -254,11 +279,11 @@ class _Server(MailService):
         run yet: what the start waits for is waited for here, so that twistd's
         parent process and the service manager learn how it went.
         """
-        ends = Signals(signal.SIGTERM)  # until it is the reactor's
+        ends = self._ends = Signals(signal.SIGTERM)  # until it is the reactor's
         super().startService()
         while not (self._settled or ends.asked):
             self.reactor.iterate(_TURN_SECONDS)
-        ends.answer(signal.SIGTERM, lambda: self.reactor.callWhenRunning(self.reactor.stop))
+        ends.answer(signal.SIGTERM, lambda: self.reactor.callWhenRunning(self._stopReactor))
         if not self._settled:
             return
         if self._failure is not None:
@@ -268,7 +293,12 @@ class _Server(MailService):
         self._options.signals.answer(signal.SIGUSR1, self._reopenLog)
         self.reactor.addSystemEventTrigger("before", "shutdown", endAtOnce)
         self._watchdog = startWatchdog(self.reactor)
-        notify("READY=1", f"MAINPID={os.getpid()}")
+        # Where the process has several services, when all have started.
+        self.reactor.callWhenRunning(lambda: notify("READY=1", f"MAINPID={os.getpid()}"))
+
+    def _stopReactor(self) -> None:
+        with contextlib.suppress(ReactorNotRunning):  # another service has
+            self.reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         notify("STOPPING=1")

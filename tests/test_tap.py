@@ -91,7 +91,7 @@ class OptionsTests(SynchronousTestCase):
         options, twistd = tap.Options(), usage.Options()
         twistd.update({"uid": 4242, "gid": None, "nodaemon": True, "logger": "x"})
         options.parent = twistd
-        with self.assertRaises(usage.UsageError) as caught:
+        with self.assertRaises(SystemExit) as caught:
             options.parseOptions(["--config", self.path])
         self.assertIn("state_dir: expected a directory that 4242 can write", str(caught.exception))
         self.assertIn("(line 1)", str(caught.exception))
@@ -174,8 +174,13 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(tap._logging.path, os.path.abspath("twistd.log"))
         self.within(nodaemon=0, debug=1)
         self.assertIsNone(tap._logging.path)
-        with self.assertRaisesRegex(usage.UsageError, "--logfile=-: a server in the background"):
+        with self.assertRaisesRegex(SystemExit, "start: --logfile=-: a server in the background"):
             self.within(nodaemon=0, logfile="-")
+
+    def test_chroot(self) -> None:
+        """A directory in which no path of the configuration is right is refused in one line."""
+        with self.assertRaisesRegex(SystemExit, "start: --chroot: configuration, certificates"):
+            self.within(chroot="/srv")
 
     def test_noLog(self) -> None:
         """A log that cannot be written is one line, before anything starts."""
@@ -191,7 +196,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(tap._logging.rotateOctets, 10 << 20)
         self.within()
         self.assertIsNone(tap._logging.rotateOctets)
-        with self.assertRaisesRegex(usage.UsageError, "--log-rotate: expected a size"):
+        with self.assertRaisesRegex(SystemExit, "start: --log-rotate: expected a size"):
             self.within("--log-rotate", "daily")
 
     def test_pidFile(self) -> None:
@@ -311,7 +316,7 @@ class ServerTests(SynchronousTestCase):
             self.server._settled = False
             self.reactor.callLater(seconds, os.kill, os.getpid(), signal.SIGTERM)
             self.start()
-            self.assertEqual(self.reactor.did, [("when running", self.reactor.stop)])
+            self.assertEqual(self.reactor.did, [("when running", self.server._stopReactor)])
 
     def taken(self) -> None:
         def taken(service: Any) -> None:
@@ -362,6 +367,10 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(told, [])
         self.server._settled, self.server._failure = False, None
         self.start()
+        self.assertEqual(told, [])  # others in this process may not have started
+        phase, tell = self.reactor.did[-1]
+        tell()
+        self.assertEqual(phase, "when running")
         self.assertEqual(told, [("READY=1", f"MAINPID={os.getpid()}")])
         self.patch(MailService, "stopService", lambda service: None)
         self.server.stopService()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import weakref
 from collections.abc import Callable
 from types import FrameType
 
@@ -24,16 +25,19 @@ _PER_WATCHDOG = 3
 
 class Signals:
     """
-    Signals that a service answers.  They may come before it runs: then they wait.
+    Signals that a service answers.  They may come before it runs: then they wait.  Each
+    of several services in one process is told.
 
     @ivar asked: those that came before L{answer}.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
         self.asked: set[int] = set()
+        self._numbers = frozenset(numbers)
         self._answers: dict[int, Callable[[], None]] = {}
+        _all.add(self)
         for number in numbers:
-            signal.signal(number, self._came)
+            signal.signal(number, _came)
 
     def answer(self, number: signal.Signals, answer: Callable[[], None]) -> None:
         """
@@ -44,12 +48,23 @@ class Signals:
             self.asked.discard(number)
             answer()
 
-    def _came(self, number: int, frame: FrameType | None) -> None:
+    def came(self, number: int) -> None:
+        """
+        The process was sent one, perhaps one of others.
+        """
         answer = self._answers.get(number)
-        if answer is None:
-            self.asked.add(number)
-        else:
+        if answer is not None:
             answer()
+        elif number in self._numbers:
+            self.asked.add(number)
+
+
+_all: weakref.WeakSet[Signals] = weakref.WeakSet()
+
+
+def _came(number: int, frame: FrameType | None) -> None:
+    for one in list(_all):
+        one.came(number)
 
 
 def endAtOnce() -> None:

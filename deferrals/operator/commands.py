@@ -103,8 +103,8 @@ def _addExplain(commands: Commands) -> None:
         "keys",
         nargs="+",
         metavar="KEY",
-        help="an id, an address of a sender, recipient or client, a Message-ID, a login, or a time:"
-        " 2h, 2026-11-29, 16:00..16:30; of several all have to be met",
+        help="an id, an address of a sender, recipient or client, a domain, a Message-ID, a login,"
+        " or a time: 2h, 2026-11-29, 16:00..16:30; of several all have to be met",
     )
     explain.add_argument(
         "--log",
@@ -431,13 +431,16 @@ def _explain(arguments: argparse.Namespace) -> int:
     """
     C{deferrals explain}: 1 if nothing is known of it; 2 where something is wrong.
 
-    What the logs say can be had where the spool cannot.
+    What the logs say can be had where the spool cannot.  A log that is named without a
+    configuration is read alone: the built-in default's spool is another server's.
     """
+    isAlone = bool(arguments.log) and arguments.config is None
     try:
         with contextlib.ExitStack() as stack:
             connection = None
             try:
-                connection = stack.enter_context(contextlib.closing(_connect(arguments.config)))
+                if not isAlone:
+                    connection = stack.enter_context(contextlib.closing(_connect(arguments.config)))
             except (DeferralsError, OSError) as error:
                 complain(f"without the spool: {error}")
             return explain_(connection, arguments)
@@ -463,7 +466,10 @@ def explain_(connection: QueueConnection | None, arguments: argparse.Namespace) 
     with contextlib.closing(Logs(arguments.log, unit)) as logs:
         for story in stories(keys, logs, lambda number: call("show", number)):
             found += 1
-            sayJSON(_storyJSON(story)) if arguments.json else _sayStory(story)
+            if arguments.json:
+                sayJSON(_storyJSON(story))
+            else:
+                _sayStory(story, hasSpool=connection is not None)
     if not found:
         complain(f"nothing is known of {' '.join(arguments.keys)}")
         return 1
@@ -477,9 +483,9 @@ def _storyJSON(story: Story) -> JSON:
     return {"id": story.id or None, "spool": story.spool, "log": log}
 
 
-def _sayStory(story: Story) -> None:
+def _sayStory(story: Story, *, hasSpool: bool) -> None:
     """
-    What happened, and where its recipients are now.
+    What happened, and where its recipients are now, if the spool can be asked.
     """
     for when, text in story.lines:
         for line in f"{when} {text}".split("\n"):
@@ -489,5 +495,5 @@ def _sayStory(story: Story) -> None:
         say("now:")
         for one in spool["recipients"]:
             say(f"  {_line(one)}")
-    elif story.id:
+    elif story.id and hasSpool:
         say("now: it is not in the queue")

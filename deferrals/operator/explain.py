@@ -74,8 +74,8 @@ class Span:
 @attrs.frozen
 class Word:
     """
-    An address of a sender, a recipient or a client, a Message-ID, a login, a name: as
-    a whole, whatever its case.
+    An address of a sender, a recipient or a client, its domain, a Message-ID, a login,
+    a name: as a whole, whatever its case.
     """
 
     text: str
@@ -83,8 +83,9 @@ class Word:
 
     @_pattern.default
     def _whole(self) -> re.Pattern[str]:
-        text = re.escape(word(self.text.strip("<>"), _MAX_WORD))
-        return re.compile(rf"(?<![\w.@+\-]){text}(?![\w@+\-]|\.\w)", re.I)
+        found = word(self.text.strip("<>").removeprefix("@"), _MAX_WORD)
+        text, at = re.escape(found), "@" if "@" in found else ""
+        return re.compile(rf"(?<![\w.+\-{at}]){text}(?![\w@+\-]|\.\w)", re.I)
 
     def matches(self, entry: LogEntry) -> bool:
         """See L{Sought}."""

@@ -4,6 +4,7 @@ Signals, pid files, and the service manager.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -46,6 +47,17 @@ class SignalTests(ProcessCase):
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGHUP)
         self.assertEqual(answered, ["hup", "usr1", "hup"])
+
+    def test_several(self) -> None:
+        """Each of several services in one process is told, and of its own signals only."""
+        answered: list[str] = []
+        services = [Signals(signal.SIGHUP, signal.SIGUSR1), Signals(signal.SIGHUP)]
+        for name, service in zip(("first", "second"), services, strict=True):
+            service.answer(signal.SIGHUP, functools.partial(answered.append, name))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(sorted(answered), ["first", "second"])
+        self.assertEqual([service.asked for service in services], [{signal.SIGUSR1}, set()])
 
     def test_second(self) -> None:
         """A second SIGTERM does what it does to any program."""

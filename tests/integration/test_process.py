@@ -109,6 +109,7 @@ class StartTests(ProcessCase):
         """
 
         def portTaken() -> None:
+            self.write(CONFIG)
             taken = socket.create_server(("127.0.0.1", self.port))
             self.addCleanup(taken.close)
 
@@ -124,7 +125,11 @@ class StartTests(ProcessCase):
             web = f'[web]\nendpoint = "tcp:{number}:interface=127.0.0.1"\n'
             self.write(CONFIG.replace("[[listen]]", f"{web}[[listen]]", 1))
 
+        def wrong() -> None:
+            self.write('reply_deadline = "soon"\n' + CONFIG)
+
         return {
+            "reply_deadline: expected a time span": wrong,
             "Address already in use": portTaken,
             "cannot make the spool": noSpool,
             "cannot listen on tcp:": noWeb,

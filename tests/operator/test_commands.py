@@ -15,7 +15,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.cli import main
 from deferrals.errors import DeferralsError
+from deferrals.operator import commands
 from deferrals.operator.commands import export_, rescue_
 
 
@@ -40,6 +42,23 @@ class ExportTests(SynchronousTestCase):
         """Part by part; one that is delivered meanwhile is never taken for a whole one."""
         self.assertEqual(self.export(b"a", b"b", b""), b"ab")
         self.assertRaises(DeferralsError, self.export, b"a", None)
+
+
+class LogAloneTests(SynchronousTestCase):
+    """
+    C{deferrals explain}.
+    """
+
+    def test_logAlone(self) -> None:
+        """A log that is named without a configuration is read alone: no spool is looked for."""
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write("2026-11-29T16:00:00+00:00 [deferrals] 1T3B9C4V7K2M5 to=<a@b.example>\n")
+        self.patch(commands, "_connect", None)
+        with redirect_stdout(io.StringIO()) as out:
+            self.assertEqual(main(["explain", "--log", path, "a@b.example"]), 0)
+        self.assertEqual(out.getvalue().count("\n"), 1)
+        self.assertIn("to=<a@b.example>", out.getvalue())
 
 
 class RescueTests(SynchronousTestCase):

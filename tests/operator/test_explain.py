@@ -16,7 +16,7 @@ from deferrals.app.log import JSONObserver, PlainObserver
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Refuse
 from deferrals.operator.explain import Id, Span, Story, Word, parseKey, stories
-from deferrals.operator.logs import Logs
+from deferrals.operator.logs import LogEntry, Logs
 from tests.harness import Bench
 
 NOW = datetime.datetime(2026, 11, 29, 16, 0).timestamp()
@@ -46,6 +46,14 @@ class KeyTests(SynchronousTestCase):
             ("192.0.2.1", Word("192.0.2.1")),
         ):
             self.assertEqual(parseKey(text, NOW), key, text)
+
+    def test_whole(self) -> None:
+        """A word is found as a whole: an address, or the domain of one; no part of either."""
+        entry = LogEntry(NOW, "[deferrals] 127.0.0.1 from=<anna@client.example> helo=mx.test")
+        for text in ("anna@client.example", "client.example", "@client.example", "mx.test"):
+            self.assertTrue(Word(text).matches(entry), text)
+        for text in ("client", "example", "nna@client.example", "ient.example", "27.0.0.1"):
+            self.assertFalse(Word(text).matches(entry), text)
 
     def test_wrong(self) -> None:
         """Nothing, and what is half a time."""
@@ -123,7 +131,8 @@ class FiveTests(SynchronousTestCase):
         self.assertEqual(self.senders("postmaster@example.net", "<5@good>"), ["five"])
         number = self.refusal.rpartition("(id ")[2].rstrip(")")
         self.assertEqual(self.senders(number), ["three"])
-        self.assertEqual(self.senders("@good.example"), [])
+        names = ["one", "two", "three", "four", "five"]
+        self.assertEqual(self.senders("@good.example", "example.net"), names)
         self.assertEqual(self.senders("ne@good.example"), [])
 
     def test_time(self) -> None:

@@ -34,6 +34,7 @@ class Encryption(SessionBase):
     """
 
     _handshaking = False
+    _commands: int
 
     @property
     def offersTLS(self) -> bool:
@@ -97,11 +98,23 @@ class Encryption(SessionBase):
         if self._handshaking:
             self._handshaking = False
             self._outcome = "tls_failed"
-            _log.info(
-                "{client}: no TLS: {error}",
-                client=self.state.address,
-                error=reason.getErrorMessage(),
-            )
+            if not self._hasProbed:
+                _log.info(
+                    "{client}: no TLS: {error}",
+                    client=self.state.address,
+                    error=reason.getErrorMessage(),
+                )
+
+    @property
+    def _hasProbed(self) -> bool:
+        """
+        Whether the client has connected, and sent nothing at all: OpenSSL's state is the
+        one before the first message.
+        """
+        if self._commands:
+            return False
+        handle = self.transport.getHandle()
+        return handle.get_state_string() == b"before SSL initialization"
 
     @property
     def isEncryptedOutside(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.limits import Limits
@@ -204,6 +205,17 @@ class ImplicitTests(TLSCase):
         bench.handshake()
         self.assertEqual(bench.secretly(), ["220 mx.example.net ESMTP deferrals"])
         self.assertNotIn("STARTTLS", " ".join(bench.secretly(*GREETING)))
+
+    def test_probe(self) -> None:
+        """A client that goes before its hello has only looked: it is counted, without a line."""
+        with capturedLogs() as events:
+            for data in (b"", b"EHLO client.test\r\n"):
+                bench = self.bench("implicit")
+                if data:
+                    bench.wire(data)
+                bench.lose()
+        lines = [event for event in events if event["log_level"] is not LogLevel.debug]
+        self.assertEqual([event["log_format"] for event in lines], ["{client}: no TLS: {error}"])
 
     def test_shutdown(self) -> None:
         """In the middle of a handshake there is nothing to be said."""
