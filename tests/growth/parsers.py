@@ -830,7 +830,7 @@ PARSERS += [
     ),
     Parser(
         "web answers",
-        ("stages/web.py", "model/httpanswer.py"),
+        ("stages/web.py", "stages/webconnection.py", "model/httpanswer.py"),
         known="Twisted copies a line with each piece of it, up to 16,384 octets",
         pieces=(b"a: b\r\n", b"x", b" c\r\n", b"\r\n", b"1\r\nx\r\n"),
         run=_http,

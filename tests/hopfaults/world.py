@@ -31,6 +31,7 @@ from deferrals.stages.delivery.http import HTTPDelivery, HTTPDeliverySettings
 from deferrals.stages.delivery.lmtp import LMTPDelivery, LMTPSettings
 from deferrals.stages.delivery.mx import MXDelivery, MXSettings
 from deferrals.stages.delivery.smtp import SMTPDelivery, SMTPSettings
+from deferrals.stages.webconnection import CountedEndpoint
 from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage
 from tests.hopfaults.account import Account
 from tests.hopfaults.faults import Fault, Program
@@ -190,7 +191,7 @@ class World:
 
         class Endpoints:
             def endpointForURI(self, uri: Any) -> Any:
-                return web._CountedEndpoint(world.clock, _Endpoint(world))
+                return CountedEndpoint(world.clock, _Endpoint(world))
 
         self.pool = HTTPConnectionPool(self.clock)  # type: ignore[arg-type]
         return Agent.usingEndpointFactory(self.clock, Endpoints(), self.pool)  # type: ignore[arg-type]
