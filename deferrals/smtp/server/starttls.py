@@ -8,6 +8,7 @@ encrypted), and the session begins anew.
 
 from __future__ import annotations
 
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -98,23 +99,22 @@ class Encryption(SessionBase):
         if self._handshaking:
             self._handshaking = False
             self._outcome = "tls_failed"
-            if not self._hasProbed:
+            if not self._hasProbed(reason):
                 _log.info(
                     "{client}: no TLS: {error}",
                     client=self.state.address,
                     error=reason.getErrorMessage(),
                 )
 
-    @property
-    def _hasProbed(self) -> bool:
+    def _hasProbed(self, reason: Failure) -> bool:
         """
-        Whether the client has connected, and sent nothing at all: OpenSSL's state is the
-        one before the first message.
+        Whether the client has connected and gone, without a hello: then OpenSSL has no
+        random octets of its.
         """
-        if self._commands:
+        gone = reason.check(ConnectionDone, ConnectionLost)
+        if self._commands or not gone:
             return False
-        handle = self.transport.getHandle()
-        return handle.get_state_string() == b"before SSL initialization"
+        return self.transport.getHandle().client_random() is None
 
     @property
     def isEncryptedOutside(self) -> bool:

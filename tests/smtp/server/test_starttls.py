@@ -8,8 +8,10 @@ import os
 from typing import Any
 
 from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.limits import Limits
@@ -213,7 +215,7 @@ class ImplicitTests(TLSCase):
                 bench = self.bench("implicit")
                 if data:
                     bench.wire(data)
-                bench.lose()
+                bench.transport.protocol.connectionLost(Failure(ConnectionDone()))
         lines = [event for event in events if event["log_level"] is not LogLevel.debug]
         self.assertEqual([event["log_format"] for event in lines], ["{client}: no TLS: {error}"])
 
