@@ -106,6 +106,7 @@ ELSEWHERE = {
             "auth/checker.py",
             "model/disposition.py",
             "model/mixedgroup.py",
+            "smtp/server/greetings.py",
             "model/verdict.py",
             "relay/destinations.py",
             "relay/notices.py",
