@@ -74,6 +74,18 @@ def httpURL(value: str) -> None:
         _checkHost(value)
 
 
+def shownURL(url: str) -> str:
+    """
+    A URL as logs and pages show it: without login and query, which may be secret.
+
+    @param url: or the endpoint of a service that is not asked by HTTP.
+    """
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def _checkHost(value: str) -> None:
     """
     @raise ValueError: no request could be made.

@@ -32,7 +32,7 @@ from deferrals.stages.content.rspamd import RspamdSettings, RspamdStage
 from deferrals.stages.delivery.http import HTTPDelivery, HTTPDeliverySettings
 from deferrals.stages.envelope.users import UsersSettings, UsersStage
 from deferrals.stages.remote import AboutMessage, TooLarge
-from deferrals.stages.web import WebClient, fromJSON, httpURL, webClient
+from deferrals.stages.web import WebClient, fromJSON, httpURL, shownURL, webClient
 from deferrals.testing import (
     FakeServices,
     makeAddressees,
@@ -315,6 +315,36 @@ class RedirectTests(SynchronousTestCase):
 
 #: What can ask the web.
 _WEB = re.compile(r"treq|twisted\.web\.client|urllib\.request|http\.client|requests|httpx|aiohttp")
+
+
+class ShownTests(SynchronousTestCase):
+    """
+    L{shownURL}.
+    """
+
+    def test_secrets(self) -> None:
+        """What may be secret of a URL is neither in logs nor in names of destinations."""
+        for url, shown in (
+            ("http://127.0.0.1:81/x?token=secret", "http://127.0.0.1:81/x"),
+            ("https://me:secret@a.example", "https://a.example"),
+            ("http://a.example/{user}?q={address}#secret", "http://a.example/{user}"),
+            ("http://[::1]:81/", "http://[::1]:81/"),
+            ("unix:/run/a?b@c", "unix:/run/a?b@c"),
+        ):
+            self.assertEqual(shownURL(url), shown)
+
+    def test_stages(self) -> None:
+        """No stage shows more."""
+        services = FakeServices()
+        url = "http://127.0.0.1/x?token=secret"
+        RspamdStage(RspamdSettings(url=url), services)
+        HTTPStage(HTTPSettings(url), services)
+        delivery = HTTPDelivery(HTTPDeliverySettings(url), services)
+        UsersStage(UsersSettings(url=url + "&of={address}"), services)
+        recipient = makeAddressees("a@b.example")[0].recipient
+        parts = str(services.status.parts())
+        self.assertEqual(parts.count("127.0.0.1/x"), 3)
+        self.assertNotIn("secret", delivery.destination(recipient) + parts)
 
 
 class JSONTests(SynchronousTestCase):

@@ -33,7 +33,7 @@ from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refus
 from deferrals.stages.content.addedfields import fitting
 from deferrals.stages.content.scanner import TooLargeMeans, tooLarge
 from deferrals.stages.remote import JSON, RemoteService, TooLarge
-from deferrals.stages.web import fromJSON, httpURL, webClient
+from deferrals.stages.web import fromJSON, httpURL, shownURL, webClient
 
 _log = Logger(namespace="deferrals.stages.http")
 
@@ -123,7 +123,7 @@ class HTTPStage:
         self._services = services
         self._service = services.common(
             ("http", settings.url),
-            lambda: RemoteService(f"http {settings.url}", services, CONCURRENCY),
+            lambda: RemoteService(f"http {shownURL(settings.url)}", services, CONCURRENCY),
         )
         self._web = webClient(services, CONCURRENCY)
 
@@ -151,7 +151,7 @@ class HTTPStage:
             _log.warn(
                 "{transaction}: {url}: {error}, so {on_error}",
                 transaction=envelope.id,
-                url=self._settings.url,
+                url=shownURL(self._settings.url),
                 error=f"{type(error).__name__}: {error}",
                 on_error=self._settings.on_error,
             )

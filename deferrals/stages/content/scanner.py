@@ -19,6 +19,7 @@ from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds
 from deferrals.model.verdict import Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.remote import RemoteService
+from deferrals.stages.web import shownURL
 
 _T = TypeVar("_T")
 
@@ -102,7 +103,7 @@ class Scanner:
         self._status = services.status
         self._remote = services.common(
             ("scanner", name, address, settings.concurrency),
-            lambda: RemoteService(f"{name} {address}", services, settings.concurrency),
+            lambda: RemoteService(f"{name} {shownURL(address)}", services, settings.concurrency),
         )
 
     def judge(

@@ -28,7 +28,7 @@ from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.content.http import requestHeaders
 from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.copy import Copy, CopyFile, byMarks, final, relayed
-from deferrals.stages.web import WebClient, httpURL
+from deferrals.stages.web import WebClient, httpURL, shownURL
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -79,7 +79,7 @@ class HTTPDelivery(ReportingDelivery):
         self._slots = Semaphore(settings.connections)
 
     def destination(self, recipient: Recipient) -> str:
-        return f"http {self._settings.url}"
+        return f"http {shownURL(self._settings.url)}"
 
     def deliverReporting(
         self,
@@ -113,7 +113,7 @@ class HTTPDelivery(ReportingDelivery):
             _log.warn(
                 "{transaction}: {url}: {error}",
                 transaction=envelope.id,
-                url=self._settings.url,
+                url=shownURL(self._settings.url),
                 error=details.cause,
             )
             return Retry(R451_UNANSWERED, details=details)

@@ -19,7 +19,7 @@ from deferrals.errors import StageError
 from deferrals.interfaces import IServices
 from deferrals.model.address import Mailbox, comparable
 from deferrals.stages.remote import RemoteService
-from deferrals.stages.web import fromJSON, webClient
+from deferrals.stages.web import fromJSON, shownURL, webClient
 
 #: Look-ups at once: the thread pool has other things to do, too.
 SQLITE_CONCURRENCY = 4
@@ -121,7 +121,7 @@ class WebTable:
     def __init__(self, url: str | None, seconds: float, services: IServices) -> None:
         self._url = url or ""
         self._seconds = seconds
-        name = f"users {self._url}"
+        name = f"users {shownURL(self._url)}"
         self._remote = services.common(
             (__name__, self._url), lambda: RemoteService(name, services, WEB_CONCURRENCY)
         )

@@ -32,7 +32,7 @@ from deferrals.model.verdict import Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.stages.envelope.rules import isNamed
 from deferrals.stages.envelope.tables import DEFAULT_QUERY, SqliteTable, Table, WebTable, checkQuery
 from deferrals.stages.envelope.usersettings import UserSettings, readRow
-from deferrals.stages.web import httpURL
+from deferrals.stages.web import httpURL, shownURL
 
 _log = Logger(namespace="deferrals.stages.users")
 
@@ -147,7 +147,7 @@ class UsersStage:
                 event="no-look-up",
                 level=LogLevel.warn,
                 transaction=envelope.id,
-                table=self._settings.sqlite or self._settings.url,
+                table=self._settings.sqlite or shownURL(self._settings.url or ""),
                 recipient=str(recipient),
                 on_error=onError,
                 error=f"{type(error).__name__}: {error}",
