@@ -121,7 +121,7 @@ class SenderTests(IntegrationCase):
         courier.send(spam(), SENDER, *people("boxer", "fighter", domain="example.net"))
         text = courier.arrived("sender")[0].decode()
         self.assertEqual(text.count("Final-Recipient:"), 2)
-        diagnoses = re.findall(r"^Diagnostic-Code: smtp; (.*)", text, re.M)
+        diagnoses = re.findall(r"^Diagnostic-Code: smtp; (.*) \(id \w+\)", text, re.M)
         self.assertEqual(diagnoses, ["550 5.7.1 spam is not wanted"] * 2)
         self.assertEqual(server.log.count("unanimous, "), 2)
 
