@@ -76,7 +76,7 @@ class ScannerCase(IntegrationCase):
         else:
             replies = [first] * len(locals)
         dialogue.close()
-        found = [re.sub(r"<\S+@example\.net> ", "", reply) for reply in replies]
+        found = [re.sub(r"<\S+@example\.net> | \(id \w+\)$", "", reply) for reply in replies]
         return dict(zip(locals, found, strict=True))
 
     def codes(self, server: Server, data: bytes, *locals: str) -> dict[str, str]:
