@@ -50,6 +50,7 @@ class DueWork:
         self._stopped = False
         self._pause = 0.0
         self._blocked: set[Sort] = set()
+        self._isHidden = False
         self._next: IDelayedCall | None = None
         self.isMore = True
         self.isFound = False
@@ -75,11 +76,12 @@ class DueWork:
 
     def lessBlocked(self) -> None:
         """
-        An attempt has ended: perhaps others of some sort may begin.
+        An attempt has ended: perhaps others of some sort may begin, or what was not
+        claimed since its destination had all that it may have.
         """
         found = {sort for sort in self._blocked if not self._destinations.isBlocked(sort)}
         self._blocked -= found
-        self.isMore = self.isMore or bool(found)
+        self.isMore = self.isMore or self._isHidden or bool(found)
 
     def wake(self) -> None:
         """
@@ -98,7 +100,9 @@ class DueWork:
             return
         self._claiming = True
         share = 1 if self._blocked else SHARE  # most of it might only be put back
-        d = self._spool.claim(room, self._destinations.shares(), share)
+        shares = self._destinations.shares()
+        self._isHidden = any(free < SHARE for free in shares.values())
+        d = self._spool.claim(room, shares, share)
         d.addCallbacks(self._claimed, self._failed)
 
     def _failed(self, failure: Failure) -> None:

@@ -67,6 +67,24 @@ class DueWorkTests(SynchronousTestCase):
         self.clock.advance(PAUSE_SECONDS / 2)
         self.assertEqual(len(self.claims), 2)
 
+    def test_hidden(self) -> None:
+        """
+        What is not claimed since its destination has all that it may have is claimed
+        when one of these has ended, and not some seconds later.
+        """
+        for _ in range(10):
+            self.assertTrue(self.destinations.begin("x", 10, "kind"))
+        self.destinations.limit = 20
+        self.due.claim()
+        self.answers[-1].callback([])
+        self.due.wake()
+        self.clock.advance(PAUSE_SECONDS)
+        self.assertEqual(len(self.claims), 1)
+        self.due.lessBlocked()
+        self.due.wake()
+        self.clock.advance(PAUSE_SECONDS)
+        self.assertEqual(len(self.claims), 2)
+
     def test_oneAtATime(self) -> None:
         """While a claim is under way, nothing else is claimed; nor without room."""
         self.due.claim()
