@@ -23,6 +23,7 @@ from tests.test_pages import Block, blocks
 
 #: Commands that have nothing to find here, or something to complain of: status 1 or 2.
 UNSUCCESSFUL = (
+    ["explain"],  # nothing may be known of the example
     ["queue", "rescue", "show"],
     ["queue", "rescue", "restore"],
     ["queue", "rescue", "remove"],
