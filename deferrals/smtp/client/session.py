@@ -99,7 +99,7 @@ class ClientSession(Conversation):
     ) -> Result:
         """
         Send one message.  The next one may be sent when this one is done,
-        while the session is L{usable}.  It fails only when it is cancelled.
+        while the session is L{usable<Conversation.usable>}.  It fails only when it is cancelled.
 
         @param forms: instead of the session's own.
         @param heard: is told each recipient's answer, by its index, that stands by
