@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import LogLevel
+from twisted.python.failure import Failure
 
+from deferrals.deferreds import TimeoutError, errorText
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
+from deferrals.model.events import happened
 from deferrals.model.status import Status
 from deferrals.model.verdict import Outcome, Retry
 from deferrals.relay.attempts import Attempt, Deliveries
@@ -78,6 +81,14 @@ class DeliveryLog:
             transaction=attempt.work.envelope.id,
             recipient=str(addressee),
         )
+
+    def failed(self, attempt: Attempt, failure: Failure) -> None:
+        """
+        A delivery has raised, or has taken too long.
+        """
+        if failure.check(TimeoutError):
+            happened(self._status, "late", {"stage": "delivery"})
+        self.problem(attempt, f"failed: {errorText(failure)}")
 
     def problem(self, attempt: Attempt, problem: str) -> None:
         """

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import TimeoutError, errorText, withDeadline
+from deferrals.deferreds import errorText, withDeadline
 from deferrals.interfaces import (
     INotes,
     IReportingDelivery,
@@ -43,7 +43,6 @@ from deferrals.model.disposition import (
     disposition,
     putBack,
 )
-from deferrals.model.events import happened
 from deferrals.model.limits import MAX_DELIVERING
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
@@ -111,13 +110,12 @@ class Scheduler:
         notes: INotes | None = None,
         status: Status | None = None,
     ) -> None:
-        self._status = status or Status()
         self._spool = spool
         self._clock = clock
         self._deliveries = deliveries
         self._notifier = notifier
         self._recorder = Recorder(spool, clock)
-        self._logs = DeliveryLog(self._status, clock, deliveries)
+        self._logs = DeliveryLog(status or Status(), clock, deliveries)
         self._chance = chance
         self.destinations = Destinations(clock, concurrency, chance, notes)
         self._attempts: dict[Attempt, None] = {}
@@ -463,9 +461,7 @@ class Scheduler:
         return found.outcomes
 
     def _failed(self, failure: Failure, attempt: Attempt) -> Mapping[Addressee, Outcome]:
-        if failure.check(TimeoutError):
-            happened(self._status, "late", {"stage": "delivery"})
-        self._logs.problem(attempt, f"failed: {errorText(failure)}")
+        self._logs.failed(attempt, failure)
         return {}
 
     def _delivered(self, known: Mapping[Addressee, Outcome], attempt: Attempt) -> None:
