@@ -22,6 +22,10 @@ setup(
         *find_namespace_packages(include=["deferrals", "deferrals.*"]),
         "twisted.plugins",
     ],
-    package_data={"deferrals": ["py.typed"], "deferrals.operator": ["kinds/*.toml"]},
+    package_data={
+        "deferrals": ["py.typed"],
+        "deferrals.operator": ["kinds/*.toml"],
+        "deferrals.web": ["static/*"],
+    },
     data_files=shared(),
 )

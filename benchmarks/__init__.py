@@ -1,8 +1,9 @@
 """
 How fast mail is taken, side by side with other servers on the same machine.
 
-    python -m benchmarks              everything, in about a quarter of an hour
+    python -m benchmarks              everything: accepting, delivering, growth; hours
     python -m benchmarks --quick      a few seconds per cell, for a first look
+    python -m benchmarks --parts accepting --works small,large
     python -m benchmarks --help       what can be chosen
 
 Each round measures each peer once, one after the other, so that what else the

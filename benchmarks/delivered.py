@@ -17,15 +17,15 @@ import contextlib
 import os
 import pwd
 import sqlite3
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
 from benchmarks import load
+from benchmarks.figures import Figure, machine, ratio, said
 from benchmarks.peers import OURS, Ground, OwnServer
 from tests.crash.fill import fill
 from tests.integration.daemons import Postfix
@@ -33,6 +33,9 @@ from tests.integration.support import program, run, until
 
 #: Mailboxes, the connections of each one's sender, and the size of a message.
 BOXES, SESSIONS, OCTETS = 10, 5, 4096
+
+#: How many there are, and who is asked to deliver them.
+MESSAGES, SERVERS = 5000, ("deferrals", "postfix")
 
 #: The mail that warms a server up.
 WARM = 300
@@ -150,35 +153,49 @@ def postfix(ground: Ground) -> Mailboxes:
     )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.delivered", description=__doc__)
-    parser.add_argument("--messages", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--waiting", type=int, default=0)
-    parser.add_argument("--peers", default="deferrals,postfix", help="default: %(default)s")
-    arguments = parser.parse_args()
-    starts = {"deferrals": lambda ground: ours(ground, arguments.waiting), "postfix": postfix}
-    found: dict[str, list[tuple[float, float]]] = {}
+def table(peers: Sequence[str], rounds: int, messages: int, waiting: int = 0) -> str:
+    """
+    Medians with their ranges, and the ratio to Postfix.
+    """
+    starts = {"deferrals": lambda ground: ours(ground, waiting), "postfix": postfix}
+    found: dict[str, list[Figure]] = {name: [] for name in peers}
     with contextlib.ExitStack() as kept:
-        for number in range(arguments.rounds):
-            for name in arguments.peers.split(","):
+        for number in range(rounds):
+            for name in peers:
                 with contextlib.ExitStack() as stack:
                     server = starts[name](Ground(stack, kept))
                     server.work(WARM)
-                    found.setdefault(name, []).append(server.work(arguments.messages))
-                rate, milliseconds = found[name][-1]
-                said = f"round {number + 1}: {name}: {rate:.0f} msg/s, {milliseconds:.2f} ms"
-                print(said, file=sys.stderr)
-    print("| server | msg/s | CPU ms |\n| --- | --- | --- |")
-    for name, figures in found.items():
-        print(f"| {name} | {_said([one for one, _ in figures], 0)} |", end="")
-        print(f" {_said([used for _, used in figures], 2)} |")
+                    last = Figure(*server.work(messages))
+                found[name].append(last)
+                words = f"{last.rate:.0f} msg/s, {last.milliseconds:.2f} ms"
+                print(f"round {number + 1}: {name}: {words}", file=sys.stderr)
+    return _table(found)
+
+
+def _table(found: Mapping[str, Sequence[Figure]]) -> str:
+    lines = ["| server | msg/s | CPU ms |", "| --- | --- | --- |"]
+    for name, rounds in found.items():
+        cells = []
+        for what in ("rate", "milliseconds"):
+            ones = [getattr(one, what) for one in rounds]
+            base = [getattr(one, what) for one in found.get("postfix", ())]
+            more = f", {ratio(ones, base):.2f} x Postfix" if base and name != "postfix" else ""
+            cells.append(said(ones) + more)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.delivered", description=__doc__)
+    parser.add_argument("--messages", type=int, default=MESSAGES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--waiting", type=int, default=0)
+    parser.add_argument("--peers", default=",".join(SERVERS), help="default: %(default)s")
+    arguments = parser.parse_args()
+    print(machine(Ground.top()))
+    peers = arguments.peers.split(",")
+    print(table(peers, arguments.rounds, arguments.messages, arguments.waiting))
     return 0
-
-
-def _said(figures: list[float], digits: int) -> str:
-    middle, least, most = statistics.median(figures), min(figures), max(figures)
-    return f"{middle:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import selectors
 import socket
 import time
+from collections.abc import Callable
 
 import attrs
 
@@ -125,16 +126,22 @@ def pipelined(port: int, messages: int, sessions: int, octets: int) -> float:
     return each * sessions / (time.perf_counter() - began)
 
 
-def recipients(port: int, messages: int, each: int) -> float:
+def recipients(
+    port: int,
+    messages: int,
+    each: int,
+    name: Callable[[int], str] = lambda number: f"user{number}@bench.test",
+) -> float:
     """
     One sender with messages for many recipients, which pipelines.
 
     @param each: recipients of each message.
+    @param name: makes their addresses.
     @return: recipients per second.
     """
     content = body(4096) + b".\r\n"
-    named = b"".join(b"RCPT TO:<user%d@bench.test>\r\n" % number for number in range(each))
-    envelope = f"MAIL FROM:<{SENDER}>\r\n".encode() + named + b"DATA\r\n"
+    named = "".join(f"RCPT TO:<{name(number)}>\r\n" for number in range(each))
+    envelope = f"MAIL FROM:<{SENDER}>\r\n{named}DATA\r\n".encode()
     with socket.create_connection(("127.0.0.1", port)) as connection:
         introduce(connection)
         replies = connection.makefile("rb")
@@ -172,16 +179,20 @@ def idle(port: int, pid: int, connections: int) -> float:
 
 def _memory(pid: int) -> float:
     """
-    Pss of a process and its descendants, in KiB.
+    What a process and its descendants have.
     """
-    total = 0.0
-    for one in _family(pid):
-        try:
-            with open(f"/proc/{one}/smaps_rollup", encoding="ascii") as file:
-                total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
-        except OSError:
-            continue  # it has ended
-    return total
+    return sum(map(memory, family(pid)))
+
+
+def memory(pid: int) -> float:
+    """
+    Pss of a process, in KiB.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            return sum(float(line.split()[1]) for line in file if line.startswith("Pss:"))
+    except OSError:
+        return 0.0  # it has ended
 
 
 def cpu(pid: int) -> float:
@@ -190,7 +201,7 @@ def cpu(pid: int) -> float:
     in seconds.
     """
     ticks = 0
-    for one in _family(pid):
+    for one in family(pid):
         try:
             with open(f"/proc/{one}/stat", encoding="utf-8", errors="replace") as file:
                 ticks += sum(map(int, file.read().rpartition(")")[2].split()[11:15]))
@@ -199,7 +210,10 @@ def cpu(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
+    """
+    A process and its descendants.
+    """
     parents = {}
     for name in os.listdir("/proc"):
         if name.isdigit():

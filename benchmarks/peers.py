@@ -17,7 +17,8 @@ from typing import Any
 import attrs
 
 from tests.integration.daemons import Exim, Postfix
-from tests.integration.support import ROOT, Process, Server, freePort, greeting, path, run
+from tests.integration.support import ROOT, Process, Server, greeting, path, run, until
+from tests.ports import freePort
 
 
 class Ground:
@@ -35,8 +36,15 @@ class Ground:
         self._stack = stack
         self._kept = kept or stack
 
+    @staticmethod
+    def top() -> str:
+        """
+        Where the directories are made.
+        """
+        return os.environ.get("BENCH_DIR") or tempfile.gettempdir()
+
     def directory(self) -> str:
-        made = tempfile.mkdtemp(prefix="deferrals-bench-", dir=os.environ.get("BENCH_DIR"))
+        made = tempfile.mkdtemp(prefix="deferrals-bench-", dir=self.top())
         os.chmod(made, 0o755)
         self._kept.callback(shutil.rmtree, made, True)
         return made
@@ -106,14 +114,38 @@ class OwnServer(Server):
     popen = staticmethod(subprocess.Popen)
 
 
-def _ours(deliver: str, policy: str = "open") -> Callable[[Ground], Peer]:
-    config = OURS.format(deliver=deliver, policy=policy)
+def _ours(deliver: str, policy: str = "open", workers: int = 1) -> Callable[[Ground], Peer]:
+    config = f"workers = {workers}\n" + OURS.format(deliver=deliver, policy=policy)
 
     def start(ground: Ground) -> Peer:
         server = ground.serve(OwnServer(ground.directory(), config))
+        until(lambda: " mail for " in server.log, "all processes take mail")
         return Peer(server.port, server.process.process.pid)
 
     return start
+
+
+#: For one domain each: recipients of different ones are in different cohorts.
+COHORT = """
+[policies.judged{number}]
+envelope = "defer"
+content = [{{ use = "match", rules = [{{ body = true, words = ["casino{number}"] }}] }}]
+
+[[recipients]]
+match = "*@c{number}.bench.test"
+policy = "judged{number}"
+deliver = {{ use = "discard" }}
+"""
+
+
+def withCohorts(ground: Ground) -> Peer:
+    """
+    Ours, with thirty domains whose mail is judged by rules of their own.
+    """
+    config = OURS.format(deliver='{ use = "discard" }', policy="open")
+    config += "".join(COHORT.format(number=number) for number in range(30))
+    server = ground.serve(OwnServer(ground.directory(), config))
+    return Peer(server.port, server.process.process.pid)
 
 
 def _script(module: str) -> Callable[[Ground], Peer]:
@@ -159,6 +191,8 @@ PEERS: dict[str, Callable[[Ground], Peer]] = {
     "deferrals": _ours('{ use = "discard" }'),
     "deferrals+match": _ours('{ use = "discard" }', "judged"),
     "deferrals+maildir": _ours('{ use = "maildir", path = "mail/{local}" }'),
+    "deferrals*2": _ours('{ use = "discard" }', workers=2),
+    "deferrals*4": _ours('{ use = "discard" }', workers=4),
     "exim": _exim,
     "postfix": _postfix,
 }

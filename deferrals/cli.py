@@ -16,21 +16,26 @@ from twisted.internet import task
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from deferrals import __version__
-from deferrals.app.permissions import User, problems
+from deferrals.app.permissions import User, mailboxRemarks, problems
 from deferrals.app.service import checkConfig
+from deferrals.app.signing import keyRemarks, published
 from deferrals.client import Result, clientEndpoint, sendMessage, withCRLF
-from deferrals.config.crosscheck import remarks
+from deferrals.config.crosscheck import aliasRemarks, remarks
 from deferrals.config.explaining import explained
 from deferrals.config.places import described
 from deferrals.config.tables import Config, load
 from deferrals.errors import ConfigError
 from deferrals.model.outgoing import PREFERENCE
+from deferrals.model.spf import LookupFailed
+from deferrals.operator.cluster import addCommands as addCluster
 from deferrals.operator.commands import addCommands
+from deferrals.operator.dkim import addCommand as addDkim
 from deferrals.operator.init import addCommand as addInit
 from deferrals.operator.output import complain, say
 from deferrals.operator.passwd import addCommand as addPasswd
 from deferrals.operator.plugins import addCommand as addPlugins
 from deferrals.operator.reload import addCommand as addReload
+from deferrals.operator.statecheck import lookAtQueue
 from deferrals.plugins.finding import findPlugins, stagePlugins
 from deferrals.stages.content.match.findings import EICAR, GTUBE
 
@@ -74,9 +79,11 @@ def parser() -> argparse.ArgumentParser:
     send.add_argument("--lmtp", action="store_true", help="speak LMTP")
     send.add_argument("--ask", choices=_FORMS, default="auto", help="the extension to ask for")
     send.add_argument("--verbose", "-v", action="store_true", help="show the dialogue")
+    addDkim(commands, published_)
     addInit(commands, checkConfigFile)
     addPasswd(commands)
     addPlugins(commands)
+    addCluster(commands)
     addReload(commands)
     message = send.add_mutually_exclusive_group(required=True)
     message.add_argument("--sample", choices=_SAMPLES, help="send a message made up here")
@@ -106,16 +113,26 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
     try:
         config = load(arguments.file, stagePlugins())
         checkConfig(config, reactor)
+        user = User.current()
         if arguments.uid is not None:
-            _checkPermissions(config, arguments.uid)
+            user = _user(arguments.uid)
+            _checkPermissions(config, user)
+        queue = lookAtQueue(config)
     except ConfigError as error:
         for line in described(error).split("\n"):
             say(line, sys.stderr)
         return 1
     for broken in findPlugins()[1]:
         complain(f"no stages from {broken}")
-    for key, remark in remarks(config):
+    for key, remark in (
+        *remarks(config),
+        *keyRemarks(config),
+        *mailboxRemarks(config, user),
+        *aliasRemarks(config),
+    ):
         complain(f"{key}: {remark}")
+    if queue:
+        complain(f"state_dir: {queue}")
     if arguments.explain:
         for line in explained(config):
             say(line)
@@ -124,15 +141,35 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _checkPermissions(config: Config, name: str) -> None:
+def published_(config: Config, places: Sequence[str]) -> Sequence[Sequence[bytes] | LookupFailed]:
     """
-    @raise ConfigError: this user could not open what the server has to.
+    What DNS has for C{deferrals dkim check}.
+    """
+    found: list[Sequence[bytes] | LookupFailed] = []
+
+    async def run(reactor: IReactorTime) -> None:
+        found.extend(await published(config, reactor, places))
+
+    _react(run)
+    return found
+
+
+def _user(name: str) -> User:
+    """
+    @raise ConfigError: there is none of this name.
     """
     try:
         uid = int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
     except KeyError:
         raise ConfigError(None, [("--uid", f"no user is called {name}")]) from None
-    found = problems(config, User.of(uid))
+    return User.of(uid)
+
+
+def _checkPermissions(config: Config, user: User) -> None:
+    """
+    @raise ConfigError: this user could not open what the server has to.
+    """
+    found = problems(config, user)
     if found:
         raise ConfigError(config.path, found)
 

@@ -6,12 +6,10 @@ comes from stages, made a Deferred; and what time it is.
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
-import attrs
 from twisted.internet.defer import (
     CancelledError,
     Deferred,
@@ -87,7 +85,7 @@ def awaited(answer: _Answer[_T]) -> _T | Deferred[_T]:
 
     @param answer: what a function that may wait has returned.
     """
-    if not _isAwaitable(answer) or isinstance(answer, Deferred):  # in this order: it is fast
+    if not _isAwaitable(answer) or isinstance(answer, Deferred):  # see isDeferred
         return answer
     if asyncio.isfuture(answer):
         answer.cancel()
@@ -98,6 +96,14 @@ def awaited(answer: _Answer[_T]) -> _T | Deferred[_T]:
 
 def _isAwaitable(answer: _T | Awaitable[_T]) -> TypeIs[Awaitable[_T]]:
     return hasattr(type(answer), "__await__")  # as the abstract class does, but fast
+
+
+def isDeferred(answer: object) -> TypeIs[Deferred[Any]]:
+    """
+    As C{isinstance}, in a third of the time where it is none: C{Deferred} is an abstract
+    class, which asks more.
+    """
+    return hasattr(type(answer), "__await__") and isinstance(answer, Deferred)
 
 
 async def _await(awaitable: Awaitable[_T]) -> _T:
@@ -150,7 +156,7 @@ def atOnce(answer: _T, source: str) -> _T:
 
 
 def knownNow(
-    begun: Coroutine[Deferred[Any], Any, None], later: Callable[[Failure], object]
+    begun: Coroutine[Deferred[Any], object, None], later: Callable[[Failure], object]
 ) -> None:
     """
     Begin something, for a caller that cannot wait: a failure that is known at once is
@@ -198,15 +204,20 @@ class SharedResult(Generic[_T]):
 
     @ivar abandoned: whether that has happened: a caller that comes later should
         begin anew.
-    @param source: a Deferred; it belongs to this object from now on.
+    @param source: a Deferred, which belongs to this object from now on; or the result
+        itself.
     """
 
-    def __init__(self, source: Deferred[_T]) -> None:
+    def __init__(self, source: _T | Deferred[_T]) -> None:
         self.abandoned = False
         self._waiting: list[Deferred[_T]] = []
         self._result: list[_T | Failure] = []  # empty until it is there
-        self._source = source
-        source.addBoth(self._arrived)
+        self._source: Deferred[_T] | None = None
+        if isinstance(source, Deferred):
+            self._source = source
+            source.addBoth(self._arrived)
+        else:
+            self._result.append(source)
 
     def wait(self) -> Deferred[_T]:
         """
@@ -222,7 +233,8 @@ class SharedResult(Generic[_T]):
         self._waiting.remove(waiter)
         if not self._waiting:
             self.abandoned = True
-            letGo(self._source)
+            if self._source is not None:
+                letGo(self._source)
 
     def _arrived(self, result: _T | Failure) -> None:
         waiting, self._waiting, self._result = self._waiting, [], [result]
@@ -295,8 +307,46 @@ class SharedResults:
         """
         found = self._results.get(key)
         if found is None or found.abandoned:
-            found = self._results[key] = SharedResult(asDeferred(function, *args, **kwargs))
+            try:
+                answer = awaited(function(*args, **kwargs))
+            except BaseException:
+                answer = fail()
+            found = self._results[key] = SharedResult(answer)
         return found.wait()
+
+
+class UnderWay(Generic[_T]):
+    """
+    What is under way, by key: the callers that ask meanwhile share its result.  What has
+    ended, or has no caller any longer, is begun anew.
+    """
+
+    def __init__(self) -> None:
+        self._asking: dict[Hashable, SharedResult[_T]] = {}
+
+    def wait(
+        self,
+        key: Hashable,
+        function: Callable[_P, Deferred[_T]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Deferred[_T]:
+        """
+        @param function: is called where nothing is under way for C{key}.
+        @return: see L{SharedResult.wait}.
+        """
+        shared = self._asking.get(key)
+        if shared is None or shared.abandoned:
+            d = function(*args, **kwargs)
+            shared = SharedResult(d)
+            if not d.called:
+                self._asking[key] = shared
+                d.addBoth(lambda _: self._end(key, shared))
+        return shared.wait()
+
+    def _end(self, key: Hashable, shared: SharedResult[_T] | None) -> None:
+        if self._asking.get(key) is shared:
+            del self._asking[key]
 
 
 @overload
@@ -366,6 +416,21 @@ def withDeadline(
     return result.addBoth(left)
 
 
+def promptly(
+    clock: IReactorTime,
+    seconds: float,
+    function: Callable[_P, _Answer[_T]],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> _T | Deferred[_T]:
+    """
+    The same; but what is there at once is returned as it is, and what is raised at
+    once is raised: for what is called for each message, and hardly ever waits.
+    """
+    answer = function(*args, **kwargs)
+    return withDeadline(clock, seconds, lambda: answer) if _isAwaitable(answer) else answer
+
+
 class Semaphore:
     """
     At most so many at once; the others wait in the order in which they came.
@@ -376,19 +441,28 @@ class Semaphore:
     def __init__(self, limit: int) -> None:
         self.free = limit
         self._queue: dict[Deferred[None], None] = {}
+        self._isHanding = False
 
     @property
     def waiting(self) -> int:
         """How many wait."""
         return len(self._queue)
 
+    def enter(self) -> bool:
+        """
+        @return: whether a slot is yours: one was free.
+        """
+        if self.free <= 0 or self._queue:
+            return False
+        self.free -= 1
+        return True
+
     def acquire(self) -> Deferred[None]:
         """
         @return: a Deferred that fires when a slot is yours; cancelling it
             gives up the place in the queue.
         """
-        if self.free > 0:
-            self.free -= 1
+        if self.enter():
             return succeed(None)
         place: Deferred[None] = Deferred(lambda d: self._queue.pop(d))
         self._queue[place] = None
@@ -396,171 +470,29 @@ class Semaphore:
 
     def release(self) -> None:
         """
-        Give the slot to the next one.
+        Give the slot to the next one.  One that gives it back at once is not in the
+        way of the others: they get it one after the other, not one within the other.
         """
-        if self._queue:
-            place = next(iter(self._queue))
-            del self._queue[place]
-            place.callback(None)
-        else:
-            self.free += 1
-
-
-class InThread(Protocol):
-    """
-    Runs a function outside the reactor thread, and returns a Deferred of its
-    result: L{IServices.inThread<deferrals.interfaces.IServices.inThread>} is
-    one.
-    """
-
-    def __call__(
-        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> Deferred[_T]:
-        """
-        @return: a Deferred of the function's result.
-        """
-
-
-class Threads:
-    """
-    Functions that run in threads, so many at once.  A caller that waits for one may
-    give up; its slot is taken until the thread has ended.
-
-    @param inThread: runs a function outside the reactor thread and returns a
-        Deferred of its result.
-    @param limit: how many run at once.
-    @param within: threads whose limit holds for these, too.
-    """
-
-    def __init__(self, inThread: InThread, limit: int, within: Threads | None = None) -> None:
-        self._inThread = inThread
-        self._slots = Semaphore(limit)
-        self._all: tuple[Semaphore, ...] = (
-            self._slots,
-            *(() if within is None else within._all),
-        )
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for a slot."""
-        return self._slots.waiting
-
-    def alone(self) -> Threads:
-        """
-        @return: the same threads for what only one of them may touch at a time:
-            who waits for that has no slot of the others' yet.
-        """
-        return Threads(self._inThread, 1, self)
-
-    def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
-        """
-        @return: a Deferred of the function's result; cancelling it gives up the
-            place in the queue, or the result.
-        """
-        return Deferred.fromCoroutine(self._run(function, *args, **kwargs))
-
-    async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        held: list[Semaphore] = []
+        self.free += 1
+        if self._isHanding:
+            return
+        self._isHanding = True
         try:
-            for slots in self._all:
-                await slots.acquire()
-                held.append(slots)
-        except BaseException:
-            _release(held)
-            raise
-        result: Deferred[_T] = Deferred()
-
-        def ended(value: _T | Failure) -> None:
-            _release(held)
-            result.callback(value)
-
-        self._inThread(function, *args, **kwargs).addBoth(ended)
-        return await result
-
-
-def _release(held: list[Semaphore]) -> None:
-    for slots in held:
-        slots.release()
-
-
-@attrs.frozen(eq=False)
-class _Job:
-    """
-    @ivar run: does it, in the thread, and returns what tells its result.
-    @ivar isOver: whether its result is not waited for any longer.
-    @ivar fail: tells that it could not be done.
-    """
-
-    run: Callable[[], Callable[[], None]]
-    isOver: Callable[[], bool]
-    fail: Callable[[Failure], None]
-
-
-class TogetherInThread:
-    """
-    Functions that run in one thread, for what takes hardly longer than to change
-    threads does.  Those that wait while it is busy run together: one after the
-    other, at one go, and their results come in one turn of the reactor.
-
-    @param inThread: runs a function outside the reactor thread and returns a
-        Deferred of its result.
-    @param most: how many run at one go.
-    """
-
-    def __init__(self, inThread: InThread, most: int) -> None:
-        self._inThread = inThread
-        self._most = most
-        self._waiting: list[_Job] = []
-        self._isBusy = False
-
-    def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
-        """
-        @return: a Deferred of the function's result; what is cancelled before its
-            turn does not run.
-        """
-        done: Deferred[_T] = Deferred()
-
-        def work() -> Callable[[], None]:
-            result: _T | Failure
-            try:
-                result = function(*args, **kwargs)
-            except BaseException:
-                result = Failure()
-            return functools.partial(done.callback, result)
-
-        self._waiting.append(_Job(work, lambda: done.called, done.errback))
-        if not self._isBusy:
-            self._next()
-        return done
-
-    def _next(self) -> None:
-        jobs = [job for job in self._waiting if not job.isOver()]
-        jobs, self._waiting = jobs[: self._most], jobs[self._most :]
-        self._isBusy = bool(jobs)
-        if jobs:
-            d = self._inThread(lambda: [job.run() for job in jobs])
-            d.addCallbacks(self._done, self._notDone, errbackArgs=(jobs,))
-
-    def _done(self, results: Iterable[Callable[[], None]]) -> None:
-        self._next()  # the thread need not wait until all are told
-        for tell in results:
-            tell()
-
-    def _notDone(self, failure: Failure, jobs: Iterable[_Job]) -> None:
-        self._next()
-        for job in jobs:
-            job.fail(failure)
+            while self.free > 0 and self._queue:
+                self.free -= 1
+                place = next(iter(self._queue))
+                del self._queue[place]
+                place.callback(None)
+        finally:
+            self._isHanding = False
 
 
 __all__ = [
     "CancelledError",
-    "InThread",
     "Kept",
     "Semaphore",
     "SharedResult",
-    "Threads",
     "TimeoutError",
-    "TogetherInThread",
     "asDeferred",
     "atOnce",
     "awaited",

@@ -19,6 +19,9 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EI
 
 _READ_OCTETS = 64 * 1024
 
+#: What comes in smaller pieces is written together.
+_WRITE_OCTETS = 64 * 1024
+
 
 def sync(path: str) -> None:
     """
@@ -63,6 +66,18 @@ def makeDirectory(path: str, mode: int = 0o700) -> list[str]:
         raise
     os.chmod(path, mode)
     return [*made, path]
+
+
+def octetsOf(path: str) -> int | None:
+    """
+    @return: how large a file is; C{None} where there is none.
+    @raise OSError: that cannot be told now (no permission, a network's disk is away):
+        C{os.path.exists} says then that there is none.
+    """
+    try:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def keepPrivate(path: str) -> int | None:
@@ -148,13 +163,15 @@ class NewFile:
         it is what a crash has left, and no process is writing it.
     @param paths: the names that it may have, the best one first.
     @param mode: the permissions of the file.
+    @ivar size: how many octets have been written.
     """
 
     def __init__(self, temporary: str, paths: Iterable[str], mode: int = 0o600) -> None:
         self._temporary = temporary
         self._paths = paths
         self._mode = mode
-        self._file: BinaryIO | None = None
+        self._fd = -1
+        self.size = 0
 
     def write(self, chunks: Iterable[bytes]) -> None:
         """
@@ -162,13 +179,23 @@ class NewFile:
 
         @raise OSError: it cannot be written.
         """
-        self._file = file = os.fdopen(_take(self._temporary, self._mode), "wb")
-        os.fchmod(file.fileno(), self._mode)
+        self._fd = _take(self._temporary, self._mode)
+        held, octets = [], 0
         for chunk in chunks:
-            file.write(chunk)
-        file.flush()
+            held.append(chunk)
+            octets += len(chunk)
+            if octets >= _WRITE_OCTETS:
+                self._append(b"".join(held))
+                held, octets = [], 0
+        self._append(b"".join(held))
         if hasattr(os, "posix_fadvise"):  # only a hint: the sync is what counts
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _append(self, content: bytes) -> None:
+        self.size += len(content)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self._fd, view) :]
 
     def settle(self) -> None:
         """
@@ -176,8 +203,7 @@ class NewFile:
 
         @raise OSError: its disk does not work.
         """
-        assert self._file is not None
-        os.fsync(self._file.fileno())
+        os.fsync(self._fd)
 
     def name(self) -> str | None:
         """
@@ -195,26 +221,21 @@ class NewFile:
                 return None
         raise FileExistsError(errno.EEXIST, "other files have its name")
 
-    @property
-    def size(self) -> int:
-        """How many octets it has."""
-        assert self._file is not None
-        return os.fstat(self._file.fileno()).st_size
-
     def close(self) -> None:
         """
         The last one, whatever became of it: nothing is left under the other name.
         """
-        if self._file is not None:
+        if self._fd >= 0:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)
-            self._file.close()
-            self._file = None
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _take(path: str, mode: int) -> int:
     """
-    Make a file that is locked as long as it is open.
+    Make a file that is locked as long as it is open, with this mode whatever the umask
+    says.
 
     @return: its descriptor.
     @raise OSError: another process is writing it, or it cannot be made.
@@ -226,7 +247,8 @@ def _take(path: str, mode: int) -> int:
         _removeAbandoned(path)
         fd = os.open(path, flags, mode)
     try:
-        _lock(fd, path)
+        if stat.S_IMODE(_lock(fd, path).st_mode) != mode:
+            os.fchmod(fd, mode)
     except BaseException:
         os.close(fd)
         raise
@@ -246,20 +268,23 @@ def _removeAbandoned(path: str) -> None:
             os.close(fd)
 
 
-def _lock(fd: int, path: str) -> None:
+def _lock(fd: int, path: str) -> os.stat_result:
     """
     Lock a file as far as its file system has locks.
 
+    @return: what is known of it.
     @raise OSError: another process has locked it, or the name is another file's by now.
     """
+    found = os.fstat(fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:
-        return  # no locks there: its name is the only protection
-    if not os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+        return found  # no locks there: its name is the only protection
+    if not os.path.samestat(found, os.stat(path, follow_symlinks=False)):
         raise BlockingIOError(errno.EAGAIN, "another process is writing it")
+    return found
 
 
 def _place(temporary: str, path: str) -> bool:

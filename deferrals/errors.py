@@ -18,6 +18,7 @@ __all__ = [
     "PeerError",
     "SpoolError",
     "StageError",
+    "TableError",
 ]
 
 
@@ -54,6 +55,12 @@ class Changed(DeferralsError):
         self.version = version
 
 
+class LineError(DeferralsError):
+    """
+    Another process of this server has not answered, or not as it should.
+    """
+
+
 class ListenError(DeferralsError):
     """
     A listener's port cannot be had.
@@ -71,6 +78,13 @@ class StageError(DeferralsError):
     A stage failed, or gave an answer that is none.  It becomes a temporary
     refusal for the recipients that the stage was asked about, and for no
     other one.
+    """
+
+
+class TableError(StageError):
+    """
+    A table cannot be asked, or gave an answer that is no row, and nothing is known
+    from before.
     """
 
 
@@ -101,6 +115,19 @@ class Overtaken(SpoolError):
     """
     What was to be recorded with a notice is not so any longer: a recipient was
     delivered, removed or taken by another process meanwhile.  Nothing is wrong.
+    """
+
+
+class StoreAway(SpoolError):
+    """
+    The database is not there.  What it was asked for has not been done.
+    """
+
+
+class OutcomeUnknown(SpoolError):
+    """
+    The database was asked to make something durable, and its answer was not heard: it
+    may have been done, or not.
     """
 
 

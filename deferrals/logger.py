@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Iterable
 
 from cachetools import LRUCache
 from twisted.logger import LogLevel
@@ -28,6 +29,15 @@ MAX_TRACEBACK_LINES = 100
 _raised: LRUCache[tuple[str, str], int] = LRUCache(MAX_RAISED)
 
 
+def isPlain(event: logger.LogEvent) -> bool:
+    """
+    Whether an event is one of those that have a name, L{Logger.tell}'s: it has numbers
+    and clean texts and nothing else, which do not change any more.
+    """
+    isNamed = "event" in event and "log_failure" not in event
+    return isNamed and isinstance(event.get("log_logger"), Logger)
+
+
 class Logger(logger.Logger):
     """
     Twisted's, with clean text: no value of an event acts on a terminal, hides in
@@ -46,22 +56,22 @@ class Logger(logger.Logger):
         """
         @param event: what it says, by name; it becomes the event.
         """
-        # A dozen values a line, nearly all plain: these are looked at together.
-        text = "".join([value for value in event.values() if isinstance(value, str)])
-        if not (text.isascii() and text.isprintable()):
-            for key, value in event.items():
-                if isinstance(value, str):
-                    event[key] = cleaned(value)
+        _clean(event)
         if level not in _LEVELS or "log_trace" in event:
             return super().emit(level, format, **event)
-        # What Twisted's logger does then, at less cost.
+        self._complete(level, format, event)
+        self.observer(event)
+
+    def _complete(self, level: LogLevel, format: str | None, event: dict[str, object]) -> None:
+        """
+        What Twisted's logger does then, at less cost.
+        """
         event["log_logger"] = self
         event["log_level"] = level
         event["log_namespace"] = self.namespace
         event["log_source"] = self.source
         event["log_format"] = format
         event["log_time"] = time.time()
-        self.observer(event)
 
     def tell(
         self,
@@ -77,11 +87,49 @@ class Logger(logger.Logger):
 
         @param status: where it is counted.
         @param event: its name, for programs.
-        @param values: what it says, by name.
+        @param values: what it says, by name: texts, numbers, truth values and C{None}.
+        """
+        self.tellOf(status, format, event, values, level)
+
+    def tellOf(
+        self,
+        status: Status,
+        format: str,
+        event: str,
+        values: dict[str, object],
+        level: LogLevel = LogLevel.info,
+    ) -> None:
+        """
+        The same, where the values are in a dictionary of their own, which becomes the
+        event: for what each message says.
         """
         happened(status, event, values)
         values["event"] = event
         self._send(level, format, values)
+
+    def tellEach(
+        self,
+        status: Status,
+        format: str,
+        each: Iterable[dict[str, object]],
+        *,
+        event: str,
+        **common: object,
+    ) -> None:
+        """
+        The same has happened to several: each has an event of its own, in their order.
+
+        @param each: what is said of each besides, or instead.
+        @param common: what is said of all.
+        """
+        common["event"] = event
+        _clean(common)
+        self._complete(LogLevel.info, format, common)
+        for own in each:
+            _clean(own)
+            values = {**common, **own}
+            happened(status, event, values)
+            self.observer(values)
 
     def raised(self, failure: Failure, format: str, *, stage: str, **values: object) -> None:
         """
@@ -99,6 +147,18 @@ class Logger(logger.Logger):
             self.error(format, traceback=_tracebackLines(failure), **said)
         else:
             self.error(f"{format} ({{times}} times; the first had a traceback)", **said)
+
+
+def _clean(values: dict[str, object]) -> None:
+    """
+    Let no text in an event act on a terminal.
+    """
+    # A dozen values a line, nearly all plain: these are looked at together.
+    text = "".join([value for value in values.values() if isinstance(value, str)])
+    if not (text.isascii() and text.isprintable()):
+        for key, value in values.items():
+            if isinstance(value, str):
+                values[key] = cleaned(value)
 
 
 def _text(failure: Failure) -> str:

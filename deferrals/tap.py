@@ -8,14 +8,17 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn, Protocol
 
 import attrs
+from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.interfaces import IAddress
+from twisted.internet.process import reapAllProcesses
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver
 from twisted.python import usage
@@ -24,9 +27,18 @@ from twisted.python.failure import Failure
 from deferrals.app.listeners import raiseFileLimit
 from deferrals.app.log import JSONObserver, PlainObserver
 from deferrals.app.output import Output
-from deferrals.app.permissions import User, problems
-from deferrals.app.process import Signals, endAtOnce, forgetStale, notify, startWatchdog
+from deferrals.app.permissions import User, mailboxRemarks, problems
+from deferrals.app.process import (
+    Signals,
+    endAtOnce,
+    forgetStale,
+    keepWhatBegan,
+    notify,
+    startReaping,
+    startWatchdog,
+)
 from deferrals.app.service import MailService, checkConfig
+from deferrals.app.signing import keyRemarks
 from deferrals.auth.authenticator import CREDENTIALS
 from deferrals.auth.checker import PasswordFile
 from deferrals.config.crosscheck import remarks
@@ -40,7 +52,9 @@ from deferrals.model.settings import parseOctets
 from deferrals.model.text import cleaned
 from deferrals.plugins.finding import stagePlugins
 from deferrals.server.listeners import describe
-from deferrals.server.mailserver import MailServer
+from deferrals.workers.launching import Command, workerNumber
+from deferrals.workers.parent import Parent
+from deferrals.workers.worker import Worker
 
 _log = Logger(namespace="deferrals")
 
@@ -49,6 +63,9 @@ _PID_FILE = "twistd.pid"
 
 #: For how long the reactor may turn at once before it is looked whether it started.
 _TURN_SECONDS = 0.1
+
+#: How often it is looked how long a log is that several processes write to.
+_ROTATE_SECONDS = 5.0
 
 
 class Options(usage.Options, AuthOptionMixin):
@@ -76,6 +93,10 @@ class Options(usage.Options, AuthOptionMixin):
         usage.Options.__init__(self)
         self.signals = Signals(signal.SIGHUP, signal.SIGUSR1)
         self.inBackground = False
+        self.worker = workerNumber()
+        self._words: Sequence[str] = ()
+        self._logger: object = None
+        self._directory = os.getcwd()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -83,6 +104,7 @@ class Options(usage.Options, AuthOptionMixin):
         standard error: twistd itself would print all its options before them.
         """
         parse: Callable[[Sequence[str] | None], None] = super().parseOptions
+        self._words = list(options or ())
         try:
             parse(options)
         except usage.UsageError as error:
@@ -104,7 +126,7 @@ class Options(usage.Options, AuthOptionMixin):
         if self.parent is not None:
             self._adapt(self.parent)
         try:
-            self.config = self.load()
+            self.config = self.load(None if self.worker is None else sys.stdin.read())
         except ConfigError as error:
             if _logging.path is not None:  # the file is not begun yet
                 log = Logger("deferrals", observer=logObserver())
@@ -122,6 +144,7 @@ class Options(usage.Options, AuthOptionMixin):
                 "--chroot: configuration, certificates and passwords are read again later, and"
                 " would be elsewhere: use a container, or RootDirectory= of systemd"
             )
+        self._logger = twistd.get("logger")
         self.inBackground = not (twistd.get("nodaemon") or twistd.get("debug"))
         if not self.inBackground and twistd.get("pidfile") == _PID_FILE:
             twistd["pidfile"] = ""
@@ -134,23 +157,39 @@ class Options(usage.Options, AuthOptionMixin):
             _logging.update(
                 isJSON=self["log-format"] == "json",
                 path=None if path == "-" else os.path.abspath(path),
-                rotateOctets=self.rotateOctets,
+                rotateOctets=self.rotateOctets if self.worker is None else None,
+                worker=self.worker,
             )
             twistd["logger"] = "deferrals.tap.logObserver"
 
-    def load(self) -> Config:
+    def load(self, text: str | None = None) -> Config:
         """
+        @param text: what the file says, where that is known.
         @raise ConfigError: what is wrong with the configuration.
         """
         from twisted.internet import reactor
 
-        config = load(self.path, stagePlugins())
+        config = load(self.path, stagePlugins(), text)
         if not checkConfig(config, reactor):
             raise ConfigError(config.path, [("recipients", "expected a rule with a delivery")])
         if not self.checkers:
             _checkAuth(config)
         self._checkPermissions(config)
         return config
+
+    @property
+    def command(self) -> Command:
+        """
+        What begins a worker: the same as here, in the foreground.
+        """
+        twistd: Mapping[str, object] = self.parent or {}
+        words = ["--nodaemon", "--pidfile="]
+        told = {"reactor": twistd.get("reactor"), "logger": self._logger}
+        words += [f"--{name}={one}" for name, one in told.items() if one]
+        words += ["--syslog", f"--prefix={twistd['prefix']}"] if twistd.get("syslog") else []
+        words.append(f"--logfile={_logging.path or '-'}")
+        program = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
+        return Command([*program, *words, "deferrals", *self._words], self._directory)
 
     def _checkPermissions(self, config: Config) -> None:
         """
@@ -206,11 +245,14 @@ class _Logging:
     isJSON: bool = False
     path: str | None = None
     rotateOctets: int | None = None
+    worker: int | None = None
     output: Output | None = None
 
-    def update(self, isJSON: bool, path: str | None, rotateOctets: int | None) -> None:
+    def update(
+        self, isJSON: bool, path: str | None, rotateOctets: int | None, worker: int | None
+    ) -> None:
         """The command line says so."""
-        self.isJSON, self.path, self.rotateOctets = isJSON, path, rotateOctets
+        self.isJSON, self.path, self.rotateOctets, self.worker = isJSON, path, rotateOctets, worker
 
     def reopen(self) -> None:
         """The log's file may have been moved away."""
@@ -230,10 +272,15 @@ def logObserver() -> ILogObserver:
     try:
         output = Output(useMonotonicClock(reactor), _logging.path, _logging.rotateOctets)
     except OSError as error:
-        raise SystemExit(f"{_logging.path}: no log can be written: {error.strerror}") from None
+        why = f"{_logging.path}: no log can be written: {error.strerror}"
+        raise SystemExit(f"twistd: cannot start: {why}") from None
     _logging.output = output
+
+    def later(flush: Callable[[], None]) -> None:
+        reactor.callLater(0, flush)
+
     kind = JSONObserver if _logging.isJSON else PlainObserver
-    observer = kind(output, lambda flush: reactor.callLater(0, flush))
+    observer = kind(output, later, _logging.worker)
 
     def stopped() -> None:
         observer.last()
@@ -250,26 +297,71 @@ class StartError(Exception):
     """
 
 
-class _Server(MailService):
+class _Running(Protocol):
     """
-    The service with what only a process of its own has: signals, the process's
-    limits, its start and its end, and the lines that tell a newcomer what to do.
+    What a process runs: a server, or the parent of several.
+
+    @ivar config: the configuration that is in force.
+    @ivar settled: is told when it has started, and why it has not.
     """
 
-    def __init__(self, options: Options, reactor: IReactor) -> None:
-        super().__init__(options.config, reactor, options.load, options.checkers)
+    config: Config
+    settled: Callable[[Failure | None], object]
+
+    @property
+    def addresses(self) -> Sequence[IAddress]:
+        """Where it listens."""
+
+    def privilegedStartService(self) -> object:
+        """Listen."""
+
+    def startService(self) -> object:
+        """Begin to start."""
+
+    def stopService(self) -> Deferred[None]:
+        """Stop."""
+
+    def reload(self) -> Deferred[list[str]]:
+        """Read the configuration again."""
+
+    @property
+    def processes(self) -> Iterable[int]:
+        """The processes that end with it."""
+
+    def logReopened(self) -> None:
+        """The log's file was opened anew."""
+
+
+class _Process(service.Service):
+    """
+    What only a process of its own has: signals, the process's limits, its start and
+    its end, and the lines that tell a newcomer what to do.
+
+    @param whole: what it runs.
+    """
+
+    def __init__(self, options: Options, reactor: IReactor, whole: _Running) -> None:
+        self.whole = whole
+        self.reactor = reactor
         self._options = options
         self._settled = False
         self._failure: Failure | None = None
         self._watchdog: LoopingCall | None = None
+        self._reaping: LoopingCall | None = None
+        self._rotating: LoopingCall | None = None
+        whole.settled = self._settle
+
+    def _settle(self, failure: Failure | None) -> None:
+        self._failure, self._settled = failure, True
 
     def privilegedStartService(self) -> None:
         """
         Listen, or end the process.
         """
-        raiseFileLimit(self.config.limits)
+        service.Service.privilegedStartService(self)
+        raiseFileLimit(self.whole.config.limits)
         try:
-            super().privilegedStartService()
+            self.whole.privilegedStartService()
         except (CannotListenError, DeferralsError) as error:
             self._cannotStart(str(error))
 
@@ -279,10 +371,13 @@ class _Server(MailService):
         run yet: what the start waits for is waited for here, so that twistd's
         parent process and the service manager learn how it went.
         """
+        service.Service.startService(self)
         ends = self._ends = Signals(signal.SIGTERM)  # until it is the reactor's
-        super().startService()
+        self._reaping = startReaping(self.reactor)
+        self.whole.startService()
         while not (self._settled or ends.asked):
             self.reactor.iterate(_TURN_SECONDS)
+            reapAllProcesses()  # as the reactor does once it runs
         ends.answer(signal.SIGTERM, lambda: self.reactor.callWhenRunning(self._stopReactor))
         if not self._settled:
             return
@@ -291,10 +386,27 @@ class _Server(MailService):
         self._introduce()
         self._options.signals.answer(signal.SIGHUP, self._hangup)
         self._options.signals.answer(signal.SIGUSR1, self._reopenLog)
-        self.reactor.addSystemEventTrigger("before", "shutdown", endAtOnce)
+        self.reactor.addSystemEventTrigger("before", "shutdown", self._stopping)
         self._watchdog = startWatchdog(self.reactor)
+        self._watchLog()
         # Where the process has several services, when all have started.
+        self.reactor.callWhenRunning(keepWhatBegan)
         self.reactor.callWhenRunning(lambda: notify("READY=1", f"MAINPID={os.getpid()}"))
+
+    def _watchLog(self) -> None:
+        """
+        With several processes, one of them begins a new file, and tells the others.
+        """
+        output = _logging.output
+        if output is not None and self.whole.processes:
+            output.rotated = self.whole.logReopened
+            self._rotating = LoopingCall(output.look)
+            self._rotating.clock = self.reactor
+            d = self._rotating.start(_ROTATE_SECONDS)
+            d.addErrback(lambda failure: _log.failure("the log is not rotated", failure))
+
+    def _stopping(self) -> None:
+        endAtOnce((lambda: self.whole.processes) if self.whole.processes else None)
 
     def _stopReactor(self) -> None:
         with contextlib.suppress(ReactorNotRunning):  # another service has
@@ -302,19 +414,11 @@ class _Server(MailService):
 
     def stopService(self) -> Deferred[None]:
         notify("STOPPING=1")
-        return super().stopService()
-
-    def started(self, server: MailServer) -> None:
-        """See the class it comes from."""
-        super().started(server)
-        self._settled = True
-
-    def failed(self, failure: Failure) -> None:
-        """
-        Remember why, for the end of the process.
-        """
-        super().failed(failure)
-        self._failure, self._settled = failure, True
+        service.Service.stopService(self)
+        for loop in (self._reaping, self._rotating):
+            if loop is not None:
+                loop.stop()
+        return self.whole.stopService()
 
     def _cannotStart(self, why: str) -> NoReturn:
         """
@@ -329,31 +433,39 @@ class _Server(MailService):
         raise SystemExit(1)
 
     def _hangup(self) -> None:
-        self.reactor.callFromThread(_logging.reopen)
+        self._reopenLog()
         self.reactor.callFromThread(self._reloadLogged)
 
     def _reloadLogged(self) -> None:
-        self.reload().addErrback(self._notReloaded)
+        self.whole.reload().addErrback(self._notReloaded)
 
     def _notReloaded(self, failure: Failure) -> None:
         if not failure.check(DeferralsError, ValueError):  # these are in the log
             _log.failure("configuration not reloaded, the old one stays", failure)
 
     def _reopenLog(self) -> None:
-        self.reactor.callFromThread(_logging.reopen)
+        self.reactor.callFromThread(self._reopened)
+
+    def _reopened(self) -> None:
+        _logging.reopen()
+        self.whole.logReopened()
 
     def _introduce(self) -> None:
-        for key, remark in remarks(self.config):
+        for key, remark in (
+            *remarks(self.whole.config),
+            *keyRemarks(self.whole.config),
+            *mailboxRemarks(self.whole.config, User.current()),
+        ):
             _log.warn("{key}: {remark}", key=key, remark=remark)
-        for rule in self.config.recipients:
+        for rule in self.whole.config.recipients:
             _log.info(
                 "mail for {match}: policy {policy}, {where}",
                 match=rule.match,
                 policy=rule.policy,
                 where=self._where(rule),
             )
-        if self.config.path is None:
-            address = self.server.addresses[0]
+        if self.whole.config.path is None:
+            address = self.whole.addresses[0]
             program = os.path.join(os.path.dirname(sys.argv[0]), "deferrals")
             _log.info(
                 "try it: {program} send --to {address} --from you@example.org"
@@ -372,13 +484,31 @@ class _Server(MailService):
             return f"delivery {rule.deliver}"
         path = getattr(rule.deliver.settings, "path", None)
         name = str(rule.deliver.plugin.name)
-        return f"{name} {os.path.join(self.config.baseDir, path)}" if path else name
+        return f"{name} {os.path.join(self.whole.config.baseDir, path)}" if path else name
 
 
-def makeService(options: Options) -> MailService:
+def makeService(options: Options) -> service.IService:
     """
     What twistd runs.
     """
     from twisted.internet import reactor
 
-    return _Server(options, useMonotonicClock(reactor))
+    clock = useMonotonicClock(reactor)
+    if options.worker is not None:
+        return _worker(options, clock, options.worker)
+    whole: _Running = MailService(options.config, clock, options.load, options.checkers)
+    if options.config.workers > 1:
+        whole = Parent(options.config, clock, options.load, options.command)
+    return _Process(options, clock, whole)
+
+
+def _worker(options: Options, reactor: IReactor, number: int) -> service.IService:
+    """
+    One process of several.  What its parent is sent, it passes on.
+    """
+    raiseFileLimit(options.config.limits)
+    reopen = _logging.reopen
+    options.signals.answer(signal.SIGUSR1, lambda: reactor.callFromThread(reopen))
+    reactor.addSystemEventTrigger("before", "shutdown", endAtOnce)
+    reactor.callWhenRunning(keepWhatBegan)
+    return Worker(number, options.config, reactor, options.load, options.checkers, reopen)

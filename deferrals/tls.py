@@ -23,7 +23,12 @@ from service_identity import VerificationError
 from service_identity.cryptography import extract_patterns
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    clientFromString,
+    quoteStringArgument,
+    wrapClientTLS,
+)
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IReactorPluggableNameResolver,
@@ -224,6 +229,18 @@ def isTLS(endpoint: str) -> bool:
     Whether an endpoint string is one of those whose server is verified.
     """
     return endpoint[:4].lower() == "tls:"
+
+
+def socketDescription(text: str, baseDir: str | None = None) -> str:
+    """
+    @param text: the path of a socket, or the description of a client endpoint.
+    @param baseDir: where relative paths start; C{None}, where there are none.
+    @return: the description.
+    """
+    isRelative = baseDir is not None and ":" not in text
+    if not (isRelative or text.startswith("/")):
+        return text
+    return f"unix:{quoteStringArgument(os.path.join(baseDir or '/', text))}"
 
 
 def clientEndpoint(reactor: IReactorTime, description: str) -> IStreamClientEndpoint:

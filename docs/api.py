@@ -31,6 +31,7 @@ MODULES = (
     "deferrals.model.reply",
     "deferrals.model.schedule",
     "deferrals.model.settings",
+    "deferrals.model.tablekeys",
     "deferrals.model.verdict",
     "deferrals.server",
     "deferrals.testing",

@@ -33,9 +33,10 @@ sys.path.insert(0, ROOT)
 from twisted.python.reflect import namedAny  # noqa: E402
 
 from deferrals.config.structuring import choices  # noqa: E402
+from deferrals.config.workers import Workers  # noqa: E402
 from deferrals.model.httpanswer import MEANINGS  # noqa: E402
 from deferrals.model.schedule import Steps  # noqa: E402
-from deferrals.model.settings import Octets, Seconds  # noqa: E402
+from deferrals.model.settings import Octets, Seconds, TableName  # noqa: E402
 from deferrals.stages.envelope.ownsenders import OWN, Senders  # noqa: E402
 from docs import api, stageapi  # noqa: E402
 from tests.source import parsed  # noqa: E402
@@ -44,6 +45,8 @@ _MARK = re.compile(r"(<!-- settings: (\S+) -->\n).*?(<!-- end -->)", re.S)
 _STATUSES = re.compile(r"(<!-- statuses -->\n).*?(<!-- end -->)", re.S)
 #: A comment that is a mark: C{# D-19} or C{# D-18, D-19: why}.
 _CODE = re.compile(r"#:? ([DPSX]-\d+(?:, [DPSX]-\d+)*)(?:[:;] |$)")
+#: What a module with such a comment has.
+_MARKED = re.compile(r"#:? [DPSX]-\d")
 _DIALOGUE = re.compile(r"^# requirement: (.*)$", re.M)
 
 REQUIREMENTS = {
@@ -121,8 +124,12 @@ def typeName(kind: Any) -> str:
         return "time span"
     if kind is Octets:
         return "size"
+    if kind is Workers:
+        return 'number or `"auto"`'
     if kind is Senders:
         return '`"own"` or `"any"` or list of text'
+    if kind is TableName:
+        return "name of one of `[tables]`"
     if kind is Steps:
         return "time spans"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -264,6 +271,8 @@ def carrying() -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for path, text in files("deferrals", ".py"):
+        if not _MARKED.search(text):
+            continue  # tokens take a while
         places = list(names(parsed(text)))
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             match = _CODE.match(token.string) if token.type == tokenize.COMMENT else None
@@ -296,6 +305,8 @@ def proving() -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for path, text in files("tests", ".py"):
+        if "@requirement(" not in text:
+            continue
         for name, test in claims(path, parsed(text)):
             found.setdefault(name, []).append(test)
     for path, text in files("tests", ".smtp"):

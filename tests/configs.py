@@ -15,6 +15,16 @@ from deferrals.interfaces import IStagePlugin
 from deferrals.plugins.finding import stagePlugins
 
 DOCS = os.path.join(os.path.dirname(os.path.dirname(deferrals.__file__)), "docs")
+
+#: One rule, which takes all.
+RULES = """
+[policies.open]
+[[recipients]]
+match = "*@x.example"
+policy = "open"
+deliver = { use = "discard" }
+"""
+
 LISTEN = 'bounces = "none"\n[[listen]]\nendpoint = "tcp:2525"\n'
 
 

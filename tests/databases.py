@@ -9,10 +9,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.spool.sqlite.batch import Value, WriteBatch
-from deferrals.spool.sqlite.claims import waitFor
-from deferrals.spool.sqlite.rows import Lease, insertion
-from deferrals.spool.sqlite.schema import QUEUED, RELEASED, prepare
+from deferrals.spool.batch import Value, WriteBatch
+from deferrals.spool.rows import QUEUED, RELEASED, Lease, insertion
+from deferrals.spool.sqlite.ledger import SqliteLedger
+from deferrals.spool.sqlite.schema import prepare
+from deferrals.spool.sqlite.writing import apply
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
 
 
@@ -37,12 +38,18 @@ class DatabaseCase(SynchronousTestCase):
         insert = insertion(
             envelope, makeMessage(), makeAddressees(*addresses), state=state, now=0.0, lease=lease
         )
-        WriteBatch(inserts=[insert]).apply(self.db)
+        apply(WriteBatch(inserts=[insert]), self.db)
         values: dict[str, Value] = {"status": QUEUED, "owner": None, "due": 0.0, **columns}
         self.change(envelope.transaction, **values)
         if values["status"] == QUEUED:
-            waitFor(self.db, str(values.get("destination", "")), float(values["due"] or 0.0))
+            self.waitFor(str(values.get("destination", "")), float(values["due"] or 0.0))
         return envelope.transaction
+
+    def waitFor(self, name: str, due: float) -> None:
+        """
+        A recipient waits for this destination.
+        """
+        SqliteLedger(self.db, 0.0).waitFor({name: due})
 
     def change(self, number: int, seq: int | None = None, **columns: Value) -> None:
         """

@@ -19,9 +19,10 @@ Tests that are dialogues: C{tests/dialogues/*.smtp}.
     X: lost                 the connection is lost
     X: half-close           the client closes its sending side
     X: closed               the server has closed the connection
-    ! content WHO accept | refuse REPLY | raise | nonsense
+    ! content WHO accept | refuse REPLY | discard | raise | nonsense
     ! cohort WHO WHO …      these are one cohort
     ! envelope WHO accept | defer | refuse REPLY | raise | pending
+    ! alias WHO WHO …       it stands for these
     ! delivery WHO refuse REPLY     it can never carry the message
     ! spool full | slow | go
     = delivered WHO …       whom the server has taken responsibility for
@@ -42,10 +43,11 @@ import attrs
 
 from deferrals.config.structuring import makeConverter
 from deferrals.errors import StageError
+from deferrals.model.address import Mailbox
 from deferrals.model.limits import Limits
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import ACCEPT, Refuse
+from deferrals.model.verdict import ACCEPT, NOWHERE, Expand, Refuse
 from deferrals.stages.envelope.submission import SubmissionSettings
 from tests.harness import Bench, gate
 
@@ -236,6 +238,8 @@ class Dialogue:
         verdict: Any = ACCEPT
         if what.startswith("refuse "):
             verdict = Refuse(Reply.parse(what.removeprefix("refuse ")))
+        elif what == "discard":
+            verdict = NOWHERE
         elif what == "raise":
             verdict = StageError("broken on purpose")
         elif what == "nonsense":
@@ -258,6 +262,10 @@ class Dialogue:
             self.bench.envelope.decide(who, verdict)
         else:
             self.bench.envelope.verdicts[who] = verdict
+
+    def _order_alias(self, who: str, members: str) -> None:
+        found = tuple(map(Mailbox.parse, members.split()))
+        self.bench.envelope.verdicts[who] = Expand(found)
 
     def _order_delivery(self, who: str, what: str) -> None:
         self.bench.undeliverable[who] = Reply.parse(what.removeprefix("refuse "))

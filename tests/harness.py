@@ -28,9 +28,10 @@ from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
-from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.model.verdict import NOWHERE, Accept, Defer, Expand, Refuse, Route
 from deferrals.server.limits import SharedLimits
 from deferrals.server.notes import Notes
+from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.smtp.server.mixed import MixedPolicy
 from deferrals.smtp.server.session import Session
 from deferrals.smtp.server.settings import Backend
@@ -69,6 +70,10 @@ class FakeEnvelope:
             return Refuse(Reply(550, "5.1.1", "gone"))
         if isinstance(verdict, Reply):
             return Refuse(verdict)
+        if isinstance(verdict, Expand):
+            return verdict
+        if verdict == NOWHERE:
+            return Accept(route=Route("open", "box"), nowhere=True)
         return Defer(Route("strict", "box"))
 
     def decide(self, address: str, verdict: Any) -> None:
@@ -125,6 +130,13 @@ class Transport(StringTransport):
         self.aborted = self.disconnecting = True
 
 
+def connectionLimits(**limits: Any) -> ConnectionLimits:
+    """
+    Those of one process.
+    """
+    return ConnectionLimits(SharedLimits(Clock()), Limits(**limits))
+
+
 def gate(**users: bytes) -> Authenticator:
     """
     Who knows one of these passwords may log in.
@@ -158,10 +170,11 @@ class Bench:
         transport: Transport | None = None,
         notes: Notes | None = None,
         submission: SubmissionSettings | None = None,
+        clock: Clock | None = None,
         **settings: Any,
     ) -> None:
-        self.clock = Clock()
-        self.clock.advance(1000000000)
+        self.clock = Clock() if clock is None else clock
+        self.clock.advance(1000000000 if clock is None else 0)
         self.envelope = FakeEnvelope()
         self.content = FakeContent()
         self.spool = SlowSpool(self.clock)
@@ -197,6 +210,7 @@ class Bench:
             envelope = users.counting(self.envelope)
         self.undeliverable: dict[str, Reply] = {}
         backend.setdefault("foresee", self._foresee)
+        backend.setdefault("connectionLimits", connectionLimits())
         self.backend = Backend(
             ids=TransactionIds(),
             envelope=envelope,

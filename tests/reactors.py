@@ -33,3 +33,14 @@ class PumpedReactor(Clock):
             function, args = self.fromThread.get(timeout=30)
             function(*args)
         return results[0]
+
+
+class TurningClock(Clock):
+    """
+    A clock with a turn for each that wants to be called in the next one: it is called at once.
+    """
+
+    def callLater(self, delay: float, callable: Any, *args: Any, **kw: Any) -> Any:
+        if delay > 0:
+            return super().callLater(delay, callable, *args, **kw)
+        return callable(*args, **kw)

@@ -7,6 +7,10 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+from collections.abc import Iterator
+from typing import TypeVar
+
+Node = TypeVar("Node", bound=ast.AST)
 
 
 @functools.cache
@@ -25,3 +29,20 @@ def parsed(text: str) -> ast.Module:
     finally:
         if wasEnabled:
             gc.enable()
+
+
+def nodes(tree: ast.Module, *kinds: type[Node]) -> Iterator[Node]:
+    """
+    All nodes of some kinds, wherever they are in a tree that is kept.
+    """
+    found = _byKind(tree)
+    for kind in kinds:
+        yield from found.get(kind, ())
+
+
+@functools.cache
+def _byKind(tree: ast.Module) -> dict[type[ast.AST], list[ast.AST]]:
+    found: dict[type[ast.AST], list[ast.AST]] = {}
+    for node in ast.walk(tree):
+        found.setdefault(type(node), []).append(node)
+    return found

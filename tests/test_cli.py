@@ -105,6 +105,16 @@ class CheckConfigTests(CliCase):
         self.assertIn("listens on tcp:2525: smtp", out)
         self.assertIn("policies.unused: no rule has it", err)
 
+    def test_queue(self) -> None:
+        """What a start would do about a damaged queue is said, and the configuration is good."""
+        state = os.path.abspath(self.mktemp())
+        os.makedirs(os.path.join(state, "spool"))
+        with open(os.path.join(state, "spool", "spool.sqlite"), "w") as file:
+            file.write("no database")
+        status, _, err = self.check(f'state_dir = "{state}"\n{LISTEN}')
+        self.assertEqual(status, 0)
+        self.assertIn("spool.sqlite is no database (11 octets): the next start", err)
+
 
 class SendTests(CliCase):
     """

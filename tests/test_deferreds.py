@@ -12,7 +12,6 @@ from twisted.internet.defer import (
     Deferred,
     TimeoutError,
     fail,
-    maybeDeferred,
     succeed,
 )
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -26,11 +25,11 @@ from deferrals.deferreds import (
     Kept,
     Semaphore,
     SharedResult,
-    Threads,
-    TogetherInThread,
+    UnderWay,
     asDeferred,
     atOnce,
     knownNow,
+    promptly,
     timeOfDay,
     useMonotonicClock,
     withDeadline,
@@ -242,161 +241,22 @@ class SlotsTests(SynchronousTestCase):
         slots.release()
         self.assertEqual(slots.free, 1)
 
+    def test_manyAtOnce(self) -> None:
+        """However many wait that give their slot back at once, all get it, in their order."""
+        slots, found = Semaphore(1), []
 
-class TogetherInThreadTests(SynchronousTestCase):
-    """
-    L{TogetherInThread}, whose thread ends when it is told to.
-    """
+        def done(_: None, number: int) -> None:
+            found.append(number)
+            if number == 7:  # who comes in between is behind those who wait
+                slots.acquire().addCallback(done, -1)
+            slots.release()
 
-    def setUp(self) -> None:
-        self.begun: list[Deferred[None]] = []
-        self.ran: list[str] = []
-        self.together = TogetherInThread(self.inThread, 3)
-
-    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
-        d: Deferred[None] = Deferred()
-        self.begun.append(d)
-        return d.addCallback(lambda _: function(*args))
-
-    def upper(self, name: str) -> str:
-        self.ran.append(name)
-        if name == "bad":
-            raise ValueError("on purpose")
-        return name.upper()
-
-    def run_(self, *names: str) -> list[Deferred[str]]:
-        return [self.together.run(self.upper, name) for name in names]
-
-    def end(self) -> None:
-        self.begun.pop(0).callback(None)
-
-    def test_together(self) -> None:
-        """What comes while the thread is busy runs at one go, not more than so many."""
-        results = self.run_("a", "b", "c", "d", "e")
-        self.assertEqual(len(self.begun), 1)
-        self.end()
-        self.assertEqual((self.ran, len(self.begun)), (["a"], 1))
-        self.end()
-        self.assertEqual((self.ran, len(self.begun)), (["a", "b", "c", "d"], 1))
-        self.end()
-        self.assertEqual(self.begun, [])
-        self.assertEqual([self.successResultOf(d) for d in results], ["A", "B", "C", "D", "E"])
-
-    def test_later(self) -> None:
-        """A thread that has nothing to do begins with the next one."""
-        for name in "ab":
-            (result,) = self.run_(name)
-            self.end()
-            self.assertEqual(self.successResultOf(result), name.upper())
-
-    def test_fails(self) -> None:
-        """What fails fails alone."""
-        results = self.run_("a", "b", "bad", "c")
-        self.end()
-        self.end()
-        self.failureResultOf(results.pop(2), ValueError)
-        self.assertEqual([self.successResultOf(d) for d in results], ["A", "B", "C"])
-
-    def test_noThread(self) -> None:
-        """Where there is no thread, all fail."""
-        results = self.run_("a")
-        self.begun.pop().errback(ValueError("stopped"))
-        self.failureResultOf(results[0], ValueError)
-
-    def test_cancelled(self) -> None:
-        """What is not waited for any longer does not run; nor does its result come."""
-        running, waiting, other = self.run_("a", "b", "c")
-        running.cancel()
-        waiting.cancel()
-        self.end()
-        self.end()
-        self.assertEqual(self.ran, ["a", "c"])
-        self.assertEqual(self.successResultOf(other), "C")
-        self.failureResultOf(running, CancelledError)
-        self.failureResultOf(waiting, CancelledError)
-
-    def test_atOnce(self) -> None:
-        """Results that are there at once are told at once."""
-        together = TogetherInThread(maybeDeferred, 3)
-        found = [self.successResultOf(together.run(str.upper, name)) for name in "ab"]
-        self.assertEqual(found, ["A", "B"])
-
-
-class ThreadsTests(SynchronousTestCase):
-    """
-    L{Threads}, whose threads end when they are told to.
-    """
-
-    def setUp(self) -> None:
-        self.begun: list[tuple[str, Deferred[str]]] = []
-        self.threads = Threads(self.inThread, 2)
-
-    def inThread(self, function: Any, *args: Any) -> Deferred[Any]:
-        d: Deferred[Any] = Deferred()
-        self.begun.append((args[0], d))
-        return d.addCallback(lambda _: function(*args))
-
-    def end(self, name: str) -> None:
-        ((found, d),) = [pair for pair in self.begun if pair[0] == name]
-        self.begun.remove((found, d))
-        d.callback("")
-
-    def running(self) -> list[str]:
-        return [name for name, _ in self.begun]
-
-    def test_limit(self) -> None:
-        """So many run at once, in the order in which they were asked for."""
-        results = [self.threads.run(str.upper, name) for name in "abc"]
-        self.assertEqual((self.running(), self.threads.waiting), (["a", "b"], 1))
-        self.end("a")
-        self.assertEqual(self.running(), ["b", "c"])
-        self.assertEqual(self.successResultOf(results[0]), "A")
-
-    def test_keepsItsSlot(self) -> None:
-        """A caller that gives up leaves the thread its slot until the thread has ended."""
-        given, _, waiting = (self.threads.run(str.upper, name) for name in "abc")
-        given.cancel()
-        self.failureResultOf(given, CancelledError)
-        self.assertEqual(self.running(), ["a", "b"])
-        self.end("a")
-        self.assertEqual(self.running(), ["b", "c"])
-        self.assertNoResult(waiting)
-
-    def test_leavesTheQueue(self) -> None:
-        """A caller that gives up while it waits has no thread at all."""
-        for name in "ab":
-            self.threads.run(str.upper, name)
-        waiting = self.threads.run(str.upper, "c")
-        waiting.cancel()
-        self.failureResultOf(waiting, CancelledError)
-        self.end("a")
-        self.assertEqual((self.running(), self.threads.waiting), (["b"], 0))
-
-    def test_alone(self) -> None:
-        """What only one thread may touch waits for that thread, and takes no slot meanwhile."""
-        alone = self.threads.alone()
-        one, two = alone.run(str.upper, "a"), alone.run(str.upper, "b")
-        self.threads.run(str.upper, "c")
-        self.assertEqual(self.running(), ["a", "c"])
-        one.cancel()
-        self.failureResultOf(one, CancelledError)
-        self.assertEqual(self.running(), ["a", "c"])
-        self.end("a")
-        self.assertEqual(self.running(), ["c", "b"])
-        self.end("b")
-        self.assertEqual(self.successResultOf(two), "B")
-
-    def test_aloneAndGivenUp(self) -> None:
-        """One that gives up while no slot is free lets the next one wait for it."""
-        for name in "ab":
-            self.threads.run(str.upper, name)
-        alone = self.threads.alone()
-        one, two = alone.run(str.upper, "c"), alone.run(str.upper, "d")
-        one.cancel()
-        self.failureResultOf(one, CancelledError)
-        self.end("a")
-        self.assertEqual(self.running(), ["b", "d"])
-        self.assertNoResult(two)
+        self.successResultOf(slots.acquire())
+        for number in range(5000):
+            slots.acquire().addCallback(done, number)
+        slots.release()
+        self.assertEqual(found, [*range(5000), -1])
+        self.assertEqual((slots.free, slots.waiting), (1, 0))
 
 
 class DeadlineTests(SynchronousTestCase):
@@ -409,6 +269,17 @@ class DeadlineTests(SynchronousTestCase):
         clock = Clock()
         self.assertEqual(self.successResultOf(withDeadline(clock, 5, lambda: 3)), 3)
         self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_promptly(self) -> None:
+        """What is there at once is no Deferred; what waits has its deadline."""
+        clock = Clock()
+        self.assertEqual(promptly(clock, 5, lambda: 3), 3)
+        self.assertRaises(ValueError, promptly, clock, 5, int, "x")
+        self.assertEqual(clock.getDelayedCalls(), [])
+        waits: Deferred[int] = Deferred()
+        d = promptly(clock, 5, lambda: waits)
+        clock.advance(5)
+        self.failureResultOf(d, TimeoutError)
 
     def test_late(self) -> None:
         """What takes too long is cancelled."""
@@ -506,3 +377,64 @@ class KnownNowTests(SynchronousTestCase):
             knownNow(waits(), told.append)
             waiting.callback(None) if error is None else waiting.errback(error)
         self.assertEqual([str(one.value) for one in told], ["later"])
+
+
+class UnderWayTests(SynchronousTestCase):
+    """
+    L{UnderWay}.
+    """
+
+    def setUp(self) -> None:
+        self.begun: list[Deferred[str]] = []
+        self.underWay: UnderWay[str] = UnderWay()
+
+    def begin(self) -> Deferred[str]:
+        d: Deferred[str] = Deferred()
+        self.begun.append(d)
+        return d
+
+    def test_shared(self) -> None:
+        """Who asks meanwhile shares it; who asks later, or for another key, begins anew."""
+        one, two = (self.underWay.wait("a", self.begin) for _ in "12")
+        other = self.underWay.wait("b", self.begin)
+        self.assertEqual(len(self.begun), 2)
+        self.begun[0].callback("x")
+        self.assertEqual((self.successResultOf(one), self.successResultOf(two)), ("x", "x"))
+        self.assertNoResult(other)
+        self.assertNoResult(self.underWay.wait("a", self.begin))
+        self.assertEqual(len(self.begun), 3)
+
+    def test_failed(self) -> None:
+        """A failure is shared, too, and not kept."""
+        waiting = [self.underWay.wait("a", self.begin) for _ in "12"]
+        self.begun[0].errback(StageError("x"))
+        for one in waiting:
+            self.failureResultOf(one, StageError)
+        self.assertNoResult(self.underWay.wait("a", self.begin))
+
+    def test_abandoned(self) -> None:
+        """What is left by all its callers is not shared, however late it ends."""
+        gate: Deferred[None] = Deferred()
+
+        async def reluctant() -> str:
+            try:
+                return await self.begin()
+            finally:
+                await gate
+
+        one = self.underWay.wait("a", lambda: Deferred.fromCoroutine(reluctant()))
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        two = self.underWay.wait("a", self.begin)
+        self.assertNoResult(two)
+        gate.callback(None)
+        three = self.underWay.wait("a", self.begin)
+        self.assertEqual(len(self.begun), 2)
+        self.begun[1].callback("y")
+        self.assertEqual((self.successResultOf(two), self.successResultOf(three)), ("y", "y"))
+
+    def test_atOnce(self) -> None:
+        """What is there at once is not kept."""
+        for _ in "12":
+            found = self.underWay.wait("a", lambda: succeed("z"))
+            self.assertEqual(self.successResultOf(found), "z")

@@ -5,6 +5,7 @@ The documentation says what is so.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
 import re
@@ -22,6 +23,7 @@ from deferrals.model.limits import Limits
 from deferrals.plugins.finding import stagePlugins
 from tests.fuzz.targets import TARGETS
 from tests.requirements import requirement
+from tests.source import parsed
 from tests.tls import makeCertificate
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
@@ -53,8 +55,9 @@ class DocsTests(SynchronousTestCase):
     Pages, tables, links.
     """
 
-    def setUp(self) -> None:
-        self.generate = runpy.run_path(os.path.join(ROOT, "docs", "generate.py"))
+    @functools.cached_property
+    def generate(self) -> dict[str, Any]:
+        return runpy.run_path(os.path.join(ROOT, "docs", "generate.py"))
 
     def page(self, *path: str) -> str:
         with open(os.path.join(ROOT, *path), encoding="utf-8") as file:
@@ -102,7 +105,7 @@ class DocsTests(SynchronousTestCase):
             if not cls[0].isupper():
                 module, cls = name, ""
             path = os.path.join(*module.split(".")) + ".py"
-            found = ast.parse(self.page(path)).body
+            found = parsed(self.page(path)).body
             classes = {one.name for one in found if isinstance(one, ast.ClassDef)}
             self.assertIn(cls, classes | {""}, name)
         for path in re.findall(r"`((?:\w+/)*\w+\.py)`", text):
@@ -126,7 +129,7 @@ class DocsTests(SynchronousTestCase):
         self.assertEqual(claims, [("D-1", "x/test_y.test_a")])
 
     def test_everyStage(self) -> None:
-        """Every built-in stage has a page with the table of its settings, and is listed."""
+        """Each built-in stage, and kind of table, has a page with its settings, and is listed."""
         listed = self.page("docs", "configuration.md")
         for plugin in stagePlugins().values():
             if not type(plugin).__module__.startswith("deferrals."):
@@ -138,7 +141,7 @@ class DocsTests(SynchronousTestCase):
                 if f"<!-- settings: {settings} -->" in self.page(p)
             ]
             self.assertEqual(len(pages), 1, settings)
-            self.assertIn(f"stages/{os.path.basename(pages[0])}", listed)
+            self.assertIn(os.path.relpath(pages[0], os.path.join(ROOT, "docs")), listed)
 
     def test_everySetting(self) -> None:
         """Every settings class describes each of its keys."""
@@ -222,19 +225,31 @@ class EmbeddingTests(SynchronousTestCase):
 
 class TestingPageTests(SynchronousTestCase):
     """
-    C{docs/testing-a-stage.md}, with the stages of the example that it names.
+    C{docs/testing-a-stage.md} and C{docs/writing-a-stage.md}, with the stages of the
+    examples that they name.
     """
 
-    def test_blocks(self) -> None:
+    def test_testing(self) -> None:
         """Its pieces run as they stand, and the contract in it passes."""
-        with open(os.path.join(ROOT, "docs", "testing-a-stage.md"), encoding="utf-8") as file:
+        self.check("testing-a-stage.md", "deferrals-village/village.py", "SmallBagTests")
+
+    def test_writing(self) -> None:
+        """Likewise the other page's."""
+        example = "deferrals-quiet-hours/quiet_hours.py"
+        self.check("writing-a-stage.md", example, "QuietHoursTests")
+
+    def check(self, page: str, example: str, tests: str) -> None:
+        """
+        @param tests: the class of tests that the page has.
+        """
+        with open(os.path.join(ROOT, "docs", page), encoding="utf-8") as file:
             blocks = re.findall(r"```python\n(.*?)```", file.read(), re.S)
-        village = os.path.join(ROOT, "docs", "examples", "deferrals-village", "village.py")
-        names = {**runpy.run_path(village), **vars(testing)}
+        path = os.path.join(ROOT, "docs", "examples", *example.split("/"))
+        names = {**runpy.run_path(path), **vars(testing)}
         names["SynchronousTestCase"] = SynchronousTestCase
         for block in blocks:
             exec(block, names)
-        suite = runner.TestLoader().loadClass(names["SmallBagTests"])
+        suite = runner.TestLoader().loadClass(names[tests])
         result = reporter.TestResult()
         suite.run(result)
         self.assertGreater(result.successes, 3)

@@ -141,6 +141,18 @@ class DirectoryTests(SynchronousTestCase):
         self.assertRaises(OSError, durable.makeDirectory, path)
         self.assertRaises(OSError, durable.makeDirectory, os.path.join(path, "a"))
 
+    def test_octetsOf(self) -> None:
+        """How large a file is; whether there is none is known, or it is not."""
+        path = self.mktemp()
+        self.assertIsNone(durable.octetsOf(path))
+        with open(path, "wb") as file:
+            file.write(b"x" * 7)
+        self.assertEqual(durable.octetsOf(path), 7)
+        self.assertIsNone(durable.octetsOf(os.path.join(path, "below")))
+        os.symlink("loop", f"{path}.loop")
+        os.symlink(f"{os.path.basename(path)}.loop", os.path.join(os.path.dirname(path), "loop"))
+        self.assertRaises(OSError, durable.octetsOf, f"{path}.loop")
+
     def test_private(self) -> None:
         """A directory is taken away from others once."""
         path = self.mktemp()
@@ -198,6 +210,21 @@ class NewFileTests(SynchronousTestCase):
         self.assertEqual(self.write(b"one"), 3)
         self.assertEqual(self.found(), {"a": b"one"})
         self.assertEqual(os.stat(self.names[0]).st_mode & 0o777, 0o640)
+
+    def test_pieces(self) -> None:
+        """Small pieces are written together, all of them, and what a write leaves over, too."""
+        write = os.write
+        calls: list[int] = []
+
+        def short(fd: int, data: bytes) -> int:
+            calls.append(len(data))
+            return write(fd, data[:50_000])
+
+        self.patch(os, "write", short)
+        content = [b"%d" % number * 1000 for number in range(10)] + [b"x" * 70_000, b"", b"end"]
+        self.assertEqual(writeNew(self.temporary, self.names, content), 80_003)
+        self.assertEqual(self.found(), {"a": b"".join(content)})
+        self.assertEqual(calls, [80_000, 30_000, 3])
 
     def test_order(self) -> None:
         """The content is synced before it has its name, and then the directory."""

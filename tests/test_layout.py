@@ -5,6 +5,7 @@ The house rules that a machine can check.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
 import pathlib
@@ -17,10 +18,14 @@ from zope.interface import implementedBy
 
 import deferrals
 from deferrals.model import reply
-from tests.source import parsed
+from tests.rigs import keep
+from tests.source import nodes, parsed
 
 ROOT = os.path.dirname(deferrals.__file__)
-BASE = {"errors", "model", "interfaces", "deferreds", "durable", "logger", "tls"}
+BASE = {
+    *("errors", "model", "interfaces", "deferreds", "durable", "logger", "operatorfiles"),
+    *("postgresql", "threads", "tls"),
+}
 
 #: What a part may import of the package, beside itself.  Each part is named.
 ALLOWED = {
@@ -30,7 +35,10 @@ ALLOWED = {
     "interfaces": {"errors", "model"},
     "logger": {"errors", "model"},
     "deferreds": {"errors", "logger", "model"},
+    "threads": {"deferreds", "logger"},
     "durable": set(),
+    "postgresql": set(),
+    "operatorfiles": set(),
     "tls": set(),
     "smtp": BASE,
     "stages": BASE,
@@ -38,7 +46,7 @@ ALLOWED = {
     "relay": BASE,
     "auth": BASE,
     "plugins": {"errors", "interfaces", "logger"},
-    "config": {"errors", "model", "interfaces", "stages"},
+    "config": {"errors", "model", "interfaces", "postgresql", "stages"},
     "operator": {
         "config",
         "deferreds",
@@ -49,6 +57,7 @@ ALLOWED = {
         "model",
         "plugins",
         "spool",
+        "threads",
     },
     "client": {"errors", "model", "smtp", "tls"},
     "testing": {"deferreds", "errors", "interfaces", "model", "server", "spool", "stages"},
@@ -62,9 +71,13 @@ ALLOWED = {
         *("auth", "config", "operator", "plugins", "server", "smtp", "stages", "web"),
     },
     "web": {"deferreds", "errors", "logger", "model"},
+    "workers": {
+        *BASE,
+        *("app", "auth", "config", "operator", "plugins", "server", "spool", "web"),
+    },
     "tap": {
         *("app", "auth", "config", "deferreds", "errors", "interfaces", "logger", "model"),
-        *("plugins", "server"),
+        *("plugins", "server", "workers"),
     },
     "cli": {"app", "client", "config", "errors", "model", "operator", "plugins", "stages"},
 }
@@ -80,6 +93,7 @@ LONGEST_FUNCTION = 48
 #: Unit tests of no single module.
 WHOLE = (
     "api",
+    "benchmarks",
     "dialogues",
     "docs",
     "growth",
@@ -99,6 +113,7 @@ WHOLE = (
     "pages",
     "promises",
     "recipes",
+    "relay/passing",
     "targets",
     "translation",
     "spool/sqlite/stored",
@@ -106,26 +121,43 @@ WHOLE = (
     "stages/content/match/shown",
 )
 
+INTERFACES = ("auth", "message", "refusals", "services", "spool", "stages", "tables")
+
 #: Modules without a test module of their own, and why.
 WITHOUT = {
     "errors.py": "exceptions, without code of their own",
     **dict.fromkeys(
-        (f"interfaces/{name}.py" for name in ("auth", "message", "services", "spool", "stages")),
+        (f"interfaces/{name}.py" for name in INTERFACES),
         "signatures; deferrals.testing has their contracts",
     ),
-    "model/json.py": "a type",
+    "spool/ledger.py": "signatures; tests/spool/test_rules.py compares all that have them",
+    "model/json.py": "a type, and what is said of it",
     "plugins/builtin.py": "a list; plugins/test_finding.py finds all that is in it",
+    **dict.fromkeys(
+        (
+            f"spool/postgresql/{name}.py"
+            for name in ("ledger", "ownnotes", "queries", "queue", "spool", "upkeep", "writing")
+        ),
+        "tests/integration/test_store.py runs them in a real PostgreSQL",
+    ),
     "testing/spoolcontract.py": "run by the tests of every spool",
 }
 
 #: Who reads the configuration.
-READERS = ("app", "operator", "tap", "cli", "config")
+READERS = ("app", "operator", "tap", "cli", "config", "workers")
 
 
-def modules() -> Iterator[tuple[str, str, ast.Module]]:
+@functools.cache
+def modules() -> tuple[tuple[str, str, ast.Module], ...]:
     """
     @return: part, path and tree of every module of the package.
     """
+    found = tuple(_modules())
+    keep()
+    return found
+
+
+def _modules() -> Iterator[tuple[str, str, ast.Module]]:
     for directory, _, names in os.walk(ROOT):
         for name in sorted(names):
             if name.endswith(".py"):
@@ -137,13 +169,12 @@ def modules() -> Iterator[tuple[str, str, ast.Module]]:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for node in nodes(tree, ast.Import):
+        yield from (alias.name for alias in node.names)
+    for node in nodes(tree, ast.ImportFrom):
+        assert node.level == 0, "relative import"
+        yield node.module or ""
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _path(words: list[str]) -> str:
@@ -221,6 +252,14 @@ class ImportTests(SynchronousTestCase):
         for _, path, tree in modules():
             if path != "logger.py":
                 self.assertNotIn("twisted.logger.Logger", set(imported(tree)), path)
+
+    def test_raised(self) -> None:
+        """What a stage raises has one traceback, and not one for each message."""
+        for part, path, tree in modules():
+            if part in ("stages", "relay"):
+                calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+                names = [ast.unparse(function) for function in calls]
+                self.assertNotIn("_log.failure", names, path)
 
     def test_config(self) -> None:
         """Only app, operator, tap and cli read the configuration; nobody imports testing."""
@@ -308,7 +347,7 @@ def annotations(tree: ast.Module) -> Iterator[ast.expr]:
     """
     The types that a module's signatures and variables say.
     """
-    for node in ast.walk(tree):
+    for node in nodes(tree, ast.arg, ast.AnnAssign, ast.FunctionDef, ast.AsyncFunctionDef):
         found = [getattr(node, "annotation", None), getattr(node, "returns", None)]
         yield from (one for one in found if isinstance(one, ast.expr))
 
@@ -341,10 +380,12 @@ class MirrorTests(SynchronousTestCase):
         }
         wrong = []
         for path in sorted(pathlib.Path(TESTS).rglob("*.py")):
-            for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ClassDef):
-                    defined = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
-                    wrong += [f"{path.name}: {node.name}.{name}" for name in defined & own]
+            text = path.read_text(encoding="utf-8")
+            if not re.search(r"def (assert|fail)", text):
+                continue
+            for node in nodes(parsed(text), ast.ClassDef):
+                defined = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+                wrong += [f"{path.name}: {node.name}.{name}" for name in defined & own]
         self.assertEqual(wrong, [])
 
     def mirrored(self) -> Iterator[str]:
@@ -369,9 +410,8 @@ class NameTests(SynchronousTestCase):
         """No two classes have the same name, be they private."""
         found: dict[str, list[str]] = {}
         for _, path, tree in modules():
-            for node in ast.walk(tree):
-                if isinstance(node, ast.ClassDef):
-                    found.setdefault(node.name.lstrip("_"), []).append(path)
+            for node in nodes(tree, ast.ClassDef):
+                found.setdefault(node.name.lstrip("_"), []).append(path)
         self.assertEqual({name: paths for name, paths in found.items() if len(paths) > 1}, {})
 
     def test_replies(self) -> None:
@@ -380,8 +420,8 @@ class NameTests(SynchronousTestCase):
         used = {
             node.id
             for _, _, tree in modules()
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+            for node in nodes(tree, ast.Name)
+            if isinstance(node.ctx, ast.Load)
         }
         self.assertTrue(names)
         self.assertEqual(names - used, set())
@@ -397,8 +437,7 @@ class LengthTests(SynchronousTestCase):
         long = [
             f"{path}: {node.name}"
             for _, path, tree in modules()
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in nodes(tree, ast.FunctionDef, ast.AsyncFunctionDef)
             if (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION
         ]
         self.assertEqual(long, [])

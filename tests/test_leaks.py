@@ -48,7 +48,7 @@ from deferrals.testing import (
 )
 from deferrals.tls import WrongServer
 from tests.peer import Network, Peer
-from tests.source import parsed
+from tests.source import nodes, parsed
 
 #: What no sender may read.
 INSIDE = re.compile(
@@ -66,12 +66,22 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("delivery", "smtp"): {"endpoint": "tcp:10.9.8.7:25"},
     ("delivery", "mx"): {},
     ("delivery", "discard"): {},
+    ("delivery", "forward"): {"through": "SECRET"},
     ("content", "match"): {"rules": [{"test": "gtube"}]},
     ("content", "http"): {"url": "http://10.9.8.7:81/judge?token=SECRET"},
     ("content", "rspamd"): {"url": "http://10.9.8.7:11333"},
     ("content", "spamassassin"): {"socket": "tcp:10.9.8.7:783"},
     ("content", "clamav"): {"socket": "unix:/srv/SECRET"},
+    ("content", "authenticate"): {"dmarc": "enforce", "on_error": "refuse-temporarily"},
+    ("content", "sieve"): {"path": "/srv/SECRET/{local}"},
+    ("content", "milter"): {"socket": "unix:/srv/SECRET"},
+    ("envelope", "milter"): {"socket": "unix:/srv/SECRET"},
     ("envelope", "users"): {"sqlite": "/srv/SECRET"},
+    ("envelope", "aliases"): {"file": "/srv/SECRET"},
+    ("envelope", "dnsbl"): {
+        "lists": [{"zone": "SECRET.test", "name": "list"}],
+        "on_error": "refuse-temporarily",
+    },
     ("envelope", "callout"): {"endpoint": "unix:/srv/SECRET"},
 }
 
@@ -192,6 +202,9 @@ class Moved(Resource):
         return b"Traceback: RuntimeError at http://10.9.8.7/SECRET"
 
 
+CONVERTER = makeConverter()
+
+
 class LeakCase(SynchronousTestCase):
     """
     Stages, and what a sender reads of them.
@@ -199,7 +212,7 @@ class LeakCase(SynchronousTestCase):
 
     def stage(self, key: tuple[str, str], services: Any) -> Any:
         plugin = plugins()[key]
-        settings = structured(makeConverter(), SETTINGS[key], plugin.settings)
+        settings = structured(CONVERTER, SETTINGS[key], plugin.settings)
         return build(plugin, settings, services)
 
     def answers(self, key: tuple[str, str], services: Any, agent: Any) -> list[Any]:
@@ -359,6 +372,7 @@ class InsideTests(LeakCase):
 #: and of what: each is one that was looked at.
 MADE = {
     "adapters.py": "what another's stage says on purpose",
+    "model/authpolicy.py": "the sender's domain and the client's address; the author's domain",
     "model/block.py": "the recipients' own replies",
     "model/exdata.py": "the recipients' own replies",
     "model/httpanswer.py": "",
@@ -371,6 +385,7 @@ MADE = {
     "smtp/server/greetings.py": "the extensions",
     "smtp/server/session.py": "the greeting",
     "stages/content/scanner.py": "a table of fixed words",
+    "stages/milter/dialogue.py": "what a filter says for the sender",
     "stages/delivery/pipe.py": "a table; the line that a program says for the sender",
     "stages/envelope/callout.py": "what the mail store has answered to RCPT",
 }
@@ -392,8 +407,8 @@ class SourceTests(SynchronousTestCase):
             relative = path.relative_to(root).as_posix()
             if relative.startswith("testing/"):
                 continue
-            for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and ast.unparse(node.func) == "Reply":
+            for node in nodes(parsed(path.read_text(encoding="utf-8")), ast.Call):
+                if getattr(node.func, "id", "") == "Reply":
                     texts = [*node.args[2:3], *(k.value for k in node.keywords if k.arg == "text")]
                     if any(not isinstance(text, ast.Constant) for text in texts):
                         found.add(relative)
@@ -403,8 +418,8 @@ class SourceTests(SynchronousTestCase):
         """No reply is made in the words of an exception."""
         wrong = []
         for path in pathlib.Path(deferrals.__file__).parent.rglob("*.py"):
-            for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and ast.unparse(node.func) == "Reply":
+            for node in nodes(parsed(path.read_text(encoding="utf-8")), ast.Call):
+                if getattr(node.func, "id", "") == "Reply":
                     names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
                     if names & {"error", "failure", "reason", "lost", "exception"}:
                         wrong.append(f"{path.name}: {ast.unparse(node)}")

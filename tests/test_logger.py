@@ -75,3 +75,31 @@ class LoggerTests(SynchronousTestCase):
         (event,) = self.events
         self.assertEqual((event["event"], event["client"]), ("turned-away", "192.0.2.1"))
         self.assertEqual(status.kinds("connections"), {"turned away": 1})
+
+    def test_tellEach(self) -> None:
+        """What happens to several is an event of each, as if each were told of by itself."""
+        status = Status()
+        names = ["a@x.example", "\x1bb@x.example"]
+        self.log.tellEach(
+            status,
+            "{recipient} {reply}",
+            [{"recipient": name} for name in names],
+            event="bounced",
+            recipient="",
+            reply="550 5.1.1\n250 fine",
+        )
+        together, self.events[:] = list(self.events), []
+        for name in names:
+            self.log.tell(
+                status,
+                "{recipient} {reply}",
+                event="bounced",
+                recipient=name,
+                reply="550 5.1.1\n250 fine",
+            )
+        for event, alone in zip(together, self.events, strict=True):
+            said = [(key, value) for key, value in event.items() if not key.startswith("log_")]
+            own = [(key, value) for key, value in alone.items() if not key.startswith("log_")]
+            self.assertEqual(said, own)
+            self.assertEqual(formatEvent(event), formatEvent(alone))
+        self.assertEqual(status.kinds("events"), {"bounced": 4})

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.octets import STATES, checkReplies, checkSame, said
+from tests.rigs import examples, some
 
 _WORDS = [
     *(b"EHLO c\r\n", b"HELO c\r\n", b"LHLO c\r\n", b"EHLO \r\n", b"NOOP\r\n", b"RSET\r\n"),
@@ -38,7 +39,7 @@ class AnyOctetsTests(SynchronousTestCase):
     A session's promises that hold for everybody.
     """
 
-    @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, max_examples=examples(150), suppress_health_check=list(HealthCheck))
     @given(
         _OCTETS,
         st.sampled_from(sorted(STATES)),
@@ -56,7 +57,7 @@ class AnyOctetsTests(SynchronousTestCase):
     def test_words(self) -> None:
         """Each command, in each state."""
         for state in STATES:
-            for word in _WORDS:
+            for word in some(_WORDS):
                 checkSame(word + b"NOOP\r\n", state, [1, 2])
         self.assertEqual(self.flushLoggedErrors(), [])
 

@@ -37,6 +37,7 @@ from deferrals.model import reply, verdict
 from deferrals.plugins.finding import stagePlugins
 from deferrals.tap import Options
 from deferrals.testing import makeMessage
+from tests import signatures
 from tests.tls import makeCertificate
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
@@ -44,10 +45,20 @@ ROOT = os.path.dirname(os.path.dirname(__file__))
 #: What runs the blocks of each language, but for what is said here itself.
 ELSEWHERE = {
     "text": "what is said",
-    "python": "here, test_docs, integration.test_asyncio, integration.test_embedding",
     "console": "integration.test_embedding, integration.test_server",
     "dovecot": "integration.test_pages",
     "sieve": "integration.test_recipes",
+}
+
+#: What runs the Python of each page.
+PYTHON = {
+    "docs/embedding.md": "test_docs",
+    "docs/from-asyncio.md": "integration.test_asyncio",
+    "docs/sending.md": "here",
+    "docs/stage-api.md": "here",
+    "docs/testing-a-stage.md": "test_docs",
+    "docs/upstream.md": "here",
+    "docs/writing-a-stage.md": "test_docs",
 }
 
 #: Programs beside our own that a page may name, and what runs them.
@@ -70,6 +81,10 @@ SUBSTITUTES = {
     "/etc/letsencrypt/live/mx.example.net/privkey.pem": "mail.pem",
     "systemd:domain=INET:name=mx": "tcp:2525",  # integration.test_process has the socket
 }
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @attrs.frozen
@@ -158,9 +173,10 @@ class PagesTests(SynchronousTestCase):
 
     def test_languages(self) -> None:
         """Each block says what it is, and there is what runs it."""
-        here = {"toml", "sh", "sql", "yaml", "json", "ini", "{toctree}"}
+        here = {"toml", "sh", "sql", "yaml", "json", "ini", "python", "{toctree}"}
         for block in blocks():
             self.assertIn(block.language, here | ELSEWHERE.keys(), str(block))
+        self.assertEqual({block.page for block in blocks("python")}, PYTHON.keys())
 
     def directory(self) -> str:
         """
@@ -176,11 +192,21 @@ class PagesTests(SynchronousTestCase):
         for name in ("mail.pem", "mx.pem", "smarthost.password"):
             with open(os.path.join(directory, name), "w", encoding="ascii") as file:
                 file.write(both)
+        for name, text in (("metrics.token", "secret\n"), ("web.users", "")):
+            with open(os.path.join(directory, name), "w", encoding="ascii") as file:
+                file.write(text)
+        for name in ("example.net.202611.pem", "example.net.202611-ed25519.pem"):
+            with open(os.path.join(directory, name), "wb") as file_:
+                file_.write(signatures.pem("ed25519" if "ed25519" in name else "rsa"))
         return directory
 
     def test_configurations(self) -> None:
         """Each configuration, and each part of one, is taken by check-config."""
         directory = self.directory()
+        with open(os.path.join(directory, "srs.secret"), "w", opener=_private) as file:
+            file.write("a secret of the pages\n")
+        with open(os.path.join(directory, "database-password"), "w", opener=_private) as file:
+            file.write("a password of the pages\n")
         for block in blocks("toml"):
             if '"quiet-hours"' in block.text:
                 continue  # integration.test_server installs it

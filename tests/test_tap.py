@@ -23,9 +23,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals import tap
 from deferrals.app.log import JSONObserver, PlainObserver
+from deferrals.app.process import keepWhatBegan
 from deferrals.app.service import MailService
 from deferrals.config.tables import DEFAULT
 from deferrals.errors import ConfigError, SpoolError
+from deferrals.workers import parent
+from deferrals.workers.worker import Worker
 from tests.configs import LISTEN
 
 GOOD = f"""{LISTEN}
@@ -39,9 +42,9 @@ deliver = {{ use = "maildir", path = "boxes" }}
 PRIVATE = GOOD.replace(LISTEN, f'{LISTEN}auth = "required"\nauth_without_tls = true\n')
 
 
-class OptionsTests(SynchronousTestCase):
+class OptionsCase(SynchronousTestCase):
     """
-    L{tap.Options}.
+    Reads options.
     """
 
     def setUp(self) -> None:
@@ -64,6 +67,23 @@ class OptionsTests(SynchronousTestCase):
         with self.assertRaises(usage.UsageError) as caught:
             self.options(text, *arguments)
         return str(caught.exception)
+
+    def within(self, *words: str, **told: Any) -> tuple[tap.Options, Parent]:
+        """
+        The options as twistd reads them, with what it was told itself.
+        """
+        options = tap.Options()
+        options.parent = parent = Parent(nodaemon=1, pidfile="twistd.pid", logfile=None)
+        parent.update(told)
+        self.patch(tap, "_logging", tap._Logging())
+        options.parseOptions(list(words))
+        return options, parent
+
+
+class OptionsTests(OptionsCase):
+    """
+    L{tap.Options}.
+    """
 
     def test_default(self) -> None:
         """Without a configuration the built-in one runs."""
@@ -113,17 +133,6 @@ class OptionsTests(SynchronousTestCase):
             options.load()
         self.write(GOOD.replace("x.example", "y.example"))
         self.assertEqual(options.load().recipients[0].match, "*@y.example")
-
-    def within(self, *words: str, **told: Any) -> tuple[tap.Options, Parent]:
-        """
-        The options as twistd reads them, with what it was told itself.
-        """
-        options = tap.Options()
-        options.parent = parent = Parent(nodaemon=1, pidfile="twistd.pid", logfile=None)
-        parent.update(told)
-        self.patch(tap, "_logging", tap._Logging())
-        options.parseOptions(list(words))
-        return options, parent
 
     def test_log(self) -> None:
         """Unless twistd was told of another log, it is ours: plain or JSON."""
@@ -187,7 +196,9 @@ class OptionsTests(SynchronousTestCase):
         path = os.path.abspath(self.mktemp())
         os.mkdir(path)
         self.within(logfile=path)
-        with self.assertRaisesRegex(SystemExit, f"{path}: no log can be written: Is a directory"):
+        with self.assertRaisesRegex(
+            SystemExit, f"cannot start: {path}: no log can be written: Is a directory"
+        ):
             tap.logObserver()
 
     def test_rotation(self) -> None:
@@ -208,6 +219,65 @@ class OptionsTests(SynchronousTestCase):
             self.assertTrue(self.within(**told)[1]["pidfile"])
         self.within(nodaemon=0, pidfile="my.pid")
         self.assertFalse(os.path.exists("my.pid"))
+
+
+class WorkersTests(OptionsCase):
+    """
+    What begins several processes, and one of them.
+    """
+
+    TWO = f"workers = 2\n{GOOD}"
+
+    def test_command(self) -> None:
+        """A worker is begun as its parent was: in the foreground, with the same log."""
+        self.write(self.TWO)
+        path = os.path.abspath(self.mktemp())
+        given = ["--config", self.path, "--log-format", "json"]
+        for told, words in (
+            ({"nodaemon": 0, "logfile": path}, [f"--logfile={path}"]),
+            ({}, ["--logfile=-"]),
+            (
+                {"reactor": "poll", "logger": "x.y"},
+                ["--reactor=poll", "--logger=x.y", "--logfile=-"],
+            ),
+            ({"syslog": 1, "prefix": "mx"}, ["--syslog", "--prefix=mx", "--logfile=-"]),
+        ):
+            options, _ = self.within(*given, **told)
+            command = options.command
+            self.assertEqual(command.words[0], sys.executable)
+            self.assertEqual(
+                list(command.words[3:]), ["--nodaemon", "--pidfile=", *words, "deferrals", *given]
+            )
+            self.assertEqual(command.directory, os.getcwd())
+
+    def test_kinds(self) -> None:
+        """One process is a server; of several the first is the parent, the others are servers."""
+        self.patch(tap, "raiseFileLimit", lambda limits: None)
+        self.patch(reactor, "addSystemEventTrigger", lambda *event: None)
+        kinds = []
+        for text, worker in ((GOOD, None), (self.TWO, None), (self.TWO, "1")):
+            self.write(text)
+            if worker is not None:
+                self.patch(os, "environ", {**os.environ, "DEFERRALS_WORKER": worker})
+                self.patch(sys, "stdin", io.StringIO(text))
+            options, _ = self.within("--config", self.path)
+            service: Any = tap.makeService(options)
+            kinds.append(type(getattr(service, "whole", service)))
+        self.assertEqual(kinds, [MailService, parent.Parent, Worker])
+        self.assertNotIn("DEFERRALS_WORKER", os.environ)
+
+    def test_worker(self) -> None:
+        """A worker goes by the text that it is given, and by no other; it rotates no log."""
+        self.write("nonsense")
+        self.patch(os, "environ", {**os.environ, "DEFERRALS_WORKER": "1"})
+        self.patch(sys, "stdin", io.StringIO(self.TWO))
+        options, _ = self.within("--config", self.path, "--log-rotate", "10M", "--log-format=json")
+        self.assertEqual((options.config.text, options.config.path), (self.TWO, self.path))
+        self.assertEqual((options.worker, tap._logging.rotateOctets), (1, None))
+        observer = tap.logObserver()
+        assert isinstance(observer, JSONObserver)
+        event = {"log_time": 0.0, "log_level": LogLevel.info, "log_format": "x"}
+        self.assertIn('"worker":1', observer.line(event))
 
 
 class Parent(dict[str, Any]):
@@ -257,7 +327,9 @@ class ServerTests(SynchronousTestCase):
         self.options = tap.Options()
         self.options.parseOptions([])
         self.options.config = self.options.load()
-        self.server: Any = tap._Server(self.options, self.reactor)  # type: ignore[arg-type]
+        reactor: Any = self.reactor
+        whole = MailService(self.options.config, reactor, self.options.load)
+        self.server: Any = tap._Process(self.options, reactor, whole)
         self.said: list[str] = []
         globalLogPublisher.addObserver(self.observe)
         self.addCleanup(globalLogPublisher.removeObserver, self.observe)
@@ -274,14 +346,13 @@ class ServerTests(SynchronousTestCase):
         """
 
         def begin(service: MailService) -> None:
-            answer = service.failed if failing else service.started
+            answer = service.failed if failing else service.settled
             given: Any = Failure(SpoolError(failing)) if failing else None
             self.reactor.callLater(1, answer, given)
 
         self.patch(MailService, "startService", begin)
-        self.patch(MailService, "started", lambda service, server: None)
         address = IPv4Address("TCP", "127.0.0.1", 2525)
-        self.patch(type(self.server.server), "addresses", [address])
+        self.patch(type(self.server.whole.server), "addresses", [address])
         self.server.startService()
 
     def test_signals(self) -> None:
@@ -289,7 +360,7 @@ class ServerTests(SynchronousTestCase):
         os.kill(os.getpid(), signal.SIGHUP)
         self.start()
         reopen, reload = (
-            ("from thread", tap._logging.reopen),
+            ("from thread", self.server._reopened),
             ("from thread", self.server._reloadLogged),
         )
         self.assertEqual(self.reactor.did[:2], [reopen, reload])
@@ -307,7 +378,9 @@ class ServerTests(SynchronousTestCase):
     def test_secondTerm(self) -> None:
         """Once the server stops, a signal ends it at once."""
         self.start()
-        self.assertIn(("before", "shutdown", tap.endAtOnce), self.reactor.did)
+        self.assertIn(("before", "shutdown", self.server._stopping), self.reactor.did)
+        self.server._stopping()
+        self.assertNotEqual(signal.getsignal(signal.SIGTERM), signal.SIG_IGN)
 
     def test_earlyTerm(self) -> None:
         """A server that is told to stop while it starts stops as any other does, once it runs."""
@@ -351,6 +424,31 @@ class ServerTests(SynchronousTestCase):
                 fails()
         self.assertEqual(self.errors.getvalue(), "")
 
+    def test_rotation(self) -> None:
+        """With several processes one begins the log's new files, and tells the others."""
+
+        class Output:
+            rotated: Any = None
+            looked = 0
+
+            def look(self) -> None:
+                self.looked += 1
+
+        output: Any = Output()
+        self.patch(tap._logging, "output", output)
+        self.start()
+        self.assertIsNone(output.rotated)
+        self.patch(MailService, "processes", (7, 8))
+        self.patch(MailService, "stopService", lambda service: None)
+        self.server._settled = False
+        self.start()
+        self.assertEqual(output.rotated, self.server.whole.logReopened)
+        looked = output.looked
+        self.reactor.advance(tap._ROTATE_SECONDS)
+        self.assertEqual(output.looked, looked + 1)
+        self.server.stopService()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
     def test_introduction(self) -> None:
         """The log says where each rule's mail goes, and how to try the built-in configuration."""
         self.start()
@@ -368,7 +466,8 @@ class ServerTests(SynchronousTestCase):
         self.server._settled, self.server._failure = False, None
         self.start()
         self.assertEqual(told, [])  # others in this process may not have started
-        phase, tell = self.reactor.did[-1]
+        (phase, keep), (_, tell) = self.reactor.did[-2:]
+        self.assertIs(keep, keepWhatBegan)
         tell()
         self.assertEqual(phase, "when running")
         self.assertEqual(told, [("READY=1", f"MAINPID={os.getpid()}")])

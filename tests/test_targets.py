@@ -43,8 +43,8 @@ class TargetTests(SynchronousTestCase):
                 check(name, data[:2000])
 
     def test_pure(self) -> None:
-        """Replies, DNS answers, PROXY headers, MIME, spamd's answers."""
-        self.run_("replies", "names", "proxy", "mime", "spamd")
+        """Replies, DNS answers, PROXY headers, MIME, spamd's answers, where mail comes from."""
+        self.run_("replies", "names", "proxy", "mime", "spamd", "origin")
 
     @skipIf(_NO_NAMES, "the test reactor of this version of Twisted resolves no names")
     def test_http(self) -> None:

@@ -32,6 +32,7 @@ from deferrals import tls
 from deferrals.errors import PeerError
 from deferrals.smtp.client.session import ClientSession
 from deferrals.tls import Unverified, trusted, verifying
+from tests.source import nodes
 from tests.test_layout import imported, modules
 from tests.tls import GOOD, HOST, WRONG, Certificates, TLSTransport, makeCertificate
 
@@ -361,6 +362,26 @@ class _Both:
         return resolution
 
 
+class SocketDescriptionTests(SynchronousTestCase):
+    """
+    L{tls.socketDescription}.
+    """
+
+    def test_said(self) -> None:
+        """A path, whatever its name has; or the description of an endpoint."""
+        for text, baseDir, found in (
+            ("/run/a", None, "unix:/run/a"),
+            ("/run/a", "/etc", "unix:/run/a"),
+            ("/with:colon", None, r"unix:/with\:colon"),
+            ("/with:colon", "/etc", r"unix:/with\:colon"),
+            ("run/a", "/etc", "unix:/etc/run/a"),
+            ("run/a", None, "run/a"),
+            ("tcp:x:1", "/etc", "tcp:x:1"),
+            ("unix:/a", None, "unix:/a"),
+        ):
+            self.assertEqual(tls.socketDescription(text, baseDir), found)
+
+
 class EndpointTests(SynchronousTestCase):
     """
     L{tls.clientEndpoint}.
@@ -440,8 +461,8 @@ class OnePlaceTests(SynchronousTestCase):
             *("ClientContextFactory", "create_default_context", "readBody", "getPage"),
         }
         for _, path, tree in modules():
-            names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-            names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            names = {node.id for node in nodes(tree, ast.Name)}
+            names |= {node.attr for node in nodes(tree, ast.Attribute)}
             names |= {name.rpartition(".")[2] for name in imported(tree)}
             if path != "tls.py":
                 self.assertEqual(names & elsewhere, set(), path)

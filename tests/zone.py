@@ -22,12 +22,19 @@ class Zone:
 
     @param records: by (name, type), e.g. C{("example.com", "TXT")}, each a list
         of payloads: text for A, AAAA, PTR and TXT, (preference, name) for MX.
+    @param address: where it is to be asked; any port of loopback.
     @ivar address: where to ask, as (host, port).
+    @ivar isSilent: whether it hears questions, and says nothing.
     """
 
-    def __init__(self, records: Mapping[tuple[str, str], Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        records: Mapping[tuple[str, str], Sequence[Any]],
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self._records = records
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.isSilent = False
+        self._listening = socket.create_server(address)
         self.address: tuple[str, int] = self._listening.getsockname()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(self.address)
@@ -44,19 +51,27 @@ class Zone:
             data, client = self._socket.recvfrom(4096)
             if not data:
                 return
-            self._socket.sendto(self._answer(data, isDatagram=True), client)
+            answer = self._answer(data, isDatagram=True)
+            if not self.isSilent:
+                self._socket.sendto(answer, client)
 
     def _connections(self) -> None:
         """
         One after the other, and one question for each.
         """
         while True:
-            connection, _ = self._listening.accept()
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:  # it is shut down
+                return
             with connection:
                 connection.settimeout(10)
-                data = connection.recv(4096)
+                try:
+                    data = connection.recv(4096)
+                except TimeoutError:
+                    continue  # nothing is asked, for now
                 if not data:
-                    return
+                    continue
                 answer = self._answer(data[2:], isDatagram=False)
                 connection.sendall(len(answer).to_bytes(2, "big") + answer)
 
@@ -84,11 +99,13 @@ class Zone:
         """
         Stop.
         """
+        datagrams, connections = self._threads
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", self.address)
-        socket.create_connection(self.address).close()
-        for thread in self._threads:
-            thread.join()
+            while datagrams.is_alive():  # one is lost where too many questions wait
+                last.sendto(b"", self.address)
+                datagrams.join(0.1)
+        self._listening.shutdown(socket.SHUT_RDWR)
+        connections.join()
         self._socket.close()
         self._listening.close()
 

@@ -87,6 +87,7 @@ class Output:
     @param path: of the file; C{None} is standard output.
     @param rotateOctets: a file that has become so long is renamed (C{.1} is the
         newest), and a new one is begun; C{None} leaves that to others (logrotate).
+    @ivar rotated: is told when a new file was begun.
     @raise OSError: the file cannot be written.
     """
 
@@ -96,6 +97,7 @@ class Output:
         self._reactor = reactor
         self._path = path
         self._rotateOctets = rotateOctets
+        self.rotated: Callable[[], object] | None = None
         self._encoding = "utf-8" if path else _encodingOf(sys.__stdout__)
         self._sink = _standardOutput() if path is None else _file(path)
         self._kept = bytearray()
@@ -198,6 +200,16 @@ class Output:
             return  # the file grows, rather than that lines are lost
         self._sink.close()
         self._sink = new
+        if self.rotated is not None:
+            self._reactor.callFromThread(self.rotated)
+
+    def look(self) -> None:
+        """
+        Begin a new file if others have made this one so long.
+        """
+        with self._lock:
+            if self._rotateOctets is not None and self._path is not None:
+                self._rotate(self._path, self._rotateOctets)
 
     def _soon(self) -> None:
         """

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 import attrs
 
 from deferrals.config.tables import Config
+from deferrals.model.digest import HTML, TEXT
+from deferrals.stages.delivery.file import FileSettings
+from deferrals.stages.delivery.maildir import MaildirSettings
 
 #: A key, and what was expected there.
 Problem = tuple[str, str]
@@ -81,6 +84,38 @@ def problems(config: Config, user: User, passwords: tuple[str, ...] = ()) -> lis
     return found
 
 
+def mailboxRemarks(config: Config, user: User) -> list[Problem]:
+    """
+    @return: which mailboxes this user could not make, as it looks now: they may be
+        on a disk that is still to be mounted.
+    """
+    found = []
+    for key, path in _mailboxes(config):
+        fixed, mark, _ = os.path.join(config.baseDir, path).partition("{")
+        directory = os.path.dirname(fixed) if mark else fixed
+        try:
+            isUsed = bool(os.listdir(directory))
+        except (OSError, ValueError):
+            isUsed = False
+        why = "" if isUsed else _unwritable(directory, user)
+        if why:
+            found.append((key, f"{user.name} cannot write mail there: {why}"))
+    return found
+
+
+def _mailboxes(config: Config) -> Iterator[tuple[str, str]]:
+    """
+    The keys and templates of directories on this machine.
+    """
+    deliveries = {f"deliveries.{name}": one for name, one in config.deliveries.items()}
+    for index, rule in enumerate(config.recipients):
+        if rule.deliver is not None and not isinstance(rule.deliver, str):
+            deliveries[f"recipients[{index}].deliver"] = rule.deliver
+    for key, delivery in deliveries.items():
+        if isinstance(delivery.settings, MaildirSettings | FileSettings):
+            yield f"{key}.path", delivery.settings.path
+
+
 def _files(config: Config) -> Iterator[tuple[str, str]]:
     if config.tls is not None:
         yield "tls.certificate", config.tls.certificate
@@ -89,6 +124,19 @@ def _files(config: Config) -> Iterator[tuple[str, str]]:
         if listener.certificate is not None:
             yield f"listen[{index}].certificate", listener.certificate
             yield f"listen[{index}].key", listener.key or listener.certificate
+    for name, lookUp in config.tables.items():
+        if lookUp.path is not None:
+            yield f"tables.{name}.path", lookUp.path
+    if config.srs is not None:
+        yield "srs.secret_file", config.srs.secret_file
+    for index, table in enumerate(config.dkim):
+        yield f"dkim[{index}].key", table.key
+    if config.spool.password_file is not None:
+        yield "spool.password_file", config.spool.password_file
+    templates = config.refusals.digest_template
+    if templates is not None:
+        for name in (TEXT, HTML):
+            yield "refusals.digest_template", os.path.join(templates, name)
     web = config.web
     if web is not None:
         names = ("certificate", "key", "token_file", "users")

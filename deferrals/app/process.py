@@ -5,19 +5,29 @@ the service manager.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.process import reapProcessHandlers
 from twisted.internet.task import LoopingCall
 
 from deferrals.logger import Logger
+from deferrals.stages.processgroup import Orphans
 
 _log = Logger(namespace="deferrals")
+
+#: How often process 1 of a container looks for orphans that have ended.
+REAP_SECONDS = 5.0
+
+#: So many objects are made before the collector of garbage looks through them.
+YOUNG_OBJECTS = 10_000
 
 #: So many words to the manager's watchdog in the time that it waits for one.
 _PER_WATCHDOG = 3
@@ -67,13 +77,23 @@ def _came(number: int, frame: FrameType | None) -> None:
         one.came(number)
 
 
-def endAtOnce() -> None:
+def endAtOnce(others: Callable[[], Iterable[int]] | None = None) -> None:
     """
     The process is stopping: a second SIGTERM or interrupt ends it, without a
     traceback.
+
+    @param others: the processes that end with it.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for one in () if others is None else others():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
         signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL if others is None else end)
 
 
 def forgetStale(path: str) -> None:
@@ -111,6 +131,17 @@ def notify(*states: str) -> bool:
     return True
 
 
+def keepWhatBegan() -> None:
+    """
+    All has begun.  What is there now stays, nearly a hundred thousand objects: the
+    collector of garbage would go through them again and again, and all mail would wait
+    meanwhile.  It finds next to nothing in what comes since, and looks less often.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
+
+
 def startWatchdog(clock: IReactorTime) -> LoopingCall | None:
     """
     Say from within the reactor that it turns, as often as the service manager
@@ -128,3 +159,18 @@ def startWatchdog(clock: IReactorTime) -> LoopingCall | None:
         lambda failure: _log.failure("the watchdog is not told", failure)
     )
     return watchdog
+
+
+def startReaping(clock: IReactorTime) -> LoopingCall | None:
+    """
+    Wait for the orphans of a container, where this is its process 1.
+
+    @return: what does, until it is stopped; C{None} where others do.
+    """
+    if os.getpid() != 1:
+        return None
+    reaping = LoopingCall(Orphans(reapProcessHandlers).look)
+    reaping.clock = clock
+    d = reaping.start(REAP_SECONDS)
+    d.addErrback(lambda failure: _log.failure("orphans are not reaped", failure))
+    return reaping

@@ -9,43 +9,132 @@ reload sets other stages, and changes ports and certificates.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
+import attrs
 from twisted.application import service
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
-from twisted.internet.process import reapProcessHandlers
-from twisted.internet.task import LoopingCall
+from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 import deferrals
 from deferrals import durable
 from deferrals.app.listeners import Keyring, listenerSettings
 from deferrals.app.rates import Rates
+from deferrals.app.refusals import RefusalKeeping, templatesOf
+from deferrals.app.signing import sealWith, signingKeys, signWith
 from deferrals.app.stages import StageSet
-from deferrals.app.web import WebPort, checkWeb
+from deferrals.app.web import Seen, WebPort, checkWeb, sourcesOf
 from deferrals.config.places import described
 from deferrals.config.tables import Config
+from deferrals.deferreds import timeOfDay
 from deferrals.errors import ConfigError, DeferralsError, SpoolError
-from deferrals.interfaces import IDeliveryStage, IReactor
+from deferrals.interfaces import IDeliveryStage, IReactor, ISpool
 from deferrals.logger import Logger
+from deferrals.model.digest import Templates
+from deferrals.model.json import JSON
 from deferrals.model.networks import dnsServers
-from deferrals.operator.control import ControlPort, Operator, listen
+from deferrals.model.recent import RecentEvents
+from deferrals.operator.control import Called, Operator, Result, listen
+from deferrals.operator.several import SeveralOperators
+from deferrals.operatorfiles import readText
+from deferrals.server.limits import SharedLimits
 from deferrals.server.listeners import serverEndpoint
 from deferrals.server.mailserver import MailServer
+from deferrals.server.notes import Notes
 from deferrals.server.replacement import Replacement
 from deferrals.server.services import Services
-from deferrals.stages.delivery.processgroup import Orphans
+from deferrals.server.sharedstore import SharedStore, identityOf, spoolFor
+from deferrals.server.signing import SigningKey
+from deferrals.web.metrics import Metrics
 
 _log = Logger(namespace="deferrals")
 
-#: How often process 1 of a container looks for orphans that have ended.
-REAP_SECONDS = 5.0
-
 #: What a reload does not change.
-_AT_START = ("state_dir", "hostname", "max_judging", "dns")
+_AT_START = ("state_dir", "hostname", "max_judging", "dns", "workers", "spool")
+
+
+class OperatorPort(Protocol):
+    """
+    Where operators are answered.
+    """
+
+    def stopListening(self) -> Deferred[None] | None:
+        """
+        No more.
+        """
+
+
+#: Who can be called, by the worker whose spool it is; first this process's own.
+Operators: TypeAlias = Callable[[], Mapping[int, Called | None]]
+
+
+class OwnOperators(SeveralOperators):
+    """
+    What operators call where one process has its own queue, and perhaps what others
+    have left.
+    """
+
+    def __init__(self, operators: Operators) -> None:
+        super().__init__(operators)
+        self._operators = operators
+
+    def call(self, name: str, *args: JSON) -> Deferred[Result]:
+        """
+        See L{Called.call}.
+        """
+        own, *left = self._operators().values()
+        if own is not None and (name in ("status", "reload") or not left):
+            return own.call(name, *args).addCallback(_result)
+        return super().call(name, *args)
+
+
+def _result(found: JSON) -> Result:
+    return found
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """
+    What one of several processes has of the whole, where a server that is one process
+    has its own.
+
+    @ivar worker: which one it is.
+    @ivar endpoint: finds what was opened for it, by the description of an endpoint.
+    @ivar notes: what all know.
+    @ivar limits: how much all may have together.
+    @ivar operators: lets an operator be asked; by default at the control socket.
+    @ivar isSeen: whether there are pages on which it is seen; by default what its own
+        configuration says.
+    """
+
+    worker: int | None = None
+    endpoint: Callable[[str], IStreamServerEndpoint] | None = None
+    notes: Notes | None = None
+    limits: SharedLimits | None = None
+    operators: Callable[[Operators], OperatorPort] | None = None
+    isSeen: Callable[[], bool] | None = None
+
+
+@attrs.frozen
+class Change:
+    """
+    What a reload is going to change: all is there that it needs.
+
+    @ivar later: what changes only at the next start.
+    """
+
+    config: Config
+    stages: StageSet
+    keys: list[SigningKey]
+    listeners: Replacement
+    later: list[str]
+    templates: Templates
 
 
 class MailService(service.Service):
@@ -55,9 +144,15 @@ class MailService(service.Service):
     @param config: what to begin with.
     @param reload: reads the configuration again, or raises L{ConfigError}.
     @param checkers: check passwords.
+    @param parts: what it does not have of its own.
     @ivar config: the one that is in force.
     @ivar server: the server itself.
+    @ivar settled: is told when it has started, and why it has not.
+    @ivar reloads: for one at a time.
+    @ivar rates: how much happens in a minute.
     """
+
+    _control: OperatorPort | None = None
 
     def __init__(
         self,
@@ -65,15 +160,34 @@ class MailService(service.Service):
         reactor: IReactor,
         reload: Callable[[], Config],
         checkers: Sequence[ICredentialsChecker] = (),
+        parts: Parts = Parts(),
     ) -> None:
         self.config = config
         self.reactor = reactor
-        self._reload = reload
-        self._reloads = DeferredLock()
-        self._services = _services(config, reactor)
+        self.settled: Callable[[Failure | None], object] = lambda failure: None
+        self._parts, self._reload = parts, reload
+        self.reloads = DeferredLock()
+        own = parts.notes or Notes(reactor)
+        self._shared = _sharedStore(config, reactor, parts.worker or 0, own)
+        self._services = _services(config, reactor, parts, own, self._shared)
+        self._signWith(config, signingKeys(config))
         self._stages = StageSet(config, self._services)
-        self.server = MailServer(
-            reactor,
+        self.server = self._built(checkers)
+        self._stages.show()
+        self.server.listeners.endpoint = parts.endpoint or self.server.listeners.endpoint
+        self.server.limitConnections(config.limits)
+        self._refusals = RefusalKeeping(config, self.server, self._services, parts.worker)
+        self._recent = RecentEvents(partial(timeOfDay, reactor))
+        self._own: Operator | None = None
+        self._web = WebPort(reactor, self._seen())
+        self._watch()
+        self.rates = Rates(self.server.status, reactor)
+        self._began = reactor.seconds()
+
+    def _built(self, checkers: Sequence[ICredentialsChecker]) -> MailServer:
+        config = self.config
+        return MailServer(
+            self.reactor,
             hostname=config.hostname,
             envelope=self._stages.envelope,
             content=self._stages.policies,
@@ -81,7 +195,8 @@ class MailService(service.Service):
             schedule=self._stages.schedules,
             notices=self._stages.routeBack,
             quarantines=self._stages.quarantines,
-            spool=config.spoolDirectory,
+            reversePath=self._stages.reversePath,
+            spool=self._spool(self._parts.worker or 0),
             checkers=checkers,
             maxJudging=config.max_judging,
             maxDelivering=config.max_delivering,
@@ -89,14 +204,63 @@ class MailService(service.Service):
             submission=config.submission,
             services=self._services,
             reverseDNS=config.reverse_dns,
+            worker=self._parts.worker,
         )
-        self.server.limitConnections(config.limits)
-        self._web = WebPort(reactor, self.server)
-        self._rates = Rates(self.server.status, reactor)
-        self._began = reactor.seconds()
-        self._control: ControlPort | None = None
-        self._reaping = LoopingCall(Orphans(reapProcessHandlers).look)
-        self._reaping.clock = reactor
+
+    def _seen(self) -> Seen:
+        status = self.server.status
+        return Seen(
+            metrics=Metrics(sourcesOf(self.server), self.reactor).get,
+            reasons=lambda: self.server.reasons,
+            ask=self._ask,
+            status=lambda: status,
+            counted=status,
+        )
+
+    def _ask(self, name: str, *args: JSON) -> Deferred[Result]:
+        """
+        What pages ask.
+
+        @raise DeferralsError: it starts, or stops.
+        """
+        if self._own is None or self._control is None:
+            raise DeferralsError("the server is not there for operators: it starts, or stops")
+        return OwnOperators(partial(self._operators, self._own)).call(name, *args)
+
+    def _watch(self) -> None:
+        """
+        Where there are pages, what happens is kept for them.
+        """
+        isSeen = self._parts.isSeen
+        if self.config.web is not None if isSeen is None else isSeen():
+            self.server.status.watch = self._recent.take
+        else:
+            self.server.status.watch = None
+            self._recent.clear()
+
+    def _spool(self, worker: int) -> str | ISpool:
+        config = self.config
+        directory = config.spoolOf(worker)
+        return spoolFor(config.spool, config.baseDir, directory, self._services, worker)
+
+    @property
+    def addresses(self) -> Sequence[IAddress]:
+        """
+        Where it listens.
+        """
+        return self.server.addresses
+
+    @property
+    def processes(self) -> Sequence[int]:
+        """
+        It has none beside its own.
+        """
+        return ()
+
+    def logReopened(self) -> None:
+        """
+        That is for no one else.
+        """
 
     def privilegedStartService(self) -> None:
         """
@@ -120,19 +284,38 @@ class MailService(service.Service):
             keepStatePrivate(self.config)
         except (OSError, SpoolError):
             return self.failed(Failure())
-        if os.getpid() == 1:
-            d = self._reaping.start(REAP_SECONDS)
-            d.addErrback(lambda failure: _log.failure("orphans are not reaped", failure))
-        self.server.start().addCallbacks(self.started, self.failed)
+        Deferred.fromCoroutine(self._begin()).addCallbacks(self.started, self.failed)
+
+    async def _begin(self) -> MailServer:
+        if self._shared is not None:
+            await self._shared.open()
+        return await self.server.start()
 
     def started(self, server: MailServer) -> None:
         """
         Mail can be taken.
         """
+        for number in leftBy(self.config, self._parts.worker or 0):
+            server.drain(number, self.config.spoolOf(number))
         if self.running and server.queue is not None:
-            operator = Operator(server.queue, self._services.inThread, self.describe, self.reload)
-            self._rates.start()
-            self._control = listen(self.reactor, self.config.controlPath, operator)
+            inThread = self._services.inThread
+            seen = self._recent, self._refusals.desk
+            own = Operator(server.queue, inThread, self.describe, self.reload, *seen)
+            self._own = own
+            self._refusals.start()
+            self.rates.start()
+            self._control = (self._parts.operators or self._listen)(partial(self._operators, own))
+        self.settled(None)
+
+    def _operators(self, own: Operator) -> dict[int, Called | None]:
+        found: dict[int, Called | None] = {self._parts.worker or 0: own}
+        for worker, queue in self.server.leftQueues.items():
+            inThread = self._services.inThread
+            found[worker] = None if queue is None else Operator(queue, inThread, dict)
+        return found
+
+    def _listen(self, operators: Operators) -> OperatorPort:
+        return listen(self.reactor, self.config.controlPath, OwnOperators(operators))
 
     def describe(self) -> dict[str, Any]:
         """
@@ -141,10 +324,11 @@ class MailService(service.Service):
         reasons = self.server.reasons
         return {
             "version": deferrals.__version__,
+            "config": self.config.path,
             "uptime_seconds": round(self.reactor.seconds() - self._began),
             "ready": not reasons,
             "reasons": reasons,
-            "rates": self._rates.perMinute(),
+            "rates": self.rates.perMinute(),
             **self.server.status.snapshot(),
         }
 
@@ -153,19 +337,23 @@ class MailService(service.Service):
         There is no spool, and so no mail: called once, instead of running.
         """
         _log.critical("cannot run without a spool: {error}", error=failure.getErrorMessage())
+        self.settled(failure)
 
     def stopService(self) -> Deferred[None]:
         service.Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await self._reloads.acquire()  # one that is under way ends first; no other begins
-        if self._reaping.running:
-            self._reaping.stop()
-        if self._control is not None:
-            await maybeDeferred(self._control.stopListening)
-        self._rates.stop()
+        await self.reloads.acquire()  # one that is under way ends first; no other begins
+        control, self._control = self._control, None
+        if control is not None:
+            await maybeDeferred(control.stopListening)
+        self.rates.stop()
+        await self._refusals.quiet()
         await self.server.stop(self.config.grace)
+        await self._refusals.stop()
+        if self._shared is not None:
+            await self._shared.close()
         await self._web.close()
 
     def reload(self) -> Deferred[list[str]]:
@@ -176,40 +364,72 @@ class MailService(service.Service):
             L{DeferralsError} where the old configuration stays, and the log says
             so.
         """
-        return self._reloads.run(lambda: Deferred.fromCoroutine(self._reloadWhole()))
+        return self.reloads.run(lambda: Deferred.fromCoroutine(self._reloadWhole()))
 
     async def _reloadWhole(self) -> list[str]:
+        return await self.commit(await self.prepare())
+
+    async def prepare(self) -> Change:
+        """
+        Read the configuration again, and make what it says, beside what is in force.
+
+        @raise DeferralsError: that cannot be; nothing has changed, and the log says so.
+        """
         try:
             config = self._reload()
             stages = StageSet(config, self._services, self._stages)
+            keys = signingKeys(config)
             keyring = Keyring(config.baseDir, self.reactor)
             settings = listenerSettings(config, keyring)
-            replacement = Replacement(self.server.listeners, {one.name: one for one in settings})
-            await replacement.prepare()
+            listeners = Replacement(self.server.listeners, {one.name: one for one in settings})
+            await listeners.prepare()
+            remarks, templates = later(self.config, config), templatesOf(config)
+            change = Change(config, stages, keys, listeners, remarks, templates)
             try:
                 await self._web.prepare(config)
-                self._replace(config, stages)
             except BaseException:
-                await self._web.undo()
-                await replacement.undo()
+                await self.undo(change)
                 raise
         except (DeferralsError, ValueError) as error:
-            why = described(error) if isinstance(error, ConfigError) else str(error)
-            _log.error("configuration not reloaded, the old one stays: {error}", error=why)
-            raise
-        later = [
-            f"{name} changes at the next start"
-            for name in _AT_START
-            if getattr(config, name) != getattr(self.config, name)
-        ]
-        self.config, self._stages = config, stages
+            raise notReloaded(error) from None
+        return change
+
+    async def undo(self, change: Change) -> None:
+        """
+        All stays as it was.
+        """
+        await self._web.undo()
+        await change.listeners.undo()
+
+    async def commit(self, change: Change) -> list[str]:
+        """
+        Go by what was made.
+
+        @return: what changes only at the next start.
+        @raise ValueError: the server does not want it; nothing has changed.
+        """
+        config = change.config
+        try:
+            self._replace(config, change.stages)
+        except BaseException as error:
+            await self.undo(change)
+            raise notReloaded(error) from None
+        self.config, self._stages = config, change.stages
+        self._signWith(config, change.keys)
+        change.stages.show()
+        self._refusals.configure(config, change.templates)
         self.server.limitConnections(config.limits)
-        await replacement.commit(config.grace)
+        await change.listeners.commit(config.grace)
+        self._watch()
         await self._web.commit()
-        for remark in later:
+        for remark in change.later:
             _log.warn("{remark}", remark=remark)
         _log.info("configuration reloaded")
-        return later
+        return change.later
+
+    def _signWith(self, config: Config, keys: Sequence[SigningKey]) -> None:
+        signWith(self._services.signer, config, keys)
+        sealWith(self._services.sealer, config, keys)
 
     def _replace(self, config: Config, stages: StageSet) -> None:
         """
@@ -222,11 +442,45 @@ class MailService(service.Service):
             schedule=stages.schedules,
             notices=stages.routeBack,
             quarantines=stages.quarantines,
+            reversePath=stages.reversePath,
             maxDelivering=config.max_delivering,
             returnOctets=config.bounce_size,
             submission=config.submission,
             reverseDNS=config.reverse_dns,
         )
+
+
+def leftBy(config: Config, worker: int) -> list[int]:
+    """
+    @return: the workers that there are no longer, and whose mail this one delivers.
+    """
+    try:
+        names = os.listdir(config.workersDirectory)
+    except OSError:
+        return []
+    numbers = sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,2}", name))
+    return [one for one in numbers if one >= config.workers and one % config.workers == worker]
+
+
+def later(config: Config, following: Config) -> list[str]:
+    """
+    @return: what of another configuration counts only from the next start on.
+    """
+    return [
+        f"{name} changes at the next start"
+        for name in _AT_START
+        if getattr(config, name) != getattr(following, name)
+    ]
+
+
+def notReloaded(error: BaseException) -> BaseException:
+    """
+    @return: the error; the log says what was wrong with the configuration.
+    """
+    if isinstance(error, DeferralsError | ValueError):
+        why = described(error) if isinstance(error, ConfigError) else str(error)
+        _log.error("configuration not reloaded, the old one stays: {error}", error=why)
+    return error
 
 
 def keepStatePrivate(config: Config) -> None:
@@ -241,7 +495,8 @@ def keepStatePrivate(config: Config) -> None:
         return
     found = os.stat(path)
     isEmpty = set(os.listdir(path)) <= {"lost+found"}
-    isKnown = isEmpty or os.path.isdir(os.path.join(config.spoolDirectory, "bodies"))
+    ours = os.path.join(config.spoolDirectory, "bodies"), os.path.join(path, "contents")
+    isKnown = isEmpty or any(map(os.path.isdir, ours))
     if found.st_uid != os.geteuid() or found.st_mode & stat.S_ISVTX or not isKnown:
         mode = stat.S_IMODE(found.st_mode)
         raise SpoolError(
@@ -251,14 +506,34 @@ def keepStatePrivate(config: Config) -> None:
     _log.warn("{path} had mode {mode}, and has 0700 now", path=path, mode=f"{mode:04o}")
 
 
-def _services(config: Config, reactor: IReactor) -> Services:
-    return Services(
+def _services(
+    config: Config, reactor: IReactor, parts: Parts, own: Notes, shared: SharedStore | None
+) -> Services:
+    services = Services(
         reactor,
         hostname=config.hostname,
         stateDir=config.stateDir,
         baseDir=config.baseDir,
         dns=dnsServers(config.dns),
+        ownNotes=own,
+        notes=own if shared is None else shared.notes,
+        limits=parts.limits or SharedLimits(reactor),
     )
+    if shared is not None:
+        shared.show(services.status)
+    return services
+
+
+def _sharedStore(config: Config, reactor: IReactor, worker: int, own: Notes) -> SharedStore | None:
+    """
+    @return: C{None} where nothing is shared.
+    """
+    if not config.spool.isShared:
+        return None
+    me = None
+    if config.spool.use == "sqlite":
+        me = identityOf(config.spool, config.hostname, worker)
+    return SharedStore(config.spool, config.baseDir, reactor, own, me)
 
 
 def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
@@ -278,8 +553,16 @@ def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
             problems.append((f"listen[{index}].endpoint", f"expected {error}"))
     if os.path.lexists(config.stateDir) and not os.path.isdir(config.stateDir):
         problems.append(("state_dir", f"expected a directory: {config.stateDir} is none"))
+    if config.spool.password_file is not None:
+        try:
+            readText(os.path.join(config.baseDir, config.spool.password_file))
+        except (OSError, ValueError) as error:
+            problems.append(("spool.password_file", f"expected a readable file: {error}"))
     if problems:
         raise ConfigError(config.path, problems)
     listenerSettings(config, Keyring(config.baseDir, reactor))
     checkWeb(config, reactor)
-    return StageSet(config, _services(config, reactor)).deliveries
+    signingKeys(config)
+    templatesOf(config)
+    services = _services(config, reactor, Parts(), Notes(reactor), None)
+    return StageSet(config, services).deliveries

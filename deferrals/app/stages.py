@@ -4,43 +4,59 @@ What one configuration makes of the stages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 
+from deferrals.app.srs import secretsIn
 from deferrals.config.crosscheck import NO_BOUNCES
 from deferrals.config.tables import (
     Config,
     DeliveryStage,
+    LookUpTable,
     Policy,
     RecipientRule,
     Stage,
 )
+from deferrals.deferreds import timeOfDay
 from deferrals.errors import ConfigError
 from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
     IEnvelopeStage,
+    INamedPlugin,
     IOnwardDelivery,
     IOutwardPlugin,
-    IServices,
-    IStagePlugin,
+    ISharingDelivery,
+    ITable,
 )
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.disposition import NOT_TOLD
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
-from deferrals.model.schedule import Schedule
+from deferrals.model.schedule import CONCURRENCY, Schedule
+from deferrals.model.settings import BadSetting
+from deferrals.model.srs import SRS
+from deferrals.model.status import Parts
 from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
 from deferrals.plugins.finding import build
-from deferrals.stages.delivery.maildir import MaildirSettings
+from deferrals.server.services import Services
+from deferrals.stages.delivery.returned import ReturnDelivery
+from deferrals.stages.envelope.chain import Pardons
 from deferrals.stages.envelope.foreseen import Foreseen
+from deferrals.stages.envelope.returns import Returns
 from deferrals.stages.envelope.rules import Allowed, Onward, Pattern, Rule, RuleTable
-from deferrals.stages.envelope.users import UsersSettings
+from deferrals.stages.tables.frame import Table
 
 _log = Logger(namespace="deferrals")
 
-Built = dict[tuple[IStagePlugin, object], object]
+#: The delivery of mail for reverse paths that were rewritten: no table of C{[deliveries]}
+#: can have this name.
+SRS_DELIVERY = "[srs]"
+
+Built = dict[tuple[INamedPlugin, object], object]
 
 
 def deliveryNames(rules: Sequence[RecipientRule]) -> list[str]:
@@ -66,6 +82,7 @@ class StageSet:
     What one configuration makes of the stages.
 
     @ivar envelope: the rules for recipients.
+    @ivar tables: what stages look up, by name.
     @ivar policies: the content stages of each policy.
     @ivar deliveries: delivery stages by name.
     @ivar schedules: when what they could not deliver is tried again, by name.
@@ -75,11 +92,14 @@ class StageSet:
         taken over, with their connections.
     """
 
-    def __init__(self, config: Config, services: IServices, former: StageSet | None = None) -> None:
+    def __init__(self, config: Config, services: Services, former: StageSet | None = None) -> None:
         self._config = config
         self._services = services
         self._former: Built = former.built if former is not None else {}
+        self._formerlyShown = former._shownBy if former is not None else {}
         self.built: Built = {}
+        self._shownBy: dict[tuple[INamedPlugin, object], Parts] = {}
+        self.tables = {name: self._table(name, one) for name, one in config.tables.items()}
         self.policies = {name: self._contentStages(name) for name in config.policies}
         self.deliveries: dict[str, IDeliveryStage] = {}
         self.schedules: dict[str, Schedule] = {}
@@ -87,6 +107,7 @@ class StageSet:
         for name, delivery in config.deliveries.items():
             self._addDelivery(name, delivery, f"deliveries.{name}")
         self.quarantines = dict(self._quarantineNames())
+        self._returns = self._makeReturns()
         names = deliveryNames(config.recipients)
         rules = [self._rule(index, name) for index, name in enumerate(names)]
         verdicts = {
@@ -95,7 +116,14 @@ class StageSet:
         onward = Onward(self._onward, self.quarantines)
         foreseen = Foreseen(self.deliveries)
         self.envelope = RuleTable(
-            rules, services.hostname, verdicts, self.deliveries, onward, foreseen
+            rules,
+            services.hostname,
+            verdicts,
+            self.deliveries,
+            onward,
+            foreseen,
+            self._returns,
+            Pardons(services.admissions.pardons, services.status.useOf),
         )
 
     def routeBack(self, sender: Mailbox) -> Route | None:
@@ -110,6 +138,60 @@ class StageSet:
             return NOT_TOLD
         return None if bounces is None else Route("", bounces)
 
+    def reversePath(self, sender: Mailbox) -> Mailbox:
+        """
+        The one under which mail of a sender is forwarded.
+        """
+        return sender if self._returns is None else self._returns.reversePath(sender)
+
+    def _makeReturns(self) -> Returns | None:
+        """
+        What knows reverse paths that are rewritten, with the delivery that leads back.
+        """
+        settings, services = self._config.srs, self._services
+        if settings is None:
+            return None
+        try:
+            secrets = secretsIn(os.path.join(self._config.baseDir, settings.secret_file))
+        except ValueError as error:
+            problem = ("srs.secret_file", f"expected {error}")
+            raise ConfigError(self._config.path, [problem]) from None
+        srs = SRS.make(settings, secrets)
+        self.deliveries[SRS_DELIVERY] = back = ReturnDelivery(srs, services, self.routeBack)
+        services.status.named(back, "srs")
+        bounces = self._config.bounces
+        assert bounces is not None  # checked, where there is [srs]
+        self.schedules[SRS_DELIVERY] = self.schedules[bounces]
+        return Returns(
+            srs,
+            partial(timeOfDay, services.reactor),
+            lambda sender: self.envelope.isOurs(sender),
+            Route("", SRS_DELIVERY),
+            settings.any_sender,
+        )
+
+    def _table(self, name: str, table: LookUpTable) -> Table:
+        """
+        A table in its frame; the one from before the reload, where that says the same.
+        """
+        source = ITable(self._build(table, f"tables.{name}"))
+        same = (table.plugin, (name, table.settings, table.frame))
+        kept = self._kept(same, lambda: Table(name, source, table.frame, self._services))
+        assert isinstance(kept, Table)
+        return kept
+
+    def show(self) -> None:
+        """
+        They are in force: what names a table finds these, and what is known of their
+        rows may have changed.
+        """
+        self._services.tables.now = self.tables
+        policies = self._config.policies.items()
+        self._services.admissions.lifted = {name: frozenset(one.admits) for name, one in policies}
+        self._services.status.ofStages = self.shown
+        for table in self.tables.values():
+            table.renew()
+
     def _contentStages(self, policy: str) -> list[IContentStage]:
         tables = self._config.policies[policy].content
         return [
@@ -117,13 +199,12 @@ class StageSet:
             for index, table in enumerate(tables)
         ]
 
-    def _addDelivery(
-        self, name: str, table: DeliveryStage, key: str, mark: str | None = None
-    ) -> None:
-        self.deliveries[name] = built = IDeliveryStage(self._build(table, key, mark))
+    def _addDelivery(self, name: str, table: DeliveryStage, key: str) -> None:
+        self.deliveries[name] = built = IDeliveryStage(self._build(table, key))
         if IOnwardDelivery.providedBy(built) or IOutwardPlugin.providedBy(table.plugin):
             self._onward.add(name)
-        self.schedules[name] = table.schedule
+        limit = None if ISharingDelivery.providedBy(built) else CONCURRENCY
+        self.schedules[name] = _divided(table.schedule, self._config.sharers, limit)
 
     def _quarantineNames(self) -> list[tuple[str, str]]:
         """
@@ -149,41 +230,61 @@ class StageSet:
         rule, key = self._config.recipients[index], f"recipients[{index}]"
         mark = self._config.subaddress if rule.subaddress is None else rule.subaddress
         if isinstance(rule.deliver, DeliveryStage):
-            self._addDelivery(name, rule.deliver, f"{key}.deliver", mark)
+            self._addDelivery(name, rule.deliver, f"{key}.deliver")
         checks = [
-            IEnvelopeStage(self._build(table, f"{key}.check[{number}]", mark))
+            IEnvelopeStage(self._build(table, f"{key}.check[{number}]"))
             for number, table in enumerate(rule.check)
         ]
         delivery = self.deliveries.get(name)
         if IEnvelopeStage.providedBy(delivery):
             checks.append(delivery)
         why = f'{key} "{rule.match}"'
-        verdict = _verdict(self._config.policies[rule.policy], Route(rule.policy, name), why)
+        route = Route(rule.policy, name, subaddress=mark)
+        verdict = _verdict(self._config.policies[rule.policy], route, why)
         allow = None if rule.allow is None else Allowed.parse(rule.allow)
         pattern = Pattern.parse(rule.match)
         return Rule(pattern, verdict, checks, allow, rule.sender_routing, mark)
 
-    def _build(self, table: Stage, key: str, mark: str | None = None) -> object:
+    def _build(self, table: Stage, key: str) -> object:
         """
         A stage's object; one for all tables that say the same.
-
-        @param mark: what begins a subaddress, unless the table says so itself; by
-            default that of the whole file.
         """
-        settings = table.settings
-        if isinstance(settings, MaildirSettings | UsersSettings) and settings.subaddress is None:
-            settings = attrs.evolve(
-                settings, subaddress=self._config.subaddress if mark is None else mark
-            )
-        same = (table.plugin, settings)
+        plugin, settings = table.plugin, table.settings
+        try:
+            return self._kept((plugin, settings), lambda: build(plugin, settings, self._services))
+        except ValueError as error:
+            if isinstance(error, BadSetting):
+                key = f"{key}.{error.key}"
+            raise ConfigError(self._config.path, [(key, f"expected {error}")]) from None
+
+    def _kept(self, same: tuple[INamedPlugin, object], make: Callable[[], object]) -> object:
+        """
+        What all that says the same has in common; from before the reload, where it was
+        there.
+        """
         if same not in self.built:
-            try:
-                self.built[same] = self._former.get(same) or build(
-                    table.plugin, settings, self._services
-                )
-            except ValueError as error:
-                raise ConfigError(self._config.path, [(key, f"expected {error}")]) from None
+            with self._services.status.collecting() as parts:
+                self.built[same] = self._former.get(same) or make()
+            self._shownBy[same] = {**self._formerlyShown.get(same, {}), **parts}
         return self.built[same]
+
+    @property
+    def shown(self) -> Parts:
+        """
+        What they show of themselves in the status.
+        """
+        return {part: one for parts in self._shownBy.values() for part, one in parts.items()}
+
+
+def _divided(schedule: Schedule, count: int, limit: int | None) -> Schedule:
+    """
+    @param limit: what stands for its C{concurrency} by default.
+    @return: what one of so many processes goes by.
+    """
+    limit = schedule.concurrency or limit
+    if count == 1 or limit is None:
+        return schedule
+    return attrs.evolve(schedule, concurrency=max(1, limit // count))
 
 
 def _verdict(policy: Policy, route: Route, why: str = "") -> EnvelopeVerdict:

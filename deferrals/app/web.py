@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import attrs
+from twisted.cred.credentials import UsernamePassword
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -24,16 +26,33 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 import deferrals
 import twisted
 from deferrals.app.listeners import Keyring
+from deferrals.auth.authenticator import Authenticator
+from deferrals.auth.checker import PasswordFile, readPasswords
+from deferrals.auth.throttle import Throttle
 from deferrals.config.tables import Config
 from deferrals.deferreds import knownNow
 from deferrals.errors import ConfigError, ListenError
 from deferrals.interfaces import IReactor
 from deferrals.logger import Logger
+from deferrals.model.json import JSON
+from deferrals.model.status import Status
 from deferrals.model.web import WebSettings
+from deferrals.operator.control import Partial, Result
+from deferrals.server.linkkey import LinkKey
 from deferrals.server.listeners import describe, serverEndpoint
 from deferrals.server.mailserver import MailServer
-from deferrals.web.metrics import CONTENT_TYPE, Metrics, QueueFigures, Sources
+from deferrals.server.services import Services
+from deferrals.web.asking import ServerSaid
+from deferrals.web.looks import Looks
+from deferrals.web.metrics import CONTENT_TYPE, QueueFigures, Sources
+from deferrals.web.mine import LinkParts, MinePages
+from deferrals.web.now import liveTexts
+from deferrals.web.pages import PageParts, pagesOf
+from deferrals.web.policypage import Scoring
+from deferrals.web.queuepage import QueueChanges
 from deferrals.web.site import WebSite, siteOf, tokenOf
+from deferrals.web.streaming import EventStream
+from deferrals.web.visitors import Sessions, Visitors
 
 _log = Logger(namespace="deferrals.web")
 
@@ -95,18 +114,95 @@ class _Front(Factory):
 _Factory: TypeAlias = "WebSite | TLSMemoryBIOFactory"
 
 
+@attrs.frozen(kw_only=True)
+class Seen:
+    """
+    What can be seen of a server.
+
+    @ivar metrics: what C{/metrics} answers.
+    @ivar reasons: why mail cannot be taken now.
+    @ivar ask: asks the server, as operators do.
+    @ivar status: what was counted, by all its processes.
+    @ivar counted: where that is counted which happens here.
+    """
+
+    metrics: Callable[[], Deferred[bytes]]
+    reasons: Callable[[], Sequence[str]]
+    ask: Callable[..., Deferred[Result]]
+    status: Callable[[], Status]
+    counted: Status
+
+    def said(self, name: str, *args: JSON) -> Deferred[ServerSaid]:
+        """
+        See L{Ask<deferrals.web.asking.Ask>}.
+        """
+        d: Deferred[Result] = maybeDeferred(self.ask, name, *args)
+        return d.addCallback(_said)
+
+
+def _said(result: Result) -> ServerSaid:
+    return (
+        ServerSaid(result.result, result.missing)
+        if isinstance(result, Partial)
+        else ServerSaid(result)
+    )
+
+
+@attrs.frozen
+class _PasswordUsers:
+    """
+    A file of C{deferrals passwd}, and how often passwords may be tried.
+    """
+
+    file: PasswordFile
+    authenticator: Authenticator
+
+    def login(self, user: str, password: str, address: str) -> Deferred[str]:
+        """
+        See L{WebUsers<deferrals.web.visitors.WebUsers>}.
+        """
+        said = UsernamePassword(user.encode("utf-8"), password.encode("utf-8"))
+        return self.authenticator.login(said, address)
+
+    def stamp(self, user: str) -> Deferred[str]:
+        """
+        See L{WebUsers<deferrals.web.visitors.WebUsers>}.
+        """
+        return self.file.stamp(user)
+
+
+@attrs.frozen
+class _Made:
+    """
+    What answers by one configuration.
+
+    @ivar factory: makes the protocols of connections.
+    @ivar stream: those who listen.
+    """
+
+    factory: _Factory
+    stream: EventStream
+
+
 class WebPort:
     """
     One port, or none; what L{prepare} has made counts from L{commit} on.
+
+    @param seen: what can be seen there.
     """
 
-    def __init__(self, reactor: IReactor, server: MailServer) -> None:
+    def __init__(self, reactor: IReactor, seen: Seen) -> None:
         self._reactor = reactor
-        self._server = server
-        self._metrics: Metrics | None = None
+        self._seen = seen
+        self._mine: dict[str, LinkParts] = {}
+        self._services = Services(reactor, hostname="localhost")
+        self._sessions = Sessions(reactor)
+        self._looks = Looks(seen.status, reactor)
+        self._changes = QueueChanges(seen.said, seen.counted)
         self._now: tuple[str, IListeningPort, _Front] | None = None
         self._next: tuple[str, IListeningPort, _Front] | None = None
-        self._following: _Factory | None = None
+        self._made: _Made | None = None
+        self._following: _Made | None = None
 
     @property
     def address(self) -> IAddress | None:
@@ -127,7 +223,7 @@ class WebPort:
         if settings is None:
             self._following = self._next = None
             return
-        self._following = self._factory(config, settings)
+        self._following = self._make(config, settings)
         if self._now is not None and self._now[0] == settings.endpoint:
             self._next = self._now
             return
@@ -152,8 +248,14 @@ class WebPort:
         The former port takes no more connections.
         """
         former, self._now, self._next = self._now, self._next, None
-        if self._now is not None:
-            self._now[2].factory = self._following
+        before, self._made, self._following = self._made, self._following, None
+        if before is not None:
+            before.stream.close()  # they come again, and show who they are
+        if self._now is not None and self._made is not None:
+            self._now[2].factory = self._made.factory
+            self._looks.start()
+        else:
+            self._looks.stop()
         if former == self._now:
             return
         if former is not None:
@@ -182,25 +284,73 @@ class WebPort:
         No more.
         """
         former, self._now = self._now, None
+        made, self._made = self._made, None
+        self._looks.stop()
+        if made is not None:
+            made.stream.close()
         if former is not None:
             await maybeDeferred(former[1].stopListening)
 
-    def _factory(self, config: Config, settings: WebSettings) -> _Factory:
-        if self._metrics is None:
-            self._metrics = Metrics(sourcesOf(self._server), self._reactor)
+    def _mineOf(self, path: str) -> LinkParts:
+        """
+        One for as long as the process lives: what has asked too often has done so, over
+        reloads, too.
+        """
+        if path not in self._mine:
+            self._mine[path] = LinkParts(self._seen.said, LinkKey(path).get, self._reactor)
+        return self._mine[path]
+
+    def _make(self, config: Config, settings: WebSettings) -> _Made:
+        stream = EventStream(self._seen.said, liveTexts, self._reactor)
+        parts = PageParts(
+            ask=self._seen.said,
+            status=self._seen.status,
+            looks=self._looks,
+            stream=stream,
+            changes=self._changes,
+            visitors=self._visitors(config, settings),
+            policies=scoringPolicies(config),
+        )
         site = siteOf(
-            self._metrics.get,
+            self._seen.metrics,
             CONTENT_TYPE,
-            lambda: self._server.reasons,
+            self._seen.reasons,
             settings.names,
             _token(config, settings),
             self._reactor,
+            {**pagesOf(parts, self._reactor), b"mine": MinePages(self._mineOf(config.linkKeyPath))},
         )
         if settings.certificate is None:
-            return site
+            return _Made(site, stream)
         pair = settings.certificate, settings.key or settings.certificate
         certificates = Keyring(config.baseDir, self._reactor).get(*pair)
-        return TLSMemoryBIOFactory(certificates, False, site, self._reactor)
+        return _Made(TLSMemoryBIOFactory(certificates, False, site, self._reactor), stream)
+
+    def _visitors(self, config: Config, settings: WebSettings) -> Visitors:
+        users = None
+        if settings.users is not None:
+            path = os.path.join(config.baseDir, settings.users)
+            file = PasswordFile(path, self._services.inThread)
+            throttle = Throttle(self._services.limits, config.limits, self._reactor)
+            users = _PasswordUsers(file, Authenticator([file], throttle))
+        operators = frozenset(settings.operators)
+        counted = self._seen.counted
+        return Visitors(self._sessions, users, operators, settings.isSecure, counted)
+
+
+def scoringPolicies(config: Config) -> dict[str, list[Scoring]]:
+    """
+    The policies, with their stages that have scores.
+    """
+    found: dict[str, list[Scoring]] = {}
+    for name, policy in config.policies.items():
+        found[name] = []
+        for stage in policy.content:
+            settings = stage.settings
+            if hasattr(settings, "refuse_score") and hasattr(settings, "mark_score"):
+                limits = settings.refuse_score, settings.mark_score
+                found[name].append(Scoring(stage.plugin.name, *limits))
+    return found
 
 
 def _token(config: Config, settings: WebSettings) -> Callable[[], bytes | None]:
@@ -235,10 +385,13 @@ def checkWeb(config: Config, reactor: IReactor) -> None:
             problems.append(("web.token_file", "expected a token in its first line"))
     except OSError as error:
         problems.append(("web.token_file", f"expected a readable file: {error}"))
-    if settings.users is not None:
-        path = os.path.join(config.baseDir, settings.users)
-        if not os.access(path, os.R_OK):
-            problems.append(("web.users", f"expected a readable file: {path}"))
+    try:
+        if settings.users is not None:
+            readPasswords(os.path.join(config.baseDir, settings.users))
+    except OSError as error:
+        problems.append(("web.users", f"expected a readable file: {error}"))
+    except ValueError as error:
+        problems.append(("web.users", str(error)))
     if problems:
         raise ConfigError(config.path, problems)
 
@@ -248,19 +401,29 @@ def sourcesOf(server: MailServer) -> Sources:
     Where the numbers of a server come from.
     """
     return Sources(
-        status=server.status,
-        build={
-            "version": deferrals.__version__,
-            "python": platform.python_version(),
-            "twisted": twisted.__version__,
-        },
+        status=lambda: server.status,
+        build=buildOf(),
         sessions=lambda: server.sessionsOpen,
         backedOff=lambda: server.backedOff,
-        queue=lambda: _queueFigures(server),
+        queue=lambda: queueFigures(server),
     )
 
 
-def _queueFigures(server: MailServer) -> Deferred[QueueFigures]:
+def buildOf() -> dict[str, str]:
+    """
+    What runs.
+    """
+    return {
+        "version": deferrals.__version__,
+        "python": platform.python_version(),
+        "twisted": twisted.__version__,
+    }
+
+
+def queueFigures(server: MailServer) -> Deferred[QueueFigures]:
+    """
+    What is in a server's queue, for monitoring.
+    """
     if server.queue is None or "starting" in server.reasons:
         return succeed(QueueFigures())
     return Deferred.fromCoroutine(_counted(server))
@@ -268,11 +431,12 @@ def _queueFigures(server: MailServer) -> Deferred[QueueFigures]:
 
 async def _counted(server: MailServer) -> QueueFigures:
     assert server.queue is not None
-    numbers = await server.queue.numbers()
     recipients: dict[tuple[str, str], int] = {}
     oldest: dict[str, float] = {}
-    for one in numbers.get("deliveries", ()):
-        key = use, _ = server.useOf(one["delivery"]), one["status"]
-        recipients[key] = recipients.get(key, 0) + one["recipients"]
-        oldest[use] = max(oldest.get(use, 0.0), one["oldest_seconds"])
-    return QueueFigures(recipients, oldest)
+    left = server.leftQueues
+    for queue in filter(None, (server.queue, *left.values())):
+        for one in (await queue.numbers()).get("deliveries", ()):
+            key = use, _ = server.useOf(one["delivery"]), one["status"]
+            recipients[key] = recipients.get(key, 0) + one["recipients"]
+            oldest[use] = max(oldest.get(use, 0.0), one["oldest_seconds"])
+    return QueueFigures(recipients, oldest, [one for one, queue in left.items() if queue is None])

@@ -12,19 +12,22 @@ client is told to come again later.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 
+import attrs
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred
 from zope.interface import Interface, implementer
 
-from deferrals.deferreds import InThread, Threads
 from deferrals.interfaces import IScramChecker, IScramCredentials, IScramShapes
-from deferrals.model.passwords import Secrets, Strangers, parseLine
+from deferrals.model.passwords import Secrets, Strangers, formatLine, parseLine
 from deferrals.model.sasl import SaslError, ScramKeys, saslprep
+from deferrals.operatorfiles import OperatorFile, readText
+from deferrals.threads import InThread, Threads
 
 #: Passwords that are hashed at once.
 AT_ONCE = 2
@@ -34,19 +37,43 @@ def readPasswords(path: str) -> dict[str, Secrets]:
     """
     All users of a file.  Blocks.
 
-    @raise ValueError: a line is none; the text says which one.
+    @raise ValueError: it is none, or a line is none; the text says which one.
     @raise OSError: the file cannot be read.
     """
+    return _usersIn(readText(path), path)
+
+
+def _usersIn(text: str, path: str) -> dict[str, Secrets]:
     users = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                found = parseLine(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: expected {error}") from None
-            if found is not None:
-                users[found[0]] = found[1]
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            found = parseLine(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: expected {error}") from None
+        if found is not None:
+            users[found[0]] = found[1]
     return users
+
+
+@attrs.frozen
+class _Users:
+    """
+    @ivar known: what is kept of each.
+    @ivar strangers: what there is for all others.
+    """
+
+    known: dict[str, Secrets]
+    strangers: Strangers
+
+    def find(self, user: bytes) -> Secrets:
+        """
+        @return: what is kept of a user's password; empty where there is no
+            such user.
+        """
+        try:
+            return self.known.get(saslprep(user.decode("utf-8")), Secrets())
+        except (SaslError, UnicodeDecodeError):
+            return Secrets()
 
 
 @implementer(ICredentialsChecker, IScramChecker, IScramShapes)
@@ -64,9 +91,7 @@ class PasswordFile:
     def __init__(self, path: str, inThread: InThread) -> None:
         self.path = os.path.abspath(path)
         self._threads = Threads(inThread, AT_ONCE)
-        self._users: dict[str, Secrets] = {}
-        self._strangers = Strangers({})
-        self._version: tuple[int, int, int] | None = None
+        self._file = OperatorFile(self.path, self._read)
 
     def requestAvatarId(self, credentials: object) -> Deferred[bytes | tuple[()]]:
         """
@@ -78,49 +103,43 @@ class PasswordFile:
         return self._threads.run(self._checked, login.username, login.password)
 
     def scramKeys(self, user: bytes) -> Deferred[ScramKeys | None]:
-        return self._threads.run(lambda: self._find(user).scram)
+        return self._threads.run(lambda: self._file.now().find(user).scram)
 
     def scramShapes(self) -> Deferred[Sequence[tuple[int, int]]]:
-        return self._threads.run(lambda: self._read().shapes)
+        return self._threads.run(lambda: self._file.now().strangers.shapes)
+
+    def stamp(self, user: str) -> Deferred[str]:
+        """
+        @return: a Deferred of what changes with a user's password; empty where there
+            is no such user.
+        """
+        return self._threads.run(self._stampOf, user.encode("utf-8"))
 
     # In a thread.
 
-    def _read(self) -> Strangers:
-        """
-        Read the file, if it is not known as it is.
+    def _stampOf(self, user: bytes) -> str:
+        found = self._file.now().find(user)
+        if found == Secrets():
+            return ""
+        return hashlib.sha256(formatLine("-", found).encode("utf-8")).hexdigest()
 
-        @return: what there is for strangers.
-        """
-        stat = os.stat(self.path)
-        version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if version != self._version:
-            users = readPasswords(self.path)
-            self._users, self._strangers, self._version = users, Strangers(users), version
-        return self._strangers
-
-    def _find(self, user: bytes) -> Secrets:
-        """
-        @return: what is kept of a user's password; empty where there is no
-            such user.
-        """
-        self._read()
-        try:
-            return self._users.get(saslprep(user.decode("utf-8")), Secrets())
-        except (SaslError, UnicodeDecodeError):
-            return Secrets()
+    def _read(self, text: str) -> _Users:
+        users = _usersIn(text, self.path)
+        return _Users(users, Strangers(users))
 
     def _checked(self, user: bytes, password: bytes) -> bytes | tuple[()]:
-        secrets = self._find(user)
+        users = self._file.now()
+        secrets = users.find(user)
         isKnown = secrets.cost is not None
         if not isKnown:
-            secrets = self._strangers.secrets(user)
+            secrets = users.strangers.secrets(user)
         isRight = secrets.check(password.decode("utf-8", "replace"))
         if not (isKnown and isRight):
             raise UnauthorizedLogin()
         return saslprep(user.decode("utf-8")).encode("utf-8")
 
     def _proved(self, credentials: IScramCredentials) -> bytes | tuple[()]:
-        keys = self._find(credentials.username).scram
+        keys = self._file.now().find(credentials.username).scram
         if keys is None or not credentials.check(keys):
             raise UnauthorizedLogin()
         return credentials.username

@@ -16,7 +16,6 @@ password: the client is told to come again later.
 from __future__ import annotations
 
 import base64
-import re
 import secrets
 from collections.abc import Sequence
 
@@ -24,7 +23,6 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -34,7 +32,8 @@ from zope.interface import Interface, implementer
 
 from deferrals.deferreds import Semaphore, SharedResult, withDeadline
 from deferrals.errors import DeferralsError
-from deferrals.tls import clientEndpoint
+from deferrals.model.dovecot import unescaped
+from deferrals.tls import clientEndpoint, socketDescription
 
 #: For one password, waiting and connecting included; in seconds.
 ANSWER_SECONDS = 20.0
@@ -54,8 +53,6 @@ LINE_OCTETS = 8192
 
 #: Lines of the greeting.
 GREETING_LINES = 200
-
-_ESCAPED = {b"0": b"\0", b"1": b"\x01", b"t": b"\t", b"r": b"\r", b"n": b"\n"}
 
 
 class DovecotError(DeferralsError):
@@ -317,18 +314,10 @@ def _isName(name: bytes) -> bool:
         return False
 
 
-def unescaped(value: bytes) -> bytes:
-    """
-    What stands for octets that a field cannot have.
-    """
-    return re.sub(rb"\x01(.)", lambda match: _ESCAPED.get(match[1], match[1]), value, flags=re.S)
-
-
 def makeChecker(argument: str, reactor: IReactorTime) -> DovecotChecker:
     """
     @param argument: a path, or the description of a Twisted client endpoint.
     @raise ValueError: it is none.
     """
-    text = f"unix:{quoteStringArgument(argument)}" if argument.startswith("/") else argument
-    endpoint: IStreamClientEndpoint = clientEndpoint(reactor, text)
+    endpoint: IStreamClientEndpoint = clientEndpoint(reactor, socketDescription(argument))
     return DovecotChecker(endpoint, reactor)

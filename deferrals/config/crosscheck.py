@@ -12,11 +12,22 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from deferrals.config.everysetting import everySetting, settingsOf
+from deferrals.config.forwarding import forwardProblems
+from deferrals.config.store import storeProblems
+from deferrals.config.workers import endpointProblems
 from deferrals.interfaces import IOutwardPlugin
+from deferrals.model.address import normalDomain
+from deferrals.model.aliasfile import Format
 from deferrals.model.mixed import Mixed
 from deferrals.model.networks import Networks, normalAddress
+from deferrals.model.settings import TableName
+from deferrals.stages.content.sieve import SieveSettings
+from deferrals.stages.content.sieveprogram import findProgram
 from deferrals.stages.delivery.maildir import MaildirSettings
 from deferrals.stages.delivery.pipe import PipeSettings
+from deferrals.stages.envelope.aliasbook import load
+from deferrals.stages.envelope.aliases import MAX_FAULTS, AliasesSettings
 from deferrals.stages.envelope.rules import Allowed, Pattern
 
 if TYPE_CHECKING:
@@ -34,6 +45,8 @@ _SCORES = ("refuse_score", "mark_score")
 
 _TCP = re.compile(r"(?:tcp6?|ssl):(?:port=)?(\d+)(?::|$)")
 
+_RULE = re.compile(r"recipients\[(\d+)\]")
+
 _INTERFACE = re.compile(r"tcp6?:.*?interface=((?:\\.|[^:\\])*)")
 
 #: Endpoints that are known to have no TLS of their own.
@@ -49,14 +62,47 @@ def crossCheck(config: Config) -> list[Problem]:
         problems.append(("listen", "at least one [[listen]] table"))
     if config.consolidation_window >= config.reply_deadline:
         problems.append(("consolidation_window", "less than reply_deadline"))
+    problems += endpointProblems(config)
     problems += _endpointProblems(config)
     problems += _mixedProblems(config)
+    problems += _aliasProblems(config)
+    problems += _quarantineProblems(config)
     for index, listener in enumerate(config.listen):
         problems += _securityProblems(config, listener, f"listen[{index}].tls")
+    problems += _signingProblems(config)
     problems += _bounceProblems(config)
+    problems += forwardProblems(config)
+    problems += storeProblems(config)
+    problems += _tableProblems(config)
+    problems += _scoreProblems(config)
     for index, rule in enumerate(config.recipients):
         problems += _ruleProblems(config, rule, f"recipients[{index}]")
     return problems + _relayProblems(config)
+
+
+def _quarantineProblems(config: Config) -> Iterator[Problem]:
+    """
+    Filters that may file what their policy has no place for.
+    """
+    for name, policy in config.policies.items():
+        for number, stage in enumerate(policy.content):
+            if policy.quarantine is None and "quarantine" in getattr(stage.settings, "may", ()):
+                why = f"expected a quarantine for this policy: {stage.plugin.name} may quarantine"
+                yield f"policies.{name}.content[{number}]", why
+
+
+def _signingProblems(config: Config) -> list[Problem]:
+    """
+    Two keys in one place of DNS.
+    """
+    problems: list[Problem] = []
+    places: dict[str, int] = {}
+    for index, table in enumerate(config.dkim):
+        other = places.setdefault(table.place, index)
+        if other != index:
+            why = f"another one than that of dkim[{other}], which has {table.place}"
+            problems.append((f"dkim[{index}].selector", why))
+    return problems
 
 
 def _endpointProblems(config: Config) -> list[Problem]:
@@ -133,7 +179,7 @@ def remarks(config: Config) -> list[Problem]:
     """
     @return: what can be, and is hardly meant: rules that no recipient reaches,
         policies that no rule names, files that are not there, marks that no mail gets,
-        one mailbox for many recipients.
+        one mailbox for many recipients, notices that no key signs.
     """
     found = []
     before: list[tuple[int, Pattern]] = []
@@ -149,39 +195,95 @@ def remarks(config: Config) -> list[Problem]:
     found += [
         (f"policies.{name}", "no rule has it") for name in config.policies if name not in used
     ]
-    return [*found, *_stageRemarks(config)]
+    return [*found, *_unjudged(config), *_signingRemarks(config), *_stageRemarks(config)]
+
+
+def _unjudged(config: Config) -> Iterator[Problem]:
+    """
+    Content stages that are never asked, since their policy accepts in the envelope.
+    """
+    if not any(rule.check for rule in config.recipients):
+        for name, policy in config.policies.items():
+            if policy.envelope == "accept" and policy.content:
+                why = "no rule has a check that could leave it to the content: it is never asked"
+                yield f"policies.{name}.content", why
+
+
+def _signingRemarks(config: Config) -> list[Problem]:
+    """
+    Keys for notices, whose domain none of them has.
+    """
+    domains = {normalDomain(one.domain) for one in config.dkim if "notices" in one.sign}
+    own = normalDomain(config.hostname)
+    if not domains or own in domains or config.bounces in (None, NO_BOUNCES):
+        return []
+    return [("dkim", f"notices are not signed: they are from {own}, which has no key here")]
+
+
+def aliasRemarks(config: Config) -> Iterator[Problem]:
+    """
+    @return: what is wrong with lines of files of aliases.  Reads the files: not for a
+        server that runs.
+    """
+    for key, settings in settingsOf(config, AliasesSettings):
+        if settings.file is not None:
+            for problem in _aliasFaults(config, settings.file, settings.form):
+                yield f"{key}.file", problem
+
+
+def _aliasFaults(config: Config, file: str, form: Format) -> Iterator[str]:
+    try:
+        problems = load(os.path.join(config.baseDir, file), form).book.problems
+    except FileNotFoundError:
+        return  # a remark of its own
+    except (OSError, ValueError) as error:
+        yield f"{file} cannot be read: {error}"
+        return
+    for line, problem in problems[:MAX_FAULTS]:
+        yield f"{file}, line {line}: {problem}" if line else f"{file}: {problem}"
+    if len(problems) > MAX_FAULTS:
+        yield f"{file}: {len(problems) - MAX_FAULTS} more faults"
 
 
 def _stageRemarks(config: Config) -> Iterator[Problem]:
-    for name, policy in config.policies.items():
-        for index, stage in enumerate(policy.content):
-            refuse, mark = (getattr(stage.settings, key, None) for key in _SCORES)
-            if refuse is not None and mark is not None and refuse <= mark < float("inf"):
-                why = f"refuse_score is {refuse:g}: no mail is marked"
-                yield f"policies.{name}.content[{index}].mark_score", why
-    for name, delivery in config.deliveries.items():
-        yield from _deliveryRemarks(config, delivery, f"deliveries.{name}", True)
-    for index, rule in enumerate(config.recipients):
-        key, isMany = f"recipients[{index}]", Pattern.parse(rule.match).local == "*"
-        if rule.deliver is not None and not isinstance(rule.deliver, str):
-            yield from _deliveryRemarks(config, rule.deliver, f"{key}.deliver", isMany)
-        for number, check in enumerate(rule.check):
-            path = getattr(check.settings, "sqlite", None)
-            if path is not None and not os.path.exists(os.path.join(config.baseDir, path)):
-                yield f"{key}.check[{number}].sqlite", f"{path} is not there"
+    for key, settings in everySetting(config):
+        refuse, mark = (getattr(settings, name, None) for name in _SCORES)
+        if refuse is not None and mark is not None and refuse <= mark < float("inf"):
+            yield f"{key}.mark_score", f"refuse_score is {refuse:g}: no mail is marked"
+        if isinstance(settings, PipeSettings) and not os.path.exists(settings.command[0]):
+            yield f"{key}.command", f"{settings.command[0]} is not there"
+        if isinstance(settings, SieveSettings) and findProgram(settings.program) is None:
+            yield (
+                f"{key}.program",
+                f"{settings.program} is not there: scripts are left to the store",
+            )
+        yield from _fileRemarks(config, settings, key, ("sqlite", "file"))
+    for name, table in config.tables.items():
+        yield from _fileRemarks(config, table, f"tables.{name}", ("path",))
+    yield from _mailboxRemarks(config)
 
 
-def _deliveryRemarks(
-    config: Config, delivery: DeliveryStage, key: str, isMany: bool
+def _fileRemarks(
+    config: Config, settings: object, key: str, names: Iterable[str]
 ) -> Iterator[Problem]:
     """
-    @param isMany: whether it may be for more than one recipient.
+    @param names: settings that name a file.
     """
-    settings = delivery.settings
-    if isinstance(settings, PipeSettings) and not os.path.exists(settings.command[0]):
-        yield f"{key}.command", f"{settings.command[0]} is not there"
-    if isMany and isinstance(settings, MaildirSettings) and "{local}" not in settings.path:
-        yield f"{key}.path", "one mailbox for all recipients: {local} is missing"
+    for name in names:
+        path = getattr(settings, name, None)
+        if path and not os.path.exists(os.path.join(config.baseDir, path)):
+            yield f"{key}.{name}", f"{path} is not there"
+
+
+def _mailboxRemarks(config: Config) -> Iterator[Problem]:
+    """
+    One mailbox for many recipients; where refused mail is filed, that is meant.
+    """
+    for key, settings in settingsOf(config, MaildirSettings):
+        rule = _RULE.match(key)
+        isMany = rule is None or Pattern.parse(config.recipients[int(rule[1])].match).local == "*"
+        if isMany and not key.startswith("policies.") and "{local}" not in settings.path:
+            yield f"{key}.path", "one mailbox for all recipients: {local} is missing"
 
 
 def _bounceProblems(config: Config) -> list[Problem]:
@@ -222,6 +324,33 @@ def mayFail(config: Config, rule: RecipientRule) -> bool:
 
 def _isNowhere(delivery: DeliveryStage) -> bool:
     return delivery.plugin.name == "discard"
+
+
+def _tableProblems(config: Config) -> Iterator[Problem]:
+    """
+    Settings that name a table that is not there.
+    """
+    for key, settings in everySetting(config):
+        kind = type(settings)
+        for name in attrs.fields_dict(kind) if attrs.has(kind) else ():
+            value = getattr(settings, name, None)
+            if isinstance(value, TableName) and value not in config.tables:
+                yield f"{key}.{name}", _named("table", config.tables)
+
+
+def _scoreProblems(config: Config) -> Iterator[Problem]:
+    """
+    Stages that go by the score of one that is not before them.
+    """
+    for name, policy in config.policies.items():
+        before: list[str] = []
+        for index, stage in enumerate(policy.content):
+            settings = stage.settings
+            if isinstance(settings, SieveSettings) and settings.score not in (None, *before):
+                what = f"the use of a stage before this one ({', '.join(before) or 'none there'})"
+                yield f"policies.{name}.content[{index}].score", what
+            if any(hasattr(settings, key) for key in _SCORES):
+                before.append(stage.plugin.name)
 
 
 def _named(what: str, there: Iterable[str]) -> str:
@@ -296,6 +425,18 @@ def _relays(config: Config, rule: RecipientRule) -> bool:
     return stage is not None and IOutwardPlugin.providedBy(stage.plugin)
 
 
+def _aliasProblems(config: Config) -> Iterator[Problem]:
+    """
+    What aliases need whose members may have to be filed.
+    """
+    aliases = settingsOf(config, AliasesSettings)
+    filing = next((key for key, settings in aliases if settings.refusers == "file"), "")
+    for name, policy in config.policies.items() if filing else ():
+        if policy.mayJudge and policy.quarantine is None:
+            why = f'{filing} may have to file what members refuse; or refusers = "drop" there'
+            yield f"policies.{name}.quarantine", f"a delivery: {why}"
+
+
 def _mixedProblems(config: Config) -> list[Problem]:
     """
     What listeners may choose for mixed mail, and what they need for it.
@@ -317,6 +458,6 @@ def _mixedProblems(config: Config) -> list[Problem]:
         key = f"policies.{name}.quarantine"
         if isinstance(policy.quarantine, str) and policy.quarantine not in config.deliveries:
             problems.append((key, _named("delivery", config.deliveries)))
-        if filing and policy.envelope == "defer" and policy.quarantine is None:
+        if filing and policy.mayJudge and policy.quarantine is None:
             problems.append((key, f"a delivery: {filing} may have to file what is refused"))
     return problems

@@ -34,6 +34,9 @@ def explained(config: Config) -> Iterator[str]:
     for index, rule in enumerate(config.recipients):
         yield f"rule {index}: {rule.match}: {_rule(config, rule)}"
     yield "any other recipient: 550 5.1.1 in a domain that a rule names, 550 5.7.1 elsewhere"
+    if config.srs is not None:
+        domain, back = config.srs.domain, config.bounces
+        yield f"reports to reverse paths rewritten at {domain}: back to their senders by {back}"
     yield _failing(config)
 
 
@@ -64,6 +67,8 @@ def _policy(policy: Policy) -> str:
     what = _ENVELOPE[policy.envelope]
     if policy.envelope == "defer":
         what += f" by {_uses(policy.content) or 'no stage: accepted'}"
+    elif policy.content:
+        what += f"; where a check leaves it to the content: decided by {_uses(policy.content)}"
     return what
 
 

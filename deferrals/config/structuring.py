@@ -19,8 +19,16 @@ from cattrs.errors import (
     StructureHandlerNotFoundError,
 )
 
+from deferrals.config.workers import Workers, parseWorkers
 from deferrals.model.schedule import Steps, parseSteps
-from deferrals.model.settings import BadSetting, Octets, Seconds, parseOctets, parseSeconds
+from deferrals.model.settings import (
+    BadSetting,
+    Octets,
+    Seconds,
+    TableName,
+    parseOctets,
+    parseSeconds,
+)
 from deferrals.stages.envelope.ownsenders import Senders, parseSenders
 
 #: What a list of TOML becomes, by the type that a setting has.
@@ -37,13 +45,15 @@ def makeConverter() -> cattrs.Converter:
     What knows the types that settings have.
     """
     converter = cattrs.Converter(forbid_extra_keys=True)
-    for kind, name in ((str, "text"), (bool, "true or false")):
-        converter.register_structure_hook(kind, _exactly(kind, name))
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(bool, _exactly(bool, "true or false"))
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(Seconds, lambda value, _: parseSeconds(value))
     converter.register_structure_hook(Steps, lambda value, _: parseSteps(value))
     converter.register_structure_hook(Senders, lambda value, _: parseSenders(value))
+    converter.register_structure_hook(TableName, lambda value, _: TableName(_text(value, str)))
+    converter.register_structure_hook(Workers, lambda value, _: parseWorkers(value))
     converter.register_structure_hook(Octets, lambda value, _: parseOctets(value))
     converter.register_structure_hook_factory(_isCollection, _collection)
     converter.register_structure_hook_factory(is_mapping, _table)
@@ -60,6 +70,9 @@ def _exactly(kind: type, name: str) -> Callable[[object, object], object]:
         return value
 
     return structure
+
+
+_text = _exactly(str, "text")
 
 
 def _integer(value: object, _: object) -> int:
@@ -171,6 +184,17 @@ def structured(converter: cattrs.Converter, table: object, kind: type) -> object
             f" in place of lists ({error})"
         ) from None
     return settings
+
+
+def apart(table: object, cls: type[attrs.AttrsInstance]) -> tuple[object, dict[str, object]]:
+    """
+    A table without the keys that are attributes of a class, and these.
+    """
+    if not isinstance(table, dict):
+        return table, {}
+    keys = {field.name for field in attrs.fields(cls)}
+    own = {key: one for key, one in table.items() if key not in keys}
+    return own, {key: one for key, one in table.items() if key in keys}
 
 
 def problemsOf(error: BaseException, key: str = "") -> list[tuple[str, str]]:

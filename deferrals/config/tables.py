@@ -21,15 +21,18 @@ from cattrs.errors import BaseValidationError
 from zope.interface import Interface
 
 from deferrals.config.crosscheck import crossCheck
-from deferrals.config.structuring import makeConverter, problemsOf, structured
+from deferrals.config.structuring import apart, makeConverter, problemsOf, structured
+from deferrals.config.workers import Workers
 from deferrals.errors import ConfigError
 from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
     IEnvelopeStage,
-    IStagePlugin,
+    INamedPlugin,
+    ITable,
 )
 from deferrals.model.address import AddressError, normalDomain, separator
+from deferrals.model.dkim import SigningSettings
 from deferrals.model.limits import (
     BOUNCE_OCTETS,
     GRACE_SECONDS,
@@ -40,16 +43,26 @@ from deferrals.model.limits import (
 )
 from deferrals.model.listener import ListenerOptions
 from deferrals.model.networks import dnsServers
+from deferrals.model.refusal import RefusalSettings
 from deferrals.model.reply import Reply
 from deferrals.model.schedule import Schedule
 from deferrals.model.settings import BadSetting, Octets, Seconds, checked, positive
+from deferrals.model.srs import SRSSettings
+from deferrals.model.store import SpoolSettings
 from deferrals.model.web import WebSettings
 from deferrals.stages.envelope.rules import Allowed, Pattern
 from deferrals.stages.envelope.submission import SubmissionSettings
+from deferrals.stages.tables.frame import TableSettings
 
-#: The stages there are, by interface and name.
-Plugins = Mapping[tuple[type[Interface], str], IStagePlugin]
+#: The stages and tables there are, by interface and name.
+Plugins = Mapping[tuple[type[Interface], str], INamedPlugin]
 
+#: Where state is, beside a configuration that does not say; and the operator's socket
+#: in it.
+STATE_DIR, CONTROL = "state", "control"
+
+#: What signs links, in the same place.
+LINK_KEY = "link.key"
 
 #: What runs without --config.  {hostname} is this machine's name.
 DEFAULT = """\
@@ -103,7 +116,7 @@ def _clients(value: tuple[str, ...] | None) -> None:
     Allowed.parse(value or ())
 
 
-def _deliveryNames(value: Iterable[str]) -> None:
+def _names(value: Iterable[str]) -> None:
     for name in value:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"names of letters, digits, - and _, not {name!r}")
@@ -129,7 +142,7 @@ class Stage:
     @ivar settings: an instance of its settings class.
     """
 
-    plugin: IStagePlugin
+    plugin: INamedPlugin
     settings: object
 
 
@@ -156,6 +169,25 @@ class EnvelopeStage(Stage):
     """
     A table in a rule's C{check}.
     """
+
+
+@attrs.frozen
+class LookUpTable(Stage):
+    """
+    One C{[tables.NAME]} table.
+
+    @ivar frame: what it has whatever its kind.
+    """
+
+    frame: TableSettings
+
+    @property
+    def path(self) -> str | None:
+        """
+        The file that it is in; C{None} where it is in none.
+        """
+        path = getattr(self.settings, "path", None)
+        return path if isinstance(path, str) else None
 
 
 @attrs.frozen(kw_only=True)
@@ -200,25 +232,37 @@ class Policy:
 
     @ivar envelope: what RCPT TO is answered: C{"accept"}, C{"defer"} (judged on
         content) or C{"refuse"}.
-    @ivar content: the content stages, in their order.
+    @ivar content: the content stages, in their order; with C{"accept"}, for those
+        recipients for whom a check, such as C{dnsbl}, leaves it to the content.
     @ivar reply: with C{"refuse"}: the reply.
+    @ivar admits: the stages whose refusals are lifted for a sender that a recipient has let
+        in.  A scanner for viruses is one only where it is named here; C{"rspamd.forced"} is
+        what rspamd refuses for another reason than its score.
     @ivar quarantine: where a copy goes that is refused although its message
-        had to be accepted (C{mixed = "file"}): a delivery's table, or the name
-        of one of C{[deliveries]}.
+        had to be accepted (C{mixed = "file"}, or another member of an alias accepts): a
+        delivery's table, or the name of one of C{[deliveries]}.
     """
 
     envelope: Literal["accept", "defer", "refuse"] = "defer"
     content: tuple[ContentStage, ...] = ()
     quarantine: DeliveryStage | str | None = None
     reply: str | None = attrs.field(default=None, validator=checked(Reply.parseRefusal))
+    admits: tuple[str, ...] = ("rspamd", "spamassassin", "dnsbl", "authenticate")
 
     def __attrs_post_init__(self) -> None:
-        if self.content and self.envelope != "defer":
-            raise BadSetting("content", 'no content stages, unless envelope = "defer"')
+        if self.content and self.envelope == "refuse":
+            raise BadSetting("content", 'no content stages with envelope = "refuse"')
         if self.reply is not None and self.envelope != "refuse":
             raise BadSetting("reply", 'no reply, unless envelope = "refuse"')
-        if self.quarantine is not None and self.envelope != "defer":
-            raise BadSetting("quarantine", 'no quarantine, unless envelope = "defer"')
+        if self.quarantine is not None and self.envelope == "refuse":
+            raise BadSetting("quarantine", 'no quarantine with envelope = "refuse"')
+
+    @property
+    def mayJudge(self) -> bool:
+        """
+        Whether the content may decide.
+        """
+        return self.envelope == "defer" or bool(self.content)
 
 
 @attrs.frozen
@@ -234,6 +278,7 @@ class RecipientRule:
         lets in.
     @ivar allow: the clients that the rule is for: C{"authenticated"}, addresses
         and networks, C{"unix"} for Unix sockets; it does not match for others.
+        C{"members"} is for members of aliases, whoever sends to the alias.
         By default it is for all, which C{"*"} with a delivery that leads out
         cannot be; nor for networks that keep hardly anybody out (together an
         eighth of all addresses), whatever their form.
@@ -269,6 +314,8 @@ class Config(ReplyTimes):
         other users at a start where it had another mode.
     @ivar max_judging: messages in the content stage at once.
     @ivar max_delivering: attempts to deliver that are under way at once.
+    @ivar workers: how many processes the server is, each with a queue of its own; with
+        C{"auto"}, as many as there are processors for it.
     @ivar bounces: the name of the delivery that takes notices to senders that
         no rule for recipients knows; C{"none"}, where they are not told, and that
         is meant.  It may be missing only where no mail can fail.
@@ -288,17 +335,23 @@ class Config(ReplyTimes):
     @ivar tls: the certificate of listeners that have none of their own.
     @ivar limits: what one client may ask for.
     @ivar submission: what users who have logged in may send.
+    @ivar dkim: the keys with which messages are signed for their senders' domains.
     @ivar policies: what recipients think of mail, by name.
     @ivar deliveries: deliveries that several rules, or stages, refer to by name.
-    @ivar web: where monitoring sees the server; nowhere without it.
+    @ivar srs: how reverse paths of forwarded mail are rewritten.
+    @ivar tables: what stages look up, by name.
+    @ivar spool: what several machines share in a database.
+    @ivar refusals: what is kept of refusals, for their recipients; nothing by default.
+    @ivar web: where pages and monitoring show the server; nowhere without it.
     @ivar recipients: which recipients there are; the first rule that matches counts.
     """
 
     listen: tuple[Listener, ...]
     hostname: str = attrs.field(factory=defaultHostname, validator=checked(_hostname))
-    state_dir: str = "state"
+    state_dir: str = STATE_DIR
     max_judging: int = attrs.field(default=MAX_JUDGING, validator=checked(positive))
     max_delivering: int = attrs.field(default=MAX_DELIVERING, validator=checked(positive))
+    workers: Workers = Workers(1)
     bounces: str | None = None
     bounce_size: Octets = BOUNCE_OCTETS
     grace: Seconds = GRACE_SECONDS
@@ -308,13 +361,27 @@ class Config(ReplyTimes):
     tls: TLSTable | None = None
     limits: Limits = Limits()
     submission: SubmissionSettings = SubmissionSettings()
+    dkim: tuple[SigningSettings, ...] = ()
     policies: dict[str, Policy] = attrs.field(factory=dict)
-    deliveries: dict[str, DeliveryStage] = attrs.field(
-        factory=dict, validator=checked(_deliveryNames)
-    )
+    deliveries: dict[str, DeliveryStage] = attrs.field(factory=dict, validator=checked(_names))
+    tables: dict[str, LookUpTable] = attrs.field(factory=dict, validator=checked(_names))
     recipients: tuple[RecipientRule, ...] = ()
+    srs: SRSSettings | None = None
+    spool: SpoolSettings = SpoolSettings()
+    refusals: RefusalSettings = RefusalSettings()
     web: WebSettings | None = None
     path: str | None = attrs.field(default=None, init=False, eq=False)
+    text: str = attrs.field(default="", init=False, eq=False, repr=False)
+    sharers: int = attrs.field(default=1, init=False, eq=False)
+
+    def cameFrom(self, path: str | None, text: str, sharers: int = 1) -> None:
+        """
+        Remember what the file says.
+
+        @param sharers: so many processes share what this says.
+        """
+        for name, value in (("path", path), ("text", text), ("sharers", sharers)):
+            object.__setattr__(self, name, value)
 
     @property
     def baseDir(self) -> str:
@@ -333,16 +400,44 @@ class Config(ReplyTimes):
     @property
     def spoolDirectory(self) -> str:
         """
-        Where the spool is.
+        Where the spool is; that of the first worker, where there are several.
         """
-        return os.path.join(self.stateDir, "spool")
+        return self.spoolOf(0)
+
+    def spoolOf(self, worker: int) -> str:
+        """
+        Where the spool of one of the workers is.
+        """
+        own = (self.workersDirectory, str(worker)) if worker else (self.stateDir,)
+        return os.path.join(*own, "spool")
+
+    @property
+    def workersDirectory(self) -> str:
+        """
+        Where the spools of all workers but the first are.
+        """
+        return os.path.join(self.stateDir, "workers")
+
+    @property
+    def refusalsPath(self) -> str:
+        """
+        Where refusals are kept: all workers have it open.
+        """
+        return os.path.join(self.stateDir, "refusals.sqlite")
+
+    @property
+    def linkKeyPath(self) -> str:
+        """
+        The file with what links are signed with.
+        """
+        return os.path.join(self.stateDir, LINK_KEY)
 
     @property
     def controlPath(self) -> str:
         """
         The name of the operator's socket.
         """
-        return os.path.join(self.stateDir, "control")
+        return os.path.join(self.stateDir, CONTROL)
 
     def certificateOf(self, listener: Listener) -> tuple[str, str] | None:
         """
@@ -354,22 +449,17 @@ class Config(ReplyTimes):
         return table.certificate, table.key or table.certificate
 
 
-def load(path: str | None, plugins: Plugins) -> Config:
+def load(path: str | None, plugins: Plugins, text: str | None = None) -> Config:
     """
     Read a configuration.
 
     @param path: the file; C{None} for the built-in default.
     @param plugins: the stages there are, by interface and name.
+    @param text: what the file says, where that is known.
     @raise ConfigError: with every problem that was found.
     """
-    if path is None:
-        text = DEFAULT.replace("{hostname}", defaultHostname())
-    else:
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(path, [("", f"cannot be read: {error}")]) from None
+    if text is None:
+        text = _textOf(path)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -381,8 +471,18 @@ def load(path: str | None, plugins: Plugins) -> Config:
     problems = crossCheck(config)
     if problems:
         raise ConfigError(path, problems)
-    object.__setattr__(config, "path", path)
+    config.cameFrom(path, text)
     return config
+
+
+def _textOf(path: str | None) -> str:
+    if path is None:
+        return DEFAULT.replace("{hostname}", defaultHostname())
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(path, [("", f"cannot be read: {error}")]) from None
 
 
 def _converter(plugins: Plugins) -> cattrs.Converter:
@@ -395,10 +495,16 @@ def _converter(plugins: Plugins) -> cattrs.Converter:
         return EnvelopeStage(*_stage(converter, plugins, table, IEnvelopeStage))
 
     def delivery(table: object, _: object) -> DeliveryStage:
-        own, schedule = _withoutSchedule(table)
+        own, schedule = apart(table, Schedule)
         plugin, settings = _stage(converter, plugins, own, IDeliveryStage)
         return DeliveryStage(plugin, settings, converter.structure(schedule, Schedule))
 
+    def lookUp(table: object, _: object) -> LookUpTable:
+        own, frame = apart(table, TableSettings)
+        plugin, settings = _stage(converter, plugins, own, ITable)
+        return LookUpTable(plugin, settings, converter.structure(frame, TableSettings))
+
+    converter.register_structure_hook(LookUpTable, lookUp)
     converter.register_structure_hook(ContentStage, content)
     converter.register_structure_hook(EnvelopeStage, envelope)
     converter.register_structure_hook(DeliveryStage, delivery)
@@ -407,7 +513,7 @@ def _converter(plugins: Plugins) -> cattrs.Converter:
 
 def _stage(
     converter: cattrs.Converter, plugins: Plugins, table: object, interface: type[Interface]
-) -> tuple[IStagePlugin, object]:
+) -> tuple[INamedPlugin, object]:
     """
     A stage's table: the plugin that C{use} names, and settings of its class.
     """
@@ -419,14 +525,3 @@ def _stage(
         raise ValueError(f'a table whose "use" is one of: {", ".join(names)}')
     rest = {key: one for key, one in table.items() if key != "use"}
     return plugin, structured(converter, rest, plugin.settings)
-
-
-def _withoutSchedule(table: object) -> tuple[object, dict[str, object]]:
-    """
-    A delivery's table without the keys of its schedule, and these.
-    """
-    if not isinstance(table, dict):
-        return table, {}
-    keys = {field.name for field in attrs.fields(Schedule)}
-    own = {key: one for key, one in table.items() if key not in keys}
-    return own, {key: one for key, one in table.items() if key in keys}

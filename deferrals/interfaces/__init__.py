@@ -36,34 +36,47 @@ from deferrals.interfaces.auth import IAuthenticator as IAuthenticator
 from deferrals.interfaces.auth import IScramChecker, IScramCredentials
 from deferrals.interfaces.auth import IScramShapes as IScramShapes
 from deferrals.interfaces.message import IBodyWriter, IMessage, MaybeAwaitable
+from deferrals.interfaces.refusals import IRefusalStore as IRefusalStore
 from deferrals.interfaces.services import ILimits, INextHops, IServices
 from deferrals.interfaces.services import INotes as INotes
 from deferrals.interfaces.services import IReactor as IReactor
+from deferrals.interfaces.services import ISealer as ISealer
+from deferrals.interfaces.services import ISigner as ISigner
 from deferrals.interfaces.spool import IQueue, ISpool, Work
+from deferrals.interfaces.spool import MailKind as MailKind
+from deferrals.interfaces.spool import Turn as Turn
 from deferrals.interfaces.stages import (
+    IAskableDelivery,
     IBinaryDelivery,
     IContentStage,
     IDeliveryStage,
+    IEditingStage,
     IEnvelopeStage,
     IExpectingStage,
     IForeseeingDelivery,
     IForeseeingMessageDelivery,
     ILocalDelivery,
+    INamedPlugin,
     IOnwardDelivery,
     IOutwardPlugin,
     IReportingDelivery,
     ISenderStage,
     ISharingDelivery,
     IStagePlugin,
+    ITablePlugin,
     ITransactionObserver,
 )
 from deferrals.interfaces.stages import IContentJudge as IContentJudge
+from deferrals.interfaces.stages import IMarkedDelivery as IMarkedDelivery
+from deferrals.interfaces.tables import ITable
 
 __all__ = [
+    "IAskableDelivery",
     "IBinaryDelivery",
     "IBodyWriter",
     "IContentStage",
     "IDeliveryStage",
+    "IEditingStage",
     "IEnvelopeStage",
     "IExpectingStage",
     "IForeseeingDelivery",
@@ -71,6 +84,7 @@ __all__ = [
     "ILimits",
     "ILocalDelivery",
     "IMessage",
+    "INamedPlugin",
     "INextHops",
     "IOnwardDelivery",
     "IOutwardPlugin",
@@ -83,6 +97,8 @@ __all__ = [
     "ISharingDelivery",
     "ISpool",
     "IStagePlugin",
+    "ITable",
+    "ITablePlugin",
     "ITransactionObserver",
     "MaybeAwaitable",
     "Work",

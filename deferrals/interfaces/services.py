@@ -4,8 +4,8 @@ What the server lends to its stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -22,11 +22,17 @@ from twisted.internet.interfaces import (
 from zope.interface import Attribute, Interface
 
 from deferrals.interfaces.message import IMessage, MaybeAwaitable
+from deferrals.interfaces.tables import ITable
+from deferrals.model.address import Mailbox
+from deferrals.model.authentication import Authentication
 from deferrals.model.envelope import Envelope
 from deferrals.model.json import JSON
 from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
+
+if TYPE_CHECKING:
+    from deferrals.interfaces.stages import IDeliveryStage
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -55,25 +61,34 @@ class INotes(Interface):
     A I{group} is text.  Its first word is its I{owner}, whose notes count
     together.  A value is what JSON has: C{None}, numbers, text, lists and
     dictionaries with text as keys.
+
+    Where several machines share them in a database, each Deferred fails with
+    L{SpoolError<deferrals.errors.SpoolError>} while that is away: with
+    L{StoreAway<deferrals.errors.StoreAway>}, where nothing was noted or forgotten; with
+    L{OutcomeUnknown<deferrals.errors.OutcomeUnknown>}, where it may have been.
     """
 
     def find(kind: str, group: str) -> MaybeAwaitable[Sequence[tuple[str, JSON, int]]]:
         """
         @return: key, value and version of each note that has not expired, the
-            one that was put longest ago first; at once, or a Deferred.
+            one that was put longest ago first; at once, or a Deferred.  While a database
+            is away it has the notes that were put here, if there are any.
         """
 
     def put(
         kind: str, group: str, key: str, value: JSON, seconds: float, was: int | None = None
     ) -> Deferred[int]:
         """
-        Note something for a while, in place of what is noted under this key.
+        Note something for a while, in place of what is noted under this key; with
+        C{was}, only where that is still its version; with C{was=0}, only where there is
+        none, so that of several who try one succeeds.
 
-        @param was: only if this is still its version.
+        @param was: the version that L{find} has returned; 0: it has found nothing.
         @return: a Deferred of its version, which fires when everyone who asks
             from now on finds it.  It fails with
             L{Changed<deferrals.errors.Changed>} where it has another version
-            than C{was}.
+            than C{was}, and differently where not all know of it in two seconds: it
+            may have been noted all the same.
         """
 
     def forget(kind: str, group: str, key: str) -> Deferred[None]:
@@ -160,6 +175,46 @@ class INextHops(Interface):
         """
 
 
+class ISigner(Interface):
+    """
+    Signs messages for their senders' domains (DKIM, RFC 6376).
+    """
+
+    def sign(
+        message: IMessage,
+        envelope: Envelope,
+        form: Hashable,
+        chunks: Callable[[], Iterator[bytes]],
+    ) -> Deferred[bytes]:
+        """
+        Sign what is about to leave; once for all copies of a message that have the same
+        form.
+
+        @param form: hashable: what tells copies apart that differ in what is signed.
+        @param chunks: gives the octets of the copy, in a thread.
+        @return: a Deferred of the fields to put in front, each with its CRLF; of
+            nothing, where it is not to be signed.  It fails with C{OSError} where
+            the message cannot be read; may be cancelled.
+        """
+
+
+class ISealer(Interface):
+    """
+    Internal: seals what is forwarded (ARC, RFC 8617).
+    """
+
+    hasKeys: bool = Attribute("Whether it seals anything.")
+
+    def seal(message: IMessage, leaving: IMessage, envelope: Envelope) -> Deferred[bytes]:
+        """
+        @param message: as it came in: what was found out about it is sealed.
+        @param leaving: as it goes on: that is signed.
+        @return: a Deferred of the fields to put in front, each with its CRLF; of
+            nothing, where it is not to be sealed.  It fails with C{OSError} where
+            the message cannot be read; may be cancelled.
+        """
+
+
 class IServices(Interface):
     """
     What the server lends to its stages.
@@ -203,12 +258,22 @@ class IServices(Interface):
     nextHops: INextHops = Attribute("L{INextHops}: the way to other SMTP and LMTP servers.")
     notes: INotes = Attribute("L{INotes}: what the whole server knows.")
     limits: ILimits = Attribute("L{ILimits}: how much of something there may be.")
+    signer: ISigner = Attribute("L{ISigner}: signs what leaves.")
+    sealer: ISealer = Attribute("L{ISealer}: seals what is forwarded.")
 
     def resolver(servers: tuple[tuple[str, int], ...] = ()) -> IResolver:
         """
         @param servers: DNS servers, as (address, port) pairs; none, for those
             of the configuration, or of the system.
         @return: C{twisted.internet.interfaces.IResolver}.
+        """
+
+    def table(name: str) -> ITable:
+        """
+        One of C{[tables]}, at any time: what is looked up in it goes to the table that
+        has this name then, over reloads, too.
+
+        @return: L{ITable}; its look-ups fail while there is no table of this name.
         """
 
     def view(message: IMessage, envelope: Envelope) -> IMessage:
@@ -218,6 +283,30 @@ class IServices(Interface):
         unless its protocol tells it the same otherwise.
 
         @return: an L{IMessage} with a size and a digest of its own.
+        """
+
+    def authentication(message: IMessage, envelope: Envelope) -> Deferred[Authentication]:
+        """
+        Where a message comes from: SPF, DKIM, ARC and DMARC, found out once for each
+        message, whoever asks, by the DNS of the configuration.
+
+        @param message: as a stage is given it, or as it came in.
+        @return: a Deferred of
+            L{Authentication<deferrals.model.authentication.Authentication>}.  What DNS
+            does not say in time is C{"temperror"} in it.  It fails with C{OSError} where
+            the message cannot be read; may be cancelled.
+        """
+
+    def delivery(name: str) -> IDeliveryStage | None:
+        """
+        @return: the delivery that has a name now, for one that hands its mail to another;
+            C{None} where there is none.  Not to be asked while stages are built.
+        """
+
+    def reversePath(sender: Mailbox) -> Mailbox:
+        """
+        @return: the reverse path under which mail of a sender is sent on: one of this
+            server's own, where there is SRS; the sender's own where that is one of ours.
         """
 
     def listensOn(address: str, port: int) -> bool:

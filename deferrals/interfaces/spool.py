@@ -4,8 +4,8 @@ The spool, and what an operator may do with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -39,6 +39,33 @@ class Work:
     expireSeconds: float | None = None
 
 
+class MailKind(NamedTuple):
+    """
+    Mail that shares what there is to deliver it with.
+
+    @ivar delivery: the name of its delivery.
+    @ivar isNotice: whether it has the null reverse-path.
+    @ivar user: the login that has sent it; C{None} where there was none.
+    """
+
+    delivery: str
+    isNotice: bool = False
+    user: str | None = None
+
+
+@attrs.frozen
+class Turn:
+    """
+    A destination at which something is due.
+
+    @ivar destination: its name; empty where it is not known yet.
+    @ivar kinds: what waits there: those of the first of its recipients.
+    """
+
+    destination: str
+    kinds: tuple[MailKind, ...]
+
+
 class ISpool(Interface):
     """
     The only thing that makes a message durable, and the queue of what is
@@ -55,11 +82,19 @@ class ISpool(Interface):
         " has fired."
     )
 
+    owner: str = Attribute(
+        "Who this process is, in leases: what is staged or leased is its own, and no other owner"
+        " records, renews, releases or abandons it.  It is there once open() has fired."
+    )
+
+    isThere: bool = Attribute("Whether mail can be taken now, as far as is known.")
+
     def open() -> Deferred[None]:
         """
-        Start, before anything else is called: messages that were staged when
-        the last process died are released (it is unknown whether their senders
-        saw the reply, RFC 1047), and what was leased to it is due now.
+        Start, before anything else is called.  What this owner's predecessors left is taken
+        up: messages that were staged when the last process died are released (it is unknown
+        whether their senders saw the reply, RFC 1047), and what was leased to it is due now.
+        What other owners have, who live, stays theirs.
 
         @return: a Deferred that fires when mail can be taken.
         """
@@ -106,7 +141,9 @@ class ISpool(Interface):
         The sender still owns the message: forget it.
         """
 
-    def claim(limit: int, shares: Mapping[str, int], share: int) -> Deferred[list[Work]]:
+    def claim(
+        limit: int, shares: Mapping[str, int], share: int, only: Collection[str] | None = None
+    ) -> Deferred[list[Work]]:
         """
         Take released work that is due.  It is leased: no other call gets it
         until its outcomes are recorded or the lease has run out.  No
@@ -117,9 +154,21 @@ class ISpool(Interface):
         @param shares: a dictionary of destinations to how much of that they
             may have now.
         @param share: the same, for all others.
+        @param only: the destinations that are asked about; C{None} for all.
         @return: a Deferred of a list of
             L{Work}, each for one destination.
             A message that cannot be read is moved aside, and is not in it.
+        """
+
+    def turns(after: Hashable) -> Deferred[tuple[list[Turn], Hashable]]:
+        """
+        Look at some of the destinations where work is due, in the order of their turns,
+        and go on from C{after} with the next call.  Nothing is leased.
+
+        @param after: where the last call ended; C{None} to begin.
+        @return: a Deferred of (turns, after).  Where there are none, nothing more is due at
+            this moment; a destination that has become due since, or was served, is found
+            with C{after} later.
         """
 
     def renew(works: Iterable[Work]) -> None:
@@ -129,11 +178,12 @@ class ISpool(Interface):
 
     def check(work: Work) -> Deferred[None] | None:
         """
-        Before a delivery: is the content what was stored?
+        Before a delivery: is the content here, and is it what was stored?
 
         @return: a Deferred, or C{None} for yes, where that is sure.  It fails
             with L{SpoolError<deferrals.errors.SpoolError>} if not: then the
-            message has been moved aside, and nothing is to be recorded.
+            message has been moved aside, or is another owner's by now, and nothing is to
+            be recorded.
         """
 
     def record(
@@ -226,14 +276,16 @@ class IQueue(Interface):
 
     def change(
         command: str, selection: Selection, after: Sequence[int] | None
-    ) -> Deferred[tuple[int, Sequence[int] | None]]:
+    ) -> Deferred[tuple[int, int, Sequence[int] | None]]:
         """
         Change some of the recipients that are selected, and go on from
         C{after} with the next call.
 
         @param command: C{"retry"}, C{"hold"}, C{"release"} or C{"remove"}.
-            What is under way is left alone; no sender is told of what is removed.
-        @return: a Deferred of (how many were changed, after).
+            What is under way is left alone by most; where it is to be held, it is held
+            when that ends and has not delivered it.  No sender is told of what is removed.
+        @return: a Deferred of (how many were changed, how many of those that are selected
+            are under way, after).
         """
 
     def content(number: int) -> Deferred[IMessage | None]:

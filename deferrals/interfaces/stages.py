@@ -13,8 +13,18 @@ from deferrals.interfaces.message import IMessage, MaybeAwaitable
 from deferrals.interfaces.services import IServices
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.outgoing import Hop
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import ContentVerdict, EnvelopeVerdict, Outcome, Refuse
+from deferrals.model.verdict import (
+    Accept,
+    ContentVerdict,
+    EnvelopeAnswer,
+    EnvelopeVerdict,
+    Failed,
+    Outcome,
+    Refuse,
+    Retry,
+)
 
 
 class IEnvelopeStage(Interface):
@@ -24,15 +34,15 @@ class IEnvelopeStage(Interface):
 
     def judgeRecipient(
         envelope: Envelope, recipient: Recipient
-    ) -> MaybeAwaitable[EnvelopeVerdict | None]:
+    ) -> MaybeAwaitable[EnvelopeAnswer | None]:
         """
-        Called once for each RCPT TO, in the middle of the transaction; several
-        may be under way at once when they came pipelined.
+        Called once for each RCPT TO, and for each member of an alias, in the middle of
+        the transaction; several may be under way at once, when they came pipelined.
 
         @param envelope: L{Envelope<deferrals.model.envelope.Envelope>}.
         @param recipient: L{Recipient<deferrals.model.envelope.Recipient>};
             its route is what an earlier envelope stage has said, or C{None}.
-        @return: L{Accept}, L{Refuse} or L{Defer} of
+        @return: L{Accept}, L{Refuse}, L{Defer} or L{Expand} of
             L{deferrals.model.verdict}; or C{None}, for no opinion: what the
             stages before have said stands.  A route with another policy than
             the rule's puts the recipient under that policy, which then says
@@ -109,6 +119,14 @@ class IContentStage(Interface):
             or L{Refuse<deferrals.model.verdict.Refuse>}: one verdict for all
             of them.
         """
+
+
+class IEditingStage(IContentStage):
+    """
+    A content stage whose marks may have C{edits}.  The message that it is asked about
+    has the edits of the stages of this kind before it, of the same chain: it counts in
+    those.  So it is asked apart for recipients who have met others of them.
+    """
 
 
 class IExpectingStage(IContentStage):
@@ -260,21 +278,52 @@ class IForeseeingMessageDelivery(IForeseeingDelivery):
         """
 
 
-class IStagePlugin(Interface):
+class IAskableDelivery(IDeliveryStage):
     """
-    How a stage is found and built.  Offer an instance that also provides
-    C{twisted.plugin.IPlugin} in a module below C{deferrals/plugins/}; the
-    configuration then names it like a built-in.
+    A delivery whose next servers can be asked, at RCPT TO, whether they would take a
+    recipient: C{callout} does that, where it names the delivery.
+    """
+
+    def hops(recipient: Recipient) -> MaybeAwaitable[Sequence[Hop] | Failed | Retry]:
+        """
+        @param recipient: with its route.
+        @return: L{Hop<deferrals.model.outgoing.Hop>}: the servers, in the order in which
+            they are tried; or what an attempt would come to now, where there is none.
+        """
+
+
+class IMarkedDelivery(IDeliveryStage):
+    """
+    Internal: a delivery that does not take every message that a content stage has
+    accepted: it may be marked.
+    """
+
+    def judgeMarked(
+        verdict: Accept, recipient: Recipient, quarantine: str | None
+    ) -> ContentVerdict:
+        """
+        Called for each recipient whose mail would go this way, where the message is
+        marked as junk.
+
+        @param recipient: with its route.
+        @param quarantine: the name of the delivery that gets what its policy refuses;
+            C{None} where there is none.
+        @return: the same, one with another route, or a refusal; at once.
+        """
+
+
+class INamedPlugin(Interface):
+    """
+    What C{use =} names in the configuration, and how it is built.  Offer an instance
+    that also provides C{twisted.plugin.IPlugin} in a module below
+    C{deferrals/plugins/}; the configuration then names it like a built-in.
     """
 
     name: str = Attribute("The word behind C{use =} in the configuration.")
-    stage: type[Interface] = Attribute(
-        "What it builds: IEnvelopeStage, IContentStage or IDeliveryStage."
-    )
     settings: type = Attribute(
-        "An attrs class.  Its attributes are the keys of the stage's table; their"
+        "An attrs class.  Its attributes are the keys of the table; their"
         " types and validators say what is allowed.  It has to be frozen, and its values"
-        " to be hashable (tuples, no lists), since equal settings share one stage.  It is"
+        " to be hashable (tuples, no lists), since equal settings share one object.  It is"
         " called only with the keys that are there."
     )
 
@@ -285,10 +334,27 @@ class IStagePlugin(Interface):
 
         @param settings: an instance of C{self.settings}.
         @param services: L{IServices}.
-        @return: the stage.
+        @return: what it builds.
         @raise ValueError: these settings cannot be; the text says what was
             expected, and the configuration's error names file and key.
         """
+
+
+class IStagePlugin(INamedPlugin):
+    """
+    How a stage is found and built.
+    """
+
+    stage: type[Interface] = Attribute(
+        "What it builds: IEnvelopeStage, IContentStage or IDeliveryStage."
+    )
+
+
+class ITablePlugin(INamedPlugin):
+    """
+    How a kind of C{[tables]} is found and built: C{build} gives an
+    L{ITable<deferrals.interfaces.ITable>}, which asks, and leaves the rest to the server.
+    """
 
 
 class IOutwardPlugin(IStagePlugin):
@@ -317,6 +383,7 @@ class IContentJudge(Interface):
     ) -> list[Deferred[ContentVerdict]]:
         """
         @param deferred: the deferred recipients, each with its cohort.
-        @return: one Deferred for each recipient, in their order.  None ever
-            fails.  Cancelling one refuses for that recipient, for now.
+        @return: one Deferred for each recipient, in their order.  Those of one cohort
+            fire in a row.  None ever fails.  Cancelling one refuses for that
+            recipient, for now.
         """

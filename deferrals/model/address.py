@@ -128,7 +128,7 @@ def _unquoted(local: str) -> str:
     return re.sub(r"\\(.)", r"\1", local[1:-1], flags=re.S)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Mailbox:
     """
     One address.

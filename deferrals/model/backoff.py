@@ -46,11 +46,13 @@ class Backoff:
         """How long it is left alone at its next failure."""
         return self._nextSeconds
 
-    def resume(self, failures: int, nextSeconds: float) -> None:
+    def resume(self, failures: int, nextSeconds: float, until: float = 0.0) -> None:
         """
-        It had failed so often before, and is to be tried now.
+        It had failed so often before.
+
+        @param until: when it is to be tried; by default now.
         """
-        self.failures = failures
+        self.failures, self.until = failures, until
         self._nextSeconds = min(nextSeconds, self.longestSeconds)
 
     def failed(self, now: float, jitter: float = 1.0, began: float | None = None) -> float | None:

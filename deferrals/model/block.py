@@ -46,7 +46,7 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.transaction import Candidate
-from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Refuse
+from deferrals.model.verdict import ACCEPT, NOWHERE, Accept, ContentVerdict, Refuse
 
 __all__ = ["Block", "Candidate", "Resolution", "nextReplies", "repliesFor"]
 
@@ -113,15 +113,16 @@ class Block:
         self.candidates = candidates
         self.listed: Sequence[int] = range(len(candidates))  # P-3; RFC 2033 §4.2
         if form is Form.DEFERRALS:  # D-10
-            self.listed = [i for i, candidate in enumerate(candidates) if candidate.deferred]
+            self.listed = [i for i, one in enumerate(candidates) if isAsked(one)]
         self.taken = taken
         self.reference = reference
         self.isWatched = isWatched
         self.verdicts: list[ContentVerdict | None] = [
-            None if candidate.deferred else ACCEPT for candidate in candidates
+            NOWHERE if one.nowhere else None if one.deferred else ACCEPT for one in candidates
         ]
         self.undecided = self.verdicts.count(None)
-        self.answers: set[Reply | None] = {None} if self.undecided < len(candidates) else set()
+        isTaken = self.undecided < len(candidates) or len(self.listed) < self.undecided
+        self.answers: set[Reply | None] = {None} if isTaken else set()
         self.isOverdue = False
         self.resolution: Resolution | None = None
         self.has: Collection[int] = ()
@@ -175,6 +176,7 @@ class Block:
             self.verdicts[index] = Refuse(reply.forRecipient(), why="its delivery")  # D-12, P-8
         self.undecided = self.verdicts.count(None)
         known = [verdict for verdict in self.verdicts if verdict is not None]
+        known += [ACCEPT for candidate in self.candidates if candidate.isPromised]
         self.answers = {one.reply if isinstance(one, Refuse) else None for one in known}
 
     def windowOver(self) -> None:
@@ -235,6 +237,11 @@ class Block:
         if self.over:
             self.final = finalReply(self) if self.enumerated else replies[-1]
         return replies
+
+    @property
+    def isPending(self) -> bool:
+        """Whether nothing more can be said, or done, before another verdict is in."""
+        return self.undecided > 0 and self.veto is None and not enumerates(self)
 
     @property
     def enumerated(self) -> bool:
@@ -323,7 +330,8 @@ class Block:
         undecided = [i for i, verdict in enumerate(self.verdicts) if verdict is None]
         if not self._said or not undecided:
             return undecided
-        cohort = self.candidates[undecided[0]].cohort
+        due = [i for i in undecided if not self.candidates[i].isPromised] or undecided
+        cohort = self.candidates[due[0]].cohort
         return [i for i in undecided if self.candidates[i].cohort == cohort]
 
 
@@ -361,7 +369,16 @@ def enumerates(block: Block) -> bool:
         return False
     if len(block.answers) < 2 and not block.isOverdue:  # D-9, P-4
         return False
+    if not block.listed:  # aliases that were answered 250 wait for their members
+        return False
     return block.form in _ENUMERATING and len(block.candidates) > 1
+
+
+def isAsked(candidate: Candidate) -> bool:
+    """
+    Whether the content decides what the sender is told of it.
+    """
+    return candidate.deferred and not candidate.isPromised
 
 
 def extends(block: Block) -> bool:

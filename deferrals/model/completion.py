@@ -11,7 +11,7 @@ judged, kept and delivered is one message.  A field that the client has signed
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import attrs
 
@@ -211,25 +211,48 @@ def _isOwn(text: str, submitter: Submitter) -> bool:
 def mailboxes(value: str) -> Iterator[str]:
     """
     The addresses in a field of addresses, roughly: what cannot be read comes out as
-    something that is none.
+    something that is none.  What one reader takes for an address, and another does not,
+    is one here.
     """
     words: list[str] = []
     bracketed: str | None = None
     depth = 0
-    for part in [*_PART.findall(value), ","]:
+    for part in _PART.findall(value):
         if part in "()":
             depth = max(0, depth + (1 if part == "(" else -1))
         elif depth:
             continue
         elif part in ",;":
-            text = "".join(words).strip() if bracketed is None else bracketed
-            if text or bracketed is not None:
-                yield text
+            yield from _mailbox(words, bracketed)
             words, bracketed = [], None
         elif part == ":":
+            if _hasAddress(words):
+                yield "".join(words).strip()
             words = []  # a group's name, or a route
         elif part.startswith("<") and len(part) > 1:
             # what has several is no address
             bracketed = part[1:-1].strip() if bracketed is None else ""
+            words = []  # what it is called
         else:
             words.append(part)
+    yield from _mailbox(words, bracketed)
+    if depth and (words or bracketed is not None):
+        yield ""  # a comment without end: it is not known what was meant
+
+
+def _mailbox(words: Sequence[str], bracketed: str | None) -> Iterator[str]:
+    """
+    @param words: what stands behind the address in brackets, if there is one.
+    """
+    text = "".join(words).strip()
+    if bracketed is not None:
+        yield bracketed
+    if _hasAddress(words) if bracketed is not None else text:
+        yield text
+
+
+def _hasAddress(words: Sequence[str]) -> bool:
+    """
+    Whether there is one, outside quotes, where none should be.
+    """
+    return any("@" in word and not word.startswith('"') for word in words)

@@ -36,6 +36,9 @@ UNFIT = "unfit"
 #: RFC 6531).
 _FORMS = frozenset({"2.3", "3.4", "6.1", "6.3", "6.5", "6.7", "6.8", "6.9"})
 
+#: What a delivery that has succeeded is called besides.
+_OTHERWISE = ("relayed", "passed", "expanded")
+
 #: The way to senders that are not told, which is meant.
 NOT_TOLD = Route("", "")
 
@@ -53,6 +56,10 @@ class Remove:
     reply: Reply | None = None
     host: str = ""
     details: Details = attrs.field(default=NO_DETAILS, eq=False, kw_only=True)
+
+
+#: The recipient has its copy, and there is no more to say: what nearly all dispositions are.
+DELIVERED = Remove()
 
 
 @attrs.frozen
@@ -89,8 +96,8 @@ class NotifyThenRemove:
     The outcome stands; the recipient leaves the queue when the sender has been
     told.
 
-    @ivar action: C{"failed"}, C{"expired"}, C{"delivered"} or C{"relayed"}; or
-        L{UNFIT}, of a notice.
+    @ivar action: C{"failed"}, C{"expired"}, C{"delivered"}, C{"relayed"} or
+        C{"expanded"}; or L{UNFIT}, of a notice.
     @ivar details: for the operator: kept in the message's history alone.
     """
 
@@ -158,6 +165,9 @@ def disposition(outcome: Outcome, addressee: Addressee, queued: Queued) -> Dispo
     mayTell = action != "passed" and not (isinstance(outcome, Failed) and outcome.told)
     if mayTell and queued.hasSender and isWanted(addressee.recipient.notify, action):
         return NotifyThenRemove(action, outcome.reply, outcome.host, details=outcome.details)
+    isPlain = outcome.reply is None and not outcome.host and outcome.details is NO_DETAILS
+    if isPlain and action == "delivered":
+        return DELIVERED
     event = "delivered" if isinstance(outcome, Delivered) else action
     return Remove(event, outcome.reply, outcome.host, details=outcome.details)
 
@@ -176,7 +186,7 @@ def finalAction(outcome: Outcome) -> str:
     C{"passed"}: the next hop tells the sender (RFC 3461 §5.2.1).
     """
     if isinstance(outcome, Delivered):
-        return outcome.action if outcome.action in ("relayed", "passed") else "delivered"
+        return outcome.action if outcome.action in _OTHERWISE else "delivered"
     return "failed" if isinstance(outcome, Failed) else "expired"
 
 

@@ -51,12 +51,14 @@ _STATUS = {
     "delayed": "4.0.0",
     "delivered": "2.0.0",
     "relayed": "2.0.0",
+    "expanded": "2.0.0",
 }
 
 _SUBJECTS = {
     "failed": "Your message could not be delivered",
     "delayed": "Your message is late",
     "relayed": "Your message was passed on",
+    "expanded": "Your message was passed on to those behind an alias",
     "delivered": "Your message was delivered",
 }
 
@@ -66,6 +68,7 @@ _SENTENCES = {
     "damaged": "was lost by a fault of this server before it could be delivered to this address",
     "delayed": "could not be delivered to this address yet.  You need not send it again",
     "relayed": "was passed on to a server that does not say what becomes of it",
+    "expanded": "was passed on to those whom this address stands for",
     "delivered": "was delivered to this address",
 }
 
@@ -77,9 +80,31 @@ def isWanted(notify: Collection[str] | None, action: str) -> bool:
     @param notify: NOTIFY= of the recipient.
     @param action: as in L{Addressee.action}.
     """
-    if action in ("delivered", "relayed"):
+    if action in ("delivered", "relayed", "expanded"):
         return notify is not None and "SUCCESS" in notify
     return notify is None or ("DELAY" if action == "delayed" else "FAILURE") in notify
+
+
+def named(addressee: Addressee) -> str:
+    """
+    A recipient as its sender knows it: a member of an alias by the alias (RFC 3464
+    §2.3.2).
+    """
+    return str(addressee.recipient.alias or addressee)
+
+
+def _reply(addressee: Addressee) -> Reply | None:
+    """
+    What was last said about a recipient; of a member of an alias, without its address.
+    """
+    reply, alias = addressee.reply, addressee.recipient.alias
+    if reply is None or alias is None:
+        return reply
+    user, _ = addressee.recipient.parted()
+    spelt = [addressee.recipient.address, user]
+    names = dict.fromkeys(form(one) for one in spelt for form in (str, wireAddress))
+    own = re.compile("|".join(map(re.escape, names)), re.I)
+    return attrs.evolve(reply, text=own.sub(lambda _: str(alias), reply.text))
 
 
 #: What stands as the listener's name in the envelope of a notification.
@@ -133,7 +158,7 @@ class Notification:
             return False
         said = [self._to, self.envelope.parameters.envid or ""]
         for addressee in self.addressees:
-            said += [str(addressee), addressee.recipient.orcpt or "", str(addressee.reply)]
+            said += [named(addressee), addressee.recipient.orcpt or "", str(_reply(addressee))]
         return not all(map(str.isascii, said)) or not self.header.isascii()
 
     def build(self) -> tuple[bytes, Parameters]:
@@ -205,10 +230,10 @@ class Notification:
         return _part(f"text/plain; charset={kind}", *self._eightBit(text.encode("utf-8")))
 
     def _personally(self, addressee: Addressee) -> list[str]:
-        lines = [f"<{addressee}>"]
-        if addressee.reply is not None:
+        lines, reply = [f"<{named(addressee)}>"], _reply(addressee)
+        if reply is not None:
             source = f"{addressee.host} said: " if addressee.host else ""
-            text = f"{source}{_said(addressee.reply)}"
+            text = f"{source}{_said(reply)}"
             lines += [f"    {line}" for line in _wrapped(text, _FOLD - 4)]
         if addressee.action == "delayed":
             until = rfc5322Date(self.now + self.leftSeconds)
@@ -237,21 +262,21 @@ class Notification:
         """
         RFC 3464 §2.3; each recipient keeps the code it was given (P-11).
         """
-        action = addressee.action
+        action, reply = addressee.action, _reply(addressee)
         fields = []
         if addressee.recipient.orcpt is not None:
             fields.append(("Original-Recipient", self._original(addressee.recipient.orcpt)))
         fields += [
-            ("Final-Recipient", self._typed(str(addressee))),
+            ("Final-Recipient", self._typed(named(addressee))),
             ("Action", _ACTIONS.get(action, action)),
-            ("Status", _status(action, addressee.reply)),
+            ("Status", _status(action, reply)),
         ]
         name = _mtaName(addressee.host)
         if name:
             fields.append(("Remote-MTA", f"dns; {name}"))
-        if addressee.reply is not None:
+        if reply is not None:
             whose = "smtp" if addressee.host else OURS
-            fields.append(("Diagnostic-Code", f"{whose}; {_said(addressee.reply)}"))
+            fields.append(("Diagnostic-Code", f"{whose}; {_said(reply)}"))
         fields.append(("Last-Attempt-Date", rfc5322Date(self.now)))
         if action == "delayed":
             fields.append(("Will-Retry-Until", rfc5322Date(self.now + self.leftSeconds)))

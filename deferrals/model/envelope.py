@@ -13,9 +13,12 @@ from typing import Any
 
 import attrs
 
-from deferrals.model.address import Mailbox
+from deferrals.model.address import Mailbox, splitSubaddress
 from deferrals.model.ids import checkSpoolNumber, formatId
 from deferrals.model.verdict import Route
+
+#: So many recipients with a route, and clients as the spool keeps them, are remembered.
+MAX_REMEMBERED = 1024
 
 __all__ = ["Client", "Envelope", "Form", "Parameters", "Recipient"]
 
@@ -49,7 +52,7 @@ class Form(enum.Enum):
         return self in (Form.EXDATA, Form.LMTP)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Client:
     """
     The other end of an SMTP session.
@@ -84,7 +87,7 @@ def nameClient(client: Client, hostname: str) -> None:
     object.__setattr__(client, "hostname", hostname)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Parameters:
     """
     What MAIL FROM carried beside the address.
@@ -119,21 +122,67 @@ class Recipient:
         DELAY; C{None} where the client said nothing.
     @ivar orcpt: ORCPT= as C{"rfc822;user@example.net"}, xtext decoded.
     @ivar route: what applies to it, once the envelope stage has said so.
+    @ivar aliases: of a member of an alias: those on the way to it, first the one that
+        RCPT TO has named.  The spool keeps that one.
     """
 
     address: Mailbox
     notify: frozenset[str] | None = None
     orcpt: str | None = None
     route: Route | None = None
+    aliases: tuple[Mailbox, ...] = ()
+
+    @property
+    def alias(self) -> Mailbox | None:
+        """
+        The alias that it is a member of, as RCPT TO has named it.
+        """
+        return self.aliases[0] if self.aliases else None
 
     def routed(self, route: Route) -> Recipient:
         """
         The same, under this route.
         """
-        return Recipient(self.address, self.notify, self.orcpt, route)
+        if self.aliases:
+            return Recipient(self.address, self.notify, self.orcpt, route, self.aliases)
+        return _routed(self, self.address.shownDomain, route)
+
+    def parted(self, mark: str | None = None) -> tuple[Mailbox, str]:
+        """
+        @param mark: what begins a subaddress; by default what its route says.
+        @return: the address without its subaddress, and that one; as it is, and
+            nothing, where it has none.
+        """
+        if mark is None:
+            mark = "" if self.route is None else self.route.subaddress
+        return splitSubaddress(self.address, mark)
+
+    def own(self, stage: str, key: str) -> float | str | None:
+        """
+        @return: its own value of a stage's setting; C{None}, where it has none: see
+            L{Route.own<deferrals.model.verdict.Route.own>}.
+        """
+        return None if self.route is None else self.route.own(stage, key)
+
+    @property
+    def detail(self) -> str:
+        """
+        Its subaddress; empty where it has none.
+        """
+        return self.parted()[1]
 
     def __str__(self) -> str:
         return str(self.address)
+
+
+@functools.lru_cache(MAX_REMEMBERED)
+def _routed(recipient: Recipient, shownDomain: str, route: Route) -> Recipient:
+    """
+    The same recipients come again and again, and each knows its hash.
+
+    @param shownDomain: its address's, in which equal ones may differ.
+    """
+    return attrs.evolve(recipient, route=route)
 
 
 @attrs.frozen
@@ -199,7 +248,7 @@ def _changed(value: Any, defaults: dict[str, Any]) -> dict[str, Any]:
     return {name: now for name, now in found.items() if now != defaults[name]}
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(MAX_REMEMBERED)
 def _clientToJSON(client: Client, hostname: str) -> dict[str, Any]:
     """
     @param hostname: the client's: it is remembered for it, too.
@@ -264,6 +313,11 @@ def recipientToJSON(recipient: Recipient) -> dict[str, Any]:
         data["orcpt"] = recipient.orcpt
     if recipient.route is not None:
         data["policy"] = recipient.route.policy
+        mark = recipient.route.subaddress
+        if mark and mark in recipient.address.local:
+            data["subaddress"] = mark
+    if recipient.aliases:
+        data["alias"] = _mailboxToJSON(recipient.aliases[0])
     return data
 
 
@@ -271,10 +325,11 @@ def recipientFromJSON(data: dict[str, Any], delivery: str) -> Recipient:
     """
     The inverse of L{recipientToJSON}.
     """
-    notify = data.get("notify")
+    notify, alias = data.get("notify"), data.get("alias")
     return Recipient(
         Mailbox(*data["address"]),
         None if notify is None else frozenset(notify),
         data.get("orcpt"),
-        Route(data.get("policy", ""), delivery),
+        Route(data.get("policy", ""), delivery, subaddress=data.get("subaddress", "")),
+        () if alias is None else (Mailbox(*alias),),
     )

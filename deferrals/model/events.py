@@ -9,13 +9,7 @@ answered.  One that has no line below is counted by its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
-
-from deferrals.model.status import Status
-
-#: What an event says.  The log takes anything.
-Values: TypeAlias = Mapping[str, object]
+from deferrals.model.status import Counting, Status, Values
 
 
 def happened(status: Status, event: str, values: Values) -> None:
@@ -23,13 +17,15 @@ def happened(status: Status, event: str, values: Values) -> None:
     Count an event.
 
     @param event: its name.
-    @param values: what it says, as the log has it.
+    @param values: what it says, as the log has it; they do not change any more.
     """
+    if status.watch is not None:
+        status.watch(event, values)
     count = _COUNTED.get(event)
     if count is None:
         status.count("events", event)
     else:
-        count(status, values)
+        status.later(count, values)
 
 
 def _number(values: Values, key: str) -> float:
@@ -55,6 +51,8 @@ def _recipient(status: Status, values: Values) -> None:
 def _delivery(status: Status, values: Values) -> None:
     use = str(values["use"])
     status.count("deliveries", (use, str(values["outcome"])))
+    if "seconds" not in values:  # it was discarded
+        return
     status.measure("deliveries", use, _number(values, "seconds"))
 
 
@@ -124,7 +122,12 @@ def _untold(status: Status, values: Values) -> None:
     status.count("notices", "untold")
 
 
-_COUNTED: dict[str, Callable[[Status, Values], None]] = {
+def _admission(status: Status, values: Values) -> None:
+    status.count("admissions", str(values["how"]))
+
+
+_COUNTED: dict[str, Counting] = {
+    "admission": _admission,
     "authentication": _authentication,
     "commit": _commit,
     "delivery": _delivery,

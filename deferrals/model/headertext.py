@@ -90,7 +90,8 @@ def _folded(words: list[str], used: int) -> list[str]:
         line.append(word)
         length += 1 + len(word)
         isBlank = isBlank and not word.strip()
-    return [*found, " ".join(line)]
+    last = " ".join(line)
+    return [*found, last] if last.strip() or not found else found  # no line of blanks alone
 
 
 def prefixed(prefix: str, value: str) -> list[str]:

@@ -44,6 +44,12 @@ class TransactionIds:
         checkSpoolNumber(spool)
         self.spool = spool
 
+    def number(self, worker: int) -> None:
+        """
+        Be another worker than was thought.
+        """
+        self._worker = worker & 0xFF
+
     def next(self, now: float) -> int:
         """
         @param now: seconds since the epoch.

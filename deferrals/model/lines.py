@@ -55,6 +55,9 @@ class LineEnds:
             still to come is held back.
         """
         data = self._held + data
+        if data.endswith(b"\r\n"):  # as nearly all do
+            self._held = b""
+            return self._normal(data)
         found = _OPEN.search(data, max(0, len(data) - _OPEN_OCTETS))
         self._held = b"" if found is None else found[0]
         return self._normal(data[: len(data) - len(self._held)])

@@ -186,6 +186,11 @@ class Plan:
         return "" if self.group is None else self.group.address
 
     @property
+    def isIdle(self) -> bool:
+        """Whether all are let in, whoever is named: as nearly always."""
+        return not (self.records or self.rules.split)
+
+    @property
     def isUnled(self) -> bool:
         """
         Whether what is named next may lead: then recipients that come in one
@@ -237,10 +242,10 @@ def letsIn(plan: Plan, key: str, cohort: Hashable) -> bool:
     @param plan: see L{led}.
     """
     record = plan.record
+    if record is NOTHING and not plan.rules.split:
+        return True  # as nearly always
     rank = plan.rank(record, key)
     if record.isOneThing or rank is None:
-        return True
-    if key not in record.states and not plan.rules.split:
         return True
     return rank == plan.lead and (rank != 1 or not plan.rules.split or cohort == plan.cohort)
 

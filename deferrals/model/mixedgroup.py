@@ -39,15 +39,16 @@ class Group:
         SPF passes, a /24 or /64.
     @ivar path: see L{stablePath}.
     @ivar address: the client's, where nothing is proved; else empty.
+    @ivar key: as the store has it.
     """
 
     owner: str
     path: str
     address: str = ""
+    key: str = attrs.field(init=False, eq=False, repr=False)
 
-    @property
-    def key(self) -> str:
-        """As the store has it."""
+    @key.default
+    def _key(self) -> str:
         return f"{self.owner} {self.path}"
 
     @property
@@ -68,11 +69,11 @@ def groupOf(path: str, address: str, user: str | None = None, spf: str | None = 
         return Group(f"user:{user.replace(' ', '%20')}", path)
     if spf:
         return Group(f"spf:{spf.lower()}", path)
-    return Group(f"net:{_network(address)}", path, address)
+    return Group(f"net:{networkOf(address)}", path, address)
 
 
 @functools.lru_cache(maxsize=4096)
-def _network(address: str) -> str:
+def networkOf(address: str) -> str:
     """
     The network that an unproved sender is known by: the IPv4 /24, the IPv6 /64.
     """

@@ -9,6 +9,7 @@ from outside.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -47,6 +48,9 @@ _SHORT = MAX_LINE_OCTETS - 20 - WRAPPING_OCTETS
 
 _LINE = re.compile(r"([2-5][0-9][0-9])(?: (?:([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(.*))?", re.S)
 _ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", re.A)
+
+#: So many replies are remembered as they are said: the same ones are said again and again.
+MAX_REMEMBERED = 1024
 
 #: Pairs of code and enhanced code that have been found to be valid; servers use few.
 _KNOWN: set[tuple[int, str | None]] = set()
@@ -219,7 +223,8 @@ class Reply:
         """
         if self.code in (251, 551):
             return self
-        return Reply(self.code, self.enhanced, f"<{address}> {self.text}".rstrip())
+        make = _addressed if len(self.text) < _SHORT else _addressed.__wrapped__
+        return make(self.code, self.enhanced, self.text, address)
 
     def referring(self, reference: str) -> Reply:
         """
@@ -260,9 +265,8 @@ class Reply:
         @param utf8: whether the client asked for SMTPUTF8, and so may be sent
             UTF-8 (RFC 6531 §3.5); otherwise what is not ASCII becomes C{?}.
         """
-        prefix = f"{self.enhanced} " if self.enhanced else ""
-        if self._isPlain():
-            line = f"{self.code} {prefix}{self.text}"
+        line = self._line()
+        if line is not None:
             if self.code != 334:  # RFC 4954 §4: an empty challenge keeps its blank
                 line = line.rstrip(" ")
             return line.encode("ascii") + b"\r\n"
@@ -280,17 +284,35 @@ class Reply:
         end = f"{self.code} {prefix}{last}"
         return [*(f"{self.code}-{prefix}{line}" for line in others), end if last else end.rstrip()]
 
-    def _isPlain(self) -> bool:
+    def _line(self) -> str | None:
         """
-        Whether the text is one line as it is: nearly all are.
+        What is long is not remembered: much of it comes from next hops and scanners.
         """
-        text = self.text
-        return len(text) < _SHORT and text.isascii() and text.isprintable()
+        if len(self.text) >= _SHORT:
+            return None
+        return _line(self.code, self.enhanced, self.text)
 
     def __str__(self) -> str:
-        prefix = f"{self.enhanced} " if self.enhanced else ""
-        text = self.text if self._isPlain() else " / ".join(self.lines())
-        return f"{self.code} {prefix}{text}".rstrip()
+        line = self._line()
+        if line is None:
+            prefix = f"{self.enhanced} " if self.enhanced else ""
+            line = f"{self.code} {prefix}{' / '.join(self.lines())}"
+        return line.rstrip()
+
+
+@functools.lru_cache(MAX_REMEMBERED)
+def _line(code: int, enhanced: str | None, text: str) -> str | None:
+    """
+    A reply as its one line; C{None} where its text is none as it is: nearly all are.
+    """
+    if not (text.isascii() and text.isprintable()):
+        return None
+    return f"{code} {enhanced} {text}" if enhanced else f"{code} {text}"
+
+
+@functools.lru_cache(MAX_REMEMBERED)
+def _addressed(code: int, enhanced: str | None, text: str, address: str) -> Reply:
+    return Reply(code, enhanced, f"<{address}> {text}".rstrip())
 
 
 def kept(reply: Reply) -> Reply:
@@ -311,6 +333,7 @@ R250_OK = Reply(250, "2.0.0", "ok")
 R250_SENDER = Reply(250, "2.1.0", "sender ok")
 R250_RECIPIENT = Reply(250, "2.1.5", "recipient ok")
 R250_CONTENT = Reply(250, "2.1.5", "accepts the content")
+R250_EXPANDED = Reply(250, "2.1.5", "passed on to those whom this address stands for")
 R252_VRFY = Reply(252, "2.1.5", "not verified here: send the message and see")
 R352_DEFERRED = Reply(352, None, "decided after the data")
 R353_ENUMERATE = Reply(353, None, "data received, each recipient's answer follows")
@@ -321,6 +344,7 @@ R421_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, closing the connect
 R421_TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands on one connection")
 R421_TOO_MANY_MESSAGES = Reply(421, "4.7.0", "too many messages on one connection, make a new one")
 R421_TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "too many connections, try again later")
+R421_NO_WORKER = Reply(421, "4.3.2", "no process is here to take mail, try again in a moment")
 R421_NO_DESCRIPTOR = Reply(421, "4.3.2", "too many open files here, try again later")
 R421_TOO_MANY_FROM_YOU = Reply(421, "4.7.0", "too many connections from your address")
 R421_AUTH_FAILURES = Reply(421, "4.7.0", "too many failed authentications")
@@ -332,8 +356,12 @@ R450_OVER_LIMIT = Reply(450, "4.7.1", "you have sent as much as you may for now,
 R451_LATE = Reply(451, "4.3.0", "no decision in time, try again later")
 R451_STAGE_FAILED = Reply(451, "4.3.0", "local error while judging the message, try again later")
 R451_LOCAL_ERROR = Reply(451, "4.3.0", "local error in processing, try again later")
+R451_NO_LOOK_UP = Reply(451, "4.3.0", "cannot be looked up now, try again later")
 R451_MIXED = Reply(
     451, "4.7.1", "recipients of this message differ: try again, and each gets its own answer"
+)
+R451_MEMBERS = Reply(
+    451, "4.7.1", "not taken by all that this address stands for yet, try again later"
 )
 R451_SHUTDOWN = Reply(451, "4.3.2", "the server is shutting down, try again later")
 R452_NO_STORAGE = Reply(452, "4.3.1", "not enough storage, try again later")
@@ -380,6 +408,7 @@ R550_NOT_TRUSTED = Reply(550, "5.7.0", "not from you")
 R550_UNKNOWN_RECIPIENT = Reply(550, "5.1.1", "no such recipient here")
 R550_RELAYING_DENIED = Reply(550, "5.7.1", "relaying denied")
 R550_SENDER_ROUTING = Reply(550, "5.7.1", "routing by the sender is refused")
+R550_MEMBERS = Reply(550, "5.7.1", "refused by all that this address stands for")
 R550_BARE_NEWLINE = Reply(550, "5.6.0", "the message has a bare CR or LF: lines end with <CR><LF>")
 R550_REFUSED_BY_ALL = Reply(550, "5.7.1", "refused for all recipients")
 R552_TOO_LARGE = Reply(552, "5.3.4", "message too large")

@@ -55,6 +55,17 @@ class SetAside(TypedDict, total=False):
 STATUSES = ("staged", "queued", "active", "held", "ended", "stuck", "damaged")
 
 
+#: What stands for something in a pattern.
+_SPECIAL = str.maketrans({"*": "[*]", "?": "[?]", "[": "[[]"})
+
+
+def exactly(text: str) -> str:
+    """
+    @return: the pattern that only this text fits, such as C{tcp:[::1]:25}.
+    """
+    return text.translate(_SPECIAL)
+
+
 @attrs.frozen
 class Selection:
     """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NewType
 
 import attrs
 
-__all__ = ["Octets", "Seconds", "checked", "positive"]
+__all__ = ["Octets", "Seconds", "TableName", "checked", "positive"]
 
 if TYPE_CHECKING:
     # For a program these are numbers; the names tell what a configuration may write.
@@ -28,6 +28,13 @@ else:
 
     #: A size: a number of octets, or text such as C{"512K"}, C{"10M"}, C{"2G"} (powers of 1024).
     Octets = NewType("Octets", int)
+
+
+class TableName(str):
+    """
+    What a setting names one of C{[tables]} by: a configuration without it is none.
+    """
+
 
 _SPAN = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -84,7 +91,8 @@ def template(value: str, *names: str) -> None:
     for _, name, form, conversion in parts:
         if name is not None and (name not in names or form or conversion):
             *first, last = (f"{{{name}}}" for name in names)
-            raise ValueError(f"text in which {', '.join(first)} and {last} may stand")
+            both = " and ".join(filter(None, (", ".join(first), last)))
+            raise ValueError(f"text in which {both} may stand")
 
 
 def checked(read: Callable[[Any], object]) -> Callable[[Any, Any, Any], None]:

@@ -12,11 +12,28 @@ import contextlib
 import weakref
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
+
+from deferrals.model.json import JSON, asInteger, asList, asNumber, asObject
+
+#: What says of itself how it is, by name.
+Parts: TypeAlias = "Mapping[str, Callable[[], Any]]"
 
 #: Which kind of something: a word, or one for each of its sides.
 Kind: TypeAlias = "str | tuple[str, ...]"
+
+#: What an event says.  The log takes anything.
+Values: TypeAlias = Mapping[str, object]
+
+#: Counts an event by what it says.
+Counting: TypeAlias = "Callable[[Status, Values], None]"
+
+#: Is told an event, by its name, with what it says.  It must not fail.
+Watch: TypeAlias = Callable[[str, Values], None]
+
+#: So many events are counted at once, if nobody looks before.
+AT_ONCE = 200
 
 #: So many kinds there may be of one thing; what is beyond is counted as C{OTHER}.
 MOST_KINDS = 2000
@@ -54,13 +71,38 @@ class Histogram:
 class Status:
     """
     One per server; handed to each part that has something to tell.
+
+    @ivar ofStages: what the stages in force show, by name.  A reload sets it: a
+        service that is no longer asked is no longer seen.
+    @ivar watch: is told each event, where there are pages that show it.
     """
 
     def __init__(self) -> None:
         self._counters: dict[str, dict[Kind, int]] = {}
         self._histograms: dict[str, dict[Kind, Histogram]] = {}
+        self.ofStages: Parts = {}
+        self.watch: Watch | None = None
         self._parts: dict[str, Callable[[], Any]] = {}
+        self._collecting: dict[str, Callable[[], Any]] | None = None
         self._uses: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
+        self._waiting: list[tuple[Counting, Values]] = []
+
+    def later(self, count: Counting, values: Values) -> None:
+        """
+        An event has happened, and is counted before anybody looks: many at once, which
+        costs a fraction of one by one.
+
+        @param count: counts it; it must not fail.
+        @param values: what the event says; they do not change any more.
+        """
+        self._waiting.append((count, values))
+        if len(self._waiting) >= AT_ONCE:
+            self._settle()
+
+    def _settle(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for count, values in waiting:
+            count(self, values)
 
     def count(self, name: str, kind: Kind, by: int = 1) -> None:
         """
@@ -80,12 +122,14 @@ class Status:
         """
         How often it has happened.
         """
+        self._settle()
         return self._counters.get(name, {}).get(kind, 0)
 
     def kinds(self, name: str) -> dict[Kind, int]:
         """
         How often each kind of it has happened.
         """
+        self._settle()
         return dict(self._counters.get(name, {}))
 
     def measure(self, name: str, kind: Kind, amount: float) -> None:
@@ -111,7 +155,39 @@ class Status:
         """
         What was measured, of each kind.
         """
+        self._settle()
         return dict(self._histograms.get(name, {}))
+
+    # For another process, which adds up what several count.
+
+    def dump(self) -> dict[str, JSON]:
+        """
+        All that was counted and measured, as JSON can carry it.
+        """
+        self._settle()
+        counters: dict[str, JSON] = {}
+        for name, kinds in self._counters.items():
+            counters[name] = [[kind, count] for kind, count in kinds.items()]
+        histograms: dict[str, JSON] = {}
+        for name, measured in self._histograms.items():
+            histograms[name] = [[kind, [*one.counts], one.total] for kind, one in measured.items()]
+        return {"counters": counters, "histograms": histograms}
+
+    def add(self, dump: Mapping[str, JSON]) -> None:
+        """
+        Count what another process has counted.
+
+        @param dump: what L{dump} has made there.
+        """
+        for name, kinds in asObject(dump["counters"]).items():
+            for kind, count in map(asList, asList(kinds)):
+                self.count(name, _kind(kind), asInteger(count))
+        for name, kinds in asObject(dump["histograms"]).items():
+            for kind, counts, total in map(asList, asList(kinds)):
+                histogram = self._histogram(name, _kind(kind))
+                histogram.total += asNumber(total)
+                for bucket, count in enumerate(asList(counts)):
+                    histogram.counts[bucket] += asInteger(count)
 
     def named(self, stage: object, use: str) -> None:
         """
@@ -137,22 +213,41 @@ class Status:
             one to use a name counts.
         @param describe: returns what JSON can carry.
         """
-        self._parts[part] = describe
+        collecting = self._parts if self._collecting is None else self._collecting
+        collecting[part] = describe
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[Parts]:
+        """
+        What is shown meanwhile is put there, and not seen until that is said.
+        """
+        before, found = self._collecting, dict[str, Callable[[], Any]]()
+        self._collecting = found
+        try:
+            yield found
+        finally:
+            self._collecting = before
 
     def parts(self) -> dict[str, object]:
         """
         What each part says.
         """
-        return {part: describe() for part, describe in self._parts.items()}
+        parts = {**self._parts, **self.ofStages}
+        return {part: describe() for part, describe in parts.items()}
 
     def snapshot(self) -> dict[str, Any]:
         """
         Everything, as JSON can carry it.
         """
+        self._settle()
         counters = {name: _worded(kinds) for name, kinds in self._counters.items()}
         for histogram in self._histograms.get("mixed", {}).values():
             counters["seconds to the last recipient"] = _spans(histogram)
         return {"counters": counters, "parts": self.parts()}
+
+
+def _kind(kind: JSON) -> Kind:
+    return kind if isinstance(kind, str) else tuple(map(str, asList(kind)))
 
 
 def _bounded(kind: Kind, known: Mapping[Kind, object]) -> Kind:

@@ -1,17 +1,17 @@
 """
-Return paths that are written anew for each message: one place knows their forms,
-and all that compares senders asks it.
+Return paths that are written anew for each message: all that compares senders asks
+here whose they are.
 
 BATV signs an address (C{prvs=0123456789=me@example.org}); who it is stays in the
 local part, and the domain is the same.  SRS is what a forwarder makes of the path
-(C{SRS0=HHH=TT=example.org=me@forwarder.example}): whose mail it was is what the
-forwarder says.
+(L{deferrals.model.srs}): whose mail it was is what the forwarder says.
 """
 
 from __future__ import annotations
 
 import re
 
+from deferrals.model import srs
 from deferrals.model.address import AddressError, Mailbox, normalDomain
 
 _TAG = "[0-9a-z_-]{6,20}"
@@ -19,9 +19,6 @@ _TAG = "[0-9a-z_-]{6,20}"
 #: The draft's form, Message Systems' and Barracuda's; and the draft's first one.
 _BATV = re.compile(rf"(?:(?:ms)?prvs1?={_TAG}=|btv1=={_TAG}==)(.+)", re.I | re.S)
 _OLD_BATV = re.compile(r"prvs=(.+)/[0-9a-f]{10}", re.I | re.S)
-
-_SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", re.I | re.S)
-_SRS1 = re.compile(r"srs1[=+-][^=]+=[^=]+=[=+-][^=]+=[^=]+=([^=]+)=(.+)", re.I | re.S)
 
 
 def untagged(sender: Mailbox) -> Mailbox:
@@ -38,12 +35,13 @@ def forwarded(sender: Mailbox) -> Mailbox | None:
     @return: whose mail it was, as a forwarder says by SRS; C{None} where it says
         nothing.
     """
-    local = untagged(sender).local
-    found = _SRS0.fullmatch(local) or _SRS1.fullmatch(local)
-    if found is None:
+    found = srs.parse(untagged(sender).local)
+    if isinstance(found, srs.SRS1):
+        found = srs.parse(found.local)
+    if not isinstance(found, srs.SRS0):
         return None
     try:
-        return untagged(Mailbox(found[2], normalDomain(found[1])))
+        return untagged(Mailbox(found.local, normalDomain(found.domain)))
     except AddressError:
         return None
 

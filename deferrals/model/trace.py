@@ -8,13 +8,15 @@ import contextlib
 import datetime
 import email.utils
 import re
+from collections.abc import Iterable
 
 from deferrals.model import headertext
-from deferrals.model.address import AddressError, normalDomain
+from deferrals.model.address import AddressError, Mailbox, normalDomain
+from deferrals.model.edits import edited
 from deferrals.model.envelope import Client, Envelope
 from deferrals.model.networks import mayHaveName
 from deferrals.model.text import cleaned, oneLine
-from deferrals.model.verdict import Marks
+from deferrals.model.verdict import HeaderEdit, Marks
 
 #: As much of a name, or of an address that is written out, as fits into one line.
 _NAME_MOST, _ADDRESS_MOST = 255, 900
@@ -23,6 +25,15 @@ _NAME_MOST, _ADDRESS_MOST = 255, 900
 _MAX_HEADS = 8
 
 _BETWEEN_FIELDS = re.compile(rb"\r\n(?![ \t])")
+
+#: What marks change in a header section: its edits, the fields that are removed, and what
+#: is put in front of its Subject.
+_Changes = tuple[tuple[HeaderEdit, ...], tuple[str, ...], str]
+
+#: A longer line of a field is folded anew (RFC 5322 §2.1.1).
+_LINE_MOST = 998
+
+_LINE_ENDS = re.compile(r"\r\n|\r|\n")
 
 
 def rfc5322Date(seconds: float) -> str:
@@ -100,6 +111,23 @@ def deliveredTo(recipient: str, envelope: Envelope) -> bytes:
     return f"Delivered-To: {_address(recipient, envelope)}\r\n".encode()
 
 
+def placesBefore(fields: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """
+    @param fields: of a header section, as they came in.
+    @return: the L{keys<Mailbox.key>} of the addresses at which servers say that the message
+        has been: it has gone out from there, and has come back.
+    """
+    values = {value.strip() for name, value in fields if name.lower() == "delivered-to"}
+    return frozenset(map(_key, values)) - {""}
+
+
+def _key(value: str) -> str:
+    try:
+        return Mailbox.parse(value).key
+    except AddressError:
+        return ""
+
+
 def field(name: str, value: str) -> bytes:
     """
     A field whose text comes from outside: no line of it can be taken for
@@ -114,6 +142,27 @@ def field(name: str, value: str) -> bytes:
     return (f"{name}:" + "\r\n".join(lines) + "\r\n").encode("ascii")
 
 
+def asGiven(name: str, value: str) -> bytes:
+    """
+    A field whose text comes from a filter, which may have signed it: folded as it is,
+    where no line of it can be taken for another field.
+
+    @return: without the last line end.
+    """
+    first, *more = _LINE_ENDS.split(value)
+    if not first.startswith((" ", "\t")):
+        first = f" {first}"
+    folded = [line if line[0] in " \t" else f"\t{line}" for line in more if line.strip(" \t")]
+    lines = [f"{name}:{first}", *folded]
+    if all(line.isascii() and _isWritten(line) for line in lines):
+        return "\r\n".join(lines).encode("ascii")
+    return field(name, " ".join(line.strip() for line in [first, *folded])).removesuffix(b"\r\n")
+
+
+def _isWritten(line: str) -> bool:
+    return len(line) <= _LINE_MOST and line.replace("\t", " ").isprintable()
+
+
 class Head:
     """
     The header section of a message as its copies get it: taken apart once, and
@@ -125,15 +174,15 @@ class Head:
     def __init__(self, original: bytes) -> None:
         self.original = original
         self._fields: list[bytes] | None = None
-        self._found: dict[tuple[tuple[str, ...], str], bytes] = {}
+        self._found: dict[_Changes, bytes] = {}
 
     def marked(self, marks: Marks) -> bytes:
         """
         @return: the header section for this cohort; L{original} itself, where
             nothing in it changes.
         """
-        key = (tuple(marks.removed), marks.subjectPrefix)
-        if key == ((), ""):
+        key = (marks.edits, tuple(marks.removed), marks.subjectPrefix)
+        if key == ((), (), ""):
             return self.original
         if key not in self._found:
             if len(self._found) >= _MAX_HEADS:
@@ -141,13 +190,22 @@ class Head:
             self._found[key] = self._changed(*key)
         return self._found[key]
 
-    def _changed(self, names: tuple[str, ...], subject: str) -> bytes:
+    @property
+    def fields(self) -> list[bytes]:
+        """
+        The fields, each with its folded lines and without its last line end.
+        """
         if self._fields is None:
             self._fields = _unfoldedLines(self.original)
+        return self._fields
+
+    def _changed(
+        self, edits: tuple[HeaderEdit, ...], names: tuple[str, ...], subject: str
+    ) -> bytes:
         removed = {name.lower().encode("ascii", "replace") for name in names}
         prefix = oneLine(subject)
         out = []
-        for line in self._fields:
+        for line in edited(self.fields, edits, asGiven) if edits else self.fields:
             name, colon, value = line.partition(b":")
             name = name.strip().lower()
             if colon and name in removed:

@@ -15,10 +15,11 @@ L{Transaction.admit}.  What comes after the data is L{deferrals.model.block}.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 
 import attrs
 
+from deferrals.model.alias import Alias, Member
 from deferrals.model.envelope import Envelope, Form, Recipient
 from deferrals.model.mixed import Plan, led, letsIn
 from deferrals.model.reply import (
@@ -32,7 +33,7 @@ from deferrals.model.reply import (
     R503_SEQUENCE,
     Reply,
 )
-from deferrals.model.verdict import Defer, EnvelopeVerdict, Refuse
+from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse
 
 
 class Phase(enum.Enum):
@@ -48,12 +49,12 @@ class Phase(enum.Enum):
 
 
 _ALLOWED = {
-    "MAIL": {Phase.READY},
-    "RCPT": {Phase.SENDER, Phase.RECIPIENTS},
-    "DATA": {Phase.RECIPIENTS},
-    "BDAT": {Phase.RECIPIENTS, Phase.CHUNKS},
-    "AUTH": {Phase.READY},
-    "STARTTLS": {Phase.READY},
+    "MAIL": (Phase.READY,),
+    "RCPT": (Phase.RECIPIENTS, Phase.SENDER),
+    "DATA": (Phase.RECIPIENTS,),
+    "BDAT": (Phase.RECIPIENTS, Phase.CHUNKS),
+    "AUTH": (Phase.READY,),
+    "STARTTLS": (Phase.READY,),
 }
 
 
@@ -83,12 +84,19 @@ class Candidate:
     @ivar deferred: whether the content decides.
     @ivar cohort: equal for recipients whose answer must be the same for any
         message.
+    @ivar alias: what it stands for, where it is an alias.
+    @ivar isPromised: whether the 250 to its RCPT TO was the sender's answer for it,
+        although the content decides who of its members gets the message.
+    @ivar nowhere: whether the message is thrown away for it, whatever the content says.
     """
 
     recipient: Recipient
     reply: Reply
     deferred: bool
     cohort: Hashable
+    alias: Alias | None = None
+    isPromised: bool = False
+    nowhere: bool = False
 
 
 class Transaction:
@@ -105,6 +113,8 @@ class Transaction:
         from the others (L{deferrals.model.mixed}).  Not more of them than there
         may be recipients.
     @ivar plan: how recipients come apart; C{None} where they do not.
+    @ivar hasAliases: whether one of the candidates is an alias.
+    @ivar expanded: so many members its aliases had in all, let in or not.
     @ivar isToldFull: whether the log has it that there were too many recipients.
     @ivar messageId: its message's, once the data is there.
     @ivar sentAwayBefore: C{sentAway} of the transaction before, if it went on to
@@ -116,6 +126,8 @@ class Transaction:
         self.began = began
         self.form = form
         self.isToldFull = False
+        self.hasAliases = False
+        self.expanded = 0
         self.candidates: list[Candidate] = []
         self.answers: list[tuple[Recipient, Reply]] = []
         self.sentAway: list[str] = []
@@ -146,8 +158,8 @@ class Transaction:
 
         @param piece: each with its cohort, in RCPT order.
         """
-        if self.plan is None or not (self.sentAwayBefore or self.plan.isUnled):
-            return  # as nearly always: no recipient's name counts
+        if self.plan is None:
+            return
         named = [(one.address.key, cohort) for one, cohort in piece]
         if any(key in self.sentAwayBefore for key, _ in named):
             self.takesRefusalForAll()
@@ -168,15 +180,22 @@ class Transaction:
         """
         return dict.fromkeys(one.recipient.address.key for one in self.candidates)
 
-    def admit(self, recipient: Recipient, verdict: EnvelopeVerdict, cohort: Hashable) -> Reply:
+    def admit(
+        self,
+        recipient: Recipient,
+        verdict: EnvelopeVerdict,
+        cohort: Hashable,
+        alias: Alias | None = None,
+    ) -> Reply:
         """
         Apply the envelope's verdict on the next recipient, in RCPT order.
 
         @param recipient: with its route, unless it is refused.
         @param cohort: its cohort; meaningless for a refused one.
+        @param alias: what it stands for, where it is an alias.
         @return: the reply to its RCPT TO (D-4, D-5, P-3).
         """
-        reply = self._admit(recipient, verdict, cohort)
+        reply = self._admit(recipient, verdict, cohort, alias)
         if reply.code >= 400:
             reply = reply.referring(self.envelope.reference)
         refused = len(self.answers) - len(self.candidates)
@@ -184,22 +203,49 @@ class Transaction:
             self.answers.append((recipient, reply))
         return reply
 
-    def _admit(self, recipient: Recipient, verdict: EnvelopeVerdict, cohort: Hashable) -> Reply:
+    def _admit(
+        self,
+        recipient: Recipient,
+        verdict: EnvelopeVerdict,
+        cohort: Hashable,
+        alias: Alias | None,
+    ) -> Reply:
         if self.isFull:
             return R452_TOO_MANY_RECIPIENTS
         if isinstance(verdict, Refuse):
             return verdict.reply.forRecipient().addressed(str(recipient))
-        self.lead([(recipient, cohort)])
-        key = recipient.address.key
-        if self.plan is not None and not letsIn(self.plan, key, cohort):
-            isKnown = key in self.plan.record.states
-            return self._sendAway(recipient, R452_OTHERS_FIRST if isKnown else R452_OTHER_COHORT)
+        if self.plan is not None and (self.sentAwayBefore or not self.plan.isIdle):
+            self.lead([(recipient, cohort)])
+            key = recipient.address.key
+            if not letsIn(self.plan, key, cohort):
+                isKnown = key in self.plan.record.states
+                return self._sendAway(
+                    recipient, R452_OTHERS_FIRST if isKnown else R452_OTHER_COHORT
+                )
         deferred = isinstance(verdict, Defer)  # S-1
         # D-4, D-5, P-3
         reply = R352_DEFERRED if deferred and self.form is Form.DEFERRALS else R250_RECIPIENT
         reply = reply.addressed(str(recipient))
-        self.candidates.append(Candidate(recipient, reply, deferred, cohort))
+        if alias is None:
+            nowhere = isinstance(verdict, Accept) and verdict.nowhere
+            one = Candidate(recipient, reply, deferred, cohort, nowhere=nowhere)
+            self.candidates.append(one)
+        else:
+            self.hasAliases = True
+            isPromised = alias.isOpen and not deferred and self.form is Form.DEFERRALS
+            one = Candidate(recipient, reply, alias.isOpen, cohort, alias, isPromised)
+            self.candidates.append(one)
         return reply
+
+    def members(self) -> Iterator[tuple[int, int, Member]]:
+        """
+        All members of all aliases, each with the index of the alias and its own number
+        there.
+        """
+        for index, candidate in enumerate(self.candidates if self.hasAliases else ()):
+            if candidate.alias is not None:
+                for number, member in enumerate(candidate.alias.members):
+                    yield index, number, member
 
     def answersWith(self, replies: Sequence[Reply]) -> list[tuple[Recipient, Reply]]:
         """
@@ -223,9 +269,19 @@ class Transaction:
     def cohortName(self, index: int) -> str:
         """
         A short name of a candidate's cohort within this transaction, for the
-        log: its policy, and a number that its members have in common.
+        log: its policy, and a number that its members have in common.  An alias has
+        its members' policies, and is called one.
         """
         candidate = self.candidates[index]
-        number = self._cohorts.setdefault(candidate.cohort, len(self._cohorts) + 1)
-        route = candidate.recipient.route
-        return f"{'' if route is None else route.policy}/{number}"
+        if candidate.alias is not None:
+            return self._numbered("alias", candidate.cohort)
+        return self.nameOf(candidate.recipient, candidate.cohort)
+
+    def nameOf(self, recipient: Recipient, cohort: Hashable) -> str:
+        """
+        The same of a recipient that is no alias, and its cohort.
+        """
+        return self._numbered("" if recipient.route is None else recipient.route.policy, cohort)
+
+    def _numbered(self, name: str, cohort: Hashable) -> str:
+        return f"{name}/{self._cohorts.setdefault(cohort, len(self._cohorts) + 1)}"

@@ -7,10 +7,12 @@ that makes it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import attrs
 
+from deferrals.model.address import Mailbox
 from deferrals.model.headertext import isFieldName
 from deferrals.model.reply import Reply
 from deferrals.model.shortage import isOurs
@@ -18,6 +20,8 @@ from deferrals.model.text import cleaned
 
 __all__ = [
     "ACCEPT",
+    "AT_END",
+    "NOWHERE",
     "NO_MARKS",
     "Accept",
     "ContentVerdict",
@@ -25,7 +29,9 @@ __all__ = [
     "Delivered",
     "Details",
     "EnvelopeVerdict",
+    "Expand",
     "Failed",
+    "HeaderEdit",
     "Marks",
     "Outcome",
     "Overrides",
@@ -35,7 +41,7 @@ __all__ = [
 ]
 
 #: What a sender may have to be told of a delivery: L{Delivered.action}.
-_ACTIONS = frozenset({"delivered", "relayed", "passed"})
+_ACTIONS = frozenset({"delivered", "relayed", "passed", "expanded"})
 
 
 #: No more of a cause is kept.
@@ -75,16 +81,62 @@ def _isPair(value: object) -> bool:
     return isinstance(value[0], str) and isinstance(value[1], str)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
+class HeaderEdit:
+    """
+    One change of a header section, in the sense of the milter protocol.
+
+    @ivar kind: C{"insert"}, C{"change"} or C{"remove"}.
+    @ivar name: the field's.
+    @ivar value: what it says; it may be folded, its lines ended by LF or CRLF.  A change
+        to nothing removes.
+    @ivar index: of an insertion: how many fields stand in front of it, this server's own
+        C{Received}, the first one, among them; behind the last one, where there are fewer
+        (L{AT_END}).  Otherwise: which of the fields of this
+        name, from 1.  A change of one that is not there adds it behind all others; to
+        remove it is nothing.
+    @raise TypeError: an attribute is of another type.
+    @raise ValueError: there is no such kind, or index, or no field can have such a name.
+    """
+
+    kind: Literal["insert", "change", "remove"]
+    name: str
+    value: str = ""
+    index: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "name", str, "a name")
+        _check(self, "value", str, "text")
+        _check(self, "index", int, "a number")
+        if self.kind not in ("insert", "change", "remove"):
+            raise ValueError(f"HeaderEdit.kind: expected insert, change or remove: {self.kind!r}")
+        if not isFieldName(self.name):
+            raise ValueError(f"HeaderEdit.name: no field can be called {self.name[:100]!r}")
+        if self.index < (0 if self.kind == "insert" else 1):
+            raise ValueError(f"HeaderEdit.index: no place is {self.index}")
+
+
+#: The L{index<HeaderEdit.index>} of what is added behind all fields.
+AT_END = 2**31 - 1
+
+
+@attrs.frozen(cache_hash=True)
 class Marks:
     """
     How one cohort's copies of a message differ from the message as it came
     in.  The copies of other recipients never show them.
 
+    What stands here is done in this order: C{edits}, one after the other, to the header
+    section as it came in; C{removed} and C{subjectPrefix}, to what came of that; and
+    C{headers}, in front of it.
+
     @ivar headers: fields to put in front, as (name, value) in their order.
     @ivar removed: names of fields to leave out.
     @ivar subjectPrefix: text to put in front of the Subject.
     @ivar junk: whether a mail store should file the copy as junk.
+    @ivar edits: further changes of the header section.  A stage that has any provides
+        L{IEditingStage<deferrals.interfaces.IEditingStage>}: so it sees what those before
+        it have changed, and counts in that.
     @raise TypeError: an attribute is of another type.
     @raise ValueError: no field can have such a name.
     """
@@ -93,6 +145,7 @@ class Marks:
     removed: tuple[str, ...] = ()
     subjectPrefix: str = ""
     junk: bool = False
+    edits: tuple[HeaderEdit, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         _check(self, "headers", tuple, "a tuple of (name, value)")
@@ -106,6 +159,9 @@ class Marks:
                 raise ValueError(f"Marks.headers: no field can be called {name[:100]!r}")
         if not all(isinstance(name, str) for name in self.removed):
             raise TypeError(f"Marks.removed: expected a tuple of names: {self.removed!r}")
+        _check(self, "edits", tuple, "a tuple of HeaderEdit")
+        if not all(isinstance(edit, HeaderEdit) for edit in self.edits):
+            raise TypeError(f"Marks.edits: expected a tuple of HeaderEdit: {self.edits!r}")
 
     def plus(self, other: Marks) -> Marks:
         """
@@ -118,20 +174,24 @@ class Marks:
             self.removed + other.removed,
             other.subjectPrefix + self.subjectPrefix,
             self.junk or other.junk,
+            self.edits + other.edits,
         )
 
     def toJSON(self) -> dict[str, Any] | None:
         """
         The least JSON that L{fromJSON} reads back.
         """
-        if self == NO_MARKS:
+        if self is NO_MARKS or self == NO_MARKS:
             return None
-        return {
+        found: dict[str, Any] = {
             "headers": [list(pair) for pair in self.headers],
             "removed": list(self.removed),
             "subjectPrefix": self.subjectPrefix,
             "junk": self.junk,
         }
+        if self.edits:
+            found["edits"] = [list(attrs.astuple(edit)) for edit in self.edits]
+        return found
 
     @classmethod
     def fromJSON(cls, data: dict[str, Any] | None) -> Marks:
@@ -142,7 +202,8 @@ class Marks:
             return NO_MARKS
         # an older version may have kept names that are none
         headers = tuple((n, str(value)) for n, value in data["headers"] if isFieldName(n))
-        return cls(headers, tuple(data["removed"]), data["subjectPrefix"], data["junk"])
+        edits = tuple(HeaderEdit(*edit) for edit in data.get("edits", ()))
+        return cls(headers, tuple(data["removed"]), data["subjectPrefix"], data["junk"], edits)
 
 
 NO_MARKS = Marks()
@@ -152,7 +213,7 @@ NO_MARKS = Marks()
 Overrides = tuple[tuple[str, float | str], ...]
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Route:
     """
     What applies to a recipient once the envelope has let it in.
@@ -161,12 +222,19 @@ class Route:
     @ivar delivery: the name under which the configuration knows its delivery.
     @ivar overrides: settings of its own, in place of those of the policy's
         content stages.  For the content stages only: the spool forgets them.
+    @ivar subaddress: what begins a subaddress in the recipient's address; empty
+        where that may not have one.
+    @ivar admitted: what may lift refusals of this transaction for the recipient, which
+        has let its sender in: such a recipient is judged for itself.  The server's own,
+        which the spool forgets.
     @raise TypeError: an attribute is of another type.
     """
 
     policy: str
     delivery: str
     overrides: Overrides = ()
+    subaddress: str = ""
+    admitted: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.policy, str):
@@ -175,6 +243,8 @@ class Route:
             _check(self, "delivery", str, "a name")
         if not isinstance(self.overrides, tuple):
             _check(self, "overrides", tuple, "a tuple of (name, value)")
+        if not isinstance(self.subaddress, str):
+            _check(self, "subaddress", str, "a character, or none")
 
     def own(self, stage: str, key: str) -> float | str | None:
         """
@@ -194,6 +264,14 @@ class Accept:
     @ivar marks: from a content stage: how its copy is marked.
     @ivar route: from an envelope stage: what applies to it from here on;
         C{None} leaves what an earlier stage said.
+    @ivar nowhere: whether the message is thrown away for this recipient: the sender is
+        told that it is taken, there is no copy, and nothing more is ever said of it.  No
+        stage behind this one is asked.
+    @ivar isQuarantined: from a content stage: whether its copy goes to the quarantine of
+        its policy, in place of its delivery.
+    @ivar apart: from a content stage: refusals of recipients of the cohort that refuse all
+        the same, by the L{key<Mailbox.key>} of the address; they stand, whatever a stage
+        behind this one says of the cohort.
     @ivar why: what decided, in a few words: a rule, a score and its limit.  For the
         log alone.
     @raise TypeError: an attribute is of another type.
@@ -201,6 +279,9 @@ class Accept:
 
     marks: Marks = NO_MARKS
     route: Route | None = None
+    nowhere: bool = False
+    isQuarantined: bool = attrs.field(default=False, kw_only=True)
+    apart: Mapping[str, Refuse] = attrs.field(factory=dict, kw_only=True, hash=False)
     why: str = attrs.field(default="", converter=_cause, eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -208,6 +289,11 @@ class Accept:
             _check(self, "marks", Marks, "Marks")
         if self.route is not None and not isinstance(self.route, Route):
             _check(self, "route", Route, "a Route, or None")
+        _check(self, "nowhere", bool, "True or False")
+        _check(self, "isQuarantined", bool, "True or False")
+        _check(self, "apart", Mapping, "refusals by key")
+        if not all(isinstance(refusal, Refuse) for refusal in self.apart.values()):
+            raise TypeError(f"Accept.apart: expected refusals by key: {self.apart!r}")
 
 
 @attrs.frozen
@@ -217,12 +303,20 @@ class Refuse:
 
     @ivar why: what decided, in a few words: a rule, a score and its limit.  For the
         log alone.
+    @ivar policy: the policy of a recipient that is refused before the data, where a
+        rule has one for it: whose quarantine gets the copy of an alias' member.
+    @ivar score: the score that decided, if one did.
+    @ivar stage: what a policy's C{admits} calls such refusals; by default what a
+        configuration calls the stage.
     @raise TypeError: the reply is none.
     @raise ValueError: the reply does not refuse.
     """
 
     reply: Reply
     why: str = attrs.field(default="", converter=_cause, eq=False, kw_only=True)
+    policy: str = attrs.field(default="", eq=False, kw_only=True)
+    score: float | None = attrs.field(default=None, eq=False, kw_only=True)
+    stage: str = attrs.field(default="", eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         _checkRefusal(self)
@@ -235,12 +329,15 @@ class Defer:
 
     @ivar route: what applies from here on; C{None} leaves what an earlier
         stage said.
+    @ivar asRuled: whether only the route is meant: where rules decide, what they and
+        the checks before have said of the recipient stands.
     @ivar why: what decided, in a few words: a rule, a score and its limit.  For the
         log alone.
     @raise TypeError: the route is none.
     """
 
     route: Route | None = None
+    asRuled: bool = attrs.field(default=False, eq=False, kw_only=True)
     why: str = attrs.field(default="", converter=_cause, eq=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -250,18 +347,79 @@ class Defer:
 
 ACCEPT = Accept()
 
+#: The message is thrown away for a recipient, whom the envelope has let in.
+NOWHERE = Accept(nowhere=True)
 
-def refusedBy(name: str, verdict: Refuse) -> Refuse:
+
+@attrs.frozen
+class Expand:
+    """
+    An envelope stage knows that the recipient is an alias: others are meant, its
+    members.  Each is asked about as if RCPT TO had named it, and has a policy and a
+    delivery of its own; the sender gets one answer, for the address that it named.
+
+    One of the members may be the recipient itself, who so keeps a copy.
+
+    @ivar members: their addresses.  None at all is an address that is not there.
+    @ivar refusers: what becomes of the copies of members that refuse what others
+        accept: C{"file"}, to their policy's quarantine, or C{"drop"}.
+    @ivar route: what applies to the recipient, where it is one of its own members;
+        C{None} leaves what an earlier stage said.
+    @ivar later: so often it is refused for now because a member refuses for now; then
+        that one counts as one that refuses.
+    @ivar nesting: so many aliases may stand in each other: beyond, it is refused for
+        now.
+    @ivar most: so many addresses may come of it in all, likewise.
+    @ivar why: what decided, in a few words.  For the log alone.
+    @raise TypeError: an attribute is of another type.
+    @raise ValueError: there is no such C{refusers}.
+    """
+
+    members: tuple[Mailbox, ...]
+    refusers: Literal["file", "drop"] = attrs.field(default="file", kw_only=True)
+    route: Route | None = attrs.field(default=None, kw_only=True)
+    later: int = attrs.field(default=3, kw_only=True)
+    nesting: int = attrs.field(default=10, kw_only=True)
+    most: int = attrs.field(default=1000, kw_only=True)
+    why: str = attrs.field(default="", converter=_cause, eq=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        _check(self, "members", tuple, "a tuple of Mailbox")
+        for one in self.members:
+            if not isinstance(one, Mailbox):
+                raise TypeError(f"Expand.members: expected a tuple of Mailbox: {one!r}")
+        for name in ("later", "nesting", "most"):
+            _check(self, name, int, "a number")
+        if self.route is not None:
+            _check(self, "route", Route, "a Route, or None")
+        if self.refusers not in ("file", "drop"):
+            raise ValueError(f'Expand.refusers: expected "file" or "drop", not {self.refusers!r}')
+
+
+def refusedBy(name: str, verdict: Refuse, use: str = "") -> Refuse:
     """
     A refusal that says what decided: the stage of that name, where nothing more is
     known.
+
+    @param use: what a configuration calls the stage.
     """
-    return verdict if verdict.why else attrs.evolve(verdict, why=name)
+    return attrs.evolve(verdict, why=verdict.why or name, stage=verdict.stage or use)
 
 
-#: What an envelope stage may answer, and what a content stage may answer.
+def isNowhere(verdict: ContentVerdict | None) -> bool:
+    """
+    Whether it throws the message away, for a recipient whose sender is told that it is
+    taken.
+    """
+    return isinstance(verdict, Accept) and verdict.nowhere
+
+
+#: What is said of a recipient at RCPT TO, and what a content stage may answer.
 EnvelopeVerdict = Accept | Refuse | Defer
 ContentVerdict = Accept | Refuse
+
+#: What an envelope stage may answer.
+EnvelopeAnswer = EnvelopeVerdict | Expand
 
 
 @attrs.frozen
@@ -328,7 +486,8 @@ class Delivered:
     @ivar host: the server that said it.
     @ivar action: what a sender who asked for it (NOTIFY=SUCCESS) is to be told
         by us (RFC 3461 §5.2): C{"delivered"}; C{"relayed"}, to a hop that knows
-        no DSN; or nothing, C{"passed"} to a hop that will tell.
+        no DSN; C{"expanded"}, an alias whose members have it now; or nothing,
+        C{"passed"} to a hop that will tell.
     @ivar details: what else there is to know, for the log alone.
     @raise TypeError: an attribute is of another type.
     @raise ValueError: the reply refuses, or there is no such action.

@@ -1,9 +1,10 @@
 """
-What a configuration says of the pages for monitoring.
+What a configuration says of the pages, and of monitoring.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import urlsplit
 
@@ -22,6 +23,19 @@ def _url(text: str) -> None:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("an http:// or https:// URL")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("a URL of a host alone: pages are at its root")
+
+
+def _isHost(name: str) -> bool:
+    """
+    Whether it is what a C{Host} header has, without its port and without brackets.
+    """
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
+    return True
 
 
 @attrs.frozen
@@ -37,7 +51,10 @@ class WebSettings:
         endpoint's address, C{localhost}, and the host of C{url}.
     @ivar token_file: its first line has to come as C{Authorization: Bearer …} with
         C{/metrics}; read again when it changes.
-    @ivar users: a file made by C{deferrals passwd}: who may see the pages.
+    @ivar users: a file made by C{deferrals passwd}: who may see the pages; without it
+        all who reach them.
+    @ivar operators: which of them may change the queue; without any, that is for the
+        command line.
     """
 
     endpoint: str
@@ -47,6 +64,7 @@ class WebSettings:
     hosts: tuple[str, ...] = ()
     token_file: str | None = None
     users: str | None = None
+    operators: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if self.key is not None and self.certificate is None:
@@ -54,6 +72,10 @@ class WebSettings:
         isGuarded = self.certificate is not None and self.token_file is not None
         if not self.isLocal and not (isGuarded and self.users is not None):
             raise BadSetting("endpoint", _ELSEWHERE)
+        if self.operators and self.users is None:
+            raise BadSetting("operators", "no operators without users")
+        if not all(map(_isHost, self.hosts)):
+            raise BadSetting("hosts", "names and addresses, without a port and brackets")
 
     @property
     def interface(self) -> str:
@@ -71,6 +93,13 @@ class WebSettings:
         if self.endpoint.startswith("unix:"):
             return True
         return _LOOPBACK.fullmatch(self.interface) is not None
+
+    @property
+    def isSecure(self) -> bool:
+        """
+        Whether browsers come by https, be it to a proxy that speaks TLS for this server.
+        """
+        return self.certificate is not None or (self.url or "").startswith("https:")
 
     @property
     def names(self) -> frozenset[str]:

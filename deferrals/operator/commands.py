@@ -11,28 +11,27 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
-from twisted.python.failure import Failure
 
 from deferrals.config.tables import load
-from deferrals.errors import DeferralsError
+from deferrals.errors import DeferralsError, SpoolError
 from deferrals.model.ids import parseId
 from deferrals.model.json import JSON
 from deferrals.model.selection import STATUSES, Selection, SetAside, Shown
 from deferrals.model.settings import parseSeconds
-from deferrals.operator.control import ControlClient, Operator, QueueConnection
+from deferrals.operator.connecting import connect, spoolsOf
+from deferrals.operator.control import QueueConnection
 from deferrals.operator.explain import Id, Story, parseKey, stories
 from deferrals.operator.logs import Logs
 from deferrals.operator.output import complain, moment, say, sayJSON
+from deferrals.operator.refusals import addCommands as addRefusals
 from deferrals.operator.status import UNKNOWN, short, status
 from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.sqlite.backup import backUp
 from deferrals.spool.sqlite.files import SpoolFiles
-from deferrals.spool.sqlite.offline import OfflineSpool, immediately
-from deferrals.spool.sqlite.queue import SqliteQueue
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -63,6 +62,14 @@ UNIT = "deferrals"
 
 _DONE = {"retry": "due now", "hold": "held", "release": "released", "remove": "removed"}
 
+#: What that is for those that are being delivered.
+_ACTIVE = {
+    "retry": "they were left alone",
+    "hold": "they are held when that ends and has not delivered them",
+    "release": "they go on",
+    "remove": "they were not removed",
+}
+
 
 def addCommands(commands: Commands) -> None:
     """
@@ -91,6 +98,7 @@ def addCommands(commands: Commands) -> None:
     )
     rescue.add_argument("names", nargs="*", metavar="NAME", help="as the list has them")
     _addExplain(commands)
+    addRefusals(commands, _verb)
     one = _verb(commands, "status", "what a running server says of itself", status)
     one.add_argument("--check", action="store_true", help=CHECK)
     one.add_argument("--oldest", metavar="SPAN", default="4h", help="with --check: as old as that")
@@ -170,41 +178,15 @@ def _span(text: str) -> float:
     return float(parseSeconds(float(text) if text.isdigit() else text))
 
 
-class _OfflineConnection(QueueConnection):
+def _complete(connection: QueueConnection, status: int) -> int:
     """
-    The spool itself, where no server runs.
+    Name those that did not contribute to what was said.
+
+    @return: the exit status: 1 at least, where there are some.
     """
-
-    running = False
-
-    def __init__(self, directory: str) -> None:
-        self._spool = OfflineSpool(directory)
-        queue = SqliteQueue(self._spool.store, immediately, idle=True)
-        self._operator = Operator(queue, immediately, dict)
-
-    def call(self, name: str, *args: Any) -> Any:
-        results: list[Any] = []
-        self._operator.call(name, *args).addBoth(results.append)
-        (result,) = results  # nothing here waits
-        if isinstance(result, Failure):
-            result.raiseException()
-        return result
-
-    def close(self) -> None:
-        self._spool.close()
-
-
-def _connect(path: str | None) -> QueueConnection:
-    """
-    @param path: the server's configuration; C{None} for the built-in one.
-    """
-    config = load(None if path is None else os.path.abspath(path), stagePlugins())
-    try:
-        return ControlClient(config.controlPath)
-    except PermissionError as error:
-        raise DeferralsError(f"{config.controlPath}: {error.strerror}") from None
-    except OSError:
-        return _OfflineConnection(config.spoolDirectory)
+    for worker, why in sorted(connection.missing.items()):
+        complain(f"worker {worker} {why}")
+    return status or (1 if connection.missing else 0)
 
 
 def _guarded(run: Run, arguments: argparse.Namespace) -> int:
@@ -212,8 +194,8 @@ def _guarded(run: Run, arguments: argparse.Namespace) -> int:
     2 where something is wrong, and what it is.
     """
     try:
-        with contextlib.closing(_connect(arguments.config)) as connection:
-            return run(connection, arguments)
+        with contextlib.closing(connect(arguments.config)) as connection:
+            return _complete(connection, run(connection, arguments))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -225,7 +207,7 @@ def _guarded(run: Run, arguments: argparse.Namespace) -> int:
 def _found(connection: QueueConnection, arguments: argparse.Namespace) -> Iterator[Shown]:
     left = arguments.limit or sys.maxsize
     for selection in _selections(arguments):
-        after: list[int] | None = None
+        after = None
         while left:
             limit = min(left, _PAGE)
             page, after = connection.call("look", selection.toJSON(), limit, after)
@@ -233,6 +215,13 @@ def _found(connection: QueueConnection, arguments: argparse.Namespace) -> Iterat
             left -= len(page)
             if after is None:
                 break
+
+
+def _missing(connection: QueueConnection) -> Shown:
+    """
+    For programs: who did not contribute.
+    """
+    return {"missing": sorted(connection.missing)} if connection.missing else {}
 
 
 def list_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
@@ -291,24 +280,28 @@ def _entry(entry: Shown) -> str:
 def change(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     """
     C{deferrals queue retry}, C{hold}, C{release}, C{remove}: 1 if that changed
-    nothing.
+    nothing, or something could not be removed since it is being delivered.
     """
     selections = _selections(arguments)
     if selections[0].isEverything and not arguments.all:
         raise ValueError("say which: message ids, --to, --from …, or --all")
-    count = 0
+    count = active = 0
     for selection in selections:
         after, words = None, selection.toJSON()
         while True:
-            changed, after = connection.call("change", arguments.verb, words, after)
-            count += changed
+            changed, leased, after = connection.call("change", arguments.verb, words, after)
+            count, active = count + changed, active + leased
             if after is None:
                 break
     if arguments.json:
-        sayJSON({"command": arguments.verb, "recipients": count})
+        done = {"command": arguments.verb, "recipients": count, "active": active}
+        sayJSON({**done, **_missing(connection)})
     else:
         say(f"{count} recipients {_DONE[arguments.verb]}")
-    return 0 if count else 1
+        if active:
+            say(f"{active} are being delivered at the moment: {_ACTIVE[arguments.verb]}")
+    isLeft = arguments.verb == "remove" and active
+    return 0 if count and not isLeft else 1
 
 
 def export_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
@@ -347,7 +340,8 @@ def check(connection: QueueConnection, arguments: argparse.Namespace) -> int:
             break
     aside = connection.call("numbers")["moved_aside"] if not wrong or messages else []
     if arguments.json:
-        sayJSON({"messages": messages, "problems": wrong, "moved_aside": aside})
+        done = {"messages": messages, "problems": wrong, "moved_aside": aside}
+        sayJSON({**done, **_missing(connection)})
     else:
         for name in aside:
             say(f"moved aside: {name}")
@@ -362,12 +356,31 @@ def backup_(arguments: argparse.Namespace) -> int:
     path = arguments.config
     try:
         config = load(None if path is None else os.path.abspath(path), stagePlugins())
-        count = backUp(SpoolFiles(config.spoolDirectory), arguments.directory)
+        if config.spool.use == "postgresql":
+            raise SpoolError("the queue is in PostgreSQL: back it up with pg_dump, or there")
+        count = _backUp(spoolsOf(config), arguments.directory)
     except (DeferralsError, ValueError, OSError) as error:
         complain(str(error))
         return 2
     say(f"{count} messages are in {arguments.directory}")
     return 0
+
+
+def _backUp(spools: Mapping[int, str], directory: str) -> int:
+    """
+    One spool becomes the directory; several have the places in it that they have in
+    C{state_dir}.
+    """
+    if len(spools) == 1:
+        (spool,) = spools.values()
+        return backUp(SpoolFiles(spool), directory)
+    os.mkdir(directory, 0o700)
+    count = 0
+    for worker, spool in spools.items():
+        parent = os.path.join(directory, "workers", str(worker)) if worker else directory
+        os.makedirs(parent, 0o700, exist_ok=True)
+        count += backUp(SpoolFiles(spool), os.path.join(parent, "spool"))
+    return count
 
 
 def rescue_(connection: QueueConnection, arguments: argparse.Namespace) -> int:
@@ -440,10 +453,11 @@ def _explain(arguments: argparse.Namespace) -> int:
             connection = None
             try:
                 if not isAlone:
-                    connection = stack.enter_context(contextlib.closing(_connect(arguments.config)))
+                    connection = stack.enter_context(contextlib.closing(connect(arguments.config)))
             except (DeferralsError, OSError) as error:
                 complain(f"without the spool: {error}")
-            return explain_(connection, arguments)
+            status = explain_(connection, arguments)
+            return status if connection is None else _complete(connection, status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -3,8 +3,9 @@ The operator's connection to the server: a Unix socket in the state directory,
 which only the server's own user can open.
 
 A request is a line of JSON, C{{"call": NAME, "args": […]}}; so is the answer,
-C{{"result": …}} or C{{"error": TEXT}}.  Each call does a small piece of work and
-says where to go on, so nothing here takes long.
+C{{"result": …}} or C{{"error": TEXT}}; where some of several processes have not
+contributed to the result, C{"missing"} says why, by their numbers.  Each call does a
+small piece of work and says where to go on, so nothing here takes long.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
+import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
@@ -27,12 +29,14 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from deferrals import durable
-from deferrals.deferreds import InThread
 from deferrals.errors import DeferralsError
 from deferrals.interfaces import IMessage, IQueue, IReactor
 from deferrals.logger import Logger
 from deferrals.model.ids import parseId
+from deferrals.model.json import JSON
+from deferrals.model.recent import RecentEvents
 from deferrals.model.selection import Selection, SetAside, Shown
+from deferrals.threads import InThread
 
 _log = Logger(namespace="deferrals.operator")
 
@@ -59,6 +63,95 @@ def _reachable(path: str) -> str:
     return f"/proc/self/fd/{directory}/{os.path.basename(path)}"
 
 
+@attrs.frozen
+class Partial:
+    """
+    The answer of several processes to which some have not contributed.
+
+    @ivar missing: why, by worker.
+    """
+
+    result: JSON
+    missing: Mapping[int, str]
+
+
+#: What comes of a call.
+Result: TypeAlias = "JSON | Partial"
+
+
+class CalledTogether(Protocol):
+    """
+    What operators call of several processes.
+    """
+
+    def call(self, name: str, *args: JSON) -> Deferred[Result]:
+        """See L{Operator.call}."""
+
+
+class Called(Protocol):
+    """
+    What operators call.
+    """
+
+    def call(self, name: str, *args: JSON) -> Deferred[JSON]:
+        """See L{Operator.call}."""
+
+
+class Desk(Protocol):
+    """
+    What was refused for recipients, and whom they let in.
+    """
+
+    async def refusals(
+        self, recipient: str, seconds: float | None, limit: int
+    ) -> list[dict[str, JSON]]:
+        """
+        @param seconds: no older ones; C{None} for all.
+        @return: those of one recipient, the newest first.
+        """
+
+    async def about(self, words: str, limit: int) -> list[dict[str, JSON]]:
+        """
+        @return: those of all recipients whose Subject has these words, where Subjects are
+            kept, the newest first.
+        """
+
+    async def admit(
+        self,
+        reference: str,
+        recipient: str,
+        once: bool,
+        seconds: float | None,
+        by: str | None,
+        how: str,
+    ) -> dict[str, JSON] | None:
+        """
+        Let in the sender of what was refused.
+
+        @param reference: the id of the transaction.
+        @param seconds: how long that counts; C{None} for as long as is configured.
+        @param by: by what the sender is known; C{None} for what proves most.
+        @param how: C{"link"} or C{"command"}.
+        @return: the admission; C{None} where no such refusal is kept.
+        @raise ValueError: the sender cannot be known by this.
+        """
+
+    async def admissions(self, recipient: str | None) -> list[dict[str, JSON]]:
+        """
+        @return: those of one recipient, or of all.
+        """
+
+    async def removeAdmissions(self, recipient: str | None) -> int:
+        """
+        @return: how many there were.
+        """
+
+    async def digest(self, recipient: str | None, isDry: bool) -> list[dict[str, JSON]]:
+        """
+        Tell a recipient, or all who want it, what was refused since they were told.
+        """
+
+
 class Operator:
     """
     What can be called, in a server or beside a spool that no server has.
@@ -66,6 +159,8 @@ class Operator:
     @param inThread: runs a function outside the reactor thread.
     @param status: returns what the server says of itself.
     @param reload: reads the configuration again; C{None} beside a spool.
+    @param recent: what has happened lately; nothing, beside a spool.
+    @param desk: what was refused; C{None} where that is another process's to say.
     """
 
     def __init__(
@@ -74,13 +169,17 @@ class Operator:
         inThread: InThread,
         status: Callable[[], Shown],
         reload: Callable[[], Deferred[list[str]]] | None = None,
+        recent: RecentEvents | None = None,
+        desk: Desk | None = None,
     ) -> None:
+        self._desk = desk
         self._queue = queue
         self._inThread = inThread
         self._status = status
         self._reload = reload
+        self._recent = RecentEvents(float) if recent is None else recent
 
-    def call(self, name: str, *args: Any) -> Deferred[Any]:
+    def call(self, name: str, *args: JSON) -> Deferred[JSON]:
         """
         @param name: of a method C{call_NAME}.
         @param args: as JSON has them.
@@ -90,6 +189,15 @@ class Operator:
         if method is None:
             raise ValueError(f"no such call: {name}")
         return maybeDeferred(method, *args)
+
+    @property
+    def desk(self) -> Desk:
+        """
+        @raise ValueError: there is none.
+        """
+        if self._desk is None:
+            raise ValueError("what was refused is not known here")
+        return self._desk
 
     def call_look(
         self, selection: Shown, limit: int, after: Sequence[int] | None
@@ -103,7 +211,7 @@ class Operator:
 
     def call_change(
         self, command: str, selection: Shown, after: Sequence[int] | None
-    ) -> Deferred[tuple[int, Sequence[int] | None]]:
+    ) -> Deferred[tuple[int, int, Sequence[int] | None]]:
         """Retry, hold, release or remove some of those that are selected."""
         return self._queue.change(command, Selection.fromJSON(selection), after)
 
@@ -123,6 +231,40 @@ class Operator:
         """What is in the spool, in numbers."""
         return self._queue.numbers()
 
+    async def call_refusals(
+        self, recipient: str, seconds: float | None, limit: int
+    ) -> list[dict[str, JSON]]:
+        """What was refused for a recipient."""
+        return await self.desk.refusals(recipient, seconds, limit)
+
+    async def call_about(self, words: str, limit: int) -> list[dict[str, JSON]]:
+        """What was refused under a Subject with these words."""
+        return await self.desk.about(words, limit)
+
+    async def call_admit(
+        self,
+        reference: str,
+        recipient: str,
+        once: bool,
+        seconds: float | None,
+        by: str | None,
+        how: str,
+    ) -> dict[str, JSON] | None:
+        """Let in a sender that was refused."""
+        return await self.desk.admit(reference, recipient, once, seconds, by, how)
+
+    async def call_admissions(self, recipient: str | None) -> list[dict[str, JSON]]:
+        """The senders that recipients have let in."""
+        return await self.desk.admissions(recipient)
+
+    async def call_removeAdmissions(self, recipient: str | None) -> int:
+        """Let them in no longer."""
+        return await self.desk.removeAdmissions(recipient)
+
+    async def call_digest(self, recipient: str | None, isDry: bool) -> list[dict[str, JSON]]:
+        """Tell recipients what was refused for them."""
+        return await self.desk.digest(recipient, isDry)
+
     def call_status(self) -> Shown:
         """What the server says of itself."""
         return self._status()
@@ -132,6 +274,22 @@ class Operator:
         if self._reload is None:
             raise ValueError("no server runs")
         return self._reload()
+
+    def call_recent(self, limit: int) -> JSON:
+        """The last transactions, the newest first."""
+        return self._recent.transactions(limit)
+
+    def call_events(self, text: str) -> JSON:
+        """What has happened lately with one transaction."""
+        return self._recent.events(text)
+
+    def call_find(self, text: str, limit: int) -> JSON:
+        """The last transactions that have to do with something, the newest first."""
+        return self._recent.find(text, limit)
+
+    def call_policy(self, name: str) -> JSON:
+        """What a policy has refused and marked lately, and the scores it has seen."""
+        return self._recent.policy(name)
 
     async def call_read(self, text: str, offset: int) -> str | None:
         """
@@ -155,21 +313,20 @@ class ControlLine(LineOnlyReceiver):
     delimiter = b"\n"
     MAX_LENGTH = 256 * 1024
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Called | CalledTogether) -> None:
         self._operator = operator
 
     def lineReceived(self, line: bytes) -> None:
         """
         A request.
         """
-        d = maybeDeferred(self._call, line)
-        d.addCallback(lambda result: {"result": result})
+        d = Deferred.fromCoroutine(self._call(line)).addCallback(_answerOf)
         d.addErrback(self._failed)
         d.addCallback(self._answer)
 
-    def _call(self, line: bytes) -> Deferred[Any]:
+    async def _call(self, line: bytes) -> Result:
         request = json.loads(line)
-        return self._operator.call(request["call"], *request["args"])
+        return await self._operator.call(request["call"], *request["args"])
 
     def _failed(self, failure: Failure) -> dict[str, str]:
         if not failure.check(DeferralsError, ValueError):
@@ -181,6 +338,12 @@ class ControlLine(LineOnlyReceiver):
             LineOnlyReceiver.sendLine(self, json.dumps(answer).encode("utf-8"))
 
 
+def _answerOf(result: Result) -> dict[str, JSON]:
+    if isinstance(result, Partial):
+        return {"result": result.result, "missing": {str(k): v for k, v in result.missing.items()}}
+    return {"result": result}
+
+
 class ControlFactory(Factory):
     """
     @param operator: what can be called.
@@ -188,7 +351,7 @@ class ControlFactory(Factory):
 
     noisy = False
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Called | CalledTogether) -> None:
         self._operator = operator
 
     def buildProtocol(self, addr: IAddress | None) -> ControlLine:
@@ -207,7 +370,7 @@ class ControlPort:
     @param operator: what can be called.
     """
 
-    def __init__(self, reactor: IReactor, path: str, operator: Operator) -> None:
+    def __init__(self, reactor: IReactor, path: str, operator: Called | CalledTogether) -> None:
         self._reactor = reactor
         self._path = path
         self._factory = ControlFactory(operator)
@@ -297,7 +460,7 @@ def _removeLeftOver(path: str) -> None:
     os.unlink(path)
 
 
-def listen(reactor: IReactor, path: str, operator: Operator) -> ControlPort:
+def listen(reactor: IReactor, path: str, operator: Called | CalledTogether) -> ControlPort:
     """
     Listen for operators.  The spool's lock is held: a socket that is there is
     left over from a process that died.
@@ -312,9 +475,12 @@ class QueueConnection(Protocol):
     A way to the queue, for a program that waits.
 
     @ivar running: whether there is a server.
+    @ivar missing: of the processes that did not contribute to a result so far, why,
+        by their numbers.
     """
 
     running: bool
+    missing: dict[int, str]
 
     def call(self, name: str, *args: Any) -> Any:
         """
@@ -340,6 +506,7 @@ class ControlClient(QueueConnection):
     running = True
 
     def __init__(self, path: str) -> None:
+        self.missing = {}
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(ANSWER_SECONDS)
         try:
@@ -361,6 +528,7 @@ class ControlClient(QueueConnection):
         answer = json.loads(line)
         if "error" in answer:
             raise DeferralsError(answer["error"])
+        self.missing |= {int(one): why for one, why in answer.get("missing", {}).items()}
         return answer["result"]
 
     def close(self) -> None:

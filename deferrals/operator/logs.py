@@ -30,8 +30,17 @@ _OPEN: dict[str, Callable[..., TextIO]] = {".gz": gzip.open, ".bz2": bz2.open, "
 #: What logrotate, and this server, put behind a name.
 _ROTATED = re.compile(r"[.-][0-9][0-9-]{0,15}(?:\.(?:gz|bz2|xz))?")
 
-#: How a line of the plain log begins; what a journal puts before it may stand before it.
-_STAMP = re.compile(r"(?:\S+ +){0,8}?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*(?:Z|[+-][\d:]+)) (.*)")
+_MOMENT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*(?:Z|[+-][\d:]+)"
+
+#: How a line of the plain log begins.
+_STAMP = re.compile(rf"(?:\S+ +){{0,8}}?({_MOMENT}) (.*)")
+
+#: What a journal or syslog puts before such a line, or before one of syslog's own: a
+#: time, the machine, the program and its number.
+_BEFORE = re.compile(
+    rf"(?!{_MOMENT} \[)(?:({_MOMENT})|\S+(?: +\S+){{0,5}}) +\S+ [^\s\[\]:]+(?:\[\d+\])?:"
+    rf" (?=\[|\{{|\s|{_MOMENT} )"
+)
 
 #: Whose line it is: the id of a transaction, behind the logger's name.
 _ID = re.compile(r"(?:\[[^]]*\] )?([0-9A-HJKMNP-TV-Z]{13})(?![0-9A-Za-z])")
@@ -138,7 +147,7 @@ def entriesIn(lines: Iterator[str] | TextIO) -> Iterator[LogEntry]:
     """
     last: LogEntry | None = None
     behind: list[str] = []
-    for line in lines:
+    for line in map(_unwrapped, lines):
         if last is not None and line.startswith("\t"):
             behind.append(f"\n{line.rstrip()}")
             continue
@@ -147,6 +156,19 @@ def entriesIn(lines: Iterator[str] | TextIO) -> Iterator[LogEntry]:
         last, behind = _json(line) if line.lstrip().startswith("{") else _plain(line), []
     if last is not None:
         yield LogEntry(last.when, "".join([last.text, *behind]))
+
+
+def _unwrapped(line: str) -> str:
+    """
+    @return: a line as the server wrote it; with syslog's time, where it has none.
+    """
+    before = _BEFORE.match(line)
+    if before is None:
+        return line
+    text = line[before.end() :]
+    if text[:1].isspace():
+        return f"\t{text.lstrip()}"
+    return f"{before[1]} {text}" if before[1] and text.startswith("[") else text
 
 
 def _json(line: str) -> LogEntry | None:

@@ -1,5 +1,5 @@
 """
-C{deferrals plugins}: the stages there are, and where each was found.
+C{deferrals plugins}: the stages and tables there are, and where each was found.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ _COLUMNS = ("interface", "name", "module", "file")
 
 
 def _order(one: FoundPlugin) -> tuple[str, str]:
-    return one.plugin.stage.__name__, one.plugin.name
+    interface, name = one.key
+    return interface.__name__, name
 
 
 def _row(one: FoundPlugin) -> tuple[str, str, str, str]:
-    return one.plugin.stage.__name__, one.plugin.name, one.module, one.file
+    return *_order(one), one.module, one.file

@@ -8,14 +8,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deferrals.config.places import described
-from deferrals.config.tables import load
+from deferrals.config.tables import CONTROL, STATE_DIR, load
 from deferrals.errors import ConfigError, DeferralsError
 from deferrals.operator.control import ControlClient
 from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import stagePlugins
+
+_STATE_DIR = re.compile(r"""^state_dir[ \t]*=[ \t]*(["'])([^"'\n]+)\1""", re.M)
+
+#: So much of a file that cannot be read as a whole is looked through.
+MAX_CHARACTERS = 1 << 20
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -46,12 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         socket = load(path, stagePlugins()).controlPath
     except ConfigError as error:
-        return _refused(described(error), arguments.json)
-    try:
-        connection = ControlClient(socket)
-    except OSError as error:
-        complain(f"no server answers: {socket}: {error.strerror}")
-        return 2
+        connection = None if path is None else _serverOf(path)
+        if connection is None:
+            return _refused(described(error), arguments.json)
+    else:
+        try:
+            connection = ControlClient(socket)
+        except OSError as error:
+            complain(f"no server answers: {socket}: {error.strerror}")
+            return 2
     with contextlib.closing(connection):
         try:
             later: list[str] = connection.call("reload")
@@ -63,6 +73,43 @@ def run(arguments: argparse.Namespace) -> int:
         for remark in (*later, "configuration reloaded"):
             say(remark)
     return 0
+
+
+def _serverOf(path: str) -> ControlClient | None:
+    """
+    The server of a file that does not say where it is, since it cannot be read or is
+    wrong: it is to say so itself, and in its log.
+
+    @return: C{None} where none is found.
+    """
+    for directory in _stateDirs(path):
+        with contextlib.suppress(OSError):
+            client = ControlClient(os.path.join(directory, CONTROL))
+            if _has(client, path):
+                return client
+            client.close()
+    return None
+
+
+def _has(client: ControlClient, path: str) -> bool:
+    try:
+        return bool(client.call("status").get("config") == path)
+    except DeferralsError:
+        return False
+
+
+def _stateDirs(path: str) -> Iterator[str]:
+    """
+    Where the state of a server may be: as a line of the file says, whatever is wrong
+    with the others; where the service manager says; and where it is by default.
+    """
+    found = None
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        found = _STATE_DIR.search(file.read(MAX_CHARACTERS))
+    base = os.path.dirname(path)
+    for name in (found and found[2], os.environ.get("STATE_DIRECTORY"), STATE_DIR):
+        if name:
+            yield os.path.join(base, name)
 
 
 def _refused(why: str, forPrograms: bool) -> int:

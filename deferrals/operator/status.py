@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from deferrals.errors import DeferralsError
@@ -33,6 +33,7 @@ _REASONS = {
     "spool": "the spool cannot be written, or has no room: see the log",
     "listeners": "it does not listen everywhere",
     "stopping": "it is stopping",
+    "workers": "none of its workers runs",
 }
 
 
@@ -64,6 +65,10 @@ def _warnings(found: Shown, oldest: float) -> Iterator[Alarm]:
         count = queue["recipients"].get(what, 0)
         if count:
             yield _alarm("warning", what, text.format(count=count))
+    for one in found.get("workers", ()):
+        if one["state"] != "running" or one["worker"] in found.get("missing", ()):
+            state = one["state"] if one["state"] != "running" else "not answering"
+            yield _alarm("warning", "worker", f"worker {one['worker']} is {state}")
     for name, part in found.get("parts", {}).items():
         if isinstance(part, dict) and part.get("state") in ("resting", "probing"):
             text = f"{name} is left alone: {part.get('last_error', '')}"
@@ -107,11 +112,14 @@ def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
 
 
 def _asked(connection: QueueConnection) -> Shown:
-    return {
+    found = {
         "running": connection.running,
         "queue": connection.call("numbers"),
         **connection.call("status"),
     }
+    if connection.missing:
+        found["missing"] = sorted(connection.missing)
+    return found
 
 
 def _summary(found: Shown) -> str:
@@ -137,11 +145,23 @@ def _lines(found: Shown) -> Iterator[str]:
         rates = found.get("rates", {})
         if rates:
             yield "per minute: " + ", ".join(f"{rate:g} {name}" for name, rate in rates.items())
+    for one in found.get("workers", ()):
+        yield _worker(one, isMissing=one["worker"] in found.get("missing", ()))
     yield from _queue(found["queue"])
     for name, kinds in found.get("counters", {}).items():
         yield f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
     for name, part in found.get("parts", {}).items():
         yield from _submission(part) if name == "submission" else [f"{name}: {_words(part)}"]
+
+
+def _worker(one: Shown, *, isMissing: bool) -> str:
+    words = [f"worker {one['worker']}: {one['state']} for {short(one['seconds'])}"]
+    words.append("no process" if one["pid"] is None else f"process {one['pid']}")
+    if one["restarts"]:
+        words.append(f"{one['restarts']} restarts")
+    if isMissing:
+        words.append("does not answer")
+    return ", ".join(words)
 
 
 def _queue(queue: Shown) -> Iterator[str]:
@@ -165,7 +185,13 @@ def _words(part: object) -> str:
 
 
 def _word(value: object) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value)
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_word(one)}" for name, one in value.items())
+    if isinstance(value, Sequence):
+        return "; ".join(map(_word, value)) or "none"
+    return json.dumps(value)
 
 
 def short(seconds: float) -> str:

@@ -1,9 +1,9 @@
 """
-The stages that come with the server.
+The stages and tables that come with the server.
 """
 
 from deferrals.interfaces import IContentStage, IDeliveryStage, IEnvelopeStage
-from deferrals.plugins.finding import OutwardPlugin, StagePlugin
+from deferrals.plugins.finding import OutwardPlugin, StagePlugin, TablePlugin
 
 match = StagePlugin(
     "match", IContentStage, "deferrals.stages.content.match.stage", "MatchSettings", "MatchStage"
@@ -24,8 +24,31 @@ spamassassin = StagePlugin(
 clamav = StagePlugin(
     "clamav", IContentStage, "deferrals.stages.content.clamav", "ClamAVSettings", "ClamAVStage"
 )
+authenticate = StagePlugin(
+    "authenticate",
+    IContentStage,
+    "deferrals.stages.content.authenticate",
+    "AuthenticateSettings",
+    "AuthenticateStage",
+)
+milter = StagePlugin(
+    "milter", IContentStage, "deferrals.stages.milter.stage", "MilterSettings", "MilterStage"
+)
+milterCheck = StagePlugin(
+    "milter", IEnvelopeStage, "deferrals.stages.milter.stage", "MilterCheckSettings", "MilterCheck"
+)
+sieve = StagePlugin(
+    "sieve", IContentStage, "deferrals.stages.content.sieve", "SieveSettings", "SieveStage"
+)
 users = StagePlugin(
     "users", IEnvelopeStage, "deferrals.stages.envelope.users", "UsersSettings", "UsersStage"
+)
+aliases = StagePlugin(
+    "aliases",
+    IEnvelopeStage,
+    "deferrals.stages.envelope.aliases",
+    "AliasesSettings",
+    "AliasesStage",
 )
 maildir = StagePlugin(
     "maildir",
@@ -52,6 +75,13 @@ smtp = OutwardPlugin(
     "SMTPDelivery",
 )
 mx = OutwardPlugin("mx", IDeliveryStage, "deferrals.stages.delivery.mx", "MXSettings", "MXDelivery")
+forward = OutwardPlugin(
+    "forward",
+    IDeliveryStage,
+    "deferrals.stages.delivery.forward",
+    "ForwardSettings",
+    "ForwardDelivery",
+)
 file = StagePlugin(
     "file", IDeliveryStage, "deferrals.stages.delivery.file", "FileSettings", "FileDelivery"
 )
@@ -62,6 +92,9 @@ callout = StagePlugin(
     "CalloutSettings",
     "CalloutStage",
 )
+dnsbl = StagePlugin(
+    "dnsbl", IEnvelopeStage, "deferrals.stages.envelope.dnsbl", "DNSBLSettings", "DNSBLStage"
+)
 httpDelivery = StagePlugin(
     "http",
     IDeliveryStage,
@@ -71,4 +104,18 @@ httpDelivery = StagePlugin(
 )
 pipe = StagePlugin(
     "pipe", IDeliveryStage, "deferrals.stages.delivery.pipe", "PipeSettings", "PipeDelivery"
+)
+httpTable = TablePlugin("http", "deferrals.stages.tables.http", "HTTPTableSettings", "HTTPTable")
+fileTable = TablePlugin("file", "deferrals.stages.tables.file", "FileTableSettings", "FileTable")
+sqliteTable = TablePlugin(
+    "sqlite", "deferrals.stages.tables.sqlite", "SqliteTableSettings", "SqliteTable"
+)
+postgresqlTable = TablePlugin(
+    "postgresql",
+    "deferrals.stages.tables.postgresql",
+    "PostgresqlTableSettings",
+    "PostgresqlTable",
+)
+dovecotTable = TablePlugin(
+    "dovecot", "deferrals.stages.tables.dovecot", "DovecotTableSettings", "DovecotTable"
 )

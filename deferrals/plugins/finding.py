@@ -1,6 +1,6 @@
 """
-How the stages that come with the server are offered, how all are found, and how
-one is built.
+How the stages and tables that come with the server are offered, how all are found,
+and how one is built.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
     IEnvelopeStage,
+    INamedPlugin,
     IOutwardPlugin,
     IServices,
     IStagePlugin,
+    ITable,
+    ITablePlugin,
 )
 from deferrals.logger import Logger
 from deferrals.plugins.editable import editableRoot
@@ -37,25 +40,21 @@ _log = Logger(namespace="deferrals.plugins")
 STAGES = (IEnvelopeStage, IContentStage, IDeliveryStage)
 
 
-@implementer(IStagePlugin, IPlugin)
-@attrs.frozen
-class StagePlugin:
+class _Named:
     """
-    A stage named by strings, so that its module, and what that imports, is
+    What is named by strings, so that its module, and what that imports, is
     loaded only where a configuration uses it.
 
     @ivar name: the word behind C{use =}.
-    @ivar stage: the interface of what it builds.
     @ivar module: where it is.
     @ivar settingsName: its settings class.
-    @ivar stageName: its class, called with the settings and the services.
+    @ivar className: its class, called with the settings and the services.
     """
 
     name: str
-    stage: type[Interface]
     module: str
     settingsName: str
-    stageName: str
+    className: str
 
     @property
     def settings(self) -> type:
@@ -63,8 +62,37 @@ class StagePlugin:
         return found
 
     def build(self, settings: object, services: IServices) -> object:
-        build: Callable[[object, IServices], object] = namedAny(f"{self.module}.{self.stageName}")
+        build: Callable[[object, IServices], object] = namedAny(f"{self.module}.{self.className}")
         return build(settings, services)
+
+
+@implementer(IStagePlugin, IPlugin)
+@attrs.frozen
+class StagePlugin(_Named):
+    """
+    A stage.
+
+    @ivar stage: the interface of what it builds.
+    """
+
+    name: str
+    stage: type[Interface]
+    module: str
+    settingsName: str
+    className: str
+
+
+@implementer(ITablePlugin, IPlugin)
+@attrs.frozen
+class TablePlugin(_Named):
+    """
+    A kind of table.
+    """
+
+    name: str
+    module: str
+    settingsName: str
+    className: str
 
 
 @implementer(IOutwardPlugin)
@@ -83,7 +111,7 @@ class FoundPlugin:
     @ivar file: its file.
     """
 
-    plugin: IStagePlugin
+    plugin: INamedPlugin
     module: str
     file: str
 
@@ -92,7 +120,7 @@ class FoundPlugin:
         """
         What a configuration finds it by.
         """
-        return self.plugin.stage, self.plugin.name
+        return built(self.plugin), self.plugin.name
 
     def __str__(self) -> str:
         return f"{packageOf(self.file)} ({self.file})"
@@ -114,9 +142,17 @@ class BrokenModule:
         return f"{self.file}: {self.why}"
 
 
+def built(plugin: INamedPlugin) -> type[Interface]:
+    """
+    The interface of what a plugin builds.
+    """
+    stage: type[Interface] = getattr(plugin, "stage", ITable)
+    return stage
+
+
 def findPlugins() -> tuple[list[FoundPlugin], list[BrokenModule]]:
     """
-    All plugins for stages, in the order in which they are found, and the
+    All plugins for stages and tables, in the order in which they are found, and the
     modules that cannot be used.
     """
     importlib.invalidate_caches()  # a package may have come since the last time
@@ -148,16 +184,17 @@ def _pluginsOf(module: str, file: str) -> Iterator[FoundPlugin]:
     """
     seen: list[object] = []
     for value in vars(importlib.import_module(module)).values():
-        if IStagePlugin.providedBy(value) and not any(value is one for one in seen):
+        if INamedPlugin.providedBy(value) and not any(value is one for one in seen):
             seen.append(value)
-            if value.stage not in STAGES or not isinstance(value.name, str):
+            isTable = ITablePlugin.providedBy(value)
+            if not (isTable or built(value) in STAGES) or not isinstance(value.name, str):
                 raise TypeError(f"{value!r} has no name, or builds no stage")
             yield FoundPlugin(value, module, file)
 
 
-def stagePlugins() -> dict[tuple[type[Interface], str], IStagePlugin]:
+def stagePlugins() -> dict[tuple[type[Interface], str], INamedPlugin]:
     """
-    All stages there are, by interface and name.
+    All stages and tables there are, by interface and name.
 
     @raise ConfigError: there are two of one interface and name.
     """
@@ -203,24 +240,24 @@ def _owns(files: Iterable[PackagePath], path: str) -> bool:
     return any(one.name == name and os.path.realpath(str(one.locate())) == path for one in files)
 
 
-def build(plugin: IStagePlugin, settings: object, services: IServices) -> object:
+def build(plugin: INamedPlugin, settings: object, services: IServices) -> object:
     """
-    Have a plugin build its stage.
+    Have a plugin build its stage, or its table.
 
-    @raise ValueError: the settings cannot be, or what was built is no such
-        stage; the text says what was expected.
+    @raise ValueError: the settings cannot be, or what was built is none such;
+        the text says what was expected.
     """
     try:
-        built = plugin.build(settings, services)
+        made = plugin.build(settings, services)
     except ValueError:
         raise
     except (Exception, SystemExit) as error:
         raise ValueError(
             f"a stage that can be built; {plugin.name} fails: {type(error).__name__}: {error}"
         ) from error
-    checkStage(plugin.stage, built, f"{plugin.name} has built")
-    services.status.named(built, plugin.name)
-    return built
+    checkStage(built(plugin), made, f"{plugin.name} has built")
+    services.status.named(made, plugin.name)
+    return made
 
 
 def checkStage(interface: type[Interface], stage: object, what: str) -> None:

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
 from deferrals.deferreds import atOnce
 from deferrals.errors import StageError
-from deferrals.interfaces import IDeliveryStage, ILocalDelivery, ISharingDelivery, Work
+from deferrals.interfaces import (
+    IDeliveryStage,
+    ILocalDelivery,
+    ISharingDelivery,
+    MailKind,
+    Work,
+)
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Queued
@@ -31,14 +38,15 @@ if TYPE_CHECKING:
 
 _log = Logger(namespace="deferrals.delivery")
 
-#: The destination of recipients that refuse a message which was accepted for
-#: all (L{Addressee.refusal}): their copies go nowhere.
+#: The destination of recipients whose outcome is known (L{Addressee.refusal}): those
+#: that refuse a message which was accepted for all, and aliases that were expanded.
+#: Their copies go nowhere.
 NOWHERE = "nowhere: refused"
 
 _UNKNOWN = Retry(R451_LOCAL_ERROR)
 
 #: What L{Delivered.action} can be.
-ACTIONS = ("delivered", "relayed", "passed")
+ACTIONS = ("delivered", "relayed", "passed", "expanded")
 
 #: So many recipients of an attempt are named in the log.
 NAMED = 20
@@ -60,19 +68,24 @@ class Deliveries:
     stage: Callable[[str], IDeliveryStage | None]
     schedule: Callable[[str], Schedule]
 
-    def isLocal(self, name: str) -> bool:
+    def isLocal(self, name: str, destination: str) -> bool:
         """
-        Whether a delivery waits for no other machine.
+        Whether a delivery to a next hop waits for no other machine.
         """
-        stage = self.stage(name)
-        return stage is None or ILocalDelivery.providedBy(stage)
+        return _isLocal(self.stage(name), destination)
 
-    def concurrency(self, name: str) -> int | None:
+    def attempt(self, name: str, destination: str, work: Work, now: float) -> Attempt:
         """
-        How many messages may be on their way at once where the configuration does not
-        say; C{None} for as many as there are.
+        What is tried for the recipients that share a next hop.
+
+        Where the configuration does not say how many messages may be on their way at
+        once, a stage that shares its work takes as many as there are.
         """
-        return None if ISharingDelivery.providedBy(self.stage(name)) else CONCURRENCY
+        stage, schedule = self.stage(name), self.schedule(name)
+        isLocal = _isLocal(stage, destination)
+        usual = None if ISharingDelivery.providedBy(stage) else CONCURRENCY
+        limit = schedule.concurrency or usual
+        return Attempt(work, name, destination, schedule, now, isLocal, limit)
 
     def destination(self, name: str, work: Work, addressee: Addressee) -> str:
         """
@@ -85,17 +98,30 @@ class Deliveries:
             return f"no delivery {name}"
         try:
             return _destination(stage, addressee)
-        except BaseException as error:  # as with what its deliver raises
-            _log.error(
+        except BaseException:  # as with what its deliver raises
+            _log.raised(
+                Failure(),
                 "{transaction}: delivery {delivery} ({stage}) has no destination for"
                 " <{recipient}>: {error}",
                 transaction=work.envelope.id,
                 delivery=name,
                 stage=type(stage).__name__,
                 recipient=str(addressee),
-                error=f"{type(error).__name__}: {_shown(error)}",
             )
             return f"delivery {name}"
+
+
+def _isLocal(stage: IDeliveryStage | None, destination: str) -> bool:
+    return destination == NOWHERE or stage is None or ILocalDelivery.providedBy(stage)
+
+
+def settled(addressee: Addressee) -> Outcome:
+    """
+    The outcome of one that goes nowhere.
+    """
+    reply = addressee.refusal
+    assert reply is not None
+    return Failed(reply) if reply.code >= 400 else Delivered(reply, action="expanded")
 
 
 def _destination(stage: IDeliveryStage, addressee: Addressee) -> str:
@@ -121,6 +147,8 @@ class Attempt:
     @ivar schedule: what applies to the delivery.
     @ivar began: when it was leased to us.
     @ivar isLocal: whether it waits for no other machine.
+    @ivar kind: which attempts it shares its slots with: those that one client could make
+        slow.
     @ivar limit: how many may be under way to its destination; C{None} for as many as
         may be under way at all.
     @ivar delivering: the delivery's Deferred, while it is under way.
@@ -142,6 +170,12 @@ class Attempt:
     outcomes: dict[Addressee, Outcome] = attrs.field(factory=dict)
     recording: dict[Work, None] = attrs.field(factory=dict)
     timer: IDelayedCall | None = None
+    kind: MailKind = attrs.field(init=False)
+
+    @kind.default
+    def _kind(self) -> MailKind:
+        envelope = self.work.envelope
+        return MailKind(self.delivery, envelope.sender is None, envelope.client.user)
 
     @property
     def works(self) -> list[Work]:
@@ -176,23 +210,19 @@ class Attempt:
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
 
-    def part(self, addressees: Iterable[Addressee]) -> Work:
+    def part(self, taken: Container[Addressee]) -> Work:
         """
         Take recipients whose outcome is known out of L{work}.
 
+        @param taken: these recipients.
         @return: the message for these.
         """
-        taken = set(addressees)
-        found: list[Addressee] = []
-        left: list[Addressee] = []
-        for one in self.work.addressees:
-            (found if one in taken else left).append(one)
         work = self.work
+        left = [one for one in work.addressees if one not in taken]
+        self.work = _for(work, left)
         if not left:
-            self.work = attrs.evolve(work, addressees=())
             return work
-        self.work = attrs.evolve(work, addressees=tuple(left), whole=False)
-        return attrs.evolve(work, addressees=tuple(found), whole=False)
+        return _for(work, [one for one in work.addressees if one in taken])
 
     @property
     def recipients(self) -> str:
@@ -218,12 +248,6 @@ class Attempt:
         """Which attempts it waits behind: those of its destination and its kind."""
         return self.destination, self.kind
 
-    @property
-    def kind(self) -> Hashable:
-        """Which attempts it shares its slots with: those that one client could make slow."""
-        envelope = self.work.envelope
-        return self.delivery, envelope.sender is None, envelope.client.user
-
     def queued(self, now: float, chance: float) -> Queued:
         """
         What its recipients have in common when it ends.
@@ -238,6 +262,14 @@ class Attempt:
         )
 
 
+def _for(work: Work, addressees: Iterable[Addressee]) -> Work:
+    """
+    The same message, for some of its recipients.
+    """
+    age, expire = work.ageSeconds, work.expireSeconds
+    return Work(work.envelope, work.message, tuple(addressees), False, age, expire)
+
+
 def attemptsOf(work: Work, deliveries: Deliveries, now: float) -> list[Attempt]:
     """
     Part a message's recipients by delivery and next hop.
@@ -246,19 +278,14 @@ def attemptsOf(work: Work, deliveries: Deliveries, now: float) -> list[Attempt]:
     for addressee in work.addressees:
         route = addressee.recipient.route
         name = "" if route is None else route.delivery
-        groups.setdefault((name, deliveries.destination(name, work, addressee)), []).append(
-            addressee
-        )
-    attempts = []
-    for (name, destination), group in groups.items():
-        part = work
-        if len(groups) > 1:
-            part = attrs.evolve(work, addressees=tuple(group), whole=False)
-        schedule = deliveries.schedule(name)
-        isLocal = destination == NOWHERE or deliveries.isLocal(name)
-        limit = schedule.concurrency or deliveries.concurrency(name)
-        attempts.append(Attempt(part, name, destination, schedule, now, isLocal, limit))
-    return attempts
+        key = name, deliveries.destination(name, work, addressee)
+        if key in groups:
+            groups[key].append(addressee)
+        else:
+            groups[key] = [addressee]
+    if len(groups) == 1:
+        return [deliveries.attempt(*key, work, now)]
+    return [deliveries.attempt(*key, _for(work, group), now) for key, group in groups.items()]
 
 
 @attrs.frozen
@@ -285,21 +312,24 @@ def checked(
     @param heard: those whose outcome it has reported; that counts.
     """
     try:
-        if not isinstance(answer, Mapping):
+        if type(answer) is not dict and not isinstance(answer, Mapping):
             return CheckedAnswer({}, [f"answered {_shown(answer)}, not a mapping of outcomes"])
         given = list(answer.items())
-        said = {key: value for key, value in given if _isA(key, Addressee)}
-        foreign = [key for key, _ in given if not _isA(key, Addressee)]
+        said = {key: value for key, value in given if issubclass(type(key), Addressee)}
+        foreign = [key for key, _ in given if not issubclass(type(key), Addressee)]
     except BaseException as error:
         return CheckedAnswer({}, [f"answered a mapping that cannot be read: {_shown(error)}"])
     outcomes: dict[Addressee, Outcome] = {}
     problems: list[str] = []
     for addressee in heard:
         said.pop(addressee, None)
+    good: Outcome | None = None  # many recipients have the same one
     for addressee in addressees:
         found = said.pop(addressee, None)
-        if isOutcome(found):
-            outcomes[addressee] = found
+        if good is not None and found is good:
+            outcomes[addressee] = good
+        elif isOutcome(found):
+            outcomes[addressee] = good = found
         else:
             problems.append(f"answered {_letGo(found)} for <{addressee}>, not an outcome")
     problems += [f"answered for {_shown(one)}, unasked" for one in (*said, *foreign)]
@@ -363,6 +393,8 @@ def isText(value: object) -> bool:
     """
     if not isinstance(value, str):
         return False
+    if value.isascii():
+        return True
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -4,20 +4,31 @@ What the log says of deliveries.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
+
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import TimeoutError, errorText
 from deferrals.logger import Logger
+from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
-from deferrals.model.events import happened
+from deferrals.model.disposition import Disposition, Remove, Reschedule
 from deferrals.model.status import Status
-from deferrals.model.verdict import Outcome, Retry
+from deferrals.model.verdict import NO_DETAILS, Outcome, Retry
 from deferrals.relay.attempts import Attempt, Deliveries
 from deferrals.relay.destinations import HopReport
 
 _log = Logger(namespace="deferrals.delivery")
+
+_LINE = "{transaction} to=<{recipient}> {outcome} by {delivery}{log_said}, {seconds} s"
+
+#: Of a member of an alias.
+_MEMBER = _LINE.replace("<{recipient}>", "<{recipient}> alias=<{alias}>")
+
+_ABOUT = "{transaction}: delivery {delivery} ({stage}) of {recipients}"
 
 
 class DeliveryLog:
@@ -32,31 +43,63 @@ class DeliveryLog:
         self._clock = clock
         self._deliveries = deliveries
 
-    def outcome(
-        self, attempt: Attempt, addressee: Addressee, outcome: Outcome, waits: bool
+    def outcomes(
+        self,
+        attempt: Attempt,
+        outcomes: Mapping[Addressee, Outcome],
+        dispositions: Mapping[Addressee, Disposition],
     ) -> None:
         """
-        One recipient's outcome, with what no sender is told.
+        What became of recipients, with what no sender is told.
 
-        @param waits: whether the recipient stays in the queue.
+        @param dispositions: what it makes of them.
+        """
+
+        def what(one: Addressee) -> tuple[int, int, Mailbox | None]:
+            return id(outcomes[one]), id(dispositions[one]), one.recipient.alias
+
+        seconds = round(self._clock.seconds() - attempt.began, 3)
+        for _, group in itertools.groupby(outcomes, what):
+            alike = list(group)
+            disposition = dispositions[alike[0]]
+            waits = isinstance(disposition, Reschedule)
+            self._outcome(attempt, alike, outcomes[alike[0]], waits, seconds)
+            if isinstance(disposition, Remove) and disposition.event == "expired":
+                for addressee in alike:
+                    self._untold(attempt, addressee)
+
+    def _outcome(
+        self,
+        attempt: Attempt,
+        alike: Sequence[Addressee],
+        outcome: Outcome,
+        waits: bool,
+        seconds: float,
+    ) -> None:
+        """
+        @param alike: recipients of which the same is said.
+        @param waits: whether they stay in the queue.
+        @param seconds: how long it took.
         """
         isExpired = isinstance(outcome, Retry) and not waits
         word = "expired" if isExpired else type(outcome).__name__.lower()
-        stage = self._deliveries.stage(attempt.delivery)
         details, reply = outcome.details, "" if outcome.reply is None else str(outcome.reply)
-        seconds = self._clock.seconds() - attempt.began
-        more = details.line()
-        _log.tell(
+        more = "" if details is NO_DETAILS else details.line()
+        stage = self._deliveries.stage(attempt.delivery)
+        alias = alike[0].recipient.alias
+        _log.tellEach(
             self._status,
-            "{transaction} to=<{recipient}> {outcome} by {delivery}{log_said}, {seconds} s",
+            _LINE if alias is None else _MEMBER,
+            [{"recipient": str(one), "attempt": one.attempts + 1} for one in alike],
             event="delivery",
             transaction=attempt.work.envelope.id,
-            recipient=str(addressee),
+            recipient="",
+            alias="" if alias is None else str(alias),
             outcome=word,
             delivery=attempt.delivery,
             use="none" if stage is None else self._status.useOf(stage),
             destination=attempt.destination,
-            attempt=addressee.attempts + 1,
+            attempt=0,
             reply=reply,
             host=outcome.host,
             final="" if details.final is None else str(details.final),
@@ -65,11 +108,11 @@ class DeliveryLog:
             tls=details.tls,
             verified=details.verified,
             cause=details.cause,
-            seconds=round(seconds, 3),
-            log_said="".join((f" {reply}" if reply else "", f" ({more})" if more else "")),
+            seconds=seconds,
+            log_said=(f" {reply}" if reply else "") + (f" ({more})" if more else ""),
         )
 
-    def untold(self, attempt: Attempt, addressee: Addressee) -> None:
+    def _untold(self, attempt: Attempt, addressee: Addressee) -> None:
         """
         A recipient has waited for too long, and the sender is not told.
         """
@@ -87,22 +130,23 @@ class DeliveryLog:
         A delivery has raised, or has taken too long.
         """
         if failure.check(TimeoutError):
-            happened(self._status, "late", {"stage": "delivery"})
-        self.problem(attempt, f"failed: {errorText(failure)}")
+            return self.problem(attempt, f"failed: {errorText(failure)}")
+        _log.raised(failure, f"{_ABOUT} failed: {{error}}", **self._about(attempt))
 
     def problem(self, attempt: Attempt, problem: str) -> None:
         """
         Something is wrong with an attempt or with what its stage says.
         """
+        _log.error(f"{_ABOUT} {{problem}}", problem=problem, **self._about(attempt))
+
+    def _about(self, attempt: Attempt) -> dict[str, str]:
         stage = self._deliveries.stage(attempt.delivery)
-        _log.error(
-            "{transaction}: delivery {delivery} ({stage}) of {recipients} {problem}",
-            transaction=attempt.work.envelope.id,
-            delivery=attempt.delivery,
-            stage="none" if stage is None else type(stage).__name__,
-            recipients=attempt.recipients,
-            problem=problem,
-        )
+        return {
+            "transaction": attempt.work.envelope.id,
+            "delivery": attempt.delivery,
+            "stage": "none" if stage is None else type(stage).__name__,
+            "recipients": attempt.recipients,
+        }
 
     def leftAlone(self, destination: str, last: HopReport, seconds: float) -> None:
         """

@@ -28,8 +28,8 @@ one probe at once, since what kept it from working may just have been mended.
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypedDict
 
 import attrs
@@ -100,10 +100,13 @@ def hopReport(outcomes: Iterable[Outcome]) -> HopReport | None:
     @return: C{None} where they say nothing: what was missing was this server's.
     """
     found = list(outcomes)
-    if all(isinstance(one, Retry) and one.details.isOurs for one in found):
-        return None
-    isDead = all(isinstance(one, Retry) and _isTheHops(one.reply) for one in found)
-    return HopReport(not isDead, found[0].reply, found[0].host, found[0].details)
+    retries = [one for one in found if isinstance(one, Retry)]
+    isAlive = len(retries) < len(found)
+    if not isAlive:
+        if all(one.details.isOurs for one in retries):
+            return None
+        isAlive = not all(_isTheHops(one.reply) for one in retries)
+    return HopReport(isAlive, found[0].reply, found[0].host, found[0].details)
 
 
 def _isTheHops(reply: Reply) -> bool:
@@ -143,7 +146,7 @@ class _DestinationState:
     limit: int = 1
     isLocal: bool = False
     unanswered: int = 0
-    unknown: Counter[Hashable] = attrs.field(factory=Counter)
+    unknown: dict[Hashable, int] = attrs.field(factory=dict)
     probing: bool = False
     backoff: Backoff = attrs.field(
         factory=lambda: Backoff(
@@ -223,7 +226,7 @@ class Destinations:
         self._states: dict[str, _DestinationState] = {}
         self.limit = limit
         self._running = 0
-        self._kinds: Counter[Hashable] = Counter()
+        self._kinds: defaultdict[Hashable, int] = defaultdict(int)
         self._probes = 0
         self._outside = 0
         self._unknown: Counter[Hashable] = Counter()
@@ -244,6 +247,24 @@ class Destinations:
             if state is not None:
                 self._states.setdefault(name, state)
 
+    def heard(self, group: str, name: str, value: JSON) -> None:
+        """
+        Another process of this server has met trouble; or, C{None}, has found that it is
+        over.  What is under way here goes on.
+        """
+        state = self._states.get(name) or _DestinationState()
+        if value is None:
+            state.backoff.succeeded()
+            return
+        found = _resumed(value)
+        if found is None or state.backoff.isTroubled:
+            return
+        seconds = found.backoff.nextSeconds
+        until = self._clock.seconds() + seconds / 2  # it is twice what is waited for now
+        state.backoff.resume(found.backoff.failures, seconds, until)
+        state.report = found.report
+        self._remember(name, state)
+
     @property
     def room(self) -> int:
         """How many more may begin."""
@@ -253,7 +274,7 @@ class Destinations:
         """
         Whether no attempt of a kind may begin now, wherever it goes.
         """
-        return self._kinds[kind] >= KIND_TIMES * self.room
+        return self._kinds.get(kind, 0) >= KIND_TIMES * self.room
 
     def isSilent(self, kind: Hashable) -> bool:
         """
@@ -266,14 +287,20 @@ class Destinations:
         """
         What decides whether others are in the way of an attempt.
         """
-        return Sort(kind, isLocal, isLocal or name in self._answered)
+        return Sort(kind, isLocal, isLocal or self.hasAnswered(name))
+
+    def hasAnswered(self, name: str) -> bool:
+        """
+        Whether a destination has done so lately.
+        """
+        return name in self._answered
 
     def isBlocked(self, sort: Sort) -> bool:
         """
         Whether others are in the way of all attempts of a sort, so that they have to wait
         until some of those have ended.
         """
-        if self.isCrowded(sort.kind) or (self.isFullOutside and not sort.isLocal):
+        if self.isCrowded(sort.kind) or (not sort.isLocal and self.isFullOutside):
             return True
         return not sort.isKnown and self.isSilent(sort.kind)
 
@@ -307,7 +334,7 @@ class Destinations:
             state.unanswered += 1
             self._outside += 1
         if not sort.isKnown:
-            state.unknown[kind] += 1
+            state.unknown[kind] = state.unknown.get(kind, 0) + 1
             self._unknown[kind] += 1
         if state.backoff.isTroubled:
             state.probing = True
@@ -316,7 +343,7 @@ class Destinations:
         return True
 
     def _free(self, name: str, state: _DestinationState) -> int:
-        if self.isFullOutside and not state.isLocal:
+        if not state.isLocal and self.isFullOutside:
             return 0
         if not state.backoff.isTroubled:
             free = state.limit - state.running
@@ -352,7 +379,7 @@ class Destinations:
             self._heard(name, state)
         else:
             state.unanswered = min(state.unanswered, state.running)
-            self._leave(state, Counter([kind]) & state.unknown)
+            self._leave(state, {kind: 1} if kind in state.unknown else {})
         if state.probing:
             state.probing = False
             self._probes -= 1
@@ -370,14 +397,17 @@ class Destinations:
         if not state.isLocal:
             self._answered[name] = None
         state.unanswered = 0
-        self._leave(state, state.unknown)
+        self._leave(state, dict(state.unknown))
 
-    def _leave(self, state: _DestinationState, attempts: Counter[Hashable]) -> None:
+    def _leave(self, state: _DestinationState, attempts: Mapping[Hashable, int]) -> None:
         """
         These attempts, by kind, do not wait for a server any longer that has not answered.
         """
-        self._unknown -= attempts
-        state.unknown = state.unknown - attempts
+        for kind, count in attempts.items():
+            for unknown in (self._unknown, state.unknown):
+                unknown[kind] -= count
+                if not unknown[kind]:
+                    del unknown[kind]
 
     def _met(
         self, name: str, state: _DestinationState, report: HopReport, began: float | None
@@ -411,7 +441,8 @@ class Destinations:
         The newest trouble is remembered, the oldest forgotten: that costs one
         attempt too many.
         """
-        self._states[name] = self._states.pop(name)
+        self._states.pop(name, None)
+        self._states[name] = state
         if len(self._states) > REMEMBERED + self.limit:
             oldest = next((one for one, found in self._states.items() if not found.running), None)
             if oldest is not None:
@@ -436,12 +467,26 @@ class Destinations:
         How many may begin, for the destinations where this is not simply their
         limit.
         """
-        now = self._clock.seconds()
-        return {
-            name: self._free(name, state)
-            for name, state in self._states.items()
-            if state.running or not state.backoff.remaining(now)
-        }
+        found = ((name, self.free(name)) for name in self._states)
+        return {name: free for name, free in found if free is not None}
+
+    def free(self, name: str) -> int | None:
+        """
+        The same for one destination; C{None} where it is simply its limit.
+        """
+        state = self._states.get(name)
+        if state is None or not (
+            state.running or not state.backoff.remaining(self._clock.seconds())
+        ):
+            return None
+        return self._free(name, state)
+
+    def remaining(self, name: str) -> float:
+        """
+        For how many seconds a destination is still left alone.
+        """
+        state = self._states.get(name)
+        return 0.0 if state is None else state.backoff.remaining(self._clock.seconds())
 
     def forget(self) -> None:
         """

@@ -12,8 +12,9 @@ finds no room here.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import TypeVar
 
 from deferrals.relay.attempts import Attempt
@@ -30,7 +31,8 @@ WAIT_SECONDS = 60.0
 #: What a content that is in a file takes in memory.
 FILE_OCTETS = 256 << 10
 
-#: So many destinations are asked about when there is room again.
+#: So many destinations are asked about when there is room again; and as many of those
+#: that are on this machine.
 ASKED = 20
 
 
@@ -43,6 +45,7 @@ class FreshMail:
     def __init__(self, messages: int = MESSAGES, octets: int = OCTETS) -> None:
         self._messages, self._octets = messages, octets
         self._lines: dict[Hashable, deque[Attempt]] = {}
+        self._local: dict[Hashable, None] = {}
         self._numbers: Counter[int] = Counter()
         self._kinds: Counter[Hashable] = Counter()
 
@@ -51,6 +54,12 @@ class FreshMail:
         Whether a message is here, by its number.
         """
         return number in self._numbers
+
+    def __bool__(self) -> bool:
+        """
+        Whether there is any.
+        """
+        return bool(self._lines)
 
     def isWaiting(self, attempt: Attempt) -> bool:
         """
@@ -70,6 +79,8 @@ class FreshMail:
         self._octets -= octets
         self._numbers[attempt.number] += 1
         self._lines.setdefault(attempt.line, deque()).append(attempt)
+        if attempt.isLocal:
+            self._local[attempt.line] = None
         return True
 
     def ready(self, mayBegin: Callable[[Attempt], bool], first: Hashable) -> Iterator[Attempt]:
@@ -80,15 +91,26 @@ class FreshMail:
         """
         if first in self._lines:
             yield from self._readyOf(first, mayBegin)
-        for name in list(self._lines)[:ASKED]:
-            yield from self._readyOf(name, mayBegin)
+        asked = (list(itertools.islice(lines, ASKED)) for lines in (self._local, self._lines))
+        for name in dict.fromkeys(itertools.chain(*asked)):
+            if name != first:
+                yield from self._readyOf(name, mayBegin)
+
+    @property
+    def isAskedInPart(self) -> bool:
+        """
+        Whether L{ready} does not ask for all that waits.
+        """
+        return len(self._lines) > ASKED
 
     def _readyOf(self, name: Hashable, mayBegin: Callable[[Attempt], bool]) -> Iterator[Attempt]:
-        line = self._lines.pop(name)
+        line = self._lines[name]
         while line and mayBegin(line[0]):
             yield self._leave(line)
-        if line:
-            self._lines[name] = line  # behind all others
+        self._lines[name] = self._lines.pop(name)  # behind all others
+        if name in self._local:
+            self._local[name] = self._local.pop(name)
+        self._closeIfEmpty(name)
 
     def late(self, began: float) -> Iterator[Attempt]:
         """
@@ -98,11 +120,31 @@ class FreshMail:
         for name, line in list(self._lines.items()):
             while line and line[0].began <= began:
                 yield self._leave(line)
-            if not line:
-                del self._lines[name]
+            self._closeIfEmpty(name)
+
+    def of(self, numbers: Collection[int]) -> Iterator[Attempt]:
+        """
+        @param numbers: those of messages.
+        @return: what waits of these; it leaves.
+        """
+        if not self._numbers.keys() & numbers:
+            return
+        for name, line in list(self._lines.items()):
+            meant = [attempt for attempt in line if attempt.number in numbers]
+            for attempt in meant:
+                line.remove(attempt)
+                yield self._left(attempt)
+            self._closeIfEmpty(name)
+
+    def _closeIfEmpty(self, name: Hashable) -> None:
+        if not self._lines[name]:
+            del self._lines[name]
+            self._local.pop(name, None)
 
     def _leave(self, line: deque[Attempt]) -> Attempt:
-        attempt = line.popleft()
+        return self._left(line.popleft())
+
+    def _left(self, attempt: Attempt) -> Attempt:
         self._messages += 1
         self._octets += _octetsOf(attempt)
         _takeOne(self._numbers, attempt.number)

@@ -18,7 +18,6 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import LogLevel
 
-from deferrals.deferreds import InThread
 from deferrals.errors import Overtaken
 from deferrals.interfaces import ISpool, Work
 from deferrals.logger import Logger
@@ -38,6 +37,7 @@ from deferrals.model.fields import separation
 from deferrals.model.ids import TransactionIds, formatId
 from deferrals.model.status import Status
 from deferrals.model.verdict import Route
+from deferrals.threads import InThread
 
 _log = Logger(namespace="deferrals.notice")
 

@@ -5,9 +5,8 @@ written (a full disk).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -34,35 +33,30 @@ class Recorder:
         self._clock = clock
         self.isStopping = False
 
-    def record(self, work: Work, dispositions: Mapping[Addressee, Disposition]) -> Deferred[None]:
-        """
-        @return: a Deferred that fires when it is recorded, or given up because the
-            server stops; it does not fail.
-        """
-        done: Deferred[None] = Deferred()
-        self._record(done, work, dispositions, RECORD_SECONDS)
-        return done
-
-    def _record(
+    def record(
         self,
-        done: Deferred[None],
         work: Work,
         dispositions: Mapping[Addressee, Disposition],
-        againSeconds: float,
+        done: Callable[[], None],
+        againSeconds: float = RECORD_SECONDS,
     ) -> None:
+        """
+        @param done: called when it is recorded, or given up because the server stops.
+        @param againSeconds: how long to wait before it is recorded again.
+        """
         d = self._spool.record(work, dispositions)
         d.addCallbacks(
-            lambda _: done.callback(None),
+            lambda _: done(),
             self._notRecorded,
-            errbackArgs=(done, work, dispositions, againSeconds),
+            errbackArgs=(work, dispositions, done, againSeconds),
         )
 
     def _notRecorded(
         self,
         failure: Failure,
-        done: Deferred[None],
         work: Work,
         dispositions: Mapping[Addressee, Disposition],
+        done: Callable[[], None],
         againSeconds: float,
     ) -> None:
         _log.error(
@@ -72,7 +66,7 @@ class Recorder:
             error=failure.getErrorMessage(),
         )
         if self.isStopping:
-            done.callback(None)
+            done()
             return
         longer = min(2 * againSeconds, RECORD_LONGEST_SECONDS)
-        self._clock.callLater(againSeconds, self._record, done, work, dispositions, longer)
+        self._clock.callLater(againSeconds, self.record, work, dispositions, done, longer)

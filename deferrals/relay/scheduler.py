@@ -17,8 +17,9 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -26,19 +27,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import errorText, withDeadline
+from deferrals.deferreds import isDeferred, promptly
 from deferrals.interfaces import (
     INotes,
     IReportingDelivery,
     ISpool,
-    MaybeAwaitable,
     Work,
 )
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
     NotifyThenRemove,
-    Remove,
     Reschedule,
     disposition,
     putBack,
@@ -46,15 +45,31 @@ from deferrals.model.disposition import (
 from deferrals.model.limits import MAX_DELIVERING
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
-from deferrals.model.verdict import Failed, Outcome, Retry
-from deferrals.relay.attempts import NOWHERE, Attempt, Deliveries, attemptsOf, checked, complete
+from deferrals.model.verdict import Outcome, Retry
+from deferrals.relay.attempts import (
+    NOWHERE,
+    Attempt,
+    Deliveries,
+    attemptsOf,
+    checked,
+    complete,
+    settled,
+)
 from deferrals.relay.deliverylog import DeliveryLog
-from deferrals.relay.destinations import Destinations, HopReport, hopReport
+from deferrals.relay.destinations import (
+    FIRST_SECONDS,
+    Destinations,
+    HopReport,
+    Sort,
+    hopReport,
+)
 from deferrals.relay.duework import DueWork
 from deferrals.relay.fresh import WAIT_SECONDS, FreshMail
 from deferrals.relay.notices import Notifier
 from deferrals.relay.recording import Recorder
 from deferrals.relay.waiters import Waiters
+
+_T = TypeVar("_T")
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -119,14 +134,14 @@ class Scheduler:
         self._chance = chance
         self.destinations = Destinations(clock, concurrency, chance, notes)
         self._attempts: dict[Attempt, None] = {}
-        self._perMessage: Counter[int] = Counter()
+        self._perMessage: defaultdict[int, int] = defaultdict(int)
         self._waiters = Waiters()
         self._toTell: set[int] = set()
         self._idle: Deferred[None] | None = None
         self._stopping = False
         self._fresh = FreshMail()
-        self._goingOn = False
-        self._due = DueWork(spool, clock, self.destinations, self._takeDue)
+        self._goingOn = self._isMoreRoom = False
+        self._due = DueWork(spool, clock, self.destinations, deliveries, self._takeDue)
         self._loops = {
             LoopingCall(self._due.claim): EVERY_SECONDS,
             LoopingCall(self._renew): RENEW_SECONDS,
@@ -222,12 +237,23 @@ class Scheduler:
         attempts, later = self._admit(work, self._mayBegin, lambda _: False)
         if later:
             self._putBack(work, later)
+            self._leaveAlone({one.destination for one in later.values()})
         self._due.isMore = self._due.isMore or bool(attempts)
         self._beginAll(attempts)
         return bool(attempts)
 
     def _putBack(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
         self._spool.record(work, later).addErrback(self._notPutBack)
+
+    def _leaveAlone(self, names: Iterable[str]) -> None:
+        """
+        What another process has met is not known to this queue, which would hand out the
+        same again at once.
+        """
+        for name in names:
+            seconds = self.destinations.remaining(name)
+            if seconds > 0:
+                self._spool.backOff(name, min(seconds, FIRST_SECONDS))
 
     def _notPutBack(self, failure: Failure) -> None:
         _log.error("it waits for its lease: {error}", error=failure.getErrorMessage())
@@ -238,8 +264,7 @@ class Scheduler:
         destination has done.
         """
         self.destinations.forget()
-        self._due.isMore = True
-        self._due.wake()
+        self._due.again()
 
     def reloaded(self, concurrency: int) -> None:
         """
@@ -276,8 +301,11 @@ class Scheduler:
         name = attempt.destination
         last = self.destinations.lastReport(name)
         waits = putBack(attempt.queued(self._clock.seconds(), 0.0), last.reply, last.host)
-        self._due.waits(self.destinations.sort(name, attempt.kind, isLocal=attempt.isLocal))
+        self._due.waits(name, self._sortOf(attempt))
         return dict.fromkeys(attempt.work.addressees, waits)
+
+    def _sortOf(self, attempt: Attempt) -> Sort:
+        return self.destinations.sort(attempt.destination, attempt.kind, isLocal=attempt.isLocal)
 
     def _mayBegin(self, attempt: Attempt) -> bool:
         limit = attempt.limit or self.destinations.limit
@@ -304,7 +332,17 @@ class Scheduler:
         """
         Put the fresh mail into the queue that has waited in memory since then.
         """
-        for attempt in self._fresh.late(began):
+        self._intoQueue(self._fresh.late(began))
+
+    def putBack(self, numbers: Collection[int]) -> None:
+        """
+        An operator is about to change messages: what of them waits in memory is put into
+        the queue.
+        """
+        self._intoQueue(self._fresh.of(numbers))
+
+    def _intoQueue(self, attempts: Iterable[Attempt]) -> None:
+        for attempt in attempts:
             self._putBack(attempt.work, self._waiting(attempt))
             self._endMessage(attempt.number)
 
@@ -333,11 +371,14 @@ class Scheduler:
 
         @param line: where an attempt has ended.
         """
-        if self._stopping or self._goingOn:
+        self._isMoreRoom = True
+        if self._stopping or self._goingOn or not self._fresh:
             return
-        self._goingOn = True  # what ends at once makes room for the next
-        while ready := list(self._fresh.ready(self._mayFollow, line)):
-            self._beginAll(ready)
+        self._goingOn = True
+        while self._isMoreRoom:
+            ready = list(self._fresh.ready(self._mayFollow, line))
+            self._isMoreRoom = bool(ready) and self._fresh.isAskedInPart
+            self._beginAll(ready)  # what ends at once makes room for the next
         self._goingOn = False
 
     def _renew(self) -> None:
@@ -383,7 +424,7 @@ class Scheduler:
             self._deliver(attempt)
 
     def _notAttempted(self, failure: Failure, attempt: Attempt) -> None:
-        self._logs.problem(attempt, f"failed: {errorText(failure)}")
+        self._logs.failed(attempt, failure)
         self._notBegun(attempt)
 
     def _notBegun(self, attempt: Attempt) -> None:
@@ -396,29 +437,54 @@ class Scheduler:
             self._end(attempt, None)
 
     def _deliver(self, attempt: Attempt) -> None:
-        attempt.delivering = d = self._asked(attempt)
-        d.addCallbacks(self._answered, self._failed, (attempt,), errbackArgs=(attempt,))
-        d.addCallback(self._delivered, attempt)
-        d.addErrback(self._notAttempted, attempt)
-
-    def _asked(self, attempt: Attempt) -> Deferred[Mapping[Addressee, Outcome]]:
         """
-        @return: a Deferred of the stage's answer, whatever that is.
+        What is delivered at once, is over at once: no Deferred is made for it.
+        """
+        try:
+            answer = self._asked(attempt)
+        except BaseException:
+            return self._settle(self._failed, Failure(), attempt)
+        if not isDeferred(answer):
+            return self._settle(self._answered, answer, attempt)
+        attempt.delivering = answer
+        answer.addCallbacks(
+            lambda answer: self._settle(self._answered, answer, attempt),
+            lambda failure: self._settle(self._failed, failure, attempt),
+        )
+
+    def _settle(
+        self,
+        known: Callable[[_T, Attempt], Mapping[Addressee, Outcome]],
+        answer: _T,
+        attempt: Attempt,
+    ) -> None:
+        """
+        A delivery has ended.
+
+        @param known: what its answer says.
+        """
+        try:
+            self._delivered(known(answer, attempt), attempt)
+        except BaseException:  # as with what its deliver raises
+            self._notAttempted(Failure(), attempt)
+
+    def _asked(
+        self, attempt: Attempt
+    ) -> Mapping[Addressee, Outcome] | Deferred[Mapping[Addressee, Outcome]]:
+        """
+        @return: the stage's answer, whatever that is.
         """
         stage, work = self._deliveries.stage(attempt.delivery), attempt.work
         group = list(work.addressees)
         if attempt.destination == NOWHERE:
-            return succeed({one: Failed(one.refusal) for one in group if one.refusal is not None})
+            return {one: settled(one) for one in group}
         if stage is None:
-            return succeed(dict.fromkeys(group, Retry(_NO_SUCH_DELIVERY)))
-
-        def deliver() -> MaybeAwaitable[Mapping[Addressee, Outcome]]:
-            if not IReportingDelivery.providedBy(stage):
-                return stage.deliver(work.message, work.envelope, group)
-            report = functools.partial(self._reported, attempt)
-            return stage.deliverReporting(work.message, work.envelope, group, report)
-
-        return withDeadline(self._clock, DELIVERY_SECONDS, deliver)
+            return dict.fromkeys(group, Retry(_NO_SUCH_DELIVERY))
+        given = work.message, work.envelope, group
+        if not IReportingDelivery.providedBy(stage):
+            return promptly(self._clock, DELIVERY_SECONDS, stage.deliver, *given)
+        report = functools.partial(self._reported, attempt)
+        return promptly(self._clock, DELIVERY_SECONDS, stage.deliverReporting, *given, report)
 
     def _reported(self, attempt: Attempt, addressee: Addressee, outcome: Outcome) -> None:
         """
@@ -472,10 +538,10 @@ class Scheduler:
         """
         attempt.over()
         attempt.outcomes.update(known)
-        addressees = attempt.work.addressees
-        said = {one: attempt.outcomes[one] for one in addressees if one in attempt.outcomes}
+        addressees, heard = attempt.work.addressees, attempt.outcomes
+        said = {one: found for one in addressees if (found := heard.get(one)) is not None}
         outcomes = complete(self._waiters.answer(attempt.number, said), addressees)
-        attempt.outcomes.update(outcomes)
+        heard.update(outcomes)
         if outcomes:
             self._record(attempt, outcomes)
         else:
@@ -490,18 +556,12 @@ class Scheduler:
             addressee: disposition(outcome, addressee, queued)
             for addressee, outcome in outcomes.items()
         }
-        for addressee, outcome in outcomes.items():
-            waits = isinstance(dispositions[addressee], Reschedule)
-            self._logs.outcome(attempt, addressee, outcome, waits)
-            if dispositions[addressee] == Remove("expired", outcome.reply, outcome.host):
-                self._logs.untold(attempt, addressee)
-        if any(isinstance(one, NotifyThenRemove) for one in dispositions.values()):
+        self._logs.outcomes(attempt, outcomes, dispositions)
+        if NotifyThenRemove in map(type, dispositions.values()):
             self._toTell.add(attempt.number)
         part = attempt.part(outcomes)
         attempt.recording[part] = None
-        self._recorder.record(part, dispositions).addCallback(
-            lambda _: self._recorded(attempt, part)
-        )
+        self._recorder.record(part, dispositions, lambda: self._recorded(attempt, part))
 
     def _recorded(self, attempt: Attempt, part: Work | None = None) -> None:
         """
@@ -519,11 +579,13 @@ class Scheduler:
         """
         @param report: what the attempt met; C{None} if it did not come so far.
         """
-        seconds = self.destinations.ended(attempt.destination, report, attempt.kind, attempt.began)
+        name, destinations = attempt.destination, self.destinations
+        wasKnown = attempt.isLocal or destinations.hasAnswered(name)
+        seconds = destinations.ended(name, report, attempt.kind, attempt.began)
         if seconds is not None:
-            self._leftAlone(attempt.destination, seconds)
+            self._leftAlone(name, seconds)
         del self._attempts[attempt]
-        self._due.lessBlocked()
+        self._due.lessBlocked(name, hasAnswered=not wasKnown and destinations.hasAnswered(name))
         self._endMessage(attempt.number)
         self._goOn(attempt.line)
         self._due.wake()

@@ -9,20 +9,17 @@ so is that nothing was.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
 
 from cachetools import TLRUCache
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime, IResolver
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import SharedResult, TimeoutError, withDeadline
 from deferrals.logger import Logger
 from deferrals.model.address import AddressError, normalDomain
-from deferrals.model.spf import LookupFailed
+from deferrals.model.spf import LookupFailed, Resolver
 from deferrals.model.spfrecord import Address
-from deferrals.server.spf import DNSNames
-from deferrals.stages.delivery.route import Names
 
 _log = Logger(namespace="deferrals.session")
 
@@ -43,9 +40,8 @@ MAX_NAMES = 3
 NAMED_SECONDS = 600.0
 UNNAMED_SECONDS = 60.0
 
-#: How many of these there are, and how much is remembered of what DNS has answered.
+#: How many of these there are.
 MAX_KNOWN = 10_000
-MAX_CACHED_OCTETS = 4 * 1024 * 1024
 
 
 def _until(address: str, name: str, now: float) -> float:
@@ -54,12 +50,12 @@ def _until(address: str, name: str, now: float) -> float:
 
 class Hostnames:
     """
-    @param resolver: makes C{IResolver} when it is needed.
+    @param names: are asked.
     @param clock: timers.
     """
 
-    def __init__(self, resolver: Callable[[], IResolver], clock: IReactorTime) -> None:
-        self._names = DNSNames(Names(resolver, clock, MAX_CACHED_OCTETS))
+    def __init__(self, names: Resolver, clock: IReactorTime) -> None:
+        self._names = names
         self._clock = clock
         self._known: TLRUCache[str, str] = TLRUCache(MAX_KNOWN, _until, clock.seconds)
         self._asking: dict[str, SharedResult[str]] = {}

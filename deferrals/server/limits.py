@@ -6,6 +6,7 @@ a while.  One for all listeners; what was spent outlives a restart.
 from __future__ import annotations
 
 import json
+from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -30,6 +31,11 @@ _KEYS = {"auth-known": 20_000, "auth-today": 20_000}
 SAVE_SECONDS = 1.0
 
 
+#: What one key of a limit has spent: how long it counts, and amounts with how long ago
+#: they were spent.
+Spending: TypeAlias = tuple[str, str, float, list[tuple[float, int]]]
+
+
 @implementer(ILimits)
 class SharedLimits:
     """
@@ -48,11 +54,17 @@ class SharedLimits:
         self._waiting: list[Deferred[None]] | None = None
 
     def enter(self, limit: str, key: str, most: int) -> Deferred[bool]:
+        return succeed(self.entered(limit, key, most))
+
+    def entered(self, limit: str, key: str, most: int) -> bool:
+        """
+        The same, at once.
+        """
         entry = (limit, key)
         count = self._entered.get(entry, 0)
         if count < most:
             self._entered[entry] = count + 1
-        return succeed(count < most)
+        return count < most
 
     def leave(self, limit: str, key: str) -> None:
         entry = (limit, key)
@@ -63,15 +75,16 @@ class SharedLimits:
             self._entered.pop(entry, None)
 
     def spend(self, limit: str, key: str, amount: int, most: int, seconds: float) -> Deferred[bool]:
+        return self._loaded().addCallback(lambda _: self.spent(limit, key, amount, most, seconds))
 
-        def spend(_: None) -> bool:
-            windows = self._of(limit)
-            isThere = windows.spend(key, amount, most, seconds, self._clock.seconds())
-            if amount and isThere:
-                self._note(limit, key)
-            return isThere
-
-        return self._loaded().addCallback(spend)
+    def spent(self, limit: str, key: str, amount: int, most: int, seconds: float) -> bool:
+        """
+        The same, at once.
+        """
+        isThere = self._of(limit).spend(key, amount, most, seconds, self._clock.seconds())
+        if amount and isThere:
+            self._note(limit, key)
+        return isThere
 
     def _of(self, limit: str) -> Windows:
         found = self._windows.get(limit)
@@ -85,6 +98,26 @@ class SharedLimits:
         """
         windows = self._windows.get(limit)
         return {} if windows is None else dict(windows.all(self._clock.seconds()))
+
+    # For another process that counts the same.
+
+    def spendings(self) -> list[Spending]:
+        """
+        All that was spent and counts now.
+        """
+        now, found = self._clock.seconds(), []
+        for limit, windows in self._windows.items():
+            for key, _ in list(windows.all(now)):
+                seconds, spent = windows.dump(key, now)
+                found.append((limit, key, seconds, spent))
+        return found
+
+    def add(self, spending: Spending) -> None:
+        """
+        Count what another process has spent.
+        """
+        limit, key, seconds, spent = spending
+        self._of(limit).load(key, seconds, spent, self._clock.seconds())
 
     # Over a restart.
 
@@ -101,9 +134,12 @@ class SharedLimits:
 
         @return: a Deferred; it never fails.
         """
+        return self._load().addCallback(self._ready)
+
+    def _load(self) -> Deferred[None]:
         assert self._spool is not None
         d: Deferred[dict[str, str]] = self._spool.notes()
-        return d.addCallback(self._read).addErrback(self._notRead).addCallback(self._ready)
+        return d.addCallback(self._read).addErrback(self._notRead)
 
     def _read(self, notes: dict[str, str]) -> None:
         now, wall = self._clock.seconds(), timeOfDay(self._clock)
@@ -117,6 +153,29 @@ class SharedLimits:
                     windows.load(key, float(seconds), spent, now)
                 except (ValueError, TypeError):
                     _log.failure("a note on limits cannot be read")
+
+    async def adopt(self, spool: ISpool) -> None:
+        """
+        Count what was spent by a process that there is no longer, as this one's.
+
+        @raise SpoolError: its notes cannot be read.
+        """
+        before = SharedLimits(self._clock)
+        notes: dict[str, str] = await spool.notes()
+        before._read(notes)
+        spendings = before.spendings()
+        for spending in spendings:
+            self.add(spending)
+            self._note(*spending[:2])
+        await self.adopted(spendings)
+        for name in notes:
+            if name.startswith(_PREFIX):
+                spool.forget(name)
+
+    async def adopted(self, spendings: list[Spending]) -> None:
+        """
+        This process has more spent: others may have to know.
+        """
 
     def _notRead(self, failure: Failure) -> None:
         """

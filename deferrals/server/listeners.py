@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -113,6 +114,8 @@ class Listeners:
     All listeners of a server.
 
     @ivar named: each by its name; changed by L{deferrals.server.replacement} as well.
+    @ivar endpoint: makes a server endpoint of its description; one process of several
+        has those that were opened for it.
     @param backend: what stands behind the sessions of a listener with these
         settings, now.
     """
@@ -122,6 +125,7 @@ class Listeners:
     ) -> None:
         self._reactor = reactor
         self._backend = backend
+        self.endpoint: Callable[[str], IStreamServerEndpoint] = partial(serverEndpoint, reactor)
         self.named: dict[str, ListenerPort] = {}
 
     @property
@@ -164,7 +168,7 @@ class Listeners:
         @param description: of an endpoint.
         @return: what is none of them yet.
         """
-        return self._made(serverEndpoint(self._reactor, description), settings)
+        return self._made(self.endpoint(description), settings)
 
     def _made(
         self, endpoint: IStreamServerEndpoint | None, settings: ListenerSettings

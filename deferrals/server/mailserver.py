@@ -7,7 +7,7 @@ C{twistd deferrals}, and nowhere else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import EllipsisType
 from typing import Any
@@ -26,10 +26,11 @@ from twisted.python.failure import Failure
 
 from deferrals.auth.authenticator import Authenticator
 from deferrals.auth.throttle import Throttle
-from deferrals.deferreds import SharedResult
+from deferrals.deferreds import SharedResult, timeOfDay
 from deferrals.interfaces import IQueue, ISpool, Work
 from deferrals.logger import Logger
-from deferrals.model.address import normalDomain
+from deferrals.model.address import Mailbox, normalDomain
+from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
 from deferrals.model.limits import (
     BOUNCE_OCTETS,
@@ -41,8 +42,11 @@ from deferrals.model.limits import (
 from deferrals.model.listener import ListenerSettings
 from deferrals.model.schedule import Schedule
 from deferrals.model.status import Status
-from deferrals.model.verdict import Outcome
-from deferrals.server.listeners import PROXIED, Listeners, serverEndpoint
+from deferrals.model.verdict import EnvelopeAnswer, Outcome, Route
+from deferrals.relay.notices import Author
+from deferrals.server.digests import Post
+from deferrals.server.leftqueue import LeftQueue
+from deferrals.server.listeners import PROXIED, Listeners
 from deferrals.server.mixed import MixedPolicies
 from deferrals.server.queue import Queue
 from deferrals.server.secret import Secret
@@ -54,11 +58,13 @@ from deferrals.server.stages import (
     Deliveries,
     Envelopes,
     Notices,
+    ReversePath,
     Schedules,
     Stages,
 )
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
-from deferrals.smtp.server.settings import Backend
+from deferrals.smtp.server.settings import Backend, Refused
+from deferrals.stages.envelope.rules import RuleTable
 from deferrals.stages.envelope.submission import Submission, SubmissionSettings
 
 _log = Logger(namespace="deferrals")
@@ -96,14 +102,20 @@ class MailServer(service.Service):
         L{Mailbox<deferrals.model.address.Mailbox>}; C{None} tells no sender.
     @param quarantines: by policy, the name of the delivery that gets what the
         policy refuses of a message that had to be accepted (C{Mixed.FILE}).
+    @param reversePath: finds the reverse path under which mail of a sender is sent on,
+        by a delivery such as C{forward}; by default that is the sender.
     @param maxJudging: messages in the content stages at once.
     @param maxDelivering: attempts to deliver that are under way at once.
     @param submission: what users who have logged in may send; by default with
         their own address as the sender.
     @param returnOctets: no larger message is sent back whole in a notice.
-    @param services: those that stages were built with; by default it makes its
-        own.
+    @param services: those that stages were built with, which no other server has; by
+        default it makes its own.
     @param reverseDNS: whether DNS is asked for the names of clients.
+    @param worker: which of several processes this is, 0 to 255; it is in the ids of
+        transactions.
+    @ivar refused: is told of refusals, see
+        L{Backend<deferrals.smtp.server.settings.Backend>}; set before it starts.
     @ivar status: what the server counts, and what state it is in.
     @ivar queue: the operator's view of the queue; C{None} where it is in
         memory.
@@ -115,6 +127,7 @@ class MailServer(service.Service):
     _started: SharedResult[MailServer] | None = None
     _stopped: SharedResult[None] | None = None
     _isUp = False
+    refused: Refused | None = None
 
     def __init__(
         self,
@@ -130,40 +143,40 @@ class MailServer(service.Service):
         schedule: Schedules = Schedule(),
         notices: Notices = None,
         quarantines: Mapping[str, str] | None = None,
+        reversePath: ReversePath | None = None,
         maxJudging: int = MAX_JUDGING,
         maxDelivering: int = MAX_DELIVERING,
         returnOctets: int = BOUNCE_OCTETS,
         submission: SubmissionSettings = SubmissionSettings(),
         services: Services | None = None,
         reverseDNS: bool = True,
+        worker: int | None = None,
     ) -> None:
         _checkNumbers(maxJudging=maxJudging, maxDelivering=maxDelivering)
         _checkNumbers(least=0, returnOctets=returnOctets)
         _checkTypes(settings=settings, services=services, submission=submission)
-        self._reactor = reactor
-        self._hostname = normalDomain(hostname)
+        self._hostname = name = normalDomain(hostname)
         self._settings = settings or ListenerSettings()
-        self._choices = Choices(envelope, content, delivery, schedule, notices, quarantines or {})
+        choices = Choices(envelope, content, delivery, schedule, notices, quarantines, reversePath)
+        self._choices = choices
         self._services = services = services or Services(reactor, hostname=self._hostname)
         self.status: Status = services.status
-        stages, hostname = self._choices.stages(), self._hostname
-        self._stages = CurrentStages(stages, maxJudging, hostname, self.status)
-        self._throttle = Throttle(self._services.limits, self._settings.limits, reactor)
-        self._connections = ConnectionLimits(self._settings.limits)
-        self._ids = TransactionIds(os.getpid())
-        self._queue = Queue(
-            spool, services, self._hostname, self._ids, self._stages, maxDelivering, returnOctets
-        )
+        self._stages = stages = _current(choices, maxJudging, name, services)
+        self._throttle = Throttle(services.limits, self._settings.limits, reactor)
+        self._connections = ConnectionLimits(services.limits, self._settings.limits)
+        self._ids = ids = TransactionIds(os.getpid() if worker is None else worker)
+        self._queue = Queue(spool, services, name, ids, stages, maxDelivering, returnOctets)
+        self._left: dict[int, LeftQueue] = {}
         self.queue: IQueue | None = self._queue.view
         self._services.limits.keepIn(self._queue.spool)
-        self._secret = Secret(self._queue.spool)
+        self._secret = Secret(self._queue.spool, services.ownNotes)
         self._authenticator = _authenticator(checkers, self._throttle, self._secret)
         self._submission = Submission(submission, self._services)
         self.status.show("submission", lambda: self._submission.describe())
-        self._mixed = MixedPolicies(self._services)
-        self._reverseDNS = reverseDNS
+        self._mixed, self._reverseDNS = MixedPolicies(services), reverseDNS
         self.listeners = Listeners(reactor, self._backend)
-        self._services.addListening(lambda: self.listeners.sockets)
+        services.addCurrent(stages)
+        services.addListening(lambda: self.listeners.sockets)
 
     # Where it listens.
 
@@ -191,7 +204,7 @@ class MailServer(service.Service):
         chosen = self._completed(settings, name)
         if isinstance(endpoint, str):
             chosen = attrs.evolve(chosen, proxied=chosen.proxied or endpoint.startswith(PROXIED))
-            endpoint = serverEndpoint(self._reactor, endpoint)
+            endpoint = self.listeners.endpoint(endpoint)
         elif not IStreamServerEndpoint.providedBy(endpoint):
             raise TypeError(
                 f"endpoint: expected a server endpoint, or its description: {endpoint!r}"
@@ -218,13 +231,15 @@ class MailServer(service.Service):
 
     def _backend(self, settings: ListenerSettings) -> Backend:
         stages, submission = self._stages, self._submission
+        admissions = self._services.admissions
+        envelope = admissions.placing(stages.now.envelope)
         attempt = partial(self._attempt, submission) if settings.enumerate == "delivery" else None
         logins = self._authenticator is not None or bool(settings.xclient)
         return Backend(
             ids=self._ids,
             senders=[submission, *stages.now.senders] if logins else stages.now.senders,
-            observers=stages.now.observers,
-            envelope=submission.counting(stages.now.envelope) if logins else stages.now.envelope,
+            observers=[*stages.now.observers, admissions],
+            envelope=submission.counting(envelope) if logins else envelope,
             content=stages.content,
             spool=self._queue.spool,
             release=partial(self._release, submission),
@@ -236,6 +251,7 @@ class MailServer(service.Service):
             authenticator=self._authenticator,
             submitter=submission.submitter if logins else None,
             findName=self._services.hostnames.find if self._reverseDNS else None,
+            refused=self.refused,
             binary=stages.now.takesBinary,
             attempt=attempt,
         )
@@ -259,6 +275,15 @@ class MailServer(service.Service):
             return self._queue.attempt(work, handsBack)
         self._queue.hold(work)
         return succeed({})
+
+    @property
+    def post(self) -> Post:
+        """
+        How a message of ours goes out.
+        """
+        queue, clock = self._queue, self._services.reactor
+        author = Author(self._hostname, self._ids, lambda: timeOfDay(clock))
+        return Post(queue.spool, author, queue.release)
 
     # How it is.
 
@@ -291,6 +316,25 @@ class MailServer(service.Service):
         """
         return self._queue.backedOff
 
+    def routeOf(self, address: Mailbox) -> Route | None:
+        """
+        Where mail for an address goes, and by which policy it is judged, as rules say it;
+        C{None} where none lets it in.
+        """
+        envelope = self._stages.now.envelope
+        return envelope.route(address) if isinstance(envelope, RuleTable) else None
+
+    async def askSome(
+        self, envelope: Envelope, recipient: Recipient, isAsked: Callable[[str], bool]
+    ) -> EnvelopeAnswer | None:
+        """
+        See L{RuleTable.askSome}; C{None} where there are no rules.
+        """
+        stage = self._stages.now.envelope
+        if not isinstance(stage, RuleTable):
+            return None
+        return await stage.askSome(envelope, recipient, isAsked)
+
     def useOf(self, delivery: str) -> str:
         """
         What kind of delivery has a name now; C{"none"} where there is none.
@@ -307,6 +351,7 @@ class MailServer(service.Service):
         @raise CannotListenError: a port cannot be had.
         """
         service.Service.privilegedStartService(self)
+        self._services.admissions.reading()
         self.listeners.openNow()
 
     def startService(self) -> None:
@@ -338,6 +383,7 @@ class MailServer(service.Service):
         except BaseException:
             await self.listeners.close()
             raise
+        self._services.admissions.read()
         await self._services.limits.load()
         await self._secret.load()
         try:
@@ -347,6 +393,40 @@ class MailServer(service.Service):
             raise
         self._isUp = True
         return self
+
+    def drain(self, worker: int, directory: str) -> None:
+        """
+        Deliver what a worker has left that there is no longer.
+        """
+        services, ids = self._services, TransactionIds(worker)
+
+        def make() -> Queue:
+            now = self._queue
+            limits = now.maxDelivering, now.returnOctets
+            name, stages = self._hostname, self._stages
+            return Queue(directory, services, name, ids, stages, *limits, isLeft=True)
+
+        left = self._left[worker] = LeftQueue(directory, make, services.reactor, services.inThread)
+        left.start()
+
+    @property
+    def _queues(self) -> list[Queue | LeftQueue]:
+        return [self._queue, *self._left.values()]
+
+    def beCareful(self) -> None:
+        """
+        See L{Queue.beCareful}.
+        """
+        self._queue.beCareful()
+
+    @property
+    def leftQueues(self) -> dict[int, IQueue | None]:
+        """
+        An operator's views of what is drained, by the worker that has left it; C{None}
+        of what cannot be opened yet.
+        """
+        views = {worker: left.view for worker, left in self._left.items()}
+        return {one: view for one, view in views.items() if view or self._left[one].isAway}
 
     def _notStarted(self, failure: Failure) -> None:
         _log.critical("the mail server cannot start: {error}", error=failure.getErrorMessage())
@@ -375,6 +455,8 @@ class MailServer(service.Service):
         await self.listeners.close()
         await self.listeners.shutdown(graceSeconds)
         self._services.limits.close()
+        for left in self._left.values():
+            await left.stop()
         if isOpen:
             await self._queue.stop()
         await self._services.nextHops.close()
@@ -399,6 +481,7 @@ class MailServer(service.Service):
         schedule: Schedules | None = None,
         notices: Notices | EllipsisType = ...,
         quarantines: Mapping[str, str] | None = None,
+        reversePath: ReversePath | None = None,
         maxDelivering: int | None = None,
         returnOctets: int | None = None,
         submission: SubmissionSettings | None = None,
@@ -418,6 +501,7 @@ class MailServer(service.Service):
             "delivery": delivery,
             "schedule": schedule,
             "quarantines": quarantines,
+            "reversePath": reversePath,
         }
         changes = {key: one for key, one in given.items() if one is not None}
         if notices is not ...:
@@ -426,17 +510,15 @@ class MailServer(service.Service):
         choices = attrs.evolve(self._choices, **changes)
         stages = choices.stages()
         _checkFiling(self.listeners.settings, stages)
-        if maxDelivering is not None:
-            _checkNumbers(maxDelivering=maxDelivering)
-        if returnOctets is not None:
-            _checkNumbers(least=0, returnOctets=returnOctets)
+        _checkGiven(maxDelivering, returnOctets)
         self._stages.set(stages)
         self._choices = choices
         if submission is not None:
             self._submission = Submission(submission, self._services)
         if reverseDNS is not None:
             self._reverseDNS = reverseDNS
-        self._queue.replaced(maxDelivering, returnOctets)
+        for queue in self._queues:
+            queue.replaced(maxDelivering, returnOctets)
         self.listeners.refresh()
 
     def limitConnections(self, limits: Limits) -> None:
@@ -448,10 +530,22 @@ class MailServer(service.Service):
         self._connections.limits = limits
 
 
+def _current(choices: Choices, maxJudging: int, name: str, services: Services) -> CurrentStages:
+    lift = services.admissions.lifts
+    return CurrentStages(choices.stages(), maxJudging, name, services.status, lift)
+
+
 def _checkNumbers(least: int = 1, **numbers: int | None) -> None:
     for name, number in numbers.items():
         if type(number) is not int or number < least:
             raise ValueError(f"{name}: expected a number from {least} on, not {number!r}")
+
+
+def _checkGiven(maxDelivering: int | None, returnOctets: int | None) -> None:
+    if maxDelivering is not None:
+        _checkNumbers(maxDelivering=maxDelivering)
+    if returnOctets is not None:
+        _checkNumbers(least=0, returnOctets=returnOctets)
 
 
 def _checkTypes(**values: object) -> None:

@@ -20,7 +20,7 @@ class MixedPolicies:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._spf = SPF(services.resolver, services.reactor)
+        self._spf = SPF(services.names, services.reactor)
 
     def forListener(
         self,

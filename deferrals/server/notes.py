@@ -2,15 +2,19 @@
 Small facts that outlive a restart (L{INotes}): in memory, so that they are found
 at once, and in the spool's notes, so that they are found after a restart.  A
 crash may cost the newest.
+
+Of several processes each has the notes of all in its memory, and in its spool those
+that it has put itself: it is their I{keeper}.  Of two notes under one key the one with
+the higher version counts.
 """
 
 from __future__ import annotations
 
 import heapq
-import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
@@ -27,8 +31,15 @@ from deferrals.model.json import JSON
 _log = Logger(namespace="deferrals")
 
 #: How many notes a kind may have; and octets, all of its notes together.
-MOST = {"mixed": 10_000, "downgrade": 10_000, "backoff": 10_000}
+MOST = {
+    **{"mixed": 10_000, "downgrade": 10_000, "backoff": 10_000, "alias": 10_000, "secret": 1},
+    "admission": 100_000,
+}
 MAX_OCTETS = 32 * 1024 * 1024
+
+
+#: A note between processes: its name and text, as a spool has them, and its keeper.
+Noted: TypeAlias = tuple[str, str, int]
 
 
 @attrs.frozen
@@ -38,12 +49,14 @@ class _Note:
         The objects would take several times as much memory.
     @ivar octets: what it costs.
     @ivar expires: in seconds since the epoch.
+    @ivar keeper: the number of the process in whose spool it is.
     """
 
     text: str
     version: int
     octets: int
     expires: float
+    keeper: int
 
     @property
     def value(self) -> JSON:
@@ -124,13 +137,24 @@ class Notes:
 
     @param clock: what time it is.
     @param most: how many notes each kind may have.
+    @param worker: the number of this process.
+    @param surplus: is told the kind, group and key of what goes for want of room.
     """
 
-    def __init__(self, clock: IReactorTime, most: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        most: Mapping[str, int] | None = None,
+        worker: int = 0,
+        surplus: Callable[[str, str, str], object] = lambda *_: None,
+    ) -> None:
         self._clock = clock
         self._kinds = {kind: _Kind(number) for kind, number in (most or MOST).items()}
-        self._versions = itertools.count(1)
+        self._worker = worker
+        self._surplus = surplus
+        self._watchers: dict[str, list[Callable[[str, str, JSON], object]]] = {}
         self._spool: ISpool | None = None
+        self.latest = 0  #: The highest version that has been seen.
 
     def load(self, spool: ISpool) -> Deferred[None]:
         """
@@ -142,14 +166,46 @@ class Notes:
         self._spool = spool
         return spool.notes().addCallback(self._loaded).addErrback(_notLoaded)
 
+    def adopt(self, spool: ISpool) -> Deferred[None]:
+        """
+        Have what another spool has noted, whose process there is no longer.
+
+        @return: a Deferred; it never fails.
+        """
+        return Deferred.fromCoroutine(self._adopt(spool)).addErrback(_notLoaded)
+
+    async def _adopt(self, spool: ISpool) -> None:
+        for name, text in (await spool.notes()).items():
+            if placeOf((name, text, self._worker)) is not None:
+                if self.take((name, text, self._worker)):
+                    await self.adopted(name, text)
+                spool.forget(name)
+
+    async def adopted(self, name: str, text: str) -> None:
+        """
+        This process keeps another note: others may have to know.
+        """
+
     def _loaded(self, notes: Mapping[str, str]) -> None:
-        found = [one for one in map(_read, notes.items()) if one is not None]
-        for name, note in sorted(found, key=lambda one: one[1].version):
-            kind, group, key = name
-            if kind in self._kinds and self._kinds[kind].get(group, key) is None:
+        found = [one for one in (_read(*item, self._worker) for item in notes.items()) if one]
+        for (kind, group, key), note in sorted(found, key=lambda one: one[1].version):
+            if self._isNew(kind, group, key, note):
                 self._kinds[kind].add(group, key, note)
-        last = max((note.version for _, note in found), default=0)
-        self._versions = itertools.count(max(last + 1, next(self._versions)))
+                self.latest = max(self.latest, note.version)
+
+    def _isNew(self, kind: str, group: str, key: str, note: _Note) -> bool:
+        if kind not in self._kinds:
+            return False
+        before = self._kinds[kind].get(group, key)
+        return before is None or before.version < note.version
+
+    def _next(self) -> int:
+        """
+        A version above all that there are, and by the time of day, so that it is above
+        those of other processes' spools, too, which may not have been read.
+        """
+        self.latest = max(self.latest + 1, int(timeOfDay(self._clock) * 1e6))
+        return self.latest
 
     def find(self, kind: str, group: str) -> Sequence[tuple[str, JSON, int]]:
         notes = self._kinds[kind].groups.get(group)
@@ -158,7 +214,8 @@ class Notes:
         now = timeOfDay(self._clock)
         for key in [key for key, note in notes.items() if note.expires <= now]:
             self._kinds[kind].remove(group, key)
-        return [(key, note.value, note.version) for key, note in notes.items()]
+        found = [(key, note.value, note.version) for key, note in notes.items()]
+        return sorted(found, key=lambda one: one[2])
 
     def put(
         self,
@@ -169,45 +226,151 @@ class Notes:
         seconds: float,
         was: int | None = None,
     ) -> Deferred[int]:
-        notes = self._kinds[kind]
-        before = notes.get(group, key)
-        if was is not None and (before is None or before.version != was):
-            return fail(Changed() if before is None else Changed(before.value, before.version))
-        version = next(self._versions)
-        expires = timeOfDay(self._clock) + seconds
+        try:
+            return succeed(self.decide(self._worker, kind, group, key, value, seconds, was))
+        except Changed:
+            return fail()
+
+    def decide(
+        self,
+        keeper: int,
+        kind: str,
+        group: str,
+        key: str,
+        value: JSON,
+        seconds: float,
+        was: int | None,
+    ) -> int:
+        """
+        See L{INotes.put<deferrals.interfaces.INotes.put>}: here it is decided what its
+        version is, and whether it may be.
+
+        @param keeper: the process that keeps it.
+        @raise Changed: it has another version than C{was}.
+        """
+        now = timeOfDay(self._clock)
+        before = self._kinds[kind].get(group, key)
+        if before is not None and before.expires <= now:
+            before = None
+        if was is not None and was != (0 if before is None else before.version):
+            raise Changed() if before is None else Changed(before.value, before.version)
+        version = self._next()
+        expires = now + seconds
         text = json.dumps([value, version, expires])
+        octets = len(text) + len(_name(kind, group, key))
+        self._set(kind, group, key, _Note(text, version, octets, expires, keeper))
+        self.shrink(kind)
+        return version
+
+    def _set(self, kind: str, group: str, key: str, note: _Note) -> None:
+        before = self._kinds[kind].get(group, key)
+        self._kinds[kind].add(group, key, note)
+        if self._spool is None:
+            return
         name = _name(kind, group, key)
-        note = _Note(text, version, len(text) + len(name), expires)
-        notes.add(group, key, note)
-        if self._spool is not None:
-            self._spool.note(name, text, seconds)
+        if note.keeper == self._worker:
+            self._spool.note(name, note.text, note.expires - timeOfDay(self._clock))
+        elif before is not None and before.keeper == self._worker:
+            self._spool.forget(name)
+
+    def shrink(self, kind: str) -> None:
+        """
+        Let go of what is too much of a kind.
+        """
+        notes = self._kinds[kind]
         while notes.isOver:
             for one in notes.surplus():
                 self._remove(kind, *one)
-        return succeed(version)
+                self._surplus(kind, *one)
 
     def forget(self, kind: str, group: str, key: str) -> Deferred[None]:
         self._remove(kind, group, key)
         return succeed(None)
 
     def _remove(self, kind: str, group: str, key: str) -> None:
-        if self._kinds[kind].remove(group, key) and self._spool is not None:
+        note = self._kinds[kind].get(group, key)
+        if note is None:
+            return
+        self._kinds[kind].remove(group, key)
+        if self._spool is not None and note.keeper == self._worker:
             self._spool.forget(_name(kind, group, key))
+
+    # What other processes have noted.
+
+    def watch(self, kind: str, heard: Callable[[str, str, JSON], object]) -> None:
+        """
+        @param heard: is called with group, key and value of what another process has
+            noted; C{None} where it has forgotten it.
+        """
+        self._watchers.setdefault(kind, []).append(heard)
+
+    def _heard(self, kind: str, group: str, key: str, value: JSON) -> None:
+        for heard in self._watchers.get(kind, ()):
+            heard(group, key, value)
+
+    def drop(self, kind: str, group: str, key: str) -> None:
+        """
+        A process has forgotten a note.
+        """
+        self._remove(kind, group, key)
+        self._heard(kind, group, key, None)
+
+    def take(self, noted: Noted) -> bool:
+        """
+        Have a note that another process has put; or this one, before it ended.
+
+        @return: whether it is newer than what is here.
+        """
+        read = _read(*noted)
+        if read is None or not self._isNew(*read[0], read[1]):
+            return False
+        (kind, group, key), note = read
+        self.latest = max(self.latest, note.version)
+        self._set(kind, group, key, note)
+        if note.keeper != self._worker:
+            self._heard(kind, group, key, note.value)
+        return True
+
+    def names(self) -> list[tuple[str, str, str]]:
+        """
+        Kind, group and key of all that there are.
+        """
+        return [
+            (kind, group, key)
+            for kind, notes in self._kinds.items()
+            for group, found in notes.groups.items()
+            for key in found
+        ]
+
+    def noted(self, kind: str, group: str, key: str) -> Noted | None:
+        """
+        @return: what L{take} takes.
+        """
+        note = self._kinds[kind].get(group, key)
+        return None if note is None else (_name(kind, group, key), note.text, note.keeper)
 
 
 def _name(kind: str, group: str, key: str) -> str:
     return json.dumps([kind, group, key])
 
 
-def _read(item: tuple[str, str]) -> tuple[tuple[str, str, str], _Note] | None:
+def placeOf(noted: Noted) -> tuple[tuple[str, str, str], int] | None:
+    """
+    @return: kind, group and key, and the version; C{None} for what is no note.
+    """
+    read = _read(*noted)
+    return None if read is None else (read[0], read[1].version)
+
+
+def _read(name: str, text: str, keeper: int) -> tuple[tuple[str, str, str], _Note] | None:
     """
     @return: C{None} for what was not noted here.
     """
-    name, text = item
     try:
         kind, group, key = json.loads(name)
         _, version, expires = json.loads(text)
-        note = _Note(text, int(version), len(text) + len(name), float(expires))
+        octets = len(text) + len(name)
+        note = _Note(text, int(version), octets, float(expires), keeper)
         return (str(kind), str(group), str(key)), note
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None

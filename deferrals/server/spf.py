@@ -8,83 +8,31 @@ then is the client that sender, of whose mail something is remembered.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorTime, IResolver
-from twisted.names import dns
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import withDeadline
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Envelope
-from deferrals.model.spf import Finding, LookupFailed, Resolver, checkedDomain, checkHost
-from deferrals.model.spfrecord import Address, SPFResult
-from deferrals.stages.delivery.route import Names, NoRoute, NoSuchName
+from deferrals.model.spf import Finding, Resolver, checkedDomain, checkHost
+from deferrals.model.spfrecord import SPFResult
 
 _log = Logger(namespace="deferrals.spf")
 
 #: For the whole check (RFC 7208 §4.6.4), in seconds.
 CHECK_SECONDS = 20.0
 
-#: How much is remembered for a while, beside the answers that deliveries got:
-#: strangers choose what is asked here.
-MAX_CACHED_OCTETS = 4 * 1024 * 1024
-
-
-class DNSNames(Resolver):
-    """
-    What a check asks of DNS.
-
-    @param names: look-ups, with their memory.
-    """
-
-    def __init__(self, names: Names) -> None:
-        self._names = names
-
-    async def _find(self, kind: int, name: str) -> Sequence[Any]:  # records, by their kind
-        try:
-            found = await self._names.find(kind, name)
-        except NoSuchName:
-            return ()
-        except NoRoute as error:
-            raise LookupFailed(error.outcome.reply.text) from None
-        return found
-
-    async def texts(self, name: str) -> Sequence[bytes]:
-        return [b"".join(record.data) for record in await self._find(dns.TXT, name)]
-
-    async def addresses(self, name: str, version: int) -> Sequence[Address]:
-        found = await self._find(dns.A if version == 4 else dns.AAAA, name)
-        return [ipaddress.ip_address(record.address) for record in found]
-
-    async def exchanges(self, name: str) -> Sequence[str]:
-        found = await self._find(dns.MX, name)
-        return [_text(record) for record in sorted(found, key=lambda one: one.preference)]
-
-    async def pointers(self, name: str) -> Sequence[str]:
-        return [_text(record) for record in await self._find(dns.PTR, name)]
-
-
-def _text(record: dns.Record_MX | dns.Record_PTR) -> str:
-    """
-    The name that a record leads to; what is not ASCII in it makes it none.
-    """
-    name = b"" if record.name is None else record.name.name
-    return name.decode("ascii", "replace").rstrip(".")
-
 
 class SPF:
     """
-    @param resolver: makes C{IResolver} when it is needed.
+    @param names: are asked.
     @param clock: timers.
     """
 
-    def __init__(self, resolver: Callable[[], IResolver], clock: IReactorTime) -> None:
-        self._names = DNSNames(Names(resolver, clock, MAX_CACHED_OCTETS))
+    def __init__(self, names: Resolver, clock: IReactorTime) -> None:
+        self._names = names
         self._clock = clock
 
     def check(self, address: str, helo: str, sender: Mailbox | None) -> Deferred[Finding]:

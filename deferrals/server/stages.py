@@ -18,6 +18,7 @@ from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
     IEnvelopeStage,
+    IMarkedDelivery,
     IOnwardDelivery,
     ISenderStage,
     ITransactionObserver,
@@ -25,12 +26,19 @@ from deferrals.interfaces import (
 from deferrals.model.address import Mailbox
 from deferrals.model.disposition import NOT_TOLD
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.reply import R550_RELAYING_DENIED, R550_SENDER_ROUTING
+from deferrals.model.reply import R451_STAGE_FAILED, R550_RELAYING_DENIED, R550_SENDER_ROUTING
 from deferrals.model.schedule import Schedule
 from deferrals.model.status import Status
-from deferrals.model.verdict import EnvelopeVerdict, Refuse, Route
+from deferrals.model.verdict import (
+    Accept,
+    ContentVerdict,
+    EnvelopeAnswer,
+    Expand,
+    Refuse,
+    Route,
+)
 from deferrals.plugins.finding import checkStage
-from deferrals.stages.content.judge import ContentJudge
+from deferrals.stages.content.judge import ContentJudge, Lift
 from deferrals.stages.envelope.chain import askInTurn
 from deferrals.stages.envelope.foreseen import Foreseen
 from deferrals.stages.envelope.rules import Onward, RuleTable
@@ -50,6 +58,16 @@ Contents = Sequence[IContentStage] | Mapping[str, Sequence[IContentStage]]
 Deliveries: TypeAlias = "IDeliveryStage | Mapping[str, IDeliveryStage]"
 Schedules = Schedule | Mapping[str, Schedule]
 RouteBack = Callable[[Mailbox], Route | None]
+ReversePath = Callable[[Mailbox], Mailbox]
+
+
+def unchanged(sender: Mailbox) -> Mailbox:
+    """
+    Mail is sent on as its sender's.
+    """
+    return sender
+
+
 Notices = str | RouteBack | None
 
 
@@ -64,7 +82,8 @@ class Choices:
     delivery: Deliveries
     schedule: Schedules
     notices: Notices
-    quarantines: Mapping[str, str]
+    quarantines: Mapping[str, str] | None
+    reversePath: ReversePath | None
 
     def stages(self) -> Stages:
         """
@@ -77,7 +96,8 @@ class Choices:
             delivery=self.delivery,
             schedule=self.schedule,
             notices=self.notices,
-            quarantines=self.quarantines,
+            quarantines={} if self.quarantines is None else self.quarantines,
+            reversePath=self.reversePath or unchanged,
         )
 
 
@@ -96,6 +116,7 @@ class Stages:
         no way.
     @ivar quarantines: the deliveries that get what policies refuse of messages
         that had to be accepted, by policy.
+    @ivar reversePath: finds the one under which mail of a sender is sent on.
     """
 
     senders: Sequence[ISenderStage]
@@ -106,6 +127,7 @@ class Stages:
     schedules: Mapping[str, Schedule]
     routeBack: RouteBack
     quarantines: Mapping[str, str]
+    reversePath: ReversePath
 
     @classmethod
     def make(
@@ -117,6 +139,7 @@ class Stages:
         schedule: Schedules,
         notices: Notices,
         quarantines: Mapping[str, str],
+        reversePath: ReversePath = unchanged,
     ) -> Stages:
         """
         Out of what L{MailServer<deferrals.server.MailServer>} is given.
@@ -150,6 +173,7 @@ class Stages:
             schedules=dict(schedule),
             routeBack=_routeBack(notices, deliveries),
             quarantines=dict(quarantines),
+            reversePath=reversePath,
         )
 
     @property
@@ -168,13 +192,20 @@ class CurrentStages:
     @param maxJudging: messages in the content stages at once.
     @param hostname: this server's name.
     @param status: where judgements are counted.
+    @param lift: see L{ContentJudge}.
     @ivar content: the judge over all policies.
     @ivar foreseen: what all deliveries know beforehand.
     """
 
     def __init__(
-        self, first: Stages, maxJudging: int, hostname: str = "", status: Status | None = None
+        self,
+        first: Stages,
+        maxJudging: int,
+        hostname: str = "",
+        status: Status | None = None,
+        lift: Lift = lambda *_: None,
     ) -> None:
+        self._lift = lift
         self._maxJudging = maxJudging
         self._hostname = hostname
         self._status = status
@@ -185,14 +216,45 @@ class CurrentStages:
         Let new transactions meet these.
         """
         self.now = stages
-        self.content = ContentJudge(stages.content, self._maxJudging, self._hostname, self._status)
+        self.content = ContentJudge(
+            stages.content,
+            self._maxJudging,
+            self._hostname,
+            self._status,
+            self._settled,
+            self._lift,
+        )
         self.foreseen = Foreseen(stages.deliveries)
+
+    def _settled(self, verdict: ContentVerdict, recipient: Recipient) -> ContentVerdict:
+        """
+        What becomes of accepted mail: a stage wants it in quarantine, or the
+        recipient's delivery does not take what is marked.
+        """
+        route = recipient.route
+        if route is None or not isinstance(verdict, Accept) or verdict.nowhere:
+            return verdict
+        quarantine = self.now.quarantines.get(route.policy)
+        if verdict.isQuarantined:
+            return _quarantined(verdict, route, quarantine)
+        if not verdict.marks.junk:
+            return verdict
+        delivery = self.delivery(route.delivery)
+        if not IMarkedDelivery.providedBy(delivery):
+            return verdict
+        return delivery.judgeMarked(verdict, recipient, quarantine)
 
     def delivery(self, name: str) -> IDeliveryStage | None:
         """
         The delivery of a name; C{None} where there is none any longer.
         """
         return self.now.deliveries.get(name)
+
+    def reversePath(self, sender: Mailbox) -> Mailbox:
+        """
+        The reverse path under which mail of a sender is sent on.
+        """
+        return self.now.reversePath(sender)
 
     def schedule(self, name: str) -> Schedule:
         """
@@ -211,6 +273,13 @@ class CurrentStages:
         Whether there is a way for notices to a sender.
         """
         return self.now.routeBack(sender) not in (None, NOT_TOLD)
+
+
+def _quarantined(verdict: Accept, route: Route, quarantine: str | None) -> ContentVerdict:
+    if quarantine is None:
+        return Refuse(R451_STAGE_FAILED, why=f"no quarantine for it ({verdict.why})")
+    why = f"filed by {quarantine} ({verdict.why})"
+    return attrs.evolve(verdict, route=attrs.evolve(route, delivery=quarantine), why=why)
 
 
 @implementer(IEnvelopeStage)
@@ -241,24 +310,24 @@ class EnvelopeChain:
         self._onward = Onward(names, quarantines)
         self._foreseen = Foreseen(deliveries)
 
-    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeVerdict]:
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[EnvelopeAnswer]:
         return Deferred.fromCoroutine(self._judge(envelope, recipient))
 
-    async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:
+    async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeAnswer:
         verdict = await self._asked(envelope, recipient)
-        if isinstance(verdict, Refuse):
+        if isinstance(verdict, Refuse | Expand):
             return verdict
         if self._onward.refuses(recipient.address, verdict.route):
             return Refuse(R550_SENDER_ROUTING)
         return self._foreseen.judged(verdict, envelope, recipient)
 
-    async def _asked(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:
+    async def _asked(self, envelope: Envelope, recipient: Recipient) -> EnvelopeAnswer:
         """
         What the stages say, and the delivery's own envelope stage behind them.
         """
         refuse = Refuse(R550_RELAYING_DENIED)
         verdict = await askInTurn(self.stages, envelope, recipient, refuse)
-        if isinstance(verdict, Refuse):
+        if isinstance(verdict, Refuse | Expand):
             return verdict
         route = self._completed(verdict.route)
         verdict = attrs.evolve(verdict, route=route)
@@ -267,7 +336,7 @@ class EnvelopeChain:
             return verdict
         routed = recipient.routed(route)
         verdict = await askInTurn([delivery], envelope, routed, verdict)
-        if isinstance(verdict, Refuse):
+        if isinstance(verdict, Refuse | Expand):
             return verdict
         return attrs.evolve(verdict, route=self._completed(verdict.route))
 

@@ -23,10 +23,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from deferrals import durable
-from deferrals.deferreds import InThread, SharedResults
+from deferrals.deferreds import SharedResults
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IBodyWriter, IMessage, MaybeAwaitable
 from deferrals.model.fields import fieldsOf, headerEnd
+from deferrals.threads import InThread
 
 _T = TypeVar("_T")
 
@@ -307,15 +308,15 @@ class _BodyFile:
         self._isThere = False
 
     def write(self, chunks: list[bytes], digest: hashlib._Hash) -> None:
-        """Append, and hash."""
+        """Append, and hash: as one, since each call lets go of the interpreter."""
+        content = b"".join(chunks)
         fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | self._flags, 0o600)
         self._flags, self._isThere = os.O_APPEND, True
         try:
-            for chunk in chunks:
-                digest.update(chunk)
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(fd, view) :]
+            digest.update(content)
+            view = memoryview(content)
+            while view:
+                view = view[os.write(fd, view) :]
         finally:
             os.close(fd)
 

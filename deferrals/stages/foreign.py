@@ -22,7 +22,8 @@ from deferrals.model.address import normalDomain
 from deferrals.model.envelope import Envelope
 from deferrals.model.fields import fieldsOf, separation
 from deferrals.model.ours import withoutOurs
-from deferrals.model.trace import received, returnPath
+from deferrals.model.trace import Head, received, returnPath
+from deferrals.model.verdict import HeaderEdit, Marks
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -88,12 +89,40 @@ def seen(message: IMessage, hostname: str) -> IMessage:
     return _View(message, b"", head)
 
 
+def original(message: IMessage) -> IMessage:
+    """
+    @param message: perhaps as stages are given it.
+    @return: as it came in: that is what its sender has signed, and what is found out
+        about it is found out once.
+    """
+    while isinstance(message, _View):
+        message = message.whole
+    return message
+
+
 def view(message: IMessage, envelope: Envelope, hostname: str) -> IMessage:
     """
     See L{IServices.view<deferrals.interfaces.IServices.view>}.
     """
     trace = returnPath(envelope) + received(envelope, hostname)
     return _View(message, trace, ownHead(message, normalDomain(hostname), True))
+
+
+def withHead(message: IMessage, front: bytes, head: bytes) -> IMessage:
+    """
+    @param front: fields to put in front, each with its CRLF.
+    @param head: what the message's header section becomes.
+    @return: the message as it goes on.
+    """
+    return _View(message, front, head)
+
+
+def withEdits(message: IMessage, edits: tuple[HeaderEdit, ...]) -> IMessage:
+    """
+    @param message: as stages are shown it.
+    @return: the same with the changes that stages have made in its header section.
+    """
+    return _View(message, b"", Head(message.header).marked(Marks(edits=edits)))
 
 
 @implementer(IMessage)
@@ -103,10 +132,11 @@ class _View:
 
     @param trace: what stands in front, each field with its CRLF.
     @param head: what its own has become.
+    @ivar whole: the message.
     """
 
     def __init__(self, message: IMessage, trace: bytes, head: bytes) -> None:
-        self._message = message
+        self.whole: IMessage = message
         self._front = trace + head + gapOf(message)
         self._skip = behindHead(message, head)
         self._digest: bytes | None = None
@@ -132,7 +162,7 @@ class _View:
         return fieldsOf(self.header)
 
     def open(self) -> BinaryIO:
-        file = self._message.open()
+        file = self.whole.open()
         file.seek(self._skip)
         if self.inMemory:
             with file:
@@ -140,7 +170,7 @@ class _View:
         return io.BufferedReader(_Spliced(self._front, file))
 
     def isIntact(self) -> bool:
-        return self._message.isIntact()
+        return self.whole.isIntact()
 
     def shared(
         self, key: Hashable, function: Callable[[IMessage], MaybeAwaitable[_T]]

@@ -17,7 +17,7 @@ scanner, but they leave for other reasons, too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError
@@ -35,9 +35,6 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 _log = Logger(namespace="deferrals.remote")
-
-#: What a service may answer: each part is looked at before it is used.
-JSON: TypeAlias = "dict[str, JSON] | list[JSON] | str | int | float | bool | None"
 
 #: So many failures in a row open the breaker.
 FAILURES = 5

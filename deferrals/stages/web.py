@@ -46,7 +46,8 @@ from deferrals.model.httpanswer import (
     MAX_BODY_OCTETS,
     MAX_BODY_PIECES,
 )
-from deferrals.stages.remote import JSON, AboutMessage, TooLarge
+from deferrals.model.json import JSON
+from deferrals.stages.remote import AboutMessage, TooLarge
 from deferrals.stages.webconnection import AnsweredEarly, CountedEndpoint, KeptLost
 from deferrals.tls import Verifying
 

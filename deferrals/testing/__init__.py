@@ -13,6 +13,8 @@ from deferrals.testing.contracts import (
     DeliveryStageContract,
     EnvelopeStageContract,
     ReportingDeliveryContract,
+    TableContract,
+    WideTableContract,
 )
 from deferrals.testing.fakes import (
     FakeContent,
@@ -24,7 +26,7 @@ from deferrals.testing.fakes import (
 )
 from deferrals.testing.replies import RepliesContract
 from deferrals.testing.servers import MemoryServer, MemorySession, TestServer
-from deferrals.testing.spoolcontract import SpoolContract
+from deferrals.testing.spoolcontract import SharedSpoolContract, SpoolContract
 from deferrals.testing.values import (
     CLIENT,
     LATER,
@@ -32,6 +34,7 @@ from deferrals.testing.values import (
     makeEnvelope,
     makeMessage,
     makeRecipient,
+    tableKeys,
 )
 
 __all__ = [
@@ -50,10 +53,14 @@ __all__ = [
     "MemorySession",
     "RepliesContract",
     "ReportingDeliveryContract",
+    "SharedSpoolContract",
     "SpoolContract",
+    "TableContract",
     "TestServer",
+    "WideTableContract",
     "makeAddressees",
     "makeEnvelope",
     "makeMessage",
     "makeRecipient",
+    "tableKeys",
 ]

@@ -17,20 +17,24 @@ from deferrals.deferreds import asDeferred
 from deferrals.interfaces import (
     IContentStage,
     IDeliveryStage,
+    IEditingStage,
     IEnvelopeStage,
     IForeseeingDelivery,
     IMessage,
     IReportingDelivery,
+    ITable,
 )
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.json import JSON
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import (
     Accept,
     ContentVerdict,
     Defer,
     Delivered,
-    EnvelopeVerdict,
+    EnvelopeAnswer,
+    Expand,
     Failed,
     Marks,
     Outcome,
@@ -38,7 +42,13 @@ from deferrals.model.verdict import (
     Retry,
     Route,
 )
-from deferrals.testing.values import makeAddressees, makeEnvelope, makeMessage, makeRecipient
+from deferrals.testing.values import (
+    makeAddressees,
+    makeEnvelope,
+    makeMessage,
+    makeRecipient,
+    tableKeys,
+)
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -125,11 +135,11 @@ class EnvelopeStageContract(_StageContract):
 
     def test_verdict(self) -> None:
         """What it says of a recipient is a verdict, or nothing."""
-        d: Deferred[EnvelopeVerdict | None] = asDeferred(
+        d: Deferred[EnvelopeAnswer | None] = asDeferred(
             self.makeStage().judgeRecipient, self.makeEnvelope(), self.makeRecipient()
         )
         verdict = self.resultOf(d)
-        self.assertIsInstance(verdict, Accept | Refuse | Defer | None)
+        self.assertIsInstance(verdict, Accept | Refuse | Defer | Expand | None)
         if isinstance(verdict, Refuse):
             self.assertRefuses(verdict.reply)
         elif verdict is not None:
@@ -137,7 +147,7 @@ class EnvelopeStageContract(_StageContract):
 
     def test_letsGo(self) -> None:
         """When it is not waited for any longer, it ends."""
-        d: Deferred[EnvelopeVerdict | None] = asDeferred(
+        d: Deferred[EnvelopeAnswer | None] = asDeferred(
             self.makeStage().judgeRecipient, self.makeEnvelope(), self.makeRecipient()
         )
         self.assertLetsGo(d)
@@ -191,6 +201,8 @@ class ContentStageContract(_StageContract):
         else:
             self.assertIsInstance(verdict.marks, Marks)
             self.assertEqual(Marks.fromJSON(verdict.marks.toJSON()), verdict.marks)
+            mayEdit = IEditingStage.providedBy(self.makeStage())
+            self.assertTrue(mayEdit or not verdict.marks.edits, "edits, and no IEditingStage")
 
     def test_letsGo(self) -> None:
         """When it is not waited for any longer, it ends."""
@@ -355,3 +367,87 @@ class ReportingDeliveryContract(DeliveryStageContract):
         for one in others:
             self.assertIsInstance(reported.get(one), Delivered | Failed, str(one))
         self.assertIsInstance(reported.get(last), Retry | None)
+
+
+class TableContract(_StageContract):
+    """
+    What every L{ITable<deferrals.interfaces.ITable>} that a plugin builds does.
+    """
+
+    def makeTable(self, rows: dict[str, dict[str, JSON]]) -> ITable:
+        """
+        @param rows: what it has: by C{user@domain} or C{*@domain}, each with a column
+            C{value}.
+        @return: the table to be tested.
+        """
+        raise NotImplementedError
+
+    def breakTable(self, table: ITable) -> None:
+        """
+        Let its source fail from now on.
+        """
+        raise NotImplementedError
+
+    def found(self, table: ITable, address: str) -> JSON:
+        """
+        @return: what the column C{value} says for an address.
+        """
+        row = self.resultOf(table.lookUp(tableKeys(address)))
+        return None if row is None else row["value"]
+
+    def test_providesInterface(self) -> None:
+        """It provides the interface."""
+        self.assertTrue(verifyObject(ITable, self.makeTable({})))
+
+    def test_hashable(self) -> None:
+        """It can be hashed, and is equal to itself alone."""
+        self.assertHashable(self.makeTable({}))
+
+    def test_order(self) -> None:
+        """The address comes first, then its user, in lower case."""
+        rows: dict[str, dict[str, JSON]] = {
+            "anna@example.net": {"value": "user"},
+            "anna+lists@example.net": {"value": "address"},
+        }
+        table = self.makeTable(rows)
+        self.assertEqual(self.found(table, "anna+lists@example.net"), "address")
+        self.assertEqual(self.found(table, "anna+other@example.net"), "user")
+        self.assertEqual(self.found(table, "Anna@EXAMPLE.net"), "user")
+        self.assertIsNone(self.found(table, "annalists@example.net"))
+
+    def test_none(self) -> None:
+        """Where there is no row, there is none."""
+        table = self.makeTable({"a@example.net": {"value": "1"}})
+        self.assertIsNone(self.found(table, "b@example.net"))
+        self.assertIsNone(self.found(table, '"x \\" y"@example.net'))
+
+    def test_fails(self) -> None:
+        """A source that cannot be asked is a failure, and no answer."""
+        table = self.makeTable({"a@example.net": {"value": "1"}})
+        self.breakTable(table)
+        d = table.lookUp(tableKeys("a@example.net"))
+        answered = self.resultOf(d.addCallbacks(lambda row: True, lambda failure: False))
+        self.assertFalse(answered)
+
+    def test_letsGo(self) -> None:
+        """When it is not waited for any longer, it ends."""
+        table = self.makeTable({"a@example.net": {"value": "1"}})
+        self.assertLetsGo(table.lookUp(tableKeys("a@example.net")))
+
+
+class WideTableContract(TableContract):
+    """
+    What a table does besides whose source may know C{*@domain}.
+    """
+
+    def test_wide(self) -> None:
+        """What is said of a domain counts for addresses without a row."""
+        rows: dict[str, dict[str, JSON]] = {
+            "anna@example.net": {"value": "user"},
+            "*@example.net": {"value": "wide"},
+        }
+        table = self.makeTable(rows)
+        self.assertEqual(self.found(table, "anna@example.net"), "user")
+        self.assertEqual(self.found(table, "anna+x@example.net"), "user")
+        self.assertEqual(self.found(table, "bob@example.net"), "wide")
+        self.assertIsNone(self.found(table, "bob@other.example"))

@@ -17,15 +17,21 @@ from deferrals.errors import HopError
 from deferrals.interfaces import (
     IBinaryDelivery,
     IContentStage,
+    IDeliveryStage,
     IEnvelopeStage,
     ILimits,
     IMessage,
     INextHops,
     INotes,
+    ISealer,
     IServices,
+    ISigner,
+    ITable,
     Work,
 )
+from deferrals.model.address import Mailbox
 from deferrals.model.answers import Answer
+from deferrals.model.authentication import Authentication
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.outgoing import Heard, Hop, Outgoing, Sent
@@ -38,8 +44,16 @@ from deferrals.model.verdict import (
     EnvelopeVerdict,
     Outcome,
 )
+from deferrals.server.admissions import Admissions
+from deferrals.server.authentication import Authentications
+from deferrals.server.dnsnames import DNSNames
 from deferrals.server.limits import SharedLimits
 from deferrals.server.notes import Notes
+from deferrals.server.proving import Prover
+from deferrals.server.sealing import Sealer
+from deferrals.server.signing import Signer
+from deferrals.server.spf import SPF
+from deferrals.server.tables import Tables
 from deferrals.spool.memory import MemorySpool
 from deferrals.stages.foreign import view
 
@@ -260,6 +274,9 @@ class FakeServices:
     @param resolver: answers for all DNS servers; without one there is no DNS.
     @param endpoints: by their descriptions; what is not there is no endpoint.
     @param nextHops: by default servers that take everything.
+    @param deliveries: by name.
+    @ivar reversePaths: by sender, how its mail is sent on: by default as its own.
+    @param tables: by their names.
     """
 
     hostname = "mx.example.net"
@@ -273,6 +290,8 @@ class FakeServices:
         resolver: IResolver | None = None,
         endpoints: Mapping[str, IStreamClientEndpoint] | None = None,
         nextHops: INextHops | None = None,
+        deliveries: Mapping[str, IDeliveryStage] | None = None,
+        tables: Mapping[str, ITable] | None = None,
     ) -> None:
         self.reactor = Clock() if reactor is None else reactor
         self.stateDir = self.baseDir = directory
@@ -280,6 +299,18 @@ class FakeServices:
         self.nextHops: INextHops = FakeNextHops() if nextHops is None else nextHops
         self.notes: INotes = Notes(self.reactor)
         self.limits: ILimits = SharedLimits(self.reactor)
+        self.reversePaths: dict[str, Mailbox] = {}
+        self._deliveries = dict(deliveries or {})
+        self.signer: ISigner = Signer(self.inThread, self.hostname, self.status)
+        names = DNSNames(self.resolver, self.reactor)
+        self.authentications = Authentications(self.inThread, names, self.reactor, self.status)
+        prover = Prover(SPF(names, self.reactor), self.authentications.ofMessage)
+        self.admissions = Admissions(self.notes, self.reactor, prover, self.status)
+        self.sealer: ISealer = Sealer(
+            self.inThread, self.authentications, self.hostname, self.status
+        )
+        self.tables = Tables()
+        self.tables.now = dict(tables or {})
         self._resolver = resolver
         self._endpoints = dict(endpoints or {})
         self._common: dict[Hashable, Any] = {}
@@ -308,8 +339,20 @@ class FakeServices:
             raise ValueError("no DNS in this test")
         return self._resolver
 
+    def table(self, name: str) -> ITable:
+        return self.tables.named(name)
+
     def view(self, message: IMessage, envelope: Envelope) -> IMessage:
         return view(message, envelope, self.hostname)
+
+    def authentication(self, message: IMessage, envelope: Envelope) -> Deferred[Authentication]:
+        return self.authentications.ofMessage(message, envelope)
+
+    def delivery(self, name: str) -> IDeliveryStage | None:
+        return self._deliveries.get(name)
+
+    def reversePath(self, sender: Mailbox) -> Mailbox:
+        return self.reversePaths.get(str(sender), sender)
 
     def listensOn(self, address: str, port: int) -> bool:
         """

@@ -5,6 +5,7 @@ What every spool has to do, as tests.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -12,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from deferrals.interfaces import IMessage, ISpool, Work
+from deferrals.interfaces import IMessage, ISpool, MailKind, Turn, Work
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import (
@@ -25,8 +26,8 @@ from deferrals.model.disposition import (
 )
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import Marks, Route
-from deferrals.testing.values import LATER, makeAddressees, makeEnvelope
+from deferrals.model.verdict import HeaderEdit, Marks, Route
+from deferrals.testing.values import CLIENT, LATER, makeAddressees, makeEnvelope
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import SynchronousTestCase as _TestCase
@@ -210,7 +211,8 @@ class SpoolContract(_TestCase):
         spool = self.makeSpool()
         envelope = makeEnvelope("", smtputf8=True, ret="HDRS", envid="e1")
         message = self.body(spool, envelope, b"\r\nhello\r\n")
-        marks = Marks((("X-Score", "5"),), ("X-Old",), "[spam] ", True)
+        edits = (HeaderEdit("insert", "X", "gr\xfcn\n\tb", 0), HeaderEdit("remove", "Y", index=2))
+        marks = Marks((("X-Score", "5"),), ("X-Old",), "[spam] ", True, edits)
         recipient = Recipient(
             Mailbox.parse("b@example.net"), frozenset({"NEVER"}), "rfc822;b", Route("strict", "box")
         )
@@ -271,6 +273,63 @@ class SpoolContract(_TestCase):
         self.clock.advance(2)
         found = [str(self.claimed(spool, 1, 1)[0].addressees[0]) for _ in range(2)]
         self.assertEqual({name.partition("@")[2] for name in found}, {"a.example", "b.example"})
+
+    def test_only(self) -> None:
+        """Where destinations are named, only these are served, each with its share."""
+        spool = self.makeSpool()
+        for name in ("a", "b", "c", "c"):
+            self.queued(spool, f"x@{name}.example", name, 1.0)
+        self.assertEqual(self.resultOf(spool.claim(9, {}, 9, ["a", "c"])), [])
+        self.clock.advance(2)
+        self.assertEqual(self.resultOf(spool.claim(9, {}, 9, [])), [])
+        works = self.resultOf(spool.claim(9, {"c": 1}, 9, ["a", "c", "d"]))
+        names = sorted(str(work.addressees[0]) for work in works)
+        self.assertEqual(names, ["x@a.example", "x@c.example"])
+        self.assertEqual(len(self.claimed(spool)), 2)
+
+    def looked(self, spool: ISpool, after: Hashable) -> tuple[list[Turn], Hashable]:
+        """
+        @return: all turns that are left, and where they end.
+        """
+        found: list[Turn] = []
+        while True:
+            turns, after = self.resultOf(spool.turns(after))
+            if not turns:
+                return found, after
+            found += turns
+
+    def test_turnsSeen(self) -> None:
+        """
+        The destinations that are due can be looked at, with what waits there; what has
+        become due since, or has had its turn, is found later.
+        """
+        spool = self.makeSpool()
+        self.assertEqual(self.looked(spool, None)[0], [])
+        self.queued(spool, "a@a.example", "a", 1.0)
+        self.queued(spool, "b@a.example", "a", 1.0)
+        self.queued(spool, "a@b.example", "b", 2.0)
+        self.queued(spool, "a@c.example", "c", 5.0)
+        self.clock.advance(3)
+        kinds = (MailKind("box"),)
+        found, after = self.looked(spool, None)
+        self.assertEqual(found, [Turn("a", kinds), Turn("b", kinds)])
+        self.assertEqual(self.looked(spool, after)[0], [])
+        self.clock.advance(3)
+        self.assertEqual(len(self.claimed(spool, 1, 1)), 1)
+        found, _ = self.looked(spool, after)
+        self.assertEqual(found, [Turn("c", kinds), Turn("a", kinds)])
+
+    def test_kindsSeen(self) -> None:
+        """Of what waits for a destination it is seen whose it is, and whether it is a notice."""
+        spool = self.makeSpool()
+        for sender, user in (("", None), ("a@example.net", "anna")):
+            envelope = makeEnvelope(sender, client=attrs.evolve(CLIENT, user=user))
+            message = self.body(spool, envelope, b"\r\nhello\r\n")
+            work = self.resultOf(spool.stage(envelope, message, makeAddressees("a@b.example")))
+            spool.release(work, {work.addressees[0]: self.waits("b", 0.0)})
+        ((turn,), _) = self.looked(spool, None)
+        kinds = {MailKind("box", True, None), MailKind("box", False, "anna")}
+        self.assertEqual((turn.destination, {*turn.kinds}), ("b", kinds))
 
     def test_backOff(self) -> None:
         """A destination that is left alone is not due, and due again when that is taken back."""
@@ -425,3 +484,116 @@ class SpoolContract(_TestCase):
         self.assertEqual(self.resultOf(spool.notes()), {"a": "another"})
         self.clock.advance(1000)
         self.assertEqual(self.resultOf(spool.notes()), {})
+
+    def test_owner(self) -> None:
+        """It says who it is; and that mail can be taken."""
+        spool = self.makeSpool()
+        self.assertTrue(spool.owner)
+        self.assertIs(spool.isThere, True)
+
+
+class SharedSpoolContract(SpoolContract):
+    """
+    What every L{ISpool} does whose content several processes share, each of them an owner.
+    """
+
+    def makeOther(self, spool: ISpool) -> ISpool:
+        """
+        @return: another owner of what is in a spool, open.
+        """
+        raise NotImplementedError
+
+    def endOf(self, spool: ISpool) -> None:
+        """
+        The process of an owner has died, and its lease is over.
+        """
+        raise NotImplementedError
+
+    def shared(self) -> tuple[ISpool, ISpool]:
+        """
+        @return: two owners of the same.
+        """
+        one = self.makeSpool()
+        other = self.makeOther(one)
+        self.assertEqual(one.identity, other.identity)
+        self.assertNotEqual(one.owner, other.owner)
+        return one, other
+
+    def test_sharedTurns(self) -> None:
+        """What waits is any owner's, and is handed out once."""
+        one, other = self.shared()
+        for name in ("a", "b", "c"):
+            self.queued(one, f"{name}@b.example", name, 1.0)
+        self.clock.advance(2)
+        works = [*self.claimed(one, 1), *self.claimed(other, 1), *self.claimed(one, 9)]
+        found = sorted(str(one) for work in works for one in work.addressees)
+        self.assertEqual(found, ["a@b.example", "b@b.example", "c@b.example"])
+        self.assertEqual((self.claimed(one), self.claimed(other)), ([], []))
+
+    def test_othersStaged(self) -> None:
+        """What one owner has staged is not released, claimed or abandoned by another."""
+        one, other = self.shared()
+        work = self.staged(one, "a@example.net")
+        other.release(work, {})
+        other.abandon(work)
+        self.assertEqual(self.claimed(other), [])
+        self.assertEqual(self.claimed(self.makeOther(one)), [])
+        self.assertEqual(self.resultOf(other.waiting()), (1, 1))
+        one.abandon(work)
+        self.assertEqual(self.resultOf(one.waiting()), (0, 0))
+
+    def test_othersLeased(self) -> None:
+        """What is leased to one owner is not recorded, told of or claimed by another."""
+        one, other = self.shared()
+        work = self.owned(one, "a@example.net", "b@example.net")
+        first, second = work.addressees
+        for what in (Remove(), self.waits(), NotifyThenRemove("failed", LATER)):
+            self.resultOf(other.record(work, {first: what}))
+            self.assertEqual(self.claimed(other), [])
+        self.resultOf(other.record(work, dict.fromkeys(work.addressees, Remove())))
+        self.assertEqual(self.resultOf(one.waiting()), (1, 2))
+        self.resultOf(one.record(work, {first: NotifyThenRemove("failed", LATER)}))
+        number = work.envelope.transaction
+        self.assertEqual(self.told(other, number), [])
+        self.assertEqual(self.told(one, number), [("a@example.net", "failed")])
+        self.resultOf(one.record(work, {second: Remove()}))
+        self.assertEqual(self.resultOf(one.waiting()), (1, 1))
+
+    def test_dead(self) -> None:
+        """What a dead owner had staged, leased or begun to tell comes to another one."""
+        one, other = self.shared()
+        self.staged(one, "a@example.net")
+        self.owned(one, "b@example.net")
+        ended = self.owned(one, "c@example.net")
+        self.resultOf(one.record(ended, {ended.addressees[0]: NotifyThenRemove("failed", LATER)}))
+        self.resultOf(one.waiting())
+        self.endOf(one)
+        works = self.claimed(other)
+        found = sorted(str(one) for work in works for one in work.addressees)
+        self.assertEqual(found, ["a@example.net", "b@example.net"])
+        self.assertEqual(self.told(other), [("c@example.net", "failed")])
+        for work in works:
+            self.resultOf(other.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(self.resultOf(other.waiting()), (1, 1))
+
+    def test_woken(self) -> None:
+        """
+        An owner that was thought dead, and is not, changes nothing that another one has
+        taken since; what none has taken it may still say.
+        """
+        one, other = self.shared()
+        taken, free = self.owned(one, "a@example.net"), self.owned(one, "b@example.net")
+        self.resultOf(one.waiting())
+        self.endOf(one)
+        (work,) = self.claimed(other, 1)
+        lost, kept = (taken, free) if work.envelope == taken.envelope else (free, taken)
+        one.abandon(lost)
+        one.renew([lost])
+        self.resultOf(one.record(lost, {lost.addressees[0]: self.waits(seconds=0.0)}))
+        self.resultOf(one.record(lost, {lost.addressees[0]: Remove()}))
+        self.assertEqual(self.resultOf(one.waiting()), (2, 2))
+        self.resultOf(one.record(kept, {kept.addressees[0]: Remove()}))
+        self.resultOf(one.waiting())  # what one has said is written
+        self.assertEqual(self.claimed(other), [])
+        self.resultOf(other.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(self.resultOf(other.waiting()), (0, 0))

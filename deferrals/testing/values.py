@@ -13,6 +13,7 @@ from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Client, Envelope, Parameters, Recipient
 from deferrals.model.reply import Reply
+from deferrals.model.tablekeys import TableKeys
 from deferrals.model.verdict import Route
 from deferrals.spool.message import HEADER_OCTETS, Message
 
@@ -50,11 +51,14 @@ def makeEnvelope(
     )
 
 
-def makeRecipient(address: str, policy: str = "strict", delivery: str = "box") -> Recipient:
+def makeRecipient(
+    address: str, policy: str = "strict", delivery: str = "box", subaddress: str = ""
+) -> Recipient:
     """
     @param address: without brackets.
     """
-    return Recipient(Mailbox.parse(address), route=Route(policy, delivery))
+    route = Route(policy, delivery, subaddress=subaddress)
+    return Recipient(Mailbox.parse(address), route=route)
 
 
 def makeAddressees(*addresses: str) -> list[Addressee]:
@@ -62,3 +66,11 @@ def makeAddressees(*addresses: str) -> list[Addressee]:
     One for each address, numbered.
     """
     return [Addressee(makeRecipient(address), seq=seq) for seq, address in enumerate(addresses)]
+
+
+def tableKeys(address: str, subaddress: str = "+") -> TableKeys:
+    """
+    By what a table is asked about an address.
+    """
+    recipient = makeRecipient(address, subaddress=subaddress)
+    return TableKeys.of(recipient.address, recipient.parted()[0])

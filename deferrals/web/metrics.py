@@ -9,7 +9,8 @@ asked for, from the numbers that C{deferrals status} shows.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import attrs
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -26,7 +27,8 @@ from twisted.python.failure import Failure
 
 from deferrals.deferreds import SharedResult, TimeoutError, errorText, withDeadline
 from deferrals.logger import Logger
-from deferrals.model.status import Histogram, Kind, Status
+from deferrals.model.json import JSON, asNumber
+from deferrals.model.status import BUCKETS, Histogram, Kind, Status
 
 _log = Logger(namespace="deferrals.web")
 
@@ -49,10 +51,13 @@ class QueueFigures:
     """
     @ivar recipients: how many there are, by class and status.
     @ivar oldest: the age of the oldest, in seconds, by class.
+    @ivar missing: the workers that have not answered: what they had is here as they said
+        it last.
     """
 
     recipients: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
     oldest: Mapping[str, float] = attrs.field(factory=dict)
+    missing: Collection[int] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -60,17 +65,20 @@ class Sources:
     """
     Where the numbers come from.
 
+    @ivar status: what was counted.
     @ivar build: C{version}, C{python} and C{twisted}.
     @ivar sessions: how many are open now, by listener.
     @ivar backedOff: how many destinations are left alone.
     @ivar queue: counts what is in the queue.
+    @ivar workers: of a server of several processes, how each is; C{up}: it takes mail.
     """
 
-    status: Status
+    status: Callable[[], Status]
     build: Mapping[str, str]
     sessions: Callable[[], Mapping[str, int]]
     backedOff: Callable[[], int]
     queue: Callable[[], Deferred[QueueFigures]]
+    workers: Callable[[], Sequence[Mapping[str, JSON]]] = tuple
 
 
 @attrs.frozen
@@ -111,10 +119,14 @@ class _Distribution:
     labels: tuple[str, ...]
     measured: str
     text: str
+    always: Sequence[str] = ()
 
     def family(self, status: Status) -> Metric:
         family = HistogramMetricFamily(self.metric, self.text, labels=self.labels)
-        for kind, found in status.measured(self.measured).items():
+        measured = status.measured(self.measured)
+        for name in self.always:
+            measured.setdefault(name, Histogram(BUCKETS[self.measured]))
+        for kind, found in measured.items():
             labels = _sides(kind) if self.labels else ()
             family.add_metric(labels, _buckets(found), found.total)
         return family
@@ -203,7 +215,7 @@ COUNTERS = (
         "notices",
         "What senders were told, one for each recipient",
         {"expired": "failed", "damaged": "failed", "unfit": "failed"},
-        ("failed", "delayed", "delivered", "relayed", "untold"),
+        ("failed", "delayed", "delivered", "relayed", "expanded", "untold"),
     ),
     _Count(
         "deferrals_limits_hit",
@@ -220,6 +232,13 @@ COUNTERS = (
         {"failed": "refused", "not tried": "throttled", "not possible": "failed"},
         ("accepted", "refused", "throttled", "failed"),
     ),
+    _Count(
+        "deferrals_admissions",
+        ("how",),
+        "admissions",
+        "How often a recipient has let in a sender",
+        always=("link", "command"),
+    ),
 )
 
 HISTOGRAMS = (
@@ -228,18 +247,24 @@ HISTOGRAMS = (
         ("reply",),
         "replies",
         "From RCPT TO, or from the data's end, to the reply",
+        ("rcpt", "recipient", "final"),
     ),
     _Distribution(
         "deferrals_mixed_last_recipient_seconds",
         (),
         "mixed",
         "Until the last recipient of a message had it that came in several parts",
+        ("last recipient",),
     ),
     _Distribution(
-        "deferrals_commit_seconds", (), "commit seconds", "How long it took to make mail durable"
+        "deferrals_commit_seconds",
+        (),
+        "commit seconds",
+        "How long it took to make mail durable",
+        ("",),
     ),
     _Distribution(
-        "deferrals_commit_messages", (), "commit messages", "Of how many messages at once"
+        "deferrals_commit_messages", (), "commit messages", "Of how many messages at once", ("",)
     ),
     _Distribution("deferrals_delivery_seconds", ("class",), "deliveries", "How long attempts took"),
     _Distribution(
@@ -261,7 +286,7 @@ class _Families(Collector):
         """
         See C{Collector}.
         """
-        status = self._sources.status
+        status = self._sources.status()
         yield from (one.family(status) for one in COUNTERS)
         yield from (one.family(status) for one in HISTOGRAMS)
         yield from self._services(status)
@@ -286,6 +311,10 @@ class _Families(Collector):
         yield _gauge("deferrals_queue_oldest_seconds", text, ("class",), oldest.items())
         text = "Destinations that are left alone"
         yield _gauge("deferrals_destinations_backed_off", text, (), [((), sources.backedOff())])
+        kept = sources.status().parts().get("refusals")
+        number = kept.get("kept", 0) if isinstance(kept, dict) else 0
+        yield _gauge("deferrals_refusals_kept", "Refusals that are kept", (), [((), number)])
+        yield from _workers(sources.workers(), queue.missing)
 
     def _services(self, status: Status) -> Iterator[Metric]:
         """
@@ -303,8 +332,98 @@ class _Families(Collector):
         yield requests
         text = "0: works, 1: is probed, 2: rests"
         yield _gauge("deferrals_service_state", text, ("service",), states.items())
+        up = [*_owners(status.parts().get("owner"))]
+        if up:
+            text = "Whether a process shares a database with others, and it is there"
+            yield _gauge("deferrals_owner_up", text, ("machine", "worker"), up)
 
 
+def _owners(part: object) -> Iterator[tuple[tuple[str, ...], int]]:
+    """
+    @param part: what a process says of itself; of several, those of each.
+    """
+    if isinstance(part, dict) and "machine" in part:
+        yield (str(part["machine"]), str(part["worker"])), int(bool(part["up"]))
+    elif isinstance(part, dict):
+        for one in part.values():
+            yield from _owners(one)
+
+
+def _workers(workers: Sequence[Mapping[str, JSON]], missing: Collection[int]) -> Iterator[Metric]:
+    """
+    The processes of one server.
+
+    @param missing: those whose figures these are not: none of them counts as up.
+    """
+    up = {(str(one["worker"]),): int(bool(one["up"])) for one in workers}
+    up |= {(str(one),): 0 for one in missing}
+    if up:
+        text = "Whether a worker takes mail and answers"
+        yield _gauge("deferrals_worker_up", text, _WORKER, up.items())
+    if workers:
+        text = "How often a worker was begun again"
+        restarts = CounterMetricFamily("deferrals_worker_restarts", text, None, _WORKER)
+        for one in workers:
+            restarts.add_metric((str(one["worker"]),), asNumber(one["restarts"]))
+        yield restarts
+
+
+class _Processes(Collector):
+    """
+    What the system knows of the processes of one server, together.
+
+    @param pids: the numbers of those beside this one.
+    """
+
+    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
+        self._pids = pids
+        self._seconds: dict[int, float] = {}
+        self._ended = 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        """
+        See C{Collector}.
+        """
+        own = {one.name: one for one in ProcessCollector(registry=None).collect()}
+        seconds: dict[int, float] = {}
+        for pid in self._pids():
+            for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                found = {sample.name: sample.value for sample in family.samples}
+                seconds[pid] = found.get(_SECONDS, seconds.get(pid, 0.0))
+                if family.name in own and family.name not in _OF_ONE:
+                    _addTo(own[family.name], found)
+        ended = {_SECONDS: self._endedSeconds(seconds)}
+        for family in own.values():
+            _addTo(family, ended)
+        yield from own.values()
+
+    def _endedSeconds(self, seconds: dict[int, float]) -> float:
+        """
+        @param seconds: the processor time of those that there are.
+        @return: that of those that were seen before, and have ended: a counter does not
+            go backwards.
+        """
+        before, self._seconds = self._seconds, seconds
+        self._ended += sum(spent for pid, spent in before.items() if seconds.get(pid, 0.0) < spent)
+        return self._ended
+
+
+#: What is no sum: when the first of the processes began, and what each may have.
+_OF_ONE = ("process_start_time_seconds", "process_max_fds")
+
+
+#: A counter.
+_SECONDS = "process_cpu_seconds_total"
+
+
+def _addTo(family: Metric, values: Mapping[str, float]) -> None:
+    family.samples = [
+        sample._replace(value=sample.value + values.get(sample.name, 0.0))
+        for sample in family.samples
+    ]
+
+
+_WORKER = ("worker",)
 _SERVICE = ("service", "outcome")
 _OUTCOMES = {"answered": "answered", "failed": "failed", "left alone": "left_alone"}
 
@@ -334,7 +453,7 @@ class Metrics:
         self._families = _Families(sources)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._families)
-        ProcessCollector(registry=self._registry)
+        self._registry.register(_Processes(self._pids))
         self._text = b""
         self._until = self._queueUntil = float("-inf")
         self._making: SharedResult[bytes] | None = None
@@ -351,6 +470,10 @@ class Metrics:
             making = self._making = SharedResult(Deferred.fromCoroutine(self._make()))
             making.wait().addBoth(self._made)  # who has gone does not end it
         return making.wait()
+
+    def _pids(self) -> list[int]:
+        pids = [one["pid"] for one in self._sources.workers()]
+        return [pid for pid in pids if isinstance(pid, int)]
 
     def _made(self, _: object) -> None:
         self._making = None

@@ -1,5 +1,5 @@
 """
-C{/metrics}, C{/healthz} and C{/readyz}.
+The site: C{/metrics}, C{/healthz}, C{/readyz}, and the pages beside them.
 
 A client here costs next to nothing, whatever it does: there are few connections at
 once, each has one request, a small one, and a time within which it is over.  What
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -23,6 +23,13 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from deferrals.logger import Logger
+from deferrals.web.answers import (
+    HEADERS,
+    Answering,
+    FixedAnswer,
+    answered,
+    misdirected,
+)
 
 _log = Logger(namespace="deferrals.web")
 
@@ -35,11 +42,6 @@ CONNECTION_SECONDS = 20.0
 
 #: So many octets a client may send.
 MAX_OCTETS = 16 * 1024
-
-_MISDIRECTED = 421
-
-#: What Twisted has no words for.
-_PHRASES = {_MISDIRECTED: b"Misdirected Request"}
 
 
 class Channel(HTTPChannel):
@@ -82,6 +84,15 @@ class Channel(HTTPChannel):
             self.cutOff()
         else:
             HTTPChannel.dataReceived(self, data)
+
+    def stay(self, seconds: float) -> None:
+        """
+        It may be there for so long; and it does not count any more among those that go
+        for new ones: the caller bounds their number.
+        """
+        if self._deadline is not None:
+            self._deadline.reset(seconds)
+        self.site.channels.pop(self, None)
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         """
@@ -135,22 +146,13 @@ class WebSite(Site):
         """
         See C{Site}.
         """
-        for name, value in _HEADERS:
+        for name, value in HEADERS:
             request.setHeader(name, value)
         named = request.requestHeaders.getRawHeaders(b"host", [])
         if len(named) != 1 or hostOf(named[0]) not in self._hosts:
-            return FixedAnswer(_MISDIRECTED, "this host is not here (web.hosts)\n")
+            return misdirected()
         found: Resource = Site.getResourceFor(self, request)
         return found
-
-
-_HEADERS = (
-    (b"server", b"deferrals"),
-    (b"connection", b"close"),
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'"),
-)
 
 
 def hostOf(header: bytes) -> str:
@@ -163,72 +165,26 @@ def hostOf(header: bytes) -> str:
     return text.partition(":")[0]
 
 
-class _Page(Resource):
-    """
-    One of them: it can only be read.
-    """
-
-    def __init__(self) -> None:
-        Resource.__init__(self)
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        """
-        See C{Resource}: there is nothing else.
-        """
-        return FixedAnswer(404, "not here\n")
-
-    def render(self, request: Request) -> bytes | int:
-        """
-        See C{Resource}.
-        """
-        if request.method not in (b"GET", b"HEAD"):
-            request.setHeader(b"allow", b"GET, HEAD")
-            return _answer(request, b"this can only be read\n", code=405)
-        answer: bytes | int = Resource.render(self, request)
-        return answer
-
-
-class FixedAnswer(_Page):
-    """
-    Always the same.
-
-    @param code: the status.
-    @param text: the content.
-    """
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__()
-        self._code = code
-        self._text = text.encode("utf-8")
-
-    def render_GET(self, request: Request) -> bytes:
-        """
-        See C{Resource}.
-        """
-        return _answer(request, self._text, code=self._code)
-
-
-def _answer(
-    request: Request, content: bytes, kind: bytes = b"text/plain; charset=utf-8", code: int = 200
-) -> bytes:
-    request.setResponseCode(code, _PHRASES.get(code))
-    request.setHeader(b"content-type", kind)
-    return content
-
-
-class _Root(_Page):
+class _Root(Answering):
     """
     What is above all others.
     """
 
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """
+        See C{Resource}: where there are pages, one says that there is no such.
+        """
+        first: Resource | None = self.children.get(b"")
+        return super().getChild(path, request) if first is None else first.getChild(path, request)
+
     def render_GET(self, request: Request) -> bytes:
         """
         See C{Resource}.
         """
-        return _answer(request, b"not here\n", code=404)
+        return answered(request, b"not here\n", code=404)
 
 
-class Ready(_Page):
+class Ready(Answering):
     """
     Whether mail can be taken.
 
@@ -246,10 +202,10 @@ class Ready(_Page):
         reasons = list(self._reasons())
         text = json.dumps({"ready": not reasons, "reasons": reasons})
         code = 503 if reasons else 200
-        return _answer(request, text.encode("utf-8") + b"\n", b"application/json", code)
+        return answered(request, text.encode("utf-8") + b"\n", b"application/json", code)
 
 
-class Scraped(_Page):
+class Scraped(Answering):
     """
     The metrics.
 
@@ -272,7 +228,7 @@ class Scraped(_Page):
         """
         if not self._isAllowed(request):
             request.setHeader(b"www-authenticate", b'Bearer realm="metrics"')
-            return _answer(request, b"a token is needed\n", code=401)
+            return answered(request, b"a token is needed\n", code=401)
         isGone: list[Failure] = []
         request.notifyFinish().addErrback(isGone.append)
         d = self._make()
@@ -295,7 +251,7 @@ class Scraped(_Page):
 def _answered(content: bytes, request: Request, kind: bytes, isGone: Sequence[Failure]) -> None:
     if not isGone:
         request.setHeader(b"content-length", str(len(content)).encode("ascii"))
-        _answer(request, kind=kind, content=b"")
+        answered(request, kind=kind, content=b"")
         request.write(content)
         request.finish()
 
@@ -305,6 +261,18 @@ def _failed(failure: Failure, request: Request, isGone: Sequence[Failure]) -> No
     if not isGone:
         request.setResponseCode(500)
         request.finish()
+
+
+def hold(request: Request, seconds: float) -> Callable[[], None]:
+    """
+    Let a request's connection stay for so long.
+
+    @return: what cuts it off, whatever it has still to read.
+    """
+    channel = request.channel
+    assert isinstance(channel, Channel)
+    channel.stay(seconds)
+    return channel.cutOff
 
 
 def tokenOf(path: str) -> bytes:
@@ -323,11 +291,16 @@ def siteOf(
     hosts: frozenset[str],
     token: Callable[[], bytes | None],
     clock: IReactorTime,
+    pages: Mapping[bytes, Resource] | None = None,
 ) -> WebSite:
     """
     All of it; see the classes.
+
+    @param pages: what is there beside that, by the first part of its path.
     """
     root = _Root()
+    for name, page in (pages or {}).items():
+        root.putChild(name, page)
     root.putChild(b"metrics", Scraped(metrics, kind, token))
     root.putChild(b"healthz", FixedAnswer(200, "ok\n"))
     root.putChild(b"readyz", Ready(reasons))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from twisted.logger import Logger, LogPublisher
@@ -15,6 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.app import log
 from deferrals.app.log import JSONObserver, PlainObserver
+from deferrals.logger import Logger as OwnLogger
+from deferrals.model.status import Status
 
 
 class LogTests(SynchronousTestCase):
@@ -43,6 +46,23 @@ class LogTests(SynchronousTestCase):
         logger.info("a stage that logs in the old way")
         self.assertIn("old way", self.written())
 
+    def test_named(self) -> None:
+        """An event with a name is written as others are; a failure with its traceback."""
+        self.logger(PlainObserver)
+        logger = OwnLogger(namespace="deferrals.test", observer=self.publisher)
+        logger.tell(Status(), "{client} is {what}", event="one", client="x\x1b\n", what=7)
+        logger.tell(Status(), "{client!s} alone", event="two", client="y\u202e")
+        try:
+            raise ValueError("on purpose")
+        except ValueError:
+            logger.failure("{what} failed", event="three", what="all")
+        one, two, three, *more = self.written().splitlines()
+        self.assertEqual(one.partition("] ")[2], "x\\x{1B}  is 7")
+        self.assertEqual(two.partition("] ")[2], "y\\x{202E} alone")
+        self.assertEqual(three.partition("[")[2], "deferrals.test critical] all failed")
+        self.assertTrue(all(line.startswith("\t") for line in more))
+        self.assertIn("\tbuiltins.ValueError: on purpose", more)
+
     def test_plain(self) -> None:
         """Time, who, what; the level where it is not info."""
         logger = self.logger(PlainObserver)
@@ -55,6 +75,15 @@ class LogTests(SynchronousTestCase):
             r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d \[deferrals.test\] X to=<a@b.c>$",
         )
         self.assertTrue(second.endswith(" [deferrals.test error] bad luck"))
+
+    def test_worker(self) -> None:
+        """Of several processes, which says it."""
+        logger = self.logger(partial(PlainObserver, worker=3))
+        logger.info("luck")
+        logger.error("bad luck")
+        first, second = (line.partition("[")[2] for line in self.written().splitlines())
+        self.assertEqual(first, "deferrals.test worker 3] luck")
+        self.assertEqual(second, "deferrals.test worker 3 error] bad luck")
 
     def flushed(self, inReactor: bool, *levels: str) -> bytes:
         """
@@ -103,6 +132,22 @@ class LogTests(SynchronousTestCase):
         self.assertEqual(len(self.turns), 1)
         self.assertEqual(self.file.getvalue(), "")
         self.assertEqual(len(self.written().splitlines()), 5)
+
+    def test_order(self) -> None:
+        """What is made into lines when the turn ends keeps its place among the others."""
+        for kind in (PlainObserver, JSONObserver):
+            logger = self.logger(kind)
+            told = OwnLogger(namespace="deferrals.test", observer=self.publisher)
+            changing = ["one"]
+            logger.info("{a}", a=changing)
+            told.tell(Status(), "{a} {b}", event="untold", a="two\u2028forged", b=3.5)
+            logger.info("{a}", a="four")
+            changing[0] = "five"
+            lines = self.written().splitlines()
+            found = [line for line in lines if "one" in line or "two" in line or "four" in line]
+            self.assertEqual(len(found), 3, found)
+            for line, words in zip(lines, ("['one']", "two forged 3.5", "four"), strict=True):
+                self.assertIn(words, line.replace("\\\\", "\\").replace("\\x{2028}", " "))
 
     def test_oneLine(self) -> None:
         """A text with line feeds cannot be taken for another event."""

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.app import output
 from deferrals.app.output import KEPT_OCTETS, PIECE_OCTETS, Output
+from tests.rigs import rig
 
 
 class Reactor(Clock):
@@ -144,6 +146,22 @@ class FileTests(OutputCase):
         other = self.output(self.path)
         other.write("x" * 9999 + "\n")
         self.assertFalse(os.path.exists(self.path + ".3"))
+
+    def test_others(self) -> None:
+        """A file that others have made too long is rotated, too, and who asked is told."""
+        told: list[None] = []
+        made = self.output(self.path, 8)
+        made.rotated = lambda: told.append(None)
+        made.look()
+        with open(self.path, "a") as other:
+            other.write("0123456789\n")
+        self.assertEqual(self.read(), "0123456789\n")
+        made.look()
+        self.assertEqual((self.read(".1"), self.read()), ("0123456789\n", ""))
+        self.reactor.advance(0)
+        self.assertEqual(told, [None])
+        self.output(self.path).look()
+        self.assertEqual(self.read(), "")
 
     def test_cannotRotate(self) -> None:
         """Then the file grows: no line is lost."""
@@ -358,6 +376,59 @@ class StandardOutputTests(OutputCase):
         self.patch(atexit, "register", registered.append)
         made, _ = self.pipe()
         self.assertEqual(registered, [made.finish])
+
+
+#: One of several processes that log: lines of many lengths, some at a time.
+WRITER = """
+import random, sys
+from deferrals.app.output import Output
+from tests.app.test_output import Reactor
+
+who, count = sys.argv[1], int(sys.argv[2])
+chance, output, number = random.Random(who), Output(Reactor()), 0
+while number < count:
+    lines = []
+    for number in range(number + 1, min(count, number + chance.randint(1, 40)) + 1):
+        lines.append(f"{who} {number} {'x' * chance.choice((10, 100, 300, 1500))} {number} {who}")
+    output.write("".join(line + "\\n" for line in lines))
+    while output._kept:
+        output.finish()
+"""
+
+PROCESSES = 4
+
+#: So many lines they write, in all.
+LINES = rig(8_000, 100_000)
+
+
+class SeveralTests(SynchronousTestCase):
+    """
+    Several processes that have one log.
+    """
+
+    def test_torn(self) -> None:
+        """No line of one comes into a line of another, in a pipe that is full at times."""
+        reading, writing = os.pipe()
+        path = os.pathsep.join([os.getcwd(), *sys.path])
+        each = LINES // PROCESSES
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, f"w{number}", str(each)],
+                stdout=writing,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+            for number in range(PROCESSES)
+        ]
+        os.close(writing)
+        found = dict.fromkeys((f"w{number}" for number in range(PROCESSES)), 0)
+        with os.fdopen(reading, encoding="ascii") as log:
+            for line in log:
+                who, number, text, again, same = line.split()
+                found[who] += 1
+                self.assertEqual((found[who], number, who), (int(number), again, same), line)
+                self.assertEqual(text.strip("x"), "", line)
+        self.assertEqual([writer.wait(60) for writer in writers], [0] * PROCESSES)
+        self.assertEqual(set(found.values()), {each})
 
 
 class PropertyTests(OutputCase):

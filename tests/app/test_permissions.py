@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from deferrals.app.permissions import User, problems
+from deferrals.app.permissions import User, mailboxRemarks, problems
 from tests.configs import LISTEN, ConfigCase
 
 #: A user that owns nothing here.
@@ -52,6 +52,25 @@ class PermissionTests(ConfigCase):
         self.assertEqual(self.found(User("root", 0, frozenset()), text), [])
         self.assertEqual(self.found(User.current(), text), [])
 
+    def test_tables(self) -> None:
+        """A table's file is read by that user, too."""
+        os.chmod(self.directory, 0o777)
+        for mode, keys in ((0o600, ["tables.people.path"]), (0o604, [])):
+            path = self.file("people", mode)
+            text = f'[tables.people]\nuse = "file"\npath = "{path}"\n'
+            self.assertEqual(self.found(STRANGER, text), keys)
+
+    def test_secret(self) -> None:
+        """The secrets of SRS are read again at a reload."""
+        os.chmod(self.directory, 0o777)
+        path = self.file("srs.secret", 0o600)
+        text = LISTEN.replace("none", "out") + (
+            f'[srs]\ndomain = "mx.example"\nsecret_file = "{path}"\n[deliveries.out]\nuse = "mx"\n'
+        )
+        config = self.load(f'hostname = "mx.example"\nstate_dir = "{self.directory}"\n{text}')
+        self.assertEqual([key for key, _ in problems(config, STRANGER)], ["srs.secret_file"])
+        self.assertEqual(problems(config, User.current()), [])
+
     def test_group(self) -> None:
         """A group's right is enough; that of others does not help who is in the group."""
         os.chmod(self.directory, 0o777)
@@ -88,3 +107,27 @@ class PermissionTests(ConfigCase):
         self.assertEqual(User.of(0).name, "root")
         self.assertIn(77, User.of(0, 77).groups)
         self.assertEqual(User.of(4242), User("4242", 4242, frozenset({4242})))
+
+    def test_mailboxes(self) -> None:
+        """Where mail is to be written: what cannot be made by that user is said."""
+        mail, full = os.path.join(self.directory, "mail"), os.path.join(self.directory, "full")
+        os.makedirs(os.path.join(full, "example.net"))
+        text = (
+            f'{LISTEN}[deliveries.a]\nuse = "maildir"\npath = "{mail}/{{domain}}/{{local}}"\n'
+            f'[deliveries.b]\nuse = "file"\npath = "{mail}"\n'
+            f'[deliveries.c]\nuse = "maildir"\npath = "{full}/{{domain}}/{{local}}"\n'
+            '[deliveries.d]\nuse = "discard"\n'
+            '[policies.open]\nenvelope = "accept"\n[[recipients]]\nmatch = "*@example.net"\n'
+            f'policy = "open"\ndeliver = {{ use = "maildir", path = "{mail}/{{local}}" }}\n'
+        )
+        config = self.load(text)
+        keys = ["deliveries.a.path", "deliveries.b.path", "recipients[0].deliver.path"]
+        found = mailboxRemarks(config, STRANGER)
+        self.assertEqual([key for key, _ in found], keys)
+        for _, why in found:
+            self.assertIn(f"cannot write mail there: {self.directory} has mode 0", why)
+        os.mkdir(mail, 0o755)
+        self.assertEqual([key for key, _ in mailboxRemarks(config, STRANGER)], keys)
+        self.assertEqual(mailboxRemarks(config, User.current()), [])
+        os.chmod(mail, 0o777)
+        self.assertEqual(mailboxRemarks(config, STRANGER), [])

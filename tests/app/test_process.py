@@ -5,6 +5,7 @@ Signals, pid files, and the service manager.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import socket
@@ -15,7 +16,16 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.app.process import Signals, endAtOnce, forgetStale, notify, startWatchdog
+from deferrals.app.process import (
+    REAP_SECONDS,
+    Signals,
+    endAtOnce,
+    forgetStale,
+    keepWhatBegan,
+    notify,
+    startReaping,
+    startWatchdog,
+)
 
 
 class ProcessCase(SynchronousTestCase):
@@ -27,6 +37,23 @@ class ProcessCase(SynchronousTestCase):
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.patch(os, "environ", dict(os.environ))
+
+
+class GarbageTests(ProcessCase):
+    """
+    L{keepWhatBegan}.
+    """
+
+    def test_kept(self) -> None:
+        """What is there is not gone through any longer; what comes since is."""
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        self.addCleanup(gc.unfreeze)
+        there: list[object] = []
+        keepWhatBegan()
+        new: list[object] = [there]
+        followed = gc.get_objects()
+        self.assertFalse(any(one is there for one in followed))
+        self.assertTrue(any(one is new for one in followed))
 
 
 class SignalTests(ProcessCase):
@@ -64,6 +91,22 @@ class SignalTests(ProcessCase):
         endAtOnce()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.assertIs(signal.getsignal(number), signal.SIG_DFL)
+
+    def test_secondForOthers(self) -> None:
+        """With several processes it ends all: the others first, also one that has ended."""
+        killed: list[tuple[int, int]] = []
+
+        def kill(pid: int, number: int) -> None:
+            killed.append((pid, number))
+            if pid == 71:
+                raise ProcessLookupError
+
+        self.patch(os, "kill", kill)
+        endAtOnce(lambda: [71, 72])
+        signal.raise_signal(signal.SIGTERM)
+        own = (os.getpid(), signal.SIGTERM)
+        self.assertEqual(killed, [(71, signal.SIGKILL), (72, signal.SIGKILL), own])
+        self.assertIs(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
 
 
 class PidFileTests(ProcessCase):
@@ -147,3 +190,19 @@ class NotifyTests(ProcessCase):
             self.assertIsNone(startWatchdog(Clock()))
         os.environ.update(WATCHDOG_USEC="30000000", WATCHDOG_PID="1")
         self.assertIsNone(startWatchdog(Clock()))
+
+
+class ReapingTests(SynchronousTestCase):
+    """
+    L{startReaping}.
+    """
+
+    def test_first(self) -> None:
+        """Process 1 of a container looks for orphans, until it stops; no other process does."""
+        clock = Clock()
+        self.assertIsNone(startReaping(clock))
+        self.patch(os, "getpid", lambda: 1)
+        reaping: Any = startReaping(clock)
+        clock.advance(REAP_SECONDS)
+        reaping.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])

@@ -4,28 +4,31 @@ The server of a configuration: its start, its end, and its reload.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import stat
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
 from deferrals.app import service as module
-from deferrals.app.service import MailService, checkConfig, keepStatePrivate
+from deferrals.app.service import (
+    MailService,
+    OwnOperators,
+    checkConfig,
+    keepStatePrivate,
+    leftBy,
+)
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError, DeferralsError, ListenError, SpoolError
+from deferrals.model.ids import formatId
+from deferrals.operator.control import Partial
 from deferrals.server.mailserver import MailServer
-from tests.configs import LISTEN, ConfigCase
-
-RULES = """
-[policies.open]
-[[recipients]]
-match = "*@x.example"
-policy = "open"
-deliver = { use = "discard" }
-"""
+from tests.configs import LISTEN, RULES, ConfigCase
 
 
 class Port:
@@ -170,6 +173,37 @@ class MailServiceTests(ConfigCase):
         self.assertIs(self.service.config, self.following)
         self.assertEqual((self.said, self.later), (["configuration reloaded"], []))
 
+    def scanned(self, *ports: int) -> Config:
+        """Policies with a scanner each."""
+        tables = "".join(
+            f'[policies.p{port}]\ncontent = [{{ use = "rspamd", url = "http://[::1]:{port}" }}]\n'
+            for port in ports
+        )
+        return self.load(f"{LISTEN}{RULES}{tables}")
+
+    def scanners(self) -> list[str]:
+        """Which of them are seen."""
+        parts = self.service.server.status.parts()
+        return sorted(part[-1] for part in parts if part.startswith("rspamd "))
+
+    def test_whatIsShown(self) -> None:
+        """
+        A service that the configuration names no longer rests for nobody: it is seen
+        no longer; one that is named again is what it was.  A reload that fails changes
+        nothing.
+        """
+        for ports, wanted in (((1,), ["1"]), ((1, 2), ["1", "2"]), ((2,), ["2"]), ((), [])):
+            self.following = self.scanned(*ports)
+            self.replaced()
+            self.assertEqual(self.scanners(), wanted)
+        self.following = self.scanned(1)
+        self.cannotListen = ListenError("tcp:2525", "Address already in use")
+        self.replaced(succeeds=False)
+        self.assertEqual(self.scanners(), [])
+        self.cannotListen = None
+        self.replaced()
+        self.assertEqual(self.scanners(), ["1"])
+
     def unchanged(self, words: str) -> None:
         """A reload fails, and all is as before."""
         before = self.service.config
@@ -210,7 +244,7 @@ class MailServiceTests(ConfigCase):
         """A stop waits for a reload that is under way, and none begins after it."""
         self.service.startService()
         under: Deferred[None] = Deferred()
-        self.service._reloads.run(lambda: under)
+        self.service.reloads.run(lambda: under)
         done = self.service.stopService()
         self.assertEqual(self.grace, [])
         under.callback(None)
@@ -226,6 +260,45 @@ class MailServiceTests(ConfigCase):
             self.later,
             ["hostname changes at the next start", "max_judging changes at the next start"],
         )
+
+    def test_left(self) -> None:
+        """What a worker has left that there is no longer is this one's to deliver."""
+        drained: list[tuple[int, str]] = []
+        self.patch(MailServer, "drain", lambda server, *left: drained.append(left))
+        config = self.service.config
+        for name in ("1", "3", "x", "0"):
+            os.makedirs(os.path.join(config.workersDirectory, name))
+        os.chmod(config.stateDir, 0o700)
+        self.addCleanup(shutil.rmtree, config.workersDirectory)
+        self.service.startService()
+        self.started.callback(self.service.server)
+        self.assertEqual(drained, [(one, config.spoolOf(one)) for one in (1, 3)])
+        two = attrs.evolve(config, workers=2)
+        two.cameFrom(config.path, "")
+        self.assertEqual([leftBy(two, worker) for worker in (0, 1)], [[], [3]])
+
+    def test_ownOperators(self) -> None:
+        """Operators see what is left beside what is its own; the server speaks for itself."""
+
+        class Called:
+            def __init__(self, words: Any) -> None:
+                self.words = words
+
+            def call(self, name: str, *args: Any) -> Deferred[Any]:
+                return succeed(self.words)
+
+        page = [{"id": formatId(7), "seq": 0}], None
+        found: dict[int, Any] = {0: Called(([], None)), 3: Called(page)}
+        operators = OwnOperators(lambda: found)
+        both = self.successResultOf(operators.call("look", {}, 5, None))
+        self.assertEqual(both, (page[0], None))
+        self.assertEqual(self.successResultOf(operators.call("status")), ([], None))
+        found[3] = None
+        named = self.successResultOf(operators.call("look", {}, 5, None))
+        assert isinstance(named, Partial)
+        self.assertEqual(named.missing, {3: "does not answer"})
+        del found[3]
+        self.assertEqual(self.successResultOf(operators.call("look", {}, 5, None)), ([], None))
 
 
 class StateTests(ConfigCase):
@@ -293,3 +366,20 @@ class CheckConfigTests(ConfigCase):
         with self.assertRaises(ConfigError) as caught:
             checkConfig(self.load(f'state_dir = "{path}"\n{LISTEN}{RULES}'), Clock())
         self.assertEqual([key for key, _ in caught.exception.problems], ["state_dir"])
+
+    def test_spoolPassword(self) -> None:
+        """A file of the database's password that is none is said, and none is needed."""
+        spool = '[spool]\nnotes = "postgresql"\nconninfo = "host=db"\n'
+        checkConfig(self.load(f"{LISTEN}{RULES}{spool}"), Clock())
+        directory = os.path.abspath(self.mktemp())
+        os.mkdir(directory)
+        for name in (directory, "missing"):
+            text = f'{LISTEN}{RULES}{spool}password_file = "{name}"\n'
+            with self.assertRaises(ConfigError) as caught:
+                checkConfig(self.load(text), Clock())
+            ((key, problem),) = caught.exception.problems
+            self.assertEqual(key, "spool.password_file")
+            self.assertIn(name, problem)
+
+    if importlib.util.find_spec("psycopg") is None:
+        test_spoolPassword.skip = "needs the extra postgresql"  # type: ignore[attr-defined]

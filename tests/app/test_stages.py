@@ -12,14 +12,14 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
 from deferrals.app.stages import StageSet, deliveryNames
-from deferrals.errors import ConfigError
+from deferrals.errors import ConfigError, TableError
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
-from deferrals.model.reply import R550_SENDER_ROUTING
-from deferrals.model.verdict import Accept, Refuse
+from deferrals.model.reply import R550_SENDER_ROUTING, R550_UNKNOWN_RECIPIENT
+from deferrals.model.verdict import Accept, Refuse, Route
 from deferrals.server.services import Services
 from deferrals.stages.content.judge import ContentJudge
-from deferrals.testing import FakeServices, makeEnvelope, makeRecipient
+from deferrals.testing import FakeServices, makeEnvelope, makeRecipient, tableKeys
 from tests.configs import LISTEN, ConfigCase
 
 
@@ -163,6 +163,103 @@ deliver = {{ use = {deliver} }}
         )
 
 
+class ForwardTests(ConfigCase):
+    """
+    C{[srs]} and C{forward}.
+    """
+
+    TEXT = """
+        hostname = "mx.example.net"
+        bounces = "out"
+        subaddress = "+"
+        [[listen]]
+        endpoint = "tcp:2525"
+        [deliveries.out]
+        use = "mx"
+        expire = "2d"
+        [deliveries.fwd]
+        use = "forward"
+        through = "out"
+        [srs]
+        domain = "example.net"
+        secret_file = "srs.secret"
+        [policies.open]
+        envelope = "accept"
+        [[recipients]]
+        match = "*@example.net"
+        policy = "open"
+        deliver = { use = "discard" }
+        [[recipients]]
+        match = "*@x.example"
+        policy = "open"
+        deliver = "fwd"
+        """
+
+    def stages(self, secret: str = "secret", text: str = TEXT, mode: int = 0o600) -> StageSet:
+        config = self.load(text)
+        path = os.path.join(config.baseDir, "srs.secret")
+        with open(path, "w") as file:
+            file.write(f"{secret}\n")
+        os.chmod(path, mode)
+        return StageSet(config, Services(Clock(), hostname="mx.example.net"))
+
+    def judge(self, stages: StageSet, address: str, sender: str = "") -> Any:
+        return stages.envelope.judgeRecipient(makeEnvelope(sender), makeRecipient(address))
+
+    def test_paths(self) -> None:
+        """A stranger's path is rewritten, and known again, with a + in its hash, too."""
+        stages = self.stages()
+        for number in range(200):
+            sender = Mailbox.parse(f"me{number}@client.example")
+            path = stages.reversePath(sender)
+            self.assertEqual(path.domain, "example.net")
+            if "+" in path.local:
+                break
+        verdict = self.judge(stages, str(path))
+        self.assertEqual(verdict, Accept(route=Route("", "[srs]")))
+        self.assertIn("[srs]", stages.deliveries)
+        self.assertEqual(stages.schedules["[srs]"].expire, 2 * 86400)
+        self.assertTrue(stages.envelope.isOurs(path))
+        self.assertEqual(stages.routeBack(path), Route("", "[srs]"))
+        self.assertEqual(stages.routeBack(sender), Route("", "out"))
+
+    def test_own(self) -> None:
+        """Our own senders keep theirs."""
+        stages = self.stages()
+        for own in ("me@example.net", "you@x.example"):
+            self.assertEqual(str(stages.reversePath(Mailbox.parse(own))), own)
+
+    def test_refused(self) -> None:
+        """A bad hash is no recipient, whatever rule there is for its domain."""
+        verdict = self.judge(self.stages(), "SRS0=aaaa=AA=client.example=me@example.net")
+        self.assertEqual(verdict, Refuse(R550_UNKNOWN_RECIPIENT))
+        verdict = self.judge(self.stages(), "srs0-team@example.net")
+        self.assertIsInstance(verdict, Accept)
+
+    def test_hostname(self) -> None:
+        """Without a rule for the domain, where that is the server's name."""
+        text = self.TEXT.replace('domain = "example.net"', 'domain = "mx.example.net"')
+        stages = self.stages(text=text)
+        path = stages.reversePath(Mailbox.parse("me@client.example"))
+        self.assertIsInstance(self.judge(stages, str(path)), Accept)
+        self.assertTrue(stages.envelope.isOurs(path))
+
+    def test_secret(self) -> None:
+        """The place of the error is the key."""
+        error = self.assertRaises(ConfigError, self.stages, mode=0o644)
+        self.assertIn("srs.secret_file: expected a file that only its owner can read", str(error))
+        other = self.stages("other\nsecret")
+        path = self.stages().reversePath(Mailbox.parse("me@client.example"))
+        self.assertIsInstance(self.judge(other, str(path)), Accept)
+        self.assertNotEqual(other.reversePath(Mailbox.parse("me@client.example")), path)
+
+    def test_without(self) -> None:
+        """Without C{[srs]} all senders keep theirs."""
+        stages = StageSet(self.load(LISTEN), Services(Clock(), hostname="mx"))
+        sender = Mailbox.parse("me@client.example")
+        self.assertIs(stages.reversePath(sender), sender)
+
+
 class SubaddressTests(ConfigCase):
     """
     C{subaddress}.
@@ -209,7 +306,28 @@ class SubaddressTests(ConfigCase):
             assert verdict.route is not None
             self.assertEqual(verdict.route.delivery, rule)
             delivery: Any = house.deliveries[rule]
-            self.assertEqual(os.path.basename(delivery.mailbox(recipient.address)), mailbox)
+            self.assertEqual(
+                os.path.basename(delivery.mailbox(recipient.routed(verdict.route))), mailbox
+            )
+
+    def test_shared(self) -> None:
+        """A delivery that several rules name goes by the rule of each recipient."""
+        rules = "".join(
+            f'[[recipients]]\nmatch = "{name}@example.net"\npolicy = "open"\n'
+            f'subaddress = "{mark}"\ndeliver = "box"\n'
+            for name, mark in (("anna", "+"), ("bob", "-"))
+        )
+        box = '[deliveries.box]\nuse = "maildir"\npath = "mail/{local}"\n'
+        house = self.house(f'{LISTEN}[policies.open]\nenvelope = "accept"\n{box}{rules}')
+        delivery: Any = house.deliveries["box"]
+        for local, mailbox, detail in (("anna+a-b", "anna", "a-b"), ("bob-a+b", "bob", "a+b")):
+            recipient = makeRecipient(f"{local}@example.net")
+            verdict = house.envelope.judgeRecipient(makeEnvelope(), recipient)
+            assert isinstance(verdict, Accept) and verdict.route is not None
+            routed = recipient.routed(verdict.route)
+            self.assertEqual(routed.detail, detail)
+            self.assertEqual(os.path.basename(delivery.mailbox(routed)), mailbox)
+            self.assertEqual(str(routed), f"{local}@example.net")
 
     def test_wrong(self) -> None:
         """What cannot be a separator is said."""
@@ -217,3 +335,39 @@ class SubaddressTests(ConfigCase):
             text = f'subaddress = "{value}"\n{LISTEN}'
             error = self.assertRaises(ConfigError, self.load, text)
             self.assertIn('subaddress: expected one character such as "+"', str(error))
+
+
+class LookUpTableTests(ConfigCase):
+    """
+    C{[tables.NAME]} over a reload.
+    """
+
+    TABLE = '[tables.people]\nuse = "file"\npath = "people"\n'
+
+    def test_kept(self) -> None:
+        """A table that says the same is kept, and asked anew; another one is another."""
+        services = Services(Clock(), hostname="mx.example.net", baseDir=self.mktemp())
+        os.mkdir(services.baseDir)
+        first = StageSet(self.load(LISTEN + self.TABLE), services)
+        named, keys = services.table("people"), tableKeys("a@example.net")
+        self.failureResultOf(named.lookUp(keys), TableError)
+        first.show()
+        for value, text, isKept in (
+            ("one", self.TABLE, True),
+            ("two", self.TABLE, True),
+            ("three", self.TABLE + "stale = 5\n", False),
+        ):
+            with open(os.path.join(services.baseDir, "people"), "w", encoding="utf-8") as file:
+                file.write(f"a@example.net: {value}\n")
+            following = StageSet(self.load(LISTEN + text), services, first)
+            self.assertEqual(following.tables["people"] is first.tables["people"], isKept)
+            following.show()
+            found = self.successResultOf(named.lookUp(keys))
+            self.assertEqual(found, {"value": value})
+
+    def test_notBuilt(self) -> None:
+        """What a kind does not want is said by its place."""
+        table = '[tables.people]\nuse = "dovecot"\nsocket = "nonsense:x"\n'
+        services = Services(Clock(), hostname="mx.example.net")
+        error = self.assertRaises(ConfigError, StageSet, self.load(LISTEN + table), services)
+        self.assertEqual([key for key, _ in error.problems], ["tables.people.socket"])

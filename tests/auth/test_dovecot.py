@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from deferrals.auth import dovecot
-from deferrals.auth.dovecot import DovecotChecker, DovecotError, unescaped
+from deferrals.auth.dovecot import DovecotChecker, DovecotError
 
 GREETING = (
     b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID\t12\nCUID\t1\n"
@@ -253,10 +253,6 @@ class DovecotTests(SynchronousTestCase):
                 self.endpoint.transports[0].protocol.dataReceived(line.replace(b"OK", b"") + b"\n")
         self.clock.advance(30)
         self.failureResultOf(d)
-
-    def test_unescaped(self) -> None:
-        """What stands for tabs and line ends."""
-        self.assertEqual(unescaped(b"a\x01tb\x01nc\x01rd\x010e\x011f\x01x"), b"a\tb\nc\rd\0e\x01fx")
 
     def test_plugin(self) -> None:
         """C{--auth dovecot:PATH} finds it; an endpoint that is none is told at once."""

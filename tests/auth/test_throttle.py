@@ -21,6 +21,7 @@ from deferrals.model.limits import Limits
 from deferrals.server.limits import SharedLimits
 from deferrals.spool.memory import MemorySpool
 from tests.harness import GREETING, Bench, Transport
+from tests.rigs import examples
 
 HOME, OFFICE, HOTEL = "192.0.2.1", "198.51.100.7", "203.0.113.9"
 
@@ -224,7 +225,7 @@ class GuessingTests(ThrottleCase):
         self.assertEqual(self.said(HOME, "right"), "alice")
         self.assertEqual(self.throttle._running, {})
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(
         st.lists(
             st.tuples(st.integers(0, 40), st.integers(1, 15), st.sampled_from([0, 1, 300, 2000])),

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import os
 
-from deferrals.config.crosscheck import remarks
-from tests.configs import LISTEN, ConfigCase
+from deferrals.config.crosscheck import aliasRemarks, remarks
+from tests.configs import LISTEN, RULES, ConfigCase
 
 
 def listening(*endpoints: str) -> str:
@@ -97,6 +97,20 @@ class RemarkTests(ConfigCase):
             self.assertEqual(key, "recipients[2].match")
             self.assertIn("recipients[1] is for all of these already", what)
 
+    def test_unsigned(self) -> None:
+        """Notices are from the server itself: a key of another domain does not sign them."""
+        out = "[deliveries.out]\nuse = 'mx'\n"
+        for domain, sign, bounces, count in (
+            ("example.net", "", "out", 1),
+            ("MX.example.net", "", "out", 0),
+            ("example.net", "sign = ['submission']\n", "out", 0),
+            ("example.net", "", "none", 0),
+        ):
+            key = f"[[dkim]]\ndomain = '{domain}'\nselector = 's'\nkey = 'k'\n{sign}"
+            top = f"hostname = 'mx.example.net'\n{LISTEN.replace('none', bounces)}"
+            found = [one for one in remarks(self.load(top + key + out + RULES)) if one[0] == "dkim"]
+            self.assertEqual(len(found), count, (domain, sign, bounces))
+
     def test_reachable(self) -> None:
         """One that is for others as well, or stands behind a rule for some clients, is."""
         for before, behind in (
@@ -132,9 +146,106 @@ class RemarkTests(ConfigCase):
             ),
             ("", good, f"{{ use = 'users', sqlite = '{here}' }}", []),
             ("", good, "{ use = 'users', sqlite = 'no.db' }", ["recipients[0].check[0].sqlite"]),
+            *(
+                ("", good, f"{{ use = 'aliases', file = '{file}', refusers = 'drop' }}", keys)
+                for file, keys in ((here, []), ("none", ["recipients[0].check[0].file"]))
+            ),
         ):
             found = self.stageRemarks(content, deliver, check)
             self.assertEqual([key for key, _ in found], keys)
+
+    def test_tables(self) -> None:
+        """Files of tables that are not there."""
+        for path, keys in ((os.path.abspath(__file__), []), ("no.db", ["tables.people.path"])):
+            table = f"[tables.people]\nuse = 'file'\npath = '{path}'\n"
+            self.assertEqual([key for key, _ in remarks(self.load(LISTEN + table))], keys)
+
+    def test_aliases(self) -> None:
+        """Where what members refuse is filed, each policy that may refuse says where."""
+        rule = (
+            "[[recipients]]\nmatch = '*@x.example'\npolicy = 'open'\n"
+            "deliver = { use = 'discard' }\ncheck = [ { use = 'aliases', file = 'a'%s } ]\n"
+        )
+        policies = "[policies.open]\nenvelope = 'accept'\n[policies.strict]\n%s"
+        filed = "quarantine = { use = 'discard' }\n"
+        self.load(LISTEN + policies % filed + rule % "")
+        dropped = rule % ", refusers = 'drop'"
+        self.load(LISTEN + policies % "" + dropped)
+        (problem,) = self.problems(LISTEN + policies % "" + rule % "")
+        self.assertIn("policies.strict.quarantine: a delivery: recipients[0].check[0] may", problem)
+
+    def test_aliasFaults(self) -> None:
+        """Lines of a file of aliases that cannot be read, each with its number."""
+        rule = "[[recipients]]\nmatch = '*@x.example'\npolicy = 'open'\ndeliver = 'box'\n"
+        rule += "check = [ { use = 'aliases', file = '%s', refusers = 'drop' } ]\n"
+        rule += "[policies.open]\nenvelope = 'accept'\n[deliveries.box]\nuse = 'discard'\n"
+        path = os.path.abspath(self.mktemp())
+        for text, expected in (
+            ("a: b\n", []),
+            ("a: |b\nc: d\ne\n", [f"{path}, line 1: a program", f"{path}, line 3: expected"]),
+            ("a: /b\n" * 30, [f"{path}, line 1: a file", *[f"{path}, line"] * 19, f"{path}: 10"]),
+        ):
+            with open(path, "w", encoding="ascii") as file:
+                file.write(text)
+            found = list(aliasRemarks(self.load(LISTEN + rule % path)))
+            self.assertEqual(len(found), len(expected), found)
+            for (key, problem), words in zip(found, expected, strict=True):
+                self.assertEqual(key, "recipients[0].check[0].file")
+                self.assertTrue(problem.startswith(words), problem)
+        os.unlink(path)
+        self.assertEqual(list(aliasRemarks(self.load(LISTEN + rule % path))), [])
+        os.mkdir(path)
+        ((_, problem),) = aliasRemarks(self.load(LISTEN + rule % path))
+        self.assertIn("cannot be read", problem)
+
+    def test_score(self) -> None:
+        """A script goes by the score of a stage before it."""
+        sieve, rspamd = "{ use = 'sieve', path = 'x', score = 'rspamd' }", "{ use = 'rspamd' }"
+        policy = "[policies.a]\ncontent = [%s]\n"
+        self.load(LISTEN + policy % f"{rspamd}, {sieve}")
+        for content, there in (
+            (f"{sieve}, {rspamd}", "none there"),
+            (f"{{ use = 'spamassassin', socket = 'tcp:x:1' }}, {sieve}", "spamassassin"),
+        ):
+            problems = str(self.problems(LISTEN + policy % content))
+            self.assertIn(f"the use of a stage before this one ({there})", problems)
+
+    def test_program(self) -> None:
+        """What runs users' scripts, where it is not there."""
+        policy = "[policies.a]\ncontent = [{ use = 'sieve', path = 'x', program = '%s' }]\n"
+        for program, keys in (("sh", []), ("/no/where", ["policies.a.content[0].program"])):
+            found = [key for key, _ in remarks(self.load(LISTEN + policy % program))]
+            self.assertEqual([key for key in found if "content" in key], keys)
+
+    def test_unjudged(self) -> None:
+        """Content stages of a policy that accepts, where no check leaves anything to them."""
+        policy = "[policies.a]\nenvelope = 'accept'\ncontent = [{ use = 'rspamd' }]\n"
+        rule = "[[recipients]]\nmatch = '*@x.example'\npolicy = 'a'\n"
+        rule += "deliver = { use = 'maildir', path = 'mail/{local}' }\n"
+        check = "check = [{ use = 'dnsbl', lists = [{ zone = 'zen.example' }] }]\n"
+        found = [key for key, _ in remarks(self.load(LISTEN + policy + rule))]
+        self.assertEqual(found, ["policies.a.content"])
+        self.assertEqual(remarks(self.load(LISTEN + policy + rule + check)), [])
+
+    def test_accepting(self) -> None:
+        """A policy that accepts may refuse by its content, and then needs a quarantine."""
+        listen = LISTEN.replace("[[listen]]", "[[listen]]\nmixed = 'file'")
+        policy = "[policies.a]\nenvelope = 'accept'\n"
+        self.load(listen + policy)
+        problems = self.problems(f"{listen}{policy}content = [{{ use = 'rspamd' }}]\n")
+        self.assertIn("policies.a.quarantine", str(problems))
+
+    def test_quarantine(self) -> None:
+        """A filter that may quarantine needs a place for that."""
+        content = "content = [{ use = 'milter', socket = 'unix:/a', may = ['quarantine'] }]\n"
+        problems = self.problems(f"{LISTEN}[policies.a]\n{content}")
+        wanted = "policies.a.content[0]: expected a quarantine for this policy: milter may"
+        self.assertIn(f"{wanted} quarantine", str(problems))
+        self.load(f"{LISTEN}[policies.a]\nquarantine = {{ use = 'discard' }}\n{content}")
+        bad = content.replace("'quarantine'", "'header'")
+        problems = self.problems(f"{LISTEN}[policies.a]\n{bad}")
+        wanted = 'policies.a.content[0].may: expected headers or quarantine, not "header"'
+        self.assertIn(wanted, str(problems))
 
     def test_unused(self) -> None:
         """A policy that no rule has."""

@@ -62,3 +62,17 @@ class ExplainedTests(ConfigCase):
         self.assertEqual(last, "no accepted mail can fail")
         text = TEXT.replace('bounces = "out"', 'bounces = "none"')
         self.assertIn("senders elsewhere are not told", [*explained(self.load(text))][-1])
+
+    def test_left(self) -> None:
+        """A policy that accepts in the envelope, unless a check leaves it to the content."""
+        content = 'content = [ { use = "match", rules = [ { test = "gtube" } ] } ]'
+        text = TEXT.replace('envelope = "accept"', f'envelope = "accept"\n{content}')
+        wanted = "at the content; where a check leaves it to the content: decided by match; "
+        self.assertIn(wanted, next(one for one in explained(self.load(text)) if "rule 2" in one))
+
+    def test_forwarding(self) -> None:
+        """Where reports go that come to rewritten reverse paths."""
+        srs = '[srs]\ndomain = "example.net"\nsecret_file = "srs.secret"\n[deliveries.out]'
+        found = list(explained(self.load(TEXT.replace("[deliveries.out]", srs))))
+        wanted = "reports to reverse paths rewritten at example.net: back to their senders by out"
+        self.assertIn(wanted, found)

@@ -25,7 +25,7 @@ from deferrals.plugins.finding import StagePlugin, stagePlugins
 from deferrals.server.services import Services
 from deferrals.stages.envelope.ownsenders import OWN, Senders
 from deferrals.testing import makeEnvelope
-from tests.configs import DOCS, LISTEN, ConfigCase
+from tests.configs import DOCS, LISTEN, RULES, ConfigCase
 
 
 class LoadTests(ConfigCase):
@@ -125,7 +125,7 @@ class LoadTests(ConfigCase):
                 "policies.a.reply: expected a reply that refuses",
             ),
             (
-                f"{LISTEN}[policies.a]\nenvelope = 'accept'\ncontent = [{{use = 'match', rules = [{{test = 'gtube'}}]}}]",
+                f"{LISTEN}[policies.a]\nenvelope = 'refuse'\ncontent = [{{use = 'match', rules = [{{test = 'gtube'}}]}}]",
                 "policies.a.content: expected no content stages",
             ),
             (
@@ -201,8 +201,8 @@ class LoadTests(ConfigCase):
                 "policies.p.quarantine: the name of a delivery (none there)",
             ),
             (
-                f"{LISTEN}[policies.p]\nenvelope = 'accept'\nquarantine = {{ use = 'discard' }}",
-                "policies.p.quarantine: expected no quarantine, unless",
+                f"{LISTEN}[policies.p]\nenvelope = 'refuse'\nquarantine = {{ use = 'discard' }}",
+                "policies.p.quarantine: expected no quarantine with",
             ),
             (f"dns = ['here']\n{LISTEN}", "dns: expected addresses of DNS servers"),
             (f"{LISTEN}retry_limit = 0", "listen[0].retry_limit: expected more than 0"),
@@ -312,7 +312,7 @@ class LoadTests(ConfigCase):
             ("senders = ['ceo']", "submission.senders: expected"),
             ("messages = 0", "submission.messages: expected more than 0"),
             ("over = 'drop'", 'submission.over: expected one of "refuse", "hold"'),
-            ("sqlite = 'a'\nurl = 'http://a/'", "submission.sqlite: expected either sqlite or url"),
+            ("sqlite = 'a'\nurl = 'http://a/'", "submission.sqlite: expected one of table"),
         ):
             with self.assertRaisesRegex(ConfigError, re.escape(wanted)):
                 self.load(head + line)
@@ -386,3 +386,61 @@ class PluginTests(ConfigCase):
         """They have to be an attrs class, of types that a configuration can say."""
         self.assertIn("is no attrs class", self.problem(Plain))
         self.assertIn("cannot be filled in", self.problem(Unknown))
+
+
+class LookUpTableTests(ConfigCase):
+    """
+    C{[tables.NAME]}.
+    """
+
+    def test_read(self) -> None:
+        """Keys of the kind, and those of all tables."""
+        text = (
+            f'{LISTEN}[tables.people]\nuse = "sqlite"\npath = "a"\nstale = "4h"\n'
+            '[submission]\ntable = "people"\n'
+        )
+        config = self.load(text)
+        table = config.tables["people"]
+        self.assertEqual((table.plugin.name, table.frame.stale), ("sqlite", 4 * 3600.0))
+        self.assertEqual(table.frame.cache_entries, 100_000)
+        self.assertEqual(config.submission.table, "people")
+
+    def test_problems(self) -> None:
+        """What cannot be is said by its place."""
+        for lines, wanted in (
+            (
+                'use = "ldap"',
+                'tables.people: expected a table whose "use" is one of: dovecot, file',
+            ),
+            ('use = "sqlite"', "tables.people.path: is missing"),
+            (
+                'use = "sqlite"\npath = "a"\nquery = "DROP x"',
+                "tables.people.query: expected one SELECT",
+            ),
+            (
+                'use = "file"\npath = "a"\nquery = "SELECT 1"',
+                "tables.people.query: no such key here",
+            ),
+            ('use = "file"\npath = "a"\nstale = "x"', "tables.people.stale: expected a time span"),
+            (
+                'use = "file"\npath = "a"\ntimeout = 0',
+                "tables.people.timeout: expected more than 0",
+            ),
+            ('use = "http"\nurl = "x"', "tables.people.url: expected an http:// or"),
+        ):
+            (problem,) = self.problems(f"{LISTEN}[tables.people]\n{lines}\n")
+            self.assertTrue(problem.startswith(wanted), problem)
+        (problem,) = self.problems(f'{LISTEN}[tables."a b"]\nuse = "file"\npath = "a"\n')
+        self.assertTrue(problem.startswith("tables: expected names of letters"), problem)
+
+    def test_named(self) -> None:
+        """A table that is named has to be there."""
+        table = '[tables.people]\nuse = "file"\npath = "a"\n'
+        (problem,) = self.problems(f'{LISTEN}[submission]\ntable = "folk"\n{table}')
+        self.assertEqual(problem, "submission.table: the name of a table (people)")
+        (problem,) = self.problems(f'{LISTEN}[submission]\ntable = "people"\ncache = 1\n{table}')
+        wanted = "submission.cache: expected this key in [tables.people], and not here"
+        self.assertEqual(problem, wanted)
+        check = 'check = [{ use = "users", table = "folk" }]\n'
+        (problem,) = self.problems(f"{LISTEN}{RULES}{check}")
+        self.assertEqual(problem, "recipients[0].check[0].table: the name of a table (none there)")

@@ -35,7 +35,10 @@ UNDER_WAY_SECONDS = 3.0
 LARGE_OCTETS = 300_000
 
 #: Counts that must be zero.
-WRONG = ("lost", "torn", "to refusers", "unexplained duplicates", "untrue notices")
+WRONG = (
+    *("lost", "torn", "to refusers", "unexplained duplicates", "untrue notices"),
+    "answered twice",
+)
 
 #: A message and one of its recipients, or whom a notice is for.
 Key = tuple[int, str]
@@ -53,6 +56,7 @@ class Books:
     @ivar kinds: how many messages of each kind had a final answer.
     @ivar told: the messages whose sender is told what fails.
     @ivar receipts: the messages whose sender is told what is delivered.
+    @ivar twice: what a sender was told that it had not asked for, and about when.
     """
 
     def __init__(self) -> None:
@@ -64,6 +68,7 @@ class Books:
         self.kinds: defaultdict[str, int] = defaultdict(int)
         self.told: set[int] = set()
         self.receipts: set[int] = set()
+        self.twice: list[Key] = []
 
     def next(self, recipients: Sequence[str], hasSender: bool, isReceipted: bool = False) -> int:
         """
@@ -141,27 +146,46 @@ class Arrived:
             self.torn.append(key)
 
 
-def readCopies(path: str, arrived: Arrived) -> None:
+class CopiesReader:
     """
     What the delivery C{copies} has written.
     """
-    if os.path.exists(path):
-        with open(path, encoding="ascii") as file:
+
+    def __init__(self, path: str) -> None:
+        self.path, self._at = path, 0
+
+    def more(self, arrived: Arrived) -> None:
+        """Add what has come since the last time."""
+        if not os.path.exists(self.path):
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self._at)
             for line in file:
-                entry = json.loads(line)
-                to = NOTICE if entry["notice"] else entry["to"]
-                arrived.add((entry["number"], to), entry["at"], entry["whole"])
+                if line.endswith(b"\n"):
+                    self._at += len(line)
+                    entry = json.loads(line)
+                    to = NOTICE if entry["notice"] else entry["to"]
+                    arrived.add((entry["number"], to), entry["at"], entry["whole"])
 
 
-def readMaildir(directory: str, address: str, arrived: Arrived) -> None:
+class MaildirReader:
     """
     What is in a mailbox.  It has one copy of each message, since the server gives
     each the same name every time: what is torn or lost there is seen.
     """
-    for name in os.listdir(directory) if os.path.isdir(directory) else ():
-        with open(os.path.join(directory, name), "rb") as file:
-            number, isWhole = judged(file.read())
-        arrived.add((number, address), 0.0, isWhole)
+
+    def __init__(self, directory: str, address: str) -> None:
+        self.directory, self.address = directory, address
+        self._known: set[str] = set()
+
+    def more(self, arrived: Arrived) -> None:
+        """Add what has come since the last time."""
+        names = set(os.listdir(self.directory)) if os.path.isdir(self.directory) else set()
+        for name in names - self._known:
+            with open(os.path.join(self.directory, name), "rb") as file:
+                number, isWhole = judged(file.read())
+            arrived.add((number, self.address), 0.0, isWhole)
+        self._known |= names
 
 
 def judged(data: bytes) -> tuple[int, bool]:
@@ -190,9 +214,8 @@ def closed(books: Books, arrived: Arrived, kills: Sequence[float]) -> dict[str, 
     gone = {number for number, recipient in begun if recipient.startswith("gone-")}
     tellable = gone & books.told | books.receipts
     untrue = [key for key in arrived.at if key[1] == NOTICE and key[0] not in tellable]
-    wrong = dict(
-        zip(WRONG, (sorted(missing), arrived.torn, refusers, unexplained, untrue), strict=True)
-    )
+    found = (sorted(missing), arrived.torn, refusers, unexplained, untrue, books.twice)
+    wrong: dict[str, list[Any]] = {name: [*ones] for name, ones in zip(WRONG, found, strict=True)}
     answered = len(books.accepted) + len(books.refused)
     return {
         "messages": books.number,

@@ -23,9 +23,10 @@ from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from deferrals.model.ids import TransactionIds
-from deferrals.spool.sqlite import rows
+from deferrals.spool import rows
+from deferrals.spool.rows import QUEUED, RELEASED
 from deferrals.spool.sqlite.database import connect
-from deferrals.spool.sqlite.schema import QUEUED, RELEASED, prepare
+from deferrals.spool.sqlite.schema import prepare
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import makeAddressees, makeEnvelope
 

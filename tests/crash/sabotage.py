@@ -20,13 +20,13 @@ from deferrals.model.disposition import Remove
 from deferrals.model.verdict import Delivered, Retry
 from deferrals.relay import attempts, scheduler
 from deferrals.relay.recording import Recorder
+from deferrals.relay.waiters import Waiters
 from deferrals.smtp.server.deliverfirst import Immediate
+from deferrals.spool import rules
+from deferrals.spool.claims import Claims
 from deferrals.spool.message import Message
+from deferrals.spool.rows import STAGED
 from deferrals.spool.sqlite import spool
-from deferrals.spool.sqlite.batch import WriteBatch
-from deferrals.spool.sqlite.claims import Claims
-from deferrals.spool.sqlite.outcomes import Outcomes
-from deferrals.spool.sqlite.schema import STAGED
 from deferrals.spool.sqlite.spool import SqliteSpool
 
 #: The environment's name for it.
@@ -62,19 +62,19 @@ def replyBeforeCommit() -> None:
 def noRemoval() -> None:
     """What was delivered to all is never removed."""
 
-    def apply(original: Any, self: Any, db: Any) -> None:
-        original(attrs.evolve(self, removed={}), db)
+    def write(original: Any, db: Any, batch: Any, directory: str) -> None:
+        original(db, attrs.evolve(batch, removed={}), directory)
 
-    _patch(WriteBatch, "apply", apply)
+    _patch(spool, "write", write)
 
 
 def noPartialRemoval() -> None:
     """A recipient that was served is not, where others are left or more was said."""
 
-    def dispose(original: Any, self: Any, number: int, seq: int, what: Any, since: float) -> Any:
-        return isinstance(what, Remove) or original(self, number, seq, what, since)
+    def disposed(original: Any, row: Any, what: Any, **more: Any) -> Any:
+        return row if isinstance(what, Remove) else original(row, what, **more)
 
-    _patch(Outcomes, "_dispose", dispose)
+    _patch(rules, "disposed", disposed)
 
 
 def removedEarly() -> None:
@@ -101,7 +101,7 @@ def ownerNotChecked() -> None:
     """What is leased is handed out to the next claim, too."""
 
     def endLeases(original: Any, self: Any) -> None:
-        self.db.execute("UPDATE recipients SET due = 0 WHERE status = 1")
+        self.ledger.db.execute("UPDATE recipients SET due = 0 WHERE status = 1")
         original(self)
 
     _patch(Claims, "_endLeases", endLeases)
@@ -161,7 +161,7 @@ def bodyTooEarly() -> None:
 
 def retryForgotten() -> None:
     """That a recipient is to be tried again is not written."""
-    _patch(Outcomes, "_reschedule", lambda original, self, key, disposition, since: True)
+    _patch(rules, "_rescheduled", lambda original, row, disposition, since, now: row)
 
 
 def contentCut() -> None:
@@ -190,15 +190,17 @@ def toldEarly() -> None:
     longer, so that few kills are needed to hit it.
     """
 
-    def answer(original: Any, self: Any, attempt: Any, outcomes: Any) -> Any:
-        found = original(self, attempt, outcomes)
-        self._tell(attempt.work)
+    def answer(original: Any, self: Any, number: int, outcomes: Any) -> Any:
+        found = original(self, number, outcomes)
+        waiter = self._waiters.get(number)
+        if waiter is not None:
+            waiter.attempted(outcomes)
         return found
 
     def record(original: Any, self: Any, *args: Any) -> Any:
         return deferLater(self._clock, 1.2, original, self, *args)
 
-    _patch(scheduler.Scheduler, "_answer", answer)
+    _patch(Waiters, "answer", answer)
     _patch(Recorder, "record", record)
 
 

@@ -6,16 +6,25 @@ that would see what it is there for.
 from __future__ import annotations
 
 import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.books import NOTICE, Arrived, Books, closed
-from tests.crash.rig import SABOTAGE_KILLS, isGood, run, screams
+from tests.crash.rig import SABOTAGE_KILLS, isGood, isWorth, run, screams
 from tests.crash.sabotage import SABOTAGES
+from tests.crash.traffic import AnsweredTwice, Client
 from tests.requirements import requirement
 from tests.rigs import rig
 
 KILLS = rig(6, 20)
+
+#: Of one worker, several, their parent, all.
+WORKER_KILLS = rig(3, 8)
+
+#: So often one is stopped, and wakes.
+SLEEPS = rig(3, 8)
 
 #: A sabotage that the count of every copy shows, and one that a kill at the right
 #: instant does.
@@ -37,6 +46,19 @@ class KillTests(SynchronousTestCase):
         print(json.dumps(counts))
         self.assertTrue(isGood(counts), counts)
 
+    def test_sleepers(self) -> None:
+        """A worker that is stopped and wakes loses nothing, and repeats nothing."""
+        counts = run(0, seed=20261130, workers=2, sleeps=SLEEPS)
+        print(json.dumps(counts))
+        self.assertTrue(isGood(counts), counts)
+        self.assertEqual((counts["kills"], counts["sleeps"]), (0, SLEEPS))
+
+    def test_workers(self) -> None:
+        """Likewise where several processes take mail: one of them dies, or several, or all."""
+        counts = run(WORKER_KILLS, seed=20261129, workers=2)
+        print(json.dumps(counts))
+        self.assertTrue(isGood(counts), counts)
+
 
 class SabotageTests(SynchronousTestCase):
     """
@@ -51,6 +73,52 @@ class SabotageTests(SynchronousTestCase):
             counts = run(SAMPLE_KILLS, seed=20261129, sabotage=name)
             print(name, json.dumps(screams(counts)))
             self.assertTrue(screams(counts), f"{name}: {counts}")
+
+
+class WorthTests(SynchronousTestCase):
+    """
+    When a run has shown something.
+    """
+
+    def test_worth(self) -> None:
+        """It needs more accepted mail than kills, and most of the kinds of mail."""
+        self.assertTrue(isWorth(accepted=21, kills=20, kinds=8, among=10))
+        self.assertFalse(isWorth(accepted=20, kills=20, kinds=8, among=10))
+        self.assertFalse(isWorth(accepted=21, kills=20, kinds=7, among=10))
+
+
+class ClientTests(SynchronousTestCase):
+    """
+    What the senders of the rig see.
+    """
+
+    def client(self) -> tuple[Client, socket.socket]:
+        with socket.create_server(("127.0.0.1", 0)) as port:
+            number: int = port.getsockname()[1]
+            with ThreadPoolExecutor(1) as pool:
+                making = pool.submit(Client, number)
+                server, _ = port.accept()
+                server.sendall(b"220 here\r\n")
+                server.recv(100)
+                server.sendall(b"250 hello\r\n")
+                client = making.result()
+        self.addCleanup(server.close)
+        self.addCleanup(client.close)
+        return client, server
+
+    def test_answeredTwice(self) -> None:
+        """A second answer to one command is seen, be it in the same packet."""
+        client, server = self.client()
+        server.sendall(b"250 one\r\n250 two\r\n")
+        self.assertEqual(client.reply(), "250 one")
+        self.assertRaises(AnsweredTwice, client.say, "NOOP")
+
+    def test_leave(self) -> None:
+        """That it is time to go is no second answer."""
+        client, server = self.client()
+        server.sendall(b"250 one\r\n421 4.3.2 bye\r\n")
+        self.assertEqual(client.reply(), "250 one")
+        self.assertRaises(EOFError, client.say, "NOOP")
 
 
 class ClosedTests(SynchronousTestCase):
@@ -120,6 +188,13 @@ class ClosedTests(SynchronousTestCase):
         self.come(2.0, to=NOTICE)
         self.arrived.add((number, NOTICE), 3.0, True)
         self.assertEqual(self.wrong(), {"untrue notices": 1})
+
+    def test_answeredTwice(self) -> None:
+        """A sender was told something that it had not asked for."""
+        self.come(1.0)
+        self.come(2.0, to=NOTICE)
+        self.books.twice.append((self.number, "250 ok"))
+        self.assertEqual(self.wrong(), {"answered twice": 1})
 
     def test_refusers(self) -> None:
         """Who refused has it; and a notice about a recipient that did not fail."""

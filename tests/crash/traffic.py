@@ -170,6 +170,16 @@ PORTS = ("plain", "exdata", "lmtp", "first", "firstLMTP")
 ATTEMPTS = 6
 
 
+#: So long an answer is waited for, in seconds.
+TIMEOUT = 20
+
+
+class AnsweredTwice(Exception):
+    """
+    Something was said that was not asked for.
+    """
+
+
 class Client:
     """
     One connection.
@@ -178,7 +188,7 @@ class Client:
     """
 
     def __init__(self, port: int, name: str = "plain") -> None:
-        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
         self.file = self.socket.makefile("rwb")
         self.reply()
         self.say(("LHLO" if "LMTP" in name or name == "lmtp" else "EHLO") + " rig.test")
@@ -206,9 +216,26 @@ class Client:
         """
         @return: what is answered.
         """
+        self._quiet()
         self.file.write(line.encode() + b"\r\n")
         self.file.flush()
         return self.reply()
+
+    def _quiet(self) -> None:
+        """
+        Nothing is said that was not asked for, but that it is time to go.
+        """
+        self.socket.settimeout(0)
+        try:
+            said = self.file.peek(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            said = b""
+        finally:
+            self.socket.settimeout(TIMEOUT)
+        if said.startswith(b"421"):
+            raise EOFError
+        if said:
+            raise AnsweredTwice(said.decode("ascii", "replace"))
 
     def startTLS(self) -> None:
         """Go on in TLS."""
@@ -245,8 +272,12 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         while not self.stopping:
-            with contextlib.suppress(OSError, EOFError):
+            try:
                 self._session()
+            except AnsweredTwice as error:
+                self.books.twice.append((self.books.number, str(error)))
+            except (OSError, EOFError):
+                pass  # it comes again
             time.sleep(0.01)
 
     def _session(self) -> None:

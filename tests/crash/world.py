@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from tests.crash.books import Arrived, Books, readCopies, readMaildir
+from tests.crash.books import Arrived, Books, CopiesReader, MaildirReader
 from tests.crash.inside import HELD, PROGRAM
 from tests.crash.neighbours import FlakyHop, Judge, NoNames
 from tests.crash.support import STAGE
 from tests.crash.traffic import BOX, CONFIG, PORTS
-from tests.integration.support import PATIENCE, ROOT, freePort, greeting, until
+from tests.integration.support import PATIENCE, ROOT, greeting, until
+from tests.ports import freePort
 from tests.zygote import Forked, popen
 
 #: So long nothing more has to come before what is missing is lost, in seconds.
@@ -31,23 +34,38 @@ class ServerWorld:
     @param directory: where configuration, state and mail are.
     @param sabotage: what is wrong with the server, by its name.
     @param tls: lines for its first listener.
+    @param workers: how many processes take mail.
     @ivar books: what senders know.
     """
 
-    def __init__(self, directory: str, seed: int, sabotage: str = "", tls: str = "") -> None:
+    def __init__(
+        self, directory: str, seed: int, sabotage: str = "", tls: str = "", workers: int = 1
+    ) -> None:
         self.directory = directory
         self.books = Books()
         self.hop, self.judge, self.names = FlakyHop(seed), Judge(), NoNames()
         self.ports = {name: freePort() for name in PORTS}
         self.path = os.path.join(directory, "deferrals.toml")
         neighbours = {"hop": self.hop.port, "judge": self.judge.port, "dns": self.names.port}
-        self.config = CONFIG.format(**self.ports, **neighbours, tls=tls)
-        self.configure("")
+        self.own = CONFIG.format(**self.ports, **neighbours, tls=tls)
+        self.renumber(workers)
         self.log = os.path.join(directory, "server.log")
         self.held = os.path.join(directory, "held.json")
         paths = filter(None, [ROOT, STAGE, os.environ.get("PYTHONPATH")])
         own = {"PYTHONPATH": os.pathsep.join(paths), HELD: self.held}
         self.env = {**os.environ, **own, "DEFERRALS_RIG_SABOTAGE": sabotage}
+
+    @property
+    def config(self) -> str:
+        """What is configured."""
+        return f"workers = {self.workers}\n{self.own}"
+
+    def renumber(self, workers: int) -> None:
+        """
+        Let another number of processes take mail from the next start on.
+        """
+        self.workers = workers
+        self.configure("")
 
     def configure(self, more: str) -> None:
         """
@@ -76,31 +94,37 @@ class ServerWorld:
         Wait until mail is taken at each listener.
         """
         for port in self.ports.values():
-            until(lambda port=port: greeting(port), f"a greeting: {self.tail()}")
+            until(lambda port=port: greeting(port).startswith(b"220"), f"220: {self.tail()}")
 
     def tail(self) -> str:
         """The log's end."""
         with open(self.log, encoding="utf-8", errors="replace") as file:
             return file.read()[-2000:]
 
+    def said(self, pattern: str) -> int:
+        """
+        How often the log says something.
+        """
+        if not os.path.exists(self.log):
+            return 0
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            return len(re.findall(pattern, file.read()))
+
     def arrived(self) -> Arrived:
         """
-        Every copy, wherever it came.
+        Every copy, wherever it came, as it is now.
         """
-        found = Arrived()
-        readCopies(os.path.join(self.directory, "copies.jsonl"), found)
-        readMaildir(os.path.join(self.directory, "mail", "box", "new"), BOX, found)
-        self.hop.read(found)
-        return found
+        return Arrivals(self).look()
 
     def settle(self, isOver: Callable[[], bool] = lambda: True) -> None:
         """
         Wait until all that is due has come, and something else is so; or until
         nothing has come for a while.
         """
+        arrivals = Arrivals(self)
         last, since = -1, time.monotonic()
         while time.monotonic() - since < QUIET_SECONDS:
-            arrived = self.arrived().at
+            arrived = arrivals.look().at
             if not self.books.due() - arrived.keys() and isOver():
                 break
             count = sum(len(times) for times in arrived.values())
@@ -108,23 +132,40 @@ class ServerWorld:
                 last, since = count, time.monotonic()
             time.sleep(0.2)
 
-    def rows(self) -> dict[str, int]:
+    def rows(self) -> Counter[str]:
         """
-        What is in the database, and which files are.
+        What is in the databases, and which files are.
         """
-        spool = os.path.join(self.directory, "state", "spool")
-        uri = f"file:{os.path.join(spool, 'spool.sqlite')}?mode=ro"
-        db = sqlite3.connect(uri, uri=True, timeout=30)
-        try:
-            names = ("messages", "bodies", "recipients", "destinations", "leaving", "notes")
-            counts = {
-                name: db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in names
-            }
-        finally:
-            db.close()
-        bodies = glob.glob(os.path.join(spool, "bodies", "**"), recursive=True)
-        counts["files of bodies"] = len([path for path in bodies if os.path.isfile(path)])
-        return counts
+        state = os.path.join(self.directory, "state")
+        spools = [os.path.join(state, "spool"), *glob.glob(f"{state}/workers/*/spool")]
+        found: Counter[str] = Counter()
+        for spool in spools:
+            found.update(_rows(spool))  # a sum would leave out what is 0
+        return found
+
+    def children(self, server: Any) -> list[int]:
+        """
+        The processes that take mail, where these are several.
+
+        @raise FileNotFoundError: the server has ended: it does where a worker dies before
+            all have started.
+        """
+        with open(f"/proc/{server.pid}/task/{server.pid}/children", encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+
+    def queue(self, command: str) -> None:
+        """
+        Let an operator C{retry} or C{release} all there is, when all processes are there.
+        """
+        words = ("-m", "deferrals.cli", "queue", command, "--all", "--config", self.path)
+
+        def said() -> bool:
+            done = subprocess.run(
+                [sys.executable, *words], env=self.env, check=False, capture_output=True, text=True
+            )
+            return done.returncode < 2 and not done.stderr  # 1: there was none
+
+        until(said, f"{command}: {self.tail()}")
 
     def left(self) -> int:
         """
@@ -146,3 +187,40 @@ class ServerWorld:
         """
         for one in (self.hop, self.judge, self.names):
             one.close()
+
+
+def _rows(spool: str) -> Counter[str]:
+    """
+    Likewise, of one of them.
+    """
+    uri = f"file:{os.path.join(spool, 'spool.sqlite')}?mode=ro"
+    db = sqlite3.connect(uri, uri=True, timeout=30)
+    try:
+        names = ("messages", "bodies", "recipients", "destinations", "leaving", "notes")
+        counts = {name: db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in names}
+    finally:
+        db.close()
+    bodies = glob.glob(os.path.join(spool, "bodies", "**"), recursive=True)
+    counts["files of bodies"] = len([path for path in bodies if os.path.isfile(path)])
+    return Counter(counts)
+
+
+class Arrivals:
+    """
+    What has come to all places: each copy is read once, however often one looks.
+    """
+
+    def __init__(self, world: ServerWorld) -> None:
+        self._found = Arrived()
+        self._hop, self._seen = world.hop, 0
+        self._copies = CopiesReader(os.path.join(world.directory, "copies.jsonl"))
+        self._mail = MaildirReader(os.path.join(world.directory, "mail", "box", "new"), BOX)
+
+    def look(self) -> Arrived:
+        """
+        @return: all of it.
+        """
+        self._copies.more(self._found)
+        self._mail.more(self._found)
+        self._seen = self._hop.read(self._found, self._seen)
+        return self._found

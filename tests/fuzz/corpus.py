@@ -27,6 +27,7 @@ def corpus() -> Iterator[tuple[str, bytes]]:
     yield from (("proxy", header + b"EHLO c\r\n") for header, _ in GOOD)
     yield from (("mime", one) for one in _messages())
     yield from (("spamd", one) for one in _SPAMD)
+    yield from (("origin", one) for one in _ORIGINS)
 
 
 def _dialogues() -> Iterator[bytes]:
@@ -64,6 +65,12 @@ _HTTP = (
 _SPAMD = (
     b"SPAMD/1.1 0 EX_OK\r\nContent-length: 3\r\nSpam: True ; 15.5 / 5.0\r\n\r\nA,B",
     b"SPAMD/1.1 76 Bad header line\r\n",
+)
+
+_ORIGINS = (
+    b'From: "a@b.test" (c) <d@a.test>\r\nARC-Authentication-Results: i=1; m; dmarc=pass'
+    b" (p=reject) header.from=a.test\r\nFrom : G: e@f.test, <@g:h@i.test>;\0p=reject; sp=none",
+    b"From: \xc3\xbc@b\xc3\xbccher.test\0p=none; np=quarantine; psd=y; t=y; pct=0; adkim=s",
 )
 
 

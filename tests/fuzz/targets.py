@@ -27,10 +27,14 @@ from twisted.web.http_headers import Headers
 from deferrals.errors import PeerError, StageError
 from deferrals.model.address import Mailbox
 from deferrals.model.answers import Result
+from deferrals.model.authentication import Signature, vouches
+from deferrals.model.dkim import fieldsIn
+from deferrals.model.dmarc import MOST_AUTHORS, DMARCRecord, Suffixes, authorsOf, judge
 from deferrals.model.outgoing import Outgoing
 from deferrals.model.proxyprotocol import ProxyError, takeHeader
 from deferrals.model.reply import Reply
 from deferrals.model.text import hasControls
+from deferrals.server.dnsnames import DNSNames
 from deferrals.server.spf import SPF
 from deferrals.smtp.client.replies import ReplyParser
 from deferrals.smtp.client.session import ClientSession
@@ -38,7 +42,8 @@ from deferrals.stages.content.match.contents import files
 from deferrals.stages.content.match.mime import TooComplex, parts
 from deferrals.stages.content.match.names import savedNames
 from deferrals.stages.content.spamassassin import parseAnswer
-from deferrals.stages.delivery.route import Names, NoRoute, Router
+from deferrals.stages.delivery.route import NoRoute, Router
+from deferrals.stages.lookups import Names
 from deferrals.stages.web import WebClient
 from tests.octets import STATES, checkSame
 
@@ -213,7 +218,7 @@ def names(data: bytes) -> None:
         return  # a datagram that Twisted drops
     clock = Clock()
     found: list[Any] = []
-    spf = SPF(lambda: _Answering(message), clock)
+    spf = SPF(DNSNames(lambda: _Answering(message), clock), clock)
     spf.check(_ADDRESS, "c.example.com", Mailbox.parse("a@x.test")).addBoth(found.append)
     router = Router(
         Names(lambda: _Answering(message), clock),
@@ -275,6 +280,30 @@ def mime(data: bytes) -> None:
         pass
 
 
+def origin(data: bytes) -> None:
+    """
+    Authors, what a sealer says, and the policy of a domain, which is never stricter than
+    it can be, nor about another author.
+    """
+    head, _, record = data.partition(b"\0")
+    fields = fieldsIn(head)
+    authors = authorsOf(fields)
+    assert len(authors.domains) <= MOST_AUTHORS and all(authors.domains)
+    if authors.domains and not authors.problem:
+        assert len(authors.domains) == 1
+    for one in fields:
+        vouches(one.value, "a.test")
+    text = f"v=DMARC1; {record.decode('utf-8', 'replace')}"
+    suffixes = Suffixes(lambda domain: ".".join(domain.split(".")[-2:]))
+    for signer, isOwn in (("b.a.test", True), ("a.test", True), ("aa.test", False)):
+        found = judge(
+            "a.test", DMARCRecord(text, "a.test"), None, [Signature("pass", signer)], suffixes
+        )
+        assert found.result in ("fail", "pass", "permerror"), found
+        assert isOwn or found.result != "pass", found
+        assert found.policy in ("none", "quarantine", "reject")
+
+
 #: By name; the first octet of an input chooses.
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "session": session,
@@ -284,6 +313,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "proxy": proxy,
     "mime": mime,
     "spamd": spamd,
+    "origin": origin,
 }
 
 

@@ -12,6 +12,7 @@ import io
 import ipaddress
 import json
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,32 +24,54 @@ from twisted.internet.testing import StringTransport
 from twisted.names import dns
 
 from deferrals.errors import PeerError, StageError
-from deferrals.model import extensions, mixed, sasl
+from deferrals.model import arc, extensions, mixed, sasl
 from deferrals.model.address import Mailbox
+from deferrals.model.aliasfile import readBook, readIncluded
+from deferrals.model.authentication import Signature, vouches
 from deferrals.model.block import Block, Candidate, repliesFor
 from deferrals.model.commands import checkRecipient
 from deferrals.model.completion import Additions, Completion, Submitter
 from deferrals.model.deliveryreport import resultLine, shortened
+from deferrals.model.dkim import (
+    FIELDS,
+    BodyHash,
+    Field,
+    authors,
+    fieldsIn,
+    namesToSign,
+    recordProblem,
+)
+from deferrals.model.dmarc import DMARCRecord, Suffixes, authorsOf, findRecord, judge
+from deferrals.model.dnslists import listedNames, shownText
 from deferrals.model.dsn import Notification, smaller
+from deferrals.model.edits import edited
 from deferrals.model.envelope import Form
 from deferrals.model.exdata import ownReplies
 from deferrals.model.fields import fieldsOf, messageIdOf
 from deferrals.model.httpanswer import AnswerCounter
+from deferrals.model.link import SignedLink
 from deferrals.model.mixedgroup import groupOf
 from deferrals.model.networks import normalAddress
 from deferrals.model.ours import withoutOurs
 from deferrals.model.outgoing import Outgoing, encodeOriginal
 from deferrals.model.proxyprotocol import takeHeader
+from deferrals.model.refusal import headerText
 from deferrals.model.reply import R352_DEFERRED, Reply, kept
+from deferrals.model.scoretext import scoresIn
 from deferrals.model.sending import Sending
+from deferrals.model.sievescript import Script, decisionOf
 from deferrals.model.spf import checkHost
 from deferrals.model.spfmacro import DomainSpec
 from deferrals.model.spfrecord import parseRecord
+from deferrals.model.srs import SRS, SRSError
 from deferrals.model.taggedsenders import everyForm
 from deferrals.model.text import cleaned, cleanedLines, oneLine
-from deferrals.model.trace import Head, deliveredTo, field, received, returnPath
-from deferrals.model.verdict import ACCEPT, Failed, Marks, Refuse
+from deferrals.model.trace import Head, deliveredTo, field, placesBefore, received, returnPath
+from deferrals.model.verdict import ACCEPT, AT_END, Failed, HeaderEdit, Marks, Refuse
 from deferrals.operator.logs import entriesIn
+from deferrals.server.proving import domainsOf
+from deferrals.server.signing import ToSign
+from deferrals.server.verifying import verified
 from deferrals.smtp.client.auth import ScramSHA256
 from deferrals.smtp.client.replies import ReplyParser
 from deferrals.smtp.client.session import ClientSession
@@ -76,16 +99,28 @@ from deferrals.stages.content.match.stage import MatchRule, MatchSettings, Match
 from deferrals.stages.delivery.copy import Copy, withLF
 from deferrals.stages.delivery.http import outcomeOf
 from deferrals.stages.delivery.remote import _factsOf
-from deferrals.stages.delivery.route import Names, Router
+from deferrals.stages.delivery.route import Router
 from deferrals.stages.delivery.sevenbit import sevenBit
 from deferrals.stages.envelope.usersettings import readRow
+from deferrals.stages.lookups import Names
+from deferrals.stages.milter.dialogue import replyOf
+from deferrals.stages.milter.told import bodyOf
+from deferrals.stages.milter.told import fieldsOf as filterFields
+from deferrals.stages.milter.wire import Packets
+from deferrals.stages.tables.dovecot import rowOf as dovecotRow
+from deferrals.stages.tables.file import readRows
 from deferrals.stages.web import fromJSON
 from deferrals.testing import FakeServices, makeAddressees, makeEnvelope, makeMessage, makeRecipient
+from deferrals.web.answers import BadRequest
+from deferrals.web.forms import _netloc
+from deferrals.web.queuepage import readCursor
 from deferrals.web.site import hostOf
+from deferrals.web.visitors import ownPath
+from deferrals.workers.line import _Arrays
 from tests.harness import Bench, gate
 
 #: What a parser may answer to nonsense.
-_REFUSALS = (ValueError, PeerError, StageError, mime.TooComplex, archives.Unreadable)
+_REFUSALS = (BadRequest, ValueError, PeerError, StageError, mime.TooComplex, archives.Unreadable)
 
 
 @attrs.frozen
@@ -127,6 +162,15 @@ class Parser:
             self.run(data)
 
 
+#: Some of each kind, in front and behind.
+_EDITS = (
+    HeaderEdit("insert", "A", "1", 0),
+    HeaderEdit("insert", "B", "2", AT_END),
+    HeaderEdit("change", "A", "3", 2),
+    HeaderEdit("remove", "B", "", 1),
+)
+
+
 def _comeApart(data: bytes) -> None:
     """
     Three attempts of a message; each octet is a recipient with its verdict.
@@ -145,6 +189,24 @@ def _comeApart(data: bytes) -> None:
             changes = mixed.learn(plan, message, said, away, reply, now)
             changes = {**changes, **mixed.gaveUp(plan, isIn, away, mixed.End.QUIT, now)}
             records = {name: one for name, one in changes.items() if one is not None}
+
+
+def _chained(data: bytes) -> None:
+    fields = fieldsIn(data)
+    arc.isSlow(fields)
+    for one in fields:
+        arc.placeOf(one)
+    with contextlib.suppress(arc.NoChain):
+        arc.setsIn(fields)
+    verified(makeMessage(data), [], {})
+
+
+def _reversed(local: str) -> None:
+    address = Mailbox(local, "example.net")
+    srs = SRS("example.net", (b"secret",))
+    srs.forward(Mailbox(local, "example.org"), 0)
+    with contextlib.suppress(SRSError):
+        srs.reverse(address, 0)
 
 
 def text(function: Callable[[str], object]) -> Callable[[bytes], object]:
@@ -206,6 +268,7 @@ _SESSION = (
     "smtp/server/envelope.py",
     "smtp/server/data.py",
     "smtp/server/auth.py",
+    "smtp/server/simple.py",
 )
 _WORDS = (b" ", b"=", b"a", b"<", b">", b"@", b'"', b"\\", b":", b".", b",", b"+", b"\xc3\xa4")
 
@@ -359,6 +422,37 @@ PARSERS = [
         (b"=a", b"prvs=0123456789=", b"SRS0=a=b=c.d=", b"/", b"SRS1=a=b==c=d=e.f="),
         text(lambda value: everyForm(Mailbox(value, "example.net"))),
     ),
+    Parser(
+        "reverse paths that were rewritten",
+        ("model/srs.py",),
+        (b"=", b"a", b"SRS0=", b"SRS1=a=b", b"RA=", b"+"),
+        text(_reversed),
+        400,
+        (b"SRS0=abcd=", b"srs1-", b""),
+    ),
+    Parser(
+        "where a message has been",
+        ("model/trace.py",),
+        (b"Delivered-To: a@x.example\r\n", b"a", b" ", b"\r\n", b"@", b"."),
+        lambda data: placesBefore(makeMessage(data).fields()),
+        400,
+    ),
+    Parser(
+        "chains of seals",
+        ("model/arc.py", "server/verifying.py"),
+        (b"ARC-Seal: i=1; ", b"s=a;", b"d=b; ", b" ", b";", b"\r\n", b"i"),
+        _chained,
+        400,
+        (b"ARC-Message-Signature: i=1", b"DKIM-Signature:", b""),
+    ),
+    Parser(
+        "results of another server",
+        ("model/authentication.py",),
+        (b"dmarc=pass ", b"header.from=a.example", b";", b"(", b")", b'"', b" ", b"\\", b"a", b"."),
+        lambda data: vouches(data, "a.example"),
+        400,
+        (b"i=1; mx.example; dkim=pass", b""),
+    ),
     Parser("recipients that differ", ("model/mixed.py",), (b"A", b"R", b"AR", b"T"), _comeApart),
     Parser(
         "fingerprints",
@@ -495,7 +589,50 @@ def _completed(data: bytes) -> bytes:
     return b"".join([*pieces, completion.end()])
 
 
+def _toSign(data: bytes) -> None:
+    """
+    As far as it is ours; what makes the signature of it is linear in what is chosen.
+    """
+    read = ToSign(data[place : place + 16] for place in range(0, len(data), 16))
+    fields = read.fields()
+    authors(fields)
+    namesToSign(fields, FIELDS)
+    read.bodyHash()
+
+
+def _bodyHash(data: bytes) -> bytes:
+    body = BodyHash()
+    for place in range(0, len(data), 16):
+        body.feed(data[place : place + 16])
+    return body.end()
+
+
 PARSERS += [
+    Parser(
+        "fields to be signed",
+        ("model/dkim.py", "server/signing.py"),
+        (
+            *(b"From: ", b"To: ", b"\r\n", b"\r\n ", b" ", b":", b"a@b.example", b"<", b'"'),
+            *(b"(", b","),
+        ),
+        _toSign,
+        600,
+        (b"", b"From: ", b"From: a@b.example\r\nTo:"),
+    ),
+    Parser(
+        "a body to be signed",
+        ("model/dkim.py",),
+        (b" ", b"\t", b"\r\n", b"\r", b"\n", b"x", b" \r\n", b"\r\n\r\n"),
+        _bodyHash,
+        2000,
+    ),
+    Parser(
+        "DKIM records",
+        ("model/dkim.py",),
+        (b"v=DKIM1", b";", b"=", b" ", b"p=", b"a2V5", b":", b"\r\n", b"h=sha256", b"x"),
+        lambda data: recordProblem([b"v=DKIM1; " + data], "rsa", b"key"),
+        600,
+    ),
     Parser(
         "what is ours to say",
         ("model/ours.py", "model/fields.py"),
@@ -521,7 +658,10 @@ PARSERS += [
     Parser(
         "lines of a log",
         ("operator/logs.py",),
-        (b"2026-11-29T16:00:00+00:00 [a] 1M84B9SJQ005Q b\n", b"\t", b"\n", b"{", b" ", b"a "),
+        (
+            b"2026-11-29T16:00:00+00:00 [a] 1M84B9SJQ005Q b\n",
+            *(b"\t", b"\n", b"{", b" ", b"a ", b"Nov 29 16:00:00 mx a[1]: ", b"a: "),
+        ),
         lambda octets: list(entriesIn(io.StringIO(octets.decode("latin-1")))),
     ),
     Parser(
@@ -755,6 +895,16 @@ def _http(data: bytes) -> None:
             return
 
 
+def _line(data: bytes) -> None:
+    """
+    What the other process of a line says, in pieces.
+    """
+    arrays = _Arrays()
+    for start in range(0, len(data), 100):
+        for _ in arrays.add(data[start : start + 100]):
+            pass
+
+
 def _names(records: Sequence[Any], kind: int) -> None:
     class Resolver:
         def query(self, query: Any, timeout: Any = None) -> Any:
@@ -790,9 +940,10 @@ class _Zone:
     """
 
     record: bytes
+    kind: bytes = b"v=spf1 "
 
     async def texts(self, name: str) -> Sequence[bytes]:
-        return [b"v=spf1 " + self.record]
+        return [self.kind + self.record]
 
     async def addresses(self, name: str, version: int) -> Sequence[Any]:
         return [ipaddress.ip_address("192.0.2.1")] * 10
@@ -811,6 +962,16 @@ def _spf(data: bytes) -> None:
     )
     d.addBoth(found.append)
     assert found
+
+
+def _dmarc(data: bytes) -> None:
+    authorsOf([Field(b"from", b"From: " + data)])
+    found: list[object] = []
+    zone, suffixes = _Zone(data, b"v=DMARC1;"), Suffixes(lambda one: None)
+    Deferred.fromCoroutine(findRecord(zone, "a.example", suffixes)).addBoth(found.append)
+    (record,) = found
+    if isinstance(record, DMARCRecord):
+        judge("a.example", record, None, [Signature("pass", "b.example")], suffixes)
 
 
 _MACRO_VALUES = dict.fromkeys("slodiphcrtv", "a.b.c" * 10)
@@ -840,6 +1001,24 @@ PARSERS += [
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"HTTP/1.1 100 C\r\n\r\n",
         ),
+    ),
+    *(
+        Parser(
+            f"files of {name}",
+            ("model/aliasfile.py",),
+            (
+                *(b"a", b'"', b"\\", b"(", b")", b"<", b">", b",", b" ", b"\n", b"\n ", b"#", b"@"),
+                *(b"a: b, c\n", b"a@b.c d\n", b":include:/x", b"|", b"."),
+            ),
+            text(read),
+            1000,
+            (b"", b"a: ", b"a@b.c "),
+        )
+        for name, read in {
+            "aliases": lambda said: readBook(said, "aliases"),
+            "virtual aliases": lambda said: readBook(said, "virtual"),
+            "addresses that are included": readIncluded,
+        }.items()
     ),
     Parser(
         "JSON",
@@ -950,10 +1129,10 @@ PARSERS += [
         (b"SPAMD/1.1 0 EX_OK\r\n", b"SPAMD/1.1 0 "),
         (b"", b"spam: true ; 1 / 2\r\n\r\n"),
     ),
-    Parser("DNS answers", ("stages/delivery/route.py",), (b"x",), _dns, 30),
+    Parser("DNS answers", ("stages/lookups.py", "stages/delivery/route.py"), (b"x",), _dns, 30),
     Parser(
         "DNS messages",
-        ("stages/delivery/route.py",),
+        ("stages/lookups.py",),
         known="Twisted joins labels one by one; resolvers pass on no name beyond 255 octets",
         pieces=(
             b"\0\0\1\0\1\0\0\0\0\0\4\1\2\3\4",
@@ -973,6 +1152,25 @@ PARSERS += [
         400,
     ),
     Parser(
+        "names and texts of DNS lists",
+        ("model/dnslists.py",),
+        (b"a.", b".", b"a", b"\xc3\xa4", b"1.", b"\0"),
+        lambda data: (listedNames([data.decode("utf-8", "replace")] * 2), shownText(data)),
+    ),
+    Parser(
+        "Sieve scripts",
+        ("model/sievescript.py",),
+        (b"reject", b"ereject ", b'"', b"\\", b"/*", b"*/", b"#", b"\n", b"text:\n", b"require "),
+        lambda data: Script.read(b'require "ereject"; ' + data),
+        400,
+    ),
+    Parser(
+        "what sieve-test says",
+        ("model/sievescript.py",),
+        (b" * discard\n", b"\nImplicit keep:\n", b"Performed actions:\n", b"?", b"\n", b"x"),
+        text(lambda data: decisionOf(f"Performed actions:\n{data}\nImplicit keep:\n (none)")),
+    ),
+    Parser(
         "SPF checks",
         ("model/spf.py", "server/spf.py"),
         (
@@ -988,6 +1186,14 @@ PARSERS += [
         500,
     ),
     Parser(
+        "authors and their policies",
+        ("model/dmarc.py", "server/dnsnames.py"),
+        (b"a@b.example", b",", b"<", b">", b"p=reject", b"; ", b"np=none;", b"=", b"a", b" ", b"("),
+        _dmarc,
+        400,
+        (b"v=DMARC1; p=none", b""),
+    ),
+    Parser(
         "SPF macros",
         ("model/spfmacro.py",),
         (b"%{s}", b"%{d9r.-+}", b"%%", b"%", b"{", b"a", b"."),
@@ -997,10 +1203,24 @@ PARSERS += [
         (b".example", b"%{d}"),
     ),
     Parser(
+        "files of tables",
+        ("stages/tables/file.py",),
+        (b"a@b.example", b"*", b": ", b":", b"\n", b" ", b"#", b'{"a": [', b"x: 1\n"),
+        text(readRows),
+        400,
+    ),
+    Parser(
+        "users of Dovecot",
+        ("model/dovecot.py", "stages/tables/dovecot.py"),
+        (b"a", b"=", b"\t", b"\x01t", b"\x01", b"\xff", b"a=b\t"),
+        lambda data: dovecotRow(data.split(b"\t")),
+        400,
+    ),
+    Parser(
         "rows of users",
-        ("stages/envelope/usersettings.py",),
-        (b"a@b.example ", b"*", b",", b"@", b" "),
-        text(lambda value: readRow({"senders": value, "allow": value})),
+        ("stages/envelope/usersettings.py", "model/rowlists.py"),
+        (b"a@b.example ", b"*", b",", b"@", b" ", b'"', b"\\", b"(", b")", b"<", b">", b"\n", b"#"),
+        text(lambda value: readRow({"forward": value, "allow": value})),
         400,
     ),
 ]
@@ -1071,6 +1291,23 @@ def _twice(data: bytes) -> None:
         list(archives.members(found, ["x.zip"], archives.Budget()))
 
 
+def _broken(data: bytes) -> None:
+    """
+    A zip and a tar with that many members which are broken archives, or encrypted.
+    """
+    file, tar = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive, tarfile.open(fileobj=tar, mode="w") as other:
+        for number in range(len(data) // 10):
+            name = f"{number}.zip"
+            archive.writestr(zipfile.ZipInfo(name), b"PK\3\4")
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            other.addfile(info, io.BytesIO(b"PK\3\4"))
+    for made in (file, tar):
+        with contextlib.suppress(archives.Unreadable):
+            list(archives.members(io.BytesIO(made.getvalue()), ["x"], archives.Budget()))
+
+
 def _rules(data: bytes) -> None:
     """
     Three policies with rules of every kind.
@@ -1114,6 +1351,13 @@ PARSERS += [
         ("stages/content/match/archives.py", "stages/content/match/zipentries.py"),
         (b"x",),
         _twice,
+        400,
+    ),
+    Parser(
+        "broken archives in archives",
+        ("stages/content/match/archives.py", "stages/content/match/zipentries.py"),
+        (b"x",),
+        _broken,
         400,
     ),
     Parser(
@@ -1211,7 +1455,11 @@ PARSERS += [
     ),
     Parser(
         "archives",
-        ("stages/content/match/archives.py", "stages/content/match/zipentries.py"),
+        (
+            "stages/content/match/archives.py",
+            "stages/content/match/compressed.py",
+            "stages/content/match/zipentries.py",
+        ),
         (
             _LOCAL_HEADER,
             _LOCAL_HEADER[:30],
@@ -1228,10 +1476,86 @@ PARSERS += [
         (b"", b"\x1f\x8b\x08\0\0\0\0\0\0\0"),
     ),
     Parser(
+        "scores in a line of the log",
+        ("model/scoretext.py",),
+        (b"rspamd", b": score ", b"1", b"e", b"-", b".", b", refuse_score ", b"inf", b"; ", b" "),
+        lambda data: scoresIn(data.decode()),
+        4000,
+    ),
+    Parser(
+        "where a page of the queue has ended",
+        ("web/queuepage.py",),
+        (b"W", b"z", b"E", b"s", b"M", b"l", b"0", b"=", b"\xc3\xa9", b"{"),
+        lambda data: readCursor(data.decode()),
+        500,
+    ),
+    Parser(
+        "where a login leads",
+        ("web/visitors.py",),
+        (b"/", b"a", b"%", b"\\", b":", b"\xc3\xa9"),
+        lambda data: ownPath(data.decode()),
+        1000,
+    ),
+    Parser(
         "a Host header",
         ("web/site.py",),
         (b"[", b"]", b":", b"a", b"\xff"),
         hostOf,
+        4000,
+    ),
+    Parser(
+        "a link",
+        ("model/link.py",),
+        (b"A", b"=", b"-", b"_", b"\xff"),
+        lambda data: SignedLink.read(data.decode("latin-1"), bytes(32), 0.0),
+        200,
+    ),
+    Parser(
+        "a field that is kept of a refusal",
+        ("model/refusal.py",),
+        (b"=?", b"?=", b"=?utf-8?q?a?=", b"=?utf-8?b?", b"?q?", b" ", b"\xff"),
+        lambda data: headerText(data.decode("latin-1")),
+    ),
+    Parser(
+        "an author's domains",
+        ("server/proving.py",),
+        (b"<", b">", b"a@b", b",", b"(", b'"', b"\\", b";", b":"),
+        lambda data: domainsOf(makeMessage(b"From: " + data + b"\r\n\r\n"), makeEnvelope()),
+    ),
+    Parser(
+        "an Origin header",
+        ("web/forms.py",),
+        (b"[", b"]", b":", b"/", b"a", b"\xff"),
+        _netloc,
+        4000,
+        before=(b"", b"https://"),
+    ),
+    Parser(
+        "packets of a filter",
+        ("stages/milter/wire.py",),
+        (b"\0\0\0\1c", b"\0\0\0\5hX\0v\0", b"\0\0\0\1p"),
+        lambda data: list(Packets().feed(data)),
+        400,
+    ),
+    Parser(
+        "replies of a filter",
+        ("stages/milter/dialogue.py",),
+        (b"550-5.7.1 x\n", b"%%", b"\r", b"550 y"),
+        lambda data: replyOf(b"550 " + data),
+        400,
+    ),
+    Parser(
+        "what a filter is told of a message",
+        ("stages/milter/told.py",),
+        (b"A: b\r\n", b" c\r\n", b"\r\n", b"\0"),
+        lambda data: [*filterFields(makeMessage(data)), *bodyOf(makeMessage(data))],
+        400,
+    ),
+    Parser(
+        "edits of a header section",
+        ("model/edits.py",),
+        (b"A: b\n", b"B:c\n", b":\n", b"x\n"),
+        lambda data: edited(data.splitlines(True), _EDITS, lambda name, value: b""),
         4000,
     ),
     Parser(
@@ -1256,5 +1580,12 @@ PARSERS += [
         lambda data: readLogFrom(io.BytesIO(data)),
         4000,
         (b"\x37\x7f\x06\x82\0\0\0\0\0\0\2\0" + b"\0" * 20,),
+    ),
+    Parser(
+        "arrays on the line of a worker",
+        ("workers/line.py",),
+        (b"[", b"]", b"\n", b",", b'"', b"1"),
+        _line,
+        4000,
     ),
 ]

@@ -20,9 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.hopfaults import http, smtp
 from tests.hopfaults.faults import Fault, faults
 from tests.hopfaults.world import Case, World
+from tests.rigs import examples
 
 #: More examples by a variable; the long form of the checks sets it.
-EXAMPLES = int(os.environ.get("DEFERRALS_HOP_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("DEFERRALS_HOP_EXAMPLES", examples(100)))
 
 often = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

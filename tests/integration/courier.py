@@ -17,13 +17,13 @@ from twisted.trial.unittest import SkipTest
 from tests.integration.support import (
     IntegrationCase,
     Process,
-    freePort,
     greeting,
     needsRoot,
     program,
     run,
     until,
 )
+from tests.ports import freePort
 
 #: The domain whose accounts a L{Courier} has itself, unless it has another one.
 DOMAIN = "courier.example.net"

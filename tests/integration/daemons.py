@@ -14,13 +14,13 @@ from twisted.trial.unittest import SkipTest
 from tests.integration.support import (
     IntegrationCase,
     Process,
-    freePort,
     greeting,
     needsRoot,
     program,
     run,
     until,
 )
+from tests.ports import freePort
 
 
 def _user(name: str) -> int:

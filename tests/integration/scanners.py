@@ -17,7 +17,8 @@ import subprocess
 from unittest import SkipTest
 
 from deferrals.stages.content.match.findings import EICAR, GTUBE
-from tests.integration.support import IntegrationCase, Process, freePort, program, until
+from tests.integration.support import IntegrationCase, Process, program, until
+from tests.ports import freePort
 
 
 def _lines(text: str) -> str:
@@ -162,6 +163,26 @@ class Rspamd(Daemon):
         The result lines of its log.
         """
         return re.findall(r"rspamd_task_write_log: (.*)", self.log())
+
+
+class VerifyingRspamd(Rspamd):
+    """
+    rspamd that looks at signatures only, and so is there at once.
+
+    @param nameserver: which it asks.
+    """
+
+    def __init__(self, case: IntegrationCase, nameserver: str) -> None:
+        self.nameserver = nameserver
+        super().__init__(case)
+
+    def prepare(self) -> None:
+        super().prepare()
+        with open(self.config, encoding="utf-8") as file:
+            text = file.read()
+        text = text.replace('filters = "regexp"', 'filters = "dkim"')
+        text = text.replace('"127.0.0.1:1"]; timeout = 0.1s', f'"{self.nameserver}"]; timeout = 9s')
+        self.write("rspamd.conf", f"{text}dkim {{ }}\n")
 
 
 _RSPAMD = """

@@ -79,16 +79,6 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
-def freePort() -> int:
-    """
-    A port on loopback that was free a moment ago.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def greeting(port: int, host: str = "127.0.0.1") -> bytes:
     """
     What a server says first; empty if there is none yet.
@@ -200,6 +190,45 @@ deliver = { use = "maildir", path = "mail/{local}" }
 match = "*@example.net"
 policy = "virus"
 deliver = { use = "maildir", path = "mail/{local}" }
+"""
+
+
+#: A delivery to where L{Server.mail} looks.
+MAILDIR = '{ use = "maildir", path = "mail/{local}" }'
+
+
+def takesAll(
+    deliver: str = MAILDIR,
+    *,
+    match: str = "*@example.net",
+    hostname: str = "mx.example.net",
+    top: str = "",
+    tables: str = "",
+) -> str:
+    """
+    A configuration that takes all mail for some recipients, whatever is in it.
+
+    @param deliver: how, in TOML.
+    @param top: further lines above all tables.
+    @param tables: further tables.
+    """
+    return f"""
+hostname = "{hostname}"
+bounces = "none"
+{top}
+
+[[listen]]
+endpoint = "tcp:0:interface=127.0.0.1"
+
+{tables}
+
+[policies.open]
+envelope = "accept"
+
+[[recipients]]
+match = "{match}"
+policy = "open"
+deliver = {deliver}
 """
 
 

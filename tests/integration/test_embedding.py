@@ -8,7 +8,8 @@ import os
 import re
 import sys
 
-from tests.integration.support import ROOT, IntegrationCase, Process, cli, freePort, greeting, path
+from tests.integration.support import ROOT, IntegrationCase, Process, cli, greeting, path
+from tests.ports import freePort
 
 EXAMPLE = os.path.join(ROOT, "docs", "examples", "lists.tac")
 

@@ -8,48 +8,24 @@ that says nothing in L{tests.integration.test_mx}.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import attrs
 from twisted.trial.unittest import SkipTest
 
-from tests.integration.support import (
-    PATIENCE,
-    ROOT,
-    TWISTD,
-    IntegrationCase,
-    cli,
-    freePort,
-    needsRoot,
-    path,
-    run,
-    until,
-)
+from tests.integration.starts import StartCase
+from tests.integration.support import PATIENCE, cli, needsRoot, run, takesAll, until
+from tests.ports import freePort
 from tests.zone import Zone
-
-CONFIG = """
-hostname = "{hostname}"
-bounces = "none"
-{more}
-[[listen]]
-endpoint = "tcp:{port}:interface=127.0.0.1"
-{listeners}
-[policies.open]
-envelope = "accept"
-
-[[recipients]]
-match = "*@example.net"
-policy = "open"
-deliver = {{ {deliver} }}
-"""
-
-MAILDIR = 'use = "maildir", path = "mail/{local}"'
 
 #: What each of two services in one process is made of.
 TAC = """
@@ -67,21 +43,20 @@ for name in ("one.toml", "two.toml"):
 @attrs.frozen
 class Environment:
     """
-    @ivar wrap: a shell's words before the server's; C{exec "$@"} is behind them.
+    @ivar before: a shell's words before the server's.
     @ivar needs: a command line that fails where this environment cannot be had.
-    @ivar values: of the configuration.
+    @ivar config: the configuration.
     @ivar environ: further variables.
     @ivar twistd: further options of C{twistd}.
     @ivar fails: what the one line has, where the server cannot start.
     """
 
-    wrap: str = ""
+    before: str = "true"
     needs: str = "true"
-    values: dict[str, str] = attrs.field(factory=dict)
+    config: str = takesAll()
     environ: dict[str, str] = attrs.field(factory=dict)
     twistd: tuple[str, ...] = ()
     fails: str = ""
-    mark: str = ""
 
 
 ENVIRONMENTS = {
@@ -90,84 +65,35 @@ ENVIRONMENTS = {
         environ={"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     ),
     "no HOME, no PATH": Environment("unset HOME PATH"),
-    "a byte order mark": Environment(mark="\ufeff"),
+    "a byte order mark": Environment(config="\ufeff" + takesAll()),
     "few files": Environment("ulimit -n 256"),
     "a stale pid file": Environment("echo 1 > twistd.pid"),
-    "a long hostname": Environment(values={"hostname": f"{'a' * 56}.example"}),
+    "a long hostname": Environment(config=takesAll(hostname=f"{'a' * 56}.example")),
     "IPv4 and IPv6 on one port": Environment(
-        values={"listeners": '[[listen]]\nendpoint = "tcp6:{port}:interface=\\\\:\\\\:1"'},
+        config=takesAll(tables="[[listen]]\nendpoint = 'tcp6:0:interface=\\:\\:1'"),
         needs="test -e /proc/net/if_inet6",
     ),
     "chroot": Environment(twistd=("--chroot=/",), fails="--chroot"),
     "no place for state": Environment(
-        values={"more": 'state_dir = "/proc/none"'}, fails="cannot make the spool"
+        config=takesAll(top='state_dir = "/proc/none"'), fails="cannot make the spool"
     ),
 }
 
 
-class EnvironmentsTests(IntegrationCase):
+class EnvironmentsTests(StartCase):
     """
     Each of L{ENVIRONMENTS}, and others that need more than a line.
     """
 
-    def setUp(self) -> None:
-        self.home = self.directory()
-        self.port = freePort()
-
-    def write(self, name: str = "mx.toml", mark: str = "", **values: str) -> None:
-        values = {"hostname": "mx.example.net", "more": "", "listeners": "", **values}
-        values = {"deliver": MAILDIR, "port": str(self.port), **values}
-        values["listeners"] = values["listeners"].format(port=values["port"])
-        with open(os.path.join(self.home, name), "w") as file:
-            file.write(mark + CONFIG.format(**values))
-
-    def begin(self, wrap: str = "", *words: str, **environ: str) -> subprocess.Popen[bytes]:
-        """
-        @param words: behind the interpreter's name; the server's, if there are none.
-        """
-        words = words or (*TWISTD, "--nodaemon", "deferrals", "--config", "mx.toml")
-        argv = ["/bin/sh", "-c", f'{wrap or "true"} && exec "$@"', "sh", sys.executable, *words]
-        with open(os.path.join(self.home, "log"), "wb") as log:
-            process = subprocess.Popen(
-                argv,
-                cwd=self.home,
-                env={**os.environ, "PYTHONPATH": path(ROOT), **environ},
-                stdout=log,
-                stderr=log,
-            )
-        self.addCleanup(self.end, process)
-        return process
-
-    def end(self, process: subprocess.Popen[bytes]) -> None:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-    def log(self) -> str:
-        with open(os.path.join(self.home, "log"), errors="replace") as file:
-            return file.read()
-
-    def logged(self, text: str, count: int = 1) -> None:
-        until(lambda: self.log().count(text) >= count, f"{text}\n{self.log()}")
-
-    def send(self, to: str = "") -> None:
-        done = cli(
-            *("send", "--to", to or f"127.0.0.1:{self.port}", "--from", "a@client.test"),
-            *("--rcpt", "anna@example.net", "--sample", "plain"),
-        )
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr + self.log())
-
-    def stop(self, process: subprocess.Popen[bytes]) -> None:
-        process.send_signal(signal.SIGTERM)
-        self.assertIn(process.wait(PATIENCE), (0, -signal.SIGTERM), self.log())
-        self.assertNotIn("Traceback", self.log())
-
     def check(self, environment: Environment) -> None:
         if run(["/bin/sh", "-c", environment.needs]).returncode != 0:
             raise SkipTest(f"this cannot be had here: {environment.needs}")
-        self.write(mark=environment.mark, **environment.values)
-        words = (*TWISTD, "--nodaemon", *environment.twistd, "deferrals", "--config", "mx.toml")
-        process = self.begin(environment.wrap, *words, **environment.environ)
+        self.write(environment.config)
+        process = self.begin(
+            *("--nodaemon", *environment.twistd),
+            before=environment.before,
+            environ=environment.environ,
+        )
         if environment.fails:
             self.assertEqual(process.wait(PATIENCE), 1, self.log())
             line = self.log().splitlines()[-1]
@@ -177,24 +103,79 @@ class EnvironmentsTests(IntegrationCase):
             return
         self.logged(" listening on ")
         self.logged(" mail for ")
-        self.send()
+        self.sent()
         self.logged("> delivered by ")
         self.stop(process)
 
     def test_twoServices(self) -> None:
         """Two services in one process: both take mail, both are reloaded."""
-        ports = self.port, freePort()
-        for name, port in zip(("one", "two"), ports, strict=True):
-            more = f'state_dir = "{name}"'
-            self.write(f"{name}.toml", port=str(port), more=more)
+        ports = []
+        for name in ("one", "two"):
+            self.port = freePort()
+            self.write(takesAll(top=f'state_dir = "{name}"'), f"{name}.toml")
+            ports.append(self.port)
         with open(os.path.join(self.home, "two.tac"), "w") as file:
             file.write(TAC)
-        process = self.begin("", *TWISTD, "--nodaemon", "--pidfile=", "--python=two.tac")
+        process = self.begin("--nodaemon", "--pidfile=", "--python=two.tac", service=())
         self.logged(" mail for ", 2)
         for port in ports:
-            self.send(f"127.0.0.1:{port}")
+            self.sent(f"127.0.0.1:{port}")
         process.send_signal(signal.SIGHUP)
         self.logged("configuration reloaded", 2)
+        self.stop(process)
+
+    def test_hangupAtOnce(self) -> None:
+        """SIGHUP and SIGUSR1, again and again since its modules are being loaded: it starts."""
+        self.write(takesAll())
+        process = self.begin("--nodaemon", environ={"PYTHONPROFILEIMPORTTIME": "1"})
+        self.logged("deferrals.errors")
+        until(lambda: self.hungUp(process), f"it starts\n{self.log()}")
+        self.logged("configuration reloaded")
+        self.sent()
+        self.logged("> delivered by ")
+        self.stop(process)
+
+    def test_hangupInPython(self) -> None:
+        """Likewise since Python itself is being loaded, where that is ignored until it is heard."""
+        self.write(takesAll())
+        process = self.begin(
+            "--nodaemon", before='exec env --ignore-signal=HUP --ignore-signal=USR1 "$@"'
+        )
+        python = sys.executable.encode()
+        until(lambda: self.command(process).startswith(python), "Python runs")
+        until(lambda: self.hungUp(process), f"it starts\n{self.log()}")
+        process.send_signal(signal.SIGHUP)
+        self.logged("configuration reloaded")
+        self.stop(process)
+
+    def hungUp(self, process: subprocess.Popen[bytes]) -> bool:
+        """
+        Send the signals once more.
+
+        @return: whether mail can be taken.
+        """
+        self.assertIsNone(process.poll(), self.log())
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            process.send_signal(number)
+        return " mail for " in self.log()
+
+    def command(self, process: subprocess.Popen[bytes]) -> bytes:
+        with open(f"/proc/{process.pid}/cmdline", "rb") as file:
+            return file.read()
+
+    def test_noConfiguration(self) -> None:
+        """A configuration that cannot be opened: the log has it, and the old one stays."""
+        self.write(takesAll())
+        process = self.begin("--nodaemon")
+        self.logged(" mail for ")
+        path = os.path.join(self.home, "mx.toml")
+        os.rename(path, f"{path}.away")
+        done = cli("reload", "--config", path)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        why = f"{path}: cannot be read: [Errno 2] No such file or directory: '{path}'"
+        self.assertIn(f"not reloaded, the old configuration stays: {why}", done.stderr)
+        self.logged(f"configuration not reloaded, the old one stays: {why}")
+        self.sent()
         self.stop(process)
 
     def test_firstNameserver(self) -> None:
@@ -206,10 +187,11 @@ class EnvironmentsTests(IntegrationCase):
         self.addCleanup(zone.close)
         servers = ["2001:db8::1", "255.255.255.255", f"127.0.0.1:{zone.address[1]}"]
         port = hop.getsockname()[1]
-        self.write(more=f"dns = {servers}", deliver=f'use = "mx", never = [], port = {port}')
-        process = self.begin()
+        deliver = f'{{ use = "mx", never = [], port = {port} }}'
+        self.write(takesAll(deliver, top=f"dns = {servers}"))
+        process = self.begin("--nodaemon")
         self.logged(" mail for ")
-        self.send()
+        self.sent()
         hop.accept()[0].close()
         self.stop(process)
 
@@ -225,17 +207,51 @@ class EnvironmentsTests(IntegrationCase):
         ):
             self.lacking(f'exec unshare --net sh -c \'{make} && exec "$@"\' sh "$@"', hop)
 
-    def lacking(self, wrap: str, hop: str) -> None:
+    def lacking(self, before: str, hop: str) -> None:
         self.port = 20000
         path = os.path.join(self.home, "smtp.sock")
-        listeners = f'[[listen]]\nendpoint = "unix:{path}"'
-        self.write(listeners=listeners, deliver=f'use = "smtp", endpoint = "tcp:{hop}", retry = 1')
-        process = self.begin(wrap)
+        listener = f'[[listen]]\nendpoint = "unix:{path}"'
+        deliver = f'{{ use = "smtp", endpoint = "tcp:{hop}", retry = 1 }}'
+        self.write(takesAll(deliver, tables=listener))
+        process = self.begin("--nodaemon", before=before)
         self.logged(" mail for ")
         for _ in range(5):
-            self.send(f"unix:{path}")
+            self.sent(f"unix:{path}")
         self.logged("> retry by ", 5)
         self.assertNotIn("left alone", self.log())
+        self.stop(process)
+
+    def test_clientVanishes(self) -> None:
+        """Clients go while a service is connected to: the service has not failed."""
+        service = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.addCleanup(service.close)
+        place = service.getsockname()
+        full = socket.create_connection(place)  # the next connection is not taken
+        self.addCleanup(full.close)
+        url = f"http://127.0.0.1:{place[1]}/"
+        judged = f'content = [ {{ use = "http", url = "{url}" }} ]'
+        self.write(takesAll().replace('envelope = "accept"', judged))
+        process = self.begin("--nodaemon")
+        self.logged(" mail for ")
+        for count in range(1, 8):
+            client = self.dialogue(self.port)
+            client.say("EHLO c.test", "MAIL FROM:<a@client.test>", "RCPT TO:<anna@example.net>")
+            client.say("DATA")
+            client.socket.sendall(b"\r\nhello\r\n.\r\n")
+            until(lambda: isConnectingTo(place[1]), "the service is connected to")
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            self.logged("the client was gone before the final reply", count)
+        service.accept()[0].close()
+        judge = threading.Thread(target=accept, args=(service,))
+        judge.start()
+        self.addCleanup(judge.join)
+        self.sent()
+        self.logged("> delivered by ")
+        self.assertNotIn("left alone", self.log())
+        status = json.loads(cli("status", "--json", "--config", f"{self.home}/mx.toml").stdout)
+        (found,) = (one for name, one in status["parts"].items() if str(place[1]) in name)
+        self.assertEqual(found["failures"], 0, found)
         self.stop(process)
 
     def test_orphans(self) -> None:
@@ -243,10 +259,12 @@ class EnvironmentsTests(IntegrationCase):
         if run(["unshare", "--pid", "--fork", "--mount-proc", "true"]).returncode != 0:
             raise SkipTest("no PID namespaces may be made here")
         self.pipe("cat > mail; sleep 0.2 & exit 0")
-        process = self.begin('exec unshare --pid --fork --mount-proc --kill-child "$@"')
+        process = self.begin(
+            "--nodaemon", before='exec unshare --pid --fork --mount-proc --kill-child "$@"'
+        )
         self.logged(" mail for ")
         for _ in range(3):
-            self.send()
+            self.sent()
         self.logged("> delivered by ", 3)
         server = children(process.pid)[0]
         until(lambda: not children(server), "no child is left")
@@ -260,13 +278,13 @@ class EnvironmentsTests(IntegrationCase):
         os.chmod(self.home, 0o777)
         self.pipe("cat > mail", 'retry = "1s", ')
         other = "setpriv --reuid=54321 --clear-groups"
-        process = self.begin(f'exec {other} "$@"')
+        process = self.begin("--nodaemon", before=f'exec {other} "$@"')
         self.logged(" mail for ")
-        self.send()
+        self.sent()
         self.logged("> delivered by ")
         limit = [*shlex.split(other), "prlimit", f"--pid={process.pid}"]
         self.assertEqual(run([*limit, "--nproc=1:"]).returncode, 0)
-        self.send()
+        self.sent()
         self.logged("> retry by ")
         self.assertEqual(run([*limit, "--nproc=1000:"]).returncode, 0)
         self.logged("> delivered by ", 2)
@@ -274,7 +292,30 @@ class EnvironmentsTests(IntegrationCase):
         self.stop(process)
 
     def pipe(self, script: str, more: str = "") -> None:
-        self.write(deliver=f'use = "pipe", {more}command = ["/bin/sh", "-c", "{script}"]')
+        self.write(takesAll(f'{{ use = "pipe", {more}command = ["/bin/sh", "-c", "{script}"] }}'))
+
+
+def isConnectingTo(port: int) -> bool:
+    """
+    @return: whether a connection to this port of loopback waits for being taken.
+    """
+    with open("/proc/net/tcp") as file:
+        return any(f"0100007F:{port:04X} 02 " in line for line in file)
+
+
+def accept(service: socket.socket) -> None:
+    """
+    Let one message in, as a service behind C{http}.
+    """
+    connection, _ = service.accept()
+    with connection, connection.makefile("rb") as file:
+        size = 0
+        while (line := file.readline().lower()).strip():
+            if line.startswith(b"content-length:"):
+                size = int(line.partition(b":")[2])
+        file.read(size)
+        body = b'{"default": {"accept": true}}'
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
 def children(pid: int) -> list[int]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from deferrals.stages.content.match.stage import GTUBE
 from tests.integration.daemons import Exim, OpenSMTPD, Postfix
-from tests.integration.support import IntegrationCase, Server, crlf, freePort, spam, until
+from tests.integration.support import IntegrationCase, Server, crlf, spam, until
+from tests.ports import freePort
 from tests.zone import Zone
 
 CONFIG = """

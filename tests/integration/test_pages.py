@@ -15,10 +15,11 @@ from tests.integration.support import (
     IntegrationCase,
     Server,
     cli,
-    freePort,
     program,
     run,
+    takesAll,
 )
+from tests.ports import freePort
 from tests.test_pages import Block, blocks
 
 #: Commands that have nothing to find here, or something to complain of: status 1 or 2.
@@ -31,21 +32,12 @@ UNSUCCESSFUL = (
     ["status", "--check"],
 )
 
-_CONFIG = """
-hostname = "mx.example.net"
-bounces = "none"
-[[listen]]
-endpoint = "tcp:0:interface=127.0.0.1"
-[policies.open]
-envelope = "accept"
-[deliveries.dead]
-use = "smtp"
-endpoint = "tcp:127.0.0.1:1"
-[[recipients]]
-match = "*@example.org"
-policy = "open"
-deliver = "dead"
-"""
+#: A message waits, since there is no next hop.
+_CONFIG = takesAll(
+    '"dead"',
+    match="*@example.org",
+    tables='[deliveries.dead]\nuse = "smtp"\nendpoint = "tcp:127.0.0.1:1"',
+)
 
 _DOVECOT = """
 mail_location = maildir:~/Maildir
@@ -175,7 +167,8 @@ class DovecotTests(IntegrationCase):
         """Dovecot takes the lines of its configuration that pages show."""
         doveconf = program("doveconf", "/usr/bin/doveconf")
         found = blocks("dovecot")
-        self.assertEqual({one.page for one in found}, {"docs/dovecot.md", "docs/submission.md"})
+        pages = {f"docs/{name}.md" for name in ("dovecot", "submission", "tables")}
+        self.assertEqual({one.page for one in found}, pages)
         path = os.path.join(self.directory(), "dovecot.conf")
         with open(path, "w", encoding="utf-8") as file:
             file.write(_DOVECOT + "".join(one.text for one in found))

@@ -5,33 +5,20 @@ a shell, a container and a service manager have it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import shlex
 import signal
 import smtplib
 import socket
 import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
-from tests.integration.support import (
-    CONFIG,
-    PATIENCE,
-    ROOT,
-    TWISTD,
-    IntegrationCase,
-    cli,
-    freePort,
-    path,
-    until,
-)
+from tests.integration.starts import StartCase
+from tests.integration.support import CONFIG, PATIENCE, cli, takesAll, until
+from tests.ports import freePort
 from tests.tls import makeCertificate
-
-_ENVIRON = {**os.environ, "PYTHONPATH": path(ROOT)}
 
 
 def writes(pid: int) -> int:
@@ -40,62 +27,17 @@ def writes(pid: int) -> int:
         return int(dict(line.split(":") for line in file)["syscw"])
 
 
-class ProcessCase(IntegrationCase):
+class ProcessCase(StartCase):
     """
-    A directory with a configuration, and processes in it.
+    A directory with the usual configuration, and starts of the server in it.
     """
 
     def setUp(self) -> None:
-        self.home = self.directory()
-        self.port = freePort()
-        self.write(CONFIG)
+        super().setUp()
+        self.write()
 
-    def write(self, config: str) -> None:
-        with open(os.path.join(self.home, "mx.toml"), "w") as file:
-            file.write(config.replace("tcp:0:", f"tcp:{self.port}:"))
-
-    def begin(self, *twistd: str, **more: Any) -> subprocess.Popen[bytes]:
-        words = [sys.executable, *TWISTD, *twistd, "deferrals", "--config", "mx.toml"]
-        more = {"env": _ENVIRON, "stdin": subprocess.DEVNULL, **more}
-        process = subprocess.Popen(words, cwd=self.home, **more)
-        self.addCleanup(self.end, process)
-        return process
-
-    def end(self, process: subprocess.Popen[bytes]) -> None:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-    def ended(self, *twistd: str) -> tuple[int, str]:
-        """
-        A start that is over: its exit status, and its standard error.
-        """
-        process = self.begin(*twistd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        errors = process.communicate(timeout=PATIENCE)[1]
-        return process.returncode, errors.decode()
-
-    def listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except OSError:
-            return False
-        return True
-
-    def ready(self) -> None:
-        until(self.listens, "the server")
-
-    def send(self) -> int:
-        return cli(
-            *("send", "--to", f"127.0.0.1:{self.port}", "--from", "a@client.test"),
-            *("--rcpt", "lover@example.net", "--sample", "plain"),
-        ).returncode
-
-    def read(self, name: str) -> str:
-        with open(os.path.join(self.home, name)) as file:
-            return file.read()
-
-    def exists(self, name: str) -> bool:
-        return os.path.exists(os.path.join(self.home, name))
+    def send(self) -> None:
+        self.sent(recipient="lover@example.net")
 
 
 class StartTests(ProcessCase):
@@ -109,7 +51,7 @@ class StartTests(ProcessCase):
         """
 
         def portTaken() -> None:
-            self.write(CONFIG)
+            self.write()
             taken = socket.create_server(("127.0.0.1", self.port))
             self.addCleanup(taken.close)
 
@@ -153,27 +95,23 @@ class StartTests(ProcessCase):
             self.assertIn(word, errors)
             self.assertIn(word, self.read("twistd.log"))
             self.assertNotIn("Traceback", self.read("twistd.log"))
-            self.assertFalse(self.exists("twistd.pid"))
+            until(lambda: not self.exists("twistd.pid"), "twistd removes it after it has said so")
 
     def test_runs(self) -> None:
         """The parent process ends when mail can be taken; log and pid file are twistd's."""
         self.assertEqual(self.ended(), (0, ""))
         pid = int(self.read("twistd.pid"))
         self.addCleanup(self.kill, pid)
-        self.assertEqual(self.send(), 0)
+        self.send()
         os.rename(os.path.join(self.home, "twistd.log"), os.path.join(self.home, "old.log"))
         os.kill(pid, signal.SIGUSR1)
         until(lambda: self.exists("twistd.log"), "another log")
-        self.assertEqual(self.send(), 0)
+        self.send()
         until(lambda: self.read("twistd.log").count("to=<lover@example.net>"), "a line")
         self.assertEqual(self.ended()[0], 1)  # another one runs
         os.kill(pid, signal.SIGTERM)
         until(lambda: not self.exists("twistd.pid"), "its end")
         self.assertIn("listening on", self.read("old.log"))
-
-    def kill(self, pid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
     def test_containerAgain(self) -> None:
         """A pid file whose number another program has, or this one, keeps nothing from starting."""
@@ -193,23 +131,10 @@ class StopTests(ProcessCase):
         silent = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(silent.close)
         endpoint = f"tcp:127.0.0.1:{silent.getsockname()[1]}"
-        self.write(
-            f"""
-bounces = "none"
-[[listen]]
-endpoint = "tcp:{self.port}:interface=127.0.0.1"
-[policies.open]
-envelope = "accept"
-[[recipients]]
-match = "*@example.net"
-policy = "open"
-deliver = {{ use = "lmtp", endpoint = "{endpoint}" }}
-"""
-        )
-        with open(os.path.join(self.home, "log"), "wb") as log:
-            process = self.begin("--nodaemon", stdout=log, stderr=log)
+        self.write(takesAll(f'{{ use = "lmtp", endpoint = "{endpoint}" }}'))
+        process = self.begin("--nodaemon")
         self.ready()
-        self.assertEqual(self.send(), 0)
+        self.send()
         waiting = silent.accept()[0]
         self.addCleanup(waiting.close)
         process.send_signal(signal.SIGTERM)
@@ -217,7 +142,7 @@ deliver = {{ use = "lmtp", endpoint = "{endpoint}" }}
         self.assertIsNone(process.poll())
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(PATIENCE), -signal.SIGTERM)
-        self.assertNotIn("Traceback", self.read("log"))
+        self.assertNotIn("Traceback", self.log())
 
 
 class LogTests(ProcessCase):
@@ -232,7 +157,7 @@ class LogTests(ProcessCase):
         process = self.begin("--nodaemon", stdout=stdout, stderr=subprocess.DEVNULL)
         self.ready()
         for _ in range(3):
-            self.assertEqual(self.send(), 0)
+            self.send()
         with smtplib.SMTP("127.0.0.1", self.port) as client:
             for _ in range(400):
                 client.sendmail(
@@ -266,17 +191,14 @@ class LogTests(ProcessCase):
 
     def test_ascii(self) -> None:
         """An address that standard output's encoding does not have is written as an escape."""
-        environ = {**_ENVIRON, "PYTHONIOENCODING": "ascii"}
-        log = os.path.join(self.home, "log")
-        with open(log, "wb") as file:
-            self.begin("--nodaemon", stdout=file, env=environ)
+        self.begin("--nodaemon", environ={"PYTHONIOENCODING": "ascii"})
         self.ready()
         dialogue = self.dialogue(self.port)
         dialogue.reply()
         dialogue.say("EHLO client.test", "MAIL FROM:<a@client.test> SMTPUTF8")
         dialogue.say("RCPT TO:<jürgen@elsewhere.test>")
-        until(lambda: "j\\xfcrgen" in self.read("log"), "a line")
-        self.assertNotIn("Traceback", self.read("log"))
+        self.logged("j\\xfcrgen")
+        self.assertNotIn("Traceback", self.log())
 
 
 class ManagerTests(ProcessCase):
@@ -291,11 +213,10 @@ class ManagerTests(ProcessCase):
         manager.bind(os.path.join(self.home, "notify"))
         manager.settimeout(PATIENCE)
         environ = {
-            **_ENVIRON,
             "NOTIFY_SOCKET": os.path.join(self.home, "notify"),
             "WATCHDOG_USEC": "300000",
         }
-        process = self.begin("--nodaemon", stdout=subprocess.DEVNULL, env=environ)
+        process = self.begin("--nodaemon", environ=environ)
         told = [manager.recv(999).decode() for _ in range(4)]
         self.assertTrue(self.listens())
         self.assertIn(f"READY=1\nMAINPID={process.pid}", told)
@@ -309,23 +230,11 @@ class ManagerTests(ProcessCase):
         """A listener's socket may be the manager's, by its name."""
         self.write(CONFIG.replace("tcp:0:interface=127.0.0.1", "systemd:domain=INET:name=mx"))
         with socket.create_server(("127.0.0.1", self.port)) as given:
-            os.set_inheritable(given.fileno(), True)
-            server = shlex.join(
-                [sys.executable, *TWISTD, "--nodaemon", "deferrals", "--config", "mx.toml"]
-            )
-            # The first descriptor that a manager gives is 3.
-            words = f"exec 3<&{given.fileno()}; LISTEN_FDS=1 LISTEN_FDNAMES=mx LISTEN_PID=$$ "
-            words += f"exec {server}"
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", words],
-                cwd=self.home,
-                env=_ENVIRON,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[given.fileno()],
-            )
-            self.addCleanup(self.end, process)
+            # The first descriptor that a manager gives is 3; a shell knows those below ten.
+            before = "exec 3<&0 0</dev/null && export LISTEN_FDS=1 LISTEN_FDNAMES=mx LISTEN_PID=$$"
+            self.begin("--nodaemon", before=before, stdin=given)
         self.ready()
-        self.assertEqual(self.send(), 0)
+        self.send()
 
 
 class ReloadTests(ProcessCase):
@@ -418,8 +327,7 @@ deliver = {{ use = "discard" }}
         """
         chance = random.Random(os.environ.get("DEFERRALS_SEED", "1"))
         self.configure([], isWrong=False, isGood=True, code=0)
-        with open(os.path.join(self.home, "log"), "wb") as log:
-            process = self.begin("--nodaemon", stdout=log, stderr=log)
+        process = self.begin("--nodaemon")
         self.ready()
         places = self.places()
         stop = threading.Event()
@@ -457,5 +365,5 @@ deliver = {{ use = "discard" }}
         thread.join()
         self.assertTrue(sent and all(sent))
         self.assertIsNone(process.poll())
-        self.assertNotIn("Traceback", self.read("log"))
-        self.assertIn("configuration reloaded", self.read("log"))
+        self.assertNotIn("Traceback", self.log())
+        self.assertIn("configuration reloaded", self.log())

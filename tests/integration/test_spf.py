@@ -14,6 +14,7 @@ from twisted.trial.unittest import TestCase
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Client
 from deferrals.model.spfrecord import SPFResult
+from deferrals.server.dnsnames import DNSNames
 from deferrals.server.network import makeResolver
 from deferrals.server.spf import SPF
 from deferrals.testing import makeEnvelope
@@ -46,7 +47,7 @@ class SPFTests(TestCase):
         self.zone = Zone(RECORDS)
         self.addCleanup(self.zone.close)
         self.resolver = makeResolver(reactor, [self.zone.address])
-        self.spf = SPF(lambda: self.resolver, reactor)
+        self.spf = SPF(DNSNames(lambda: self.resolver, reactor), reactor)
 
     @inlineCallbacks
     def test_passes(self) -> Any:

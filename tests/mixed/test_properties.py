@@ -36,11 +36,12 @@ from tests.mixed.senders import (
     subsets,
 )
 from tests.mixed.world import Client, Message, Server
+from tests.rigs import examples
 
 RETRY, SPLIT = Rules(), Rules(split=True)
 
 #: More examples by a variable; the long form of the checks sets it.
-EXAMPLES = int(os.environ.get("DEFERRALS_MIXED_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("DEFERRALS_MIXED_EXAMPLES", examples(100)))
 
 numbers = st.integers(0, 2**32)
 often = settings(max_examples=EXAMPLES, deadline=None)

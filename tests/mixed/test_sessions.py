@@ -21,6 +21,7 @@ from tests.mixed.procedures import Procedure
 from tests.mixed.senders import Exim, OneThing, Queue, Repeats, Sender, Silent, Single, shuffled
 from tests.mixed.sessions import Sessions
 from tests.mixed.world import Client, Message, Server
+from tests.rigs import examples
 
 PROVED = (Client("192.0.2.1", "honest.example"), Client("198.51.100.7", "honest.example"))
 UNPROVED = (Client("192.0.2.1"),)
@@ -94,25 +95,25 @@ class SessionsTests(SynchronousTestCase):
             found = brought(real, number)
         self.assertEqual(brought(model, number), found)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(st.integers(0, 2**32))
     def test_retry(self, number: int) -> None:
         """The default."""
         self.same(number, Mixed.RETRY, Mixed.SPLIT)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=examples(30), deadline=None)
     @given(st.integers(0, 2**32), st.sampled_from([Mixed.FILE, Mixed.NOTIFY]))
     def test_fallback(self, number: int, fallback: Mixed) -> None:
         """The default with another fallback."""
         self.same(number, Mixed.RETRY, fallback)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=examples(30), deadline=None)
     @given(st.integers(0, 2**32))
     def test_split(self, number: int) -> None:
         """All come in parts."""
         self.same(number, Mixed.SPLIT, Mixed.SPLIT)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=examples(30), deadline=None)
     @given(st.integers(0, 2**32), st.sampled_from([Mixed.FILE, Mixed.NOTIFY]))
     def test_together(self, number: int, choice: Mixed) -> None:
         """None come apart."""

@@ -243,5 +243,15 @@ class MailboxesTests(SynchronousTestCase):
             ("<>", [""]),
             ("((", []),
             (") a@b.c", ["a@b.c"]),
+            ("a@b.c (", ["a@b.c", ""]),
+            ("<a@b.c> (", ["a@b.c", ""]),
+            ("a@b.c <d@e.f>", ["d@e.f"]),
+            ("<a@b.c> d@e.f", ["a@b.c", "d@e.f"]),
+            ('<a@b.c> "d@e.f"', ["a@b.c"]),
+            ("<a@b.c> x", ["a@b.c"]),
+            ("a@b.c: d@e.f;", ["a@b.c", "d@e.f"]),
+            ('"a@b.c": d@e.f;', ["d@e.f"]),
+            ("g: <a@b.c>: d@e.f", ["a@b.c", "d@e.f"]),
+            ("<@a.b:c@d.e>", ["@a.b:c@d.e"]),
         ):
             self.assertEqual(list(mailboxes(text)), wanted, text)

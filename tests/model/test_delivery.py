@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.delivery import Addressee
 from deferrals.model.reply import Reply
+from deferrals.model.verdict import ACCEPT, Accept, Marks, Route
 from deferrals.testing import makeRecipient
 
 
@@ -32,3 +33,12 @@ class AddresseeTests(SynchronousTestCase):
     def test_shown(self) -> None:
         """As text it is the address."""
         self.assertEqual(str(Addressee(makeRecipient("a@example.net"))), "a@example.net")
+
+    def test_accepting(self) -> None:
+        """Its marks are those of the verdict, and so is where it goes, where that says so."""
+        recipient = makeRecipient("a@example.net")
+        self.assertEqual(Addressee.accepting(recipient, ACCEPT, 2), Addressee(recipient, seq=2))
+        self.assertEqual(Addressee.accepting(recipient, None), Addressee(recipient))
+        marks, route = Marks(junk=True), Route("strict", "aside")
+        found = Addressee.accepting(recipient, Accept(marks, route), 1)
+        self.assertEqual(found, Addressee(recipient.routed(route), marks, 1))

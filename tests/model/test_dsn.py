@@ -21,7 +21,8 @@ from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.dsn import LISTENER, Notification, isNotice, isWanted, smaller
 from deferrals.model.envelope import Recipient
-from deferrals.model.reply import Reply
+from deferrals.model.reply import R250_EXPANDED, Reply
+from deferrals.model.verdict import Route
 from deferrals.testing import makeAddressees, makeEnvelope
 from tests.requirements import requirement
 
@@ -183,6 +184,40 @@ class NotificationTests(SynchronousTestCase):
         for action in ("delivered", "relayed"):
             message = parsed(notification(addressee("a@example.net", action, reply=done)))
             self.assertEqual(bounced(message), [("a@example.net", action, "2.0.0")])
+
+    def test_expanded(self) -> None:
+        """An alias was expanded: nothing is said of its members (RFC 3461 §5.2.7)."""
+        one = addressee("all@example.net", "expanded", reply=R250_EXPANDED, host="")
+        found = parsed(notification(one))
+        self.assertEqual(bounced(found), [("all@example.net", "expanded", "2.1.5")])
+        self.assertTrue(isWanted({"SUCCESS"}, "expanded"))
+        self.assertFalse(isWanted(None, "expanded"))
+
+    def test_member(self) -> None:
+        """A member's failure is told of the alias, which the sender knows."""
+        one = addressee("anna@example.org", reply=Reply(550, "5.1.1", "<Anna@example.org>: full"))
+        alias = Mailbox.parse("all@example.net")
+        orcpt = "rfc822;all@example.net"
+        recipient = attrs.evolve(one.recipient, aliases=(alias,), orcpt=orcpt)
+        data, _ = notification(attrs.evolve(one, recipient=recipient)).build()
+        self.assertNotIn(b"anna@", data.lower())
+        self.assertIn(b"Original-Recipient: rfc822; all@example.net", data)
+        self.assertIn(b"Diagnostic-Code: smtp; 550 5.1.1 <all@example.net>: full", data)
+
+    def test_memberOtherwise(self) -> None:
+        """Nor is a member named as another server spells it: A-labels, no subaddress."""
+        alias = Mailbox.parse("all@example.net")
+        for address, said in (
+            ("anna@b\u00fccher.example", "anna@xn--bcher-kva.example"),
+            ("anna+lists@example.org", "anna@example.org"),
+            ("anna+lists@b\u00fccher.example", "anna@xn--bcher-kva.example"),
+        ):
+            one = addressee(address, reply=Reply(550, "5.1.1", f"<{said}>: full"))
+            route = Route("content", "delivery", subaddress="+")
+            recipient = attrs.evolve(one.recipient, aliases=(alias,), route=route)
+            data, _ = notification(attrs.evolve(one, recipient=recipient)).build()
+            self.assertNotIn(b"anna", data.lower())
+            self.assertIn(b"Diagnostic-Code: smtp; 550 5.1.1 <all@example.net>: full", data)
 
     def test_returned(self) -> None:
         """All of the message comes back where that was asked for (RFC 3461 §4.3)."""

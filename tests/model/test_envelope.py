@@ -5,6 +5,7 @@ Envelopes as they are kept.
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.address import Mailbox
 from deferrals.model.envelope import (
     Client,
     Form,
@@ -15,6 +16,7 @@ from deferrals.model.envelope import (
     recipientFromJSON,
     recipientToJSON,
 )
+from deferrals.model.verdict import Route
 from deferrals.testing import makeEnvelope, makeRecipient
 
 
@@ -67,10 +69,17 @@ class JSONTests(SynchronousTestCase):
         self.assertEqual(envelopes[0].client.hostname, "late.example")
         self.assertEqual(known[envelopes[0]], 1)
 
+    def test_routed(self) -> None:
+        """What is remembered of a recipient keeps the spelling of the one who asks."""
+        route = Route("open", "box")
+        for domain in ("b.example", "B.Example", "b.example"):
+            self.assertEqual(str(makeRecipient(f"a@{domain}").routed(route)), f"a@{domain}")
+
     def test_recipient(self) -> None:
         """What goes in comes out, policy and delivery included."""
         for recipient in (
             makeRecipient("a@b.example"),
+            makeRecipient("a+b@b.example", subaddress="+"),
             Recipient(
                 makeRecipient("B@C.example").address,
                 frozenset(),
@@ -80,4 +89,35 @@ class JSONTests(SynchronousTestCase):
         ):
             again = recipientFromJSON(recipientToJSON(recipient), "box")
             self.assertEqual(again, recipient)
+            self.assertEqual(again.detail, recipient.detail)
             self.assertEqual(str(again), str(recipient))
+
+    def test_member(self) -> None:
+        """Of a member's aliases the one that was named is kept; before there were none."""
+        one = makeRecipient("anna@b.example")
+        aliases = (Mailbox.parse("All@B.example"), Mailbox.parse("some@b.example"))
+        data = recipientToJSON(attrs.evolve(one, aliases=aliases))
+        again = recipientFromJSON(data, "box")
+        self.assertEqual((again.alias, str(again.alias)), (aliases[0], "All@B.example"))
+        self.assertEqual(again.routed(Route("x", "y")).alias, again.alias)
+        del data["alias"]
+        self.assertIsNone(recipientFromJSON(data, "box").alias)
+
+    def test_own(self) -> None:
+        """What its route says for a stage; nothing where it has none."""
+        route = Route("x", "y", (("reply", "all"), ("milter.reply", "one")))
+        recipient = makeRecipient("a@example.net")
+        self.assertEqual(recipient.routed(route).own("milter", "reply"), "one")
+        self.assertEqual(recipient.routed(route).own("rspamd", "reply"), "all")
+        self.assertIsNone(recipient.routed(route).own("milter", "other"))
+        self.assertIsNone(attrs.evolve(recipient, route=None).own("milter", "reply"))
+
+    def test_parted(self) -> None:
+        """An address without its subaddress, as its rule has it, or as a stage does."""
+        recipient = makeRecipient("anna+a-b@x.example", subaddress="+")
+        for mark, user, detail in ((None, "anna", "a-b"), ("-", "anna+a", "b"), ("", "", "")):
+            mailbox, found = recipient.parted(mark)
+            self.assertEqual((mailbox.local, found), (user or "anna+a-b", detail))
+        self.assertEqual(recipient.detail, "a-b")
+        self.assertEqual(makeRecipient("anna+x@x.example").detail, "")
+        self.assertEqual(Recipient(recipient.address).detail, "")

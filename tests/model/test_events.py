@@ -13,11 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.model.events import happened
 from deferrals.model.limits import Limits
 from deferrals.model.status import Status
-from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.stages.envelope.ownsenders import ANY
 from deferrals.stages.envelope.submission import SubmissionSettings
 from deferrals.web.metrics import LIMITS
-from tests.harness import GREETING, Bench, gate
+from tests.harness import GREETING, Bench, connectionLimits, gate
 
 
 class EventTests(SynchronousTestCase):
@@ -142,7 +141,7 @@ class LimitTests(SynchronousTestCase):
         """A connection too many is turned away, and one event."""
         for limit in ("connections", "connections_per_address"):
             with capturedLogs() as events:
-                connections = ConnectionLimits(Limits(**{limit: 1}))
+                connections = connectionLimits(**{limit: 1})
                 self.bench({}, connectionLimits=connections)
                 bench = self.bench({}, connectionLimits=connections)
             self.assertMet(bench, limit, events)

@@ -12,6 +12,7 @@ from deferrals.model.envelope import (
     Parameters,
 )
 from deferrals.model.extensions import decodeXtext, encodeXtext, parseMail, parseRcpt
+from tests.characters import anyText
 from tests.requirements import requirement
 
 ALL = {
@@ -107,7 +108,7 @@ class MailTests(SynchronousTestCase):
         self.assertEqual(self.refusal("FROM:<\u00e4@b.example>"), 553)
         parseMail("FROM:<\u00e4@b.example> SMTPUTF8", ALL)
 
-    @given(st.text(max_size=60))
+    @given(anyText(max_size=60))
     def test_anything(self, text: str) -> None:
         """Any argument is understood, or refused with a reply."""
         try:

@@ -19,6 +19,7 @@ from deferrals.model.httpanswer import (
     meaningOf,
     secondsOf,
 )
+from tests.characters import CHARACTERS, anyText
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
 ASK = b"POST /x HTTP/1.1\r\n"
@@ -33,6 +34,9 @@ def fed(data: bytes, size: int, counter: AnswerCounter | None = None) -> AnswerC
     for start in range(0, len(data), size):
         counter.feed(data[start : start + size])
     return counter
+
+
+DATES = r"[A-Z][a-z]{2}, [0-9 ]+ [A-Z].{,30}"
 
 
 class AnswerCounterTests(SynchronousTestCase):
@@ -118,9 +122,7 @@ class StatusTests(SynchronousTestCase):
         found = {meaningOf(status) for status in range(100, 600)}
         self.assertEqual(found, {row.reply for row in MEANINGS})
 
-    @given(
-        st.text() | st.integers().map(str) | st.from_regex(r"[A-Z][a-z]{2}, [0-9 ]+ [A-Z].{,30}")
-    )
+    @given(anyText() | st.integers().map(str) | st.from_regex(DATES, alphabet=CHARACTERS))
     def test_retryAfter(self, text: str) -> None:
         """Whatever it is, it is a span that can be waited for, or nothing."""
         seconds = secondsOf(text, 1e9)

@@ -11,19 +11,20 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.mixedrecord import Record, State
+from tests.characters import anyText
 
 _records = st.builds(
     Record,
-    states=st.dictionaries(st.text(), st.sampled_from(State)),
-    waited=st.dictionaries(st.text(), st.integers(0, 9)),
-    ident=st.text(),
-    digest=st.text(),
+    states=st.dictionaries(anyText(), st.sampled_from(State)),
+    waited=st.dictionaries(anyText(), st.integers(0, 9)),
+    ident=anyText(),
+    digest=anyText(),
     size=st.none() | st.integers(0),
     gaveUp=st.integers(-100, 4),
     later=st.integers(0, 9),
     forAll=st.booleans(),
     wrong=st.integers(0, 9),
-    addresses=st.lists(st.text(), max_size=3).map(tuple),
+    addresses=st.lists(anyText(), max_size=3).map(tuple),
     began=st.floats(0, 1e10),
     seen=st.floats(0, 1e10),
 )

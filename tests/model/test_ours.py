@@ -4,6 +4,9 @@ What only this server may say.
 
 from __future__ import annotations
 
+import authres
+from hypothesis import given
+from hypothesis import strategies as some
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.ours import withoutOurs
@@ -52,6 +55,14 @@ OTHERS = (
     b"Subject: Return-Path: mx.example.net\r\n Delivered-To: x",
 )
 
+_BLANK = some.sampled_from([" ", "\t", "\r\n ", "(x)", "((y) z)", "(mx.other.test)", "(\\))"])
+_PIECE = some.sampled_from(
+    [
+        *(HOST, HOST.upper(), "mx.", "example.net", '"', "\\", "(", ")", " ", "\t", ".", ";"),
+        *("1", "/", "; dkim=pass", "x", "other.test", "=?utf-8?q?", "?="),
+    ]
+)
+
 
 class OursTests(SynchronousTestCase):
     """
@@ -69,6 +80,41 @@ class OursTests(SynchronousTestCase):
             ):
                 for isFinal in (True, False):
                     self.assertEqual(withoutOurs(head, HOST, isFinal), left, head)
+
+    @given(some.data())
+    def test_shapes(self, data: some.DataObject) -> None:
+        """Our name, with whatever a grammar or a careless reader leaves out around it."""
+        draw = data.draw
+        name = "".join(draw(some.sampled_from([c, c.upper()])) for c in HOST)
+        if draw(some.booleans()):
+            name = '"' + "".join(draw(some.sampled_from([c, "\\" + c])) for c in name) + '"'
+        name += draw(some.sampled_from(["", "."])) if not name.endswith('"') else ""
+        version = draw(some.sampled_from(["", " 1", "/1", " 7", "\t1 (x)"]))
+        field = "".join(
+            (
+                draw(some.sampled_from(["Authentication-Results", "AUTHENTICATION-results"])),
+                draw(some.sampled_from([":", " :", "\t:"])),
+                *draw(some.lists(_BLANK, max_size=4)),
+                name,
+                *draw(some.lists(_BLANK, max_size=4)),
+                version,
+                draw(some.sampled_from(["", ";", "; dmarc=pass", ";\r\n dkim=pass"])),
+            )
+        ).encode()
+        self.assertEqual(
+            withoutOurs(b"A: 1\r\n" + field + b"\r\nB: 2", HOST, True), b"A: 1\r\nB: 2"
+        )
+
+    @given(some.lists(_PIECE, max_size=8).map("".join))
+    def test_stranger(self, value: str) -> None:
+        """What stays is nobody's that another program takes for ours."""
+        head = b"Authentication-Results: " + value.encode()
+        if withoutOurs(head, HOST, True) == head:
+            try:
+                found = authres.AuthenticationResultsHeader.parse_value(value).authserv_id
+            except (authres.AuthResError, RecursionError):
+                return
+            self.assertNotEqual(str(found).rstrip(".").lower(), HOST, value)
 
     def test_others(self) -> None:
         """What others say stays: the same octets, the same object."""

@@ -4,7 +4,14 @@ Replies: reading, writing, and keeping them harmless.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.reply import KEPT_OCTETS, MAX_LINE_OCTETS, Reply, kept
+from deferrals.model.reply import (
+    KEPT_OCTETS,
+    MAX_LINE_OCTETS,
+    Reply,
+    _addressed,
+    _line,
+    kept,
+)
 from deferrals.smtp.client.replies import MAX_REPLY_LINES
 from tests.requirements import requirement
 from tests.work import linesRun
@@ -171,6 +178,20 @@ class RecipientTests(SynchronousTestCase):
         self.assertEqual(Reply(550, "5.1.1", "no").addressed("a@b.c").text, "<a@b.c> no")
         moved = Reply(551, "5.1.6", "try <b@b.c>")
         self.assertEqual(moved.addressed("a@b.c"), moved)
+
+
+class RememberedTests(SynchronousTestCase):
+    """
+    Replies that are remembered as they are said.
+    """
+
+    def test_long(self) -> None:
+        """Long ones are not, of which a next hop could make many: they would stay in memory."""
+        before = _line.cache_info(), _addressed.cache_info()
+        reply = Reply(550, "5.0.0", "no " * 10_000)
+        reply.addressed("a@b.example").encode(False)
+        self.assertIn("no no", str(reply))
+        self.assertEqual((_line.cache_info(), _addressed.cache_info()), before)
 
 
 class KeptTests(SynchronousTestCase):

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.selection import Selection
+from deferrals.model.selection import Selection, exactly
 
 ROW: dict[str, Any] = {
     "id": "A" * 13,
@@ -46,6 +46,15 @@ class SelectionTests(SynchronousTestCase):
             ({"newerSeconds": 99}, False),
         ):
             self.assertIs(Selection(**conditions).matches(ROW), wanted, conditions)
+
+    def test_exactly(self) -> None:
+        """What is meant as it is written is a pattern of nothing else."""
+        for text in ("tcp:[::1]:25", "a*b?c[!d]e", "["):
+            self.assertTrue(
+                Selection(destination=exactly(text)).matches({**ROW, "destination": text})
+            )
+        found = Selection(destination=exactly("a*")).matches({**ROW, "destination": "ab"})
+        self.assertFalse(found)
 
     def test_all(self) -> None:
         """All conditions have to be met."""

@@ -49,6 +49,23 @@ class StatusTests(SynchronousTestCase):
         self.assertEqual(kinds[OTHER, OTHER, OTHER], 5)
         self.assertEqual(sum(status.measured("services")[OTHER].counts), 5)
 
+    def test_collecting(self) -> None:
+        """What stages show is seen as long as they are those in force."""
+        status = Status()
+        status.show("queue", lambda: 1)
+        with status.collecting() as outer:
+            status.show("rspamd", lambda: 2)
+            with status.collecting() as inner:
+                status.show("http", lambda: 3)
+        self.assertEqual(status.parts(), {"queue": 1})
+        self.assertEqual(([*outer], [*inner]), (["rspamd"], ["http"]))
+        status.ofStages = outer
+        self.assertEqual(status.parts(), {"queue": 1, "rspamd": 2})
+        status.ofStages = {}
+        self.assertEqual(status.parts(), {"queue": 1})
+        status.show("late", lambda: 4)
+        self.assertEqual(status.parts(), {"queue": 1, "late": 4})
+
     def test_measured(self) -> None:
         """A bucket holds what is as large as its bound, and less."""
         status = Status()
@@ -73,3 +90,20 @@ class StatusTests(SynchronousTestCase):
         bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>", "DATA")
         bench.say("text", ".")
         self.assertEqual(bench.status.counted("transactions", "single"), 1)
+
+    def test_added(self) -> None:
+        """What another process has counted is added, however it came over."""
+        first, second = Status(), Status()
+        for status in (first, second):
+            status.count("sessions", ("tcp:25", "mail"), 2)
+            status.count("limits", "connections")
+            status.measure("replies", "rcpt", 0.3)
+        first.later(lambda status, values: status.count("limits", "errors"), {})
+        second.add(json.loads(json.dumps(first.dump())))
+        self.assertEqual(second.kinds("sessions"), {("tcp:25", "mail"): 4})
+        self.assertEqual(second.kinds("limits"), {"connections": 2, "errors": 1})
+        (histogram,) = second.measured("replies").values()
+        self.assertEqual((sum(histogram.counts), histogram.total), (2, 0.6))
+        empty = Status()
+        empty.add(Status().dump())
+        self.assertEqual(empty.dump(), Status().dump())

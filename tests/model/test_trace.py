@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Client
-from deferrals.model.trace import Head, field, fields, received, returnPath
+from deferrals.model.trace import Head, field, fields, placesBefore, received, returnPath
 from deferrals.model.verdict import NO_MARKS, Marks
 from deferrals.testing import (
     makeEnvelope,
@@ -63,6 +64,19 @@ class TraceTests(SynchronousTestCase):
             self.assertEqual(lines.pop(), "")
             self.assertTrue(all(line.startswith(" ") for line in lines[1:]), lines)
 
+    def test_wasDelivered(self) -> None:
+        """Whose Delivered-To it is: however it is spelled, and not what has another name."""
+        address = Mailbox.parse("Me@X.example")
+        for found, wanted in (
+            ([("Delivered-To", "me@x.example")], True),
+            ([("delivered-to", " ME@X.Example ")], True),
+            ([("Delivered-To", "you@x.example"), ("Delivered-To", "me@x.example")], True),
+            ([("Delivered-To", "you@x.example"), ("To", "me@x.example")], False),
+            ([("Delivered-To", "mailing list me@x.example")], False),
+            ([], False),
+        ):
+            self.assertIs(address.key in placesBefore(found), wanted, found)
+
     def test_marked(self) -> None:
         """Fields are added, removed and changed; what is not marked stays as it is."""
         head = b"Subject: hello\r\n there\r\nX-Old: 1\r\n 2\r\nFrom: a"
@@ -84,6 +98,6 @@ class TraceTests(SynchronousTestCase):
         self.assertEqual(head.marked(Marks(removed=("x-old",))), one)
 
     def test_blanks(self) -> None:
-        """A value of blanks only stays one line, which is none of its own."""
+        """A value of blanks only is one line: none has nothing but blanks."""
         lines = field("X", " " * 200).split(b"\r\n")
-        self.assertEqual(lines, [b"X:" + b" " * 74, b" " * 127, b""])
+        self.assertEqual(lines, [b"X:" + b" " * 74, b""])

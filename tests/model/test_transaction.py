@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.alias import Alias, Member
 from deferrals.model.envelope import Form
 from deferrals.model.mixed import Plan, Rules
 from deferrals.model.reply import Reply
@@ -130,3 +131,10 @@ class AdmitTests(SynchronousTestCase):
         names = [transaction.cohortName(index) for index in range(3)]
         self.assertEqual(names[0], names[2])
         self.assertNotEqual(names[0], names[1])
+
+    def test_cohortOfAlias(self) -> None:
+        """An alias has no policy of its own: it is called what it is."""
+        transaction, recipient = self.transaction(), makeRecipient("all@example.net")
+        members = [Member(makeRecipient("a@example.net"), Defer(), "a")]
+        transaction.admit(recipient, Defer(), frozenset("a"), Alias(members))
+        self.assertEqual(transaction.cohortName(0), "alias/1")

@@ -19,6 +19,7 @@ from deferrals.model.verdict import (
     Delivered,
     Details,
     Failed,
+    HeaderEdit,
     Marks,
     Refuse,
     Retry,
@@ -26,7 +27,8 @@ from deferrals.model.verdict import (
 )
 
 ONE = Marks((("X-Spam", "yes"),), ("X-Old",), "[spam] ", False)
-OTHER = Marks((("X-Virus", "no"),), ("X-Older",), "[list] ", True)
+EDIT = HeaderEdit("insert", "X-Seen", "a\n\tb", 0)
+OTHER = Marks((("X-Virus", "no"),), ("X-Older",), "[list] ", True, (EDIT,))
 
 
 NO = Reply(550, "5.7.1", "no")
@@ -70,6 +72,8 @@ class ValueTests(SynchronousTestCase):
             (Marks, (), (), None),
             (Marks, (), (), "", 1),
         )
+        for apart in (["a"], {"a": NO}, {"a": Accept()}):
+            self.assertRaises(TypeError, Accept, apart=apart)
         for make, *args in nonsense:
             self.assertRaises(TypeError, make, *args)
 
@@ -107,6 +111,24 @@ class MarksTests(SynchronousTestCase):
         self.assertEqual(both.removed, ("X-Old", "X-Older"))
         self.assertEqual(both.subjectPrefix, "[list] [spam] ")
         self.assertTrue(both.junk)
+        self.assertEqual(both.edits, (EDIT,))
+
+    def test_edits(self) -> None:
+        """They are checked where they are made; rows of versions without them are read."""
+        for kind, name, value, index in (
+            ("replace", "X", "v", 1),
+            ("insert", "X: y", "v", 0),
+            ("insert", "X", "v", -1),
+            ("change", "X", "v", 0),
+            ("remove", "X", "", 0),
+        ):
+            self.assertRaises(ValueError, HeaderEdit, kind, name, value, index)
+        self.assertRaises(TypeError, HeaderEdit, "insert", "X", b"v", 0)
+        self.assertRaises(TypeError, Marks, edits=["X"])
+        self.assertRaises(TypeError, Marks, edits=("X",))
+        old = {"headers": [["X", "1"]], "removed": [], "subjectPrefix": "", "junk": False}
+        self.assertEqual(Marks.fromJSON(old), Marks((("X", "1"),)))
+        self.assertEqual(Marks((("X", "1"),)).toJSON(), old)
 
     def test_nothing(self) -> None:
         """No marks are nothing, on either side."""

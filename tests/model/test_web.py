@@ -49,3 +49,18 @@ class WebSettingsTests(SynchronousTestCase):
         """A URL that is none, a key without a certificate."""
         self.assertRaises(ValueError, WebSettings, endpoint=LOCAL, url="mx.example.net")
         self.assertRaises(BadSetting, WebSettings, endpoint=LOCAL, key="k.pem")
+
+    def test_noRoot(self) -> None:
+        """Pages are at the root of a host: below a path their links would lead nowhere."""
+        for url in ("https://mx.example.net", "https://mx.example.net:8025/"):
+            WebSettings(endpoint=LOCAL, url=url)
+        for more in ("/mail", "/?a", "?a=b", "#c"):
+            url = f"https://mx.example.net{more}"
+            self.assertRaises(ValueError, WebSettings, endpoint=LOCAL, url=url)
+
+    def test_hosts(self) -> None:
+        """A name that no Host header can have, once its port is off."""
+        WebSettings(endpoint=LOCAL, hosts=("mx.example.net", "192.0.2.1", "2001:db8::1"))
+        for name in ("mx.example.net:8025", "[2001:db8::1]", "https://mx.example.net", "a b", ""):
+            error = self.assertRaises(BadSetting, WebSettings, endpoint=LOCAL, hosts=(name,))
+            self.assertEqual(error.key, "hosts")

@@ -5,7 +5,6 @@ Tests of L{tests.mutants.mutations}.
 from __future__ import annotations
 
 import os
-import tempfile
 
 import attrs
 from twisted.trial import unittest
@@ -38,8 +37,7 @@ class MutationTests(unittest.SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        directory = tempfile.mkdtemp()
-        self.path = os.path.join(directory, "module.py")
+        self.path = os.path.abspath(self.mktemp())
         with open(self.path, "w", encoding="utf-8") as file:
             file.write(MODULE)
 

@@ -8,17 +8,23 @@ import argparse
 import base64
 import io
 import json
+import os
+import shutil
 import sys
 import unittest.mock
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.cli import main
 from deferrals.errors import DeferralsError
+from deferrals.model.ids import parseId
 from deferrals.operator import commands
 from deferrals.operator.commands import export_, rescue_
+from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
+from tests.configs import LISTEN
+from tests.spool.sqlite import test_belonging
 
 
 class ExportTests(SynchronousTestCase):
@@ -54,7 +60,7 @@ class LogAloneTests(SynchronousTestCase):
         path = self.mktemp()
         with open(path, "w") as file:
             file.write("2026-11-29T16:00:00+00:00 [deferrals] 1T3B9C4V7K2M5 to=<a@b.example>\n")
-        self.patch(commands, "_connect", None)
+        self.patch(commands, "connect", None)
         with redirect_stdout(io.StringIO()) as out:
             self.assertEqual(main(["explain", "--log", path, "a@b.example"]), 0)
         self.assertEqual(out.getvalue().count("\n"), 1)
@@ -116,3 +122,91 @@ class RescueTests(SynchronousTestCase):
         """Nothing is removed that was not named."""
         for what in ("show", "restore", "remove"):
             self.assertRaises(ValueError, self.run_, what)
+
+
+class SeveralSpoolsTests(test_belonging.SpoolCase):
+    """
+    Commands where a server has several queues and does not run; and where a process of
+    one that runs does not answer.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.state = os.path.abspath(self.mktemp())
+        self.path = f"{self.state}.toml"
+        with open(self.path, "w") as file:
+            file.write(f'state_dir = "{self.state}"\n{LISTEN}\n[policies.open]\n')
+        self.works = {worker: self.kept(worker) for worker in (0, 1, 12)}
+        os.makedirs(os.path.join(self.state, "workers", "7"))
+
+    def kept(self, worker: int) -> str:
+        """
+        @return: the id of a message in the queue of this worker.
+        """
+        parent = os.path.join(self.state, *(("workers", str(worker)) if worker else ()))
+        os.makedirs(parent, exist_ok=True)
+        spool = self.opened(os.path.join(parent, "spool"))
+        work = self.staged(spool)
+        self.reactor.wait(spool.close())
+        return work.envelope.id
+
+    def command(self, *arguments: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            status = main([*arguments, "-c", self.path])
+        return status, out.getvalue(), err.getvalue()
+
+    def test_all(self) -> None:
+        """All queues are one: in a list, a change, a search, a check, and in numbers."""
+        status, said, _ = self.command("queue", "list", "--json")
+        found = [json.loads(line)["id"] for line in said.splitlines()]
+        self.assertEqual((status, found), (0, sorted(self.works.values())))
+        for text in self.works.values():
+            status, said, _ = self.command("queue", "show", text)
+            self.assertEqual((status, text in said), (0, True))
+        status, said, _ = self.command("queue", "hold", "--all", "--json")
+        self.assertEqual(json.loads(said), {"command": "hold", "recipients": 3, "active": 0})
+        status, said, _ = self.command("queue", "check", "--json")
+        self.assertEqual(json.loads(said), {"messages": 3, "problems": 0, "moved_aside": []})
+        status, said, _ = self.command("status", "--json")
+        self.assertEqual((status, json.loads(said)["queue"]["messages"]), (1, 3))
+        self.assertEqual(self.command("queue", "show", "1M84B9SJQ005Q")[0], 1)
+
+    def test_locked(self) -> None:
+        """A queue that cannot be read is named, and the others are shown."""
+        lock = SpoolLock(SpoolFiles(os.path.join(self.state, "workers", "12", "spool")))
+        lock.take()
+        self.addCleanup(lock.release)
+        status, said, wrong = self.command("queue", "list", "--json")
+        self.assertEqual((status, len(said.splitlines())), (1, 2))
+        self.assertTrue(wrong.startswith("deferrals: worker 12 cannot be read: "), wrong)
+        _, said, _ = self.command("queue", "release", "--all", "--json")
+        self.assertEqual(json.loads(said)["missing"], [12])
+        _, said, _ = self.command("status", "--json")
+        self.assertEqual(json.loads(said)["missing"], [12])
+
+    def test_backup(self) -> None:
+        """A copy has the queues in the places that they have."""
+        copy = os.path.abspath(self.mktemp())
+        status, said, _ = self.command("queue", "backup", copy)
+        self.assertEqual((status, said), (0, f"3 messages are in {copy}\n"))
+        for worker, text in self.works.items():
+            parts = ("workers", str(worker)) if worker else ()
+            files = SpoolFiles(os.path.join(copy, *parts, "spool"))
+            self.assertEqual(self.ids(files), {parseId(text)})
+
+    def test_alone(self) -> None:
+        """Queues that are left do not need that of the first."""
+        shutil.rmtree(os.path.join(self.state, "spool"))
+        _, said, _ = self.command("queue", "list")
+        self.assertIn("2 recipients", said)
+        shutil.rmtree(os.path.join(self.state, "workers"))
+        self.assertEqual(self.command("queue", "list")[0], 2)
+
+    def test_notAnswering(self) -> None:
+        """A process that does not answer is named once; the exit status says so."""
+        connection = unittest.mock.MagicMock(running=True, missing={1: "does not answer"})
+        connection.call = lambda *_: ([], None)
+        self.patch(commands, "connect", lambda path: connection)
+        found = self.command("queue", "list")
+        self.assertEqual(found, (1, "0 recipients\n", "deferrals: worker 1 does not answer\n"))

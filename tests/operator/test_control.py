@@ -130,6 +130,50 @@ class PortTests(SynchronousTestCase):
         self.assertTrue(os.path.exists(path))
 
 
+class ActiveTests(SynchronousTestCase):
+    """
+    A command for recipients of which some are being delivered.
+    """
+
+    def said(self, verb: str, count: int, active: int, *more: str) -> tuple[int, list[str]]:
+        queue = unittest.mock.Mock(missing={})
+        queue.call = lambda *args: (count, active, None)
+        out = io.StringIO()
+        self.patch(sys, "stdout", out)
+        status = change(queue, parser().parse_args(["queue", verb, "--all", *more]))
+        return status, out.getvalue().splitlines()
+
+    def test_said(self) -> None:
+        """How many these are, and what becomes of them, is said."""
+        status, lines = self.said("hold", 30, 11)
+        self.assertEqual((status, lines[0]), (0, "30 recipients held"))
+        self.assertEqual(
+            lines[1:],
+            [
+                "11 are being delivered at the moment: they are held when that ends and has not"
+                " delivered them"
+            ],
+        )
+        self.assertEqual(self.said("hold", 30, 0), (0, ["30 recipients held"]))
+        for verb in ("retry", "release", "remove"):
+            _, lines = self.said(verb, 1, 2)
+            self.assertIn("2 are being delivered at the moment: they ", lines[1])
+        _, (line,) = self.said("hold", 3, 1, "--json")
+        self.assertEqual(json.loads(line), {"command": "hold", "recipients": 3, "active": 1})
+
+    def test_status(self) -> None:
+        """1 where nothing was changed; for a removal also where something was left."""
+        for verb, count, active, wanted in (
+            ("hold", 1, 1, 0),
+            ("retry", 1, 1, 0),
+            ("retry", 0, 1, 1),
+            ("remove", 1, 0, 0),
+            ("remove", 1, 1, 1),
+            ("remove", 0, 0, 1),
+        ):
+            self.assertEqual(self.said(verb, count, active)[0], wanted, (verb, count, active))
+
+
 class ManyTests(SynchronousTestCase):
     """
     A command with thousands of message ids.
@@ -145,7 +189,7 @@ class ManyTests(SynchronousTestCase):
             lines.append(len(json.dumps({"call": name, "args": args})))
             (selection,) = (one for one in args if isinstance(one, dict))
             asked.extend(selection["ids"])
-            return (len(selection["ids"]), None) if name == "change" else ([], None)
+            return (len(selection["ids"]), 0, None) if name == "change" else ([], None)
 
         queue = unittest.mock.Mock(call=call)
         for verb, run in (("list", list_), ("remove", change)):

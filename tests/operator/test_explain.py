@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.logger import LogPublisher, globalLogPublisher
@@ -171,6 +172,14 @@ class JSONTests(FiveTests):
     """
 
     observer = JSONObserver
+
+
+class WorkerTests(FiveTests):
+    """
+    The same from the log of one of several processes.
+    """
+
+    observer = partial(PlainObserver, worker=2)
 
 
 class SpoolTests(SynchronousTestCase):

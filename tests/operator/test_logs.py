@@ -42,6 +42,12 @@ class LinesTests(SynchronousTestCase):
             "2026-11-23T16:00:00.000+0000 [d] text",
             "2026-11-23T17:00:00+01:00 [d] text",
             f"Nov 23 16:00:00 mx deferrals[1]: {STAMP} [d] text",
+            f"2026-11-24T18:00:00+0000 mx twistd[1]: {STAMP} [d] text",
+            f"Tue 2026-11-24 18:00:00 UTC mx deferrals.service[1]: {STAMP} [d] text",
+            f"1795976267.580371 mx twistd[1]: {STAMP} [d] text",
+            f"[    0.000001] mx twistd[1]: {STAMP} [d] text",
+            f"{STAMP} mx twistd: [d] text",
+            f'Nov 23 16:00:00 mx twistd[1]: {{"time": "{STAMP}", "text": "[d] text"}}',
             f'{{"time": "{STAMP}", "text": "[d] text", "event": "x"}}',
         ):
             self.assertEqual(self.read(line), [LogEntry(WHEN, "[d] text")], line)
@@ -50,6 +56,18 @@ class LinesTests(SynchronousTestCase):
         """A traceback belongs to its event, in both kinds."""
         plain = self.read("\tlost", f"{STAMP} a", "\tb", "\tc", f"{STAMP} d")
         self.assertEqual([entry.text for entry in plain], ["a\n\tb\n\tc", "d"])
+        wrapped = "2026-11-24T18:00:00+0000 mx twistd[1]: "
+        (one,) = self.read(f"{wrapped}{STAMP} [d] a", f"{wrapped}        b")
+        self.assertEqual(one, LogEntry(WHEN, "[d] a\n\tb"))
+
+    def test_within(self) -> None:
+        """What looks like a journal's words within a line of ours is a part of it."""
+        for text in (
+            "[d] 1M84B9SJQ005Q: [Errno 28] No space",
+            f"[d] mx twistd[1]: {STAMP} [d] text",
+            "[d] mx a: {}",
+        ):
+            self.assertEqual(self.read(f"{STAMP} {text}"), [LogEntry(WHEN, text)])
         (one,) = self.read(f'{{"time": "{STAMP}", "text": "a", "traceback": "b\\nc"}}')
         self.assertEqual(one.text, "a\n\tb\n\tc")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from typing import Any
 
@@ -69,6 +70,61 @@ class CommandTests(ConfigCase):
         status, _, err = self.run_(OSError(), text="listen = 3")
         self.assertEqual(status, 1)
         self.assertIn("listen: expected a list", err)
+
+    def server(self, path: str, socket: str, answer: Any) -> list[str]:
+        """
+        A server has this configuration, and answers at this socket alone.
+
+        @return: what it is asked.
+        """
+        asked: list[str] = []
+
+        class Client:
+            def __init__(self, name: str) -> None:
+                if name != socket:
+                    raise FileNotFoundError
+
+            def call(self, name: str) -> Any:
+                asked.append(name)
+                if name == "status":
+                    return {"config": path}
+                raise answer
+
+            def close(self) -> None:
+                asked.append("closed")
+
+        self.patch(reload, "ControlClient", Client)
+        self.patch(sys, "stdout", io.StringIO())
+        self.patch(sys, "stderr", io.StringIO())
+        return asked
+
+    def test_serverSays(self) -> None:
+        """A file that cannot be read is the server's to refuse, who has it in its log."""
+        directory = os.path.abspath(self.mktemp())
+        os.mkdir(directory)
+        path, answer = os.path.join(directory, "mx.toml"), DeferralsError("said by the server")
+        self.patch(os, "environ", {**os.environ, "STATE_DIRECTORY": "/var/lib/x"})
+        for text, socket in (
+            (None, f"{directory}/state/control"),
+            (None, "/var/lib/x/control"),
+            ("state_dir = 'other' # here\nlisten = [", f"{directory}/other/control"),
+            ('x = 1\nstate_dir="/srv/x"', "/srv/x/control"),
+        ):
+            if text is not None:
+                with open(path, "w") as file:
+                    file.write(text)
+            asked = self.server(path, socket, answer)
+            self.assertEqual(main(["reload", "--config", path]), 1, socket)
+            self.assertEqual(asked, ["status", "reload", "closed"])
+            self.assertIn("old configuration stays: said by the server", sys.stderr.getvalue())  # type: ignore[attr-defined]
+
+    def test_othersServer(self) -> None:
+        """A server that has another configuration is not asked."""
+        path = os.path.abspath(self.mktemp())
+        asked = self.server("other.toml", os.path.dirname(path) + "/state/control", None)
+        self.assertEqual(main(["reload", "--config", path]), 1)
+        self.assertEqual(asked, ["status", "closed"])
+        self.assertIn("cannot be read", sys.stderr.getvalue())  # type: ignore[attr-defined]
 
     def test_noServer(self) -> None:
         """2, and where one was looked for."""

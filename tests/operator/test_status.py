@@ -39,7 +39,7 @@ class StatusTests(SynchronousTestCase):
     }
 
     def shown(self, isJSON: bool) -> str:
-        connection: Any = unittest.mock.Mock(running=True)
+        connection: Any = unittest.mock.Mock(running=True, missing={})
         connection.call = lambda name: self.FOUND[name]
         with redirect_stdout(io.StringIO()) as out:
             self.assertEqual(
@@ -112,7 +112,7 @@ class AlarmTests(SynchronousTestCase):
                 raise error
             return answers[name]
 
-        connection: Any = unittest.mock.Mock(running=running)
+        connection: Any = unittest.mock.Mock(running=running, missing={})
         connection.call = call
         arguments = argparse.Namespace(json=False, check=True, oldest="4h")
         with redirect_stdout(io.StringIO()) as out:
@@ -137,10 +137,16 @@ class AlarmTests(SynchronousTestCase):
                 "version": "1.2",
                 "uptime_seconds": 7200,
                 "rates": {"transactions": 2.5},
-                "parts": {"destinations": {}},
+                "parts": {
+                    "destinations": {},
+                    "next hops": {
+                        "connections": [{"server": "a", "idle": 1}, {"server": "b", "idle": 0}],
+                        "misgivings": [],
+                    },
+                },
             },
         }
-        connection: Any = unittest.mock.Mock(running=True)
+        connection: Any = unittest.mock.Mock(running=True, missing={})
         connection.call = lambda name: answers[name]
         with redirect_stdout(io.StringIO()) as out:
             status(connection, argparse.Namespace(json=False, check=False, oldest="1h"))
@@ -149,3 +155,5 @@ class AlarmTests(SynchronousTestCase):
         self.assertEqual(lines[1], "warning: the oldest mail has waited for 2h")
         self.assertEqual(lines[2:4], ["deferrals 1.2 runs, for 2h", "per minute: 2.5 transactions"])
         self.assertIn("destinations: none", lines)
+        hops = "next hops: connections server a idle 1; server b idle 0, misgivings none"
+        self.assertIn(hops, lines)

@@ -80,7 +80,7 @@ class FindTests(PluginCase):
         outward = {
             plugin.name for plugin in stagePlugins().values() if IOutwardPlugin.providedBy(plugin)
         }
-        self.assertEqual(outward, {"mx", "smtp"})
+        self.assertEqual(outward, {"forward", "mx", "smtp"})
 
     def test_found(self) -> None:
         """One that another package brings is there once, with its module and its file."""

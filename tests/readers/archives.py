@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import struct
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hypothesis import strategies as st
 
@@ -30,7 +31,9 @@ def archives(draw: Draw) -> tuple[bytes, str]:
         at = draw(st.integers(0, max(0, len(data) - 1)))
         data = data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
     if suffix == ".tar" and draw(st.integers(0, 2)) == 0:
-        return gzip.compress(data), ".tar.gz"
+        whole = gzip.compress(data)
+        end = draw(st.integers(30, len(whole))) if draw(st.integers(0, 2)) == 0 else len(whole)
+        return whole[:end], ".tar.gz"
     return data, suffix
 
 
@@ -58,7 +61,43 @@ def zips(draw: Draw, depth: int = 1) -> bytes:
             info.extra = extra
             archive.writestr(info, b"x")
         return file.getvalue()
+    if kind in (6, 7):
+        return _changed(draw, data)
     return data
+
+
+#: Fields of a member in front of it and in the directory: their places, how long they
+#: are, and what a program may write there that others read in their own way.
+_FIELDS: Sequence[tuple[int, int, int, Sequence[int]]] = (
+    (4, 6, 2, (0, 45, 63, 64, 90, 0xFFFF)),  # the version that is needed
+    (6, 8, 2, (1, 8, 0x41, 0x800, 0x809, 0x2001)),  # flags: encrypted, UTF-8, masked
+    (8, 10, 2, (1, 6, 9, 12, 14, 93, 99)),  # how it is compressed
+    (18, 20, 4, (0, 1, 0xFFFFFFFF)),  # its size, compressed
+    (22, 24, 4, (0, 1, 0xFFFFFFFF)),  # and unpacked
+    (14, 16, 4, (0,)),  # its checksum
+    (26, 28, 2, (0, 1, 3, 200)),  # how long its name is
+    (28, 30, 2, (4, 20)),  # how long its extra fields are
+)
+
+
+def _changed(draw: Draw, data: bytes) -> bytes:
+    """
+    A zip of which some fields say something else: of one member, or of all; in front of
+    it, in the directory, or in both.
+    """
+    found = bytearray(data)
+    for _ in range(draw(st.integers(1, 3))):
+        front, listed, octets, values = draw(st.sampled_from(_FIELDS))
+        value = draw(st.sampled_from(values)).to_bytes(octets, "little")
+        where = draw(st.sampled_from((((b"PK\3\4", front),), ((b"PK\1\2", listed),))))
+        if draw(st.booleans()):
+            where = ((b"PK\3\4", front), (b"PK\1\2", listed))
+        one = draw(st.integers(-1, 3))
+        for mark, offset in where:
+            places = [match.start() + offset for match in re.finditer(re.escape(mark), data)]
+            for place in places[one : one + 1] if one >= 0 else places:
+                found[place : place + octets] = value
+    return bytes(found)
 
 
 def _zipped(names: list[str], method: int) -> bytes:

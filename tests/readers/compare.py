@@ -161,6 +161,13 @@ def made(strategy: SearchStrategy[Any], count: int, number: int) -> list[Any]:
     return found[:count]
 
 
+def _unslashed(name: str) -> bytes:
+    """
+    Some put a slash behind what they take for a directory, by its attributes.
+    """
+    return (name.rstrip("/") or name).encode("utf-8", "surrogateescape")
+
+
 def archived(data: bytes, name: str, shown: dict[str, set[str]]) -> set[tuple[str, str]]:
     """
     @return: readers, and names of an archive's members that are not seen.
@@ -175,5 +182,5 @@ def archived(data: bytes, name: str, shown: dict[str, set[str]]) -> set[tuple[st
         (reader, one)
         for reader, names in shown.items()
         for one in names
-        if one.strip() and _forms(one.encode("utf-8", "surrogateescape")).isdisjoint(seen)
+        if any(map(str.isalnum, one)) and _forms(_unslashed(one)).isdisjoint(seen)
     }

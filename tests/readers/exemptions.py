@@ -10,6 +10,7 @@ import base64
 import binascii
 import bisect
 import contextlib
+import quopri
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
@@ -341,6 +342,39 @@ def _isCutWord(one: Difference, seen: WhatIsSeen) -> bool:
     )
 
 
+#: An encoded word, whatever is in it.
+_ANY_WORD = re.compile(rb"=\?[^?\s]*\?([bq])\?([^\s\"]*?)\?=", re.I)
+_NO_DIGITS = re.compile(rb"=(?![0-9A-Fa-f]{2})(..)", re.S)
+
+
+def _isBrokenWord(one: Difference, seen: WhatIsSeen) -> bool:
+    name = one.name or b""
+    return one.reader == "rspamd" and any(
+        len(name) > 2 and _readOn(text)[:3] == name[:3]  # behind that, anything
+        if kind in b"bB"
+        else _withDigits(text) == name
+        for kind, text in _ANY_WORD.findall(one.message)
+    )
+
+
+def _readOn(text: bytes) -> bytes:
+    """
+    Base 64 without what it should not have; nothing where there is nothing of that.
+    """
+    letters = re.sub(rb"[^A-Za-z0-9+/]", b"", text)
+    return b"" if letters == text.rstrip(b"=") else _base64(letters)
+
+
+def _withDigits(text: bytes) -> bytes:
+    """
+    Quoted-printable, where a digit that is none counts as 0; nothing where all are some.
+    """
+    if not _NO_DIGITS.search(text):
+        return b""
+    digits = re.sub(rb"=(..)", lambda pair: b"=" + re.sub(rb"[^0-9A-Fa-f]", b"0", pair[1]), text)
+    return re.sub(rb"[\0-\x1f]", b"?", quopri.decodestring(digits, header=True))
+
+
 def _isHyphens(one: Difference, seen: WhatIsSeen) -> bool:
     return one.reader == "rspamd" and trimmed(one.content or b"") == b"--"
 
@@ -427,6 +461,11 @@ EXEMPTIONS = (
         "rspamd cuts a name off where an encoded word in base 64 has something else in it;"
         " `match` sees the whole.",
         _isCutWord,
+    ),
+    Exemption(
+        "rspamd reads on behind an octet that an encoded word should not have, each in its"
+        " own way; `match` sees the word up to there, or as it is.",
+        _isBrokenWord,
     ),
     Exemption(
         "rspamd shows the two hyphens of a second closing boundary.",

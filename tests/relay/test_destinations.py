@@ -15,6 +15,8 @@ from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.relay import destinations
 from deferrals.relay.destinations import Destinations, HopReport, hopReport
 from deferrals.server.notes import Notes
+from tests.rigs import examples
+from tests.workers.test_notes import Cluster
 
 DEAD = HopReport(
     False,
@@ -128,7 +130,7 @@ class SilentTests(SynchronousTestCase):
         self.assertEqual(self.destinations._unknown.total(), 0)
         self.assertEqual(self.count("a"), 10)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=examples(50), deadline=None)
     @given(st.lists(st.tuples(st.integers(0, 11), st.booleans(), st.integers(0, 3)), max_size=60))
     def test_leaks(self, steps: list[tuple[int, bool, int]]) -> None:
         """Whatever begins and ends, in whatever order, nothing is left of it."""
@@ -188,6 +190,29 @@ class NotedTests(SynchronousTestCase):
         self.assertFalse(after.begin("dead", 2, "kind"))
         self.assertEqual(after.ended("dead", DEAD, "kind"), 120.0)
         self.assertEqual(self.attempt(self.started(), DEAD), 240.0)
+
+    def test_heard(self) -> None:
+        """What one process meets, the others leave alone, too; and what works again for it."""
+        cluster = Cluster(2, kinds=("backoff",))
+        first, second = (
+            Destinations(cluster.clock, 10, lambda: 0.5, cluster.notes[worker]) for worker in (0, 1)
+        )
+        cluster.notes[1].watch(destinations.NOTES, second.heard)
+        for _ in range(3):
+            self.assertTrue(second.begin("dead", 2, "kind"))
+            second.ended("dead", HopReport(True), "kind")
+            self.attempt(first, DEAD)
+        cluster.settle()
+        trouble = second.troubles()["dead"]
+        self.assertEqual({**trouble, "cause": DEAD.details.cause}, first.troubles()["dead"])
+        self.assertFalse(second.begin("dead", 2, "kind"))
+        cluster.wait(60)
+        self.assertTrue(second.begin("dead", 2, "kind"))
+        self.attempt(first, ALIVE)
+        cluster.settle()
+        self.assertEqual(second.troubles(), {})
+        second.heard("", "dead", {"nonsense": 1})
+        self.assertEqual(second.troubles(), {})
 
     def test_works(self) -> None:
         """One that works again is forgotten; so are all by a reload."""

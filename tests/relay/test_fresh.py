@@ -88,6 +88,54 @@ class FreshMailTests(SynchronousTestCase):
             self.assertEqual(list(fresh.ready(mayBegin, None)), [])
         self.assertEqual(asked, [str(number) for number in range(3 * ASKED)])
 
+    def test_askedOnce(self) -> None:
+        """The line in which one has ended is asked once; whether that was all is known."""
+        fresh = FreshMail()
+        for number in range(ASKED):
+            fresh.keep(attempt(str(number)))
+        asked: list[str] = []
+
+        def mayBegin(one: Attempt) -> bool:
+            asked.append(one.destination)
+            return False
+
+        self.assertEqual(list(fresh.ready(mayBegin, attempt("3").line)), [])
+        self.assertEqual(asked[0], "3")
+        self.assertEqual(sorted(asked), sorted(str(number) for number in range(ASKED)))
+        self.assertFalse(fresh.isAskedInPart)
+        fresh.keep(attempt("another"))
+        self.assertTrue(fresh.isAskedInPart)
+
+    def test_local(self) -> None:
+        """
+        What is delivered on this machine is asked about however many other destinations
+        wait before it, each in turn.
+        """
+        fresh = FreshMail()
+        for number in range(5 * ASKED):
+            fresh.keep(attempt(f"far{number}"))
+        for number in range(ASKED + 1):
+            near = attempt(f"near{number}")
+            near.isLocal = True
+            fresh.keep(near)
+        self.assertEqual(list(fresh.ready(lambda one: False, None)), [])
+        found = list(fresh.ready(lambda one: one.destination == f"near{ASKED}", None))
+        self.assertEqual(found, [near])
+        found = list(fresh.ready(lambda one: one.isLocal, None))
+        self.assertEqual(len(found), ASKED)
+        self.assertEqual(list(fresh.ready(lambda one: one.isLocal, None)), [])
+
+    def test_of(self) -> None:
+        """What waits of some messages leaves, the other stays."""
+        fresh = FreshMail()
+        one, two, three = attempt(), attempt(), attempt("another")
+        for each in (one, two, three):
+            fresh.keep(each)
+        self.assertEqual(list(fresh.of({1})), [])
+        self.assertEqual(list(fresh.of({two.number, three.number})), [two, three])
+        self.assertEqual([each.number in fresh for each in (one, two, three)], [True, False, False])
+        self.assertEqual([fresh.isWaiting(one), fresh.isWaiting(three)], [True, False])
+
     def test_late(self) -> None:
         """What has waited for so long leaves, the other stays."""
         fresh = FreshMail()

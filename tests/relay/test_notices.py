@@ -26,6 +26,7 @@ from deferrals.relay.attempts import Deliveries
 from deferrals.relay.notices import Author, Notifier
 from deferrals.relay.scheduler import Scheduler
 from deferrals.spool.memory import MemorySpool
+from deferrals.spool.rows import STUCK
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
 
 GONE = Failed(Reply(550, "5.1.1", "gone"), "mx.x.example")
@@ -218,8 +219,7 @@ class NotifierTests(SynchronousTestCase):
             self.assertEqual(len(self.refused), 3)
             (line,) = self.untold(logged)
             self.assertIn("does not fit its way: kept (552 5.3.4 too large)", line)
-        (entry,) = self.spool._entries.values()
-        self.assertEqual([row.status for row in entry.rows.values()], ["stuck"])
+        self.assertEqual([row.status for row in self.spool._ledger.all()], [STUCK])
 
     def test_otherRefusal(self) -> None:
         """A notice that is refused for another reason is the last one."""

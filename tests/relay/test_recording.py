@@ -41,7 +41,9 @@ class RecorderTests(SynchronousTestCase):
         self.recorder = Recorder(self.spool, self.clock)  # type: ignore[arg-type]
         (addressee,) = makeAddressees("a@x.example")
         work = Work(makeEnvelope(), makeMessage(), (addressee,))
-        return self.recorder.record(work, {addressee: Remove()})
+        done: Deferred[None] = Deferred()
+        self.recorder.record(work, {addressee: Remove()}, lambda: done.callback(None))
+        return done
 
     def test_again(self) -> None:
         """It is tried again, less and less often, until it works."""

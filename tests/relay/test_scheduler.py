@@ -19,11 +19,13 @@ from deferrals.interfaces import ILocalDelivery, IReportingDelivery, ISharingDel
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Remove
 from deferrals.model.envelope import Recipient
-from deferrals.model.reply import R451_LOCAL_ERROR, Reply
+from deferrals.model.json import JSON
+from deferrals.model.reply import R250_EXPANDED, R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
 from deferrals.model.verdict import ACCEPT, Delivered, Details, Failed, Outcome, Retry, Route
 from deferrals.relay.attempts import Deliveries
+from deferrals.relay.fresh import ASKED
 from deferrals.relay.scheduler import (
     DELIVERY_SECONDS,
     RENEW_SECONDS,
@@ -166,6 +168,27 @@ class SchedulerTests(SchedulerCase):
             self.assertEqual(event[key], value)
         for part in ("queued as 4711", "[192.0.2.1]:25", "TLSv1.3 X verified", "why", "2.5 s"):
             self.assertIn(part, formatEvent(event))
+
+    def test_unrecorded(self) -> None:
+        """An outcome of which nothing can be made, at once or late, ends its attempt, no more."""
+
+        class Unusable(Delivered):
+            @property
+            def details(self) -> Any:
+                raise SystemExit(1)
+
+            @details.setter
+            def details(self, given: Any) -> None: ...
+
+        late: Deferred[Any] = Deferred()
+        for answer in (lambda one: {one: made(Unusable, None, "", "delivered")}, lambda one: late):
+            self.delivery.answer = lambda recipients, answer=answer: answer(recipients[0])
+            work = self.stage("a@x.example")
+            self.scheduler.release(work)
+        late.callback({work.addressees[0]: made(Unusable, None, "", "delivered")})
+        self.assertEqual(self.left(), (2, 2))
+        self.successResultOf(self.scheduler.stop())
+        self.flushLoggedErrors()
 
     def test_fresh(self) -> None:
         """What is released is delivered at once, and leaves the spool."""
@@ -358,6 +381,30 @@ class SchedulerTests(SchedulerCase):
         self.scheduler.stop()
         self.assertEqual(len(self.successResultOf(self.spool.claim(10, {}, 10))), 1)
 
+    def test_heardOfTrouble(self) -> None:
+        """What another process is known to leave alone is not claimed again and again."""
+        claims = Spy(self.spool.claim)
+        self.patch(self.spool, "claim", claims)
+        self.scheduler.start()
+        trouble: JSON = {"failures": 5, "seconds": 600.0, "reply": None, "host": ""}
+        self.scheduler.destinations.heard("destinations", "x.example", trouble)
+        self.scheduler.release(self.stage("a@x.example"))
+        self.clock.pump([0.05] * 1000)
+        self.assertLess(len(claims.calls), 15)  # each five seconds
+        self.assertEqual(self.delivery.asked, [])
+        self.clock.pump([5] * 80)
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+
+    def test_memoryChanged(self) -> None:
+        """What an operator is about to change does not wait in memory, but in the queue."""
+        self.hold()
+        works = [self.stage(f"r{number}@x.example") for number in range(4)]
+        for work in works:
+            self.scheduler.release(work)
+        self.scheduler.putBack({works[0].envelope.transaction, works[3].envelope.transaction})
+        (waits,) = self.successResultOf(self.spool.claim(10, {}, 10))
+        self.assertEqual(waits.addressees, works[3].addressees)
+
     def test_memoryAtReload(self) -> None:
         """What waits in memory goes by the new configuration."""
         held = self.hold()
@@ -394,6 +441,21 @@ class SchedulerTests(SchedulerCase):
         self.scheduler.release(work)
         self.assertEqual(self.told, [work.envelope.transaction])
         self.assertEqual(len(self.delivery.asked), 2)
+
+    def test_manyDestinations(self) -> None:
+        """
+        What one attempt makes room for is begun, however many destinations are asked in
+        vain before the one that has it.
+        """
+        self.scheduler.reloaded(3)
+        held = self.hold()
+        names = [f"r{number}@x{number}.example" for number in range(2 * ASKED)]
+        for name in names:
+            self.scheduler.release(self.stage(name))
+        for number in range(len(names)):
+            held[number].callback(None)
+            self.clock.advance(0)
+        self.assertEqual(sorted(self.delivery.asked), sorted([name] for name in names))
 
     def test_manyAtOnce(self) -> None:
         """However many wait in memory, those that end at once follow each other."""
@@ -577,6 +639,18 @@ class SchedulerTests(SchedulerCase):
         (addressee,) = telling.addressees
         self.assertEqual((str(addressee), addressee.action), ("b@x.example", "failed"))
         self.assertEqual((addressee.reply, addressee.host), (reply, ""))
+
+    def test_expanded(self) -> None:
+        """An alias goes nowhere: who asked for it is told that it was expanded."""
+        one, two = makeAddressees("a@x.example", "all@x.example")
+        named = attrs.evolve(two.recipient, notify=frozenset({"SUCCESS"}))
+        two = attrs.evolve(two, recipient=named, refusal=R250_EXPANDED)
+        work = self.successResultOf(self.spool.stage(makeEnvelope(), makeMessage(), [one, two]))
+        self.scheduler.release(work)
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+        (telling,) = self.successResultOf(self.spool.notices(1, self.told[0]))
+        (addressee,) = telling.addressees
+        self.assertEqual((str(addressee), addressee.action), ("all@x.example", "expanded"))
 
     def test_expired(self) -> None:
         """The schedule's last step repeats; who is too old at an attempt is given up after it."""

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.server.dnsnames import DNSNames
 from deferrals.server.hostnames import (
     LOOKUP_SECONDS,
     MAX_LOOKUPS,
@@ -37,7 +38,7 @@ class HostnamesTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.resolver = Resolver(dict(RECORDS))
-        self.names = Hostnames(lambda: self.resolver, self.clock)
+        self.names = Hostnames(DNSNames(lambda: self.resolver, self.clock), self.clock)
 
     def find(self, address: str = "192.0.2.7") -> str:
         found: str = self.successResultOf(self.names.find(address))
@@ -60,7 +61,7 @@ class HostnamesTests(SynchronousTestCase):
             [],
         ):
             self.resolver.records = {(PTR, "PTR"): pointers, ("x.example", "A"): ["192.0.2.8"]}
-            self.names = Hostnames(lambda: self.resolver, self.clock)
+            self.names = Hostnames(DNSNames(lambda: self.resolver, self.clock), self.clock)
             self.assertEqual(self.find(), "", pointers)
         self.assertEqual(self.find("192.0.2.200"), "")
 
@@ -73,7 +74,7 @@ class HostnamesTests(SynchronousTestCase):
                 **{(name, "A"): ["192.0.2.8"] for name in names},
                 (names[last], "A"): ["192.0.2.7"],
             }
-            self.names = Hostnames(lambda: self.resolver, self.clock)
+            self.names = Hostnames(DNSNames(lambda: self.resolver, self.clock), self.clock)
             self.assertEqual(self.find(), wanted)
 
     def test_broken(self) -> None:

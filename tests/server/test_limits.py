@@ -12,6 +12,17 @@ from zope.interface.verify import verifyObject
 from deferrals.interfaces import ILimits
 from deferrals.server.limits import SAVE_SECONDS, SharedLimits
 from deferrals.spool.memory import MemorySpool
+from tests.workers import contracts
+
+
+class OneProcessTests(contracts.LimitsContract):
+    """
+    The contract, for one process.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.limits = [SharedLimits(self.clock)]
 
 
 class LimitsTests(SynchronousTestCase):

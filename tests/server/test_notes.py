@@ -14,6 +14,17 @@ from deferrals.interfaces import INotes
 from deferrals.model.json import JSON
 from deferrals.server.notes import Notes
 from deferrals.spool.memory import MemorySpool
+from tests.workers import contracts
+
+
+class OneProcessTests(contracts.NotesContract):
+    """
+    The contract, for one process.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.notes = [Notes(self.clock, {"k": 100})]
 
 
 class NotesTests(SynchronousTestCase):

@@ -4,7 +4,6 @@ Listeners that replace others: all of them, or nothing changes.  With real ports
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import random
@@ -22,6 +21,7 @@ from deferrals.model.listener import ListenerSettings
 from deferrals.server.listeners import Listeners
 from deferrals.server.replacement import Replacement
 from deferrals.smtp.server.session import SessionFactory
+from tests.ports import freePort
 
 _HOSTS = ("127.0.0.1", "127.0.0.2", "", "::1")
 
@@ -43,13 +43,6 @@ def accepts(where: str) -> bool:
     return True
 
 
-def freePorts(count: int) -> list[int]:
-    """Numbers that were free a moment ago, on all interfaces."""
-    with contextlib.ExitStack() as all_:
-        taken = [all_.enter_context(socket.create_server(("", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in taken]
-
-
 def endpoint(host: str, port: int) -> str:
     """Its description."""
     if ":" in host:
@@ -65,7 +58,7 @@ class ReplacementTests(TestCase):
     def setUp(self) -> None:
         self.directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.directory)
-        self.ports = freePorts(3)
+        self.ports = [freePort() for _ in range(3)]
         self.patch(SessionFactory, "buildProtocol", lambda factory, addr: None)
         self.start()
         self.addCleanup(self.forgetTwisteds)

@@ -8,9 +8,26 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from deferrals.interfaces import IServices
+from deferrals.interfaces import IDeliveryStage, IServices
+from deferrals.model.address import Mailbox
 from deferrals.server.services import Services
-from deferrals.testing import makeEnvelope, makeMessage
+from deferrals.testing import FakeDelivery, makeEnvelope, makeMessage
+
+
+class _Current:
+    """
+    What a server has now.
+    """
+
+    def __init__(self, deliveries: dict[str, IDeliveryStage], path: Mailbox) -> None:
+        self._deliveries = deliveries
+        self._path = path
+
+    def delivery(self, name: str) -> IDeliveryStage | None:
+        return self._deliveries.get(name)
+
+    def reversePath(self, sender: Mailbox) -> Mailbox:
+        return self._path
 
 
 class ServicesTests(SynchronousTestCase):
@@ -56,6 +73,24 @@ class ServicesTests(SynchronousTestCase):
         self.assertTrue(self.services.listensOn("127.0.0.1", 25))
         self.assertTrue(self.services.listensOn("127.0.0.2", 26))
         self.assertFalse(self.services.listensOn("127.0.0.1", 26))
+
+    def test_current(self) -> None:
+        """Deliveries by name, and the reverse path, as the server has them now."""
+        sender, other = Mailbox("a", "x.example"), Mailbox("b", "y.example")
+        self.assertIsNone(self.services.delivery("a"))
+        self.assertIs(self.services.reversePath(sender), sender)
+        box = FakeDelivery()
+        self.services.addCurrent(_Current({"a": box}, other))
+        self.assertIs(self.services.delivery("a"), box)
+        self.assertIsNone(self.services.delivery("b"))
+        self.assertIs(self.services.reversePath(sender), other)
+
+    def test_oneServer(self) -> None:
+        """Two servers would have deliveries of the same names, and stages could not say whose."""
+        self.services.addCurrent(_Current({}, Mailbox("a", "x.example")))
+        other = _Current({}, Mailbox("b", "y.example"))
+        error = self.assertRaises(ValueError, self.services.addCurrent, other)
+        self.assertIn("another server has these services", str(error))
 
     def test_resolver(self) -> None:
         """One resolver for one set of servers."""

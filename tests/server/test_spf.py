@@ -15,8 +15,9 @@ from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Client
 from deferrals.model.spf import Finding
 from deferrals.model.spfrecord import SPFResult
+from deferrals.server.dnsnames import DNSNames
 from deferrals.server.spf import CHECK_SECONDS, SPF
-from deferrals.stages.delivery.route import MAX_CACHED_RECORDS
+from deferrals.stages.lookups import MAX_CACHED_RECORDS
 from deferrals.testing import makeEnvelope
 from tests.resolver import Resolver
 
@@ -50,7 +51,7 @@ class SPFTests(SynchronousTestCase):
         self.resolver = Resolver(RECORDS)
         self.resolver.silent.add("silent.example")
         self.resolver.broken.add("refused.example")
-        self.spf = SPF(lambda: self.resolver, self.clock)
+        self.spf = SPF(DNSNames(lambda: self.resolver, self.clock), self.clock)
 
     def check(self, domain: str, address: str = "192.0.2.1") -> Deferred[Finding]:
         return self.spf.check(address, "mail.example.net", Mailbox.parse(f"me@{domain}"))
@@ -132,7 +133,8 @@ class SPFTests(SynchronousTestCase):
 
     def test_passesNot(self) -> None:
         """Neither a resolver that cannot be made nor giving up is a failure."""
-        passes = SPF(lambda: self.resolver.missing, self.clock).proved(makeEnvelope("me@a.example"))
+        names = DNSNames(lambda: self.resolver.missing, self.clock)
+        passes = SPF(names, self.clock).proved(makeEnvelope("me@a.example"))
         self.assertFalse(self.successResultOf(passes))
         passes = self.spf.proved(makeEnvelope("me@waits.example"))
         passes.cancel()

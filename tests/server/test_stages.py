@@ -15,15 +15,21 @@ from deferrals.interfaces import (
     IDeliveryStage,
     IEnvelopeStage,
     IForeseeingDelivery,
+    IMarkedDelivery,
     IOnwardDelivery,
 )
 from deferrals.model.address import Mailbox
 from deferrals.model.envelope import Recipient
-from deferrals.model.reply import R550_RELAYING_DENIED, R550_SENDER_ROUTING, Reply
+from deferrals.model.reply import (
+    R550_RELAYING_DENIED,
+    R550_SENDER_ROUTING,
+    R550_UNKNOWN_RECIPIENT,
+    Reply,
+)
 from deferrals.model.schedule import Schedule
-from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.model.verdict import Accept, ContentVerdict, Defer, Expand, Marks, Refuse, Route
 from deferrals.server.stages import CurrentStages, EnvelopeChain, Stages
-from deferrals.testing import FakeContent, makeEnvelope
+from deferrals.testing import FakeContent, MemoryServer, makeEnvelope, makeMessage, makeRecipient
 
 GONE = Refuse(Reply(550, "5.1.1", "gone"))
 
@@ -119,6 +125,31 @@ class ChainTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.ask(Says(Defer()), Says(GONE), after)), GONE)
         self.assertEqual(after.routes, [])
 
+    def test_alias(self) -> None:
+        """
+        An alias' members are asked about in their turn, and delivered to; one of them may
+        be the alias itself.
+        """
+
+        @implementer(IEnvelopeStage)
+        class Lists:
+            def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
+                names = {"all": "anna bert none", "anna": "anna carl"}
+                found = names.get(recipient.address.local)
+                if found is not None:
+                    members = (Mailbox.parse(f"{name}@x.example") for name in found.split())
+                    return Expand(tuple(members))
+                return None if recipient.address.local == "none" else Defer()
+
+        server = MemoryServer(envelope=[Says(Defer()), Lists()])
+        said = server.session().say(
+            *("EHLO c", "MAIL FROM:<a@b.example>", "RCPT TO:<all@x.example>"),
+            *("DATA", "text", "."),
+        )
+        self.assertEqual(said[-1][:3], "250")
+        found = sorted(str(one) for _, one, _ in server.delivered)
+        self.assertEqual(found, [f"{name}@x.example" for name in ("anna", "bert", "carl", "none")])
+
     def test_names(self) -> None:
         """A name that is none, or is missing where there are several, is the stage's fault."""
         for verdict in (Defer(Route("q", "d")), Defer(Route("p", "e"))):
@@ -183,3 +214,68 @@ class StagesTests(SynchronousTestCase):
         self.assertEqual(current.schedule("a"), Schedule())
         self.assertIsNot(current.content, content)
         self.assertFalse(current.canWriteTo(Mailbox.parse("a@x.example")))
+
+    def test_reversePath(self) -> None:
+        """By default mail goes on as its sender's."""
+        sender, other = Mailbox("a", "x.example"), Mailbox("b", "y.example")
+        current = CurrentStages(self.make(), 10)
+        self.assertIs(current.reversePath(sender), sender)
+        current.set(self.make(reversePath=lambda _: other))
+        self.assertIs(current.reversePath(sender), other)
+
+    def test_quarantined(self) -> None:
+        """A stage may want the copy in its policy's quarantine; without one, not now."""
+        content = FakeContent()
+        content.verdicts = dict.fromkeys(
+            ("a@x.example", "b@x.example"), Accept(isQuarantined=True, why="odd")
+        )
+        stages = self.make(content={"p": [content], "q": [content]}, quarantines={"p": "delivery"})
+        current = CurrentStages(stages, 10)
+        asked = []
+        for local, policy in (("a", "p"), ("b", "q")):
+            recipient = makeRecipient(f"{local}@x.example").routed(Route(policy, "inbox"))
+            asked.append((recipient, current.content.cohort(recipient, Defer())))
+        found = current.content.judge(makeMessage(), makeEnvelope(), asked)
+        filed, refused = (self.successResultOf(one) for one in found)
+        self.assertEqual(
+            (filed.route, filed.why), (Route("p", "delivery"), "filed by delivery (odd)")
+        )
+        self.assertEqual(refused.reply.code, 451)
+
+    def test_marked(self) -> None:
+        """A delivery may want no marked mail: what it says is the verdict."""
+
+        @implementer(IMarkedDelivery)
+        class Clean(Box):
+            """A delivery that files what is marked."""
+
+            def judgeMarked(
+                self, verdict: Accept, recipient: Recipient, quarantine: str | None
+            ) -> ContentVerdict:
+                assert quarantine is not None
+                return Accept(verdict.marks, Route("p", quarantine))
+
+        content = FakeContent()
+        marked = Accept(Marks(junk=True))
+        content.verdicts = {
+            "a@x.example": marked,
+            "b@x.example": Accept(),
+            "c@x.example": Refuse(R550_UNKNOWN_RECIPIENT),
+            "d@x.example": marked,
+        }
+        stages = self.make(
+            content={"p": [content]},
+            delivery={"clean": Clean(), "box": Box()},
+            quarantines={"p": "box"},
+        )
+        current = CurrentStages(stages, 10)
+        names = {"a": "clean", "b": "clean", "c": "clean", "d": "box"}
+        asked = []
+        for local, name in names.items():
+            recipient = makeRecipient(f"{local}@x.example").routed(Route("p", name))
+            asked.append((recipient, current.content.cohort(recipient, Defer())))
+        found = current.content.judge(makeMessage(), makeEnvelope(), asked)
+        a, b, c, d = (self.successResultOf(one) for one in found)
+        self.assertEqual(a, Accept(Marks(junk=True), Route("p", "box")))
+        self.assertEqual((b, d), (Accept(), marked))
+        self.assertIsInstance(c, Refuse)

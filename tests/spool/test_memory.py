@@ -8,10 +8,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.spool.memory import MemorySpool
-from deferrals.testing import SpoolContract
+from deferrals.testing import SharedSpoolContract
 
 
-class MemorySpoolTests(SpoolContract, SynchronousTestCase):
+class MemorySpoolTests(SharedSpoolContract, SynchronousTestCase):
     """
     L{MemorySpool}.
     """
@@ -23,3 +23,11 @@ class MemorySpoolTests(SpoolContract, SynchronousTestCase):
     def reopen(self, spool: MemorySpool) -> MemorySpool:
         self.successResultOf(spool.open())
         return spool
+
+    def makeOther(self, spool: MemorySpool) -> MemorySpool:
+        other = MemorySpool(self.clock, spool._memory)
+        self.successResultOf(other.open())
+        return other
+
+    def endOf(self, spool: MemorySpool) -> None:
+        spool.end()

@@ -31,6 +31,7 @@ from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings
 from deferrals.stages.foreign import ownHead, seen, view
 from deferrals.testing import FakeServices, MemoryServer
 from deferrals.testing.values import makeAddressees, makeEnvelope, makeMessage
+from tests.rigs import examples
 
 HOST = "mx.example.net"
 FORGED = (
@@ -179,7 +180,7 @@ class ViewTests(SynchronousTestCase):
             names = [name for name, _ in shown.fields()]
             self.assertEqual(names[:2], ["Return-Path", "Received"])
 
-    @hypothesis.settings(max_examples=40)
+    @hypothesis.settings(max_examples=examples(40))
     @hypothesis.given(st.lists(st.sampled_from(LINES), max_size=12), st.booleans())
     def test_anyMessage(self, lines: list[bytes], isLarge: bool) -> None:
         """

@@ -39,7 +39,7 @@ from deferrals.testing import (
     makeEnvelope,
     makeMessage,
 )
-from tests.source import parsed
+from tests.source import nodes, parsed
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
 
@@ -303,10 +303,10 @@ class RedirectTests(SynchronousTestCase):
         """There is one way to the web in the package."""
         found = []
         for path in pathlib.Path(deferrals.__file__).parent.rglob("*.py"):
-            for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
-                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                modules += [a.name for a in node.names] if isinstance(node, ast.Import) else []
-                if "url2pathname" in ast.dump(node):
+            tree = parsed(path.read_text(encoding="utf-8"))
+            for node in nodes(tree, ast.Import, ast.ImportFrom):
+                modules = [getattr(node, "module", ""), *(alias.name for alias in node.names)]
+                if any(alias.name == "url2pathname" for alias in node.names):
                     continue  # is no request
                 if any(_WEB.match(module) for module in modules):
                     found.append(path.name)

@@ -22,6 +22,7 @@ from twisted.web.http_headers import Headers
 
 from deferrals.stages.web import WebClient
 from tests.hopfaults import http
+from tests.rigs import keep
 from tests.stages.test_unread import SocketTransport, UnreadHandle
 
 #: What is no answer, or not quite; the last one is.
@@ -164,8 +165,7 @@ class LostTests(SynchronousTestCase):
         the rest is sent, the connection is lost or the time is over: the request comes to
         an end, and there is no exception in the log.
         """
-        gc.freeze()  # what there is already need not be looked through each time
-        self.addCleanup(gc.unfreeze)
+        keep()
         for answer, size, end in itertools.product(
             WRONG_ANSWERS, (1, 1000), ("sent", "sent, lost", "lost", "late")
         ):

@@ -4,6 +4,10 @@ The numbers, as Prometheus reads them.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from typing import Any
+
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -14,6 +18,7 @@ from deferrals.errors import SpoolError
 from deferrals.model.events import happened
 from deferrals.model.status import Status
 from deferrals.web.metrics import (
+    ANSWER_SECONDS,
     COUNTERS,
     HISTOGRAMS,
     QUEUE_SECONDS,
@@ -21,6 +26,7 @@ from deferrals.web.metrics import (
     Metrics,
     QueueFigures,
     Sources,
+    _owners,
 )
 
 #: The labels of each, as docs/monitoring.md has them.
@@ -41,6 +47,7 @@ TABLE = {
     "deferrals_service_seconds": ("service",),
     "deferrals_limits_hit": ("limit",),
     "deferrals_authentications": ("outcome",),
+    "deferrals_admissions": ("how",),
 }
 
 LABELS = {one.metric: one.labels for one in (*COUNTERS, *HISTOGRAMS)}
@@ -51,17 +58,32 @@ class MetricsTests(SynchronousTestCase):
     L{Metrics}.
     """
 
+    def test_owners(self) -> None:
+        """Each process that shares a database, of one server or of several processes."""
+        one = {"machine": "mx1", "worker": 0, "owner": 3, "up": True}
+        for part, wanted in (
+            (one, {("mx1", "0"): 1}),
+            (
+                {"worker 0": one, "worker 1": {**one, "worker": 1, "up": False}},
+                {("mx1", "0"): 1, ("mx1", "1"): 0},
+            ),
+            (None, {}),
+        ):
+            self.assertEqual(dict(_owners(part)), wanted)
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.status = Status()
         self.asked = 0
+        self.workers: list[dict[str, Any]] = []
         self.figures: Deferred[QueueFigures] | None = None
         sources = Sources(
-            status=self.status,
+            status=lambda: self.status,
             build={"version": "1", "python": "3", "twisted": "2"},
             sessions=lambda: {"tcp:25": 2},
             backedOff=lambda: 4,
             queue=self.queue,
+            workers=lambda: self.workers,
         )
         self.metrics = Metrics(sources, self.clock)
 
@@ -111,6 +133,22 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(found["deferrals_commit_messages_bucket", "2.0"], 0)
         self.assertEqual(found["deferrals_commit_messages_bucket", "5.0"], 1)
 
+    def test_distributionsAlways(self) -> None:
+        """What a list of the table names is there before it has happened: it has a rate, then."""
+        found = self.samples()
+        for reply in ("rcpt", "recipient", "final"):
+            self.assertEqual(found["deferrals_reply_seconds_bucket", "+Inf", reply], 0)
+        for name in ("commit_seconds", "commit_messages", "mixed_last_recipient_seconds"):
+            self.assertEqual(found[f"deferrals_{name}_bucket", "+Inf"], 0)
+        self.status.measure("mixed", "last recipient", 5)
+        self.status.measure("replies", "rcpt", 5)
+        found = self.samples()
+        self.assertEqual(found["deferrals_reply_seconds_bucket", "+Inf", "rcpt"], 0)  # for a second
+        self.clock.advance(1)
+        found = self.samples()
+        self.assertEqual(found["deferrals_reply_seconds_bucket", "+Inf", "rcpt"], 1)
+        self.assertEqual(found["deferrals_mixed_last_recipient_seconds_bucket", "+Inf"], 1)
+
     def test_gauges(self) -> None:
         """What is so now."""
         found = self.samples()
@@ -120,6 +158,54 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(found["deferrals_queue_oldest_seconds", "mx"], 7.5)
         self.assertEqual(found["deferrals_destinations_backed_off",], 4)
         self.assertGreater(found["process_cpu_seconds_total",], 0)
+
+    def test_workers(self) -> None:
+        """Of several processes, how each is; and what the system knows of all, added up."""
+        before = self.samples()
+        self.assertFalse([key for key in before if "worker" in key[0]])
+        busy = (
+            "import time\nwhile time.process_time() < 2: pass\nprint(flush=True); time.sleep(600)"
+        )
+        other = subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE)
+        assert other.stdout is not None
+        self.addCleanup(other.stdout.close)
+        other.stdout.readline()
+        self.addCleanup(other.wait)
+        self.addCleanup(other.kill)
+        self.workers = [
+            {"worker": 0, "pid": other.pid, "up": True, "restarts": 2},
+            {"worker": 1, "pid": None, "up": False, "restarts": 0},
+        ]
+        self.clock.advance(ANSWER_SECONDS)
+        found = self.samples()
+        self.assertEqual(found["deferrals_worker_up", "0"], 1)
+        self.assertEqual(found["deferrals_worker_up", "1"], 0)
+        self.assertEqual(found["deferrals_worker_restarts_total", "0"], 2)
+        for name in ("process_virtual_memory_bytes", "process_open_fds"):
+            self.assertGreater(found[name,], before[name,])
+        name = "process_start_time_seconds"
+        self.assertEqual(found[name,], before[name,])
+        other.kill()
+        other.wait()
+        self.clock.advance(ANSWER_SECONDS)
+        after = self.samples()
+        self.assertIn(("process_open_fds",), after)
+        name = "process_cpu_seconds_total"  # of the ended, too: it does not go backwards
+        self.assertGreaterEqual(found[name,], 2)
+        self.assertGreaterEqual(after[name,], found[name,])
+
+    def test_missing(self) -> None:
+        """A worker whose figures are not there is not up, be it a former one."""
+        for workers in ([0, 1], []):
+            self.figures = succeed(QueueFigures({("mx", "queued"): 3}, {}, [1, 4]))
+            self.workers = [
+                {"worker": one, "pid": None, "up": True, "restarts": 0} for one in workers
+            ]
+            self.clock.advance(QUEUE_SECONDS)
+            found = self.samples()
+            up = {key[1]: value for key, value in found.items() if key[0] == "deferrals_worker_up"}
+            self.assertEqual(up, {"1": 0, "4": 0} | ({"0": 1} if workers else {}))
+            self.assertEqual(found["deferrals_queue_recipients", "mx", "queued"], 3)
 
     def test_services(self) -> None:
         """A service has a state; what is none has none."""

@@ -16,9 +16,9 @@ import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from deferrals.deferreds import InThread
 from deferrals.model.commands import checkSecret
 from deferrals.model.sasl import saslprep
+from deferrals.threads import InThread
 
 #: More rounds than this are an attempt to keep us busy.
 MAX_ITERATIONS = 1_000_000

@@ -26,20 +26,14 @@ from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate
 from twisted.internet.threads import deferToThreadPool
 
-from deferrals.deferreds import (
-    CancelledError,
-    InThread,
-    Semaphore,
-    TimeoutError,
-    asDeferred,
-    withDeadline,
-)
+from deferrals.deferreds import CancelledError, Semaphore, TimeoutError, asDeferred, withDeadline
 from deferrals.errors import HopError, PeerError
 from deferrals.logger import Logger
 from deferrals.model.outgoing import Hop, Login, Security
 from deferrals.model.shortage import isOurs
 from deferrals.smtp.client.auth import choose
 from deferrals.smtp.client.session import ClientSession
+from deferrals.threads import InThread
 from deferrals.tls import Unverified, isTLS, trusted, verifying
 
 _log = Logger(namespace="deferrals.hops")

@@ -79,14 +79,20 @@ class Downgrades:
         """
         The keywords of the extensions that are not to be used with a server now.
         """
-        known = self._servers.get(server)
-        if known is None and self._notes is not None:
+        now = timeOfDay(self._clock)
+        if self._notes is not None:
             found: Sequence[tuple[str, JSON, int]]
             found = await asDeferred(self._notes.find, KIND, server)
-            known = {keyword: _downgrade(value) for keyword, value, _ in found}
-            self._servers[server] = known
-        now = timeOfDay(self._clock)
-        return frozenset(word for word, record in (known or {}).items() if record.isOn(now))
+            for keyword, value, _ in found:  # another process may have noted it just now
+                self._learn(server, keyword, _downgrade(value), now)
+        known = self._servers.get(server, {})
+        return frozenset(word for word, record in known.items() if record.isOn(now))
+
+    def _learn(self, server: str, keyword: str, noted: _Downgrade, now: float) -> None:
+        known = self._servers.setdefault(server, {})
+        if noted.isOn(now) and not known.get(keyword, noted).isOn(now):
+            known[keyword] = noted
+        known.setdefault(keyword, noted)
 
     def problem(self, server: str, keyword: str, reason: str, *, isExcessive: bool = False) -> bool:
         """

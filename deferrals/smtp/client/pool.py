@@ -20,7 +20,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from zope.interface import implementer
 
-from deferrals.deferreds import InThread
 from deferrals.errors import HopError, PeerError
 from deferrals.interfaces import INextHops, INotes
 from deferrals.model.commands import checkName, checkPath, checkRecipient
@@ -30,6 +29,7 @@ from deferrals.model.sending import number
 from deferrals.smtp.client.connections import HopConnections, Means
 from deferrals.smtp.client.downgrades import Downgrades
 from deferrals.smtp.client.transfer import Transfer
+from deferrals.threads import InThread
 
 #: So long, in seconds, it is known what a server has offered: it may be another one then.
 OFFERED_SECONDS = 60.0

@@ -83,24 +83,31 @@ class ScramProof:
         return keys.prove(self._message, self._proof)
 
 
-class Authentication(SessionBase):
+class AuthCommands:
     """
     See the module.
+
+    @param session: whose client authenticates.
     """
 
-    _exchange: Deferred[None] | None = None
-    _awaited: Deferred[bytes] | None = None
-    _holding = False
-    _authFailures = 0
+    __slots__ = ("_awaited", "_exchange", "_failures", "_holding", "_session", "_state")
+
+    def __init__(self, session: SessionBase) -> None:
+        self._session = session
+        self._state = session.state
+        self._exchange: Deferred[None] | None = None
+        self._awaited: Deferred[bytes] | None = None
+        self._holding = False
+        self._failures = 0
 
     def mechanisms(self) -> list[str]:
         """
         What can be used to authenticate now.
         """
-        authenticator = self._backend.authenticator
-        if authenticator is None or self._settings.authentication == "no":
+        authenticator = self._session.backend.authenticator
+        if authenticator is None or self._session.settings.authentication == "no":
             return []
-        if self.state.tls is None and not self._settings.auth_without_tls:
+        if self._state.tls is None and not self._session.settings.auth_without_tls:
             return []
         return list(authenticator.mechanisms)
 
@@ -118,7 +125,7 @@ class Authentication(SessionBase):
         word, blank, initial = rest.partition(" ")
         if not word:
             raise PeerError("no mechanism", R501_SYNTAX)
-        if self.state.user is not None:
+        if self._state.user is not None:
             raise PeerError("twice", R503_AUTHENTICATED)
         offered = self.mechanisms()
         if word.upper() not in offered:
@@ -134,9 +141,12 @@ class Authentication(SessionBase):
         exchange.addCallback(lambda _: self._exchanged())
 
     def _notOffered(self) -> Reply:
-        if self._backend.authenticator is None or self._settings.authentication == "no":
+        if (
+            self._session.backend.authenticator is None
+            or self._session.settings.authentication == "no"
+        ):
             return R502_NOT_HERE
-        if self.state.tls is None and not self._settings.auth_without_tls:
+        if self._state.tls is None and not self._session.settings.auth_without_tls:
             return R538_NEEDS_TLS
         return R504_NO_MECHANISM
 
@@ -146,29 +156,29 @@ class Authentication(SessionBase):
         """
         method: _Mechanism = getattr(self, f"_auth_{mechanism.replace('-', '_')}")
         try:
-            self.state.user = await method(start)
+            self._state.user = await method(start)
         except PeerError as error:
-            self.reply(error.reply)
+            self._session.reply(error.reply)
         except SaslError:
-            self.reply(R501_AUTH_SYNTAX)
+            self._session.reply(R501_AUTH_SYNTAX)
         except UnauthorizedLogin as error:
             self._report(mechanism, "failed", str(error))
             await self._unauthorized()
         except TooManyFailures as error:
             self._report(mechanism, "not tried", str(error), error.limit)
-            self.reply(R454_TOO_MANY_FAILURES)
+            self._session.reply(R454_TOO_MANY_FAILURES)
             self._countFailure()
         else:
-            self._report(mechanism, "accepted", self.state.user or "")
-            self.state.identify()
-            self.reply(R235_AUTHENTICATED)
+            self._report(mechanism, "accepted", self._state.user or "")
+            self._state.identify()
+            self._session.reply(R235_AUTHENTICATED)
 
     def _report(self, mechanism: str, outcome: str, user: str, limit: str = "") -> None:
         _log.tell(
-            self._backend.status,
+            self._session.backend.status,
             "{client} authentication {outcome} for {user} by {mechanism}",
             event="authentication",
-            client=self.state.address,
+            client=self._state.address,
             outcome=outcome,
             user=user[:100],
             mechanism=mechanism,
@@ -179,39 +189,41 @@ class Authentication(SessionBase):
         """
         Wrong.  It takes a while to say so.
         """
-        seconds = self._backend.connectionLimits.failed(self.state.address, self._clock.seconds())
+        seconds = self._session.backend.connectionLimits.failed(
+            self._state.address, self._session.clock.seconds()
+        )
         self._holdOn()
-        await deferLater(self._clock, seconds)
-        self.reply(R535_AUTH_FAILED)
+        await deferLater(self._session.clock, seconds)
+        self._session.reply(R535_AUTH_FAILED)
         self._countFailure()
 
     def _countFailure(self) -> None:
-        self._authFailures += 1
-        if self._authFailures >= self._limits.auth_failures:
-            self.overLimit("auth_failures")
-            self.say(R421_AUTH_FAILURES)
-            self.close()
+        self._failures += 1
+        if self._failures >= self._session.limits.auth_failures:
+            self._session.overLimit("auth_failures")
+            self._session.say(R421_AUTH_FAILURES)
+            self._session.close()
 
     def _brokenExchange(self, failure: Failure, mechanism: str) -> None:
         """
         It is ours, not the client's, unless the client has gone.
         """
-        if self._lost:
+        if self._session.isLost:
             failure.trap(CancelledError)
             return
         _log.tell(
-            self._backend.status,
+            self._session.backend.status,
             "{client}: cannot authenticate: {error}",
             event="authentication",
             level=LogLevel.error,
-            client=self.state.address,
+            client=self._state.address,
             outcome="not possible",
             user="",
             mechanism=mechanism,
             limit="",
             error=errorText(failure),
         )
-        self.reply(R454_AUTH_NOT_NOW)
+        self._session.reply(R454_AUTH_NOT_NOW)
 
     def _exchanged(self) -> None:
         self._exchange = None
@@ -247,8 +259,8 @@ class Authentication(SessionBase):
 
     @property
     def _authenticator(self) -> IAuthenticator:
-        assert self._backend.authenticator is not None  # a mechanism was offered
-        return self._backend.authenticator
+        assert self._session.backend.authenticator is not None  # a mechanism was offered
+        return self._session.backend.authenticator
 
     async def _check(self, login: SASLCredentials) -> str:
         _ownName(login.authorization, login.user)
@@ -264,7 +276,7 @@ class Authentication(SessionBase):
             raise TooManyFailures(name, error.limit) from None
 
     def _try(self, credentials: ICredentials) -> Deferred[str]:
-        return self._authenticator.login(credentials, self.state.address)
+        return self._authenticator.login(credentials, self._state.address)
 
     # Waiting: for the client, and for the authenticator.
 
@@ -272,16 +284,16 @@ class Authentication(SessionBase):
         """
         @return: a Deferred of what the client says to this.
         """
-        self.reply(Reply(334, None, base64.b64encode(challenge).decode("ascii")))
+        self._session.reply(Reply(334, None, base64.b64encode(challenge).decode("ascii")))
         answer: Deferred[bytes] = Deferred()
         self._awaited = answer
-        self.commands.form = _ANSWER
+        self._session.commands.form = _ANSWER
         self._letGo()
         return answer
 
     def _takeAwaited(self) -> Deferred[bytes]:
         answer, self._awaited = self._awaited, None
-        self.commands.form = self.commandForm
+        self._session.commands.form = self._session.commandForm
         assert answer is not None
         self._holdOn()
         return answer
@@ -310,7 +322,7 @@ class Authentication(SessionBase):
         """
         Take nothing from the client while the authenticator is at work.
         """
-        d = withDeadline(self._clock, self._limits.auth_timeout, function, argument)
+        d = withDeadline(self._session.clock, self._session.limits.auth_timeout, function, argument)
         if not d.called:
             self._holdOn()
         return d
@@ -318,14 +330,14 @@ class Authentication(SessionBase):
     def _holdOn(self) -> None:
         if not self._holding:
             self._holding = True
-            self.hold()
+            self._session.hold()
 
     def _letGo(self) -> None:
         if self._holding:
             self._holding = False
-            self.resume()
+            self._session.resume()
 
-    def exchangeLost(self) -> None:
+    def clientGone(self) -> None:
         """
         The client has gone.
         """

@@ -1,18 +1,21 @@
 """
-What the parts of a session have in common: its L{state<SessionState>}, what the
-client has sent, and what it is still to be told.
+What the handlers of a session's commands are given: its L{state<SessionState>}, what
+the client has sent, what it is still to be told, and the means to answer.
 
-The parts are mixins, each with the commands of one job; L{Session
-<deferrals.smtp.server.session.Session>} puts them together::
+A handler has the commands of one job; L{Session
+<deferrals.smtp.server.session.Session>} makes one of each kind::
 
-    PipelinedESMTP      octets into commands, replies into octets, in order
-      SessionBase       what all parts are given
-        Envelopes       MAIL, RCPT                      (envelope)
-          Contents      DATA, BDAT, the end of the data (data)
-        Encryption      STARTTLS, TLS from the start    (starttls)
-        Authentication  AUTH                            (auth)
-        Introduction    PROXY, XCLIENT                  (proxy)
-          Session       greetings, the rest, the connection
+    PipelinedESMTP        octets into commands, replies into octets, in order
+      SessionBase         what all handlers are given
+        Session           the connection, and its handlers:
+          GreetingCommands    HELO, EHLO, LHLO                (greetings)
+          MailCommands        MAIL, RCPT                      (envelope)
+          DataCommands        DATA, BDAT, the end of the data (data)
+          TLSCommands         STARTTLS, TLS from the start    (starttls)
+          AuthCommands        AUTH                            (auth)
+          ProxyCommands       PROXY, XCLIENT                  (proxy)
+          SimpleCommands      NOOP, RSET, QUIT …              (simple)
+          ClientName          the client's name in DNS        (clientname)
 """
 
 from __future__ import annotations
@@ -37,26 +40,27 @@ class SessionBase(PipelinedESMTP):
     @param settings: the listener's.
     @param backend: what stands behind it.
     @param clock: timers, and the time of day.
+    @ivar limits: the listener's.
     @ivar commandForm: what a command line looks like.
     @ivar state: how far it has come, and who its client is.
+    @ivar backend: what stands behind the transaction that is under way, and behind the
+        last one where there is none.
     """
-
-    _outcome = "none"  # what came of the session; see the event "session"
 
     def __init__(self, settings: ListenerSettings, backend: Backend, clock: IReactorTime) -> None:
         self.commandForm = LineForm(settings.limits.command_line)
         PipelinedESMTP.__init__(self, clock, self.commandForm)
         self.state = SessionState(settings)
         self.host = settings.hostname
-        self._settings = settings
-        self._limits = settings.limits
-        self._backend = backend
+        self.settings = settings
+        self.limits = settings.limits
+        self.backend = backend
 
     def latestBackend(self) -> Backend:
         """
         What stands behind the next transaction.
         """
-        return self._backend
+        return self.backend
 
     def peerName(self) -> str:
         return self.state.address
@@ -69,7 +73,7 @@ class SessionBase(PipelinedESMTP):
         """
         The text behind 220.
         """
-        host = self._settings.hostname.encode("ascii")
+        host = self.settings.hostname.encode("ascii")
         return host + (b" LMTP" if self.state.isLMTP else b" ESMTP") + b" deferrals"
 
     def abort(self, why: str, by: End | None = None) -> None:
@@ -88,7 +92,7 @@ class SessionBase(PipelinedESMTP):
         @param limit: its key.
         """
         _log.tell(
-            self._backend.status,
+            self.backend.status,
             "{client} has met limits.{limit}",
             event="limit",
             client=self.state.address,

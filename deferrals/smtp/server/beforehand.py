@@ -18,6 +18,7 @@ from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.transaction import Transaction
+from deferrals.model.verdict import NOWHERE
 
 _log = Logger(namespace="deferrals.transaction")
 
@@ -38,12 +39,23 @@ def foreseen(
     @param patience: how long the client waits for a reply, in seconds; half of it is
         left for the rest.
     @return: a Deferred of the replies of the candidates that can never be delivered, by
-        their index.  It never fails: what is not known is nothing that refuses.
+        their index, and behind them those of all members of aliases.  It never fails:
+        what is not known is nothing that refuses.
     """
     recipients = [candidate.recipient for candidate in transaction.candidates]
+    recipients += [member.recipient for _, _, member in transaction.members()]
     seconds = min(SECONDS, patience / 2)
     d = withDeadline(clock, seconds, foresee, message, transaction.envelope, recipients)
-    return d.addErrback(_unknown, transaction)
+    return d.addErrback(_unknown, transaction).addCallback(_ofCopies, transaction)
+
+
+def _ofCopies(replies: Mapping[int, Reply], transaction: Transaction) -> Mapping[int, Reply]:
+    """
+    Without those who throw the message away: there is no copy that could be delivered.
+    """
+    thrown = [candidate.nowhere for candidate in transaction.candidates]
+    thrown += [member.known is NOWHERE for _, _, member in transaction.members()]
+    return {index: reply for index, reply in replies.items() if not thrown[index]}
 
 
 def _unknown(failure: Failure, transaction: Transaction) -> Mapping[int, Reply]:

@@ -8,21 +8,28 @@ unreadable) is logged, and the old one stays in use until the files change again
 
 from __future__ import annotations
 
+import datetime
+import math
 import os
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from deferrals.deferreds import timeOfDay
 from deferrals.logger import Logger
 
 _log = Logger(namespace="deferrals.tls")
 
 #: How often the files are checked, at most, in seconds.
 CHECK_SECONDS = 1.0
+
+#: What OpenSSL says of a key that belongs to another certificate.
+_NO_PAIR = "key values mismatch"
 
 _Version = tuple[tuple[int, int, int], ...]
 
@@ -57,6 +64,13 @@ class Certificates:
             self._context = _context(self._certificate, self._key)
         finally:
             self._version, self._checked = version, self._clock.seconds()
+        end = _lastMoment(self._certificate)
+        if end < timeOfDay(self._clock):
+            _log.warn(
+                "{certificate} has expired, {when}: clients that look at it go away",
+                certificate=self._certificate,
+                when=datetime.datetime.fromtimestamp(end).astimezone().isoformat(),
+            )
 
     def reload(self) -> None:
         """
@@ -106,20 +120,47 @@ def _context(certificate: str, key: str) -> SSL.Context:
     @raise ValueError: the files cannot be used.
     """
     context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
+    path = key
     try:
         with open(key, "rb") as file:
             # OpenSSL would ask the terminal for a passphrase.
             load_pem_private_key(file.read(), None)
+        path = certificate
         context.use_certificate_chain_file(certificate)
+        path = key
         context.use_privatekey_file(key)
         context.check_privatekey()
     except OSError as error:
         raise ValueError(f"a readable file: {error}") from None
     except (SSL.Error, ValueError, TypeError) as error:
+        why = f"{path}: {_words(error, certificate)}"
         raise ValueError(
-            f"a certificate and its key, in PEM, without a passphrase: {error}"
+            f"a certificate and its key, in PEM, without a passphrase: {why}"
         ) from None
     return context
+
+
+def _words(error: Exception, certificate: str) -> str:
+    """
+    What OpenSSL says, without the names of its parts.
+    """
+    if not isinstance(error, SSL.Error):
+        return str(error)
+    found = [reason for *_, reason in error.args[0]] if error.args else []
+    if _NO_PAIR in found:
+        return f"not the key of {certificate}"
+    return ", ".join(found)
+
+
+def _lastMoment(certificate: str) -> float:
+    """
+    @return: until when a certificate is valid; for ever, where that cannot be read.
+    """
+    try:
+        with open(certificate, "rb") as file:
+            return load_pem_x509_certificate(file.read()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return math.inf
 
 
 def describe(handle: SSL.Connection) -> str:

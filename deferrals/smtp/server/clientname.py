@@ -17,52 +17,59 @@ from deferrals.smtp.server.base import SessionBase
 NAME_SECONDS = 5.0
 
 
-class ClientName(SessionBase):
+class ClientName:
     """
     See the module.
+
+    @param session: whose client has the name.
     """
 
-    _naming: Deferred[None] | None = None
-    _waiting: Deferred[None] | None = None
-    _hasWaited = False
+    __slots__ = ("_hasWaited", "_naming", "_session", "_state", "_waiting")
 
-    def lookUpName(self) -> None:
+    def __init__(self, session: SessionBase) -> None:
+        self._session = session
+        self._state = session.state
+        self._naming: Deferred[None] | None = None
+        self._waiting: Deferred[None] | None = None
+        self._hasWaited = False
+
+    def lookUp(self) -> None:
         """
         Ask for the client's name.  The client is another one now.
         """
-        self.keepName("")
+        self.keep("")
         self._hasWaited = False
-        find = self._backend.findName
-        if find is None or not mayHaveName(self.state.address):
+        find = self._session.backend.findName
+        if find is None or not mayHaveName(self._state.address):
             return
-        naming = self._naming = find(self.state.address).addCallback(self._found)
-        self.state.isBeingNamed = not naming.called
+        naming = self._naming = find(self._state.address).addCallback(self._found)
+        self._state.isBeingNamed = not naming.called
         if naming.called:
             self._naming = None
 
-    def keepName(self, hostname: str) -> None:
+    def keep(self, hostname: str) -> None:
         """
         It is known, or nothing asks for it any longer.
         """
         naming, self._naming = self._naming, None
-        self.state.isBeingNamed = False
+        self._state.isBeingNamed = False
         if naming is not None:
             naming.addErrback(lambda _: None)
             naming.cancel()
-        self.state.hostname = hostname
+        self._state.hostname = hostname
 
     def _found(self, hostname: str) -> None:
         self._naming = None
-        self.state.isBeingNamed = False
-        self.state.hostname = hostname
-        self.state.identify()
-        if self.state.transaction is not None:
-            nameClient(self.state.transaction.envelope.client, hostname)
+        self._state.isBeingNamed = False
+        self._state.hostname = hostname
+        self._state.identify()
+        if self._state.transaction is not None:
+            nameClient(self._state.transaction.envelope.client, hostname)
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
 
-    def nameKnown(self, envelope: Envelope) -> Deferred[None] | None:
+    def known(self, envelope: Envelope) -> Deferred[None] | None:
         """
         @param envelope: of a message that is complete.
         @return: a Deferred that fires when the client's name is in it, or is not to
@@ -75,19 +82,19 @@ class ClientName(SessionBase):
 
         def wait() -> Deferred[None]:
             waiting = self._waiting = Deferred(lambda _: None)
-            return waiting.addCallback(lambda _: nameClient(envelope.client, self.state.hostname))
+            return waiting.addCallback(lambda _: nameClient(envelope.client, self._state.hostname))
 
         def late(_: Failure) -> None:
             self._waiting = None
 
-        seconds = min(NAME_SECONDS, self._settings.reply_deadline / 2)
-        return withDeadline(self._clock, seconds, wait).addErrback(late)
+        seconds = min(NAME_SECONDS, self._session.settings.reply_deadline / 2)
+        return withDeadline(self._session.clock, seconds, wait).addErrback(late)
 
-    def nameUnwanted(self) -> None:
+    def clientGone(self) -> None:
         """
         The connection is lost.
         """
-        self.keepName(self.state.hostname)
+        self.keep(self._state.hostname)
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.cancel()

@@ -4,8 +4,8 @@ One command line: what every command has in common, and what is no command.
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Final
 
 from deferrals.model.reply import (
     R500_BAD_LINE,
@@ -15,11 +15,15 @@ from deferrals.model.reply import (
     Reply,
 )
 
+#: So many lines that begin like these are remembered.
+MAX_REMEMBERED = 1024
+_ENVELOPE = frozenset({b"MAIL", b"RCPT", b"DATA"})
+
 _BLANKS = " \t"
 
 #: A verb, alone or with what stands behind a blank, in printable ASCII.  Nothing of
 #: another protocol is in such a line, unless it has a slash, or a colon at once.
-_ORDINARY = re.compile(rb"([A-Za-z]{1,16})(?: [ \t]*([!-.0-9;-~][\t -.0-~]*)?)?")
+_ORDINARY = re.compile(r"([A-Za-z]{1,16})(?: [ \t]*([!-.0-9;-~][\t -.0-~]*)?)?")
 
 _VERB = re.compile(r"[A-Za-z]{1,16}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -33,8 +37,11 @@ _OTHER_PROTOCOL = re.compile(
     rb"|[!-9;-~]+[ \t]*:|[!-@\[-`{-~]"
 )
 
-_METHODS: Final = frozenset(
-    b"CONNECT DELETE GET HEAD OPTIONS PATCH POST PRI PROPFIND PUT TRACE".split()
+_METHODS = frozenset(
+    {
+        *("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH"),
+        *("POST", "PRI", "PROPFIND", "PUT", "TRACE"),
+    }
 )
 
 
@@ -45,12 +52,23 @@ def parseLine(line: bytes) -> tuple[str, str] | Reply | None:
     @return: its verb, in upper case, and what stands behind it; the reply that
         refuses it; or C{None}, where it is another protocol's.
     """
-    found = _ORDINARY.fullmatch(line)
-    if found is not None:
-        verb = found[1].upper()
-        if verb not in _METHODS:
-            return verb.decode("ascii"), (found[2] or b"").decode("ascii").rstrip(_BLANKS)
-    return _parseAny(line)
+    return _remembered(line) if line[:4] in _ENVELOPE else _parse(line)
+
+
+def _parse(line: bytes) -> tuple[str, str] | Reply | None:
+    """
+    Likewise.
+    """
+    found = _ORDINARY.fullmatch(line.decode("ascii")) if line.isascii() else None
+    if found is None:
+        return _parseAny(line)
+    verb, rest = found.groups("")
+    verb = verb.upper()
+    return _parseAny(line) if verb in _METHODS else (verb, rest.rstrip(_BLANKS))
+
+
+#: Lines of the envelope: the same ones come again and again, and none has a password.
+_remembered = functools.lru_cache(MAX_REMEMBERED)(_parse)
 
 
 def _parseAny(line: bytes) -> tuple[str, str] | Reply | None:

@@ -12,6 +12,9 @@ import attrs
 #: The longest command line, CRLF included, unless the configuration says otherwise.
 MAX_COMMAND_OCTETS = 4096
 
+#: So much of a line that is too long is kept: who it was about, mostly.
+MAX_KEPT_OCTETS = 300
+
 #: No line of text begins with these; those of TLS, SSH and RDP in binary do.
 _BINARY = frozenset(range(0x20)) - frozenset(b"\t\n\r") | {0x80}
 
@@ -46,13 +49,17 @@ class CommandReader:
     octets.
 
     @ivar form: what a line looks like now.
+    @ivar dropped: the beginning of the last line that was too long.
     """
+
+    __slots__ = ("_buffer", "_offset", "_skips", "dropped", "form")
 
     def __init__(self, form: LineForm) -> None:
         self.form = form
         self._buffer = b""
         self._offset = 0
         self._skips = False
+        self.dropped = b""
 
     @property
     def waiting(self) -> int:
@@ -123,7 +130,10 @@ class CommandReader:
             # What follows belongs to this line, although some clients think
             # otherwise: it is no command, and the client waits for an answer.
             return Fault.BARE_LF
-        if skipped or end + 1 - start > self.form.most:
+        if end + 1 - start > self.form.most and not skipped:
+            self.dropped = buffer[start : start + MAX_KEPT_OCTETS]
+            skipped = True
+        if skipped:
             return Fault.TOO_LONG
         return buffer[start : end - 1]
 
@@ -132,5 +142,7 @@ class CommandReader:
         Drop what has come of a line without an end, once it is too long.
         """
         if self.waiting > self.form.most:
+            if not self._skips:
+                self.dropped = self._buffer[self._offset :][:MAX_KEPT_OCTETS]
             self._skips = True
             self._offset = len(self._buffer) - self._buffer.endswith(b"\r")

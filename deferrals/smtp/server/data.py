@@ -20,7 +20,6 @@ from deferrals.interfaces import IBodyWriter
 from deferrals.model.completion import Additions, Completion
 from deferrals.model.envelope import Envelope
 from deferrals.model.fields import hasEnd, headerEnd, messageIdOf
-from deferrals.model.mixed import End
 from deferrals.model.reply import (
     R354_GO_AHEAD,
     R501_SYNTAX,
@@ -33,9 +32,9 @@ from deferrals.model.reply import (
 )
 from deferrals.model.trace import rfc5322Date
 from deferrals.model.transaction import Phase, Transaction, outOfSequence
+from deferrals.smtp.server.base import SessionBase
 from deferrals.smtp.server.clientname import ClientName
 from deferrals.smtp.server.decoding import BinaryDecoder, ChunkDecoder, DataDecoder
-from deferrals.smtp.server.envelope import Envelopes
 from deferrals.smtp.server.postdata import PostData
 
 #: A client that sends data has at least so long, and then as long as its data
@@ -46,38 +45,60 @@ _RECEIVED = re.compile(rb"^received[ \t]*:", re.I | re.M)
 _CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.I | re.A)
 
 
-class Contents(Envelopes, ClientName):
+class DataCommands:
     """
     See the module.
+
+    @param session: whose client sends.
+    @param name: that client's.
+    @ivar postData: what follows the data, until it is answered.
     """
 
-    _postData: PostData | None = None
-    _writer: IBodyWriter | None = None
-    _completion: Completion | None = None
-    _octets = 0
-    _dataDecoder: DataDecoder | None = None
-    _chunkDecoder: ChunkDecoder | BinaryDecoder | None = None
-    _veto: Reply | None = None
-    _chunk: _Chunk | None = None
-    _pace: float | None = None
+    __slots__ = (
+        *("_chunk", "_chunkDecoder", "_clock", "_completion", "_dataDecoder", "_limits"),
+        *("_name", "_octets", "_pace", "_session", "_state", "_veto", "postData"),
+    )
 
-    def congestion(self) -> IBodyWriter | None:
+    def __init__(self, session: SessionBase, name: ClientName) -> None:
+        self._session = session
+        self._state = session.state
+        self._limits = session.limits
+        self._clock = session.clock
+        self._name = name
+        self.postData: PostData | None = None
+        self._completion: Completion | None = None
+        self._octets = 0
+        self._dataDecoder: DataDecoder | None = None
+        self._chunkDecoder: ChunkDecoder | BinaryDecoder | None = None
+        self._veto: Reply | None = None
+        self._chunk: _Chunk | None = None
+        self._pace: float | None = None
+
+    def clientGone(self) -> None:
         """
-        A disk that is behind.
+        What was not answered stays the sender's.
         """
-        return self._writer if self._writer is not None and self._writer.congested else None
+        postData, self.postData = self.postData, None
+        if postData is not None:
+            postData.clientGone()
 
     # How fast it comes.
 
-    def latest(self) -> float:
+    def due(self) -> float | None:
         """
         Data must not only come, but get on.
+
+        @return: by when the next ones must be here; C{None} while none are waited for.
         """
-        if self._reader is None or self._pace is None or self.congestion() is not None:
-            return super().latest()
+        writer = self._session.writer
+        if self._session.reader is None or (writer is not None and writer.congested):
+            return None  # a disk is behind
         return self._pace
 
     def decongested(self) -> None:
+        """
+        The disk is no longer behind.
+        """
         self._pace = self._clock.seconds() + PACE_SECONDS
 
     def _arrived(self, octets: int) -> None:
@@ -85,7 +106,7 @@ class Contents(Envelopes, ClientName):
         Octets of the data have come: each is worth some time, of which not more
         can be saved up than a client has at the beginning.
         """
-        self.resetTimeout()
+        self._session.resetTimeout()
         assert self._pace is not None
         earned = self._pace + octets / self._limits.data_rate
         self._pace = min(self._clock.seconds() + PACE_SECONDS, earned)
@@ -98,32 +119,32 @@ class Contents(Envelopes, ClientName):
         """
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
-        assert self.state.transaction is not None
-        if self.state.transaction.envelope.parameters.body == "BINARYMIME":
+        assert self._state.transaction is not None
+        if self._state.transaction.envelope.parameters.body == "BINARYMIME":
             raise PeerError("binary by DATA", R503_NOT_BY_DATA)
         self._begin()
-        self._dataDecoder = DataDecoder(self._settings.mendsLineEnds)
-        self._reader = self._readData
+        self._dataDecoder = DataDecoder(self._session.settings.mendsLineEnds)
+        self._session.reader = self._readData
         self._pace = self._clock.seconds() + PACE_SECONDS
-        self.setTimeout(self._limits.data_timeout)
-        self.reply(R354_GO_AHEAD)
+        self._session.setTimeout(self._limits.data_timeout)
+        self._session.reply(R354_GO_AHEAD)
 
     def _begin(self) -> None:
-        assert self.state.transaction is not None
+        assert self._state.transaction is not None
         self._octets = 0
-        envelope = self.state.transaction.envelope
-        self._writer = self._backend.spool.newBody(envelope.transaction)
-        isSubmission = self._settings.protocol == "submission"
+        envelope = self._state.transaction.envelope
+        self._session.writer = self._session.backend.spool.newBody(envelope.transaction)
+        isSubmission = self._session.settings.protocol == "submission"
         self._completion = self._newCompletion(envelope) if isSubmission else None
 
     def _newCompletion(self, envelope: Envelope) -> Completion:
         """
         RFC 6409 §8.
         """
-        submitter = self._backend.submitter
+        submitter = self._session.backend.submitter
         additions = Additions(
             rfc5322Date(envelope.received),
-            f"<{envelope.id}@{self._settings.hostname}>",
+            f"<{envelope.id}@{self._session.settings.hostname}>",
             None if submitter is None else submitter(envelope),
         )
         return Completion(additions, self._limits.header_size)
@@ -139,7 +160,7 @@ class Contents(Envelopes, ClientName):
         self._receive(content, decoder.bare)
         if rest is None:
             return b""
-        self._reader = None
+        self._session.reader = None
         self._endOfMessage()
         return rest
 
@@ -152,37 +173,43 @@ class Contents(Envelopes, ClientName):
         """
         match = _CHUNK.fullmatch(rest)
         if match is None:
-            self.say(attrs.evolve(R501_SYNTAX, text="BDAT needs a size, and then perhaps LAST"))
-            return self.close()
-        refusal = outOfSequence("BDAT", self.state.phase)
-        if "CHUNKING" not in self.state.offered:
+            self._session.say(
+                attrs.evolve(R501_SYNTAX, text="BDAT needs a size, and then perhaps LAST")
+            )
+            return self._session.close()
+        refusal = outOfSequence("BDAT", self._state.phase)
+        if "CHUNKING" not in self._state.offered:
             refusal = outOfSequence("BDAT", Phase.START)
         self._chunk = _Chunk(int(match[1]), bool(match[2]), refusal)
-        if self.state.phase is not Phase.CHUNKS:
+        if self._state.phase is not Phase.CHUNKS:
             self._pace = self._clock.seconds() + PACE_SECONDS
         if refusal is None:
-            transaction = self.state.transaction
-            isBehind = self.replies.hasOctets and self.state.phase is Phase.RECIPIENTS
+            transaction = self._state.transaction
+            isBehind = self._session.replies.hasOctets and self._state.phase is Phase.RECIPIENTS
             if isBehind and transaction is not None:
                 transaction.takesRefusalForAll()  # it came in one piece with RCPTs: Exim
             self._beginChunk(self._chunk.left)
-        self._reader = self._readChunk
-        self.setTimeout(self._limits.data_timeout)
+        self._session.reader = self._readChunk
+        self._session.setTimeout(self._limits.data_timeout)
         self._readChunk(b"")
 
     def wanted(self) -> int | None:
+        """
+        How many octets belong to the chunk that is being read; C{None} where there is
+        none.
+        """
         return None if self._chunk is None else self._chunk.left
 
     def _beginChunk(self, octets: int) -> None:
-        assert self.state.transaction is not None
-        if self.state.phase is not Phase.CHUNKS:
-            binary = self.state.transaction.envelope.parameters.body == "BINARYMIME"
+        assert self._state.transaction is not None
+        if self._state.phase is not Phase.CHUNKS:
+            binary = self._state.transaction.envelope.parameters.body == "BINARYMIME"
             self._begin()
             self._chunkDecoder = (
-                BinaryDecoder() if binary else ChunkDecoder(self._settings.mendsLineEnds)
+                BinaryDecoder() if binary else ChunkDecoder(self._session.settings.mendsLineEnds)
             )
-            self.state.phase = Phase.CHUNKS
-        assert self._writer is not None
+            self._state.phase = Phase.CHUNKS
+        assert self._session.writer is not None
         if self._octets + octets > self._limits.message_size:
             self._forbid(R552_TOO_LARGE, "message_size")
 
@@ -198,7 +225,7 @@ class Contents(Envelopes, ClientName):
             assert self._chunkDecoder is not None
             self._receive(self._chunkDecoder.feed(octets), self._chunkDecoder.bare)
         if not chunk.left:
-            self._reader = self._chunk = None
+            self._session.reader = self._chunk = None
             self._endOfChunk(chunk)
         return b""
 
@@ -208,9 +235,9 @@ class Contents(Envelopes, ClientName):
             assert self._chunkDecoder is not None
             self._receive(self._chunkDecoder.end(), self._chunkDecoder.bare)
             return self._endOfMessage()
-        self.setTimeout(self._limits.command_timeout)
+        self._session.setTimeout(self._limits.command_timeout)
         refusal = refusal or self._veto
-        self.reply(refusal or Reply(250, "2.0.0", f"{chunk.size} octets received"))
+        self._session.reply(refusal or Reply(250, "2.0.0", f"{chunk.size} octets received"))
 
     # Both.
 
@@ -232,7 +259,7 @@ class Contents(Envelopes, ClientName):
         """
         The next octets of the message as it is judged and kept.
         """
-        writer = self._writer
+        writer = self._session.writer
         assert writer is not None
         began = writer.size
         writer.write(content)
@@ -241,11 +268,11 @@ class Contents(Envelopes, ClientName):
             self._forbid(R552_HEADER_TOO_LARGE, "header_size")
 
     def _forbid(self, reply: Reply, limit: str = "") -> None:
-        if self._veto is None and self._writer is not None:
+        if self._veto is None and self._session.writer is not None:
             if limit:
-                self.overLimit(limit)
+                self._session.overLimit(limit)
             self._veto = reply
-            self._discard(self.state.transaction, self._writer)
+            self._discard(self._state.transaction, self._session.writer)
 
     def _discard(self, transaction: Transaction | None, writer: IBodyWriter) -> None:
         """
@@ -261,67 +288,72 @@ class Contents(Envelopes, ClientName):
         """
         if self._completion is not None and self._veto is None:
             self._store(self._completion.end())
-        transaction, self.state.transaction = self.state.transaction, None
-        writer, self._writer = self._writer, None
+        transaction, self._state.transaction = self._state.transaction, None
+        writer, self._session.writer = self._session.writer, None
         assert transaction is not None and writer is not None
         if self._veto is None:
             transaction.messageId = messageIdOf(writer.head)
-        self._sentAwayBefore = frozenset(transaction.sentAway)
+        self._state.sentAwayBefore = frozenset(transaction.sentAway)
         self._dataDecoder = self._chunkDecoder = self._completion = None
         veto, self._veto = self._veto, None
         if veto is None and self._loops(writer.head):
-            self.overLimit("hops")
+            self._session.overLimit("hops")
             veto = R554_ROUTING_LOOP
             writer.abort()
-        self.state.phase = Phase.READY
+        self._state.phase = Phase.READY
+        self.postData = postData = self._newPostData(transaction)
+        self._session.hold()
+        if veto is not None:
+            postData.refuse(veto)
+        else:
+            postData.start(writer, self._name.known(transaction.envelope))
+
+    def _newPostData(self, transaction: Transaction) -> PostData:
         utf8 = transaction.envelope.parameters.smtputf8
 
         def send(replies: Sequence[Reply]) -> None:
             for reply in replies:
-                self.replies.say(reply, utf8)
-            self.flush()
+                self._session.replies.say(reply, utf8)
+            self._session.flush()
 
-        def done() -> None:
-            self._postData = None
-            self._idleSince = self._clock.seconds()
-            self.resume()
-
-        self._postData = postData = PostData(
+        session = self._session
+        return PostData(
             transaction,
-            self._settings,
-            self._backend,
+            session.settings,
+            session.backend,
             self._clock,
-            self.deadline,
+            session.deadline,
             send,
-            done,
+            self._answered,
         )
-        self.hold()
-        if veto is not None:
-            postData.refuse(veto)
-        else:
-            postData.start(writer, self.nameKnown(transaction.envelope))
+
+    def _answered(self) -> None:
+        """
+        The message has had its last reply.
+        """
+        self.postData = None
+        self._state.idleSince = self._clock.seconds()
+        self._session.resume()
 
     def _loops(self, head: bytes) -> bool:
         header = head.partition(b"\r\n\r\n")[0]
-        found = _RECEIVED.findall(header[: headerEnd(header)])
-        return len(found) > self._limits.hops
+        if len(_RECEIVED.findall(header)) <= self._limits.hops:
+            return False
+        return len(_RECEIVED.findall(header[: headerEnd(header)])) > self._limits.hops
 
-    def abort(self, why: str, by: End | None = None) -> None:
-        transaction, self.state.transaction = self.state.transaction, None
-        self._reader = self._dataDecoder = self._chunkDecoder = self._completion = None
+    def drop(self) -> int:
+        """
+        What has come of the transaction's message is not wanted.
+
+        @return: how many octets that is.
+        """
+        self._session.reader = self._dataDecoder = self._chunkDecoder = self._completion = None
         self._veto = self._chunk = None
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            self._discard(transaction, writer)
-        if self.state.phase is not Phase.START:
-            self.state.phase = Phase.READY
-        if transaction is not None:
-            self._sentAwayBefore = frozenset()
-            size = 0 if writer is None else self._octets
-            self._transactionEnded(transaction, "aborted", size, why)
-            # One that named all in one piece with DATA sees the 452 behind it.
-            if by is not None and not size:
-                self._backend.mixed.gaveUp(transaction, by)
+        writer, self._session.writer = self._session.writer, None
+        if writer is None:
+            return 0
+        self._discard(self._state.transaction, writer)
+        return self._octets
 
 
 @attrs.define(eq=False)

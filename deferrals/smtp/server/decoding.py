@@ -43,6 +43,7 @@ class DataDecoder:
         # base 64, without any dot.
         dot = data.find(b"\r\n.") if b"." in data else -1
         end = data.find(_END, dot) if dot >= 0 else -1
+        isStuffed = 0 <= dot != end  # as hardly any message is
         rest = None
         if end >= 0:
             rest = data[end + len(_END) :]
@@ -51,7 +52,7 @@ class DataDecoder:
             self._held = next((held for held in _HELD if data.endswith(held)), b"")
             data = data[: len(data) - len(self._held)]
         self.bare = self.bare or (self._lineEnds is None and hasBare(data))
-        if dot >= 0:
+        if isStuffed:
             data = data.replace(b"\r\n.", b"\r\n")
         if self._first and data:
             self._first = False

@@ -24,6 +24,7 @@ from deferrals.model.listener import ListenerSettings
 from deferrals.model.reply import Reply
 from deferrals.model.transaction import Transaction
 from deferrals.model.verdict import Outcome
+from deferrals.smtp.server import maillog
 from deferrals.smtp.server.settings import Backend
 
 _log = Logger(namespace="deferrals.transaction")
@@ -56,6 +57,8 @@ class Immediate:
         self._seqs = seqs
         self._outcomes: Mapping[int, Outcome] = {}
         self._waiting: Deferred[None] | None = None
+        self._began = clock.seconds()
+        self._isLate = False
 
     def start(self, done: Callable[[], None]) -> None:
         """
@@ -74,6 +77,18 @@ class Immediate:
         _log.failure("{transaction}: delivery", failure, transaction=self._work.envelope.id)
         return {}
 
+    def late(self) -> None:
+        """
+        The client has waited for as long as it may.
+        """
+        self._tellLate()
+        self.end()
+
+    def _tellLate(self) -> None:
+        if not self._isLate:
+            self._isLate = True
+            maillog.late(self._backend.status, self._work.envelope, "delivery", "all")
+
     def end(self) -> None:
         """
         Do not wait any longer: what is not known is in the queue.
@@ -82,6 +97,8 @@ class Immediate:
         self._waiting.cancel()
 
     def _over(self, outcomes: Mapping[int, Outcome], done: Callable[[], None]) -> None:
+        if self._clock.seconds() - self._began >= self._seconds:
+            self._tellLate()
         self._outcomes = outcomes
         done()
 

@@ -19,8 +19,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from deferrals.deferreds import CancelledError, awaited, timeOfDay, withDeadline
-from deferrals.errors import Changed
+from deferrals.deferreds import (
+    CancelledError,
+    isDeferred,
+    promptly,
+    timeOfDay,
+    together,
+    withDeadline,
+)
+from deferrals.errors import Changed, OutcomeUnknown, StoreAway
 from deferrals.interfaces import IMessage, INotes
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
@@ -44,7 +51,7 @@ from deferrals.model.mixedrecord import LIFETIME_SECONDS, Fingerprint, Record, S
 from deferrals.model.reply import Reply
 from deferrals.model.spf import checkedDomain
 from deferrals.model.status import Status
-from deferrals.model.transaction import Transaction
+from deferrals.model.transaction import Candidate, Transaction
 from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Marks, Refuse, Route
 
 _log = Logger(namespace="deferrals.transaction")
@@ -100,14 +107,13 @@ class Diversion:
         What is written into the spool for it; C{None} where nothing is left to
         do.
         """
-        route = recipient.route
-        policy = "" if route is None else route.policy
         if self.notify:
             return Addressee(recipient, NO_MARKS, seq, refusal=self.reply)
         if self.quarantine is None:
             return None
         why = Marks(headers=(("X-Deferrals-Refused", str(self.reply)),))
-        routed = attrs.evolve(recipient, route=Route(policy, self.quarantine), notify=_NEVER)
+        route = attrs.evolve(recipient.route or Route("", ""), delivery=self.quarantine)
+        routed = attrs.evolve(recipient, route=route, notify=_NEVER)
         return Addressee(routed, why, seq)
 
 
@@ -203,6 +209,11 @@ class MixedPolicy:
     inThread: Callable[[Callable[[IMessage], Fingerprint], IMessage], Deferred[Fingerprint]]
     status: Status
     clock: IReactorTime
+    _rules: Rules | None = attrs.field(init=False)
+
+    @_rules.default
+    def _applied(self) -> Rules | None:
+        return Rules.of(self.choice, self.fallback, self.retryLimit)
 
     # Before the data.
 
@@ -213,45 +224,52 @@ class MixedPolicy:
         @return: what is to be waited for before the first RCPT; C{None} where
             nothing is remembered, which is the rule.
         """
-        rules = Rules.of(self.choice, self.fallback, self.retryLimit)
-        if rules is None or transaction.form is not Form.PLAIN:
+        if self._rules is None or transaction.form is not Form.PLAIN:
             return None
-        size = transaction.envelope.parameters.size
-        transaction.plan = Plan(rules, size=size, lot=random.randrange(2**32))
+        transaction.plan = Plan(self._rules, size=transaction.envelope.parameters.size)
         groups = _groups(transaction.envelope)
-        if not any(self._mayHave(group) for group in groups):
+        known = [self._mayHave(group) for group in groups]
+        if not any(known):
             return None
-        d = Deferred.fromCoroutine(self._recall(transaction, groups))
+        d = Deferred.fromCoroutine(self._recall(transaction, groups, known))
         return d.addErrback(self._notRecalled, transaction)
 
-    def _mayHave(self, group: Group) -> bool:
+    def _mayHave(self, group: Group) -> bool | Deferred[bool]:
         """
-        Whether something may be remembered: where that is not known at once, it
-        is waited for.
+        Whether something may be remembered; a Deferred of it, where that is not known
+        at once.
         """
         try:
-            found = awaited(self.notes.find(_KIND, group.key))
+            found = promptly(self.clock, PUT_SECONDS, self.notes.find, _KIND, group.key)
         except Exception:
             return True  # it is asked again, and heard
-        if isinstance(found, Deferred):
-            found.addErrback(lambda _: None)  # as before
-            return True
-        return bool(found)
+        return found.addCallback(bool) if isDeferred(found) else bool(found)
 
-    async def _recall(self, transaction: Transaction, groups: Sequence[Group]) -> None:
+    async def _recall(
+        self,
+        transaction: Transaction,
+        groups: Sequence[Group],
+        known: Sequence[bool | Deferred[bool]],
+    ) -> None:
+        waiting: list[Deferred[bool]] = [one for one in known if isDeferred(one)]
+        found = await together(waiting)
+        if True not in known and not any(found):
+            return
         group = groups[0]
         if len(groups) > 1:
             group = await self._groupOf(transaction.envelope)
         assert transaction.plan is not None
         records, _ = await self._find(group)
-        transaction.plan = attrs.evolve(transaction.plan, group=group, records=records)
+        transaction.plan = attrs.evolve(
+            transaction.plan, group=group, records=records, lot=random.randrange(2**32)
+        )
 
     def _notRecalled(self, failure: Failure, transaction: Transaction) -> None:
         """
         It is as if nothing were remembered: that costs the sender an attempt.
         """
-        if failure.check(CancelledError):
-            return  # the client is gone
+        if failure.check(CancelledError, StoreAway):
+            return  # the client is gone; or the database, and that was logged
         _log.failure("{transaction}: mixed", failure, transaction=transaction.envelope.id)
 
     async def _groupOf(self, envelope: Envelope) -> Group:
@@ -317,7 +335,7 @@ class MixedPolicy:
         if transaction.plan is None:
             self.status.count("mixed", "one refusal for all")
             return Resolved(Resolution.STRICTEST)
-        facts = await self._fingerprint(message)
+        facts = await self.fingerprint(message)
         plan = await self._current(transaction, transaction.plan)
         diversions = self._diversions(transaction, block, plan)
         if diversions is None:
@@ -357,7 +375,7 @@ class MixedPolicy:
         records, _ = await self._find(group)
         return attrs.evolve(plan, group=group, records=records)
 
-    def _fingerprint(self, message: IMessage) -> Deferred[Fingerprint]:
+    def fingerprint(self, message: IMessage) -> Deferred[Fingerprint]:
         """
         @return: a Deferred of L{fingerprintOf} C{message}, computed once.
         """
@@ -386,10 +404,19 @@ class MixedPolicy:
         diversions = {}
         for index, verdict in enumerate(block.verdicts):
             if isinstance(verdict, Refuse):
-                route = transaction.candidates[index].recipient.route
-                name = None if notify or route is None else self.quarantine(route.policy)
+                name = None if notify else self._quarantineOf(transaction.candidates[index])
                 diversions[index] = Diversion(verdict.reply, name, notify)
         return None if any(one.kind == "dropped" for one in diversions.values()) else diversions
+
+    def _quarantineOf(self, candidate: Candidate) -> str | None:
+        """
+        Where a candidate's copy is filed; of an alias, a member's.
+        """
+        if candidate.alias is not None:
+            found = [self.quarantine(member.policy) for member in candidate.alias.members]
+            return next(filter(None, found), None)
+        route = candidate.recipient.route
+        return None if route is None else self.quarantine(route.policy)
 
     def answered(self, transaction: Transaction, resolved: Resolved) -> None:
         """
@@ -443,10 +470,12 @@ class MixedPolicy:
             if record is None:
                 await self.notes.forget(_KIND, group.key, name)
             else:
-                value, was = record.toJSON(), versions.get(name)
+                value, was = record.toJSON(), versions.get(name, 0)
                 await self.notes.put(_KIND, group.key, name, value, LIFETIME_SECONDS, was)
 
     def _notRemembered(self, failure: Failure, transaction: Transaction) -> None:
+        if failure.check(StoreAway, OutcomeUnknown):
+            return  # that was logged
         _log.failure("{transaction}: mixed", failure, transaction=transaction.envelope.id)
 
 

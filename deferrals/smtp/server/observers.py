@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from twisted.python.failure import Failure
+
 from deferrals.deferreds import atOnce
 from deferrals.interfaces import ITransactionObserver
 from deferrals.logger import Logger
@@ -30,4 +32,5 @@ def tellEnd(
         try:
             atOnce(ended(envelope, answers, final), source)
         except BaseException:  # as with what the other stages raise
-            _log.failure("{transaction}: {source} failed", transaction=envelope.id, source=source)
+            text = "{transaction}: {stage} failed: {error}"
+            _log.raised(Failure(), text, stage=source, transaction=envelope.id)

@@ -23,9 +23,10 @@ not read its replies is not listened to either.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
     IConsumer,
     IDelayedCall,
@@ -45,14 +46,14 @@ from deferrals.logger import Logger
 from deferrals.model.reply import (
     R421_LOCAL_ERROR,
     R451_LOCAL_ERROR,
-    R500_BARE_LF,
-    R500_LINE_TOO_LONG,
     Reply,
 )
 from deferrals.smtp.nodelay import sendAtOnce
 from deferrals.smtp.server.commandreader import CommandReader, Fault, LineForm
 from deferrals.smtp.server.deadline import Deadline
 from deferrals.smtp.server.replyqueue import ReplyQueue, Slot
+
+_T = TypeVar("_T")
 
 _log = Logger(namespace="deferrals.session")
 
@@ -105,15 +106,22 @@ class PipelinedESMTP(smtp.ESMTP):
     @ivar deadline: when something is due: the client's next line, or our next reply.
     @ivar commands: what the client has sent.
     @ivar replies: what it is still to be told.
+    @ivar reader: takes the client's octets instead of lines, and returns those that
+        are not its.
+    @ivar writer: where the content goes that the client sends, and perhaps too slowly;
+        C{None} while it sends none.
+    @ivar isClosing: whether nothing more is taken from the client.
+    @ivar isLost: whether the client is gone.
     """
 
     noisy = False
     transport: ISessionTransport
-    _reader: Callable[[bytes], bytes] | None = None
+    reader: Callable[[bytes], bytes] | None = None
+    writer: IBodyWriter | None = None
     _running = False
     _busy = False
-    _closing = False
-    _lost = False
+    isClosing = False
+    isLost = False
     _writeBlocked = False
     _readPaused = False
     _inputEnded = False
@@ -125,7 +133,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def __init__(self, clock: IReactorTime, form: LineForm) -> None:
         smtp.ESMTP.__init__(self)
-        self._clock = clock
+        self.clock = clock
         self.deadline = Deadline(clock)
         self.commands = CommandReader(form)
         self.replies = ReplyQueue()
@@ -141,6 +149,19 @@ class PipelinedESMTP(smtp.ESMTP):
     def lineReceived(self, line: bytes) -> None:
         """
         One line from the client, without its CRLF.
+        """
+        raise NotImplementedError
+
+    def lineBroken(self) -> None:
+        """
+        A line has ended with LF alone: nothing behind it may be taken for a
+        command.
+        """
+        raise NotImplementedError
+
+    def lineTooLong(self) -> None:
+        """
+        A line over the limit has been dropped; C{commands} has its beginning.
         """
         raise NotImplementedError
 
@@ -186,20 +207,15 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         return True
 
-    def congestion(self) -> IBodyWriter | None:
-        """
-        Where the client's octets go too slowly; C{None} where they do not.
-        """
-        return None
-
     def decongested(self) -> None:
         """
         The client's octets go on, after a while in which we were slow.
         """
 
-    def answered(self, reply: Reply) -> None:
+    def refused(self, reply: Reply) -> None:
         """
-        C{reply} has just been written, behind those that were to come first.
+        C{reply}, a 4xx or 5xx, has just been written, behind those that were to come
+        first.
         """
 
     def resumed(self) -> None:
@@ -222,7 +238,7 @@ class PipelinedESMTP(smtp.ESMTP):
         if period is None:
             self.deadline.clear()
         else:
-            self._silentUntil = self._clock.seconds() + period
+            self._silentUntil = self.clock.seconds() + period
             self.deadline.until(min(self._silentUntil, self.latest()), self._silent)
         return previous
 
@@ -231,13 +247,13 @@ class PipelinedESMTP(smtp.ESMTP):
         The client has done something.
         """
         if self._silenceSeconds is not None:
-            self._silentUntil = self._clock.seconds() + self._silenceSeconds
+            self._silentUntil = self.clock.seconds() + self._silenceSeconds
 
     def _silent(self) -> None:
-        if self.congestion() is not None:
+        if self.writer is not None and self.writer.congested:
             self.resetTimeout()  # it is we who are slow
         due = min(self._silentUntil, self.latest())
-        if due > self._clock.seconds():
+        if due > self.clock.seconds():
             self.deadline.until(due, self._silent)
         else:
             self.timeoutConnection()
@@ -253,7 +269,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         The client is gone: what is pending is cancelled.
         """
-        self._lost = True
+        self.isLost = True
         self.deadline.stop()
         self._end()
 
@@ -262,7 +278,7 @@ class PipelinedESMTP(smtp.ESMTP):
         Nothing more is taken from the client, and nothing that is pending will
         be answered.
         """
-        self._closing = True
+        self.isClosing = True
         self.commands.clear()
         following, self._nextRound = self._nextRound, None
         if following is not None:
@@ -291,15 +307,15 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Write what is written, then end the connection.
         """
-        if self._closing:
+        if self.isClosing:
             return
         self._end()
         self.flush()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
-        if not self._lost:
+        if not self.isLost:
             # A client that does not read must not keep the connection.
-            self.deadline.until(self._clock.seconds() + LINGER_SECONDS, self._lingered)
+            self.deadline.until(self.clock.seconds() + LINGER_SECONDS, self._lingered)
 
     def _lingered(self) -> None:
         self.transport.abortConnection()
@@ -317,7 +333,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Octets from the wire, in pieces of any size.
         """
-        if self._closing:
+        if self.isClosing:
             return
         self.commands.feed(data)
         self._advance()
@@ -343,7 +359,7 @@ class PipelinedESMTP(smtp.ESMTP):
             self._running = False
         if self._allowance < MAX_AT_ONCE:
             self.resetTimeout()
-        if not self._closing:
+        if not self.isClosing:
             self.flush()
             self._regulate()
             if self._inputEnded and not (
@@ -355,49 +371,46 @@ class PipelinedESMTP(smtp.ESMTP):
                 self.close()
 
     def _take(self) -> None:
-        while not (self._busy or self._closing or self._writeBlocked):
-            if self._reader is not None:
+        while not (self._busy or self.isClosing or self._writeBlocked):
+            if self.reader is not None:
                 octets = self.commands.octets(self.wanted())
                 if not octets:
                     return
-                rest = self._reader(octets)
+                rest = self.reader(octets)
                 if rest:
                     self.commands.giveBack(rest)
-            elif not self._allowance:
+                continue
+            if not self._allowance:
                 self._goOnLater()
                 return
-            elif not self._takeLine():
+            if self.replies.slots and not self._isBeside():
                 return
+            line = self.commands.line()
+            if line is None:
+                return
+            self._allowance -= 1
+            if isinstance(line, bytes):
+                self.lineReceived(line)
+            else:
+                self._noLine(line)
+
+    def _isBeside(self) -> bool:
+        """
+        Whether the next command is carried out beside those that are pending: RCPTs in a
+        row are.
+        """
+        return len(self.replies.slots) < MAX_SLOTS and self.commands.isNext(b"RCPT")
 
     def _goOnLater(self) -> None:
         """
         Other clients are served first.
         """
         if self.commands.waiting and self._nextRound is None:
-            self._nextRound = self._clock.callLater(0, self._takeRound)
+            self._nextRound = self.clock.callLater(0, self._takeRound)
 
     def _takeRound(self) -> None:
         self._nextRound = None
         self._advance()
-
-    def _takeLine(self) -> bool:
-        """
-        Take one command line.  RCPTs in a row are carried out side by side.
-
-        @return: C{False} where there is none, or it has to wait.
-        """
-        slots = self.replies.slots
-        if slots and (len(slots) >= MAX_SLOTS or not self.commands.isNext(b"RCPT")):
-            return False
-        line = self.commands.line()
-        if line is None:
-            return False
-        self._allowance -= 1
-        if isinstance(line, bytes):
-            self.lineReceived(line)
-        else:
-            self._noLine(line)
-        return True
 
     def _noLine(self, fault: Fault) -> None:
         if fault is Fault.BARE_LF:
@@ -406,20 +419,6 @@ class PipelinedESMTP(smtp.ESMTP):
             self.lineTooLong()
         else:
             self.binaryReceived()
-
-    def lineBroken(self) -> None:
-        """
-        A line has ended with LF alone: nothing behind it may be taken for a
-        command.
-        """
-        self.say(R500_BARE_LF)
-        self.close()
-
-    def lineTooLong(self) -> None:
-        """
-        A line over the limit has been dropped.
-        """
-        self.reply(R500_LINE_TOO_LONG)
 
     def wait(self, pending: Deferred[None]) -> None:
         """
@@ -430,6 +429,23 @@ class PipelinedESMTP(smtp.ESMTP):
         pending.addErrback(self._commandFailed)
         pending.addCallback(lambda _: self.resume())
 
+    def waitFirst(self, pending: Deferred[_T], then: Callable[[_T], object]) -> None:
+        """
+        Take nothing from the client before something is known that decides how its
+        session goes on.
+
+        @param pending: is cancelled when the connection ends.
+        @param then: is called with its result.
+        """
+        self.hold()
+
+        def known(result: _T) -> None:
+            self._busy, self._pending = False, None
+            then(result)
+            self._advance()
+
+        self._pending = pending.addCallbacks(known, _notWanted)
+
     def hold(self) -> None:
         """
         Take nothing more from the client until L{resume}.
@@ -439,7 +455,7 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def _commandFailed(self, failure: Failure) -> None:
         _log.failure("{client}: command failed", failure, client=self.peerName())
-        if not self._lost:
+        if not self.isLost:
             self.reply(R451_LOCAL_ERROR)
 
     def resume(self) -> None:
@@ -448,7 +464,7 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         self._busy = False
         self._pending = None
-        if self._closing:
+        if self.isClosing:
             return
         self.resumed()
         self._advance()
@@ -468,7 +484,7 @@ class PipelinedESMTP(smtp.ESMTP):
         The client has read them.
         """
         self._writeBlocked = False
-        if not self._closing:
+        if not self.isClosing:
             self._advance()
 
     def stopProducing(self) -> None:
@@ -480,11 +496,12 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Read from the client, or do not.
         """
-        congestion = self.congestion()
-        pause = congestion is not None or self.commands.waiting > MAX_BUFFER_OCTETS
-        if congestion is not None and not self._readPaused:
-            congestion.drained().addCallback(self._drained)
-        if pause != self._readPaused and not self._lost and not self._inputEnded:
+        pause = self.commands.waiting > MAX_BUFFER_OCTETS
+        if self.writer is not None and self.writer.congested:
+            pause = True
+            if not self._readPaused:
+                self.writer.drained().addCallback(self._drained)
+        if pause != self._readPaused and not self.isLost and not self._inputEnded:
             self._readPaused = pause
             if pause:
                 self.transport.pauseProducing()
@@ -492,7 +509,7 @@ class PipelinedESMTP(smtp.ESMTP):
                 self.transport.resumeProducing()
 
     def _drained(self, _: None) -> None:
-        if not self._lost:
+        if not self.isLost:
             self.resetTimeout()
             self.decongested()
             self._regulate()
@@ -516,13 +533,14 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def _answer(self, reply: Reply) -> None:
         self.replies.say(reply, self.wantsUTF8())
-        self.answered(reply)
+        if reply.code >= 400:
+            self.refused(reply)
 
     def say(self, reply: Reply) -> None:
         """
         Say this now, whatever else was to be said.
         """
-        if not self._closing:
+        if not self.isClosing:
             self.replies.say(reply, self.wantsUTF8())
             self.flush()
 
@@ -530,8 +548,9 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         Hand what has been said to the transport.
         """
-        if self.replies.hasOctets and not self._lost:
-            self._send(self.replies.take())
+        octets = self.replies.take()
+        if octets and not self.isLost:
+            self._send(octets)
 
     def _send(self, octets: bytes) -> None:
         """
@@ -555,9 +574,9 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         if not self.maySettle(self.replies.slots):
             return False
-        while not self._closing and (reply := self.replies.next()) is not None:
+        while not self.isClosing and (reply := self.replies.next()) is not None:
             self._answer(reply)
-        if self._closing or self.replies.slots:
+        if self.isClosing or self.replies.slots:
             return False
         self.resumed()
         return True
@@ -571,3 +590,10 @@ class PipelinedESMTP(smtp.ESMTP):
         """
         slot.settle = settle
         self._advance()
+
+
+def _notWanted(failure: Failure) -> None:
+    """
+    The client has gone before it was known.
+    """
+    failure.trap(CancelledError)

@@ -15,13 +15,15 @@ that are due are refused for now (D-25).
 from __future__ import annotations
 
 import enum
+import itertools
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from deferrals.errors import PeerError
+from deferrals.errors import PeerError, StoreAway
 from deferrals.interfaces import IBodyWriter, IMessage, Work
 from deferrals.logger import Logger
 from deferrals.model.block import Block, Resolution, lastReplies
@@ -35,11 +37,12 @@ from deferrals.model.reply import (
     Reply,
 )
 from deferrals.model.transaction import Transaction
-from deferrals.model.verdict import NO_MARKS, Accept, ContentVerdict, Refuse
+from deferrals.model.verdict import ContentVerdict, Refuse, isNowhere
 from deferrals.smtp.server import maillog
 from deferrals.smtp.server.beforehand import Foresee, foreseen
 from deferrals.smtp.server.deadline import Deadline
 from deferrals.smtp.server.deliverfirst import Immediate
+from deferrals.smtp.server.members import Members
 from deferrals.smtp.server.mixed import Diversion, Resolved
 from deferrals.smtp.server.observers import tellEnd
 from deferrals.smtp.server.settings import Backend
@@ -54,6 +57,7 @@ class Step(enum.Enum):
         READING     complete: ASKING                      unreadable: DECIDING
         ASKING      all have been asked: DECIDING
         DECIDING    a verdict is overdue: ASKING          one recipient accepts: STAGING
+                    all that accept throw it away: OVER
                     no one reply is exact: RESOLVING      nothing to store, or vetoed: OVER
         RESOLVING   resolved: DECIDING
         STAGING     stored: DURABLE, or DELIVERING        not stored: DECIDING (vetoed)
@@ -120,11 +124,14 @@ class PostData:
         self._writer: IBodyWriter | None = None
         self._foreseeing: Deferred[Mapping[int, Reply]] | None = None
         self._verdicts: list[tuple[int, Deferred[ContentVerdict]]] = []
+        self._coming: dict[Hashable, int] = {}  # verdicts, by cohort
+        self._decidedNow: list[int] = []  # whose verdicts have come, and are to be logged
         self._window: IDelayedCall | None = None
         self._isMixed = False
         self._resolved: Resolved | None = None
         self._work: Work | None = None
         self._immediate: Immediate | None = None
+        self._members = Members(transaction, backend, clock) if transaction.hasAliases else None
 
     # From outside.
 
@@ -184,7 +191,7 @@ class PostData:
         """
         Say what can be said, and take the next step when it is time.
         """
-        if self._step is Step.ASKING or self._step is Step.OVER:
+        if self._step is Step.ASKING or self._step is Step.OVER or self._block.isPending:
             return
         if self._block.dilemma:
             self._resolve()
@@ -223,12 +230,11 @@ class PostData:
         return asked.addCallback(self._foreseen, message)
 
     def _foreseen(self, refusals: Mapping[int, Reply], message: IMessage) -> IMessage:
+        if self._members is not None:
+            refusals = self._members.foreseen(refusals)
         if self._step is Step.READING and refusals:
             self._block.foreseen(refusals)
-            for index in refusals:
-                latched = self._block.verdicts[index]
-                if latched is not None:
-                    self._logVerdict(index, latched)
+            self._logVerdicts([i for i in refusals if self._block.verdicts[i] is not None])
         return message
 
     def _ask(self, message: IMessage) -> None:
@@ -246,7 +252,11 @@ class PostData:
         if deferred:
             self._step = Step.ASKING
             asked = [(candidates[index].recipient, candidates[index].cohort) for index in deferred]
-            verdicts = self._backend.content.judge(message, self._envelope, asked)
+            self._coming = Counter(cohort for _, cohort in asked)
+            if self._members is None:
+                verdicts = self._backend.content.judge(message, self._envelope, asked)
+            else:
+                verdicts = self._members.judge(message, self._envelope, deferred)
             self._verdicts = list(zip(deferred, verdicts, strict=True))
             for index, verdict in self._verdicts:
                 verdict.addCallback(self._decided, index)
@@ -271,12 +281,20 @@ class PostData:
             self.refuse(refusal)
 
     def _decided(self, verdict: ContentVerdict, index: int) -> None:
-        if self._step is Step.OVER or not self._block.verdict(index, verdict):
+        """
+        The verdicts of a cohort come in a row, and are answered together.
+        """
+        cohort = self._transaction.candidates[index].cohort
+        self._coming[cohort] -= 1
+        if self._step is Step.OVER:
             return
-        latched = self._block.verdicts[index]
-        assert latched is not None
-        self._logVerdict(index, latched)
-        self._advance()
+        if self._block.verdict(index, verdict):
+            self._decidedNow.append(index)
+        if self._coming[cohort] <= 0:
+            decided, self._decidedNow = self._decidedNow, []
+            candidates = self._transaction.candidates
+            self._logVerdicts([i for i in decided if not candidates[i].isPromised])
+            self._advance()
 
     def _broken(self, failure: Failure, index: int) -> None:
         """
@@ -311,8 +329,7 @@ class PostData:
         """
         self._startTimer()
         if self._immediate is not None:
-            self._tellLate("delivery")
-            self._immediate.end()
+            self._immediate.late()
         elif self._step is Step.DECIDING:
             late = self._block.late()
             self._tellLate("content", late)
@@ -356,7 +373,8 @@ class PostData:
         d.addErrback(self._failed)
 
     def _unresolved(self, failure: Failure) -> Resolved:
-        _log.failure("{transaction}: mixed", failure, transaction=self._envelope.id)
+        if not failure.check(StoreAway):  # that was logged
+            _log.failure("{transaction}: mixed", failure, transaction=self._envelope.id)
         return Resolved(Resolution.LATER)
 
     def _isResolved(self, resolved: Resolved) -> None:
@@ -371,9 +389,16 @@ class PostData:
 
     def _stage(self) -> None:
         assert self._message is not None
-        self._step = Step.STAGING
         addressees, seqs = self._addressees()
-        d = maybeDeferred(self._backend.spool.stage, self._envelope, self._message, addressees)
+        if not addressees:  # all of those who take it throw it away
+            self._block.committed()
+            self._advance()
+            return None
+        self._step = Step.STAGING
+        try:
+            d = self._backend.spool.stage(self._envelope, self._message, addressees)
+        except Exception:
+            return self._notStaged(Failure())
         d.addCallbacks(self._staged, self._notStaged, callbackArgs=(seqs,))
         d.addErrback(self._failed)
 
@@ -387,16 +412,24 @@ class PostData:
         found: dict[Hashable, Addressee] = {}
         seqs: dict[int, int] = {}
         candidates = self._transaction.candidates
-        for seq, index in enumerate(self._block.accepted()):  # S-3
-            recipient = candidates[index].recipient
+        accepted = self._block.accepted()
+        for seq, index in enumerate(accepted):  # S-3
+            if candidates[index].alias is not None:
+                continue  # its members get it
             verdict = self._block.verdicts[index]
-            marks = verdict.marks if isinstance(verdict, Accept) else NO_MARKS
-            mailbox = recipient.address.key, recipient.route
-            seqs[index] = found.setdefault(mailbox, Addressee(recipient, marks, seq)).seq
+            if isNowhere(verdict):
+                continue
+            copy = Addressee.accepting(candidates[index].recipient, verdict, seq)
+            mailbox = copy.recipient.address.key, copy.recipient.route
+            seqs[index] = found.setdefault(mailbox, copy).seq
         for index, diversion in self._diversions.items():
+            if candidates[index].alias is not None and not diversion.notify:
+                continue  # likewise
             diverted = diversion.addressee(candidates[index].recipient, len(candidates) + index)
             if diverted is not None:
                 found.setdefault((diverted.recipient.address.key, diversion), diverted)
+        if self._members is not None:
+            self._members.addTo(found, accepted, self._diversions, 2 * len(candidates))
         return list(found.values()), seqs
 
     @property
@@ -406,7 +439,7 @@ class PostData:
     def _staged(self, work: Work, seqs: dict[int, int]) -> None:
         if self._step is not Step.STAGING:
             self._backend.spool.abandon(work)
-        elif self._backend.attempt is not None:
+        elif self._backend.attempt is not None and self._members is None:
             self._step = Step.DELIVERING
             self._immediate = Immediate(
                 self._transaction, self._backend, self._times, self._clock, work, seqs
@@ -453,6 +486,7 @@ class PostData:
         self._letGo(step)
         if self._work is not None:
             self._backend.release(self._work)  # D-20, D-23, P-10, S-4
+        self._tellDiscarded()
         if self._resolved is not None and self._block.veto is None:
             self._backend.mixed.answered(self._transaction, self._resolved)
         rung = self._rung()
@@ -480,8 +514,11 @@ class PostData:
         window, self._window = self._window, None
         if window is not None:
             window.cancel()
+        if self._members is not None:
+            self._members.isOver = True
         for _, verdict in self._verdicts:
-            verdict.cancel()
+            if not verdict.called:
+                verdict.cancel()
         if self._foreseeing is not None:
             self._foreseeing.cancel()
         if self._writer is not None and step in _UNSTORED:
@@ -498,19 +535,61 @@ class PostData:
             return "mixed"
         return "single" if len(self._transaction.candidates) == 1 else "unanimous"
 
-    def _logVerdict(self, index: int, verdict: ContentVerdict) -> None:
-        reply = verdict.reply if isinstance(verdict, Refuse) else R250_CONTENT
-        candidate = self._transaction.candidates[index]
-        maillog.recipientVerdict(
-            self._backend.status,
-            self._envelope,
-            str(candidate.recipient),
-            "content",
-            self._transaction.cohortName(index),
-            reply,
-            self._clock.seconds() - self._began,
-            verdict.why,
-        )
+    def _logVerdicts(self, indexes: Sequence[int]) -> None:
+        """
+        @param indexes: of candidates whose verdicts count; those in a row that have the
+            same one are logged together.
+        """
+        verdicts, candidates = self._block.verdicts, self._transaction.candidates
+        seconds = self._clock.seconds() - self._began
+
+        def said(index: int) -> tuple[int, str]:
+            return id(verdicts[index]), self._transaction.cohortName(index)
+
+        for (_, cohort), alike in itertools.groupby(indexes, said):
+            some = list(alike)
+            verdict = verdicts[some[0]]
+            assert verdict is not None
+            reply = verdict.reply if isinstance(verdict, Refuse) else R250_CONTENT
+            maillog.recipientVerdicts(
+                self._backend.status,
+                self._envelope,
+                [str(candidates[index].recipient) for index in some],
+                "content",
+                cohort,
+                reply,
+                seconds,
+                verdict.why,
+                maillog.isMarked(verdict),
+            )
+            if isinstance(verdict, Refuse):
+                self._tellRefused(verdict, some)
+
+    def _tellRefused(self, refusal: Refuse, indexes: Sequence[int]) -> None:
+        """
+        @param indexes: of candidates that all have it.  What was refused for the members
+            of an alias is not told here.
+        """
+        tell = self._backend.refused
+        if tell is None:
+            return
+        for index in indexes:
+            candidate = self._transaction.candidates[index]
+            if candidate.alias is None:
+                tell(self._envelope, candidate.recipient, "content", refusal, self._message)
+
+    def _tellDiscarded(self) -> None:
+        """
+        Who takes the message, and throws it away.
+        """
+        accepted = self._block.accepted()
+        if self._members is not None:
+            self._members.tellDiscarded(accepted)
+        for index in accepted:
+            verdict = self._block.verdicts[index]
+            if verdict is not None and isNowhere(verdict):
+                recipient = self._transaction.candidates[index].recipient
+                maillog.discarded(self._backend.status, self._envelope, recipient, verdict.why)
 
     def _logEnd(self, rung: str, accepted: int, reply: str, answered: float | None = None) -> None:
         maillog.transactionEnd(

@@ -6,7 +6,6 @@ A command that is answered later has a L{Slot}; what is said behind it waits.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 import attrs
@@ -37,8 +36,10 @@ class ReplyQueue:
     @ivar slots: the replies that are still to be made, in their order.
     """
 
+    __slots__ = ("_octets", "slots")
+
     def __init__(self) -> None:
-        self.slots: deque[Slot] = deque()
+        self.slots: list[Slot] = []
         self._octets: list[bytes] = []
 
     @property
@@ -65,7 +66,7 @@ class ReplyQueue:
         settle = self.slots[0].settle
         if settle is None:
             return None
-        self.slots.popleft()
+        del self.slots[0]
         return settle()
 
     def say(self, reply: Reply, utf8: bool) -> None:
@@ -80,6 +81,8 @@ class ReplyQueue:
         """
         Take what is to be written.
         """
+        if not self._octets:
+            return b""
         octets, self._octets = b"".join(self._octets), []
         return octets
 
@@ -87,7 +90,7 @@ class ReplyQueue:
         """
         No slot will be answered: nothing is waited for any longer.
         """
-        slots, self.slots = self.slots, deque()
+        slots, self.slots = self.slots, []
         for slot in slots:
             if slot.pending is not None:
                 slot.pending.cancel()

@@ -1,9 +1,8 @@
 """
 The server's side of an SMTP or LMTP session.
 
-L{Session} puts the parts of L{deferrals.smtp.server.base} together, and has what is in
-none of them: the connection's life, commands without a transaction.
-Verbs are found as C{do_VERB} and C{ext_VERB}, EHLO lists C{extensions()}.
+L{Session} has the connection's life, and a handler for each kind of commands:
+L{COMMANDS} says which one answers what.
 
 This module decides nothing about mail.  On an error of the client it sends the
 reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
@@ -11,14 +10,21 @@ reply that the rules of L{deferrals.model} name; on one of ours, a 4xx.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IReactorTime,
+    ITransport,
+)
 from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from deferrals.errors import PeerError
 from deferrals.logger import Logger
@@ -26,9 +32,6 @@ from deferrals.model.listener import ListenerSettings
 from deferrals.model.mixed import End
 from deferrals.model.networks import LOCAL, normalAddress
 from deferrals.model.reply import (
-    R221_BYE,
-    R250_OK,
-    R252_VRFY,
     R421_NO_DESCRIPTOR,
     R421_OTHER_PROTOCOL,
     R421_SHUTDOWN,
@@ -38,18 +41,26 @@ from deferrals.model.reply import (
     R451_SHUTDOWN,
     R500_AUTH_LINE_TOO_LONG,
     R500_BARE_LF,
+    R500_LINE_TOO_LONG,
     R500_UNKNOWN_COMMAND,
-    R501_SYNTAX,
-    R502_NOT_HERE,
     R554_EARLY_TALKER,
     Reply,
 )
 from deferrals.smtp.server import maillog
+from deferrals.smtp.server.auth import AuthCommands
+from deferrals.smtp.server.base import SessionBase
+from deferrals.smtp.server.clientname import ClientName
 from deferrals.smtp.server.commandline import parseLine
 from deferrals.smtp.server.connectionlimits import LIMITS
+from deferrals.smtp.server.data import DataCommands
 from deferrals.smtp.server.descriptors import closeNow, isScarce
-from deferrals.smtp.server.greetings import Greetings
+from deferrals.smtp.server.envelope import MailCommands
+from deferrals.smtp.server.greetings import GreetingCommands
+from deferrals.smtp.server.proxy import ProxyCommands
+from deferrals.smtp.server.replyqueue import Slot
 from deferrals.smtp.server.settings import Backend
+from deferrals.smtp.server.simple import SimpleCommands
+from deferrals.smtp.server.starttls import TLSCommands
 
 _T = TypeVar("_T")
 
@@ -63,7 +74,29 @@ FAREWELL_SECONDS = 2.0
 _UNCOUNTED = frozenset({"RCPT", "BDAT"})
 
 
-class Session(Greetings):
+#: Which handler answers which command.
+COMMANDS: dict[str, Callable[[Session, str], Deferred[None] | None]] = {
+    "EHLO": lambda session, rest: session.greetings.do_EHLO(rest),
+    "HELO": lambda session, rest: session.greetings.do_HELO(rest),
+    "LHLO": lambda session, rest: session.greetings.do_LHLO(rest),
+    "STARTTLS": lambda session, rest: session.tls.do_STARTTLS(rest),
+    "AUTH": lambda session, rest: session.auth.do_AUTH(rest),
+    "XCLIENT": lambda session, rest: session.proxy.do_XCLIENT(rest),
+    "MAIL": lambda session, rest: session.mail.do_MAIL(rest),
+    "RCPT": lambda session, rest: session.mail.do_RCPT(rest),
+    "DATA": lambda session, rest: session.data.do_DATA(rest),
+    "BDAT": lambda session, rest: session.data.do_BDAT(rest),
+    "NOOP": lambda session, rest: session.simple.do_NOOP(rest),
+    "HELP": lambda session, rest: session.simple.do_HELP(rest),
+    "VRFY": lambda session, rest: session.simple.do_VRFY(rest),
+    "EXPN": lambda session, rest: session.simple.do_EXPN(rest),
+    "RSET": lambda session, rest: session.simple.do_RSET(rest),
+    "QUIT": lambda session, rest: session.simple.do_QUIT(rest),
+}
+
+
+@implementer(IHandshakeListener)
+class Session(SessionBase):
     """
     One connection.
 
@@ -71,13 +104,29 @@ class Session(Greetings):
     @param backend: what stands behind it.
     @param clock: timers, and the time of day.
     @param ended: called with this session when its connection is lost.
+    @ivar name: the client's, in DNS.
+    @ivar proxy: who the client is, where a front end says so.
+    @ivar tls: encryption.
+    @ivar auth: the client's user.
+    @ivar simple: what needs no more than a reply.
+    @ivar greetings: the client's own name, and what it is offered.
+    @ivar mail: the envelope.
+    @ivar data: the content.
     """
 
+    name: ClientName
+    proxy: ProxyCommands
+    tls: TLSCommands
+    auth: AuthCommands
+    greetings: GreetingCommands
+    mail: MailCommands
+    data: DataCommands
+    simple: SimpleCommands
     _shutdown = False
     _isGreeted = False
-    _accepted = False
-    _greeter: IDelayedCall | None = None
-    _commands = 0
+    _isCounted = False
+    _isAdmitted = False
+    _greeting: IDelayedCall | None = None
     _errors = 0
     _isForeign = False
     _lastRefusal: Reply | None = None
@@ -91,13 +140,21 @@ class Session(Greetings):
     ) -> None:
         super().__init__(settings, backend, clock)
         self._ended = ended
+        self.name = ClientName(self)
+        self.proxy = ProxyCommands(self, self.name, self._introduced)
+        self.tls = TLSCommands(self, self._encrypted)
+        self.auth = AuthCommands(self)
+        self.greetings = GreetingCommands(self, self.tls, self.auth, self.proxy)
+        self.mail = MailCommands(self)
+        self.data = DataCommands(self, self.name)
+        self.simple = SimpleCommands(self)
 
     def latestBackend(self) -> Backend:
         """
         See L{SessionBase.latestBackend}: a transaction ends with the stages
         that it began with, and the next one meets others.
         """
-        return self.factory.backend if isinstance(self.factory, SessionFactory) else self._backend
+        return self.factory.backend if isinstance(self.factory, SessionFactory) else self.backend
 
     # The connection: accepted, introduced, encrypted, greeted.
 
@@ -105,40 +162,70 @@ class Session(Greetings):
         """
         A client has connected.
         """
-        self._idleSince = self._clock.seconds()
+        self.state.idleSince = self.clock.seconds()
         peer = self.transport.getPeer()
         address = getattr(peer, "host", LOCAL)
         self.state.address = normalAddress(address) if ":" in address else address
         self.state.port = getattr(peer, "port", 0)
-        self.connection = self.other = self.state.address
+        self.proxy.connected(self.state.address)
         super().connectionMade()
         socket: ITransport = self.transport
         if isinstance(socket, TLSMemoryBIOProtocol):
             socket = ITransport(socket.transport)
         if isScarce(socket):
             return self._noDescriptor()
-        self._accepted = True
-        refusal = self._backend.connectionLimits.opened()
+        refusal = self.backend.connectionLimits.opened()
+        if isinstance(refusal, Deferred):
+            self.waitFirst(refusal, self._opened)
+        else:
+            self._opened(refusal)
+
+    def _opened(self, refusal: Reply | None) -> None:
+        """
+        @param refusal: why there is no room for one more connection.
+        """
+        self._isCounted = refusal is None
         if refusal is not None:
             self._turnAway(refusal)
-        elif self._settings.proxied:
-            self.awaitHeader()
+        elif self.settings.proxied:
+            self.proxy.awaitHeader()
         else:
-            self.introduced(b"")
+            self._introduced(b"")
 
-    def introduced(self, rest: bytes) -> bytes:
-        refusal = self.count()
+    def _introduced(self, rest: bytes) -> bytes:
+        """
+        It is known who the client is.
+
+        @param rest: what it has sent so far.
+        @return: what of that is still to be taken.
+        """
+        refusal = self.proxy.count()
+        if not isinstance(refusal, Deferred):
+            return self._admitted(refusal, rest)
+        self.waitFirst(refusal, self._admittedLate)
+        return rest
+
+    def _admittedLate(self, refusal: Reply | None) -> None:
+        rest = self._admitted(refusal, self.commands.octets())
+        if rest:
+            self.commands.giveBack(rest)
+
+    def _admitted(self, refusal: Reply | None, rest: bytes) -> bytes:
+        """
+        @param refusal: why the client must go.
+        """
+        self._isAdmitted = refusal is None
         if refusal is None:
-            self.lookUpName()
+            self.name.lookUp()
         self.state.identify()
         if refusal is not None:
             self._turnAway(refusal)
-        elif self._settings.security == "implicit":
-            self.encrypt()
+        elif self.settings.security == "implicit":
+            self.tls.encrypt()
             self._decrypt(rest)
             return b""
-        elif self.isEncryptedOutside:
-            self.awaitHandshake()
+        elif self.tls.isOutside and self.state.tls is None:
+            self.tls.awaitHandshake()
         else:
             self._welcome()
         return rest
@@ -151,8 +238,14 @@ class Session(Greetings):
         if octets and isinstance(tls, TLSMemoryBIOProtocol):
             tls.dataReceived(octets)
 
-    def encrypted(self) -> None:
-        if not self._isGreeted:
+    def handshakeCompleted(self) -> None:
+        """
+        See C{IHandshakeListener}.
+        """
+        self.tls.completed()
+
+    def _encrypted(self) -> None:
+        if self._isAdmitted and not self._isGreeted:
             self._welcome()
 
     def _noDescriptor(self) -> None:
@@ -161,15 +254,15 @@ class Session(Greetings):
         """
         refusal = R421_NO_DESCRIPTOR
         self._sendAway(refusal)
-        if self.isEncryptedOutside:
+        if self.tls.isOutside:
             return self.cutOff()
         farewell = b"" if self._beginsWithTLS else str(refusal).encode("ascii") + b"\r\n"
         closeNow(self.transport, farewell)
 
     def _sendAway(self, refusal: Reply) -> None:
-        self._outcome = "turned_away"
+        self.state.outcome = "turned_away"
         _log.tell(
-            self._backend.status,
+            self.backend.status,
             "{client} turned away: {reply}",
             event="turned-away",
             client=self.state.address,
@@ -179,7 +272,7 @@ class Session(Greetings):
 
     @property
     def _beginsWithTLS(self) -> bool:
-        return self._settings.security == "implicit" or self.isEncryptedOutside
+        return self.settings.security == "implicit" or self.tls.isOutside
 
     def _turnAway(self, refusal: Reply) -> None:
         self._sendAway(refusal)
@@ -193,35 +286,35 @@ class Session(Greetings):
         """
         Greet; or wait first, to see whether the client can wait for it.
         """
-        if not self._settings.greet_delay:
+        if not self.settings.greet_delay:
             return self._greet()
-        self._reader = self._talksEarly
+        self.reader = self._talksEarly
         self.setTimeout(None)
-        self._greeter = self._clock.callLater(self._settings.greet_delay, self._greet)
+        self._greeting = self.clock.callLater(self.settings.greet_delay, self._greet)
 
     def _talksEarly(self, octets: bytes) -> bytes:
-        self._outcome = "early_talker"
+        self.state.outcome = "early_talker"
         _log.tell(
-            self._backend.status,
+            self.backend.status,
             "{client} talks before the greeting",
             event="early-talker",
             client=self.state.address,
         )
-        self._stopGreeter()
+        self._stopGreeting()
         self.say(R554_EARLY_TALKER)
         self.close()
         return b""
 
-    def _stopGreeter(self) -> None:
-        greeter, self._greeter = self._greeter, None
-        if greeter is not None:
-            greeter.cancel()
+    def _stopGreeting(self) -> None:
+        greeting, self._greeting = self._greeting, None
+        if greeting is not None:
+            greeting.cancel()
 
     def _greet(self) -> None:
-        self._greeter = self._reader = None
+        self._greeting = self.reader = None
         self._isGreeted = True
-        self._idleSince = self._clock.seconds()
-        self.setTimeout(self._limits.command_timeout)
+        self.state.idleSince = self.clock.seconds()
+        self.setTimeout(self.limits.command_timeout)
         self.reply(Reply(220, None, self.greeting().decode("ascii")))
         self.flush()
 
@@ -230,17 +323,15 @@ class Session(Greetings):
         What was not answered stays the sender's.
         """
         super().connectionLost(reason)
-        self._stopGreeter()
-        self.exchangeLost()
-        self.handshakeLost(reason)
-        if self._postData is not None:
-            self._postData.clientGone()
-            self._postData = None
-        self.nameUnwanted()
+        self._stopGreeting()
+        self.auth.clientGone()
+        self.tls.clientGone(reason)
+        self.data.clientGone()
+        self.name.clientGone()
         self.abort("the connection was lost", End.CLOSE)
-        if self._accepted:
-            self.uncount()
-            self._backend.connectionLimits.closed()
+        self.proxy.uncount()
+        if self._isCounted:
+            self.backend.connectionLimits.closed()
         self._tellEnd()
         self._ended(self)
 
@@ -250,15 +341,15 @@ class Session(Greetings):
         left another one; one in which the client has said nothing is a probe, and
         only counted.
         """
-        isUntold = self._outcome == "none" and not self._isForeign
+        isUntold = self.state.outcome == "none" and not self._isForeign
         maillog.sessionEnd(
-            self._backend.status,
+            self.backend.status,
             self.state.client,
-            self._settings.name,
-            self._outcome,
-            self._commands,
+            self.settings.name,
+            self.state.outcome,
+            self.state.commands,
             self._lastRefusal,
-            isUntold and bool(self._commands or self._lastRefusal),
+            isUntold and bool(self.state.commands or self._lastRefusal),
         )
 
     def timeoutConnection(self) -> None:
@@ -266,7 +357,7 @@ class Session(Greetings):
         The client was silent for too long (RFC 5321 §4.5.3.2), or too slow.
         """
         self.overLimit(self._limitOfTime())
-        if not self._isGreeted or self._handshaking:
+        if not self._isGreeted or self.tls.isHandshaking:
             return self.cutOff()
         self._enough(R421_TIMEOUT, "timeout")
 
@@ -274,10 +365,10 @@ class Session(Greetings):
         """
         Which limit a client has met for whom it is too late.
         """
-        if not self._isGreeted or self._handshaking:
+        if not self._isGreeted or self.tls.isHandshaking:
             return "handshake_timeout"
-        isSilent = self._silentUntil <= self._clock.seconds()
-        if self._reader is not None:
+        isSilent = self._silentUntil <= self.clock.seconds()
+        if self.reader is not None:
             return "data_timeout" if isSilent else "data_rate"
         return "command_timeout" if isSilent else "idle_timeout"
 
@@ -287,13 +378,13 @@ class Session(Greetings):
         without one is told 421 at once.
         """
         self._shutdown = True
-        if not self._isGreeted or self._handshaking:
+        if not self._isGreeted or self.tls.isHandshaking:
             self.cutOff()
-        elif not self._busy and self._reader is None:
+        elif not self._busy and self.reader is None:
             self._leaveIfStopping()
 
     def _leaveIfStopping(self) -> None:
-        if self._shutdown and not self._closing and self.state.isIdle:
+        if self._shutdown and not self.isClosing and self.state.isIdle:
             self.say(R421_SHUTDOWN)
             self.close()
 
@@ -301,9 +392,9 @@ class Session(Greetings):
         """
         Time is up.
         """
-        if self._postData is not None:
-            self._postData.giveUp(R451_SHUTDOWN)
-        if not self._closing:
+        if self.data.postData is not None:
+            self.data.postData.giveUp(R451_SHUTDOWN)
+        if not self.isClosing:
             self.abort("the server is stopping")
             self.say(R421_SHUTDOWN)
             self.close()
@@ -311,21 +402,23 @@ class Session(Greetings):
     # Lines.
 
     def lineTooLong(self) -> None:
-        if self.inExchange:
-            self.answerRefused(R500_AUTH_LINE_TOO_LONG)
+        if self.auth.inExchange:
+            self.auth.answerRefused(R500_AUTH_LINE_TOO_LONG)
         else:
             self.overLimit("command_line")
-            super().lineTooLong()
+            self.reply(self.mail.refusedLine(self.commands.dropped, R500_LINE_TOO_LONG))
 
     def lineBroken(self) -> None:
         _log.info("{client} ends a line with LF alone", client=self.state.address)
+        said = self._referring(R500_BARE_LF)
         self.abort(R500_BARE_LF.text)
-        super().lineBroken()
+        self.say(said)
+        self.close()
 
     def binaryReceived(self) -> None:
         self._isForeign = True
         _log.tell(
-            self._backend.status,
+            self.backend.status,
             "{client} speaks another protocol",
             event="other-protocol",
             client=self.state.address,
@@ -336,15 +429,15 @@ class Session(Greetings):
         """
         One command, without its CRLF; or an answer to a challenge.
         """
-        if not self._settings.strict:
+        if not self.settings.strict:
             line = line.rstrip(b"\r")  # of programs that put one in front of each LF
-        if self.inExchange:
-            return self.answerReceived(line)
+        if self.auth.inExchange:
+            return self.auth.answerReceived(line)
         command = parseLine(line)
         if command is None:
             return self.binaryReceived()
         if isinstance(command, Reply):
-            return self.reply(self.refusedLine(line, command))
+            return self.reply(self.mail.refusedLine(line, command))
         self._obey(line, *command)
         if self._shutdown:
             self._leaveIfStopping()
@@ -353,46 +446,51 @@ class Session(Greetings):
         """
         Carry a command out, if it may come.
         """
-        method: Callable[[str], Deferred[None] | None] | None
-        method = getattr(self, f"do_{verb}", None) or getattr(self, f"ext_{verb}", None)
-        if method is None:
+        command = COMMANDS.get(verb)
+        if command is None:
             return self.reply(R500_UNKNOWN_COMMAND)
         # BDAT says itself why it may not come: its octets follow.
         refusal = None if verb == "BDAT" else self.state.refusal(verb)
         if refusal is not None:
-            return self.reply(refusal)
+            return self.reply(self.mail.refusedLine(line, refusal))
         if verb not in _UNCOUNTED:
-            self._commands += 1
-            if self._commands > self._limits.commands:
+            self.state.commands += 1
+            if self.state.commands > self.limits.commands:
                 self.overLimit("commands")
                 return self._enough(R421_TOO_MANY_COMMANDS)
         try:
-            pending = method(rest)
+            pending = command(self, rest)
         except PeerError as error:
-            self.reply(self.refusedLine(line, error.reply))
+            self.reply(self.mail.refusedLine(line, error.reply))
         else:
-            if pending is not None and not self._closing:
+            if pending is not None and not self.isClosing:
                 self.wait(pending)
 
     def _enough(self, reply: Reply, why: str = "") -> None:
+        said = self._referring(reply)
         self.abort(why or reply.text)
-        if self._commands:
+        if self.state.commands:
             self._lastRefusal = reply
-        self.say(reply)
+        self.say(said)
         self.close()
+
+    def _referring(self, reply: Reply) -> Reply:
+        """
+        @return: what the client is told, with the id of its transaction.
+        """
+        transaction = self.state.transaction
+        return reply if transaction is None else reply.referring(transaction.envelope.reference)
 
     # What the lower half asks.
 
-    def answered(self, reply: Reply) -> None:
+    def refused(self, reply: Reply) -> None:
         """
         Count errors.
         """
-        if reply.code < 400:
-            return
         self._lastRefusal = reply
-        if reply.isPermanent and not self.isHonest():
+        if reply.isPermanent and not self.mail.isHonest():
             self._errors += 1
-            if self._errors == self._limits.errors:
+            if self._errors == self.limits.errors:
                 self.overLimit("errors")
                 self._enough(R421_TOO_MANY_ERRORS)
 
@@ -400,7 +498,7 @@ class Session(Greetings):
         """
         The client may go on, unless the server is stopping.
         """
-        self.setTimeout(self._limits.command_timeout)
+        self.setTimeout(self.limits.command_timeout)
         self._leaveIfStopping()
 
     def broken(self) -> None:
@@ -409,60 +507,29 @@ class Session(Greetings):
         """
         self.abort("local error")
 
-    # Commands without a transaction.
+    def abort(self, why: str, by: End | None = None) -> None:
+        self.mail.abort(why, self.data.drop(), by)
 
-    def do_NOOP(self, rest: str) -> None:
+    def latest(self) -> float:
         """
-        RFC 5321 §4.1.1.9.
+        Without a transaction a client may not stay for ever, whatever it says; with
+        data, it must get on.
         """
-        self.reply(R250_OK)
+        due = self.data.due()
+        if due is not None:
+            return due
+        if self.state.transaction is not None:
+            return super().latest()
+        return self.state.idleSince + self.limits.idle_timeout
 
-    def do_HELP(self, rest: str) -> None:
-        """
-        RFC 5321 §4.1.1.8.
-        """
-        self.reply(
-            Reply(214, "2.0.0", "RFC 5321; DEFERRALS and PRDR give each recipient an answer")
-        )
+    def wanted(self) -> int | None:
+        return self.data.wanted()
 
-    def do_UNKNOWN(self, rest: str) -> None:
-        """
-        The base class's name for every other command: not a command itself.
-        """
-        self.reply(R500_UNKNOWN_COMMAND)
+    def maySettle(self, slots: Sequence[Slot]) -> bool:
+        return self.mail.maySettle(slots)
 
-    def do_VRFY(self, rest: str) -> None:
-        """
-        RFC 5321 §3.5.3: a sender learns at RCPT TO whether a recipient is here.
-        """
-        if not rest:
-            raise PeerError("no argument", R501_SYNTAX)
-        self.reply(R252_VRFY)
-
-    def do_EXPN(self, rest: str) -> None:
-        """
-        RFC 5321 §3.5.2.
-        """
-        self.reply(R502_NOT_HERE)
-
-    def do_RSET(self, rest: str) -> None:
-        """
-        RFC 5321 §4.1.1.5.
-        """
-        if rest:
-            raise PeerError("an argument", R501_SYNTAX)
-        self.abort("RSET", End.RSET)
-        self.reply(R250_OK)
-
-    def do_QUIT(self, rest: str) -> None:
-        """
-        RFC 5321 §4.1.1.10.
-        """
-        if rest:
-            raise PeerError("an argument", R501_SYNTAX)
-        self.abort("QUIT", End.QUIT)
-        self.say(R221_BYE)
-        self.close()
+    def decongested(self) -> None:
+        self.data.decongested()
 
 
 class SessionFactory(ServerFactory):

@@ -5,6 +5,7 @@ What stands behind a session.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -20,13 +21,16 @@ from deferrals.interfaces import (
     Work,
 )
 from deferrals.model.completion import Submitter
-from deferrals.model.envelope import Envelope
+from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.ids import TransactionIds
 from deferrals.model.status import Status
-from deferrals.model.verdict import Outcome
+from deferrals.model.verdict import Outcome, Refuse
 from deferrals.smtp.server.beforehand import Foresee
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
 from deferrals.smtp.server.mixed import MixedPolicy
+
+#: Is told of refusals: see L{Backend}.
+Refused: TypeAlias = "Callable[[Envelope, Recipient, str, Refuse, IMessage | None], None]"
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +60,9 @@ class Backend:
         it, or with empty text, and never fails; C{None} where it is not asked.
     @ivar submitter: the user who has logged in, as the author of a message on a
         submission listener; C{None} where there is none.
+    @ivar refused: is told of each recipient that is refused: the transaction's envelope,
+        the recipient, C{"envelope"} or C{"content"}, the refusal, and the message, once
+        there is one.  It does not wait, and does not fail.
     @ivar binary: whether every delivery takes BODY=BINARYMIME as it is.
     @ivar attempt: instead of C{release}, where delivery comes before the reply
         (S-6): called with the L{Work} of a staged message, and whether the
@@ -75,9 +82,10 @@ class Backend:
     foresee: Foresee | None = None
     status: Status
     mixed: MixedPolicy
-    connectionLimits: ConnectionLimits = attrs.field(factory=ConnectionLimits)
+    connectionLimits: ConnectionLimits
     authenticator: IAuthenticator | None = None
     findName: Callable[[str], Deferred[str]] | None = None
     submitter: Callable[[Envelope], Submitter | None] | None = None
+    refused: Refused | None = None
     binary: bool = False
     attempt: Callable[[Work, bool], Deferred[dict[int, Outcome]]] | None = None

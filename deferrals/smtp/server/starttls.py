@@ -8,10 +8,11 @@ encrypted), and the session begins anew.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
+from twisted.internet.interfaces import ISSLTransport
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from deferrals.errors import PeerError
 from deferrals.logger import Logger
@@ -28,21 +29,32 @@ from deferrals.smtp.server.certificates import describe
 _log = Logger(namespace="deferrals.session")
 
 
-@implementer(IHandshakeListener)
-class Encryption(SessionBase):
+class TLSCommands:
     """
     See the module.
+
+    @param session: what is encrypted.
+    @param encrypted: called when TLS is there.
+    @ivar isHandshaking: whether it is being agreed on.
     """
 
-    _handshaking = False
-    _commands: int
+    __slots__ = ("_encrypted", "_session", "_state", "isHandshaking")
+
+    def __init__(self, session: SessionBase, encrypted: Callable[[], None]) -> None:
+        self._session = session
+        self._state = session.state
+        self._encrypted = encrypted
+        self.isHandshaking = False
 
     @property
-    def offersTLS(self) -> bool:
+    def isOffered(self) -> bool:
         """
         Whether STARTTLS can be said now.
         """
-        return self.state.tls is None and self._settings.security in ("starttls", "required")
+        return self._state.tls is None and self._session.settings.security in (
+            "starttls",
+            "required",
+        )
 
     def do_STARTTLS(self, rest: str) -> None:
         """
@@ -50,16 +62,16 @@ class Encryption(SessionBase):
         """
         if rest:
             raise PeerError("an argument", R501_SYNTAX)
-        if self.state.tls is not None:
+        if self._state.tls is not None:
             raise PeerError("twice", R503_TLS_IS_ON)
-        if not self.offersTLS:
+        if not self.isOffered:
             raise PeerError("not offered", R502_NOT_HERE)
-        if self.commands.waiting:
-            _log.warn("{client}: commands behind STARTTLS", client=self.state.address)
-            self.say(R554_BEHIND_STARTTLS)
-            return self.close()
-        self.startOver("STARTTLS")
-        self.say(R220_READY_FOR_TLS)
+        if self._session.commands.waiting:
+            _log.warn("{client}: commands behind STARTTLS", client=self._state.address)
+            self._session.say(R554_BEHIND_STARTTLS)
+            return self._session.close()
+        self._session.startOver("STARTTLS")
+        self._session.say(R220_READY_FOR_TLS)
         self.encrypt()
 
     def encrypt(self) -> None:
@@ -67,42 +79,36 @@ class Encryption(SessionBase):
         Everything from here on is TLS.
         """
         self.awaitHandshake()
-        self.transport.startTLS(self._settings.certificates)
+        self._session.transport.startTLS(self._session.settings.certificates)
 
     def awaitHandshake(self) -> None:
         """
         The handshake has been begun, by this session or by its endpoint.
         """
-        self._handshaking = True
-        self.setTimeout(self._limits.handshake_timeout)
+        self.isHandshaking = True
+        self._session.setTimeout(self._session.settings.limits.handshake_timeout)
 
-    def handshakeCompleted(self) -> None:
-        """
-        See C{IHandshakeListener}.
-        """
-        self._handshaking = False
-        self.state.tls = describe(self.transport.getHandle())
-        self.state.identify()
-        self.setTimeout(self._limits.command_timeout)
-        self.encrypted()
-
-    def encrypted(self) -> None:
+    def completed(self) -> None:
         """
         TLS is there.
         """
-        raise NotImplementedError
+        self.isHandshaking = False
+        self._state.tls = describe(self._session.transport.getHandle())
+        self._state.identify()
+        self._session.setTimeout(self._session.settings.limits.command_timeout)
+        self._encrypted()
 
-    def handshakeLost(self, reason: Failure) -> None:
+    def clientGone(self, reason: Failure) -> None:
         """
         The connection has ended, perhaps before TLS was there.
         """
-        if self._handshaking:
-            self._handshaking = False
-            self._outcome = "tls_failed"
+        if self.isHandshaking:
+            self.isHandshaking = False
+            self._state.outcome = "tls_failed"
             if not self._hasProbed(reason):
                 _log.info(
                     "{client}: no TLS: {error}",
-                    client=self.state.address,
+                    client=self._state.address,
                     error=reason.getErrorMessage(),
                 )
 
@@ -112,13 +118,13 @@ class Encryption(SessionBase):
         random octets of its.
         """
         gone = reason.check(ConnectionDone, ConnectionLost)
-        if self._commands or not gone:
+        if self._state.commands or not gone:
             return False
-        return self.transport.getHandle().client_random() is None
+        return self._session.transport.getHandle().client_random() is None
 
     @property
-    def isEncryptedOutside(self) -> bool:
+    def isOutside(self) -> bool:
         """
         Whether the endpoint itself speaks TLS (C{ssl:}, C{tls:}).
         """
-        return ISSLTransport.providedBy(self.transport)
+        return ISSLTransport.providedBy(self._session.transport)

@@ -37,7 +37,18 @@ class SessionState:
     @ivar user: the user that it has authenticated as.
     @ivar tls: the protocol and cipher, where there is TLS.
     @ivar client: all that is known of the client, for its next transaction.
+    @ivar commands: how many commands it has given.
+    @ivar outcome: what came of the session so far; see the event C{session}.
+    @ivar idleSince: since when there is no transaction, by the clock of timers.
+    @ivar sentAwayBefore: the recipients that the transaction before has sent away, if it
+        went on to its data.
     """
+
+    __slots__ = (
+        *("_needsTLS", "_needsUser", "address", "client", "commands", "hello", "hostname"),
+        *("idleSince", "isBeingNamed", "isExtended", "isLMTP", "offered", "outcome", "phase"),
+        *("port", "sentAwayBefore", "tls", "transaction", "user"),
+    )
 
     def __init__(self, settings: ListenerSettings) -> None:
         self.isLMTP = settings.protocol == "lmtp"
@@ -55,6 +66,10 @@ class SessionState:
         self.user: str | None = None
         self.tls: str | None = None
         self.client = Client("")
+        self.commands = 0
+        self.outcome = "none"
+        self.idleSince = 0.0
+        self.sentAwayBefore: frozenset[str] = frozenset()
 
     @property
     def isIdle(self) -> bool:

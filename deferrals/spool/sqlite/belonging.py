@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Container
 
+from deferrals import durable
 from deferrals.errors import SpoolError
 from deferrals.logger import Logger
 from deferrals.model.ids import formatId
@@ -80,10 +81,10 @@ def _setUnsureAside(files: SpoolFiles, incoming: Container[int]) -> None:
 
 
 def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
+    """
+    @raise OSError: it cannot be looked at: it is not known to be missing.
+    """
+    return durable.octetsOf(path) or 0
 
 
 def _withoutDatabase(files: SpoolFiles, mark: Mark | None, incoming: Container[int]) -> None:

@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 
 from deferrals.model.ids import formatId
+from deferrals.spool.claims import setAside
+from deferrals.spool.rows import ASIDE, HELD, LEASED, QUEUED
 from deferrals.spool.sqlite.cells import Cell, TreePage, Value, treePage
-from deferrals.spool.sqlite.claims import setAside
+from deferrals.spool.sqlite.ledger import SqliteLedger
 from deferrals.spool.sqlite.pages import INDEX_INNER, MAGIC, TABLE_INNER, TABLE_LEAF, Pages
 from deferrals.spool.sqlite.recovery import saveClock, savedClock
-from deferrals.spool.sqlite.schema import ASIDE, HELD, LEASED, QUEUED
 
 _NO_RECIPIENTS = "without their recipients"
 
@@ -463,7 +464,7 @@ class Carving:
                     self._report.held.append(number)
                 continue
             incomplete.setdefault(why, []).append(number)
-            setAside(target, number, self._now, None)
+            setAside(SqliteLedger(target, self._now), number)
             if why == _NO_RECIPIENTS:
                 target.execute(f"UPDATE messages SET state = {ASIDE} WHERE id = ?", (number,))
 

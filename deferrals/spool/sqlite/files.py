@@ -153,9 +153,13 @@ class SpoolFiles:
 
     def hasBody(self, number: int) -> bool:
         """
-        Whether there is a file in L{bodies} for a message.
+        Whether there is a file in L{bodies} for a message.  One that cannot be looked
+        at now is not missing: who reads it learns more.
         """
-        return os.path.exists(self.found(number))
+        try:
+            return durable.octetsOf(self.found(number)) is not None
+        except OSError:
+            return True
 
     def found(self, number: int) -> str:
         """
@@ -203,9 +207,43 @@ class SpoolFiles:
         return sorted(os.listdir(self.damaged)) if os.path.isdir(self.damaged) else []
 
 
+@attrs.frozen
+class Holder:
+    """
+    A process that has a spool.
+
+    @ivar pid: its number; C{None} where that is not known.
+    """
+
+    pid: int | None
+
+    @property
+    def isStopped(self) -> bool:
+        """Whether it was sent SIGSTOP: it does nothing until it is sent SIGCONT."""
+        try:
+            with open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as file:
+                return file.read().rpartition(")")[2].split()[0] in ("T", "t")
+        except OSError:
+            return False
+
+    def __str__(self) -> str:
+        """
+        What an operator needs to know; empty where nothing is known.
+        """
+        if self.pid is None:
+            return ""
+        if not self.isStopped:
+            return f" ({self.pid})"
+        return (
+            f" ({self.pid}, which is stopped: `kill -CONT {self.pid}` lets it go on,"
+            f" `kill -KILL {self.pid}` ends it)"
+        )
+
+
 class SpoolLock:
     """
-    Keeps a spool for one process.
+    Keeps a spool for one process.  The number of that is in the lock's file, for people:
+    it means something only while the file is locked.
 
     @param files: those of the spool.
     """
@@ -231,9 +269,30 @@ class SpoolLock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            holder = _holder(fd)
             os.close(fd)
-            raise SpoolError(f"{self._files.directory} is in use by {rival}") from None
+            raise SpoolError(f"{self._files.directory} is in use by {rival}{holder}") from None
         self._fd = fd
+        with contextlib.suppress(OSError):  # a disk that is full
+            os.truncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def holder(self) -> Holder | None:
+        """
+        Which other process has it; C{None} where none has, as far as can be told.
+        """
+        try:
+            fd = os.open(self._files.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return _holder(fd)
+        else:
+            return None
+        finally:
+            os.close(fd)
 
     def renew(self) -> None:
         """
@@ -253,6 +312,16 @@ class SpoolLock:
         if self.held:
             os.close(self._fd)
             self._fd = -1
+
+
+def _holder(fd: int) -> Holder:
+    """
+    @param fd: the file of a lock that another process has.
+    """
+    try:
+        return Holder(int(os.pread(fd, 20, 0)))
+    except (OSError, ValueError):
+        return Holder(None)  # it has begun a moment ago, or is of another version
 
 
 def createPrivate(path: str) -> None:

@@ -25,15 +25,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 
 from deferrals import durable
-from deferrals.deferreds import InThread
 from deferrals.logger import Logger
 from deferrals.model.ids import formatId
+from deferrals.spool.damage import logDamaged
 from deferrals.spool.sqlite import upkeep
 from deferrals.spool.sqlite.belonging import setContentAside
 from deferrals.spool.sqlite.leaving import leaving, left
 from deferrals.spool.sqlite.marker import raiseGeneration
 from deferrals.spool.sqlite.recovery import saveClock
 from deferrals.spool.sqlite.store import Store
+from deferrals.threads import InThread
 
 _log = Logger(namespace="deferrals.spool")
 
@@ -180,8 +181,4 @@ class Housekeeping:
             )
         missing = await self._inThread(store.files.withoutBody, found)
         for number in await store.run(upkeep.setMissingAside, missing, store.clock.now()):
-            _log.critical(
-                "{transaction} is damaged, and was moved aside: its content is missing",
-                event="damaged",
-                transaction=formatId(number),
-            )
+            logDamaged(number, "its content is missing")

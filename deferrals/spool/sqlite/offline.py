@@ -111,6 +111,28 @@ class OfflineSpool:
             raise
         return result
 
+    def notes(self) -> dict[str, str]:
+        """
+        See L{ISpool.notes<deferrals.interfaces.ISpool.notes>}.
+        """
+        now = self.store.clock.now()
+        sql = "SELECT name, value FROM notes WHERE expires > ?"
+        return self._run(lambda db: dict(db.execute(sql, (now,))))
+
+    def note(self, name: str, value: str, seconds: float) -> None:
+        """
+        See L{ISpool.note<deferrals.interfaces.ISpool.note>}; it is durable at once.
+        """
+        row = name, value, self.store.clock.now() + seconds
+        sql = "INSERT OR REPLACE INTO notes (name, value, expires) VALUES (?, ?, ?)"
+        self._run(lambda db: db.execute(sql, row))
+
+    def forget(self, name: str) -> None:
+        """
+        See L{ISpool.forget<deferrals.interfaces.ISpool.forget>}.
+        """
+        self._run(lambda db: db.execute("DELETE FROM notes WHERE name = ?", (name,)))
+
     def close(self) -> None:
         """
         Let others have it.

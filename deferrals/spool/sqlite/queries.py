@@ -8,19 +8,16 @@ which never makes the server's wait.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from deferrals.interfaces import IMessage
-from deferrals.model.ids import formatId, parseId
+from deferrals.model.ids import formatId
 from deferrals.model.selection import Selection, Shown
+from deferrals.spool import rows, shown
 from deferrals.spool.message import HEADER_OCTETS, Message
-from deferrals.spool.sqlite import rows
-from deferrals.spool.sqlite.schema import DAMAGED, STAGED, STATUS_NAMES
+from deferrals.spool.rows import DAMAGED, HELD, HOLD, LEASED, STAGED, STATUS_NAMES
 
 #: Recipients looked through per call.
 SLICE = 5000
@@ -31,10 +28,7 @@ CHECKED = 50
 #: Where a call ended: the number of a message, and that of a recipient in it.
 Cursor = tuple[int, int]
 
-_COLUMNS = (
-    "message, seq, status, due, delivery, recipient, destination, attempts, expires, reply,"
-    " host, action, state, since, envelope, size, received"
-)
+_COLUMNS = ", ".join((*shown.COLUMNS, "state"))
 
 
 def readOnly(path: str) -> sqlite3.Connection:
@@ -79,81 +73,35 @@ def recipients(
 
 
 def _ids(selection: Selection) -> tuple[str, list[int]]:
-    if not selection.ids:
+    numbers = shown.numbersOf(selection)
+    if numbers is None:
         return "", []
-    numbers = []
-    for text in selection.ids:
-        try:
-            numbers.append(parseId(text))
-        except ValueError:
-            continue
     return f"AND message IN ({', '.join('?' * len(numbers))})", numbers
 
 
 def _recipient(row: rows.Row, now: float) -> Shown:
-    (number, seq, status, due, delivery, recipient, destination, attempts, expires) = row[:9]
-    (reply, host, action, state, since, envelope, size, received) = row[9:]
-    return {
-        "id": formatId(number),
-        "seq": seq,
-        "sender": _try(lambda: rows.envelope((number, received, envelope)).senderText),
-        "recipient": _try(lambda: str(rows.recipient(recipient, delivery))),
-        "status": "staged" if state == STAGED else _statusName(status),
-        "delivery": delivery,
-        "destination": destination,
-        "attempts": attempts,
-        "age_seconds": round(now - since, 1),
-        "due_seconds": round(due - now, 1),
-        "expires_seconds": None if expires is None else round(expires - now, 1),
-        "action": action,
-        "reply": _try(lambda: "" if reply is None else str(rows.reply(reply))),
-        "host": host or "",
-        "size": size,
-    }
-
-
-def _statusName(status: int) -> str:
-    """
-    A status in a word; as it is, where it has none and the row is damaged.
-    """
-    return STATUS_NAMES[status] if status in range(len(STATUS_NAMES)) else str(status)
-
-
-def _try(read: Callable[[], str]) -> str:
-    try:
-        return read()
-    except Exception:
-        return "(cannot be read)"
+    *columns, state = row
+    return shown.recipient(tuple(columns), now, state == STAGED)
 
 
 def message(db: sqlite3.Connection, number: int, now: float) -> Shown | None:
     """
     See L{IQueue.show<deferrals.interfaces.IQueue.show>}.
     """
-    history = [
-        {"seq": seq, "time": at, "event": event, "reply": reply or "", "host": host or ""}
-        for seq, at, event, reply, host in db.execute(
+    history = shown.history(
+        db.execute(
             "SELECT seq, at, event, reply, host FROM history WHERE message = ? ORDER BY id",
             (number,),
         )
-    ]
+    )
     row = db.execute(
         "SELECT state, received, envelope, size, digest FROM messages WHERE id = ?", (number,)
     ).fetchone()
     if row is None:
-        return {"id": formatId(number), "gone": True, "history": history} if history else None
-    state, received, envelope, size, digest = row
-    return {
-        "id": formatId(number),
-        "gone": False,
-        "received": received,
-        "released": state != STAGED,
-        "size": size,
-        "sha256": digest.hex(),
-        "envelope": _envelope(envelope),
-        "recipients": list(_recipients(db, number, now)),
-        "history": history,
-    }
+        return shown.message(number, None, [], history)
+    state, *columns = row
+    known = shown.ShownMessage(state == STAGED, *columns)
+    return shown.message(number, known, list(_recipients(db, number, now)), history)
 
 
 def _recipients(db: sqlite3.Connection, number: int, now: float) -> Iterator[Shown]:
@@ -163,13 +111,6 @@ def _recipients(db: sqlite3.Connection, number: int, now: float) -> Iterator[Sho
         yield from found
         if after is None:
             return
-
-
-def _envelope(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return "(cannot be read)"
 
 
 def content(db: sqlite3.Connection, number: int, paths: tuple[str, ...]) -> IMessage | None:
@@ -266,26 +207,14 @@ def numbers(db: sqlite3.Connection, now: float) -> Shown:
     """
     See L{IQueue.numbers<deferrals.interfaces.IQueue.numbers>}.
     """
-    counts: Counter[str] = Counter()
-    deliveries = []
+    groups = []
     for delivery, status, count, first in db.execute(
-        "SELECT delivery, status, COUNT(*), MIN(message) FROM recipients GROUP BY delivery, status"
+        f"SELECT delivery, iif(status = {LEASED} AND action = '{HOLD}', {HELD}, status) AS shown,"
+        " COUNT(*), MIN(message) FROM recipients GROUP BY delivery, shown"
     ).fetchall():
-        counts[_statusName(status)] += count
         row = db.execute("SELECT since FROM messages WHERE id = ?", (first,)).fetchone()
-        oldest = 0.0 if row is None else round(now - row[0], 1)
-        deliveries.append(
-            {
-                "delivery": delivery,
-                "status": _statusName(status),
-                "recipients": count,
-                "oldest_seconds": oldest,
-            }
-        )
+        groups.append((delivery, status, count, 0.0 if row is None else now - row[0]))
     messages, oldest = db.execute("SELECT COUNT(*), min(since) FROM messages").fetchone()
-    return {
-        "messages": messages,
-        "recipients": dict(counts),
-        "deliveries": deliveries,
-        "oldest_seconds": 0.0 if oldest is None else round(now - oldest, 1),
-    }
+    age = None if oldest is None else now - oldest
+    waiting = db.execute(shown.DESTINATIONS.format(age="? - since"), (now,)).fetchall()
+    return shown.numbers(messages, age, groups, waiting)

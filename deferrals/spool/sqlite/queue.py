@@ -6,42 +6,34 @@ it and while none does.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import InThread, Kept
+from deferrals.deferreds import Kept
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IMessage, IQueue
 from deferrals.logger import Logger
 from deferrals.model.ids import formatId, parseId
 from deferrals.model.selection import Selection, SetAside, Shown
+from deferrals.spool.changes import CHANGED, COMMANDS, LEAVING, NUMBERS_SECONDS, Changes
+from deferrals.spool.claims import verify
 from deferrals.spool.message import Message
 from deferrals.spool.sqlite import queries, rescue
-from deferrals.spool.sqlite.changes import Changes
-from deferrals.spool.sqlite.claims import verify
 from deferrals.spool.sqlite.diskspace import NoRoom
+from deferrals.spool.sqlite.ledger import SqliteLedger
 from deferrals.spool.sqlite.store import Store
+from deferrals.threads import InThread
 
 _log = Logger(namespace="deferrals.operator")
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
-#: Recipients changed per call.
-CHANGED = 500
-
-#: Where it takes a while to count the spool, it is counted so often, in seconds,
-#: however many ask.
-NUMBERS_SECONDS = 15.0
-
 #: Names moved aside that are shown.
 SHOWN = 100
-
-#: What L{SqliteQueue.change} knows.
-COMMANDS = ("retry", "hold", "release", "remove")
 
 
 @implementer(IQueue)
@@ -53,6 +45,8 @@ class SqliteQueue:
     @param inThread: runs a function outside the reactor thread.
     @param idle: whether there is no server that delivers.
     @param changed: called when recipients may be due now that were not before.
+    @param leaving: called with the numbers of messages that are about to be held or
+        removed: what of them only waits for its turn is put back into the queue.
     """
 
     def __init__(
@@ -62,11 +56,13 @@ class SqliteQueue:
         *,
         idle: bool = False,
         changed: Callable[[], object] = lambda: None,
+        leaving: Callable[[Collection[int]], object] = lambda numbers: None,
     ) -> None:
         self._store = store
         self._inThread = inThread
         self._idle = idle
         self._changed = changed
+        self._leaving = leaving
         self._aside = rescue.Aside(store.files)
         self._numbers = Kept(
             store.clock.now,
@@ -96,49 +92,51 @@ class SqliteQueue:
 
     def change(
         self, command: str, selection: Selection, after: Sequence[int] | None
-    ) -> Deferred[tuple[int, Sequence[int] | None]]:
+    ) -> Deferred[tuple[int, int, Sequence[int] | None]]:
         return Deferred.fromCoroutine(self._change(command, selection, after))
 
     async def _change(
         self, command: str, selection: Selection, after: Sequence[int] | None
-    ) -> tuple[int, Sequence[int] | None]:
+    ) -> tuple[int, int, Sequence[int] | None]:
         if command not in COMMANDS:
             raise ValueError(f"no such command: {command}")
         found, after = await self.recipients(selection, CHANGED, after)
         keys = [(parseId(one["id"]), one["seq"]) for one in found]
-        count = await self._inPieces(command, keys)
+        if command in LEAVING:
+            self._leaving({number for number, _ in keys})
+        count, active = await self._inPieces(command, keys)
         if count:
             _log.info("{command}: {count} recipients", command=command, count=count)
             self._changed()
-        return count, after
+        return count, active, after
 
-    async def _inPieces(self, command: str, keys: list[tuple[int, int]]) -> int:
+    async def _inPieces(self, command: str, keys: list[tuple[int, int]]) -> tuple[int, int]:
         """
         On a full disk as many at once as there is room for in the log.
         """
-        count, size = 0, len(keys)
+        count, active, size = 0, 0, len(keys)
         while keys:
             try:
-                changed, emptied = await self._store.run(self._apply, command, keys[:size])
+                changed, done = await self._store.run(self._apply, command, keys[:size])
             except NoRoom:
                 if size == 1:
                     raise
                 size = max(1, size // 8)
                 continue
-            for number in emptied:
+            for number in done.emptied:
                 await self._inThread(self._store.files.removeAll, number)
-            count, keys = count + changed, keys[size:]
-        return count
+            count, active, keys = count + changed, active + done.active, keys[size:]
+        return count, active
 
     def _apply(
         self, db: sqlite3.Connection, command: str, keys: list[tuple[int, int]]
-    ) -> tuple[int, list[int]]:
+    ) -> tuple[int, Changes]:
         """
         In the database's thread.
         """
         clock = self._store.clock
-        changes = Changes(db, clock.now(), clock.wall(), self._idle)
-        return changes.make(command, keys), changes.emptied
+        changes = Changes(SqliteLedger(db, clock.now(), wall=clock.wall()), self._idle)
+        return changes.make(command, keys), changes
 
     def content(self, number: int) -> Deferred[IMessage | None]:
         files = self._store.files

@@ -9,8 +9,15 @@ from __future__ import annotations
 
 import sqlite3
 
-from deferrals.spool.sqlite.claims import waitFor
-from deferrals.spool.sqlite.schema import ENDED, LEASED, QUEUED, RELEASED, STAGED
+from deferrals.spool.claims import free
+from deferrals.spool.rows import ENDED, LEASED, RELEASED, STAGED
+from deferrals.spool.sqlite.ledger import SqliteLedger
+
+#: So many messages can be told to have been in hand.
+MOST_INTERRUPTED = 10_000
+
+#: So many leases are ended at once.
+FREED = 1000
 
 #: So many recipients that wait for another attempt are tried again at the start.
 RETRIED_AT_START = 1000
@@ -35,6 +42,14 @@ def savedClock(db: sqlite3.Connection) -> tuple[float, float] | None:
         return None
 
 
+def interrupted(db: sqlite3.Connection) -> list[int]:
+    """
+    The messages that the process before had in hand when it died; before L{recover}.
+    """
+    sql = f"SELECT DISTINCT message FROM recipients WHERE status = {LEASED} LIMIT ?"
+    return [number for (number,) in db.execute(sql, (MOST_INTERRUPTED,))]
+
+
 def recover(db: sqlite3.Connection, now: float) -> int:
     """
     See L{ISpool.open<deferrals.interfaces.ISpool.open>}.
@@ -43,15 +58,9 @@ def recover(db: sqlite3.Connection, now: float) -> int:
     @return: how many messages were staged.
     """
     staged = db.execute(f"UPDATE messages SET state = {RELEASED} WHERE state = {STAGED}").rowcount
-    leased = db.execute(
-        f"SELECT DISTINCT destination FROM recipients WHERE status = {LEASED}"
-    ).fetchall()
-    db.execute(
-        f"UPDATE recipients SET status = {QUEUED}, owner = NULL, due = ? WHERE status = {LEASED}",
-        (now,),
-    )
-    for (name,) in leased:
-        waitFor(db, name, now)
+    ledger = SqliteLedger(db, now)
+    while leased := ledger.leased(FREED):
+        free(ledger, leased)
     db.execute(f"UPDATE recipients SET due = ? WHERE status = {ENDED}", (now,))
     _retry(db, now)
     return staged

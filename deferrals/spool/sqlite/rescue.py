@@ -21,17 +21,18 @@ from deferrals import durable
 from deferrals.errors import SpoolError
 from deferrals.model.ids import formatId, parseId
 from deferrals.model.selection import RescuedMessage, SetAside
+from deferrals.spool import rows
+from deferrals.spool.changes import Changes
+from deferrals.spool.claims import verify
 from deferrals.spool.message import HEADER_OCTETS, Message
-from deferrals.spool.sqlite import rows
+from deferrals.spool.rows import ASIDE, DAMAGED, HELD, RELEASED
 from deferrals.spool.sqlite.aside import WHY
 from deferrals.spool.sqlite.cells import Value
-from deferrals.spool.sqlite.changes import Changes
-from deferrals.spool.sqlite.claims import verify
 from deferrals.spool.sqlite.files import SpoolFiles, createPrivate, removeFile
 from deferrals.spool.sqlite.leaving import leave
+from deferrals.spool.sqlite.ledger import SqliteLedger
 from deferrals.spool.sqlite.recovery import savedClock
 from deferrals.spool.sqlite.repair import carry
-from deferrals.spool.sqlite.schema import ASIDE, DAMAGED, HELD, RELEASED
 
 #: Lines of a header that are shown.
 _LINES = 50
@@ -294,7 +295,9 @@ def retried(db: sqlite3.Connection, message: int, now: float, wall: float) -> in
     seqs = db.execute(
         "SELECT seq FROM recipients WHERE message = ? AND status = ?", (message, DAMAGED)
     ).fetchall()
-    return Changes(db, now, wall).make("retry", [(message, seq) for (seq,) in seqs])
+    return Changes(SqliteLedger(db, now, wall=wall)).make(
+        "retry", [(message, seq) for (seq,) in seqs]
+    )
 
 
 def expected(db: sqlite3.Connection, message: int) -> tuple[int, bytes] | None:

@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from deferrals.deferreds import InThread
 from deferrals.errors import SpoolError
 from deferrals.logger import Logger
 from deferrals.spool.sqlite import diskspace, upkeep
 from deferrals.spool.sqlite.diskspace import NoRoom, Reserve
 from deferrals.spool.sqlite.store import Store
+from deferrals.threads import InThread
 
 _log = Logger(namespace="deferrals.spool")
 

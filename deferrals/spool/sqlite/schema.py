@@ -22,16 +22,6 @@ IDENTITY = "identity"
 #: (L{deferrals.spool.sqlite.marker}).
 GENERATION = "generation"
 
-#: States of a message; the last one is that its recipients are not known.
-STAGED, RELEASED, ASIDE = 0, 1, 2
-
-#: States of a recipient: waits until it is due; is being delivered, or a notice
-#: about it is being made; waits for the operator; the sender is to be told of
-#: it; the sender cannot be told; its message cannot be read.
-QUEUED, LEASED, HELD, ENDED, STUCK, DAMAGED = range(6)
-
-STATUS_NAMES = ("queued", "active", "held", "ended", "stuck", "damaged")
-
 _RECIPIENTS = """
 CREATE TABLE recipients (
     message INTEGER NOT NULL,

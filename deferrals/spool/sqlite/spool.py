@@ -25,44 +25,48 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.deferreds import InThread
 from deferrals.errors import SpoolError
-from deferrals.interfaces import IMessage, IReactor, ISpool, Work
+from deferrals.interfaces import IMessage, IReactor, ISpool, Turn, Work
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
-from deferrals.model.disposition import LEASE_SECONDS, Disposition, Remove, Reschedule
+from deferrals.model.disposition import LEASE_SECONDS, Disposition, Reschedule
 from deferrals.model.envelope import Envelope
 from deferrals.model.ids import formatId
 from deferrals.model.status import Status
+from deferrals.spool.batch import BatchWriter, Insert, WriteBatch
+from deferrals.spool.claims import Claims, isDamage, setAside, verify
+from deferrals.spool.damage import logDamaged, logUnread
 from deferrals.spool.message import BodyWriter, Message, ownMessage
+from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
+from deferrals.spool.rows import RELEASED, STAGED, Lease, insertion
 from deferrals.spool.sqlite import belonging, repair
-from deferrals.spool.sqlite.batch import BatchWriter, Insert, WriteBatch
-from deferrals.spool.sqlite.claims import Claims, isDamage, setAside, verify
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.database import Database, checkpoint
 from deferrals.spool.sqlite.diskspace import Reserve
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock, removeContent, removeFile
 from deferrals.spool.sqlite.housekeeping import Housekeeping
+from deferrals.spool.sqlite.ledger import SqliteLedger
 from deferrals.spool.sqlite.marker import Marker, generationOf, raiseGeneration
-from deferrals.spool.sqlite.outcomes import Outcomes, backOff
-from deferrals.spool.sqlite.recovery import recover, saveClock, savedClock
+from deferrals.spool.sqlite.recovery import interrupted, recover, saveClock, savedClock
 from deferrals.spool.sqlite.room import RoomKeeping
-from deferrals.spool.sqlite.rows import Lease, insertion
-from deferrals.spool.sqlite.schema import RELEASED, STAGED, identity, prepare
+from deferrals.spool.sqlite.schema import identity, prepare
 from deferrals.spool.sqlite.store import Incoming, Store
+from deferrals.spool.sqlite.writing import write
+from deferrals.threads import InThread
 
 _log = Logger(namespace="deferrals.spool")
 
 _T = TypeVar("_T")
 
-_DELIVERED = Remove()
+#: The note that names what is about to be delivered, and for how long it is kept.
+UNDER_WAY, UNDER_WAY_SECONDS = "under way", 86400.0
 
 #: A notice: its envelope, its content, its recipients.
 NewMessage = tuple[Envelope, IMessage, Sequence[Addressee]]
@@ -81,7 +85,14 @@ class SqliteSpool:
     @ivar identity: the spool's own number, once it is open.
     @ivar owner: this process, in leases.
     @ivar store: its files, its time, and the way to its database.
+    @ivar interrupted: the ids of the messages that the process before had in hand when it
+        died.
+    @ivar isCareful: whether it is noted what is about to be delivered, one after the
+        other: the process has died, and may have died of it.
     """
+
+    isCareful = False
+    interrupted: Sequence[str] = ()
 
     def __init__(
         self,
@@ -105,13 +116,13 @@ class SqliteSpool:
             files.database, reactor, self._prepare, mend, reserve, self._marker.opening
         )
         self.store = Store(files, clock, self._database.run, self._checkpoint)
-        self._batches = BatchWriter(self.store, reactor, self._written, status or Status())
+        self._batches = BatchWriter(self._write, reactor, self._written, status or Status())
         self._housekeeping = Housekeeping(self.store, reactor, inThread, self._incoming)
         self._room = RoomKeeping(self.store, reactor, inThread, reserve)
         self._opening: list[Deferred[None]] | None = []
 
     @property
-    def isUsable(self) -> bool:
+    def isThere(self) -> bool:
         """
         Whether mail can be stored, as far as is known.
         """
@@ -132,6 +143,7 @@ class SqliteSpool:
             if saved is not None:
                 clock.resume(*saved)
             self.identity = await self._twice(identity)
+            self.interrupted = [formatId(one) for one in await self._twice(interrupted)]
             recovered = await self._twice(lambda db: recover(db, clock.now()))
         except SpoolError:
             self._goOn(Failure())
@@ -263,6 +275,9 @@ class SqliteSpool:
         self._batches.next().inserts.append(insert)
         return insert.done
 
+    def _write(self, batch: WriteBatch) -> Deferred[None]:
+        return self.store.run(write, batch, self.store.files.directory)
+
     def _written(self, batch: WriteBatch) -> None:
         for insert in batch.inserts:
             self._incoming.end(insert.number)
@@ -296,10 +311,31 @@ class SqliteSpool:
 
     # On the way out.
 
-    def claim(self, limit: int, shares: Mapping[str, int], share: int) -> Deferred[list[Work]]:
+    def _writeAll(self) -> None:
+        """
+        What is read next is to know all that was said before.
+        """
         self._batches.retry()
         self._batches.flush()
-        return self._leased(lambda claims: claims.due(limit, shares, share))
+
+    def claim(
+        self,
+        limit: int,
+        shares: Mapping[str, int],
+        share: int,
+        only: Collection[str] | None = None,
+    ) -> Deferred[list[Work]]:
+        self._writeAll()
+        return self._leased(lambda claims: claims.due(limit, shares, share, only))
+
+    def turns(self, after: Hashable) -> Deferred[tuple[list[Turn], Hashable]]:
+        self._writeAll()
+        now, place = self.store.clock.now(), after if isinstance(after, tuple) else None
+
+        def look(db: sqlite3.Connection) -> tuple[list[Turn], Hashable]:
+            return Claims(self._book(db, now)).turns(place)
+
+        return self.store.run(look)
 
     def notices(self, limit: int, transaction: int | None = None) -> Deferred[list[Work]]:
         self._batches.flush()
@@ -309,19 +345,17 @@ class SqliteSpool:
         now = self.store.clock.now()
 
         def claim(db: sqlite3.Connection) -> tuple[list[Work], Claims]:
-            claims = Claims(db, now, self.owner, self.store.files)
+            claims = Claims(self._book(db, now))
             return take(claims), claims
 
         return self.store.run(claim).addCallback(self._claimed)
 
+    def _book(self, db: sqlite3.Connection, now: float) -> SqliteLedger:
+        return SqliteLedger(db, now, self.owner, self.store.clock.wall(), self.store.files)
+
     def _claimed(self, result: tuple[list[Work], Claims]) -> list[Work]:
         works, claims = result
-        for number, why in claims.damaged:
-            self._logDamaged(number, why)
-        for number, why in claims.later:
-            _log.error(
-                "{transaction} cannot be read now: {why}", transaction=formatId(number), why=why
-            )
+        logUnread(claims)
         return works
 
     def renew(self, works: Iterable[Work]) -> None:
@@ -334,6 +368,18 @@ class SqliteSpool:
         self._logged(self.store.run(_renew, lease, keys))
 
     def check(self, work: Work) -> Deferred[None] | None:
+        if self.isCareful:
+            return Deferred.fromCoroutine(self._checkCarefully(work))
+        return self._checked(work)
+
+    async def _checkCarefully(self, work: Work) -> None:
+        self.note(UNDER_WAY, work.envelope.id, UNDER_WAY_SECONDS)
+        await self.notes()  # it is durable then
+        checked = self._checked(work)
+        if checked is not None:
+            await checked
+
+    def _checked(self, work: Work) -> Deferred[None] | None:
         message = ownMessage(work.message)
         return None if message.fresh else Deferred.fromCoroutine(self._check(work, message))
 
@@ -353,21 +399,14 @@ class SqliteSpool:
 
     async def _setAside(self, work: Work, message: Message, wrong: str) -> None:
         number = work.envelope.transaction
-        self._logDamaged(number, wrong)
+        logDamaged(number, wrong)
         self._batches.settle(number)
         self._batches.flush()
-        done = self.store.run(setAside, number, self.store.clock.now(), None)
+        now = self.store.clock.now()
+        done = self.store.run(lambda db: setAside(self._book(db, now), number))
         if message.path is not None:
             self._logged(self._inThread(self.store.files.setBodyAside, number))
         await done
-
-    def _logDamaged(self, number: int, why: str) -> None:
-        _log.critical(
-            "{transaction} is damaged, and was moved aside: {why}",
-            event="damaged",
-            transaction=formatId(number),
-            why=why,
-        )
 
     def record(
         self,
@@ -375,8 +414,9 @@ class SqliteSpool:
         dispositions: Mapping[Addressee, Disposition],
         messages: Sequence[NewMessage] = (),
     ) -> Deferred[list[Work]]:
-        delivered = all(disposition == _DELIVERED for disposition in dispositions.values())
-        if work.whole and delivered and len(dispositions) == len(work.addressees) and not messages:
+        if self.isCareful:
+            self.forget(UNDER_WAY)
+        if not messages and isAllDelivered(work, dispositions):
             self._remove(work)
             return succeed([])
         self._batches.settle(work.envelope.transaction)
@@ -429,13 +469,12 @@ class SqliteSpool:
 
         @return: whether no recipient of the message is left.
         """
-        clock = self.store.clock
-        outcomes = Outcomes(db, clock.now(), clock.wall(), self.owner)
+        outcomes = Outcomes(self._book(db, self.store.clock.now()))
         return outcomes.record(work.envelope.transaction, dispositions, notices)
 
     def backOff(self, destination: str, seconds: float) -> None:
         now = self.store.clock.now()
-        self._logged(self.store.run(backOff, destination, now, seconds))
+        self._logged(self.store.run(lambda db: backOff(self._book(db, now), destination, seconds)))
 
     # Notes and numbers.
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from deferrals.spool.sqlite.claims import setAside
-from deferrals.spool.sqlite.schema import ASIDE
+from deferrals.spool.claims import setAside
+from deferrals.spool.rows import ASIDE
+from deferrals.spool.sqlite.ledger import SqliteLedger
 
 #: Entries of the history that are kept.
 HISTORY_ROWS = 100_000
@@ -129,10 +130,5 @@ def setMissingAside(db: sqlite3.Connection, numbers: list[int], now: float) -> l
     @param now: the spool's time.
     @return: those that were.
     """
-    aside = []
-    for number in numbers:
-        before = db.total_changes
-        setAside(db, number, now, None)
-        if db.total_changes > before:
-            aside.append(number)
-    return aside
+    ledger = SqliteLedger(db, now)
+    return [number for number in numbers if setAside(ledger, number)]

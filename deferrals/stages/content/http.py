@@ -27,12 +27,13 @@ from deferrals.logger import Logger
 from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.json import JSON
 from deferrals.model.reply import R451_STAGE_FAILED, Reply
 from deferrals.model.settings import Seconds, checked, positive
 from deferrals.model.verdict import ACCEPT, Accept, ContentVerdict, Marks, Refuse
 from deferrals.stages.content.addedfields import fitting
 from deferrals.stages.content.scanner import TooLargeMeans, tooLarge
-from deferrals.stages.remote import JSON, RemoteService, TooLarge
+from deferrals.stages.remote import RemoteService, TooLarge
 from deferrals.stages.web import fromJSON, httpURL, shownURL, webClient
 
 _log = Logger(namespace="deferrals.stages.http")

@@ -15,15 +15,24 @@ ever fails towards the session.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 from zope.interface import implementer
 
-from deferrals.deferreds import Semaphore, SharedResult, asDeferred, atOnce, errorText
+from deferrals.deferreds import Semaphore, atOnce, awaited, errorText, letGo
 from deferrals.errors import StageError
-from deferrals.interfaces import IContentJudge, IContentStage, IExpectingStage, IMessage
+from deferrals.interfaces import (
+    IContentJudge,
+    IContentStage,
+    IEditingStage,
+    IExpectingStage,
+    IMessage,
+)
 from deferrals.logger import Logger
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.events import happened
@@ -36,12 +45,13 @@ from deferrals.model.verdict import (
     ContentVerdict,
     Defer,
     EnvelopeVerdict,
+    HeaderEdit,
     Refuse,
     Route,
     refusedBy,
 )
 from deferrals.stages.content.scanner import isUnscanned
-from deferrals.stages.foreign import seen
+from deferrals.stages.foreign import seen, withEdits
 
 _log = Logger(namespace="deferrals.stages")
 
@@ -79,8 +89,31 @@ class _Key:
             return False
 
 
+#: What is a key as it is.
+_OWN = {type(None), str, int, bool}
+
+#: A stage, with its key for some recipients.
+_Pair = tuple[IContentStage, Hashable]
+
 #: The stages that a recipient meets, each with its key for the recipient.
-_Cohort = tuple[tuple[IContentStage, _Key], ...]
+_Cohort = tuple[_Pair, ...]
+
+#: Says whether a stage's refusal is lifted, since its recipient has let the sender in:
+#: C{None}, where that cannot be.
+Lift: TypeAlias = "Callable[[IMessage, Envelope, Recipient, Refuse], Deferred[bool] | None]"
+
+
+@attrs.frozen
+class _Admitting:
+    """
+    The cohort of one recipient, which has let in the sender of this transaction.
+
+    @ivar admitted: what lifts refusals.
+    """
+
+    pairs: _Cohort
+    recipient: str
+    admitted: tuple[str, ...]
 
 
 @implementer(IContentJudge)
@@ -96,6 +129,9 @@ class ContentJudge:
     @param hostname: this server's name: stages are shown no field that only
         this server may say.
     @param status: where judgements are counted.
+    @param settle: what becomes of a verdict where a recipient's mail goes; it does not
+        fail.
+    @param lift: says of refusals whether they are lifted; what it returns does not fail.
     """
 
     def __init__(
@@ -104,22 +140,38 @@ class ContentJudge:
         maxJudging: int,
         hostname: str = "",
         status: Status | None = None,
+        settle: Callable[[ContentVerdict, Recipient], ContentVerdict] | None = None,
+        lift: Lift = lambda *_: None,
     ) -> None:
+        self._lift = lift
         self._policies = policies
         self._status = status or Status()
         self._hostname = hostname
         self._slots = Semaphore(maxJudging)
+        self._settle = settle
 
     def cohort(self, recipient: Recipient, verdict: EnvelopeVerdict) -> Hashable:
         """
         The recipient's cohort: the stages that it will meet, with the key that
-        each has for it.  Nothing, for recipients that the envelope has accepted.
+        each has for it.  Nothing, for recipients that the envelope has accepted.  What a
+        stage that edits is shown depends on those that have edited before it, and so
+        does its key.  One that has let the sender in has a cohort of its own.
 
         @raise StageError: a stage has no hashable key for it.
         """
         if not isinstance(verdict, Defer) or recipient.route is None:
             return ()
-        return tuple((stage, _key(stage, recipient)) for stage in self._stages(recipient.route))
+        found: list[_Pair] = []
+        editing: list[_Pair] = []
+        for stage in self._stages(recipient.route):
+            key = own = _key(stage, recipient)
+            if IEditingStage.providedBy(stage):
+                key = own, tuple(editing)
+                editing.append((stage, own))
+            found.append((stage, key))
+        if not recipient.route.admitted or not found:
+            return tuple(found)
+        return _Admitting(tuple(found), recipient.address.key, recipient.route.admitted)
 
     def _stages(self, route: Route) -> Sequence[IContentStage]:
         if route.policy not in self._policies:
@@ -137,18 +189,24 @@ class ContentJudge:
             Cancelling one refuses temporarily for that recipient: 452 4.3.1
             where its message still waits to be judged, otherwise 451 4.3.0.
         """
-        members = [(recipient, _pairs(cohort)) for recipient, cohort in deferred]
         shown = seen(message, self._hostname)
-        return _Judging(self._slots, shown, envelope, members, self._status).start()
+        lift = partial(self._lift, message, envelope)
+        judging = _Judging(self._slots, shown, envelope, deferred, self._status, lift)
+        found = judging.start()
+        for d, (recipient, _) in zip(found, deferred, strict=True):
+            if self._settle is not None:
+                d.addCallback(self._settle, recipient)
+        return found
 
 
-def _key(stage: IContentStage, recipient: Recipient) -> _Key:
+def _key(stage: IContentStage, recipient: Recipient) -> Hashable:
     """
     @raise StageError: the stage has no hashable key.
     """
     source = f"{type(stage).__name__}.cohort"
     try:
-        return _Key(atOnce(stage.cohort(recipient), source))
+        key = atOnce(stage.cohort(recipient), source)
+        return key if type(key) in _OWN else _Key(key)
     except StageError:
         raise
     except BaseException as error:
@@ -156,13 +214,195 @@ def _key(stage: IContentStage, recipient: Recipient) -> _Key:
 
 
 def _pairs(cohort: Hashable) -> _Cohort:
+    if isinstance(cohort, _Admitting):
+        return cohort.pairs
     assert isinstance(cohort, tuple)  # made above
     return cohort
 
 
+class _Judgement:
+    """
+    What a stage is asked about all who have one key of its own.
+
+    @ivar verdict: C{None} while it is not known.
+    @ivar walks: the cohorts that wait for it.
+    @ivar asked: the stage's answer, where it has to be waited for.
+    """
+
+    __slots__ = ("asked", "verdict", "walks")
+
+    def __init__(self) -> None:
+        self.verdict: ContentVerdict | None = None
+        self.walks: dict[_CohortWalk, None] = {}
+        self.asked: Deferred[None] | None = None
+
+
+class _CohortWalk:
+    """
+    One cohort on its way through its stages: the first refusal stands.
+
+    @ivar members: its recipients.
+    @ivar pairs: the stages that it meets.
+    @ivar verdict: what it has come to; C{None} on the way.
+    """
+
+    def __init__(self, judging: _Judging, pairs: _Cohort) -> None:
+        self.members: list[Recipient] = []
+        self.pairs = pairs
+        self.verdict: ContentVerdict | None = None
+        self._judging = judging
+        self._stages = iter(pairs)
+        self._pair: _Pair | None = None  # that is waited for
+        self._lifting: Deferred[None] | None = None
+        self._marks = NO_MARKS
+        self._isQuarantined = False
+        self._apart: dict[str, Refuse] = {}  # by the key of an address
+        self._whys: list[str] = []
+        self._waiting: dict[Deferred[ContentVerdict], None] = {}
+
+    @property
+    def isRefused(self) -> bool:
+        """
+        Whether later stages need not be asked about it.
+        """
+        return isinstance(self.verdict, Refuse)
+
+    def wait(self, recipient: Recipient) -> Deferred[ContentVerdict]:
+        """
+        A recipient's own view of it.
+        """
+        if self.verdict is not None:
+            return succeed(self._own(self.verdict, recipient))
+        waiter: Deferred[ContentVerdict] = Deferred(self._late)
+        self._waiting[waiter] = None
+        return waiter.addCallback(self._own, recipient)
+
+    def _own(self, verdict: ContentVerdict, recipient: Recipient) -> ContentVerdict:
+        """
+        What is said of this recipient: what it was refused with apart stands, whatever
+        the others have come to since.
+        """
+        return self._apart.get(recipient.address.key, verdict)
+
+    def _late(self, waiter: Deferred[ContentVerdict]) -> None:
+        """
+        A recipient is not waited for any longer; when none is, nor is a stage.
+        """
+        self._waiting.pop(waiter, None)
+        refusal = R451_LATE if self._judging.isInside else R452_OVERLOADED
+        waiter.callback(Refuse(refusal, why="no verdict in time"))
+        if not self._waiting and self.verdict is None:
+            self.verdict = Refuse(R451_LATE)
+            if self._lifting is not None:
+                self._lifting.cancel()
+            elif self._pair is not None:
+                self._judging.leave(self._pair, self)
+            self._judging.walked()
+
+    def goOn(self) -> None:
+        """
+        Ask one stage after the other, as long as they answer at once.
+        """
+        while self.verdict is None:
+            self._pair = next(self._stages, None)
+            if self._pair is None:
+                self._end(self._acceptance())
+                return
+            verdict = self._judging.ask(self._pair, self)
+            if verdict is None or not self._hear(verdict):
+                return
+
+    def _acceptance(self) -> Accept:
+        if self._marks is NO_MARKS and not (self._whys or self._isQuarantined):
+            return ACCEPT
+        return Accept(self._marks, isQuarantined=self._isQuarantined, why=self._why)
+
+    def heard(self, verdict: ContentVerdict) -> None:
+        """
+        The stage that is waited for has decided.
+        """
+        if self.verdict is None and self._hear(verdict):
+            self.goOn()
+
+    def _hear(self, verdict: ContentVerdict) -> bool:
+        """
+        @return: whether to ask the next stage now.
+        """
+        assert self._pair is not None
+        if isinstance(verdict, Accept) and verdict.apart:
+            verdict = self._parted(verdict, self._pair[0])
+        if isinstance(verdict, Refuse):
+            self._refused(self._judging.named(self._pair[0], verdict))
+            return False
+        self._marks = self._marks.plus(verdict.marks)
+        if verdict.why:
+            self._whys.append(verdict.why)
+        self._isQuarantined = self._isQuarantined or verdict.isQuarantined
+        if verdict.nowhere:
+            self._end(Accept(nowhere=True, why=self._why))
+        return True
+
+    def _parted(self, verdict: Accept, stage: IContentStage) -> ContentVerdict:
+        """
+        Some members refuse apart.
+
+        @return: the verdict that is left for the cohort; where none of it accepts any
+            longer, a refusal.
+        """
+        keys = {one.address.key for one in self.members}
+        said = {key: verdict.apart[key] for key in keys & verdict.apart.keys()}
+        if len(keys) > 1:
+            for key, refusal in said.items():
+                self._apart.setdefault(key, self._judging.named(stage, refusal))
+            said = self._apart
+        return verdict if len(said) < len(keys) else next(iter(said.values()))
+
+    def _refused(self, refusal: Refuse) -> None:
+        """
+        Unless it is lifted: then it is as if the stage had accepted.
+        """
+        lifting = self._judging.lift(self.members[0], refusal)
+        if lifting is None:
+            self._end(refusal)
+        else:
+            self._lifting = lifting.addCallback(self._lifted, refusal)
+
+    def _lifted(self, isLifted: bool, refusal: Refuse) -> None:
+        self._lifting = None
+        if self.verdict is not None:
+            return  # no one waits any longer
+        if isLifted:
+            self._whys.append(f"lifted: {refusal.why}")
+            self.goOn()
+        else:
+            self._end(refusal)
+
+    @property
+    def edits(self) -> tuple[HeaderEdit, ...]:
+        """
+        How the stages so far have changed the header section.
+        """
+        return self._marks.edits
+
+    @property
+    def _why(self) -> str:
+        return "; ".join(self._whys)
+
+    def _end(self, verdict: ContentVerdict) -> None:
+        self.verdict = verdict
+        self._judging.walked()
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting:
+            if not waiter.called:  # one that came before it may have given up this one
+                waiter.callback(verdict)
+
+
 class _Judging:
     """
-    One message before the content stages.
+    One message before the content stages.  No cohort waits for another; what waits
+    is the answer of a stage that does not answer at once, and nothing else.
+
+    @ivar isInside: whether its message is being judged, and does not wait for that.
     """
 
     def __init__(
@@ -170,41 +410,46 @@ class _Judging:
         slots: Semaphore,
         message: IMessage,
         envelope: Envelope,
-        deferred: Sequence[tuple[Recipient, _Cohort]],
+        deferred: Sequence[tuple[Recipient, Hashable]],
         status: Status,
+        lift: Callable[[Recipient, Refuse], Deferred[bool] | None],
     ) -> None:
+        self.isInside = False
+        self.lift = lift
         self._slots = slots
         self._status = status
         self._message = message
         self._envelope = envelope
-        self._members: dict[_Cohort, list[Recipient]] = {}
-        self._order = [cohort for _, cohort in deferred]
+        self._walks: dict[Hashable, _CohortWalk] = {}
+        self._order: list[tuple[_CohortWalk, Recipient]] = []
         for recipient, cohort in deferred:
-            self._members.setdefault(cohort, []).append(recipient)
-        self._meeting: dict[tuple[IContentStage, _Key], list[_Cohort]] = {}
-        for cohort in self._members:
-            for pair in cohort:
-                self._meeting.setdefault(pair, []).append(cohort)
-        self._refused: set[_Cohort] = set()
-        self._asked: dict[tuple[IContentStage, _Key], SharedResult[ContentVerdict]] = {}
-        self._walking = 0
-        self._inside = False
+            walk = self._walks.get(cohort)
+            if walk is None:
+                walk = self._walks[cohort] = _CohortWalk(self, _pairs(cohort))
+            walk.members.append(recipient)
+            self._order.append((walk, recipient))
+        self._meeting: dict[_Pair, list[_CohortWalk]] = {}
+        for walk in self._walks.values():
+            for pair in walk.pairs:
+                self._meeting.setdefault(pair, []).append(walk)
+        self._judgements: dict[_Pair, _Judgement] = {}
+        self._walking = len(self._walks)
+        self._slot: Deferred[None] | None = None
 
     def start(self) -> list[Deferred[ContentVerdict]]:
         """
         One Deferred per recipient.
         """
-        if not any(self._members):
+        if not self._meeting:
             return [succeed(ACCEPT) for _ in self._order]
         self._announce()
-        slot = SharedResult(self._slots.acquire().addCallback(self._entered))
-        walks = {}
-        self._walking = len(self._members)
-        for cohort in self._members:
-            walk = Deferred.fromCoroutine(self._walk(cohort, slot.wait()))
-            walk.addBoth(self._walked)
-            walks[cohort] = SharedResult(walk)
-        return [self._verdict(walks[cohort]) for cohort in self._order]
+        if self._slots.enter():
+            self._entered(None)
+        else:
+            self._slot = self._slots.acquire()
+            self._slot.addCallbacks(self._entered, lambda gaveUp: None)
+        order, self._order = self._order, []
+        return [walk.wait(recipient) for walk, recipient in order]
 
     def _announce(self) -> None:
         """
@@ -212,10 +457,10 @@ class _Judging:
         about.
         """
         expected: dict[IExpectingStage, list[Recipient]] = {}
-        for cohort, members in self._members.items():
-            for stage, _ in cohort:
+        for walk in self._walks.values():
+            for stage, _ in walk.pairs:
                 if IExpectingStage.providedBy(stage):
-                    expected.setdefault(stage, []).extend(members)
+                    expected.setdefault(stage, []).extend(walk.members)
         for stage, recipients in expected.items():
             expect: Callable[..., object] = stage.expect  # what others wrote may return anything
             try:
@@ -225,84 +470,96 @@ class _Judging:
                 self._failed(Failure(), stage, recipients)
 
     def _entered(self, _: None) -> None:
-        self._inside = True
+        self.isInside = True
+        for walk in self._walks.values():
+            walk.goOn()
 
-    def _walked(self, result: ContentVerdict | Failure) -> ContentVerdict | Failure:
+    def walked(self) -> None:
+        """
+        A cohort has its verdict.
+        """
         self._walking -= 1
-        if not self._walking and self._inside:
+        if self._walking:
+            return
+        # They know this object: it would be left to the collector of garbage.
+        self._walks, self._meeting, self._judgements = {}, {}, {}
+        if self.isInside:
             self._slots.release()
-        return result
+        elif self._slot is not None:
+            self._slot.cancel()
 
-    def _verdict(self, walk: SharedResult[ContentVerdict]) -> Deferred[ContentVerdict]:
+    def ask(self, pair: _Pair, walk: _CohortWalk) -> ContentVerdict | None:
         """
-        A recipient's own view of its cohort's walk.
-        """
-        walking: Deferred[ContentVerdict] = walk.wait()
-        if walking.called:
-            return walking
+        The verdict of one stage for one of its keys, asked for once; again only
+        where all who asked for it have left.
 
-        def late(verdict: Deferred[ContentVerdict]) -> None:
-            refusal = R451_LATE if self._inside else R452_OVERLOADED
-            verdict.callback(Refuse(refusal, why="no verdict in time"))
-            walking.cancel()
-
-        verdict: Deferred[ContentVerdict] = Deferred(late)
-        walking.addCallbacks(verdict.callback, lambda cancelled: None)
-        return verdict
-
-    async def _walk(self, cohort: _Cohort, slot: Deferred[None]) -> ContentVerdict:
+        @param walk: is told of it, where it is not known yet.
         """
-        One cohort through its stages: the first refusal stands.
+        question = self._judgements.get(pair)
+        if question is None:
+            question = self._judgements[pair] = _Judgement()
+            self._begin(question, pair, walk.edits)
+        if question.verdict is None:
+            question.walks[walk] = None
+        return question.verdict
+
+    def _begin(self, question: _Judgement, pair: _Pair, edits: tuple[HeaderEdit, ...]) -> None:
         """
-        marks, whys = NO_MARKS, []
+        @param edits: of the stages before this one; equal for all that meet the pair.
+        """
+        stage = pair[0]
+        isShown = edits and IEditingStage.providedBy(stage)
+        walks = [one for one in self._meeting[pair] if not one.isRefused]
+        recipients = [recipient for walk in walks for recipient in walk.members]
+        answer: ContentVerdict | Deferred[ContentVerdict]
         try:
-            await slot
-            for stage, key in cohort:
-                verdict = await self._ask(stage, key)
-                if isinstance(verdict, Refuse):
-                    self._refused.add(cohort)
-                    return refusedBy(type(stage).__name__, verdict)
-                marks = marks.plus(verdict.marks)
-                if verdict.why:
-                    whys.append(verdict.why)
-        except CancelledError:  # no recipient waits for it any longer
-            self._refused.add(cohort)
-            return Refuse(R451_LATE)
-        if marks is NO_MARKS and not whys:
-            return ACCEPT
-        return Accept(marks, why="; ".join(whys))
+            message = withEdits(self._message, edits) if isShown else self._message
+            answer = awaited(stage.judge(message, self._envelope, list(recipients)))
+        except BaseException:
+            answer = fail()
+        if isinstance(answer, Deferred):
+            question.asked = answer.addBoth(self._answered, question, stage, recipients)
+        else:
+            self._answered(answer, question, stage, recipients)
 
-    def _ask(self, stage: IContentStage, key: _Key) -> Deferred[ContentVerdict]:
-        """
-        The verdict of one stage for one of its cohorts, asked for once; again
-        only where all who asked for it have left.
-
-        @return: a Deferred, which fails only where it is cancelled.
-        """
-        asked = self._asked.get((stage, key))
-        if asked is None or asked.abandoned:
-            recipients = [
-                recipient
-                for cohort in self._meeting[stage, key]
-                if cohort not in self._refused
-                for recipient in self._members[cohort]
-            ]
-            d: Deferred[ContentVerdict] = asDeferred(
-                stage.judge, self._message, self._envelope, list(recipients)
-            )
-            d.addCallback(_checked)
-            d.addErrback(self._failed, stage, recipients)
-            d.addCallback(self._judged, stage)
-            asked = self._asked[stage, key] = SharedResult(d)
-        return asked.wait()
-
-    def _judged(self, verdict: ContentVerdict, stage: IContentStage) -> ContentVerdict:
+    def _answered(
+        self,
+        answer: ContentVerdict | Failure,
+        question: _Judgement,
+        stage: IContentStage,
+        recipients: Sequence[Recipient],
+    ) -> None:
         """
         One judgement, for as many as have the same key.
         """
+        verdict: ContentVerdict
+        if isinstance(answer, (Accept, Refuse)) and _mayEdit(answer, stage):
+            verdict = answer
+        else:
+            failure = answer if isinstance(answer, Failure) else _nonsense(answer)
+            verdict = self._failed(failure, stage, recipients)
         use = self._status.useOf(stage)
         happened(self._status, "judgement", {"use": use, "outcome": _outcome(verdict)})
-        return verdict
+        question.verdict = verdict
+        walks, question.walks = question.walks, {}
+        for walk in walks:
+            walk.heard(verdict)
+
+    def named(self, stage: IContentStage, refusal: Refuse) -> Refuse:
+        """
+        A refusal that says which stage it is of.
+        """
+        return refusedBy(type(stage).__name__, refusal, self._status.useOf(stage))
+
+    def leave(self, pair: _Pair, walk: _CohortWalk) -> None:
+        """
+        A cohort does not wait for a stage any longer; when none does, nor do we.
+        """
+        question = self._judgements[pair]
+        question.walks.pop(walk, None)
+        if not question.walks and question.verdict is None and question.asked is not None:
+            del self._judgements[pair]
+            letGo(question.asked)
 
     def _failed(
         self, failure: Failure, stage: IContentStage, recipients: Sequence[Recipient]
@@ -337,13 +594,22 @@ def _names(recipients: Sequence[Recipient]) -> str:
     return names if len(recipients) <= MAX_NAMES else f"{names}, …"
 
 
-def _checked(verdict: ContentVerdict) -> ContentVerdict:
+def _mayEdit(verdict: ContentVerdict, stage: IContentStage) -> bool:
     """
-    @raise StageError: it is no verdict, whatever its type promises.
+    Whether it makes no edits, or has been shown those before it.
     """
-    if isinstance(verdict, (Accept, Refuse)):
-        return verdict
-    raise StageError(f"it answered {safe_repr(verdict)[:200]}, which is no verdict")
+    if isinstance(verdict, Refuse) or not verdict.marks.edits:
+        return True
+    return IEditingStage.providedBy(stage)
+
+
+def _nonsense(answer: ContentVerdict) -> Failure:
+    """
+    What is no verdict, whatever its type promises.
+    """
+    if isinstance(answer, Accept):
+        return Failure(StageError("it edits the header section, and is no IEditingStage"))
+    return Failure(StageError(f"it answered {safe_repr(answer)[:200]}, which is no verdict"))
 
 
 def _outcome(verdict: ContentVerdict) -> str:

@@ -25,7 +25,7 @@ from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.networks import LOCAL, UNKNOWN
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive
-from deferrals.model.verdict import NO_MARKS, ContentVerdict, Route
+from deferrals.model.verdict import NO_MARKS, ContentVerdict, Refuse
 from deferrals.stages.content.rspamdreply import RspamdScan, readScan
 from deferrals.stages.content.scanner import OnError, Scanner, TooLargeMeans, tooLarge
 from deferrals.stages.content.scores import (
@@ -52,9 +52,18 @@ _TOO_LARGE = 413
 
 _LATER = "451 4.7.1 not accepted now, try again later"
 
+#: What a policy's C{admits} calls what rspamd refuses for another reason than its score.
+FORCED = "rspamd.forced"
 
-def _weights(value: dict[str, float]) -> tuple[tuple[str, float], ...]:
-    return tuple(sorted(value.items()))
+
+def _weights(
+    value: dict[str, float] | tuple[tuple[str, float], ...],
+) -> tuple[tuple[str, float], ...]:
+    """
+    @param value: as the configuration has it, or as this has made it: settings are made
+        again of settings, for each of several workers.
+    """
+    return tuple(sorted(dict(value).items()))
 
 
 @attrs.frozen
@@ -156,7 +165,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan | None]):
         self._named: set[str] = set()
 
     def scanOf(self, recipient: Recipient) -> _OwnRules:
-        own = (recipient.route or Route("", "")).own("rspamd", "settings_id")
+        own = recipient.own("rspamd", "settings_id")
         settingsId = self._settings.settings_id if own is None else str(own)
         return _OwnRules(settingsId, recipient.address.key if self._settings.per_user else "")
 
@@ -244,6 +253,9 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan | None]):
     def tooLarge(self) -> ContentVerdict:
         return tooLarge("rspamd", self._settings.too_large)
 
+    def scoreOf(self, scan: RspamdScan | None) -> float | None:
+        return None if scan is None else scan.scoreWith(self._weights)
+
     def decide(self, scan: RspamdScan | None, limits: ScoreLimits) -> ContentVerdict:
         if scan is None:
             return self.tooLarge()
@@ -251,7 +263,7 @@ class RspamdStage(ScoringStage[_OwnRules, RspamdScan | None]):
         score = scan.scoreWith(self._weights)
         why = decision("rspamd", score, limits, f"action {scan.action[:100]}")
         if refuses(scan, score, limits):
-            return refusal(settings.reply, scan.text if scan.refuses else "", why)
+            return _refused(settings.reply, scan, score, why)
         if scan.action == "soft reject":
             return refusal(_LATER, scan.text, why)
         if scan.action == "greylist" and settings.greylist == "refuse-temporarily":
@@ -319,3 +331,14 @@ def requestHeaders(envelope: Envelope, hostname: str, recipients: Sequence[Recip
     if len(addresses) == 1:
         headers.setRawHeaders("Deliver-To", addresses)
     return headers
+
+
+def _refused(reply: str, scan: RspamdScan, score: float, why: str) -> Refuse:
+    """
+    What rspamd wants for another reason than its score, a virus as a rule, is called
+    otherwise: no recipient lifts it by letting in a sender.
+    """
+    text = scan.text if scan.refuses else ""
+    if scan.forced:
+        return attrs.evolve(refusal(reply, text, why), stage=FORCED)
+    return refusal(reply, text, why, score)

@@ -14,9 +14,9 @@ import attrs
 
 from deferrals.errors import StageError
 from deferrals.model.headertext import isFieldName
+from deferrals.model.json import JSON
 from deferrals.model.verdict import Marks
 from deferrals.stages.content.addedfields import MAX_FIELDS, fitting
-from deferrals.stages.remote import JSON
 
 #: What an operator may meet as an action, and is carried out here.
 ACTIONS = frozenset(

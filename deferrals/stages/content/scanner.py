@@ -51,6 +51,13 @@ def isUnscanned(verdict: ContentVerdict) -> bool:
     return isMarked or verdict.why.partition(": ")[2].startswith((_TOO_LARGE, _NOT_SCANNED))
 
 
+def notScanned(name: str, onError: OnError) -> str:
+    """
+    What has decided where there was no scan by C{name}.
+    """
+    return f"{name}: {_NOT_SCANNED}, on_error {onError}"
+
+
 def tooLarge(
     name: str, means: TooLargeMeans, text: str = "too large to be scanned"
 ) -> ContentVerdict:
@@ -149,7 +156,7 @@ class Scanner:
             on_error=onError,
             error=f"{type(error).__name__}: {error}",
         )
-        why = f"{self.name}: {_NOT_SCANNED}, on_error {onError}"
+        why = notScanned(self.name, onError)
         if onError == "refuse-temporarily":
             return Refuse(R451_STAGE_FAILED, why=why)
         if onError == "skip":

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from deferrals.interfaces import IMessage
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
+from deferrals.model.scoretext import ScoreSeen, scoreText
 from deferrals.model.settings import Octets
 from deferrals.model.verdict import (
     ACCEPT,
@@ -25,7 +26,6 @@ from deferrals.model.verdict import (
     ContentVerdict,
     Marks,
     Refuse,
-    Route,
 )
 from deferrals.stages.content.scanner import Scanner, ScannerSettings, tooLarge
 
@@ -89,10 +89,9 @@ def limitsOf(stage: str, settings: ScoreSettings, recipient: Recipient) -> Score
 
     @return: C{None}, where it wants no spam filter.
     """
-    route = recipient.route or Route("", "")
-    if route.own(stage, "spam_filter") == 0:
+    if recipient.own(stage, "spam_filter") == 0:
         return None
-    own = [route.own(stage, key) for key in ("refuse_score", "mark_score")]
+    own = [recipient.own(stage, key) for key in ("refuse_score", "mark_score")]
     refuse, mark = (None if value is None else float(value) for value in own)
     return ScoreLimits(
         settings.refuse_score if refuse is None else refuse,
@@ -122,20 +121,19 @@ def decision(name: str, score: float, limits: ScoreLimits, action: str = "") -> 
     @param name: the stage's.
     @param action: what the scanner itself wants.
     """
-    known = {"refuse_score": limits.refuse, "mark_score": limits.mark}
-    own = [f"{key} {limit:g}" for key, limit in known.items() if limit is not None]
-    return ", ".join(filter(None, (f"{name}: score {score:g}", *own, action)))
+    return scoreText(ScoreSeen(name, score, limits.refuse, limits.mark), action)
 
 
-def refusal(reply: str, text: str = "", why: str = "") -> Refuse:
+def refusal(reply: str, text: str = "", why: str = "", score: float | None = None) -> Refuse:
     """
     @param reply: the stage's setting.
     @param why: what decided.
+    @param score: the score that did.
     @param text: what the scanner wants the sender to read instead of its text.
     """
     found = Reply.parseRefusal(reply)
     text = " ".join(text.split())[:300]
-    return Refuse(attrs.evolve(found, text=text) if text else found, why=why)
+    return Refuse(attrs.evolve(found, text=text) if text else found, why=why, score=score)
 
 
 def acceptance(
@@ -169,6 +167,21 @@ def acceptance(
         )
     )
     return Accept(NO_MARKS if marks == NO_MARKS else marks, why=why)
+
+
+def _scores(message: IMessage, name: str) -> Deferred[dict[str, float]]:
+    """
+    The scores that a stage has found for a message, by recipient.
+    """
+    return message.shared((__name__, "scores", name), lambda _: dict[str, float]())
+
+
+async def scoreFor(message: IMessage, name: str, recipient: Recipient) -> float | None:
+    """
+    @param name: of a stage that the recipient has met already.
+    @return: the score that it goes by for this recipient; C{None} where it has none.
+    """
+    return (await _scores(message, name)).get(recipient.address.key)
 
 
 class ScoringStage(ABC, Generic[_Key, _Scan]):
@@ -211,8 +224,27 @@ class ScoringStage(ABC, Generic[_Key, _Scan]):
             envelope,
             key,
             lambda: self.scan(message, envelope, key, recipients),
-            lambda scan: self.decide(scan, limits),
+            lambda scan: self._decided(message, recipients, scan, limits),
         )
+
+    def _decided(
+        self,
+        message: IMessage,
+        recipients: Sequence[Recipient],
+        scan: _Scan,
+        limits: ScoreLimits,
+    ) -> ContentVerdict:
+        score = self.scoreOf(scan)
+        if score is not None:
+            found = dict.fromkeys((one.address.key for one in recipients), score)
+            _scores(message, self._scanner.name).addCallback(lambda known: known.update(found))
+        return self.decide(scan, limits)
+
+    def scoreOf(self, scan: _Scan) -> float | None:
+        """
+        @return: the score that counts here; C{None} where there is none.
+        """
+        return None
 
     @abstractmethod
     def scanOf(self, recipient: Recipient) -> _Key:

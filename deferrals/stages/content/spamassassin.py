@@ -20,7 +20,7 @@ from deferrals.model.address import comparable
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
 from deferrals.model.settings import Octets, Seconds, checked, positive, template
-from deferrals.model.verdict import ContentVerdict, Marks, Route
+from deferrals.model.verdict import ContentVerdict, Marks
 from deferrals.stages.content.exchange import chunks, exchange
 from deferrals.stages.content.scanner import OnError, Scanner
 from deferrals.stages.content.scores import (
@@ -122,7 +122,7 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
         """
         @return: the user whose rules spamd applies.
         """
-        own = (recipient.route or Route("", "")).own("spamassassin", "user")
+        own = recipient.own("spamassassin", "user")
         if own is not None:
             return str(own)
         address = recipient.address
@@ -145,11 +145,14 @@ class SpamAssassinStage(ScoringStage[str, SpamdScan]):
         )
         return scan
 
+    def scoreOf(self, scan: SpamdScan) -> float:
+        return scan.score
+
     def decide(self, scan: SpamdScan, limits: ScoreLimits) -> ContentVerdict:
         settings = self._settings
         why = decision("spamassassin", scan.score, limits)
         if limits.refuse is not None and scan.score >= limits.refuse:
-            return refusal(settings.reply, why=why)
+            return refusal(settings.reply, why=why, score=scan.score)
         marked = scan.spam if limits.mark is None else scan.score >= limits.mark
         return acceptance(settings, scan.score, marked, Marks(), why)
 

@@ -99,9 +99,10 @@ class _Apart:
         """
         if self.left and failure.check(CancelledError):
             return
-        _log.failure(
-            "{transaction}: delivering to {recipients}",
+        _log.raised(
             failure,
+            "{transaction}: {stage} to {recipients} failed: {error}",
+            stage="delivering",
             transaction=self._transaction,
             recipients=", ".join(map(str, group)),
         )

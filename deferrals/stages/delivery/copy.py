@@ -35,7 +35,10 @@ class Copy:
     @param marks: how this copy is marked.
     @param head: the header section that this copy has of the message's.
     @ivar isASCII: whether what stands in front has no octet above 127.
+    @ivar signature: fields, each with its CRLF, that sign it, and come first.
     """
+
+    signature = b""
 
     def __init__(self, message: IMessage, trace: bytes, marks: Marks, head: Head) -> None:
         self._message = message
@@ -53,12 +56,21 @@ class Copy:
         """
         In octets.
         """
-        return len(self._front) + len(self._head) + self._message.size - self._skip
+        front = len(self.signature) + len(self._front)
+        return front + len(self._head) + self._message.size - self._skip
 
     def chunks(self) -> Generator[bytes, None, None]:
         """
         The octets of the copy.  Reads the message's file: in the reactor
         thread only a chunk at a time.
+        """
+        if self.signature:
+            yield self.signature
+        yield from self.unsigned()
+
+    def unsigned(self) -> Generator[bytes, None, None]:
+        """
+        The same without L{signature}.
         """
         yield self._front
         yield self._head

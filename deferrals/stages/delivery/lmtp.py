@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from deferrals.interfaces import (
+    IAskableDelivery,
     IForeseeingMessageDelivery,
     IMessage,
     IOnwardDelivery,
@@ -24,7 +25,7 @@ from deferrals.interfaces import (
 )
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Login, Security
+from deferrals.model.outgoing import Hop, Login, Security
 from deferrals.model.reply import Reply
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting, checked, positive
@@ -92,7 +93,7 @@ class LMTPSettings(ConnectionSettings):
         return Login(self.user, self.password, path and os.path.join(baseDir, path))
 
 
-@implementer(IForeseeingMessageDelivery, IOnwardDelivery, IReportingDelivery)
+@implementer(IAskableDelivery, IForeseeingMessageDelivery, IOnwardDelivery, IReportingDelivery)
 class LMTPDelivery(ReportingDelivery):
     """
     See the module.
@@ -111,6 +112,9 @@ class LMTPDelivery(ReportingDelivery):
 
     def destination(self, recipient: Recipient) -> str:
         return f"lmtp {self._hop.name}"
+
+    def hops(self, recipient: Recipient) -> Sequence[Hop]:
+        return [self._hop]
 
     def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
         isNever = envelope.parameters.requireTLS and not self._isProtected

@@ -9,18 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import urllib.parse
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
 from deferrals import durable
 from deferrals.model import settings
-from deferrals.model.address import Mailbox, comparable
+from deferrals.model.address import Mailbox
+from deferrals.model.pathpart import pathPart
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Details, Failed, Outcome, Retry
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_SAFE = "+=@!#$&^`{|}~"
 
 #: What makes further names of a file's, where other files have them.
 _MORE = ("", *(f"_{number}" for number in range(2, 10)))
@@ -41,16 +40,6 @@ def template(value: str) -> None:
     settings.template(value, "domain", "local")
 
 
-def pathPart(text: str) -> str:
-    """
-    One component of a path, that can be nothing else.
-    """
-    if not text:
-        return "%"  # the local part "": not the directory of all the others
-    quoted = urllib.parse.quote(comparable(text), safe=_SAFE)
-    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
-
-
 def mailboxPath(baseDir: str, path: str, address: Mailbox) -> str:
     """
     @param path: a L{template}.
@@ -66,8 +55,10 @@ def cannotBe(path: str) -> Reply | None:
     """
     @return: the refusal of a file whose path no file system takes.
     """
-    isTooLong = len(os.fsencode(path)) > _PATH_OCTETS or any(
-        len(os.fsencode(name)) > _NAME_OCTETS for name in PurePath(path).parts
+    octets = len(os.fsencode(path))
+    isTooLong = octets > _PATH_OCTETS or (
+        octets > _NAME_OCTETS
+        and any(len(os.fsencode(name)) > _NAME_OCTETS for name in PurePath(path).parts)
     )
     return R550_LONG_NAME if isTooLong else None
 

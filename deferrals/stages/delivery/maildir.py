@@ -36,9 +36,10 @@ from deferrals.interfaces import (
     IServices,
     ISharingDelivery,
 )
-from deferrals.model.address import Mailbox, comparable, separator, splitSubaddress
+from deferrals.model.address import comparable, separator
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.pathpart import pathPart
 from deferrals.model.reply import R550_UNKNOWN_RECIPIENT, Reply
 from deferrals.model.settings import Octets, checked, positive
 from deferrals.model.verdict import Failed, Outcome, Refuse, Retry
@@ -49,7 +50,6 @@ from deferrals.stages.delivery.mailboxfiles import (
     mailboxPath,
     makeDirectories,
     newFile,
-    pathPart,
     template,
 )
 from deferrals.stages.delivery.quota import Usage
@@ -108,20 +108,12 @@ class MaildirDelivery(ReportingDelivery):
         if settings.quota is not None or not settings.create:
             alsoProvides(self, IEnvelopeStage)
 
-    def mailbox(self, address: Mailbox) -> str:
+    def mailbox(self, recipient: Recipient) -> str:
         """
         The absolute path of a recipient's Maildir.
         """
-        local, _ = self._parts(address)
-        owner = Mailbox(local, address.domain)
+        owner, _ = recipient.parted(self._settings.subaddress)
         return mailboxPath(self._services.baseDir, self._settings.path, owner)
-
-    def _parts(self, address: Mailbox) -> tuple[str, str]:
-        """
-        A local part as the mailbox's name, and what is behind the separator.
-        """
-        mailbox, detail = splitSubaddress(address, self._settings.subaddress or "")
-        return mailbox.local, detail
 
     def _folder(self, maildir: str, addressee: Addressee) -> str:
         """
@@ -130,7 +122,7 @@ class MaildirDelivery(ReportingDelivery):
         """
         if addressee.marks.junk:
             return JUNK
-        _, detail = self._parts(addressee.recipient.address)
+        _, detail = addressee.recipient.parted(self._settings.subaddress)
         return _folderFor(maildir, detail) if detail else ""
 
     def destination(self, recipient: Recipient) -> str:
@@ -139,7 +131,7 @@ class MaildirDelivery(ReportingDelivery):
     # Before the data.
 
     def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
-        folder = os.path.join(self.mailbox(recipient.address), ".Junk", "tmp")
+        folder = os.path.join(self.mailbox(recipient), ".Junk", "tmp")
         return cannotBe(os.path.join(folder, f"{self._firstName(envelope, 0)}.{self._host}"))
 
     def _firstName(self, envelope: Envelope, seq: int) -> str:
@@ -157,7 +149,7 @@ class MaildirDelivery(ReportingDelivery):
         """
         Whether there is a mailbox, and room in it (in a thread).
         """
-        maildir = self.mailbox(recipient.address)
+        maildir = self.mailbox(recipient)
         if not self._settings.create and not _isMaildir(maildir):
             # Without the directory around it this is no statement about a user.
             known = os.path.isdir(os.path.dirname(maildir))
@@ -193,7 +185,7 @@ class MaildirDelivery(ReportingDelivery):
         One copy (in a thread).
         """
         copy = final(message, envelope, self._services.hostname, addressee)
-        maildir = self.mailbox(addressee.recipient.address)
+        maildir = self.mailbox(addressee.recipient)
         if not self._settings.create and not _isMaildir(maildir):
             return Retry(R451_NO_MAILBOX)
         reply = self._noRoom(maildir, copy.size)

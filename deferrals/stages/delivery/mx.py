@@ -20,6 +20,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from zope.interface import implementer
 
 from deferrals.interfaces import (
+    IAskableDelivery,
     IForeseeingDelivery,
     IMessage,
     IOnwardDelivery,
@@ -33,7 +34,7 @@ from deferrals.model.outgoing import Hop
 from deferrals.model.reply import Reply
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import checked, positive
-from deferrals.model.verdict import Failed
+from deferrals.model.verdict import Failed, Retry
 from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.remote import (
     FORMS,
@@ -42,7 +43,8 @@ from deferrals.stages.delivery.remote import (
     RemoteDelivery,
     forms,
 )
-from deferrals.stages.delivery.route import Names, NoRoute, Router, Target
+from deferrals.stages.delivery.route import NoRoute, Router, Target
+from deferrals.stages.lookups import Names
 
 #: Nothing in the outside world has its mail server at one of these.
 _NEVER = (
@@ -109,7 +111,7 @@ class MXSettings(ConnectionSettings):
     max_hops: int = attrs.field(default=30, validator=checked(positive))
 
 
-@implementer(IForeseeingDelivery, IOnwardDelivery, IReportingDelivery)
+@implementer(IAskableDelivery, IForeseeingDelivery, IOnwardDelivery, IReportingDelivery)
 class MXDelivery(ReportingDelivery):
     """
     See the module.
@@ -175,14 +177,19 @@ class MXDelivery(ReportingDelivery):
             domains.setdefault(self._domain(addressee.recipient), []).append(addressee)
 
         async def toDomain(group: Sequence[Addressee], heard: Report) -> Outcomes:
-            try:
-                targets = await self._router.route(self._domain(group[0].recipient))
-            except NoRoute as error:
-                return dict.fromkeys(group, error.outcome)
-            hops = [self._hop(target) for target in targets]
+            hops = await self.hops(group[0].recipient)
+            if isinstance(hops, Failed | Retry):
+                return dict.fromkeys(group, hops)
             return await self._remote.deliver(message, envelope, group, hops, heard)
 
         return deliverApart(envelope, list(domains.values()), toDomain, report)
+
+    async def hops(self, recipient: Recipient) -> Sequence[Hop] | Failed | Retry:
+        try:
+            targets = await self._router.route(self._domain(recipient))
+        except NoRoute as error:
+            return error.outcome
+        return [self._hop(target) for target in targets]
 
     def _hop(self, target: Target) -> Hop:
         settings = self._settings

@@ -52,7 +52,7 @@ from deferrals.model.text import cleaned
 from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copies import Report, ReportingDelivery, deliverApart
 from deferrals.stages.delivery.copy import Copy, CopyFile, final, withLF
-from deferrals.stages.delivery.processgroup import LACKING, GroupProcess, signalGroup, spawn
+from deferrals.stages.processgroup import LACKING, GroupProcess, signalGroup, spawn
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -283,7 +283,7 @@ class _Program(ProcessProtocol):
         try:
             return self._file.read(size)
         except Exception:
-            _log.failure("the message cannot be read")
+            _log.raised(Failure(), "{stage}: the message cannot be read: {error}", stage="pipe")
             self._unread = True
             self._signal(signal.SIGKILL)  # it must not see the end of what there is
             return b""

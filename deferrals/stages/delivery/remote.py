@@ -15,13 +15,12 @@ import functools
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import quoteStringArgument
 
-from deferrals.deferreds import Threads
 from deferrals.errors import HopError
 from deferrals.interfaces import IMessage, IServices
 from deferrals.logger import Logger
@@ -53,6 +52,7 @@ from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.stages.delivery.copies import Report, deliverApart
 from deferrals.stages.delivery.copy import Copy, byMarks, relayed
 from deferrals.stages.delivery.sevenbit import MOST_OCTETS, sevenBit
+from deferrals.threads import Threads
 from deferrals.tls import isTLS
 
 _log = Logger(namespace="deferrals.delivery")
@@ -224,7 +224,9 @@ class RemoteDelivery:
         if offered is None:
             return None
         facts: _Facts = await message.shared((__name__, "facts"), self._facts)
-        outgoing = self._outgoing(message, envelope, facts, [Addressee(recipient)])
+        group = [Addressee(recipient)]
+        copy = self._copy(message, envelope, group)
+        outgoing = self._outgoing(message, envelope, facts, group, copy)
         outgoing = outgoing.fitting(offered)
         if outgoing.isConvertible and "8BITMIME" not in offered:
             size: int | None = await message.shared((__name__, "sevenBit"), self._sizeInSevenBits)
@@ -250,24 +252,56 @@ class RemoteDelivery:
         if self._maxHops is not None and facts.hops > self._maxHops:
             return dict.fromkeys(addressees, Failed(R554_ROUTING_LOOP))
 
-        async def copy(group: Sequence[Addressee], heard: Report) -> Outcomes:
-            outgoing = self._outgoing(message, envelope, facts, group)
+        async def send(group: Sequence[Addressee], heard: Report) -> Outcomes:
+            copy = self._copy(message, envelope, group)
+            copy.signature = await self._signature(message, envelope, group, "", copy.unsigned)
+            outgoing = self._outgoing(message, envelope, facts, group, copy)
             return await self._inTurn(outgoing, group, hops, heard)
 
-        return await deliverApart(envelope, byMarks(addressees), copy, report)
+        return await deliverApart(envelope, byMarks(addressees), send, report)
 
     def _facts(self, message: IMessage) -> _Facts | Deferred[_Facts]:
         if message.size <= _SMALL_OCTETS:
             return _factsOf(message)
         return self._services.inThread(_factsOf, message)
 
-    def _converted(self, copy: Copy) -> Deferred[bytes | None]:
+    @property
+    def _isFinal(self) -> bool:
+        return self._action == "delivered"
+
+    def _copy(self, message: IMessage, envelope: Envelope, group: Sequence[Addressee]) -> Copy:
+        return relayed(message, envelope, self._services.hostname, group, self._isFinal)
+
+    def _signature(
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        group: Sequence[Addressee],
+        form: str,
+        chunks: Callable[[], Iterator[bytes]],
+    ) -> Deferred[bytes]:
         """
-        A copy in 7-bit: in a thread, few at once, and in memory.
+        @param form: how this copy differs from those that are marked alike.
+        @return: a Deferred of what signs a copy.
+        """
+        key = (form, self._isFinal, group[0].marks)
+        return self._services.signer.sign(message, envelope, key, chunks)
+
+    async def _converted(
+        self, message: IMessage, envelope: Envelope, group: Sequence[Addressee], copy: Copy
+    ) -> bytes | None:
+        """
+        A copy in 7-bit: in a thread, few at once, and in memory.  What the server signs
+        is what leaves: it is signed anew.
         """
         if copy.size > MOST_OCTETS:
-            return succeed(None)
-        return self._threads.run(lambda: sevenBit(b"".join(copy.chunks())))
+            return None
+        octets = await self._threads.run(lambda: sevenBit(b"".join(copy.unsigned())))
+        if octets is None:
+            return None
+        found = octets
+        sign = self._signature(message, envelope, group, "7bit", lambda: iter([found]))
+        return await sign + octets
 
     def _sizeInSevenBits(self, message: IMessage) -> Deferred[int | None]:
         """
@@ -291,11 +325,14 @@ class RemoteDelivery:
         )
 
     def _outgoing(
-        self, message: IMessage, envelope: Envelope, facts: _Facts, group: Sequence[Addressee]
+        self,
+        message: IMessage,
+        envelope: Envelope,
+        facts: _Facts,
+        group: Sequence[Addressee],
+        copy: Copy,
     ) -> Outgoing:
         parameters = envelope.parameters
-        isFinal = self._action == "delivered"
-        copy = relayed(message, envelope, self._services.hostname, group, isFinal)
         return Outgoing(
             "" if envelope.sender is None else wireAddress(envelope.sender),
             [wireAddress(addressee.recipient.address) for addressee in group],
@@ -304,8 +341,8 @@ class RemoteDelivery:
             eightBit=not (facts.isASCII and copy.isASCII),
             binary=parameters.body == "BINARYMIME",
             utf8Header=parameters.smtputf8 and not message.header.isascii(),
-            isFinal=isFinal,
-            converted=functools.partial(self._converted, copy),
+            isFinal=self._isFinal,
+            converted=functools.partial(self._converted, message, envelope, group, copy),
             requireTLS=parameters.requireTLS and not self._private,
             parameters=mailParameters(envelope),
             recipientParameters={

@@ -16,47 +16,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
-from cachetools import TLRUCache
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime, IResolver
+from twisted.internet.defer import Deferred
 from twisted.names import dns
-from twisted.names.error import DNSNameError
 
-from deferrals.deferreds import together, withDeadline
+from deferrals.deferreds import together
 from deferrals.model.reply import Reply
-from deferrals.model.shortage import isOurs
 from deferrals.model.verdict import Details, Failed, Retry
-
-#: How long a look-up may take, in seconds.
-LOOKUP_SECONDS = 30.0
-
-#: How long each try may take until the next DNS server is asked, in seconds.
-TRY_SECONDS = (2, 5, 8)
-
-#: How long an answer is kept, whatever its TTL says, in seconds.
-MAX_CACHED_SECONDS = 3600.0
-
-#: How long it is kept that there is nothing.
-NOTHING_CACHED_SECONDS = 60.0
-
-#: What answers that are kept may hold together, in octets as L{_weight} counts
-#: them.
-MAX_CACHED_OCTETS = 16 * 1024 * 1024
-
-#: An answer of more records is not kept: a stranger's DNS may have thousands.
-MAX_CACHED_RECORDS = 100
+from deferrals.stages.lookups import Names, NoSuchName, Unanswered, textOf
 
 #: So many servers of a domain, and addresses of a server, count.
 MAX_RECORDS = 100
-
-#: What an answer, and a record in it, cost in memory, about.
-_ANSWER_OCTETS = 512
-_RECORD_OCTETS = 512
-
-_MAX_ALIASES = 8
 
 R556_NULL_MX = Reply(556, "5.1.10", "the domain does not take mail (null MX)")  # RFC 7505 §4.2
 R550_NO_DOMAIN = Reply(550, "5.1.2", "the domain does not exist")
@@ -80,12 +52,6 @@ class NoRoute(Exception):
         self.outcome = outcome
 
 
-class NoSuchName(Exception):
-    """
-    A name that does not exist.
-    """
-
-
 @attrs.frozen
 class Target:
     """
@@ -99,121 +65,16 @@ class Target:
     address: str
 
 
-#: What a record says; C{twisted.names} has no types for it.
-Payload: TypeAlias = Any
-
-#: Answers, authority, additional records.
-_Sections: TypeAlias = tuple[list[dns.RRHeader], list[dns.RRHeader], list[dns.RRHeader]]
-
-
-@attrs.frozen
-class _Found:
-    """
-    What DNS says of a name.
-
-    @ivar exists: whether there is such a name.
-    @ivar records: of the kind that was asked for.
-    @ivar alias: the name that it is another one for.
-    @ivar seconds: how long that is kept.
-    """
-
-    exists: bool = True
-    records: Sequence[Payload] = ()
-    alias: str | None = None
-    seconds: float = NOTHING_CACHED_SECONDS
-
-
-def _weight(found: _Found) -> int:
-    """
-    What an answer costs to be kept, in octets.
-    """
-    texts = (text for record in found.records for text in getattr(record, "data", ()))
-    octets = sum(map(len, texts))
-    return _ANSWER_OCTETS + _RECORD_OCTETS * len(found.records) + octets
-
-
-def _text(name: dns.Name) -> str:
-    return str(name.name.decode("ascii", "replace").lower().rstrip("."))
-
-
-class Names:
-    """
-    Look-ups, with a memory as long as their TTL.
-
-    @param resolver: makes C{IResolver}
-        when it is needed.
-    @param clock: timers.
-    @param octets: so much is remembered.
-    """
-
-    def __init__(
-        self,
-        resolver: Callable[[], IResolver],
-        clock: IReactorTime,
-        octets: int = MAX_CACHED_OCTETS,
-    ) -> None:
-        self._resolver = resolver
-        self._clock = clock
-        self._known: TLRUCache[tuple[int, str], _Found] = TLRUCache(
-            octets, lambda key, found, now: now + found.seconds, clock.seconds, _weight
-        )
-
-    def find(self, kind: int, name: str) -> Deferred[Sequence[Payload]]:
-        """
-        @param kind: C{dns.MX}, C{dns.A} or C{dns.AAAA}.
-        @return: a Deferred of the records' payloads, aliases followed; fails
-            with L{NoSuchName} where there is no such name.
-        """
-        return Deferred.fromCoroutine(self._find(kind, name))
-
-    async def _find(self, kind: int, name: str) -> Sequence[Payload]:
-        for _ in range(_MAX_ALIASES):
-            found = self._known.get((kind, name))
-            if found is None:
-                found = await self._ask(kind, name)
-                if len(found.records) <= MAX_CACHED_RECORDS:
-                    self._known[kind, name] = found
-            if not found.exists:
-                raise NoSuchName(name)
-            if found.records or found.alias is None:
-                return found.records
-            name = found.alias
-        raise NoRoute(Retry(R451_DNS))
-
-    async def _ask(self, kind: int, name: str) -> _Found:
-        try:
-            answers, _, _ = await withDeadline(self._clock, LOOKUP_SECONDS, self._query, kind, name)
-        except DNSNameError:
-            return _Found(exists=False)
-        except CancelledError:
-            raise
-        except Exception as error:
-            why = Details(f"{name}: {type(error).__name__}: {error}", isOurs=isOurs(error))
-            raise NoRoute(Retry(R451_DNS, details=why)) from None
-        if not answers:
-            return _Found()
-        payloads: list[tuple[int, Payload]] = [(one.type, one.payload) for one in answers]
-        aliases = [_text(record.name) for found, record in payloads if found == dns.CNAME]
-        records = [record for found, record in payloads if found == kind]
-        seconds = min(MAX_CACHED_SECONDS, *(float(record.ttl) for record in answers))
-        return _Found(True, records, aliases[-1] if aliases else None, seconds)
-
-    def _query(self, kind: int, name: str) -> Deferred[_Sections]:
-        """
-        The resolver shares its answers among all callers: none may cancel it.
-        """
-        d: Deferred[_Sections] = Deferred()
-        query = dns.Query(name.encode("ascii"), kind, dns.IN)
-        self._resolver().query(query, TRY_SECONDS).addCallbacks(d.callback, d.errback)
-        return d
-
-
 def _literalAddress(literal: str) -> str:
     return literal[1:-1].removeprefix("IPv6:")
 
 
 #: The name of a mail server, with its addresses, or why they are not known.
 _Server: TypeAlias = tuple[str, list[str] | NoRoute]
+
+
+def _later(error: Unanswered) -> NoRoute:
+    return NoRoute(Retry(R451_DNS, details=Details(str(error), isOurs=error.isOurs)))
 
 
 class Router:
@@ -288,11 +149,13 @@ class Router:
             records = await self._names.find(dns.MX, domain)
         except NoSuchName:
             return False, [[domain]]
+        except Unanswered as error:
+            raise _later(error) from None
         if not records:
             return True, [[domain]]  # RFC 5321 §5.1: the implicit MX
         names: dict[int, list[str]] = {}
         for record in sorted(records, key=lambda one: int(one.preference))[:MAX_RECORDS]:
-            name = _text(record.name)
+            name = textOf(record.name)
             if name:
                 names.setdefault(record.preference, []).append(name)
         if not names:
@@ -336,8 +199,8 @@ class Router:
                 records = await self._names.find(kind, name)
             except NoSuchName:
                 continue  # of this kind, at least
-            except NoRoute as error:
-                trouble = error
+            except Unanswered as error:
+                trouble = _later(error)
                 continue
             # Both kinds of record have the address in its packed form.
             found += [str(ipaddress.ip_address(one.address)) for one in records[:MAX_RECORDS]]

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from deferrals.interfaces import (
+    IAskableDelivery,
     IForeseeingMessageDelivery,
     IMessage,
     IOnwardDelivery,
@@ -23,7 +24,7 @@ from deferrals.interfaces import (
 )
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Login, Security
+from deferrals.model.outgoing import Hop, Login, Security
 from deferrals.model.reply import Reply
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting, checked, positive
@@ -90,7 +91,7 @@ class SMTPSettings(ConnectionSettings):
         return self.tls or ("opportunistic" if self.user is None else "verified")
 
 
-@implementer(IForeseeingMessageDelivery, IOnwardDelivery, IReportingDelivery)
+@implementer(IAskableDelivery, IForeseeingMessageDelivery, IOnwardDelivery, IReportingDelivery)
 class SMTPDelivery(ReportingDelivery):
     """
     See the module.
@@ -119,6 +120,9 @@ class SMTPDelivery(ReportingDelivery):
 
     def destination(self, recipient: Recipient) -> str:
         return f"smtp {self._hop.name}"
+
+    def hops(self, recipient: Recipient) -> Sequence[Hop]:
+        return [self._hop]
 
     def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
         hop = self._hop

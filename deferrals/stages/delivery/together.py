@@ -4,7 +4,9 @@ to the next one at once, and the disk is waited for once for many.
 
 Each copy is on the disk before it has its name, and has that durably before its outcome
 is known: all are written, each is synced, each gets its name, and each directory is
-synced once.  What goes wrong with one is its own.
+synced once.  What goes wrong with one is its own.  Syncs are asked for side by side,
+by L{HANDS} threads: a disk that is asked for several at once writes them together, and
+one after the other each would wait for it to be flushed.
 
 A mailbox may be on a disk that does not answer.  A batch that makes no way for
 L{PATIENCE_SECONDS} keeps the copy that it is at; another thread goes on with the others.
@@ -12,9 +14,11 @@ L{PATIENCE_SECONDS} keeps the copy that it is at; another thread goes on with th
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
 import attrs
@@ -23,7 +27,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from deferrals import durable
-from deferrals.deferreds import InThread, errorText
+from deferrals.deferreds import errorText
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope
@@ -31,6 +35,7 @@ from deferrals.model.reply import R451_LOCAL_ERROR
 from deferrals.model.verdict import Delivered, Details, Outcome, Retry
 from deferrals.stages.delivery.copies import Report
 from deferrals.stages.delivery.mailboxfiles import cannotWrite
+from deferrals.threads import InThread
 
 _log = Logger(namespace="deferrals.delivery")
 
@@ -38,8 +43,12 @@ _log = Logger(namespace="deferrals.delivery")
 COPIES, OCTETS = 64, 4 << 20
 
 #: So many batches are being written; and so many with those that make no way.  A second
-#: one is begun where so many copies wait for the end of the first.
-THREADS, MOST_THREADS, MANY = 2, 8, 16
+#: one is begun where another whole batch waits: two threads that write spend more on
+#: waiting for the interpreter than they save.
+THREADS, MOST_THREADS, MANY = 2, 8, COPIES
+
+#: So many threads ask the disk for the syncs of a batch.
+HANDS = 4
 
 #: When a batch makes no way, in seconds.
 PATIENCE_SECONDS = 2.0
@@ -97,9 +106,10 @@ class _MessageCopies:
             self.done.callback(self._outcomes)
 
     def _failed(self, addressee: Addressee, failure: Failure) -> Outcome:
-        _log.failure(
-            "{transaction}: delivering to {recipients}",
+        _log.raised(
             failure,
+            "{transaction}: {stage} to {recipients} failed: {error}",
+            stage="delivering",
             transaction=self._envelope.id,
             recipients=str(addressee),
         )
@@ -176,17 +186,50 @@ class _CopyOnItsWay:
             self._copy.file.close()
 
 
-_STEPS = (_CopyOnItsWay.write, _CopyOnItsWay.settle, _CopyOnItsWay.name)
+#: The steps, and how many threads take each: those that wait for the disk do so together.
+_STEPS = ((_CopyOnItsWay.write, 1), (_CopyOnItsWay.settle, HANDS), (_CopyOnItsWay.name, 1))
+
+#: Copies with which something is done at once: one, or all that are new in a directory.
+_Group: TypeAlias = Sequence[_CopyOnItsWay]
+
+
+class _Helpers:
+    """
+    Threads that help with syncs, as many as there are: none is waited for that is stuck.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(HANDS, "deferrals-sync")
+        self._free = threading.Semaphore(HANDS)
+
+    def ask(self, work: Callable[[], None]) -> Future[None] | None:
+        """
+        @return: what becomes of the work; C{None} where no thread is free.
+        """
+        if not self._free.acquire(blocking=False):
+            return None
+        try:
+            helping = self._threads.submit(work)
+        except RuntimeError:  # no thread can be started
+            self._free.release()
+            return None
+        helping.add_done_callback(lambda _: self._free.release())
+        return helping
 
 
 class _CopyBatch:
     """
-    Copies that are written by one thread.
+    Copies that are written by one thread, and synced by several.
+
+    @param helpers: threads that help with the syncs.
+    @ivar jobs: the copies that are this batch's.
+    @ivar _current: those that each thread is at.
     """
 
-    def __init__(self, jobs: Iterable[_CopyOnItsWay]) -> None:
+    def __init__(self, jobs: Iterable[_CopyOnItsWay], helpers: _Helpers) -> None:
         self.jobs = dict.fromkeys(jobs)
-        self._current: Sequence[_CopyOnItsWay] = ()
+        self._helpers = helpers
+        self._current: dict[int, _Group] = {}
         self._lock = threading.Lock()
         self._way = self._seen = 0
 
@@ -194,38 +237,45 @@ class _CopyBatch:
         """
         Write them (in a thread).
         """
-        for number, step in enumerate(_STEPS):
-            for job in list(self.jobs):
-                if job.steps == number and self._isAt([job]):
-                    job.take(step)
+        for number, (step, hands) in enumerate(_STEPS):
+            groups = [[job] for job in self.jobs if job.steps == number]
+            self._each(groups, functools.partial(_take, step), hands)
         directories: dict[str, list[_CopyOnItsWay]] = {}
         for job in self.jobs:
             if job.outcome is None and job.directory is not None:
                 directories.setdefault(job.directory, []).append(job)
-        for directory, jobs in directories.items():
-            if self._isAt(jobs):
-                self._sync(directory)
-        self._isAt(())
+        self._each(directories.values(), _sync, HANDS)
 
-    def _isAt(self, jobs: Sequence[_CopyOnItsWay]) -> bool:
+    def _each(
+        self, groups: Iterable[_Group], function: Callable[[_Group], None], hands: int
+    ) -> None:
         """
-        Go on to some of the copies.
-
-        @return: whether any of them is still this batch's.
+        Do something with each of several groups of copies, with so many threads at most;
+        where there are no others, this one does it all.
         """
-        with self._lock:
-            self._way += 1
-            self._current = [job for job in jobs if job in self.jobs] if jobs else ()
-            return bool(self._current)
+        waiting = deque(groups)
+        work = functools.partial(self._work, waiting, function)
+        others = [self._helpers.ask(work) for _ in range(min(hands, len(waiting)) - 1)]
+        work()
+        for other in others:
+            if other is not None and not other.cancel():
+                other.result()
 
-    def _sync(self, directory: str) -> None:
-        try:
-            durable.sync(directory)
-            outcome: Outcome = Delivered()
-        except OSError as error:
-            outcome = cannotWrite(error)
-        for job in self._current:
-            job.outcome = outcome
+    def _work(self, waiting: deque[_Group], function: Callable[[_Group], None]) -> None:
+        """
+        What one thread does: as much as there is, of what is still this batch's.
+        """
+        thread = threading.get_ident()
+        while True:
+            with self._lock:
+                self._way += 1
+                if not waiting:
+                    self._current.pop(thread, None)
+                    return
+                group = [job for job in waiting.popleft() if job in self.jobs]
+                self._current[thread] = group
+            if group:
+                function(group)
 
     def isStuck(self) -> bool:
         """
@@ -239,9 +289,30 @@ class _CopyBatch:
         @return: the copies that it is not at; they are not its own any longer.
         """
         with self._lock:
-            left = [job for job in self.jobs if job not in self._current]
-            self.jobs = dict.fromkeys(self._current)
+            current = {job for group in self._current.values() for job in group}
+            left = [job for job in self.jobs if job not in current]
+            self.jobs = {job: None for job in self.jobs if job in current}
             return left
+
+
+def _take(step: Callable[[_CopyOnItsWay], None], jobs: _Group) -> None:
+    for job in jobs:
+        job.take(step)
+
+
+def _sync(jobs: _Group) -> None:
+    """
+    The names of copies are durable that are in one directory.
+    """
+    directory = jobs[0].directory
+    assert directory is not None
+    try:
+        durable.sync(directory)
+        outcome: Outcome = Delivered()
+    except OSError as error:
+        outcome = cannotWrite(error)
+    for job in jobs:
+        job.outcome = outcome
 
 
 class CopyWriter:
@@ -261,6 +332,7 @@ class CopyWriter:
         self._batches: list[_CopyBatch] = []
         self._stuck: list[_CopyBatch] = []
         self._watching: IDelayedCall | None = None
+        self._helpers = _Helpers()
 
     def deliver(
         self,
@@ -283,7 +355,7 @@ class CopyWriter:
 
     def _begin(self) -> None:
         while self._waiting and self._isFree():
-            batch = _CopyBatch(self._next())
+            batch = _CopyBatch(self._next(), self._helpers)
             self._batches.append(batch)
             self._inThread(batch.run).addErrback(self._failed, batch).addCallback(
                 self._ended, batch

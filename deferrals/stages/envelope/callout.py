@@ -1,35 +1,38 @@
 """
-The envelope stage C{callout}: ask the server behind this one, at RCPT TO,
-whether it would take the recipient.
+The envelope stage C{callout}: ask the server behind this one, or the next one on the
+way, at RCPT TO, whether it would take the recipient.
 
 The question is MAIL, RCPT, RSET; never DATA.  What the server refuses is
 refused here with its own reply, before responsibility is taken (S-5); what it
 takes leaves the opinions of the other stages as they are.  Answers are
 remembered; the same question under way is asked once.
+
+A recipient with a subaddress is asked about as it was named; where there is no such
+one (550 5.1.1), without its subaddress.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 from cachetools import TLRUCache
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import SharedResult, withDeadline
-from deferrals.errors import StageError
-from deferrals.interfaces import IEnvelopeStage, IServices
+from deferrals.deferreds import UnderWay, asDeferred, withDeadline
+from deferrals.errors import HopError, StageError
+from deferrals.interfaces import IAskableDelivery, IEnvelopeStage, IServices
 from deferrals.logger import Logger
 from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Security, Timeouts, wireAddress
+from deferrals.model.outgoing import Hop, Security, Timeouts, wireAddress
 from deferrals.model.reply import Reply
-from deferrals.model.settings import Seconds, checked, positive
-from deferrals.model.verdict import Refuse
+from deferrals.model.settings import BadSetting, Seconds, checked, positive
+from deferrals.model.verdict import Failed, Refuse, Retry
 from deferrals.stages.delivery.remote import hopTo
-
-_T = TypeVar("_T")
 
 _log = Logger(namespace="deferrals.stages.callout")
 
@@ -51,7 +54,9 @@ def _sender(value: str) -> None:
 class CalloutSettings:
     """
     @ivar endpoint: a Twisted client endpoint string, as in the delivery.
-    @ivar protocol: what the server speaks.
+    @ivar through: instead of an endpoint: the name of one of C{[deliveries]}, C{lmtp},
+        C{smtp}, C{mx} or C{forward}; the servers are asked that it would deliver to.
+    @ivar protocol: what the server at the endpoint speaks.
     @ivar sender: the reverse path of the question; nothing for C{<>}.
     @ivar positive_cache: how long it is remembered that a recipient is taken.
     @ivar negative_cache: how long, that it is refused for good; a temporary refusal
@@ -69,7 +74,8 @@ class CalloutSettings:
         system trusts.
     """
 
-    endpoint: str
+    endpoint: str | None = None
+    through: str | None = None
     protocol: Literal["lmtp", "smtp"] = "lmtp"
     sender: str = attrs.field(default="", validator=checked(_sender))
     positive_cache: Seconds = Seconds(300)
@@ -82,6 +88,10 @@ class CalloutSettings:
     tls: Security = "none"
     tls_name: str | None = None
     tls_ca: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.endpoint is None) == (self.through is None):
+            raise BadSetting("endpoint", "either an endpoint, or through")
 
 
 @implementer(IEnvelopeStage)
@@ -99,17 +109,12 @@ class CalloutStage:
         self._known: TLRUCache[str, Reply | None] = TLRUCache(
             MAX_REMEMBERED, self._until, self._clock.seconds
         )
-        self._asking: dict[str, SharedResult[Reply | None]] = {}
-        hop = hopTo(services, settings.endpoint, settings.tls, settings.tls_name, settings.tls_ca)
-        self._hop = attrs.evolve(
-            hop,
-            lmtp=settings.protocol == "lmtp",
-            forms=(),
-            connections=settings.connections,
-            messages=1000,
-            idleSeconds=settings.idle_timeout,
-            timeouts=Timeouts(settings.timeout),
-        )
+        self._underWay: UnderWay[Reply | None] = UnderWay()
+        self._own: Sequence[Hop] = ()
+        if settings.endpoint is not None:
+            endpoint, tls = settings.endpoint, settings.tls
+            hop = hopTo(services, endpoint, tls, settings.tls_name, settings.tls_ca)
+            self._own = [attrs.evolve(hop, lmtp=settings.protocol == "lmtp")]
 
     def _until(self, address: str, refusal: Reply | None, now: float) -> float:
         """
@@ -119,24 +124,32 @@ class CalloutStage:
         return now + (settings.positive_cache if refusal is None else settings.negative_cache)
 
     def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Deferred[Refuse | None]:
-        return Deferred.fromCoroutine(self._judge(envelope, wireAddress(recipient.address)))
+        return Deferred.fromCoroutine(self._judgeForms(envelope, recipient))
 
-    async def _judge(self, envelope: Envelope, address: str) -> Refuse | None:
+    async def _judgeForms(self, envelope: Envelope, recipient: Recipient) -> Refuse | None:
+        refuse = await self._judge(envelope, recipient)
+        user, _ = recipient.parted()
+        if user is recipient.address or refuse is None or not _isUnknown(refuse.reply):
+            return refuse
+        other = await self._judge(envelope, attrs.evolve(recipient, address=user))
+        return other if other is None or other.reply.isTemporary else refuse
+
+    async def _judge(self, envelope: Envelope, recipient: Recipient) -> Refuse | None:
         try:
-            refusal = self._known[address]
+            refusal = self._known[wireAddress(recipient.address)]
         except KeyError:
-            return await self._askFor(envelope, address)
+            return await self._askFor(envelope, recipient)
         self._count("remembered")
         return _verdict(refusal)
 
-    async def _askFor(self, envelope: Envelope, address: str) -> Refuse | None:
+    async def _askFor(self, envelope: Envelope, recipient: Recipient) -> Refuse | None:
         self._count("asked")
         try:
-            return _verdict(await self._ask(address))
+            return _verdict(await self._ask(recipient))
         except CancelledError:
             raise
         except Exception as error:
-            return self._unknown(envelope, address, error)
+            return self._unknown(envelope, wireAddress(recipient.address), error)
 
     def _count(self, kind: str) -> None:
         self._services.status.count("callouts", kind)
@@ -146,35 +159,77 @@ class CalloutStage:
         _log.warn(
             "{transaction}: asking {endpoint} about <{address}>: {error}, so {on_error}",
             transaction=envelope.id,
-            endpoint=self._hop.endpoint,
+            endpoint=self._where,
             address=address,
             error=f"{type(error).__name__}: {error}",
             on_error=self._settings.on_error,
         )
         if self._settings.on_error == "accept":
             return None
-        return Refuse(R451_NO_ANSWER, why=f"callout: {self._hop.endpoint} has not answered")
+        return Refuse(R451_NO_ANSWER, why=f"callout: {self._where} has not answered")
 
-    def _ask(self, address: str) -> Deferred[Reply | None]:
+    @property
+    def _where(self) -> str:
+        settings = self._settings
+        return settings.endpoint or f"the servers of {settings.through}"
+
+    def _ask(self, recipient: Recipient) -> Deferred[Reply | None]:
         """
         @return: a Deferred of the reply that refuses a recipient, or C{None}.
         """
-        shared = self._asking.get(address)
-        if shared is None:
-            d = withDeadline(self._clock, self._settings.timeout, self._question, address)
-            shared = SharedResult(d)
-            if not d.called:
-                self._asking[address] = shared
-                d.addBoth(self._asked, address)
-        return shared.wait()
+        address = wireAddress(recipient.address)
+        return self._underWay.wait(address, self._inTime, recipient)
 
-    def _asked(self, result: _T, address: str) -> _T:
-        del self._asking[address]
-        return result
+    def _inTime(self, recipient: Recipient) -> Deferred[Reply | None]:
+        return withDeadline(self._clock, self._settings.timeout, self._question, recipient)
 
-    async def _question(self, address: str) -> Reply | None:
+    async def _hops(self, recipient: Recipient) -> Sequence[Hop] | Failed | Retry:
+        """
+        The servers that are asked.
+        """
+        settings = self._settings
+        found: Sequence[Hop] | Failed | Retry = self._own
+        if settings.through is not None:
+            delivery = self._services.delivery(settings.through)
+            if not IAskableDelivery.providedBy(delivery):
+                raise StageError(f"the delivery {settings.through} has no servers to be asked")
+            found = await asDeferred(delivery.hops, recipient)
+        if isinstance(found, Failed | Retry):
+            return found
+        asking = functools.partial(
+            attrs.evolve,
+            forms=(),
+            connections=settings.connections,
+            messages=1000,
+            idleSeconds=settings.idle_timeout,
+            timeouts=Timeouts(settings.timeout),
+        )
+        return [asking(hop) for hop in found]
+
+    async def _question(self, recipient: Recipient) -> Reply | None:
+        hops = await self._hops(recipient)
+        address = wireAddress(recipient.address)
+        if isinstance(hops, Failed):
+            self._known[address] = refusal = hops.reply.forRecipient()
+            return refusal
+        if isinstance(hops, Retry):
+            raise StageError(str(hops.reply))
+        return await self._answer(hops, address)
+
+    async def _answer(self, hops: Sequence[Hop], address: str) -> Reply | None:
+        """
+        What the first one says that can be reached.
+        """
         sender = self._settings.sender
-        mail, rcpt = await self._services.nextHops.ask(self._hop, sender, address)
+        problem: Exception = StageError("there is no server")
+        for hop in hops:
+            try:
+                mail, rcpt = await self._services.nextHops.ask(hop, sender, address)
+                break
+            except HopError as error:
+                problem = error
+        else:
+            raise problem
         if not mail.isPositive:
             raise StageError(f"MAIL FROM was answered {mail}")
         if rcpt.isIntermediate or rcpt.code == 421:
@@ -194,6 +249,10 @@ class CalloutStage:
         if full and self._settings.over_quota == "refuse-temporarily":
             return Reply(452, "4.2.2", text)
         return Reply(reply.code, reply.enhanced or f"{reply.code // 100}.0.0", text).forRecipient()
+
+
+def _isUnknown(reply: Reply) -> bool:
+    return (reply.code, reply.enhanced) == (550, "5.1.1")
 
 
 def _verdict(refusal: Reply | None) -> Refuse | None:

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 
-from deferrals.deferreds import asDeferred, atOnce, errorText
+from deferrals.deferreds import asDeferred, atOnce
 from deferrals.errors import StageError
 from deferrals.interfaces import (
     IDeliveryStage,
@@ -102,12 +102,12 @@ class Foreseen:
         except CancelledError:
             raise
         except Exception:
-            _log.error(
-                "{transaction}: {source} failed for <{recipient}>: {error}",
+            _log.raised(
+                Failure(),
+                "{transaction}: {stage} failed for <{recipient}>: {error}",
                 transaction=envelope.id,
-                source=source,
+                stage=source,
                 recipient=str(recipient),
-                error=errorText(Failure()),
             )
             return None
 

@@ -11,7 +11,7 @@ makes no domain one of ours.
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -35,9 +35,18 @@ from deferrals.model.reply import (
     R550_UNKNOWN_RECIPIENT,
     Reply,
 )
-from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
-from deferrals.stages.envelope.chain import askInTurn, routed
+from deferrals.model.verdict import (
+    Accept,
+    Defer,
+    EnvelopeAnswer,
+    EnvelopeVerdict,
+    Expand,
+    Refuse,
+    Route,
+)
+from deferrals.stages.envelope.chain import NO_PARDONS, Pardons, askInTurn, routed
 from deferrals.stages.envelope.foreseen import Foreseen
+from deferrals.stages.envelope.returns import Returns
 
 #: Rules by their places: see L{RuleTable._rulesAbout}.
 _About = tuple[Sequence[int], Sequence[int], Sequence[int]]
@@ -93,6 +102,10 @@ class Pattern:
         return self.below and other.domain.endswith(f".{self.domain}")
 
 
+#: What C{allow} has besides addresses and networks.
+_WORDS = ("authenticated", "members")
+
+
 @attrs.frozen
 class Allowed:
     """
@@ -100,31 +113,36 @@ class Allowed:
 
     @ivar authenticated: whether it is for clients that have logged in.
     @ivar networks: it is for clients that come from there.
+    @ivar members: whether it is for members of aliases, whoever sends to these.
     """
 
     authenticated: bool
     networks: Networks
+    members: bool = False
 
     @classmethod
     def parse(cls, words: Iterable[str]) -> Allowed:
         """
-        Read addresses and networks, and the words C{authenticated} and C{unix}.
+        Read addresses and networks, and the words C{authenticated}, C{members} and
+        C{unix}.
 
         @raise ValueError: one of them is none.
         """
         found = list(words)
         try:
-            networks = Networks.parse(word for word in found if word != "authenticated")
+            networks = Networks.parse(word for word in found if word not in _WORDS)
         except ValueError as error:
-            raise ValueError(f'"authenticated", {error}') from None
-        return cls("authenticated" in found, networks)
+            raise ValueError(f'"authenticated", "members", {error}') from None
+        return cls("authenticated" in found, networks, "members" in found)
 
-    def lets(self, client: Client) -> bool:
+    def lets(self, client: Client, isMember: bool = False) -> bool:
         """
         Whether it is for this client.
+
+        @param isMember: whether the recipient is a member of an alias.
         """
         known = self.authenticated and client.user is not None
-        return known or client.address in self.networks
+        return known or (self.members and isMember) or client.address in self.networks
 
 
 @attrs.frozen
@@ -148,11 +166,13 @@ class Rule:
     routing: bool = False
     subaddress: str = ""
 
-    def isFor(self, client: Client) -> bool:
+    def isFor(self, client: Client, isMember: bool = False) -> bool:
         """
         Whether it is for this client.
+
+        @param isMember: whether the recipient is a member of an alias.
         """
-        return self.allow is None or self.allow.lets(client)
+        return self.allow is None or self.allow.lets(client, isMember)
 
 
 class Onward:
@@ -197,6 +217,8 @@ class RuleTable:
     @param deliveries: the names of the deliveries there are.
     @param onward: which of them lead to another mail server.
     @param foreseen: what they know that they can never deliver.
+    @param returns: knows reverse paths that were rewritten; no rule is asked about one.
+    @param pardons: lift refusals of senders that a recipient has let in.
     """
 
     def __init__(
@@ -207,6 +229,8 @@ class RuleTable:
         deliveries: Container[str] = (),
         onward: Onward = _NOWHERE,
         foreseen: Foreseen = _NONE,
+        returns: Returns | None = None,
+        pardons: Pardons = NO_PARDONS,
     ) -> None:
         self.stages = [stage for rule in rules for stage in rule.checks]
         self._rules = rules
@@ -214,9 +238,13 @@ class RuleTable:
         self._deliveries = deliveries
         self._onward = onward
         self._foreseen = foreseen
+        self._returns = returns
+        self._pardons = pardons
         self._indexes: dict[Pattern, list[int]] = {}
         # Remembered until these rules are not in use any longer.
         self._about = functools.lru_cache(maxsize=4096)(self._rulesAbout)
+        self._asker: tuple[Client, bool] | None = None
+        self._known: dict[int, bool] = {}  # whether a rule is for that client
         for index, rule in enumerate(rules):
             self._indexes.setdefault(rule.pattern, []).append(index)
         self._marks = {rule.subaddress for rule in rules} - {""}
@@ -228,12 +256,15 @@ class RuleTable:
 
     def judgeRecipient(
         self, envelope: Envelope, recipient: Recipient
-    ) -> EnvelopeVerdict | Deferred[EnvelopeVerdict]:
+    ) -> EnvelopeAnswer | Deferred[EnvelopeAnswer]:
         if not recipient.address.domain:
             recipient = self._postmaster(envelope.client, recipient)
-        rule = self._match(envelope.client, recipient.address)
+        if self._returns is not None and self._returns.has(recipient.address):
+            returned = self._returns.judge(envelope, recipient)
+            return self._foreseen.judged(returned, envelope, recipient)
+        rule = self._match(envelope.client, recipient.address, bool(recipient.aliases))
         if rule is None:
-            return Refuse(self._unmatched(recipient.address), why="no rule")
+            return Refuse(self._unmatched(recipient.address), why="no rule matches")
         if isinstance(rule.verdict, Refuse):
             return rule.verdict
         if not rule.checks:
@@ -243,14 +274,38 @@ class RuleTable:
 
     async def _ask(
         self, rule: Rule, ruled: Accept | Defer, envelope: Envelope, recipient: Recipient
-    ) -> EnvelopeVerdict:
+    ) -> EnvelopeAnswer:
         """
         What a rule's checks make of its verdict.
         """
         asked = routed(recipient, ruled.route)
-        verdict = await askInTurn(rule.checks, envelope, asked, ruled)
-        verdict = self._unrouted(self._settled(verdict, ruled.route), rule, recipient.address)
-        return self._foreseen.judged(verdict, envelope, recipient)
+        opinion = attrs.evolve(ruled, asRuled=True) if isinstance(ruled, Defer) else ruled
+        verdict = await askInTurn(rule.checks, envelope, asked, opinion, _withRule, self._pardons)
+        if isinstance(verdict, Expand):
+            return verdict
+        verdict = _marked(self._settled(verdict, ruled.route), rule.subaddress)
+        verdict = self._unrouted(verdict, rule, recipient.address)
+        verdict = self._foreseen.judged(verdict, envelope, recipient)
+        if isinstance(verdict, Refuse) and recipient.aliases and ruled.route is not None:
+            return attrs.evolve(verdict, policy=ruled.route.policy)
+        return verdict
+
+    async def askSome(
+        self, envelope: Envelope, recipient: Recipient, isAsked: Callable[[str], bool]
+    ) -> EnvelopeAnswer:
+        """
+        What some of a rule's checks say of a recipient, beside a transaction.
+
+        @param isAsked: by what a configuration calls a check, whether it is asked.
+        """
+        rule = self._match(envelope.client, recipient.address, bool(recipient.aliases))
+        if rule is None:
+            return Refuse(self._unmatched(recipient.address))
+        if isinstance(rule.verdict, Refuse):
+            return rule.verdict
+        checks = [one for one in rule.checks if isAsked(self._pardons.useOf(one))]
+        asked = routed(recipient, rule.verdict.route)
+        return await askInTurn(checks, envelope, asked, rule.verdict)
 
     def _unrouted(self, verdict: EnvelopeVerdict, rule: Rule, address: Mailbox) -> EnvelopeVerdict:
         """
@@ -266,12 +321,15 @@ class RuleTable:
     def _settled(self, verdict: EnvelopeVerdict, ruled: Route | None) -> EnvelopeVerdict:
         """
         Where a check has put a recipient under another policy, that policy
-        says what RCPT TO is answered.
+        says what RCPT TO is answered; but one that accepts leaves it to the content
+        where a check does.
 
         @raise StageError: there is no such policy, or no such delivery.
         """
         if isinstance(verdict, Refuse) or verdict.route is None or verdict.route == ruled:
             return verdict
+        if isinstance(verdict, Accept) and verdict.nowhere:
+            return verdict  # no policy takes that back
         route, ruled = verdict.route, ruled or Route("", "")
         if route.delivery != ruled.delivery and route.delivery not in self._deliveries:
             raise StageError(f"no delivery is named {route.delivery!r}")
@@ -280,12 +338,18 @@ class RuleTable:
         if route.policy not in self._policies:
             raise StageError(f"no policy is named {route.policy!r}")
         settled = self._policies[route.policy]
-        return settled if isinstance(settled, Refuse) else attrs.evolve(settled, route=route)
+        if isinstance(settled, Refuse):
+            return settled
+        if isinstance(settled, Accept) and isinstance(verdict, Defer) and not verdict.asRuled:
+            return verdict
+        return attrs.evolve(settled, route=route)
 
     def isOurs(self, address: Mailbox) -> bool:
         """
         Whether a rule, other than one for all addresses, is about its domain.
         """
+        if self._returns is not None and self._returns.has(address):
+            return True
         below = any(parent in self._parents for parent in _parents(address.domain))
         return below or address.domain in self._local
 
@@ -294,26 +358,47 @@ class RuleTable:
         Where mail for an address of our own goes, checks aside; C{None} if no
         rule lets it in.
         """
+        if self._returns is not None and self._returns.has(address):
+            return self._returns.route
         rule = self._match(None, address)
         if rule is None:
             return None
         verdict = self._unrouted(rule.verdict, rule, address)
         return None if isinstance(verdict, Refuse) else verdict.route
 
-    def _match(self, client: Client | None, address: Mailbox) -> Rule | None:
+    def _match(
+        self, client: Client | None, address: Mailbox, isMember: bool = False
+    ) -> Rule | None:
         named, user, wide = self._about(address)
-        own = self._first(client, named)
+        own = self._first(client, named, isMember)
         if own is None:
-            own = self._first(client, user)
-        found = [index for index in (own, self._first(client, wide)) if index is not None]
-        return self._rules[min(found)] if found else None
+            own = self._first(client, user, isMember)
+        other = self._first(client, wide, isMember)
+        if own is None or (other is not None and other < own):
+            own = other
+        return None if own is None else self._rules[own]
 
-    def _first(self, client: Client | None, indexes: Sequence[int]) -> int | None:
+    def _first(self, client: Client | None, indexes: Sequence[int], isMember: bool) -> int | None:
         """
         The first one of some rules that is for a client.
         """
-        rules = self._rules
-        return next((i for i in indexes if client is None or rules[i].isFor(client)), None)
+        for index in indexes:
+            if self._rules[index].allow is None or client is None:
+                return index
+            if self._lets(client, index, isMember):
+                return index
+        return None
+
+    def _lets(self, client: Client, index: int, isMember: bool) -> bool:
+        """
+        Whether a rule is for a client: found out once for all that it names in a row.
+        """
+        if self._asker is None or self._asker[0] is not client or self._asker[1] is not isMember:
+            self._asker, self._known = (client, isMember), {}
+        found = self._known.get(index)
+        if found is None:
+            found = self._known[index] = self._rules[index].isFor(client, isMember)
+        return found
 
     def _withoutDetail(self, address: Mailbox) -> Iterator[int]:
         """
@@ -351,6 +436,31 @@ class RuleTable:
         return R550_UNKNOWN_RECIPIENT if local else R550_RELAYING_DENIED
 
 
+def _withRule(
+    opinion: EnvelopeVerdict, verdict: Accept | Defer, recipient: Recipient
+) -> Accept | Defer:
+    """
+    A check that only says a route, or another policy, takes back nothing of what the
+    rule and the checks before have said.
+    """
+    if isinstance(opinion, Refuse) or isinstance(verdict, Accept):
+        return verdict
+    route, ruled = verdict.route, recipient.route
+    isMoved = route is not None and ruled is not None and route.policy != ruled.policy
+    return opinion if verdict.asRuled or isMoved else verdict
+
+
+def _marked(verdict: EnvelopeVerdict, subaddress: str) -> EnvelopeVerdict:
+    """
+    What checks say of a recipient does not change what a subaddress is.
+    """
+    if isinstance(verdict, Refuse) or verdict.route is None:
+        return verdict
+    if verdict.route.subaddress == subaddress:
+        return verdict
+    return attrs.evolve(verdict, route=attrs.evolve(verdict.route, subaddress=subaddress))
+
+
 def _parents(domain: str) -> Iterator[str]:
     _, dot, rest = domain.partition(".")
     while dot:
@@ -373,4 +483,6 @@ def isNamed(addresses: Iterable[Mailbox], patterns: Set[Pattern | None]) -> bool
     """
     Whether one of the patterns matches one of the addresses.
     """
+    if not patterns:
+        return False
     return any(pattern in patterns for address in addresses for pattern in patternsOf(address))

@@ -8,9 +8,7 @@ when the message is complete.  It says nothing of clients without a login.
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakSet
 
 import attrs
@@ -32,32 +30,19 @@ from deferrals.logger import Logger
 from deferrals.model.address import Mailbox, comparable
 from deferrals.model.completion import Submitter
 from deferrals.model.envelope import Envelope, Recipient
+from deferrals.model.json import JSON
 from deferrals.model.reply import (
     R450_OVER_LIMIT,
-    R451_LOCAL_ERROR,
+    R451_NO_LOOK_UP,
     R553_NOT_YOUR_SENDER,
 )
-from deferrals.model.settings import (
-    BadSetting,
-    Octets,
-    Seconds,
-    checked,
-    parseOctets,
-    positive,
-    template,
-)
+from deferrals.model.rowlists import listed
+from deferrals.model.settings import Octets, checked, parseOctets, positive
+from deferrals.model.tablekeys import TableKeys, TableRow
 from deferrals.model.taggedsenders import itself
-from deferrals.model.verdict import EnvelopeVerdict, Refuse
+from deferrals.model.verdict import EnvelopeAnswer, Refuse
 from deferrals.stages.envelope.ownsenders import OWN, Senders, listedSenders, ownAddress
-from deferrals.stages.envelope.tables import (
-    DEFAULT_QUERY,
-    Row,
-    SqliteTable,
-    Table,
-    WebTable,
-    checkQuery,
-)
-from deferrals.stages.web import httpURL
+from deferrals.stages.tables.own import OwnTable
 
 _log = Logger(namespace="deferrals.submission")
 
@@ -70,15 +55,11 @@ SHOWN = 20
 _NAMES = ("messages", "recipients", "octets")
 
 
-def _lookupURL(value: str) -> None:
-    httpURL(value)
-    template(value, "address", "local", "domain")
-
-
 @attrs.frozen(kw_only=True)
-class SubmissionSettings:
+class SubmissionSettings(OwnTable):
     """
-    The C{[submission]} table.
+    The C{[submission]} table.  A row of a table, by the login's address, has columns
+    C{senders}, C{messages}, C{recipients} and C{octets}, which count for it.
 
     @ivar senders: what a login may use as MAIL FROM: C{"own"}, its own address;
         patterns, for those senders besides, in which C{{user}} stands for the
@@ -88,15 +69,6 @@ class SubmissionSettings:
     @ivar octets: the same for the octets of its messages.
     @ivar over: what becomes of more: it is refused for now, or taken and held
         in the queue until an operator releases it, up to as much again.
-    @ivar sqlite: a SQLite file with a row for each login: its columns
-        C{senders}, C{messages}, C{recipients} and C{octets} count for it.
-    @ivar query: the SELECT that gives a login's row; C{:address}, C{:local} and
-        C{:domain} stand for the login, in lower case.
-    @ivar url: instead of the file: answers GET with a JSON object, or with 404;
-        C{{address}}, C{{local}} and C{{domain}} stand in it for the login,
-        quoted.
-    @ivar timeout: for one look-up.
-    @ivar cache: how long a row, or its absence, is remembered.
     """
 
     senders: Senders = OWN
@@ -104,15 +76,6 @@ class SubmissionSettings:
     recipients: int = attrs.field(default=2000, validator=checked(positive))
     octets: Octets = attrs.field(default=Octets(1 << 30), validator=checked(positive))
     over: Literal["refuse", "hold"] = "refuse"
-    sqlite: str | None = None
-    query: str = attrs.field(default=DEFAULT_QUERY, validator=checked(checkQuery))
-    url: str | None = attrs.field(default=None, validator=checked(_lookupURL))
-    timeout: Seconds = attrs.field(default=Seconds(5.0), validator=checked(positive))
-    cache: Seconds = Seconds(60.0)
-
-    def __attrs_post_init__(self) -> None:
-        if self.sqlite is not None and self.url is not None:
-            raise BadSetting("sqlite", "either sqlite or url")
 
 
 @attrs.frozen
@@ -124,14 +87,14 @@ class LoginRights:
     @ivar own: its own address.
     @ivar listed: the senders that its row names.
     @ivar most: how much it may send within an hour, by name.
-    @ivar until: when its row is to be asked for again.
+    @ivar row: what its row says.
     """
 
     user: str
     own: Mailbox | None
     listed: Senders
     most: dict[str, int]
-    until: float
+    row: TableRow | None
 
     @property
     def key(self) -> str:
@@ -148,7 +111,7 @@ class Submission:
     def __init__(self, settings: SubmissionSettings, services: IServices) -> None:
         self._settings = settings
         self._services = services
-        self._table = _table(settings, services)
+        self._table = settings.opened(services)
         self._known: LRUCache[str, LoginRights] = LRUCache(10_000)
         self._held: WeakSet[Envelope] = WeakSet()
 
@@ -160,7 +123,7 @@ class Submission:
             return None
         login = await self._login(envelope)
         if login is None:
-            return Refuse(R451_LOCAL_ERROR)
+            return Refuse(R451_NO_LOOK_UP)
         if not self._owns(login, envelope.sender):
             self._report(envelope, "not its sender", "senders refused")
             return Refuse(R553_NOT_YOUR_SENDER)
@@ -210,7 +173,7 @@ class Submission:
         if envelope.client.user is not None:
             login = await self._login(envelope)
             if login is None:
-                raise PeerError("the table cannot be asked", R451_LOCAL_ERROR)
+                raise PeerError("the table cannot be asked", R451_NO_LOOK_UP)
             if not await self._spend(envelope, login, "octets", message.size):
                 raise PeerError("over its limit", R450_OVER_LIMIT)
         return message
@@ -278,12 +241,8 @@ class Submission:
         @return: C{None} where that is not known now.
         """
         user = envelope.client.user or ""
-        known = self._known.get(user)
-        now = self._services.reactor.seconds()
-        if known is not None and known.until > now:
-            return known
         try:
-            found = await self._lookUp(user, now)
+            found = await self._lookUp(user)
         except CancelledError:
             raise
         except Exception as error:
@@ -296,23 +255,26 @@ class Submission:
                 user=user,
                 error=f"{type(error).__name__}: {error}",
             )
-            return known
+            return None
         self._known[user] = found
         return found
 
-    async def _lookUp(self, user: str, now: float) -> LoginRights:
+    async def _lookUp(self, user: str) -> LoginRights:
         own = ownAddress(user, self._services.hostname)
-        row: Row | None = None
+        row: TableRow | None = None
         if self._table is not None and own is not None:
-            row = await self._table.find(own)
-        row = row or {}
-        most = {name: _number(name, row.get(name)) for name in _NAMES}
+            row = await self._table.lookUp(TableKeys.of(own))
+        known = self._known.get(user)
+        if known is not None and known.row is row:  # it has been read already
+            return known
+        said = row or {}
+        most = {name: _number(name, said.get(name)) for name in _NAMES}
         return LoginRights(
             user,
             own,
-            _senders(row.get("senders")),
+            sendersIn(said.get("senders")),
             {name: one or getattr(self._settings, name) for name, one in most.items()},
-            now + self._settings.cache,
+            row,
         )
 
     def describe(self) -> dict[str, int | dict[str, dict[str, list[int]]]]:
@@ -346,13 +308,13 @@ class _CountingStage:
 
     def judgeRecipient(
         self, envelope: Envelope, recipient: Recipient
-    ) -> MaybeAwaitable[EnvelopeVerdict | None]:
-        if envelope.client.user is None:
+    ) -> MaybeAwaitable[EnvelopeAnswer | None]:
+        if envelope.client.user is None or recipient.aliases:
             return self._stage.judgeRecipient(envelope, recipient)
         return self._judge(envelope, recipient)
 
-    async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict | None:
-        verdict: EnvelopeVerdict | None = await asDeferred(
+    async def _judge(self, envelope: Envelope, recipient: Recipient) -> EnvelopeAnswer | None:
+        verdict: EnvelopeAnswer | None = await asDeferred(
             self._stage.judgeRecipient, envelope, recipient
         )
         if verdict is None or isinstance(verdict, Refuse):
@@ -360,15 +322,7 @@ class _CountingStage:
         return verdict if await self._submission.admit(envelope) else Refuse(R450_OVER_LIMIT)
 
 
-def _table(settings: SubmissionSettings, services: IServices) -> Table | None:
-    if settings.sqlite is not None:
-        return SqliteTable(settings.sqlite, settings.query, settings.timeout, services)
-    if settings.url is not None:
-        return WebTable(settings.url, settings.timeout, services)
-    return None
-
-
-def _number(column: str, value: Any) -> int | None:
+def _number(column: str, value: JSON) -> int | None:
     """
     @raise StageError: it is none.
     """
@@ -385,20 +339,17 @@ def _number(column: str, value: Any) -> int | None:
     return found
 
 
-def _senders(value: Any) -> Senders:
+def sendersIn(value: JSON) -> Senders:
     """
-    A list of patterns: JSON, or text with commas, blanks or line ends between.
+    A list of patterns, in a row.
 
     @raise StageError: it is none.
     """
     if value is None:
         return OWN
     try:
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            value = json.loads(value)
-        words = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else list(value)
-        return listedSenders(word for word in words if word != "")
-    except (ValueError, TypeError, RecursionError) as error:
+        return listedSenders(listed(value))
+    except ValueError as error:
         raise StageError(f"senders: expected a list of patterns ({error})") from None
 
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from deferrals.model.envelope import Form
 from deferrals.server.notes import Notes
-from deferrals.smtp.client.downgrades import Downgrades
+from deferrals.smtp.client.downgrades import SPARED_SECONDS, Downgrades
 from deferrals.smtp.client.pool import NextHops
 from tests.hops import HopsCase, codes, outgoing
 from tests.peer import Peer
@@ -184,6 +184,25 @@ class DowngradeTests(HopsCase):
         peer.override.clear()
         self.sent(self.hop(), outgoing("a@x.example"))
         self.assertIn("BDAT", " ".join(peer.commands))
+
+    def test_others(self) -> None:
+        """What another process has noted is done without from then on, for its time."""
+        notes = Notes(self.clock)
+        downgrades = Downgrades(self.clock, notes)
+
+        def without() -> frozenset[str]:
+            found = Deferred.fromCoroutine(downgrades.without("hop:25"))
+            words: frozenset[str] = self.successResultOf(found)
+            return words
+
+        self.assertEqual(without(), frozenset())
+        downgrades.problem("hop:25", "BDAT", "once")
+        other = Downgrades(self.clock, notes)
+        for keyword in ("BDAT", "SIZE"):
+            other.problem("hop:25", keyword, "no", isExcessive=True)
+        self.assertEqual(without(), {"BDAT", "SIZE"})
+        self.clock.advance(SPARED_SECONDS)
+        self.assertEqual(without(), frozenset())
 
     def test_strangeNotes(self) -> None:
         """A note that is none of ours means nothing."""

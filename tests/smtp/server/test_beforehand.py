@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import ACCEPT
+from deferrals.model.verdict import ACCEPT, NOWHERE
 from deferrals.smtp.server.beforehand import SECONDS
 from tests.harness import GREETING, Bench
 
@@ -43,6 +43,15 @@ class BeforehandTests(SynchronousTestCase):
         self.assertEqual((self.bench.content.asked, self.bench.released), ([], []))
         found = [one["reply"] for one in logged if one.get("event") == "recipient"]
         self.assertEqual(found, [str(NO)])
+
+    def test_nowhere(self) -> None:
+        """What is thrown away for a recipient has no delivery that could refuse it."""
+        self.asked = succeed({0: NO})
+        self.bench = Bench(None, {"foresee": lambda *given: self.asked})
+        self.bench.say(*GREETING, "MAIL FROM:<a@b.example>")
+        self.bench.envelope.verdicts["one@x.test"] = NOWHERE
+        self.bench.say("RCPT TO:<one@x.test>")
+        self.assertEqual(self.bench.say("DATA", "", "text", ".")[1:][0][:3], "250")
 
     def test_nothing(self) -> None:
         """Where there is nothing to be said against it, the content is judged."""

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.smtp.server.certificates import Certificates
-from tests.tls import makeCertificate
+from tests.tls import Issuer, makeCertificate
 
 
 class CertificateTests(SynchronousTestCase):
@@ -98,6 +101,35 @@ class CertificateTests(SynchronousTestCase):
             )
         with self.assertRaisesRegex(ValueError, "without a passphrase"):
             Certificates(*self.paths, self.clock).load()
+
+    def test_words(self) -> None:
+        """Which file is wrong, and how, without what OpenSSL calls its parts."""
+        other = makeCertificate(self.directory, suffix="-other")
+        text = os.path.join(self.directory, "text.pem")
+        with open(text, "w") as file:
+            file.write("nonsense")
+        for certificate, key, why in (
+            (self.paths[0], other[1], f"{other[1]}: not the key of {self.paths[0]}"),
+            (text, self.paths[1], f"{text}: no start line"),
+            (self.paths[0], text, f"{text}: "),
+        ):
+            error = self.assertRaises(ValueError, Certificates(certificate, key, self.clock).load)
+            self.assertIn(f"without a passphrase: {why}", str(error))
+            self.assertNotIn("[(", str(error))
+
+    def test_expired(self) -> None:
+        """A certificate that has expired is used, and the log says so each time it is read."""
+        name, days = [x509.DNSName("localhost")], (-9, -2)
+        paths = Issuer(None).certify(self.directory, name, days=days, suffix="-old", issuer=None)
+        certificates = Certificates(*paths, self.clock)
+        self.clock.advance(time.time())
+        with capturedLogs() as events:
+            certificates.load()
+        (event,) = events
+        self.assertIn(f"{paths[0]} has expired, 2", formatEvent(event))
+        with capturedLogs() as events:
+            self.certificates.load()
+        self.assertEqual(events, [])
 
     def test_onRequest(self) -> None:
         """A reload reads the files at once."""

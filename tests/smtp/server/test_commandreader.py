@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.smtp.server.commandreader import CommandReader, Fault, LineForm
+from deferrals.smtp.server.commandreader import MAX_KEPT_OCTETS, CommandReader, Fault, LineForm
 
 
 def lines(octets: bytes, step: int, form: LineForm | None = None) -> list[bytes | Fault]:
@@ -57,6 +57,22 @@ class LineTests(SynchronousTestCase):
             reader.feed(b"x" * 10)
             self.assertIsNone(reader.line())
             self.assertLessEqual(reader.waiting, 12)
+
+    def test_dropped(self) -> None:
+        """The beginning of a line that is too long is kept, in whatever pieces it comes."""
+        octets = b"NOOP\r\n" + bytes(range(64, 90)) * 20 + b"\r\nRCPT 12345\r\nNOOP\r\n"
+        for step in (1, 2, 5, 13, 1000):
+            reader, found = CommandReader(LineForm(most=12)), []
+            for start in range(0, len(octets), step):
+                reader.feed(octets[start : start + step])
+                while (line := reader.line()) is not None:
+                    found.append(reader.dropped if line is Fault.TOO_LONG else line)
+            long, short = found[1], found[2]
+            self.assertTrue(octets[6:].startswith(long))
+            self.assertGreater(len(long), 12)
+            self.assertLessEqual(len(long), MAX_KEPT_OCTETS)
+            self.assertEqual(short, b"RCPT 12345"[: len(short)])
+            self.assertEqual(found[-1], b"NOOP")
 
     def test_binary(self) -> None:
         """What begins as no text does is told at its first octet."""

@@ -13,6 +13,7 @@ from deferrals.model.address import Mailbox
 from deferrals.model.completion import Submitter
 from deferrals.smtp.server.decoding import DataDecoder
 from tests.harness import Bench
+from tests.rigs import some
 
 
 def decode(data: bytes, sizes: list[int]) -> tuple[bytes, bytes, bool]:
@@ -209,7 +210,7 @@ class SmugglingTests(SynchronousTestCase):
             for before in (b"text", b"x" * 5000, b"text\r\n"):
                 content = before + end + b"MAIL FROM:<evil@example.com>\r\n"
                 chunk = b"BDAT %d LAST\r\n" % len(content) + content
-                for protocol in ("smtp", "lmtp"):
+                for protocol in some(("smtp", "lmtp"), 2):
                     for data in (b"DATA\r\n" + content + b"\r\n.\r\n", chunk):
                         start = data.index(content) + len(before)
                         for cut in range(start - 1, start + len(end) + 2):

@@ -77,6 +77,28 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(len(self.bench.works), 1)
         self.assertEqual(self.bench.say("NOOP"), ["250 2.0.0 ok"])
 
+    def test_late(self) -> None:
+        """
+        A delivery that is not over in time is told once, whichever deadline is met
+        first; one that is, or that the client did not wait for, is not.
+        """
+        for delivery, reply, late in ((20, 50, 20), (50, 20, 20), (30, 30, 30)):
+            self.start("one", delivery_deadline=delivery, reply_deadline=reply)
+            self.bench.clock.advance(late - 1)
+            self.bench.turns()
+            self.assertEqual(self.bench.status.kinds("late"), {})
+            self.bench.clock.advance(1)
+            self.bench.turns()
+            self.assertIn(b"queued", self.bench.take())
+            self.assertEqual(self.bench.status.kinds("late"), {"delivery": 1})
+        self.start("one")
+        self.post(Delivered())
+        self.bench.clock.advance(100)
+        self.assertEqual(self.bench.status.kinds("late"), {})
+        self.start("one")
+        self.bench.lose()
+        self.assertEqual(self.bench.status.kinds("late"), {})
+
     def test_untold(self) -> None:
         """No notice is promised to a sender to whom none can go (D11)."""
         self.start("one", sender="<me@nowhere.example>")
@@ -161,7 +183,7 @@ class SessionTests(SynchronousTestCase):
         """A server that stops says what it knows."""
         self.start("one", "two")
         self.known[0] = Delivered()
-        self.bench.session._postData.giveUp(Reply(421, "4.3.2", "stopping"))
+        self.bench.session.data.postData.giveUp(Reply(421, "4.3.2", "stopping"))
         said = self.bench.take().decode()
         self.assertIn("<one@x.example> delivered", said)
         self.assertIn("<two@x.example> queued", said)

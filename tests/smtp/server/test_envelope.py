@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.mixed import Mixed
-from deferrals.model.verdict import Accept
+from deferrals.model.verdict import Accept, Route
 from tests.harness import GREETING, Bench, gate
 from tests.requirements import requirement
 
@@ -109,6 +109,15 @@ class RcptTests(SynchronousTestCase):
             bench.envelope.verdicts[f"{local}@example.net"] = "pending"
         bench.say(*GREETING, MAIL)
         return bench
+
+    def test_noHash(self) -> None:
+        """A route that a stage has made of what has no hash refuses for now, and no more."""
+        bench = self.start()
+        route = Route("open", "box", (("score", []),))  # type: ignore[arg-type]
+        bench.envelope.verdict = lambda verdict: Accept(route=route)  # type: ignore[method-assign]
+        self.assertEqual(codes(bench.say(*rcpt("a"))), ["451"])
+        self.assertEqual(codes(bench.say("NOOP")), ["250"])
+        self.flushLoggedErrors()
 
     def test_sideBySide(self) -> None:
         """Recipients in a row are judged side by side, and answered in order."""

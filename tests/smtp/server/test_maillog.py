@@ -9,12 +9,16 @@ from typing import Any
 import attrs
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
-from deferrals.model.envelope import Client
+from deferrals.interfaces import ISenderStage
+from deferrals.model.envelope import Client, Envelope
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Refuse
-from deferrals.smtp.server.maillog import recipientVerdict, transactionEnd
+from deferrals.operator.explain import Word
+from deferrals.operator.logs import LogEntry
+from deferrals.smtp.server.maillog import recipientVerdict, recipientVerdicts, transactionEnd
 from deferrals.testing import makeEnvelope
 from tests.harness import GREETING, Bench
 
@@ -26,8 +30,8 @@ TWISTED = {
 
 #: The keys of a recipient's event; they are public.
 RECIPIENT = {
-    *("event", "transaction", "client", "sender", "recipient"),
-    *("stage", "cohort", "reply", "why", "milliseconds"),
+    *("event", "transaction", "client", "sender", "recipient", "alias"),
+    *("stage", "cohort", "reply", "why", "marked", "milliseconds"),
 }
 
 #: The keys of a transaction's event; they are public.
@@ -46,10 +50,38 @@ TRANSACTION = {
 }
 
 
+@implementer(ISenderStage)
+class RefusingSenders:
+    """
+    Lets no sender in.
+    """
+
+    def judgeSender(self, envelope: Envelope) -> Refuse:
+        return Refuse(Reply(550, "5.7.1", "not you"))
+
+
 class EventTests(SynchronousTestCase):
     """
     One event each.
     """
+
+    def test_recipients(self) -> None:
+        """Those of a cohort: the same event for each as if it were alone."""
+        names = ["one@x.example", "t\x1bwo@x.example"]
+        said = "content", "strict/2", Reply(550, "5.7.1", "no"), 0.0123, "score"
+        status, envelope = Status(), makeEnvelope()
+        with capturedLogs() as logged:
+            recipientVerdicts(status, envelope, names, *said)
+            for name in names:
+                recipientVerdict(status, envelope, name, *said)
+        together, alone = logged[:2], logged[2:]
+        for event, other in zip(together, alone, strict=True):
+            self.assertEqual(formatEvent(event), formatEvent(other))
+            self.assertEqual(
+                [(key, event[key]) for key in event if key in RECIPIENT],
+                [(key, other[key]) for key in other if key in RECIPIENT],
+            )
+        self.assertEqual(status.kinds("verdicts"), {("content", "strict", "550"): 4})
 
     def test_recipient(self) -> None:
         """A recipient's verdict: keys for machines, one line for people."""
@@ -64,6 +96,16 @@ class EventTests(SynchronousTestCase):
         self.assertEqual(
             formatEvent(event),
             f"{envelope.id} to=<a@b.test> content strict/2: 550 5.7.1 spam (12.3 ms)",
+        )
+
+    def test_noCohort(self) -> None:
+        """A recipient of no rule has no policy, and no place where one would be."""
+        envelope, no = makeEnvelope("a@b.c"), Reply(550, "5.7.1", "no")
+        with capturedLogs() as events:
+            recipientVerdict(Status(), envelope, "a@b.c", "envelope", "", no, 0, "no rule matches")
+        self.assertEqual(
+            formatEvent(events[0]),
+            f"{envelope.id} to=<a@b.c> envelope: 550 5.7.1 no [no rule matches] (0 ms)",
         )
 
     def test_why(self) -> None:
@@ -162,16 +204,81 @@ class SessionTests(SynchronousTestCase):
             )
             bench.send(b"RCPT TO:<\xfc@example.net>\r\n")
             said += bench.take().decode().splitlines()
+            for step in (1000, 5000):
+                long = b"RCPT TO:<long@example.net> X=" + b"y" * 5000 + b"\r\n"
+                for start in range(0, len(long), step):
+                    bench.send(long[start : start + step])
+                said += bench.take().decode().splitlines()
             bench.say("RCPT TO:<fighter@example.net>")
             said += bench.say("RCPT TO:<second@example.net>")
             said += bench.say("DATA", "Message-ID: <1@c>", "", "hello", ".")[1:]
         (end,) = (one for one in events if one.get("event") == "transaction")
-        self.assertEqual(len(said), 8)
+        self.assertEqual(len(said), 10)
         for line in said:
             self.assertRegex(line, rf"^[45].*\(id {end['transaction']}\)$")
         named = [one for one in events if one.get("event") == "recipient"]
         self.assertEqual([one["reply"][:3] for one in named], [line[:3] for line in said])
         self.assertEqual(end["messageId"], "1@c")
+
+    def test_outOfSequence(self) -> None:
+        """A recipient that is named between chunks is one of this transaction."""
+        bench = Bench()
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>")
+        bench.send(b"BDAT 5\r\nhello")
+        bench.take()
+        with capturedLogs() as events:
+            (said,) = bench.say("RCPT TO:<late@example.net>")
+        self.assertRegex(said, r"^503 .*\(id \w{13}\)$")
+        self.assertEqual([one["recipient"] for one in events], ["late@example.net"])
+
+    def test_ends(self) -> None:
+        """What ends a session in a transaction refers to it."""
+        for octets, code in (
+            (b"RCPT TO:<a@example.net>\n", "500"),
+            (b"\x16\x03", "421"),
+            (b"NOOP\r\nNOOP\r\n", "421"),
+        ):
+            bench = Bench(limits={"commands": 2})
+            bench.say(*GREETING, "MAIL FROM:<a@b.example>")
+            bench.say("RCPT TO:<postmaster@example.net>")
+            bench.send(octets)
+            said = bench.take().decode().removeprefix("250 2.0.0 ok\r\n")
+            self.assertRegex(said, rf"^{code} .*\(id \w{{13}}\)\r\n$")
+            self.assertTrue(bench.closed)
+
+    def test_sender(self) -> None:
+        """A sender that is refused without a transaction is found by its address, whatever why."""
+        for line, settings, code in (
+            ("MAIL FROM:<a@b.example> NOSUCH", {}, "555"),
+            ("MAIL FROM:<a@b.example> SIZE=11", {"limits": {"message_size": 10}}, "552"),
+            ("MAIL FROM:<a@b.example>", {"limits": {"transactions": 1}}, "421"),
+            ("MAIL FROM:<a@b.example>", {"auth": "required", "auth_without_tls": True}, "530"),
+            ("MAIL FROM:<a@b.example> X=" + "y" * 5000, {}, "500"),
+            ("MAIL FROM:<a@b.example>\x01", {}, "500"),
+        ):
+            bench = Bench(**settings)
+            bench.say(*GREETING, "MAIL FROM:<>", "RSET")
+            with capturedLogs() as events:
+                (said,) = bench.say(line)
+            self.assertEqual(said[:3], code)
+            (one,) = (one for one in events if one.get("event") == "sender")
+            text = formatEvent(one)
+            end = ">" if "\x01" not in line else ""
+            self.assertIn(f"192.0.2.1 helo=client.example.com from=<a@b.example{end}", text)
+            self.assertTrue(text.endswith(f" refused: {said}"), text)
+            entry = LogEntry(0.0, text)
+            for word in ("a@b.example", "b.example", "192.0.2.1", "client.example.com"):
+                self.assertTrue(Word(word).matches(entry), (word, text))
+
+    def test_senderInTransaction(self) -> None:
+        """A sender that a stage refuses is told the id that the log has."""
+        bench = Bench(backend={"senders": [RefusingSenders()]})
+        bench.say(*GREETING)
+        with capturedLogs() as events:
+            (said,) = bench.say("MAIL FROM:<a@b.example>")
+        (one,) = events
+        self.assertEqual(one["rung"], "sender")
+        self.assertEqual(said, f"550 5.7.1 not you (id {one['transaction']})")
 
     def test_tooLarge(self) -> None:
         """A message that cannot be taken as a whole is refused with the id, too."""

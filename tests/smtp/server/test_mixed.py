@@ -26,6 +26,7 @@ from deferrals.smtp.server.mixed import PUT_SECONDS, fingerprintOf
 from deferrals.testing import makeMessage
 from tests.harness import GREETING, Bench, Transport
 from tests.requirements import requirement
+from tests.rigs import examples
 from tests.senders import Connection, Sender, decide, run
 
 #: Whose notes those of the bench's client are.
@@ -81,7 +82,7 @@ class SenderTests(SynchronousTestCase):
     @requirement("S-1")
     @requirement("S-2")
     @requirement("S-3")
-    @settings(max_examples=300)
+    @settings(max_examples=examples(300))
     @given(st.data())
     def test_exact(self, data: Any) -> None:
         """For random recipients, cohorts, verdicts and sender behaviours."""
@@ -117,7 +118,7 @@ class SenderTests(SynchronousTestCase):
         self.assertEqual(sender.pending, [])
         self.check(bench, sender, wanted)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     @given(st.data())
     def test_several(self, data: Any) -> None:
         """
@@ -410,6 +411,27 @@ class NotesTests(SynchronousTestCase):
         self.assertEqual([reply[:3] for reply in said], ["250"])
         ((_, value, _),) = bench.backend.mixed.notes.find("mixed", NETWORK)
         self.assertIs(Record.fromJSON(value).states["a@example.net"], State.SERVED)
+
+    def test_twoAtOnce(self) -> None:
+        """What another process remembers of the same message at the same moment is kept."""
+
+        class Others(Notes):
+            times = 0
+
+            def put(
+                self, kind: str, group: str, key: str, value: Any, *rest: Any, **more: Any
+            ) -> Any:
+                self.times += 1
+                if self.times == 1:
+                    states = {**value["states"], "c@example.net": State.SERVED.value}
+                    Notes.put(self, kind, group, key, {**value, "states": states}, 60)
+                return Notes.put(self, kind, group, key, value, *rest, **more)
+
+        bench, connection = self.start(Others)
+        connection.say(["Message-ID: <1@example.com>", "", "text", "."])
+        ((_, value, _),) = bench.backend.mixed.notes.find("mixed", NETWORK)
+        states = Record.fromJSON(value).states
+        self.assertIs(states["c@example.net"], State.SERVED)
 
     def test_noRecord(self) -> None:
         """A note that is no record is logged once, with whose it is, and forgotten."""

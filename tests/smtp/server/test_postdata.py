@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.address import Mailbox
 from deferrals.model.mixed import Mixed
 from deferrals.model.reply import Reply
-from deferrals.model.verdict import ACCEPT, Accept, Marks, Refuse
+from deferrals.model.verdict import ACCEPT, NOWHERE, Accept, Expand, Marks, Refuse
 from deferrals.spool.message import BodyWriter
 from deferrals.stages.content.judge import ContentJudge
 from tests.harness import GREETING, Bench
@@ -34,14 +35,19 @@ class PostDataTests(SynchronousTestCase):
     One message, whose data has ended.
     """
 
-    def start(self, *locals: str, parameters: str = "", **settings: Any) -> list[str]:
+    def start(
+        self, *locals: str, parameters: str = "", cohorts: str = "", **settings: Any
+    ) -> list[str]:
         """
         Send a message: C{accept…} is taken by the envelope, any other recipient
         is left to the content.
 
+        @param cohorts: a character for each recipient; without it each is one.
         @return: what is said at once to the end of the data.
         """
         self.bench = Bench(**settings)
+        keys = zip(locals, cohorts, strict=False)
+        self.bench.content.cohorts.update({f"{local}@x.test": key for local, key in keys})
         self.bench.say("LHLO c" if settings.get("protocol") == "lmtp" else GREETING[0])
         self.bench.say(f"MAIL FROM:<a@b.example>{parameters}")
         for local in locals:
@@ -63,6 +69,16 @@ class PostDataTests(SynchronousTestCase):
         said = self.start("accept", "one", parameters=" PRDR")
         self.assertEqual(said, [])
         self.assertEqual([asked for asked, _ in self.bench.content.asked], [["one@x.test"]])
+
+    def test_cohortTogether(self) -> None:
+        """The replies that one cohort's verdict lets be said leave in one piece."""
+        self.start("a", "b", "c", "d", "e", parameters=" PRDR", cohorts="12122")
+        self.assertEqual(self.decide("a", ACCEPT), [])
+        sent: list[bytes] = []
+        self.patch(self.bench.transport, "write", sent.append)
+        self.decide("b", SPAM)
+        pieces = [codes(piece) for piece in sent]
+        self.assertEqual(pieces, [["353", "250", "550", "250", "550", "550"], ["250"]])
 
     def test_noneDeferred(self) -> None:
         """Where the envelope has decided all, the content is not asked."""
@@ -92,6 +108,43 @@ class PostDataTests(SynchronousTestCase):
             self.start("one")
             self.decide("one", verdict)
             self.assertEqual(len(dropped), count)
+
+    def test_nowhere(self) -> None:
+        """
+        A recipient that throws the message away is told apart from no other on the wire:
+        it has no copy, and the log says what became of it.
+        """
+        told = ["353", "250", "550", "250", "250"]
+        for parameters in (" PRDR", " DEFERRALS"):
+            with capturedLogs() as events:
+                self.start("one", "two", "three", parameters=parameters)
+                said = self.decide("one", Accept(nowhere=True, why="odd"))
+                said += self.decide("two", SPAM) + self.decide("three", ACCEPT)
+            self.assertEqual(codes(said), told)
+            self.assertEqual(self.bench.released, ["three@x.test"])
+            (event,) = (one for one in events if one.get("outcome") == "discarded")
+            self.assertEqual((event["recipient"], event["cause"]), ("one@x.test", "odd"))
+            self.assertEqual(self.bench.status.counted("deliveries", ("none", "discarded")), 1)
+
+    def test_nowhereAll(self) -> None:
+        """Where nothing is left to be stored, nothing is, and the content is dropped."""
+        dropped: list[BodyWriter] = []
+        self.patch(BodyWriter, "abort", lambda writer: dropped.append(writer))
+        for settings in ({}, {"protocol": "lmtp"}, {"enumerate": "delivery"}):
+            self.start("one", "two", **settings)
+            said = self.decide("one", NOWHERE) + self.decide("two", NOWHERE)
+            self.assertEqual(set(codes(said)), {"250"})
+            self.assertEqual((self.bench.released, self.bench.spool.held), ([], []))
+        self.assertEqual(len(dropped), 3)
+
+    def test_nowhereInTheEnvelope(self) -> None:
+        """The same where an envelope stage has said so: the content is not asked."""
+        self.bench = Bench()
+        self.bench.say(*GREETING, "MAIL FROM:<a@b.example>")
+        self.bench.envelope.verdicts["one@x.test"] = NOWHERE
+        self.assertEqual(codes(self.bench.say("RCPT TO:<one@x.test>")), ["250"])
+        self.assertEqual(codes(self.bench.say("DATA", "Subject: x", "", "y", ".")[1:]), ["250"])
+        self.assertEqual((self.bench.content.asked, self.bench.released), ([], []))
 
     @requirement("S-3")
     def test_routes(self) -> None:
@@ -133,12 +186,17 @@ class PostDataTests(SynchronousTestCase):
 
     def test_notDurable(self) -> None:
         """A spool that fails: the message is refused for now, and nothing is released."""
-        self.start("one")
-        self.bench.spool.stage = lambda *args: fail(OSError("full"))  # type: ignore[method-assign]
-        with capturedLogs():
-            said = self.decide("one", ACCEPT)
-        self.assertEqual([line[:9] for line in said], ["452 4.3.1"])
-        self.assertEqual(self.bench.released, [])
+
+        def broken(*args: object) -> Deferred[Any]:
+            raise OSError("full")
+
+        for stage in (broken, lambda *args: fail(OSError("full"))):
+            self.start("one")
+            self.bench.spool.stage = stage  # type: ignore[method-assign]
+            with capturedLogs():
+                said = self.decide("one", ACCEPT)
+            self.assertEqual([line[:9] for line in said], ["452 4.3.1"])
+            self.assertEqual(self.bench.released, [])
         self.flushLoggedErrors()
 
     @requirement("D-25")
@@ -318,6 +376,42 @@ class OrdinaryTests(SynchronousTestCase):
         self.assertEqual(self.bench.status.counted("transactions", "aborted"), 1)
         self.assertEqual(self.bench.clock.getDelayedCalls(), [])
 
+    def octets(self, *more: str) -> bytes:
+        """
+        @return: two messages in one piece, and more behind them.
+        """
+        return "".join(f"{line}\r\n" for line in (*self.MESSAGE * 2, *more)).encode()
+
+    def test_pieces(self) -> None:
+        """Where a stream is cut into two pieces makes no difference, octet by octet."""
+        stream = self.octets("QUIT")
+        self.bench.send(stream)
+        whole = codes(self.bench.take())
+        for place in range(1, len(stream)):
+            self.setUp()
+            self.bench.send(stream[:place])
+            self.bench.send(stream[place:])
+            self.assertEqual(codes(self.bench.take()), whole, place)
+            self.assertEqual((len(self.bench.released), self.bench.closed), (2, True), place)
+
+    def test_leavesAnywhere(self) -> None:
+        """
+        A client leaves behind any octet: a message whose reply was written is ours, one
+        that was becoming durable is abandoned, and nothing of the session is left.
+        """
+        stream = self.octets()
+        for place in range(len(stream) + 1):
+            for isSlow in (False, True):
+                self.setUp()
+                self.bench.spool.slow = isSlow
+                self.bench.send(stream[:place])
+                accepted, held = self.bench.take().count(b"250 2.6.0"), len(self.bench.spool.held)
+                self.bench.lose()
+                self.bench.spool.go()
+                found = len(self.bench.released), len(self.bench.spool.abandoned)
+                self.assertEqual(found, (accepted, held), place)
+                self.assertEqual(self.bench.clock.getDelayedCalls(), [], place)
+
     def test_behind(self) -> None:
         """What comes behind a message waits for its reply, and is answered then."""
         self.bench.spool.slow = True
@@ -338,3 +432,56 @@ class OrdinaryTests(SynchronousTestCase):
                     said += codes(self.bench.take())
             self.assertEqual((said[-1], self.bench.released), ("452", []))
             self.flushLoggedErrors()
+
+
+class ToldTests(SynchronousTestCase):
+    """
+    Who keeps refusals is told of each, of the recipient that it is about.
+    """
+
+    def bench(self, **settings: Any) -> Bench:
+        self.told: list[tuple[str, str, str, bool]] = []
+
+        def refused(
+            envelope: Any, recipient: Any, stage: str, verdict: Refuse, message: Any
+        ) -> None:
+            said = str(verdict.reply)[:3]
+            self.told.append((str(recipient), stage, said, message is not None))
+
+        return Bench(backend={"refused": refused}, **settings)
+
+    def send(self, bench: Bench, *recipients: str, **verdicts: Refuse) -> list[str]:
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", *(f"RCPT TO:<{r}>" for r in recipients))
+        bench.say("DATA")
+        bench.say("Subject: x", "", "x", ".")
+        for name, verdict in verdicts.items():
+            bench.content.decide(f"{name}@example.net", verdict)
+        bench.turns()
+        return bench.take().decode().splitlines()
+
+    def test_content(self) -> None:
+        """By the content, with the message; not those who accept."""
+        bench = self.bench()
+        self.send(bench, "postmaster@example.net", "anna@example.net", anna=SPAM)
+        self.assertEqual(self.told, [("anna@example.net", "content", "550", True)])
+
+    def test_envelope(self) -> None:
+        """Before the data, without one."""
+        bench = self.bench()
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<old-user@example.net>")
+        self.assertEqual(self.told, [("old-user@example.net", "envelope", "550", False)])
+
+    def test_members(self) -> None:
+        """Of an alias its members are told of, and not the alias."""
+        bench = self.bench()
+        members = ("anna@example.net", "old-user@example.net", "bert@example.net")
+        bench.envelope.verdicts["all@example.net"] = Expand(tuple(map(Mailbox.parse, members)))
+        self.send(bench, "all@example.net", anna=SPAM, bert=SPAM)
+        self.assertEqual(
+            sorted(self.told),
+            [
+                ("anna@example.net", "content", "550", True),
+                ("bert@example.net", "content", "550", True),
+                ("old-user@example.net", "envelope", "550", False),
+            ],
+        )

@@ -8,10 +8,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.limits import Limits
 from deferrals.model.networks import Networks
-from deferrals.smtp.server.connectionlimits import ConnectionLimits
-from tests.harness import GREETING, Bench, Transport, gate
+from tests.harness import GREETING, Bench, Transport, connectionLimits, gate
 from tests.proxies import GOOD, V1, v2, v2inet
 
 
@@ -88,7 +86,7 @@ class ProxiedTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """Connections are counted as the client's, not as the proxy's."""
-        limits = ConnectionLimits(Limits(connections_per_address=1))
+        limits = connectionLimits(connections_per_address=1)
         benches = [self.bench(backend={"connectionLimits": limits}) for _ in range(3)]
         other = V1.replace(b".7 ", b".8 ")
         for bench, header in zip(benches, (V1, other, V1), strict=True):
@@ -96,7 +94,7 @@ class ProxiedTests(SynchronousTestCase):
         self.assertEqual([bench.take()[:3] for bench in benches], [b"220", b"220", b"421"])
         for bench in benches:
             bench.lose()
-        self.assertEqual((limits.total, limits._open), (0, {}))
+        self.assertEqual((limits.total, limits._shared._entered), (0, {}))
 
 
 class TrustTests(SynchronousTestCase):
@@ -148,7 +146,7 @@ class TrustTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """A client that has an address among the proxies' is counted, too; a check is not."""
-        limits = ConnectionLimits(Limits(connections_per_address=1))
+        limits = connectionLimits(connections_per_address=1)
         near = V1.replace(b"198.51.100.7", b"192.0.2.77")
         more = {"backend": {"connectionLimits": limits}, "xclient": ()}
         self.session(near, **more)
@@ -207,7 +205,9 @@ class XClientTests(SynchronousTestCase):
         self.assertEqual(bench.session.state.client.address, "unknown")
         self.assertNotIn("unknown", Networks.parse(["0.0.0.0/0", "::/0", "unix"]))
         bench.lose()
-        self.assertEqual(bench.backend.connectionLimits._open, {})
+        self.assertEqual(
+            bench.backend.connectionLimits._shared._entered.keys() - {("connections", "")}, set()
+        )
 
     def test_name(self) -> None:
         """The client's name in DNS, if it is one; it is not the next client's."""
@@ -223,10 +223,10 @@ class XClientTests(SynchronousTestCase):
 
     def test_counted(self) -> None:
         """The new client counts, and the front end does not."""
-        limits = ConnectionLimits(Limits(connections_per_address=1))
+        limits = connectionLimits(connections_per_address=1)
         benches = [self.bench(backend={"connectionLimits": limits}) for _ in range(2)]
         replies = [bench.say("XCLIENT ADDR=198.51.100.7")[-1][:3] for bench in benches]
         self.assertEqual(replies, ["220", "421"])
         for bench in benches:
             bench.lose()
-        self.assertEqual((limits.total, limits._open), (0, {}))
+        self.assertEqual((limits.total, limits._shared._entered), (0, {}))

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from unittest.mock import Mock
 
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.limits import Limits
 from deferrals.smtp.server.certificates import Certificates
 from deferrals.smtp.server.connectionlimits import ConnectionLimits
-from tests.harness import GREETING, gate
+from tests.harness import GREETING, connectionLimits, gate
 from tests.tls import TLSBench, makeCertificate
 
 ENVELOPE = ("MAIL FROM:<a@example.com>", "RCPT TO:<postmaster@example.net>", "DATA")
@@ -123,7 +124,7 @@ class StartTLSTests(TLSCase):
         bench.take()
         bench.wire(b"EHLO x\r\nMAIL FROM:<a@example.com>\r\n")
         self.assertNotIn(b"250", bench.take())
-        self.assertTrue(bench.transport.disconnecting or bench.session._lost)
+        self.assertTrue(bench.transport.disconnecting or bench.session.isLost)
 
     def test_oldVersions(self) -> None:
         """TLS 1.1 is not spoken."""
@@ -171,7 +172,7 @@ class FlowTests(TLSCase):
         bench = self.started()
         self.assertEqual(bench.secretly("QUIT"), ["221 2.0.0 closing the connection"])
         self.assertEqual(self.producer(bench), None)
-        self.assertTrue(bench.transport.disconnecting or bench.session._closing)
+        self.assertTrue(bench.transport.disconnecting or bench.session.isClosing)
         with self.assertRaises((SSL.ZeroReturnError, SSL.WantReadError)):
             bench.tls.recv(100)
 
@@ -227,11 +228,33 @@ class ImplicitTests(TLSCase):
 
     def test_turnedAway(self) -> None:
         """A connection over the limit is closed without a word in clear text."""
-        limits = ConnectionLimits(Limits(connections=1))
+        limits = connectionLimits(connections=1)
         limits.opened()
         bench = self.bench("implicit", backend={"connectionLimits": limits})
         self.assertTrue(bench.transport.aborted)
         self.assertEqual(bench.take(), b"")
+
+    def test_countedLate(self) -> None:
+        """Where another process counts, the hello may come before the answer."""
+        answers: list[Deferred[bool]] = []
+
+        def enter(*_: object) -> Deferred[bool]:
+            answers.append(Deferred())
+            return answers[-1]
+
+        counts: Any = Mock(enter=enter)
+        bench = self.bench("implicit", backend={"connectionLimits": ConnectionLimits(counts)})
+        wire = bench.wire
+
+        def first(data: bytes) -> None:
+            bench.wire = wire  # type: ignore[method-assign]
+            wire(data)
+            for _ in range(2):
+                answers.pop().callback(True)
+
+        bench.wire = first  # type: ignore[method-assign]
+        bench.handshake()
+        self.assertEqual(bench.secretly(), ["220 mx.example.net ESMTP deferrals"])
 
     def test_proxied(self) -> None:
         """Behind a proxy: its header, in the same segment with the client's hello."""

@@ -27,17 +27,18 @@ from collections.abc import Callable
 import attrs
 
 from deferrals.model.envelope import Envelope
+from deferrals.spool.batch import WriteBatch
 from deferrals.spool.message import Message
+from deferrals.spool.rows import DAMAGED, HELD, QUEUED, Lease, insertion
 from deferrals.spool.sqlite import carving, repair
-from deferrals.spool.sqlite.batch import WriteBatch
 from deferrals.spool.sqlite.cells import treePage
-from deferrals.spool.sqlite.claims import waitFor
 from deferrals.spool.sqlite.database import connect
 from deferrals.spool.sqlite.leaving import leave
+from deferrals.spool.sqlite.ledger import SqliteLedger
 from deferrals.spool.sqlite.pages import Pages
 from deferrals.spool.sqlite.recovery import saveClock
-from deferrals.spool.sqlite.rows import Lease, insertion
-from deferrals.spool.sqlite.schema import DAMAGED, HELD, QUEUED, prepare
+from deferrals.spool.sqlite.schema import prepare
+from deferrals.spool.sqlite.writing import apply
 from deferrals.testing import makeAddressees, makeEnvelope
 
 #: What is damaged: a kind of page, or any octets.
@@ -87,13 +88,13 @@ def _add(db: sqlite3.Connection, envelope: Envelope, body: bytes, count: int) ->
     insert = insertion(
         envelope, message, makeAddressees(*names), state=1, now=0.0, lease=Lease("another", 0.0)
     )
-    WriteBatch(inserts=[insert]).apply(db)
+    apply(WriteBatch(inserts=[insert]), db)
     db.execute(
         f"UPDATE recipients SET status = {QUEUED}, owner = NULL, due = 5.0, destination = ?"
         " WHERE message = ?",
         (f"mx {envelope.id[-1]}", envelope.transaction),
     )
-    waitFor(db, f"mx {envelope.id[-1]}", 5.0)
+    SqliteLedger(db, 5.0).waitFor({f"mx {envelope.id[-1]}": 5.0})
 
 
 def make(path: str, seed: int) -> Original:

@@ -146,6 +146,20 @@ class BelongingTests(SpoolCase):
         self.spool = self.opened(files.directory)
         self.alarm("is missing")
 
+    def test_databaseUnseen(self) -> None:
+        """One that cannot be looked at now is not missing: nothing is begun anew."""
+        self.staged(size=2 * MEMORY_OCTETS)
+        files = self.spool.store.files
+        self.reactor.wait(self.spool.close())
+        os.rename(files.database, f"{files.database}.away")
+        os.symlink(files.database, files.database)  # ELOOP
+        spool = SqliteSpool(files.directory, self.reactor, self.inThread)
+        self.assertIsInstance(self.reactor.wait(spool.open()).value, SpoolError)
+        self.assertEqual(files.namesAside(), [])
+        os.rename(f"{files.database}.away", files.database)
+        self.spool = self.opened(files.directory)
+        self.assertEqual(self.alarms(), [])
+
     def test_logAlone(self) -> None:
         """A log without anything else may have had mail in it."""
         files = SpoolFiles(os.path.abspath(self.mktemp()))

@@ -11,12 +11,14 @@ import sqlite3
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.spool.rows import DAMAGED, HELD
 from deferrals.spool.sqlite import carving, repair
 from deferrals.spool.sqlite.cells import treePage
 from deferrals.spool.sqlite.database import connect
 from deferrals.spool.sqlite.pages import Pages
 from deferrals.spool.sqlite.recovery import savedClock
-from deferrals.spool.sqlite.schema import DAMAGED, HELD, prepare
+from deferrals.spool.sqlite.schema import prepare
+from tests.rigs import rig
 from tests.spool.sqlite import damages
 
 
@@ -188,5 +190,5 @@ class CarvingTests(SynchronousTestCase):
         self.assertNotIn(some[0], report.whole)
 
     def test_many(self) -> None:
-        """Fifty damages of all kinds, at all kinds of pages."""
-        self.assertEqual(damages.run(50, 3, lambda text: None), [])
+        """Damages of all kinds, at all kinds of pages."""
+        self.assertEqual(damages.run(rig(20, 50), 3, lambda text: None), [])

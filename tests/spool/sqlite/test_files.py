@@ -4,8 +4,11 @@ The files of the embedded spool, and its lock.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import stat
+import subprocess
 
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,7 +17,7 @@ from deferrals import durable
 from deferrals.errors import SpoolError
 from deferrals.model.ids import parseId
 from deferrals.spool.message import PART
-from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
+from deferrals.spool.sqlite.files import Holder, SpoolFiles, SpoolLock
 
 NUMBER = parseId("1M84B9SJQ005Q")
 
@@ -31,6 +34,12 @@ class FilesTests(SynchronousTestCase):
     def put(self) -> None:
         with open(self.files.body(NUMBER), "wb") as file:
             file.write(b"x")
+
+    def test_unseen(self) -> None:
+        """A content that cannot be looked at is not missing."""
+        os.symlink(self.files.body(NUMBER), self.files.body(NUMBER))  # ELOOP
+        self.assertEqual(self.files.withoutBody([NUMBER, 7]), [7])
+        self.assertRaises(OSError, open, self.files.found(NUMBER))
 
     def test_private(self) -> None:
         """Every directory is the server's own."""
@@ -151,6 +160,45 @@ class LockTests(SynchronousTestCase):
         self.assertTrue(second.held)
         second.release()
         second.release()
+
+    def test_holder(self) -> None:
+        """Which process has it can be told, and whether that is stopped."""
+        lock = SpoolLock(self.files)
+        self.assertIsNone(SpoolLock(self.files).holder())
+        lock.take()
+        self.assertEqual(lock.holder(), Holder(os.getpid()))
+        error = self.assertRaises(SpoolError, SpoolLock(self.files).take)
+        self.assertEqual(str(error)[-len(f"process ({os.getpid()})") :], f"process ({os.getpid()})")
+        lock.release()
+        self.assertIsNone(lock.holder())
+        with open(self.files.lock, "r+b") as file:  # another version does not say its number
+            file.truncate(0)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self.assertEqual((lock.holder(), str(lock.holder())), (Holder(None), ""))
+
+    def test_stopped(self) -> None:
+        """Of one that is stopped it is said, and what an operator can do."""
+        with subprocess.Popen(["sleep", "60"]) as process:
+            holder = Holder(process.pid)
+            self.assertEqual((holder.isStopped, str(holder)), (False, f" ({process.pid})"))
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            self.assertTrue(holder.isStopped)
+            self.assertIn(f"`kill -CONT {process.pid}` lets it go on", str(holder))
+            process.kill()
+        self.assertFalse(holder.isStopped)
+
+    def test_noRoom(self) -> None:
+        """A lock needs no room on the disk."""
+        lock = SpoolLock(self.files)
+
+        def full(*_: object) -> None:
+            raise OSError(28, "no space left on device")
+
+        self.patch(os, "pwrite", full)
+        lock.take()
+        self.assertEqual(lock.holder(), Holder(None))
+        lock.release()
 
     def test_deleted(self) -> None:
         """A lock whose file was deleted is taken anew, so that no other process gets it."""

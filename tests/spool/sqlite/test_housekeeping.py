@@ -11,14 +11,15 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
+from deferrals.spool.ledger import HistoryEntry
 from deferrals.spool.message import PART
+from deferrals.spool.rows import ASIDE, DAMAGED
 from deferrals.spool.sqlite import housekeeping, leaving, upkeep
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.files import SpoolFiles
 from deferrals.spool.sqlite.housekeeping import EVERY_SECONDS, PAUSE_SECONDS, Housekeeping
-from deferrals.spool.sqlite.outcomes import Outcomes
+from deferrals.spool.sqlite.ledger import SqliteLedger
 from deferrals.spool.sqlite.recovery import savedClock
-from deferrals.spool.sqlite.schema import ASIDE, DAMAGED
 from deferrals.spool.sqlite.store import Incoming, Store
 from tests.databases import DatabaseCase
 
@@ -89,7 +90,7 @@ class HousekeepingTests(DatabaseCase):
         self.patch(upkeep, "SLICE", 2)
         self.patch(upkeep, "HISTORY_ROWS", 1)
         for _ in range(6):
-            Outcomes(self.db, 0.0, 2e9, "us").note(1, 0, "retry")
+            SqliteLedger(self.db, 0.0, wall=2e9).tell([HistoryEntry(1, 0, "retry")])
         self.started()
         left = []
         for _ in range(4):

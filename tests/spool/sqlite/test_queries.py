@@ -11,10 +11,12 @@ from typing import Any
 from deferrals.model.ids import formatId
 from deferrals.model.reply import Reply
 from deferrals.model.selection import Selection
+from deferrals.spool import shown
+from deferrals.spool.ledger import HistoryEntry
+from deferrals.spool.rows import DAMAGED, HELD, LEASED, STAGED, replyText
 from deferrals.spool.sqlite import queries
-from deferrals.spool.sqlite.outcomes import Outcomes
-from deferrals.spool.sqlite.rows import replyText
-from deferrals.spool.sqlite.schema import DAMAGED, HELD, LEASED, STAGED, prepare
+from deferrals.spool.sqlite.ledger import SqliteLedger
+from deferrals.spool.sqlite.schema import prepare
 from tests.databases import DatabaseCase
 
 REPLY = Reply(451, "4.3.0", "later")
@@ -128,7 +130,9 @@ class MessageTests(DatabaseCase):
     def test_shown(self) -> None:
         """A message with its recipients and its history."""
         number = self.add("a@b.example", "c@b.example")
-        Outcomes(self.db, 0.0, 2e9, "us").note(number, 1, "retry", str(REPLY), "mx")
+        SqliteLedger(self.db, 0.0, wall=2e9).tell(
+            [HistoryEntry(number, 1, "retry", str(REPLY), "mx")]
+        )
         found = queries.message(self.db, number, 5.0)
         assert found is not None
         self.assertEqual(
@@ -149,7 +153,7 @@ class MessageTests(DatabaseCase):
 
     def test_gone(self) -> None:
         """Of a message that has left only its history is known; of others nothing."""
-        Outcomes(self.db, 0.0, 2e9, "us").note(7, 0, "delivered")
+        SqliteLedger(self.db, 0.0, wall=2e9).tell([HistoryEntry(7, 0, "delivered")])
         found = queries.message(self.db, 7, 5.0)
         assert found is not None
         self.assertTrue(found["gone"])
@@ -230,17 +234,34 @@ class NumbersTests(DatabaseCase):
 
     def test_numbers(self) -> None:
         """How many, in which state, and how old."""
-        empty = {"messages": 0, "recipients": {}, "deliveries": [], "oldest_seconds": 0.0}
+        empty = {
+            **{"messages": 0, "recipients": {}, "deliveries": [], "destinations": []},
+            "oldest_seconds": 0.0,
+        }
         self.assertEqual(queries.numbers(self.db, 5.0), empty)
         self.add("a@b.example", "c@b.example")
         self.add("a@b.example", status=HELD)
         found = queries.numbers(self.db, 5.0)
-        deliveries = found.pop("deliveries")
+        deliveries, destinations = found.pop("deliveries"), found.pop("destinations")
         self.assertEqual(
             found, {"messages": 2, "recipients": {"queued": 2, "held": 1}, "oldest_seconds": 5.0}
         )
         counts = {(one["status"], one["recipients"], one["oldest_seconds"]) for one in deliveries}
         self.assertEqual(counts, {("queued", 2, 5.0), ("held", 1, 5.0)})
+        self.assertEqual([one["recipients"] for one in destinations], [2])
+
+    def test_destinations(self) -> None:
+        """Those that most wait for, the most first: in the order of the rows."""
+        self.add(*(f"{one}@b.example" for one in range(3)))
+        self.db.execute("UPDATE recipients SET destination = 'b'")
+        self.add("a@a.example")
+        self.db.execute("UPDATE recipients SET destination = 'a' WHERE destination = ''")
+        found: Any = queries.numbers(self.db, 7.0)["destinations"]
+        self.assertEqual([tuple(one.values()) for one in found], [("b", 3, 7.0), ("a", 1, 7.0)])
+        plan = self.db.execute(
+            f"EXPLAIN QUERY PLAN {shown.DESTINATIONS.format(age='since')}"
+        ).fetchall()
+        self.assertNotIn("recipients_queued", str(plan))
 
 
 class ReadOnlyTests(DatabaseCase):

@@ -12,13 +12,15 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from deferrals.interfaces import IQueue
-from deferrals.model.disposition import NotifyThenRemove, Undeliverable
+from deferrals.interfaces import IQueue, Work
+from deferrals.model.disposition import LEASE_SECONDS, NotifyThenRemove, Remove, Undeliverable
 from deferrals.model.selection import Selection
 from deferrals.operator.control import ControlFactory, Operator
-from deferrals.spool.sqlite import changes, queries
+from deferrals.spool import changes
+from deferrals.spool.changes import NUMBERS_SECONDS
+from deferrals.spool.sqlite import queries
 from deferrals.spool.sqlite.diskspace import NoRoom
-from deferrals.spool.sqlite.queue import NUMBERS_SECONDS, SqliteQueue
+from deferrals.spool.sqlite.queue import SqliteQueue
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import LATER
 from tests.spool.sqlite import test_spool
@@ -35,10 +37,13 @@ class QueueTests(SynchronousTestCase):
         self.spools.addCleanup = self.addCleanup  # type: ignore[method-assign]
         self.spool: SqliteSpool = self.spools.makeSpool()
         self.woken: list[bool] = []
+        self.left: list[Any] = []
+        self.active = 0
         self.queue = SqliteQueue(
             self.spool.store,
             self.spools.inThread,
             changed=lambda: self.woken.append(True),
+            leaving=self.left.append,
         )
 
     def result(self, d: Any) -> Any:
@@ -50,7 +55,8 @@ class QueueTests(SynchronousTestCase):
         return [one["recipient"] for one in found]
 
     def change(self, command: str, **conditions: Any) -> int:
-        count, after = self.result(self.queue.change(command, Selection(**conditions), None))
+        d = self.queue.change(command, Selection(**conditions), None)
+        count, self.active, after = self.result(d)
         self.assertIsNone(after)
         number: int = count
         return number
@@ -125,12 +131,90 @@ class QueueTests(SynchronousTestCase):
         self.assertEqual(len(self.spools.claimed(self.spool)), 1)
 
     def test_active(self) -> None:
-        """What is being delivered, or not ours yet, is left alone."""
+        """What is being delivered, or not ours yet, is left alone, and counted."""
         self.spools.owned(self.spool, "a@x.example")
         self.spools.staged(self.spool, "b@x.example")
-        for command in ("retry", "hold", "release", "remove"):
-            self.assertEqual(self.change(command), 0)
+        for command in ("retry", "release", "remove"):
+            self.assertEqual((self.change(command), self.active), (0, 2))
         self.assertEqual(self.result(self.spool.waiting()), (2, 2))
+
+    def holding(self) -> Work:
+        """
+        A message whose two recipients are being delivered when they are held.
+        """
+        work = self.spools.owned(self.spool, "a@x.example", "b@x.example")
+        self.spools.clock.advance(1)  # it is not staged any longer
+        self.assertEqual((self.change("hold"), self.active), (2, 2))
+        return work
+
+    def test_holdActive(self) -> None:
+        """
+        What is being delivered when it is held is shown as held; what that delivers leaves,
+        the rest is not due, until it is released.
+        """
+        work = self.holding()
+        self.assertEqual(self.found(status="held"), ["a@x.example", "b@x.example"])
+        self.assertEqual(self.result(self.queue.numbers())["recipients"], {"held": 2})
+        one, two = work.addressees
+        self.result(self.spool.record(work, {one: Remove(), two: self.spools.waits(seconds=0.0)}))
+        self.spools.clock.advance(1000)
+        self.assertEqual(self.spools.claimed(self.spool), [])
+        self.assertEqual(self.found(status="held"), ["b@x.example"])
+        self.assertEqual((self.change("release"), self.active), (1, 0))
+        (again,) = self.spools.claimed(self.spool)
+        self.assertEqual(again.addressees[0].attempts, 1)
+        self.result(self.spool.record(again, {two: self.spools.waits(seconds=0.0)}))
+        self.assertEqual(len(self.spools.claimed(self.spool)), 1)  # it is held once
+
+    def test_holdActiveDied(self) -> None:
+        """The same where the process dies before the attempt has ended."""
+        self.holding()
+        self.spool = self.spools.reopen(self.spool)  # type: ignore[assignment]
+        self.assertEqual(self.spools.claimed(self.spool), [])
+        self.queue = SqliteQueue(self.spool.store, self.spools.inThread)
+        self.assertEqual(self.found(status="held"), ["a@x.example", "b@x.example"])
+
+    def test_holdActiveLate(self) -> None:
+        """The same where the lease has run out."""
+        self.holding()
+        self.spools.clock.advance(LEASE_SECONDS + 1)
+        self.assertEqual(self.spools.claimed(self.spool), [])
+        self.assertEqual(self.change("release"), 2)
+        self.assertEqual(len(self.spools.claimed(self.spool)), 1)
+
+    def test_holdActiveLateDelivered(self) -> None:
+        """What was delivered although its lease had run out is not delivered again."""
+        work = self.holding()
+        self.spools.clock.advance(LEASE_SECONDS + 1)
+        self.assertEqual(self.spools.claimed(self.spool), [])
+        one, two = work.addressees
+        self.result(self.spool.record(work, {one: Remove(), two: self.spools.waits(seconds=0.0)}))
+        self.assertEqual(self.found(status="held"), ["b@x.example"])
+        self.assertEqual(self.change("release"), 1)
+        (again,) = self.spools.claimed(self.spool)
+        self.assertEqual([addressee.seq for addressee in again.addressees], [two.seq])
+
+    def test_holdActiveEnds(self) -> None:
+        """What is refused for good while it is to be held ends: its sender is told."""
+        work = self.holding()
+        ended = NotifyThenRemove("failed", LATER)
+        self.result(self.spool.record(work, dict.fromkeys(work.addressees, ended)))
+        self.assertEqual(self.found(status="ended"), ["a@x.example", "b@x.example"])
+
+    def test_holdStaged(self) -> None:
+        """What is not ours yet is held when it is."""
+        work = self.spools.staged(self.spool, "a@x.example")
+        self.assertEqual((self.change("hold"), self.active), (1, 1))
+        self.spool.release(work, {work.addressees[0]: self.spools.waits(seconds=0.0)})
+        self.assertEqual(self.spools.claimed(self.spool), [])
+        self.assertEqual(self.found(status="held"), ["a@x.example"])
+
+    def test_leaving(self) -> None:
+        """What is to be held, or removed, is not to wait for its turn elsewhere."""
+        work = self.spools.owned(self.spool, "a@x.example")
+        for command in ("retry", "release", "hold", "remove"):
+            self.change(command)
+        self.assertEqual(self.left, [{work.envelope.transaction}] * 2)
 
     def test_stuck(self) -> None:
         """A retry of somebody whose sender could not be told is another try to tell."""

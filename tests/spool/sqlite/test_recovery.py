@@ -4,9 +4,9 @@ What a spool takes over from the process before.
 
 from __future__ import annotations
 
+from deferrals.spool.rows import ENDED, HELD, LEASED, QUEUED, STAGED
 from deferrals.spool.sqlite import recovery
-from deferrals.spool.sqlite.recovery import recover, saveClock, savedClock
-from deferrals.spool.sqlite.schema import ENDED, HELD, LEASED, QUEUED, STAGED
+from deferrals.spool.sqlite.recovery import interrupted, recover, saveClock, savedClock
 from tests.databases import DatabaseCase
 
 
@@ -49,6 +49,22 @@ class RecoverTests(DatabaseCase):
         found = self.recipients(number, "status", "owner", "due")
         self.assertEqual(found, [(QUEUED, None, 100.0)])
         self.assertEqual(self.all("SELECT name, ready FROM destinations"), [("mx a", 100.0)])
+
+    def test_allDestinations(self) -> None:
+        """Whatever was leased, all of its destinations know of it."""
+        for name in ("mx a", "mx b"):
+            self.add("a@b.example", status=LEASED, owner="dead", due=400.0, destination=name)
+        recover(self.db, 100.0)
+        found = self.all("SELECT name, ready FROM destinations ORDER BY name")
+        self.assertEqual(found, [("mx a", 100.0), ("mx b", 100.0)])
+
+    def test_interrupted(self) -> None:
+        """What the process before had in hand is known until it is recovered."""
+        number = self.add("a@b.example", status=LEASED, owner="dead", due=400.0)
+        self.add("c@d.example")
+        self.assertEqual(interrupted(self.db), [number])
+        recover(self.db, 100.0)
+        self.assertEqual(interrupted(self.db), [])
 
     def test_ended(self) -> None:
         """What has ended is told now; what is held stays."""

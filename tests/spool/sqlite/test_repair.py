@@ -7,12 +7,13 @@ from __future__ import annotations
 import os
 import sqlite3
 
+from deferrals.spool.rows import DAMAGED, HELD, QUEUED
 from deferrals.spool.sqlite import aside, repair
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.files import SpoolFiles, SpoolLock
 from deferrals.spool.sqlite.marker import Mark, Marker, generationOf
 from deferrals.spool.sqlite.recovery import saveClock, savedClock
-from deferrals.spool.sqlite.schema import DAMAGED, HELD, QUEUED, identity
+from deferrals.spool.sqlite.schema import identity
 from deferrals.spool.sqlite.store import Incoming
 from tests.databases import DatabaseCase
 

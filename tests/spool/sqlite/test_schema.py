@@ -11,17 +11,10 @@ import time
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
+from deferrals.spool.rows import ENDED, QUEUED, STATUS_NAMES
 from deferrals.spool.sqlite.clock import SpoolClock
 from deferrals.spool.sqlite.recovery import savedClock
-from deferrals.spool.sqlite.schema import (
-    ENDED,
-    IDENTITY,
-    QUEUED,
-    STATUS_NAMES,
-    VERSION,
-    identity,
-    prepare,
-)
+from deferrals.spool.sqlite.schema import IDENTITY, VERSION, identity, prepare
 from tests.databases import DatabaseCase
 
 #: The tables of format 1.

@@ -21,15 +21,18 @@ from deferrals.errors import Overtaken, SpoolError
 from deferrals.model.disposition import KEEP_SECONDS, LEASE_SECONDS, DelayNotified, Remove
 from deferrals.model.ids import parseId
 from deferrals.spool.message import MEMORY_OCTETS, PART, ownMessage
+from deferrals.spool.rows import DAMAGED
 from deferrals.spool.sqlite import diskspace, repair, upkeep
-from deferrals.spool.sqlite.batch import WriteBatch
-from deferrals.spool.sqlite.schema import DAMAGED
 from deferrals.spool.sqlite.spool import SqliteSpool
 from deferrals.testing import SpoolContract, makeAddressees, makeEnvelope
 from tests.reactors import PumpedReactor
 from tests.requirements import requirement
 
 STATUS = "SELECT status FROM recipients"
+
+
+#: What writes a batch.
+WRITE = "deferrals.spool.sqlite.spool.write"
 
 
 class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
@@ -280,7 +283,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         spool = self.makeSpool()
         work = self.owned(spool, "a@b.example")
         self.resultOf(spool.waiting())
-        with unittest.mock.patch.object(WriteBatch, "apply", side_effect=SpoolError("full")):
+        with unittest.mock.patch(WRITE, side_effect=SpoolError("full")):
             spool.abandon(work)
             self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
         self.claimed(spool)
@@ -312,7 +315,7 @@ class SqliteSpoolTests(SpoolContract, SynchronousTestCase):
         spool = self.makeSpool()
         work = self.owned(spool, "a@b.example")
         self.resultOf(spool.waiting())
-        with unittest.mock.patch.object(WriteBatch, "apply", side_effect=SpoolError("full")):
+        with unittest.mock.patch(WRITE, side_effect=SpoolError("full")):
             self.resultOf(spool.record(work, {work.addressees[0]: Remove()}))
             self.assertEqual(self.resultOf(spool.waiting()), (1, 1))
         self.assertEqual(self.claimed(self.reopen(spool)), [])

@@ -8,10 +8,11 @@ import sqlite3
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.spool.rows import ASIDE, DAMAGED, STAGED
 from deferrals.spool.sqlite import upkeep
 from deferrals.spool.sqlite.database import connect
 from deferrals.spool.sqlite.leaving import noted
-from deferrals.spool.sqlite.schema import ASIDE, DAMAGED, STAGED, prepare
+from deferrals.spool.sqlite.schema import prepare
 from tests.databases import DatabaseCase
 
 

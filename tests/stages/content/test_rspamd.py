@@ -476,6 +476,13 @@ class RspamdTests(ContentStageContract, SynchronousTestCase):
         ):
             self.assertEqual(readScan(result(5.0, "reject", **more)).forced, wanted, more)
 
+    def test_liftable(self) -> None:
+        """What rspamd wants for another reason than its score, a virus, is called otherwise."""
+        for score, required, stage in ((20.0, 15.0, ""), (3.0, 15.0, rspamd.FORCED)):
+            scan = readScan(result(score, "reject", required_score=required))
+            refused = rspamd._refused("550 5.7.1 no", scan, score, "why")
+            self.assertEqual((refused.stage, refused.score), (stage, None if stage else score))
+
     def test_sameSettings(self) -> None:
         """Equal settings are equal, weights included: one stage, one cohort."""
         one = rspamd.RspamdSettings(weights={"A": 1, "B": 2})

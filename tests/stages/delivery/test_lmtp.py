@@ -232,3 +232,8 @@ class LMTPTests(RemoteCase):
         """An endpoint that is none is an error of the configuration."""
         with self.assertRaises(ValueError):
             LMTPDelivery(LMTPSettings(endpoint="nonsense"), FakeServices())
+
+    def test_hops(self) -> None:
+        """The store can be asked."""
+        (hop,) = self.makeStage().hops(Recipient(Mailbox.parse("a@x.example")))
+        self.assertTrue(hop.lmtp)

@@ -13,8 +13,10 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
+from deferrals.model.envelope import Recipient
+from deferrals.model.pathpart import pathPart
 from deferrals.model.verdict import Delivered, Failed, Marks, Retry
-from deferrals.stages.delivery.mailboxfiles import R550_LONG_NAME, pathPart
+from deferrals.stages.delivery.mailboxfiles import R550_LONG_NAME
 from deferrals.stages.delivery.maildir import MaildirDelivery, MaildirSettings, folderName
 from deferrals.testing import (
     FakeServices,
@@ -157,7 +159,7 @@ class MaildirTests(ReportingDeliveryContract, SynchronousTestCase):
             "A",
             "a b",
         ):
-            path = stage.mailbox(Mailbox(local, "example.net"))
+            path = stage.mailbox(Recipient(Mailbox(local, "example.net")))
             self.assertEqual(
                 os.path.dirname(os.path.normpath(path)), os.path.join(root, "example.net")
             )

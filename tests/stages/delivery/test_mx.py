@@ -94,6 +94,17 @@ class MXTests(RemoteCase, ReportingDeliveryContract):
         (found,) = self.to("a@x.example")  # b.x.example refuses connections
         self.assertEqual((type(found), found.host), (Delivered, "c.x.example"))
 
+    def test_hops(self) -> None:
+        """The servers that can be asked are those that it delivers to; or why there are none."""
+        for address, hosts in (
+            ("a@x.example", {"a.x.example", "b.x.example", "c.x.example"}),
+            ("a@implicit.example", {"implicit.example"}),
+        ):
+            d = defer.Deferred.fromCoroutine(self.makeStage().hops(makeRecipient(address)))
+            self.assertEqual({hop.host for hop in self.successResultOf(d)}, hosts)
+        d = defer.Deferred.fromCoroutine(self.makeStage().hops(makeRecipient("d@gone.example")))
+        self.assertIsInstance(self.successResultOf(d), Failed)
+
     def test_idna(self) -> None:
         """An internationalised domain is looked up, and sent, as A-labels (RFC 5890)."""
         (found,) = self.to("a@b\u00fccher.example")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -298,11 +299,12 @@ class PipeTests(SynchronousTestCase):
         self.patch(self.message, "open", gone)
         d = self.deliver()
         (program,) = self.reactor.programs
-        program.takeAll()
+        with capturedLogs() as logged:
+            program.takeAll()
         self.assertEqual(program.did[0], "KILL")
         program.exit(0)
         self.assertEqual(self.outcome(d), Retry(R451_LOCAL_ERROR))
-        self.assertEqual(len(self.flushLoggedErrors(FileNotFoundError)), 1)
+        self.assertEqual([one["error"] for one in logged], ["FileNotFoundError: "])
 
     def test_cannotRun(self) -> None:
         """

@@ -8,17 +8,16 @@ from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.task import Clock
-from twisted.names import dns
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.stages.delivery.route import (
     MAX_RECORDS,
     R550_FORBIDDEN,
     R554_OURSELVES,
-    Names,
     NoRoute,
     Router,
 )
+from deferrals.stages.lookups import Names
 from tests.resolver import RECORDS, Resolver
 
 
@@ -125,18 +124,6 @@ class RouteTests(SynchronousTestCase):
         self.resolver.broken = set(names)
         self.assertEqual(self.refusal("many.example"), "Retry 4.4.3")
         self.assertNotIn((names[10], "A"), self.resolver.asked)
-
-    def test_memory(self) -> None:
-        """What is remembered has a bound, whatever the answers are."""
-        texts = {(f"{n}.example", "TXT"): ["x" * 60_000] for n in range(100)}
-        self.resolver = Resolver(texts)
-        names = Names(lambda: self.resolver, self.clock, 1_000_000)
-        for name, _ in texts:
-            self.successResultOf(names.find(dns.TXT, name))
-        self.successResultOf(names.find(dns.TXT, "99.example"))
-        self.assertEqual(len(self.resolver.asked), 100)
-        self.assertLess(names._known.currsize, 1_000_000)
-        self.assertIn(len(names._known), range(10, 20))
 
     def test_limits(self) -> None:
         """Not more addresses than wanted; no IPv6 where there is none."""

@@ -4,14 +4,17 @@ Delivery by SMTP, against servers without sockets.
 
 from __future__ import annotations
 
+from unittest import skipIf
+
 from twisted.internet.defer import CancelledError
 
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
-from deferrals.model.envelope import Recipient
+from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting
 from deferrals.model.verdict import Delivered, Failed, Marks, Retry
+from deferrals.server.signing import Signer
 from deferrals.stages.delivery.smtp import SMTPDelivery, SMTPSettings
 from deferrals.testing import (
     ReportingDeliveryContract,
@@ -20,6 +23,7 @@ from deferrals.testing import (
     makeMessage,
     makeRecipient,
 )
+from tests import signatures
 from tests.remote import HOP, RemoteCase
 from tests.requirements import requirement
 
@@ -69,6 +73,11 @@ class SMTPTests(RemoteCase):
             found = self.outcomes(makeAddressees("a@x.example", "b@x.example"))
             self.assertEqual([type(one) for one in found], [kind, kind])
             self.assertEqual(self.peer.accepted, [])
+
+    def test_hops(self) -> None:
+        """The server can be asked."""
+        (hop,) = self.makeStage().hops(makeRecipient("a@x.example"))
+        self.assertEqual(hop.endpoint, HOP)
 
     def test_nobody(self) -> None:
         """No connection: a reason, and another attempt."""
@@ -149,6 +158,52 @@ class SMTPTests(RemoteCase):
         signed = makeMessage(b"DKIM-Signature: v=1\r\n" + body)
         found, _ = self.outcomes(people, message=signed)
         self.assertEqual((type(found), found.reply.enhanced), (Failed, "5.6.3"))
+
+    def signing(self, *kinds: str) -> Envelope:
+        """
+        @return: an envelope whose message is signed with keys of these kinds.
+        """
+        signer = Signer(self.services.inThread, "mx.example.net", self.services.status)
+        signer.use([signatures.key(kind) for kind in kinds], lambda client: True)
+        self.services.signer = signer
+        return makeEnvelope("a@example.net", client=Client("192.0.2.1", user="a@example.net"))
+
+    def verified(self, sent: bytes) -> list[bool]:
+        keys = [signatures.key(kind) for kind in ("rsa", "ed25519")]
+        return signatures.verified(sent, keys)
+
+    @skipIf(signatures.MISSING, signatures.MISSING)
+    def test_signed(self) -> None:
+        """
+        What leaves is signed with each key, in front of all; its size is told with it,
+        and recipients with other marks get a signature of what they get.
+        """
+        envelope = self.signing("rsa", "ed25519")
+        self.peer.keywords = ["PIPELINING", "SIZE 1000000"]
+        a, b = makeAddressees("a@x.example", "b@x.example")
+        b = Addressee(b.recipient, Marks(subjectPrefix="[x] "), b.seq)
+        message = makeMessage(b"From: a@example.net\r\nSubject: y\r\n\r\n" + b".text  \r\n" * 9000)
+        self.outcomes([a, b], message=message, envelope=envelope)
+        sent = {recipient: octets for _, recipient, octets in self.peer.accepted}
+        for subject, recipient in ((b"y", "a@x.example"), (b"[x] y", "b@x.example")):
+            octets = sent[recipient]
+            self.assertTrue(octets.startswith(b"DKIM-Signature: "))
+            self.assertIn(b"Subject: " + subject + b"\r\n", octets)
+            self.assertEqual(self.verified(octets), [True, True])
+            self.assertIn(f"MAIL FROM:<a@example.net> SIZE={len(octets)}", self.peer.commands)
+
+    @skipIf(signatures.MISSING, signatures.MISSING)
+    def test_signedInSevenBits(self) -> None:
+        """To a server without 8BITMIME it goes converted, and what is signed is that."""
+        envelope = self.signing("rsa")
+        self.peer.keywords = ["PIPELINING", "SIZE 10000"]
+        message = makeMessage(b"From: a@example.net\r\nSubject: \xc3\xa4\r\n\r\nH\xe4llo\r\n")
+        (found,) = self.outcomes(makeAddressees("a@x.example"), message=message, envelope=envelope)
+        self.assertIsInstance(found, Delivered)
+        sent = self.peer.accepted[0][2]
+        self.assertTrue(sent.isascii())
+        self.assertEqual(self.verified(sent), [True])
+        self.assertIn(f"MAIL FROM:<a@example.net> SIZE={len(sent)}", self.peer.commands)
 
     def test_eightBit(self) -> None:
         """8-bit text asks for 8BITMIME (RFC 6152)."""

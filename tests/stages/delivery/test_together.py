@@ -5,11 +5,14 @@ Copies that are written together: what is shared, and what is each one's own.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +25,7 @@ from deferrals.stages.delivery.file import FileDelivery
 from deferrals.stages.delivery.mailboxfiles import R451_NOT_WRITTEN, newFile
 from deferrals.stages.delivery.maildir import MaildirDelivery
 from deferrals.stages.delivery.together import (
+    HANDS,
     MANY,
     PATIENCE_SECONDS,
     THREADS,
@@ -29,6 +33,9 @@ from deferrals.stages.delivery.together import (
     NewCopy,
 )
 from deferrals.testing import makeAddressees, makeEnvelope
+
+#: When threads that do not meet give up, in seconds.
+MEETING_SECONDS = 20.0
 
 _S = TypeVar("_S", FileDelivery, MaildirDelivery)
 
@@ -136,6 +143,122 @@ class TogetherTests(SynchronousTestCase):
         self.run_()
         self.assertEqual(len(self.threads), THREADS)
 
+    def test_sideBySide(self) -> None:
+        """
+        Syncs do not wait for one another: several threads are in them at once, all of
+        those of the contents before any copy has its name, and those of the directories.
+        """
+        meeting = threading.Barrier(HANDS)
+        fsync, link = os.fsync, os.link
+        calls: list[str] = []
+
+        def met(fd: int) -> None:
+            meeting.wait(MEETING_SECONDS)
+            fsync(fd)
+            calls.append("sync")
+
+        def named(*args: str) -> None:
+            calls.append("name")
+            link(*args)
+
+        d = self.deliver(*(f"a@{n}.example" for n in range(HANDS)))
+        for n in range(HANDS):
+            os.makedirs(os.path.join(self.directory, f"{n}.example"))
+        self.patch(os, "fsync", met)
+        self.patch(os, "link", named)
+        self.run_()
+        self.assertEqual(calls, ["sync"] * HANDS + ["name"] * HANDS + ["sync"] * HANDS)
+        self.assertEqual(self.outcomes(d), [Delivered()] * HANDS)
+
+    def test_syncFails(self) -> None:
+        """Where a sync fails, or raises, wherever that is, it is that copy's own."""
+        fsync = os.fsync
+
+        def failing(fd: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            if os.path.basename(path) in (".disk@x.example", ".disk@y.example"):
+                raise OSError("the disk")
+            if "raises" in path:
+                raise ValueError("on purpose")
+            fsync(fd)
+
+        self.patch(os, "fsync", failing)
+        names = ("a@x", "disk@x", "b@x", "raises@x", "disk@y", "c@y", "d@y")
+        d = self.deliver(*(f"{name}.example" for name in names))
+        with capturedLogs() as logged:
+            self.run_()
+        good, bad = Delivered(), Retry(R451_NOT_WRITTEN)
+        raised = Retry(R451_LOCAL_ERROR)
+        self.assertEqual(self.outcomes(d), [good, bad, good, raised, bad, good, good])
+        found = sorted(os.listdir(os.path.join(self.directory, "y.example")))
+        self.assertEqual(found, ["c@y.example", "d@y.example"])
+        errors = [one["error"] for one in logged if one["log_level"] is LogLevel.error]
+        self.assertEqual(errors, ["ValueError: on purpose"])
+
+    def test_noHelp(self) -> None:
+        """Where no more threads can be had, one does it all."""
+
+        def submit(*args: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        self.patch(ThreadPoolExecutor, "submit", submit)
+        d = self.deliver(*(f"a@{n}.example" for n in range(3)))
+        self.run_()
+        self.assertEqual(self.outcomes(d), [Delivered()] * 3)
+
+    def test_helpersStuck(self) -> None:
+        """
+        Threads that are stuck are asked for nothing more, which would be kept for them;
+        those that come back help again.
+        """
+        going = threading.Event()
+        helpers = self.writer._helpers
+        stuck = [
+            helpers.ask(lambda: self.assertTrue(going.wait(MEETING_SECONDS))) for _ in range(HANDS)
+        ]
+        self.assertNotIn(None, stuck)
+        self.assertIsNone(helpers.ask(lambda: None))
+        d = self.deliver(*(f"a@{n}.example" for n in range(HANDS)))
+        self.run_()
+        self.assertEqual(self.outcomes(d), [Delivered()] * HANDS)
+        going.set()
+        helpers._threads.shutdown()
+        free = [helpers._free.acquire(blocking=False) for _ in range(HANDS + 1)]
+        self.assertEqual(free, [True] * HANDS + [False])
+
+    def test_stuckSync(self) -> None:
+        """
+        A sync that does not come back keeps its own copy alone, whichever thread it is
+        in; the copies whose syncs have ended are delivered meanwhile.
+        """
+        fsync = os.fsync
+        hanging, going = threading.Event(), threading.Event()
+        others: list[Any] = []
+
+        def slow(fd: int) -> None:
+            if "hung" in os.readlink(f"/proc/self/fd/{fd}"):
+                hanging.set()
+                going.wait(MEETING_SECONDS)
+            fsync(fd)
+
+        self.patch(os, "fsync", slow)
+        hung = self.deliver("hung@x.example", "a@x.example")
+        others += [self.deliver(f"{n}@x.example") for n in range(3)]
+        begin = self.threads.pop()
+        thread = threading.Thread(target=begin)
+        thread.start()
+        self.assertTrue(hanging.wait(MEETING_SECONDS))
+        while len(self.threads) < 1:
+            self.clock.advance(PATIENCE_SECONDS)
+        self.run_()
+        names = sorted(os.listdir(os.path.join(self.directory, "x.example")))
+        self.assertNotIn("hung@x.example", names)
+        for d in others:
+            self.assertEqual(self.outcomes(d), [Delivered()])
+        going.set()
+        thread.join()
+        self.assertEqual(self.outcomes(hung), [Delivered()] * 2)
+
     def test_ended(self) -> None:
         """What the end of a batch makes room for is one batch."""
         first = self.deliver("a@x.example")
@@ -164,7 +287,8 @@ class TogetherTests(SynchronousTestCase):
 
         names = ("good", "raises", "fails", "full", "half")
         d = self.deliver(*(f"{name}@x.example" for name in names), prepare=prepare)
-        self.run_()
+        with capturedLogs() as logged:
+            self.run_()
         known = self.outcomes(d)
         wanted = [
             Delivered(),
@@ -175,7 +299,9 @@ class TogetherTests(SynchronousTestCase):
         ]
         self.assertEqual(known, wanted)
         self.assertEqual(os.listdir(os.path.join(self.directory, "x.example")), ["good@x.example"])
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        errors = [one["error"] for one in logged if one["log_level"] is LogLevel.error]
+        self.assertEqual(len(errors), 1)
+        self.assertIn("ValueError", errors[0])
 
     def half(self) -> Any:
         yield b"half"
@@ -250,7 +376,6 @@ class TogetherTests(SynchronousTestCase):
         self.writer._failed(Failure(OSError("no thread")), batch)
         self.writer._ended(None, batch)
         self.assertEqual(self.outcomes(d), [Retry(R451_LOCAL_ERROR)])
-        self.flushLoggedErrors(OSError)
 
     def test_stuck(self) -> None:
         """

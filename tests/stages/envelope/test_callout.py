@@ -9,11 +9,26 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
-from deferrals.model.verdict import Refuse
+from deferrals.errors import HopError
+from deferrals.interfaces import IAskableDelivery
+from deferrals.model.envelope import Recipient
+from deferrals.model.outgoing import Hop
+from deferrals.model.reply import Reply
+from deferrals.model.settings import BadSetting
+from deferrals.model.verdict import Failed, Refuse, Retry
 from deferrals.smtp.client.pool import NextHops
+from deferrals.stages.delivery.forward import ForwardDelivery, ForwardSettings
 from deferrals.stages.envelope.callout import CalloutSettings, CalloutStage
-from deferrals.testing import EnvelopeStageContract, FakeServices, makeEnvelope, makeRecipient
+from deferrals.testing import (
+    EnvelopeStageContract,
+    FakeDelivery,
+    FakeNextHops,
+    FakeServices,
+    makeEnvelope,
+    makeRecipient,
+)
 from tests.peer import Network, Peer
 from tests.requirements import requirement
 
@@ -58,6 +73,11 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
     def asked(self) -> int:
         return sum(line.startswith("RCPT") for line in self.peer.commands)
 
+    def test_endpointOrThrough(self) -> None:
+        """One of both, and not both."""
+        for given in ({}, {"endpoint": HOP, "through": "out"}):
+            self.assertRaises(BadSetting, CalloutSettings, **given)
+
     @requirement("S-5")
     def test_answers(self) -> None:
         """
@@ -85,6 +105,34 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
             {c.split()[0] for c in self.peer.commands}, {"LHLO", "MAIL", "RCPT", "RSET"}
         )
         self.assertEqual(self.peer.commands[1], "MAIL FROM:<>")
+
+    def test_subaddress(self) -> None:
+        """
+        It is asked as it was named; where there is no such one, without its subaddress.
+        """
+        self.peer.rcpt = {
+            "anna+x@x.example": "550 5.1.1 who",
+            "bob+x@x.example": "550 5.7.1 not you",
+            "carl+x@x.example": "550 5.1.1 first",
+            "carl@x.example": "550 5.1.1 second",
+            "dora+x@x.example": "550 5.1.1 who",
+            "dora@x.example": "451 4.3.0 not now",
+        }
+        for local, mark, said, asked in (
+            ("eve+x", "+", "None", 1),
+            ("anna+x", "+", "None", 2),
+            ("anna+x", "", "550 5.1.1 who", 0),  # remembered
+            ("bob+x", "+", "550 5.7.1 not you", 1),
+            ("carl+x", "+", "550 5.1.1 first", 2),
+            ("dora+x", "+", "451 4.3.0 not now", 2),
+        ):
+            before = self.asked()
+            recipient = makeRecipient(f"{local}@x.example", subaddress=mark)
+            d = self.stage.judgeRecipient(makeEnvelope(), recipient)
+            self.network.run()
+            verdict = self.successResultOf(d)
+            found = str(verdict.reply) if isinstance(verdict, Refuse) else str(verdict)
+            self.assertEqual((found, self.asked() - before), (said, asked), local)
 
     def test_overQuota(self) -> None:
         """A full mailbox may be an end, too."""
@@ -164,3 +212,76 @@ class CalloutTests(EnvelopeStageContract, SynchronousTestCase):
         self.stage = self.makeStage(sender="probe@mx.example.net")
         self.ask("a@x.example")
         self.assertEqual(self.peer.commands[1], "MAIL FROM:<probe@mx.example.net>")
+
+
+@implementer(IAskableDelivery)
+class Onward(FakeDelivery):
+    """
+    A delivery to servers.
+    """
+
+    def __init__(self, hops: Any) -> None:
+        super().__init__()
+        self._hops = hops
+
+    def hops(self, recipient: Recipient) -> Any:
+        return self._hops
+
+
+class ThroughTests(SynchronousTestCase):
+    """
+    L{CalloutStage} through a delivery.
+    """
+
+    def ask(self, hops: Any, name: str = "out", **more: Any) -> Any:
+        self.nextHops = FakeNextHops(
+            {"gone@x.example": Reply(550, "5.1.1", "who")},
+            {"first": HopError("first: nobody there"), "down": HopError("down: nobody there")},
+        )
+        deliveries = {"out": Onward(hops), "box": FakeDelivery()}
+        services = FakeServices(nextHops=self.nextHops, deliveries=deliveries)
+        services._deliveries["fwd"] = ForwardDelivery(ForwardSettings(through="out"), services)
+        services._deliveries["odd"] = ForwardDelivery(ForwardSettings(through="box"), services)
+        stage = CalloutStage(CalloutSettings(through=name, **more), services)
+        found = []
+        for local in ("here", "gone"):
+            recipient = makeRecipient(f"{local}@x.example")
+            d = maybeDeferred(stage.judgeRecipient, makeEnvelope("me@client.example"), recipient)
+            verdict = self.successResultOf(d)
+            found.append(verdict and str(verdict.reply))
+        return found
+
+    def test_asked(self) -> None:
+        """The delivery's servers are asked, also where mail is forwarded through it."""
+        hop = Hop("tcp:next.example:25", "next", security="required")
+        for name in ("out", "fwd"):
+            self.assertEqual(self.ask([hop], name, timeout=3), [None, "550 5.1.1 who"])
+            asked, sender, recipient = self.nextHops.asked[0]
+            self.assertEqual((sender, recipient), ("", "here@x.example"))
+            self.assertEqual(
+                (asked.endpoint, asked.security, asked.forms), (hop.endpoint, "required", ())
+            )
+            self.assertEqual(asked.timeouts.command, 3)
+
+    def test_next(self) -> None:
+        """One that cannot be reached leaves it to the next one; none, to on_error."""
+        first, second, down = (Hop("tcp:x:25", name) for name in ("first", "second", "down"))
+        self.assertEqual(self.ask([first, second]), [None, "550 5.1.1 who"])
+        later = "451 4.4.1 the recipient cannot be verified now"
+        for hops in ([first, down], []):
+            self.assertEqual(self.ask(hops), [later] * 2)
+            self.assertEqual(self.ask(hops, on_error="accept"), [None] * 2)
+
+    def test_noServer(self) -> None:
+        """A domain that takes no mail is refused here; one that DNS does not know now is not."""
+        null = Failed(Reply(556, "5.1.10", "no mail"))
+        self.assertEqual(self.ask(null), ["550 5.1.10 no mail"] * 2)
+        self.assertEqual(self.ask(null, "fwd"), ["550 5.1.10 no mail"] * 2)
+        later = "451 4.4.1 the recipient cannot be verified now"
+        self.assertEqual(self.ask(Retry(Reply(451, "4.4.3", "no DNS"))), [later] * 2)
+
+    def test_cannotBeAsked(self) -> None:
+        """A delivery that has none, or is gone."""
+        later = "451 4.4.1 the recipient cannot be verified now"
+        for name in ("box", "odd", "gone"):
+            self.assertEqual(self.ask([], name), [later] * 2)

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.address import Mailbox
 from deferrals.model.reply import R451_LOCAL_ERROR, Reply
-from deferrals.model.verdict import ACCEPT, Accept, Defer, Refuse, Route
-from deferrals.stages.envelope.chain import askInTurn
+from deferrals.model.verdict import ACCEPT, NOWHERE, Accept, Defer, Expand, Refuse, Route
+from deferrals.stages.envelope.chain import Pardons, askInTurn
 from deferrals.testing import makeEnvelope, makeRecipient
 
 NO = Refuse(Reply(550, "5.6.0", "no"))
@@ -47,10 +49,74 @@ class InTurnTests(SynchronousTestCase):
         """A refusal ends it."""
         self.assertEqual(self.ask(None, NO, ACCEPT), NO)
 
+    def test_nowhere(self) -> None:
+        """What throws the message away ends it, whatever others have left to the content."""
+        found = self.ask(Defer(), NOWHERE, NO)
+        self.assertEqual(found, Accept(route=Route("p", "d"), nowhere=True))
+        self.assertIsNone(self.stages[2].saw)
+        d = askInTurn(
+            [_Fixed(NOWHERE)],
+            makeEnvelope(),
+            makeRecipient("a@x.example"),
+            Defer(),
+            lambda opinion, verdict, recipient: opinion,
+        )
+        self.assertTrue(self.successResultOf(Deferred.fromCoroutine(d)).nowhere)
+
     def test_route(self) -> None:
         """A later stage sees what an earlier one said; the last opinion counts."""
         self.assertEqual(self.ask(Defer(Route("q", "e")), ACCEPT), Accept(route=Route("q", "e")))
         self.assertEqual(self.stages[1].saw, Route("q", "e"))
+
+    def test_pardoned(self) -> None:
+        """A refusal that is lifted is as if the stage had said nothing."""
+        recipient = makeRecipient("a@x.example", "p", "d")
+        for lifted, wanted in (
+            (True, ACCEPT),
+            (succeed(True), ACCEPT),
+            (False, NO),
+            (succeed(False), NO),
+        ):
+            asked: list[Refuse] = []
+
+            def lift(*args: Any, lifted: Any = lifted, asked: list[Refuse] = asked) -> Any:
+                asked.append(args[2])
+                return lifted
+
+            pardons = Pardons(lift, lambda stage: "listed")
+            stages = [_Fixed(NO), _Fixed(ACCEPT)]
+            d = askInTurn(
+                stages, makeEnvelope(), recipient, Defer(recipient.route), pardons=pardons
+            )
+            said = self.successResultOf(Deferred.fromCoroutine(d))
+            self.assertEqual(type(said), type(wanted))
+            self.assertEqual([one.stage for one in asked], ["listed"])
+
+    def test_expand(self) -> None:
+        """An alias ends it: others are meant."""
+        alias = Expand((Mailbox.parse("b@x.example"),))
+        self.assertEqual(self.ask(None, alias, NO), alias)
+
+    def test_ownMember(self) -> None:
+        """
+        Who is a member of its own alias is asked about by the stages behind, under the
+        route that the alias has for it.
+        """
+        recipient = makeRecipient("a@x.example", "p", "d")
+        member = attrs.evolve(recipient, aliases=(recipient.address,))
+        for route, expected in ((Route("q", "e"), Route("q", "e")), (None, Route("p", "d"))):
+            alias = Expand((recipient.address,), route=route)
+            stages = [_Fixed(alias), _Fixed(None)]
+            opinion = Accept(route=recipient.route)
+            d = Deferred.fromCoroutine(askInTurn(stages, makeEnvelope(), member, opinion))
+            self.assertEqual(self.successResultOf(d), Accept(route=expected))
+            self.assertEqual(stages[1].saw, expected)
+        elsewhere = Expand((Mailbox.parse("b@x.example"),))
+        d = Deferred.fromCoroutine(askInTurn([_Fixed(elsewhere)], makeEnvelope(), member, opinion))
+        self.assertEqual(self.successResultOf(d), elsewhere)
+        other = attrs.evolve(recipient, aliases=(Mailbox.parse("all@x.example"),))
+        d = Deferred.fromCoroutine(askInTurn([_Fixed(alias)], makeEnvelope(), other, opinion))
+        self.assertEqual(self.successResultOf(d), alias)
 
     def test_nonsense(self) -> None:
         """An answer that is no verdict refuses for now, and the log says whose it is."""

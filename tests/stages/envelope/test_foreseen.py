@@ -117,7 +117,7 @@ class MessageTests(SynchronousTestCase):
         for answer in ("no", Reply(250, "2.0.0", "yes"), fail(ValueError("on purpose"))):
             with capturedLogs() as logged:
                 self.assertEqual(self.successResultOf(self.ask(answer)), {})
-            self.assertEqual([one["source"] for one in logged], ["Seeing.refusalOf"])
+            self.assertEqual([one["stage"] for one in logged], ["Seeing.refusalOf"])
 
     def test_cancelled(self) -> None:
         """It may be cancelled."""

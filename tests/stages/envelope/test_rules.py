@@ -9,11 +9,14 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
+from deferrals.interfaces import IEnvelopeStage
 from deferrals.model.address import Mailbox
-from deferrals.model.envelope import Client, Recipient
+from deferrals.model.envelope import Client, Envelope, Recipient
 from deferrals.model.reply import R550_SENDER_ROUTING, Reply
-from deferrals.model.verdict import Accept, Defer, Refuse, Route
+from deferrals.model.verdict import Accept, Defer, EnvelopeVerdict, Refuse, Route
+from deferrals.stages.envelope.chain import Pardons
 from deferrals.stages.envelope.rules import Allowed, Onward, Pattern, Rule, RuleTable
 from deferrals.testing import EnvelopeStageContract, makeEnvelope, makeRecipient
 from tests.work import linesRun
@@ -22,6 +25,19 @@ from tests.work import linesRun
 def table(*patterns: str) -> RuleTable:
     rules = [Rule(Pattern.parse(text), Defer(Route(text, text))) for text in patterns]
     return RuleTable(rules, "mx.example.net")
+
+
+@implementer(IEnvelopeStage)
+class _Fixed:
+    """
+    Says the same of all.
+    """
+
+    def __init__(self, answer: EnvelopeVerdict) -> None:
+        self._answer = answer
+
+    def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> EnvelopeVerdict:
+        return self._answer
 
 
 class RuleTests(EnvelopeStageContract, SynchronousTestCase):
@@ -89,6 +105,56 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
         for local, wanted in (("full", no), ("fine", rule.verdict)):
             d = rules.judgeRecipient(makeEnvelope(), Recipient(Mailbox(local, "example.net")))
             self.assertEqual(self.successResultOf(d), wanted)
+
+    def left(self, rule: EnvelopeVerdict, *checks: EnvelopeVerdict) -> str:
+        """
+        What a rule's checks make of it, and under which policy.
+        """
+        policies: dict[str, EnvelopeVerdict] = {
+            "open": Accept(route=Route("open", "")),
+            "strict": Defer(Route("strict", "")),
+        }
+        rules = RuleTable(
+            [Rule(Pattern.parse("*@x.example"), rule, [_Fixed(one) for one in checks])],
+            "mx.example.net",
+            policies,
+            ("box",),
+        )
+        found = self.successResultOf(
+            rules.judgeRecipient(makeEnvelope(), makeRecipient("a@x.example"))
+        )
+        kind = "nowhere" if getattr(found, "nowhere", False) else type(found).__name__
+        return f"{kind} {found.route.policy}"
+
+    def test_leftToTheContent(self) -> None:
+        """
+        That a check leaves a recipient to the content stands, whatever other checks say
+        of its route; a route alone, or another policy, leaves nothing to it.
+        """
+        accept, strict = Accept(route=Route("open", "box")), Defer(Route("strict", "box"))
+        asks = Defer()
+        row = Defer(Route("open", "box", (("refuse_score", 5.0),)), asRuled=True)
+        moved = Defer(Route("open", "box"), asRuled=True)
+        movedByOthers = Defer(Route("open", "box"))
+        toStrict = Defer(Route("strict", "box"), asRuled=True)
+        for rule, checks, wanted in (
+            (accept, [asks], "Defer open"),
+            (accept, [row], "Accept open"),
+            (accept, [row, asks], "Defer open"),
+            (accept, [asks, row], "Defer open"),
+            (accept, [toStrict], "Defer strict"),
+            (accept, [toStrict, moved], "Accept open"),
+            (strict, [asks], "Defer strict"),
+            (strict, [moved], "Accept open"),
+            (strict, [movedByOthers], "Accept open"),
+            (strict, [asks, moved], "Defer open"),
+            (strict, [moved, asks], "Defer open"),
+            (accept, [asks, Accept()], "Accept open"),
+            (strict, [Accept()], "Accept strict"),
+            (strict, [toStrict, Accept(nowhere=True)], "nowhere strict"),
+            (strict, [moved, Accept(nowhere=True), asks], "nowhere open"),
+        ):
+            self.assertEqual(self.left(rule, *checks), wanted, (rule, checks))
 
     def routing(self, address: str, delivery: str, routing: bool = False, **more: Any) -> Any:
         """
@@ -184,6 +250,22 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
         route = table.route(Mailbox.parse("anna+a@x.example"))
         self.assertEqual(route, Route("anna", "d"))
 
+    def test_kept(self) -> None:
+        """What checks say of a recipient does not change what a subaddress is."""
+
+        class Check:
+            """Another route, and no word of subaddresses."""
+
+            def judgeRecipient(self, envelope: Envelope, recipient: Recipient) -> Defer:
+                return Defer(Route("open", "box"))
+
+        verdict = Defer(Route("open", "box", subaddress="+"))
+        rule = Rule(Pattern.parse("a@x.example"), verdict, [Check()], subaddress="+")
+        found = self.successResultOf(
+            RuleTable([rule], "mx").judgeRecipient(makeEnvelope(), makeRecipient("a+b@x.example"))
+        )
+        self.assertEqual(found.route, Route("open", "box", subaddress="+"))
+
     def test_allow(self) -> None:
         """A rule with allow is not there for other clients, and makes no domain ours."""
         outward = Accept(route=Route("open", "out"))
@@ -214,6 +296,43 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
             said = verdict.reply.enhanced if refused else verdict.route.delivery
             self.assertEqual(said, wanted, (client, address))
 
+    def test_members(self) -> None:
+        """A rule for members of aliases is there for these alone, whoever sends."""
+        rules = RuleTable(
+            [
+                Rule(Pattern.parse("*@example.net"), Accept(route=Route("open", "box"))),
+                Rule(
+                    Pattern.parse("*"),
+                    Accept(route=Route("open", "out")),
+                    allow=Allowed.parse(["members"]),
+                ),
+            ],
+            "mx.example.net",
+        )
+        alias = (Mailbox.parse("all@example.net"),)
+        address, client = Mailbox.parse("anna@other.example"), Client("198.51.100.1")
+        envelope = attrs.evolve(makeEnvelope(), client=client)
+        for aliases, wanted in (((), None), (alias, "out"), ((), None)):
+            recipient = Recipient(address, aliases=aliases)
+            verdict = rules.judgeRecipient(envelope, recipient)
+            assert not isinstance(verdict, Deferred)
+            route = verdict.route if isinstance(verdict, Accept) else None
+            self.assertEqual(None if route is None else route.delivery, wanted)
+        self.assertFalse(rules.isOurs(address))
+
+    def test_refusedMember(self) -> None:
+        """A member that a check refuses keeps its rule's policy: its copy may be filed."""
+        no = Refuse(Reply(550, "5.1.1", "no"))
+        check = _Fixed(no)
+        rule = Rule(Pattern.parse("*@example.net"), Defer(Route("strict", "box")), [check])
+        table = RuleTable([rule], "mx.example.net")
+        address = Mailbox.parse("anna@example.net")
+        for aliases, policy in (((), ""), ((Mailbox.parse("all@example.net"),), "strict")):
+            said = table.judgeRecipient(makeEnvelope(), Recipient(address, aliases=aliases))
+            verdict = self.successResultOf(said) if isinstance(said, Deferred) else said
+            assert isinstance(verdict, Refuse)
+            self.assertEqual((verdict, verdict.policy), (no, policy))
+
     def test_allowed(self) -> None:
         """Whom allow may name."""
         self.assertRaises(ValueError, Allowed.parse, ["everybody"])
@@ -242,3 +361,39 @@ class RuleTests(EnvelopeStageContract, SynchronousTestCase):
         self.assertEqual(self.match(many, "u9999@example.net"), "u9999@example.net")
         work = linesRun(self.match, few, "u9@example.net")
         self.assertEqual(linesRun(self.match, many, "u9998@example.net"), work)
+
+
+class AskSomeTests(SynchronousTestCase):
+    """
+    L{RuleTable.askSome}: what is asked beside a transaction.
+    """
+
+    def ask(self, address: str, *uses: str, **answers: Any) -> Any:
+        class Check:
+            def __init__(self, use: str, answer: Any) -> None:
+                self.use = use
+                self.answer = answer
+
+            def judgeRecipient(self, envelope: Any, recipient: Any) -> Any:
+                return self.answer
+
+        checks: Any = [Check(use, answer) for use, answer in answers.items()]
+        gone = Rule(Pattern("gone", "example.net"), Refuse(Reply(550, "5.1.1", "gone")))
+        rule = Rule(Pattern("*", "example.net"), Defer(Route("strict", "box")), checks)
+        pardons = Pardons(lambda *_: False, lambda stage: str(getattr(stage, "use", "")))
+        table = RuleTable([gone, rule], "mx", {}, {"box"}, pardons=pardons)
+        d = table.askSome(makeEnvelope(), makeRecipient(address), lambda use: use in uses)
+        return self.successResultOf(Deferred.fromCoroutine(d))
+
+    def test_some(self) -> None:
+        """Only those checks are asked that are meant, and what they say counts."""
+        no = Refuse(Reply(550, "5.1.1", "no"))
+        said = {"users": Defer(Route("own", "box")), "dnsbl": no}
+        self.assertEqual(self.ask("a@example.net", "users", **said).route.policy, "own")
+        self.assertEqual(self.ask("a@example.net", "users", "dnsbl", **said), no)
+        self.assertEqual(self.ask("a@example.net", **said).route.policy, "strict")
+
+    def test_none(self) -> None:
+        """Whom no rule lets in is refused."""
+        self.assertEqual(self.ask("gone@example.net").reply.text, "gone")
+        self.assertIsInstance(self.ask("a@elsewhere.example"), Refuse)

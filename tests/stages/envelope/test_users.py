@@ -8,35 +8,22 @@ import contextlib
 import sqlite3
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import StageError
 from deferrals.model.envelope import Envelope
-from deferrals.model.verdict import Defer, Refuse, Route
+from deferrals.model.settings import TableName
+from deferrals.model.verdict import Defer, Expand, Refuse, Route
 from deferrals.stages.envelope import users
 from deferrals.stages.envelope.rules import Pattern
 from deferrals.stages.envelope.usersettings import UserSettings, readRow
+from deferrals.stages.tables.frame import Table, TableSettings
 from deferrals.testing import EnvelopeStageContract, FakeServices, makeEnvelope, makeRecipient
+from tests.stages.tables.test_frame import Source
 
 ROUTE = Route("strict", "box")
-
-
-class Table:
-    """
-    A table that a test fills.
-    """
-
-    def __init__(self) -> None:
-        self.rows: dict[str, Any] = {}
-        self.asked: list[str] = []
-
-    def find(self, address: Any, user: str | None = None) -> Any:
-        self.asked.append(address.key)
-        row = self.rows.get(address.key)
-        if isinstance(row, Deferred):
-            return row
-        return fail(row) if isinstance(row, Exception) else succeed(row)
 
 
 class UsersTests(EnvelopeStageContract, SynchronousTestCase):
@@ -45,11 +32,12 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
     """
 
     def makeStage(self, **settings: Any) -> users.UsersStage:
+        self.source = Source()
         self.services = FakeServices()
-        self.table = Table()
-        stage = users.UsersStage(users.UsersSettings(sqlite="users.db", **settings), self.services)
-        stage._table = self.table
-        return stage
+        table = Table("people", self.source, TableSettings(cache=10), self.services)
+        self.services.tables.now = {"people": table}
+        named = TableName("people")
+        return users.UsersStage(users.UsersSettings(table=named, **settings), self.services)
 
     def judge(
         self, stage: users.UsersStage, local: str = "a", envelope: Envelope | None = None
@@ -61,7 +49,7 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
     def test_row(self) -> None:
         """Policy, delivery and thresholds are taken over; what is not said stays."""
         stage = self.makeStage()
-        self.table.rows = {
+        self.source.rows = {
             "a@example.net": {"refuse_score": 5, "mark_score": None, "password": "secret"},
             "b@example.net": {"policy": "lax", "delivery": "store", "rspamd.refuse_score": 7},
             "c@example.net": {},
@@ -73,6 +61,23 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         self.assertEqual(self.judge(stage, "b"), Defer(wanted))
         self.assertEqual(self.judge(stage, "c"), Defer(ROUTE))
 
+    def test_readOnce(self) -> None:
+        """
+        A row is read once for as long as the table remembers it: its lists may be long,
+        and any sender may name the recipient again and again.
+        """
+        stage, read = self.makeStage(), []
+        self.patch(users, "readRow", lambda row: (read.append(row), readRow(row))[1])
+        self.source.rows = {"a@example.net": {"refuse_score": 5}}
+        for _ in range(3):
+            self.judge(stage)
+        self.assertEqual(len(read), 1)
+        self.source.rows = {"a@example.net": {"refuse_score": 7}}
+        self.services.reactor.advance(11)
+        wanted = Route("strict", "box", (("refuse_score", 7.0),))
+        self.assertEqual(self.judge(stage), Defer(wanted))
+        self.assertEqual(len(read), 2)
+
     def test_missing(self) -> None:
         """
         For an address that is not in the table the rule counts, or there is no such
@@ -82,10 +87,33 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         verdict = self.judge(self.makeStage(missing="refuse"))
         self.assertEqual(str(verdict.reply), "550 5.1.1 no such recipient here")
 
+    def test_forward(self) -> None:
+        """Mail goes to other addresses; with forward_keep, to the recipient, too."""
+        stage = self.makeStage()
+        self.source.rows = {
+            "a@example.net": {"forward": "x@example.org, y@example.org", "forward_keep": 0},
+            "b@example.net": {"forward": '["x@example.org"]', "forward_keep": 1, "refuse_score": 5},
+            "c@example.net": {"forward": "", "forward_keep": 1},
+        }
+        for local, members in (
+            ("a", ["x@example.org", "y@example.org"]),
+            ("b", ["x@example.org", "b@example.net"]),
+        ):
+            found = self.judge(stage, local)
+            assert isinstance(found, Expand)
+            self.assertEqual(list(map(str, found.members)), members)
+        self.assertEqual(found.route, Route("strict", "box", (("refuse_score", 5.0),)))
+        self.assertIsInstance(self.judge(stage, "c"), Defer)
+
+    def test_forwardNonsense(self) -> None:
+        """What is no address, or no flag."""
+        for row in ({"forward": "nobody"}, {"forward": 5}, {"forward_keep": "perhaps"}):
+            self.assertRaises(StageError, readRow, row)
+
     def test_subaddress(self) -> None:
         """An address is looked up as it was named, and then without its subaddress."""
         stage = self.makeStage(missing="refuse", subaddress="+")
-        self.table.rows = {
+        self.source.rows = {
             "anna@example.net": {"refuse_score": 5},
             "anna+lists@example.net": {"refuse_score": 7},
         }
@@ -95,7 +123,7 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         for local in ("bob+lists", "+anna"):
             self.assertIsInstance(self.judge(stage, local), Refuse)
         other = self.makeStage(missing="refuse")
-        self.table.rows = {"anna@example.net": {}}
+        self.source.rows = {"anna@example.net": {}}
         self.assertIsInstance(self.judge(other, "anna+lists"), Refuse)
 
     def test_query(self) -> None:
@@ -114,7 +142,7 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
     def test_lists(self) -> None:
         """Denied senders are refused; allowed ones meet no spam filter; allow wins."""
         stage = self.makeStage()
-        self.table.rows["a@example.net"] = {
+        self.source.rows["a@example.net"] = {
             "refuse_score": 5,
             "spam_filter": 1,
             "deny": "*@bad.example, evil@example.com friend@good.example",
@@ -141,61 +169,38 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
                 own = dict(verdict.route.overrides)
                 self.assertEqual(own, {"refuse_score": 5.0, "spam_filter": wanted}, sender)
 
-    def test_cache(self) -> None:
-        """A row, and its absence, is remembered until it expires."""
-        stage = self.makeStage(cache=30)
-        self.judge(stage)
-        self.table.rows["a@example.net"] = {"refuse_score": 1}
-        self.services.reactor.advance(29)
-        self.assertIsNone(self.judge(stage))
-        self.services.reactor.advance(2)
-        self.assertIsInstance(self.judge(stage), Defer)
-        self.table.rows["a@example.net"] = {"refuse_score": 2}
-        self.assertEqual(self.judge(stage).route.overrides, (("refuse_score", 1.0),))
-        self.services.reactor.advance(31)
-        self.assertEqual(self.judge(stage).route.overrides, (("refuse_score", 2.0),))
-        self.assertEqual(len(self.table.asked), 3)
-
-    def test_oneLookUp(self) -> None:
-        """
-        A recipient asked about twice at once is looked up once; cancelling one
-        hurts no other.
-        """
-        stage = self.makeStage()
-        row: Deferred[Any] = Deferred()
-        self.table.rows["a@example.net"] = row
-        recipient = makeRecipient("a@example.net")
-        one, two = (stage.judgeRecipient(makeEnvelope(), recipient) for _ in range(2))
-        one.cancel()
-        self.failureResultOf(one, CancelledError)
-        row.callback({"refuse_score": 1})
-        self.assertIsInstance(self.successResultOf(two), Defer)
-        self.assertEqual(len(self.table.asked), 1)
-        self.judge(stage)
-        self.assertEqual(len(self.table.asked), 1)
-
     def test_failure(self) -> None:
         """A table that cannot be asked: what was known counts, otherwise on_error."""
-        stage = self.makeStage(cache=10)
-        self.table.rows = {"a@example.net": {"refuse_score": 1}, "b@example.net": OSError("gone")}
+        stage = self.makeStage()
+        self.source.rows = {"a@example.net": {"refuse_score": 1}, "b@example.net": OSError("gone")}
         known = self.judge(stage)
-        self.table.rows["a@example.net"] = OSError("gone")
+        self.source.rows["a@example.net"] = OSError("gone")
         self.services.reactor.advance(11)
         self.assertEqual(self.judge(stage), known)
-        self.assertEqual(self.judge(stage, "b").reply.code, 451)
-        self.assertEqual(self.services.status.counted("users", "failed"), 2)
+        verdict = self.judge(stage, "b")
+        self.assertEqual(str(verdict.reply), "451 4.3.0 cannot be looked up now, try again later")
+        self.assertEqual(self.services.status.counted("users", "failed"), 1)
+        self.services.reactor.advance(3600)
+        self.assertEqual(self.judge(stage).reply.code, 451)
         stage = self.makeStage(on_error="pass")
-        self.table.rows["a@example.net"] = {"refuse_score": "many"}
+        self.source.rows["a@example.net"] = OSError("gone")
         self.assertIsNone(self.judge(stage))
 
-    def test_bounded(self) -> None:
-        """What is remembered is bounded, and equal settings are one object."""
-        stage = self.makeStage(cache_entries=3)
-        for name in "abcde":
-            self.table.rows[f"{name}@example.net"] = {"refuse_score": 1}
-            self.judge(stage, name)
-        self.assertEqual(list(stage._known), [f"{name}@example.net" for name in "cde"])
-        self.assertEqual(len({id(entry.settings) for entry in stage._known.values()}), 1)
+    def test_unreadable(self) -> None:
+        """
+        A row that cannot be read is no yes: it may have been meant to refuse.  The log
+        says that it is the row, and not the table.
+        """
+        for on_error in ("refuse-temporarily", "pass"):
+            stage = self.makeStage(on_error=on_error)
+            self.source.rows["a@example.net"] = {"refuse_score": "many"}
+            with capturedLogs() as events:
+                verdict = self.judge(stage)
+            self.assertEqual(verdict.reply.code, 451)
+            (said,) = map(formatEvent, events)
+            self.assertIn("the row of <a@example.net> cannot be read", said)
+            self.assertIn("refuse_score: expected a number, not 'many'", said)
+            self.assertEqual(self.services.status.counted("users", "failed"), 1)
 
     def test_readRow(self) -> None:
         """Values are what their columns say, or an error."""
@@ -240,6 +245,42 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
         ):
             self.assertRaises(StageError, readRow, bad)
 
+    def test_authenticate(self) -> None:
+        """What a recipient makes of where mail comes from; a list is one of words."""
+        found = readRow(
+            {
+                "dmarc": "enforce",
+                "authenticate.spf": "ignore",
+                "trusted_forwarders": "192.0.2.0/24, lists.example",
+                "authenticate.trusted_sealers": '["a.example", "*.b.example"]',
+                "authenticate.reply": "550 5.7.1 not of {domain}",
+                "reply": 7,
+                "spf": None,
+            }
+        )
+        self.assertEqual(
+            dict(found.overrides),
+            {
+                "dmarc": "enforce",
+                "authenticate.spf": "ignore",
+                "trusted_forwarders": "192.0.2.0/24 lists.example",
+                "authenticate.trusted_sealers": "a.example *.b.example",
+                "authenticate.reply": "550 5.7.1 not of {domain}",
+            },
+        )
+        for column, value in (
+            ("dmarc", "enforced"),
+            ("spf", "mark"),
+            ("authenticate.dmarc", 1),
+            ("trusted_forwarders", "0.0.0.0/0"),
+            ("trusted_forwarders", "*"),
+            ("trusted_sealers", "192.0.2.1"),
+            ("authenticate.reply", "250 ok"),
+            ("authenticate.reply", "550 {x}"),
+        ):
+            error = self.assertRaises(StageError, readRow, {column: value})
+            self.assertIn(f"{column}: expected ", str(error))
+
     def test_settings(self) -> None:
         """Either a file or a URL; a query that is one SELECT."""
         for settings in (
@@ -247,6 +288,7 @@ class UsersTests(EnvelopeStageContract, SynchronousTestCase):
             {"sqlite": "a", "url": "http://x/"},
             {"url": "ftp://x/{address}"},
             {"url": "http://x/{who}"},
+            {"table": TableName("people"), "sqlite": "a"},
             {"sqlite": "a", "query": "DELETE FROM users"},
             {"sqlite": "a", "cache_entries": 0},
         ):

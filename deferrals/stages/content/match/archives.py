@@ -12,7 +12,6 @@ for a thread.
 
 from __future__ import annotations
 
-import bz2
 import lzma
 import re
 import struct
@@ -20,16 +19,26 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
-from deferrals.stages.content.match import zipentries
+from deferrals.stages.content.match import compressed, zipentries
 from deferrals.stages.content.match.names import savedNames
+
+_T = TypeVar("_T")
 
 #: Of one message.
 MAX_MEMBERS = 10_000
 MAX_UNPACKED_OCTETS = 64 << 20
 MAX_DEPTH = 3
 MAX_NAME = 1000
+
+#: A zip's member has a header in front of it, and one in the directory.
+MAX_HEADERS = 2 * MAX_MEMBERS
+
+#: Of directories, and of what headers say; each field costs some octets more than it
+#: has, so that there are not too many.
+MAX_HEADER_OCTETS = 8 << 20
+_FIELD_OCTETS = 128
 
 #: A larger directory of a zip is not read: some 20,000 members would fit.
 MAX_DIRECTORY_OCTETS = 1 << 20
@@ -44,8 +53,7 @@ _MAX_NAME_OCTETS = 64 * 1024
 #: others, half a kilobyte may become a gigabyte at once.
 _BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
-_MAGIC_OCTETS = 6
-_COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
+_OCTAL = re.compile(rb"[0-7]+")
 #: A name that every system leaves as it is.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_/ .-]*+(?<=[A-Za-z0-9_])")
 _ZIP_NAMES = (".zip", ".jar", ".docm", ".xlsm", ".pptm", ".apk")
@@ -58,54 +66,115 @@ class Unreadable(Exception):
     """
 
 
+class Beyond(Unreadable):
+    """
+    There is more in it than is read of one message: nothing else is.
+    """
+
+
+#: What is raised where an archive, or a part of one, cannot be read.
+_FAILURES: tuple[type[Exception], ...] = (
+    *(Unreadable, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error),
+)
+
+
 class Budget:
     """
     What may still be done for one message.
+
+    @param outer: where this is about archives in archives alone: they have bounds of
+        their own, so that none of them hides the names beside it.
+    @ivar why: something could not be read, of the archive that is looked into.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outer: Budget | None = None) -> None:
+        self._outer = outer
+        self._inside: Budget | None = None
         self.members = MAX_MEMBERS
         self.octets = MAX_UNPACKED_OCTETS
+        self.headers = MAX_HEADERS
+        self.headerOctets = MAX_HEADER_OCTETS
+        self.why: str | None = None
+
+    @property
+    def inside(self) -> Budget:
+        """
+        What may still be done for archives in archives.
+        """
+        if self._outer is not None:
+            return self
+        if self._inside is None:
+            self._inside = Budget(self)
+        return self._inside
+
+    def asFarAs(self, found: Iterator[_T]) -> Iterator[_T]:
+        """
+        What of an archive's part can be read: programs show what is behind it, too.
+
+        @raise Beyond: enough is read.
+        """
+        try:
+            yield from found
+        except Beyond:
+            raise
+        except _FAILURES as error:
+            self.trouble(str(error))
+
+    def trouble(self, why: str) -> None:
+        """
+        Something could not be read.
+        """
+        budget = self._outer or self
+        if budget.why is None:
+            budget.why = why
 
     def member(self, name: str = "") -> None:
         """
         One more name, or one more compressed stream.
 
-        @raise Unreadable: too many, or longer than any that is meant.
+        @raise Beyond: too many, or longer than any that is meant.
         """
         if len(name) > MAX_NAME:
-            raise Unreadable("a name too long")
+            raise Beyond("a name too long")
         self.members -= 1
         if self.members < 0:
-            raise Unreadable("too many members")
+            raise Beyond("too many members")
 
     def unpacked(self, octets: int) -> None:
         """
         So much more has been unpacked.
 
-        @raise Unreadable: too much.
+        @raise Beyond: too much.
         """
         self.octets -= octets
         if self.octets < 0:
-            raise Unreadable("too large when unpacked")
+            raise Beyond("too large when unpacked")
+
+    def header(self, octets: int) -> None:
+        """
+        One more header of a zip has been read, whether or not it says anything.
+
+        @raise Beyond: too many.
+        """
+        self.headers -= 1
+        if self.headers < 0:
+            raise Beyond("too many headers")
+        self.field(octets)
+
+    def field(self, octets: int) -> None:
+        """
+        One more field has been read, or a piece of a directory.
+
+        @raise Beyond: too much.
+        """
+        self.headerOctets -= octets + _FIELD_OCTETS
+        if self.headerOctets < 0:
+            raise Beyond("too much in headers")
 
 
 class _OctetSource(Protocol):
     def read(self, octets: int, /) -> bytes: ...
-
-
-class _Unpacker(Protocol):
-    """
-    What zlib's, bz2's and lzma's decompressors have in common.
-    """
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def isArchive(head: bytes, names: Sequence[str]) -> bool:
@@ -114,7 +183,7 @@ def isArchive(head: bytes, names: Sequence[str]) -> bool:
     @param names: the file's.
     """
     return (
-        head.startswith((b"PK\3\4", b"PK\5\6", b"PK\1\2", b"PK00PK\3\4", *_COMPRESSED))
+        head.startswith((b"PK\3\4", b"PK\5\6", b"PK\1\2", b"PK00PK\3\4", *compressed.MAGICS))
         or _isTar(head)
         or _endsWith(names, _ZIP_NAMES)
     )
@@ -135,7 +204,7 @@ def newFile() -> IO[bytes]:
     return tempfile.SpooledTemporaryFile(_MEMORY_OCTETS)
 
 
-def members(file: IO[bytes], names: Sequence[str], budget: Budget, depth: int = 0) -> Iterator[str]:
+def members(file: IO[bytes], names: Sequence[str], budget: Budget) -> Iterator[str]:
     """
     The names of an archive's members, and of those of archives in it.  Where
     readers differ in how a member is called, each of the names.
@@ -144,46 +213,48 @@ def members(file: IO[bytes], names: Sequence[str], budget: Budget, depth: int = 
     @param names: its own, as far as it has some.
     @raise Unreadable: this is not all.
     """
-    if depth > MAX_DEPTH:
-        raise Unreadable("archives in archives in archives")
+    budget.why = None
+    yield from _members(file, names, budget, 0)
+    if budget.why is not None:
+        raise Unreadable(budget.why)
+
+
+def _members(file: IO[bytes], names: Sequence[str], budget: Budget, depth: int) -> Iterator[str]:
+    """
+    A zip by its directory, as most programs read; and by all headers that there are,
+    for those that take another directory, or none.
+    """
     file.seek(0)
     head = file.read(HEAD_OCTETS)
-    kind = next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None)
+    if compressed.kindOf(head) is not None:
+        yield from budget.asFarAs(_compressed(file, names, budget, depth))
+    elif _isTar(head):
+        yield from budget.asFarAs(_tar(file, budget, depth))
+    else:
+        yield from _Zip(file, budget, depth).members()
+
+
+def _inner(
+    pieces: Iterator[bytes], names: Sequence[str], budget: Budget, depth: int
+) -> Iterator[str]:
+    """
+    What is in a member, if it is an archive; as far as it can be unpacked.
+    """
+    inside = budget.inside
     try:
-        if kind is not None:
-            yield from _compressed(file, kind, names, budget, depth)
-        elif _isTar(head):
-            yield from _tar(file, budget, depth)
-        else:
-            yield from _zip(file, budget, depth)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError) as error:
-        raise Unreadable(str(error)) from None
-    except (NotImplementedError, RuntimeError, ValueError, struct.error) as error:
-        raise Unreadable(str(error)) from None
-
-
-def _inner(file: IO[bytes], names: Sequence[str], budget: Budget, depth: int) -> Iterator[str]:
-    """
-    What is in a member, if it is an archive.
-    """
-    file.seek(0)
-    if isArchive(file.read(HEAD_OCTETS), names):
-        yield from members(file, names, budget, depth + 1)
-
-
-def _copied(pieces: Iterator[bytes], budget: Budget) -> IO[bytes]:
-    """
-    A file with what is unpacked, for the caller to close.
-    """
-    file = newFile()
-    try:
-        for piece in pieces:
-            budget.unpacked(len(piece))
-            file.write(piece)
-    except BaseException:
-        file.close()
-        raise
-    return file
+        with newFile() as file:
+            for piece in inside.asFarAs(pieces):
+                inside.unpacked(len(piece))
+                file.write(piece)
+            file.seek(0)
+            if isArchive(file.read(HEAD_OCTETS), names):
+                if depth == MAX_DEPTH:
+                    raise Unreadable("archives in archives in archives")
+                yield from _members(file, names, inside, depth + 1)
+    except Beyond as error:
+        if inside is budget:
+            raise
+        budget.trouble(str(error))
 
 
 def _pieces(source: _OctetSource) -> Iterator[bytes]:
@@ -191,52 +262,68 @@ def _pieces(source: _OctetSource) -> Iterator[bytes]:
         yield piece
 
 
-def _zip(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
+class _Zip:
     """
-    By the directory, as most programs read; and by all headers that there are,
-    for those that take another directory, or none.
+    One zip; see L{_members}.
     """
-    if budget.members <= 0:
-        raise Unreadable("too many members")
-    seen: set[str] = set()
-    found = ""
-    try:
-        yield from _byDirectory(file, budget, depth, seen)
-    except zipfile.BadZipFile as error:
-        found = str(error)
-    yield from _byHeaders(file, budget, depth, seen)
-    if found:
-        raise Unreadable(found)
+
+    def __init__(self, file: IO[bytes], budget: Budget, depth: int) -> None:
+        self._file = file
+        self._budget = budget
+        self._depth = depth
+        self._seen: set[str] = set()
+        self._lookedInto: set[int] = set()  # where the headers of such members are
+
+    def members(self) -> Iterator[str]:
+        yield from self._budget.asFarAs(self._byDirectory())
+        yield from self._budget.asFarAs(self._byHeaders())
+
+    def _byDirectory(self) -> Iterator[str]:
+        budget = self._budget
+        if budget.members <= 0:
+            raise Beyond("too many members")
+        bounded = _Bounded(self._file, budget)
+        with zipfile.ZipFile(bounded) as archive:
+            bounded.isOpened = True
+            for info in archive.infolist():
+                budget.member(info.filename)
+                self._seen.add(info.filename)
+                yield info.filename
+                if _endsWith([info.filename], _NAMES):
+                    yield from budget.asFarAs(self._ofMember(archive, info))
+                elif info.flag_bits & 1:
+                    budget.trouble("encrypted")
+
+    def _ofMember(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[str]:
+        """
+        What is in a member that is an archive by its name.
+        """
+        if info.compress_type not in _BOUNDED_METHODS:
+            raise Unreadable("an archive in it, compressed in an unusual way")
+        with archive.open(info) as member:
+            pieces = _whole(_pieces(member), info.header_offset, self._lookedInto)
+            yield from _inner(pieces, [info.filename], self._budget, self._depth)
+
+    def _byHeaders(self) -> Iterator[str]:
+        budget = self._budget
+        for entry in zipentries.entries(self._file, MAX_NAME, budget.header):
+            for name in entry.names:
+                if name not in self._seen:
+                    budget.member(name)
+                    self._seen.add(name)
+                    yield name
+            isNew = entry.isLocal and entry.position not in self._lookedInto
+            if isNew and _endsWith(entry.names, _NAMES):
+                pieces = zipentries.content(self._file, entry, _PIECE_OCTETS)
+                yield from budget.asFarAs(_inner(pieces, entry.names, budget, self._depth))
 
 
-def _byDirectory(file: IO[bytes], budget: Budget, depth: int, seen: set[str]) -> Iterator[str]:
-    with zipfile.ZipFile(_Bounded(file)) as archive:
-        for info in archive.infolist():
-            budget.member(info.filename)
-            seen.add(info.filename)
-            yield info.filename
-            if _endsWith([info.filename], _NAMES):
-                if info.compress_type not in _BOUNDED_METHODS:
-                    raise Unreadable("an archive in it, compressed in an unusual way")
-                with archive.open(info) as member, _copied(_pieces(member), budget) as inner:
-                    yield from _inner(inner, [info.filename], budget, depth)
-            elif info.flag_bits & 1:
-                raise Unreadable("encrypted")
-
-
-def _byHeaders(file: IO[bytes], budget: Budget, depth: int, seen: set[str]) -> Iterator[str]:
-    for number, entry in enumerate(zipentries.entries(file, MAX_NAME)):
-        if number > 2 * MAX_MEMBERS:
-            raise Unreadable("too many members")
-        fresh = [name for name in entry.names if name not in seen]
-        for name in fresh:
-            budget.member(name)
-            seen.add(name)
-            yield name
-        if fresh and entry.isLocal and _endsWith(fresh, _NAMES):
-            pieces = zipentries.content(file, entry, _PIECE_OCTETS)
-            with _copied(pieces, budget) as inner:
-                yield from _inner(inner, fresh, budget, depth)
+def _whole(pieces: Iterator[bytes], position: int, done: set[int]) -> Iterator[bytes]:
+    """
+    @param done: where C{position} is put when there was no failure.
+    """
+    yield from pieces
+    done.add(position)
 
 
 class _Bounded:
@@ -244,10 +331,14 @@ class _Bounded:
     A file of which no large piece is read at once.  zipfile reads a directory
     whole; how large it is may stand in two fields, and which of them counts
     depends on the version.
+
+    @ivar isOpened: what is read from now on is not the directory.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], budget: Budget) -> None:
         self._file = file
+        self._budget = budget
+        self.isOpened = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -255,17 +346,20 @@ class _Bounded:
     def read(self, octets: int = -1) -> bytes:
         if octets > MAX_DIRECTORY_OCTETS:
             raise Unreadable("too large a zip directory")
-        return self._file.read(octets)
+        found = self._file.read(octets)
+        if not self.isOpened:
+            self._budget.field(len(found))
+        return found
 
 
-def _compressed(
-    file: IO[bytes], kind: str, names: Sequence[str], budget: Budget, depth: int
-) -> Iterator[str]:
-    inside = list(dict.fromkeys([*map(_insideName, names), *_gzipName(file)]))
-    file.seek(0)
-    with _copied(_unpacked(file, kind, budget), budget) as inner:
-        yield from inside
-        yield from _inner(inner, inside, budget, depth)
+def _compressed(file: IO[bytes], names: Sequence[str], budget: Budget, depth: int) -> Iterator[str]:
+    inside = dict.fromkeys(map(_insideName, names))
+    called = compressed.nameInside(file)[:MAX_NAME].decode("utf-8", "surrogateescape")
+    if called:
+        inside[called] = None
+    yield from inside
+    pieces = compressed.unpacked(file, budget.member, budget.trouble)
+    yield from _inner(pieces, list(inside), budget, depth)
 
 
 def _insideName(name: str) -> str:
@@ -276,54 +370,6 @@ def _insideName(name: str) -> str:
     if suffix.lower() in ("tgz", "tbz2", "txz"):
         return f"{stem}.tar"
     return stem if dot else name
-
-
-def _gzipName(file: IO[bytes]) -> list[str]:
-    """
-    What a file was called when gzip compressed it (RFC 1952 §2.3.1).
-    """
-    file.seek(0)
-    head = file.read(_MAX_NAME_OCTETS)
-    if not head.startswith(b"\x1f\x8b") or len(head) < 12 or not head[3] & 8:
-        return []
-    start = 12 + int.from_bytes(head[10:12], "little") if head[3] & 4 else 10
-    name = head[start : start + MAX_NAME].partition(b"\0")[0]
-    return [name.decode("utf-8", "surrogateescape")] if name else []
-
-
-def _unpacked(file: IO[bytes], kind: str, budget: Budget) -> Iterator[bytes]:
-    """
-    One compressed stream; what is behind its end is read only in so far
-    as it is another one.
-    """
-    unpacker, waiting = _unpacker(kind), b""
-    budget.member()
-    while waiting or (waiting := file.read(_PIECE_OCTETS)):
-        piece = unpacker.decompress(waiting, _PIECE_OCTETS)
-        yield piece
-        waiting = getattr(unpacker, "unconsumed_tail", b"")
-        while not unpacker.eof and (waiting or not getattr(unpacker, "needs_input", True)):
-            piece = unpacker.decompress(waiting, _PIECE_OCTETS)
-            yield piece
-            waiting = getattr(unpacker, "unconsumed_tail", b"")
-        if unpacker.eof:
-            waiting = unpacker.unused_data
-            if len(waiting) < _MAGIC_OCTETS:
-                waiting += file.read(_PIECE_OCTETS)
-            if not waiting.startswith(tuple(_COMPRESSED)):
-                return
-            unpacker = _unpacker(kind)
-            budget.member()
-    if not unpacker.eof:
-        raise Unreadable("cut off")
-
-
-def _unpacker(kind: str) -> _Unpacker:
-    if kind == "gzip":
-        return zlib.decompressobj(31)
-    if kind == "bzip2":
-        return bz2.BZ2Decompressor()
-    return lzma.LZMADecompressor(memlimit=MAX_UNPACKED_OCTETS)
 
 
 def _isTar(header: bytes) -> bool:
@@ -344,29 +390,30 @@ def _addsUp(header: bytes) -> bool:
 def _tar(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
     """
     POSIX and GNU headers, the long names of both included.  Some programs go on
-    behind the blocks of zeros that end it.
+    behind the blocks of zeros that end it, or look for the next header behind a
+    broken one.
     """
     end = file.seek(0, 2)
     position, ended = 0, False
     longNames: list[str] = []
     isSure = True  # whether all readers take these
-    while True:
-        if position > end:
-            raise Unreadable("cut off")
+    while position <= end:
         file.seek(position)
         header = file.read(512)
+        position += 512
         if len(header) < 512:
             return
         if not header.strip(b"\0"):
-            position, ended = position + 512, True
+            ended = True
             continue
-        if not _isTar(header):
+        size, kind = _size(header[124:136]) if _isTar(header) else None, header[156:157]
+        if size is None:
             if ended:
                 return
-            raise Unreadable("a broken tar header")
-        size, kind = _size(header[124:136]), header[156:157]
+            budget.trouble("a broken tar header")
+            continue
         if kind in (b"x", b"L", b"g"):
-            longNames += _longNames(file, size, kind)
+            longNames += budget.asFarAs(_longNames(file, size, kind, budget))
             isSure = isSure and _addsUp(header)
         elif kind != b"K":
             names = _tarNames(header, longNames, isSure)
@@ -375,16 +422,20 @@ def _tar(file: IO[bytes], budget: Budget, depth: int) -> Iterator[str]:
                 budget.member(name)
                 yield name
             if _endsWith(names, _NAMES) and kind in (b"0", b"\0", b"7"):
-                with _copied(_pieces(_Slice(file, size)), budget) as inner:
-                    yield from _inner(inner, names, budget, depth)
-        position += 512 + (size + 511) // 512 * 512
+                pieces = _pieces(_Slice(file, size))
+                yield from budget.asFarAs(_inner(pieces, names, budget, depth))
+        position += (size + 511) // 512 * 512
+    raise Unreadable("cut off")
 
 
-def _longNames(file: IO[bytes], size: int, kind: bytes) -> list[str]:
+def _longNames(file: IO[bytes], size: int, kind: bytes, budget: Budget) -> Iterator[str]:
     if size > _MAX_NAME_OCTETS:
         raise Unreadable("a tar header too long")
     data = file.read(size)
-    return [_cString(data)] if kind == b"L" else _paxPaths(data)
+    if kind == b"L":
+        yield _cString(data)
+    else:
+        yield from _paxPaths(data, budget)
 
 
 def _tarNames(header: bytes, longNames: list[str], isSure: bool) -> list[str]:
@@ -418,19 +469,17 @@ class _Slice:
         return piece
 
 
-def _size(field: bytes) -> int:
+def _size(field: bytes) -> int | None:
     """
-    A size in octal digits, or in GNU's binary form.
-
-    @raise Unreadable: it is none that could be.
+    A size in octal digits, or in GNU's binary form; C{None} where it is none that
+    could be.
     """
     if field[0] & 0x80:
         size = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     else:
-        size = int(field.partition(b"\0")[0].strip() or b"0", 8)
-    if not 0 <= size < 1 << 40:
-        raise Unreadable("a broken tar header")
-    return size
+        digits = field.partition(b"\0")[0].strip() or b"0"
+        size = int(digits, 8) if _OCTAL.fullmatch(digits) else -1
+    return size if 0 <= size < 1 << 40 else None
 
 
 def _cString(data: bytes) -> str:
@@ -442,20 +491,19 @@ def _ustarName(header: bytes) -> str:
     return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name
 
 
-def _paxPaths(data: bytes) -> list[str]:
+def _paxPaths(data: bytes, budget: Budget) -> Iterator[str]:
     """
     The paths in the records of a pax header: C{LENGTH KEY=VALUE} and a line
     feed.
     """
     position = 0
-    found = []
     while position < len(data):
         blank = data.find(b" ", position, position + 20)
         length = int(data[position:blank]) if blank >= 0 else 0
         if length <= 0:
             raise Unreadable("a broken pax header")
+        budget.field(length)
         key, _, value = data[blank + 1 : position + length - 1].partition(b"=")
         if key in (b"path", b"GNU.sparse.name"):
-            found.append(value.decode("utf-8", "replace"))
+            yield value.decode("utf-8", "replace")
         position += length
-    return found

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import binascii
 import contextlib
-import functools
 import re
 import string
 from collections.abc import Callable, Iterator
@@ -35,6 +34,10 @@ TEXT_OCTETS = 16 << 20
 
 #: So much of a file is its head.
 HEAD_OCTETS = 4096
+
+#: What is no longer than that is small: it is decoded once and kept while it is
+#: looked into.
+SMALL_OCTETS = 16 * 1024
 
 _PIECE_OCTETS = 256 * 1024
 _GUESS_OCTETS = 512
@@ -60,7 +63,7 @@ Pieces = Callable[[int], Iterator[bytes]]
 _FILE = "application/octet-stream"
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class File:
     """
     A content in one of its forms.
@@ -77,19 +80,34 @@ class File:
     pieces: Pieces
     isDecoded: bool = False
     isEarly: bool = False
+    _first: bytes | None = attrs.field(default=None, init=False)
 
-    @functools.cached_property
+    @property
     def head(self) -> bytes:
         """
         Its beginning.
         """
-        return self.content(HEAD_OCTETS)
+        return self._beginning()[:HEAD_OCTETS]
 
     def content(self, limit: int) -> bytes:
         """
         Its first so many octets, however much there is before them that means
         nothing.
         """
+        first = self._beginning()
+        isKnown = len(first) <= SMALL_OCTETS or limit <= SMALL_OCTETS
+        return first[:limit] if isKnown else self._read(limit)
+
+    def _beginning(self) -> bytes:
+        """
+        All of a small content, or a little more than that of another: it is decoded
+        once, however many look into it.
+        """
+        if self._first is None:
+            self._first = self._read(SMALL_OCTETS + 1)
+        return self._first
+
+    def _read(self, limit: int) -> bytes:
         found: list[bytes] = []
         left = limit
         for piece in self.pieces(min(_PIECE_OCTETS, 2 * limit + _GUESS_OCTETS)):

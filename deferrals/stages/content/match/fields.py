@@ -86,7 +86,7 @@ def parameters(value: str) -> dict[str, str]:
 _PLAIN_WORD = r"[^\s\"\\'();=%*?]++"
 _PLAIN = re.compile(
     r"\s*+[A-Za-z0-9./+_-]*+(?:\s*+;\s*+[A-Za-z-]++="
-    rf"(?:[A-Za-z0-9._+-]++|\"{_PLAIN_WORD}(?: {_PLAIN_WORD})*+\"))*+\s*+;?\s*+"
+    rf"(?:[A-Za-z0-9._+-]++|\"{_PLAIN_WORD}(?: {_PLAIN_WORD})*\"))*\s*+;?\s*+"
 )
 
 
@@ -124,6 +124,7 @@ def _everyReading(value: str) -> Iterator[str]:
     A parameter's value as it is, and without what is encoded in it or folded.
     """
     yield from (value, words(value), _BLANKS.sub(" ", value), _FOLDS.sub("", value))
+    yield value.replace("\r", "").replace("\n", "")
     if "=?" in value:
         yield words(value + "?=")
         yield words(_BROKEN_WORD.sub(r"\1\2?=", value))

@@ -54,6 +54,8 @@ class Findings:
         @raise deferrals.stages.content.match.mime.TooComplex: a structure beyond the
             bounds.
         """
+        if wanted <= self._known:
+            return
         ways: dict[Finding, Callable[[File], None]] = {
             "texts": self._addTexts,
             "names": lambda file: self.names.update(file.header.names),
@@ -63,7 +65,7 @@ class Findings:
             "isEicar": self._addEicar,
         }
         chosen = [way for name, way in ways.items() if name in wanted - self._known]
-        for file in files(data) if chosen else ():
+        for file in files(data):
             for way in chosen:
                 way(file)
         self._known |= wanted

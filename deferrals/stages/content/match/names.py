@@ -82,11 +82,14 @@ def like(names: Iterable[str], globs: Sequence[str]) -> bool:
 
     @param globs: C{*} and C{?} stand for anything, case for nothing.
     """
+    found = dict.fromkeys(names)
+    if not found:
+        return False
     wanted = [glob.lower() for glob in globs]
     wanted += [unicodedata.normalize("NFKC", one) for one in wanted]
     return any(
         fnmatch.fnmatchcase(saved, glob)
-        for name in dict.fromkeys(names)
+        for name in found
         for saved in savedNames(name)
         for glob in wanted
     )

@@ -15,6 +15,7 @@ pattern.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import mmap
 import shutil
 import tempfile
@@ -26,7 +27,6 @@ import re2
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from deferrals.deferreds import Threads, TogetherInThread
 from deferrals.interfaces import IContentStage, IMessage, IServices
 from deferrals.model.envelope import Envelope, Recipient
 from deferrals.model.reply import Reply
@@ -36,6 +36,7 @@ from deferrals.stages.content.match.fields import words
 from deferrals.stages.content.match.findings import EICAR, GTUBE, Finding, Findings
 from deferrals.stages.content.match.mime import Buffer, TooComplex
 from deferrals.stages.content.match.names import like
+from deferrals.threads import Threads, TogetherInThread
 
 #: What is sought in a message as it is, too.
 _LITERAL = {"gtube": GTUBE.encode(), "eicar": EICAR}
@@ -161,22 +162,19 @@ class MatchSettings:
 class _SharedFindings(Findings):
     """
     What is known of one message, whatever the number of policies: of those that look
-    into archives, and of the others (in a thread).
-
-    @ivar threads: one at a time looks into a message.
+    into archives, and of the others (in a thread).  The message keeps it.
     """
 
-    def __init__(self, message: IMessage, threads: Threads) -> None:
+    def __init__(self, threads: Threads) -> None:
         super().__init__()
-        self.message = message
-        self.threads = threads
+        self._threads = threads
 
-    @property
-    def isSmall(self) -> bool:
+    @functools.cached_property
+    def threads(self) -> Threads:
         """
-        Whether it takes less to judge it than to have a thread of its own for it.
+        One at a time looks into a message.
         """
-        return self.message.size <= SMALL_OCTETS
+        return self._threads.alone()
 
 
 @implementer(IContentStage)
@@ -195,7 +193,8 @@ class MatchStage:
             (__name__, "threads"), lambda: Threads(services.inThread, AT_ONCE)
         )
         self._together = services.common(
-            (__name__, "together"), lambda: TogetherInThread(services.inThread, SMALL_AT_ONE_GO)
+            (__name__, "together"),
+            lambda: TogetherInThread(services.inThread, SMALL_AT_ONE_GO, services.reactor),
         )
 
     def cohort(self, recipient: Recipient) -> Hashable:
@@ -208,30 +207,30 @@ class MatchStage:
         self, message: IMessage, envelope: Envelope, recipients: Sequence[Recipient]
     ) -> Deferred[ContentVerdict]:
         def judged(found: _SharedFindings) -> Deferred[ContentVerdict]:
-            isQuick = found.isSmall and not self._unpacks
+            isQuick = message.size <= SMALL_OCTETS and not self._unpacks
             run = self._together.run if isQuick else found.threads.run
-            return run(self._judge, found)
+            return run(self._judge, message, found)
 
         # Each is used by one thread at a time.
         key = (__name__, "content", self._unpacks)
         return message.shared(key, self._findings).addCallback(judged)
 
     def _findings(self, message: IMessage) -> _SharedFindings:
-        return _SharedFindings(message, self._threads.alone())
+        return _SharedFindings(self._threads)
 
-    def _judge(self, found: _SharedFindings) -> ContentVerdict:
+    def _judge(self, message: IMessage, found: Findings) -> ContentVerdict:
         """
         Apply the rules (in a thread).
         """
-        with found.message.open() as file:
-            data = _buffer(file)
+        with message.open() as file:
+            data = file.read() if message.inMemory else _buffer(file)
             try:
                 for rule in self._rules:
                     if rule.isIn(data):
                         return rule.verdict
                     if rule.wants:
                         found.look(data, self._wanted)
-                    if rule.matches(found):
+                    if rule.matches(message, found):
                         return rule.verdict
             except TooComplex:
                 return _TOO_COMPLEX
@@ -243,11 +242,11 @@ class MatchStage:
 
 def _buffer(file: BinaryIO) -> Buffer:
     """
-    A message's octets, without reading a large one into memory.
+    The octets of a file, without reading a large one into memory.
     """
     try:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):  # in memory, or another header in front of a file
+    except (OSError, ValueError):  # another header in front of a file
         start = file.read(_IN_MEMORY_OCTETS)
         if len(start) < _IN_MEMORY_OCTETS:
             return start
@@ -280,8 +279,9 @@ class _ReadyRule:
 
     def __init__(self, rule: MatchRule, index: int) -> None:
         self._rule = rule
+        self._literal = _LITERAL.get(rule.subject)
         self.wants = _WANTS.get(rule.subject)
-        self._matches: Callable[[_SharedFindings], bool]
+        self._matches: Callable[[IMessage, Findings], bool]
         self._matches = getattr(self, "_" + rule.subject.replace("-", "_"))
         self._search = _searcher(rule)
         self.verdict = Refuse(
@@ -293,52 +293,60 @@ class _ReadyRule:
         """
         Whether what it is about is there without looking into the parts.
         """
-        sought = _LITERAL.get(self._rule.subject)
-        return sought is not None and data.find(sought) >= 0
+        return self._literal is not None and data.find(self._literal) >= 0
 
-    def matches(self, found: _SharedFindings) -> bool:
-        return self._matches(found)
+    def matches(self, message: IMessage, found: Findings) -> bool:
+        return self._matches(message, found)
 
-    def _header(self, found: _SharedFindings) -> bool:
+    def _header(self, message: IMessage, found: Findings) -> bool:
         wanted = (self._rule.header or "").lower()
-        fields = found.message.fields()
+        fields = message.fields()
         return any(name.lower() == wanted and self._search(words(value)) for name, value in fields)
 
-    def _body(self, found: _SharedFindings) -> bool:
+    def _body(self, message: IMessage, found: Findings) -> bool:
         return any(self._search(text) for text in found.texts)
 
-    def _attachment(self, found: _SharedFindings) -> bool:
+    def _attachment(self, message: IMessage, found: Findings) -> bool:
         return like(found.names, self._rule.attachment)
 
-    def _mime_type(self, found: _SharedFindings) -> bool:
+    def _mime_type(self, message: IMessage, found: Findings) -> bool:
         return any(_like(kind, self._rule.mime_type) for kind in found.mimeTypes)
 
-    def _file_type(self, found: _SharedFindings) -> bool:
+    def _file_type(self, message: IMessage, found: Findings) -> bool:
         return any(_like(kind, self._rule.file_type) for kind in found.kinds)
 
-    def _archive(self, found: _SharedFindings) -> bool:
+    def _archive(self, message: IMessage, found: Findings) -> bool:
         return like(found.archived, self._rule.archive)
 
-    def _unreadable_archive(self, found: _SharedFindings) -> bool:
+    def _unreadable_archive(self, message: IMessage, found: Findings) -> bool:
         return found.isUnreadable
 
-    def _larger_than(self, found: _SharedFindings) -> bool:
-        return found.message.size > (self._rule.larger_than or 0)
+    def _larger_than(self, message: IMessage, found: Findings) -> bool:
+        return message.size > (self._rule.larger_than or 0)
 
-    def _gtube(self, found: _SharedFindings) -> bool:
+    def _gtube(self, message: IMessage, found: Findings) -> bool:
         return any(GTUBE in text for text in found.texts)
 
-    def _eicar(self, found: _SharedFindings) -> bool:
+    def _eicar(self, message: IMessage, found: Findings) -> bool:
         return found.isEicar
 
 
 def _searcher(rule: MatchRule) -> Callable[[str], bool]:
-    pattern = rule.pattern
-    if pattern is None:
-        words = "|".join(map(re2.escape, rule.words))
-        pattern = rf"(?:^|[^\pL\pN])(?:{words})(?:$|[^\pL\pN])"
-    search = _compile(pattern).search
-    return lambda text: search(text) is not None
+    """
+    Words are sought as they are first, which takes a third of the time, and whole where
+    they are found.
+    """
+    words = "|".join(map(re2.escape, rule.words))
+    patterns = [rule.pattern or words]
+    if rule.pattern is None:
+        patterns.append(rf"(?:^|[^\pL\pN])(?:{words})(?:$|[^\pL\pN])")
+    searches = [_compile(pattern).search for pattern in patterns]
+
+    def has(text: str) -> bool:
+        octets = text.encode()  # places are not asked for
+        return all(search(octets) is not None for search in searches)
+
+    return has
 
 
 def _like(text: str, globs: Sequence[str]) -> bool:

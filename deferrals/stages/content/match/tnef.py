@@ -9,6 +9,7 @@ in which they take.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -76,17 +77,19 @@ def _texts(octets: bytes) -> list[str]:
 
 def _attachmentProperties(data: bytes) -> tuple[list[str], list[bytes]]:
     """
-    The names and the contents among an attachment's MAPI properties.
+    The names and the contents among an attachment's MAPI properties, up to one that
+    cannot be read: programs go on with the next attribute.
     """
     names: list[str] = []
     contents: list[bytes] = []
-    for kind, identity, value in _properties(data):
-        if identity in _NAMES and kind == _UNICODE:
-            names.append(value.decode("utf-16-le", "replace").rstrip("\0"))
-        elif identity in _NAMES and kind == _TEXT:
-            names.extend(_texts(value))
-        elif identity == _OBJECT:
-            contents.append(value[16:] if kind == _EMBEDDED else value)
+    with contextlib.suppress(BrokenTNEF):
+        for kind, identity, value in _properties(data):
+            if identity in _NAMES and kind == _UNICODE:
+                names.append(value.decode("utf-16-le", "replace").rstrip("\0"))
+            elif identity in _NAMES and kind == _TEXT:
+                names.extend(_texts(value))
+            elif identity == _OBJECT:
+                contents.append(value[16:] if kind == _EMBEDDED else value)
     return names, contents
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import attrs
+
+from deferrals.stages.content.match.compressed import inflated
 
 _LOCAL, _CENTRAL = b"PK\3\4", b"PK\1\2"
 _HEADER = re.compile(rb"PK(?:\x03\x04|\x01\x02)")
 _LOCAL_OCTETS, _CENTRAL_OCTETS = 30, 46
 _SCAN_OCTETS = 1 << 20
 
-#: Newer versions of the format than there are.
-_NO_VERSION = 100
 _UTF8, _UNICODE_PATH = 0x800, 0x7075
 
 
@@ -31,26 +31,30 @@ class ZipEntry:
 
     @ivar names: what it calls the member, in each of the ways to read that.
     @ivar isLocal: whether the member is behind it.
-    @ivar start: then where.
+    @ivar position: where it is itself.
+    @ivar start: then where the member is.
     @ivar size: its size, compressed, as far as it is said.
     @ivar method: how it is compressed.
     """
 
     names: tuple[str, ...]
     isLocal: bool
+    position: int
     start: int
     size: int
     method: int
 
 
-def entries(file: IO[bytes], maxName: int) -> Iterator[ZipEntry]:
+def entries(file: IO[bytes], maxName: int, read: Callable[[int], None]) -> Iterator[ZipEntry]:
     """
     @param maxName: longer names are no names.
+    @param read: called for each header, with how many octets of it have been read.
     """
     position = 0
     while piece := _at(file, position, _SCAN_OCTETS):
         for found in _HEADER.finditer(piece):
             entry = _entry(file, position + found.start(), found[0] == _LOCAL, maxName)
+            read(file.tell() - position - found.start())
             if entry is not None:
                 yield entry
         if len(piece) < _SCAN_OCTETS:
@@ -68,17 +72,16 @@ def _entry(file: IO[bytes], position: int, isLocal: bool, maxName: int) -> ZipEn
     header = _at(file, position, octets)
     if len(header) < octets:
         return None
-    version, flags, method = struct.unpack_from("<HHH", header, 4 if isLocal else 6)
+    flags, method = struct.unpack_from("<HH", header, 6 if isLocal else 8)
     size, _, nameOctets, extraOctets = struct.unpack_from("<IIHH", header, 18 if isLocal else 20)
-    if (version & 0xFF) >= _NO_VERSION or not nameOctets:
+    if not nameOctets:
         return None
     name = file.read(min(nameOctets, 4 * maxName + 1))  # there may be less than it says
     if len(name) > 4 * maxName:
         return None
     names = dict.fromkeys([*_names(name, flags), *_unicodePath(file.read(extraOctets))])
-    return ZipEntry(
-        tuple(names), isLocal, position + octets + nameOctets + extraOctets, size, method
-    )
+    start = position + octets + nameOctets + extraOctets
+    return ZipEntry(tuple(names), isLocal, position, start, size, method)
 
 
 def _names(name: bytes, flags: int) -> list[str]:
@@ -102,17 +105,12 @@ def _unicodePath(extra: bytes) -> list[str]:
 
 def content(file: IO[bytes], entry: ZipEntry, octets: int) -> Iterator[bytes]:
     """
-    What is behind a header, unpacked, in pieces of so many octets; a method
+    What is behind a header, unpacked, in pieces of so many octets at most; a method
     that is none of the usual two gives nothing.
     """
     position = entry.start
     if entry.method == zlib.DEFLATED:
-        unpacker = zlib.decompressobj(-15)
-        while not unpacker.eof and (piece := _at(file, position, octets)):
-            position += len(piece)
-            while piece and not unpacker.eof:
-                yield unpacker.decompress(piece, octets)
-                piece = unpacker.unconsumed_tail
+        yield from inflated(file, position)
     elif entry.method == 0:
         end = position + entry.size if entry.size else None
         while piece := _at(file, position, min(octets, end - position) if end else octets):

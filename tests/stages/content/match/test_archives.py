@@ -28,6 +28,7 @@ from deferrals.stages.content.match.archives import Budget, Unreadable, isArchiv
 from deferrals.stages.content.match.stage import MatchRule, MatchSettings, MatchStage
 from deferrals.testing import FakeServices, makeEnvelope, makeMessage, makeRecipient
 from tests.mails import mail, zipped
+from tests.reactors import TurningClock
 from tests.work import linesRun, peakOctets
 
 
@@ -128,6 +129,87 @@ class MemberTests(SynchronousTestCase):
                 names.append(name)
         self.assertEqual(names, ["secret.exe"])
 
+    def read(self, data: bytes, name: str = "x.zip") -> list[str]:
+        """The names of an archive that cannot be read whole."""
+        names = []
+        with self.assertRaises(Unreadable):
+            for one in members(io.BytesIO(data), [name], Budget()):
+                names.append(one)
+        return names
+
+    def test_behind(self) -> None:
+        """What is behind something that cannot be read is seen: programs show it."""
+        data = bytearray(zipped({"secret": b"x", "b.exe": b"MZ"}))
+        for magic, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            data[data.index(magic) + offset] |= 1
+        self.assertEqual(self.read(bytes(data)), ["secret", "b.exe"])
+        for broken in (zipped({"a": b"x" * 99})[:60], b"PK\3\4", b"BZh9", b"\x1f\x8b\x08"):
+            inside = {"in.zip": broken, "b.exe": b"MZ"}
+            self.assertIn("b.exe", self.read(zipped(inside)))
+            self.assertIn("b.exe", self.read(tarred(inside), "x.tar"))
+        tar = tarred({"a": b"x", "b": b"x", "c.exe": b"MZ"})
+        for at, octets in ((1024 + 130, b"'"), (1024 + 257, bytes(8))):
+            self.assertIn("c.exe", self.read(tar[:at] + octets + tar[at + len(octets) :], "x.tar"))
+
+    def test_checksums(self) -> None:
+        """A checksum that is wrong hides nothing: programs show it, and complain."""
+        tar = tarred({"a.exe": b"MZ", "b": b"x"})
+        for compress, at in ((gzip.compress, -8), (bz2.compress, -6), (bz2.compress, 11)):
+            data = bytearray(compress(tar))
+            data[at] ^= 1
+            self.assertIn("a.exe", self.read(bytes(data), "x.tgz"))
+        first = bytearray(gzip.compress(tar[:1024]))
+        first[-8] ^= 1
+        self.assertIn("b", self.read(bytes(first) + gzip.compress(tar[1024:]), "x.tgz"))
+        inside = bytearray(zipped({"in.zip": zipped({"a.exe": b"MZ"})}, zipfile.ZIP_DEFLATED))
+        for mark, offset in ((b"PK\3\4", 14), (b"PK\1\2", 16)):
+            inside[inside.index(mark) + offset] ^= 1
+        self.assertIn("a.exe", self.read(bytes(inside)))
+
+    def test_sameName(self) -> None:
+        """An archive that is not in the directory hides behind none that is called so."""
+        hidden = zipped({"in.zip": zipped({"a.exe": b"MZ"})}, zipfile.ZIP_DEFLATED)
+        shown = zipped({"in.zip": zipped({"b": b"x"})}, zipfile.ZIP_DEFLATED)
+        self.assertIn("a.exe", named(hidden[: hidden.rindex(b"PK\1\2")] + shown))
+
+    def test_beside(self) -> None:
+        """What is beyond the bounds in an archive in it hides no name beside that."""
+        self.patch(archives, "MAX_UNPACKED_OCTETS", 2 << 20)
+        headers = _LOCAL * (archives.MAX_HEADERS + 1)
+        many = zipped({str(number): b"" for number in range(archives.MAX_MEMBERS + 1)})
+        for name, bomb in (
+            ("bomb.gz", gzip.compress(bytes(3 << 20))),
+            ("bomb.zip", headers),
+            ("bomb.zip", many),
+        ):
+            inside = {name: bomb, "b.exe": b"MZ"}
+            self.assertIn("b.exe", self.read(zipped(inside)))
+            self.assertIn("b.exe", self.read(tarred(inside)))
+
+    def test_cutStream(self) -> None:
+        """What could be unpacked of a compressed tar is seen."""
+        tar = tarred({"a.exe": os.urandom(5000), "b.exe": os.urandom(500_000)})
+        for compress in (gzip.compress, lzma.compress):  # bzip2 has blocks of 900,000 octets
+            self.assertIn("a.exe", self.read(compress(tar)[:400_000], "x.tgz"))
+
+    def test_offset(self) -> None:
+        """A member that begins behind all that a file can have."""
+        data = zipped({"in.zip": zipped({"a.exe": b"MZ"})})
+        at, end = data.rindex(b"PK\1\2"), data.rindex(b"PK\5\6")
+        extra = struct.pack("<HHQ", 1, 8, (1 << 64) - 1)
+        entry = bytearray(data[at:end]) + extra
+        entry[30:32], entry[42:46] = struct.pack("<H", len(extra)), b"\xff" * 4
+        last = bytearray(data[end:])
+        last[12:16] = struct.pack("<I", len(entry))
+        self.assertIn("a.exe", self.read(data[:at] + bytes(entry + last)))
+
+    def test_version(self) -> None:
+        """A zip for programs of the future is one for those of today."""
+        for version in (64, 100, 255):
+            data = zipped({"a.exe": b"MZ"})
+            at = data.index(b"PK\1\2") + 6
+            self.assertEqual(self.read(data[:at] + bytes([version, 0]) + data[at + 2 :]), ["a.exe"])
+
     @given(st.binary(max_size=2000), st.sampled_from(["x.zip", "x.tar.gz", "x"]))
     def test_anything(self, data: bytes, name: str) -> None:
         """Any octets give names or Unreadable."""
@@ -146,6 +228,7 @@ class MemberTests(SynchronousTestCase):
             named(bytes(whole), "x.zip")
 
 
+_LOCAL = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, 0, 0, 1, 0) + b"a"
 USTAR = b"x" * 257 + b"ustar\x0000" + b"\0" * 247
 WHOLE = [
     zipped({"a.txt": b"x" * 100, "in.zip": zipped({"b": b"y"})}),
@@ -161,12 +244,14 @@ class HostileTests(SynchronousTestCase):
     Archives that are made to cost.
     """
 
-    def costs(self, data: bytes, name: str = "x.zip") -> None:
+    def costs(self, data: bytes, name: str = "x.zip", lines: int = 100) -> None:
         """
         It is Unreadable, within bounds of work and memory.
+
+        @param lines: so many for each member that there may be.
         """
         self.assertRaises(Unreadable, named, data, name)
-        self.assertLess(linesRun(self.named, data, name), 100 * archives.MAX_MEMBERS)
+        self.assertLess(linesRun(self.named, data, name), lines * archives.MAX_MEMBERS)
         self.assertLess(peakOctets(self.named, data, name), 16 << 20)
 
     def named(self, data: bytes, name: str) -> None:
@@ -185,7 +270,7 @@ class HostileTests(SynchronousTestCase):
     def test_many(self) -> None:
         """More members than anybody means to send, in a zip and in a tar."""
         entry = b"PK\1\2" + b"\0" * 24 + struct.pack("<HHH", 1, 0, 0) + b"\0" * 12 + b"x"
-        for count in (archives.MAX_MEMBERS + 1, 800_000):
+        for count in (archives.MAX_MEMBERS + 1, 20 * archives.MAX_MEMBERS):
             directory = entry * count
             end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(directory), 0, 0)
             self.costs(directory + end)
@@ -194,9 +279,35 @@ class HostileTests(SynchronousTestCase):
         end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, 0, 0, 0)
         self.costs(directory + longer + locator + end)
         header = bytearray(tarred({"x": b""})[:512])
-        self.costs(bytes(header) * 100_000, "x.tar")
+        self.costs(bytes(header) * 2 * archives.MAX_MEMBERS, "x.tar")
         self.costs(gzip.compress(gzip.compress(b"") * (archives.MAX_MEMBERS + 1)), "x.gz.gz")
         self.costs(tarred({"n" * (archives.MAX_NAME + 1): b""}), "x.tar")
+
+    def test_headers(self) -> None:
+        """
+        Headers without end: that call nothing, that are all called the same, whose
+        fields are in one another; a directory that is broken at its end; each in many
+        archives in one.
+        """
+        extra = _LOCAL[:28] + b"\xff\xff" + _LOCAL[30:]
+        entry = b"PK\1\2" + b"\0" * 24 + struct.pack("<HHH", 1, 0, 0) + b"\0" * 12 + b"x"
+        directory = entry * 20_000
+        end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(directory) + 46, 0, 0)
+        for data in (
+            (b"PK\3\4" + bytes(3)) * 150_000,
+            _LOCAL * (archives.MAX_HEADERS - 1),
+            (extra + bytes(1000)) * 1000,
+            directory + b"PK\1\3" + bytes(42) + end,
+        ):
+            many = {f"{number}.zip": data for number in range(20)}
+            self.costs(zipped(many, zipfile.ZIP_DEFLATED), lines=800)  # zipfile's are most
+
+    def test_fields(self) -> None:
+        """A pax header has as many fields as go into it, and there may be many of them."""
+        info = tarfile.TarInfo("x")
+        info.type, info.size = b"x", 65536
+        header = info.tobuf(tarfile.USTAR_FORMAT) + b"2 " * 32768
+        self.costs(gzip.compress(header * 50), "x.tgz")
 
     def test_tarTricks(self) -> None:
         """Sizes that are negative, too large, or of headers that never end."""
@@ -229,7 +340,9 @@ class RuleTests(SynchronousTestCase):
 
     def matches(self, attachments: list[tuple[str, str, bytes]], **rule: Any) -> bool:
         message = mail(attachments=attachments)
-        stage = MatchStage(MatchSettings((MatchRule(**rule),)), FakeServices())
+        stage = MatchStage(
+            MatchSettings((MatchRule(**rule),)), FakeServices(reactor=TurningClock())
+        )
         d = stage.judge(
             makeMessage(message.as_bytes()), makeEnvelope(), [makeRecipient("a@b.example")]
         )
@@ -280,7 +393,10 @@ class RuleTests(SynchronousTestCase):
             (b"binary", data),
         ):
             content = b"Content-Type: application/zip\r\nContent-Transfer-Encoding: " + encoding
-            stage = MatchStage(MatchSettings((MatchRule(archive=("evil.exe",)),)), FakeServices())
+            stage = MatchStage(
+                MatchSettings((MatchRule(archive=("evil.exe",)),)),
+                FakeServices(reactor=TurningClock()),
+            )
             message = makeMessage(content + b"\r\n\r\n" + body)
             verdict = self.successResultOf(stage.judge(message, makeEnvelope(), []))
             self.assertIsInstance(verdict, Refuse, encoding.decode())
@@ -290,7 +406,7 @@ class RuleTests(SynchronousTestCase):
         text = b"\r\n" * 5000 + base64.encodebytes(zipped({"evil.exe": b"MZ"}))
         mail = b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + text
         for rule in (MatchRule(archive=("evil.exe",)), MatchRule(file_type=("zip",))):
-            stage = MatchStage(MatchSettings((rule,)), FakeServices())
+            stage = MatchStage(MatchSettings((rule,)), FakeServices(reactor=TurningClock()))
             verdict = self.successResultOf(stage.judge(makeMessage(mail), makeEnvelope(), []))
             self.assertIsInstance(verdict, Refuse, rule)
 

@@ -19,6 +19,7 @@ from deferrals.stages.content.match.mime import TooComplex
 from deferrals.stages.content.match.stage import MatchRule, MatchSettings, MatchStage
 from deferrals.testing import FakeServices, makeEnvelope, makeMessage
 from tests.mails import mail, zipped
+from tests.reactors import TurningClock
 from tests.readers.compare import Seen
 from tests.stages.content.match.test_tnef import ATTACHED
 from tests.stages.content.match.test_uuencode import uuencoded
@@ -80,7 +81,9 @@ class FilesTests(SynchronousTestCase):
     """
 
     def matches(self, data: bytes, **rule: Any) -> bool:
-        stage = MatchStage(MatchSettings((MatchRule(**rule),)), FakeServices())
+        stage = MatchStage(
+            MatchSettings((MatchRule(**rule),)), FakeServices(reactor=TurningClock())
+        )
         d = stage.judge(makeMessage(data), makeEnvelope(), [])
         return isinstance(self.successResultOf(d), Refuse)
 

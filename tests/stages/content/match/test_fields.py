@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.stages.content.match.fields import base64 as lenient
 from deferrals.stages.content.match.fields import decoded, parameters, readings, words
+from tests.characters import anyText
 from tests.work import linesRun
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=300)
@@ -62,6 +63,7 @@ class ParameterTests(SynchronousTestCase):
             ("x; name*=utf-8''a%5=?b%2eexe", "a?b.exe"),
             ("x; name*=utf-8''a%x%2eexe%5", "ax.exe"),
             ("x; name*0*=utf-8''a'; name*1=.e; name*0*=utf-8''b; name*1=c", "a'utf-8''b.e"),
+            ('x; name="trail\r\n\t g.exe"', "trail\t g.exe"),
             ("x; name*0=a.e; name*1=b; name*2=xe", "a.exe"),
             ("x; name*0=a.e; name*0=b; name*1=c; name*1=xe", "a.exe"),
         ):
@@ -78,7 +80,7 @@ class ParameterTests(SynchronousTestCase):
             message.add_header("Content-Disposition", "attachment", filename=("utf-8", "", name))
         self.assertEqual(parameters(message["Content-Disposition"]), {"filename": name})
 
-    @given(st.text(max_size=200))
+    @given(anyText(max_size=200))
     def test_anything(self, value: str) -> None:
         """Any text has parameters, or none."""
         parameters(value)
@@ -112,7 +114,7 @@ class WordTests(SynchronousTestCase):
         value = email.header.Header(text, "utf-8").encode()
         self.assertEqual(words(value.replace("\n", "")), text)
 
-    @given(st.text(max_size=200))
+    @given(anyText(max_size=200))
     def test_anything(self, value: str) -> None:
         """Any text has words."""
         words(value)

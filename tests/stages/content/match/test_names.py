@@ -5,10 +5,10 @@ What a file could be saved as.
 from __future__ import annotations
 
 from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.stages.content.match.names import MAX_NAME, like, savedNames
+from tests.characters import anyText
 
 
 class SavedNamesTests(SynchronousTestCase):
@@ -63,7 +63,7 @@ class SavedNamesTests(SynchronousTestCase):
         self.assertTrue(like(["\u00fc.exe"], ["u\u0308.exe"]))
         self.assertTrue(like(["u\u0308.exe"], ["\u00dc.exe"]))
 
-    @given(st.text(max_size=50))
+    @given(anyText(max_size=50))
     def test_anything(self, name: str) -> None:
         """Any name has forms, and each name is like itself."""
         for form in savedNames(name):

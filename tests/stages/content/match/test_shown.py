@@ -19,6 +19,7 @@ from deferrals.stages.content.match.findings import EICAR
 from deferrals.stages.content.match.stage import MatchRule, MatchSettings, MatchStage
 from deferrals.testing import FakeServices, makeEnvelope, makeMessage
 from tests.mails import zipped
+from tests.reactors import TurningClock
 from tests.stages.content.match.test_tnef import ATTACHED
 from tests.stages.content.match.test_uuencode import uuencoded
 
@@ -28,7 +29,7 @@ _BASE64 = b"Content-Transfer-Encoding: base64\r\n"
 
 
 def matches(data: bytes, **rule: Any) -> bool:
-    stage = MatchStage(MatchSettings((MatchRule(**rule),)), FakeServices())
+    stage = MatchStage(MatchSettings((MatchRule(**rule),)), FakeServices(reactor=TurningClock()))
     verdicts: list[object] = []
     stage.judge(makeMessage(data), makeEnvelope(), []).addCallback(verdicts.append)
     return isinstance(verdicts[0], Refuse)

@@ -74,6 +74,16 @@ class TNEFTests(SynchronousTestCase):
         text += struct.pack("<HHII", 0x1E, 0x3707, 1, 6) + b"c.exe\0\0\0"
         self.assertEqual(list(files(tnef(attribute(0x69005, text)))), [(["c.exe"], b"")])
 
+    def test_behind(self) -> None:
+        """Properties that cannot be read hide none in front of them, and no attachment."""
+        named = struct.pack("<HHII", 0x1E, 0x3707, 1, 6) + b"c.exe\0\0\0"
+        broken = struct.pack("<I", 9) + named + struct.pack("<HHI", 0x77, 0x3705, 1)
+        title = attribute(0x00018010, b"b.exe\0")
+        for text in (broken, b"\1", struct.pack("<IHHI", 1, 0x1E, 0x3707, 1 << 31)):
+            found = list(files(tnef(attribute(0x69005, text), RENDERING, title)))
+            self.assertEqual(found[-1], (["b.exe"], b""))
+            self.assertEqual(len(found), 2 if text == broken else 1)
+
     def test_manyNames(self) -> None:
         """Names, however many, cost what they are long; each is there."""
         titles, work = [attribute(0x00018010, b"%d.exe" % number) for number in range(800)], []
@@ -90,8 +100,8 @@ class TNEFTests(SynchronousTestCase):
         for octets in (0xFFFFFFFF, 0x7FFFFFFF, 1 << 24):
             lying = struct.pack("<BII", 2, 0x00018010, octets) + b"a.exe\0"
             counts = struct.pack("<I", octets) + struct.pack("<HHI", 0x101E, 0x3707, octets)
+            self.assertRaises(BrokenTNEF, list, files(tnef(lying)))
             for data in (tnef(lying), tnef(attribute(0x69005, counts))):
-                self.assertRaises(BrokenTNEF, list, files(data))
                 self.assertLess(linesRun(self._read, data), 500)
                 self.assertLess(peakOctets(self._read, data), 100_000)
 

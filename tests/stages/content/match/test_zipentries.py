@@ -20,7 +20,9 @@ class EntriesTests(SynchronousTestCase):
     """
 
     def names(self, data: bytes) -> list[str]:
-        return [name for entry in entries(io.BytesIO(data), 1000) for name in entry.names]
+        self.read: list[int] = []
+        found = entries(io.BytesIO(data), 1000, self.read.append)
+        return [name for entry in found for name in entry.names]
 
     def test_headers(self) -> None:
         """The names in front of the members and in the directory, wherever they are."""
@@ -46,10 +48,19 @@ class EntriesTests(SynchronousTestCase):
         """What is behind a header, stored or deflated."""
         for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             file = io.BytesIO(zipped({"a": b"content" * 1000}, method))
-            entry = next(entries(file, 1000))
+            entry = next(entries(file, 1000, [].append))
             self.assertEqual(b"".join(content(file, entry, 100)), b"content" * 1000)
 
     def test_noHeaders(self) -> None:
         """What only looks like one."""
-        for data in (b"PK\3\4", b"PK\3\4" + b"\xff" * 40, b"PK\1\2" + bytes(42), b""):
+        for data in (b"PK\3\4", b"PK\3\4" + b"\xff" * 20, b"PK\1\2" + bytes(42), b""):
             self.assertEqual(self.names(data), [])
+
+    def test_read(self) -> None:
+        """What each header costs is told, of what only looks like one, too."""
+        self.assertEqual(self.names(zipped({"a.txt": b"x"})), ["a.txt"] * 2)
+        self.assertEqual(self.read, [30 + 5, 46 + 5])
+        self.names((b"PK\3\4" + bytes(3)) * 1000)
+        self.assertEqual(len(self.read), 1000)
+        self.names(b"PK\3\4" + bytes(22) + struct.pack("<HH", 1, 65535) + b"a" + bytes(70_000))
+        self.assertEqual(self.read, [30 + 1 + 65535])

@@ -34,8 +34,10 @@ _TRACE = re.compile(rb"^X-Number: (\d+)\r?\nX-Digest: (\w+)", re.M)
 @attrs.frozen
 class Settings:
     """
-    There is nothing to set.
+    @ivar unfit: the number of a worker that cannot make this delivery.
     """
+
+    unfit: int = -1
 
 
 @implementer(IDeliveryStage)
@@ -92,6 +94,9 @@ class CopiesPlugin:
     settings = Settings
 
     def build(self, settings: Any, services: Any) -> Any:
+        with open("/proc/self/environ", "rb") as file:
+            if b"DEFERRALS_WORKER=%d" % settings.unfit in file.read().split(b"\0"):
+                raise ValueError("this worker is unfit")
         return Copies(services)
 
 

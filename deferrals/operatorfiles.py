@@ -1,0 +1,74 @@
+"""
+Small files that the operator writes, and that are read again when they have changed.
+
+For threads: a disk may let them wait.  A pipe that has the name of such a file does not.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+#: No larger file is read, in octets.
+MAX_OCTETS = 64 << 20
+
+#: What a file was when it was read; empty, where it was not there.
+Version = tuple[int, ...]
+
+_T = TypeVar("_T")
+
+
+def versionOf(path: str) -> Version:
+    """
+    @return: what differs once the file has changed.  To be had before it is read.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def readText(path: str) -> str:
+    """
+    @raise OSError: it cannot be read.
+    @raise ValueError: it is no file, too large, or no UTF-8.
+    """
+    with open(path, "rb", opener=_opener) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path} is no file")
+        if found.st_size > MAX_OCTETS:
+            raise ValueError(f"{path} is larger than {MAX_OCTETS} octets")
+        return file.read(MAX_OCTETS).decode("utf-8-sig")
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe keeps no thread
+
+
+class OperatorFile(Generic[_T]):
+    """
+    One that is looked at each time that it is asked for.
+
+    @ivar path: its name.
+    @param read: what its text says.
+    """
+
+    def __init__(self, path: str, read: Callable[[str], _T]) -> None:
+        self.path = path
+        self._read = read
+        self._known: tuple[Version, _T] | None = None
+
+    def now(self) -> _T:
+        """
+        @return: what it says; the same object for as long as it has not changed.
+        @raise OSError: it cannot be read.
+        @raise ValueError: it is no file, too large, or no UTF-8; C{read} may raise others.
+        """
+        version, known = versionOf(self.path), self._known
+        if known is None or not version or known[0] != version:
+            known = self._known = version, self._read(readText(self.path))
+        return known[1]

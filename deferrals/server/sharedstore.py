@@ -1,0 +1,132 @@
+"""
+What a server shares with others in a database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import deferrals
+from deferrals.errors import StoreAway
+from deferrals.interfaces import INotes, IReactor, ISpool
+from deferrals.model.status import Status
+from deferrals.model.store import SpoolSettings
+from deferrals.server.services import Services
+from deferrals.server.sharednotes import SharedNotes
+from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
+from deferrals.spool.postgresql.owners import Identity, Owner
+from deferrals.spool.postgresql.schema import check, upgrade, versionOf
+from deferrals.spool.postgresql.spool import PostgresqlSpool
+from deferrals.threads import OwnThread
+
+if TYPE_CHECKING:
+    from deferrals.spool.postgresql.connection import Connection
+
+#: What the connection is called in the server's views.
+_NOTES = "deferrals notes"
+
+
+class SharedStore:
+    """
+    @param own: the notes of this machine.
+    @param me: what others see of this process; C{None} where its queue is in the
+        database, too: then that says who it is.
+    @ivar notes: those that all machines share, and its own.
+    """
+
+    def __init__(
+        self,
+        settings: SpoolSettings,
+        baseDir: str,
+        reactor: IReactor,
+        own: INotes,
+        me: Identity | None,
+    ) -> None:
+        access = Access.of(settings, baseDir)
+        self._thread = OwnThread(reactor, "deferrals-notes")
+        self._presence = Presence(reactor)
+        self._connection = StoreConnection(access, self._thread, reactor, self._presence, _NOTES)
+        prepare = partial(upgrade, schema=access.schema) if settings.upgrade else _checked
+        self._connection.begin += [prepare, _visible]
+        self.notes = SharedNotes(own, self._connection, reactor)
+        self._owner = None if me is None else Owner(self._connection, reactor, me)
+
+    async def open(self) -> None:
+        """
+        A database that is away need not be waited for: mail is taken without it.
+
+        @raise SpoolError: this version cannot use what is there.
+        """
+        with contextlib.suppress(StoreAway):  # that was logged, and it is tried again
+            await self._connection.open()
+        self.notes.start()
+        if self._owner is not None:
+            self._owner.startAnyhow()
+
+    async def close(self) -> None:
+        """
+        No more.
+        """
+        self.notes.stop()
+        if self._owner is not None:
+            await self._owner.stop()
+        await self._connection.close()
+        self._thread.end()
+
+    def show(self, status: Status) -> None:
+        """
+        Let operators see it.
+        """
+        status.show("notes", self._describe)
+        if self._owner is not None:
+            status.show("owner", self._owner.describe)
+
+    def _describe(self) -> dict[str, object]:
+        state = "working" if self._presence.isThere else "resting"
+        return {"state": state, "last_error": self._presence.why}
+
+
+def identityOf(settings: SpoolSettings, hostname: str, worker: int) -> Identity:
+    """
+    What others see of a process.
+    """
+    machine = settings.machine or hostname
+    return Identity(machine, worker, deferrals.__version__, settings.lease)
+
+
+def spoolFor(
+    settings: SpoolSettings, baseDir: str, directory: str, services: Services, worker: int
+) -> str | ISpool:
+    """
+    Where the queue of a worker is.
+
+    @param directory: that of its own spool, if it has one.
+    """
+    if settings.use == "sqlite":
+        return directory
+    spool = PostgresqlSpool(
+        Access.of(settings, baseDir),
+        identityOf(settings, services.hostname, worker),
+        os.path.join(services.stateDir, "contents", str(worker)),
+        services.reactor,
+        services.inThread,
+        services.status,
+        settings.upgrade,
+    )
+    services.status.show("owner", spool.owned.describe)
+    return spool
+
+
+def _checked(db: Connection) -> None:
+    check(versionOf(db))
+
+
+def _visible(db: Connection) -> None:
+    """
+    A note has to be found by others at once, and may be lost in a crash: that costs its
+    sender an attempt.
+    """
+    db.execute("SET synchronous_commit = off")

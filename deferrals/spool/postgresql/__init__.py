@@ -1,0 +1,3 @@
+"""
+What several servers share in a PostgreSQL database.
+"""

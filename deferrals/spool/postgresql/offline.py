@@ -1,0 +1,87 @@
+"""
+The queue in PostgreSQL for an operator's commands, from any machine, whether servers run
+or not.  What it does, it does at once: the Deferreds have fired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from twisted.internet.defer import Deferred, execute
+
+from deferrals.spool.message import Message
+from deferrals.spool.postgresql import contents, queries
+from deferrals.spool.postgresql.connection import Access, explained, opened
+from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
+from deferrals.spool.postgresql.owners import bury
+from deferrals.spool.postgresql.schema import check, durability, versionOf
+
+if TYPE_CHECKING:
+    from deferrals.spool.postgresql.connection import Connection
+
+_T = TypeVar("_T")
+
+
+class OfflineDatabase:
+    """
+    What L{PostgresqlQueue<deferrals.spool.postgresql.queue.PostgresqlQueue>} asks.
+
+    @raise SpoolError: it cannot be used.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._db = opened(access, "deferrals queue")
+        self._directory = tempfile.TemporaryDirectory(prefix="deferrals-queue-")
+        try:
+            with explained(self._db):
+                check(versionOf(self._db))
+                durability(self._db)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """
+        No more.
+        """
+        self._db.close()
+        self._directory.cleanup()
+
+    def read(self, function: Callable[[Connection], _T]) -> Deferred[_T]:
+        """
+        Look at what is there.
+        """
+        return execute(self._run, function)
+
+    def change(self, function: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
+        """
+        Change what is there; what the dead have had is free before.
+        """
+
+        def change(db: Connection) -> _T:
+            bury(db)
+            return function(PostgresqlLedger(db, timeOf(db), ""))
+
+        return execute(self._run, change)
+
+    def _run(self, function: Callable[[Connection], _T]) -> _T:
+        with explained(self._db), self._db.transaction():
+            return function(self._db)
+
+    async def contentOf(self, number: int) -> Message | None:
+        """
+        @return: the content of a message, which is on this machine then.
+        """
+        path = os.path.join(self._directory.name, str(number))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        with explained(self._db):
+            found = queries.content(self._db, number, path)
+            if found is not None and found.path is not None:
+                for seq in range(found.size // contents.PIECE_OCTETS + 1):
+                    contents.append(path, contents.get(self._db, number, seq) or b"")
+        return found

@@ -1,0 +1,60 @@
+"""
+What one process has noted for the one after it, in PostgreSQL.
+
+Everything here runs in a thread that has a connection, inside a transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+from deferrals.spool.batch import Note
+
+if TYPE_CHECKING:
+    from deferrals.spool.postgresql.connection import Connection
+    from deferrals.spool.postgresql.owners import Identity
+
+#: By their names; how long a value is kept, in seconds.
+Notes: TypeAlias = Mapping[str, Note]
+
+_KIND = "process"
+
+
+def _place(me: Identity) -> bytes:
+    return hashlib.sha256(f"{_KIND} {me.worker} {me.machine}".encode()).digest()
+
+
+def _item(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def read(db: Connection, me: Identity) -> dict[str, str]:
+    """
+    @return: names and values of what has not expired.
+    """
+    found: list[tuple[str, str]] = db.execute(
+        "SELECT name, value FROM notes WHERE place = %s AND expires > clock_timestamp()",
+        (_place(me),),
+    ).fetchall()
+    return dict(found)
+
+
+def write(db: Connection, me: Identity, notes: Notes) -> None:
+    """
+    Note, or forget.
+    """
+    for name, note in sorted(notes.items()):
+        place = (_place(me), _item(name))
+        if note is None:
+            db.execute("DELETE FROM notes WHERE place = %s AND item = %s", place)
+        else:
+            value, seconds = note
+            db.execute(
+                "INSERT INTO notes (place, item, kind, whose, name, value, version, expires)"
+                " VALUES (%s, %s, %s, %s, %s, %s, 0, clock_timestamp() + make_interval(secs => %s))"
+                " ON CONFLICT (place, item)"
+                " DO UPDATE SET value = excluded.value, expires = excluded.expires",
+                (*place, _KIND, me.machine, name, value, seconds),
+            )

@@ -1,0 +1,139 @@
+"""
+What an operator may do with the queue in PostgreSQL (L{IQueue}), from any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from deferrals.deferreds import Kept
+from deferrals.interfaces import IMessage, IQueue
+from deferrals.logger import Logger
+from deferrals.model.ids import parseId
+from deferrals.model.json import JSON
+from deferrals.model.selection import Selection, SetAside
+from deferrals.spool.changes import CHANGED, COMMANDS, LEAVING, NUMBERS_SECONDS, Changes
+from deferrals.spool.message import Message
+from deferrals.spool.postgresql import queries
+from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
+
+if TYPE_CHECKING:
+    from deferrals.spool.postgresql.connection import Connection
+
+_log = Logger(namespace="deferrals.operator")
+
+_T = TypeVar("_T")
+
+#: A recipient as it is shown.
+_Shown = dict[str, JSON]
+
+
+class QueueHolder(Protocol):
+    """
+    What has the queue: a server's spool, or a command.
+    """
+
+    def read(self, function: Callable[[Connection], _T]) -> Deferred[_T]:
+        """
+        Look at what is there.
+        """
+
+    def change(self, function: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
+        """
+        Change what is there.
+        """
+
+    async def contentOf(self, number: int) -> Message | None:
+        """
+        @return: the content of a message, which is on this machine then.
+        """
+
+
+@implementer(IQueue)
+class PostgresqlQueue:
+    """
+    @param seconds: what time it is, for what is counted now and then.
+    @param changed: called when recipients may be due now that were not before.
+    @param leaving: called with the numbers of messages that are about to be held or
+        removed: what of them only waits for its turn is put back into the queue.
+    """
+
+    def __init__(
+        self,
+        spool: QueueHolder,
+        seconds: Callable[[], float],
+        *,
+        changed: Callable[[], object] = lambda: None,
+        leaving: Callable[[Collection[int]], object] = lambda numbers: None,
+    ) -> None:
+        self._spool = spool
+        self._changed = changed
+        self._leaving = leaving
+        self._numbers = Kept(seconds, self._count, NUMBERS_SECONDS)
+
+    def _count(self) -> Deferred[_Shown]:
+        return self._spool.read(lambda db: queries.numbers(db, timeOf(db)))
+
+    def recipients(
+        self, selection: Selection, limit: int, after: Sequence[int] | None
+    ) -> Deferred[tuple[list[_Shown], Sequence[int] | None]]:
+        cursor = None if after is None else (after[0], after[1])
+        return self._spool.read(
+            lambda db: queries.recipients(db, selection, limit, cursor, timeOf(db))
+        )
+
+    def show(self, number: int) -> Deferred[_Shown | None]:
+        return self._spool.read(lambda db: queries.message(db, number, timeOf(db)))
+
+    def change(
+        self, command: str, selection: Selection, after: Sequence[int] | None
+    ) -> Deferred[tuple[int, int, Sequence[int] | None]]:
+        return Deferred.fromCoroutine(self._change(command, selection, after))
+
+    async def _change(
+        self, command: str, selection: Selection, after: Sequence[int] | None
+    ) -> tuple[int, int, Sequence[int] | None]:
+        if command not in COMMANDS:
+            raise ValueError(f"no such command: {command}")
+        found, after = await self.recipients(selection, CHANGED, after)
+        keys = [(parseId(str(one["id"])), int(str(one["seq"]))) for one in found]
+        if command in LEAVING:
+            self._leaving({number for number, _ in keys})
+
+        def make(ledger: PostgresqlLedger) -> tuple[int, int]:
+            changes = Changes(ledger)
+            return changes.make(command, keys), changes.active
+
+        count, active = await self._spool.change(make)
+        if count:
+            _log.info("{command}: {count} recipients", command=command, count=count)
+            self._changed()
+        return count, active, after
+
+    def content(self, number: int) -> Deferred[IMessage | None]:
+        return Deferred.fromCoroutine(self._content(number))
+
+    async def _content(self, number: int) -> Message | None:
+        return await self._spool.contentOf(number)
+
+    def inspect(self, after: int | None) -> Deferred[tuple[list[_Shown], int, int | None]]:
+        return self._spool.read(lambda db: queries.problems(db, after))
+
+    def numbers(self) -> Deferred[_Shown]:
+        return Deferred.fromCoroutine(self._allNumbers())
+
+    async def _allNumbers(self) -> _Shown:
+        return {**await self._numbers.get(), "moved_aside": []}
+
+    def aside(self) -> Deferred[list[SetAside]]:
+        """
+        The database mends itself, or is restored from a backup: nothing of it is set aside.
+        """
+        return succeed([])
+
+    def rescue(self, command: str, name: str) -> Deferred[SetAside]:
+        return fail(ValueError(f"nothing that is called {name} was set aside"))

@@ -1,0 +1,597 @@
+"""
+The queue that several servers share: an L{ISpool<deferrals.interfaces.ISpool>} in
+PostgreSQL.
+
+What is staged or leased is its owner's (L{deferrals.spool.postgresql.owners}).  There is
+no state I{staged} in the database: what is only staged is leased to the process that has
+it, which knows; if that dies, its lease ends, and the message is delivered, since it is
+unknown whether its sender saw the reply (RFC 1047).  So that a message is released is
+never written.
+
+Order of commitment: the pieces of a large content are there before the row of its
+message; the row's commit is what makes the message durable.  Where it is not known
+whether that has come about, the sender is told to try again, and the message is forgotten
+first thing when the database is back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from deferrals.deferreds import UnderWay
+from deferrals.errors import OutcomeUnknown, SpoolError
+from deferrals.interfaces import IMessage, IReactor, ISpool, Turn, Work
+from deferrals.logger import Logger
+from deferrals.model.delivery import Addressee
+from deferrals.model.disposition import Disposition, Reschedule
+from deferrals.model.envelope import Envelope
+from deferrals.model.status import Status
+from deferrals.spool import rules
+from deferrals.spool.batch import BatchWriter, Insert, WriteBatch
+from deferrals.spool.claims import Claims, setAside
+from deferrals.spool.damage import logDamaged, logUnread
+from deferrals.spool.message import BodyWriter, Message, ownMessage
+from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
+from deferrals.spool.postgresql import contents, ownnotes, queries
+from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
+from deferrals.spool.postgresql.contents import Contents
+from deferrals.spool.postgresql.cutoff import CutOff
+from deferrals.spool.postgresql.held import Held
+from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
+from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave
+from deferrals.spool.postgresql.schema import check, durability, upgrade, versionOf
+from deferrals.spool.postgresql.upkeep import EVERY_SECONDS, keepUp
+from deferrals.spool.postgresql.writing import Batch, write
+from deferrals.spool.rows import STAGED, Lease, insertion
+from deferrals.threads import InThread, OwnThread
+
+if TYPE_CHECKING:
+    from deferrals.spool.postgresql.connection import Connection
+
+_log = Logger(namespace="deferrals.spool")
+
+_T = TypeVar("_T")
+
+#: A notice: its envelope, its content, its recipients.
+NewMessage = tuple[Envelope, IMessage, Sequence[Addressee]]
+
+
+@implementer(ISpool)
+class PostgresqlSpool:
+    """
+    @param access: how the database is reached.
+    @param me: what people see of this process.
+    @param directory: for large contents on this machine.
+    @param reactor: timers; Deferreds fire in it.
+    @param inThread: runs a function outside the reactor thread.
+    @param status: where commits are counted.
+    @param isUpgraded: whether the tables are made, or brought to this version.
+    @ivar identity: the queue's own number, once it is open.
+    @ivar owned: who this process is among the owners.
+    @ivar changed: is told when recipients may be due that were not before.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        me: Identity,
+        directory: str,
+        reactor: IReactor,
+        inThread: InThread,
+        status: Status | None = None,
+        isUpgraded: bool = True,
+    ) -> None:
+        self.identity = ""
+        self._inThread = inThread
+        self._presence = Presence(reactor)
+        self._threads: list[OwnThread] = []
+        connected = partial(self._connection, access, reactor)
+        self._writes = connected("deferrals spool")
+        self._claims = connected("deferrals claims")
+        self._bodies = connected("deferrals contents")
+        prepare = partial(upgrade, schema=access.schema) if isUpgraded else _checked
+        self._writes.begin += [CutOff().begin, prepare, self._say]
+        self._claims.begin.append(_hasty)
+        self._worth = ""
+        self._me = me
+        self.owned = Owner(self._claims, reactor, me)
+        self.owned.woken = self._woken
+        self.owned.buried = lambda number: self.changed()
+        self.changed: Callable[[], object] = lambda: None
+        self._contents = Contents(directory)
+        self._batches = BatchWriter(self._write, reactor, self._written, status or Status())
+        self._presence.watchers.append(self._isBack)
+        self._staged: set[int] = set()
+        self._held = Held()
+        self._coming: set[int] = set()
+        self._fetches: UnderWay[None] = UnderWay()
+        self._copies = itertools.count()
+        self._opening: list[Deferred[None]] | None = []
+        self._number: Callable[[int], object] = lambda slot: None
+        self._upkeep = LoopingCall(self._keepUp)
+        self._upkeep.clock = reactor
+
+    def _connection(self, access: Access, reactor: IReactor, name: str) -> StoreConnection:
+        thread = OwnThread(reactor, name.replace(" ", "-"))
+        self._threads.append(thread)
+        return StoreConnection(access, thread, reactor, self._presence, name)
+
+    @property
+    def owner(self) -> str:
+        """Who this process is, in leases."""
+        return str(self.owned.id)
+
+    @property
+    def isThere(self) -> bool:
+        """Whether mail can be taken now, as far as is known."""
+        return self._writes.isThere and self._opening is None
+
+    # From the first call to the last.
+
+    def open(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._open())
+
+    async def _open(self) -> None:
+        own = self._threads[-1]  # the threads of the reactor may not have begun
+        try:
+            await own(self._contents.take)
+            for connection in (self._writes, self._claims, self._bodies):
+                await connection.open()
+            self.identity = await self._writes.alone(_identity)
+            before = await own(self._contents.predecessor, self.identity)
+            if before is not None:
+                await self._writes.run(leave, before)
+            await self.owned.start()
+            await self._remember()
+            self._upkeep.start(EVERY_SECONDS)
+        except SpoolError:
+            self._goOn(Failure())
+            await self._shut()
+            raise
+        self._goOn(None)
+
+    def _keepUp(self) -> Deferred[bool | None]:
+        def keep(db: Connection) -> bool:
+            contents.dropOwn(db, self.owned.id, set(self._coming))
+            return keepUp(db)
+
+        return self._logged(self._bodies.run(keep))
+
+    def _remember(self) -> Deferred[None]:
+        return self._threads[-1](self._contents.remember, self.identity, self.owned.id)
+
+    def _goOn(self, failure: Failure | None) -> None:
+        """
+        Mail that has come before the spool was open waits for it.
+        """
+        waiting, self._opening = self._opening or [], None
+        for d in waiting:
+            if failure is None:
+                d.callback(None)
+            else:
+                d.errback(failure)
+
+    def close(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        self._batches.close()
+        await self._logged(self._writes.alone(_nothing))
+        await self.owned.stop()
+        await self._shut()
+
+    async def _shut(self) -> None:
+        if self._upkeep.running:
+            self._upkeep.stop()
+        for connection in (self._writes, self._claims, self._bodies):
+            await connection.close()
+        for thread in self._threads:
+            thread.end()
+        self._contents.leave()
+
+    def _say(self, db: Connection) -> None:
+        """
+        In the connection's thread: what a reply of 250 is worth.
+        """
+        worth = durability(db)
+        if worth != self._worth:
+            self._worth = worth
+            _log.info("accepted mail is kept {durable}", event="store", durable=worth)
+
+    def _isBack(self, isThere: bool) -> None:
+        """
+        What was not written, or has an unknown outcome, comes first.
+        """
+        if isThere:
+            self._batches.retry()
+
+    def _woken(self, old: OwnerRow, new: OwnerRow) -> None:
+        """
+        This process was thought dead: what it had is free, or others' already.
+        """
+        _log.warn("this process was not heard for too long: others deliver what it had")
+        self._staged.clear()
+        self._held.clear()
+        self._logged(self._remember())
+        self._number(new.slot)
+        self.changed()
+
+    def numbered(self, number: Callable[[int], object]) -> None:
+        """
+        @param number: is told this process's number, 0 to 255, which no other owner has.
+        """
+        self._number = number
+        if self.owned.row is not None:
+            number(self.owned.row.slot)
+
+    # On the way in.
+
+    def newBody(self, transaction: int) -> BodyWriter:
+        return BodyWriter(self._contents.path(transaction), self._inThread, lambda: None)
+
+    def stage(
+        self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
+    ) -> Deferred[Work]:
+        if self._opening is not None:
+            opened: Deferred[None] = Deferred()
+            self._opening.append(opened)
+            return opened.addCallback(lambda _: self.stage(envelope, message, addressees))
+        insert = self._insertion(envelope, message, addressees)
+        if ownMessage(message).path is None:
+            return self._insert(insert)
+        return Deferred.fromCoroutine(self._insertLarge(insert, ownMessage(message)))
+
+    def _insertion(
+        self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
+    ) -> Insert:
+        """
+        Its times are the database's.
+        """
+        lease = Lease(self.owner, 0.0)
+        own = ownMessage(message)
+        return insertion(envelope, own, addressees, state=STAGED, now=0.0, lease=lease)
+
+    def _insert(self, insert: Insert) -> Deferred[Work]:
+        self._taken(insert.work)
+        self._staged.add(insert.number)
+        self._batches.next().inserts.append(insert)
+        return insert.done.addErrback(self._notInserted, insert.number)
+
+    def _notInserted(self, failure: Failure, number: int) -> Failure:
+        self._staged.discard(number)
+        self._held.forget(number)
+        return failure
+
+    async def _insertLarge(self, insert: Insert, message: Message) -> Work:
+        isPut = False
+        self._coming.add(insert.number)
+        try:
+            await self._put(insert.number, message)
+            isPut = True
+            return await self._insert(insert)
+        except SpoolError as error:
+            if not (isPut and isinstance(error, OutcomeUnknown)):
+                self._logged(self._bodies.alone(contents.drop, insert.number))
+            raise
+        finally:
+            self._coming.discard(insert.number)
+
+    async def _put(self, number: int, message: Message) -> None:
+        """
+        Write a large content into the database.
+        """
+        path, seq = message.path, 0
+        while path is not None:
+            try:
+                piece = await self._inThread(contents.piece, path, seq)
+            except OSError as error:
+                raise SpoolError(f"cannot read {path}: {error}") from None
+            if not piece:
+                return
+            await self._bodies.alone(contents.put, number, seq, piece, self.owned.id)
+            seq += 1
+
+    def _write(self, batch: WriteBatch) -> Deferred[None]:
+        rows = Batch(self.owned.id, batch.inserts, batch.removed)
+        if not batch.notes:
+            return self._writes.alone(write, rows)
+        return self._writes.run(self._writeNotes, rows, dict(batch.notes))
+
+    def _writeNotes(self, db: Connection, rows: Batch, notes: ownnotes.Notes) -> None:
+        """
+        In the connection's thread.
+        """
+        write(db, rows)
+        ownnotes.write(db, self._me, notes)
+
+    def _written(self, batch: WriteBatch) -> None:
+        for path in batch.removed.values():
+            if path is not None:
+                self._logged(self._inThread(self._contents.remove, path))
+
+    def release(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
+        self._staged.discard(work.envelope.transaction)
+        if later:
+            self._logged(self.record(work, later))
+
+    def abandon(self, work: Work) -> None:
+        self._remove(work)
+
+    def _remove(self, work: Work) -> None:
+        """
+        Remove a message and all that belongs to it.
+        """
+        number = work.envelope.transaction
+        self._staged.discard(number)
+        self._held.forget(number)
+        self._batches.remove(number, ownMessage(work.message).path)
+
+    def _logged(self, d: Deferred[_T]) -> Deferred[_T | None]:
+        """
+        No caller waits for this; what goes wrong is repeated when a lease has
+        run out.
+        """
+        return d.addErrback(lambda failure: _log.error("{error}", error=failure.getErrorMessage()))
+
+    # On the way out.
+
+    async def _told(self) -> None:
+        """
+        What is read next knows all that was said before.
+        """
+        self._batches.retry()
+        self._batches.flush()
+        await self._writes.alone(_nothing)
+
+    def _asked(self, look: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
+        return Deferred.fromCoroutine(self._ask(look))
+
+    async def _ask(self, look: Callable[[PostgresqlLedger], _T]) -> _T:
+        await self._told()
+        return await self._claims.run(lambda db: look(self._ledger(db)))
+
+    def _ledger(self, db: Connection) -> PostgresqlLedger:
+        """
+        In a connection's thread.
+        """
+        return PostgresqlLedger(db, timeOf(db), self.owner, set(self._staged), self._contents.path)
+
+    def claim(
+        self,
+        limit: int,
+        shares: Mapping[str, int],
+        share: int,
+        only: Collection[str] | None = None,
+    ) -> Deferred[list[Work]]:
+        return self._leased(lambda claims: claims.due(limit, shares, share, only))
+
+    def turns(self, after: Hashable) -> Deferred[tuple[list[Turn], Hashable]]:
+        place = after if isinstance(after, tuple) else None
+
+        def look(ledger: PostgresqlLedger) -> tuple[list[Turn], Hashable]:
+            return Claims(ledger).turns(place)
+
+        return self._asked(look)
+
+    def notices(self, limit: int, transaction: int | None = None) -> Deferred[list[Work]]:
+        return self._leased(lambda claims: claims.notices(limit, transaction))
+
+    def _leased(self, take: Callable[[Claims], list[Work]]) -> Deferred[list[Work]]:
+        def claim(ledger: PostgresqlLedger) -> tuple[list[Work], Claims]:
+            claims = Claims(ledger)
+            return take(claims), claims
+
+        return self._asked(claim).addCallback(self._claimed)
+
+    def _claimed(self, result: tuple[list[Work], Claims]) -> list[Work]:
+        works, claims = result
+        logUnread(claims)
+        for work in works:
+            self._taken(work)
+        return works
+
+    def renew(self, works: Iterable[Work]) -> None:
+        keys = [(work.envelope.transaction, {a.seq for a in work.addressees}) for work in works]
+
+        def renew(db: Connection) -> None:
+            ledger = self._ledger(db)
+            found = [row for number, seqs in keys for row in ledger.rows(number, seqs)]
+            renewed = [rules.renewed(row, ledger.owner, ledger.now) for row in found]
+            ledger.save([row for row in renewed if row is not None])
+
+        self._logged(self._writes.run(renew))
+
+    def check(self, work: Work) -> Deferred[None] | None:
+        """
+        Is it still this process's, and is its content here, and what was stored?
+        """
+        message = ownMessage(work.message)
+        return (
+            None
+            if message.fresh and self._isOurs(work)
+            else Deferred.fromCoroutine(self._check(work))
+        )
+
+    def _isOurs(self, work: Work) -> bool:
+        seqs = (one.seq for one in work.addressees)
+        return self._held.isOurs(work.envelope.transaction, seqs, self.owned.id)
+
+    def _taken(self, work: Work) -> None:
+        seqs = (one.seq for one in work.addressees)
+        self._held.take(work.envelope.transaction, seqs, self.owned.id)
+
+    async def _check(self, work: Work) -> None:
+        number, message = work.envelope.transaction, ownMessage(work.message)
+        if not self._isOurs(work):
+            raise SpoolError("it is delivered by another process")
+        fetching: Deferred[str] = message.shared(
+            PostgresqlSpool, lambda _: Deferred.fromCoroutine(self._fetched(number, message))
+        )
+        wrong = await fetching
+        if wrong:
+            logDamaged(number, wrong)
+            self._batches.flush()
+            await self._writes.run(lambda db: setAside(self._ledger(db), number))
+            raise SpoolError(f"the message is damaged, and was moved aside: {wrong}")
+
+    async def _fetched(self, number: int, message: Message) -> str:
+        """
+        @return: what is wrong with a content.
+        """
+        if message.path is not None:
+            # Several may want it at the same time.
+            await self._fetches.wait(number, self._copy, number, message.path)
+        return await self._inThread(contents.wrongOf, message)
+
+    def _copy(self, number: int, path: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._fetch(number, path))
+
+    async def _fetch(self, number: int, path: str) -> None:
+        """
+        It has its name when it is whole: what is broken off is begun anew.
+        """
+        if os.path.exists(path):
+            return
+        part, seq = f"{path}.{next(self._copies)}", 0
+        try:
+            while (piece := await self._bodies.alone(contents.get, number, seq)) is not None:
+                await self._inThread(contents.append, part, piece)
+                seq += 1
+            if seq:
+                await self._inThread(os.rename, part, path)
+        except BaseException:
+            self._logged(self._inThread(self._contents.remove, part))
+            raise
+
+    def record(
+        self,
+        work: Work,
+        dispositions: Mapping[Addressee, Disposition],
+        messages: Sequence[NewMessage] = (),
+    ) -> Deferred[list[Work]]:
+        if not messages and isAllDelivered(work, dispositions):
+            self._remove(work)
+            return succeed([])
+        self._batches.flush()
+        return Deferred.fromCoroutine(self._record(work, dispositions, messages))
+
+    async def _record(
+        self,
+        work: Work,
+        dispositions: Mapping[Addressee, Disposition],
+        messages: Sequence[NewMessage],
+    ) -> list[Work]:
+        inserts = [self._insertion(*message) for message in messages]
+        coming = {insert.number for insert in inserts}
+        self._coming |= coming
+        try:
+            return await self._recordAll(work, dispositions, inserts)
+        finally:
+            self._coming -= coming
+
+    async def _recordAll(
+        self, work: Work, dispositions: Mapping[Addressee, Disposition], inserts: list[Insert]
+    ) -> list[Work]:
+        for insert in inserts:
+            await self._put(insert.number, ownMessage(insert.work.message))
+        number, items = work.envelope.transaction, list(dispositions.items())
+
+        def record(db: Connection) -> bool:
+            return Outcomes(self._ledger(db)).record(number, items, inserts)
+
+        await self._writes.run(record)
+        for insert in inserts:
+            self._taken(insert.work)
+        path = ownMessage(work.message).path
+        if self._held.leave(number, (one.seq for one in dispositions)) and path is not None:
+            self._logged(self._inThread(self._contents.remove, path))
+        return [insert.work for insert in inserts]
+
+    # For an operator.
+
+    def read(self, function: Callable[[Connection], _T]) -> Deferred[_T]:
+        """
+        Look at what is there: no claim and no new mail waits for that.
+        """
+        self._batches.flush()
+        return self._bodies.run(function)
+
+    def change(self, function: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
+        """
+        Change what is there.
+        """
+        self._batches.flush()
+        return self._writes.run(lambda db: function(self._ledger(db)))
+
+    async def contentOf(self, number: int) -> Message | None:
+        """
+        @return: the content of a message, which is on this machine then.
+        """
+        path = self._contents.path(number)
+        found = await self._bodies.alone(queries.content, number, path)
+        if found is not None:
+            await self._fetched(number, found)
+        return found
+
+    def backOff(self, destination: str, seconds: float) -> None:
+        def shut(db: Connection) -> None:
+            backOff(self._ledger(db), destination, seconds)
+
+        self._logged(self._writes.run(shut))
+
+    # Notes and numbers.
+
+    def notes(self) -> Deferred[dict[str, str]]:
+        self._batches.flush()
+        return self._writes.run(ownnotes.read, self._me)
+
+    def note(self, name: str, value: str, seconds: float) -> None:
+        self._batches.next().notes[name] = (value, seconds)
+
+    def forget(self, name: str) -> None:
+        self._batches.next().notes[name] = None
+
+    def waiting(self) -> Deferred[tuple[int, int]]:
+        self._batches.flush()
+        return self._writes.alone(_count)
+
+
+def _checked(db: Connection) -> None:
+    check(versionOf(db))
+
+
+def _hasty(db: Connection) -> None:
+    """
+    That a lease is lost when the database crashes costs a second copy at most; outcomes,
+    which are synced, sync the leases before them.
+    """
+    db.execute("SET synchronous_commit = off")
+
+
+def _nothing(db: Connection) -> None:
+    """
+    Be behind what was asked for before.
+    """
+
+
+def _identity(db: Connection) -> str:
+    found = db.execute("SELECT value FROM info WHERE name = 'identity'").fetchone()
+    if found is None:
+        raise SpoolError("the database has lost the number that tells it from others")
+    return str(found[0])
+
+
+def _count(db: Connection) -> tuple[int, int]:
+    found = db.execute(
+        "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM recipients)"
+    ).fetchone()
+    return (0, 0) if found is None else (found[0], found[1])

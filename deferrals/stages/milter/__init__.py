@@ -1,0 +1,3 @@
+"""
+Filters of the milter protocol, asked as a mail server asks them.
+"""

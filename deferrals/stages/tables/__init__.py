@@ -1,0 +1,3 @@
+"""
+Tables: what is looked up by addresses, in one frame for all kinds.
+"""

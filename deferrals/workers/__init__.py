@@ -1,0 +1,3 @@
+"""
+Several processes that are one server.
+"""

@@ -1,0 +1,515 @@
+"""
+The queue in a real PostgreSQL, against the contract of every spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import unittest.mock
+from typing import Any
+
+import psycopg
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.errors import OutcomeUnknown, SpoolError
+from deferrals.model.disposition import Remove, Reschedule
+from deferrals.spool.changes import Changes
+from deferrals.spool.postgresql import contents, queries, upkeep
+from deferrals.spool.postgresql import spool as spool_
+from deferrals.spool.postgresql.connection import Access, StoreConnection, opened
+from deferrals.spool.postgresql.ledger import SELECTED, timeOf
+from deferrals.spool.postgresql.owners import Identity, beat, bury
+from deferrals.spool.postgresql.schema import upgrade
+from deferrals.spool.postgresql.spool import PostgresqlSpool
+from deferrals.spool.postgresql.upkeep import keepUp
+from deferrals.spool.rows import DAMAGED, QueueRow, queueRow
+from deferrals.testing import SharedSpoolContract, makeAddressees, makeEnvelope
+from tests.integration.clusters import Instance, primary
+from tests.operations import SEQUENCES, RandomSequence, Store
+from tests.reactors import PumpedReactor
+
+_CLOCK = """
+CREATE TABLE IF NOT EXISTS frozen (at timestamptz NOT NULL);
+INSERT INTO frozen SELECT '2026-01-01' WHERE NOT EXISTS (SELECT 1 FROM frozen);
+CREATE OR REPLACE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+    AS 'SELECT at FROM frozen'
+"""
+
+
+class FrozenReactor(PumpedReactor):
+    """
+    A clock that stands still, and the database's with it.
+    """
+
+    def __init__(self, server: Instance, schema: str) -> None:
+        super().__init__()
+        self._server = server
+        self.schema = schema
+        self._connections: list[StoreConnection] = []
+
+    def advance(self, amount: float) -> None:
+        """
+        What is under way comes to its end first.
+        """
+        if amount:
+            super().advance(0)
+            for connection in 3 * self._connections:
+                self.wait(connection.alone(lambda db: None))
+            update = f"UPDATE {self.schema}.frozen SET at = at + make_interval(secs => %s)"
+            self._server.ask(update, amount)
+        super().advance(amount)
+
+    def advance0(self) -> None:
+        """
+        Time passes for the process alone.
+        """
+        super().advance(0.25)
+        with contextlib.suppress(queue.Empty):
+            function, args = self.fromThread.get(timeout=0.1)
+            function(*args)
+
+    def result(self, d: Deferred[Any]) -> Any:
+        """
+        What a Deferred fires with.
+        """
+        found = self.wait(d)
+        if isinstance(found, Failure):
+            found.raiseException()
+        return found
+
+    def freeze(self, spool: PostgresqlSpool) -> None:
+        """
+        For a spool this clock is the database's.
+        """
+        spool._writes.begin.append(lambda db: db.execute(_CLOCK))
+        path = f"SET search_path = {self.schema}, pg_catalog"
+        self._connections = [spool._writes, spool._claims, spool._bodies]
+        for connection in self._connections:
+            connection.begin.append(lambda db: db.execute(path))
+
+
+def inThread(function: Any, *args: Any) -> Deferred[Any]:
+    return succeed(function(*args))
+
+
+def _execute(db: Any, statement: str) -> None:
+    db.execute(statement)
+
+
+class StoreCase(SynchronousTestCase):
+    """
+    @ivar server: a real one.
+    """
+
+    def setUp(self) -> None:
+        self.server = primary()
+
+    def anew(self) -> FrozenReactor:
+        """
+        Tables that no other test has, and their clock.
+        """
+        return FrozenReactor(self.server, self.server.newSchema())
+
+    def opened(
+        self, reactor: FrozenReactor, directory: str, machine: str = "mx1"
+    ) -> PostgresqlSpool:
+        """
+        A spool that is open until the test ends.
+        """
+        access = Access(self.server.conninfo, None, reactor.schema)
+        me = Identity(machine, 0, "1", 20.0)
+        spool = PostgresqlSpool(access, me, directory, reactor, inThread)
+        reactor.freeze(spool)
+        opened = reactor.wait(spool.open())
+        self.assertIsNone(opened)
+        self.addCleanup(self.shut, spool)
+        return spool
+
+    def shut(self, spool: PostgresqlSpool) -> None:
+        if spool._contents.isTaken:
+            reactor: Any = spool.owned._beating.clock
+            reactor.wait(spool.close())
+
+
+class PostgresqlSpoolTests(SharedSpoolContract, StoreCase):
+    """
+    L{PostgresqlSpool}.
+    """
+
+    def makeSpool(self) -> PostgresqlSpool:
+        self.clock = self.reactor = self.anew()
+        self.directory = self.mktemp()
+        return self.opened(self.reactor, self.directory)
+
+    def reopen(self, spool: PostgresqlSpool) -> PostgresqlSpool:
+        """
+        Its process has died: it has said nothing to the database.
+        """
+        self.reactor.wait(spool.waiting())
+        if spool.owned._beating.running:
+            spool.owned._beating.stop()
+        self.reactor.wait(Deferred.fromCoroutine(spool._shut()))
+        return self.opened(self.reactor, self.directory)
+
+    def makeOther(self, spool: PostgresqlSpool) -> PostgresqlSpool:
+        return self.opened(self.reactor, self.mktemp(), "mx2")
+
+    def endOf(self, spool: PostgresqlSpool) -> None:
+        """
+        Another process finds that its heart does not beat.
+        """
+        update = f"UPDATE {self.reactor.schema}.owners SET seen = '-infinity' WHERE id = %s"
+        self.server.ask(update, spool.owned.id)
+        self.reactor.result(spool._claims.run(bury))
+
+    def resultOf(self, d: Deferred[Any]) -> Any:
+        return self.reactor.result(d)
+
+
+class NumbersTests(StoreCase):
+    """
+    L{queries.numbers<deferrals.spool.postgresql.queries.numbers>}.
+    """
+
+    def test_destinations(self) -> None:
+        """Those that most recipients wait for, the most first, with the age of the oldest."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        envelope = makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        writer.write(b"Subject: x\r\n\r\n")
+        message = reactor.result(writer.finish())
+        addressees = makeAddressees(*(f"{one}@b.example" for one in range(3)))
+        reactor.result(spool.stage(envelope, message, addressees))
+        for change in (
+            "status = 0, owner = NULL, destination = 'b'",
+            "destination = 'a' WHERE seq = 0",
+        ):
+            self.server.ask(f"UPDATE {reactor.schema}.recipients SET {change}")
+        found = reactor.result(spool.read(lambda db: queries.numbers(db, timeOf(db))))
+        self.assertEqual(
+            [tuple(one.values()) for one in found["destinations"]], [("b", 2, 0.0), ("a", 1, 0.0)]
+        )
+
+
+class LargeTests(StoreCase):
+    """
+    Contents that do not fit into a row.
+    """
+
+    def test_elsewhere(self) -> None:
+        """A large message of a dead server is delivered by another one, whole."""
+        reactor = self.anew()
+        one, other = self.opened(reactor, self.mktemp()), self.opened(reactor, self.mktemp(), "b")
+        envelope, content = makeEnvelope(), b"Subject: x\r\n\r\n" + b"0123456789abcde\n" * 150_000
+        writer = one.newBody(envelope.transaction)
+        writer.write(content)
+        message = reactor.result(writer.finish())
+        reactor.result(one.stage(envelope, message, makeAddressees("a@b.example")))
+        statement = f"SELECT count(*), sum(length(body)) FROM {reactor.schema}.pieces"
+        self.assertEqual(self.server.ask(statement), [(3, len(content))])
+        self.server.ask(f"UPDATE {reactor.schema}.owners SET seen = '-infinity' WHERE pid > 0")
+        reactor.result(other._claims.run(lambda db: beat(db, other.owned.id)))
+        reactor.result(other._claims.run(bury))
+        (work,) = reactor.result(other.claim(9, {}, 9))
+        self.assertEqual(work.message.fields(), [("Subject", "x")])
+        reactor.result(other.check(work))
+        with work.message.open() as file:
+            self.assertEqual(file.read(), content)
+        reactor.result(other.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(reactor.result(other.waiting()), (0, 0))
+        self.assertEqual(self.server.ask(statement), [(0, None)])
+        self.assertFalse(os.path.exists(work.message.path))
+
+    def waiting(self, spool: PostgresqlSpool, *recipients: str) -> str:
+        """
+        A large message waits, due, with nothing of it on this machine.
+
+        @return: where its content would be.
+        """
+        reactor: Any = spool.owned._beating.clock
+        envelope = makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        writer.write(b"0123456789abcde\n" * 150_000)
+        message = reactor.result(writer.finish())
+        work = reactor.result(spool.stage(envelope, message, makeAddressees(*recipients)))
+        later = {one: Reschedule(str(one.recipient), 0.0, 1000.0, 0.0) for one in work.addressees}
+        spool.release(work, later)
+        while os.path.exists(message.path):
+            reactor.result(spool.waiting())
+        return message.path
+
+    def test_together(self) -> None:
+        """A content that is delivered to two destinations at once is fetched once, whole."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        self.waiting(spool, "a@b.example", "a@c.example")
+        works = reactor.result(spool.claim(9, {}, 9))
+        self.assertEqual(len(works), 2)
+        fetched: list[int] = []
+        get = contents.get
+
+        def counted(db: Any, number: int, seq: int) -> bytes | None:
+            fetched.append(seq)
+            return get(db, number, seq)
+
+        with unittest.mock.patch.object(contents, "get", counted):
+            checks = [spool.check(work) for work in works]
+            for check in checks:
+                reactor.result(check)
+        self.assertEqual(fetched, [0, 1, 2, 3])
+
+    def test_brokenOff(self) -> None:
+        """A content that could not be fetched to its end is fetched again, and is whole."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        self.waiting(spool, "a@b.example")
+        (work,) = reactor.result(spool.claim(9, {}, 9))
+        append = contents.append
+
+        def full(path: str, content: bytes) -> None:
+            append(path, content)
+            raise OSError(28, "No space left on device")
+
+        broken = unittest.mock.patch.object(contents, "append", full)
+        with broken, self.assertRaises(OSError):
+            reactor.result(spool.check(work))
+        self.server.ask(f"UPDATE {reactor.schema}.recipients SET due = '-infinity'")  # its lease
+        (work,) = reactor.result(spool.claim(9, {}, 9))
+        reactor.result(spool.check(work))
+
+    def test_leftOver(self) -> None:
+        """Of a large message that could not be taken nothing stays in the database."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        envelope = makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        writer.write(b"0123456789abcde\n" * 150_000)
+        message = reactor.result(writer.finish())
+        put = contents.put
+
+        def full(db: Any, number: int, seq: int, piece: bytes, owner: int) -> None:
+            put(db, number, seq, piece, owner)
+            if seq:
+                db.execute("SELECT 1 / 0")
+
+        broken = unittest.mock.patch.object(contents, "put", full)
+        with broken, self.assertRaises(SpoolError):
+            reactor.result(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        reactor.result(spool._bodies.alone(lambda db: None))
+        statement = f"SELECT count(*) FROM {reactor.schema}.pieces"
+        self.assertEqual(self.server.ask(statement), [(0,)])
+        reactor.result(spool._bodies.alone(put, 7, 0, b"x", spool.owned.id))
+        reactor.result(spool._keepUp())
+        self.assertEqual(self.server.ask(statement), [(0,)])
+
+    def test_damaged(self) -> None:
+        """A content that is not what was stored is not delivered: the message is set aside."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        envelope = makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        writer.write(b"x" * 300_000)
+        message = reactor.result(writer.finish())
+        work = reactor.result(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        self.assertTrue(os.path.exists(message.path))
+        spool.release(work, {work.addressees[0]: Reschedule("", 0.0, 1000.0, 0.0)})
+        reactor.result(spool.waiting())
+        reactor.result(spool.waiting())
+        self.assertFalse(os.path.exists(message.path))  # it waits where all can have it
+        self.server.ask(f"UPDATE {reactor.schema}.pieces SET body = 'y'")
+        (work,) = reactor.result(spool.claim(9, {}, 9))
+        with self.assertRaisesRegex(SpoolError, "has 1 octets, not 300000"):
+            reactor.result(spool.check(work))
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        status = self.server.ask(f"SELECT status FROM {reactor.schema}.recipients")
+        self.assertEqual(status, [(DAMAGED,)])
+
+    def test_disowned(self) -> None:
+        """A server that others think dead takes nothing in, and delivers nothing it had."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        writer = spool.newBody(1)
+        writer.write(b"x\r\n")
+        message = reactor.result(writer.finish())
+        work = reactor.result(spool.stage(makeEnvelope(), message, makeAddressees("a@b.example")))
+        self.assertIsNone(spool.check(work))
+        self.server.ask(f"DELETE FROM {reactor.schema}.owners")
+        with self.assertRaises(SpoolError):
+            reactor.result(spool.stage(makeEnvelope(), message, makeAddressees("a@b.example")))
+        self.assertEqual(reactor.result(spool.waiting()), (1, 1))
+        before = spool.owner
+        reactor.advance(6.0)
+        reactor.advance(1.0)
+        self.assertNotEqual(spool.owner, before)
+        with self.assertRaisesRegex(SpoolError, "another process"):
+            reactor.result(spool.check(work))
+        reactor.result(spool.stage(makeEnvelope(), message, makeAddressees("a@b.example")))
+
+
+class UnknownTests(StoreCase):
+    """
+    Commits whose answer is not heard.
+    """
+
+    def test_forgotten(self) -> None:
+        """What was committed without its sender knowing is gone when the database is back."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        writer = spool.newBody(1)
+        writer.write(b"x\r\n")
+        message = reactor.result(writer.finish())
+        written = spool_.write
+
+        def unheard(db: Any, batch: Any) -> None:
+            written(db, batch)
+            self.assertEqual(self.server.ask(f"SELECT count(*) FROM {schema}.messages"), [(1,)])
+            pid = db.info.backend_pid
+            self.server.ask("SELECT pg_terminate_backend(%s, 5000)", pid)
+            db.execute("SELECT 1")
+
+        schema = reactor.schema
+        with unittest.mock.patch.object(spool_, "write", unheard):
+            staged = spool.stage(makeEnvelope(), message, makeAddressees("a@b.example"))
+            with self.assertRaises(OutcomeUnknown):
+                reactor.result(staged)
+        self.assertFalse(spool.isThere)
+        while not spool.isThere:
+            reactor.advance0()
+        self.assertEqual(reactor.result(spool.waiting()), (0, 0))
+
+    def test_later(self) -> None:
+        """What the server would have committed after the wire was cut is forgotten, too."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        writer = spool.newBody(1)
+        writer.write(b"x\r\n")
+        message = reactor.result(writer.finish())
+        spool.owned._beating.stop()
+        busy = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s AND state = 'active'"
+        with psycopg.connect(self.server.conninfo) as locking:
+            locking.execute(f"SELECT FROM {reactor.schema}.owners FOR UPDATE")
+            staged = spool.stage(makeEnvelope(), message, makeAddressees("a@b.example"))
+            failures: list[Failure] = []
+            staged.addErrback(failures.append)
+            while not failures:
+                reactor.advance0()
+            self.assertTrue(failures[0].check(OutcomeUnknown))
+            while self.server.ask(f"{busy} AND wait_event_type = 'Lock'", "%emptied AS%") == [(0,)]:
+                reactor.advance0()
+        while self.server.ask(busy, "%added AS%") != [(0,)]:
+            reactor.advance0()
+        self.assertEqual(reactor.result(spool.waiting()), (0, 0))
+
+
+class UpkeepTests(StoreCase):
+    """
+    What is done to the tables now and then.
+    """
+
+    def test_all(self) -> None:
+        """
+        The history has a partition for each day, and old ones are dropped; messages and
+        pieces that nothing belongs to are removed, and no others.
+        """
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        writer = spool.newBody(1)
+        writer.write(b"x\r\n")
+        message = reactor.result(writer.finish())
+        reactor.result(spool.stage(makeEnvelope(), message, makeAddressees("a@b.example")))
+        schema = reactor.schema
+        self.server.ask(
+            f"INSERT INTO {schema}.messages SELECT n, since, since, envelope, size, digest, body"
+            f" FROM {schema}.messages, generate_series(1, 2) AS n"
+        )
+        self.server.ask(f"INSERT INTO {schema}.pieces VALUES (7, 0, -1, 'x'), (8, 0, 1, 'x')")
+        spool._coming.add(8)  # that one is on its way in
+        self.server.ask(
+            f"INSERT INTO {schema}.history (message, seq, at, event)"
+            " SELECT 1, 0, '2026-01-01'::timestamptz + n * interval '1 day', 'retry'"
+            " FROM generate_series(-30, 0) AS n"
+        )
+        self.assertTrue(reactor.result(spool._bodies.run(keepUp)))
+        self.assertEqual(reactor.result(spool.waiting()), (3, 1))  # it may be coming in
+        for _ in range(3):
+            reactor.advance(86400.0)
+            self.assertTrue(reactor.result(spool._bodies.run(keepUp)))
+        self.assertEqual(reactor.result(spool.waiting()), (1, 1))
+        self.assertEqual(self.server.ask(f"SELECT message FROM {schema}.pieces"), [(8,)])
+        parts = self.parts(schema)
+        self.assertEqual(parts, [f"history_2026010{day}" for day in range(2, 7)])
+        found = self.server.ask(f"SELECT min(at)::date::text FROM {schema}.history")
+        self.assertEqual(found, [("2025-12-21",)])
+        reactor.advance(20 * 86400.0)
+        reactor.result(spool._bodies.run(keepUp))
+        self.assertEqual(self.parts(schema), ["history_20260125", "history_20260126"])
+
+    def parts(self, schema: str) -> list[str]:
+        found = self.server.ask(
+            "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename ~ '[0-9]$'"
+            " ORDER BY 1",
+            schema,
+        )
+        return [name for (name,) in found]
+
+    def test_planned(self) -> None:
+        """What it costs does not grow with what the messages contain."""
+        schema = self.anew().schema
+        with contextlib.closing(opened(Access(self.server.conninfo, None, schema), "test")) as db:
+            upgrade(db, schema)
+            db.execute(
+                "INSERT INTO messages SELECT i, now(), now(), repeat('e', 4000), 1, '', ''"
+                " FROM generate_series(1, 3000) AS i"
+            )
+            db.execute(
+                "INSERT INTO recipients (message, seq, status, due, delivery, recipient)"
+                " SELECT id, 0, 0, now(), '', '' FROM messages"
+            )
+            db.execute("VACUUM ANALYZE messages, recipients")
+            plan = "\n".join(row[0] for row in db.execute(f"EXPLAIN {upkeep._EMPTIED}"))
+            self.assertNotIn("Seq Scan on messages", plan)
+
+
+class SameStoreTests(StoreCase):
+    """
+    The random sequences of L{tests.operations} end in the same state as in all stores.
+    """
+
+    def test_same(self) -> None:
+        """What the spool in memory does, the one in PostgreSQL does."""
+        from tests.spool.test_rules import memoryStore
+
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        # what is compared is not whether it is synced
+        reactor.result(spool._writes.alone(_execute, "SET synchronous_commit = off"))
+        for number in range(SEQUENCES):
+            wanted = RandomSequence(memoryStore(), number).run()
+            found = RandomSequence(self.store(spool, reactor), number).run()
+            for step, (one, other) in enumerate(zip(wanted, found, strict=True)):
+                self.assertEqual(one, other, (number, step))
+            spool._staged.clear()
+            for table in ("messages", "recipients", "destinations"):
+                reactor.result(spool._writes.alone(_execute, f"DELETE FROM {table}"))
+
+    def store(self, spool: PostgresqlSpool, reactor: FrozenReactor) -> Store:
+        def operate(command: str, keys: Any) -> tuple[int, int]:
+            def apply(db: Any) -> tuple[int, int]:
+                changes = Changes(spool._ledger(db))
+                return changes.make(command, keys), changes.active
+
+            found: tuple[int, int] = reactor.wait(spool._writes.run(apply))
+            return found
+
+        def rows() -> list[QueueRow]:
+            select = f"SELECT {SELECTED} FROM recipients"
+            found = reactor.wait(spool._writes.run(lambda db: db.execute(select).fetchall()))
+            return [queueRow(columns) for columns in found]
+
+        began = reactor.wait(spool._writes.run(lambda db: spool._ledger(db).now))
+        return Store(spool, reactor.result, reactor.advance, operate, rows, began)

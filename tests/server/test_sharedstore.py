@@ -1,0 +1,105 @@
+"""
+Tests for L{deferrals.server.sharedstore}; those with a real database are in
+L{tests.integration.test_cluster_notes}.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from deferrals.errors import SpoolError
+from deferrals.model.status import Status
+from deferrals.model.store import SpoolSettings
+from deferrals.server import sharedstore
+from deferrals.server.notes import Notes
+from deferrals.server.sharedstore import SharedStore
+from deferrals.spool.postgresql import owners
+from deferrals.spool.postgresql.owners import Identity, OwnerRow
+from tests.spool.postgresql.fakes import FakeConnection, FakeThread, LinkCase
+
+ME = Identity("mx1", 3, "0.2", 20)
+
+SETTINGS = SpoolSettings(notes="postgresql", conninfo="host=db", upgrade=False, machine="mx1")
+
+
+class _Thread(FakeThread):
+    """
+    One that ends.
+    """
+
+    def end(self) -> None:
+        self.isBusy = True
+
+
+class SharedStoreTests(LinkCase):
+    """
+    L{SharedStore}.
+    """
+
+    def setUp(self) -> None:
+        self.clock: Any = Clock()
+        self.link = FakeConnection()
+        self.addCleanup(self.link.close)
+        self.version = 1
+        self.status = Status()
+        self.patch(owners, "enroll", lambda db, identity: OwnerRow(7, 1))
+        self.patch(sharedstore, "OwnThread", lambda *_: _Thread())
+        self.patch(sharedstore, "versionOf", lambda db: self.version)
+
+    def store(self, connect: Any) -> SharedStore:
+        """
+        One whose database is connected to by this.
+        """
+        self.patch(psycopg, "connect", connect)
+        found = SharedStore(SETTINGS, "/etc", self.clock, Notes(self.clock), ME)
+        found.show(self.status)
+        return found
+
+    def test_open(self) -> None:
+        """What is there is used; the status says so."""
+        store = self.store(lambda *_, **options: self.link)
+        self.successResultOf(self.deferred(store.open()))
+        self.assertEqual(self.state(), "working")
+        owner = {"machine": "mx1", "worker": 3, "owner": 7, "up": True}
+        self.assertEqual(self.status.parts()["owner"], owner)
+        self.assertIn("SET", self.link.said)
+        self.successResultOf(self.deferred(store.close()))
+        self.assertTrue(self.link.closed)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_away(self) -> None:
+        """What is away is not waited for, and found when it is there."""
+        links: list[Any] = []
+
+        def connect(*_: Any, **options: Any) -> Any:
+            if not links:
+                raise psycopg.OperationalError("refused")
+            return links[0]
+
+        store = self.store(connect)
+        self.successResultOf(self.deferred(store.open()))
+        self.assertEqual(self.state(), "resting")
+        links.append(self.link)
+        self.clock.advance(1)
+        self.assertEqual(self.state(), "working")
+
+    def test_others(self) -> None:
+        """Tables that this version cannot use are no reason to begin."""
+        self.version = 7
+        store = self.store(lambda *_, **options: self.link)
+        failure = self.failureResultOf(self.deferred(store.open()), SpoolError)
+        self.assertIn("install a newer deferrals", failure.getErrorMessage())
+
+    def state(self) -> object:
+        """
+        What the status says of the database.
+        """
+        part: Any = self.status.parts()["notes"]
+        return part["state"]
+
+    def deferred(self, coroutine: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(coroutine)
