@@ -68,7 +68,7 @@ _SAVE = (
         for name in CHANGING
     )
     + " FROM unnest("
-    + ", ".join(f"%s::{_TYPES.get(name, 'text')}[]" for name in _SAVED)
+    + ", ".join(f"%s::{_TYPES[name]}[]" if name in _TYPES else "%b::text[]" for name in _SAVED)
     + f") AS v ({', '.join(_SAVED)}) WHERE r.message = v.message AND r.seq = v.seq"
 )
 
@@ -241,7 +241,7 @@ class PostgresqlLedger(Ledger):
             self.db.execute(
                 "INSERT INTO history (message, seq, at, event, reply, host)"
                 " SELECT message, seq, clock_timestamp(), event, nullif(reply, ''), host FROM"
-                " unnest(%s::bigint[], %s::integer[], %s::text[], %s::text[], %s::text[])"
+                " unnest(%s::bigint[], %s::integer[], %b::text[], %b::text[], %b::text[])"
                 " AS v (message, seq, event, reply, host)",
                 [list(column) for column in columns],
             )
