@@ -38,11 +38,13 @@ class Claims:
     """
     One claim.
 
+    @ivar endsLeases: whether it looks for leases that have run out.
     @ivar damaged: messages that cannot be read, as (number, why); filled here.
     @ivar later: messages that could not be read this time; filled here.
     """
 
     ledger: Ledger
+    endsLeases: bool = True
     damaged: list[tuple[int, str]] = attrs.field(factory=list)
     later: list[tuple[int, str]] = attrs.field(factory=list)
 
@@ -88,7 +90,8 @@ class Claims:
         """
         What was leased for too long is due: its worker is dead.
         """
-        free(self.ledger, self.ledger.endedLeases(EXPIRED))
+        if self.endsLeases:
+            free(self.ledger, self.ledger.endedLeases(EXPIRED))
 
     def _lease(self, found: Iterable[QueueRow]) -> list[Work]:
         """

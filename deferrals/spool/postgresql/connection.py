@@ -59,6 +59,10 @@ _NOT_REPLICATED = "SyncRepWaitForLSN"
 #: The server is another one's standby by now: what it is asked for has to go elsewhere.
 _READ_ONLY = "25006"
 
+#: No statement is prepared by the server because it has come often, but only where that is
+#: asked for.
+_NEVER = 1 << 30
+
 
 @attrs.frozen
 class Access:
@@ -109,7 +113,7 @@ class Access:
             conninfo,
             autocommit=True,
             connect_timeout=max(2, round(self.seconds)),
-            prepare_threshold=None,  # there may be a pooler in between
+            prepare_threshold=_NEVER,
         )
 
 

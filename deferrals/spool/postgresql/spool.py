@@ -60,6 +60,10 @@ if TYPE_CHECKING:
 _log = Logger(namespace="deferrals.spool")
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
+
+#: How often a claim ends the leases of this process that nobody has renewed, in seconds.
+LEASES_SECONDS = 1.0
 
 #: A notice: its envelope, its content, its recipients.
 NewMessage = tuple[Envelope, IMessage, Sequence[Addressee]]
@@ -91,6 +95,7 @@ class PostgresqlSpool:
         isUpgraded: bool = True,
     ) -> None:
         self.identity = ""
+        self._clock = reactor
         self._inThread = inThread
         self._presence = Presence(reactor)
         self._threads: list[OwnThread] = []
@@ -112,6 +117,8 @@ class PostgresqlSpool:
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
         self._held = Held()
+        self._changing = 0
+        self._endLeasesAt = 0.0
         self._coming: set[int] = set()
         self._fetches: UnderWay[None] = UnderWay()
         self._copies = itertools.count()
@@ -212,6 +219,7 @@ class PostgresqlSpool:
         What was not written, or has an unknown outcome, comes first.
         """
         if isThere:
+            self._endLeasesAt = 0.0
             self._batches.retry()
 
     def _woken(self, old: OwnerRow, new: OwnerRow) -> None:
@@ -221,6 +229,7 @@ class PostgresqlSpool:
         _log.warn("this process was not heard for too long: others deliver what it had")
         self._staged.clear()
         self._held.clear()
+        self._endLeasesAt = 0.0
         self._logged(self._remember())
         self._number(new.slot)
         self.changed()
@@ -344,20 +353,39 @@ class PostgresqlSpool:
 
     # On the way out.
 
-    async def _told(self) -> None:
+    async def _told(self) -> bool:
         """
-        What is read next knows all that was said before.
+        What is read next knows all that was said before, as far as it could find that: new
+        messages are leased to this process, and so is what leaves.
+
+        @return: whether leases may end: it knows what has left, too.
         """
+        now = self._clock.seconds()
+        if not self._changing and now < self._endLeasesAt:
+            return False
         self._batches.retry()
         self._batches.flush()
         await self._writes.alone(_nothing)
+        self._endLeasesAt = now + LEASES_SECONDS
+        return True
 
-    def _asked(self, look: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
+    def _asked(self, look: Callable[[Claims], _T]) -> Deferred[_T]:
         return Deferred.fromCoroutine(self._ask(look))
 
-    async def _ask(self, look: Callable[[PostgresqlLedger], _T]) -> _T:
-        await self._told()
-        return await self._claims.run(lambda db: look(self._ledger(db)))
+    async def _ask(self, look: Callable[[Claims], _T]) -> _T:
+        endsLeases = await self._told()
+        return await self._claims.run(lambda db: look(Claims(self._ledger(db), endsLeases)))
+
+    def _change(self, function: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
+        """
+        Change what is queued: who asks next finds it changed.
+        """
+        self._changing += 1
+        return self._writes.run(lambda db: function(self._ledger(db))).addBoth(self._changed)
+
+    def _changed(self, result: _R) -> _R:
+        self._changing -= 1
+        return result
 
     def _ledger(self, db: Connection) -> PostgresqlLedger:
         """
@@ -377,8 +405,8 @@ class PostgresqlSpool:
     def turns(self, after: Hashable) -> Deferred[tuple[list[Turn], Hashable]]:
         place = after if isinstance(after, tuple) else None
 
-        def look(ledger: PostgresqlLedger) -> tuple[list[Turn], Hashable]:
-            return Claims(ledger).turns(place)
+        def look(claims: Claims) -> tuple[list[Turn], Hashable]:
+            return claims.turns(place)
 
         return self._asked(look)
 
@@ -386,8 +414,7 @@ class PostgresqlSpool:
         return self._leased(lambda claims: claims.notices(limit, transaction))
 
     def _leased(self, take: Callable[[Claims], list[Work]]) -> Deferred[list[Work]]:
-        def claim(ledger: PostgresqlLedger) -> tuple[list[Work], Claims]:
-            claims = Claims(ledger)
+        def claim(claims: Claims) -> tuple[list[Work], Claims]:
             return take(claims), claims
 
         return self._asked(claim).addCallback(self._claimed)
@@ -440,7 +467,7 @@ class PostgresqlSpool:
         if wrong:
             logDamaged(number, wrong)
             self._batches.flush()
-            await self._writes.run(lambda db: setAside(self._ledger(db), number))
+            await self._change(lambda ledger: setAside(ledger, number))
             raise SpoolError(f"the message is damaged, and was moved aside: {wrong}")
 
     async def _fetched(self, number: int, message: Message) -> str:
@@ -505,10 +532,10 @@ class PostgresqlSpool:
             await self._put(insert.number, ownMessage(insert.work.message))
         number, items = work.envelope.transaction, list(dispositions.items())
 
-        def record(db: Connection) -> bool:
-            return Outcomes(self._ledger(db)).record(number, items, inserts)
+        def record(ledger: PostgresqlLedger) -> bool:
+            return Outcomes(ledger).record(number, items, inserts)
 
-        await self._writes.run(record)
+        await self._change(record)
         for insert in inserts:
             self._taken(insert.work)
         path = ownMessage(work.message).path
@@ -530,7 +557,7 @@ class PostgresqlSpool:
         Change what is there.
         """
         self._batches.flush()
-        return self._writes.run(lambda db: function(self._ledger(db)))
+        return self._change(function)
 
     async def contentOf(self, number: int) -> Message | None:
         """
@@ -543,10 +570,10 @@ class PostgresqlSpool:
         return found
 
     def backOff(self, destination: str, seconds: float) -> None:
-        def shut(db: Connection) -> None:
-            backOff(self._ledger(db), destination, seconds)
+        def shut(ledger: PostgresqlLedger) -> None:
+            backOff(ledger, destination, seconds)
 
-        self._logged(self._writes.run(shut))
+        self._logged(self._change(shut))
 
     # Notes and numbers.
 

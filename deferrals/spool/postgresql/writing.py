@@ -86,7 +86,8 @@ def write(db: Connection, batch: Batch) -> None:
     recipients = [_recipient(row) for one in batch.inserts for row in one.recipients]
     for names, found in ((_MESSAGE, messages), (_RECIPIENT, recipients)):
         values.update((name, [row[place] for row in found]) for place, name in enumerate(names))
-    row = db.execute(_statement(bool(batch.inserts), bool(batch.removed)), values).fetchone()
+    statement = _statement(bool(batch.inserts), bool(batch.removed))
+    row = db.execute(statement, values, prepare=True).fetchone()  # it is planned once
     if batch.inserts and (row is None or not row[0]):
         raise Disowned("this process was not heard for too long: others have its work")
 
