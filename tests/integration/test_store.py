@@ -428,7 +428,7 @@ class UpkeepTests(StoreCase):
             f" FROM {schema}.messages, generate_series(1, 2) AS n"
         )
         self.server.ask(f"INSERT INTO {schema}.pieces VALUES (7, 0, -1, 'x'), (8, 0, 1, 'x')")
-        spool._coming.add(8)  # that one is on its way in
+        spool.large.coming.add(8)  # that one is on its way in
         self.server.ask(
             f"INSERT INTO {schema}.history (message, seq, at, event)"
             " SELECT 1, 0, '2026-01-01'::timestamptz + n * interval '1 day', 'retry'"
