@@ -50,7 +50,7 @@ class Patience:
         self._silent = f"{what} does not answer"
         self._waiting: deque[_Job] = deque()
         self._timer: IDelayedCall | None = None
-        self._isBusy = self._isStuck = False
+        self._isBusy = self._isStuck = self._isClosed = False
 
     def run(
         self, seconds: float, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
@@ -97,7 +97,7 @@ class Patience:
             one.fail(Failure(SpoolError(self._silent)))
 
     def _ended(self, _: None) -> None:
-        self._isBusy = self._isStuck = False
+        self._isBusy, self._isStuck = False, self._isClosed
         self._stopTimer()
         self._next()
 
@@ -109,6 +109,6 @@ class Patience:
         """
         What has not begun is not done.
         """
-        self._isStuck = True
+        self._isClosed = self._isStuck = True
         self._stopTimer()
         self._giveUp()
