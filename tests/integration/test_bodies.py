@@ -117,6 +117,24 @@ class BodiesContractTests(BodiesCase, test_store.PostgresqlSpoolTests):
         super().setUp()
         self.patch(message_, "MEMORY_OCTETS", 1)
 
+    def makeSpool(self) -> PostgresqlSpool:
+        """
+        A queue has a directory of its own.
+        """
+        self.bodies = os.path.abspath(self.mktemp())
+        os.mkdir(self.bodies)
+        return super().makeSpool()
+
+    def test_message(self) -> None:
+        """How a large content begins is known from more than its first line."""
+        self.patch(message_, "MEMORY_OCTETS", 256 * 1024)
+        super().test_message()
+
+    def test_claimed(self) -> None:
+        """A large content is here when it was checked, and not before."""
+        self.patch(message_, "MEMORY_OCTETS", 256 * 1024)
+        super().test_claimed()
+
 
 class BodiesTests(BodiesCase):
     """
