@@ -32,7 +32,7 @@ from deferrals.spool.postgresql.connection import StoreConnection
 from deferrals.spool.postgresql.contents import FILE, PIECE_OCTETS, Contents
 from deferrals.spool.postgresql.directory import Directory, wrongSize
 from deferrals.spool.postgresql.owners import Owner
-from deferrals.spool.postgresql.patience import Patience
+from deferrals.spool.postgresql.patience import PatientThread
 from deferrals.spool.postgresql.writing import File
 from deferrals.threads import InThread
 
@@ -60,7 +60,7 @@ class SharedDirectory:
 
     def __init__(self, directory: Directory, inThread: InThread, clock: IReactorTime) -> None:
         self._directory = directory
-        self._patience = Patience(inThread, clock, f"spool.bodies: {directory.path}")
+        self._patience = PatientThread(inThread, clock, f"spool.bodies: {directory.path}")
         self.why = ""
 
     def describe(self) -> dict[str, object]:

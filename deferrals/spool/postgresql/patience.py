@@ -22,7 +22,7 @@ _P = ParamSpec("_P")
 
 
 @attrs.frozen(eq=False)
-class _Job:
+class _FileJob:
     """
     @ivar seconds: how long it may take.
     @ivar begin: begins it; the Deferred fires when the thread is free again.
@@ -34,7 +34,7 @@ class _Job:
     fail: Callable[[Failure], None]
 
 
-class Patience:
+class PatientThread:
     """
     Functions that run one after the other.  While one takes longer than it may, what
     waits behind it, and what comes, fails at once; when it has ended, all is well again.
@@ -48,7 +48,7 @@ class Patience:
         self._inThread = inThread
         self._clock = clock
         self._silent = f"{what} does not answer"
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[_FileJob] = deque()
         self._timer: IDelayedCall | None = None
         self._isBusy = self._isStuck = self._isClosed = False
 
@@ -76,7 +76,7 @@ class Patience:
             if not done.called:
                 done.errback(failure)
 
-        self._waiting.append(_Job(seconds, begin, failed))
+        self._waiting.append(_FileJob(seconds, begin, failed))
         self._next()
         return done
 
@@ -87,11 +87,11 @@ class Patience:
             self._timer = self._clock.callLater(job.seconds, self._stuck, job)
             job.begin().addCallback(self._ended)
 
-    def _stuck(self, job: _Job) -> None:
+    def _stuck(self, job: _FileJob) -> None:
         self._isStuck = True
         self._giveUp(job)
 
-    def _giveUp(self, *jobs: _Job) -> None:
+    def _giveUp(self, *jobs: _FileJob) -> None:
         waiting, self._waiting = self._waiting, deque()
         for one in (*jobs, *waiting):
             one.fail(Failure(SpoolError(self._silent)))

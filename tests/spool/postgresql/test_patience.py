@@ -8,18 +8,18 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
-from deferrals.spool.postgresql.patience import Patience
+from deferrals.spool.postgresql.patience import PatientThread
 from tests.spool.postgresql.fakes import FakeThread
 
 
-class PatienceTests(SynchronousTestCase):
+class PatientThreadTests(SynchronousTestCase):
     """
-    L{Patience}.
+    L{PatientThread}.
     """
 
     def setUp(self) -> None:
         self.clock, self.thread = Clock(), FakeThread()
-        self.patience = Patience(self.thread, self.clock, "the disk")
+        self.patience = PatientThread(self.thread, self.clock, "the disk")
 
     def test_one(self) -> None:
         """Functions run one after the other; what one raises is its caller's."""
