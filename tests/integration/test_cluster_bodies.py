@@ -137,6 +137,7 @@ class AwayBodiesTests(LargeMailCase):
         schema, bodies = primary().newSchema(), self.directory()
         server = self.large(schema, bodies)
         self.assertEqual(sent(server, 1)[0], 250)
+        until(lambda: not self.found(bodies), server.log)
         os.rename(bodies, f"{bodies}.away")
         os.mkdir(bodies)
         for _ in range(2):
