@@ -30,12 +30,12 @@ class LargeMailCase(QueueCase):
     Servers whose large contents are in a directory, or not.
     """
 
-    def large(self, schema: str, bodies: str = "", deliver: str = MAILDIR) -> Server:
+    def large(self, schema: str, bodies: str = "", deliver: str = MAILDIR, top: str = "") -> Server:
         """
         @param bodies: the directory.
         """
         more = f'"\nbodies = "{bodies}' if bodies else ""
-        return self.machine(primary().conninfo, schema, f"one{more}", deliver)
+        return self.machine(primary().conninfo, schema, f"one{more}", deliver, top)
 
     def found(self, bodies: str) -> list[str]:
         """
@@ -163,6 +163,18 @@ class AwayBodiesTests(LargeMailCase):
             text = page.read().decode()
         (line,) = (one for one in text.splitlines() if 'service_state{service="contents"' in one)
         return str(int(float(line.split()[-1])))
+
+    def test_workers(self) -> None:
+        """Processes that start at once have one directory; each delivers what it has taken."""
+        schema, bodies = primary().newSchema(), self.directory()
+        server = self.large(schema, bodies, top="workers = 2")
+        until(lambda: server.log.count("is running") == 2, server.log)
+        for number in range(4):
+            self.assertEqual(sent(server, number)[0], 250)
+        server.arrived("lover", 4)
+        until(lambda: not self.found(bodies), server.log)
+        owners = sorted(one for one in os.listdir(bodies) if one.isdigit())
+        self.assertEqual(owners, ["1", "2"], server.log)
 
     def test_commands(self) -> None:
         """

@@ -113,9 +113,10 @@ class Directory:
         path = os.path.join(self.path, MARKER)
         file = durable.NewFile(f"{path}.{text.rpartition(' ')[2]}", [path])
         try:
-            if more := [one for one in os.listdir(self.path) if one not in _NOTHING]:
-                if MARKER in more or any(one.startswith(f"{MARKER}.") for one in more):
-                    return  # another one is at it
+            names = set(os.listdir(self.path)) - _NOTHING
+            if MARKER in names:
+                return  # another one was faster
+            if not all(one.startswith(f"{MARKER}.") for one in names):
                 raise SpoolError(f"spool.bodies: {self.path} is not empty, and is no queue's")
             file.write([f"{text}\n".encode()])
             file.settle()

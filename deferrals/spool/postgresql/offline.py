@@ -54,8 +54,11 @@ class OfflineDatabase:
 
     def _see(self) -> None:
         """
-        Without the directory all can be done that needs none of its contents.
+        Without the directory all can be done that needs none of its contents.  No command
+        makes one the queue's: that is a server's.
         """
+        if contents.tokenOf(self._db) is None:
+            return
         try:
             contents.begin(self._db, self._shared)
         except SpoolError as error:

@@ -53,8 +53,11 @@ class DirectoryTests(SynchronousTestCase):
         self.assertEqual(os.listdir(empty), [])
 
     def test_mine(self) -> None:
-        """What has other files is not taken; what each file system has is nothing."""
-        for name, isTaken in (("lost+found", True), ("photos", False)):
+        """
+        What has other files is not taken; what each file system has is nothing, nor is
+        what another process has there that begins at the same time.
+        """
+        for name, isTaken in (("lost+found", True), ("queue.one", True), ("photos", False)):
             path = os.path.abspath(self.mktemp())
             os.makedirs(os.path.join(path, name))
             if isTaken:
