@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import smtplib
 import threading
 import time
@@ -53,7 +54,8 @@ def sent(server: Server, number: int, lines: int = _LINES) -> tuple[int, bytes]:
     @raise OSError: there was none.
     """
     text = f"Subject: number {number}\r\n\r\n".encode() + b"0123456789abcde\r\n" * lines
-    with smtplib.SMTP("127.0.0.1", server.port, timeout=PATIENCE) as client:
+    (port, *_) = re.findall(r"listening on 127\.0\.0\.1:(\d+) for smtp", server.log)
+    with smtplib.SMTP("127.0.0.1", int(port), timeout=PATIENCE) as client:
         client.ehlo("client.test")
         client.mail("me@client.test")
         client.rcpt("lover@example.net")
