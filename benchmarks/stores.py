@@ -96,7 +96,9 @@ class Stores:
             access, me, f"{directory}/contents", reactor, self._thread
         )
         self.sqlite = SqliteSpool(f"{directory}/spool", reactor, self._thread)
-        self.named: dict[str, ISpool] = dict(zip(STORES, (self.sqlite, self.postgresql)))
+        self.named: dict[str, ISpool] = dict(
+            zip(STORES, (self.sqlite, self.postgresql), strict=True)
+        )
 
     async def open(self) -> None:
         for spool in self.named.values():
@@ -125,7 +127,7 @@ async def gone(spool: ISpool, work: Work) -> None:
     """
     It is delivered.
     """
-    await spool.record(work, {one: DELIVERED for one in work.addressees})
+    await spool.record(work, dict.fromkeys(work.addressees, DELIVERED))
 
 
 async def round_(stores: Stores, name: str, messages: int, load: int, isLife: bool) -> Round:

@@ -108,6 +108,7 @@ ELSEWHERE = {
             "spool/sqlite/files.py",
             "server/sharednotes.py",
             "spool/postgresql/contents.py",
+            "spool/postgresql/directory.py",
             "spool/postgresql/notes.py",
             "spool/rows.py",
             "spool/shown.py",

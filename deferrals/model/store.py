@@ -39,6 +39,8 @@ class SpoolSettings:
     @ivar password_file: a file whose first line is the password; read again at each
         connection.
     @ivar schema: the PostgreSQL schema that has the tables.
+    @ivar bodies: a directory that all machines share, for contents above 256 KiB; without
+        it they are rows of 1 MiB.
     @ivar lease: an owner that is not heard of for so long is dead, and its work is others'; it
         is heard each quarter of it.
     @ivar timeout: the longest wait for one statement; then the connection is cut.
@@ -53,6 +55,7 @@ class SpoolSettings:
     conninfo: str | None = attrs.field(default=None, repr=False)
     password_file: str | None = None
     schema: str = attrs.field(default="deferrals", validator=checked(_schema))
+    bodies: str | None = None
     timeout: Seconds = attrs.field(default=5.0, validator=checked(positive))
     upgrade: bool = True
     lease: Seconds = attrs.field(default=20.0, validator=checked(positive))
@@ -62,7 +65,7 @@ class SpoolSettings:
         if self.use == "postgresql" and self.notes == "own":
             raise BadSetting("notes", '"postgresql", as the queue is there')
         if self.use == "sqlite":
-            self._expectDefaults(("lease",), 'only with use = "postgresql"')
+            self._expectDefaults(("lease", "bodies"), 'only with use = "postgresql"')
         if self.isShared:
             if self.conninfo is None:
                 raise BadSetting("conninfo", "a libpq connection string")

@@ -30,6 +30,7 @@ from deferrals.operator.refusals import RestingDesk
 from deferrals.operator.several import SeveralOperators
 from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.postgresql.connection import Access
+from deferrals.spool.postgresql.directory import directoryOf
 from deferrals.spool.postgresql.offline import OfflineDatabase
 from deferrals.spool.postgresql.queue import PostgresqlQueue
 from deferrals.spool.sqlite.offline import OfflineSpool, immediately
@@ -105,7 +106,8 @@ class _DatabaseConnection(_DirectConnection):
     """
 
     def __init__(self, access: Access, config: Config) -> None:
-        self._database = OfflineDatabase(access)
+        directory = directoryOf(config.spool, config.baseDir)
+        self._database = OfflineDatabase(access, directory)
         self._refusals = SqliteRefusals(config.refusalsPath, immediately)
         desk = RestingDesk(config.refusals, self._refusals, ())
         queue = PostgresqlQueue(self._database, time.monotonic)

@@ -20,6 +20,7 @@ from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.moving import QueueEnd, move
 from deferrals.spool.postgresql.connection import Access
+from deferrals.spool.postgresql.directory import directoryOf
 from deferrals.spool.postgresql.moving import PostgresqlEnd
 from deferrals.spool.sqlite.moving import SqliteEnd, make
 
@@ -99,7 +100,8 @@ def _opened(config: Config, *, isMade: bool) -> Iterator[list[QueueEnd]]:
     with contextlib.ExitStack() as stack:
         if config.spool.use == "postgresql":
             access = Access.of(config.spool, config.baseDir)
-            end = PostgresqlEnd(access, config.spool.machine or config.hostname)
+            machine = config.spool.machine or config.hostname
+            end = PostgresqlEnd(access, machine, directoryOf(config.spool, config.baseDir))
             yield [stack.enter_context(contextlib.closing(end))]
             return
         if isMade:

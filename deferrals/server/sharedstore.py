@@ -17,6 +17,7 @@ from deferrals.model.store import SpoolSettings
 from deferrals.server.services import Services
 from deferrals.server.sharednotes import SharedNotes
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
+from deferrals.spool.postgresql.directory import directoryOf
 from deferrals.spool.postgresql.owners import Identity, Owner
 from deferrals.spool.postgresql.schema import check, upgrade, versionOf
 from deferrals.spool.postgresql.spool import PostgresqlSpool
@@ -115,7 +116,10 @@ def spoolFor(
         services.inThread,
         services.status,
         settings.upgrade,
+        directoryOf(settings, baseDir),
     )
+    if spool.large.directory is not None:
+        services.status.show("contents", spool.large.directory.describe)
     services.status.show("owner", spool.owned.describe)
     return spool
 

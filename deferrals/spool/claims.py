@@ -39,12 +39,14 @@ class Claims:
     One claim.
 
     @ivar endsLeases: whether it looks for leases that have run out.
+    @ivar freed: what it has found of these; filled here.
     @ivar damaged: messages that cannot be read, as (number, why); filled here.
     @ivar later: messages that could not be read this time; filled here.
     """
 
     ledger: Ledger
     endsLeases: bool = True
+    freed: list[QueueRow] = attrs.field(factory=list)
     damaged: list[tuple[int, str]] = attrs.field(factory=list)
     later: list[tuple[int, str]] = attrs.field(factory=list)
 
@@ -91,7 +93,8 @@ class Claims:
         What was leased for too long is due: its worker is dead.
         """
         if self.endsLeases:
-            free(self.ledger, self.ledger.endedLeases(EXPIRED))
+            self.freed += self.ledger.endedLeases(EXPIRED)
+            free(self.ledger, self.freed)
 
     def _lease(self, found: Iterable[QueueRow]) -> list[Work]:
         """

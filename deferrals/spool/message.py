@@ -86,6 +86,12 @@ class Message:
             self._header = _headerOf(self._head)
         return self._header
 
+    @property
+    def beginning(self) -> bytes:
+        """As much of it as the header is found in."""
+        head, end, _ = self._head.partition(b"\r\n\r\n")
+        return head + end
+
     def fields(self) -> list[tuple[str, str]]:
         return fieldsOf(self.header)
 

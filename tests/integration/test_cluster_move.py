@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from deferrals.errors import SpoolError
 from deferrals.spool.moving import move
 from deferrals.spool.postgresql.connection import Access
+from deferrals.spool.postgresql.directory import MARKER, Directory
 from deferrals.spool.postgresql.moving import PostgresqlEnd
 from deferrals.spool.sqlite.moving import SqliteEnd, make
 from tests.integration.clusters import primary
@@ -29,12 +30,13 @@ class MoveTests(MoveCase):
     def setUp(self) -> None:
         self.server = primary()
         self.access = Access(self.server.conninfo, None, self.server.newSchema())
+        self.directory: Directory | None = None
 
     def postgresql(self) -> PostgresqlEnd:
         """
         The same one each time.
         """
-        return PostgresqlEnd(self.access, "mx1")
+        return PostgresqlEnd(self.access, "mx1", self.directory)
 
     def test_thereAndBack(self) -> None:
         """What is in the queue is the same after it went to PostgreSQL and came back."""
@@ -56,6 +58,29 @@ class MoveTests(MoveCase):
             count = self.server.ask(f"SELECT count(*) FROM {self.access.schema}.{table}")
             self.assertEqual(count, [(0,)], table)
         self.assertEqual(len(os.listdir(back._files.bodies)), 1)
+
+    def test_directory(self) -> None:
+        """Large contents go into the directory, if there is one, and come back from it."""
+        path = os.path.abspath(self.mktemp())
+        os.mkdir(path)
+        self.directory = Directory(path)
+        self.test_thereAndBack()
+        left = [name for _, _, names in os.walk(path) for name in names]
+        self.assertEqual(left, [MARKER])
+
+    def test_unnamed(self) -> None:
+        """A queue with contents in a directory is not moved by who does not name it."""
+        path = os.path.abspath(self.mktemp())
+        os.mkdir(path)
+        self.directory = Directory(path)
+        first = self.sqlite()
+        self.fill(first)
+        there = self.postgresql()
+        self.assertEqual(self.moved(first, there), ["", "", ""])
+        there.close()
+        self.directory = None
+        error = self.assertRaises(SpoolError, self.postgresql)
+        self.assertIn("spool.bodies has to name it", str(error))
 
     def test_broken(self) -> None:
         """After a break between the two, what is there already is not taken twice."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import threading
 import unittest.mock
 from typing import Any
 
 import psycopg
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -196,6 +198,63 @@ class NumbersTests(StoreCase):
         )
 
 
+class ClaimTests(StoreCase):
+    """
+    What a claim waits for.
+    """
+
+    def queued(self, spool: PostgresqlSpool, reactor: FrozenReactor) -> None:
+        """
+        One recipient is due.
+        """
+        envelope = makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        writer.write(b"hello\r\n")
+        message = reactor.result(writer.finish())
+        work = reactor.result(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        spool.release(work, {work.addressees[0]: Reschedule("b", 0.0, 1000.0, 0.0)})
+
+    def test_notForNewMail(self) -> None:
+        """
+        What is being committed, which it cannot find, keeps up no claim, and an outcome that
+        it can find does; so does what looks for leases that have ended, now and then.
+        """
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        self.queued(spool, reactor)
+        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
+        hold = threading.Event()
+        self.addCleanup(hold.set)
+        busy = spool._writes.alone(lambda db: hold.wait(30))
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        self.assertNoResult(busy)
+        self.outcomeSeen(spool, reactor, hold)
+        busy = spool._writes.alone(lambda db: hold.wait(30))
+        reactor.advance(0)
+        spool._clock = Clock()
+        spool._endLeasesAt = spool_.LEASES_SECONDS
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        spool._clock.advance(spool_.LEASES_SECONDS)
+        waits = spool.claim(9, {}, 9)
+        reactor.advance0()
+        self.assertNoResult(waits)
+        hold.set()
+        self.assertEqual(reactor.result(waits), [])
+
+    def outcomeSeen(
+        self, spool: PostgresqlSpool, reactor: FrozenReactor, hold: threading.Event
+    ) -> None:
+        """
+        An outcome is said; who claims then finds it.
+        """
+        claim = spool.backOff("b", 5.0) or spool.claim(9, {}, 9)
+        reactor.advance0()
+        self.assertNoResult(claim)
+        hold.set()
+        self.assertEqual(reactor.result(claim), [])
+        hold.clear()
+
+
 class LargeTests(StoreCase):
     """
     Contents that do not fit into a row.
@@ -265,6 +324,7 @@ class LargeTests(StoreCase):
 
     def test_brokenOff(self) -> None:
         """A content that could not be fetched to its end is fetched again, and is whole."""
+        self.patch(spool_, "LEASES_SECONDS", 0.0)
         reactor = self.anew()
         spool = self.opened(reactor, self.mktemp())
         self.waiting(spool, "a@b.example")
@@ -428,7 +488,7 @@ class UpkeepTests(StoreCase):
             f" FROM {schema}.messages, generate_series(1, 2) AS n"
         )
         self.server.ask(f"INSERT INTO {schema}.pieces VALUES (7, 0, -1, 'x'), (8, 0, 1, 'x')")
-        spool._coming.add(8)  # that one is on its way in
+        spool.large.coming.add(8)  # that one is on its way in
         self.server.ask(
             f"INSERT INTO {schema}.history (message, seq, at, event)"
             " SELECT 1, 0, '2026-01-01'::timestamptz + n * interval '1 day', 'retry'"
@@ -484,6 +544,7 @@ class SameStoreTests(StoreCase):
         """What the spool in memory does, the one in PostgreSQL does."""
         from tests.spool.test_rules import memoryStore
 
+        self.patch(spool_, "LEASES_SECONDS", 0.0)
         reactor = self.anew()
         spool = self.opened(reactor, self.mktemp())
         # what is compared is not whether it is synced

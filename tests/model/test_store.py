@@ -22,11 +22,13 @@ class SpoolSettingsTests(SynchronousTestCase):
         self.assertFalse(SpoolSettings().isShared)
         others: dict[str, Any] = {
             **{"conninfo": "host=db", "password_file": "p", "schema": "mail"},
-            **{"timeout": 1.0, "upgrade": False},
+            **{"timeout": 1.0, "upgrade": False, "bodies": "/mnt/bodies"},
         }
         for name, value in others.items():
             error = self.assertRaises(BadSetting, SpoolSettings, **{name: value})
             self.assertEqual(error.key, name)
+        error = self.assertRaises(BadSetting, SpoolSettings, bodies="/mnt/bodies")
+        self.assertIn('only with use = "postgresql"', str(error))
 
     def test_use(self) -> None:
         """A queue that is shared has notes that are; a lease is only for that."""
@@ -35,6 +37,7 @@ class SpoolSettingsTests(SynchronousTestCase):
         wrong: dict[str, dict[str, Any]] = {
             "notes": {"use": "postgresql", "conninfo": "", "notes": "own"},
             "lease": {"notes": "postgresql", "conninfo": "", "lease": 5.0},
+            "bodies": {"notes": "postgresql", "conninfo": "", "bodies": "/mnt/bodies"},
             "machine": {"use": "postgresql", "conninfo": "", "machine": "a\nb"},
             "conninfo": {"use": "postgresql"},
         }

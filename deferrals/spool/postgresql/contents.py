@@ -1,6 +1,6 @@
 """
 Large contents of a queue in PostgreSQL: on this machine while they are received and
-delivered, in the database in pieces.
+delivered; in the database in pieces, or in a directory that all machines share.
 
 What is on this machine is a copy, or has no message yet: nothing of it is missed.  Each
 piece is a transaction of its own, and is there before the message that has it: so no
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,29 @@ from deferrals.errors import SpoolError
 from deferrals.model.ids import formatId
 from deferrals.spool.claims import verify
 from deferrals.spool.message import Message
+from deferrals.spool.postgresql.directory import Directory
 
 if TYPE_CHECKING:
     from deferrals.spool.postgresql.connection import Connection
 
 #: How large a piece is.
 PIECE_OCTETS = 1024 * 1024
+
+#: What the name of a copy ends with that an operator reads.
+SHOWN = ".shown"
+
+#: In the place of a piece's number: the content is a file of the directory.  Its owner is
+#: the one that has written the file, and its body is how the content begins.
+FILE = -1
+
+#: Contents of one owner in the directory that have no message, and are not about to have
+#: one.  Who is seen to be dead has committed nothing that is not seen.
+_LOST = (
+    "SELECT n FROM unnest(%(numbers)s::bigint[]) AS n WHERE n <> ALL(%(coming)s::bigint[])"
+    " AND (%(isMine)s OR NOT EXISTS (SELECT 1 FROM owners WHERE id = %(owner)s))"
+    " AND NOT EXISTS (SELECT 1 FROM messages AS m JOIN pieces AS p ON p.message = m.id"
+    f" WHERE m.id = n AND p.seq = {FILE} AND p.owner = %(owner)s)"
+)
 
 _PUT = (
     "INSERT INTO pieces (message, seq, owner, body) SELECT %s, %s, id, %s FROM owners WHERE id = %s"
@@ -131,6 +149,107 @@ def get(db: Connection, number: int, seq: int) -> bytes | None:
         "SELECT body FROM pieces WHERE message = %s AND seq = %s", (number, seq)
     ).fetchone()
     return None if found is None else found[0]
+
+
+def fileOf(db: Connection, number: int) -> int | None:
+    """
+    @return: who has written a content into the directory; C{None} where it is not there.
+    """
+    found = db.execute(
+        "SELECT owner FROM pieces WHERE message = %s AND seq = %s", (number, FILE)
+    ).fetchone()
+    return None if found is None else found[0]
+
+
+def fetch(db: Connection, directory: Directory | None, number: int, path: str) -> None:
+    """
+    Have a content on this machine.  Blocks.
+
+    @raise OSError: it cannot be read.
+    @raise SpoolError: the directory that has it is not there.
+    """
+    owner = fileOf(db, number)
+    if owner is not None:
+        return named(directory).read(owner, number, path)
+    seq = 0
+    while (body := get(db, number, seq)) is not None:
+        append(path, body)
+        seq += 1
+    return None
+
+
+def named(directory: Directory | None) -> Directory:
+    """
+    @return: the directory that a content is in.
+    @raise SpoolError: this machine's configuration does not say.
+    """
+    if directory is None:
+        raise SpoolError("contents of this queue are in a directory: spool.bodies has to name it")
+    return directory
+
+
+def begin(db: Connection, directory: Directory | None) -> None:
+    """
+    For a command: see that the directory is the queue's, or becomes that.  Blocks.
+
+    @raise SpoolError: it cannot be used; or contents are in one, and none is named.
+    """
+    if directory is None:
+        if hasFiles(db):
+            named(None)
+        return
+    (identity,) = db.execute("SELECT value FROM info WHERE name = 'identity'").fetchall()[0]
+    token = directory.begin(identity, tokenOf(db), secrets.token_hex(8))
+    directory.use(identity, noteToken(db, token))
+
+
+def tokenOf(db: Connection) -> str | None:
+    """
+    @return: which directory the queue has; C{None} where it has none.
+    """
+    found = db.execute("SELECT value FROM info WHERE name = 'bodies'").fetchone()
+    return None if found is None else found[0]
+
+
+def noteToken(db: Connection, token: str) -> str:
+    """
+    A directory becomes the queue's, if it has none.
+
+    @return: which one the queue has.
+    """
+    db.execute("INSERT INTO info VALUES ('bodies', %s) ON CONFLICT DO NOTHING", (token,))
+    return tokenOf(db) or token
+
+
+def hasFiles(db: Connection) -> bool:
+    """
+    Whether contents are in a directory.
+    """
+    if tokenOf(db) is None:
+        return False
+    sql = "SELECT 1 FROM pieces WHERE seq = %s LIMIT 1"
+    return db.execute(sql, (FILE,)).fetchone() is not None
+
+
+def lost(
+    db: Connection, owner: int, numbers: Collection[int], coming: Collection[int], isMine: bool
+) -> list[int]:
+    """
+    @param owner: whose contents they are.
+    @param numbers: which of them the directory has.
+    @param coming: messages whose contents are on their way in here.
+    @param isMine: whether that owner is this process.
+    @return: those that have no message, and will have none.
+    """
+    values = {"numbers": [*numbers], "coming": [*coming], "owner": owner, "isMine": isMine}
+    return [number for (number,) in db.execute(_LOST, values)]
+
+
+def living(db: Connection) -> set[int]:
+    """
+    @return: all owners.
+    """
+    return {number for (number,) in db.execute("SELECT id FROM owners")}
 
 
 def drop(db: Connection, number: int) -> None:

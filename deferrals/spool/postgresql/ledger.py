@@ -19,7 +19,7 @@ from deferrals.spool import rows
 from deferrals.spool.batch import Insert, Value
 from deferrals.spool.ledger import HistoryEntry, Ledger, Place, Stored
 from deferrals.spool.message import HEADER_OCTETS, Message
-from deferrals.spool.postgresql.writing import Batch, write
+from deferrals.spool.postgresql.writing import Batch, File, write
 from deferrals.spool.rows import (
     CHANGING,
     COLUMNS,
@@ -109,6 +109,7 @@ class PostgresqlLedger(Ledger):
 
     @ivar staged: messages that are this owner's, and are their senders' still.
     @ivar path: where a large content is, or is to be fetched to, by number.
+    @ivar files: what has left, and is in the directory of contents; filled here.
     """
 
     db: Connection
@@ -116,6 +117,7 @@ class PostgresqlLedger(Ledger):
     owner: str
     staged: Collection[int] = ()
     path: Callable[[int], str] = str
+    files: list[File] = attrs.field(factory=list)
     _bodies: dict[int, bytes | None] = attrs.field(factory=dict)
 
     # Recipients.
@@ -217,7 +219,7 @@ class PostgresqlLedger(Ledger):
         if body is not None:
             return Message(size, digest, body, None, body[:HEADER_OCTETS], False)
         head = self.db.execute(
-            "SELECT substring(body FOR %s) FROM pieces WHERE message = %s AND seq = 0",
+            "SELECT substring(body FOR %s) FROM pieces WHERE message = %s AND seq <= 0",
             (HEADER_OCTETS, number),
         ).fetchone()
         if head is None:
@@ -232,7 +234,10 @@ class PostgresqlLedger(Ledger):
         if self.db.execute(sql, (number,)).fetchone() is not None:
             return False
         self.db.execute("DELETE FROM messages WHERE id = %s", (number,))
-        self.db.execute("DELETE FROM pieces WHERE message = %s", (number,))
+        gone = self.db.execute(
+            "DELETE FROM pieces WHERE message = %s RETURNING owner, seq", (number,)
+        )
+        self.files += [(number, owner) for owner, seq in gone if seq < 0]
         return True
 
     def tell(self, entries: Sequence[HistoryEntry]) -> None:

@@ -8,14 +8,15 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import deferrals
 from deferrals.errors import SpoolError
-from deferrals.spool.message import MEMORY_OCTETS
+from deferrals.spool.message import MEMORY_OCTETS, Message
 from deferrals.spool.moving import Carried
 from deferrals.spool.postgresql import contents
 from deferrals.spool.postgresql.connection import Access, explained, opened
+from deferrals.spool.postgresql.directory import Directory
 from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
 from deferrals.spool.postgresql.owners import Identity, beat, bury, enroll, leave
 from deferrals.spool.postgresql.schema import OWNERS_LOCK, durability, upgrade
@@ -35,16 +36,19 @@ class PostgresqlEnd:
     While it is there no other process can become an owner.
 
     @param machine: its machine's name, for the others.
+    @param directory: the one that all machines share, for large contents.
     @raise SpoolError: it cannot be used, or a server uses it.
     """
 
-    def __init__(self, access: Access, machine: str) -> None:
+    def __init__(self, access: Access, machine: str, directory: Directory | None = None) -> None:
+        self._shared = directory
         self._db = db = opened(access, "deferrals spool move")
         self._directory = tempfile.TemporaryDirectory(prefix="deferrals-move-")
         try:
             with explained(db):
                 upgrade(db, access.schema)
                 durability(db)
+                contents.begin(db, directory)
                 me = Identity(machine, MOVE, deferrals.__version__, _LEASE_SECONDS)
                 self._me = _alone(db, me)
         except BaseException:
@@ -100,10 +104,7 @@ class PostgresqlEnd:
     def _fetch(self, number: int, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        seq = 0
-        while (piece := contents.get(self._db, number, seq)) is not None:
-            contents.append(path, piece)
-            seq += 1
+        contents.fetch(self._db, self._shared, number, path)
 
     def known(self, number: int) -> tuple[int, bytes] | None:
         """
@@ -128,9 +129,7 @@ class PostgresqlEnd:
                 body = content.read()
             else:
                 contents.drop(self._db, number)  # of a move that was broken off
-                pieces = iter(lambda: content.read(contents.PIECE_OCTETS), b"")
-                for seq, piece in enumerate(pieces):
-                    contents.put(self._db, number, seq, piece, self._me)
+                self._put(number, message, content)
         with self._transaction() as ledger:
             ledger.insert([carried.insertion(body, ledger.now)])
             self._db.execute(
@@ -139,17 +138,27 @@ class PostgresqlEnd:
             )
             carried.settle(ledger)
 
+    def _put(self, number: int, message: Message, content: BinaryIO) -> None:
+        """
+        Have a large content.
+        """
+        if self._shared is not None:
+            self._shared.write(self._me, number, content)
+            contents.put(self._db, number, contents.FILE, message.beginning, self._me)
+            return
+        for seq, piece in enumerate(iter(lambda: content.read(contents.PIECE_OCTETS), b"")):
+            contents.put(self._db, number, seq, piece, self._me)
+
     def remove(self, number: int) -> None:
         """
         See L{QueueEnd.remove}.
         """
-        with self._transaction():
-            for sql in (
-                "DELETE FROM recipients WHERE message = %s",
-                "DELETE FROM messages WHERE id = %s",
-                "DELETE FROM pieces WHERE message = %s",
-            ):
-                self._db.execute(sql, (number,))
+        with self._transaction() as ledger:
+            self._db.execute("DELETE FROM recipients WHERE message = %s", (number,))
+            ledger.leave(number)
+        for _, owner in ledger.files:
+            with contextlib.suppress(OSError):  # a server finds it
+                contents.named(self._shared).remove(owner, number)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(number))
 

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import Deferred, execute
 
+from deferrals.errors import SpoolError
 from deferrals.spool.message import Message
 from deferrals.spool.postgresql import contents, queries
 from deferrals.spool.postgresql.connection import Access, explained, opened
+from deferrals.spool.postgresql.directory import Directory, wrongSize
 from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
 from deferrals.spool.postgresql.owners import bury
 from deferrals.spool.postgresql.schema import check, durability, versionOf
+from deferrals.spool.postgresql.writing import File
 
 if TYPE_CHECKING:
     from deferrals.spool.postgresql.connection import Connection
@@ -30,19 +33,36 @@ class OfflineDatabase:
     """
     What L{PostgresqlQueue<deferrals.spool.postgresql.queue.PostgresqlQueue>} asks.
 
+    @param directory: the one that all machines share, for large contents.
+
     @raise SpoolError: it cannot be used.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, directory: Directory | None = None) -> None:
+        self._shared = directory
+        self._away = ""
         self._db = opened(access, "deferrals queue")
         self._directory = tempfile.TemporaryDirectory(prefix="deferrals-queue-")
         try:
             with explained(self._db):
                 check(versionOf(self._db))
                 durability(self._db)
+                self._see()
         except BaseException:
             self.close()
             raise
+
+    def _see(self) -> None:
+        """
+        Without the directory all can be done that needs none of its contents.  No command
+        makes one the queue's: that is a server's.
+        """
+        if contents.tokenOf(self._db) is None:
+            return
+        try:
+            contents.begin(self._db, self._shared)
+        except SpoolError as error:
+            self._away = str(error)
 
     def close(self) -> None:
         """
@@ -62,11 +82,20 @@ class OfflineDatabase:
         Change what is there; what the dead have had is free before.
         """
 
-        def change(db: Connection) -> _T:
+        def change(db: Connection) -> tuple[_T, list[File]]:
             bury(db)
-            return function(PostgresqlLedger(db, timeOf(db), ""))
+            ledger = PostgresqlLedger(db, timeOf(db), "")
+            return function(ledger), ledger.files
 
-        return execute(self._run, change)
+        return execute(self._run, change).addCallback(self._left)
+
+    def _left(self, changed: tuple[_T, list[File]]) -> _T:
+        result, files = changed
+        if self._shared is not None and not self._away:
+            for number, owner in files:
+                with contextlib.suppress(OSError):  # a server finds it
+                    self._shared.remove(owner, number)
+        return result
 
     def _run(self, function: Callable[[Connection], _T]) -> _T:
         with explained(self._db), self._db.transaction():
@@ -82,6 +111,18 @@ class OfflineDatabase:
         with explained(self._db):
             found = queries.content(self._db, number, path)
             if found is not None and found.path is not None:
-                for seq in range(found.size // contents.PIECE_OCTETS + 1):
-                    contents.append(path, contents.get(self._db, number, seq) or b"")
+                if self._away and contents.fileOf(self._db, number) is not None:
+                    raise SpoolError(self._away)
+                contents.fetch(self._db, self._shared, number, path)
         return found
+
+    async def missing(self, number: int, owner: int, size: int) -> str:
+        """
+        @return: what is wrong with a content in the directory, as far as its size tells.
+        """
+        try:
+            if self._away:
+                raise SpoolError(self._away)
+            return wrongSize(contents.named(self._shared).octets(owner, number), size)
+        except (OSError, SpoolError) as error:
+            return f"its content cannot be looked for: {error}"

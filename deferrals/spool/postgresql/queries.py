@@ -14,6 +14,7 @@ from deferrals.model.json import JSON
 from deferrals.model.selection import Selection
 from deferrals.spool import rows, shown
 from deferrals.spool.message import HEADER_OCTETS, Message
+from deferrals.spool.postgresql.contents import FILE
 from deferrals.spool.postgresql.ledger import epoch
 from deferrals.spool.rows import HELD, HOLD, LEASED, STATUS_NAMES
 
@@ -106,7 +107,8 @@ def content(db: Connection, number: int, path: str) -> Message | None:
 
 def problems(db: Connection, after: int | None) -> tuple[list[dict[str, JSON]], int, int | None]:
     """
-    See L{IQueue.inspect<deferrals.interfaces.IQueue.inspect>}.
+    See L{IQueue.inspect<deferrals.interfaces.IQueue.inspect>}; without the contents that
+    are in the directory (L{files}).
     """
     found: list[dict[str, JSON]] = []
     numbers = db.execute(
@@ -117,6 +119,20 @@ def problems(db: Connection, after: int | None) -> tuple[list[dict[str, JSON]], 
     for row in numbers:
         found += [{"id": formatId(row[0]), "problem": why} for why in _wrong(db, row)]
     return found, len(numbers), numbers[-1][0] if len(numbers) == CHECKED else None
+
+
+def files(db: Connection, after: int | None, last: int | None) -> list[tuple[int, int, int]]:
+    """
+    @param after: the message behind which it is looked.
+    @param last: the last one; C{None} for all.
+    @return: of each content in the directory its number, who has written it, and its size.
+    """
+    found = db.execute(
+        "SELECT id, owner, size FROM messages JOIN pieces ON message = id AND seq = %s"
+        " WHERE id > %s AND (%s::bigint IS NULL OR id <= %s) ORDER BY id",
+        (FILE, -1 if after is None else after, last, last),
+    )
+    return [(row[0], row[1], row[2]) for row in found]
 
 
 def _wrong(db: Connection, row: rows.Row) -> list[str]:
@@ -145,9 +161,10 @@ def _content(db: Connection, number: int) -> list[str]:
     What is wrong with its content: the database itself compares.
     """
     row = db.execute(
-        "SELECT size = coalesce(length(body), (SELECT sum(length(body)) FROM pieces"
-        " WHERE message = id)), body IS NULL OR sha256(body) = digest FROM messages WHERE id = %s",
-        (number,),
+        "SELECT size = coalesce(length(body), (SELECT CASE min(seq) WHEN %s THEN size"
+        " ELSE sum(length(body)) END FROM pieces WHERE message = id)),"
+        " body IS NULL OR sha256(body) = digest FROM messages WHERE id = %s",
+        (FILE, number),
     ).fetchone()
     if row is None:
         return []  # delivered meanwhile

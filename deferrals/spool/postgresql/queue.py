@@ -13,7 +13,7 @@ from zope.interface import implementer
 from deferrals.deferreds import Kept
 from deferrals.interfaces import IMessage, IQueue
 from deferrals.logger import Logger
-from deferrals.model.ids import parseId
+from deferrals.model.ids import formatId, parseId
 from deferrals.model.json import JSON
 from deferrals.model.selection import Selection, SetAside
 from deferrals.spool.changes import CHANGED, COMMANDS, LEAVING, NUMBERS_SECONDS, Changes
@@ -50,6 +50,12 @@ class QueueHolder(Protocol):
     async def contentOf(self, number: int) -> Message | None:
         """
         @return: the content of a message, which is on this machine then.
+        """
+
+    async def missing(self, number: int, owner: int, size: int) -> str:
+        """
+        @param owner: who has written the content into the directory.
+        @return: what is wrong with it, as far as its size tells.
         """
 
 
@@ -121,7 +127,17 @@ class PostgresqlQueue:
         return await self._spool.contentOf(number)
 
     def inspect(self, after: int | None) -> Deferred[tuple[list[_Shown], int, int | None]]:
-        return self._spool.read(lambda db: queries.problems(db, after))
+        return Deferred.fromCoroutine(self._inspect(after))
+
+    async def _inspect(self, after: int | None) -> tuple[list[_Shown], int, int | None]:
+        found, count, last = await self._spool.read(lambda db: queries.problems(db, after))
+        for number, owner, size in await self._spool.read(
+            lambda db: queries.files(db, after, last)
+        ):
+            problem = await self._spool.missing(number, owner, size)
+            if problem:
+                found.append({"id": formatId(number), "problem": problem})
+        return found, count, last
 
     def numbers(self) -> Deferred[_Shown]:
         return Deferred.fromCoroutine(self._allNumbers())

@@ -16,8 +16,6 @@ first thing when the database is back.
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -27,7 +25,6 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.deferreds import UnderWay
 from deferrals.errors import OutcomeUnknown, SpoolError
 from deferrals.interfaces import IMessage, IReactor, ISpool, Turn, Work
 from deferrals.logger import Logger
@@ -41,17 +38,19 @@ from deferrals.spool.claims import Claims, setAside
 from deferrals.spool.damage import logDamaged, logUnread
 from deferrals.spool.message import BodyWriter, Message, ownMessage
 from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
-from deferrals.spool.postgresql import contents, ownnotes, queries
+from deferrals.spool.postgresql import ownnotes, queries
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
-from deferrals.spool.postgresql.contents import Contents
+from deferrals.spool.postgresql.contents import SHOWN, Contents
 from deferrals.spool.postgresql.cutoff import CutOff
+from deferrals.spool.postgresql.directory import Directory
 from deferrals.spool.postgresql.held import Held
+from deferrals.spool.postgresql.large import LargeContents, SharedDirectory
 from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
 from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave
 from deferrals.spool.postgresql.schema import check, durability, upgrade, versionOf
 from deferrals.spool.postgresql.upkeep import EVERY_SECONDS, keepUp
-from deferrals.spool.postgresql.writing import Batch, write
-from deferrals.spool.rows import STAGED, Lease, insertion
+from deferrals.spool.postgresql.writing import Batch, File, write
+from deferrals.spool.rows import STAGED, Lease, QueueRow, insertion
 from deferrals.threads import InThread, OwnThread
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ class PostgresqlSpool:
     @param inThread: runs a function outside the reactor thread.
     @param status: where commits are counted.
     @param isUpgraded: whether the tables are made, or brought to this version.
+    @param bodies: the directory that all machines share, for large contents.
     @ivar identity: the queue's own number, once it is open.
     @ivar owned: who this process is among the owners.
     @ivar changed: is told when recipients may be due that were not before.
@@ -93,6 +93,7 @@ class PostgresqlSpool:
         inThread: InThread,
         status: Status | None = None,
         isUpgraded: bool = True,
+        bodies: Directory | None = None,
     ) -> None:
         self.identity = ""
         self._clock = reactor
@@ -104,6 +105,7 @@ class PostgresqlSpool:
         self._claims = connected("deferrals claims")
         self._bodies = connected("deferrals contents")
         prepare = partial(upgrade, schema=access.schema) if isUpgraded else _checked
+        self._own = self._threads[-1]  # the threads of the reactor may not have begun
         self._writes.begin += [CutOff().begin, prepare, self._say]
         self._claims.begin.append(_hasty)
         self._worth = ""
@@ -113,23 +115,31 @@ class PostgresqlSpool:
         self.owned.buried = lambda number: self.changed()
         self.changed: Callable[[], object] = lambda: None
         self._contents = Contents(directory)
+        shared = None
+        if bodies is not None:
+            thread = self._newThread(reactor, "deferrals bodies")
+            shared = SharedDirectory(bodies, thread, reactor)
+        self.large = LargeContents(
+            self._contents, self._bodies, self.owned, inThread, reactor, shared
+        )
         self._batches = BatchWriter(self._write, reactor, self._written, status or Status())
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
         self._held = Held()
         self._changing = 0
         self._endLeasesAt = 0.0
-        self._coming: set[int] = set()
-        self._fetches: UnderWay[None] = UnderWay()
-        self._copies = itertools.count()
         self._opening: list[Deferred[None]] | None = []
         self._number: Callable[[int], object] = lambda slot: None
         self._upkeep = LoopingCall(self._keepUp)
         self._upkeep.clock = reactor
 
-    def _connection(self, access: Access, reactor: IReactor, name: str) -> StoreConnection:
+    def _newThread(self, reactor: IReactor, name: str) -> OwnThread:
         thread = OwnThread(reactor, name.replace(" ", "-"))
         self._threads.append(thread)
+        return thread
+
+    def _connection(self, access: Access, reactor: IReactor, name: str) -> StoreConnection:
+        thread = self._newThread(reactor, name)
         return StoreConnection(access, thread, reactor, self._presence, name)
 
     @property
@@ -148,16 +158,17 @@ class PostgresqlSpool:
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        own = self._threads[-1]  # the threads of the reactor may not have begun
         try:
-            await own(self._contents.take)
+            await self._own(self._contents.take)
             for connection in (self._writes, self._claims, self._bodies):
                 await connection.open()
             self.identity = await self._writes.alone(_identity)
-            before = await own(self._contents.predecessor, self.identity)
+            await self.large.begin(self.identity)
+            before = await self._own(self._contents.predecessor, self.identity)
             if before is not None:
                 await self._writes.run(leave, before)
             await self.owned.start()
+            await self.large.open()
             await self._remember()
             self._upkeep.start(EVERY_SECONDS)
         except SpoolError:
@@ -166,15 +177,15 @@ class PostgresqlSpool:
             raise
         self._goOn(None)
 
-    def _keepUp(self) -> Deferred[bool | None]:
-        def keep(db: Connection) -> bool:
-            contents.dropOwn(db, self.owned.id, set(self._coming))
-            return keepUp(db)
+    def _keepUp(self) -> Deferred[None]:
+        return self._logged(Deferred.fromCoroutine(self._keptUp()))
 
-        return self._logged(self._bodies.run(keep))
+    async def _keptUp(self) -> None:
+        await self._bodies.run(keepUp)
+        await self.large.keepUp()
 
     def _remember(self) -> Deferred[None]:
-        return self._threads[-1](self._contents.remember, self.identity, self.owned.id)
+        return self._own(self._contents.remember, self.identity, self.owned.id)
 
     def _goOn(self, failure: Failure | None) -> None:
         """
@@ -199,6 +210,7 @@ class PostgresqlSpool:
     async def _shut(self) -> None:
         if self._upkeep.running:
             self._upkeep.stop()
+        self.large.close()
         for connection in (self._writes, self._claims, self._bodies):
             await connection.close()
         for thread in self._threads:
@@ -281,48 +293,39 @@ class PostgresqlSpool:
         return failure
 
     async def _insertLarge(self, insert: Insert, message: Message) -> Work:
-        isPut = False
-        self._coming.add(insert.number)
+        number, owner, isPut = insert.number, self.owned.id, False
+        self.large.coming.add(number)
         try:
-            await self._put(insert.number, message)
+            await self.large.put(number, message)
             isPut = True
-            return await self._insert(insert)
+            work = await self._insert(insert)
         except SpoolError as error:
-            if not (isPut and isinstance(error, OutcomeUnknown)):
-                self._logged(self._bodies.alone(contents.drop, insert.number))
+            if isPut and isinstance(error, OutcomeUnknown):
+                raise  # it is coming still, until it was forgotten
+            self.large.forget(number, owner)
+            self.large.coming.discard(number)
             raise
-        finally:
-            self._coming.discard(insert.number)
-
-    async def _put(self, number: int, message: Message) -> None:
-        """
-        Write a large content into the database.
-        """
-        path, seq = message.path, 0
-        while path is not None:
-            try:
-                piece = await self._inThread(contents.piece, path, seq)
-            except OSError as error:
-                raise SpoolError(f"cannot read {path}: {error}") from None
-            if not piece:
-                return
-            await self._bodies.alone(contents.put, number, seq, piece, self.owned.id)
-            seq += 1
+        self.large.coming.discard(number)
+        return work
 
     def _write(self, batch: WriteBatch) -> Deferred[None]:
         rows = Batch(self.owned.id, batch.inserts, batch.removed)
         if not batch.notes:
-            return self._writes.alone(write, rows)
-        return self._writes.run(self._writeNotes, rows, dict(batch.notes))
+            written = self._writes.alone(write, rows)
+        else:
+            written = self._writes.run(self._writeNotes, rows, dict(batch.notes))
+        return written.addCallback(self.large.removed)
 
-    def _writeNotes(self, db: Connection, rows: Batch, notes: ownnotes.Notes) -> None:
+    def _writeNotes(self, db: Connection, rows: Batch, notes: ownnotes.Notes) -> list[File]:
         """
         In the connection's thread.
         """
-        write(db, rows)
+        files = write(db, rows)
         ownnotes.write(db, self._me, notes)
+        return files
 
     def _written(self, batch: WriteBatch) -> None:
+        self.large.coming.difference_update(batch.removed)
         for path in batch.removed.values():
             if path is not None:
                 self._logged(self._inThread(self._contents.remove, path))
@@ -340,6 +343,8 @@ class PostgresqlSpool:
         Remove a message and all that belongs to it.
         """
         number = work.envelope.transaction
+        if not self._isOurs(work):
+            self._endLeasesAt = 0.0  # a claim could find it
         self._staged.discard(number)
         self._held.forget(number)
         self._batches.remove(number, ownMessage(work.message).path)
@@ -353,37 +358,56 @@ class PostgresqlSpool:
 
     # On the way out.
 
-    async def _told(self) -> bool:
+    async def _told(self) -> None:
         """
-        What is read next knows all that was said before, as far as it could find that: new
-        messages are leased to this process, and so is what leaves.
-
-        @return: whether leases may end: it knows what has left, too.
+        What is read next knows all that was said before.
         """
-        now = self._clock.seconds()
-        if not self._changing and now < self._endLeasesAt:
-            return False
         self._batches.retry()
         self._batches.flush()
         await self._writes.alone(_nothing)
-        self._endLeasesAt = now + LEASES_SECONDS
-        return True
 
     def _asked(self, look: Callable[[Claims], _T]) -> Deferred[_T]:
         return Deferred.fromCoroutine(self._ask(look))
 
     async def _ask(self, look: Callable[[Claims], _T]) -> _T:
-        endsLeases = await self._told()
-        return await self._claims.run(lambda db: look(Claims(self._ledger(db), endsLeases)))
+        """
+        New mail, and what leaves, is leased to this process: no claim can find it, so none
+        waits until that is written.  It is otherwise where leases end, or have ended.
+        """
+        now = self._clock.seconds()
+        if not self._changing and now < self._endLeasesAt:
+            return await self._look(look, False)
+        self._endLeasesAt = now + LEASES_SECONDS
+        self._changing += 1
+        try:
+            await self._told()
+            return await self._look(look, True)
+        finally:
+            self._changing -= 1
+
+    async def _look(self, look: Callable[[Claims], _T], endsLeases: bool) -> _T:
+        def looked(db: Connection) -> tuple[_T, list[QueueRow]]:
+            claims = Claims(self._ledger(db), endsLeases)
+            return look(claims), claims.freed
+
+        result, freed = await self._claims.run(looked)
+        for row in freed:
+            self._held.leave(row.message, [row.seq])
+        return result
 
     def _change(self, function: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
         """
         Change what is queued: who asks next finds it changed.
         """
-        self._changing += 1
-        return self._writes.run(lambda db: function(self._ledger(db))).addBoth(self._changed)
 
-    def _changed(self, result: _R) -> _R:
+        def change(db: Connection) -> tuple[_T, list[File]]:
+            ledger = self._ledger(db)
+            return function(ledger), ledger.files
+
+        self._changing += 1
+        return self._writes.run(change).addBoth(self._isChanged).addCallback(self._left)
+
+    def _isChanged(self, result: _R) -> _R:
         self._changing -= 1
         return result
 
@@ -461,7 +485,7 @@ class PostgresqlSpool:
         if not self._isOurs(work):
             raise SpoolError("it is delivered by another process")
         fetching: Deferred[str] = message.shared(
-            PostgresqlSpool, lambda _: Deferred.fromCoroutine(self._fetched(number, message))
+            PostgresqlSpool, lambda _: Deferred.fromCoroutine(self.large.fetched(number, message))
         )
         wrong = await fetching
         if wrong:
@@ -469,35 +493,6 @@ class PostgresqlSpool:
             self._batches.flush()
             await self._change(lambda ledger: setAside(ledger, number))
             raise SpoolError(f"the message is damaged, and was moved aside: {wrong}")
-
-    async def _fetched(self, number: int, message: Message) -> str:
-        """
-        @return: what is wrong with a content.
-        """
-        if message.path is not None:
-            # Several may want it at the same time.
-            await self._fetches.wait(number, self._copy, number, message.path)
-        return await self._inThread(contents.wrongOf, message)
-
-    def _copy(self, number: int, path: str) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._fetch(number, path))
-
-    async def _fetch(self, number: int, path: str) -> None:
-        """
-        It has its name when it is whole: what is broken off is begun anew.
-        """
-        if os.path.exists(path):
-            return
-        part, seq = f"{path}.{next(self._copies)}", 0
-        try:
-            while (piece := await self._bodies.alone(contents.get, number, seq)) is not None:
-                await self._inThread(contents.append, part, piece)
-                seq += 1
-            if seq:
-                await self._inThread(os.rename, part, path)
-        except BaseException:
-            self._logged(self._inThread(self._contents.remove, part))
-            raise
 
     def record(
         self,
@@ -519,23 +514,20 @@ class PostgresqlSpool:
     ) -> list[Work]:
         inserts = [self._insertion(*message) for message in messages]
         coming = {insert.number for insert in inserts}
-        self._coming |= coming
+        self.large.coming |= coming
         try:
             return await self._recordAll(work, dispositions, inserts)
         finally:
-            self._coming -= coming
+            self.large.coming -= coming
 
     async def _recordAll(
         self, work: Work, dispositions: Mapping[Addressee, Disposition], inserts: list[Insert]
     ) -> list[Work]:
         for insert in inserts:
-            await self._put(insert.number, ownMessage(insert.work.message))
+            await self.large.put(insert.number, ownMessage(insert.work.message))
         number, items = work.envelope.transaction, list(dispositions.items())
 
-        def record(ledger: PostgresqlLedger) -> bool:
-            return Outcomes(ledger).record(number, items, inserts)
-
-        await self._change(record)
+        await self._change(lambda ledger: Outcomes(ledger).record(number, items, inserts))
         for insert in inserts:
             self._taken(insert.work)
         path = ownMessage(work.message).path
@@ -559,14 +551,25 @@ class PostgresqlSpool:
         self._batches.flush()
         return self._change(function)
 
+    def _left(self, changed: tuple[_T, list[File]]) -> _T:
+        result, files = changed
+        self.large.removed(files)
+        return result
+
+    async def missing(self, number: int, owner: int, size: int) -> str:
+        """
+        See L{LargeContents.missing}.
+        """
+        return await self.large.missing(number, owner, size)
+
     async def contentOf(self, number: int) -> Message | None:
         """
         @return: the content of a message, which is on this machine then.
         """
-        path = self._contents.path(number)
+        path = f"{self._contents.path(number)}{SHOWN}"
         found = await self._bodies.alone(queries.content, number, path)
         if found is not None:
-            await self._fetched(number, found)
+            await self.large.show(number, found)
         return found
 
     def backOff(self, destination: str, seconds: float) -> None:

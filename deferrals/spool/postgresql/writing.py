@@ -53,7 +53,21 @@ gone AS (
     RETURNING id, body IS NULL AS isLarge
 ), emptiedPieces AS (
     DELETE FROM pieces WHERE message IN (SELECT id FROM emptied WHERE isLarge)
+    RETURNING message, owner, seq
 )"""
+
+#: Contents are their owner's as long as it lives: who was thought dead since has lost those
+#: that had no message.
+_WHOLE = """
+    AND NOT EXISTS (SELECT 1 FROM unnest(%(large)s::bigint[]) AS l (id) WHERE NOT EXISTS
+        (SELECT 1 FROM pieces WHERE message = l.id AND owner = %(me)s))"""
+
+#: What has left, and is in the directory of contents.
+_FILES = "SELECT array_agg(ARRAY[message, owner]) FROM emptiedPieces WHERE seq < 0"
+
+
+#: A content in the directory: its number, and whose it is.
+File = tuple[int, int]
 
 
 @attrs.frozen
@@ -75,10 +89,11 @@ class Disowned(SpoolError):
     """
 
 
-def write(db: Connection, batch: Batch) -> None:
+def write(db: Connection, batch: Batch) -> list[File]:
     """
     Write it.
 
+    @return: the files of what has left.
     @raise Disowned: the owner is not there any longer; what leaves has left.
     """
     values: dict[str, object] = {"me": batch.owner, "removed": [*batch.removed]}
@@ -86,20 +101,23 @@ def write(db: Connection, batch: Batch) -> None:
     recipients = [_recipient(row) for one in batch.inserts for row in one.recipients]
     for names, found in ((_MESSAGE, messages), (_RECIPIENT, recipients)):
         values.update((name, [row[place] for row in found]) for place, name in enumerate(names))
-    statement = _statement(bool(batch.inserts), bool(batch.removed))
+    values["large"] = large = [insert.number for insert in batch.inserts if insert.body is None]
+    statement = _statement(bool(batch.inserts), bool(large), bool(batch.removed))
     row = db.execute(statement, values, prepare=True).fetchone()  # it is planned once
     if batch.inserts and (row is None or not row[0]):
         raise Disowned("this process was not heard for too long: others have its work")
+    return [] if row is None else [(number, owner) for number, owner in row[1] or ()]
 
 
 @functools.cache
-def _statement(hasInserts: bool, hasRemovals: bool) -> str:
+def _statement(hasInserts: bool, hasLarge: bool, hasRemovals: bool) -> str:
     """
     What is not needed is not planned each time.
     """
-    me = "me AS (SELECT id FROM owners WHERE id = %(me)s FOR KEY SHARE)"
+    me = f"me AS (SELECT id FROM owners WHERE id = %(me)s{_WHOLE * hasLarge} FOR KEY SHARE)"
     parts = [me, *[_INSERTS] * hasInserts, *[_REMOVALS] * hasRemovals]
-    return f"WITH {', '.join(parts)} SELECT count(*) FROM me"
+    files = _FILES if hasRemovals else "SELECT NULL"
+    return f"WITH {', '.join(parts)} SELECT count(*), ({files}) FROM me"
 
 
 _MESSAGE = ("id", "received", "envelope", "size", "digest", "body")
