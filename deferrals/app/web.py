@@ -319,6 +319,7 @@ class WebPort:
             _token(config, settings),
             self._reactor,
             {**pagesOf(parts, self._reactor), b"mine": MinePages(self._mineOf(config.linkKeyPath))},
+            settings.root,
         )
         if settings.certificate is None:
             return _Made(site, stream)

@@ -115,16 +115,21 @@ class WebSite(Site):
     """
     @param root: what is there.
     @param hosts: those that are answered, in small letters; others get 421.
+    @param path: the path that browsers see before that of each page; a proxy may have
+        taken it off, or not.
     @ivar channels: the connections, the oldest first.
     """
 
     noisy = False
 
-    def __init__(self, root: Resource, hosts: frozenset[str], clock: IReactorTime) -> None:
+    def __init__(
+        self, root: Resource, hosts: frozenset[str], clock: IReactorTime, path: str = ""
+    ) -> None:
         Site.__init__(self, root, timeout=CONNECTION_SECONDS, reactor=clock)
         setattr(self, "protocol", Channel)  # noqa: B010 -- Twisted's type is narrower than its use
         self.displayTracebacks = False
         self._hosts = hosts
+        self._path = path.encode("ascii")
         self.channels: dict[Channel, None] = {}
 
     def startFactory(self) -> None:
@@ -151,8 +156,21 @@ class WebSite(Site):
         named = request.requestHeaders.getRawHeaders(b"host", [])
         if len(named) != 1 or hostOf(named[0]) not in self._hosts:
             return misdirected()
+        self._takeOff(request)
         found: Resource = Site.getResourceFor(self, request)
         return found
+
+    def _takeOff(self, request: Request) -> None:
+        """
+        Let a request be for a page of ours, with the site's path behind it.
+        """
+        path = self._path
+        if not path:
+            return
+        request.prepath = path.split(b"/")[1:]
+        if request.path == path or request.path.startswith(path + b"/"):
+            request.uri = b"/" + request.uri.removeprefix(path).removeprefix(b"/")
+            request.postpath = request.postpath[len(request.prepath) :] or [b""]
 
 
 def hostOf(header: bytes) -> str:
@@ -292,11 +310,13 @@ def siteOf(
     token: Callable[[], bytes | None],
     clock: IReactorTime,
     pages: Mapping[bytes, Resource] | None = None,
+    path: str = "",
 ) -> WebSite:
     """
     All of it; see the classes.
 
     @param pages: what is there beside that, by the first part of its path.
+    @param path: see L{WebSite}.
     """
     root = _Root()
     for name, page in (pages or {}).items():
@@ -304,4 +324,4 @@ def siteOf(
     root.putChild(b"metrics", Scraped(metrics, kind, token))
     root.putChild(b"healthz", FixedAnswer(200, "ok\n"))
     root.putChild(b"readyz", Ready(reasons))
-    return WebSite(root, hosts, clock)
+    return WebSite(root, hosts, clock, path)
