@@ -278,7 +278,8 @@ def rootOf(request: Request) -> str:
     """
     The path that browsers see before that of each page: where the site is.
     """
-    return "".join(f"/{part.decode('ascii')}" for part in request.sitepath)
+    parts: list[bytes] = getattr(request, "sitepath", [])
+    return "".join(f"/{part.decode('ascii')}" for part in parts)
 
 
 def _harmless(flat: bytes) -> bytes:

@@ -85,18 +85,16 @@ def rooted(part: Flattenable, root: str) -> Flattenable:
     @return: the same, its ways to other pages of ours as browsers see them.
     """
     if isinstance(part, Tag):
-        ways = {
-            name: f"{root}{value}" if name in _WAYS and _isPath(value) else rooted(value, root)
-            for name, value in part.attributes.items()
-        }
+        ways = {name: _way(name, value, root) for name, value in part.attributes.items()}
         return Tag(part.tagName, ways, [rooted(one, root) for one in part.children])
     if isinstance(part, list | tuple | Iterator):
         return [rooted(one, root) for one in part]
     return part
 
 
-def _isPath(value: Flattenable) -> bool:
-    return isinstance(value, str) and value.startswith("/")
+def _way(name: str | bytes, value: Flattenable, root: str) -> Flattenable:
+    isOurs = name in _WAYS and isinstance(value, str) and value.startswith("/")
+    return [root, value] if isOurs else rooted(value, root)
 
 
 def _header(viewer: Viewer | None, here: str) -> Tag:

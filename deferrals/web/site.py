@@ -170,7 +170,7 @@ class WebSite(Site):
         request.prepath = path.split(b"/")[1:]
         if request.path == path or request.path.startswith(path + b"/"):
             request.uri = b"/" + request.uri.removeprefix(path).removeprefix(b"/")
-            request.postpath = request.postpath[len(request.prepath) :] or [b""]
+            request.postpath = (request.postpath or [])[len(request.prepath) :] or [b""]
 
 
 def hostOf(header: bytes) -> str:
