@@ -22,6 +22,7 @@ from deferrals.app.signing import keyRemarks, published
 from deferrals.client import Result, clientEndpoint, sendMessage, withCRLF
 from deferrals.config.crosscheck import aliasRemarks, remarks
 from deferrals.config.explaining import explained
+from deferrals.config.patterns import rowRemarks
 from deferrals.config.places import described
 from deferrals.config.tables import Config, load
 from deferrals.errors import ConfigError
@@ -129,6 +130,7 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
         *keyRemarks(config),
         *mailboxRemarks(config, user),
         *aliasRemarks(config),
+        *rowRemarks(config),
     ):
         complain(f"{key}: {remark}")
     if queue:
