@@ -397,6 +397,21 @@ def checkWeb(config: Config, reactor: IReactor) -> None:
         raise ConfigError(config.path, problems)
 
 
+def webRemarks(config: Config) -> list[tuple[str, str]]:
+    """
+    @return: operators who can never be: the file of users does not have them.  Reads it.
+    """
+    settings = config.web
+    if settings is None or settings.users is None:
+        return []
+    try:
+        known = readPasswords(os.path.join(config.baseDir, settings.users))
+    except (OSError, ValueError):
+        return []  # others say so
+    missing = [one for one in settings.operators if one not in known]
+    return [("web.operators", f"{one} is none of the users in {settings.users}") for one in missing]
+
+
 def sourcesOf(server: MailServer) -> Sources:
     """
     Where the numbers of a server come from.
