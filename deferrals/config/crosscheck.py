@@ -260,7 +260,7 @@ def _stageRemarks(config: Config) -> Iterator[Problem]:
                 f"{key}.program",
                 f"{settings.program} is not there: scripts are left to the store",
             )
-        yield from _fileRemarks(config, settings, key, ("sqlite", "file"))
+        yield from _fileRemarks(config, settings, key, ("sqlite", "file", "password_file"))
     for name, table in config.tables.items():
         yield from _fileRemarks(config, table, f"tables.{name}", ("path",))
     yield from _mailboxRemarks(config)

@@ -229,7 +229,8 @@ class Scraped(Answering):
 
     @param make: returns a Deferred of their text.
     @param kind: its content type.
-    @param token: what a client has to show; C{None} where it need not.
+    @param token: what a client has to show; C{None} where it need not.  It may raise
+        C{OSError} or C{ValueError}: then nobody is told anything.
     """
 
     def __init__(
@@ -257,13 +258,13 @@ class Scraped(Answering):
     def _isAllowed(self, request: Request) -> bool:
         try:
             token = self._token()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             _log.error("web.token_file: {error}", error=str(error))
             return False
         if token is None:
             return True
         word, _, shown = (request.getHeader(b"authorization") or b"").partition(b" ")
-        return word.lower() == b"bearer" and bool(token) and hmac.compare_digest(shown, token)
+        return word.lower() == b"bearer" and hmac.compare_digest(shown, token)
 
 
 def _answered(content: bytes, request: Request, kind: bytes, isGone: Sequence[Failure]) -> None:
@@ -291,15 +292,6 @@ def hold(request: Request, seconds: float) -> Callable[[], None]:
     assert isinstance(channel, Channel)
     channel.stay(seconds)
     return channel.cutOff
-
-
-def tokenOf(path: str) -> bytes:
-    """
-    @return: the first line of a file.
-    @raise OSError: it cannot be read.
-    """
-    with open(path, "rb") as file:
-        return file.readline(1024).strip()
 
 
 def siteOf(
