@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deferrals.model.web import PAGES as PATHS
+from deferrals.web.assets import ASSETS
 from tests.web.rig import ID, Answer, Logins, SiteCase, recipient
 
 PIECES = st.sampled_from(
@@ -73,6 +74,15 @@ class PagesTests(SiteCase):
         self.assertEqual(self.get("/mail/pages").text, self.get("/").text)
         self.assertEqual(self.get("/mail/pagesqueue").code, 404)
         self.assertEqual(self.get("/mail/queue").code, 404)
+
+    def test_rootOfScripts(self) -> None:
+        """What scripts and styles lead to they have from the page, which knows its root."""
+        for name, (content, _) in ASSETS.files.items():
+            if not name.endswith(".svg"):
+                self.assertEqual(re.findall(rb"[\"'(]/[a-z]\w*", content), [], name)
+        text = self.get("/").text
+        self.assertIn('data-live-source="/events"', text)
+        self.assertIn('data-live-message="/message/"', text)
 
     def test_rootElsewhere(self) -> None:
         """A login below a path: where it leads, and where its cookie counts."""
