@@ -19,9 +19,11 @@ from deferrals import __version__
 from deferrals.app.permissions import User, mailboxRemarks, problems
 from deferrals.app.service import checkConfig
 from deferrals.app.signing import keyRemarks, published
+from deferrals.app.web import webRemarks
 from deferrals.client import Result, clientEndpoint, sendMessage, withCRLF
 from deferrals.config.crosscheck import aliasRemarks, remarks
 from deferrals.config.explaining import explained
+from deferrals.config.patterns import rowRemarks
 from deferrals.config.places import described
 from deferrals.config.tables import Config, load
 from deferrals.errors import ConfigError
@@ -127,8 +129,10 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
     for key, remark in (
         *remarks(config),
         *keyRemarks(config),
+        *webRemarks(config),
         *mailboxRemarks(config, user),
         *aliasRemarks(config),
+        *rowRemarks(config),
     ):
         complain(f"{key}: {remark}")
     if queue:

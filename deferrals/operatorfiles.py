@@ -6,6 +6,7 @@ For threads: a disk may let them wait.  A pipe that has the name of such a file 
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from typing import Generic, TypeVar
 
 #: No larger file is read, in octets.
 MAX_OCTETS = 64 << 20
+
+#: The longest first line that is a secret, in octets: tokens are long, and no longer.
+MAX_SECRET_OCTETS = 16 * 1024
 
 #: What a file was when it was read; empty, where it was not there.
 Version = tuple[int, ...]
@@ -43,6 +47,31 @@ def readText(path: str) -> str:
         if found.st_size > MAX_OCTETS:
             raise ValueError(f"{path} is larger than {MAX_OCTETS} octets")
         return file.read(MAX_OCTETS).decode("utf-8-sig")
+
+
+def readSecret(path: str) -> str:
+    """
+    @return: the first line of a file: a password, a token, a key; blanks count.
+    @raise OSError: it is not there, or cannot be read.
+    @raise ValueError: it is no file, its first line is empty, longer than
+        L{MAX_SECRET_OCTETS}, no UTF-8, or has NUL or CR.  The text says which; it has
+        nothing of the secret.
+    """
+    with open(path, "rb", opener=_opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path} is no file")
+        line = file.readline(MAX_SECRET_OCTETS + 6)
+    line = line.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r")
+    if not line.strip():
+        raise ValueError(f"{path} has no secret in its first line")
+    if len(line) > MAX_SECRET_OCTETS:
+        raise ValueError(f"{path} has more than {MAX_SECRET_OCTETS} octets in its first line")
+    if b"\0" in line or b"\r" in line:
+        raise ValueError(f"{path} has NUL, or CR without LF, in its first line")
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} has a first line that is no UTF-8") from None
 
 
 def _opener(path: str, flags: int) -> int:

@@ -39,6 +39,7 @@ from deferrals.app.process import (
 )
 from deferrals.app.service import MailService, checkConfig
 from deferrals.app.signing import keyRemarks
+from deferrals.app.web import webRemarks
 from deferrals.auth.authenticator import CREDENTIALS
 from deferrals.auth.checker import PasswordFile
 from deferrals.config.crosscheck import remarks
@@ -454,6 +455,7 @@ class _Process(service.Service):
         for key, remark in (
             *remarks(self.whole.config),
             *keyRemarks(self.whole.config),
+            *webRemarks(self.whole.config),
             *mailboxRemarks(self.whole.config, User.current()),
         ):
             _log.warn("{key}: {remark}", key=key, remark=remark)

@@ -105,6 +105,21 @@ class CheckConfigTests(CliCase):
         self.assertIn("listens on tcp:2525: smtp", out)
         self.assertIn("policies.unused: no rule has it", err)
 
+    def test_remarks(self) -> None:
+        """What is hardly meant of the pages' users, of rules, and of files of rows."""
+        users, rows = os.path.abspath(self.mktemp()), os.path.abspath(self.mktemp())
+        for path, text in ((users, ""), (rows, "an*@example.net: x\n")):
+            with open(path, "w") as file:
+                file.write(text)
+        status, _, err = self.check(
+            f"{LISTEN}[web]\nendpoint = 'tcp:1:interface=127.0.0.1'\nusers = '{users}'\n"
+            f"operators = ['alice']\n[tables.a]\nuse = 'file'\npath = '{rows}'\n"
+            "[submission]\nsenders = ['a*@example.net']\n"
+        )
+        self.assertEqual(status, 0)
+        for key in ("web.operators", "tables.a.path", "submission.senders"):
+            self.assertEqual(err.count(f"{key}: "), 1, err)
+
     def test_queue(self) -> None:
         """What a start would do about a damaged queue is said, and the configuration is good."""
         state = os.path.abspath(self.mktemp())

@@ -11,7 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals import operatorfiles
 from deferrals.auth.checker import PasswordFile
-from deferrals.operatorfiles import OperatorFile, readText, versionOf
+from deferrals.operatorfiles import (
+    MAX_SECRET_OCTETS,
+    OperatorFile,
+    readSecret,
+    readText,
+    versionOf,
+)
+from deferrals.server.linkkey import LinkKey
 from deferrals.stages.envelope.aliasbook import load
 from deferrals.stages.tables.file import FileTable, FileTableSettings
 from deferrals.testing import FakeServices, tableKeys
@@ -55,6 +62,43 @@ class OperatorFileTests(SynchronousTestCase):
         self.path.write_text("four")
         self.assertRaises(ValueError, readText, str(self.path))
 
+    def test_secrets(self) -> None:
+        """The first line of a file, whatever ends it; blanks count, and nothing is cut off."""
+        most = b"x" * MAX_SECRET_OCTETS
+        for content, found in (
+            (b"secret", "secret"),
+            (b"secret\n", "secret"),
+            (b"secret\r\nmore\n", "secret"),
+            (b"\xef\xbb\xbf a b \n", " a b "),
+            ("s\u00e9cret\n".encode(), "s\u00e9cret"),
+            (most, most.decode()),
+            (b"\xef\xbb\xbf" + most + b"\r\n\0", most.decode()),
+        ):
+            self.path.write_bytes(content)
+            self.assertEqual(readSecret(str(self.path)), found)
+
+    def test_noSecret(self) -> None:
+        """What is none is named with its file, and without what it has."""
+        for content, why in (
+            (b"", "no secret"),
+            (b"\nsecret\n", "no secret"),
+            (b" \r\n", "no secret"),
+            (b"secret" * MAX_SECRET_OCTETS, "more than"),
+            (b"x" * (MAX_SECRET_OCTETS + 1), "more than"),
+            (b"sec\0ret\n", "NUL"),
+            (b"secret\rmore\n", "CR"),
+            (b"secret\xff\n", "no UTF-8"),
+        ):
+            self.path.write_bytes(content)
+            error = self.assertRaises(ValueError, readSecret, str(self.path))
+            self.assertIn(why, str(error))
+            self.assertIn(str(self.path), str(error))
+            self.assertNotIn("secret\\xff", str(error))
+            self.assertIsNone(error.__cause__)
+        self.path.unlink()
+        self.assertRaises(FileNotFoundError, readSecret, str(self.path))
+        self.assertRaises((OSError, ValueError), readSecret, os.path.dirname(self.path))
+
     def test_pipes(self) -> None:
         """No file that is read again keeps a thread where a pipe has its name."""
         self.path.unlink()
@@ -65,3 +109,5 @@ class OperatorFileTests(SynchronousTestCase):
         passwords = PasswordFile(name, services.inThread)
         self.failureResultOf(passwords.scramShapes(), ValueError)
         self.assertRaises(ValueError, load, name, "aliases")
+        self.assertRaises(ValueError, readSecret, name)
+        self.assertRaises(ValueError, LinkKey(name).get)

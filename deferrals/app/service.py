@@ -42,7 +42,7 @@ from deferrals.model.networks import dnsServers
 from deferrals.model.recent import RecentEvents
 from deferrals.operator.control import Called, Operator, Result, listen
 from deferrals.operator.several import SeveralOperators
-from deferrals.operatorfiles import readText
+from deferrals.operatorfiles import readSecret
 from deferrals.server.limits import SharedLimits
 from deferrals.server.listeners import serverEndpoint
 from deferrals.server.mailserver import MailServer
@@ -555,7 +555,7 @@ def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
         problems.append(("state_dir", f"expected a directory: {config.stateDir} is none"))
     if config.spool.password_file is not None:
         try:
-            readText(os.path.join(config.baseDir, config.spool.password_file))
+            readSecret(os.path.join(config.baseDir, config.spool.password_file))
         except (OSError, ValueError) as error:
             problems.append(("spool.password_file", f"expected a readable file: {error}"))
     if problems:

@@ -38,6 +38,7 @@ from deferrals.model.json import JSON
 from deferrals.model.status import Status
 from deferrals.model.web import WebSettings
 from deferrals.operator.control import Partial, Result
+from deferrals.operatorfiles import readSecret
 from deferrals.server.linkkey import LinkKey
 from deferrals.server.listeners import describe, serverEndpoint
 from deferrals.server.mailserver import MailServer
@@ -50,7 +51,7 @@ from deferrals.web.now import liveTexts
 from deferrals.web.pages import PageParts, pagesOf
 from deferrals.web.policypage import Scoring
 from deferrals.web.queuepage import QueueChanges
-from deferrals.web.site import WebSite, siteOf, tokenOf
+from deferrals.web.site import WebSite, siteOf
 from deferrals.web.streaming import EventStream
 from deferrals.web.visitors import Sessions, Visitors
 
@@ -319,6 +320,7 @@ class WebPort:
             _token(config, settings),
             self._reactor,
             {**pagesOf(parts, self._reactor), b"mine": MinePages(self._mineOf(config.linkKeyPath))},
+            settings.root,
         )
         if settings.certificate is None:
             return _Made(site, stream)
@@ -357,7 +359,7 @@ def _token(config: Config, settings: WebSettings) -> Callable[[], bytes | None]:
     if settings.token_file is None:
         return lambda: None
     path = os.path.join(config.baseDir, settings.token_file)
-    return lambda: tokenOf(path)
+    return lambda: readSecret(path).strip().encode("utf-8")
 
 
 def checkWeb(config: Config, reactor: IReactor) -> None:
@@ -381,10 +383,11 @@ def checkWeb(config: Config, reactor: IReactor) -> None:
     except ValueError as error:
         problems.append(("web.certificate", f"expected {error}"))
     try:
-        if _token(config, settings)() == b"":
-            problems.append(("web.token_file", "expected a token in its first line"))
+        _token(config, settings)()
     except OSError as error:
         problems.append(("web.token_file", f"expected a readable file: {error}"))
+    except ValueError as error:
+        problems.append(("web.token_file", f"expected a token in its first line: {error}"))
     try:
         if settings.users is not None:
             readPasswords(os.path.join(config.baseDir, settings.users))
@@ -394,6 +397,21 @@ def checkWeb(config: Config, reactor: IReactor) -> None:
         problems.append(("web.users", str(error)))
     if problems:
         raise ConfigError(config.path, problems)
+
+
+def webRemarks(config: Config) -> list[tuple[str, str]]:
+    """
+    @return: operators who can never be: the file of users does not have them.  Reads it.
+    """
+    settings = config.web
+    if settings is None or settings.users is None:
+        return []
+    try:
+        known = readPasswords(os.path.join(config.baseDir, settings.users))
+    except (OSError, ValueError):
+        return []  # others say so
+    missing = [one for one in settings.operators if one not in known]
+    return [("web.operators", f"{one} is none of the users in {settings.users}") for one in missing]
 
 
 def sourcesOf(server: MailServer) -> Sources:

@@ -14,6 +14,7 @@ import attrs
 
 from deferrals.config.everysetting import everySetting, settingsOf
 from deferrals.config.forwarding import forwardProblems
+from deferrals.config.patterns import patternRemarks
 from deferrals.config.store import storeProblems
 from deferrals.config.workers import endpointProblems
 from deferrals.interfaces import IOutwardPlugin
@@ -179,7 +180,8 @@ def remarks(config: Config) -> list[Problem]:
     """
     @return: what can be, and is hardly meant: rules that no recipient reaches,
         policies that no rule names, files that are not there, marks that no mail gets,
-        one mailbox for many recipients, notices that no key signs.
+        one mailbox for many recipients, notices that no key signs, patterns that are
+        taken literally.
     """
     found = []
     before: list[tuple[int, Pattern]] = []
@@ -195,6 +197,7 @@ def remarks(config: Config) -> list[Problem]:
     found += [
         (f"policies.{name}", "no rule has it") for name in config.policies if name not in used
     ]
+    found += patternRemarks(config)
     return [*found, *_unjudged(config), *_signingRemarks(config), *_stageRemarks(config)]
 
 
@@ -257,7 +260,7 @@ def _stageRemarks(config: Config) -> Iterator[Problem]:
                 f"{key}.program",
                 f"{settings.program} is not there: scripts are left to the store",
             )
-        yield from _fileRemarks(config, settings, key, ("sqlite", "file"))
+        yield from _fileRemarks(config, settings, key, ("sqlite", "file", "password_file"))
     for name, table in config.tables.items():
         yield from _fileRemarks(config, table, f"tables.{name}", ("path",))
     yield from _mailboxRemarks(config)

@@ -86,8 +86,15 @@ def readBook(text: str, form: Format) -> Book:
         except ValueError as error:
             book.problems.append((number, str(error)))
         else:
+            if "*" in alias and not line.startswith('"'):
+                book.problems.append((number, _literal(alias, form)))
             book.add(number, alias, members)
     return book
+
+
+def _literal(alias: str, form: Format) -> str:
+    instead = "" if form == "aliases" else ": @domain is for all of a domain"
+    return f"the * in {alias[:100]} stands for itself{instead}"
 
 
 def _logicalLines(text: str) -> Iterator[tuple[int, str]]:

@@ -19,12 +19,26 @@ _LOOPBACK = re.compile(r"127(?:\.\d{1,3}){3}|::1|localhost")
 _ELSEWHERE = "loopback, or users and token_file with TLS: pages show who writes to whom"
 
 
+#: The first parts of the paths of all pages, and of monitoring.
+PAGES = (
+    *("queue", "message", "search", "policy", "events", "login", "logout", "static", "mine"),
+    *("metrics", "healthz", "readyz"),
+)
+
+_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
+
+
 def _url(text: str) -> None:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("an http:// or https:// URL")
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError("a URL of a host alone: pages are at its root")
+    if parts.query or parts.fragment:
+        raise ValueError("a URL without ? and #")
+    path = parts.path.rstrip("/")
+    if _PATH.fullmatch(path) is None:
+        raise ValueError("a path of letters, digits, -, _, ~ and .")
+    if path.split("/")[1:2] and path.split("/")[1] in PAGES:
+        raise ValueError(f"a path that does not begin as one of the pages: {path}")
 
 
 def _isHost(name: str) -> bool:
@@ -46,7 +60,8 @@ class WebSettings:
     @ivar endpoint: a Twisted server endpoint; C{unix:} too.
     @ivar certificate: a PEM file, as of a listener: TLS.
     @ivar key: a PEM file with its key; by default the certificate's file.
-    @ivar url: how others reach it, C{https://…}.
+    @ivar url: how others reach it, C{https://…}; with a path, where a proxy has the pages
+        below one.
     @ivar hosts: C{Host} headers that are answered; others get 421.  By default the
         endpoint's address, C{localhost}, and the host of C{url}.
     @ivar token_file: its first line has to come as C{Authorization: Bearer …} with
@@ -100,6 +115,14 @@ class WebSettings:
         Whether browsers come by https, be it to a proxy that speaks TLS for this server.
         """
         return self.certificate is not None or (self.url or "").startswith("https:")
+
+    @property
+    def root(self) -> str:
+        """
+        The path that browsers see before that of each page, without a slash at its end;
+        empty, where the pages are at the root of their host.
+        """
+        return urlsplit(self.url or "").path.rstrip("/")
 
     @property
     def names(self) -> frozenset[str]:

@@ -54,17 +54,23 @@ class Authentications:
     """
     @param inThread: runs a function outside the reactor thread.
     @param names: DNS.
+    @param spf: asks it about clients.
     @param clock: timers.
     @param status: counts what was judged.
     """
 
     def __init__(
-        self, inThread: InThread, names: Resolver, clock: IReactorTime, status: Status
+        self,
+        inThread: InThread,
+        names: Resolver,
+        spf: SPF,
+        clock: IReactorTime,
+        status: Status,
     ) -> None:
         self._names = names
         self._clock = clock
         self._status = status
-        self._spf = SPF(names, clock)
+        self._spf = spf
         self._verifier = Verifier(inThread, names, clock)
         self._inThread = inThread
         self._suffixes: SharedResult[dmarc.Suffixes] | None = None

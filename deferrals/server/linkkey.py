@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 
 from deferrals import durable
 from deferrals.model.link import KEY_OCTETS
+from deferrals.operatorfiles import readSecret
 
 
 class LinkKey:
@@ -35,14 +37,12 @@ class LinkKey:
 
     def _read(self) -> bytes | None:
         try:
-            with open(self._path, "rb") as file:
-                text = file.read(1024)
+            text = readSecret(self._path).strip()
         except FileNotFoundError:
             return None
-        key = bytes.fromhex(text.decode("ascii", "replace").strip())
-        if len(key) != KEY_OCTETS:
+        if re.fullmatch(f"[0-9A-Fa-f]{{{2 * KEY_OCTETS}}}", text) is None:
             raise ValueError(f"{self._path}: expected {2 * KEY_OCTETS} hexadecimal digits")
-        return key
+        return bytes.fromhex(text)
 
     def _made(self) -> bytes:
         """

@@ -9,18 +9,16 @@ from collections.abc import Callable
 from deferrals.model.address import Mailbox
 from deferrals.model.listener import ListenerSettings
 from deferrals.server.services import Services
-from deferrals.server.spf import SPF
 from deferrals.smtp.server.mixed import MixedPolicy
 
 
 class MixedPolicies:
     """
-    @param services: have the notes, and DNS for SPF.
+    @param services: have the notes, and SPF.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._spf = SPF(services.names, services.reactor)
 
     def forListener(
         self,
@@ -41,7 +39,7 @@ class MixedPolicies:
             notes=self._services.notes,
             quarantine=quarantine,
             reachable=reachable,
-            proved=self._spf.proved,
+            proved=self._services.spf.proved,
             inThread=self._services.inThread,
             status=self._services.status,
             clock=self._services.reactor,

@@ -63,6 +63,7 @@ class Services:
         are all.
     @ivar tables: what L{table} finds.
     @ivar names: what is asked of DNS because of what strangers say.
+    @ivar spf: asks them whether clients may use their reverse-paths.
     @ivar prover: finds out what messages prove of their senders.
     @ivar admissions: senders that recipients have let in.
     """
@@ -78,6 +79,7 @@ class Services:
     nextHops: NextHops = attrs.field(init=False)
     limits: SharedLimits = attrs.field(kw_only=True)
     names: DNSNames = attrs.field(init=False)
+    spf: SPF = attrs.field(init=False)
     hostnames: Hostnames = attrs.field(init=False)
     signer: Signer = attrs.field(init=False)
     authentications: Authentications = attrs.field(init=False)
@@ -95,6 +97,10 @@ class Services:
     @names.default
     def _makeNames(self) -> DNSNames:
         return DNSNames(self.resolver, self.reactor)
+
+    @spf.default
+    def _makeSPF(self) -> SPF:
+        return SPF(self.names, self.reactor)
 
     @hostnames.default
     def _makeHostnames(self) -> Hostnames:
@@ -122,7 +128,7 @@ class Services:
 
     @authentications.default
     def _makeAuthentications(self) -> Authentications:
-        return Authentications(self.inThread, self.names, self.reactor, self.status)
+        return Authentications(self.inThread, self.names, self.spf, self.reactor, self.status)
 
     @sealer.default
     def _makeSealer(self) -> Sealer:
@@ -130,7 +136,7 @@ class Services:
 
     @prover.default
     def _makeProver(self) -> Prover:
-        return Prover(SPF(self.names, self.reactor), self.authentication)
+        return Prover(self.spf, self.authentication)
 
     @admissions.default
     def _makeAdmissions(self) -> Admissions:

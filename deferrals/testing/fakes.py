@@ -303,8 +303,9 @@ class FakeServices:
         self._deliveries = dict(deliveries or {})
         self.signer: ISigner = Signer(self.inThread, self.hostname, self.status)
         names = DNSNames(self.resolver, self.reactor)
-        self.authentications = Authentications(self.inThread, names, self.reactor, self.status)
-        prover = Prover(SPF(names, self.reactor), self.authentications.ofMessage)
+        spf = SPF(names, self.reactor)
+        self.authentications = Authentications(self.inThread, names, spf, self.reactor, self.status)
+        prover = Prover(spf, self.authentications.ofMessage)
         self.admissions = Admissions(self.notes, self.reactor, prover, self.status)
         self.sealer: ISealer = Sealer(
             self.inThread, self.authentications, self.hostname, self.status

@@ -92,7 +92,7 @@ class Elsewhere:
     """
     The client is to go to another page of ours, as after a form.
 
-    @ivar path: where.
+    @ivar path: where, as the site has it.
     """
 
     path: str
@@ -254,12 +254,15 @@ class PageAnswer(Answering):
     async def _written(self, outcome: Outcome, request: Request, isGone: list[Failure]) -> None:
         content, code = b"", 303
         if isinstance(outcome, Page):
-            made = document(outcome.title, outcome.content, outcome.viewer, outcome.here)
+            made = document(
+                outcome.title, outcome.content, outcome.viewer, outcome.here, rootOf(request)
+            )
             content, code = _harmless(await flattenString(request, made)), outcome.code
         if isGone:
             return
         if isinstance(outcome, Elsewhere):
-            request.setHeader(b"location", outcome.path.encode("utf-8"))
+            to = f"{rootOf(request)}{outcome.path}"
+            request.setHeader(b"location", to.encode("utf-8"))
         request.setHeader(b"content-length", str(len(content)).encode("ascii"))
         answered(request, b"", HTML, code)
         request.write(content)
@@ -269,6 +272,14 @@ class PageAnswer(Answering):
         self, outcome: Outcome, request: Request, isGone: list[Failure]
     ) -> Deferred[None]:
         return Deferred.fromCoroutine(self._written(outcome, request, isGone))
+
+
+def rootOf(request: Request) -> str:
+    """
+    The path that browsers see before that of each page: where the site is.
+    """
+    parts: list[bytes] = getattr(request, "sitepath", [])
+    return "".join(f"/{part.decode('ascii')}" for part in parts)
 
 
 def _harmless(flat: bytes) -> bytes:

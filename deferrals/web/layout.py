@@ -8,7 +8,7 @@ What comes from outside goes through L{shown}, too: it stands on its own, and ha
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import attrs
@@ -26,6 +26,12 @@ State = Literal["good", "wait", "bad", "plain"]
 #: The parts of the site, by path.
 _PARTS = {"/": "Now", "/queue": "Queue", "/search": "Search", "/policy": "Policies"}
 
+#: The attributes that lead to a page.
+_WAYS = (
+    *("href", "src", "action", "formaction"),
+    *("data-live-source", "data-live-message"),
+)
+
 
 @attrs.frozen
 class Viewer:
@@ -42,16 +48,19 @@ class Viewer:
     csrf: str = ""
 
 
-def document(title: str, content: Flattenable, viewer: Viewer | None, here: str = "") -> Tag:
+def document(
+    title: str, content: Flattenable, viewer: Viewer | None, here: str = "", root: str = ""
+) -> Flattenable:
     """
     A whole page.
 
     @param title: what it is about.
     @param viewer: for whom it is; a stranger (C{None}) has no way to other pages.
     @param here: the path of the part that it belongs to.
+    @param root: the path that browsers see before that of each page.
     """
     title = cleaned(title[:MAX_SHOWN])
-    return tags.html(
+    made = tags.html(
         tags.head(
             tags.meta(charset="utf-8"),
             tags.title(f"{title} · deferrals"),
@@ -68,6 +77,24 @@ def document(title: str, content: Flattenable, viewer: Viewer | None, here: str 
         ),
         lang="en",
     )
+    return rooted(made, root) if root else made
+
+
+def rooted(part: Flattenable, root: str) -> Flattenable:
+    """
+    @return: the same, its ways to other pages of ours as browsers see them.
+    """
+    if isinstance(part, Tag):
+        ways = {name: _way(name, value, root) for name, value in part.attributes.items()}
+        return Tag(part.tagName, ways, [rooted(one, root) for one in part.children])
+    if isinstance(part, list | tuple | Iterator):
+        return [rooted(one, root) for one in part]
+    return part
+
+
+def _way(name: str | bytes, value: Flattenable, root: str) -> Flattenable:
+    isOurs = name in _WAYS and isinstance(value, str) and value.startswith("/")
+    return [root, value] if isOurs else rooted(value, root)
 
 
 def _header(viewer: Viewer | None, here: str) -> Tag:

@@ -34,6 +34,9 @@ from deferrals.web.visitors import ViewedPage, Visitors
 #: So many of the last transactions are shown, and of destinations in trouble.
 RECENT, TROUBLES = 20, 50
 
+#: Where the script finds what happens, and the page of each message.
+_LIVE = {"data-live-source": "/events", "data-live-message": "/message/"}
+
 #: The columns of transactions, as the script has them, too.
 COLUMNS = ("When", "Id", "Client", "Sender", "Accepted", "Answer")
 
@@ -108,7 +111,7 @@ def _figures(status: Mapping[str, JSON], numbers: ServerSaid) -> Tag:
         ("Version", text(status, "version")),
         ("Runs for", span(asNumber(status.get("uptime_seconds") or 0))),
     ]
-    return section("In short", facts(pairs), tags.div(**{"data-live-source": "/events"}))
+    return section("In short", facts(pairs), tags.div(**_LIVE))
 
 
 def liveTexts(status: dict[str, JSON]) -> dict[str, JSON]:

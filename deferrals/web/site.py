@@ -115,16 +115,21 @@ class WebSite(Site):
     """
     @param root: what is there.
     @param hosts: those that are answered, in small letters; others get 421.
+    @param path: the path that browsers see before that of each page; a proxy may have
+        taken it off, or not.
     @ivar channels: the connections, the oldest first.
     """
 
     noisy = False
 
-    def __init__(self, root: Resource, hosts: frozenset[str], clock: IReactorTime) -> None:
+    def __init__(
+        self, root: Resource, hosts: frozenset[str], clock: IReactorTime, path: str = ""
+    ) -> None:
         Site.__init__(self, root, timeout=CONNECTION_SECONDS, reactor=clock)
         setattr(self, "protocol", Channel)  # noqa: B010 -- Twisted's type is narrower than its use
         self.displayTracebacks = False
         self._hosts = hosts
+        self._path = path.encode("ascii")
         self.channels: dict[Channel, None] = {}
 
     def startFactory(self) -> None:
@@ -151,8 +156,21 @@ class WebSite(Site):
         named = request.requestHeaders.getRawHeaders(b"host", [])
         if len(named) != 1 or hostOf(named[0]) not in self._hosts:
             return misdirected()
+        self._takeOff(request)
         found: Resource = Site.getResourceFor(self, request)
         return found
+
+    def _takeOff(self, request: Request) -> None:
+        """
+        Let a request be for a page of ours, with the site's path behind it.
+        """
+        path = self._path
+        if not path:
+            return
+        request.prepath = path.split(b"/")[1:]
+        if request.path == path or request.path.startswith(path + b"/"):
+            request.uri = b"/" + request.uri.removeprefix(path).removeprefix(b"/")
+            request.postpath = (request.postpath or [])[len(request.prepath) :] or [b""]
 
 
 def hostOf(header: bytes) -> str:
@@ -211,7 +229,8 @@ class Scraped(Answering):
 
     @param make: returns a Deferred of their text.
     @param kind: its content type.
-    @param token: what a client has to show; C{None} where it need not.
+    @param token: what a client has to show; C{None} where it need not.  It may raise
+        C{OSError} or C{ValueError}: then nobody is told anything.
     """
 
     def __init__(
@@ -239,13 +258,13 @@ class Scraped(Answering):
     def _isAllowed(self, request: Request) -> bool:
         try:
             token = self._token()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             _log.error("web.token_file: {error}", error=str(error))
             return False
         if token is None:
             return True
         word, _, shown = (request.getHeader(b"authorization") or b"").partition(b" ")
-        return word.lower() == b"bearer" and bool(token) and hmac.compare_digest(shown, token)
+        return word.lower() == b"bearer" and hmac.compare_digest(shown, token)
 
 
 def _answered(content: bytes, request: Request, kind: bytes, isGone: Sequence[Failure]) -> None:
@@ -275,15 +294,6 @@ def hold(request: Request, seconds: float) -> Callable[[], None]:
     return channel.cutOff
 
 
-def tokenOf(path: str) -> bytes:
-    """
-    @return: the first line of a file.
-    @raise OSError: it cannot be read.
-    """
-    with open(path, "rb") as file:
-        return file.readline(1024).strip()
-
-
 def siteOf(
     metrics: Callable[[], Deferred[bytes]],
     kind: str,
@@ -292,11 +302,13 @@ def siteOf(
     token: Callable[[], bytes | None],
     clock: IReactorTime,
     pages: Mapping[bytes, Resource] | None = None,
+    path: str = "",
 ) -> WebSite:
     """
     All of it; see the classes.
 
     @param pages: what is there beside that, by the first part of its path.
+    @param path: see L{WebSite}.
     """
     root = _Root()
     for name, page in (pages or {}).items():
@@ -304,4 +316,4 @@ def siteOf(
     root.putChild(b"metrics", Scraped(metrics, kind, token))
     root.putChild(b"healthz", FixedAnswer(200, "ok\n"))
     root.putChild(b"readyz", Ready(reasons))
-    return WebSite(root, hosts, clock)
+    return WebSite(root, hosts, clock, path)

@@ -32,6 +32,7 @@ from deferrals.web.answers import (
     PageAnswer,
     parameter,
     parameters,
+    rootOf,
 )
 from deferrals.web.forms import checkField, checkOrigin
 from deferrals.web.layout import Viewer, field, hidden, notice
@@ -194,7 +195,7 @@ class Visitors:
         request.addCookie(
             COOKIE,
             token.encode("ascii"),
-            path=b"/",
+            path=rootOf(request).encode("ascii") or b"/",
             max_age=str(round(seconds)).encode("ascii"),
             httpOnly=True,
             sameSite=b"strict",

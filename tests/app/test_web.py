@@ -24,6 +24,7 @@ from deferrals.app.web import (
     queueFigures,
     scoringPolicies,
     sourcesOf,
+    webRemarks,
 )
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError, ListenError
@@ -291,6 +292,18 @@ class PagesTests(WebPortCase):
             f'{LISTEN}[web]\nendpoint = "tcp:1:interface=127.0.0.1"\noperators = ["alice"]\n'
         )
         self.assertEqual(problem, "web.operators: expected no operators without users")
+
+    def test_unknownOperators(self) -> None:
+        """Operators that the file of users does not have are named; a bad file is not here."""
+        users = self.users(alice="secret")
+        for operators, count in (("alice", 0), ("Alice", 1), ("bob", 1)):
+            config = self.config(8025, f'{users}operators = ["alice", "{operators}"]\n')
+            found = webRemarks(config)
+            self.assertEqual([key for key, _ in found], ["web.operators"] * count)
+            self.assertTrue(all(said.startswith(f"{operators} is none") for _, said in found))
+        config = self.config(8025, 'users = "no-such"\noperators = ["bob"]\n')
+        self.assertEqual(webRemarks(config), [])
+        self.assertEqual(webRemarks(self.config()), [])
 
     def test_badUsers(self) -> None:
         """A file that is none of passwords."""

@@ -141,6 +141,11 @@ class RemarkTests(ConfigCase):
             ("", "{ use = 'maildir', path = 'mail' }", "", ["recipients[0].deliver.path"]),
             ("", "{ use = 'pipe', command = ['/bin/sh'] }", "", []),
             (
+                "",
+                "{ use = 'smtp', endpoint = 'tls:x:465', user = 'a', password_file = 'no' }",
+                *("", ["recipients[0].deliver.password_file"]),
+            ),
+            (
                 *("", "{ use = 'pipe', command = ['/no/where'] }", ""),
                 ["recipients[0].deliver.command"],
             ),

@@ -28,6 +28,7 @@ from deferrals.model.status import Status
 from deferrals.server.authentication import Authentications
 from deferrals.server.dnsnames import DNSNames
 from deferrals.server.network import makeResolver
+from deferrals.server.spf import SPF
 from deferrals.testing import makeEnvelope, makeMessage
 from tests import signatures
 from tests.integration.daemons import Exim
@@ -422,7 +423,7 @@ class DifferentialCase(TestCase):
         self.addCleanup(self.zone.close)
         resolver = makeResolver(reactor, [self.zone.address])
         names = DNSNames(lambda: resolver, reactor)
-        self.checks = Authentications(deferToThread, names, reactor, Status())
+        self.checks = Authentications(deferToThread, names, SPF(names, reactor), reactor, Status())
 
     def find(self, case: Case, data: bytes) -> Deferred[Authentication]:
         envelope = attrs.evolve(

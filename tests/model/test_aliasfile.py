@@ -85,6 +85,19 @@ class AliasesTests(SynchronousTestCase):
         self.assertEqual([number for number, _ in book.problems], [1, 2, 3])
         self.assertEqual(book.members, {})
 
+    def test_stars(self) -> None:
+        """A * is no pattern in either format, which is said, and the alias counts."""
+        for form, text, lines in (
+            ("aliases", '*: a\nsales*: b\n"c*": d\n', [1, 2]),
+            ("virtual", "*@example.net a\ns*@example.net b\n@example.net c\n", [1, 2]),
+            ("virtual", '"c*"@example.net d\n', []),
+        ):
+            book = readBook(text, form)
+            self.assertEqual([number for number, _ in book.problems], lines)
+            self.assertTrue(all("stands for itself" in said for _, said in book.problems))
+            self.assertEqual(book.faults, {})
+            self.assertEqual(len(book.members), text.count("\n"))
+
     def test_lineEnds(self) -> None:
         """Line ends of any kind."""
         book = readBook("a: b,\r\n c\r\nd: e", "aliases")

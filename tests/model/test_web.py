@@ -50,11 +50,20 @@ class WebSettingsTests(SynchronousTestCase):
         self.assertRaises(ValueError, WebSettings, endpoint=LOCAL, url="mx.example.net")
         self.assertRaises(BadSetting, WebSettings, endpoint=LOCAL, key="k.pem")
 
-    def test_noRoot(self) -> None:
-        """Pages are at the root of a host: below a path their links would lead nowhere."""
-        for url in ("https://mx.example.net", "https://mx.example.net:8025/"):
-            WebSettings(endpoint=LOCAL, url=url)
-        for more in ("/mail", "/?a", "?a=b", "#c"):
+    def test_root(self) -> None:
+        """Pages are at the root of a host, or below a path that none of them has."""
+        for more, root in (
+            ("", ""),
+            (":8025/", ""),
+            ("/mail", "/mail"),
+            ("/a-b/c.d/", "/a-b/c.d"),
+            ("/minerals", "/minerals"),
+        ):
+            settings = WebSettings(endpoint=LOCAL, url=f"https://mx.example.net{more}")
+            self.assertEqual(settings.root, root)
+            self.assertIn("mx.example.net", settings.names)
+        self.assertEqual(WebSettings(endpoint=LOCAL).root, "")
+        for more in (*("/?a", "?a=b", "#c", "/a b", "/é"), *("/a/../b", "//a", "/a%2fb", "/mine")):
             url = f"https://mx.example.net{more}"
             self.assertRaises(ValueError, WebSettings, endpoint=LOCAL, url=url)
 

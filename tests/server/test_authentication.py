@@ -18,6 +18,7 @@ from deferrals.model.spfrecord import SPFResult
 from deferrals.model.status import Status
 from deferrals.server import authentication
 from deferrals.server.authentication import DNS_SECONDS, Authentications
+from deferrals.server.spf import SPF
 from deferrals.stages.foreign import seen, view
 from deferrals.testing import makeEnvelope, makeMessage
 from tests import signatures
@@ -47,7 +48,9 @@ class AuthenticationCase(SynchronousTestCase):
         self.checks = self.make()
 
     def make(self) -> Authentications:
-        return Authentications(maybeDeferred, self.mail.names(), self.clock, self.status)
+        names = self.mail.names()
+        spf = SPF(names, self.clock)
+        return Authentications(maybeDeferred, names, spf, self.clock, self.status)
 
     def begin(self, message: IMessage, envelope: Envelope) -> Deferred[Authentication]:
         with quiet():

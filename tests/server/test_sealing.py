@@ -27,6 +27,7 @@ from deferrals.server.authentication import Authentications
 from deferrals.server.dnsnames import DNSNames
 from deferrals.server.sealing import Sealer
 from deferrals.server.signing import HEADER_OCTETS, Signer, SigningKey, signingKey
+from deferrals.server.spf import SPF
 from deferrals.testing import makeEnvelope, makeMessage
 from tests import signatures
 from tests.resolver import Resolver
@@ -111,7 +112,9 @@ class SealingCase(SynchronousTestCase):
 
     def make(self, keys: list[SigningKey], hostname: str = "mx.example.net") -> Sealer:
         names = DNSNames(lambda: self.resolver, self.clock)
-        found = Authentications(maybeDeferred, names, self.clock, self.status)
+        found = Authentications(
+            maybeDeferred, names, SPF(names, self.clock), self.clock, self.status
+        )
         sealer = Sealer(maybeDeferred, found, hostname, self.status)
         sealer.use(keys)
         return sealer

@@ -4,14 +4,19 @@ What a server lends to its stages.
 
 from __future__ import annotations
 
+import ast
+import pathlib
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from deferrals.interfaces import IDeliveryStage, IServices
 from deferrals.model.address import Mailbox
+from deferrals.server import services
 from deferrals.server.services import Services
 from deferrals.testing import FakeDelivery, makeEnvelope, makeMessage
+from tests.source import nodes, parsed
 
 
 class _Current:
@@ -41,6 +46,17 @@ class ServicesTests(SynchronousTestCase):
     def test_interface(self) -> None:
         """It is what stages are promised."""
         self.assertTrue(verifyObject(IServices, self.services))
+
+    def test_oneSPF(self) -> None:
+        """All that asks for SPF asks one, through one memory of DNS: no other is made."""
+        directory = pathlib.Path(services.__file__).parent
+        made = [
+            path.name
+            for path in sorted(directory.rglob("*.py"))
+            for call in nodes(parsed(path.read_text(encoding="utf-8")), ast.Call)
+            if isinstance(call.func, ast.Name) and call.func.id == "SPF"
+        ]
+        self.assertEqual(made, ["services.py"])
 
     def test_view(self) -> None:
         """A message as a mailbox will have it."""

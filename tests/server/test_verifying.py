@@ -24,6 +24,7 @@ from deferrals.server.authentication import Authentications
 from deferrals.server.dnsnames import DNSNames
 from deferrals.server.sealing import Sealer
 from deferrals.server.signing import Signer, SigningKey, signedValue
+from deferrals.server.spf import SPF
 from deferrals.server.verifying import KEY_SECONDS, TOO_MUCH, Verified, Verifier
 from deferrals.testing import makeEnvelope, makeMessage
 from tests import signatures
@@ -92,7 +93,9 @@ class SignedMail:
         As a list has sent it on that has changed it.
         """
         key, found = self.sealers[number], list[bytes]()
-        checks = Authentications(maybeDeferred, self.names(), self.clock, Status())
+        names = self.names()
+        spf = SPF(names, self.clock)
+        checks = Authentications(maybeDeferred, names, spf, self.clock, Status())
         sealer = Sealer(maybeDeferred, checks, f"mx.{key.domain}", Status())
         sealer.use([key])
         envelope = makeEnvelope("a@client.example", client=Client("198.51.100.1", 25, "c.example"))

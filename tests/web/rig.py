@@ -131,6 +131,7 @@ class SiteCase(SynchronousTestCase):
         self.policies: dict[str, list[Scoring]] = {"open": [], "strict": [Scoring("rspamd", 15, 6)]}
         self.cookie = ""
         self.isSecure = False
+        self.root = ""
         self.answers: dict[str, Any] = {
             "about": [],
             "status": {"parts": {}, "ready": True, "reasons": [], "rates": {}, "version": "1"},
@@ -191,6 +192,7 @@ class SiteCase(SynchronousTestCase):
             lambda: None,
             self.clock,
             pagesOf(parts, self.clock),
+            self.root,
         )
         return self.site
 

@@ -15,6 +15,7 @@ from deferrals.web.layout import (
     field,
     moment,
     octets,
+    rooted,
     shown,
     span,
     table,
@@ -42,6 +43,19 @@ class LayoutTests(SynchronousTestCase):
             text = self.flat(document("Queue", "", viewer))
             self.assertEqual("<nav" in text, viewer is not None)
             self.assertNotIn("/logout", text)
+
+    def test_rooted(self) -> None:
+        """Ways to pages get the root wherever they stand; text, and ways elsewhere, do not."""
+
+        def way(href: str) -> Flattenable:
+            return tags.a('href="/text"', href=href)
+
+        made = [way("/a"), (one for one in (way("/b"), way("#c"))), ("x", [way("https://x/d")])]
+        text = self.flat(rooted(tags.p(made, class_="/e"), "/mail"))
+        for part in ('"/mail/a"', '"/mail/b"', '"#c"', '"https://x/d"', 'class="/e"', '="/text"'):
+            self.assertIn(part, text)
+        text = self.flat(document("Queue", tags.p("x"), Viewer("alice", csrf="c"), "/queue", "/m"))
+        self.assertIn('<a href="/m/queue" aria-current="page">', text)
 
     def test_hostile(self) -> None:
         """Wherever it stands, what comes from outside is text."""

@@ -103,6 +103,18 @@ class MineTests(SynchronousTestCase):
         said = {"n": makeRefusal(1).id, "for": "once", **form}
         return self.ask(f"/mine/{token or self.token}/admit", "POST", said)
 
+    def test_root(self) -> None:
+        """Below a path of the host the link, its form, and where that leads are all there."""
+        pages = {b"mine": MinePages(self.mine)}
+        hosts = frozenset({"localhost"})
+        self.site = siteOf(Deferred, "x", list, hosts, lambda: None, self.clock, pages, "/mail")
+        page = self.ask(f"/mail/mine/{self.token}")
+        self.assertIn(f'action="/mail/mine/{self.token}/admit"', page)
+        form = {"n": makeRefusal(1).id, "for": "once", "csrf": self.csrf()}
+        for path in ("/mail/mine", "/mine"):  # as the proxy leaves it
+            self.assertIn("is let in by", self.ask(f"{path}/{self.token}/admit", "POST", form))
+        self.assertEqual(len(self.recipients.admitted), 2)
+
     def test_page(self) -> None:
         """It shows what was refused for the recipient, and who that is."""
         page = self.page()

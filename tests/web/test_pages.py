@@ -9,7 +9,9 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.web.rig import ID, Answer, SiteCase, recipient
+from deferrals.model.web import PAGES as PATHS
+from deferrals.web.assets import ASSETS
+from tests.web.rig import ID, Answer, Logins, SiteCase, recipient
 
 PIECES = st.sampled_from(
     [
@@ -51,6 +53,54 @@ class PagesTests(SiteCase):
                     (where.startswith("/") and where[1:2] != "/") or where[0] == "#", where
                 )
             self.assertIsNone(re.search(r"<style|\sstyle=|<script[^>]*>[^<]|\son\w+=", text), path)
+
+    def test_root(self) -> None:
+        """
+        Below a path of their host all ways have it, and those of a proxy that takes it off
+        lead to the same page as those of one that does not.
+        """
+        self.operators, self.root = frozenset({"alice"}), "/mail/pages"
+        self.answers["look"] = ([recipient()], None)
+        self.login()
+        for path in (*PAGES, "/login"):
+            answer = self.get(path)
+            ways = re.findall(
+                r'(?:src|href|action|formaction|data-live-\w+)="(/[^"]*)"', answer.text
+            )
+            self.assertEqual([one for one in ways if not one.startswith("/mail/pages/")], [], path)
+            self.assertEqual(self.get(f"/mail/pages{path}").text, answer.text)
+            for way in {one for one in ways if "/static/" in one or "/queue?" in one}:
+                self.assertEqual(self.get(way.replace("&amp;", "&")).code, 200, way)
+        self.assertEqual(self.get("/mail/pages").text, self.get("/").text)
+        self.assertEqual(self.get("/mail/pagesqueue").code, 404)
+        self.assertEqual(self.get("/mail/queue").code, 404)
+
+    def test_rootOfScripts(self) -> None:
+        """What scripts and styles lead to they have from the page, which knows its root."""
+        for name, (content, _) in ASSETS.files.items():
+            if not name.endswith(".svg"):
+                self.assertEqual(re.findall(rb"[\"'(]/[a-z]\w*", content), [], name)
+        text = self.get("/").text
+        self.assertIn('data-live-source="/events"', text)
+        self.assertIn('data-live-message="/message/"', text)
+
+    def test_rootElsewhere(self) -> None:
+        """A login below a path: where it leads, and where its cookie counts."""
+        self.root, self.users = "/mail", Logins(alice="secret")
+        self.build()
+        for path in ("/queue?status=held", "/mail/queue?status=held"):
+            to = self.get(path).headers["location"]
+            self.assertEqual(to, "/mail/login?to=%2Fqueue%3Fstatus%3Dheld")
+        self.assertIn('action="/mail/login"', self.get(to).text)
+        answer = self.login()
+        self.assertEqual(answer.headers["location"], "/mail/queue")
+        self.assertIn("Path=/mail;", answer.headers["set-cookie"])
+        self.assertEqual(self.get("/mail/queue").code, 200)
+
+    def test_names(self) -> None:
+        """A path that the pages may be below begins as none of them."""
+        there = {one.decode() for one in self.site.resource.children} - {""}
+        self.assertEqual(there | {"mine"}, set(PATHS))
 
     @settings(max_examples=150, deadline=None)
     @given(st.lists(PIECES, max_size=8).map("".join), st.sampled_from(["GET", "HEAD", "POST", "X"]))

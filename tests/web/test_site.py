@@ -16,7 +16,6 @@ from deferrals.web.site import (
     Channel,
     hostOf,
     siteOf,
-    tokenOf,
 )
 
 
@@ -111,17 +110,19 @@ class SiteTests(SynchronousTestCase):
             self.assertNotIn("a 1", answer)
         self.assertIn("a 1", self.ask("/metrics", "Authorization: Bearer secret"))
         self.assertIn("200 OK", self.ask("/healthz"))
-        self.token = b""
-        self.assertIn("HTTP/1.1 401", self.ask("/metrics", "Authorization: Bearer "))
 
     def test_noToken(self) -> None:
         """A file with a token that is gone opens nothing."""
 
         def gone() -> bytes:
-            return tokenOf("/nonexistent/token")
+            raise error
 
+        error: Exception = OSError("it is not there")
         self.site = siteOf(lambda: self.made, "x", list, frozenset({"localhost"}), gone, self.clock)
         self.assertIn("HTTP/1.1 401", self.ask("/metrics", "Authorization: Bearer x"))
+        error = ValueError("it is empty")
+        for shown in ("x", ""):
+            self.assertIn("HTTP/1.1 401", self.ask("/metrics", f"Authorization: Bearer {shown}"))
 
     def test_others(self) -> None:
         """What is not there, and what cannot be done."""

@@ -31,6 +31,7 @@ from deferrals.errors import HopError, PeerError
 from deferrals.logger import Logger
 from deferrals.model.outgoing import Hop, Login, Security
 from deferrals.model.shortage import isOurs
+from deferrals.operatorfiles import readSecret
 from deferrals.smtp.client.auth import choose
 from deferrals.smtp.client.session import ClientSession
 from deferrals.threads import InThread
@@ -301,7 +302,7 @@ class HopConnections:
         try:
             password = login.password
             if password is None:
-                password = await inThread(_firstLine, login.passwordFile or "")
+                password = await inThread(readSecret, login.passwordFile or "")
             offered = session.capabilities.get("AUTH", [])
             nonce = secrets.token_urlsafe(24)
             mechanism = choose(offered, login.user, password, nonce, inThread)
@@ -324,8 +325,3 @@ def _trusted(path: str) -> list[Certificate]:
 @functools.lru_cache(maxsize=16)
 def _trustedAt(path: str, changed: int) -> list[Certificate]:
     return trusted(path)
-
-
-def _firstLine(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.readline().rstrip("\r\n")

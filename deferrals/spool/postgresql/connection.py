@@ -35,7 +35,7 @@ from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.logger import Logger
 from deferrals.model.backoff import Backoff
 from deferrals.model.store import SpoolSettings
-from deferrals.operatorfiles import readText
+from deferrals.operatorfiles import readSecret
 from deferrals.postgresql import Link
 from deferrals.threads import InThread
 
@@ -107,8 +107,7 @@ class Access:
 
         conninfo = make_conninfo(self.conninfo, fallback_application_name=application)
         if self.passwordFile is not None:
-            password = readText(self.passwordFile).partition("\n")[0].rstrip("\r")
-            conninfo = make_conninfo(conninfo, password=password)
+            conninfo = make_conninfo(conninfo, password=readSecret(self.passwordFile))
         return psycopg.connect(
             conninfo,
             autocommit=True,

@@ -102,6 +102,15 @@ class Pattern:
         return self.below and other.domain.endswith(f".{self.domain}")
 
 
+def isTakenLiterally(text: str) -> bool:
+    """
+    Whether a C{*} of what L{Pattern} reads stands for itself, and is not quoted, as
+    whoever means that would write it: C{"scored*"@example.net}.
+    """
+    local = text.rpartition("@")[0]
+    return "*" in local and local != "*" and not local.startswith('"')
+
+
 #: What C{allow} has besides addresses and networks.
 _WORDS = ("authenticated", "members")
 

@@ -78,19 +78,19 @@ def _sendable(value: Iterable[tuple[str, str]]) -> None:
             raise ValueError("names and values without control characters")
 
 
-@attrs.frozen
-class MilterCheckSettings:
+@attrs.frozen(kw_only=True)
+class FilterSettings:
     """
+    What is said of a filter, wherever it is asked.
+
     @ivar socket: the filter: a Twisted client endpoint string.
-    @ivar may: what it is offered to change; at RCPT TO it never comes to that, but there
-        are filters that refuse to work with less.
+    @ivar may: what it is offered to change.
     @ivar macros: further macros, by name, or others in place of ours; sent at the step
         where filters expect them.
     @ivar reply: what a recipient refuses with, where the filter has no text of its own.
     @ivar timeout: for one conversation; a filter that says that it works gets it anew, in
         all eight times.
-    @ivar on_error: what it means that there is no answer: 451, or as if this stage were
-        not there.
+    @ivar on_error: what it means that there is no answer.
     @ivar concurrency: conversations at once.
     """
 
@@ -109,49 +109,40 @@ class MilterCheckSettings:
             raise BadSetting("use", 'another stage, or: pip install "deferrals[milter]"')
 
 
-@attrs.frozen
-class MilterSettings:
+@attrs.frozen(kw_only=True)
+class MilterCheckSettings(FilterSettings):
     """
-    @ivar socket: the filter: a Twisted client endpoint string.
+    @ivar may: what it is offered to change; at RCPT TO it never comes to that, but there
+        are filters that refuse to work with less.
+    @ivar on_error: what it means that there is no answer: 451, or as if this stage were
+        not there.
+    """
+
+
+@attrs.frozen(kw_only=True)
+class MilterSettings(FilterSettings):
+    """
+    @ivar may: what the filter may change: C{"headers"}, C{"quarantine"}.  One that insists
+        on more is not asked.
+    @ivar on_error: what it means that there is no answer: 451; accept, with a field in
+        the copy that says so; or as if this stage were not there.
     @ivar per: a conversation for each C{"cohort"}, with its recipients; or one for the
         C{"message"}, with all recipients that have this filter, whose answer is
         everybody's.
     @ivar recipients: whom the filter is told of: the C{"cohort"}, or C{"all"} that have
         this filter.
-    @ivar may: what the filter may change: C{"headers"}, C{"quarantine"}.  One that insists
-        on more is not asked.
-    @ivar macros: further macros, by name, or others in place of ours; sent at the step
-        where filters expect them.
-    @ivar reply: what a recipient refuses with, where the filter has no text of its own.
-    @ivar timeout: for one conversation; a filter that says that it works gets it anew, in
-        all eight times.
-    @ivar on_error: what it means that there is no answer: 451; accept, with a field in
-        the copy that says so; or as if this stage were not there.
     @ivar max_size: larger messages are too large, and not sent; nor are those with a
         header field of 64 KiB or more, at which the library hangs up that most filters
         are made of.
     @ivar too_large: what that means: accept; accept, with a field that says so
         (C{Deferrals-Unscanned}); or refuse.
-    @ivar concurrency: conversations at once.
     """
 
-    socket: str
+    may: tuple[str, ...] = attrs.field(default=("headers",), validator=checked(_changes))
     per: Literal["cohort", "message"] = "cohort"
     recipients: Literal["cohort", "all"] = "cohort"
-    may: tuple[str, ...] = attrs.field(default=("headers",), validator=checked(_changes))
-    macros: dict[str, str] = attrs.field(
-        factory=dict, converter=_macros, validator=checked(_sendable)
-    )
-    reply: str = attrs.field(default="550 5.7.1 refused", validator=checked(Reply.parseRefusal))
-    timeout: Seconds = attrs.field(default=Seconds(15.0), validator=checked(positive))
-    on_error: OnError = "refuse-temporarily"
     max_size: Octets = attrs.field(default=Octets(50 << 20), validator=checked(positive))
     too_large: TooLargeMeans = "mark"
-    concurrency: int = attrs.field(default=20, validator=checked(positive))
-
-    def __attrs_post_init__(self) -> None:
-        if not _isInstalled():
-            raise BadSetting("use", 'another stage, or: pip install "deferrals[milter]"')
 
 
 @attrs.frozen
@@ -183,7 +174,7 @@ class Filter:
     @param services: L{IServices<deferrals.interfaces.IServices>}.
     """
 
-    def __init__(self, settings: MilterSettings | MilterCheckSettings, services: IServices) -> None:
+    def __init__(self, settings: FilterSettings, services: IServices) -> None:
         import deferrals
         from deferrals.stages.milter.link import FilterLinks
 

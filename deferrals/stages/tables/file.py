@@ -20,7 +20,7 @@ from deferrals.errors import TableError
 from deferrals.interfaces import IServices, ITable
 from deferrals.model.address import AddressError, Mailbox, comparable
 from deferrals.model.tablekeys import TableKeys, TableRow
-from deferrals.operatorfiles import OperatorFile
+from deferrals.operatorfiles import OperatorFile, readText
 from deferrals.threads import Threads
 
 #: What ends a key: the colon within an address of IPv6 has no blank behind it.
@@ -60,6 +60,17 @@ class FileTable:
         rows = self._file.now()
         found = (rows.get(one.address) for one in keys.inTurn())
         return next((one for one in found if one is not None), None)
+
+
+def rowsIn(path: str) -> dict[str, TableRow]:
+    """
+    The rows of a file, by their keys.  Blocks.
+
+    @raise OSError: it cannot be read.
+    @raise ValueError: it is no file, too large, or no UTF-8.
+    @raise TableError: a line is none, or a key is there twice.
+    """
+    return readRows(readText(path))
 
 
 def readRows(text: str) -> dict[str, TableRow]:

@@ -38,7 +38,7 @@
       row.className = "new";
       row.dataset.id = one.transaction;
       var link = document.createElement("a");
-      link.href = "/message/" + encodeURIComponent(one.transaction);
+      link.href = live.dataset.liveMessage + encodeURIComponent(one.transaction);
       link.textContent = one.transaction;
       link.className = "id";
       cell(row, "When", new Date(one.time).toLocaleTimeString());
@@ -66,7 +66,7 @@
       word.textContent = "This page stands still.";
     };
     var start = function () {
-      source = new EventSource("/events");
+      source = new EventSource(live.dataset.liveSource);
       source.addEventListener("transaction", added);
       source.addEventListener("status", status);
       source.onopen = function () { word.textContent = "This page follows what happens."; };
