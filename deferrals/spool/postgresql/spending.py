@@ -39,7 +39,7 @@ _SPEND = (
     " clock_timestamp() + make_interval(secs => %(keep)s)) ON CONFLICT (place) DO UPDATE"
     " SET expires = excluded.expires, steps = (SELECT jsonb_object_agg(key, total) FROM"
     " (SELECT key, sum(value::bigint) AS total FROM (SELECT * FROM jsonb_each_text(s.steps)"
-    f" WHERE {_COUNTING} UNION ALL SELECT * FROM jsonb_each_text(excluded.steps)) AS both"
+    f" WHERE {_COUNTING} UNION ALL SELECT * FROM jsonb_each_text(excluded.steps)) AS found"
     f" GROUP BY key) AS sums) WHERE {_USED} + %(amount)s <= %(most)s RETURNING 1"
 )
 
