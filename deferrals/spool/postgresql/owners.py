@@ -51,8 +51,11 @@ _ENDED = (
     " WHERE status = 3 AND owner = ANY(%s)"
 )
 
-#: Whether an owner is heard: the one that asks is.
-_HEARD = "(o.id = me.id OR o.seen >= clock_timestamp() - make_interval(secs => o.lease))"
+#: Whether an owner is heard: the one that asks is.  A move of a queue is no server.
+_HEARD = (
+    "(o.id = me.id OR o.seen >= clock_timestamp() - make_interval(secs => o.lease)"
+    " AND o.worker >= 0)"
+)
 
 #: Of the processes that are heard: how many, on how many machines, and how many that were
 #: heard after this one began, and are taken for it.
