@@ -269,12 +269,12 @@ class Scheduler:
 
     def shareWith(self, portion: Portion) -> None:
         """
-        Others deliver to the same destinations; what is under way goes on.
+        Others deliver to the same destinations; what is under way goes on, and more room
+        is seen when it is looked for due work next.
 
         @param portion: what this process has of what there may be at once.
         """
         self.destinations.shareWith(portion)
-        self._due.again()
 
     def reloaded(self, concurrency: int) -> None:
         """
