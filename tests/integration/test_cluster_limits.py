@@ -208,7 +208,9 @@ class MachinesTests(IntegrationCase):
     Two servers of one database.
     """
 
-    def machine(self, schema: str, name: str, use: str = "use", instance: Any = None) -> Server:
+    def machine(
+        self, schema: str, name: str, use: str = "use", instance: Any = None, top: str = ""
+    ) -> Server:
         """
         One of them.
         """
@@ -217,7 +219,7 @@ class MachinesTests(IntegrationCase):
         values = {"use": use, "schema": schema, "machine": name, "more": more}
         tables = TABLES.format(conninfo=instance.conninfo, **values)
         listen = '\n[[listen]]\nendpoint = "tcp:0:interface=127.0.0.1"\n'
-        config = takesAll(MAILDIR, tables=tables).replace(listen, PORT)
+        config = takesAll(MAILDIR, top=top, tables=tables).replace(listen, PORT)
         self.assertIn("submission", config)
         passwords = os.path.join(self.directory(), "passwords")
         cli("passwd", passwords, "fine@example.net", data=b"secret\n")
@@ -259,6 +261,20 @@ class MachinesTests(IntegrationCase):
             self.assertEqual(codes, [535] * 4 + [codes[-1]] * 2, both[0].log)
             self.assertNotEqual(codes[-1], 535)
             self.assertEqual(self.login(both[0], "secret"), codes[-1])
+
+    def test_workers(self) -> None:
+        """So it is where each machine has several processes: they are all owners."""
+        schema = primary().newSchema()
+        both = [self.machine(schema, name, top="workers = 2") for name in ("one", "two")]
+        self.knows(both[0], 2)
+        codes = [self.login(both[number % 2], f"wrong {number}") for number in range(6)]
+        self.assertEqual(codes[:4], [535] * 4, both[0].log)
+        self.assertNotIn(535, codes[4:])
+        clients = [self.connect(server) for server in [*both] * 8]
+        there = [one for one in clients if one is not None]
+        self.assertEqual(len(there), 8)
+        there[0].quit()
+        until(lambda: self.connect(both[0]) is not None, both[0].log)
 
     def test_submission(self) -> None:
         """What a user may send it may send in all, at whichever machine."""
@@ -328,7 +344,9 @@ class MachinesTests(IntegrationCase):
 
         def heard() -> bool:
             done = cli("status", "--json", "-c", server.path)
-            return bool(json.loads(done.stdout)["parts"]["owner"]["machines"] == machines)
+            owner = json.loads(done.stdout)["parts"].get("owner", {})
+            heard = [owner] if "machines" in owner else [*owner.values()]
+            return {one["machines"] for one in heard} == {machines}
 
         until(heard, server.log)
 

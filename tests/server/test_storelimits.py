@@ -16,7 +16,6 @@ from zope.interface.verify import verifyObject
 
 from deferrals.errors import StoreAway
 from deferrals.interfaces import ILimits
-from deferrals.model.portion import Portion
 from deferrals.server.company import Company
 from deferrals.server.limits import SharedLimits
 from deferrals.server.storelimits import ANSWER_SECONDS, TRIM_SECONDS, TRIM_SPENT, StoreLimits
@@ -204,18 +203,3 @@ class StoreLimitsTests(SynchronousTestCase):
             self.spend(0)
         trims = [asked for asked in self.connection.asked if asked[0] is spending.trim]
         self.assertEqual(len(trims), 1)
-
-
-class CompanyTests(SynchronousTestCase):
-    """
-    L{Company}.
-    """
-
-    def test_heard(self) -> None:
-        """Watchers are told what is new, and only that."""
-        company, told = Company(2), [0]
-        company.watchers.append(lambda: told.append(company.portion.of(50)))
-        for living in (Living(1, 1), Living(2, 1), Living(4, 2), Living(4, 2), Living(2, 1)):
-            company.heard(3, living)
-        self.assertEqual(told, [0, 50, 25, 50])
-        self.assertEqual(company.portion, Portion(2, 2))
