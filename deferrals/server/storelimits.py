@@ -49,6 +49,10 @@ _P = ParamSpec("_P")
 #: How long an answer may take, in seconds.
 ANSWER_SECONDS = 2.0
 
+#: One that has not answered is asked nothing for so long, in seconds: a login has several
+#: questions, and waits for one of them.
+REST_SECONDS = 5.0
+
 #: What is divided by the machines.
 DIVIDED = frozenset({"connections"})
 
@@ -80,6 +84,7 @@ class StoreLimits:
         self._me = company.me
         self._unsettled: set[tuple[str, str]] = set()
         self._spent = 0
+        self._rests = 0.0
         self._trimming = LoopingCall(self._trim)
         self._trimming.clock = clock
         company.watchers.append(self._others)
@@ -131,11 +136,17 @@ class StoreLimits:
         """
         @return: C{None} where there is no answer.
         """
+        if self._clock.seconds() < self._rests:
+            return None
         asked = self._connection.alone(function, *args, **kwargs)
         try:
             found = await asked.addTimeout(ANSWER_SECONDS, self._clock)
-        except (SpoolError, DeferredTimeout) as error:
-            self._say(str(error) or "it does not answer")
+        except DeferredTimeout:
+            self._rests = self._clock.seconds() + REST_SECONDS
+            self._say("it does not answer")
+            return None
+        except SpoolError as error:
+            self._say(str(error))
             return None
         self._say("")
         return found

@@ -18,7 +18,13 @@ from deferrals.errors import StoreAway
 from deferrals.interfaces import ILimits
 from deferrals.server.company import Company
 from deferrals.server.limits import SharedLimits
-from deferrals.server.storelimits import ANSWER_SECONDS, TRIM_SECONDS, TRIM_SPENT, StoreLimits
+from deferrals.server.storelimits import (
+    ANSWER_SECONDS,
+    REST_SECONDS,
+    TRIM_SECONDS,
+    TRIM_SPENT,
+    StoreLimits,
+)
 from deferrals.spool.postgresql import spending
 from deferrals.spool.postgresql.owners import Living
 
@@ -112,6 +118,12 @@ class StoreLimitsTests(SynchronousTestCase):
         self.assertTrue(self.successResultOf(d))
         self.assertEqual(self.states(), ["away"])
         self.assertLessEqual(ANSWER_SECONDS, 2)
+        self.connection.answer = lambda: succeed(True)
+        self.assertTrue(self.spend(1))
+        self.assertEqual(len(self.connection.asked), 1)
+        self.clock.advance(REST_SECONDS)
+        self.assertTrue(self.spend(1))
+        self.assertEqual((len(self.connection.asked), self.states()), (2, ["away", "back"]))
 
     def test_alone(self) -> None:
         """A machine that is alone asks nothing of what is there at once."""
