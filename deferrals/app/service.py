@@ -98,6 +98,10 @@ def _result(found: JSON) -> Result:
     return found
 
 
+#: What this machine knows, and what it counts.
+Own: TypeAlias = tuple[Notes, SharedLimits]
+
+
 @attrs.frozen(kw_only=True)
 class Parts:
     """
@@ -167,12 +171,14 @@ class MailService(service.Service):
         self.settled: Callable[[Failure | None], object] = lambda failure: None
         self._parts, self._reload = parts, reload
         self.reloads = DeferredLock()
-        own = parts.notes or Notes(reactor)
+        own = parts.notes or Notes(reactor), parts.limits or SharedLimits(reactor)
         self._shared = _sharedStore(config, reactor, parts.worker or 0, own)
-        self._services = _services(config, reactor, parts, own, self._shared)
+        self._services = _services(config, reactor, own, self._shared)
         self._signWith(config, signingKeys(config))
         self._stages = StageSet(config, self._services)
         self.server = self._built(checkers)
+        if self._shared is not None:
+            self._shared.company.watchers.append(self._divide)
         self._stages.show()
         self.server.listeners.endpoint = parts.endpoint or self.server.listeners.endpoint
         self.server.limitConnections(config.limits)
@@ -206,6 +212,13 @@ class MailService(service.Service):
             reverseDNS=config.reverse_dns,
             worker=self._parts.worker,
         )
+
+    def _divide(self) -> None:
+        """
+        Others have come, or have gone, who share the database.
+        """
+        if self._shared is not None:
+            self.server.shareWith(self._shared.company.portion)
 
     def _seen(self) -> Seen:
         status = self.server.status
@@ -241,7 +254,8 @@ class MailService(service.Service):
     def _spool(self, worker: int) -> str | ISpool:
         config = self.config
         directory = config.spoolOf(worker)
-        return spoolFor(config.spool, config.baseDir, directory, self._services, worker)
+        company = None if self._shared is None else self._shared.company
+        return spoolFor(config.spool, config.baseDir, directory, self._services, worker, company)
 
     @property
     def addresses(self) -> Sequence[IAddress]:
@@ -506,25 +520,25 @@ def keepStatePrivate(config: Config) -> None:
     _log.warn("{path} had mode {mode}, and has 0700 now", path=path, mode=f"{mode:04o}")
 
 
-def _services(
-    config: Config, reactor: IReactor, parts: Parts, own: Notes, shared: SharedStore | None
-) -> Services:
+def _services(config: Config, reactor: IReactor, own: Own, shared: SharedStore | None) -> Services:
+    notes, limits = own
     services = Services(
         reactor,
         hostname=config.hostname,
         stateDir=config.stateDir,
         baseDir=config.baseDir,
         dns=dnsServers(config.dns),
-        ownNotes=own,
-        notes=own if shared is None else shared.notes,
-        limits=parts.limits or SharedLimits(reactor),
+        ownNotes=notes,
+        notes=notes if shared is None else shared.notes,
+        ownLimits=limits,
+        limits=limits if shared is None else shared.limits,
     )
     if shared is not None:
         shared.show(services.status)
     return services
 
 
-def _sharedStore(config: Config, reactor: IReactor, worker: int, own: Notes) -> SharedStore | None:
+def _sharedStore(config: Config, reactor: IReactor, worker: int, own: Own) -> SharedStore | None:
     """
     @return: C{None} where nothing is shared.
     """
@@ -533,7 +547,7 @@ def _sharedStore(config: Config, reactor: IReactor, worker: int, own: Notes) -> 
     me = None
     if config.spool.use == "sqlite":
         me = identityOf(config.spool, config.hostname, worker)
-    return SharedStore(config.spool, config.baseDir, reactor, own, me)
+    return SharedStore(config.spool, config.baseDir, reactor, *own, me, config.sharers)
 
 
 def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
@@ -564,5 +578,5 @@ def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
     checkWeb(config, reactor)
     signingKeys(config)
     templatesOf(config)
-    services = _services(config, reactor, Parts(), Notes(reactor), None)
+    services = _services(config, reactor, (Notes(reactor), SharedLimits(reactor)), None)
     return StageSet(config, services).deliveries

@@ -40,6 +40,18 @@ class _Spent:
             del self.steps[step]
         return max(0, sum(self.steps.values()))
 
+    def giveBack(self, amount: int) -> None:
+        """
+        What was spent last goes first: were it taken from what is spent now, it would
+        make room once more when what it belongs to does not count any longer.
+        """
+        for step in sorted(self.steps, reverse=True):
+            part = min(amount, self.steps[step])
+            amount -= part
+            self.steps[step] -= part
+            if not self.steps[step]:
+                del self.steps[step]
+
     @property
     def latest(self) -> float:
         """When the last of it was spent."""
@@ -70,12 +82,14 @@ class Windows:
         if not amount:
             return used < most
         found = self._spent.get(key)
+        if amount < 0:
+            if found is not None:
+                found.giveBack(-amount)
+            return True
         if found is None:
-            if amount < 0:
-                return True
             found = self._spent[key] = _Spent(seconds)
         step = found.step(now)
-        found.steps[step] = found.steps.get(step, 0) + max(amount, -used)
+        found.steps[step] = found.steps.get(step, 0) + amount
         if len(self._spent) > self._most:
             self._forget(now, key)
         return True

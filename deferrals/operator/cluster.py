@@ -17,7 +17,7 @@ from deferrals.operator.moving import addCommand as addMove
 from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.postgresql.connection import Access, opened
-from deferrals.spool.postgresql.overview import LAG_SECONDS, owners, store
+from deferrals.spool.postgresql.overview import LAG_SECONDS, owners, store, twins
 from deferrals.spool.postgresql.schema import VERSION, check, upgrade, versionOf
 
 if TYPE_CHECKING:
@@ -93,9 +93,12 @@ def _cluster(arguments: argparse.Namespace) -> int:
         with _database(arguments) as (db, _):
             check(versionOf(db))
             found: dict[str, JSON] = {"store": store(db), "owners": [*owners(db)]}
+            names = twins(db)
     except (ConfigError, SpoolError) as error:
         complain(str(error))
         return UNKNOWN
+    for name in names:
+        complain(f"several machines are {name}: give each a name of its own ([spool] machine)")
     problems = [*_problems(found)]
     if arguments.json:
         sayJSON(found)
@@ -139,5 +142,5 @@ def _lines(found: dict[str, JSON]) -> Iterator[str]:
         yield (
             f"{one['machine']}, worker {one['worker']}: owner {one['owner']}, process {one['pid']},"
             f" deferrals {one['version']}, heard {asNumber(one['seen_seconds']):.1f} s ago,"
-            f" {one['leased']} leased"
+            f" {one['staged']} staged, {one['leased']} leased"
         )

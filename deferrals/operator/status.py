@@ -147,6 +147,7 @@ def _lines(found: Shown) -> Iterator[str]:
             yield "per minute: " + ", ".join(f"{rate:g} {name}" for name, rate in rates.items())
     for one in found.get("workers", ()):
         yield _worker(one, isMissing=one["worker"] in found.get("missing", ()))
+    yield from _shared(found.get("parts", {}).get("owner"))
     yield from _queue(found["queue"])
     for name, kinds in found.get("counters", {}).items():
         yield f"{name}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
@@ -162,6 +163,20 @@ def _worker(one: Shown, *, isMissing: bool) -> str:
     if isMissing:
         words.append("does not answer")
     return ", ".join(words)
+
+
+def _shared(part: object) -> Iterator[str]:
+    """
+    @param part: what a process says of those that share a database; of several processes,
+        those of each.
+    """
+    while isinstance(part, Mapping) and part and "machines" not in part:
+        part = next(iter(part.values()))
+    if isinstance(part, Mapping) and part:
+        yield (
+            f"{part['machine']} is one of {part['machines']} machines, with {part['owners']}"
+            " processes, that share a database"
+        )
 
 
 def _queue(queue: Shown) -> Iterator[str]:

@@ -43,6 +43,7 @@ from deferrals.interfaces import INotes
 from deferrals.logger import Logger
 from deferrals.model.backoff import Backoff
 from deferrals.model.json import JSON
+from deferrals.model.portion import WHOLE, Portion
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import NO_DETAILS, Details, Outcome, Retry
 
@@ -224,7 +225,8 @@ class Destinations:
         self._notes = notes
         self._chance = chance
         self._states: dict[str, _DestinationState] = {}
-        self.limit = limit
+        self.limit = self._whole = limit
+        self._portion = WHOLE
         self._running = 0
         self._kinds: defaultdict[Hashable, int] = defaultdict(int)
         self._probes = 0
@@ -264,6 +266,22 @@ class Destinations:
         state.backoff.resume(found.backoff.failures, seconds, until)
         state.report = found.report
         self._remember(name, state)
+
+    def limitTo(self, limit: int) -> None:
+        """
+        So many attempts may be under way at once in all: this process's part of them.
+        """
+        self._whole, self.limit = limit, self._portion.of(limit)
+
+    def shareWith(self, portion: Portion) -> None:
+        """
+        Others deliver to the same destinations.
+
+        @param portion: what this process has of what there may be at once; what is
+            delivered on this machine it has whole.
+        """
+        self._portion = portion
+        self.limitTo(self._whole)
 
     @property
     def room(self) -> int:
@@ -311,11 +329,12 @@ class Destinations:
         """
         return self._outside >= max(1, self.limit - self.limit // 4)
 
-    def begin(self, name: str, limit: int, kind: Hashable, *, isLocal: bool = False) -> bool:
+    def begin(self, name: str, limit: int | None, kind: Hashable, *, isLocal: bool = False) -> bool:
         """
         An attempt wants to begin.
 
-        @param limit: how many of them may be under way at once.
+        @param limit: how many of them may be under way at once; C{None}, as many as there
+            may be in all.
         @param kind: which attempts share their slots with it.
         @param isLocal: whether it is delivered on this machine.
         @return: whether it may.
@@ -323,6 +342,10 @@ class Destinations:
         state = self._states.get(name) or _DestinationState()
         if state.running:
             isLocal = state.isLocal  # two deliveries may have one name for where they lead
+        if limit is None:
+            limit = self.limit
+        elif not isLocal and self._portion is not WHOLE:
+            limit = self._portion.of(limit)
         state.limit, state.isLocal = limit, isLocal
         sort = self.sort(name, kind, isLocal=isLocal)
         if self.isBlocked(sort) or self._free(name, state) <= 0:

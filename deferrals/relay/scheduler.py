@@ -43,6 +43,7 @@ from deferrals.model.disposition import (
     putBack,
 )
 from deferrals.model.limits import MAX_DELIVERING
+from deferrals.model.portion import Portion
 from deferrals.model.reply import Reply
 from deferrals.model.status import Status
 from deferrals.model.verdict import Outcome, Retry
@@ -266,11 +267,20 @@ class Scheduler:
         self.destinations.forget()
         self._due.again()
 
+    def shareWith(self, portion: Portion) -> None:
+        """
+        Others deliver to the same destinations; what is under way goes on, and more room
+        is seen when it is looked for due work next.
+
+        @param portion: what this process has of what there may be at once.
+        """
+        self.destinations.shareWith(portion)
+
     def reloaded(self, concurrency: int) -> None:
         """
         The configuration has changed.
         """
-        self.destinations.limit = concurrency
+        self.destinations.limitTo(concurrency)
         self._putAway(math.inf)
         self.again()
 
@@ -308,9 +318,8 @@ class Scheduler:
         return self.destinations.sort(attempt.destination, attempt.kind, isLocal=attempt.isLocal)
 
     def _mayBegin(self, attempt: Attempt) -> bool:
-        limit = attempt.limit or self.destinations.limit
         return self.destinations.begin(
-            attempt.destination, limit, attempt.kind, isLocal=attempt.isLocal
+            attempt.destination, attempt.limit, attempt.kind, isLocal=attempt.isLocal
         )
 
     def _mayBeginFresh(self, attempt: Attempt) -> bool:

@@ -19,6 +19,7 @@ from deferrals.deferreds import SharedResult
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IQueue
 from deferrals.logger import Logger
+from deferrals.model.portion import Portion
 from deferrals.server.queue import Queue
 from deferrals.spool.sqlite.emptied import removeEmpty
 from deferrals.threads import InThread
@@ -127,6 +128,13 @@ class LeftQueue:
         """
         if self._queue is not None:
             self._queue.replaced(maxDelivering, returnOctets)
+
+    def shareWith(self, portion: Portion) -> None:
+        """
+        See L{Queue.shareWith}.
+        """
+        if self._queue is not None:
+            self._queue.shareWith(portion)
 
 
 def _notLooked(failure: Failure) -> None:

@@ -24,7 +24,7 @@ _log = Logger(namespace="deferrals")
 _PREFIX = "limit "
 
 #: How many keys a limit has, where it is not what others have.
-_KEYS = {"auth-known": 20_000, "auth-today": 20_000}
+KEYS_OF = {"auth-known": 20_000, "auth-today": 20_000}
 
 #: How long changes are gathered before they are noted, in seconds: a process
 #: that is killed forgets not more than that.
@@ -89,7 +89,7 @@ class SharedLimits:
     def _of(self, limit: str) -> Windows:
         found = self._windows.get(limit)
         if found is None:
-            found = self._windows[limit] = Windows(_KEYS.get(limit, KEYS))
+            found = self._windows[limit] = Windows(KEYS_OF.get(limit, KEYS))
         return found
 
     def used(self, limit: str) -> dict[str, int]:

@@ -40,6 +40,7 @@ from deferrals.model.limits import (
     Limits,
 )
 from deferrals.model.listener import ListenerSettings
+from deferrals.model.portion import WHOLE, Portion
 from deferrals.model.schedule import Schedule
 from deferrals.model.status import Status
 from deferrals.model.verdict import EnvelopeAnswer, Outcome, Route
@@ -127,6 +128,7 @@ class MailServer(service.Service):
     _started: SharedResult[MailServer] | None = None
     _stopped: SharedResult[None] | None = None
     _isUp = False
+    _portion = WHOLE
     refused: Refused | None = None
 
     def __init__(
@@ -168,7 +170,7 @@ class MailServer(service.Service):
         self._queue = Queue(spool, services, name, ids, stages, maxDelivering, returnOctets)
         self._left: dict[int, LeftQueue] = {}
         self.queue: IQueue | None = self._queue.view
-        self._services.limits.keepIn(self._queue.spool)
+        self._services.ownLimits.keepIn(self._queue.spool)
         self._secret = Secret(self._queue.spool, services.ownNotes)
         self._authenticator = _authenticator(checkers, self._throttle, self._secret)
         self._submission = Submission(submission, self._services)
@@ -384,7 +386,7 @@ class MailServer(service.Service):
             await self.listeners.close()
             raise
         self._services.admissions.read()
-        await self._services.limits.load()
+        await self._services.ownLimits.load()
         await self._secret.load()
         try:
             await self.listeners.open()
@@ -404,10 +406,23 @@ class MailServer(service.Service):
             now = self._queue
             limits = now.maxDelivering, now.returnOctets
             name, stages = self._hostname, self._stages
-            return Queue(directory, services, name, ids, stages, *limits, isLeft=True)
+            left = Queue(directory, services, name, ids, stages, *limits, isLeft=True)
+            left.shareWith(self._portion)
+            return left
 
         left = self._left[worker] = LeftQueue(directory, make, services.reactor, services.inThread)
         left.start()
+
+    def shareWith(self, portion: Portion) -> None:
+        """
+        Other servers share what protects other machines: so many attempts to deliver are
+        under way at once.
+
+        @param portion: what this one has of the whole.
+        """
+        self._portion = portion
+        for queue in self._queues:
+            queue.shareWith(portion)
 
     @property
     def _queues(self) -> list[Queue | LeftQueue]:
@@ -454,7 +469,7 @@ class MailServer(service.Service):
         isOpen = await self._isOpen()
         await self.listeners.close()
         await self.listeners.shutdown(graceSeconds)
-        self._services.limits.close()
+        self._services.ownLimits.close()
         for left in self._left.values():
             await left.stop()
         if isOpen:

@@ -17,6 +17,7 @@ from deferrals.deferreds import timeOfDay
 from deferrals.interfaces import IQueue, IServices, ISpool, Work
 from deferrals.logger import Logger
 from deferrals.model.ids import TransactionIds
+from deferrals.model.portion import Portion
 from deferrals.model.selection import Selection
 from deferrals.model.verdict import Outcome
 from deferrals.relay.attempts import Deliveries
@@ -84,7 +85,7 @@ class Queue:
         )
         self._notes = services.ownNotes
         self._notes.watch(NOTES, self._scheduler.destinations.heard)
-        self._limits = services.limits
+        self._limits = services.ownLimits
         self._isLeft = isLeft
         self._clock = reactor
         self._careful: IDelayedCall | None = None
@@ -266,6 +267,14 @@ class Queue:
         if returnOctets is not None:
             self._notifier.returnOctets = returnOctets
         self._scheduler.reloaded(1 if self._careful else self.maxDelivering)
+
+    def shareWith(self, portion: Portion) -> None:
+        """
+        Other servers deliver to the same destinations.
+
+        @param portion: what this one has of the whole.
+        """
+        self._scheduler.shareWith(portion)
 
 
 def _deaths(before: str, interrupted: Sequence[str]) -> dict[str, int]:

@@ -13,7 +13,14 @@ from twisted.internet.interfaces import IReactorThreads, IResolver, IStreamClien
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
-from deferrals.interfaces import IDeliveryStage, IMessage, INotes, IServices, ITable
+from deferrals.interfaces import (
+    IDeliveryStage,
+    ILimits,
+    IMessage,
+    INotes,
+    IServices,
+    ITable,
+)
 from deferrals.model.address import Mailbox
 from deferrals.model.authentication import Authentication
 from deferrals.model.envelope import Envelope
@@ -61,6 +68,7 @@ class Services:
     @ivar dns: the DNS servers to ask; none, for those of the system.
     @ivar ownNotes: those that are in its own spool; where no others share any, these
         are all.
+    @ivar ownLimits: what this machine counts; where no others share any, these are all.
     @ivar tables: what L{table} finds.
     @ivar names: what is asked of DNS because of what strangers say.
     @ivar spf: asks them whether clients may use their reverse-paths.
@@ -77,7 +85,8 @@ class Services:
     ownNotes: Notes = attrs.field(kw_only=True)
     notes: INotes = attrs.field(kw_only=True)
     nextHops: NextHops = attrs.field(init=False)
-    limits: SharedLimits = attrs.field(kw_only=True)
+    ownLimits: SharedLimits = attrs.field(kw_only=True)
+    limits: ILimits = attrs.field(kw_only=True)
     names: DNSNames = attrs.field(init=False)
     spf: SPF = attrs.field(init=False)
     hostnames: Hostnames = attrs.field(init=False)
@@ -118,9 +127,13 @@ class Services:
     def _makeNextHops(self) -> NextHops:
         return NextHops(self.reactor, self.hostname, self.connect, self.inThread, self.notes)
 
-    @limits.default
+    @ownLimits.default
     def _makeLimits(self) -> SharedLimits:
         return SharedLimits(self.reactor)
+
+    @limits.default
+    def _onlyOwnLimits(self) -> ILimits:
+        return self.ownLimits
 
     @signer.default
     def _makeSigner(self) -> Signer:

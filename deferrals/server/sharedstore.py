@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import deferrals
 from deferrals.errors import StoreAway
-from deferrals.interfaces import INotes, IReactor, ISpool
+from deferrals.interfaces import ILimits, INotes, IReactor, ISpool
 from deferrals.model.status import Status
 from deferrals.model.store import SpoolSettings
+from deferrals.server.company import Company
 from deferrals.server.services import Services
 from deferrals.server.sharednotes import SharedNotes
+from deferrals.server.storelimits import StoreLimits
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
 from deferrals.spool.postgresql.directory import directoryOf
 from deferrals.spool.postgresql.owners import Identity, Owner
@@ -33,9 +35,13 @@ _NOTES = "deferrals notes"
 class SharedStore:
     """
     @param own: the notes of this machine.
+    @param ownLimits: what this machine counts.
+    @param sharers: how many processes it has.
     @param me: what others see of this process; C{None} where its queue is in the
         database, too: then that says who it is.
     @ivar notes: those that all machines share, and its own.
+    @ivar limits: those that hold for all machines.
+    @ivar company: who shares it.
     """
 
     def __init__(
@@ -44,7 +50,9 @@ class SharedStore:
         baseDir: str,
         reactor: IReactor,
         own: INotes,
+        ownLimits: ILimits,
         me: Identity | None,
+        sharers: int = 1,
     ) -> None:
         access = Access.of(settings, baseDir)
         self._thread = OwnThread(reactor, "deferrals-notes")
@@ -53,7 +61,11 @@ class SharedStore:
         prepare = partial(upgrade, schema=access.schema) if settings.upgrade else _checked
         self._connection.begin += [prepare, _visible]
         self.notes = SharedNotes(own, self._connection, reactor)
+        self.company = Company(sharers)
+        self.limits = StoreLimits(ownLimits, self._connection, reactor, self.company)
         self._owner = None if me is None else Owner(self._connection, reactor, me)
+        if self._owner is not None:
+            self.company.follow(self._owner)
 
     async def open(self) -> None:
         """
@@ -64,6 +76,7 @@ class SharedStore:
         with contextlib.suppress(StoreAway):  # that was logged, and it is tried again
             await self._connection.open()
         self.notes.start()
+        self.limits.start()
         if self._owner is not None:
             self._owner.startAnyhow()
 
@@ -72,6 +85,7 @@ class SharedStore:
         No more.
         """
         self.notes.stop()
+        self.limits.stop()
         if self._owner is not None:
             await self._owner.stop()
         await self._connection.close()
@@ -99,12 +113,18 @@ def identityOf(settings: SpoolSettings, hostname: str, worker: int) -> Identity:
 
 
 def spoolFor(
-    settings: SpoolSettings, baseDir: str, directory: str, services: Services, worker: int
+    settings: SpoolSettings,
+    baseDir: str,
+    directory: str,
+    services: Services,
+    worker: int,
+    company: Company | None = None,
 ) -> str | ISpool:
     """
     Where the queue of a worker is.
 
     @param directory: that of its own spool, if it has one.
+    @param company: is to know who shares the database.
     """
     if settings.use == "sqlite":
         return directory
@@ -121,6 +141,8 @@ def spoolFor(
     if spool.large.directory is not None:
         services.status.show("contents", spool.large.directory.describe)
     services.status.show("owner", spool.owned.describe)
+    if company is not None:
+        company.follow(spool.owned)
     return spool
 
 

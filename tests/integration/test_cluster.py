@@ -16,9 +16,10 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
+from deferrals.spool.postgresql import schema
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
-from deferrals.spool.postgresql.owners import Identity, Owner, beat, bury, enroll
-from deferrals.spool.postgresql.schema import durability, upgrade, versionOf
+from deferrals.spool.postgresql.owners import Identity, Living, Owner, beat, bury, enroll
+from deferrals.spool.postgresql.schema import VERSION, durability, upgrade, versionOf
 from deferrals.threads import OwnThread
 from tests.integration.clusters import Instance, Wire, primary
 from tests.integration.support import cli
@@ -226,12 +227,13 @@ class SchemaTests(ClusterCase):
         """Of several that start at once, one makes the tables, and all find them."""
         for opening in [Deferred.fromCoroutine(self.database()) for _ in range(4)]:
             database = await opening
-            self.assertEqual(await database.alone(versionOf), 1)
+            self.assertEqual(await database.alone(versionOf), VERSION)
 
     async def test_next(self) -> None:
         """The next version's tables will do; those after it will not."""
         database = await self.database()
-        for version, error in ((2, None), (3, "the schema is version 3, this is version 1")):
+        wanted = f"the schema is version {VERSION + 2}, this is version {VERSION}"
+        for version, error in ((VERSION + 1, None), (VERSION + 2, wanted)):
             self.server.ask(f"UPDATE {self.schema}.schema SET version = {version}")
             d = database.run(upgrade, self.schema)
             if error is None:
@@ -239,6 +241,17 @@ class SchemaTests(ClusterCase):
             else:
                 failed = await self.assertFailure(d, SpoolError)
                 self.assertIn(error, str(failed))
+
+    async def test_before(self) -> None:
+        """Tables of the version before become those of this one; who was there stays."""
+        patched = self.patch(schema, "VERSION", VERSION - 1)
+        database = await self.database()
+        row = await database.run(enroll, Identity("mx1", 0, "0.1", 60))
+        patched.restore()
+        self.assertEqual(await database.alone(upgrade, self.schema), VERSION)
+        self.assertEqual(await database.alone(beat, row.id, 3), Living(1, 1))
+        await database.run(enroll, Identity("mx2", 0, "0.1", 60))
+        self.assertEqual(await database.alone(beat, row.id), Living(2, 2))
 
     async def test_unsafe(self) -> None:
         """A server that does not sync confirms nothing; this one does."""
@@ -337,7 +350,7 @@ class OwnerTests(ClusterCase):
         self.assertEqual(await other.run(bury), [])
         self.server.ask(f"UPDATE {self.schema}.owners SET seen = now() - interval '1 hour'")
         self.assertEqual(await other.run(bury), [(first.id, "mx1", 0)])
-        self.assertFalse(await database.alone(beat, first.id))
+        self.assertIsNone(await database.alone(beat, first.id))
         rows = f"SELECT message, seq, status, owner FROM {self.schema}.recipients ORDER BY 1, 2"
         wanted = [(1, 0, 0, None), (1, 1, 2, None), (2, 0, 1, 0)]
         self.assertEqual(self.server.ask(rows), wanted)

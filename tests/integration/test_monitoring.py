@@ -421,8 +421,9 @@ class MonitoringTests(WatchedCase):
         there = set(re.findall(r"^# TYPE (\S+)", text, re.M))
         used = re.findall(r"\b(?:deferrals|process)_\w+\b(?!:)", " ".join(queries))
         named = {re.sub("_(bucket|sum|count)$", "", one) for one in used}
-        self.assertEqual(named - there, {"deferrals_worker_up"})  # of several processes
-        idle = ("queue_", "service_", "> 0")  # nothing waits, nothing is wrong
+        several = {"deferrals_worker_up", "deferrals_owner_up"}  # of several processes, machines
+        self.assertEqual(named - there, several)
+        idle = ("queue_", "service_", "owner_up", "> 0")  # nothing waits, or is shared, or wrong
         self.assertEqual([query for query in empty if not any(one in query for one in idle)], [])
 
     def ask(self, port: int, query: str) -> list[float]:

@@ -42,6 +42,15 @@ class WindowsTests(SynchronousTestCase):
         self.assertTrue(windows.spend("a", 1, 1, HOUR, 2.0))
         self.assertFalse(windows.spend("a", 1, 1, HOUR, 2.0))
 
+    def test_givenBack(self) -> None:
+        """What is given back makes room once: not again when what it was has expired."""
+        windows = Windows()
+        self.assertTrue(windows.spend("a", 5, 5, HOUR, 0.0))
+        self.assertTrue(windows.spend("a", -5, 5, HOUR, HOUR / STEPS))
+        later = HOUR + 1.5 * HOUR / STEPS
+        self.assertTrue(windows.spend("a", 5, 5, HOUR, later))
+        self.assertFalse(windows.spend("a", 1, 5, HOUR, later))
+
     @given(st.lists(st.tuples(st.floats(0, 600), st.integers(1, 5)), max_size=80))
     def test_never(self, steps: list[tuple[float, int]]) -> None:
         """In no hour more is spent than there is; and a step later all of it is there again."""

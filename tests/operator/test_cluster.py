@@ -25,7 +25,7 @@ STORE = {
 
 OWNER = {
     **{"owner": 3, "machine": "mx1", "worker": 0, "pid": 991, "version": "0.2", "schema": 1},
-    **{"seen_seconds": 1.2, "alive": True, "leased": 0},
+    **{"seen_seconds": 1.2, "alive": True, "staged": 2, "leased": 17},
 }
 
 
@@ -47,6 +47,8 @@ class ClusterTests(ConfigCase):
         self.patch(cluster, "upgrade", lambda db, schema: VERSION)
         self.patch(cluster, "store", lambda db: self.store)
         self.patch(cluster, "owners", lambda db: self.owners)
+        self.twins: list[str] = []
+        self.patch(cluster, "twins", lambda db: self.twins)
 
     def connect(self, *args: Any, **options: Any) -> Any:
         return FakeConnection()
@@ -65,7 +67,11 @@ class ClusterTests(ConfigCase):
         status, out, _ = self.run_("cluster")
         self.assertEqual(status, 0)
         self.assertIn("durable: local\n", out)
-        self.assertIn("mx1, worker 0: owner 3, process 991, deferrals 0.2", out)
+        line = (
+            "mx1, worker 0: owner 3, process 991, deferrals 0.2, heard 1.2 s ago, 2 staged,"
+            " 17 leased\n"
+        )
+        self.assertIn(line, out)
         status, out, _ = self.run_("cluster", "--json")
         self.assertEqual((status, json.loads(out)), (0, {"store": STORE, "owners": [OWNER]}))
 
@@ -82,6 +88,14 @@ class ClusterTests(ConfigCase):
             self.owners, self.store = owners, store
             status, out, _ = self.run_("cluster")
             self.assertEqual((status, out[: len(wanted)]), (1, wanted))
+
+    def test_twins(self) -> None:
+        """Two machines of one name are warned of: what programs read is as ever, and 0."""
+        self.twins = ["mx1"]
+        wanted = "deferrals: several machines are mx1: give each a name of its own"
+        for words in (("cluster",), ("cluster", "--json")):
+            status, _, err = self.run_(*words)
+            self.assertEqual((status, err[: len(wanted)]), (0, wanted))
 
     def test_unknown(self) -> None:
         """What cannot be asked is said: 2."""

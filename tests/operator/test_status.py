@@ -155,5 +155,12 @@ class AlarmTests(SynchronousTestCase):
         self.assertEqual(lines[1], "warning: the oldest mail has waited for 2h")
         self.assertEqual(lines[2:4], ["deferrals 1.2 runs, for 2h", "per minute: 2.5 transactions"])
         self.assertIn("destinations: none", lines)
+        owner = {"machine": "mx1", "worker": 0, "owner": 3, "up": True, "owners": 4, "machines": 2}
+        wanted = "mx1 is one of 2 machines, with 4 processes, that share a database"
+        for part in (owner, {"worker 0": owner, "worker 1": owner}):
+            answers["status"]["parts"]["owner"] = part
+            with redirect_stdout(io.StringIO()) as out:
+                status(connection, argparse.Namespace(json=False, check=False, oldest="1h"))
+            self.assertIn(wanted, out.getvalue().splitlines())
         hops = "next hops: connections server a idle 1; server b idle 0, misgivings none"
         self.assertIn(hops, lines)

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model.portion import WHOLE, Portion
 from deferrals.model.reply import Reply
 from deferrals.model.verdict import Delivered, Details, Failed, Outcome, Retry
 from deferrals.relay import destinations
@@ -278,6 +279,30 @@ class DestinationsTests(SynchronousTestCase):
         self.destinations.ended("a", ALIVE, "a")
         self.assertEqual(self.destinations.room, 1)
         self.assertTrue(self.begin("b"))
+
+    def test_shared(self) -> None:
+        """
+        Where others deliver, too, each has its part of a destination's limit, and of all;
+        when they are gone it has the whole.  What is delivered here has its own limit.
+        """
+        for portion, limit, there in (
+            (Portion(1, 3), 3, 2),
+            (Portion(1, 99), 1, 1),
+            (WHOLE, 10, 5),
+        ):
+            found = Destinations(self.clock, 10, lambda: 0.5)
+            found.shareWith(portion)
+            self.assertEqual(found.limit, limit)
+            begun = [found.begin("a", 6, kind) for kind in range(9)]
+            self.assertEqual(begun.count(True), there)
+        found = Destinations(self.clock, 100, lambda: 0.5)
+        found.shareWith(Portion(1, 2))
+        begun = [found.begin("here", 6, kind, isLocal=True) for kind in range(9)]
+        self.assertEqual(begun.count(True), 6)
+        found.limitTo(40)
+        self.assertEqual(found.limit, 20)
+        begun = [found.begin("all", None, kind, isLocal=True) for kind in range(30)]
+        self.assertEqual(begun.count(True), 14)
 
     def test_backOff(self) -> None:
         """After failures in a row nothing begins for a while, then one probe at a time."""

@@ -20,6 +20,7 @@ from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import Remove
 from deferrals.model.envelope import Recipient
 from deferrals.model.json import JSON
+from deferrals.model.portion import WHOLE, Portion
 from deferrals.model.reply import R250_EXPANDED, R451_LOCAL_ERROR, Reply
 from deferrals.model.schedule import Schedule, parseSteps
 from deferrals.model.settings import Seconds
@@ -416,6 +417,27 @@ class SchedulerTests(SchedulerCase):
         held[0].callback(None)
         self.clock.advance(5)
         self.assertEqual(other.asked, [["r2@x.example"]])
+
+    def test_shared(self) -> None:
+        """
+        Where others deliver, too, it has its part of all slots, after a reload as well; when
+        they are gone it goes on with all.
+        """
+        self.scheduler.reloaded(8)
+        self.scheduler.shareWith(Portion(1, 4))
+        alsoProvides(self.delivery, ILocalDelivery)
+        held = self.hold()
+        self.successResultOf(self.spool.open())
+        self.scheduler.start()
+        for number in range(6):
+            self.scheduler.release(self.stage(f"r{number}@x{number}.example"))
+        self.assertEqual(len(held), 2)
+        self.scheduler.reloaded(12)
+        self.clock.advance(5)
+        self.assertEqual(len(held), 3)
+        self.scheduler.shareWith(WHOLE)
+        self.clock.advance(5)
+        self.assertEqual(len(held), 6)
 
     def test_memoryShares(self) -> None:
         """While work is found in the queue, fresh mail leaves half of the slots to it."""

@@ -15,10 +15,12 @@ from deferrals.errors import SpoolError
 from deferrals.model.status import Status
 from deferrals.model.store import SpoolSettings
 from deferrals.server import sharedstore
+from deferrals.server.limits import SharedLimits
 from deferrals.server.notes import Notes
 from deferrals.server.sharedstore import SharedStore
 from deferrals.spool.postgresql import owners
-from deferrals.spool.postgresql.owners import Identity, OwnerRow
+from deferrals.spool.postgresql.owners import Identity, Living, OwnerRow
+from deferrals.spool.postgresql.schema import VERSION
 from tests.spool.postgresql.fakes import FakeConnection, FakeThread, LinkCase
 
 ME = Identity("mx1", 3, "0.2", 20)
@@ -44,9 +46,11 @@ class SharedStoreTests(LinkCase):
         self.clock: Any = Clock()
         self.link = FakeConnection()
         self.addCleanup(self.link.close)
-        self.version = 1
+        self.version = VERSION
         self.status = Status()
         self.patch(owners, "enroll", lambda db, identity: OwnerRow(7, 1))
+        self.patch(owners, "living", lambda db, me: Living(4, 2))
+        self.limits = SharedLimits(self.clock)
         self.patch(sharedstore, "OwnThread", lambda *_: _Thread())
         self.patch(sharedstore, "versionOf", lambda db: self.version)
 
@@ -55,7 +59,7 @@ class SharedStoreTests(LinkCase):
         One whose database is connected to by this.
         """
         self.patch(psycopg, "connect", connect)
-        found = SharedStore(SETTINGS, "/etc", self.clock, Notes(self.clock), ME)
+        found = SharedStore(SETTINGS, "/etc", self.clock, Notes(self.clock), self.limits, ME)
         found.show(self.status)
         return found
 
@@ -64,9 +68,10 @@ class SharedStoreTests(LinkCase):
         store = self.store(lambda *_, **options: self.link)
         self.successResultOf(self.deferred(store.open()))
         self.assertEqual(self.state(), "working")
-        owner = {"machine": "mx1", "worker": 3, "owner": 7, "up": True}
+        owner = {"machine": "mx1", "worker": 3, "owner": 7, "up": True, "owners": 4, "machines": 2}
         self.assertEqual(self.status.parts()["owner"], owner)
         self.assertIn("SET", self.link.said)
+        self.assertEqual((store.company.me, store.company.machines), (7, 2))
         self.successResultOf(self.deferred(store.close()))
         self.assertTrue(self.link.closed)
         self.assertEqual(self.clock.getDelayedCalls(), [])

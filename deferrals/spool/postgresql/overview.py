@@ -33,8 +33,15 @@ _OWNERS = (
     "SELECT id, machine, worker, pid, version, schema,"
     " extract(epoch FROM clock_timestamp() - seen),"
     " seen >= clock_timestamp() - make_interval(secs => lease),"
-    " (SELECT count(*) FROM recipients WHERE owner = owners.id AND status = 1)"
+    " staged, (SELECT count(*) FROM recipients WHERE owner = owners.id AND status = 1)"
     " FROM owners ORDER BY machine, worker, id"
+)
+
+#: Both were heard while the other was there: it is no process with the one before it.
+_TWINS = (
+    "SELECT DISTINCT a.machine FROM owners AS a JOIN owners AS b"
+    " ON a.machine = b.machine AND a.worker = b.worker AND a.id < b.id"
+    " WHERE a.seen > b.began AND b.seen > a.began ORDER BY a.machine"
 )
 
 
@@ -66,9 +73,16 @@ def owners(db: Connection) -> list[dict[str, JSON]]:
         {
             **{"owner": number, "machine": machine, "worker": worker, "pid": pid},
             **{"version": version, "schema": schema, "seen_seconds": round(float(seen), 3)},
-            **{"alive": alive, "leased": leased},
+            **{"alive": alive, "staged": staged, "leased": leased},
         }
-        for number, machine, worker, pid, version, schema, seen, alive, leased in db.execute(
-            _OWNERS
+        for number, machine, worker, pid, version, schema, seen, alive, staged, leased in (
+            db.execute(_OWNERS)
         )
     ]
+
+
+def twins(db: Connection) -> list[str]:
+    """
+    @return: the names that several machines have.
+    """
+    return [machine for (machine,) in db.execute(_TWINS)]

@@ -51,6 +51,21 @@ _ENDED = (
     " WHERE status = 3 AND owner = ANY(%s)"
 )
 
+#: Whether an owner is heard: the one that asks is.  A move of a queue is no server.
+_HEARD = (
+    "(o.id = me.id OR o.seen >= clock_timestamp() - make_interval(secs => o.lease)"
+    " AND o.worker >= 0)"
+)
+
+#: Of the processes that are heard: how many, on how many machines, and how many that were
+#: heard after this one began, and are taken for it.
+_LIVING = (
+    f" (SELECT count(*) FROM owners AS o WHERE {_HEARD}),"
+    f" (SELECT count(DISTINCT o.machine) FROM owners AS o WHERE {_HEARD}),"
+    " (SELECT count(*) FROM owners AS o WHERE o.machine = me.machine"
+    " AND o.worker = me.worker AND o.id <> me.id AND o.seen > me.began)"
+)
+
 #: So many leases are ended at once.
 _FREED = 1000
 
@@ -76,6 +91,22 @@ class Identity:
     worker: int
     version: str
     lease: float
+
+
+@attrs.frozen
+class Living:
+    """
+    Who shares a database now.
+
+    @ivar owners: how many processes.
+    @ivar machines: how many machines they are on, by their names.
+    @ivar hasTwin: whether another living process has the same machine's name, and the same
+        number there: it is another machine with that name.
+    """
+
+    owners: int = 1
+    machines: int = 1
+    hasTwin: bool = False
 
 
 @attrs.frozen
@@ -115,15 +146,27 @@ def enroll(db: Connection, identity: Identity) -> OwnerRow:
     return row
 
 
-def beat(db: Connection, me: int) -> bool:
+def beat(db: Connection, me: int, staged: int = 0) -> Living | None:
     """
     Live on.
 
-    @return: whether this owner was alive.
+    @param staged: how many messages this owner has only staged.
+    @return: who lives; C{None} if this owner was dead.
     """
-    return bool(
-        db.execute("UPDATE owners SET seen = clock_timestamp() WHERE id = %s", (me,)).rowcount
-    )
+    found = db.execute(
+        "UPDATE owners AS me SET seen = clock_timestamp(), staged = %s WHERE id = %s"
+        f" RETURNING {_LIVING}",
+        (staged, me),
+    ).fetchone()
+    return None if found is None else Living(found[0], found[1], bool(found[2]))
+
+
+def living(db: Connection, me: int) -> Living:
+    """
+    @return: who lives.
+    """
+    found = db.execute(f"SELECT {_LIVING} FROM owners AS me WHERE me.id = %s", (me,)).fetchone()
+    return Living() if found is None else Living(found[0], found[1], bool(found[2]))
 
 
 def bury(db: Connection) -> list[tuple[int, str, int]]:
@@ -162,6 +205,11 @@ def leave(db: Connection, me: int) -> None:
         free(db, [me])
 
 
+def _enrolled(db: Connection, identity: Identity) -> tuple[OwnerRow, Living]:
+    row = enroll(db, identity)
+    return row, living(db, row.id)
+
+
 class Owner:
     """
     This process's row, and its heartbeat.
@@ -173,6 +221,9 @@ class Owner:
     @ivar woken: is told the old row and the new one, when this process has found
         itself dead: all that it held is not its own any longer.
     @ivar buried: is told how many died, when their work has become free.
+    @ivar staged: says how many messages are staged, and not released yet.
+    @ivar known: is told this process's number among the owners and who lives, whenever it
+        has been heard.
     """
 
     def __init__(self, database: StoreConnection, clock: IReactorTime, identity: Identity) -> None:
@@ -186,6 +237,9 @@ class Owner:
         self.row: OwnerRow | None = None
         self.woken: Callable[[OwnerRow, OwnerRow], object] = lambda old, new: None
         self.buried: Callable[[int], object] = lambda number: None
+        self.staged: Callable[[], int] = lambda: 0
+        self.known: Callable[[int, Living], object] = lambda me, living: None
+        self._living = Living()
 
     @property
     def id(self) -> int:
@@ -202,6 +256,8 @@ class Owner:
             "worker": self.identity.worker,
             "owner": None if self.row is None else self.row.id,
             "up": self._database.isThere and self.row is not None,
+            "owners": self._living.owners,
+            "machines": self._living.machines,
         }
 
     def start(self) -> Deferred[None]:
@@ -225,12 +281,26 @@ class Owner:
         self._beating.start(self.identity.lease / BEATS)
 
     async def _enroll(self, state: str) -> OwnerRow:
-        row = await self._database.run(enroll, self.identity)
+        row, found = await self._database.run(_enrolled, self.identity)
         if self._isOver:  # it has stopped meanwhile
             await self._database.run(leave, row.id)
         self.row = row
         self._say(state, self.identity.machine, self.identity.worker, row.id)
+        self._know(row, found)
         return row
+
+    def _know(self, row: OwnerRow, found: Living) -> None:
+        if found.hasTwin and not self._living.hasTwin:
+            _log.warn(
+                "another machine is {machine}, too: give each a name of its own ([spool] machine)",
+                event="owner",
+                state="twin",
+                machine=self.identity.machine,
+                worker=self.identity.worker,
+                owner=row.id,
+            )
+        self._living = found
+        self.known(row.id, found)
 
     def stop(self) -> Deferred[None]:
         """
@@ -251,8 +321,12 @@ class Owner:
         old = self.row
         if old is None:
             await self._enroll("alive")
-        elif not await self._database.alone(beat, old.id):
-            self.woken(old, await self._enroll("woken"))
+        else:
+            found = await self._database.alone(beat, old.id, self.staged())
+            if found is None:
+                self.woken(old, await self._enroll("woken"))
+            elif self.row is old:
+                self._know(old, found)
         if self._othersWereHeard():
             await self._bury()
 

@@ -20,7 +20,7 @@ from deferrals.errors import SpoolError
 if TYPE_CHECKING:
     from deferrals.spool.postgresql.connection import Connection
 
-VERSION = 1
+VERSION = 2
 
 #: Whoever changes tables, and whoever becomes an owner, does so alone.
 SCHEMA_LOCK, OWNERS_LOCK = 0x64656601, 0x64656602
@@ -121,8 +121,26 @@ INSERT INTO info VALUES ('identity', replace(gen_random_uuid()::text, '-', '')),
     ('slot', '255');
 """
 
+#: What a process has staged, and since when it is one; and limits that hold for all: what
+#: was spent, by steps of a window that slides, and what is there at once, by owners.
+_LIMITS = f"""
+ALTER TABLE owners ADD COLUMN staged integer NOT NULL DEFAULT 0,
+    ADD COLUMN began timestamptz NOT NULL DEFAULT clock_timestamp();
+CREATE TABLE spent (
+    place bytea PRIMARY KEY,
+    name text NOT NULL,
+    steps jsonb NOT NULL,
+    expires timestamptz NOT NULL
+) WITH (fillfactor = 70, {_CHURN});
+CREATE INDEX spent_expires ON spent (expires);
+CREATE TABLE entered (
+    place bytea PRIMARY KEY,
+    counts jsonb NOT NULL
+) WITH (fillfactor = 70, {_CHURN});
+"""
+
 #: What makes the version of each number, from the one before.
-STEPS = {1: _FIRST}
+STEPS = {1: _FIRST, 2: _LIMITS}
 
 
 def versionOf(db: Connection) -> int:

@@ -112,6 +112,7 @@ class PostgresqlSpool:
         self._me = me
         self.owned = Owner(self._claims, reactor, me)
         self.owned.woken = self._woken
+        self.owned.staged = lambda: len(self._staged)
         self.owned.buried = lambda number: self.changed()
         self.changed: Callable[[], object] = lambda: None
         self._contents = Contents(directory)

@@ -19,11 +19,11 @@ class OverviewTests(LinkCase):
 
     def test_owners(self) -> None:
         """What JSON can carry."""
-        row = (3, "mx1", 0, 991, "0.2", 1, Decimal("1.23456"), True, 17)
+        row = (3, "mx1", 0, 991, "0.2", 1, Decimal("1.23456"), True, 2, 17)
         db: Any = FakeConnection(SELECT=[row])
         self.addCleanup(db.close)
         wanted = {
             **{"owner": 3, "machine": "mx1", "worker": 0, "pid": 991, "version": "0.2"},
-            **{"schema": 1, "seen_seconds": 1.235, "alive": True, "leased": 17},
+            **{"schema": 1, "seen_seconds": 1.235, "alive": True, "staged": 2, "leased": 17},
         }
         self.assertEqual(owners(db), [wanted])

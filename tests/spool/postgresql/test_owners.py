@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 
 from deferrals.spool.postgresql import owners
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
-from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow
+from deferrals.spool.postgresql.owners import Identity, Living, Owner, OwnerRow
 from tests.spool.postgresql.fakes import FakeConnection, FakeThread, LinkCase
 
 
@@ -34,17 +35,21 @@ class OwnerTests(LinkCase):
         self.successResultOf(database.open())
         self.rows = [OwnerRow(1, 1), OwnerRow(2, 2)]
         self.beats: list[int] = []
+        self.staged: list[int] = []
+        self.living = Living(2, 2)
         self.isAlive = True
         self.dead: list[tuple[int, str, int]] = []
         self.patch(owners, "enroll", lambda db, identity: self.rows.pop(0))
         self.patch(owners, "beat", self.beat)
+        self.patch(owners, "living", lambda db, me: self.living)
         self.patch(owners, "bury", lambda db: self.dead)
         self.owner = Owner(database, self.clock, Identity("mx1", 0, "0.2", 20))
         self.successResultOf(self.owner.start())
 
-    def beat(self, db: Any, me: int) -> bool:
+    def beat(self, db: Any, me: int, staged: int) -> Living | None:
         self.beats.append(me)
-        return self.isAlive
+        self.staged.append(staged)
+        return self.living if self.isAlive else None
 
     def test_beats(self) -> None:
         """The heart beats four times in a lease, until it stops."""
@@ -61,6 +66,39 @@ class OwnerTests(LinkCase):
         self.isAlive = False
         self.clock.advance(5)
         self.assertEqual((woken, self.owner.id), ([(OwnerRow(1, 1), OwnerRow(2, 2))], 2))
+
+    def test_known(self) -> None:
+        """Each beat says what is staged, and hears who lives."""
+        heard: list[Any] = []
+        self.owner.known = lambda me, living: heard.append((me, living))
+        self.owner.staged = lambda: 3
+        self.clock.advance(5)
+        self.living = Living(5, 3)
+        self.clock.advance(5)
+        self.assertEqual(self.staged, [3, 3])
+        self.assertEqual(heard, [(1, Living(2, 2)), (1, Living(5, 3))])
+        described = self.owner.describe()
+        self.assertEqual((described["owners"], described["machines"]), (5, 3))
+
+    def test_wokenKnown(self) -> None:
+        """Who takes a new row is known by it."""
+        heard: list[Any] = []
+        self.owner.known = lambda me, living: heard.append((me, living))
+        self.isAlive = False
+        self.clock.advance(5)
+        self.assertEqual(heard, [(2, Living(2, 2))])
+
+    def test_twin(self) -> None:
+        """That another machine has this one's name is said once each time."""
+        said: list[Any] = []
+        watch = said.append
+        globalLogPublisher.addObserver(watch)
+        self.addCleanup(globalLogPublisher.removeObserver, watch)
+        for hasTwin in (True, True, False, True):
+            self.living = Living(2, 1, hasTwin)
+            self.clock.advance(5)
+        twins = [event for event in said if event.get("state") == "twin"]
+        self.assertEqual([event["machine"] for event in twins], ["mx1", "mx1"])
 
     def test_anyhow(self) -> None:
         """One whose work is elsewhere begins when the database is there."""
