@@ -227,6 +227,8 @@ class LogTests(SynchronousTestCase):
         An event with a name, most of which take a shorter way, is written with the same
         octets as any other; and these are what C{json.dumps} makes of it.
         """
+        if "traceback" in said:
+            said = {**said, "traceback": ["Traceback", "ValueError: a\x9b"]}
         taken: list[Any] = []
         logger = OwnLogger(namespace="deferrals.test", observer=taken.append)
         logger.tell(Status(), "{event} {one}", **{"event": "untold", "one": 1, **said})
