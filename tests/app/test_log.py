@@ -12,7 +12,7 @@ from functools import partial
 from signal import Signals
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
@@ -222,6 +222,7 @@ class LogTests(SynchronousTestCase):
         st.floats(0, 1e10) | st.integers(0, 10**4).map(lambda n: n + 0.9999995),
         st.sampled_from([None, 3]),
     )
+    @example({"one": float("nan"), "two": float("-inf")}, 1.9999996, None)
     def test_sameOctets(self, said: dict[str, Any], when: float, worker: int | None) -> None:
         """
         An event with a name, most of which take a shorter way, is written with the same
