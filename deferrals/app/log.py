@@ -17,9 +17,11 @@ import atexit
 import datetime
 import functools
 import json
+import math
 import re
 import string
 from collections.abc import Callable
+from json.encoder import encode_basestring_ascii
 from operator import itemgetter
 from threading import get_ident
 from typing import Any, Protocol
@@ -40,6 +42,9 @@ _AT_ONCE = (LogLevel.error, LogLevel.critical)
 #: How long a date with its time is.
 _TIME = len("2026-11-23T16:00:00")
 
+#: Keys that a JSON object has of its own.
+_TAKEN = {"time", "level", "logger", "text", "worker", "traceback"}
+
 _PORTS = re.compile(r"^\S+ starting on |^\(.* Closed\)$|^(Starting|Stopping) factory ")
 
 
@@ -59,6 +64,20 @@ class Lines(Protocol):
 _FORMATS = 500
 
 _encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
+
+
+def _ofFloat(value: float) -> str:
+    return float.__repr__(value) if math.isfinite(value) else _encode(value)
+
+
+#: What an event with a name has, as JSON has it: the same octets as L{_encode} makes.
+_SCALARS: dict[type, Callable[[Any], str]] = {
+    str: encode_basestring_ascii,
+    int: int.__repr__,
+    float: _ofFloat,
+    bool: {True: "true", False: "false"}.__getitem__,
+    type(None): {None: "null"}.__getitem__,
+}
 
 
 def isInIOThread() -> bool:
@@ -84,6 +103,53 @@ def _taken(format: str) -> tuple[str, Callable[[LogEvent], tuple[object, ...]]] 
     texts = [text.replace("%", "%%") for text, _, _, _ in parts]
     fields = ["" if name is None else "%s" for _, name, _, _ in parts]
     return "".join(map("".join, zip(texts, fields, strict=True))), itemgetter(*names)
+
+
+@functools.lru_cache(_FORMATS)
+def _members(keys: tuple[str, ...]) -> tuple[str, Callable[[LogEvent], tuple[object, ...]]] | None:
+    """
+    What an event with these keys says, as members of a JSON object that C{%} completes.
+
+    @return: C{None} where that takes more than its values.
+    """
+    own = [key for key in keys if not (key.startswith("log_") or key in _LEGACY)]
+    isOurs = all(key.isidentifier() and key.isascii() for key in own)
+    if len(own) < 2 or not isOurs or not _TAKEN.isdisjoint(own):
+        return None
+    return "".join(f',"{key}":%s' for key in own), itemgetter(*own)
+
+
+def _plainText(event: LogEvent) -> str:
+    """
+    The text of an event that L{isPlain}.
+    """
+    taken = _taken(event["log_format"])
+    return _text(event) if taken is None else taken[0] % taken[1](event)
+
+
+class _Seconds:
+    """
+    Seconds as text: the log has many lines of the same one.
+
+    @param zone: in which they are; by default in the local one.
+    """
+
+    def __init__(self, zone: datetime.tzinfo | None = None) -> None:
+        self._zone = zone
+        self._second = -1
+        self._text = "", ""
+
+    def text(self, second: int) -> tuple[str, str]:
+        """
+        @param second: since the epoch.
+        @return: what stands before its fraction, with the point; and its offset.
+        """
+        if second != self._second:
+            moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
+            date = moment.astimezone(self._zone).isoformat()
+            self._text = f"{date[:_TIME]}.", date[_TIME:]
+            self._second = second
+        return self._text
 
 
 def _text(event: LogEvent) -> str:
@@ -201,8 +267,7 @@ class PlainObserver(_Observer):
     ) -> None:
         super().__init__(file, later)
         self._own = "" if worker is None else f" worker {worker}"
-        self._second = -1
-        self._stamp = "", ""
+        self._seconds = _Seconds()
 
     def line(self, event: LogEvent) -> str:
         """
@@ -216,18 +281,12 @@ class PlainObserver(_Observer):
         """
         Its values are clean already.
         """
-        taken = _taken(event["log_format"])
-        text = _text(event) if taken is None else taken[0] % taken[1](event)
-        return self._stamped(event, text)
+        return self._stamped(event, _plainText(event))
 
     def _stamped(self, event: LogEvent, text: str) -> str:
         when = event["log_time"]
         second = int(when)
-        if second != self._second:
-            date = datetime.datetime.fromtimestamp(second).astimezone().isoformat()
-            self._second = second
-            self._stamp = f"{date[:_TIME]}.", date[_TIME:]
-        before, after = self._stamp
+        before, after = self._seconds.text(second)
         level = event.get("log_level", LogLevel.info)
         mark = "" if level is LogLevel.info else f" {level.name}"
         logger = event.get("log_namespace", "-")
@@ -250,14 +309,15 @@ class JSONObserver(_Observer):
     ) -> None:
         super().__init__(file, later)
         self._own = {} if worker is None else {"worker": worker}
+        self._ownMember = "" if worker is None else f',"worker":{worker}'
+        self._seconds = _Seconds(datetime.UTC)
 
     def line(self, event: LogEvent) -> str:
         """
         One JSON object.
         """
-        moment = datetime.datetime.fromtimestamp(event["log_time"], datetime.UTC)
         line: dict[str, Any] = {
-            "time": moment.isoformat(timespec="milliseconds"),
+            "time": self._time(event["log_time"]),
             "level": event.get("log_level", LogLevel.info).name,
             "logger": event.get("log_namespace", ""),
             "text": "\n".join(cleanedLines(_text(event))),
@@ -275,6 +335,36 @@ class JSONObserver(_Observer):
         if "\\" in octets or "\x7f" in octets:  # otherwise there is nothing to clean
             octets = _encode({**line, **_cleanedValue(said)})
         return octets + "\n"
+
+    def plainLine(self, event: LogEvent) -> str:
+        """
+        The same octets, at a fraction of the cost: its values are clean already, and
+        their names the same ones as in many others.
+        """
+        members = _members(tuple(event))
+        try:
+            if members is not None:
+                values = [_SCALARS[type(value)](value) for value in members[1](event)]
+                text = encode_basestring_ascii(_plainText(event))
+                return (
+                    f'{{"time":"{self._time(event["log_time"])}"'
+                    f',"level":"{event["log_level"].name}","logger":"{event["log_namespace"]}"'
+                    f',"text":{text}{self._ownMember}{members[0] % tuple(values)}}}\n'
+                )
+        except KeyError:  # a value of another type
+            pass
+        return self.line(event)
+
+    def _time(self, when: float) -> str:
+        """
+        RFC 3339, UTC, to the millisecond.
+        """
+        second = math.floor(when)
+        millionths = round((when - second) * 1_000_000)  # as datetime does
+        if millionths == 1_000_000:
+            second, millionths = second + 1, 0
+        before, after = self._seconds.text(second)
+        return f"{before}{millionths // 1000:03d}{after}"
 
 
 def _cleanedValue(value: Any) -> Any:

@@ -4,12 +4,16 @@ How the log is written.
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 from collections.abc import Iterator
 from functools import partial
+from signal import Signals
 from typing import Any
 
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,6 +22,32 @@ from deferrals.app import log
 from deferrals.app.log import JSONObserver, PlainObserver
 from deferrals.logger import Logger as OwnLogger
 from deferrals.model.status import Status
+
+
+class Text(str):
+    """
+    A text that is more than that.
+    """
+
+
+#: Names that values have in events; JSON lines have some of their own.
+NAMES = ["one", "two", "time", "text", "worker", "message", "traceback", "log_x", "a b", "\u202e"]
+
+#: What an event's value may be, whatever it should be.
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(
+        ["\x9b\u202e\x7f\n\ud800", "\u00e9\U0001f600", '\\"%s', Text("x\x7f"), Signals.SIGHUP]
+    ),
+    lambda some: (
+        st.lists(some, max_size=2) | st.dictionaries(st.text(max_size=3), some, max_size=2)
+    ),
+    max_leaves=4,
+)
 
 
 class LogTests(SynchronousTestCase):
@@ -186,6 +216,33 @@ class LogTests(SynchronousTestCase):
                 **{"event": "test", "a": 1, "b": {"c": None}},
             },
         )
+
+    @given(
+        st.dictionaries(st.sampled_from(NAMES), VALUES),
+        st.floats(0, 1e10) | st.integers(0, 10**4).map(lambda n: n + 0.9999995),
+        st.sampled_from([None, 3]),
+    )
+    @example({"one": float("nan"), "two": float("-inf")}, 1.9999996, None)
+    def test_sameOctets(self, said: dict[str, Any], when: float, worker: int | None) -> None:
+        """
+        An event with a name, most of which take a shorter way, is written with the same
+        octets as any other; and these are what C{json.dumps} makes of it.
+        """
+        if "traceback" in said:
+            said = {**said, "traceback": ["Traceback", "ValueError: a\x9b"]}
+        taken: list[Any] = []
+        logger = OwnLogger(namespace="deferrals.test", observer=taken.append)
+        logger.tell(Status(), "{event} {one}", **{"event": "untold", "one": 1, **said})
+        event = {**taken[0], "log_time": when}
+        observer = JSONObserver(io.StringIO(), self.fail, worker)
+        line = observer.plainLine(event)
+        self.assertEqual(line, observer.line(event))
+        found = json.loads(line)
+        self.assertEqual(line, json.dumps(found, separators=(",", ":")) + "\n")
+        self.assertEqual(list(found)[:4], ["time", "level", "logger", "text"])
+        moment = datetime.datetime.fromtimestamp(when, datetime.UTC)
+        self.assertEqual(found["time"], moment.isoformat(timespec="milliseconds"))
+        self.assertFalse([one for one in strings(found) if set(one) & set("\x9b\u202e\x7f\ud800")])
 
     def test_others(self) -> None:
         """Other people's events are formatted the way they expect."""
