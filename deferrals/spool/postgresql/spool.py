@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 _log = Logger(namespace="deferrals.spool")
 
 _T = TypeVar("_T")
-_R = TypeVar("_R")
 
 #: How often a claim ends the leases of this process that nobody has renewed, in seconds.
 LEASES_SECONDS = 1.0
@@ -401,15 +400,19 @@ class PostgresqlSpool:
         Change what is queued: who asks next finds it changed.
         """
 
+        return Deferred.fromCoroutine(self._changed(function))
+
+    async def _changed(self, function: Callable[[PostgresqlLedger], _T]) -> _T:
         def change(db: Connection) -> tuple[_T, list[File]]:
             ledger = self._ledger(db)
             return function(ledger), ledger.files
 
         self._changing += 1
-        return self._writes.run(change).addBoth(self._isChanged).addCallback(self._left)
-
-    def _isChanged(self, result: _R) -> _R:
-        self._changing -= 1
+        try:
+            result, files = await self._writes.run(change)
+        finally:
+            self._changing -= 1
+        self.large.removed(files)
         return result
 
     def _ledger(self, db: Connection) -> PostgresqlLedger:
@@ -551,11 +554,6 @@ class PostgresqlSpool:
         """
         self._batches.flush()
         return self._change(function)
-
-    def _left(self, changed: tuple[_T, list[File]]) -> _T:
-        result, files = changed
-        self.large.removed(files)
-        return result
 
     async def missing(self, number: int, owner: int, size: int) -> str:
         """
