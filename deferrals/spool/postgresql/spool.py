@@ -399,7 +399,6 @@ class PostgresqlSpool:
         """
         Change what is queued: who asks next finds it changed.
         """
-
         return Deferred.fromCoroutine(self._changed(function))
 
     async def _changed(self, function: Callable[[PostgresqlLedger], _T]) -> _T:
