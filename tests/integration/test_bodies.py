@@ -13,7 +13,7 @@ from typing import Any
 from deferrals.errors import OutcomeUnknown, SpoolError
 from deferrals.model.disposition import Remove, Reschedule
 from deferrals.spool import message as message_
-from deferrals.spool.postgresql import contents
+from deferrals.spool.postgresql import contents, order
 from deferrals.spool.postgresql import spool as spool_
 from deferrals.spool.postgresql.connection import Access
 from deferrals.spool.postgresql.directory import MARKER, Directory
@@ -235,7 +235,7 @@ class BodiesTests(BodiesCase):
         While the directory is away large mail is refused for now, and small mail is taken;
         what has its content there waits, and is no damaged one.
         """
-        self.patch(spool_, "LEASES_SECONDS", 0.0)
+        self.patch(order, "LEASES_SECONDS", 0.0)
         reactor, bodies = self.anew(), self.bodies or ""
         spool = self.opened(reactor, self.mktemp())
         work = self.large(spool)

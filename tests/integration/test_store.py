@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.errors import OutcomeUnknown, SpoolError
 from deferrals.model.disposition import Remove, Reschedule
 from deferrals.spool.changes import Changes
-from deferrals.spool.postgresql import contents, queries, upkeep
+from deferrals.spool.postgresql import contents, order, queries, upkeep
 from deferrals.spool.postgresql import spool as spool_
 from deferrals.spool.postgresql.connection import Access, StoreConnection, opened
 from deferrals.spool.postgresql.ledger import SELECTED, timeOf
@@ -231,10 +231,10 @@ class ClaimTests(StoreCase):
         self.outcomeSeen(spool, reactor, hold)
         busy = spool._writes.alone(lambda db: hold.wait(30))
         reactor.advance(0)
-        spool._clock = Clock()
-        spool._endLeasesAt = spool_.LEASES_SECONDS
+        spool._order.clock = Clock()
+        spool._order._endLeasesAt = order.LEASES_SECONDS
         self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
-        spool._clock.advance(spool_.LEASES_SECONDS)
+        spool._order.clock.advance(order.LEASES_SECONDS)
         waits = spool.claim(9, {}, 9)
         reactor.advance0()
         self.assertNoResult(waits)
@@ -324,7 +324,7 @@ class LargeTests(StoreCase):
 
     def test_brokenOff(self) -> None:
         """A content that could not be fetched to its end is fetched again, and is whole."""
-        self.patch(spool_, "LEASES_SECONDS", 0.0)
+        self.patch(order, "LEASES_SECONDS", 0.0)
         reactor = self.anew()
         spool = self.opened(reactor, self.mktemp())
         self.waiting(spool, "a@b.example")
@@ -544,7 +544,7 @@ class SameStoreTests(StoreCase):
         """What the spool in memory does, the one in PostgreSQL does."""
         from tests.spool.test_rules import memoryStore
 
-        self.patch(spool_, "LEASES_SECONDS", 0.0)
+        self.patch(order, "LEASES_SECONDS", 0.0)
         reactor = self.anew()
         spool = self.opened(reactor, self.mktemp())
         # what is compared is not whether it is synced

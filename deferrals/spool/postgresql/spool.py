@@ -46,11 +46,12 @@ from deferrals.spool.postgresql.directory import Directory
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.large import LargeContents, SharedDirectory
 from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
+from deferrals.spool.postgresql.order import Order
 from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave
 from deferrals.spool.postgresql.schema import check, durability, upgrade, versionOf
 from deferrals.spool.postgresql.upkeep import EVERY_SECONDS, keepUp
 from deferrals.spool.postgresql.writing import Batch, File, write
-from deferrals.spool.rows import STAGED, Lease, QueueRow, insertion
+from deferrals.spool.rows import STAGED, Lease, insertion
 from deferrals.threads import InThread, OwnThread
 
 if TYPE_CHECKING:
@@ -59,9 +60,6 @@ if TYPE_CHECKING:
 _log = Logger(namespace="deferrals.spool")
 
 _T = TypeVar("_T")
-
-#: How often a claim ends the leases of this process that nobody has renewed, in seconds.
-LEASES_SECONDS = 1.0
 
 #: A notice: its envelope, its content, its recipients.
 NewMessage = tuple[Envelope, IMessage, Sequence[Addressee]]
@@ -95,7 +93,6 @@ class PostgresqlSpool:
         bodies: Directory | None = None,
     ) -> None:
         self.identity = ""
-        self._clock = reactor
         self._inThread = inThread
         self._presence = Presence(reactor)
         self._threads: list[OwnThread] = []
@@ -115,23 +112,27 @@ class PostgresqlSpool:
         self.owned.buried = lambda number: self.changed()
         self.changed: Callable[[], object] = lambda: None
         self._contents = Contents(directory)
-        shared = None
-        if bodies is not None:
-            thread = self._newThread(reactor, "deferrals bodies")
-            shared = SharedDirectory(bodies, thread, reactor)
-        self.large = LargeContents(
-            self._contents, self._bodies, self.owned, inThread, reactor, shared
-        )
+        self.large = self._largeContents(reactor, bodies)
         self._batches = BatchWriter(self._write, reactor, self._written, status or Status())
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
         self._held = Held()
-        self._changing = 0
-        self._endLeasesAt = 0.0
+        self._order = Order(
+            self._writes, self._claims, self._batches, self._held, reactor, self._ledger
+        )
         self._opening: list[Deferred[None]] | None = []
         self._number: Callable[[int], object] = lambda slot: None
         self._upkeep = LoopingCall(self._keepUp)
         self._upkeep.clock = reactor
+
+    def _largeContents(self, reactor: IReactor, bodies: Directory | None) -> LargeContents:
+        shared = None
+        if bodies is not None:
+            thread = self._newThread(reactor, "deferrals bodies")
+            shared = SharedDirectory(bodies, thread, reactor)
+        return LargeContents(
+            self._contents, self._bodies, self.owned, self._inThread, reactor, shared
+        )
 
     def _newThread(self, reactor: IReactor, name: str) -> OwnThread:
         thread = OwnThread(reactor, name.replace(" ", "-"))
@@ -203,7 +204,7 @@ class PostgresqlSpool:
 
     async def _close(self) -> None:
         self._batches.close()
-        await self._logged(self._writes.alone(_nothing))
+        await self._logged(self._order.said())
         await self.owned.stop()
         await self._shut()
 
@@ -231,7 +232,7 @@ class PostgresqlSpool:
         What was not written, or has an unknown outcome, comes first.
         """
         if isThere:
-            self._endLeasesAt = 0.0
+            self._order.endLeases()
             self._batches.retry()
 
     def _woken(self, old: OwnerRow, new: OwnerRow) -> None:
@@ -241,7 +242,7 @@ class PostgresqlSpool:
         _log.warn("this process was not heard for too long: others deliver what it had")
         self._staged.clear()
         self._held.clear()
-        self._endLeasesAt = 0.0
+        self._order.endLeases()
         self._logged(self._remember())
         self._number(new.slot)
         self.changed()
@@ -344,7 +345,7 @@ class PostgresqlSpool:
         """
         number = work.envelope.transaction
         if not self._isOurs(work):
-            self._endLeasesAt = 0.0  # a claim could find it
+            self._order.endLeases()  # a claim could find it
         self._staged.discard(number)
         self._held.forget(number)
         self._batches.remove(number, ownMessage(work.message).path)
@@ -358,59 +359,14 @@ class PostgresqlSpool:
 
     # On the way out.
 
-    async def _told(self) -> None:
-        """
-        What is read next knows all that was said before.
-        """
-        self._batches.retry()
-        self._batches.flush()
-        await self._writes.alone(_nothing)
-
     def _asked(self, look: Callable[[Claims], _T]) -> Deferred[_T]:
-        return Deferred.fromCoroutine(self._ask(look))
-
-    async def _ask(self, look: Callable[[Claims], _T]) -> _T:
-        """
-        New mail, and what leaves, is leased to this process: no claim can find it, so none
-        waits until that is written.  It is otherwise where leases end, or have ended.
-        """
-        now = self._clock.seconds()
-        if not self._changing and now < self._endLeasesAt:
-            return await self._look(look, False)
-        self._endLeasesAt = now + LEASES_SECONDS
-        self._changing += 1
-        try:
-            await self._told()
-            return await self._look(look, True)
-        finally:
-            self._changing -= 1
-
-    async def _look(self, look: Callable[[Claims], _T], endsLeases: bool) -> _T:
-        def looked(db: Connection) -> tuple[_T, list[QueueRow]]:
-            claims = Claims(self._ledger(db), endsLeases)
-            return look(claims), claims.freed
-
-        result, freed = await self._claims.run(looked)
-        for row in freed:
-            self._held.leave(row.message, [row.seq])
-        return result
+        return Deferred.fromCoroutine(self._order.ask(look))
 
     def _change(self, function: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
-        """
-        Change what is queued: who asks next finds it changed.
-        """
         return Deferred.fromCoroutine(self._changed(function))
 
     async def _changed(self, function: Callable[[PostgresqlLedger], _T]) -> _T:
-        def change(db: Connection) -> tuple[_T, list[File]]:
-            ledger = self._ledger(db)
-            return function(ledger), ledger.files
-
-        self._changing += 1
-        try:
-            result, files = await self._writes.run(change)
-        finally:
-            self._changing -= 1
+        result, files = await self._order.change(lambda ledger: (function(ledger), ledger.files))
         self.large.removed(files)
         return result
 
@@ -603,12 +559,6 @@ def _hasty(db: Connection) -> None:
     which are synced, sync the leases before them.
     """
     db.execute("SET synchronous_commit = off")
-
-
-def _nothing(db: Connection) -> None:
-    """
-    Be behind what was asked for before.
-    """
 
 
 def _identity(db: Connection) -> str:
