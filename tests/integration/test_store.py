@@ -23,7 +23,7 @@ from deferrals.spool.changes import Changes
 from deferrals.spool.postgresql import contents, order, queries, upkeep
 from deferrals.spool.postgresql import spool as spool_
 from deferrals.spool.postgresql.connection import Access, StoreConnection, opened
-from deferrals.spool.postgresql.ledger import SELECTED, timeOf
+from deferrals.spool.postgresql.ledger import ALL_SECONDS, SELECTED, timeOf
 from deferrals.spool.postgresql.owners import Identity, beat, bury
 from deferrals.spool.postgresql.schema import upgrade
 from deferrals.spool.postgresql.spool import PostgresqlSpool
@@ -240,6 +240,27 @@ class ClaimTests(StoreCase):
         self.assertNoResult(waits)
         hold.set()
         self.assertEqual(reactor.result(waits), [])
+
+    def test_floor(self) -> None:
+        """
+        A destination that was ready before what a claim has found last is found as soon as
+        all are looked at again; what becomes ready is found at once.
+        """
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        self.queued(spool, reactor)
+        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
+        reactor.advance(1)
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        self.queued(spool, reactor)
+        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
+        self.queued(spool, reactor)
+        reactor.result(spool.waiting())
+        past = f"UPDATE {reactor.schema}.destinations SET ready = ready - interval '1 hour'"
+        self.server.ask(past)  # as of what another process had locked, and has not served
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        reactor.advance(ALL_SECONDS)
+        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
 
     def outcomeSeen(
         self, spool: PostgresqlSpool, reactor: FrozenReactor, hold: threading.Event

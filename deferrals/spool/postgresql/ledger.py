@@ -9,6 +9,7 @@ so no two transactions wait for each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,46 @@ _WAIT = (
 )
 
 
+#: How often a claim looks at all destinations that are ready, in seconds.
+ALL_SECONDS = 10.0
+
+#: Times are rounded to this, in seconds.
+_ROUNDED = 0.001
+
+
+@attrs.define
+class Floor:
+    """
+    Before which time no destination is ready for this process.
+
+    What has been served is ready later, and what it was stays at the head of the index
+    until it is cleaned: while somebody has a transaction open, for as long as that.  So
+    claims begin behind it, but for one now and then: what another process had locked, and
+    has not served after all, is found by that.
+
+    @ivar at: that time.
+    @ivar allAt: when all are looked at again.
+    """
+
+    at: float = -math.inf
+    allAt: float = -math.inf
+
+    def begin(self, now: float) -> float:
+        """
+        @return: from which time on to look.
+        """
+        if now >= self.allAt:
+            self.at, self.allAt = -math.inf, now + ALL_SECONDS
+        return self.at
+
+    def found(self, first: float) -> None:
+        """
+        @param first: when the first one was ready that is there; or what time it is, if
+            there is none.
+        """
+        self.at = first - _ROUNDED
+
+
 @attrs.define
 class PostgresqlLedger(Ledger):
     """
@@ -109,6 +150,7 @@ class PostgresqlLedger(Ledger):
 
     @ivar staged: messages that are this owner's, and are their senders' still.
     @ivar path: where a large content is, or is to be fetched to, by number.
+    @ivar floor: where a claim begins.
     @ivar files: what has left, and is in the directory of contents; filled here.
     """
 
@@ -117,6 +159,7 @@ class PostgresqlLedger(Ledger):
     owner: str
     staged: Collection[int] = ()
     path: Callable[[int], str] = str
+    floor: Floor = attrs.field(factory=Floor)
     files: list[File] = attrs.field(factory=list)
     _bodies: dict[int, bytes | None] = attrs.field(factory=dict)
 
@@ -255,11 +298,13 @@ class PostgresqlLedger(Ledger):
 
     def ready(self, limit: int) -> list[str]:
         found = self.db.execute(
-            "SELECT name FROM destinations WHERE ready <= to_timestamp(%s)"
+            f"SELECT name, {epoch('ready')} FROM destinations"
+            " WHERE ready >= to_timestamp(%s) AND ready <= to_timestamp(%s)"
             " ORDER BY ready, name LIMIT %s FOR UPDATE SKIP LOCKED",
-            (self.now, limit),
-        )
-        return [name for (name,) in found]
+            (self.floor.begin(self.now), self.now, limit),
+        ).fetchall()
+        self.floor.found(found[0][1] if found else self.now)
+        return [name for name, _ in found]
 
     def asked(self, names: Collection[str]) -> list[str]:
         found = self.db.execute(

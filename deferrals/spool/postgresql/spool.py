@@ -45,7 +45,7 @@ from deferrals.spool.postgresql.cutoff import CutOff
 from deferrals.spool.postgresql.directory import Directory
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.large import LargeContents, SharedDirectory
-from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
+from deferrals.spool.postgresql.ledger import Floor, PostgresqlLedger, timeOf
 from deferrals.spool.postgresql.order import Order
 from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave
 from deferrals.spool.postgresql.schema import check, durability, upgrade, versionOf
@@ -117,6 +117,7 @@ class PostgresqlSpool:
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
         self._held = Held()
+        self._floor = Floor()
         self._order = Order(
             self._writes, self._claims, self._batches, self._held, reactor, self._ledger
         )
@@ -374,7 +375,8 @@ class PostgresqlSpool:
         """
         In a connection's thread.
         """
-        return PostgresqlLedger(db, timeOf(db), self.owner, set(self._staged), self._contents.path)
+        staged, path = set(self._staged), self._contents.path
+        return PostgresqlLedger(db, timeOf(db), self.owner, staged, path, self._floor)
 
     def claim(
         self,
