@@ -176,10 +176,12 @@ class MailService(service.Service):
         self._stages.show()
         self.server.listeners.endpoint = parts.endpoint or self.server.listeners.endpoint
         self.server.limitConnections(config.limits)
-        self._refusals = RefusalKeeping(config, self.server, self._services, parts.worker)
+        seen = self.server, self._services, parts.worker, self._shared
+        self._refusals = RefusalKeeping(config, *seen)
         self._recent = RecentEvents(partial(timeOfDay, reactor))
         self._own: Operator | None = None
-        self._web = WebPort(reactor, self._seen())
+        key = None if self._shared is None else self._shared.key
+        self._web = WebPort(reactor, self._seen(), key)
         self._watch()
         self.rates = Rates(self.server.status, reactor)
         self._began = reactor.seconds()
@@ -289,6 +291,8 @@ class MailService(service.Service):
     async def _begin(self) -> MailServer:
         if self._shared is not None:
             await self._shared.open()
+            if self.config.web is not None:
+                self._shared.key.start()
         return await self.server.start()
 
     def started(self, server: MailServer) -> None:
