@@ -6,10 +6,12 @@ are told.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError
 from deferrals.model.digest import HTML, TEXT, Templates
+from deferrals.model.web import WebSettings
 from deferrals.operatorfiles import readText
 from deferrals.server.digests import Digests, Key
 from deferrals.server.linkkey import LinkKey
@@ -40,6 +42,7 @@ def templatesOf(config: Config) -> Templates:
 class RefusalKeeping:
     """
     @param server: whose recipients they are.
+    @param pages: what is said of the pages that links lead to, if there are any.
     @param worker: which of several processes this is: the first removes what is old, and
         tells recipients.
     @param shared: what the server shares with others, if it does.
@@ -51,6 +54,7 @@ class RefusalKeeping:
         config: Config,
         server: MailServer,
         services: Services,
+        pages: Callable[[], WebSettings | None],
         worker: int | None,
         shared: SharedStore | None = None,
     ) -> None:
@@ -61,7 +65,7 @@ class RefusalKeeping:
             store, key = shared.refusals(lambda: self._refusals.settings.keep), shared.key
             me = identityOf(config.spool, config.hostname, worker or 0)
             tellings = shared.tellings(server.post.spool, me)
-        self._server = server
+        self._server, self._pages = server, pages
         self._isFirst = isFirst = not worker
         self._refusals = refusals = Refusals(
             store,
@@ -85,7 +89,8 @@ class RefusalKeeping:
         Go by another configuration.
         """
         self._refusals.settings = config.refusals
-        self._digests.url = None if config.web is None else config.web.url
+        pages = self._pages()
+        self._digests.url = None if pages is None else pages.url
         self._digests.templates = templates
         if self._isFirst and config.refusals.keep:
             self._server.status.show("refusals", lambda: {"kept": self._refusals.kept})

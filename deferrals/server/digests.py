@@ -58,6 +58,13 @@ class Key(Protocol):
         @raise ValueError: it is none.
         """
 
+    async def known(self) -> None:
+        """
+        Wait until it can be had.
+
+        @raise SpoolError: that is not now.
+        """
+
 
 @attrs.frozen
 class Post:
@@ -244,6 +251,8 @@ class Digests:
         route, wanted = await self._wanted(address)
         if route is None or wanted == "off" or how not in (None, wanted):
             return None
+        if self.url is not None:
+            await self._key.known()
         return Telling(self._digest(address, found, since, until), route)
 
     async def _wanted(self, address: Mailbox) -> tuple[Route | None, str]:

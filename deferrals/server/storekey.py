@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -50,6 +51,15 @@ class StoreKey:
             raise StoreAway("what links are signed with is not known yet")
         return self._key
 
+    async def known(self) -> None:
+        """
+        Wait until it is.
+
+        @raise SpoolError: it cannot be asked for now.
+        """
+        if self._key is None:
+            self._answered(await self._fetch())
+
     def start(self) -> None:
         """
         Ask for it, until it is known.
@@ -69,9 +79,11 @@ class StoreKey:
             self._again.cancel()
 
     def _ask(self) -> None:
+        self._fetch().addCallback(self._answered).addErrback(self._failed)
+
+    def _fetch(self) -> Deferred[str]:
         made = secrets.token_hex(KEY_OCTETS)
-        d = self._database.run(lambda db: linkKey(db, made)).addCallback(self._answered)
-        d.addErrback(self._failed)
+        return self._database.run(lambda db: linkKey(db, made))
 
     def _answered(self, text: str) -> None:
         try:

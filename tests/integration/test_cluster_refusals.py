@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.errors import StoreAway
 from deferrals.interfaces import IRefusalStore
 from deferrals.server.storekey import StoreKey
 from deferrals.server.tellings import SharedTellings, noteName
@@ -258,7 +259,7 @@ class SharedTellingsTests(DatabaseCase):
         other = StoreKey(self.database(), Clock())
         self.addCleanup(other.stop)
         other.start()
-        self.assertRaises(Exception, other.get)
+        self.assertRaises(StoreAway, other.get)
 
 
 def _placeAndItem(me: Identity, owner: str) -> tuple[bytes, bytes]:
