@@ -13,7 +13,7 @@ from deferrals.errors import ConfigError
 from deferrals.model.digest import HTML, TEXT, Templates
 from deferrals.model.web import WebSettings
 from deferrals.operatorfiles import readText
-from deferrals.server.digests import Digests, Key
+from deferrals.server.digests import Digests, LinkSecret
 from deferrals.server.linkkey import LinkKey
 from deferrals.server.mailserver import MailServer
 from deferrals.server.refusaldesk import RefusalDesk
@@ -59,7 +59,7 @@ class RefusalKeeping:
         shared: SharedStore | None = None,
     ) -> None:
         reactor, admissions = services.reactor, services.admissions
-        key: Key = LinkKey(config.linkKeyPath)
+        key: LinkSecret = LinkKey(config.linkKeyPath)
         store, tellings = storeAt(config.refusalsPath, services.inThread), None
         if shared is not None:
             store, key = shared.refusals(lambda: self._refusals.settings.keep), shared.key

@@ -38,7 +38,7 @@ from deferrals.model.json import JSON
 from deferrals.model.status import Status
 from deferrals.model.web import WebSettings
 from deferrals.operator.control import Partial, Result
-from deferrals.server.digests import Key
+from deferrals.server.digests import LinkSecret
 from deferrals.server.linkkey import LinkKey
 from deferrals.server.listeners import describe, serverEndpoint
 from deferrals.server.mailserver import MailServer
@@ -193,7 +193,7 @@ class WebPort:
     @param key: what links are signed with; by default the file that a configuration says.
     """
 
-    def __init__(self, reactor: IReactor, seen: Seen, key: Key | None = None) -> None:
+    def __init__(self, reactor: IReactor, seen: Seen, key: LinkSecret | None = None) -> None:
         self._reactor = reactor
         self._seen = seen
         self._key = key

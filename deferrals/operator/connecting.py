@@ -34,7 +34,7 @@ from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.postgresql.connection import Access
 from deferrals.spool.postgresql.offline import LazyDatabase, OfflineDatabase
 from deferrals.spool.postgresql.queue import PostgresqlQueue
-from deferrals.spool.postgresql.refusals import Asked, PostgresqlRefusals
+from deferrals.spool.postgresql.refusals import PostgresqlRefusals, Transacting
 from deferrals.spool.sqlite.offline import OfflineSpool, immediately
 from deferrals.spool.sqlite.queue import SqliteQueue
 from deferrals.spool.sqlite.refusals import SqliteRefusals
@@ -122,7 +122,7 @@ class _DatabaseConnection(_DirectConnection):
         self._database.close()
 
 
-def _shared(database: Asked, config: Config) -> tuple[IRefusalStore, RestingNotes]:
+def _shared(database: Transacting, config: Config) -> tuple[IRefusalStore, RestingNotes]:
     """
     What several machines know is in their database.
     """

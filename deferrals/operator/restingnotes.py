@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from deferrals.model.admission import KIND, OWNERS, Admission, noted, noteNames
 from deferrals.spool.postgresql import notes as stored
-from deferrals.spool.postgresql.refusals import Asked
+from deferrals.spool.postgresql.refusals import Transacting
 from deferrals.spool.sqlite.offline import OfflineSpool
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class DatabaseNotes:
     @param database: has them.
     """
 
-    def __init__(self, database: Asked) -> None:
+    def __init__(self, database: Transacting) -> None:
         self._database = database
 
     async def add(self, owner: str, admission: Admission, seconds: float) -> None:

@@ -46,7 +46,7 @@ SETTLE_SECONDS = 60.0
 _BACK = {"daily": DAY_SECONDS, "weekly": 7 * DAY_SECONDS}
 
 
-class Key(Protocol):
+class LinkSecret(Protocol):
     """
     What links are signed with.
     """
@@ -109,7 +109,7 @@ class Digests:
         reactor: IReactor,
         people: People,
         post: Post,
-        key: Key,
+        key: LinkSecret,
         status: Status,
         tellings: Tellings | None = None,
     ) -> None:

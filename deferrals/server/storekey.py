@@ -16,7 +16,7 @@ from deferrals.errors import SpoolError, StoreAway
 from deferrals.logger import Logger
 from deferrals.model.link import KEY_OCTETS
 from deferrals.spool.postgresql.digests import linkKey
-from deferrals.spool.postgresql.refusals import Asked
+from deferrals.spool.postgresql.refusals import Transacting
 
 _log = Logger(namespace="deferrals.refusals")
 
@@ -31,7 +31,7 @@ class StoreKey:
     """
 
     def __init__(
-        self, database: Asked, clock: IReactorTime, known: Callable[[], object] = lambda: None
+        self, database: Transacting, clock: IReactorTime, known: Callable[[], object] = lambda: None
     ) -> None:
         self._database = database
         self._clock = clock

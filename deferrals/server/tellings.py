@@ -22,7 +22,7 @@ from deferrals.interfaces import ISpool
 from deferrals.model.refusal import DAY_SECONDS
 from deferrals.spool.postgresql import digests
 from deferrals.spool.postgresql.owners import Identity
-from deferrals.spool.postgresql.refusals import Asked
+from deferrals.spool.postgresql.refusals import Transacting
 
 #: The first word of the notes' names, and how long they are kept.
 NOTE, NOTE_SECONDS = "digest", 15 * DAY_SECONDS
@@ -126,7 +126,9 @@ class SharedTellings:
     @param me: which process this is, after a restart, too.
     """
 
-    def __init__(self, own: Tellings, database: Asked, me: Identity, clock: IReactorTime) -> None:
+    def __init__(
+        self, own: Tellings, database: Transacting, me: Identity, clock: IReactorTime
+    ) -> None:
         self._own = own
         self._database = database
         self._me = me

@@ -35,7 +35,7 @@ _SLICE = 1000
 
 
 @attrs.frozen
-class Taken:
+class DigestTaken:
     """
     What is known of one recipient.
 
@@ -106,7 +106,7 @@ def take(db: Connection, me: Identity, owner: str, note: str, until: float) -> f
     return found.known
 
 
-def _found(db: Connection, owner: str, note: str) -> Taken | None:
+def _found(db: Connection, owner: str, note: str) -> DigestTaken | None:
     row = db.execute(
         "SELECT told, taker, coalesce(extract(epoch FROM clock_timestamp() - taken), 0)::float8,"
         " EXISTS (SELECT 1 FROM owners AS o WHERE o.machine = d.machine AND o.worker = d.worker"
@@ -115,7 +115,7 @@ def _found(db: Connection, owner: str, note: str) -> Taken | None:
         " FROM digests AS d WHERE owner = %s FOR UPDATE OF d",
         (ownnotes.itemOf(note), owner),
     ).fetchone()
-    return None if row is None else Taken(*row)
+    return None if row is None else DigestTaken(*row)
 
 
 def done(db: Connection, me: Identity, owner: str, until: float) -> None:

@@ -53,7 +53,7 @@ _REMOVE = (
 )
 
 
-class Asked(Protocol):
+class Transacting(Protocol):
     """
     Runs a function in a transaction.
     """
@@ -117,7 +117,7 @@ class PostgresqlRefusals:
         looks then removes it.
     """
 
-    def __init__(self, database: Asked, keep: Callable[[], float]) -> None:
+    def __init__(self, database: Transacting, keep: Callable[[], float]) -> None:
         self._database = database
         self._keep = keep
 
