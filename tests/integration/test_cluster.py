@@ -226,12 +226,12 @@ class SchemaTests(ClusterCase):
         """Of several that start at once, one makes the tables, and all find them."""
         for opening in [Deferred.fromCoroutine(self.database()) for _ in range(4)]:
             database = await opening
-            self.assertEqual(await database.alone(versionOf), 1)
+            self.assertEqual(await database.alone(versionOf), 2)
 
     async def test_next(self) -> None:
         """The next version's tables will do; those after it will not."""
         database = await self.database()
-        for version, error in ((2, None), (3, "the schema is version 3, this is version 1")):
+        for version, error in ((3, None), (4, "the schema is version 4, this is version 2")):
             self.server.ask(f"UPDATE {self.schema}.schema SET version = {version}")
             d = database.run(upgrade, self.schema)
             if error is None:

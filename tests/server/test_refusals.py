@@ -132,6 +132,19 @@ class AwayStoreTests(RefusalsCase):
             self.assertEqual(len(events), 2)
             self.assertIn("2 refusals were too many", formatEvent(events[1]))
 
+    def test_bounded(self) -> None:
+        """So many wait, too, with those that came while the others could not be written."""
+        add, hung = self.store.add, Deferred[None]()
+        self.patch(module, "MOST_WAITING", 5)
+        self.patch(self.store, "add", lambda some: hung)
+        for _ in range(2):
+            for _ in range(4):
+                self.refuse()
+            self.clock.advance(module.WRITE_SECONDS)
+        self.patch(self.store, "add", add)
+        hung.errback(StoreAway("away"))
+        self.assertEqual(len(self.found()), 5)
+
     def test_stops(self) -> None:
         """What could not be written until the end is said."""
         self.patch(self.store, "add", lambda some: fail(StoreAway("away")))
