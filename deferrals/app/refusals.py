@@ -6,17 +6,20 @@ are told.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from deferrals.config.tables import Config
 from deferrals.errors import ConfigError
 from deferrals.model.digest import HTML, TEXT, Templates
+from deferrals.model.web import WebSettings
 from deferrals.operatorfiles import readText
-from deferrals.server.digests import Digests
+from deferrals.server.digests import Digests, LinkSecret
 from deferrals.server.linkkey import LinkKey
 from deferrals.server.mailserver import MailServer
 from deferrals.server.refusaldesk import RefusalDesk
 from deferrals.server.refusals import Refusals, storeAt
 from deferrals.server.services import Services
+from deferrals.server.sharedstore import SharedStore, identityOf
 
 
 def templatesOf(config: Config) -> Templates:
@@ -39,23 +42,44 @@ def templatesOf(config: Config) -> Templates:
 class RefusalKeeping:
     """
     @param server: whose recipients they are.
+    @param pages: what is said of the pages that links lead to, if there are any.
     @param worker: which of several processes this is: the first removes what is old, and
         tells recipients.
+    @param shared: what the server shares with others, if it does.
     @ivar desk: what operators, and recipients behind their links, ask.
     """
 
     def __init__(
-        self, config: Config, server: MailServer, services: Services, worker: int | None
+        self,
+        config: Config,
+        server: MailServer,
+        services: Services,
+        pages: Callable[[], WebSettings | None],
+        worker: int | None,
+        shared: SharedStore | None = None,
     ) -> None:
         reactor, admissions = services.reactor, services.admissions
-        store = storeAt(config.refusalsPath, services.inThread)
-        self._server = server
+        key: LinkSecret = LinkKey(config.linkKeyPath)
+        store, tellings = storeAt(config.refusalsPath, services.inThread), None
+        if shared is not None:
+            store, key = shared.refusals(lambda: self._refusals.settings.keep), shared.key
+            me = identityOf(config.spool, config.hostname, worker or 0)
+            tellings = shared.tellings(server.post.spool, me)
+        self._server, self._pages = server, pages
         self._isFirst = isFirst = not worker
         self._refusals = refusals = Refusals(
-            store, reactor, server, services.prover, admissions, config.refusals, isFirst
+            store,
+            reactor,
+            server,
+            services.prover,
+            admissions,
+            config.refusals,
+            isFirst,
+            shared is not None,
         )
-        key = LinkKey(config.linkKeyPath)
-        self._digests = Digests(refusals, reactor, server, server.post, key, server.status)
+        self._digests = Digests(
+            refusals, reactor, server, server.post, key, server.status, tellings
+        )
         self.desk = RefusalDesk(refusals, admissions, self._digests, reactor)
         server.refused = refusals.refused
         self.configure(config, templatesOf(config))
@@ -65,7 +89,8 @@ class RefusalKeeping:
         Go by another configuration.
         """
         self._refusals.settings = config.refusals
-        self._digests.url = None if config.web is None else config.web.url
+        pages = self._pages()
+        self._digests.url = None if pages is None else pages.url
         self._digests.templates = templates
         if self._isFirst and config.refusals.keep:
             self._server.status.show("refusals", lambda: {"kept": self._refusals.kept})

@@ -40,6 +40,7 @@ from deferrals.model.digest import Templates
 from deferrals.model.json import JSON
 from deferrals.model.networks import dnsServers
 from deferrals.model.recent import RecentEvents
+from deferrals.model.web import WebSettings
 from deferrals.operator.control import Called, Operator, Result, listen
 from deferrals.operator.several import SeveralOperators
 from deferrals.operatorfiles import readSecret
@@ -113,8 +114,8 @@ class Parts:
     @ivar notes: what all know.
     @ivar limits: how much all may have together.
     @ivar operators: lets an operator be asked; by default at the control socket.
-    @ivar isSeen: whether there are pages on which it is seen; by default what its own
-        configuration says.
+    @ivar pages: what is said of the pages on which it is seen, if there are any; by default
+        what its own configuration says.
     """
 
     worker: int | None = None
@@ -122,7 +123,7 @@ class Parts:
     notes: Notes | None = None
     limits: SharedLimits | None = None
     operators: Callable[[Operators], OperatorPort] | None = None
-    isSeen: Callable[[], bool] | None = None
+    pages: Callable[[], WebSettings | None] | None = None
 
 
 @attrs.frozen
@@ -182,10 +183,12 @@ class MailService(service.Service):
         self._stages.show()
         self.server.listeners.endpoint = parts.endpoint or self.server.listeners.endpoint
         self.server.limitConnections(config.limits)
-        self._refusals = RefusalKeeping(config, self.server, self._services, parts.worker)
+        seen = self._services, self._pages, parts.worker, self._shared
+        self._refusals = RefusalKeeping(config, self.server, *seen)
         self._recent = RecentEvents(partial(timeOfDay, reactor))
         self._own: Operator | None = None
-        self._web = WebPort(reactor, self._seen())
+        key = None if self._shared is None else self._shared.key
+        self._web = WebPort(reactor, self._seen(), key)
         self._watch()
         self.rates = Rates(self.server.status, reactor)
         self._began = reactor.seconds()
@@ -240,12 +243,14 @@ class MailService(service.Service):
             raise DeferralsError("the server is not there for operators: it starts, or stops")
         return OwnOperators(partial(self._operators, self._own)).call(name, *args)
 
+    def _pages(self) -> WebSettings | None:
+        return self.config.web if self._parts.pages is None else self._parts.pages()
+
     def _watch(self) -> None:
         """
         Where there are pages, what happens is kept for them.
         """
-        isSeen = self._parts.isSeen
-        if self.config.web is not None if isSeen is None else isSeen():
+        if self._pages() is not None:
             self.server.status.watch = self._recent.take
         else:
             self.server.status.watch = None
@@ -303,6 +308,8 @@ class MailService(service.Service):
     async def _begin(self) -> MailServer:
         if self._shared is not None:
             await self._shared.open()
+            if self.config.web is not None:
+                self._shared.key.start()
         return await self.server.start()
 
     def started(self, server: MailServer) -> None:

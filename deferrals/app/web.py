@@ -39,6 +39,7 @@ from deferrals.model.status import Status
 from deferrals.model.web import WebSettings
 from deferrals.operator.control import Partial, Result
 from deferrals.operatorfiles import readSecret
+from deferrals.server.digests import LinkSecret
 from deferrals.server.linkkey import LinkKey
 from deferrals.server.listeners import describe, serverEndpoint
 from deferrals.server.mailserver import MailServer
@@ -190,11 +191,13 @@ class WebPort:
     One port, or none; what L{prepare} has made counts from L{commit} on.
 
     @param seen: what can be seen there.
+    @param key: what links are signed with; by default the file that a configuration says.
     """
 
-    def __init__(self, reactor: IReactor, seen: Seen) -> None:
+    def __init__(self, reactor: IReactor, seen: Seen, key: LinkSecret | None = None) -> None:
         self._reactor = reactor
         self._seen = seen
+        self._key = key
         self._mine: dict[str, LinkParts] = {}
         self._services = Services(reactor, hostname="localhost")
         self._sessions = Sessions(reactor)
@@ -298,7 +301,8 @@ class WebPort:
         reloads, too.
         """
         if path not in self._mine:
-            self._mine[path] = LinkParts(self._seen.said, LinkKey(path).get, self._reactor)
+            key = self._key or LinkKey(path)
+            self._mine[path] = LinkParts(self._seen.said, key.get, self._reactor)
         return self._mine[path]
 
     def _make(self, config: Config, settings: WebSettings) -> _Made:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from deferrals.config.tables import Config, load
 from deferrals.errors import DeferralsError, SpoolError
+from deferrals.interfaces import IRefusalStore
 from deferrals.model.json import JSON
 from deferrals.operator.control import (
     Called,
@@ -27,12 +28,14 @@ from deferrals.operator.control import (
     Result,
 )
 from deferrals.operator.refusals import RestingDesk
+from deferrals.operator.restingnotes import DatabaseNotes, RestingNotes, SpoolNotes
 from deferrals.operator.several import SeveralOperators
 from deferrals.plugins.finding import stagePlugins
 from deferrals.spool.postgresql.connection import Access
 from deferrals.spool.postgresql.directory import directoryOf
-from deferrals.spool.postgresql.offline import OfflineDatabase
+from deferrals.spool.postgresql.offline import LazyDatabase, OfflineDatabase
 from deferrals.spool.postgresql.queue import PostgresqlQueue
+from deferrals.spool.postgresql.refusals import PostgresqlRefusals, Transacting
 from deferrals.spool.sqlite.offline import OfflineSpool, immediately
 from deferrals.spool.sqlite.queue import SqliteQueue
 from deferrals.spool.sqlite.refusals import SqliteRefusals
@@ -71,10 +74,13 @@ class _OfflineConnection(_DirectConnection):
 
     def __init__(self, directories: Mapping[int, str], config: Config) -> None:
         self._spools: list[OfflineSpool] = []
-        self._refusals = SqliteRefusals(config.refusalsPath, immediately)
-        # What several machines know is in their database.
-        noting = [] if config.spool.isShared else self._spools
-        self._desk = RestingDesk(config.refusals, self._refusals, noting)
+        self._database = None
+        self._refusals: IRefusalStore = SqliteRefusals(config.refusalsPath, immediately)
+        notes: RestingNotes = SpoolNotes(self._spools)
+        if config.spool.isShared:
+            self._database = LazyDatabase(Access.of(config.spool, config.baseDir))
+            self._refusals, notes = _shared(self._database, config)
+        self._desk = RestingDesk(config.refusals, self._refusals, notes)
         found: dict[int, Operator] = {}
         missing: dict[int, str] = {}
         for worker, directory in directories.items():
@@ -96,6 +102,8 @@ class _OfflineConnection(_DirectConnection):
 
     def close(self) -> None:
         self._refusals.close()
+        if self._database is not None:
+            self._database.close()
         for spool in self._spools:
             spool.close()
 
@@ -108,14 +116,20 @@ class _DatabaseConnection(_DirectConnection):
     def __init__(self, access: Access, config: Config) -> None:
         directory = directoryOf(config.spool, config.baseDir)
         self._database = OfflineDatabase(access, directory)
-        self._refusals = SqliteRefusals(config.refusalsPath, immediately)
-        desk = RestingDesk(config.refusals, self._refusals, ())
+        desk = RestingDesk(config.refusals, *_shared(self._database, config))
         queue = PostgresqlQueue(self._database, time.monotonic)
         super().__init__(Operator(queue, immediately, dict, desk=desk))
 
     def close(self) -> None:
-        self._refusals.close()
         self._database.close()
+
+
+def _shared(database: Transacting, config: Config) -> tuple[IRefusalStore, RestingNotes]:
+    """
+    What several machines know is in their database.
+    """
+    store = PostgresqlRefusals(database, lambda: config.refusals.keep)
+    return store, DatabaseNotes(database)
 
 
 def spoolsOf(config: Config) -> dict[int, str]:

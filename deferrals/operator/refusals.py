@@ -6,27 +6,19 @@ socket where it runs, and with what it has left where it does not.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from deferrals.errors import DeferralsError
 from deferrals.interfaces import IRefusalStore
-from deferrals.model.admission import (
-    WAYS,
-    Admission,
-    admitted,
-    keyOf,
-    noted,
-    noteNames,
-)
+from deferrals.model.admission import WAYS, admitted, keyOf
 from deferrals.model.json import JSON
 from deferrals.model.refusal import SHOWN, RefusalSettings
 from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import QueueConnection
 from deferrals.operator.output import complain, moment, say, sayJSON
-from deferrals.spool.sqlite.offline import OfflineSpool
+from deferrals.operator.restingnotes import RestingNotes
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -156,16 +148,15 @@ class RestingDesk:
 
     @param settings: of the configuration.
     @param store: what is kept.
-    @param spools: have the admissions; the first one gets new ones.  None, where several
-        machines share them.
+    @param notes: whom recipients let in.
     """
 
     def __init__(
-        self, settings: RefusalSettings, store: IRefusalStore, spools: Sequence[OfflineSpool]
+        self, settings: RefusalSettings, store: IRefusalStore, notes: RestingNotes
     ) -> None:
         self._settings = settings
         self._store = store
-        self._spools = spools
+        self._notes = notes
 
     async def refusals(
         self, recipient: str, seconds: float | None, limit: int
@@ -201,46 +192,21 @@ class RestingDesk:
             return None
         lasts = self._settings.admit_for if seconds is None else seconds
         admission = admitted(refusal, now, lasts, once, by, how)
-        self._checkNotes()
-        name, ofOwner = noteNames(owner, admission)
-        version = int(now * 1e6)
-        self._spools[0].note(
-            name, json.dumps([admission.toJSON(), version, admission.until]), lasts
-        )
-        until = max([admission.until, *(one.until for *_, one in self._found(recipient))])
-        self._spools[0].note(ofOwner, json.dumps([None, version, until]), until - now)
+        await self._notes.add(owner, admission, lasts)
         return admission.told(owner)
-
-    def _checkNotes(self) -> None:
-        if not self._spools:
-            raise DeferralsError("no server runs, and this machine's notes are in a database")
-
-    def _found(self, recipient: str | None) -> list[tuple[OfflineSpool, str, str, Admission]]:
-        owner = None if recipient is None else keyOf(recipient)
-        return [
-            (spool, name, whose, one)
-            for spool in self._spools
-            for name, (whose, one) in noted(spool.notes()).items()
-            if owner in (None, whose) and one.until > time.time()
-        ]
 
     async def admissions(self, recipient: str | None) -> list[dict[str, JSON]]:
         """
         See L{Desk<deferrals.operator.control.Desk>}.
         """
-        self._checkNotes()
-        found = {name: one.shown(whose) for _, name, whose, one in self._found(recipient)}
-        return [found[name] for name in sorted(found)]
+        found = await self._notes.found(None if recipient is None else keyOf(recipient))
+        return [found[whose, key].shown(whose) for whose, key in sorted(found)]
 
     async def removeAdmissions(self, recipient: str | None) -> int:
         """
         See L{Desk<deferrals.operator.control.Desk>}.
         """
-        self._checkNotes()
-        found = self._found(recipient)
-        for spool, name, _, _ in found:
-            spool.forget(name)
-        return len({name for _, name, _, _ in found})
+        return await self._notes.remove(None if recipient is None else keyOf(recipient))
 
     async def digest(self, recipient: str | None, isDry: bool) -> list[dict[str, JSON]]:
         """

@@ -3,13 +3,15 @@ Tells recipients what was refused for them, each day or each week, by mail of ou
 
 That a recipient has been told is noted in the spool in the same transaction in which the
 message becomes ours: after a crash it is neither told twice nor left out.  Of several
-processes the first one tells.
+processes the first one tells; of several machines with one database whichever takes the
+recipient first (L{deferrals.server.tellings}).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
@@ -28,8 +30,8 @@ from deferrals.model.refusal import DAY_SECONDS, SHOWN, Refusal, RefusalSettings
 from deferrals.model.status import Status
 from deferrals.model.verdict import Expand, Refuse, Route
 from deferrals.relay.notices import NEVER, Author
-from deferrals.server.linkkey import LinkKey
 from deferrals.server.refusals import People, Refusals
+from deferrals.server.tellings import NOTE_SECONDS, OwnTellings, Tellings, noteName
 from deferrals.stages.envelope.usersettings import DIGEST
 
 _log = Logger(namespace="deferrals.refusals")
@@ -40,11 +42,28 @@ LOOK_SECONDS = 30.0
 #: So long after its time a digest is made: what was refused before it is kept by then.
 SETTLE_SECONDS = 60.0
 
-#: The first word of the notes' names, and how long they are kept.
-NOTE, NOTE_SECONDS = "digest", 15 * DAY_SECONDS
-
 #: How far back the first digest of a recipient goes, in seconds.
 _BACK = {"daily": DAY_SECONDS, "weekly": 7 * DAY_SECONDS}
+
+
+class LinkSecret(Protocol):
+    """
+    What links are signed with.
+    """
+
+    def get(self) -> bytes:
+        """
+        @raise SpoolError: it is not known now.
+        @raise OSError: it cannot be read.
+        @raise ValueError: it is none.
+        """
+
+    async def known(self) -> None:
+        """
+        Wait until it can be had.
+
+        @raise SpoolError: that is not now.
+        """
 
 
 @attrs.frozen
@@ -79,6 +98,7 @@ class Digests:
     @param post: how a digest goes out.
     @param key: signs links.
     @param status: counts digests.
+    @param tellings: who was told, and by whom; by default as this process alone knows.
     @ivar url: what links begin with; C{None} where there are none.
     @ivar templates: of a digest's texts.
     """
@@ -89,8 +109,9 @@ class Digests:
         reactor: IReactor,
         people: People,
         post: Post,
-        key: LinkKey,
+        key: LinkSecret,
         status: Status,
+        tellings: Tellings | None = None,
     ) -> None:
         self.url: str | None = None
         self.templates = Templates()
@@ -100,8 +121,11 @@ class Digests:
         self._post = post
         self._key = key
         self._status = status
+        self._tellings = tellings or OwnTellings(post.spool)
         self._lock = DeferredLock()
         self._done: dict[str, float] = {}
+        self._left: dict[str, tuple[float, Collection[str]]] = {}
+        self._said = ""
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
         self._loop.clock = reactor
         self._ended: Deferred[LoopingCall] | None = None
@@ -132,44 +156,85 @@ class Digests:
         """
         if not self._settings.keep:
             return
-        now = timeOfDay(self._reactor) - SETTLE_SECONDS
-        for how in ("daily", "weekly"):
-            due = dueBefore(now, self._settings.digestMinute, how == "weekly")
-            if self._done.get(how) == due:
-                continue
-            try:
-                await self._lock.run(self._all, how, due)
-            except SpoolError as error:
+        try:
+            await self._tellings.settle()
+            for how in ("daily", "weekly"):
+                await self._lookFor(how)
+        except SpoolError as error:
+            if str(error) != self._said:  # until it is another
                 _log.error("no digests now: {error}", error=str(error))
-                return
+            self._said = str(error)
+        else:
+            self._said = ""
+
+    async def _lookFor(self, how: str) -> None:
+        now = timeOfDay(self._reactor) - SETTLE_SECONDS
+        due = dueBefore(now, self._settings.digestMinute, how == "weekly")
+        if self._done.get(how) == due:
+            return
+        when, left = self._left.get(how, (due, None))
+        found = await self._lock.run(self._all, how, due, left if when == due else None)
+        if found:
+            self._left[how] = due, found
+        else:
+            self._left.pop(how, None)
             self._done[how] = due
 
-    async def _all(self, how: str, due: float) -> None:
-        told = await self._told()
-        for owner in await self._refusals.store.owners(due - _BACK[how]):
+    async def _all(self, how: str, due: float, owners: Collection[str] | None) -> list[str]:
+        """
+        @param owners: of whom it is known that others tell them; C{None} for all.
+        @return: those of whom that is so now: who takes one may be gone before it has told.
+        """
+        told, left = await self._tellings.told(), []
+        if owners is None:
+            owners = await self._refusals.store.owners(due - _BACK[how])
+        for owner in owners:
             if not self._loop.running:
-                return
+                break
             try:
-                await self._tellIfDue(owner, how, due, told)
+                if not await self._tellIfDue(owner, how, due, told):
+                    left.append(owner)
             except SpoolError:
                 raise
             except Exception:  # of one recipient: the others are told all the same
                 _log.failure("no digest for {owner}", owner=owner)
+        return left
 
-    async def _tellIfDue(self, owner: str, how: str, due: float, told: dict[str, float]) -> None:
+    async def _tellIfDue(self, owner: str, how: str, due: float, told: dict[str, float]) -> bool:
+        """
+        @return: whether there is no more to do.
+        """
         before = told.get(owner, 0.0)
         if before >= due:
-            return
+            return True
         plan = await self._plan(owner, max(before, due - _BACK[how]), due, how)
-        if plan is not None:
-            await self._send(owner, plan)
+        return plan is None or await self._tell(owner, plan, how) is not None
 
-    async def _told(self) -> dict[str, float]:
+    async def _tell(self, owner: str, plan: Telling, how: str | None) -> Envelope | None:
         """
-        Up to when recipients have been told.
+        @return: C{None} where another process tells it, or has.
+        @raise SpoolError: it is not told, and is this process's at the next time.
         """
-        notes = await self._post.spool.notes()
-        return dict(_toldIn(notes))
+        until = plan.digest.until
+        since = await self._tellings.take(owner, until)
+        if since is None:
+            return None
+        try:
+            found: Telling | None = plan
+            if since > plan.digest.since:
+                found = await self._plan(owner, since, until, how)
+            sent = None if found is None else await self._send(owner, found)
+        except SpoolError:
+            raise
+        except BaseException:
+            with contextlib.suppress(SpoolError):
+                await self._tellings.leave(owner)
+            raise
+        if sent is None:
+            await self._tellings.leave(owner)
+        else:
+            await self._tellings.done(owner, until)
+        return sent
 
     async def _plan(
         self, owner: str, since: float, until: float, how: str | None
@@ -186,6 +251,8 @@ class Digests:
         route, wanted = await self._wanted(address)
         if route is None or wanted == "off" or how not in (None, wanted):
             return None
+        if self.url is not None:
+            await self._key.known()
         return Telling(self._digest(address, found, since, until), route)
 
     async def _wanted(self, address: Mailbox) -> tuple[Route | None, str]:
@@ -223,8 +290,9 @@ class Digests:
         token = SignedLink(expires, str(address)).token(self._key.get())
         return f"{self.url.rstrip('/')}/mine/{token}"
 
-    async def _send(self, owner: str, plan: Telling) -> Envelope:
+    async def _send(self, owner: str, plan: Telling) -> Envelope | None:
         """
+        @return: C{None} where it took so long that another process may have told.
         @raise SpoolError: it is not ours; the recipient is told at the next time.
         """
         post, digest = self._post, plan.digest
@@ -236,9 +304,12 @@ class Digests:
         writer.write(data)
         message = await writer.finish()
         recipient = Recipient(digest.recipient, NEVER, route=plan.route)
+        if not self._tellings.isOurs(owner):
+            writer.abort()
+            return None
         # In one turn of the reactor, and so in one transaction of the spool.
-        name = json.dumps([NOTE, owner])
-        post.spool.note(name, json.dumps(digest.until), NOTE_SECONDS)
+        name = noteName(owner)
+        post.spool.note(name, repr(digest.until), NOTE_SECONDS)
         try:
             work = await post.spool.stage(envelope, message, [Addressee(recipient)])
         except SpoolError:
@@ -267,7 +338,7 @@ class Digests:
         return await self._lock.run(self._now, owner, isDry)
 
     async def _now(self, owner: str | None, isDry: bool) -> list[dict[str, str | int]]:
-        until, told = timeOfDay(self._reactor), await self._told()
+        until, told = timeOfDay(self._reactor), await self._tellings.told()
         since = until - self._settings.keep
         owners = [owner] if owner is not None else await self._refusals.store.owners(since)
         found: list[dict[str, str | int]] = []
@@ -279,19 +350,12 @@ class Digests:
             if isDry:
                 said["text"] = plan.digest.text
             else:
-                said["id"] = (await self._send(one, plan)).id
+                sent = await self._tell(one, plan, None)
+                if sent is None:
+                    continue  # by another machine, this very moment
+                said["id"] = sent.id
             found.append(said)
         return found
-
-
-def _toldIn(notes: dict[str, str]) -> Iterator[tuple[str, float]]:
-    for name, value in notes.items():
-        try:
-            kind, owner = json.loads(name)
-            if kind == NOTE:
-                yield str(owner), float(json.loads(value))
-        except (ValueError, TypeError):
-            continue
 
 
 def _addressOf(owner: str, found: list[Refusal]) -> Mailbox:

@@ -35,6 +35,11 @@ class LinkKey:
             self._key = self._read() or self._made()
         return self._key
 
+    async def known(self) -> None:
+        """
+        It always can be had.
+        """
+
     def _read(self) -> bytes | None:
         try:
             text = readSecret(self._path).strip()

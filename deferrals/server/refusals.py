@@ -19,7 +19,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import CancelledError, errorText, timeOfDay, withDeadline
-from deferrals.errors import SpoolError
+from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.interfaces import IMessage, IReactor, IRefusalStore
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
@@ -99,6 +99,8 @@ class Refusals:
     @param prover: finds out what messages prove.
     @param admissions: know whose refusals a recipient can lift.
     @param isFirst: whether this process removes what is old: of several, one does.
+    @param isShared: whether the store is other machines', too: then a process that has kept
+        none removes none of theirs before its time.
     @ivar settings: what is kept, and for how long.
     @ivar kept: how many there are, as far as is known.
     """
@@ -112,6 +114,7 @@ class Refusals:
         admissions: Admissions,
         settings: RefusalSettings,
         isFirst: bool = True,
+        isShared: bool = False,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -121,6 +124,8 @@ class Refusals:
         self._prover = prover
         self._admissions = admissions
         self._isFirst = isFirst
+        self._isOthers = isShared
+        self._isAway = False
         self._waiting: deque[_Happened] = deque()
         self._octets = 0
         self._isBusy = False
@@ -153,6 +158,8 @@ class Refusals:
         if self._writing is not None and self._writing.active():
             self._writing.cancel()
         await self._write()
+        self._dropped += len(self._known)
+        self._sayDropped()
         await self.store.close()
 
     # What is told of.
@@ -269,6 +276,38 @@ class Refusals:
 
     async def _write(self) -> None:
         known, self._known = self._known, []
+        if known:
+            try:
+                await self.store.add(known)
+            except (StoreAway, OutcomeUnknown) as error:
+                self._keep(known, str(error))
+                return
+            except SpoolError as error:
+                _log.error(
+                    "{count} refusals are not kept: {error}", count=len(known), error=str(error)
+                )
+            else:
+                self.kept += len(known)
+                self._isAway = False
+        if not self._isAway:
+            self._sayDropped()
+
+    def _keep(self, known: list[tuple[str, Refusal]], why: str) -> None:
+        """
+        Write them when the store is back: to do that twice changes nothing.  The oldest stay.
+        """
+        both = known + self._known
+        self._known = both[:MOST_WAITING]
+        self._dropped += len(both) - len(self._known)
+        if not self._isAway:
+            _log.error(
+                "refusals wait until they can be kept, {most} at most: {error}",
+                most=MOST_WAITING,
+                error=why,
+            )
+        self._isAway = True
+
+    def _sayDropped(self) -> None:
         dropped, self._dropped = self._dropped, 0
         if dropped:
             _log.warn(
@@ -276,13 +315,6 @@ class Refusals:
                 event="refusals-dropped",
                 count=dropped,
             )
-        if not known:
-            return
-        try:
-            await self.store.add(known)
-            self.kept += len(known)
-        except SpoolError as error:
-            _log.error("{count} refusals are not kept: {error}", count=len(known), error=str(error))
 
     async def _trim(self) -> None:
         """
@@ -291,6 +323,10 @@ class Refusals:
         settings = self.settings
         entries = settings.entries if settings.keep else 0
         before = timeOfDay(self._reactor) - settings.keep
+        if settings.keep:
+            self._isOthers = False  # what is kept later on is this machine's to remove, too
+        elif self._isOthers:
+            before, entries = 0.0, settings.entries
         try:
             left = None
             while self._trimming.running:
@@ -299,6 +335,8 @@ class Refusals:
                     break
                 self.kept = left = now
                 await _pause(self._reactor)
+        except (StoreAway, OutcomeUnknown):
+            pass  # it was logged, and is done the next time
         except SpoolError as error:
             _log.error("what is old cannot be removed: {error}", error=str(error))
 

@@ -6,21 +6,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import deferrals
 from deferrals.errors import StoreAway
-from deferrals.interfaces import ILimits, INotes, IReactor, ISpool
+from deferrals.interfaces import ILimits, INotes, IReactor, IRefusalStore, ISpool
 from deferrals.model.status import Status
 from deferrals.model.store import SpoolSettings
 from deferrals.server.company import Company
 from deferrals.server.services import Services
 from deferrals.server.sharednotes import SharedNotes
+from deferrals.server.storekey import StoreKey
 from deferrals.server.storelimits import StoreLimits
+from deferrals.server.tellings import OwnTellings, SharedTellings, Tellings
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
 from deferrals.spool.postgresql.directory import directoryOf
 from deferrals.spool.postgresql.owners import Identity, Owner
+from deferrals.spool.postgresql.refusals import OnDemand, PostgresqlRefusals
 from deferrals.spool.postgresql.schema import check, upgrade, versionOf
 from deferrals.spool.postgresql.spool import PostgresqlSpool
 from deferrals.threads import OwnThread
@@ -28,8 +32,8 @@ from deferrals.threads import OwnThread
 if TYPE_CHECKING:
     from deferrals.spool.postgresql.connection import Connection
 
-#: What the connection is called in the server's views.
-_NOTES = "deferrals notes"
+#: What the connections are called in the server's views.
+_NOTES, _REFUSALS = "deferrals notes", "deferrals refusals"
 
 
 class SharedStore:
@@ -42,6 +46,7 @@ class SharedStore:
     @ivar notes: those that all machines share, and its own.
     @ivar limits: those that hold for all machines.
     @ivar company: who shares it.
+    @ivar key: what links are signed with.
     """
 
     def __init__(
@@ -58,8 +63,10 @@ class SharedStore:
         self._thread = OwnThread(reactor, "deferrals-notes")
         self._presence = Presence(reactor)
         self._connection = StoreConnection(access, self._thread, reactor, self._presence, _NOTES)
-        prepare = partial(upgrade, schema=access.schema) if settings.upgrade else _checked
-        self._connection.begin += [prepare, _visible]
+        self._connection.begin += [_preparing(settings), _visible]
+        self._asked = onDemand(settings, baseDir, reactor, self._presence)
+        self._reactor = reactor
+        self.key = StoreKey(self._asked, reactor)
         self.notes = SharedNotes(own, self._connection, reactor)
         self.company = Company(sharers)
         self.limits = StoreLimits(ownLimits, self._connection, reactor, self.company)
@@ -88,8 +95,27 @@ class SharedStore:
         self.limits.stop()
         if self._owner is not None:
             await self._owner.stop()
+        self.key.stop()
+        await self._asked.close()
         await self._connection.close()
         self._thread.end()
+
+    def refusals(self, keep: Callable[[], float]) -> IRefusalStore:
+        """
+        What was refused at all machines.  No mail waits for it.
+
+        @param keep: for how long in seconds, what is added now.
+        """
+        return PostgresqlRefusals(self._asked, keep)
+
+    def tellings(self, spool: ISpool, me: Identity) -> Tellings:
+        """
+        Which of all machines tells a recipient what was refused for it.
+
+        @param spool: this process's, in which its digests become its own.
+        @param me: this process.
+        """
+        return SharedTellings(OwnTellings(spool), self._asked, me, self._reactor)
 
     def show(self, status: Status) -> None:
         """
@@ -102,6 +128,38 @@ class SharedStore:
     def _describe(self) -> dict[str, object]:
         state = "working" if self._presence.isThere else "resting"
         return {"state": state, "last_error": self._presence.why}
+
+
+def onDemand(
+    settings: SpoolSettings, baseDir: str, reactor: IReactor, presence: Presence | None = None
+) -> OnDemand:
+    """
+    A connection for what was refused.
+
+    @param presence: of the database; by default this connection's own.
+    """
+    access, thread = Access.of(settings, baseDir), OwnThread(reactor, "deferrals-refusals")
+    known = presence or Presence(reactor)
+    connection = StoreConnection(access, thread, reactor, known, _REFUSALS)
+    connection.begin.append(_preparing(settings))
+    return OnDemand(connection, thread.end)
+
+
+def keyFor(settings: SpoolSettings, baseDir: str, reactor: IReactor) -> StoreKey | None:
+    """
+    What links are signed with, for a process that has nothing else in the database; it is
+    connected until it knows.
+
+    @return: C{None} where nothing is shared.
+    """
+    if not settings.isShared:
+        return None
+    asked = onDemand(settings, baseDir, reactor)
+    return StoreKey(asked, reactor, asked.close)
+
+
+def _preparing(settings: SpoolSettings) -> Callable[[Connection], object]:
+    return partial(upgrade, schema=settings.schema) if settings.upgrade else _checked
 
 
 def identityOf(settings: SpoolSettings, hostname: str, worker: int) -> Identity:

@@ -1,16 +1,21 @@
 """
-Refusals in memory, for a server whose spool is there, too.
+Refusals in memory, for a server whose spool is there, too; and how a database has one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from deferrals.interfaces import IRefusalStore
+from deferrals.logger import Logger
 from deferrals.model.refusal import Refusal
+
+_log = Logger(namespace="deferrals.spool")
 
 
 @implementer(IRefusalStore)
@@ -59,3 +64,15 @@ class MemoryRefusals:
 
     def close(self) -> Deferred[None]:
         return succeed(None)
+
+
+def readRefusal(text: str) -> Refusal | None:
+    """
+    A refusal as a database has it.
+
+    @return: C{None} for what another program has put there; the log says so.
+    """
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+        return Refusal.fromJSON(json.loads(text))
+    _log.warn("a refusal cannot be read")
+    return None

@@ -52,7 +52,8 @@ class LinkParts:
     What the pages of links have in common.
 
     @param ask: asks the server: C{refusals} and C{admit}.
-    @param key: signs links.  It may raise C{OSError} or C{ValueError}.
+    @param key: signs links.  It may raise L{DeferralsError}, C{OSError} or
+        C{ValueError}.
     @param clock: what time it is.
     """
 
@@ -77,7 +78,7 @@ class LinkParts:
         """
         try:
             return SignedLink.read(token, self.key(), timeOfDay(self.clock))
-        except (OSError, ValueError):
+        except (DeferralsError, OSError, ValueError):
             return None
 
     async def asked(self, name: str, *args: JSON) -> JSON:

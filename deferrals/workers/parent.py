@@ -26,6 +26,7 @@ from deferrals.interfaces import IReactor
 from deferrals.logger import Logger
 from deferrals.model.json import JSON
 from deferrals.operator.control import ControlPort, listen
+from deferrals.server.sharedstore import keyFor
 from deferrals.web.metrics import Metrics, Sources
 from deferrals.workers.doors import Doors
 from deferrals.workers.launching import Command, Launched, launch
@@ -83,7 +84,8 @@ class Parent(service.Service):
         self._operator = WorkersOperator(
             reactor, self._ways, self.describe, self._takers, self._reports, self.reload
         )
-        self._web = WebPort(reactor, self._seen())
+        self._key = keyFor(config.spool, config.baseDir, reactor)
+        self._web = WebPort(reactor, self._seen(), self._key)
         self._control: ControlPort | None = None
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
@@ -126,6 +128,8 @@ class Parent(service.Service):
         for worker in self._workers:
             worker.start()
         self._looking.start(LOOK_SECONDS).addErrback(_notLooked)
+        if self._key is not None and self.config.web is not None:
+            self._key.start()
 
     def _begin(self, worker: Supervisor) -> WorkerProcess:
         """
@@ -204,6 +208,8 @@ class Parent(service.Service):
             await self._control.stopListening()
         await DeferredList([one.stop() for one in self._workers])
         await self._web.close()
+        if self._key is not None:
+            self._key.stop()
         if self._looking.running:
             self._looking.stop()
 

@@ -104,9 +104,9 @@ class Worker(service.Service):
             notes=WorkerNotes(reactor, number, self.line),
             limits=WorkerLimits(reactor, self.line),
             operators=self._asked,
-            isSeen=lambda: self._isSeen,
+            pages=lambda: self._pages,
         )
-        self._isSeen = config.web is not None
+        self._pages = config.web
         own = divided(config, self._count)
         self.mail = MailService(own, reactor, self._reload, checkers, parts)
         self.mail.settled = self._isSettled
@@ -205,7 +205,7 @@ class Worker(service.Service):
 
     def _reload(self) -> Config:
         config = self._load(self._text)
-        self._isSeen = config.web is not None
+        self._pages = config.web
         return divided(config, self._count)
 
     async def _prepare(

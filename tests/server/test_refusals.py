@@ -9,9 +9,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.errors import SpoolError
+from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.interfaces import IMessage
 from deferrals.model.address import Mailbox
 from deferrals.model.admission import Proofs
@@ -75,10 +76,13 @@ class RefusalsCase(SynchronousTestCase):
         self.admissions.lifted = {"strict": frozenset({"rspamd", "dnsbl"})}
         self.refusals = self.make(RefusalSettings(keep=Seconds(self.keep)))
 
-    def make(self, settings: RefusalSettings, isFirst: bool = True) -> Refusals:
+    def make(
+        self, settings: RefusalSettings, isFirst: bool = True, isShared: bool = False
+    ) -> Refusals:
         clock: Any = self.clock
         prover: Any = self.prover
-        return Refusals(self.store, clock, self.people, prover, self.admissions, settings, isFirst)
+        kept = self.store, clock, self.people, prover, self.admissions
+        return Refusals(*kept, settings, isFirst, isShared)
 
     def refuse(
         self,
@@ -99,6 +103,71 @@ class RefusalsCase(SynchronousTestCase):
     def found(self, owner: str = ANNA) -> list[Refusal]:
         self.clock.advance(module.WRITE_SECONDS)
         return self.successResultOf(self.store.find(owner, 0.0, 100))
+
+
+class AwayStoreTests(RefusalsCase):
+    """
+    While the database is away in which refusals are.
+    """
+
+    def test_waits(self) -> None:
+        """They wait, so many at most, and are written when it is back; it is said once."""
+        add, answers = self.store.add, [StoreAway("away"), OutcomeUnknown("lost")]
+        self.patch(self.store, "add", lambda some: fail(answers[0]) if answers else add(some))
+        self.patch(module, "MOST_WAITING", 5)
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.refuse()
+            for _ in range(4):
+                self.clock.advance(module.WRITE_SECONDS)
+            answers.pop(0)
+            for _ in range(4):
+                self.refuse()
+            for _ in range(4):
+                self.clock.advance(module.WRITE_SECONDS)
+            (said,) = events
+            self.assertIn("wait", formatEvent(said))
+            answers.clear()
+            self.assertEqual(len(self.found()), 5)
+            self.assertEqual(len(events), 2)
+            self.assertIn("2 refusals were too many", formatEvent(events[1]))
+
+    def test_bounded(self) -> None:
+        """So many wait, too, with those that came while the others could not be written."""
+        add, hung = self.store.add, Deferred[None]()
+        self.patch(module, "MOST_WAITING", 5)
+        self.patch(self.store, "add", lambda some: hung)
+        for _ in range(2):
+            for _ in range(4):
+                self.refuse()
+            self.clock.advance(module.WRITE_SECONDS)
+        self.patch(self.store, "add", add)
+        hung.errback(StoreAway("away"))
+        self.assertEqual(len(self.found()), 5)
+
+    def test_stops(self) -> None:
+        """What could not be written until the end is said."""
+        self.patch(self.store, "add", lambda some: fail(StoreAway("away")))
+        self.refuse()
+        with capturedLogs() as events:
+            self.successResultOf(Deferred.fromCoroutine(self.refusals.stop()))
+        self.assertIn("1 refusals were too many", formatEvent(events[-1]))
+
+    def test_others(self) -> None:
+        """Who keeps none removes what is over and no more, until it has kept some."""
+        trimmed: list[tuple[float, int]] = []
+        self.patch(self.store, "trim", lambda *args: trimmed.append(args) or succeed(0))
+        self.refusals = self.make(RefusalSettings(), isShared=True)
+        self.refusals.start()
+        self.clock.advance(1)
+        self.assertEqual(trimmed[-1], (0.0, 1_000_000))
+        self.refusals.settings = RefusalSettings(keep=Seconds(60.0))
+        self.clock.pump([module.TRIM_SECONDS - 1, 1])
+        self.assertEqual(trimmed[-1], (self.clock.seconds() - 61.0, 1_000_000))
+        self.refusals.settings = RefusalSettings()
+        self.clock.pump([module.TRIM_SECONDS - 1, 1])
+        self.assertEqual(trimmed[-1], (self.clock.seconds() - 1, 0))
+        self.successResultOf(Deferred.fromCoroutine(self.refusals.stop()))
 
 
 class KeptTests(RefusalsCase):

@@ -77,6 +77,12 @@ class OfflineDatabase:
         """
         return execute(self._run, function)
 
+    def run(self, function: Callable[[Connection], _T]) -> Deferred[_T]:
+        """
+        Run a function in a transaction.
+        """
+        return execute(self._run, function)
+
     def change(self, function: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
         """
         Change what is there; what the dead have had is free before.
@@ -126,3 +132,31 @@ class OfflineDatabase:
             return wrongSize(contents.named(self._shared).octets(owner, number), size)
         except (OSError, SpoolError) as error:
             return f"its content cannot be looked for: {error}"
+
+
+class LazyDatabase:
+    """
+    The same for commands that may not need it: it is opened when it is asked first.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._opened: OfflineDatabase | None = None
+
+    def run(self, function: Callable[[Connection], _T]) -> Deferred[_T]:
+        """
+        See L{OfflineDatabase.run}.
+        """
+        return execute(self._open).addCallback(lambda database: database.run(function))
+
+    def _open(self) -> OfflineDatabase:
+        if self._opened is None:
+            self._opened = OfflineDatabase(self._access)
+        return self._opened
+
+    def close(self) -> None:
+        """
+        No more.
+        """
+        if self._opened is not None:
+            self._opened.close()

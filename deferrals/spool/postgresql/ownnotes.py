@@ -22,11 +22,17 @@ Notes: TypeAlias = Mapping[str, Note]
 _KIND = "process"
 
 
-def _place(me: Identity) -> bytes:
+def placeOf(me: Identity) -> bytes:
+    """
+    Where the notes of a process are.
+    """
     return hashlib.sha256(f"{_KIND} {me.worker} {me.machine}".encode()).digest()
 
 
-def _item(name: str) -> bytes:
+def itemOf(name: str) -> bytes:
+    """
+    Where a note of a name is among them.
+    """
     return hashlib.sha256(name.encode()).digest()
 
 
@@ -36,7 +42,7 @@ def read(db: Connection, me: Identity) -> dict[str, str]:
     """
     found: list[tuple[str, str]] = db.execute(
         "SELECT name, value FROM notes WHERE place = %s AND expires > clock_timestamp()",
-        (_place(me),),
+        (placeOf(me),),
     ).fetchall()
     return dict(found)
 
@@ -46,7 +52,7 @@ def write(db: Connection, me: Identity, notes: Notes) -> None:
     Note, or forget.
     """
     for name, note in sorted(notes.items()):
-        place = (_place(me), _item(name))
+        place = (placeOf(me), itemOf(name))
         if note is None:
             db.execute("DELETE FROM notes WHERE place = %s AND item = %s", place)
         else:

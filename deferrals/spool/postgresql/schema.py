@@ -138,9 +138,33 @@ CREATE TABLE entered (
     counts jsonb NOT NULL
 ) WITH (fillfactor = 70, {_CHURN});
 """
+#: What was refused for recipients, and up to when they were told; who is about to tell.
+_REFUSALS = f"""
+CREATE TABLE refusals (
+    owner text COLLATE "C" NOT NULL,
+    reference text COLLATE "C" NOT NULL,
+    at timestamptz NOT NULL,
+    expires timestamptz NOT NULL,
+    said text NOT NULL,
+    PRIMARY KEY (owner, reference)
+) WITH ({_CHURN});
+CREATE INDEX refusals_owner ON refusals (owner, at);
+CREATE INDEX refusals_at ON refusals (at);
+CREATE INDEX refusals_expires ON refusals (expires);
+CREATE TABLE digests (
+    owner text COLLATE "C" PRIMARY KEY,
+    told double precision NOT NULL,
+    taker bytea,
+    machine text,
+    worker integer,
+    taken timestamptz,
+    expires timestamptz NOT NULL
+) WITH (fillfactor = 70, {_CHURN});
+CREATE INDEX digests_expires ON digests (expires);
+"""
 
 #: What makes the version of each number, from the one before.
-STEPS = {1: _FIRST, 2: _LIMITS}
+STEPS = {1: _FIRST, 2: _LIMITS + _REFUSALS}
 
 
 def versionOf(db: Connection) -> int:

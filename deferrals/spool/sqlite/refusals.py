@@ -9,7 +9,6 @@ mail durable, can be thrown away, and is written over when it is removed
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sqlite3
@@ -23,12 +22,10 @@ from zope.interface import implementer
 
 from deferrals.errors import SpoolError
 from deferrals.interfaces import IRefusalStore
-from deferrals.logger import Logger
 from deferrals.model.refusal import Refusal
+from deferrals.spool.refusals import readRefusal
 from deferrals.spool.sqlite.files import createPrivate
 from deferrals.threads import InThread, Threads
-
-_log = Logger(namespace="deferrals.spool")
 
 _T = TypeVar("_T")
 
@@ -170,7 +167,7 @@ def _find(db: sqlite3.Connection, owner: str, since: float, limit: int) -> list[
         "SELECT said FROM refusals WHERE owner = ? AND at >= ? ORDER BY at DESC, reference LIMIT ?",
         (owner, since, limit),
     )
-    return [one for (text,) in rows if (one := _read(text)) is not None]
+    return [one for (text,) in rows if (one := readRefusal(text)) is not None]
 
 
 def _about(db: sqlite3.Connection, words: str, since: float, limit: int) -> list[Refusal]:
@@ -178,7 +175,7 @@ def _about(db: sqlite3.Connection, words: str, since: float, limit: int) -> list
         "SELECT said FROM refusals WHERE at >= ? ORDER BY at DESC, reference LIMIT ?",
         (since, LOOKED),
     )
-    read = (_read(text) for (text,) in rows)
+    read = (readRefusal(text) for (text,) in rows)
     return [*islice((one for one in read if one is not None and one.isAbout(words)), limit)]
 
 
@@ -186,7 +183,7 @@ def _named(db: sqlite3.Connection, reference: str, owner: str) -> Refusal | None
     row = db.execute(
         "SELECT said FROM refusals WHERE reference = ? AND owner = ?", (reference, owner)
     ).fetchone()
-    return None if row is None else _read(row[0])
+    return None if row is None else readRefusal(row[0])
 
 
 def _owners(db: sqlite3.Connection, since: float) -> list[str]:
@@ -204,13 +201,3 @@ def _trim(db: sqlite3.Connection, before: float, entries: int) -> int:
     if surplus > 0:
         db.execute(sql.format(""), (surplus,))
     return count - max(0, surplus)
-
-
-def _read(text: str) -> Refusal | None:
-    """
-    @return: C{None} for what another program has put there.
-    """
-    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
-        return Refusal.fromJSON(json.loads(text))
-    _log.warn("a refusal cannot be read")
-    return None
