@@ -136,7 +136,7 @@ WITHOUT = {
     **dict.fromkeys(
         (
             f"spool/postgresql/{name}.py"
-            for name in ("ledger", "ownnotes", "queries", "queue", "spool", "upkeep", "writing")
+            for name in ("ownnotes", "queries", "queue", "spool", "upkeep", "writing")
         ),
         "tests/integration/test_store.py runs them in a real PostgreSQL",
     ),
