@@ -47,7 +47,7 @@ from deferrals.spool.postgresql.contents import Contents
 from deferrals.spool.postgresql.cutoff import CutOff
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
-from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave
+from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave, lives
 from deferrals.spool.postgresql.schema import check, durability, upgrade, versionOf
 from deferrals.spool.postgresql.upkeep import EVERY_SECONDS, keepUp
 from deferrals.spool.postgresql.writing import Batch, write
@@ -261,7 +261,7 @@ class PostgresqlSpool:
         return insertion(envelope, own, addressees, state=STAGED, now=0.0, lease=lease)
 
     def _insert(self, insert: Insert) -> Deferred[Work]:
-        self._taken(insert.work)
+        self._taken(insert.work, self.owned.id)
         self._staged.add(insert.number)
         self._batches.next().inserts.append(insert)
         return insert.done.addErrback(self._notInserted, insert.number)
@@ -388,7 +388,7 @@ class PostgresqlSpool:
     def _leased(self, take: Callable[[Claims], list[Work]]) -> Deferred[list[Work]]:
         def claim(ledger: PostgresqlLedger) -> tuple[list[Work], Claims]:
             claims = Claims(ledger)
-            return take(claims), claims
+            return take(claims) if lives(ledger.db, int(ledger.owner)) else [], claims
 
         return self._asked(claim).addCallback(self._claimed)
 
@@ -396,7 +396,7 @@ class PostgresqlSpool:
         works, claims = result
         logUnread(claims)
         for work in works:
-            self._taken(work)
+            self._taken(work, int(claims.ledger.owner))
         return works
 
     def renew(self, works: Iterable[Work]) -> None:
@@ -425,9 +425,9 @@ class PostgresqlSpool:
         seqs = (one.seq for one in work.addressees)
         return self._held.isOurs(work.envelope.transaction, seqs, self.owned.id)
 
-    def _taken(self, work: Work) -> None:
+    def _taken(self, work: Work, owner: int) -> None:
         seqs = (one.seq for one in work.addressees)
-        self._held.take(work.envelope.transaction, seqs, self.owned.id)
+        self._held.take(work.envelope.transaction, seqs, owner)
 
     async def _check(self, work: Work) -> None:
         number, message = work.envelope.transaction, ownMessage(work.message)
@@ -505,12 +505,14 @@ class PostgresqlSpool:
             await self._put(insert.number, ownMessage(insert.work.message))
         number, items = work.envelope.transaction, list(dispositions.items())
 
-        def record(db: Connection) -> bool:
-            return Outcomes(self._ledger(db)).record(number, items, inserts)
+        def record(db: Connection) -> int:
+            ledger = self._ledger(db)
+            Outcomes(ledger).record(number, items, inserts)
+            return int(ledger.owner)
 
-        await self._writes.run(record)
+        owner = await self._writes.run(record)
         for insert in inserts:
-            self._taken(insert.work)
+            self._taken(insert.work, owner)
         path = ownMessage(work.message).path
         if self._held.leave(number, (one.seq for one in dispositions)) and path is not None:
             self._logged(self._inThread(self._contents.remove, path))
