@@ -351,6 +351,30 @@ class LargeTests(StoreCase):
         reactor.result(spool.stage(makeEnvelope(), message, makeAddressees("a@b.example")))
 
 
+class WokenTests(StoreCase):
+    """
+    A process that was thought dead, and has not found it out yet.
+    """
+
+    def test_claims(self) -> None:
+        """It has nothing handed out: that would be the dead one's, and nobody's for ever."""
+        reactor = self.anew()
+        spool, other = (self.opened(reactor, self.mktemp(), name) for name in ("mx1", "mx2"))
+        writer = other.newBody((envelope := makeEnvelope()).transaction)
+        writer.write(b"Subject: x\r\n\r\n")
+        message = reactor.result(writer.finish())
+        work = reactor.result(other.stage(envelope, message, makeAddressees("a@b.example")))
+        other.release(work, {work.addressees[0]: Reschedule("b", 0.0, 1000.0, 0.0)})
+        reactor.result(other.waiting())
+        update = f"UPDATE {reactor.schema}.owners SET seen = '-infinity' WHERE id = %s"
+        self.server.ask(update, spool.owned.id)
+        reactor.result(other._claims.run(bury))
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        (work,) = reactor.result(other.claim(9, {}, 9))
+        reactor.result(other.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(reactor.result(other.waiting()), (0, 0))
+
+
 class UnknownTests(StoreCase):
     """
     Commits whose answer is not heard.
