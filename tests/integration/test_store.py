@@ -375,6 +375,41 @@ class WokenTests(StoreCase):
         self.assertEqual(reactor.result(other.waiting()), (0, 0))
 
 
+class LostClaimTests(StoreCase):
+    """
+    A claim that was committed, and whose answer was not heard.
+    """
+
+    def test_again(self) -> None:
+        """The next claim has what it leased, and not what this process has in hand."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        for name in ("a", "b"):
+            writer = spool.newBody((envelope := makeEnvelope()).transaction)
+            writer.write(b"Subject: x\r\n\r\n")
+            message = reactor.result(writer.finish())
+            addressees = makeAddressees(f"{name}@b.example")
+            work = reactor.result(spool.stage(envelope, message, addressees))
+            spool.release(work, {work.addressees[0]: Reschedule(name, 0.0, 1000.0, 0.0)})
+        reactor.result(spool.waiting())
+        works = reactor.result(spool.claim(9, {}, 9))
+        self.assertEqual(len(works), 2)
+        lost, leaves = works[0].envelope.transaction, works[1]
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        spool._held.forget(lost)
+
+        def unheard(ledger: Any) -> Any:
+            raise OutcomeUnknown("it was not heard")
+
+        self.assertRaises(OutcomeUnknown, reactor.result, spool._leased(unheard))
+        spool.abandon(leaves)
+        self.assertEqual(spool._batches.leaving, {leaves.envelope.transaction})
+        (found,) = reactor.result(spool.claim(9, {}, 9))
+        self.assertEqual(found.envelope.transaction, lost)
+        self.assertEqual(spool._batches.leaving, set())
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+
+
 class UnknownTests(StoreCase):
     """
     Commits whose answer is not heard.

@@ -47,6 +47,7 @@ from deferrals.spool.postgresql.contents import Contents
 from deferrals.spool.postgresql.cutoff import CutOff
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
+from deferrals.spool.postgresql.lost import LostClaims
 from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave, lives
 from deferrals.spool.postgresql.schema import check, durability, upgrade, versionOf
 from deferrals.spool.postgresql.upkeep import EVERY_SECONDS, keepUp
@@ -111,7 +112,7 @@ class PostgresqlSpool:
         self._batches = BatchWriter(self._write, reactor, self._written, status or Status())
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
-        self._held = Held()
+        self._held, self._lost = Held(), LostClaims()
         self._coming: set[int] = set()
         self._fetches: UnderWay[None] = UnderWay()
         self._copies = itertools.count()
@@ -388,9 +389,12 @@ class PostgresqlSpool:
     def _leased(self, take: Callable[[Claims], list[Work]]) -> Deferred[list[Work]]:
         def claim(ledger: PostgresqlLedger) -> tuple[list[Work], Claims]:
             claims = Claims(ledger)
-            return take(claims) if lives(ledger.db, int(ledger.owner)) else [], claims
+            if not lives(ledger.db, int(ledger.owner)):
+                return [], claims
+            self._lost.free(ledger, self._held.messages | self._coming | self._batches.leaving)
+            return take(claims), claims
 
-        return self._asked(claim).addCallback(self._claimed)
+        return self._asked(claim).addCallbacks(self._claimed, self._lost.failed)
 
     def _claimed(self, result: tuple[list[Work], Claims]) -> list[Work]:
         works, claims = result
