@@ -20,7 +20,7 @@ from tests.integration.clusters import Instance
 from tests.integration.support import cli, until
 from tests.integration.test_cluster_queue import QueueCase
 
-SAMPLE = "heart-deaf"
+SAMPLE = "unknown-kept"
 
 KINDS = {*clusterrig.KILLS}
 
