@@ -121,6 +121,7 @@ class BatchWriter:
     @param clock: timers.
     @param written: called with each batch that is durable.
     @param status: where commits are counted.
+    @ivar leaving: numbers of messages whose removal is not durable yet.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class BatchWriter:
         self._released: dict[int, None] = {}  # to be written as such some time
         self._releasing: IDelayedCall | None = None
         self._closed = False
+        self.leaving: set[int] = set()
 
     def next(self) -> WriteBatch:
         """
@@ -182,6 +184,7 @@ class BatchWriter:
         batch = self.next()
         batch.released.pop(number, None)
         batch.removed[number] = path
+        self.leaving.add(number)
 
     def flush(self) -> None:
         """
@@ -226,6 +229,7 @@ class BatchWriter:
     def _written(self, batch: WriteBatch, began: float) -> None:
         seconds = self._clock.seconds() - began
         happened(self._status, "commit", {"messages": batch.messages, "seconds": seconds})
+        self.leaving.difference_update(batch.removed)
         self._onWritten(batch)
         for name, note in batch.notes.items():
             if self._notes.get(name) is note:
@@ -255,6 +259,7 @@ class BatchWriter:
         inserts, batch.inserts = batch.inserts, []
         if failure.check(OutcomeUnknown):
             batch.removed.update((one.number, ownMessage(one.work.message).path) for one in inserts)
+            self.leaving.update(one.number for one in inserts)
         if batch and not self._closed:
             self._keep(batch, failure)
         for insert in inserts:

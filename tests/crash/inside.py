@@ -21,6 +21,9 @@ PROGRAM = (
 #: The environment's name for the file that the count is written to.
 HELD = "DEFERRALS_RIG_HELD"
 
+#: The environment's name for it: whether the server is of the next version.
+NEXT = "DEFERRALS_RIG_NEXT"
+
 
 def begin() -> None:
     """
@@ -30,9 +33,27 @@ def begin() -> None:
     if name:
         from tests.crash.sabotage import SABOTAGES
 
-        SABOTAGES[name]()
+        if name not in SABOTAGES:  # psycopg is not everywhere
+            from tests.crash.clustersabotage import CLUSTER_SABOTAGES
+
+            CLUSTER_SABOTAGES[name]()
+        else:
+            SABOTAGES[name]()
+    if NEXT in os.environ:
+        _becomeNext()
     if HELD in os.environ:
         signal.signal(signal.SIGUSR2, _tell)
+
+
+def _becomeNext() -> None:
+    """
+    Be the next version of the program: its tables have more.
+    """
+    from deferrals.spool.postgresql import owners, schema
+
+    version = schema.VERSION + 1
+    schema.STEPS[version] = "ALTER TABLE recipients ADD next text; CREATE TABLE next (name text)"
+    schema.VERSION = owners.VERSION = version
 
 
 def _tell(number: int, frame: Any) -> None:

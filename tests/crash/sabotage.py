@@ -41,7 +41,7 @@ INVISIBLE = {
 }
 
 
-def _patch(owner: Any, name: str, around: Callable[..., Any]) -> None:
+def patch(owner: Any, name: str, around: Callable[..., Any]) -> None:
     """
     @param around: is called with what was there, and with the arguments.
     """
@@ -56,7 +56,7 @@ def replyBeforeCommit() -> None:
         original(self, envelope, message, addressees).addErrback(lambda _: None)
         return succeed(self._insertion(envelope, message, addressees, STAGED).work)
 
-    _patch(SqliteSpool, "stage", stage)
+    patch(SqliteSpool, "stage", stage)
 
 
 def noRemoval() -> None:
@@ -65,7 +65,7 @@ def noRemoval() -> None:
     def write(original: Any, db: Any, batch: Any, directory: str) -> None:
         original(db, attrs.evolve(batch, removed={}), directory)
 
-    _patch(spool, "write", write)
+    patch(spool, "write", write)
 
 
 def noPartialRemoval() -> None:
@@ -74,7 +74,7 @@ def noPartialRemoval() -> None:
     def disposed(original: Any, row: Any, what: Any, **more: Any) -> Any:
         return row if isinstance(what, Remove) else original(row, what, **more)
 
-    _patch(rules, "disposed", disposed)
+    patch(rules, "disposed", disposed)
 
 
 def removedEarly() -> None:
@@ -85,7 +85,7 @@ def removedEarly() -> None:
         self._batches.flush()
         self._remove(work)
 
-    _patch(SqliteSpool, "release", release)
+    patch(SqliteSpool, "release", release)
 
 
 def recipientDropped() -> None:
@@ -94,7 +94,7 @@ def recipientDropped() -> None:
     def stage(original: Any, self: Any, envelope: Any, message: Any, addressees: Any) -> Any:
         return original(self, envelope, message, addressees[: max(1, len(addressees) - 1)])
 
-    _patch(SqliteSpool, "stage", stage)
+    patch(SqliteSpool, "stage", stage)
 
 
 def ownerNotChecked() -> None:
@@ -104,7 +104,7 @@ def ownerNotChecked() -> None:
         self.ledger.db.execute("UPDATE recipients SET due = 0 WHERE status = 1")
         original(self)
 
-    _patch(Claims, "_endLeases", endLeases)
+    patch(Claims, "_endLeases", endLeases)
 
 
 def stagedForgotten() -> None:
@@ -122,8 +122,8 @@ def stagedForgotten() -> None:
     def release(original: Any, self: Any, work: Any, later: Any) -> None:
         self._batches._clock.callLater(0.4, original, self, work, later)
 
-    _patch(spool, "recover", recover)
-    _patch(SqliteSpool, "release", release)
+    patch(spool, "recover", recover)
+    patch(SqliteSpool, "release", release)
 
 
 def wholeNotChecked() -> None:
@@ -132,12 +132,12 @@ def wholeNotChecked() -> None:
     def record(original: Any, self: Any, work: Any, dispositions: Any, messages: Any = ()) -> Any:
         return original(self, attrs.evolve(work, whole=True), dispositions, messages)
 
-    _patch(SqliteSpool, "record", record)
+    patch(SqliteSpool, "record", record)
 
 
 def refuserServed() -> None:
     """Who refuses gets a copy with those who accept."""
-    _patch(Block, "accepted", lambda original, self: list(range(len(self.verdicts))))
+    patch(Block, "accepted", lambda original, self: list(range(len(self.verdicts))))
 
 
 def noticeDropped() -> None:
@@ -146,7 +146,7 @@ def noticeDropped() -> None:
     def record(original: Any, self: Any, work: Any, dispositions: Any, messages: Any = ()) -> Any:
         return original(self, work, dispositions, ())
 
-    _patch(SqliteSpool, "record", record)
+    patch(SqliteSpool, "record", record)
 
 
 def bodyTooEarly() -> None:
@@ -156,12 +156,12 @@ def bodyTooEarly() -> None:
         original(self, *args)
         return True
 
-    _patch(SqliteSpool, "_apply", apply)
+    patch(SqliteSpool, "_apply", apply)
 
 
 def retryForgotten() -> None:
     """That a recipient is to be tried again is not written."""
-    _patch(rules, "_rescheduled", lambda original, row, disposition, since, now: row)
+    patch(rules, "_rescheduled", lambda original, row, disposition, since, now: row)
 
 
 def contentCut() -> None:
@@ -171,7 +171,7 @@ def contentCut() -> None:
         with original(self) as file:
             return io.BytesIO(file.read()[:-3])
 
-    _patch(Message, "open", cut)
+    patch(Message, "open", cut)
 
 
 def handedBackKept() -> None:
@@ -181,7 +181,7 @@ def handedBackKept() -> None:
         d = withDeadline(self._clock, self._seconds, self._backend.attempt, self._work, False)
         self._waiting = d.addErrback(self._unknown).addCallback(self._over, done)
 
-    _patch(Immediate, "start", start)
+    patch(Immediate, "start", start)
 
 
 def toldEarly() -> None:
@@ -200,8 +200,8 @@ def toldEarly() -> None:
     def record(original: Any, self: Any, *args: Any) -> Any:
         return deferLater(self._clock, 1.2, original, self, *args)
 
-    _patch(Waiters, "answer", answer)
-    _patch(Recorder, "record", record)
+    patch(Waiters, "answer", answer)
+    patch(Recorder, "record", record)
 
 
 def retryBelieved() -> None:
@@ -215,8 +215,8 @@ def retryBelieved() -> None:
         }
         return attrs.evolve(found, outcomes=outcomes)
 
-    _patch(attempts, "checked", believed)
-    _patch(scheduler, "checked", believed)
+    patch(attempts, "checked", believed)
+    patch(scheduler, "checked", believed)
 
 
 def repliesSwapped() -> None:
@@ -225,7 +225,7 @@ def repliesSwapped() -> None:
     def swapped(original: Any, one: Any, position: int) -> Any:
         return original(one, len(one.listed) - 1 - position)
 
-    _patch(block, "ownReply", swapped)
+    patch(block, "ownReply", swapped)
 
 
 SABOTAGES: dict[str, Callable[[], None]] = {

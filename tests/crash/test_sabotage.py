@@ -24,7 +24,7 @@ class SabotageTests(SynchronousTestCase):
             self.assertTrue(callable(getattr(owner, name, None)), f"{owner}: no {name}")
             patched.append(around)
 
-        self.patch(sabotage, "_patch", patch)
+        self.patch(sabotage, "patch", patch)
         for put in sabotage.SABOTAGES.values():
             before = len(patched)
             put()

@@ -269,6 +269,25 @@ class Sender(threading.Thread):
         self.books, self.ports, self.kinds = books, ports, kinds
         self.random = random.Random(seed)
         self.stopping = False
+        self.answers: dict[str, str] = {}
+
+    def bring(self, name: str) -> str:
+        """
+        One message of a kind, in a session of its own.
+
+        @return: the worst that was answered for a recipient; nothing, where nothing was.
+        """
+        kind = self.kinds[name]
+        number = self.books.next(kind.recipients, bool(kind.sender), kind.isReceipted)
+        try:
+            client = Client(self.ports[kind.port], kind.port)
+            try:
+                self._attempt(client, name, number, [*kind.recipients])
+            finally:
+                client.close()
+        except (OSError, EOFError):
+            return ""
+        return max(self.answers.values())
 
     def run(self) -> None:
         while not self.stopping:
@@ -314,6 +333,7 @@ class Sender(threading.Thread):
             answers.update(self._data(client, kind, taken, data))
         else:
             client.say("RSET")
+        self.answers = answers
         again = [one for one in recipients if answers[one].startswith("4")]
         if name == "mixed, plain":
             answers = {one: said for one, said in answers.items() if one not in again}

@@ -35,22 +35,37 @@ class ServerWorld:
     @param sabotage: what is wrong with the server, by its name.
     @param tls: lines for its first listener.
     @param workers: how many processes take mail.
+    @param name: of its files.
+    @param tables: what else is configured, behind the rest.
+    @param top: what else is configured, in front of it.
+    @param beside: another one, whose books and neighbours it has, too.
     @ivar books: what senders know.
     """
 
     def __init__(
-        self, directory: str, seed: int, sabotage: str = "", tls: str = "", workers: int = 1
+        self,
+        directory: str,
+        seed: int,
+        sabotage: str = "",
+        tls: str = "",
+        workers: int = 1,
+        name: str = "server",
+        tables: str = "",
+        top: str = "",
+        beside: ServerWorld | None = None,
     ) -> None:
-        self.directory = directory
-        self.books = Books()
-        self.hop, self.judge, self.names = FlakyHop(seed), Judge(), NoNames()
+        self.directory, self.top = directory, top
+        self.books = beside.books if beside else Books()
+        self.hop = beside.hop if beside else FlakyHop(seed)
+        self.judge = beside.judge if beside else Judge()
+        self.names = beside.names if beside else NoNames()
         self.ports = {name: freePort() for name in PORTS}
-        self.path = os.path.join(directory, "deferrals.toml")
+        self.path = os.path.join(directory, f"{name}.toml")
         neighbours = {"hop": self.hop.port, "judge": self.judge.port, "dns": self.names.port}
-        self.own = CONFIG.format(**self.ports, **neighbours, tls=tls)
+        self.own = CONFIG.format(**self.ports, **neighbours, tls=tls) + tables
         self.renumber(workers)
-        self.log = os.path.join(directory, "server.log")
-        self.held = os.path.join(directory, "held.json")
+        self.log = os.path.join(directory, f"{name}.log")
+        self.held = os.path.join(directory, f"{name}.held.json")
         paths = filter(None, [ROOT, STAGE, os.environ.get("PYTHONPATH")])
         own = {"PYTHONPATH": os.pathsep.join(paths), HELD: self.held}
         self.env = {**os.environ, **own, "DEFERRALS_RIG_SABOTAGE": sabotage}
@@ -58,7 +73,7 @@ class ServerWorld:
     @property
     def config(self) -> str:
         """What is configured."""
-        return f"workers = {self.workers}\n{self.own}"
+        return f"workers = {self.workers}\n{self.top}{self.own}"
 
     def renumber(self, workers: int) -> None:
         """

@@ -36,9 +36,12 @@ class Instance:
 
     @param options: further settings, as C{NAME=VALUE}.
     @param primary: the server whose standby it is.
+    @param directory: that directory, which is empty.
     """
 
-    def __init__(self, *options: str, primary: Instance | None = None) -> None:
+    def __init__(
+        self, *options: str, primary: Instance | None = None, directory: str | None = None
+    ) -> None:
         needsRoot()
         self._program = program(
             "postgres", *(f"/usr/lib/postgresql/{one}/bin/postgres" for one in _VERSIONS)
@@ -47,7 +50,8 @@ class Instance:
         self._who: dict[str, Any] = {
             **{"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []},
         }
-        self.directory = tempfile.mkdtemp(prefix="deferrals-postgresql-")
+        self.directory = directory or tempfile.mkdtemp(prefix="deferrals-postgresql-")
+        os.makedirs(self.directory, exist_ok=True)
         os.chown(self.directory, user.pw_uid, user.pw_gid)
         self.data = os.path.join(self.directory, "data")
         self.options = options
@@ -56,8 +60,25 @@ class Instance:
             argv = ["-A", "trust", "-U", "mail", "--no-sync", "--no-locale", "-E", "UTF8"]
             self._tool("initdb", "-D", self.data, *argv)
         else:
-            self._tool("pg_basebackup", "-D", self.data, "-R", "-d", primary.conninfo, "-c", "fast")
+            self._copy(primary)
         self.start()
+
+    def _copy(self, primary: Instance) -> None:
+        self._tool("pg_basebackup", "-D", self.data, "-R", "-d", primary.conninfo, "-c", "fast")
+
+    def follow(self, primary: Instance) -> None:
+        """
+        Begin anew, as another one's standby.
+        """
+        shutil.rmtree(self.data)
+        self._copy(primary)
+        self.start()
+
+    def promote(self) -> None:
+        """
+        Be a standby no longer.
+        """
+        self._tool("pg_ctl", "promote", "-D", self.data, "-t", str(PATIENCE))
 
     def _tool(self, name: str, *argv: str) -> None:
         directory = os.path.dirname(os.path.realpath(self._program))
@@ -73,8 +94,8 @@ class Instance:
         """
         Start it, or start it again.
         """
-        settings = [f"port={self.port}", "listen_addresses=127.0.0.1", "fsync=on", *self.options]
-        settings += ["dynamic_shared_memory_type=mmap", "max_wal_size=256MB"]
+        settings = [f"port={self.port}", "listen_addresses=127.0.0.1", "fsync=on"]
+        settings += ["dynamic_shared_memory_type=mmap", "max_wal_size=256MB", *self.options]
         argv = [self._program, "-D", self.data, "-k", self.directory]
         argv += [word for one in settings for word in ("-c", one)]
         log = os.path.join(self.directory, "log")
@@ -177,7 +198,7 @@ class Wire:
         Break all connections, and make no more until L{mend}.
         """
         self.isCut = True
-        for one in self._connections:
+        for one in [*self._connections]:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
@@ -210,8 +231,16 @@ class Wire:
                 client.close()
                 continue
             self._connections += [client, server]
-            for ends in ((client, server), (server, client)):
-                threading.Thread(target=self._carry, args=ends, daemon=True).start()
+            threading.Thread(target=self._join, args=(client, server), daemon=True).start()
+
+    def _join(self, client: socket.socket, server: socket.socket) -> None:
+        back = threading.Thread(target=self._carry, args=(server, client), daemon=True)
+        back.start()
+        self._carry(client, server)
+        back.join()
+        for one in (client, server):
+            self._connections.remove(one)
+            one.close()
 
     def _carry(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -432,6 +432,65 @@ class LargeTests(StoreCase):
         reactor.result(spool.stage(makeEnvelope(), message, makeAddressees("a@b.example")))
 
 
+class WokenTests(StoreCase):
+    """
+    A process that was thought dead, and has not found it out yet.
+    """
+
+    def test_claims(self) -> None:
+        """It has nothing handed out: that would be the dead one's, and nobody's for ever."""
+        reactor = self.anew()
+        spool, other = (self.opened(reactor, self.mktemp(), name) for name in ("mx1", "mx2"))
+        writer = other.newBody((envelope := makeEnvelope()).transaction)
+        writer.write(b"Subject: x\r\n\r\n")
+        message = reactor.result(writer.finish())
+        work = reactor.result(other.stage(envelope, message, makeAddressees("a@b.example")))
+        other.release(work, {work.addressees[0]: Reschedule("b", 0.0, 1000.0, 0.0)})
+        reactor.result(other.waiting())
+        update = f"UPDATE {reactor.schema}.owners SET seen = '-infinity' WHERE id = %s"
+        self.server.ask(update, spool.owned.id)
+        reactor.result(other._claims.run(bury))
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        (work,) = reactor.result(other.claim(9, {}, 9))
+        reactor.result(other.record(work, {work.addressees[0]: Remove()}))
+        self.assertEqual(reactor.result(other.waiting()), (0, 0))
+
+
+class LostClaimTests(StoreCase):
+    """
+    A claim that was committed, and whose answer was not heard.
+    """
+
+    def test_again(self) -> None:
+        """The next claim has what it leased, and not what this process has in hand."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        for name in ("a", "b"):
+            writer = spool.newBody((envelope := makeEnvelope()).transaction)
+            writer.write(b"Subject: x\r\n\r\n")
+            message = reactor.result(writer.finish())
+            addressees = makeAddressees(f"{name}@b.example")
+            work = reactor.result(spool.stage(envelope, message, addressees))
+            spool.release(work, {work.addressees[0]: Reschedule(name, 0.0, 1000.0, 0.0)})
+        reactor.result(spool.waiting())
+        works = reactor.result(spool.claim(9, {}, 9))
+        self.assertEqual(len(works), 2)
+        lost, leaves = works[0].envelope.transaction, works[1]
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        spool._held.forget(lost)
+
+        def unheard(ledger: Any) -> Any:
+            raise OutcomeUnknown("it was not heard")
+
+        self.assertRaises(OutcomeUnknown, reactor.result, spool._leased(unheard))
+        spool.abandon(leaves)
+        self.assertEqual(spool._batches.leaving, {leaves.envelope.transaction})
+        (found,) = reactor.result(spool.claim(9, {}, 9))
+        self.assertEqual(found.envelope.transaction, lost)
+        self.assertEqual(spool._batches.leaving, set())
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+
+
 class UnknownTests(StoreCase):
     """
     Commits whose answer is not heard.

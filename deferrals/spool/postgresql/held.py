@@ -16,6 +16,11 @@ class Held:
     def __init__(self) -> None:
         self._owners: dict[int, dict[int, int]] = {}
 
+    @property
+    def messages(self) -> set[int]:
+        """Of which it has any."""
+        return set(self._owners)
+
     def take(self, number: int, seqs: Iterable[int], owner: int) -> None:
         """
         @param number: of a message.

@@ -203,6 +203,13 @@ class PostgresqlLedger(Ledger):
         """
         return self._found("status = 1 AND owner = ANY(%s) LIMIT %s FOR UPDATE", [[*owners], limit])
 
+    def unknown(self, known: Collection[int], limit: int) -> list[QueueRow]:
+        """
+        What is leased to this owner of messages that it does not know of.
+        """
+        where = "status = 1 AND owner = %s AND message <> ALL(%s) LIMIT %s FOR UPDATE SKIP LOCKED"
+        return self._found(where, [int(self.owner), [*known], limit])
+
     def due(self, rooms: Mapping[str, int]) -> list[QueueRow]:
         taken: dict[str, dict[int, list[QueueRow]]] = {name: {} for name in rooms}
         self._take(rooms, (), taken)

@@ -10,7 +10,7 @@ lease has ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from deferrals.spool.postgresql.connection import Connection
 
 _T = TypeVar("_T")
+
+#: What is done with a claim, and with what it is made of.
+Look: TypeAlias = Callable[[Claims, PostgresqlLedger], _T]
 
 #: How often a claim ends the leases of this process that nobody has renewed, in seconds.
 LEASES_SECONDS = 1.0
@@ -58,7 +61,7 @@ class Order:
         """
         self._endLeasesAt = 0.0
 
-    async def ask(self, look: Callable[[Claims], _T]) -> _T:
+    async def ask(self, look: Look[_T]) -> _T:
         """
         Look for what is due, or lease it.
         """
@@ -75,10 +78,11 @@ class Order:
         finally:
             self._changing -= 1
 
-    async def _look(self, look: Callable[[Claims], _T], endsLeases: bool) -> _T:
+    async def _look(self, look: Look[_T], endsLeases: bool) -> _T:
         def looked(db: Connection) -> tuple[_T, list[QueueRow]]:
-            claims = Claims(self.ledger(db), endsLeases)
-            return look(claims), claims.freed
+            ledger = self.ledger(db)
+            claims = Claims(ledger, endsLeases)
+            return look(claims, ledger), claims.freed
 
         result, freed = await self.claims.run(looked)
         for row in freed:

@@ -169,6 +169,14 @@ def living(db: Connection, me: int) -> Living:
     return Living() if found is None else Living(found[0], found[1], bool(found[2]))
 
 
+def lives(db: Connection, me: int) -> bool:
+    """
+    @return: whether an owner is alive; it is so until the transaction ends.  What is
+        leased to one that is not is never freed.
+    """
+    return db.execute(LIVES, (me,)).fetchone() is not None
+
+
 def bury(db: Connection) -> list[tuple[int, str, int]]:
     """
     Free what the dead have had, and remove them (in a transaction).

@@ -46,8 +46,9 @@ from deferrals.spool.postgresql.directory import Directory
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.large import LargeContents, SharedDirectory
 from deferrals.spool.postgresql.ledger import Floor, PostgresqlLedger, timeOf
-from deferrals.spool.postgresql.order import Order
-from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave
+from deferrals.spool.postgresql.lost import LostClaims
+from deferrals.spool.postgresql.order import Look, Order
+from deferrals.spool.postgresql.owners import Identity, Owner, OwnerRow, leave, lives
 from deferrals.spool.postgresql.schema import check, durability, upgrade, versionOf
 from deferrals.spool.postgresql.upkeep import EVERY_SECONDS, keepUp
 from deferrals.spool.postgresql.writing import Batch, File, write
@@ -116,7 +117,7 @@ class PostgresqlSpool:
         self._batches = BatchWriter(self._write, reactor, self._written, status or Status())
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
-        self._held = Held()
+        self._held, self._lost = Held(), LostClaims()
         self._floor = Floor()
         self._order = Order(
             self._writes, self._claims, self._batches, self._held, reactor, self._ledger
@@ -284,7 +285,7 @@ class PostgresqlSpool:
         return insertion(envelope, own, addressees, state=STAGED, now=0.0, lease=lease)
 
     def _insert(self, insert: Insert) -> Deferred[Work]:
-        self._taken(insert.work)
+        self._taken(insert.work, self.owned.id)
         self._staged.add(insert.number)
         self._batches.next().inserts.append(insert)
         return insert.done.addErrback(self._notInserted, insert.number)
@@ -347,9 +348,10 @@ class PostgresqlSpool:
         number = work.envelope.transaction
         if not self._isOurs(work):
             self._order.endLeases()  # a claim could find it
+        # It is known to be leaving before it is held no longer: claims look from their thread.
+        self._batches.remove(number, ownMessage(work.message).path)
         self._staged.discard(number)
         self._held.forget(number)
-        self._batches.remove(number, ownMessage(work.message).path)
 
     def _logged(self, d: Deferred[_T]) -> Deferred[_T | None]:
         """
@@ -360,7 +362,7 @@ class PostgresqlSpool:
 
     # On the way out.
 
-    def _asked(self, look: Callable[[Claims], _T]) -> Deferred[_T]:
+    def _asked(self, look: Look[_T]) -> Deferred[_T]:
         return Deferred.fromCoroutine(self._order.ask(look))
 
     def _change(self, function: Callable[[PostgresqlLedger], _T]) -> Deferred[_T]:
@@ -390,7 +392,7 @@ class PostgresqlSpool:
     def turns(self, after: Hashable) -> Deferred[tuple[list[Turn], Hashable]]:
         place = after if isinstance(after, tuple) else None
 
-        def look(claims: Claims) -> tuple[list[Turn], Hashable]:
+        def look(claims: Claims, _: PostgresqlLedger) -> tuple[list[Turn], Hashable]:
             return claims.turns(place)
 
         return self._asked(look)
@@ -399,16 +401,19 @@ class PostgresqlSpool:
         return self._leased(lambda claims: claims.notices(limit, transaction))
 
     def _leased(self, take: Callable[[Claims], list[Work]]) -> Deferred[list[Work]]:
-        def claim(claims: Claims) -> tuple[list[Work], Claims]:
+        def claim(claims: Claims, ledger: PostgresqlLedger) -> tuple[list[Work], Claims]:
+            if not lives(ledger.db, int(ledger.owner)):
+                return [], claims
+            self._lost.free(ledger, self._held.messages | self.large.coming | self._batches.leaving)
             return take(claims), claims
 
-        return self._asked(claim).addCallback(self._claimed)
+        return self._asked(claim).addCallbacks(self._claimed, self._lost.failed)
 
     def _claimed(self, result: tuple[list[Work], Claims]) -> list[Work]:
         works, claims = result
         logUnread(claims)
         for work in works:
-            self._taken(work)
+            self._taken(work, int(claims.ledger.owner))
         return works
 
     def renew(self, works: Iterable[Work]) -> None:
@@ -437,9 +442,9 @@ class PostgresqlSpool:
         seqs = (one.seq for one in work.addressees)
         return self._held.isOurs(work.envelope.transaction, seqs, self.owned.id)
 
-    def _taken(self, work: Work) -> None:
+    def _taken(self, work: Work, owner: int) -> None:
         seqs = (one.seq for one in work.addressees)
-        self._held.take(work.envelope.transaction, seqs, self.owned.id)
+        self._held.take(work.envelope.transaction, seqs, owner)
 
     async def _check(self, work: Work) -> None:
         number, message = work.envelope.transaction, ownMessage(work.message)
@@ -488,9 +493,13 @@ class PostgresqlSpool:
             await self.large.put(insert.number, ownMessage(insert.work.message))
         number, items = work.envelope.transaction, list(dispositions.items())
 
-        await self._change(lambda ledger: Outcomes(ledger).record(number, items, inserts))
+        def record(ledger: PostgresqlLedger) -> int:
+            Outcomes(ledger).record(number, items, inserts)
+            return int(ledger.owner)
+
+        owner = await self._change(record)
         for insert in inserts:
-            self._taken(insert.work)
+            self._taken(insert.work, owner)
         path = ownMessage(work.message).path
         if self._held.leave(number, (one.seq for one in dispositions)) and path is not None:
             self._logged(self._inThread(self._contents.remove, path))

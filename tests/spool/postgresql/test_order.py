@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.spool.claims import Claims
 from deferrals.spool.postgresql.held import Held
+from deferrals.spool.postgresql.ledger import PostgresqlLedger
 from deferrals.spool.postgresql.order import LEASES_SECONDS, Order
 from deferrals.spool.rows import QueueRow
 
@@ -65,7 +66,7 @@ class OrderTests(SynchronousTestCase):
         @return: a Deferred of whether it looks for leases that have ended.
         """
 
-        def look(claims: Claims) -> bool:
+        def look(claims: Claims, _: PostgresqlLedger) -> bool:
             claims._endLeases()
             return claims.endsLeases
 

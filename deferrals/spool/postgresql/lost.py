@@ -1,0 +1,44 @@
+"""
+Claims whose answer was not heard: what they leased is this process's, which does not
+know of it.  It is freed with the next claim, before the lease would end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from twisted.python.failure import Failure
+
+from deferrals.errors import OutcomeUnknown, StoreAway
+from deferrals.spool import claims
+from deferrals.spool.postgresql.ledger import PostgresqlLedger
+
+#: So many recipients are freed at once; what more there is waits for its lease's end.
+_FREED = 1000
+
+
+class LostClaims:
+    """
+    Whether there may be any.
+    """
+
+    def __init__(self) -> None:
+        self._isAny = False
+
+    def failed(self, failure: Failure) -> Failure:
+        """
+        A claim has failed.
+        """
+        self._isAny = self._isAny or bool(failure.check(OutcomeUnknown, StoreAway))
+        return failure
+
+    def free(self, ledger: PostgresqlLedger, known: Collection[int]) -> None:
+        """
+        In the claims' thread, in the next one's transaction: before that has leased
+        anything, and so that the one behind it does not free that.
+
+        @param known: the messages of which this process has any recipient in hand.
+        """
+        if self._isAny:
+            self._isAny = False
+            claims.free(ledger, ledger.unknown(known, _FREED))

@@ -1,0 +1,311 @@
+"""
+Two machines with one queue in a real PostgreSQL that has a synchronous standby, and what
+may stand between them, for the rig of several machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from typing import Any
+
+import attrs
+from twisted.trial.unittest import SkipTest
+
+from tests.crash.traffic import Sender
+from tests.crash.world import ServerWorld
+from tests.integration.clusters import Instance, Wire
+from tests.integration.support import PATIENCE, needsRoot, until
+from tests.ports import freePort
+
+TABLES = """
+[web]
+endpoint = "tcp:{web}:interface=127.0.0.1"
+
+[spool]
+use = "postgresql"
+conninfo = "{conninfo} application_name={name}"
+schema = "mail"
+lease = {lease}
+timeout = 1
+machine = "{name}"
+"""
+
+#: Of an owner, in seconds.
+LEASE_SECONDS = 2
+
+#: A commit is acknowledged when the standby has it, too.
+OPTIONS = (
+    *("max_connections=40", "superuser_reserved_connections=0", "max_wal_size=48MB"),
+    *("min_wal_size=32MB", "wal_retrieve_retry_interval=200ms", "shared_buffers=16MB"),
+    *("synchronous_standby_names=*", "hot_standby=on", "wal_keep_size=16MB"),
+)
+
+#: Room for a database, in MiB, of which it uses a small part.
+DISK_MIB = 400
+
+#: What sees every write that a machine does to what is leased to another one that lives.
+#: It is the rig's own: nothing of the server's is asked.
+AUDIT = """
+CREATE SCHEMA rig;
+CREATE TABLE rig.foreign_writes (message bigint, seq integer, owner bigint, writer text);
+CREATE FUNCTION rig.audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF OLD.status = 1 AND EXISTS (SELECT 1 FROM mail.owners WHERE id = OLD.owner
+        AND machine <> current_setting('application_name')) THEN
+        INSERT INTO rig.foreign_writes VALUES
+            (OLD.message, OLD.seq, OLD.owner, current_setting('application_name'));
+    END IF;
+    IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER audit BEFORE UPDATE OR DELETE ON mail.recipients
+    FOR EACH ROW EXECUTE FUNCTION rig.audit();
+"""
+
+
+class Disk:
+    """
+    A small one of its own, for a database.
+    """
+
+    def __init__(self) -> None:
+        needsRoot()
+        self.path = tempfile.mkdtemp(prefix="deferrals-disk-")
+        options = f"size={DISK_MIB}m,mode=0755"
+        words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.path]
+        done = subprocess.run(words, capture_output=True, check=False)
+        if done.returncode != 0:
+            os.rmdir(self.path)
+            raise SkipTest(f"cannot mount: {done.stderr!r}")
+        self._filler = os.path.join(self.path, "filler")
+
+    def fill(self) -> None:
+        """
+        Others take all that is left of it.
+        """
+        with open(self._filler, "ab", buffering=0) as file:
+            for size in (65536, 4096):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * size)
+
+    def empty(self) -> None:
+        """
+        There is room again.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._filler)
+
+    def remove(self) -> None:
+        """
+        It is not needed any longer.
+        """
+        subprocess.run(["umount", "-l", self.path], check=False)
+        os.rmdir(self.path)
+
+
+@attrs.define(eq=False)
+class Node:
+    """
+    A PostgreSQL server, its disk, and the wire to it.
+    """
+
+    disk: Disk
+    instance: Instance
+    wire: Wire
+
+
+class Machine:
+    """
+    One of our servers.
+
+    @ivar world: its configuration and ports, and what is around it.
+    @ivar probe: brings single messages, and writes down what is answered.
+    """
+
+    def __init__(self, name: str, world: ServerWorld, web: int, seed: int) -> None:
+        self.name, self.world, self._web = name, world, web
+        self.probe = Sender(world.books, world.ports, seed)
+        self.process: Any = None
+
+    def start(self) -> None:
+        """
+        Start it; there is none.
+        """
+        self.process = self.world.start()
+
+    def processes(self) -> list[int]:
+        """
+        The parent, and its workers.
+        """
+        return [self.process.pid, *self.workers()]
+
+    def workers(self) -> list[int]:
+        """
+        The processes that take mail, where these are several.
+        """
+        if self.world.workers == 1:
+            return []
+        with contextlib.suppress(FileNotFoundError):
+            return self.world.children(self.process)
+        return []
+
+    def takes(self) -> bool:
+        """
+        Whether a message is taken now.
+        """
+        return self.probe.bring("one").startswith("250")
+
+    def ready(self) -> int:
+        """
+        What it says of itself.
+        """
+        url = f"http://127.0.0.1:{self._web}/readyz"
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as found:
+                return int(found.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+
+class ClusterWorld:
+    """
+    @param directory: where configurations, states and mail are.
+    @param sabotage: what is wrong with the servers, by its name.
+    @ivar nodes: the primary, and its standby.
+    @ivar machines: the second has two workers.
+    """
+
+    def __init__(self, directory: str, seed: int, sabotage: str = "") -> None:
+        disks = [Disk(), Disk()]
+        primary = Instance(*OPTIONS, directory=os.path.join(disks[0].path, "node"))
+        standby = Instance(*OPTIONS, primary=primary, directory=os.path.join(disks[1].path, "node"))
+        self.nodes = [
+            Node(disk, instance, Wire(instance.port))
+            for disk, instance in zip(disks, (primary, standby), strict=True)
+        ]
+        ports = ",".join(str(node.wire.port) for node in self.nodes)
+        conninfo = (
+            f"host=127.0.0.1,127.0.0.1 port={ports} user=mail dbname=postgres"
+            " target_session_attrs=read-write"
+        )
+        self.machines: list[Machine] = []
+        # a worker is a program of its own, which has no sabotage
+        for name, workers in (("one", 1), ("two", 1 if sabotage else 2)):
+            web = freePort()
+            tables = TABLES.format(web=web, name=name, conninfo=conninfo, lease=LEASE_SECONDS)
+            world = ServerWorld(
+                directory,
+                seed,
+                sabotage,
+                workers=workers,
+                name=name,
+                tables=tables,
+                top=f'state_dir = "state-{name}"\n',
+                beside=self.machines[0].world if self.machines else None,
+            )
+            self.machines.append(Machine(name, world, web, seed))
+        self.replicated()
+        for machine in self.machines:
+            machine.start()
+            self.back([machine])
+            if machine is self.machines[0]:
+                primary.ask(AUDIT)
+
+    @property
+    def primary(self) -> Node:
+        """The one that is written to."""
+        return self.nodes[0]
+
+    @property
+    def standby(self) -> Node:
+        """The other one."""
+        return self.nodes[1]
+
+    @property
+    def world(self) -> ServerWorld:
+        """The first machine's, which has what all share."""
+        return self.machines[0].world
+
+    def replicated(self) -> None:
+        """
+        Wait until the standby has what is committed.
+        """
+        state = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+        until(lambda: self.primary.instance.ask(state), "the standby follows")
+
+    def back(self, machines: list[Machine] | None = None) -> None:
+        """
+        Wait until all machines take mail, and say that they do.
+
+        @raise AssertionError: one does not.
+        """
+        for one in machines or self.machines:
+            until(one.takes, f"{one.name} takes mail: {one.world.tail()}")
+            until(lambda one=one: one.ready() == 200, f"{one.name} is ready")
+
+    def foreignWrites(self) -> int:
+        """
+        How often a machine has changed what was another's.
+        """
+        return int(self.primary.instance.ask("SELECT count(*) FROM rig.foreign_writes")[0][0])
+
+    def rows(self) -> int:
+        """
+        How many recipients and messages are left.  A piece of a content that was not taken
+        is removed within minutes, by whoever keeps the tables up.
+        """
+        tables = ("recipients", "messages")
+        counts = ", ".join(f"(SELECT count(*) FROM mail.{name})" for name in tables)
+        return sum(self.primary.instance.ask(f"SELECT {counts}")[0])
+
+    def hurry(self) -> int:
+        """
+        What is to be told to senders when its time has come, minutes later, is told now.
+
+        @return: of how many recipients.
+        """
+        due = "UPDATE mail.recipients SET due = now() WHERE status = 3 RETURNING 1"
+        return len(self.primary.instance.ask(due))
+
+    def leftRows(self) -> list[str]:
+        """
+        Whose some of what is left is, and where it is.
+        """
+        ask = self.primary.instance.ask
+        rows = ask(
+            "SELECT message, seq, status, owner, (due - now())::text, destination, action"
+            " FROM mail.recipients LIMIT 5"
+        )
+        owners = ask("SELECT id, machine, worker, (now() - seen)::text FROM mail.owners")
+        turns = ask("SELECT name, (ready - now())::text, gate::text FROM mail.destinations")
+        return [f"rows {rows}", f"owners {owners}", f"destinations {turns[:5]}"]
+
+    def stop(self) -> None:
+        """
+        The servers end in an orderly way.
+        """
+        for one in self.machines:
+            one.world.stop(one.process)
+
+    def close(self) -> None:
+        """
+        All else ends, too.
+        """
+        for one in self.machines:
+            if one.process is not None:
+                for pid in one.processes():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, 9)
+        self.world.close()
+        for node in self.nodes:
+            node.wire.close()
+            node.disk.empty()
+            node.instance.remove()
+            node.disk.remove()

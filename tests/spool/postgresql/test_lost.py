@@ -1,0 +1,49 @@
+"""
+L{deferrals.spool.postgresql.lost}.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
+from deferrals.spool.postgresql.lost import LostClaims
+
+
+class _Ledger:
+    """
+    It is asked what is unknown; there is nothing.
+    """
+
+    now = 0.0
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def unknown(self, known: Any, limit: int) -> list[Any]:
+        self.asked.append(known)
+        return []
+
+    def save(self, rows: Any) -> None:
+        assert not rows
+
+    waitFor = save
+
+
+class LostClaimsTests(SynchronousTestCase):
+    """
+    L{LostClaims}.
+    """
+
+    def test_once(self) -> None:
+        """It looks once behind each claim that was not heard, and not behind a refused one."""
+        lost, ledger = LostClaims(), _Ledger()
+        for error, looks in ((SpoolError("a"), 0), (OutcomeUnknown("b"), 1), (StoreAway("c"), 2)):
+            failure = Failure(error)
+            self.assertIs(lost.failed(failure), failure)
+            for _ in range(2):
+                lost.free(ledger, {7})  # type: ignore[arg-type]
+            self.assertEqual(ledger.asked, [{7}] * looks)
