@@ -16,6 +16,7 @@ from deferrals.interfaces import IRefusalStore
 from deferrals.model.admission import (
     WAYS,
     Admission,
+    AdmissionWish,
     admitted,
     keyOf,
     noted,
@@ -91,8 +92,8 @@ def admit(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     C{deferrals admit}: 1 if no such refusal is kept.
     """
     seconds = None if arguments.span is None else parseSeconds(arguments.span)
-    asked = (arguments.id, arguments.recipient, arguments.once, seconds, arguments.by, "command")
-    found = connection.call("admit", *asked)
+    wish = AdmissionWish(arguments.id, arguments.once, seconds, arguments.by)
+    found = connection.call("admit", arguments.recipient, wish.toJSON())
     if found is None:
         complain(f"no refusal {arguments.id} of {arguments.recipient} is kept")
         return 1
@@ -183,29 +184,22 @@ class RestingDesk:
         since = self._settings.since(time.time())
         return [one.toJSON() for one in await self._store.about(words, since, min(limit, SHOWN))]
 
-    async def admit(
-        self,
-        reference: str,
-        recipient: str,
-        once: bool,
-        seconds: float | None,
-        by: str | None,
-        how: str,
-    ) -> dict[str, JSON] | None:
+    async def admit(self, recipient: str, wish: AdmissionWish) -> dict[str, JSON] | None:
         """
         See L{Desk<deferrals.operator.control.Desk>}.
         """
         owner, now = keyOf(recipient), time.time()
-        refusal = await self._store.named(reference.upper(), owner)
+        refusal = await self._store.named(wish.reference.upper(), owner)
         if refusal is None or refusal.time < self._settings.since(now):
             return None
-        lasts = self._settings.admit_for if seconds is None else seconds
-        admission = admitted(refusal, now, lasts, once, by, how)
+        admission = admitted(refusal, wish, now, self._settings.admit_for)
         self._checkNotes()
         name, ofOwner = noteNames(owner, admission)
         version = int(now * 1e6)
         self._spools[0].note(
-            name, json.dumps([admission.toJSON(), version, admission.until]), lasts
+            name,
+            json.dumps([admission.toJSON(), version, admission.until]),
+            admission.until - now,
         )
         until = max([admission.until, *(one.until for *_, one in self._found(recipient))])
         self._spools[0].note(ofOwner, json.dumps([None, version, until]), until - now)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from deferrals.errors import DeferralsError
+from deferrals.model.json import JSON
 from deferrals.model.selection import Shown
 from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import QueueConnection
@@ -124,12 +125,12 @@ def _asked(connection: QueueConnection) -> Shown:
     return found
 
 
-def _numbers(connection: QueueConnection) -> Shown:
+def _numbers(connection: QueueConnection) -> dict[str, JSON]:
     """
     A server whose queue cannot be read, since its database is away, says all else.
     """
     try:
-        numbers: Shown = connection.call("numbers")
+        numbers: dict[str, JSON] = connection.call("numbers")
         return numbers
     except DeferralsError as error:
         if not connection.running:

@@ -268,7 +268,8 @@ class SchemaTests(ClusterCase):
         )
         self.assertIn("not of deferrals (messages, schema)", why)
         self.assertEqual(
-            self.server.ask("SELECT 1 FROM pg_tables WHERE schemaname = %s", self.schema), [(1,)] * 2
+            self.server.ask("SELECT 1 FROM pg_tables WHERE schemaname = %s", self.schema),
+            [(1,)] * 2,
         )
 
     async def test_rights(self) -> None:
