@@ -54,6 +54,7 @@ from deferrals.model.text import cleaned
 from deferrals.plugins.finding import stagePlugins
 from deferrals.server.listeners import describe
 from deferrals.workers.launching import Command, workerNumber
+from deferrals.workers.orphans import OrphanedWorkers
 from deferrals.workers.parent import Parent
 from deferrals.workers.worker import Worker
 
@@ -361,6 +362,8 @@ class _Process(service.Service):
         """
         service.Service.privilegedStartService(self)
         raiseFileLimit(self.whole.config.limits)
+        if self.whole.config.workers == 1:
+            OrphanedWorkers(self.whole.config).waitForAll()
         try:
             self.whole.privilegedStartService()
         except (CannotListenError, DeferralsError) as error:

@@ -107,6 +107,7 @@ WHOLE = (
     "mutants/main",
     "mutants/mutations",
     "mutants/running",
+    "mutants/stores",
     "nonsense",
     "octets",
     "outside",

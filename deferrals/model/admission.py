@@ -15,7 +15,7 @@ import attrs
 
 from deferrals.model.address import AddressError, Mailbox
 from deferrals.model.envelope import Envelope
-from deferrals.model.json import JSON
+from deferrals.model.json import JSON, asNumber, asObject
 from deferrals.model.mixedgroup import networkOf, stablePath
 from deferrals.model.refusal import Refusal
 
@@ -35,6 +35,52 @@ WARNING = "anyone can write this sender's address: by it strangers are admitted,
 #: So long an admission that is for one message is spoken for by one that has not ended, in
 #: seconds; a transaction that was cut off by a crash gives it back so late.
 RESERVED_SECONDS = 900.0
+
+
+@attrs.frozen
+class AdmissionWish:
+    """
+    Whom a recipient wants to let in, and how.
+
+    @ivar reference: the id of the transaction in which the sender was refused.
+    @ivar once: whether it is for one message.
+    @ivar seconds: how long that counts; C{None} for as long as is configured.
+    @ivar by: one of L{WAYS}; C{None} for the first that the message has proved.
+    @ivar how: C{"link"} or C{"command"}.
+    """
+
+    reference: str
+    once: bool = False
+    seconds: float | None = None
+    by: str | None = None
+    how: str = "command"
+
+    def toJSON(self) -> dict[str, JSON]:
+        """
+        As it is told to the server.
+        """
+        return {
+            "reference": self.reference,
+            "once": self.once,
+            "seconds": self.seconds,
+            "by": self.by,
+            "how": self.how,
+        }
+
+    @classmethod
+    def fromJSON(cls, told: JSON) -> AdmissionWish:
+        """
+        @param told: what L{toJSON} has made.
+        """
+        found = asObject(told)
+        seconds, by = found.get("seconds"), found.get("by")
+        return cls(
+            str(found["reference"]),
+            bool(found["once"]),
+            None if seconds is None else asNumber(seconds),
+            None if by is None else str(by),
+            str(found["how"]),
+        )
 
 
 @attrs.frozen
@@ -211,21 +257,17 @@ def spfDomain(envelope: Envelope) -> str:
     return envelope.client.helo.lower() if sender is None else sender.domain
 
 
-def admitted(
-    refusal: Refusal, now: float, seconds: float, once: bool, by: str | None, how: str
-) -> Admission:
+def admitted(refusal: Refusal, wish: AdmissionWish, now: float, seconds: float) -> Admission:
     """
     Let a sender in whose mail was refused.
 
-    @param seconds: how long that counts.
-    @param once: whether it is for one message.
-    @param by: one of L{WAYS}; C{None} for the first that its message has proved.
-    @param how: C{"link"} or C{"command"}.
+    @param seconds: how long that counts, where the wish does not say it.
     @raise ValueError: it cannot be known by this.
     """
     path = pathOf(refusal.sender)
-    identity = _identity(refusal.admits, path, by)
-    return Admission(identity, path, once, now + seconds, now, how)
+    identity = _identity(refusal.admits, path, wish.by)
+    until = now + (seconds if wish.seconds is None else wish.seconds)
+    return Admission(identity, path, wish.once, until, now, wish.how)
 
 
 def _identity(proved: Sequence[str], path: str, by: str | None) -> str:

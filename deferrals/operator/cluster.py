@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from deferrals.model.json import JSON, asList, asNumber, asObject
 from deferrals.operator.moving import addCommand as addMove
 from deferrals.operator.output import complain, say, sayJSON
 from deferrals.plugins.finding import stagePlugins
-from deferrals.spool.postgresql.connection import Access, opened
+from deferrals.spool.postgresql.connection import Access, explained, opened
 from deferrals.spool.postgresql.overview import LAG_SECONDS, owners, store, twins
 from deferrals.spool.postgresql.schema import VERSION, check, upgrade, versionOf
 
@@ -66,7 +67,7 @@ def _database(arguments: argparse.Namespace) -> Iterator[tuple[Connection, str]]
     if not config.spool.isShared:
         raise SpoolError("[spool] names no database")
     access = Access.of(config.spool, config.baseDir)
-    with contextlib.closing(opened(access, "deferrals cluster")) as db:
+    with contextlib.closing(opened(access, "deferrals cluster")) as db, explained(db):
         yield db, access.schema
 
 
@@ -113,15 +114,23 @@ def _problems(found: dict[str, JSON]) -> Iterator[str]:
     What an operator has to see to.
     """
     alive = []
+    names: Counter[str] = Counter()
     for one in map(asObject, asList(found["owners"])):
         if one["alive"]:
             alive.append((one["version"], one["schema"]))
+            names[f"{one['machine']}, worker {one['worker']}"] += 1
         else:
             seen = asNumber(one["seen_seconds"])
             yield f"dead: {one['machine']}, worker {one['worker']}: not heard for {seen:.0f} s"
     if len(set(alive)) > 1:
         versions = ", ".join(sorted({str(version) for version, _ in alive}))
         yield f"they are not of one version: {versions}"
+    for name, count in names.items():
+        if count > 1:
+            yield (
+                f"{count} processes are {name}: machines have one name (spool.machine), or it was"
+                " killed within the last lease"
+            )
     for replica in map(asObject, asList(asObject(found["store"])["replicas"])):
         lag = asNumber(replica["lag_seconds"])
         if lag > LAG_SECONDS:

@@ -32,6 +32,7 @@ from deferrals import durable
 from deferrals.errors import DeferralsError
 from deferrals.interfaces import IMessage, IQueue, IReactor
 from deferrals.logger import Logger
+from deferrals.model.admission import AdmissionWish
 from deferrals.model.ids import parseId
 from deferrals.model.json import JSON
 from deferrals.model.recent import RecentEvents
@@ -116,22 +117,10 @@ class Desk(Protocol):
             kept, the newest first.
         """
 
-    async def admit(
-        self,
-        reference: str,
-        recipient: str,
-        once: bool,
-        seconds: float | None,
-        by: str | None,
-        how: str,
-    ) -> dict[str, JSON] | None:
+    async def admit(self, recipient: str, wish: AdmissionWish) -> dict[str, JSON] | None:
         """
         Let in the sender of what was refused.
 
-        @param reference: the id of the transaction.
-        @param seconds: how long that counts; C{None} for as long as is configured.
-        @param by: by what the sender is known; C{None} for what proves most.
-        @param how: C{"link"} or C{"command"}.
         @return: the admission; C{None} where no such refusal is kept.
         @raise ValueError: the sender cannot be known by this.
         """
@@ -241,17 +230,9 @@ class Operator:
         """What was refused under a Subject with these words."""
         return await self.desk.about(words, limit)
 
-    async def call_admit(
-        self,
-        reference: str,
-        recipient: str,
-        once: bool,
-        seconds: float | None,
-        by: str | None,
-        how: str,
-    ) -> dict[str, JSON] | None:
+    async def call_admit(self, recipient: str, wish: JSON) -> dict[str, JSON] | None:
         """Let in a sender that was refused."""
-        return await self.desk.admit(reference, recipient, once, seconds, by, how)
+        return await self.desk.admit(recipient, AdmissionWish.fromJSON(wish))
 
     async def call_admissions(self, recipient: str | None) -> list[dict[str, JSON]]:
         """The senders that recipients have let in."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from deferrals.errors import DeferralsError
 from deferrals.interfaces import IRefusalStore
-from deferrals.model.admission import WAYS, admitted, keyOf
+from deferrals.model.admission import WAYS, AdmissionWish, admitted, keyOf
 from deferrals.model.json import JSON
 from deferrals.model.refusal import SHOWN, RefusalSettings
 from deferrals.model.settings import parseSeconds
@@ -83,8 +83,8 @@ def admit(connection: QueueConnection, arguments: argparse.Namespace) -> int:
     C{deferrals admit}: 1 if no such refusal is kept.
     """
     seconds = None if arguments.span is None else parseSeconds(arguments.span)
-    asked = (arguments.id, arguments.recipient, arguments.once, seconds, arguments.by, "command")
-    found = connection.call("admit", *asked)
+    wish = AdmissionWish(arguments.id, arguments.once, seconds, arguments.by)
+    found = connection.call("admit", arguments.recipient, wish.toJSON())
     if found is None:
         complain(f"no refusal {arguments.id} of {arguments.recipient} is kept")
         return 1
@@ -174,25 +174,16 @@ class RestingDesk:
         since = self._settings.since(time.time())
         return [one.toJSON() for one in await self._store.about(words, since, min(limit, SHOWN))]
 
-    async def admit(
-        self,
-        reference: str,
-        recipient: str,
-        once: bool,
-        seconds: float | None,
-        by: str | None,
-        how: str,
-    ) -> dict[str, JSON] | None:
+    async def admit(self, recipient: str, wish: AdmissionWish) -> dict[str, JSON] | None:
         """
         See L{Desk<deferrals.operator.control.Desk>}.
         """
         owner, now = keyOf(recipient), time.time()
-        refusal = await self._store.named(reference.upper(), owner)
+        refusal = await self._store.named(wish.reference.upper(), owner)
         if refusal is None or refusal.time < self._settings.since(now):
             return None
-        lasts = self._settings.admit_for if seconds is None else seconds
-        admission = admitted(refusal, now, lasts, once, by, how)
-        await self._notes.add(owner, admission, lasts)
+        admission = admitted(refusal, wish, now, self._settings.admit_for)
+        await self._notes.add(owner, admission, admission.until - now)
         return admission.told(owner)
 
     async def admissions(self, recipient: str | None) -> list[dict[str, JSON]]:

@@ -130,9 +130,9 @@ class SeveralOperators:
         """What was refused under a Subject with these words."""
         return await self._askFirst("about", words, limit)
 
-    async def call_admit(self, reference: str, recipient: str, *how: JSON) -> Result:
+    async def call_admit(self, recipient: str, wish: JSON) -> Result:
         """Let in a sender that was refused."""
-        return await self._askFirst("admit", reference, recipient, *how)
+        return await self._askFirst("admit", recipient, wish)
 
     async def call_admissions(self, recipient: JSON) -> Result:
         """The senders that recipients have let in."""

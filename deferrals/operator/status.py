@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from deferrals.errors import DeferralsError
+from deferrals.model.json import JSON
 from deferrals.model.selection import Shown
 from deferrals.model.settings import parseSeconds
 from deferrals.operator.control import QueueConnection
@@ -54,6 +55,8 @@ def _alarm(level: str, what: str, text: str) -> Alarm:
 def _critical(found: Shown) -> Iterator[Alarm]:
     if not found.get("running", True):
         yield _alarm("critical", "running", "the server does not run")
+    if "unknown" in found["queue"]:
+        yield _alarm("critical", "queue", f"the queue cannot be read: {found['queue']['unknown']}")
     for reason in found.get("reasons", ()):
         text = f"no mail is taken: {_REASONS.get(reason, reason)}"
         yield _alarm("critical", reason, text)
@@ -62,7 +65,7 @@ def _critical(found: Shown) -> Iterator[Alarm]:
 def _warnings(found: Shown, oldest: float) -> Iterator[Alarm]:
     queue = found["queue"]
     for what, text in _STUCK.items():
-        count = queue["recipients"].get(what, 0)
+        count = queue.get("recipients", {}).get(what, 0)
         if count:
             yield _alarm("warning", what, text.format(count=count))
     for one in found.get("workers", ()):
@@ -114,12 +117,25 @@ def status(connection: QueueConnection, arguments: argparse.Namespace) -> int:
 def _asked(connection: QueueConnection) -> Shown:
     found = {
         "running": connection.running,
-        "queue": connection.call("numbers"),
+        "queue": _numbers(connection),
         **connection.call("status"),
     }
     if connection.missing:
         found["missing"] = sorted(connection.missing)
     return found
+
+
+def _numbers(connection: QueueConnection) -> dict[str, JSON]:
+    """
+    A server whose queue cannot be read, since its database is away, says all else.
+    """
+    try:
+        numbers: dict[str, JSON] = connection.call("numbers")
+        return numbers
+    except DeferralsError as error:
+        if not connection.running:
+            raise
+        return {"unknown": str(error)}
 
 
 def _summary(found: Shown) -> str:
@@ -180,6 +196,8 @@ def _shared(part: object) -> Iterator[str]:
 
 
 def _queue(queue: Shown) -> Iterator[str]:
+    if "unknown" in queue:
+        return
     states = ", ".join(f"{count} {name}" for name, count in queue["recipients"].items())
     yield f"queue: {queue['messages']} messages; recipients: {states or 'none'}"
     if queue["messages"]:

@@ -22,6 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from deferrals.errors import StoreAway
 from deferrals.interfaces import ISpool, Turn, Work
 from deferrals.logger import Logger
 from deferrals.relay.attempts import Deliveries
@@ -175,7 +176,8 @@ class DueWork:
     def _failed(self, failure: Failure) -> None:
         self._claiming = False
         self.isMore = True
-        _log.error("cannot read the queue: {error}", error=failure.getErrorMessage())
+        if not failure.check(StoreAway):  # that was logged
+            _log.error("cannot read the queue: {error}", error=failure.getErrorMessage())
 
     def _claimed(self, works: Sequence[Work]) -> None:
         self._claiming = False

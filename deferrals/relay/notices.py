@@ -18,7 +18,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import LogLevel
 
-from deferrals.errors import Overtaken
+from deferrals.errors import Overtaken, StoreAway
 from deferrals.interfaces import ISpool, Work
 from deferrals.logger import Logger
 from deferrals.model.address import Mailbox
@@ -199,6 +199,8 @@ class Notifier:
         return notices
 
     def _logFailure(self, what: str, error: Exception) -> None:
+        if isinstance(error, StoreAway):  # that was logged, and it is tried again
+            return
         _log.error(
             "cannot tell senders about {what}: {error}",
             what=what,

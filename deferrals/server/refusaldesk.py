@@ -8,7 +8,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 from deferrals.deferreds import timeOfDay
-from deferrals.model.admission import admitted, keyOf
+from deferrals.model.admission import AdmissionWish, admitted, keyOf
 from deferrals.model.json import JSON
 from deferrals.model.refusal import SHOWN
 from deferrals.server.admissions import Admissions
@@ -55,25 +55,16 @@ class RefusalDesk:
         found = await self._refusals.store.about(words, since, min(limit, SHOWN))
         return [one.toJSON() for one in found]
 
-    async def admit(
-        self,
-        reference: str,
-        recipient: str,
-        once: bool,
-        seconds: float | None,
-        by: str | None,
-        how: str,
-    ) -> dict[str, JSON] | None:
+    async def admit(self, recipient: str, wish: AdmissionWish) -> dict[str, JSON] | None:
         """
         See L{Desk<deferrals.operator.control.Desk>}.
         """
         settings, owner = self._refusals.settings, keyOf(recipient)
-        refusal = await self._refusals.store.named(reference.upper(), owner)
+        refusal = await self._refusals.store.named(wish.reference.upper(), owner)
         now = timeOfDay(self._clock)
         if refusal is None or refusal.time < settings.since(now):
             return None
-        span = settings.admit_for if seconds is None else seconds
-        admission = admitted(refusal, now, span, once, by, how)
+        admission = admitted(refusal, wish, now, settings.admit_for)
         await self._admissions.add(owner, admission)
         return admission.told(owner)
 

@@ -273,5 +273,6 @@ class BatchWriter:
         for name, note in batch.notes.items():
             self._notes.setdefault(name, note)
         if self._again is None or not self._again.active():
-            _log.error("{error}", error=failure.getErrorMessage())
+            if not failure.check(StoreAway):  # that was logged
+                _log.error("{error}", error=failure.getErrorMessage())
             self._again = self._clock.callLater(AGAIN_SECONDS, self.retry)

@@ -18,6 +18,7 @@ from twisted.web.template import Flattenable, Tag, tags
 
 from deferrals.deferreds import timeOfDay
 from deferrals.errors import DeferralsError
+from deferrals.model.admission import AdmissionWish
 from deferrals.model.json import JSON, asList, asObject
 from deferrals.model.link import SignedLink
 from deferrals.model.refusal import SHOWN, Refusal
@@ -175,9 +176,9 @@ class AdmitForm(PageAnswer):
         span = parameter(request, "for")
         if span not in ("once", "always"):
             raise BadRequest("for: expected once or always")
-        asked = (parameter(request, "n"), link.recipient, span == "once", None, None, "link")
+        wish = AdmissionWish(parameter(request, "n"), span == "once", how="link")
         try:
-            found = await mine.asked("admit", *asked)
+            found = await mine.asked("admit", link.recipient, wish.toJSON())
         except ValueError as error:
             raise BadRequest(str(error)) from None
         if found is None:

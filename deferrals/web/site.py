@@ -111,6 +111,21 @@ class Channel(HTTPChannel):
         HTTPChannel.connectionLost(self, reason)
 
 
+class WebRequest(Request):
+    """
+    One that asks for the whole server (C{OPTIONS *}) is answered as any other: Twisted
+    would answer it before anything here has seen it.
+    """
+
+    def process(self) -> None:
+        """
+        See C{Request}.
+        """
+        if self.path == b"*":
+            self.path = b"/*"
+        Request.process(self)
+
+
 class WebSite(Site):
     """
     @param root: what is there.
@@ -125,7 +140,7 @@ class WebSite(Site):
     def __init__(
         self, root: Resource, hosts: frozenset[str], clock: IReactorTime, path: str = ""
     ) -> None:
-        Site.__init__(self, root, timeout=CONNECTION_SECONDS, reactor=clock)
+        Site.__init__(self, root, WebRequest, timeout=CONNECTION_SECONDS, reactor=clock)
         setattr(self, "protocol", Channel)  # noqa: B010 -- Twisted's type is narrower than its use
         self.displayTracebacks = False
         self._hosts = hosts

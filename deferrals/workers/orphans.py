@@ -76,6 +76,17 @@ class OrphanedWorkers:
         self._longest = config.grace + LONGER_SECONDS
         self._began: float | None = None
 
+    def waitForAll(self) -> None:
+        """
+        Wait until they have ended, or have had their time: for one process that begins
+        where several were.  The reactor does not run yet.
+        """
+        if len(self._all) == 1:
+            return  # there were none: what has the spool now is a server that runs
+        ends = time.monotonic() + self._longest
+        while [one for one in self._all if one.isThere()] and time.monotonic() < ends:
+            time.sleep(_PAUSE_SECONDS)
+
     def wait(self, error: ListenError) -> None:
         """
         They may have a port: wait for a moment.  The reactor does not run yet.

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.integration.support import PATIENCE, Process, needsRoot, program, run
+from tests.mutants.stores import PORT
 from tests.ports import freePort
 
 _VERSIONS = ("15", "16", "17", "18")
@@ -162,11 +163,23 @@ class Instance:
         return f"t{os.getpid()}_{next(_numbers)}"
 
 
+class Borrowed(Instance):
+    """
+    Another process's, which ends it.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+
 @functools.cache
 def primary() -> Instance:
     """
-    The one for all tests of this process.
+    The one for all tests of this process; another process's, where it lends one.
     """
+    lent = os.environ.get(PORT)
+    if lent:
+        return Borrowed(int(lent))
     instance = Instance("max_connections=60")
     atexit.register(instance.remove)
     return instance

@@ -253,6 +253,45 @@ class SchemaTests(ClusterCase):
         await database.run(enroll, Identity("mx2", 0, "0.1", 60))
         self.assertEqual(await database.alone(beat, row.id), Living(2, 2))
 
+    async def refused(self, make: str, conninfo: str | None = None) -> str:
+        """
+        @param make: what is done before the tables are to be made.
+        @return: why they cannot be.
+        """
+        for one in make.format(schema=self.schema).split(";"):
+            self.server.ask(one)
+        error = await self.assertFailure(
+            Deferred.fromCoroutine(self.database(conninfo)), SpoolError
+        )
+        self.assertNotIsInstance(error, StoreAway)
+        return str(error)
+
+    async def test_encoding(self) -> None:
+        """Tables are not made where some addresses could not be written."""
+        name = self.schema
+        self.server.ask(f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0")
+        conninfo = self.server.conninfo.replace("dbname=postgres", f"dbname={name}")
+        self.assertIn("encoding is LATIN1", await self.refused("SELECT 1", conninfo))
+
+    async def test_others(self) -> None:
+        """A schema that has tables of another program is left alone, and they are named."""
+        why = await self.refused(
+            "CREATE SCHEMA {schema};CREATE TABLE {schema}.messages (x integer);"
+            "CREATE TABLE {schema}.schema (version integer)"
+        )
+        self.assertIn("not of deferrals (messages, schema)", why)
+        self.assertEqual(
+            self.server.ask("SELECT 1 FROM pg_tables WHERE schemaname = %s", self.schema),
+            [(1,)] * 2,
+        )
+
+    async def test_rights(self) -> None:
+        """A role that may not use a schema is told so, and which schema that is."""
+        role = f"r{self.schema}"
+        conninfo = self.server.conninfo.replace("user=mail", f"user={role}")
+        make = f"CREATE ROLE {role} LOGIN;CREATE SCHEMA {{schema}}"
+        self.assertIn(f"the role {role} may not use", await self.refused(make, conninfo))
+
     async def test_unsafe(self) -> None:
         """A server that does not sync confirms nothing; this one does."""
         database = await self.database()

@@ -546,6 +546,106 @@ class UnknownTests(StoreCase):
         self.assertEqual(reactor.result(spool.waiting()), (0, 0))
 
 
+class LockTests(StoreCase):
+    """
+    Two servers that want the same at the same instant.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reactor = self.anew()
+        self.spool = self.opened(self.reactor, self.mktemp())
+        writer = self.spool.newBody(1)
+        writer.write(b"x\r\n")
+        self.message = self.reactor.result(writer.finish())
+        self.other = psycopg.connect(
+            self.server.conninfo, options=f"-c search_path={self.reactor.schema}"
+        )
+        self.addCleanup(self.other.close)
+
+    def due(self, *recipients: str) -> int:
+        """
+        @return: the number of a message that is due for all of them.
+        """
+        envelope = makeEnvelope()
+        staged = self.spool.stage(envelope, self.message, makeAddressees(*recipients))
+        work = self.reactor.result(staged)
+        later = {one: Reschedule("d", 0.0, 1000.0, 0.0) for one in work.addressees}
+        self.spool.release(work, later)
+        self.reactor.result(self.spool.waiting())
+        return envelope.transaction
+
+    def waits(self, d: Deferred[Any]) -> Any:
+        """
+        It waits for what the other has, until that commits.
+
+        @return: what it fires with then.
+        """
+        found: list[Any] = []
+        d.addBoth(found.append)
+        busy = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND application_name LIKE 'deferrals %%'"
+            " AND pg_blocking_pids(pid) @> ARRAY[%s::integer]"
+        )
+        while self.server.ask(busy, self.other.info.backend_pid) == [(0,)]:
+            self.assertEqual(found, [])
+            self.reactor.advance0()
+        self.other.commit()
+        while not found:
+            self.reactor.advance0()
+        return found[0]
+
+    def test_claimed(self) -> None:
+        """What another one is about to claim is left to it, and the rest is claimed at once."""
+        first, second = self.due("a@b.example"), self.due("c@b.example")
+        self.other.execute("SELECT FROM recipients WHERE message = %s FOR UPDATE", (first,))
+        (work,) = self.reactor.result(self.spool.claim(9, {}, 9))
+        self.assertEqual(work.envelope.transaction, second)
+
+    def test_shared(self) -> None:
+        """Of a message that it has one recipient of, too: only that one."""
+        number = self.due("a@b.example", "c@b.example")
+        self.other.execute("SELECT FROM recipients WHERE seq = 1 FOR UPDATE")
+        (work,) = self.reactor.result(self.spool.claim(9, {}, 9))
+        self.assertEqual(work.envelope.transaction, number)
+        self.assertEqual([one.seq for one in work.addressees], [0])
+
+    def test_destination(self) -> None:
+        """A destination that another one looks at is left to it."""
+        self.due("a@b.example")
+        self.other.execute("SELECT FROM destinations FOR UPDATE")
+        self.assertEqual(self.reactor.result(self.spool.claim(9, {}, 9)), [])
+
+    def test_dead(self) -> None:
+        """Of two that find a dead owner one buries it, and the other does not wait."""
+        self.server.ask(f"UPDATE {self.reactor.schema}.owners SET seen = '-infinity'")
+        self.other.execute("SELECT FROM owners FOR UPDATE")
+        self.assertEqual(self.reactor.result(self.spool._claims.run(bury)), [])
+
+    def test_changed(self) -> None:
+        """Whoever changes a recipient finds what another one has made of it before."""
+        number = self.due("a@b.example")
+        self.other.execute("UPDATE recipients SET attempts = 7")
+        (row,) = self.waits(self.spool.change(lambda ledger: ledger.rows(number)))
+        self.assertEqual(row.attempts, 7)
+
+    def test_lastOnes(self) -> None:
+        """Of two that record the last recipients of a message one finds that it is empty."""
+        number = self.due("a@b.example")
+        self.other.execute("SELECT FROM messages FOR UPDATE")
+        self.waits(self.spool.change(lambda ledger: ledger.since(number)))
+
+    def test_buriedMeanwhile(self) -> None:
+        """What comes in while its owner is buried does not come in."""
+        self.spool.owned._beating.stop()
+        self.other.execute("DELETE FROM owners")
+        staged = self.spool.stage(makeEnvelope(), self.message, makeAddressees("a@b.example"))
+        failure = self.waits(staged)
+        self.assertIsInstance(failure, Failure)
+        self.assertEqual(self.reactor.result(self.spool.waiting()), (0, 0))
+
+
 class UpkeepTests(StoreCase):
     """
     What is done to the tables now and then.

@@ -16,6 +16,7 @@ from deferrals.model.admission import (
     RESERVED_SECONDS,
     WARNING,
     Admission,
+    AdmissionWish,
     Proofs,
     admitted,
     keyOf,
@@ -43,7 +44,7 @@ class AdmittedTests(SynchronousTestCase):
 
     def way(self, by: str | None, *proved: str) -> str:
         refusal = makeRefusal(admits=proved)
-        return admitted(refusal, 0.0, 60.0, False, by, "command").identity
+        return admitted(refusal, AdmissionWish("X", by=by), 0.0, 60.0).identity
 
     def test_first(self) -> None:
         """What proves most is what a sender is known by."""
@@ -62,13 +63,21 @@ class AdmittedTests(SynchronousTestCase):
     def test_nobody(self) -> None:
         """The null path alone is no sender."""
         refusal = makeRefusal(sender="", admits=())
-        self.assertRaises(ValueError, admitted, refusal, 0.0, 1.0, False, None, "link")
+        self.assertRaises(ValueError, admitted, refusal, AdmissionWish("X"), 0.0, 1.0)
 
     def test_span(self) -> None:
         """It ends."""
-        found = admitted(makeRefusal(), 100.0, 60.0, True, None, "link")
+        wish = AdmissionWish("X", True, how="link")
+        found = admitted(makeRefusal(), wish, 100.0, 60.0)
         said = found.until, found.begun, found.once, found.how
         self.assertEqual(said, (160.0, 100.0, True, "link"))
+        found = admitted(makeRefusal(), attrs.evolve(wish, seconds=5.0), 100.0, 60.0)
+        self.assertEqual(found.until, 105.0)
+
+    def test_told(self) -> None:
+        """A wish is understood as it was told."""
+        for wish in (AdmissionWish("X"), AdmissionWish("Y", True, 5.0, "dkim", "link")):
+            self.assertEqual(AdmissionWish.fromJSON(wish.toJSON()), wish)
 
 
 class AdmissionTests(SynchronousTestCase):

@@ -1,7 +1,8 @@
 """
-    python -m tests.mutants [--sample N] [--least PERCENT] [--only WORD]
+    python -m tests.mutants [--sample N] [--least PERCENT] [--only WORD] [--store]
 
-breaks the sentences of the list and says which of them no unit test has missed.
+breaks the sentences of the list and says which of them no unit test has missed; with
+C{--store} those of what is in SQL, and asks the tests that have a PostgreSQL.
 """
 
 from __future__ import annotations
@@ -14,14 +15,31 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
-from tests.mutants import choosing
-from tests.mutants.mutations import ListError, Mutation, load, sample
+from tests.mutants import choosing, stores
+from tests.mutants.mutations import LIST, ListError, Mutation, load, sample
 from tests.mutants.running import FAULT, Fate, Late, Told, Verdict, inForks, run, warm
 from tests.rigs import LONG, VARIABLE
 from tests.zygote import ROOT
 
 CACHE = os.path.join(ROOT, ".ci", "mutants")
+
+
+class Known(Protocol):
+    """
+    Which tests see what.
+    """
+
+    def tests(self, mutation: Mutation) -> list[str]:
+        """
+        Those that may see a mutation.
+        """
+
+    def patience(self, tests: list[str]) -> float:
+        """
+        How many seconds of a processor they may use.
+        """
 
 
 class Judge:
@@ -34,7 +52,7 @@ class Judge:
     @ivar verdicts: what is known by now.
     """
 
-    def __init__(self, known: choosing.Recorded, count: int, *, isLoud: bool) -> None:
+    def __init__(self, known: Known, count: int, *, isLoud: bool) -> None:
         self._known, self._count, self._isLoud = known, count, isLoud
         self._waited: list[Mutation] = []
         self.verdicts: list[Verdict] = []
@@ -115,28 +133,42 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only look whether the list fits")
     parser.add_argument("--record", action="store_true", help="record anew which test runs what")
     parser.add_argument("--cache", default=CACHE, help="where the record is kept")
+    parser.add_argument("--store", action="store_true", help="what is in SQL: of its own list")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--verbose", action="store_true", help="name the killed ones, too")
     options = parser.parse_args()
     try:
-        mutations = load()
+        own, others = load(LIST), load(stores.LIST)
     except ListError as error:
         print(error)
         return 2
+    mutations = others if options.store else own
     print(f"{len(mutations)} mutations are listed")
     if options.check:
         return 0
-    if options.record or not choosing.isRecorded(options.cache):
-        os.makedirs(options.cache, exist_ok=True)
-        try:
-            choosing.record(options.cache)
-        except subprocess.CalledProcessError:
-            print("a unit test fails where nothing is broken")
-            return 2
-    known = choosing.recorded(options.cache)
     chosen = [one for one in mutations if options.only in one.file]
     if options.sample is not None:
         chosen = sample(chosen, options.sample)
+    if options.store:
+        known: Known = stores.collected()
+        with stores.server():
+            return _judged(chosen, known, options)
+    try:
+        known = _recorded(options.cache, isAnew=options.record)
+    except subprocess.CalledProcessError:
+        print("a unit test fails where nothing is broken")
+        return 2
+    return _judged(chosen, known, options)
+
+
+def _recorded(cache: str, *, isAnew: bool) -> choosing.Recorded:
+    if isAnew or not choosing.isRecorded(cache):
+        os.makedirs(cache, exist_ok=True)
+        choosing.record(cache)
+    return choosing.recorded(cache)
+
+
+def _judged(chosen: list[Mutation], known: Known, options: argparse.Namespace) -> int:
     began = time.monotonic()
     warm()
     judge = Judge(known, options.jobs, isLoud=options.verbose)
@@ -160,7 +192,7 @@ def _close(verdicts: list[Verdict], seconds: float, least: float) -> int:
 
 
 if __name__ == "__main__":
-    if not LONG:  # what sees a mutation may be one example of many
+    if not LONG and "--store" not in sys.argv:  # what sees a mutation may be one example of many
         os.environ[VARIABLE] = "long"
         os.execv(sys.executable, sys.orig_argv)
     sys.exit(main())

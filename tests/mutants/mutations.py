@@ -124,13 +124,13 @@ def _statement(tree: ast.Module, first: int, last: int) -> Iterator[int]:
                 yield from range(node.lineno, end + 1)
 
 
-def load() -> list[Mutation]:
+def load(path: str = LIST) -> list[Mutation]:
     """
-    All mutations.
+    All mutations of a list.
 
     @raise ListError: one of them does not fit the package.
     """
-    with open(LIST, "rb") as file:
+    with open(path, "rb") as file:
         found = [Mutation(**one) for one in tomllib.load(file)["mutation"]]
     wrong = []
     for one in found:

@@ -9,6 +9,7 @@ import os
 import attrs
 from twisted.trial import unittest
 
+from tests.mutants import stores
 from tests.mutants.mutations import ListError, Mutation, load, sample
 
 MODULE = """\
@@ -81,6 +82,7 @@ class MutationTests(unittest.SynchronousTestCase):
     def test_list(self) -> None:
         """A change of what the list breaks brings the list along; each snippet is there once."""
         self.assertGreaterEqual(len(load()), 250)
+        self.assertGreaterEqual(len(load(stores.LIST)), 50)
 
     def test_sample(self) -> None:
         """The same ones, whatever else is listed."""

@@ -78,11 +78,13 @@ class ClusterTests(ConfigCase):
     def test_wrong(self) -> None:
         """What is to be seen to comes first: 1."""
         dead = {**OWNER, "alive": False, "seen_seconds": 70.0, "machine": "mx2"}
-        newer = {**OWNER, "version": "0.3"}
+        newer = {**OWNER, "version": "0.3", "machine": "mx2"}
+        twice = "2 processes are mx1, worker 0: machines have one name"
         late = {**STORE, "replicas": [{"name": "b", "lag_seconds": 11.0}]}
         for owners, store, wanted in (
             ([OWNER, dead], STORE, "dead: mx2, worker 0: not heard for 70 s\n"),
             ([OWNER, newer], STORE, "they are not of one version: 0.2, 0.3\n"),
+            ([OWNER, {**OWNER, "owner": 4}], STORE, twice),
             ([OWNER], late, "the standby b is 11 s behind\n"),
         ):
             self.owners, self.store = owners, store
@@ -110,6 +112,17 @@ class ClusterTests(ConfigCase):
         with open(self.path, "w", encoding="utf-8") as file:
             file.write(LISTEN)
         self.assertEqual(self.run_("cluster")[0], 2)
+
+    def test_refused(self) -> None:
+        """So is what the database does not let one ask, in one line."""
+
+        def refused(db: Any) -> Any:
+            raise psycopg.errors.lookup("42703")('column "version" does not exist\nLINE 1: x')
+
+        self.patch(cluster, "versionOf", refused)
+        for words in (("cluster",), ("spool", "upgrade")):
+            status, _, err = self.run_(*words)
+            self.assertEqual((status, err), (2, 'deferrals: column "version" does not exist\n'))
 
     def test_upgrade(self) -> None:
         """It is done, or not necessary: 0; with C{--check} 1, if it is; 2 if it cannot be."""

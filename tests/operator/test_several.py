@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, TimeoutError, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import DeferralsError, LineError
+from deferrals.model.admission import AdmissionWish
 from deferrals.model.ids import formatId
 from deferrals.operator.control import Partial
 from deferrals.operator.several import SeveralOperators
@@ -167,7 +168,7 @@ class RefusalTests(SynchronousTestCase):
     def test_each(self) -> None:
         """What is said reaches the one that is asked as it is."""
         for name, args in (
-            ("admit", ("ID", "a@b.example", True, None, None, "command")),
+            ("admit", ("a@b.example", AdmissionWish("ID", True).toJSON())),
             ("admissions", (None,)),
             ("removeAdmissions", ("a@b.example",)),
             ("digest", (None, True)),

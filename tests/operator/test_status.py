@@ -47,6 +47,29 @@ class StatusTests(SynchronousTestCase):
             )
         return out.getvalue()
 
+    def test_away(self) -> None:
+        """A server whose queue cannot be read says all else, and what is wrong."""
+        connection: Any = unittest.mock.Mock(running=True, missing={})
+
+        def call(name: str) -> Any:
+            if name == "numbers":
+                raise DeferralsError("connection refused")
+            return {"reasons": ["spool"], "parts": {"notes": {"state": "resting"}}}
+
+        connection.call = call
+        for check, wanted in ((False, 0), (True, CRITICAL)):
+            with redirect_stdout(io.StringIO()) as out:
+                asked = argparse.Namespace(json=False, check=check, oldest="4h")
+                self.assertEqual(status(connection, asked), wanted)
+            said = out.getvalue()
+            self.assertIn("critical: the queue cannot be read: connection refused", said)
+        with redirect_stdout(io.StringIO()) as out:
+            status(connection, argparse.Namespace(json=True, check=False, oldest="4h"))
+        self.assertEqual(json.loads(out.getvalue())["queue"], {"unknown": "connection refused"})
+        connection.running = False
+        asked = argparse.Namespace(json=False, check=False, oldest="4h")
+        self.assertRaises(DeferralsError, status, connection, asked)
+
     def test_submission(self) -> None:
         """How much each login has sent, in words, and for programs."""
         lines = self.shown(False).splitlines()

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.errors import SpoolError
+from deferrals.errors import SpoolError, StoreAway
 from deferrals.interfaces import MailKind, Turn, Work
 from deferrals.model.schedule import Schedule
 from deferrals.relay.attempts import Deliveries
@@ -263,6 +263,16 @@ class DueWorkTests(SynchronousTestCase):
         with capturedLogs() as logged:
             self.due.claim()
         self.assertIn("the disk", formatEvent(logged[0]) or "")
+        self.patch(self.spool, "claim", self.claim)
+        self.due.claim()
+        self.assertEqual(len(self.claims), 1)
+
+    def test_away(self) -> None:
+        """That the database is away was said once, by what has lost it."""
+        self.patch(self.spool, "claim", lambda *args: fail(StoreAway("refused")))
+        with capturedLogs() as logged:
+            self.due.claim()
+        self.assertEqual(logged, [])
         self.patch(self.spool, "claim", self.claim)
         self.due.claim()
         self.assertEqual(len(self.claims), 1)

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.errors import Overtaken, SpoolError
+from deferrals.errors import Overtaken, SpoolError, StoreAway
 from deferrals.model.address import Mailbox
 from deferrals.model.delivery import Addressee
 from deferrals.model.disposition import NOT_TOLD
@@ -386,6 +386,10 @@ class NotifierTests(SynchronousTestCase):
         """What is one names the message as the log does."""
         (said,) = self.complaints(SpoolError("full"))
         self.assertRegex(said, r"^cannot tell senders about \w{13}: SpoolError: full$")
+
+    def test_away(self) -> None:
+        """That the database is away was said once, by what has lost it."""
+        self.assertEqual(self.complaints(StoreAway("refused")), [])
 
     def test_stop(self) -> None:
         """Stopping waits for what is being told."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from deferrals.model.admission import WARNING
+from deferrals.model.admission import WARNING, AdmissionWish
 from deferrals.model.refusal import RefusalSettings
 from deferrals.model.settings import Seconds
 from deferrals.server.refusaldesk import RefusalDesk
@@ -48,7 +48,7 @@ class RefusalDeskTests(RefusalsCase):
     def admit(
         self, reference: str, recipient: str = ANNA, once: bool = False, by: str | None = None
     ) -> Any:
-        return self.call("admit", reference, recipient, once, None, by, "command")
+        return self.call("admit", recipient, AdmissionWish(reference, once, by=by))
 
     def test_about(self) -> None:
         """What is kept of all recipients, by words of its Subject."""
@@ -92,7 +92,7 @@ class RefusalDeskTests(RefusalsCase):
         self.assertEqual(self.admit(self.other.id, BOB)["warning"], WARNING)
         self.assertEqual(self.admit(self.one.id, by="sender")["warning"], WARNING)
         method = Deferred.fromCoroutine(
-            self.desk.admit(self.one.id, ANNA, False, None, "dkim", "link")
+            self.desk.admit(ANNA, AdmissionWish(self.one.id, by="dkim"))
         )
         self.failureResultOf(method, ValueError)
 

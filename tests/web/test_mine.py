@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import DeferralsError
-from deferrals.model.admission import WARNING
+from deferrals.model.admission import WARNING, AdmissionWish
 from deferrals.model.json import JSON
 from deferrals.model.link import SignedLink
 from deferrals.web.asking import ServerSaid
@@ -50,11 +50,11 @@ class FakeRecipients:
             return None
         if name == "refusals":
             return [one.toJSON() for one in self.kept[str(args[0])]]
-        reference, recipient, once, _, _, how = args
-        if all(one.id != reference for one in self.kept[str(recipient)]):
+        recipient, wish = args[0], AdmissionWish.fromJSON(args[1])
+        if all(one.id != wish.reference for one in self.kept[str(recipient)]):
             return None
         said: dict[str, JSON] = {"sender": "friend@example.org", "by": "dkim example.org"}
-        return {**said, "once": once, "how": how, "warning": WARNING}
+        return {**said, "once": wish.once, "how": wish.how, "warning": WARNING}
 
     @property
     def admitted(self) -> list[tuple[JSON, ...]]:
@@ -195,7 +195,7 @@ class MineTests(SynchronousTestCase):
         one = makeRefusal(1).id
         self.assertEqual(
             self.recipients.admitted,
-            [(one, ANNA, once, None, None, "link") for once in (True, False)],
+            [(ANNA, AdmissionWish(one, once, how="link").toJSON()) for once in (True, False)],
         )
 
     def test_forged(self) -> None:
@@ -210,7 +210,7 @@ class MineTests(SynchronousTestCase):
         csrf = self.csrf()
         for form in ({"n": makeRefusal(2).id}, {"n": ""}, {"n": "\0"}, {"for": "ever"}):
             self.assertIn("HTTP/1.1 400", self.admit(csrf=csrf, **form), form)
-        self.assertEqual({one[1] for one in self.recipients.admitted}, {ANNA})
+        self.assertEqual({one[0] for one in self.recipients.admitted}, {ANNA})
 
     def test_away(self) -> None:
         """Where the server does not answer, the page says so."""

@@ -132,6 +132,15 @@ class SiteTests(SynchronousTestCase):
         self.assertIn("HTTP/1.1 405", self.ask("/metrics", method="POST"))
         self.assertIn("HTTP/1.1 405", self.ask("/x", method="DELETE"))
 
+    def test_asterisk(self) -> None:
+        """Who asks what the whole server can is refused as for any page, with its headers."""
+        for method, code in (("OPTIONS", 405), ("POST", 405), ("GET", 404)):
+            answer = self.ask("*", method=method)
+            self.assertIn(f"HTTP/1.1 {code}", answer)
+            self.assertIn("X-Content-Type-Options: nosniff", answer)
+            self.assertEqual("Allow: GET, HEAD\r\n" in answer, code == 405)
+        self.assertIn("HTTP/1.1 421", self.ask("*", host="evil.example"))
+
     def test_failed(self) -> None:
         """Metrics that cannot be made."""
         self.made = fail(ValueError("no"))

@@ -80,6 +80,27 @@ class OrphansTests(ConfigCase):
         self.assertIn(f"{spools[1]} is in use by {whom}", str(error))
         self.assertIn("Address in use; ", str(error))
 
+    def test_one(self) -> None:
+        """
+        One process that begins where several were waits for those of them that are there
+        still, as several would.
+        """
+        OrphanedWorkers(self.config).waitForAll()
+        self.lock(0)
+        OrphanedWorkers(self.config).waitForAll()  # a server of one process: it would stay
+        self.assertEqual((self.now, self.said), (1000.0, []))
+        self.lock(1)
+        OrphanedWorkers(self.config).waitForAll()
+        self.assertEqual(round(self.now - 1000.0), GRACE + LONGER_SECONDS)
+        self.assertEqual(len(self.said), 2)
+
+    def test_oneEnded(self) -> None:
+        """It is waited for no longer than it takes."""
+        lock = self.lock(1)
+        self.patch(time, "sleep", lambda seconds: (self.sleep(seconds), lock.release()))
+        OrphanedWorkers(self.config).waitForAll()
+        self.assertLess(self.now - 1000.0, 1.0)
+
     def test_words(self) -> None:
         """One that ends just now has no words."""
         lock = self.lock(0)

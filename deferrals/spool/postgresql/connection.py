@@ -174,27 +174,34 @@ class Presence:
         """What is wrong, for people."""
         return next(iter(self._lost.values()), "")
 
-    def lost(self, connection: object, why: str) -> None:
+    def lost(self, connection: object, why: str, what: str = "is away") -> None:
         """
         A connection to it is lost, or could not be made.
+
+        @param what: how the database is: away; or there, and none that can be used.
         """
         isNew, self._lost[connection] = not self._lost, why
         if isNew:
             self._since = self._clock.seconds()
-            _log.error(
-                "the database is away: {error}", event="store", state="away", seconds=0, error=why
-            )
+            text = f"the database {what}: {{error}}"
+            _log.error(text, event="store", state="away", seconds=0, error=why)
             self._tell()
 
     def found(self, connection: object) -> None:
         """
-        A connection is there, or is not wanted any longer.
+        A connection is there.
         """
         if self._lost.pop(connection, None) is None or self._lost:
             return
         seconds = round(self._clock.seconds() - self._since, 1)
         _log.info("the database is back", event="store", state="back", seconds=seconds)
         self._tell()
+
+    def left(self, connection: object) -> None:
+        """
+        A connection is not wanted any longer: that says nothing of the database.
+        """
+        self._lost.pop(connection, None)
 
     def _tell(self) -> None:
         for watcher in self.watchers:
@@ -381,7 +388,8 @@ class StoreConnection:
         try:
             link = await self._inThread(self._connected)
         except SpoolError as error:
-            self._presence.lost(self, str(error))
+            what = "is away" if isinstance(error, StoreAway) else "cannot be used"
+            self._presence.lost(self, str(error), what)
             self._connectLater()
             raise
         finally:
@@ -412,7 +420,7 @@ class StoreConnection:
             self._idle.append(idle)
             await idle
         link, self._link = self._link, None
-        self._presence.found(self)
+        self._presence.left(self)
         if link is not None:
             await self._inThread(link.close)
 

@@ -13,6 +13,7 @@ measured (docs/cluster.md).
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from deferrals.errors import SpoolError
@@ -166,12 +167,16 @@ CREATE INDEX digests_expires ON digests (expires);
 #: What makes the version of each number, from the one before.
 STEPS = {1: _FIRST, 2: _LIMITS + _REFUSALS}
 
+#: What the tables are called.
+_TABLES = ["schema", *re.findall(r"CREATE TABLE (\w+)", "".join(STEPS.values()))]
+
 
 def versionOf(db: Connection) -> int:
     """
-    @return: of which version the tables are; 0, where there are none.
+    @return: of which version the tables are; 0, where there are none of ours.
     """
-    found = db.execute("SELECT to_regclass('schema') IS NOT NULL").fetchone()
+    ours = "SELECT to_regclass('schema') IS NOT NULL AND to_regclass('info') IS NOT NULL"
+    found = db.execute(ours).fetchone()
     if found is None or not found[0]:
         return 0
     row = db.execute("SELECT version FROM schema").fetchone()
@@ -191,6 +196,8 @@ def check(version: int) -> None:
         raise SpoolError(
             f"the schema is version {version}, this is version {VERSION}: install a newer deferrals"
         )
+    if not version:
+        raise SpoolError("the database has no tables of deferrals: run deferrals spool upgrade")
     if version < VERSION:
         raise SpoolError(
             f"the schema is version {version}, this is version {VERSION}:"
@@ -211,7 +218,9 @@ def upgrade(db: Connection, schema: str) -> int:
     if version < VERSION:
         db.execute("SELECT pg_advisory_lock(%s)", (SCHEMA_LOCK,))
         try:
-            _make(db, schema)
+            if not versionOf(db):
+                _make(db, schema)
+                _checkPlace(db, schema)
             while (version := versionOf(db)) < VERSION:
                 _step(db, version + 1)
         finally:
@@ -229,6 +238,37 @@ def _make(db: Connection, schema: str) -> None:
     found = db.execute("SELECT to_regnamespace(quote_ident(%s)) IS NULL", (schema,)).fetchone()
     if found is not None and found[0]:
         db.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+
+
+def _checkPlace(db: Connection, schema: str) -> None:
+    """
+    @raise SpoolError: the tables cannot be there.
+    """
+    encoding, current, role, mayMake = db.execute(
+        "SELECT current_setting('server_encoding'), current_schema(), current_user,"
+        " coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
+    ).fetchall()[0]
+    if encoding != "UTF8":  # mail has addresses that others cannot write
+        raise SpoolError(
+            f"the database's encoding is {encoding}, and has to be UTF8:"
+            " CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+    if current is None or not mayMake:
+        raise SpoolError(
+            f"the role {role} may not use the schema {schema}, which is another role's:"
+            " GRANT USAGE, CREATE ON SCHEMA, or name another one (spool.schema)"
+        )
+    found = db.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace"
+        " AND relname = ANY(%s) ORDER BY relname",
+        (_TABLES,),
+    ).fetchall()
+    if found:
+        names = ", ".join(name for (name,) in found)
+        raise SpoolError(
+            f"the schema {schema} has tables that are not of deferrals ({names}):"
+            " name another one (spool.schema)"
+        )
 
 
 def _step(db: Connection, version: int) -> None:

@@ -25,7 +25,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.errors import OutcomeUnknown, SpoolError
+from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.interfaces import IMessage, IReactor, ISpool, Turn, Work
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
@@ -358,7 +358,7 @@ class PostgresqlSpool:
         No caller waits for this; what goes wrong is repeated when a lease has
         run out.
         """
-        return d.addErrback(lambda failure: _log.error("{error}", error=failure.getErrorMessage()))
+        return d.addErrback(_said)
 
     # On the way out.
 
@@ -558,6 +558,11 @@ class PostgresqlSpool:
     def waiting(self) -> Deferred[tuple[int, int]]:
         self._batches.flush()
         return self._writes.alone(_count)
+
+
+def _said(failure: Failure) -> None:
+    if not failure.check(StoreAway):  # that was logged
+        _log.error("{error}", error=failure.getErrorMessage())
 
 
 def _checked(db: Connection) -> None:

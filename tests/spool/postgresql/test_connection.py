@@ -6,12 +6,14 @@ L{tests.integration.test_cluster}.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.model.store import SpoolSettings
@@ -135,6 +137,39 @@ class StoreConnectionTests(LinkCase):
         link = self.opened()
         link.answers["SELECT"] = link.lose
         return self.database.alone(select)
+
+    def test_left(self) -> None:
+        """
+        A connection that is given up says nothing of the database; one that is refused is
+        not called away.
+        """
+        texts = self.logged()
+        self.error = psycopg.OperationalError("refused")
+        self.failureResultOf(self.database.open(), StoreAway)
+        self.successResultOf(self.database.close())
+        self.assertEqual(texts(), ["the database is away: refused"])
+        self.assertEqual((self.seen, self.presence.isThere), ([False], True))
+
+    def test_unfit(self) -> None:
+        """What is there, and cannot be used, is not said to be away."""
+        texts = self.logged()
+
+        def unfit(db: Any) -> None:
+            raise SpoolError("it is LATIN1")
+
+        self.database.begin.append(unfit)
+        self.failureResultOf(self.database.open(), SpoolError)
+        self.assertEqual(texts(), ["the database cannot be used: it is LATIN1"])
+        self.successResultOf(self.database.close())
+
+    def logged(self) -> Callable[[], list[str]]:
+        """
+        @return: returns what was logged since.
+        """
+        events: list[LogEvent] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        return lambda: [str(formatEvent(one)) for one in events]
 
     def test_notReplicated(self) -> None:
         """What a server warns of is not said to be safe; the next may be."""

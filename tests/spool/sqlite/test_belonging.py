@@ -106,13 +106,17 @@ class SpoolCase(SynchronousTestCase):
         found = self.reactor.wait(
             spool.store.run(lambda db: db.execute("SELECT id FROM messages").fetchall())
         )
-        self.rounds()
+        self.rounds(spool)
         self.reactor.wait(spool.close())
         return {number for (number,) in found}
 
-    def rounds(self) -> None:
+    def rounds(self, spool: SqliteSpool | None = None) -> None:
+        """
+        Housekeeping comes to its end: each of its steps waits for the thread of its own
+        spool, which no other one's says anything of.
+        """
         for _ in range(10):
-            self.reactor.wait(self.spool.waiting())
+            self.reactor.wait((spool or self.spool).waiting())
             self.reactor.advance(housekeeping.PAUSE_SECONDS)
 
     def alarms(self) -> list[str]:
@@ -268,7 +272,7 @@ class BelongingTests(SpoolCase):
         self.assertEqual(problems, [])
         (claimed,) = self.reactor.wait(spool.claim(1, {}, 1))
         self.assertTrue(claimed.message.isIntact())
-        self.rounds()
+        self.rounds(spool)
         self.assertEqual((files.unfinished(), files.bodyNumbers()), ([], [number]))
         self.assertTrue(claimed.message.isIntact())
         self.reactor.wait(spool.close())
