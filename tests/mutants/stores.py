@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,7 @@ def main() -> None:
     """
     from tests.integration.clusters import primary
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the server ends with us
     print(primary().port, flush=True)
     sys.stdin.read()
 
