@@ -16,10 +16,11 @@ class Held:
     def __init__(self) -> None:
         self._owners: dict[int, dict[int, int]] = {}
 
-    @property
-    def messages(self) -> set[int]:
-        """Of which it has any."""
-        return set(self._owners)
+    def pairs(self) -> list[tuple[int, int]]:
+        """
+        All of it, as numbers of messages and of their recipients; for any thread.
+        """
+        return [(number, seq) for number, seqs in [*self._owners.items()] for seq in [*seqs]]
 
     def take(self, number: int, seqs: Iterable[int], owner: int) -> None:
         """

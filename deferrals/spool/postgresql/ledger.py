@@ -203,12 +203,22 @@ class PostgresqlLedger(Ledger):
         """
         return self._found("status = 1 AND owner = ANY(%s) LIMIT %s FOR UPDATE", [[*owners], limit])
 
-    def unknown(self, known: Collection[int], limit: int) -> list[QueueRow]:
+    def unknown(
+        self, known: Sequence[tuple[int, int]], others: Collection[int], limit: int
+    ) -> list[QueueRow]:
         """
-        What is leased to this owner of messages that it does not know of.
+        What is leased to this owner, and it does not know of.
+
+        @param known: numbers of messages and of their recipients.
+        @param others: numbers of messages.
         """
-        where = "status = 1 AND owner = %s AND message <> ALL(%s) LIMIT %s FOR UPDATE SKIP LOCKED"
-        return self._found(where, [int(self.owner), [*known], limit])
+        where = (
+            "status = 1 AND owner = %s AND message <> ALL(%s) AND NOT EXISTS"
+            " (SELECT 1 FROM unnest(%s::bigint[], %s::integer[]) AS k (number, place)"
+            " WHERE number = message AND place = seq) LIMIT %s FOR UPDATE SKIP LOCKED"
+        )
+        numbers, seqs = [number for number, _ in known], [seq for _, seq in known]
+        return self._found(where, [int(self.owner), [*others], numbers, seqs, limit])
 
     def due(self, rooms: Mapping[str, int]) -> list[QueueRow]:
         taken: dict[str, dict[int, list[QueueRow]]] = {name: {} for name in rooms}

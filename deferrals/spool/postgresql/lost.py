@@ -1,6 +1,7 @@
 """
 Claims whose answer was not heard: what they leased is this process's, which does not
-know of it.  It is freed with the next claim, before the lease would end.
+know of it.  So it is with what was to be delivered later, and could not be written as
+such.  It is freed with the next claim, before the lease would end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from twisted.python.failure import Failure
 
 from deferrals.errors import OutcomeUnknown, StoreAway
 from deferrals.spool import claims
+from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.ledger import PostgresqlLedger
 
 #: So many recipients are freed at once; what more there is waits for its lease's end.
@@ -32,13 +34,14 @@ class LostClaims:
         self._isAny = self._isAny or bool(failure.check(OutcomeUnknown, StoreAway))
         return failure
 
-    def free(self, ledger: PostgresqlLedger, known: Collection[int]) -> None:
+    def free(self, ledger: PostgresqlLedger, held: Held, others: Collection[int]) -> None:
         """
         In the claims' thread, in the next one's transaction: before that has leased
         anything, and so that the one behind it does not free that.
 
-        @param known: the messages of which this process has any recipient in hand.
+        @param held: what this process has in hand.
+        @param others: messages that are coming, or leave.
         """
         if self._isAny:
             self._isAny = False
-            claims.free(ledger, ledger.unknown(known, _FREED))
+            claims.free(ledger, ledger.unknown(held.pairs(), others, _FREED))

@@ -336,7 +336,16 @@ class PostgresqlSpool:
     def release(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
         self._staged.discard(work.envelope.transaction)
         if later:
-            self._logged(self.record(work, later))
+            self._logged(self.record(work, later).addErrback(self._notLater, work, later))
+
+    def _notLater(
+        self, failure: Failure, work: Work, later: Mapping[Addressee, Reschedule]
+    ) -> Failure:
+        """
+        It is due all the same, as soon as the database is back.
+        """
+        self._held.leave(work.envelope.transaction, (one.seq for one in later))
+        return self._lost.failed(failure)
 
     def abandon(self, work: Work) -> None:
         self._remove(work)
@@ -404,7 +413,7 @@ class PostgresqlSpool:
         def claim(claims: Claims, ledger: PostgresqlLedger) -> tuple[list[Work], Claims]:
             if not lives(ledger.db, int(ledger.owner)):
                 return [], claims
-            self._lost.free(ledger, self._held.messages | self.large.coming | self._batches.leaving)
+            self._lost.free(ledger, self._held, self.large.coming | self._batches.leaving)
             return take(claims), claims
 
         return self._asked(claim).addCallbacks(self._claimed, self._lost.failed)

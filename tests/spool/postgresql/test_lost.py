@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
+from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.lost import LostClaims
 
 
@@ -23,8 +24,8 @@ class _Ledger:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def unknown(self, known: Any, limit: int) -> list[Any]:
-        self.asked.append(known)
+    def unknown(self, known: Any, others: Any, limit: int) -> list[Any]:
+        self.asked.append((known, others))
         return []
 
     def save(self, rows: Any) -> None:
@@ -40,10 +41,11 @@ class LostClaimsTests(SynchronousTestCase):
 
     def test_once(self) -> None:
         """It looks once behind each claim that was not heard, and not behind a refused one."""
-        lost, ledger = LostClaims(), _Ledger()
+        lost, ledger, held = LostClaims(), _Ledger(), Held()
+        held.take(7, (0, 2), 1)
         for error, looks in ((SpoolError("a"), 0), (OutcomeUnknown("b"), 1), (StoreAway("c"), 2)):
             failure = Failure(error)
             self.assertIs(lost.failed(failure), failure)
             for _ in range(2):
-                lost.free(ledger, {7})  # type: ignore[arg-type]
-            self.assertEqual(ledger.asked, [{7}] * looks)
+                lost.free(ledger, held, {8})  # type: ignore[arg-type]
+            self.assertEqual(ledger.asked, [([(7, 0), (7, 2)], {8})] * looks)
