@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -114,23 +113,15 @@ def _problems(found: dict[str, JSON]) -> Iterator[str]:
     What an operator has to see to.
     """
     alive = []
-    names: Counter[str] = Counter()
     for one in map(asObject, asList(found["owners"])):
         if one["alive"]:
             alive.append((one["version"], one["schema"]))
-            names[f"{one['machine']}, worker {one['worker']}"] += 1
         else:
             seen = asNumber(one["seen_seconds"])
             yield f"dead: {one['machine']}, worker {one['worker']}: not heard for {seen:.0f} s"
     if len(set(alive)) > 1:
         versions = ", ".join(sorted({str(version) for version, _ in alive}))
         yield f"they are not of one version: {versions}"
-    for name, count in names.items():
-        if count > 1:
-            yield (
-                f"{count} processes are {name}: machines have one name (spool.machine), or it was"
-                " killed within the last lease"
-            )
     for replica in map(asObject, asList(asObject(found["store"])["replicas"])):
         lag = asNumber(replica["lag_seconds"])
         if lag > LAG_SECONDS:
