@@ -47,13 +47,14 @@ class FreshMail:
         self._lines: dict[Hashable, deque[Attempt]] = {}
         self._local: dict[Hashable, None] = {}
         self._numbers: Counter[int] = Counter()
+        self._keys: set[tuple[int, int]] = set()
         self._kinds: Counter[Hashable] = Counter()
 
-    def __contains__(self, number: object) -> bool:
+    def __contains__(self, key: object) -> bool:
         """
-        Whether a message is here, by its number.
+        Whether a recipient is here, by the number of its message and its own.
         """
-        return number in self._numbers
+        return key in self._keys
 
     def __bool__(self) -> bool:
         """
@@ -78,6 +79,7 @@ class FreshMail:
         self._messages -= 1
         self._octets -= octets
         self._numbers[attempt.number] += 1
+        self._keys |= attempt.keys
         self._lines.setdefault(attempt.line, deque()).append(attempt)
         if attempt.isLocal:
             self._local[attempt.line] = None
@@ -148,6 +150,7 @@ class FreshMail:
         self._messages += 1
         self._octets += _octetsOf(attempt)
         _takeOne(self._numbers, attempt.number)
+        self._keys -= attempt.keys
         _takeOne(self._kinds, attempt.kind)
         return attempt
 

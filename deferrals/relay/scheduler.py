@@ -364,13 +364,16 @@ class Scheduler:
         underWay = {key for attempt in self._attempts for key in attempt.keys}
         begun = False
         for work in works:
-            number = work.envelope.transaction
-            keys = {(number, addressee.seq) for addressee in work.addressees}
-            # Only a lease that could not be renewed brings back what is still under way.
-            if keys & underWay or number in self._fresh:
+            number, found = work.envelope.transaction, []
+            for one in work.addressees:
+                key = number, one.seq
+                if key not in underWay and key not in self._fresh:
+                    found.append(one)
+            if len(found) < len(work.addressees):
+                # Only a lease that could not be renewed brings back what is still under way.
                 self._due.isMore = True
-            else:
-                begun = self.take(work) or begun
+                work = attrs.evolve(work, addressees=tuple(found), whole=False)
+            begun = (bool(found) and self.take(work)) or begun
         self._goOn(None)
         return begun
 

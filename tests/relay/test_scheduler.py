@@ -17,7 +17,7 @@ from zope.interface import alsoProvides, implementer
 from deferrals.errors import StageError
 from deferrals.interfaces import ILocalDelivery, IReportingDelivery, ISharingDelivery, Work
 from deferrals.model.delivery import Addressee
-from deferrals.model.disposition import Remove
+from deferrals.model.disposition import Remove, Reschedule
 from deferrals.model.envelope import Recipient
 from deferrals.model.json import JSON
 from deferrals.model.portion import WHOLE, Portion
@@ -260,6 +260,25 @@ class SchedulerTests(SchedulerCase):
         self.scheduler.take(work)
         (again,) = self.successResultOf(self.spool.claim(10, {}, 10))
         self.assertEqual(again.envelope, work.envelope)
+
+    def test_claimedApart(self) -> None:
+        """
+        A recipient that was claimed has its turn while another one of its message waits in
+        memory; what is here already is left where it is.
+        """
+        self.delivery.answer = lambda recipients: Deferred()
+        for name in "ab":
+            self.scheduler.release(self.stage(f"{name}@x.example"))
+        work = self.stage("c@x.example", "d@y.example")
+        memory, queue = work.addressees
+        self.scheduler.release(attrs.evolve(work, addressees=(memory,), whole=False))
+        self.spool.record(work, {queue: Reschedule("y.example", 0.0, 1000.0, 0.0)})
+        (claimed,) = self.successResultOf(self.spool.claim(10, {}, 10))
+        both = attrs.evolve(claimed, addressees=(memory, *claimed.addressees))
+        for found in (claimed, both):
+            self.scheduler._takeDue([found])  # there is no room, so it is put back
+            (again,) = self.successResultOf(self.spool.claim(10, {}, 10))
+            self.assertEqual([one.seq for one in again.addressees], [queue.seq])
 
     def test_toldTogether(self) -> None:
         """A sender is told once, when the last recipient's outcome is known."""
