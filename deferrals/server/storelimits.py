@@ -81,6 +81,8 @@ class StoreLimits:
         self._company = company
         self._isAway = False
         self._common: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._asking: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._mine: dict[tuple[str, str], tuple[int, int]] = {}
         self._me = company.me
         self._unsettled: set[tuple[str, str]] = set()
         self._spent = 0
@@ -173,51 +175,76 @@ class StoreLimits:
         """
         See L{ILimits.enter}.
         """
-        machines = self._company.machines
-        if machines == 1:
-            return self._own.enter(limit, key, most)
+        machines, entry = self._company.machines, (limit, key)
         if limit in DIVIDED:
             return self._own.enter(limit, key, max(1, most // machines))
-        return Deferred.fromCoroutine(self._enter(limit, key, most, machines))
+        if machines == 1:
+            return Deferred.fromCoroutine(self._enterOwn(entry, most, most))
+        return Deferred.fromCoroutine(self._enter(entry, most))
 
-    async def _enter(self, limit: str, key: str, most: int, machines: int) -> bool:
-        mine = most // (QUARTER * machines)
-        if await self._own.enter(limit, key, mine):
+    async def _enter(self, entry: tuple[str, str], most: int) -> bool:
+        mine = self._quarter(most)
+        if await self._enterOwn(entry, mine, most):
             return True
         me = self._company.me
         if me is None:
-            return await self._own.enter(limit, key, most)
-        entry = limit, key
+            return await self._enterOwn(entry, most, most)
         self._common[entry] += 1
+        self._asking[entry] += 1
         try:
-            common = most - mine * machines
-            found = await self._asked(spending.enter, me, *entry, self._common[entry], common)
+            common = most - mine * self._company.machines
+            found = await self._asked(spending.enter, me, *entry, self._share(entry), common)
         except BaseException:  # who waited for it has gone
             self._leave(entry)
             raise
+        finally:
+            _less(self._asking, entry)
         if found is None:
             self._leave(entry)
-            return await self._own.enter(limit, key, most - self._common.get(entry, 0))
+            return await self._enterOwn(entry, most, most)
         if not found:
-            self._less(entry)
+            _less(self._common, entry)
         return found
+
+    async def _enterOwn(self, entry: tuple[str, str], part: int, most: int) -> bool:
+        """
+        @param part: how much this machine may have that the others are not asked about.
+        @param most: how much all may have.
+        """
+        room = min(part, most - self._common.get(entry, 0))
+        isIn = await self._own.enter(*entry, room)
+        if isIn:
+            count, _ = self._mine.get(entry, (0, 0))
+            self._mine[entry] = count + 1, most
+        return isIn
 
     def leave(self, limit: str, key: str) -> None:
         """
         See L{ILimits.leave}.
         """
-        if (limit, key) in self._common:
-            self._leave((limit, key))
-        else:
-            self._own.leave(limit, key)
+        entry = limit, key
+        if self._common.get(entry, 0) > self._asking.get(entry, 0):
+            self._leave(entry)
+            return
+        self._own.leave(limit, key)
+        count, most = self._mine.pop(entry, (0, 0))
+        if count > 1:
+            self._mine[entry] = count - 1, most
+        if self._company.machines > 1 and count > self._quarter(most):
+            self._settle(entry)
 
-    def _less(self, entry: tuple[str, str]) -> None:
-        self._common[entry] -= 1
-        if not self._common[entry]:
-            del self._common[entry]
+    def _quarter(self, most: int) -> int:
+        return most // (QUARTER * self._company.machines)
+
+    def _share(self, entry: tuple[str, str]) -> int:
+        """
+        How much the others know of: also what this machine has let in while it was alone.
+        """
+        count, most = self._mine.get(entry, (0, 0))
+        return self._common.get(entry, 0) + max(0, count - self._quarter(most))
 
     def _leave(self, entry: tuple[str, str]) -> None:
-        self._less(entry)
+        _less(self._common, entry)
         self._settle(entry)
 
     def _settle(self, entry: tuple[str, str]) -> None:
@@ -226,14 +253,16 @@ class StoreLimits:
         when it has been heard again.
         """
         me = self._company.me
+        self._owe(entry)
+        if me is None:
+            return
+        d = self._connection.alone(spending.settle, me, *entry, self._share(entry))
+        d.addCallbacks(lambda _: self._unsettled.discard(entry), lambda _: self._owe(entry))
+
+    def _owe(self, entry: tuple[str, str]) -> None:
         if len(self._unsettled) >= KEYS:
             self._unsettled.pop()
         self._unsettled.add(entry)
-        if me is None:
-            return
-        mine = self._common.get(entry, 0)
-        d = self._connection.alone(spending.settle, me, *entry, mine)
-        d.addCallbacks(lambda _: self._unsettled.discard(entry), lambda _: None)
 
     def _others(self) -> None:
         """
@@ -242,6 +271,10 @@ class StoreLimits:
         if self._company.me != self._me:
             self._me = self._company.me
             self._unsettled |= set(self._common)
+        if self._company.machines > 1:
+            for entry, (count, most) in self._mine.items():
+                if count > self._quarter(most):
+                    self._settle(entry)
 
     # Its bounds.
 
@@ -250,6 +283,12 @@ class StoreLimits:
         for entry in list(self._unsettled):
             self._settle(entry)
         self._connection.run(spending.trim, KEYS_OF, KEYS).addErrback(_notTrimmed)
+
+
+def _less(counts: dict[tuple[str, str], int], entry: tuple[str, str]) -> None:
+    counts[entry] -= 1
+    if not counts[entry]:
+        del counts[entry]
 
 
 def _notTrimmed(failure: Failure) -> None:

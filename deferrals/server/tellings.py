@@ -187,7 +187,8 @@ class SharedTellings:
         """
         for owner, until in list(self._unsaid.items()):
             await self._say(owner, until)
-            del self._unsaid[owner]
+            if self._unsaid.get(owner) == until:  # two may say it at once
+                del self._unsaid[owner]
 
     async def _say(self, owner: str, until: float) -> None:
         await self._database.run(lambda db: digests.done(db, self._me, owner, until))

@@ -176,12 +176,71 @@ class StoreLimitsTests(SynchronousTestCase):
         self.limits.start()
         self.clock.advance(TRIM_SECONDS)
         (settled, trimmed) = self.connection.asked
-        self.assertEqual(settled, (spending.settle, 7, "per", "k", 1))
+        self.assertEqual(settled, (spending.settle, 7, "per", "k", 6))  # what it let in, too
         self.assertEqual(trimmed[0], spending.trim)
         self.clock.advance(TRIM_SECONDS)
         self.assertEqual(len(self.connection.asked), 3)
         self.limits.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def settled(self) -> list[int]:
+        """
+        What others were told.
+        """
+        return [asked[-1] for asked in self.connection.asked if asked[0] is spending.settle]
+
+    def test_machinesChange(self) -> None:
+        """
+        Who was let in counts when another machine comes or goes, however that was; and so
+        does that it has left.
+        """
+        self.company.heard(7, Living(1, 1))
+        self.assertEqual([self.enter() for _ in range(9)], [True] * 8 + [False])
+        self.company.heard(7, Living(2, 2))
+        self.assertEqual(self.settled(), [7])
+        self.connection.answer = lambda: succeed(False)
+        self.assertFalse(self.enter())
+        self.assertEqual(self.connection.asked[-1], (spending.enter, 7, "per", "k", 8, 6))
+        self.limits.leave("per", "k")
+        self.assertEqual(self.settled(), [7, 6])
+        self.company.heard(7, Living(1, 1))
+        self.assertEqual([self.enter() for _ in range(2)], [True, False])
+
+    def test_goneMachine(self) -> None:
+        """What was let in together with another machine counts when that is gone."""
+        self.company.heard(7, Living(2, 2))
+        self.assertEqual([self.enter() for _ in range(7)], [True] * 7)
+        self.company.heard(7, Living(1, 1))
+        self.assertEqual([self.enter() for _ in range(2)], [True, False])
+
+    def test_untold(self) -> None:
+        """What one answer has told stays untold where a later one is not heard."""
+        self.company.heard(7, Living(2, 2))
+        self.assertEqual([self.enter() for _ in range(3)], [True] * 3)
+        answers: list[Deferred[None]] = [Deferred(), Deferred()]
+        for answer in answers:
+            self.connection.answer = lambda answer=answer: answer
+            self.limits.leave("per", "k")
+        answers[0].callback(None)
+        answers[1].errback(StoreAway("gone"))
+        self.connection.answer = lambda: succeed(None)
+        self.limits.start()
+        self.clock.advance(TRIM_SECONDS)
+        self.assertEqual(self.settled()[-1], 0)
+        self.assertEqual(len(self.settled()), 3)
+        self.limits.stop()
+
+    def test_leftMeanwhile(self) -> None:
+        """Who leaves while another one waits for an answer leaves this machine's own part."""
+        self.company.heard(7, Living(2, 2))
+        self.assertTrue(self.enter())
+        answer: Deferred[bool] = Deferred()
+        self.connection.answer = lambda: answer
+        d = self.limits.enter("per", "k", 8)
+        self.limits.leave("per", "k")
+        answer.callback(False)
+        self.assertFalse(self.successResultOf(d))
+        self.assertEqual((self.own._entered, dict(self.limits._common)), ({}, {}))
 
     def test_gone(self) -> None:
         """Who does not wait for the answer has not entered."""

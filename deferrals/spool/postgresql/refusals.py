@@ -34,7 +34,7 @@ SLICE = 5000
 LOOKED = 20_000
 
 #: One process removes at a time.
-_LOCK = 0x64656605
+_LOCK = 0x64656606
 
 _ADD = (
     "INSERT INTO refusals (owner, reference, at, expires, said)"

@@ -91,7 +91,7 @@ _EXPIRED = (
 #: much.
 _SURPLUS = (
     "DELETE FROM spent WHERE place IN (SELECT place FROM spent WHERE name = %s ORDER BY"
-    " (SELECT sum(value::bigint) FROM jsonb_each_text(steps)), expires LIMIT %s)"
+    " (SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(steps)), expires LIMIT %s)"
 )
 
 

@@ -117,6 +117,7 @@ class PostgresqlSpool:
         self._batches = BatchWriter(self._write, reactor, self._written, status or Status())
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
+        self._uncertain: set[int] = set()
         self._held, self._lost = Held(), LostClaims()
         self._floor = Floor()
         self._order = Order(
@@ -234,6 +235,8 @@ class PostgresqlSpool:
         What was not written, or has an unknown outcome, comes first.
         """
         if isThere:
+            self.large.coming -= self._uncertain
+            self._uncertain.clear()
             self._order.endLeases()
             self._batches.retry()
 
@@ -492,8 +495,11 @@ class PostgresqlSpool:
         self.large.coming |= coming
         try:
             return await self._recordAll(work, dispositions, inserts)
+        except OutcomeUnknown:
+            self._uncertain |= coming  # their rows may be there before all is back
+            raise
         finally:
-            self.large.coming -= coming
+            self.large.coming -= coming - self._uncertain
 
     async def _recordAll(
         self, work: Work, dispositions: Mapping[Addressee, Disposition], inserts: list[Insert]
