@@ -281,7 +281,11 @@ class PlainObserver(_Observer):
         """
         Its values are clean already.
         """
-        return self._stamped(event, _plainText(event))
+        try:
+            text = _plainText(event)
+        except (KeyError, ValueError, TypeError):  # no format, or a bad one
+            return self.line(event)
+        return self._stamped(event, text)
 
     def _stamped(self, event: LogEvent, text: str) -> str:
         when = event["log_time"]
@@ -351,7 +355,7 @@ class JSONObserver(_Observer):
                     f',"level":"{event["log_level"].name}","logger":"{event["log_namespace"]}"'
                     f',"text":{text}{self._ownMember}{members[0] % tuple(values)}}}\n'
                 )
-        except KeyError:  # a value of another type
+        except (KeyError, ValueError, TypeError):  # a value of another type, or a bad format
             pass
         return self.line(event)
 

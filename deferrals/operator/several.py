@@ -30,10 +30,22 @@ Workers: TypeAlias = Mapping[int, Called | None]
 class SeveralOperators:
     """
     @param workers: returns who can be called.
+    @param isOneQueue: whether they share one queue: then whichever has an ear is asked
+        about it.
     """
 
-    def __init__(self, workers: Callable[[], Workers]) -> None:
+    def __init__(self, workers: Callable[[], Workers], isOneQueue: bool = False) -> None:
         self._workers = workers
+        self._isOneQueue = isOneQueue
+
+    def _queues(self) -> Workers:
+        """
+        Who can be called, by queue.
+        """
+        workers = self._workers()
+        if not self._isOneQueue:
+            return workers
+        return {0: next((one for one in workers.values() if one is not None), None)}
 
     def call(self, name: str, *args: JSON) -> Deferred[Result]:
         """
@@ -45,30 +57,35 @@ class SeveralOperators:
             raise ValueError(f"no such call: {name}")
         return asDeferred(method, *args)
 
-    async def ask(self, asked: Mapping[int, tuple[str, *tuple[JSON, ...]]]) -> WorkersAnswers:
+    async def ask(
+        self, asked: Mapping[int, tuple[str, *tuple[JSON, ...]]], of: Workers | None = None
+    ) -> WorkersAnswers:
         """
         @param asked: the arguments of C{call}, by worker.
+        @param of: who can be called, where that is not all workers.
         """
-        workers = self._workers()
+        workers = self._workers() if of is None else of
         waiting: dict[int, Deferred[JSON] | None] = {}
         for number, args in asked.items():
             worker = workers.get(number)
             waiting[number] = None if worker is None else maybeDeferred(worker.call, *args)
         return await WorkersAnswers.of(waiting)
 
-    async def askAll(self, name: str, *args: JSON) -> WorkersAnswers:
+    async def askAll(self, name: str, *args: JSON, of: Workers | None = None) -> WorkersAnswers:
         """
         The same of all.
         """
-        return await self.ask(dict.fromkeys(self._workers(), (name, *args)))
+        asked = self._workers() if of is None else of
+        return await self.ask(dict.fromkeys(asked, (name, *args)), of)
 
     # The queue.
 
     async def call_look(self, selection: JSON, limit: int, after: JSON) -> Result:
         """A page of the recipients that are selected."""
-        places = merging.begun(after, self._workers())
+        queues = self._queues()
+        places = merging.begun(after, queues)
         asked = {one: ("look", selection, limit, place) for one, place in places.items()}
-        answers = await self.ask(asked)
+        answers = await self.ask(asked, queues)
         return answers.whole(merging.merged(answers.found, places, limit))
 
     async def call_show(self, text: str) -> Result:
@@ -79,26 +96,28 @@ class SeveralOperators:
 
     async def call_change(self, command: str, selection: JSON, after: JSON) -> Result:
         """Retry, hold, release or remove some of those that are selected."""
-        places = merging.begun(after, self._workers())
+        queues = self._queues()
+        places = merging.begun(after, queues)
         asked = {one: ("change", command, selection, place) for one, place in places.items()}
-        answers = await self.ask(asked)
+        answers = await self.ask(asked, queues)
         return answers.whole(merging.counted(answers.found))
 
     async def call_inspect(self, after: JSON) -> Result:
         """What is damaged in a part of the spools."""
-        places = merging.begun(after, self._workers())
-        answers = await self.ask({one: ("inspect", place) for one, place in places.items()})
+        queues = self._queues()
+        places = merging.begun(after, queues)
+        answers = await self.ask({one: ("inspect", place) for one, place in places.items()}, queues)
         return answers.whole(merging.inspected(answers.found))
 
     async def call_aside(self) -> Result:
         """What has been set aside."""
-        answers = await self.askAll("aside")
+        answers = await self.askAll("aside", of=self._queues())
         return answers.whole(merging.setAside(answers.found))
 
     async def call_rescue(self, command: str, name: str) -> Result:
         """Show, take back or remove what has been set aside."""
         worker, own = merging.named(name)
-        answers = await self.ask({worker: ("rescue", command, own)})
+        answers = await self.ask({worker: ("rescue", command, own)}, self._queues())
         found = answers.whole(answers.found.get(worker))
         if not isinstance(found, dict):
             raise DeferralsError(f"worker {worker} {answers.missing[worker]}")
@@ -106,7 +125,7 @@ class SeveralOperators:
 
     async def call_numbers(self) -> Result:
         """What is in the queues, in numbers."""
-        answers = await self.askAll("numbers")
+        answers = await self.askAll("numbers", of=self._queues())
         return answers.whole(merging.numbers(answers.found))
 
     # What was refused is in one place for all: whichever has it can be asked.

@@ -193,7 +193,7 @@ class Visitors:
 
     def _setCookie(self, request: Request, token: str, seconds: float = SESSION_SECONDS) -> None:
         request.addCookie(
-            COOKIE,
+            _cookieOf(request),
             token.encode("ascii"),
             path=rootOf(request).encode("ascii") or b"/",
             max_age=str(round(seconds)).encode("ascii"),
@@ -224,7 +224,14 @@ class Visitors:
 
 
 def _token(request: Request) -> str:
-    return (request.getCookie(COOKIE) or b"").decode("ascii", "replace")[:100]
+    return (request.getCookie(_cookieOf(request)) or b"").decode("ascii", "replace")[:100]
+
+
+def _cookieOf(request: Request) -> bytes:
+    """
+    Each way to pages has a cookie of its own: browsers send those of shorter ways, too.
+    """
+    return COOKIE + rootOf(request).replace("/", "-").encode("ascii")
 
 
 def clientOf(request: Request) -> str:

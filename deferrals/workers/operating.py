@@ -49,6 +49,7 @@ class WorkersOperator(SeveralOperators):
     @param takers: which of them take mail.
     @param reports: what they have counted.
     @param reload: reads the configuration again.
+    @param isOneQueue: whether they share one queue.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class WorkersOperator(SeveralOperators):
         takers: Callable[[], Collection[int]],
         reports: Reports,
         reload: Callable[[], Deferred[list[str]]],
+        isOneQueue: bool = False,
     ) -> None:
-        super().__init__(self._operators)
+        super().__init__(self._operators, isOneQueue)
         self._clock = clock
         self._began = clock.seconds()
         self._lines = lines
@@ -131,7 +133,10 @@ class WorkersOperator(SeveralOperators):
         there when it does not answer, or has died: it counts as it was.
         """
         answers = await self._asked("figures")
-        self._figures |= answers.found
+        if self._isOneQueue and answers.found:  # each has said the same
+            self._figures = dict([*answers.found.items()][:1])
+        else:
+            self._figures |= answers.found
         recipients: dict[tuple[str, str], int] = {}
         oldest: dict[str, float] = {}
         missing = set(answers.missing)

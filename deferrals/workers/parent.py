@@ -82,7 +82,8 @@ class Parent(service.Service):
         self._reports = Reports()
         self._registers = (NotesRegister(reactor), LimitsRegister(reactor), self._reports)
         self._operator = WorkersOperator(
-            reactor, self._ways, self.describe, self._takers, self._reports, self.reload
+            *(reactor, self._ways, self.describe, self._takers, self._reports, self.reload),
+            isOneQueue=config.spool.use == "postgresql",
         )
         self._key = keyFor(config.spool, config.baseDir, reactor)
         self._web = WebPort(reactor, self._seen(), self._key)

@@ -250,6 +250,18 @@ class LogTests(SynchronousTestCase):
         logger.info("{call()}", call=lambda: "called")
         self.assertIn("called", self.written())
 
+    def test_badFormat(self) -> None:
+        """A text that cannot be made takes no other line with it, and is named."""
+        for kind in (JSONObserver, PlainObserver):
+            log = self.logger(kind)
+            log.info("first", event="x", a=1)
+            log.info("broken {{ {a} {b}", event="x", a=1)
+            log.info("broken { {a}", event="y", a=1)
+            log.info("last", event="z", a=1)
+            text = self.written()
+            for part in ("first", "last", "Unable to format"):
+                self.assertIn(part, text)
+
     def test_clean(self) -> None:
         """What comes from outside acts on no terminal, however others log it."""
         said = "a\x9b\u202e\x7f\n2026 [deferrals] forged\ud800"

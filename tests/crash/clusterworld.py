@@ -144,6 +144,15 @@ class Machine:
         """
         return [self.process.pid, *self.workers()]
 
+    def kill(self) -> None:
+        """
+        It has no time to say anything, where it runs.
+        """
+        if self.process is not None and self.process.poll() is None:
+            for pid in self.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+
     def workers(self) -> list[int]:
         """
         The processes that take mail, where these are several.
@@ -183,19 +192,27 @@ class ClusterWorld:
     """
 
     def __init__(self, directory: str, seed: int, sabotage: str = "") -> None:
-        disks = [Disk(), Disk()]
-        primary = Instance(*OPTIONS, directory=os.path.join(disks[0].path, "node"))
-        standby = Instance(*OPTIONS, primary=primary, directory=os.path.join(disks[1].path, "node"))
-        self.nodes = [
-            Node(disk, instance, Wire(instance.port))
-            for disk, instance in zip(disks, (primary, standby), strict=True)
-        ]
+        self._disks: list[Disk] = []
+        self.nodes: list[Node] = []
+        self.machines: list[Machine] = []
+        try:
+            self._make(directory, seed, sabotage)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, directory: str, seed: int, sabotage: str) -> None:
+        for _ in range(2):
+            self._disks.append(disk := Disk())
+            first = self.nodes[0].instance if self.nodes else None
+            instance = Instance(*OPTIONS, primary=first, directory=os.path.join(disk.path, "node"))
+            self.nodes.append(Node(disk, instance, Wire(instance.port)))
+        primary = self.nodes[0].instance
         ports = ",".join(str(node.wire.port) for node in self.nodes)
         conninfo = (
             f"host=127.0.0.1,127.0.0.1 port={ports} user=mail dbname=postgres"
             " target_session_attrs=read-write"
         )
-        self.machines: list[Machine] = []
         # a worker is a program of its own, which has no sabotage
         for name, workers in (("one", 1), ("two", 1 if sabotage else 2)):
             web = freePort()
@@ -272,7 +289,9 @@ class ClusterWorld:
         @return: of how many recipients.
         """
         due = "UPDATE mail.recipients SET due = now() WHERE status = 3 RETURNING 1"
-        return len(self.primary.instance.ask(due))
+        ask = self.primary.instance.ask
+        ask("ALTER ROLE mail SET synchronous_commit = local")  # its standby may be away
+        return len(ask(due))
 
     def leftRows(self) -> list[str]:
         """
@@ -296,16 +315,16 @@ class ClusterWorld:
 
     def close(self) -> None:
         """
-        All else ends, too.
+        All else ends, too, whatever goes wrong with any of it.
         """
-        for one in self.machines:
-            if one.process is not None:
-                for pid in one.processes():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, 9)
-        self.world.close()
-        for node in self.nodes:
-            node.wire.close()
-            node.disk.empty()
-            node.instance.remove()
-            node.disk.remove()
+        with contextlib.ExitStack() as stack:  # the last comes first
+            for disk in self._disks:
+                stack.callback(disk.remove)
+            for node in self.nodes:
+                stack.callback(node.instance.remove)
+                stack.callback(node.disk.empty)
+                stack.callback(node.wire.close)
+            if self.machines:
+                stack.callback(self.world.close)
+            for one in self.machines:
+                stack.callback(one.kill)

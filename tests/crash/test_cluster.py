@@ -36,7 +36,9 @@ class ClusterKillTests(SynchronousTestCase):
         kinds = KINDS_OF_KILL[SAMPLE]
         counts = run(len(kinds), seed=20261130, sabotage=SAMPLE, only=kinds)
         print(SAMPLE, json.dumps(clusterScreams(counts)))
-        self.assertTrue(clusterScreams(counts), counts)
+        # that one is slow to come back says nothing of its promises
+        screams = clusterScreams(counts).keys() - {"never back", "wrong answers"}
+        self.assertTrue(screams, counts)
 
 
 class ClusterSabotageTests(SynchronousTestCase):

@@ -110,6 +110,31 @@ class SeveralTests(SynchronousTestCase):
         self.call(one, two, "change", args=("hold", {}, after))
         self.assertEqual((len(one.calls), len(two.calls)), (2, 1))
 
+    def test_oneQueue(self) -> None:
+        """Where all have one queue, the first that has an ear is asked about it, and no other."""
+        here = {"id": formatId(1), "seq": 0}
+        worker = Worker(
+            look=([here], [2, 0]),
+            change=(3, 1, [5, 0]),
+            inspect=([], 5, 7),
+            numbers=NUMBERS,
+            aside=[],
+        )
+        other = Worker()
+        several = SeveralOperators(lambda: {0: None, 1: worker, 2: other}, True)
+
+        def call(*args: Any) -> Any:
+            return self.successResultOf(several.call(*args))
+
+        page, after = call("look", {}, 5, None)
+        self.assertEqual((page, after), ([here], {"0": [2, 0]}))
+        call("look", {}, 5, after)
+        self.assertEqual(worker.calls[-1], ("look", {}, 5, [2, 0]))
+        self.assertEqual(call("change", "hold", {}, None), (3, 1, {"0": [5, 0]}))
+        self.assertEqual(call("inspect", None), ([], 5, {"0": 7}))
+        self.assertEqual((call("numbers"), call("aside")), (NUMBERS, []))
+        self.assertEqual(other.calls, [])
+
     def test_inspect(self) -> None:
         """All look for what is damaged."""
         one, two = Worker(inspect=([], 5, 7)), Worker(inspect=([{"id": "A"}], 1, None))

@@ -129,6 +129,7 @@ class SiteCase(SynchronousTestCase):
         self.operators: frozenset[str] = frozenset()
         self.sessions = Sessions(self.clock)
         self.policies: dict[str, list[Scoring]] = {"open": [], "strict": [Scoring("rspamd", 15, 6)]}
+        self.cookieName = "deferrals"
         self.cookie = ""
         self.isSecure = False
         self.root = ""
@@ -212,7 +213,7 @@ class SiteCase(SynchronousTestCase):
         channel, transport = self.connect()
         said = {"host": "localhost", **headers}
         if self.cookie:
-            said["cookie"] = f"deferrals={self.cookie}"
+            said["cookie"] = f"{self.cookieName}={self.cookie}"
         if method == "POST":
             said["content-type"] = "application/x-www-form-urlencoded"
             said["content-length"] = str(len(body))
@@ -230,9 +231,9 @@ class SiteCase(SynchronousTestCase):
         """
         body = urlencode(fields, doseq=True)
         answer = Answer(self.send(path, "POST", body, **headers)[1].value())
-        found = re.match(r"deferrals=([^;]*)", answer.headers.get("set-cookie", ""))
+        found = re.match(r"(deferrals[^=]*)=([^;]*)", answer.headers.get("set-cookie", ""))
         if found is not None:
-            self.cookie = found[1]
+            self.cookieName, self.cookie = found[1], found[2]
         return answer
 
     def login(self, user: str = "alice", password: str = "secret") -> Answer:

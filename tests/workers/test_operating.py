@@ -146,6 +146,14 @@ class OperatingTests(SynchronousTestCase):
         """What is in all queues, for monitoring."""
         self.assertEqual(self.figures(), QueueFigures({("mx", "queued"): 3}, {"mx": 6.0}, []))
 
+    def test_oneQueue(self) -> None:
+        """Where all have one queue, each has said the same."""
+        self.operator._isOneQueue = True
+        found = self.figures()
+        self.assertIn(sum(found.recipients.values()), (1, 2))
+        self.lines[0] = None
+        self.assertEqual(sum(self.figures().recipients.values()), 2)
+
     def test_missingFigures(self) -> None:
         """What a silent worker, or a dead one, has in its queue counts as it was; it is named."""
         self.wires[1].stopped = True
