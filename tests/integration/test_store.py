@@ -11,6 +11,7 @@ import threading
 import unittest.mock
 from typing import Any
 
+import attrs
 import psycopg
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -18,12 +19,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import OutcomeUnknown, SpoolError
-from deferrals.model.disposition import Remove, Reschedule
+from deferrals.model.disposition import DelayNotified, Remove, Reschedule
 from deferrals.spool.changes import Changes
 from deferrals.spool.postgresql import contents, order, queries, upkeep
 from deferrals.spool.postgresql import spool as spool_
 from deferrals.spool.postgresql.connection import Access, StoreConnection, opened
-from deferrals.spool.postgresql.ledger import ALL_SECONDS, SELECTED, timeOf
+from deferrals.spool.postgresql.ledger import ALL_SECONDS, COMMIT_SECONDS, SELECTED, timeOf
 from deferrals.spool.postgresql.owners import Identity, beat, bury
 from deferrals.spool.postgresql.schema import upgrade
 from deferrals.spool.postgresql.spool import PostgresqlSpool
@@ -261,6 +262,57 @@ class ClaimTests(StoreCase):
         self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
         reactor.advance(ALL_SECONDS)
         self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
+
+    def test_locked(self) -> None:
+        """What another transaction has locked meanwhile is found as soon as that is over."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        self.queued(spool, reactor)
+        reactor.result(spool.waiting())
+        reactor.advance(2 * COMMIT_SECONDS)
+        with psycopg.connect(self.server.conninfo) as other:
+            other.execute(f"SELECT 1 FROM {reactor.schema}.destinations FOR UPDATE")
+            self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
+
+    def test_unknown(self) -> None:
+        """
+        What this process does not know of is what was leased before it looked, of each
+        message the recipients that it has not in hand.
+        """
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        envelope = makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        writer.write(b"hello\r\n")
+        message = reactor.result(writer.finish())
+        number = envelope.transaction
+        reactor.result(spool.stage(envelope, message, makeAddressees("a@b.example", "c@d.example")))
+
+        def found(db: Any, earlier: float, *known: Any) -> list[int]:
+            ledger = spool._ledger(db)
+            ledger.now -= earlier
+            return [row.seq for row in ledger.unknown(*known, 9)]
+
+        for wanted, *asked in (
+            ([0, 1], 0.0, [], []),
+            ([1], 0.0, [(number, 0)], []),
+            ([], 0.0, [], [number]),
+            ([], 0.1, [], []),
+        ):
+            self.assertEqual(reactor.result(spool._claims.run(found, *asked)), wanted)
+
+    def test_late(self) -> None:
+        """That a sender was told of a delay takes nothing out of the hand that delivers."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        self.queued(spool, reactor)
+        (work,) = reactor.result(spool.claim(9, {}, 9))
+        (one,) = work.addressees
+        late = attrs.evolve(one, action="delayed")
+        notice = attrs.evolve(work, addressees=(late,))
+        reactor.result(spool.record(notice, {late: DelayNotified()}))
+        self.assertTrue(spool._isOurs(work))
 
     def outcomeSeen(
         self, spool: PostgresqlSpool, reactor: FrozenReactor, hold: threading.Event

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from deferrals.interfaces import MailKind
+from deferrals.model.disposition import LEASE_SECONDS
 from deferrals.spool import rows
 from deferrals.spool.batch import Insert, Value
 from deferrals.spool.ledger import HistoryEntry, Ledger, Place, Stored
@@ -94,6 +95,15 @@ _STORED = (
     " FROM messages WHERE id = ANY(%s)"
 )
 
+#: When the first one is ready, locked or not, in each row; and those that are free.
+_READY = (
+    f"SELECT {epoch('f.at')}, d.name FROM (SELECT min(ready) AS at FROM destinations"
+    " WHERE ready >= to_timestamp(%(at)s)) AS f LEFT JOIN LATERAL (SELECT name, ready"
+    " FROM destinations WHERE ready >= to_timestamp(%(at)s) AND ready <= to_timestamp(%(now)s)"
+    " ORDER BY ready, name LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS d ON true"
+    " ORDER BY d.ready, d.name"
+)
+
 _WAIT = (
     "INSERT INTO destinations AS d (name, ready)"
     " SELECT name, to_timestamp(due) FROM unnest(%s::text[], %s::float8[]) AS v (name, due)"
@@ -106,6 +116,9 @@ _WAIT = (
 #: How often a claim looks at all destinations that are ready, in seconds.
 ALL_SECONDS = 10.0
 
+#: So old may a time be when others can see it, in seconds.
+COMMIT_SECONDS = 5.0
+
 #: Times are rounded to this, in seconds.
 _ROUNDED = 0.001
 
@@ -117,8 +130,7 @@ class Floor:
 
     What has been served is ready later, and what it was stays at the head of the index
     until it is cleaned: while somebody has a transaction open, for as long as that.  So
-    claims begin behind it, but for one now and then: what another process had locked, and
-    has not served after all, is found by that.
+    claims begin behind it, but for one now and then.
 
     @ivar at: that time.
     @ivar allAt: when all are looked at again.
@@ -131,16 +143,18 @@ class Floor:
         """
         @return: from which time on to look.
         """
-        if now >= self.allAt:
+        if not self.allAt - ALL_SECONDS <= now < self.allAt:  # a clock may go back, too
             self.at, self.allAt = -math.inf, now + ALL_SECONDS
         return self.at
 
-    def found(self, first: float) -> None:
+    def found(self, first: float | None, now: float) -> None:
         """
-        @param first: when the first one was ready that is there; or what time it is, if
-            there is none.
+        @param first: when the first one is ready, whoever has locked it.
+        @param now: what time it is: what others are about to commit was begun
+            L{COMMIT_SECONDS} before that at most.
         """
-        self.at = first - _ROUNDED
+        latest = now - COMMIT_SECONDS
+        self.at = latest if first is None else min(first - _ROUNDED, latest)
 
 
 @attrs.define
@@ -207,18 +221,20 @@ class PostgresqlLedger(Ledger):
         self, known: Sequence[tuple[int, int]], others: Collection[int], limit: int
     ) -> list[QueueRow]:
         """
-        What is leased to this owner, and it does not know of.
+        What was leased to this owner before now, and it does not know of.
 
         @param known: numbers of messages and of their recipients.
         @param others: numbers of messages.
         """
         where = (
-            "status = 1 AND owner = %s AND message <> ALL(%s) AND NOT EXISTS"
+            "status = 1 AND owner = %s AND due <= to_timestamp(%s) AND message <> ALL(%s)"
+            " AND NOT EXISTS"
             " (SELECT 1 FROM unnest(%s::bigint[], %s::integer[]) AS k (number, place)"
             " WHERE number = message AND place = seq) LIMIT %s FOR UPDATE SKIP LOCKED"
         )
         numbers, seqs = [number for number, _ in known], [seq for _, seq in known]
-        return self._found(where, [int(self.owner), [*others], numbers, seqs, limit])
+        ends = self.now + LEASE_SECONDS
+        return self._found(where, [int(self.owner), ends, [*others], numbers, seqs, limit])
 
     def due(self, rooms: Mapping[str, int]) -> list[QueueRow]:
         taken: dict[str, dict[int, list[QueueRow]]] = {name: {} for name in rooms}
@@ -315,13 +331,10 @@ class PostgresqlLedger(Ledger):
 
     def ready(self, limit: int) -> list[str]:
         found = self.db.execute(
-            f"SELECT name, {epoch('ready')} FROM destinations"
-            " WHERE ready >= to_timestamp(%s) AND ready <= to_timestamp(%s)"
-            " ORDER BY ready, name LIMIT %s FOR UPDATE SKIP LOCKED",
-            (self.floor.begin(self.now), self.now, limit),
+            _READY, {"at": self.floor.begin(self.now), "now": self.now, "limit": limit}
         ).fetchall()
-        self.floor.found(found[0][1] if found else self.now)
-        return [name for name, _ in found]
+        self.floor.found(found[0][0], self.now)
+        return [name for _, name in found if name is not None]
 
     def asked(self, names: Collection[str]) -> list[str]:
         found = self.db.execute(

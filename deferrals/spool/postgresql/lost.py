@@ -6,11 +6,10 @@ such.  It is freed with the next claim, before the lease would end.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from twisted.python.failure import Failure
 
-from deferrals.errors import OutcomeUnknown, StoreAway
 from deferrals.spool import claims
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.ledger import PostgresqlLedger
@@ -29,19 +28,21 @@ class LostClaims:
 
     def failed(self, failure: Failure) -> Failure:
         """
-        A claim has failed.
+        A claim has failed; if it was to free some, that has not come about, either.
         """
-        self._isAny = self._isAny or bool(failure.check(OutcomeUnknown, StoreAway))
+        self._isAny = True
         return failure
 
-    def free(self, ledger: PostgresqlLedger, held: Held, others: Collection[int]) -> None:
+    def free(
+        self, ledger: PostgresqlLedger, held: Held, others: Callable[[], Collection[int]]
+    ) -> None:
         """
         In the claims' thread, in the next one's transaction: before that has leased
         anything, and so that the one behind it does not free that.
 
         @param held: what this process has in hand.
-        @param others: messages that are coming, or leave.
+        @param others: which messages are coming, or leave.
         """
         if self._isAny:
             self._isAny = False
-            claims.free(ledger, ledger.unknown(held.pairs(), others, _FREED))
+            claims.free(ledger, ledger.unknown(held.pairs(), others(), _FREED))

@@ -75,6 +75,9 @@ class Order:
             self.batches.flush()
             await self.writes.alone(_nothing)
             return await self._look(look, True)
+        except BaseException:
+            self.endLeases()
+            raise
         finally:
             self._changing -= 1
 

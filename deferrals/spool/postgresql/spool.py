@@ -29,7 +29,7 @@ from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.interfaces import IMessage, IReactor, ISpool, Turn, Work
 from deferrals.logger import Logger
 from deferrals.model.delivery import Addressee
-from deferrals.model.disposition import Disposition, Reschedule
+from deferrals.model.disposition import DelayNotified, Disposition, Reschedule
 from deferrals.model.envelope import Envelope
 from deferrals.model.status import Status
 from deferrals.spool import rules
@@ -389,7 +389,7 @@ class PostgresqlSpool:
         """
         In a connection's thread.
         """
-        staged, path = set(self._staged), self._contents.path
+        staged, path = self._staged | self._batches.leaving, self._contents.path
         return PostgresqlLedger(db, timeOf(db), self.owner, staged, path, self._floor)
 
     def claim(
@@ -416,10 +416,13 @@ class PostgresqlSpool:
         def claim(claims: Claims, ledger: PostgresqlLedger) -> tuple[list[Work], Claims]:
             if not lives(ledger.db, int(ledger.owner)):
                 return [], claims
-            self._lost.free(ledger, self._held, self.large.coming | self._batches.leaving)
+            self._lost.free(ledger, self._held, self._others)
             return take(claims), claims
 
         return self._asked(claim).addCallbacks(self._claimed, self._lost.failed)
+
+    def _others(self) -> set[int]:
+        return self.large.coming | self._batches.leaving
 
     def _claimed(self, result: tuple[list[Work], Claims]) -> list[Work]:
         works, claims = result
@@ -451,12 +454,10 @@ class PostgresqlSpool:
         )
 
     def _isOurs(self, work: Work) -> bool:
-        seqs = (one.seq for one in work.addressees)
-        return self._held.isOurs(work.envelope.transaction, seqs, self.owned.id)
+        return self._held.isOurs(work.envelope.transaction, _inHand(work), self.owned.id)
 
     def _taken(self, work: Work, owner: int) -> None:
-        seqs = (one.seq for one in work.addressees)
-        self._held.take(work.envelope.transaction, seqs, owner)
+        self._held.take(work.envelope.transaction, _inHand(work), owner)
 
     async def _check(self, work: Work) -> None:
         number, message = work.envelope.transaction, ownMessage(work.message)
@@ -516,7 +517,8 @@ class PostgresqlSpool:
         for insert in inserts:
             self._taken(insert.work, owner)
         path = ownMessage(work.message).path
-        if self._held.leave(number, (one.seq for one in dispositions)) and path is not None:
+        left = [one.seq for one, outcome in items if not isinstance(outcome, DelayNotified)]
+        if self._held.leave(number, left) and path is not None:
             self._logged(self._inThread(self._contents.remove, path))
         return [insert.work for insert in inserts]
 
@@ -578,6 +580,14 @@ class PostgresqlSpool:
 def _said(failure: Failure) -> None:
     if not failure.check(StoreAway):  # that was logged
         _log.error("{error}", error=failure.getErrorMessage())
+
+
+def _inHand(work: Work) -> list[int]:
+    """
+    @return: the recipients that are leased, or ended: one that is late is in the queue, and
+        only its sender is told.
+    """
+    return [one.seq for one in work.addressees if one.action != "delayed"]
 
 
 def _checked(db: Connection) -> None:

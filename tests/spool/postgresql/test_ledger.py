@@ -9,7 +9,7 @@ import math
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.spool.postgresql.ledger import ALL_SECONDS, Floor
+from deferrals.spool.postgresql.ledger import ALL_SECONDS, COMMIT_SECONDS, Floor
 
 
 class FloorTests(SynchronousTestCase):
@@ -24,10 +24,23 @@ class FloorTests(SynchronousTestCase):
         """
         floor = Floor()
         self.assertEqual(floor.begin(1000.0), -math.inf)
-        floor.found(990.0)
+        floor.found(990.0, 1000.0)
         begin = floor.begin(1000.0 + ALL_SECONDS / 2)
         self.assertTrue(989.9 < begin < 990.0)
-        floor.found(1005.0)
+        floor.found(1005.0, 1007.0)
         self.assertEqual(floor.begin(1000.0 + ALL_SECONDS), -math.inf)
-        floor.found(995.0)
-        self.assertTrue(994.9 < floor.begin(1000.0 + ALL_SECONDS) < 995.0)
+
+    def test_late(self) -> None:
+        """What is committed only now was begun so long ago at most: it is above the floor."""
+        floor = Floor()
+        floor.begin(1000.0)
+        for first in (None, 1000.0, 2000.0):
+            floor.found(first, 1000.0)
+            self.assertEqual(floor.begin(1000.0), 1000.0 - COMMIT_SECONDS)
+
+    def test_clock(self) -> None:
+        """A clock that goes back hides nothing."""
+        floor = Floor()
+        floor.begin(5000.0)
+        floor.found(None, 5000.0)
+        self.assertEqual(floor.begin(1400.0), -math.inf)

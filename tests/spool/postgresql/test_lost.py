@@ -40,12 +40,12 @@ class LostClaimsTests(SynchronousTestCase):
     """
 
     def test_once(self) -> None:
-        """It looks once behind each claim that was not heard, and not behind a refused one."""
+        """It looks once behind each claim that has failed."""
         lost, ledger, held = LostClaims(), _Ledger(), Held()
         held.take(7, (0, 2), 1)
-        for error, looks in ((SpoolError("a"), 0), (OutcomeUnknown("b"), 1), (StoreAway("c"), 2)):
+        for error, looks in ((SpoolError("a"), 1), (OutcomeUnknown("b"), 2), (StoreAway("c"), 3)):
             failure = Failure(error)
             self.assertIs(lost.failed(failure), failure)
             for _ in range(2):
-                lost.free(ledger, held, {8})  # type: ignore[arg-type]
+                lost.free(ledger, held, lambda: {8})  # type: ignore[arg-type]
             self.assertEqual(ledger.asked, [([(7, 0), (7, 2)], {8})] * looks)
