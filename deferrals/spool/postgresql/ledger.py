@@ -227,14 +227,14 @@ class PostgresqlLedger(Ledger):
         @param others: numbers of messages.
         """
         where = (
-            "status = 1 AND owner = %s AND due <= to_timestamp(%s) AND message <> ALL(%s)"
+            "status = 1 AND owner = %s AND message <> ALL(%s) AND due <= to_timestamp(%s)"
             " AND NOT EXISTS"
             " (SELECT 1 FROM unnest(%s::bigint[], %s::integer[]) AS k (number, place)"
             " WHERE number = message AND place = seq) LIMIT %s FOR UPDATE SKIP LOCKED"
         )
         numbers, seqs = [number for number, _ in known], [seq for _, seq in known]
         ends = self.now + LEASE_SECONDS
-        return self._found(where, [int(self.owner), ends, [*others], numbers, seqs, limit])
+        return self._found(where, [int(self.owner), [*others], ends, numbers, seqs, limit])
 
     def due(self, rooms: Mapping[str, int]) -> list[QueueRow]:
         taken: dict[str, dict[int, list[QueueRow]]] = {name: {} for name in rooms}
