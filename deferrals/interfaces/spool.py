@@ -130,7 +130,9 @@ class ISpool(Interface):
     def release(work: Work, later: Mapping[Addressee, Reschedule]) -> None:
         """
         The final reply has been written: the message is ours, and its
-        recipients are leased to the caller, which delivers them now.
+        recipients are leased to the caller, which delivers them now.  So may
+        recipients be put back that were claimed and cannot begin: all of them are
+        C{later} then.
 
         @param later: a dictionary: those that have to wait, each with its
             L{Reschedule<deferrals.model.disposition.Reschedule>}.

@@ -244,7 +244,7 @@ class Scheduler:
         return bool(attempts)
 
     def _putBack(self, work: Work, later: Mapping[Addressee, Reschedule]) -> None:
-        self._spool.record(work, later).addErrback(self._notPutBack)
+        self._spool.release(work, later)
 
     def _leaveAlone(self, names: Iterable[str]) -> None:
         """
@@ -255,9 +255,6 @@ class Scheduler:
             seconds = self.destinations.remaining(name)
             if seconds > 0:
                 self._spool.backOff(name, min(seconds, FIRST_SECONDS))
-
-    def _notPutBack(self, failure: Failure) -> None:
-        _log.error("it waits for its lease: {error}", error=failure.getErrorMessage())
 
     def again(self) -> None:
         """
