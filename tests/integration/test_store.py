@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.errors import OutcomeUnknown, SpoolError
+from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.model.disposition import DelayNotified, Remove, Reschedule
 from deferrals.spool.changes import Changes
 from deferrals.spool.postgresql import contents, order, queries, upkeep
@@ -262,6 +262,20 @@ class ClaimTests(StoreCase):
         self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
         reactor.advance(ALL_SECONDS)
         self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
+
+    def test_notPutBack(self) -> None:
+        """What could not be put back while the database was away is due when it is back."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+
+        def away(ledger: Any) -> Any:
+            raise StoreAway("the connection is lost")
+
+        with unittest.mock.patch.object(spool_, "Outcomes", away):
+            self.queued(spool, reactor)
+            reactor.result(spool.waiting())
+        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
+        self.flushLoggedErrors()
 
     def test_locked(self) -> None:
         """What another transaction has locked meanwhile is found as soon as that is over."""
