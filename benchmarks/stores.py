@@ -15,6 +15,7 @@ PostgreSQL is started for it, and syncs.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import shutil
 import statistics
@@ -252,7 +253,7 @@ async def main(reactor: IReactor, arguments: argparse.Namespace) -> None:
         directory = tempfile.mkdtemp(prefix="deferrals-stores-")
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         instance = Instance()
-        stack.callback(instance.remove)
+        atexit.register(instance.remove)  # also where it is interrupted
         stores = Stores(reactor, instance, directory)
         await stores.open()
         print(f"{machine(directory)}; {instance.ask('SHOW server_version')[0][0]}")
