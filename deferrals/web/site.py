@@ -245,7 +245,7 @@ class Scraped(Answering):
     @param make: returns a Deferred of their text.
     @param kind: its content type.
     @param token: what a client has to show; C{None} where it need not.  It may raise
-        C{OSError} or C{ValueError}: then nobody is told anything.
+        C{OSError} or C{ValueError}: then the client is told nothing.
     """
 
     def __init__(

@@ -19,10 +19,10 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
-from tests.integration.support import PATIENCE, Process, needsRoot, program, run
+from tests.integration.support import PATIENCE, Process, halted, needsRoot, program, run
 from tests.mutants.stores import PORT
 from tests.ports import freePort
 
@@ -129,22 +129,11 @@ class Instance:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def halted(self) -> Iterator[None]:
+    def halted(self) -> AbstractContextManager[None]:
         """
         While it takes connections, and answers none.
         """
-        pid = self.process.process.pid
-        children = run(["pgrep", "-P", str(pid)]).stdout.split()
-        pids = [pid, *map(int, children)]
-        for one in pids:
-            os.kill(one, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for one in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(one, signal.SIGCONT)
+        return halted(self.process.process.pid)
 
     def ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """

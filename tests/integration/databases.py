@@ -4,14 +4,13 @@ A PostgreSQL server in a directory of its own, on a Unix socket.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
-from tests.integration.support import IntegrationCase, needsRoot, program, run
+from tests.integration.support import IntegrationCase, halted, needsRoot, program, run
 
 NOBODY = 65534
 
@@ -70,22 +69,11 @@ class Postgresql:
         if self.process.process.poll() is None:
             self.process.process.send_signal(signal.SIGINT)
 
-    @contextlib.contextmanager
-    def halted(self) -> Iterator[None]:
+    def halted(self) -> AbstractContextManager[None]:
         """
         While it takes connections, and answers none.
         """
-        pid = self.process.process.pid
-        children = run(["pgrep", "-P", str(pid)]).stdout.split()
-        pids = [pid, *map(int, children)]
-        for one in pids:
-            os.kill(one, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for one in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(one, signal.SIGCONT)
+        return halted(self.process.process.pid)
 
     def kill(self) -> None:
         """

@@ -394,6 +394,22 @@ def spam() -> bytes:
     return message(GTUBE)
 
 
+@contextlib.contextmanager
+def halted(pid: int) -> Iterator[None]:
+    """
+    While a process and its children stand still: it takes connections, and answers none.
+    """
+    pids = [pid, *map(int, run(["pgrep", "-P", str(pid)]).stdout.split())]
+    for one in pids:
+        os.kill(one, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGCONT)
+
+
 def run(argv: Sequence[str], data: bytes = b"", **more: Any) -> subprocess.CompletedProcess[str]:
     """
     Run a program to its end.

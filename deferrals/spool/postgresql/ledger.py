@@ -129,7 +129,7 @@ class Floor:
     Before which time no destination is ready for this process.
 
     What has been served is ready later, and what it was stays at the head of the index
-    until it is cleaned: while somebody has a transaction open, for as long as that.  So
+    until it is cleaned: while another connection has a transaction open, for as long as that.  So
     claims begin behind it, but for one now and then.
 
     @ivar at: that time.

@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 #: What is done with a claim, and with what it is made of.
 Look: TypeAlias = Callable[[Claims, PostgresqlLedger], _T]
 
-#: How often a claim ends the leases of this process that nobody has renewed, in seconds.
+#: How often a claim ends the leases of this process that it has not renewed, in seconds.
 LEASES_SECONDS = 1.0
 
 

@@ -46,7 +46,7 @@ _ADD = (
     " SET at = excluded.at, expires = excluded.expires, said = excluded.said"
 )
 
-#: What is just being written over is left for the next time: nobody waits for another.
+#: What is just being written over is left for the next time: no server waits for another.
 _REMOVE = (
     "DELETE FROM refusals WHERE (owner, reference) IN"
     " (SELECT owner, reference FROM refusals {} ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)"
@@ -68,7 +68,7 @@ class OnDemand:
     """
     A connection that is made when something is asked for first.
 
-    @param connection: one that nobody has opened.
+    @param connection: one that is not open yet.
     @param end: ends its thread.
     """
 
