@@ -26,6 +26,10 @@ from deferrals.stages.content.match.mime import Buffer, Part, TooComplex, parts
 #: Messages in messages, encoded.
 MAX_DEPTH = 5
 
+#: The contents that a message has, each form of each one: what is uuencoded in a text,
+#: and what is in a C{winmail.dat}, has no part of its own, and costs as much as one.
+MAX_FILES = 50_000
+
 #: Of all that is decoded to be looked into again.
 MAX_DECODED_OCTETS = 64 << 20
 
@@ -140,6 +144,7 @@ def files(data: Buffer) -> Iterator[File]:
 class _Walk:
     def __init__(self) -> None:
         self._left = MAX_DECODED_OCTETS
+        self._files = 0
 
     def message(self, data: Buffer, depth: int) -> Iterator[File]:
         if depth > MAX_DEPTH:
@@ -152,6 +157,9 @@ class _Walk:
         """
         A file, and what is in it where it is a container.
         """
+        self._files += 1
+        if self._files > MAX_FILES:
+            raise TooComplex
         yield file
         kinds = file.header.mainTypes
         if file.head.startswith(tnef.MAGIC):

@@ -152,6 +152,13 @@ class FilesTests(SynchronousTestCase):
         self.patch(contents, "MAX_DECODED_OCTETS", 1000)
         self.assertRaises(TooComplex, list, files(head + base64.encodebytes(b"a: b\r\n" * 200)))
 
+    def test_manyFiles(self) -> None:
+        """What has no part of its own counts as one, too."""
+        text = b"Subject: x\r\n\r\n" + b"begin 644 a\r\n" * 20
+        self.assertEqual(len(list(files(text))), 21)
+        self.patch(contents, "MAX_FILES", 20)
+        self.assertRaises(TooComplex, list, files(text))
+
     def test_padding(self) -> None:
         """Padding in base 64 as rspamd reads it, in pieces of any size."""
         head = b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n"
