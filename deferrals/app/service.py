@@ -153,6 +153,7 @@ class MailService(service.Service):
     @ivar config: the one that is in force.
     @ivar server: the server itself.
     @ivar settled: is told when it has started, and why it has not.
+    @ivar reloaded: is called when a reload has given it another configuration.
     @ivar reloads: for one at a time.
     @ivar rates: how much happens in a minute.
     """
@@ -170,6 +171,7 @@ class MailService(service.Service):
         self.config = config
         self.reactor = reactor
         self.settled: Callable[[Failure | None], object] = lambda failure: None
+        self.reloaded: Callable[[], object] = lambda: None
         self._parts, self._reload = parts, reload
         self.reloads = DeferredLock()
         own = parts.notes or Notes(reactor), parts.limits or SharedLimits(reactor)
@@ -388,7 +390,9 @@ class MailService(service.Service):
         return self.reloads.run(lambda: Deferred.fromCoroutine(self._reloadWhole()))
 
     async def _reloadWhole(self) -> list[str]:
-        return await self.commit(await self.prepare())
+        later = await self.commit(await self.prepare())
+        self.reloaded()
+        return later
 
     async def prepare(self) -> Change:
         """
