@@ -261,8 +261,8 @@ class MailService(service.Service):
     def _spool(self, worker: int) -> str | ISpool:
         config = self.config
         directory = config.spoolOf(worker)
-        company = None if self._shared is None else self._shared.company
-        return spoolFor(config.spool, config.baseDir, directory, self._services, worker, company)
+        services, shared = self._services, self._shared
+        return spoolFor(config.spool, config.baseDir, directory, services, worker, shared)
 
     @property
     def addresses(self) -> Sequence[IAddress]:

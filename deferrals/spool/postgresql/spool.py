@@ -77,6 +77,7 @@ class PostgresqlSpool:
     @param status: where commits are counted.
     @param isUpgraded: whether the tables are made, or brought to this version.
     @param bodies: the directory that all machines share, for large contents.
+    @param presence: of the database, where this process has more than its queue there.
     @ivar identity: the queue's own number, once it is open.
     @ivar owned: who this process is among the owners.
     @ivar changed: is told when recipients may be due that were not before.
@@ -92,10 +93,11 @@ class PostgresqlSpool:
         status: Status | None = None,
         isUpgraded: bool = True,
         bodies: Directory | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.identity = ""
         self._inThread = inThread
-        self._presence = Presence(reactor)
+        self._presence = Presence(reactor, presence)
         self._threads: list[OwnThread] = []
         connected = partial(self._connection, access, reactor)
         self._writes = connected("deferrals spool")
