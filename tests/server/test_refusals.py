@@ -26,9 +26,9 @@ from deferrals.server import refusals as module
 from deferrals.server.admissions import Admissions
 from deferrals.server.notes import Notes
 from deferrals.server.refusals import Refusals, storeAt
-from deferrals.spool.refusals import MemoryRefusals
 from deferrals.spool.sqlite.offline import immediately
 from deferrals.testing import makeEnvelope, makeMessage, makeRecipient
+from tests.memoryrefusals import MemoryRefusals
 from tests.server.test_admissions import ANNA, BOB, SPAM, FakeProver
 
 FRIEND = Client("192.0.2.7", 1, "mx.example.org", "ESMTP", hostname="mx.example.org")
