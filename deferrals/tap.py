@@ -305,10 +305,12 @@ class _Running(Protocol):
 
     @ivar config: the configuration that is in force.
     @ivar settled: is told when it has started, and why it has not.
+    @ivar reloaded: is called when a reload has given it another configuration.
     """
 
     config: Config
     settled: Callable[[Failure | None], object]
+    reloaded: Callable[[], object]
 
     @property
     def addresses(self) -> Sequence[IAddress]:
@@ -351,7 +353,9 @@ class _Process(service.Service):
         self._watchdog: LoopingCall | None = None
         self._reaping: LoopingCall | None = None
         self._rotating: LoopingCall | None = None
+        self._remarked: frozenset[tuple[str, str]] = frozenset()
         whole.settled = self._settle
+        whole.reloaded = self._remark
 
     def _settle(self, failure: Failure | None) -> None:
         self._failure, self._settled = failure, True
@@ -454,14 +458,24 @@ class _Process(service.Service):
         _logging.reopen()
         self.whole.logReopened()
 
+    def _remark(self) -> None:
+        """
+        Say what the configuration has that is hardly meant, as far as that is new.
+        """
+        config = self.whole.config
+        found = (
+            *remarks(config),
+            *keyRemarks(config),
+            *webRemarks(config),
+            *mailboxRemarks(config, User.current()),
+        )
+        for key, remark in found:
+            if (key, remark) not in self._remarked:
+                _log.warn("{key}: {remark}", key=key, remark=remark)
+        self._remarked = frozenset(found)
+
     def _introduce(self) -> None:
-        for key, remark in (
-            *remarks(self.whole.config),
-            *keyRemarks(self.whole.config),
-            *webRemarks(self.whole.config),
-            *mailboxRemarks(self.whole.config, User.current()),
-        ):
-            _log.warn("{key}: {remark}", key=key, remark=remark)
+        self._remark()
         for rule in self.whole.config.recipients:
             _log.info(
                 "mail for {match}: policy {policy}, {where}",

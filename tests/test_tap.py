@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import Any
 
+import attrs
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import fail
@@ -455,6 +456,28 @@ class ServerTests(SynchronousTestCase):
         self.assertTrue(self.said[0].startswith("mail for "))
         self.assertIn("maildir", self.said[0])
         self.assertIn(" send --to 127.0.0.1:2525 ", self.said[-1])
+
+    def test_remarks(self) -> None:
+        """What is hardly meant is said at the start, and by a reload as far as it is new."""
+        self.start()
+        self.assertEqual(self.warned("policies."), [])
+        whole = self.server.whole
+        config = whole.config
+        for names, said in (
+            (["one"], ["one"]),
+            (["one", "two"], ["two"]),
+            ([], []),
+            (["one"],) * 2,
+        ):
+            del self.said[:]
+            more = dict.fromkeys(names, config.policies["open"])
+            whole.config = attrs.evolve(config, policies={**config.policies, **more})
+            whole.reloaded()
+            found = [f"policies.{name}: no rule has it" for name in said]
+            self.assertEqual(self.warned("policies."), found)
+
+    def warned(self, key: str) -> list[str]:
+        return [line for line in self.said if line.startswith(key)]
 
     def test_manager(self) -> None:
         """The service manager hears of the start when mail can be taken, and of the stop."""

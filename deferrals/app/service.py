@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -153,6 +153,7 @@ class MailService(service.Service):
     @ivar config: the one that is in force.
     @ivar server: the server itself.
     @ivar settled: is told when it has started, and why it has not.
+    @ivar reloaded: is called when a reload has given it another configuration.
     @ivar reloads: for one at a time.
     @ivar rates: how much happens in a minute.
     """
@@ -170,6 +171,7 @@ class MailService(service.Service):
         self.config = config
         self.reactor = reactor
         self.settled: Callable[[Failure | None], object] = lambda failure: None
+        self.reloaded: Callable[[], object] = lambda: None
         self._parts, self._reload = parts, reload
         self.reloads = DeferredLock()
         own = parts.notes or Notes(reactor), parts.limits or SharedLimits(reactor)
@@ -259,8 +261,8 @@ class MailService(service.Service):
     def _spool(self, worker: int) -> str | ISpool:
         config = self.config
         directory = config.spoolOf(worker)
-        company = None if self._shared is None else self._shared.company
-        return spoolFor(config.spool, config.baseDir, directory, self._services, worker, company)
+        services, shared = self._services, self._shared
+        return spoolFor(config.spool, config.baseDir, directory, services, worker, shared)
 
     @property
     def addresses(self) -> Sequence[IAddress]:
@@ -388,7 +390,9 @@ class MailService(service.Service):
         return self.reloads.run(lambda: Deferred.fromCoroutine(self._reloadWhole()))
 
     async def _reloadWhole(self) -> list[str]:
-        return await self.commit(await self.prepare())
+        later = await self.commit(await self.prepare())
+        self.reloaded()
+        return later
 
     async def prepare(self) -> Change:
         """
@@ -563,27 +567,41 @@ def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
 
     @param reactor: the global one, whose type Twisted says in part only.
     @return: the deliveries, by name.
-    @raise ConfigError: a stage does not want its settings, or an endpoint is
-        none.
+    @raise ConfigError: with the first problem of each kind: a stage does not want its
+        settings, a certificate is none; and all endpoints that are none.
     """
-    problems = []
+    problems = [*_problems(config, reactor)]
+    services = _services(config, reactor, (Notes(reactor), SharedLimits(reactor)), None)
+    stages: list[StageSet] = []
+    for step in (
+        lambda: listenerSettings(config, Keyring(config.baseDir, reactor)),
+        lambda: checkWeb(config, reactor),
+        lambda: signingKeys(config),
+        lambda: templatesOf(config),
+        lambda: stages.append(StageSet(config, services)),
+    ):
+        try:
+            step()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(config.path, problems)
+    return stages[0].deliveries
+
+
+def _problems(config: Config, reactor: IReactor) -> Iterable[tuple[str, str]]:
+    """
+    What is wrong with what no other module builds.
+    """
     for index, listener in enumerate(config.listen):
         try:
             serverEndpoint(reactor, listener.endpoint)
         except Exception as error:
-            problems.append((f"listen[{index}].endpoint", f"expected {error}"))
+            yield f"listen[{index}].endpoint", f"expected {error}"
     if os.path.lexists(config.stateDir) and not os.path.isdir(config.stateDir):
-        problems.append(("state_dir", f"expected a directory: {config.stateDir} is none"))
+        yield "state_dir", f"expected a directory: {config.stateDir} is none"
     if config.spool.password_file is not None:
         try:
             readSecret(os.path.join(config.baseDir, config.spool.password_file))
         except (OSError, ValueError) as error:
-            problems.append(("spool.password_file", f"expected a readable file: {error}"))
-    if problems:
-        raise ConfigError(config.path, problems)
-    listenerSettings(config, Keyring(config.baseDir, reactor))
-    checkWeb(config, reactor)
-    signingKeys(config)
-    templatesOf(config)
-    services = _services(config, reactor, (Notes(reactor), SharedLimits(reactor)), None)
-    return StageSet(config, services).deliveries
+            yield "spool.password_file", f"expected a readable file: {error}"

@@ -46,6 +46,7 @@ class SharedStore:
     @ivar notes: those that all machines share, and its own.
     @ivar limits: those that hold for all machines.
     @ivar company: who shares it.
+    @ivar presence: whether the database is there, for all that this process has in it.
     @ivar key: what links are signed with.
     """
 
@@ -61,7 +62,8 @@ class SharedStore:
     ) -> None:
         access = Access.of(settings, baseDir)
         self._thread = OwnThread(reactor, "deferrals-notes")
-        self._presence = Presence(reactor)
+        self.presence = Presence(reactor)
+        self._presence = Presence(reactor, self.presence)
         self._connection = StoreConnection(access, self._thread, reactor, self._presence, _NOTES)
         self._connection.begin += [_preparing(settings), _visible]
         self._asked = onDemand(settings, baseDir, reactor, self._presence)
@@ -176,13 +178,13 @@ def spoolFor(
     directory: str,
     services: Services,
     worker: int,
-    company: Company | None = None,
+    shared: SharedStore | None = None,
 ) -> str | ISpool:
     """
     Where the queue of a worker is.
 
     @param directory: that of its own spool, if it has one.
-    @param company: is to know who shares the database.
+    @param shared: what else this process has in the database.
     """
     if settings.use == "sqlite":
         return directory
@@ -195,12 +197,13 @@ def spoolFor(
         services.status,
         settings.upgrade,
         directoryOf(settings, baseDir),
+        None if shared is None else shared.presence,
     )
     if spool.large.directory is not None:
         services.status.show("contents", spool.large.directory.describe)
     services.status.show("owner", spool.owned.describe)
-    if company is not None:
-        company.follow(spool.owned)
+    if shared is not None:
+        shared.company.follow(spool.owned)
     return spool
 
 

@@ -166,7 +166,10 @@ class MailServiceTests(ConfigCase):
     def test_reload(self) -> None:
         """A reload gives the server other stages, limits and listeners."""
         self.following = self.config(max_delivering="7")
+        told: list[Config] = []
+        self.service.reloaded = lambda: told.append(self.service.config)
         (given,) = self.replaced()
+        self.assertEqual(told, [self.following])
         self.assertEqual(given["maxDelivering"], 7)
         self.assertEqual(self.replacements, [["tcp:2525"]])
         self.assertEqual(self.steps, ["prepare", "commit"])

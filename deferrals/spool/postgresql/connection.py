@@ -155,11 +155,13 @@ class Presence:
     Whether a database is there: for all connections to it.
 
     @param clock: what time it is.
+    @param whole: of all that this process has in the database, which says it then.
     @ivar watchers: are told when that changes.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, whole: Presence | None = None) -> None:
         self._clock = clock
+        self._whole = whole
         self._lost: dict[object, str] = {}
         self._since = 0.0
         self.watchers: list[Callable[[bool], object]] = []
@@ -181,11 +183,15 @@ class Presence:
         @param what: how the database is: away; or there, and none that can be used.
         """
         isNew, self._lost[connection] = not self._lost, why
-        if isNew:
+        if not isNew:
+            return
+        if self._whole is None:
             self._since = self._clock.seconds()
             text = f"the database {what}: {{error}}"
             _log.error(text, event="store", state="away", seconds=0, error=why)
-            self._tell()
+        else:
+            self._whole.lost(self, why, what)
+        self._tell()
 
     def found(self, connection: object) -> None:
         """
@@ -193,15 +199,21 @@ class Presence:
         """
         if self._lost.pop(connection, None) is None or self._lost:
             return
-        seconds = round(self._clock.seconds() - self._since, 1)
-        _log.info("the database is back", event="store", state="back", seconds=seconds)
+        if self._whole is None:
+            seconds = round(self._clock.seconds() - self._since, 1)
+            _log.info("the database is back", event="store", state="back", seconds=seconds)
+        else:
+            self._whole.found(self)
         self._tell()
 
     def left(self, connection: object) -> None:
         """
         A connection is not wanted any longer: that says nothing of the database.
         """
-        self._lost.pop(connection, None)
+        if self._lost.pop(connection, None) is None or self._lost:
+            return
+        if self._whole is not None:
+            self._whole.left(self)
 
     def _tell(self) -> None:
         for watcher in self.watchers:

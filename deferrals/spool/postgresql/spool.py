@@ -37,6 +37,7 @@ from deferrals.spool.batch import BatchWriter, Insert, WriteBatch
 from deferrals.spool.claims import Claims, setAside
 from deferrals.spool.damage import logDamaged, logUnread
 from deferrals.spool.message import BodyWriter, Message, ownMessage
+from deferrals.spool.opening import SpoolOpening
 from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
 from deferrals.spool.postgresql import ownnotes, queries
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
@@ -77,6 +78,7 @@ class PostgresqlSpool:
     @param status: where commits are counted.
     @param isUpgraded: whether the tables are made, or brought to this version.
     @param bodies: the directory that all machines share, for large contents.
+    @param presence: of the database, where this process has more than its queue there.
     @ivar identity: the queue's own number, once it is open.
     @ivar owned: who this process is among the owners.
     @ivar changed: is told when recipients may be due that were not before.
@@ -92,10 +94,11 @@ class PostgresqlSpool:
         status: Status | None = None,
         isUpgraded: bool = True,
         bodies: Directory | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.identity = ""
         self._inThread = inThread
-        self._presence = Presence(reactor)
+        self._presence = Presence(reactor, presence)
         self._threads: list[OwnThread] = []
         connected = partial(self._connection, access, reactor)
         self._writes = connected("deferrals spool")
@@ -123,7 +126,7 @@ class PostgresqlSpool:
         self._order = Order(
             self._writes, self._claims, self._batches, self._held, reactor, self._ledger
         )
-        self._opening: list[Deferred[None]] | None = []
+        self._opening = SpoolOpening()
         self._number: Callable[[int], object] = lambda slot: None
         self._upkeep = LoopingCall(self._keepUp)
         self._upkeep.clock = reactor
@@ -154,7 +157,7 @@ class PostgresqlSpool:
     @property
     def isThere(self) -> bool:
         """Whether mail can be taken now, as far as is known."""
-        return self._writes.isThere and self._opening is None
+        return self._writes.isThere and self._opening.isOver
 
     # From the first call to the last.
 
@@ -176,10 +179,10 @@ class PostgresqlSpool:
             await self._remember()
             self._upkeep.start(EVERY_SECONDS)
         except SpoolError:
-            self._goOn(Failure())
+            self._opening.end(Failure())
             await self._shut()
             raise
-        self._goOn(None)
+        self._opening.end()
 
     def _keepUp(self) -> Deferred[None]:
         return self._logged(Deferred.fromCoroutine(self._keptUp()))
@@ -190,17 +193,6 @@ class PostgresqlSpool:
 
     def _remember(self) -> Deferred[None]:
         return self._own(self._contents.remember, self.identity, self.owned.id)
-
-    def _goOn(self, failure: Failure | None) -> None:
-        """
-        Mail that has come before the spool was open waits for it.
-        """
-        waiting, self._opening = self._opening or [], None
-        for d in waiting:
-            if failure is None:
-                d.callback(None)
-            else:
-                d.errback(failure)
 
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())
@@ -268,10 +260,8 @@ class PostgresqlSpool:
     def stage(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
     ) -> Deferred[Work]:
-        if self._opening is not None:
-            opened: Deferred[None] = Deferred()
-            self._opening.append(opened)
-            return opened.addCallback(lambda _: self.stage(envelope, message, addressees))
+        if not self._opening.isOver:
+            return self._opening.wait(lambda: self.stage(envelope, message, addressees))
         insert = self._insertion(envelope, message, addressees)
         if ownMessage(message).path is None:
             return self._insert(insert)

@@ -6,14 +6,12 @@ L{tests.integration.test_cluster}.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.model.store import SpoolSettings
@@ -150,6 +148,30 @@ class StoreConnectionTests(LinkCase):
         self.assertEqual(texts(), ["the database is away: refused"])
         self.assertEqual((self.seen, self.presence.isThere), ([False], True))
 
+    def test_saidOnce(self) -> None:
+        """Of several parts in one database it is said once that it is away, and back."""
+        texts = self.logged()
+        whole = Presence(self.clock)
+        notes, queue = Presence(self.clock, whole), Presence(self.clock, whole)
+        seen: list[bool] = []
+        queue.watchers.append(seen.append)
+        for _ in range(2):
+            for part in (notes, queue):
+                part.lost(part, "refused")
+                part.lost(self, "refused, too")
+            self.assertEqual((queue.isThere, whole.isThere), (False, False))
+            queue.found(queue)
+            queue.found(self)
+            self.assertEqual((queue.isThere, whole.isThere), (True, False))
+            notes.left(notes)
+            notes.found(self)
+            self.assertTrue(whole.isThere)
+        self.assertEqual(texts(), ["the database is away: refused", "the database is back"] * 2)
+        self.assertEqual(seen, [False, True] * 2)
+        queue.lost(self, "cut")
+        queue.left(self)
+        self.assertTrue(whole.isThere)
+
     def test_unfit(self) -> None:
         """What is there, and cannot be used, is not said to be away."""
         texts = self.logged()
@@ -161,15 +183,6 @@ class StoreConnectionTests(LinkCase):
         self.failureResultOf(self.database.open(), SpoolError)
         self.assertEqual(texts(), ["the database cannot be used: it is LATIN1"])
         self.successResultOf(self.database.close())
-
-    def logged(self) -> Callable[[], list[str]]:
-        """
-        @return: returns what was logged since.
-        """
-        events: list[LogEvent] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
-        return lambda: [str(formatEvent(one)) for one in events]
 
     def test_notReplicated(self) -> None:
         """What a server warns of is not said to be safe; the next may be."""
