@@ -16,11 +16,11 @@ first thing when the database is back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -39,6 +39,7 @@ from deferrals.spool.damage import logDamaged, logUnread
 from deferrals.spool.message import BodyWriter, Message, ownMessage
 from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
 from deferrals.spool.postgresql import ownnotes, queries
+from deferrals.spool.postgresql.beginning import Beginning
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
 from deferrals.spool.postgresql.contents import SHOWN, Contents
 from deferrals.spool.postgresql.cutoff import CutOff
@@ -80,6 +81,9 @@ class PostgresqlSpool:
     @ivar identity: the queue's own number, once it is open.
     @ivar owned: who this process is among the owners.
     @ivar changed: is told when recipients may be due that were not before.
+    @ivar beginning: whether L{open} waits for the database.
+    @ivar beside: is called once the database is there, before mail can be taken: what else
+        is to begin with it.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class PostgresqlSpool:
         self._writes = connected("deferrals spool")
         self._claims = connected("deferrals claims")
         self._bodies = connected("deferrals contents")
+        self._connections = self._writes, self._claims, self._bodies
         prepare = partial(upgrade, schema=access.schema) if isUpgraded else _checked
         self._own = self._threads[-1]  # the threads of the reactor may not have begun
         self._writes.begin += [CutOff().begin, prepare, self._say]
@@ -124,6 +129,8 @@ class PostgresqlSpool:
             self._writes, self._claims, self._batches, self._held, reactor, self._ledger
         )
         self._opening: list[Deferred[None]] | None = []
+        self.beginning = Beginning(self._connections, reactor)
+        self.beside: Callable[[], Awaitable[None]] = _nothingMore
         self._number: Callable[[int], object] = lambda slot: None
         self._upkeep = LoopingCall(self._keepUp)
         self._upkeep.clock = reactor
@@ -164,22 +171,35 @@ class PostgresqlSpool:
     async def _open(self) -> None:
         try:
             await self._own(self._contents.take)
-            for connection in (self._writes, self._claims, self._bodies):
-                await connection.open()
-            self.identity = await self._writes.alone(_identity)
-            await self.large.begin(self.identity)
-            before = await self._own(self._contents.predecessor, self.identity)
-            if before is not None:
-                await self._writes.run(leave, before)
-            await self.owned.start()
-            await self.large.open()
-            await self._remember()
-            self._upkeep.start(EVERY_SECONDS)
+            await self.beginning.whole(self._begin)
         except SpoolError:
             self._goOn(Failure())
             await self._shut()
             raise
         self._goOn(None)
+
+    async def _begin(self) -> None:
+        await self.beginning.connections()
+        self.identity = await self._writes.alone(_identity)
+        await self.large.begin(self.identity)
+        before = await self._own(self._contents.predecessor, self.identity)
+        if before is not None:
+            await self._writes.run(leave, before)
+        if self.beginning.isWaiting:
+            self.owned.wasAway()
+        if self.owned.row is None:
+            await self.owned.start()
+        await self.large.open()
+        await self._remember()
+        await self.beside()
+        self._upkeep.start(EVERY_SECONDS)
+
+    def giveUp(self) -> None:
+        """
+        L{open} is not to wait any longer: it fails, if it has not come to its end.
+        """
+        if self._opening is not None:
+            self.beginning.end()
 
     def _keepUp(self) -> Deferred[None]:
         return self._logged(Deferred.fromCoroutine(self._keptUp()))
@@ -215,7 +235,7 @@ class PostgresqlSpool:
         if self._upkeep.running:
             self._upkeep.stop()
         self.large.close()
-        for connection in (self._writes, self._claims, self._bodies):
+        for connection in self._connections:
             await connection.close()
         for thread in self._threads:
             thread.end()
@@ -239,6 +259,10 @@ class PostgresqlSpool:
             self._uncertain.clear()
             self._order.endLeases()
             self._batches.retry()
+        elif self._opening:
+            waiting, self._opening = self._opening, []
+            for d in waiting:
+                d.errback(StoreAway(self._presence.why))
 
     def _woken(self, old: OwnerRow, new: OwnerRow) -> None:
         """
@@ -268,6 +292,8 @@ class PostgresqlSpool:
     def stage(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
     ) -> Deferred[Work]:
+        if self._opening is not None and not self._presence.isThere:
+            return fail(StoreAway(self._presence.why))
         if self._opening is not None:
             opened: Deferred[None] = Deferred()
             self._opening.append(opened)
@@ -315,6 +341,8 @@ class PostgresqlSpool:
         return work
 
     def _write(self, batch: WriteBatch) -> Deferred[None]:
+        if self.owned.row is None:
+            return fail(StoreAway("this process is no owner yet"))
         rows = Batch(self.owned.id, batch.inserts, batch.removed)
         if not batch.notes:
             written = self._writes.alone(write, rows)
@@ -563,8 +591,11 @@ class PostgresqlSpool:
     # Notes and numbers.
 
     def notes(self) -> Deferred[dict[str, str]]:
-        self._batches.flush()
-        return self._writes.run(ownnotes.read, self._me)
+        def read() -> Deferred[dict[str, str]]:
+            self._batches.flush()
+            return self._writes.run(ownnotes.read, self._me)
+
+        return Deferred.fromCoroutine(self.beginning.asked(read))
 
     def note(self, name: str, value: str, seconds: float) -> None:
         self._batches.next().notes[name] = (value, seconds)
@@ -575,6 +606,10 @@ class PostgresqlSpool:
     def waiting(self) -> Deferred[tuple[int, int]]:
         self._batches.flush()
         return self._writes.alone(_count)
+
+
+async def _nothingMore() -> None:
+    """Nothing begins with it."""
 
 
 def _said(failure: Failure) -> None:
