@@ -4,6 +4,7 @@ C{twistd deferrals}: options, and the service made from them.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -293,6 +294,15 @@ def logObserver() -> ILogObserver:
     return observer
 
 
+def _exitFailed() -> None:
+    """
+    End with 1: as the last of what is done at the exit, but for what began before.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
+
+
 class StartError(Exception):
     """
     The server cannot start.
@@ -304,7 +314,8 @@ class _Running(Protocol):
     What a process runs: a server, or the parent of several.
 
     @ivar config: the configuration that is in force.
-    @ivar settled: is told when it has started, and why it has not.
+    @ivar settled: is told when it has started, or waits for what it needs; and why it has
+        not: that, too, if it has waited.
     @ivar reloaded: is called when a reload has given it another configuration.
     """
 
@@ -348,7 +359,7 @@ class _Process(service.Service):
         self.whole = whole
         self.reactor = reactor
         self._options = options
-        self._settled = False
+        self._settled = self._isUp = False
         self._failure: Failure | None = None
         self._watchdog: LoopingCall | None = None
         self._reaping: LoopingCall | None = None
@@ -359,6 +370,16 @@ class _Process(service.Service):
 
     def _settle(self, failure: Failure | None) -> None:
         self._failure, self._settled = failure, True
+        if self._isUp and failure is not None:
+            self._fall()
+
+    def _fall(self) -> None:
+        """
+        It has waited, and in vain.  twistd ends with 0 in every other case in which its
+        reactor was stopped.
+        """
+        atexit.register(_exitFailed)
+        self._stopReactor()
 
     def privilegedStartService(self) -> None:
         """
@@ -391,6 +412,7 @@ class _Process(service.Service):
             return
         if self._failure is not None:
             self._cannotStart(self._failure.getErrorMessage())
+        self._isUp = True
         self._introduce()
         self._options.signals.answer(signal.SIGHUP, self._hangup)
         self._options.signals.answer(signal.SIGUSR1, self._reopenLog)

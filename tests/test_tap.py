@@ -311,7 +311,7 @@ class Reactor(Clock):
         self.did.append(("when running", function))
 
     def stop(self) -> None:
-        """Nothing runs."""
+        self.did.append("stopped")
 
 
 class ServerTests(SynchronousTestCase):
@@ -391,6 +391,20 @@ class ServerTests(SynchronousTestCase):
             self.reactor.callLater(seconds, os.kill, os.getpid(), signal.SIGTERM)
             self.start()
             self.assertEqual(self.reactor.did, [("when running", self.server._stopReactor)])
+
+    def test_inVain(self) -> None:
+        """One that has waited, and cannot run after all, ends with 1."""
+        registered: list[Any] = []
+        self.patch(tap.atexit, "register", registered.append)
+        self.start()
+        self.assertNotIn("stopped", self.reactor.did)
+        self.server._settle(Failure(SpoolError("no space left")))
+        self.assertEqual(self.reactor.did[-1], "stopped")
+        self.assertEqual(registered, [tap._exitFailed])
+        ended: list[int] = []
+        self.patch(tap.os, "_exit", ended.append)
+        tap._exitFailed()
+        self.assertEqual(ended, [1])
 
     def taken(self) -> None:
         def taken(service: Any) -> None:

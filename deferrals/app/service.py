@@ -152,7 +152,8 @@ class MailService(service.Service):
     @param parts: what it does not have of its own.
     @ivar config: the one that is in force.
     @ivar server: the server itself.
-    @ivar settled: is told when it has started, and why it has not.
+    @ivar settled: is told when it has started, or waits for its database; and why it has
+        not: that, too, if it has waited.
     @ivar reloaded: is called when a reload has given it another configuration.
     @ivar reloads: for one at a time.
     @ivar rates: how much happens in a minute.
@@ -170,6 +171,7 @@ class MailService(service.Service):
     ) -> None:
         self.config = config
         self.reactor = reactor
+        self._isSettled = self._isEnding = False
         self.settled: Callable[[Failure | None], object] = lambda failure: None
         self.reloaded: Callable[[], object] = lambda: None
         self._parts, self._reload = parts, reload
@@ -261,8 +263,8 @@ class MailService(service.Service):
     def _spool(self, worker: int) -> str | ISpool:
         config = self.config
         directory = config.spoolOf(worker)
-        services, shared = self._services, self._shared
-        return spoolFor(config.spool, config.baseDir, directory, services, worker, shared)
+        own = config.spool, config.baseDir, directory, self._services, worker
+        return spoolFor(*own, self._shared, self._waits)
 
     @property
     def addresses(self) -> Sequence[IAddress]:
@@ -308,27 +310,53 @@ class MailService(service.Service):
         Deferred.fromCoroutine(self._begin()).addCallbacks(self.started, self.failed)
 
     async def _begin(self) -> MailServer:
-        if self._shared is not None:
-            await self._shared.open()
-            if self.config.web is not None:
-                self._shared.key.start()
-        return await self.server.start()
+        shared = self._shared
+        if shared is not None and self.config.spool.use == "sqlite":
+            await shared.open()  # otherwise the queue opens it
+        server = await self.server.start()
+        if shared is not None and self.config.web is not None:
+            shared.key.start()
+        return server
+
+    def _waits(self) -> None:
+        """
+        The database is away: the process is there all the same, and for operators.
+        """
+        _log.warn("no mail is taken until the database is there", event="start", state="waiting")
+        self.server.waits()
+        self._appear()
+        self._settle(None)
+
+    def _settle(self, failure: Failure | None) -> None:
+        self._isSettled = True
+        self.settled(failure)
 
     def started(self, server: MailServer) -> None:
         """
         Mail can be taken.
         """
+        if self._isSettled:
+            _log.info("mail is taken", event="start", state="started")
         for number in leftBy(self.config, self._parts.worker or 0):
             server.drain(number, self.config.spoolOf(number))
         if self.running and server.queue is not None:
-            inThread = self._services.inThread
-            seen = self._recent, self._refusals.desk
-            own = Operator(server.queue, inThread, self.describe, self.reload, *seen)
-            self._own = own
             self._refusals.start()
-            self.rates.start()
-            self._control = (self._parts.operators or self._listen)(partial(self._operators, own))
-        self.settled(None)
+        self._appear()
+        if not self._isSettled:
+            self._settle(None)
+
+    def _appear(self) -> None:
+        """
+        Be there for operators.
+        """
+        queue = self.server.queue
+        if self._own is not None or not self.running or queue is None:
+            return
+        inThread = self._services.inThread
+        seen = self._recent, self._refusals.desk
+        own = self._own = Operator(queue, inThread, self.describe, self.reload, *seen)
+        self.rates.start()
+        self._control = (self._parts.operators or self._listen)(partial(self._operators, own))
 
     def _operators(self, own: Operator) -> dict[int, Called | None]:
         found: dict[int, Called | None] = {self._parts.worker or 0: own}
@@ -359,11 +387,13 @@ class MailService(service.Service):
         """
         There is no spool, and so no mail: called once, instead of running.
         """
-        _log.critical("cannot run without a spool: {error}", error=failure.getErrorMessage())
-        self.settled(failure)
+        if not self._isEnding:  # nobody waits for it any longer
+            _log.critical("cannot run without a spool: {error}", error=failure.getErrorMessage())
+            self._settle(failure)
 
     def stopService(self) -> Deferred[None]:
         service.Service.stopService(self)
+        self._isEnding = True
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -39,6 +39,14 @@ class SpoolOpening:
         @param failure: why it could not be opened.
         """
         self.isOver = True
+        self.tell(failure)
+
+    def tell(self, failure: Failure | None) -> None:
+        """
+        What has waited goes on, or fails.
+
+        @param failure: why it cannot be waited for any longer.
+        """
         waiting, self._waiting = self._waiting, []
         for opened in waiting:
             if failure is None:

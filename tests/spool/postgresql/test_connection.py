@@ -184,6 +184,49 @@ class StoreConnectionTests(LinkCase):
         self.assertEqual(texts(), ["the database cannot be used: it is LATIN1"])
         self.successResultOf(self.database.close())
 
+    def test_stays(self) -> None:
+        """Of one that stays away the log says so now and then; what else is wrong at once."""
+        texts = self.logged()
+        for what in ("is away", "is away", "cannot be used", "is away", "cannot be used"):
+            self.presence.lost(self, "refused", what)
+        self.clock.advance(connection.SAID_SECONDS)
+        for _ in range(2):
+            self.presence.lost(self, "gone")
+        away, unfit = "the database is away", "the database cannot be used"
+        wanted = [f"{away}: refused", f"{unfit}: refused", f"{away}: gone"]
+        self.assertEqual(texts(), wanted)
+        self.presence.found(self)
+        self.presence.lost(self, "refused")
+        self.assertEqual(texts()[-2:], ["the database is back", f"{away}: refused"])
+
+    def test_there(self) -> None:
+        """It is told when there is a connection, or will be none."""
+        self.error = psycopg.OperationalError("refused")
+        self.failureResultOf(self.database.open(), StoreAway)
+        there = self.database.there()
+        self.assertNoResult(there)
+        self.error = None
+        self.clock.advance(connection.FIRST_SECONDS)
+        self.successResultOf(there)
+        self.successResultOf(self.database.there())
+        self.links[-1].answers["SELECT"] = self.links[-1].lose
+        self.failureResultOf(self.database.run(select), StoreAway)
+        there = self.database.there()
+        for _ in range(2):
+            self.successResultOf(self.database.close())
+        self.failureResultOf(there, StoreAway)
+        self.failureResultOf(self.database.there(), StoreAway)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_entered(self) -> None:
+        """What the server will never let in is not said to be away, and is tried again."""
+        self.error = SpoolError("password authentication failed")
+        failure = self.failureResultOf(self.database.open(), SpoolError)
+        self.assertEqual(type(failure.value), SpoolError)
+        self.error = None
+        self.clock.advance(connection.FIRST_SECONDS)
+        self.assertTrue(self.database.isThere)
+
     def test_notReplicated(self) -> None:
         """What a server warns of is not said to be safe; the next may be."""
         link = self.opened()
