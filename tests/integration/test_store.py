@@ -33,6 +33,7 @@ from deferrals.spool.rows import DAMAGED, QueueRow, queueRow
 from deferrals.testing import SharedSpoolContract, makeAddressees, makeEnvelope
 from tests.integration.clusters import Instance, primary
 from tests.operations import SEQUENCES, RandomSequence, Store
+from tests.ports import freePort
 from tests.reactors import PumpedReactor
 
 _CLOCK = """
@@ -750,6 +751,74 @@ class UnknownTests(StoreCase):
         while self.server.ask(busy, "%added AS%") != [(0,)]:
             reactor.advance0()
         self.assertEqual(reactor.result(spool.waiting()), (0, 0))
+
+
+class AwayTests(StoreCase):
+    """
+    A database that is away when a process starts.
+    """
+
+    def spool(self) -> PostgresqlSpool:
+        self.reactor = reactor = self.anew()
+        access = Access(f"host=127.0.0.1 port={freePort()} user=mail", None, reactor.schema)
+        me = Identity("mx1", 0, "1", 20.0)
+        return PostgresqlSpool(access, me, self.mktemp(), reactor, inThread)
+
+    def test_waits(self) -> None:
+        """
+        A spool that may wait does: what comes, and has come, fails at once, and so does the
+        wait when it is ended.
+        """
+        spool, waits = self.spool(), []
+        spool.beginning.waits = lambda: waits.append(True)
+        writer = spool.newBody(1)
+        writer.write(b"x\r\n")
+        opened = spool.open()
+        message = self.reactor.result(writer.finish())
+        asked = makeEnvelope(), message, makeAddressees("a@b.example")
+        spool.note("name", "value", 60.0)
+        staged = spool.stage(*asked)
+        self.assertRaises(StoreAway, self.reactor.result, staged)
+        self.failureResultOf(spool.stage(*asked), StoreAway)
+        self.reactor.advance0()
+        self.assertEqual((waits, spool.isThere), ([True], False))
+        self.assertNoResult(opened)
+        spool.giveUp()
+        self.assertRaises(StoreAway, self.reactor.result, opened)
+
+    def test_command(self) -> None:
+        """A command does not wait."""
+        opened = self.spool().open()
+        self.assertRaises(StoreAway, self.reactor.result, opened)
+
+
+class LostTests(StoreCase):
+    """
+    Connections that are lost while nothing is asked of them.
+    """
+
+    def test_heart(self) -> None:
+        """The heart notices it, for all of them: no mail has to."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        doubted: list[bool] = []
+        spool.doubted = lambda: doubted.append(True)
+        for one in spool._connections:
+            pid = reactor.result(one.alone(lambda db: db.info.backend_pid))
+            self.server.ask("SELECT pg_terminate_backend(%s, 5000)", pid)
+        self.assertTrue(spool.isThere)
+        super(FrozenReactor, reactor).advance(spool._me.lease / 4)
+        lost = False
+        for _ in range(20):
+            lost = lost or len(spool._presence._lost) == len(spool._connections)
+            super(FrozenReactor, reactor).advance(0)
+            with contextlib.suppress(queue.Empty):
+                function, args = reactor.fromThread.get(timeout=0.1)
+                function(*args)
+        self.assertTrue(lost)
+        self.assertEqual(doubted, [True])
+        while not (spool.isThere and spool._presence.isThere):
+            reactor.advance0()
 
 
 class LockTests(StoreCase):

@@ -84,6 +84,7 @@ class PostgresqlSpool:
     @ivar beginning: whether L{open} waits for the database.
     @ivar beside: is called once the database is there, before mail can be taken: what else
         is to begin with it.
+    @ivar doubted: is told that a connection is lost: others may be, too.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class PostgresqlSpool:
         self._opening: list[Deferred[None]] | None = []
         self.beginning = Beginning(self._connections, reactor)
         self.beside: Callable[[], Awaitable[None]] = _nothingMore
+        self.doubted: Callable[[], object] = lambda: None
         self._number: Callable[[int], object] = lambda slot: None
         self._upkeep = LoopingCall(self._keepUp)
         self._upkeep.clock = reactor
@@ -252,14 +254,19 @@ class PostgresqlSpool:
 
     def _isBack(self, isThere: bool) -> None:
         """
-        What was not written, or has an unknown outcome, comes first.
+        What was not written, or has an unknown outcome, comes first.  When one connection
+        is lost, others are, mostly: the heart notices it, and no mail has to.
         """
         if isThere:
             self.large.coming -= self._uncertain
             self._uncertain.clear()
             self._order.endLeases()
             self._batches.retry()
-        elif self._opening:
+            return
+        for connection in self._connections:
+            connection.look()
+        self.doubted()
+        if self._opening:
             waiting, self._opening = self._opening, []
             for d in waiting:
                 d.errback(StoreAway(self._presence.why))
