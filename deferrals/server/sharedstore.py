@@ -94,6 +94,12 @@ class SharedStore:
         if self._owner is not None:
             self._owner.startAnyhow()
 
+    def look(self) -> None:
+        """
+        See L{StoreConnection.look}.
+        """
+        self._connection.look()
+
     async def close(self) -> None:
         """
         No more.
@@ -212,7 +218,7 @@ def spoolFor(
     spool.beginning.waits = waits
     if shared is not None:
         shared.company.follow(spool.owned)
-        spool.beside = shared.open
+        spool.beside, spool.doubted = shared.open, shared.look
     return spool
 
 

@@ -33,6 +33,7 @@ from deferrals.spool.rows import DAMAGED, QueueRow, queueRow
 from deferrals.testing import SharedSpoolContract, makeAddressees, makeEnvelope
 from tests.integration.clusters import Instance, primary
 from tests.operations import SEQUENCES, RandomSequence, Store
+from tests.ports import freePort
 from tests.reactors import PumpedReactor
 
 _CLOCK = """
@@ -292,12 +293,12 @@ class ClaimTests(StoreCase):
         """What comes for a destination that is left alone waits as long."""
         reactor = self.anew()
         spool = self.opened(reactor, self.mktemp())
-        self.waits(spool, "a@b.example")
+        self.waits(spool, "a@b.example", due=100.0)
         spool.backOff("b", 50.0)
         self.waits(spool, "c@b.example")
         self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
         reactor.advance(50)
-        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 2)
+        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
 
     def test_notPutBack(self) -> None:
         """What could not be put back while the database was away is due when it is back."""
@@ -606,19 +607,22 @@ class WokenTests(StoreCase):
             self.server.ask(f"UPDATE {reactor.schema}.recipients SET due = '-infinity'")
 
     def test_held(self) -> None:
-        """What is held stays so when its owner has died, whoever is named with it."""
+        """What is held stays as it is when its owner has died, whoever is named with it."""
         reactor = self.anew()
         spool, other = (self.opened(reactor, self.mktemp(), name) for name in ("mx1", "mx2"))
         writer = other.newBody((envelope := makeEnvelope()).transaction)
         writer.write(b"Subject: x\r\n\r\n")
         message = reactor.result(writer.finish())
         reactor.result(other.stage(envelope, message, makeAddressees("a@b.example", "c@b.example")))
-        self.server.ask(f"UPDATE {reactor.schema}.recipients SET status = 2 WHERE seq = 1")
+        held = "SET status = 2, due = '2027-01-01' WHERE seq = 1"
+        self.server.ask(f"UPDATE {reactor.schema}.recipients {held}")
         update = f"UPDATE {reactor.schema}.owners SET seen = '-infinity' WHERE id = %s"
         self.server.ask(update, other.owned.id)
         self.assertEqual(len(reactor.result(spool._claims.run(bury))), 1)
-        found = self.server.ask(f"SELECT seq, status FROM {reactor.schema}.recipients ORDER BY 1")
-        self.assertEqual(found, [(0, 0), (1, 2)])
+        found = self.server.ask(
+            f"SELECT seq, status, due > '2026-12-31' FROM {reactor.schema}.recipients ORDER BY 1"
+        )
+        self.assertEqual(found, [(0, 0, False), (1, 2, True)])
 
     def test_others(self) -> None:
         """A message of which another one has a recipient stays when the rest leaves."""
@@ -750,6 +754,74 @@ class UnknownTests(StoreCase):
         while self.server.ask(busy, "%added AS%") != [(0,)]:
             reactor.advance0()
         self.assertEqual(reactor.result(spool.waiting()), (0, 0))
+
+
+class AwayTests(StoreCase):
+    """
+    A database that is away when a process starts.
+    """
+
+    def spool(self) -> PostgresqlSpool:
+        self.reactor = reactor = self.anew()
+        access = Access(f"host=127.0.0.1 port={freePort()} user=mail", None, reactor.schema)
+        me = Identity("mx1", 0, "1", 20.0)
+        return PostgresqlSpool(access, me, self.mktemp(), reactor, inThread)
+
+    def test_waits(self) -> None:
+        """
+        A spool that may wait does: what comes, and has come, fails at once, and so does the
+        wait when it is ended.
+        """
+        spool, waits = self.spool(), []
+        spool.beginning.waits = lambda: waits.append(True)
+        writer = spool.newBody(1)
+        writer.write(b"x\r\n")
+        opened = spool.open()
+        message = self.reactor.result(writer.finish())
+        asked = makeEnvelope(), message, makeAddressees("a@b.example")
+        spool.note("name", "value", 60.0)
+        staged = spool.stage(*asked)
+        self.assertRaises(StoreAway, self.reactor.result, staged)
+        self.failureResultOf(spool.stage(*asked), StoreAway)
+        self.reactor.advance0()
+        self.assertEqual((waits, spool.isThere), ([True], False))
+        self.assertNoResult(opened)
+        spool.giveUp()
+        self.assertRaises(StoreAway, self.reactor.result, opened)
+
+    def test_command(self) -> None:
+        """A command does not wait."""
+        opened = self.spool().open()
+        self.assertRaises(StoreAway, self.reactor.result, opened)
+
+
+class LostTests(StoreCase):
+    """
+    Connections that are lost while nothing is asked of them.
+    """
+
+    def test_heart(self) -> None:
+        """The heart notices it, for all of them: no mail has to."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        doubted: list[bool] = []
+        spool.doubted = lambda: doubted.append(True)
+        for one in spool._connections:
+            pid = reactor.result(one.alone(lambda db: db.info.backend_pid))
+            self.server.ask("SELECT pg_terminate_backend(%s, 5000)", pid)
+        self.assertTrue(spool.isThere)
+        super(FrozenReactor, reactor).advance(spool._me.lease / 4)
+        lost = False
+        for _ in range(20):
+            lost = lost or len(spool._presence._lost) == len(spool._connections)
+            super(FrozenReactor, reactor).advance(0)
+            with contextlib.suppress(queue.Empty):
+                function, args = reactor.fromThread.get(timeout=0.1)
+                function(*args)
+        self.assertTrue(lost)
+        self.assertEqual(doubted, [True])
+        while not (spool.isThere and spool._presence.isThere):
+            reactor.advance0()
 
 
 class LockTests(StoreCase):

@@ -110,6 +110,31 @@ class SharedStoreTests(LinkCase):
         self.failureResultOf(queue.open(), StoreAway)
         self.assertEqual(texts(), ["the database is away: refused"])
 
+    def test_again(self) -> None:
+        """Opened again, after what is there could not be used, it waits until it can."""
+        links = [FakeConnection() for _ in range(3)]
+        for one in links:
+            self.addCleanup(one.close)
+        given = iter(links)
+        self.version = 7
+        store = self.store(lambda *_, **options: next(given))
+        self.failureResultOf(self.deferred(store.open()), SpoolError)
+        again = self.deferred(store.open())
+        self.assertNoResult(again)
+        self.version = VERSION
+        self.clock.advance(1)
+        self.successResultOf(again)
+        self.assertEqual(self.state(), "working")
+        self.assertEqual([one.closed for one in links], [True, False, False])
+
+    def test_look(self) -> None:
+        """It is looked whether its connection is there where others are lost."""
+        store = self.store(lambda *_, **options: self.link)
+        self.successResultOf(self.deferred(store.open()))
+        self.link.answers["SELECT"] = self.link.lose
+        store.look()
+        self.assertEqual(self.state(), "resting")
+
     def test_others(self) -> None:
         """Tables that this version cannot use are no reason to begin."""
         self.version = 7

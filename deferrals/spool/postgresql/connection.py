@@ -357,6 +357,14 @@ class StoreConnection:
         """
         return self._ask(functools.partial(_alone, lambda db: function(db, *args, **kwargs)))
 
+    def look(self) -> None:
+        """
+        Another connection is lost: see whether this one is there still, before somebody
+        needs it.
+        """
+        if self._link is not None and self._busy is None:
+            self.alone(_nothing).addErrback(lambda _: None)  # that is known then
+
     def close(self) -> Deferred[None]:
         """
         @return: a Deferred that fires when all before it is done, or has failed, and the
@@ -574,6 +582,10 @@ def _commit(function: Callable[[], _T], link: StoreLink) -> _T:
     if not link.isReplicated:
         raise OutcomeUnknown("it is committed on one server, and may be on no standby")
     return result
+
+
+def _nothing(db: Connection) -> None:
+    db.execute("SELECT 1")
 
 
 def _isRefused(error: Exception) -> bool:

@@ -86,6 +86,7 @@ class PostgresqlSpool:
     @ivar beginning: whether L{open} waits for the database.
     @ivar beside: is called once the database is there, before mail can be taken: what else
         is to begin with it.
+    @ivar doubted: is told that a connection is lost: others may be, too.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class PostgresqlSpool:
         self._opening = SpoolOpening()
         self.beginning = Beginning(self._connections, reactor)
         self.beside: Callable[[], Awaitable[None]] = _nothingMore
+        self.doubted: Callable[[], object] = lambda: None
         self._number: Callable[[int], object] = lambda slot: None
         self._upkeep = LoopingCall(self._keepUp)
         self._upkeep.clock = reactor
@@ -248,15 +250,19 @@ class PostgresqlSpool:
 
     def _isBack(self, isThere: bool) -> None:
         """
-        What was not written, or has an unknown outcome, comes first.
+        What was not written, or has an unknown outcome, comes first.  When one connection
+        is lost, others are, mostly: the heart notices it, and no mail has to.
         """
         if isThere:
             self.large.coming -= self._uncertain
             self._uncertain.clear()
             self._order.endLeases()
             self._batches.retry()
-        else:
-            self._opening.tell(Failure(StoreAway(self._presence.why)))
+            return
+        for connection in self._connections:
+            connection.look()
+        self.doubted()
+        self._opening.tell(Failure(StoreAway(self._presence.why)))
 
     def _woken(self, old: OwnerRow, new: OwnerRow) -> None:
         """

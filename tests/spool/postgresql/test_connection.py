@@ -218,6 +218,23 @@ class StoreConnectionTests(LinkCase):
         self.failureResultOf(self.database.there(), StoreAway)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_look(self) -> None:
+        """One that may be lost, too, is asked; not where it is asked something anyway."""
+        self.database.look()
+        link = self.opened()
+        self.database.look()
+        self.assertEqual(link.said, ["SELECT"])
+        self.thread.isBusy = True
+        busy = self.database.alone(select)
+        self.database.look()
+        self.thread.isBusy = False
+        self.thread.work()
+        self.successResultOf(busy)
+        self.assertEqual(link.said, ["SELECT"] * 2)
+        link.answers["SELECT"] = link.lose
+        self.database.look()
+        self.assertFalse(self.database.isThere)
+
     def test_entered(self) -> None:
         """What the server will never let in is not said to be away, and is tried again."""
         self.error = SpoolError("password authentication failed")
