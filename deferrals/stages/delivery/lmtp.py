@@ -8,7 +8,6 @@ has offered are sent.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import attrs
@@ -25,13 +24,13 @@ from deferrals.interfaces import (
 )
 from deferrals.model.delivery import Addressee
 from deferrals.model.envelope import Envelope, Recipient
-from deferrals.model.outgoing import Hop, Login, Security
+from deferrals.model.outgoing import Security
 from deferrals.model.reply import Reply
 from deferrals.model.sending import R550_NO_REQUIRETLS
 from deferrals.model.settings import BadSetting, checked, positive
-from deferrals.stages.delivery.copies import Report, ReportingDelivery
+from deferrals.stages.delivery.copies import Report
+from deferrals.stages.delivery.onehop import LoginSettings, OneHopDelivery
 from deferrals.stages.delivery.remote import (
-    ConnectionSettings,
     Outcomes,
     RemoteDelivery,
     hopTo,
@@ -42,7 +41,7 @@ from deferrals.tls import isTLS
 
 
 @attrs.frozen(kw_only=True)
-class LMTPSettings(ConnectionSettings):
+class LMTPSettings(LoginSettings):
     """
     @ivar endpoint: a Twisted client endpoint string:
         C{unix:/run/dovecot/lmtp}, C{tcp:127.0.0.1:24}.
@@ -50,10 +49,6 @@ class LMTPSettings(ConnectionSettings):
     @ivar tls_name: what the certificate must say; the endpoint's host.
     @ivar tls_ca: a file of certificates (PEM) that are trusted; those that the
         system trusts.
-    @ivar user: authenticate as this user (SCRAM-SHA-256, PLAIN or LOGIN,
-        whichever is offered first), where the store asks for it.
-    @ivar password: the password.
-    @ivar password_file: a file whose first line is the password.
     @ivar recipients: in one transaction; more make another one.
     """
 
@@ -61,15 +56,10 @@ class LMTPSettings(ConnectionSettings):
     tls: Security = "none"
     tls_name: str | None = None
     tls_ca: str | None = None
-    user: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    password_file: str | None = None
     recipients: int = attrs.field(default=1000, validator=checked(positive))
 
     def __attrs_post_init__(self) -> None:
-        passwords = [one for one in (self.password, self.password_file) if one is not None]
-        if len(passwords) != (0 if self.user is None else 1):
-            raise BadSetting("user", "either a user with password or password_file, or none")
+        super().__attrs_post_init__()
         isSafe = self.isHere or isTLS(self.endpoint) or self.tls in ("required", "verified")
         if self.user is not None and not isSafe:
             raise BadSetting("tls", '"required" or "verified", since there is a password')
@@ -81,20 +71,9 @@ class LMTPSettings(ConnectionSettings):
         """
         return self.endpoint.startswith("unix:") or isLoopback(hostOf(self.endpoint))
 
-    def login(self, baseDir: str) -> Login | None:
-        """
-        Who we are there.
-
-        @param baseDir: where relative paths begin.
-        """
-        if self.user is None:
-            return None
-        path = self.password_file
-        return Login(self.user, self.password, path and os.path.join(baseDir, path))
-
 
 @implementer(IAskableDelivery, IForeseeingMessageDelivery, IOnwardDelivery, IReportingDelivery)
-class LMTPDelivery(ReportingDelivery):
+class LMTPDelivery(OneHopDelivery):
     """
     See the module.
 
@@ -105,27 +84,21 @@ class LMTPDelivery(ReportingDelivery):
         endpoint = settings.endpoint
         hop = hopTo(services, endpoint, settings.tls, settings.tls_name, settings.tls_ca)
         login = settings.login(services.baseDir)
-        self._hop = attrs.evolve(settings.limiting(hop), lmtp=True, forms=(), login=login)
-        self._remote = RemoteDelivery(services, None, "delivered", settings.isHere)
+        super().__init__(
+            attrs.evolve(settings.limiting(hop), lmtp=True, forms=(), login=login),
+            RemoteDelivery(services, None, "delivered", settings.isHere),
+        )
         verifies = self._hop.security == "verified" or isTLS(endpoint)
         self._isProtected = settings.isHere or verifies
 
     def destination(self, recipient: Recipient) -> str:
         return f"lmtp {self._hop.name}"
 
-    def hops(self, recipient: Recipient) -> Sequence[Hop]:
-        return [self._hop]
-
     def refusal(self, envelope: Envelope, recipient: Recipient) -> Reply | None:
         isNever = envelope.parameters.requireTLS and not self._isProtected
         if isNever:
             return R550_NO_REQUIRETLS
         return self._remote.refusal(self._hop, envelope, recipient)
-
-    async def refusalOf(
-        self, message: IMessage, envelope: Envelope, recipient: Recipient
-    ) -> Reply | None:
-        return await self._remote.refusalOf(self._hop, message, envelope, recipient)
 
     def deliverReporting(
         self,
