@@ -8,8 +8,9 @@ it, which knows; if that dies, its lease ends, and the message is delivered, sin
 unknown whether its sender saw the reply (RFC 1047).  So that a message is released is
 never written.
 
-Order of commitment: the pieces of a large content are there before the row of its
-message; the row's commit is what makes the message durable.  Where it is not known
+Order of commitment: the pieces of a large content, which are put there while it is
+received, are there before the row of its message; the row's commit is what makes the
+message durable.  Where it is not known
 whether that has come about, the sender is told to try again, and the message is forgotten
 first thing when the database is back.
 """
@@ -255,7 +256,8 @@ class PostgresqlSpool:
     # On the way in.
 
     def newBody(self, transaction: int) -> BodyWriter:
-        return BodyWriter(self._contents.path(transaction), self._inThread, lambda: None)
+        follow = partial(self.large.follow, transaction)
+        return BodyWriter(self._contents.path(transaction), self._inThread, lambda: None, follow)
 
     def stage(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
