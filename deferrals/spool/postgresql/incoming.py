@@ -9,9 +9,10 @@ for long: a database that is away, or does not take a piece in time, keeps up no
 sends.  What it did not take is put there at the end; if it cannot be had then, the message
 is not taken.
 
-What is not wanted is removed in the background.  What could not be removed is found by
-L{LargeContents.keepUp<deferrals.spool.postgresql.large.LargeContents.keepUp>}, as what has
-no message and is not coming; what a process that dies leaves, by those that find it dead.
+What is not wanted is removed in the background.  What could not be removed is found when
+the database is back, and now and then, as what has no message and is not coming
+(L{LargeContents.keepUp<deferrals.spool.postgresql.large.LargeContents.keepUp>}); what a
+process that dies leaves is found by those that find it dead.
 """
 
 from __future__ import annotations

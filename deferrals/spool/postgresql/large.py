@@ -231,6 +231,7 @@ class LargeContents:
         self._fetches: UnderWay[str] = UnderWay()
         self._copies = itertools.count()
         self._shown: dict[str, IDelayedCall] = {}
+        self._isLeft = False
 
     async def begin(self, identity: str) -> None:
         """
@@ -292,8 +293,22 @@ class LargeContents:
 
         @param owner: who has begun to put it there.
         """
-        self._logged(self._connection.alone(contents.drop, number))
+        dropped = self._connection.alone(contents.drop, number)
+        self._logged(dropped.addErrback(self._notDropped))
         self.removed([(number, owner)])
+
+    def _notDropped(self, failure: Failure) -> Failure:
+        self._isLeft = True
+        return failure
+
+    def isBack(self) -> None:
+        """
+        The database is there again: what could not be removed is tried once more at once,
+        and then with all else, now and then.
+        """
+        if self._isLeft and self._me.row is not None:
+            self._isLeft = False
+            self._logged(self._removeLost())
 
     # On the way out.
 
@@ -385,9 +400,15 @@ class LargeContents:
         What came in here, and has no message, is removed; and what the dead have left in
         the directory.
         """
-        await self._connection.run(contents.dropOwn, self._me.id, set(self.coming))
+        await self._removeLost()
         if self.directory is not None:
             await self.directory.sweep(self._connection, self._me, lambda: set(self.coming))
+
+    def _removeLost(self) -> Deferred[None]:
+        """
+        Remove from the database what came in here, and has no message.
+        """
+        return self._connection.run(contents.dropOwn, self._me.id, set(self.coming))
 
     async def missing(self, number: int, owner: int, size: int) -> str:
         """

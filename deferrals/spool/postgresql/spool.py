@@ -108,6 +108,7 @@ class PostgresqlSpool:
         prepare = partial(upgrade, schema=access.schema) if isUpgraded else _checked
         self._own = self._threads[-1]  # the threads of the reactor may not have begun
         self._writes.begin += [CutOff().begin, prepare, self._say]
+        self._bodies.begin.append(CutOff().begin)
         self._claims.begin.append(_hasty)
         self._worth = ""
         self._me = me
@@ -225,13 +226,15 @@ class PostgresqlSpool:
 
     def _isBack(self, isThere: bool) -> None:
         """
-        What was not written, or has an unknown outcome, comes first.
+        What was not written, or has an unknown outcome, comes first.  Contents that were not
+        wanted meanwhile could not be removed.
         """
         if isThere:
             self.large.coming -= self._uncertain
             self._uncertain.clear()
             self._order.endLeases()
             self._batches.retry()
+            self.large.isBack()
 
     def _woken(self, old: OwnerRow, new: OwnerRow) -> None:
         """
