@@ -64,9 +64,9 @@ class IncomingContents:
         self._clock = clock
         self._coming = coming
         self._forget = forget
-        self._all: dict[int, Incoming] = {}
+        self._all: dict[int, Pieces] = {}
 
-    def follow(self, number: int, path: str, caughtUp: Callable[[], None]) -> Incoming | None:
+    def follow(self, number: int, path: str, caughtUp: Callable[[], None]) -> Pieces | None:
         """
         @return: what puts a content there; C{None} where this process is not an owner yet.
         """
@@ -83,10 +83,10 @@ class IncomingContents:
                 ),
             )
 
-        one = self._all[number] = Incoming(number, self._me.id, put, self._aborted, caughtUp)
+        one = self._all[number] = Pieces(number, self._me.id, put, self._aborted, caughtUp)
         return one
 
-    def _aborted(self, one: Incoming) -> None:
+    def _aborted(self, one: Pieces) -> None:
         self._all.pop(one.number, None)
         if one.hasBegun:  # removed behind what is under way: the connection does one at a time
             self._coming.discard(one.number)
@@ -101,12 +101,12 @@ class IncomingContents:
         """
         owner, seq = self._me.id, 0
         one = self._all.pop(number, None)
-        if one is not None and one.hasBegun:
+        if one is not None:
             await one.taken()
-            if one.owner == owner:
-                seq = one.pieces
-            else:  # what was there is gone with who this process was, or goes now
-                await self._connection.alone(contents.drop, number)
+            seq = one.there
+        if one is not None and one.hasBegun and one.owner != owner:
+            await self._connection.alone(contents.drop, number)  # if it is not gone already
+            seq = 0
         while (left := size - seq * contents.PIECE_OCTETS) > 0:
             octets = min(left, contents.PIECE_OCTETS)
             await self._connection.alone(contents.putFrom, number, seq, path, octets, owner)
@@ -120,16 +120,16 @@ class IncomingContents:
             one.close()
 
 
-class Incoming:
+class Pieces:
     """
-    One of them: see L{Follower<deferrals.spool.message.Follower>}.
+    Those of one content: see L{Follower<deferrals.spool.message.Follower>}.
 
     @param put: puts a piece there, by its number, with so many octets.
     @param aborted: is told when it is not wanted.
     @param caughtUp: is called when it is not behind any longer.
     @ivar number: the message's.
     @ivar owner: who this process was when it began: all pieces are that one's, or none.
-    @ivar pieces: how many are there.
+    @ivar there: how many are in the database.
     @ivar hasBegun: whether some may be.
     """
 
@@ -138,12 +138,12 @@ class Incoming:
         number: int,
         owner: int,
         put: Callable[[int, int], Deferred[None]],
-        aborted: Callable[[Incoming], None],
+        aborted: Callable[[Pieces], None],
         caughtUp: Callable[[], None],
     ) -> None:
         self.number = number
         self.owner = owner
-        self.pieces = 0
+        self.there = 0
         self.hasBegun = False
         self._put = put
         self._onAborted = aborted
@@ -155,7 +155,7 @@ class Incoming:
 
     @property
     def _left(self) -> int:
-        return self._octets - self.pieces * contents.PIECE_OCTETS
+        return self._octets - self.there * contents.PIECE_OCTETS
 
     @property
     def isBehind(self) -> bool:
@@ -182,7 +182,7 @@ class Incoming:
         isPiece = octets == contents.PIECE_OCTETS or (self._isWhole and self.hasBegun)
         if self._putting is None and octets > 0 and isPiece and not self._isStopped:
             self.hasBegun = True
-            self._putting = self._put(self.pieces, octets)
+            self._putting = self._put(self.there, octets)
             self._putting.addCallbacks(self._isPut, self._notPut)
 
     @property
@@ -191,7 +191,7 @@ class Incoming:
 
     def _isPut(self, _: None) -> None:
         self._putting, self._rests = None, False
-        self.pieces += 1
+        self.there += 1
         self._next()
         self._tell()
 

@@ -9,7 +9,7 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,7 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.model.ids import formatId
 from deferrals.spool.postgresql import contents
+from deferrals.spool.postgresql.contents import Contents
 from deferrals.spool.postgresql.incoming import BEHIND_PIECES, PIECE_SECONDS, IncomingContents
+from deferrals.spool.postgresql.large import LargeContents
 
 #: A message, its content's file, and the owner that this process is.
 NUMBER, PATH, ME = 77, "/spool/77.part", 5
@@ -325,3 +327,34 @@ class IncomingTests(SynchronousTestCase):
         done = len(self.store.done)
         self.store.work()
         self.assertEqual((self.store.asked, len(self.store.done)), ([], done), seed)
+
+
+class LeftTests(SynchronousTestCase):
+    """
+    What could not be removed.
+    """
+
+    def test_back(self) -> None:
+        """It is looked for once, as soon as the database is back; and only where there is some."""
+        store: Any = FakeStore()
+        swept: list[tuple[Any, ...]] = []
+
+        def run(*asked: Any) -> Deferred[None]:
+            swept.append(asked)
+            return succeed(None)
+
+        store.run = run
+        me: Any = SimpleNamespace(id=ME, row=None)
+        large = LargeContents(Contents(self.mktemp()), store, me, maybeDeferred, Clock(), None)
+        large.coming.add(1)
+        for isAway in (False, True):
+            store.isAway = isAway
+            large.forget(NUMBER, ME)
+            store.work()
+            large.isBack()
+            self.assertEqual(swept, [])
+        self.flushLoggedErrors()
+        me.row = me
+        for _ in range(2):
+            large.isBack()
+            self.assertEqual(swept, [(contents.dropOwn, ME, {1})])
