@@ -272,6 +272,21 @@ class IncomingTests(IncomingCase):
         self.assertEqual(seqs, [*range(len(seqs))])
         self.assertEqual(sum(octets for _, octets in self.pieces()), 3 * len(CONTENT))
 
+    def test_late(self) -> None:
+        """What the server is at still when the wire is cut ends before the next connection."""
+        busy = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s AND state = 'active'"
+        self.settle()
+        with psycopg.connect(self.server.conninfo) as other:
+            other.execute(f"LOCK TABLE {self.reactor.schema}.pieces IN SHARE MODE")
+            writer = self.begun()
+            while self.spool._bodies.isThere:
+                self.reactor.advance0()
+            writer.abort()
+            self.back()
+            self.assertEqual(self.server.ask(busy, "INSERT INTO pieces%"), [(0,)])
+        self.back()
+        self.assertNothing()
+
     def back(self) -> None:
         """
         The connections are there.
