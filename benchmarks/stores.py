@@ -3,12 +3,16 @@ The queue in PostgreSQL beside the one in SQLite: the same work by turns, in one
 
     python -m benchmarks.stores [--messages 1500] [--rounds 5] [--load 50 10 1]
     python -m benchmarks.stores --rows 1000000 [--minutes 10]
+    python -m benchmarks.stores --large 257 1024 10240 [--megabits 100] [--rounds 9]
 
 I{Accepted} is until the message is durable, with 4 KiB for one recipient; a I{life} is
 that, and until it is delivered and gone.  Processor time is this process's: what one
 server has to do for a message; PostgreSQL's own processes are told beside it.  With
 C{--rows}, twenty recipients are claimed and delivered again and again out of so many;
-with C{--minutes}, another connection has a transaction open for so long meanwhile.
+with C{--minutes}, another connection has a transaction open for so long meanwhile.  With
+C{--large}, a message of so many KiB comes in, as fast as it is taken or at that rate: what
+is told is how long its sender waits behind the last octet, and the whole.  There the
+database is asked in two ways: pieces are put there when all has come, and while it comes.
 PostgreSQL is started for it, and syncs.
 """
 
@@ -27,12 +31,13 @@ from collections.abc import Sequence
 import attrs
 import psycopg
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
 
 from benchmarks.figures import machine, ratio, said
 from benchmarks.load import cpu
 from deferrals.interfaces import IReactor, ISpool, Work
 from deferrals.model.disposition import DELIVERED
+from deferrals.spool.message import BodyWriter
 from deferrals.spool.postgresql.connection import Access
 from deferrals.spool.postgresql.owners import Identity
 from deferrals.spool.postgresql.spool import PostgresqlSpool
@@ -45,6 +50,12 @@ CONTENT = (b"Subject: a message\r\n\r\n" + 60 * (b"x" * 70 + b"\r\n"))[:4096]
 
 #: The two, as the tables name them.
 STORES = ("SQLite", "PostgreSQL")
+
+#: How large contents are put there, beside that.
+WAYS = ("SQLite", "when all has come", "while it comes")
+
+#: A content comes in chunks like those of a connection.
+CHUNK_OCTETS = 64 * 1024
 
 #: So many destinations, where there are rows; and so many are claimed at once.
 DESTINATIONS, CLAIMED = 5000, 20
@@ -82,31 +93,44 @@ class Round:
     database: float
 
 
+class Behind(PostgresqlSpool):
+    """
+    Puts large contents into the database when all has come.
+    """
+
+    def newBody(self, transaction: int) -> BodyWriter:
+        return BodyWriter(self._contents.path(transaction), self._inThread, lambda: None)
+
+
 class Stores:
     """
-    Both, open.
+    Both, open; and the second in another way.
     """
 
     def __init__(self, reactor: IReactor, instance: Instance, directory: str) -> None:
         self.instance = instance
         self.schema = instance.newSchema()
         self._thread = OwnThread(reactor, "files")
-        access = Access(instance.conninfo, None, self.schema, 60.0)
-        me = Identity("bench", 0, "1", 20.0)
-        self.postgresql = PostgresqlSpool(
-            access, me, f"{directory}/contents", reactor, self._thread
-        )
+        self._reactor = reactor
+        self._directory = directory
         self.sqlite = SqliteSpool(f"{directory}/spool", reactor, self._thread)
-        self.named: dict[str, ISpool] = dict(
-            zip(STORES, (self.sqlite, self.postgresql), strict=True)
-        )
+        self.postgresql = self._shared(PostgresqlSpool, 0)
+        self.behind = self._shared(Behind, 1)
+        self._all: list[ISpool] = [self.sqlite, self.postgresql, self.behind]
+        self.named = dict(zip(STORES, self._all, strict=False))
+
+    def _shared(self, kind: type[PostgresqlSpool], worker: int) -> PostgresqlSpool:
+        access = Access(self.instance.conninfo, None, self.schema, 60.0)
+        me = Identity("bench", worker, "1", 20.0)
+        path = f"{self._directory}/contents-{worker}"
+        return kind(access, me, path, self._reactor, self._thread)
 
     async def open(self) -> None:
-        for spool in self.named.values():
+        for spool in self._all:
             await spool.open()
 
     async def close(self) -> None:
-        for spool in self.named.values():
+        for spool in self._all:
             await spool.close()
         self._thread.end()
 
@@ -192,6 +216,59 @@ async def beside(stores: Stores, arguments: argparse.Namespace) -> None:
                 print(f"| {work} | {load} | {label} | {cells} |")
 
 
+@attrs.frozen
+class Received:
+    """
+    @ivar behind: how long a sender has waited behind the last octet, in milliseconds.
+    @ivar whole: the same, from the first one on.
+    """
+
+    behind: float
+    whole: float
+
+
+async def received(reactor: IReactor, spool: ISpool, octets: int, megabits: float) -> Received:
+    """
+    A large message comes in.
+
+    @param megabits: per second; 0 where it comes as fast as it is taken.
+    """
+    envelope, content = makeEnvelope(), CONTENT * (octets // len(CONTENT) + 1)
+    body, began = spool.newBody(envelope.transaction), time.perf_counter()
+    for place in range(0, octets, CHUNK_OCTETS):
+        body.write(content[place : min(place + CHUNK_OCTETS, octets)])
+        due = began + 8e-6 * min(place + CHUNK_OCTETS, octets) / megabits if megabits else 0.0
+        await body.drained()
+        await deferLater(reactor, max(0.0, due - time.perf_counter()), lambda: None)
+    came = time.perf_counter()
+    message = await body.finish()
+    work = await spool.stage(envelope, message, makeAddressees("a@example.net"))
+    ended = time.perf_counter()
+    spool.release(work, {})
+    await gone(spool, work)
+    await spool.notes()
+    return Received(1000 * (ended - came), 1000 * (ended - began))
+
+
+async def large(reactor: IReactor, stores: Stores, arguments: argparse.Namespace) -> None:
+    """
+    Large messages, one at a time, in each way by turns.
+    """
+    spools = dict(zip(WAYS, (stores.sqlite, stores.behind, stores.postgresql), strict=True))
+    print(f"| KiB | ms | {' | '.join(WAYS)} |\n| --- | --- | --- | --- | --- |")
+    for size in arguments.large:
+        found: dict[str, list[Received]] = {name: [] for name in WAYS}
+        order = list(WAYS)
+        for number in range(arguments.rounds + 1):
+            order.reverse()
+            for name in order:
+                one = await received(reactor, spools[name], size << 10, arguments.megabits)
+                found[name] += [one] * (number > 0)  # the first one warms
+        for figure in ("behind", "whole"):
+            cells = (said([getattr(one, figure) for one in found[name]]) for name in WAYS)
+            print(f"| {size} | {figure} | {' | '.join(cells)} |", flush=True)
+
+
 async def claims(stores: Stores, arguments: argparse.Namespace) -> None:
     """
     Recipients are claimed out of very many, and leave.
@@ -257,7 +334,10 @@ async def main(reactor: IReactor, arguments: argparse.Namespace) -> None:
         stores = Stores(reactor, instance, directory)
         await stores.open()
         print(f"{machine(directory)}; {instance.ask('SHOW server_version')[0][0]}")
-        await (claims if arguments.rows else beside)(stores, arguments)
+        if arguments.large:
+            await large(reactor, stores, arguments)
+        else:
+            await (claims if arguments.rows else beside)(stores, arguments)
         await stores.close()
 
 
@@ -271,6 +351,8 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--load", type=int, nargs="+", default=[50, 10, 1])
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--minutes", type=int, default=0)
+    parser.add_argument("--large", type=int, nargs="+", default=[])
+    parser.add_argument("--megabits", type=float, default=0.0)
     return parser.parse_args(argv)
 
 

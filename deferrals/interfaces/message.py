@@ -79,7 +79,7 @@ class IBodyWriter(Interface):
 
     size: int = Attribute("How many octets have been written.")
     head: bytes = Attribute("The first octets: at least the header section, up to its limit.")
-    congested: bool = Attribute("Whether the disk is behind: stop writing until drained() fires.")
+    congested: bool = Attribute("Whether where it is put is behind: stop until drained() fires.")
 
     def write(chunk: bytes) -> None:
         """

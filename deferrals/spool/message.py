@@ -16,7 +16,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Hashable
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
@@ -174,6 +174,36 @@ def ownMessage(message: IMessage) -> Message:
     return message
 
 
+class Follower(Protocol):
+    """
+    Has a large content's file put somewhere else while it grows.
+    """
+
+    @property
+    def isBehind(self) -> bool:
+        """Whether more of it should not come before some has been put there."""
+
+    def grew(self, octets: int) -> None:
+        """
+        @param octets: so many are in the file.
+        """
+
+    def ended(self) -> None:
+        """
+        All are.
+        """
+
+    def abort(self) -> None:
+        """
+        The content is not wanted; called once, at any time.
+        """
+
+
+#: Is told of a file, when there is one, and what to call when its follower is not behind
+#: any longer.
+Follow: TypeAlias = Callable[[str, Callable[[], None]], Follower | None]
+
+
 @implementer(IBodyWriter)
 class BodyWriter:
     """
@@ -185,12 +215,22 @@ class BodyWriter:
     @param inThread: runs a function outside the reactor thread.
     @param aborted: called when the content was not wanted, and its file, if
         there was one, is gone.
+    @param follow: says who follows the file, if anybody does.
     """
 
-    def __init__(self, path: str, inThread: InThread, aborted: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        path: str,
+        inThread: InThread,
+        aborted: Callable[[], object],
+        follow: Follow | None = None,
+    ) -> None:
         self._path = f"{path}{PART}"
         self._inThread = inThread
         self._onAborted = aborted
+        self._follow = follow
+        self._follower: Follower | None = None
+        self._inFile = 0
         self._chunks: list[bytes] = []
         self._held = 0
         self._size = 0
@@ -204,7 +244,8 @@ class BodyWriter:
 
     @property
     def congested(self) -> bool:
-        return self._held > CONGESTED_OCTETS
+        follower = self._follower
+        return self._held > CONGESTED_OCTETS or (follower is not None and follower.isBehind)
 
     @property
     def size(self) -> int:
@@ -252,15 +293,27 @@ class BodyWriter:
     def _written(self, _: None, octets: int) -> None:
         self._held -= octets
         writing, self._writing = self._writing, None
-        if self._drained is not None and not self.congested:
-            drained, self._drained = self._drained, None
-            drained.callback(None)
+        if self._failure is None and not self._aborted:
+            self._grew(octets)
+        self._tellDrained()
         if self._held >= MEMORY_OCTETS and self._writing is None:
             self._flush()
         if self._aborted:
             self._remove()
         assert writing is not None
         writing.callback(None)
+
+    def _grew(self, octets: int) -> None:
+        if self._follow is not None and not self._inFile:
+            self._follower = self._follow(self._path, self._tellDrained)
+        self._inFile += octets
+        if self._follower is not None:
+            self._follower.grew(self._inFile)
+
+    def _tellDrained(self) -> None:
+        if self._drained is not None and not self.congested:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
 
     def finish(self) -> Deferred[IMessage]:
         if self._size <= MEMORY_OCTETS:
@@ -279,6 +332,8 @@ class BodyWriter:
         if self._failure is not None:
             self.abort()
             return fail(SpoolError(f"cannot write {self._path}: {self._failure.getErrorMessage()}"))
+        if self._follower is not None:
+            self._follower.ended()
         return succeed(
             Message(self._size, self._digest.digest(), None, self._path, self._head, False)
         )
@@ -288,6 +343,9 @@ class BodyWriter:
             return
         self._aborted = True
         self._chunks, self._held = [], 0
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.abort()
         if self._writing is None:
             self._remove()
 
@@ -298,7 +356,11 @@ class BodyWriter:
         file, self._file = self._file, None
         d = self._inThread(file.remove)
         d.addErrback(lambda failure: None)
-        d.addCallback(lambda _: self._onAborted())
+        d.addCallback(self._removed)
+
+    def _removed(self, _: None) -> None:
+        self._tellDrained()  # what is not wanted is behind nothing
+        self._onAborted()
 
 
 class _BodyFile:

@@ -267,3 +267,142 @@ class ContentTests(SynchronousTestCase):
         self.work()
         with self.successResultOf(d).open() as file:
             self.assertEqual(file.read(), b"".join(parts))
+
+
+class FakeFollower:
+    """
+    @ivar told: what it was told, in this order.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.isBehind = False
+
+    def grew(self, octets: int) -> None:
+        self.told.append(octets)
+
+    def ended(self) -> None:
+        self.told.append("ended")
+
+    def abort(self) -> None:
+        self.told.append("aborted")
+
+
+class FollowedTests(ContentTests):
+    """
+    A content that is put somewhere else while it grows; the rest is as ever.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.follower: FakeFollower | None = FakeFollower()
+        self.paths: list[str] = []
+        self.writer = BodyWriter(self.path, self.inThread, self.onAborted, self.follow)
+
+    def follow(self, path: str, caughtUp: Callable[[], None]) -> FakeFollower | None:
+        self.paths.append(path)
+        self.caughtUp = caughtUp
+        return self.follower
+
+    @property
+    def told(self) -> list[object]:
+        assert self.follower is not None
+        return self.follower.told
+
+    def begun(self) -> None:
+        """
+        There is a file.
+        """
+        self.writer.write(b"x" * (MEMORY_OCTETS + 1))
+        self.work()
+
+    def test_told(self) -> None:
+        """It is told what is in the file, when it is there, and that it is whole."""
+        self.writer.write(b"x" * (MEMORY_OCTETS + 1))
+        self.assertEqual((self.paths, self.told), ([], []))
+        self.work()
+        self.writer.write(b"y" * MEMORY_OCTETS)
+        self.work()
+        self.writer.write(b"z")
+        self.assertEqual(self.told, [MEMORY_OCTETS + 1, 2 * MEMORY_OCTETS + 1])
+        d = self.writer.finish()
+        self.work()
+        self.successResultOf(d)
+        self.assertEqual(self.told[2:], [2 * MEMORY_OCTETS + 2, "ended"])
+        self.assertEqual(self.paths, [f"{self.path}{PART}"])
+        self.writer.abort()
+        self.writer.abort()
+        self.assertEqual(self.told[4:], ["aborted"])
+
+    def test_small(self) -> None:
+        """Of a small content nobody is told."""
+        self.writer.write(b"x" * MEMORY_OCTETS)
+        self.successResultOf(self.writer.finish())
+        self.writer.abort()
+        self.assertEqual((self.paths, self.told, self.waiting), ([], [], []))
+
+    def test_nobody(self) -> None:
+        """Nor, where nobody follows it, of a large one: that is asked once."""
+        self.follower = None
+        self.large(b"y" * MEMORY_OCTETS)
+        self.assertEqual((len(self.paths), self.writer.congested), (1, False))
+
+    def test_behind(self) -> None:
+        """While it is behind, its sender waits."""
+        assert self.follower is not None
+        self.begun()
+        self.follower.isBehind = True
+        self.assertTrue(self.writer.congested)
+        drained = self.writer.drained()
+        self.caughtUp()
+        self.assertNoResult(drained)
+        self.follower.isBehind = False
+        self.assertFalse(self.writer.congested)
+        self.caughtUp()
+        self.successResultOf(drained)
+        self.successResultOf(self.writer.drained())
+
+    def test_behindDisk(self) -> None:
+        """It waits for both: the disk, and who follows."""
+        assert self.follower is not None
+        self.begun()
+        self.follower.isBehind = True
+        self.writer.write(b"x" * (CONGESTED_OCTETS + 1))
+        drained = self.writer.drained()
+        self.work()
+        self.assertNoResult(drained)
+        self.writer.write(b"x" * (CONGESTED_OCTETS + 1))
+        self.follower.isBehind = False
+        self.caughtUp()
+        self.assertNoResult(drained)
+        self.work()
+        self.successResultOf(drained)
+
+    def test_abortedBehind(self) -> None:
+        """For what is not wanted nobody waits."""
+        assert self.follower is not None
+        self.begun()
+        self.follower.isBehind = True
+        drained = self.writer.drained()
+        self.writer.abort()
+        self.assertFalse(self.writer.congested)
+        self.work()
+        self.successResultOf(drained)
+        self.assertEqual(self.told[-1], "aborted")
+
+    def test_abortedEarly(self) -> None:
+        """What is aborted before it is in the file is followed by nobody."""
+        self.writer.write(b"x" * (MEMORY_OCTETS + 1))
+        self.writer.abort()
+        self.work()
+        self.assertEqual((self.paths, self.told), ([], []))
+
+    def test_brokenDisk(self) -> None:
+        """What a disk did not take is told to nobody; at the end all is given up."""
+        self.begun()
+        os.unlink(f"{self.path}{PART}")
+        self.writer.write(b"y" * MEMORY_OCTETS)
+        d = self.writer.finish()
+        self.work()
+        self.failureResultOf(d, SpoolError)
+        self.assertEqual(self.told, [MEMORY_OCTETS + 1, "aborted"])

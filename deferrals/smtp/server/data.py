@@ -92,12 +92,12 @@ class DataCommands:
         """
         writer = self._session.writer
         if self._session.reader is None or (writer is not None and writer.congested):
-            return None  # a disk is behind
+            return None  # a disk, or a database, is behind
         return self._pace
 
     def decongested(self) -> None:
         """
-        The disk is no longer behind.
+        It is no longer behind.
         """
         self._pace = self._clock.seconds() + PACE_SECONDS
 

@@ -130,6 +130,7 @@ class PipelinedESMTP(smtp.ESMTP):
     _writeBlocked = False
     _readPaused = False
     _readOctets = READ_OCTETS
+    _awaited: IBodyWriter | None = None
     _inputEnded = False
     _silenceSeconds: float | None = None
     _silentUntil = 0.0
@@ -507,7 +508,8 @@ class PipelinedESMTP(smtp.ESMTP):
         pause = self.commands.waiting > MAX_BUFFER_OCTETS
         if self.writer is not None and self.writer.congested:
             pause = True
-            if not self._readPaused:
+            if self._awaited is not self.writer:  # perhaps it was paused for something else
+                self._awaited = self.writer
                 self.writer.drained().addCallback(self._drained)
         if pause != self._readPaused and not self.isLost and not self._inputEnded:
             self._readPaused = pause
@@ -521,6 +523,7 @@ class PipelinedESMTP(smtp.ESMTP):
             self._readOctets = self.transport.bufferSize = octets
 
     def _drained(self, _: None) -> None:
+        self._awaited = None
         if not self.isLost:
             self.resetTimeout()
             self.decongested()

@@ -4,7 +4,8 @@ delivered; in the database in pieces, or in a directory that all machines share.
 
 What is on this machine is a copy, or has no message yet: nothing of it is missed.  Each
 piece is a transaction of its own, and is there before the message that has it: so no
-transaction is open while a client sends.
+transaction is open while a client sends.  What is put there a second time, since it is not
+known whether it is there, is there once.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ _LOST = (
 )
 
 _PUT = (
-    "INSERT INTO pieces (message, seq, owner, body) SELECT %s, %s, id, %s FROM owners WHERE id = %s"
+    "INSERT INTO pieces AS p (message, seq, owner, body)"
+    " SELECT %s, %s, id, %s FROM owners WHERE id = %s"
+    " ON CONFLICT (message, seq) DO UPDATE SET body = excluded.body WHERE p.owner = excluded.owner"
 )
 
 
@@ -139,6 +142,23 @@ def put(db: Connection, number: int, seq: int, piece: bytes, owner: int) -> None
     """
     if not db.execute(_PUT, (number, seq, piece, owner)).rowcount:
         raise SpoolError("this process was not heard for too long: others have its work")
+
+
+def putFrom(db: Connection, number: int, seq: int, path: str, octets: int, owner: int) -> None:
+    """
+    The same, from this machine: of all that wait for the database, one has a piece in
+    memory.  Blocks.
+
+    @param octets: how many the piece has.
+    @raise SpoolError: its owner is not there any longer; or it is not on this machine.
+    """
+    try:
+        found = piece(path, seq)
+    except OSError as error:
+        raise SpoolError(f"cannot read {path}: {error}") from None
+    if len(found) < octets:
+        raise SpoolError(f"cannot read {path}: it is shorter than it was")
+    put(db, number, seq, found[:octets], owner)
 
 
 def get(db: Connection, number: int, seq: int) -> bytes | None:

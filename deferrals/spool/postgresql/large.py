@@ -1,6 +1,7 @@
 """
 Contents above 256 KiB, for a server: here while they are received and delivered, and in
-the database or the directory as long as they have a message.
+the database or the directory as long as they have a message.  Into the database they are
+put while they are received (L{deferrals.spool.postgresql.incoming}).
 
 A content is there before the row of its message, and is removed after that.  What is left
 when a process dies in between belongs to an owner
@@ -26,11 +27,12 @@ from twisted.python.failure import Failure
 from deferrals.deferreds import UnderWay
 from deferrals.errors import SpoolError
 from deferrals.logger import Logger
-from deferrals.spool.message import Message
+from deferrals.spool.message import Follower, Message
 from deferrals.spool.postgresql import contents
 from deferrals.spool.postgresql.connection import StoreConnection
 from deferrals.spool.postgresql.contents import FILE, PIECE_OCTETS, Contents
 from deferrals.spool.postgresql.directory import Directory, wrongSize
+from deferrals.spool.postgresql.incoming import IncomingContents
 from deferrals.spool.postgresql.owners import Owner
 from deferrals.spool.postgresql.patience import PatientThread
 from deferrals.spool.postgresql.writing import File
@@ -225,9 +227,11 @@ class LargeContents:
         self._clock = clock
         self.directory = directory
         self.coming: set[int] = set()
+        self._incoming = IncomingContents(connection, me, clock, self.coming, self.forget)
         self._fetches: UnderWay[str] = UnderWay()
         self._copies = itertools.count()
         self._shown: dict[str, IDelayedCall] = {}
+        self._isLeft = False
 
     async def begin(self, identity: str) -> None:
         """
@@ -249,6 +253,7 @@ class LargeContents:
         """
         No more.
         """
+        self._incoming.close()
         for path, call in self._shown.items():
             call.cancel()
             self._remove(path)
@@ -257,27 +262,30 @@ class LargeContents:
 
     # On the way in.
 
+    def follow(self, number: int, path: str, caughtUp: Callable[[], None]) -> Follower | None:
+        """
+        A content has begun to come in, and is large: a
+        L{Follow<deferrals.spool.message.Follow>} of its number.
+        """
+        if self.directory is not None:
+            return None
+        return self._incoming.follow(number, path, caughtUp)
+
     async def put(self, number: int, message: Message) -> None:
         """
-        Have a content for all.
+        Have a content for all.  What there is of it is the caller's to remove from now on.
 
         @raise SpoolError: it cannot be had.
         """
-        path, owner, seq = message.path, self._me.id, 0
-        if path is not None and self.directory is not None:
+        path, owner = message.path, self._me.id
+        if path is None:
+            return
+        if self.directory is not None:
             await self.directory.write(owner, number, message)
             beginning = message.beginning
             await self._connection.alone(contents.put, number, FILE, beginning, owner)
             return
-        while path is not None:
-            try:
-                piece = await self._inThread(contents.piece, path, seq)
-            except OSError as error:
-                raise SpoolError(f"cannot read {path}: {error}") from None
-            if not piece:
-                return
-            await self._connection.alone(contents.put, number, seq, piece, owner)
-            seq += 1
+        await self._incoming.put(number, path, message.size)
 
     def forget(self, number: int, owner: int) -> None:
         """
@@ -285,8 +293,22 @@ class LargeContents:
 
         @param owner: who has begun to put it there.
         """
-        self._logged(self._connection.alone(contents.drop, number))
+        dropped = self._connection.alone(contents.drop, number)
+        self._logged(dropped.addErrback(self._notDropped))
         self.removed([(number, owner)])
+
+    def _notDropped(self, failure: Failure) -> Failure:
+        self._isLeft = True
+        return failure
+
+    def isBack(self) -> None:
+        """
+        The database is there again: what could not be removed is tried once more at once,
+        and then with all else, now and then.
+        """
+        if self._isLeft and self._me.row is not None:
+            self._isLeft = False
+            self._logged(self._removeLost())
 
     # On the way out.
 
@@ -378,9 +400,15 @@ class LargeContents:
         What came in here, and has no message, is removed; and what the dead have left in
         the directory.
         """
-        await self._connection.run(contents.dropOwn, self._me.id, set(self.coming))
+        await self._removeLost()
         if self.directory is not None:
             await self.directory.sweep(self._connection, self._me, lambda: set(self.coming))
+
+    def _removeLost(self) -> Deferred[None]:
+        """
+        Remove from the database what came in here, and has no message.
+        """
+        return self._connection.run(contents.dropOwn, self._me.id, set(self.coming))
 
     async def missing(self, number: int, owner: int, size: int) -> str:
         """

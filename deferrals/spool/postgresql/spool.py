@@ -8,8 +8,9 @@ it, which knows; if that dies, its lease ends, and the message is delivered, sin
 unknown whether its sender saw the reply (RFC 1047).  So that a message is released is
 never written.
 
-Order of commitment: the pieces of a large content are there before the row of its
-message; the row's commit is what makes the message durable.  Where it is not known
+Order of commitment: the pieces of a large content, which are put there while it is
+received, are there before the row of its message; the row's commit is what makes the
+message durable.  Where it is not known
 whether that has come about, the sender is told to try again, and the message is forgotten
 first thing when the database is back.
 """
@@ -113,6 +114,7 @@ class PostgresqlSpool:
         prepare = partial(upgrade, schema=access.schema) if isUpgraded else _checked
         self._own = self._threads[-1]  # the threads of the reactor may not have begun
         self._writes.begin += [CutOff().begin, prepare, self._say]
+        self._bodies.begin.append(CutOff().begin)
         self._claims.begin.append(_hasty)
         self._worth = ""
         self._me = me
@@ -250,14 +252,16 @@ class PostgresqlSpool:
 
     def _isBack(self, isThere: bool) -> None:
         """
-        What was not written, or has an unknown outcome, comes first.  When one connection
-        is lost, others are, mostly: the heart notices it, and no mail has to.
+        What was not written, or has an unknown outcome, comes first; contents that were not
+        wanted meanwhile could not be removed.  When one connection is lost, others are,
+        mostly: the heart notices it, and no mail has to.
         """
         if isThere:
             self.large.coming -= self._uncertain
             self._uncertain.clear()
             self._order.endLeases()
             self._batches.retry()
+            self.large.isBack()
             return
         for connection in self._connections:
             connection.look()
@@ -287,7 +291,8 @@ class PostgresqlSpool:
     # On the way in.
 
     def newBody(self, transaction: int) -> BodyWriter:
-        return BodyWriter(self._contents.path(transaction), self._inThread, lambda: None)
+        follow = partial(self.large.follow, transaction)
+        return BodyWriter(self._contents.path(transaction), self._inThread, lambda: None, follow)
 
     def stage(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]

@@ -4,15 +4,18 @@ What dialogues cannot show: octets, lines, buffers, flow control.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.tcp import Connection
 from twisted.mail import smtp
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.model.reply import Reply
+from deferrals.model.reply import R552_TOO_LARGE, Reply
 from deferrals.smtp.server.commandreader import MAX_COMMAND_OCTETS
 from deferrals.smtp.server.pipeline import (
     LARGE_READ_OCTETS,
@@ -21,7 +24,9 @@ from deferrals.smtp.server.pipeline import (
     READ_OCTETS,
 )
 from deferrals.smtp.server.session import Session
+from deferrals.spool.message import MEMORY_OCTETS, BodyWriter
 from tests.harness import GREETING, Bench
+from tests.spool.test_message import FakeFollower
 
 
 class LineTests(SynchronousTestCase):
@@ -227,6 +232,92 @@ class BufferTests(SynchronousTestCase):
         bench.envelope.decide("r0@example.net", "defer")
         bench.turns()
         self.assertEqual(bench.take().count(b"250 2.1.5"), 300)
+
+
+class SlowStoreTests(SynchronousTestCase):
+    """
+    A client that sends a large message faster than that can be put where it belongs.
+    """
+
+    def begun(self) -> Bench:
+        """
+        Its message is behind.
+        """
+        self.follower = FakeFollower()
+        path = os.path.abspath(self.mktemp())
+
+        def newBody(number: int) -> BodyWriter:
+            return BodyWriter(path, maybeDeferred, lambda: None, self.follow)
+
+        bench = Bench(limits={"data_timeout": 60.0})
+        self.patch(bench.spool, "newBody", newBody)
+        bench.say(*GREETING, "MAIL FROM:<a@b.example>", "RCPT TO:<postmaster@example.net>", "DATA")
+        bench.send(b"Subject: x\r\n\r\n" + MEMORY_OCTETS // 10 * b"12345678\r\n")
+        self.assertEqual(bench.transport.producerState, "producing")
+        return bench
+
+    def follow(self, path: str, caughtUp: Callable[[], None]) -> FakeFollower:
+        self.caughtUp = caughtUp
+        return self.follower
+
+    def goOn(self) -> None:
+        """
+        It is not behind any longer.
+        """
+        self.follower.isBehind = False
+        self.caughtUp()
+
+    def test_waits(self) -> None:
+        """
+        It is not read from, and that it says nothing is not held against it; when it may go
+        on, it has its time again.
+        """
+        bench = self.begun()
+        self.follower.isBehind = True
+        bench.send(b"12345678\r\n")
+        self.assertEqual(bench.transport.producerState, "paused")
+        for _ in range(100):
+            bench.clock.advance(50)
+        self.assertEqual((bench.closed, bench.transport.producerState), (False, "paused"))
+        self.goOn()
+        self.assertEqual(bench.transport.producerState, "producing")
+        bench.clock.advance(59)
+        self.assertFalse(bench.closed)
+        bench.clock.advance(2)
+        self.assertTrue(bench.closed)
+        self.assertEqual(self.follower.told[-1], "aborted")
+
+    def test_pausedBefore(self) -> None:
+        """So it is where it was not read from for another reason before."""
+        bench = self.begun()
+        bench.session.pauseProducing()
+        bench.send((MAX_BUFFER_OCTETS // 10 + 1) * b"12345678\r\n")
+        self.assertEqual(bench.transport.producerState, "paused")
+        self.follower.isBehind = True
+        bench.session.resumeProducing()
+        self.assertEqual(bench.transport.producerState, "paused")
+        self.goOn()
+        self.assertEqual(bench.transport.producerState, "producing")
+
+    def test_again(self) -> None:
+        """It waits as often as that happens."""
+        bench = self.begun()
+        for _ in range(3):
+            self.follower.isBehind = True
+            bench.send(b"12345678\r\n")
+            self.assertEqual(bench.transport.producerState, "paused")
+            self.goOn()
+            self.assertEqual(bench.transport.producerState, "producing")
+
+    def test_refused(self) -> None:
+        """What is refused meanwhile is read to its end, and dropped."""
+        bench = self.begun()
+        self.follower.isBehind = True
+        bench.send(b"12345678\r\n")
+        bench.session.data._forbid(R552_TOO_LARGE)
+        self.assertEqual(bench.transport.producerState, "producing")
+        bench.send(b"12345678\r\n.\r\n")
+        self.assertEqual(bench.take()[:9], b"552 5.3.4")
 
 
 class Socket(Connection):
