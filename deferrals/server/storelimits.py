@@ -66,7 +66,7 @@ QUARTER = 4
 TRIM_SECONDS, TRIM_SPENT = 60.0, 5_000
 
 
-class _NoAnswer(Exception):
+class _NotHeard(Exception):
     """
     @ivar isMaybeDone: whether it may have been done all the same.
     """
@@ -157,7 +157,7 @@ class StoreLimits:
             return None
         try:
             return await self._answer(spending.spend, limit, key, rest, most, seconds)
-        except _NoAnswer as error:
+        except _NotHeard as error:
             if rest < 0 or not error.isMaybeDone:
                 self._arrears.missed(entry, rest, seconds, self._clock.seconds())
             if rest < 0:
@@ -198,7 +198,7 @@ class StoreLimits:
         """
         try:
             return await self._answer(function, *args, **kwargs)
-        except _NoAnswer:
+        except _NotHeard:
             return None
 
     async def _answer(
@@ -208,20 +208,20 @@ class StoreLimits:
         **kwargs: _P.kwargs,
     ) -> _T:
         """
-        @raise _NoAnswer: there is none.
+        @raise _NotHeard: there is none.
         """
         if self._clock.seconds() < self._rests:
-            raise _NoAnswer
+            raise _NotHeard
         asked = self._connection.alone(function, *args, **kwargs)
         try:
             found = await asked.addTimeout(ANSWER_SECONDS, self._clock)
         except DeferredTimeout:
             self._rests = self._clock.seconds() + REST_SECONDS
             self._say("it does not answer")
-            raise _NoAnswer(isMaybeDone=True) from None
+            raise _NotHeard(isMaybeDone=True) from None
         except SpoolError as error:
             self._say(str(error))
-            raise _NoAnswer(isMaybeDone=isinstance(error, OutcomeUnknown)) from None
+            raise _NotHeard(isMaybeDone=isinstance(error, OutcomeUnknown)) from None
         self._say("")
         return found
 

@@ -111,8 +111,7 @@ class PostgresqlSpool:
         self._own = self._threads[-1]  # the threads of the reactor may not have begun
         self._writes.begin += [CutOff().begin, prepare, self._say]
         self._claims.begin.append(_hasty)
-        self._worth = ""
-        self._me = me
+        self._worth, self._me = "", me
         self.owned = Owner(self._claims, reactor, me)
         self.owned.woken = self._woken
         self.owned.staged = lambda: len(self._staged)
@@ -124,8 +123,7 @@ class PostgresqlSpool:
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
         self._uncertain: set[int] = set()
-        self._held, self._lost = Held(), LostClaims()
-        self._floor = Floor()
+        self._held, self._lost, self._floor = Held(), LostClaims(), Floor()
         self._order = Order(
             self._writes, self._claims, self._batches, self._held, reactor, self._ledger
         )
