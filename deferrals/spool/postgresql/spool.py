@@ -126,8 +126,7 @@ class PostgresqlSpool:
         self._presence.watchers.append(self._isBack)
         self._staged: set[int] = set()
         self._uncertain: set[int] = set()
-        self._held, self._lost = Held(), LostClaims()
-        self._floor = Floor()
+        self._held, self._lost, self._floor = Held(), LostClaims(), Floor()
         self._order = Order(
             self._writes, self._claims, self._batches, self._held, reactor, self._ledger
         )
