@@ -8,6 +8,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 import unittest.mock
 from typing import Any
 
@@ -25,13 +26,14 @@ from deferrals.spool.postgresql import contents, order, queries, upkeep
 from deferrals.spool.postgresql import spool as spool_
 from deferrals.spool.postgresql.connection import Access, StoreConnection, opened
 from deferrals.spool.postgresql.ledger import ALL_SECONDS, COMMIT_SECONDS, SELECTED, timeOf
-from deferrals.spool.postgresql.owners import Identity, beat, bury
+from deferrals.spool.postgresql.owners import Identity, beat, bury, lives
 from deferrals.spool.postgresql.schema import upgrade
 from deferrals.spool.postgresql.spool import PostgresqlSpool
 from deferrals.spool.postgresql.upkeep import keepUp
 from deferrals.spool.rows import DAMAGED, QueueRow, queueRow
 from deferrals.testing import SharedSpoolContract, makeAddressees, makeEnvelope
 from tests.integration.clusters import Instance, primary
+from tests.integration.support import PATIENCE
 from tests.operations import SEQUENCES, RandomSequence, Store
 from tests.reactors import PumpedReactor
 
@@ -118,12 +120,14 @@ class StoreCase(SynchronousTestCase):
         return FrozenReactor(self.server, self.server.newSchema())
 
     def opened(
-        self, reactor: FrozenReactor, directory: str, machine: str = "mx1"
+        self, reactor: FrozenReactor, directory: str, machine: str = "mx1", seconds: float = 5.0
     ) -> PostgresqlSpool:
         """
         A spool that is open until the test ends.
+
+        @param seconds: how long a statement may take.
         """
-        access = Access(self.server.conninfo, None, reactor.schema)
+        access = Access(self.server.conninfo, None, reactor.schema, seconds)
         me = Identity(machine, 0, "1", 20.0)
         spool = PostgresqlSpool(access, me, directory, reactor, inThread)
         reactor.freeze(spool)
@@ -496,6 +500,42 @@ class LargeTests(StoreCase):
         with self.assertRaisesRegex(SpoolError, "another process"):
             reactor.result(spool.check(work))
         reactor.result(spool.stage(makeEnvelope(), message, makeAddressees("a@b.example")))
+
+
+class StoppedTests(StoreCase):
+    """
+    A process that is stopped.
+    """
+
+    def test_within(self) -> None:
+        """
+        It is found dead, also where that was in the middle of a transaction which needs it
+        alive: the server does not wait for it for ever.
+        """
+        reactor = self.anew()
+        stopped = self.opened(reactor, self.mktemp(), "mx1", seconds=0.5)
+        other = self.opened(reactor, self.mktemp(), "mx2")
+        before, goesOn = int(stopped.owner), threading.Event()
+        self.addCleanup(goesOn.set)
+
+        def isStopped(db: Any) -> None:
+            self.assertTrue(lives(db, before))
+            goesOn.wait(PATIENCE)
+
+        claimed = stopped._claims.run(isStopped)
+        failures: list[Failure] = []
+        claimed.addErrback(failures.append)
+        update = f"UPDATE {reactor.schema}.owners SET seen = '-infinity' WHERE id = %s"
+        self.server.ask(update, before)
+        ends = time.monotonic() + 20
+        dead: list[Any] = []
+        while not dead and time.monotonic() < ends:
+            dead = reactor.result(other._claims.run(bury))
+        self.assertEqual(dead, [(before, "mx1", 0)])
+        goesOn.set()
+        while not failures:
+            reactor.advance0()
+        self.assertTrue(failures[0].check(OutcomeUnknown))
 
 
 class WokenTests(StoreCase):

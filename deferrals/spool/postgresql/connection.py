@@ -5,7 +5,8 @@ come out, and whoever waits is told within the time of a statement.
 A connection that is lost, or whose peer has been silent for too long, is made again, in
 growing distances, until it is there.  Meanwhile whoever asks is told so at once
 (L{StoreAway}).  Nothing of C{libpq} notices a peer that swallows everything; so a
-statement has a time, and then its socket is shut down.
+statement has a time, and then its socket is shut down.  As long the server waits for us
+within a transaction.
 
 What a failure says of what was asked for:
 
@@ -433,7 +434,7 @@ class StoreConnection:
             raise StoreAway(_textOf(error)) from error
         self._beginning = link
         try:
-            _prepare(link, self._schema)
+            _prepare(link, self._schema, self._seconds)
             for begin in self.begin:
                 begin(link.connection)
         except Exception as error:
@@ -443,9 +444,17 @@ class StoreConnection:
         return link
 
 
-def _prepare(link: StoreLink, schema: str) -> None:
+def _prepare(link: StoreLink, schema: str, seconds: float) -> None:
+    """
+    A process that is stopped, or whose machine is gone, cannot cut a connection.  What it
+    has locked would stay so until the server notices, and it would not be found dead.
+    """
     link.connection.add_notice_handler(functools.partial(_notice, link))
     _useSchema(link.connection, schema)
+    link.connection.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, false)",
+        (f"{max(1, round(1000 * seconds))}ms",),
+    )
 
 
 def _useSchema(db: Connection, schema: str) -> None:
