@@ -1,7 +1,9 @@
 """
 Claims whose answer was not heard: what they leased is this process's, which does not
 know of it.  So it is with what was to be delivered later, and could not be written as
-such.  It is freed with the next claim, before the lease would end.
+such; with what has ended, and whose sender could not be told; with a notice of which it was
+not heard that it is written; and with what was not delivered since its content could not be
+had.  It is freed with the next claim, before the lease would end.
 """
 
 from __future__ import annotations
@@ -30,8 +32,14 @@ class LostClaims:
         """
         A claim has failed; if it was to free some, that has not come about, either.
         """
-        self._isAny = True
+        self.suspect()
         return failure
+
+    def suspect(self) -> None:
+        """
+        There may be some.
+        """
+        self._isAny = True
 
     def free(
         self, ledger: PostgresqlLedger, held: Held, others: Callable[[], Collection[int]]

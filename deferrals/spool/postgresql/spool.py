@@ -237,6 +237,7 @@ class PostgresqlSpool:
         if isThere:
             self.large.coming -= self._uncertain
             self._uncertain.clear()
+            self._lost.suspect()
             self._order.endLeases()
             self._batches.retry()
 
@@ -466,7 +467,11 @@ class PostgresqlSpool:
         fetching: Deferred[str] = message.shared(
             PostgresqlSpool, lambda _: Deferred.fromCoroutine(self.large.fetched(number, message))
         )
-        wrong = await fetching
+        try:
+            wrong = await fetching
+        except (OutcomeUnknown, StoreAway):
+            self._givenUp(work)
+            raise
         if wrong:
             logDamaged(number, wrong)
             self._batches.flush()
@@ -496,11 +501,21 @@ class PostgresqlSpool:
         self.large.coming |= coming
         try:
             return await self._recordAll(work, dispositions, inserts)
-        except OutcomeUnknown:
-            self._uncertain |= coming  # their rows may be there before all is back
+        except (OutcomeUnknown, StoreAway) as error:
+            if isinstance(error, OutcomeUnknown):
+                self._uncertain |= coming  # their rows may be there before all is back
+            if any(one.action for one in work.addressees):
+                self._givenUp(work)  # whoever tells senders does not say it again
             raise
         finally:
             self.large.coming -= coming - self._uncertain
+
+    def _givenUp(self, work: Work) -> None:
+        """
+        Nobody is at it any longer: it is to be found anew.
+        """
+        self._held.leave(work.envelope.transaction, _inHand(work))
+        self._lost.suspect()
 
     async def _recordAll(
         self, work: Work, dispositions: Mapping[Addressee, Disposition], inserts: list[Insert]
