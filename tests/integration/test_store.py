@@ -23,6 +23,7 @@ from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.interfaces import Work
 from deferrals.model.disposition import DelayNotified, NotifyThenRemove, Remove, Reschedule
 from deferrals.model.reply import Reply
+from deferrals.spool.batch import AGAIN_SECONDS
 from deferrals.spool.changes import Changes
 from deferrals.spool.postgresql import contents, order, queries, upkeep
 from deferrals.spool.postgresql import spool as spool_
@@ -680,6 +681,27 @@ class LostNoticeTests(StoreCase):
                 self.assertRaises(type(error), self.reactor.result, self.tell(work))
             self.spool._isBack(True)
         self.isTold()
+
+    def test_noRoom(self) -> None:
+        """The database had no room for the notice: that is tried again after a while."""
+        (work,) = self.reactor.result(self.spool.notices(1, self.number))
+        full = psycopg.errors.DiskFull("No space left on device")
+        with unittest.mock.patch.object(spool_, "Outcomes", side_effect=full):
+            self.assertRaises(SpoolError, self.reactor.result, self.tell(work))
+        self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
+        self.reactor.advance(AGAIN_SECONDS)
+        self.isTold()
+
+    def test_refused(self) -> None:
+        """The database refuses the notice: that is not tried again for as long as a lease."""
+        (work,) = self.reactor.result(self.spool.notices(1, self.number))
+        refused = psycopg.errors.CheckViolation("no")
+        with unittest.mock.patch.object(spool_, "Outcomes", side_effect=refused):
+            self.assertRaises(SpoolError, self.reactor.result, self.tell(work))
+        self.spool._isBack(True)
+        self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
+        self.reactor.advance(AGAIN_SECONDS)
+        self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
 
     def test_written(self) -> None:
         """It was written, and that was not heard: it is delivered at once, and none else."""

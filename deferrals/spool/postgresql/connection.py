@@ -60,6 +60,9 @@ _NOT_REPLICATED = "SyncRepWaitForLSN"
 #: The server is another one's standby by now: what it is asked for has to go elsewhere.
 _READ_ONLY = "25006"
 
+#: The class of its errors where the server lacks something.
+_LACKS = "53"
+
 #: No statement is prepared by the server because it has come often, but only where that is
 #: asked for.
 _NEVER = 1 << 30
@@ -523,6 +526,14 @@ def _isRefused(error: Exception) -> bool:
     Whether the server said itself that it has not been done.
     """
     return getattr(error, "sqlstate", None) == _READ_ONLY
+
+
+def isFull(error: SpoolError) -> bool:
+    """
+    Whether the database lacks something, for now: a disk's room, memory.
+    """
+    state = getattr(error.__cause__, "sqlstate", None) or ""
+    return str(state).startswith(_LACKS)
 
 
 @contextlib.contextmanager

@@ -8,11 +8,13 @@ had.  It is freed with the next claim, before the lease would end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 
 from twisted.python.failure import Failure
 
 from deferrals.spool import claims
+from deferrals.spool.batch import AGAIN_SECONDS
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.ledger import PostgresqlLedger
 
@@ -26,7 +28,8 @@ class LostClaims:
     """
 
     def __init__(self) -> None:
-        self._isAny = False
+        self._isAny = self._isLater = False
+        self._laterAt = math.inf
 
     def failed(self, failure: Failure) -> Failure:
         """
@@ -41,6 +44,12 @@ class LostClaims:
         """
         self._isAny = True
 
+    def suspectLater(self) -> None:
+        """
+        There may be some, which are not to be tried again at once.
+        """
+        self._isLater = True
+
     def free(
         self, ledger: PostgresqlLedger, held: Held, others: Callable[[], Collection[int]]
     ) -> None:
@@ -51,6 +60,9 @@ class LostClaims:
         @param held: what this process has in hand.
         @param others: which messages are coming, or leave.
         """
-        if self._isAny:
-            self._isAny = False
+        if self._isLater:
+            self._isLater = False
+            self._laterAt = min(self._laterAt, ledger.now + AGAIN_SECONDS)
+        if self._isAny or self._laterAt <= ledger.now:
+            self._isAny, self._laterAt = False, math.inf
             claims.free(ledger, ledger.unknown(held.pairs(), others(), _FREED))

@@ -39,7 +39,7 @@ from deferrals.spool.damage import logDamaged, logUnread
 from deferrals.spool.message import BodyWriter, Message, ownMessage
 from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
 from deferrals.spool.postgresql import ownnotes, queries
-from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
+from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection, isFull
 from deferrals.spool.postgresql.contents import SHOWN, Contents
 from deferrals.spool.postgresql.cutoff import CutOff
 from deferrals.spool.postgresql.directory import Directory
@@ -469,8 +469,8 @@ class PostgresqlSpool:
         )
         try:
             wrong = await fetching
-        except (OutcomeUnknown, StoreAway):
-            self._givenUp(work)
+        except SpoolError as error:
+            self._givenUp(work, error)
             raise
         if wrong:
             logDamaged(number, wrong)
@@ -501,21 +501,26 @@ class PostgresqlSpool:
         self.large.coming |= coming
         try:
             return await self._recordAll(work, dispositions, inserts)
-        except (OutcomeUnknown, StoreAway) as error:
+        except SpoolError as error:
             if isinstance(error, OutcomeUnknown):
                 self._uncertain |= coming  # their rows may be there before all is back
             if any(one.action for one in work.addressees):
-                self._givenUp(work)  # whoever tells senders does not say it again
+                self._givenUp(work, error)  # whoever tells senders does not say it again
             raise
         finally:
             self.large.coming -= coming - self._uncertain
 
-    def _givenUp(self, work: Work) -> None:
+    def _givenUp(self, work: Work, error: SpoolError) -> None:
         """
-        Nobody is at it any longer: it is to be found anew.
+        Nobody is at it any longer: it is to be found anew, where that may help.
         """
+        if isinstance(error, OutcomeUnknown | StoreAway):
+            self._lost.suspect()
+        elif isFull(error):
+            self._lost.suspectLater()
+        else:
+            return
         self._held.leave(work.envelope.transaction, _inHand(work))
-        self._lost.suspect()
 
     async def _recordAll(
         self, work: Work, dispositions: Mapping[Addressee, Disposition], inserts: list[Insert]
