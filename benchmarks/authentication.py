@@ -20,12 +20,11 @@ import re
 import sqlite3
 import statistics
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from benchmarks.judgements import Bench, addresses, settle
-from tests.integration.support import Dialogue, Server
+from benchmarks.judgements import Bench, addresses, answers, settle
+from tests.integration.support import Server
 from tests.integration.test_authenticate import MAIL, Introducer, records
 from tests.server.test_verifying import SignedMail
 from tests.zone import Zone
@@ -76,23 +75,7 @@ def send(port: int, to: list[str], data: bytes) -> tuple[float, int]:
 
     @return: milliseconds, and how many recipients accept.
     """
-    dialogue = Dialogue(port)
-    dialogue.reply()
-    dialogue.say("EHLO mail.list0.example", "MAIL FROM:<list@list0.example> PRDR")
-    for start in range(0, len(to), 50):
-        replies = dialogue.say(*[f"RCPT TO:<{one}>" for one in to[start : start + 50]])
-        assert all(reply.startswith("250") for reply in replies), replies
-    dialogue.say("DATA")
-    began = time.perf_counter()
-    dialogue.socket.sendall(data + b".\r\n")
-    reply = dialogue.reply()
-    replies = [reply] * len(to)
-    if reply.startswith("353"):
-        replies = [dialogue.reply() for _ in to]
-        dialogue.reply()
-    milliseconds = (time.perf_counter() - began) * 1000
-    dialogue.close()
-    assert all(reply[:3] in ("250", "550") for reply in replies), replies[:3]
+    milliseconds, replies = answers(port, "mail.list0.example", "list@list0.example", to, data)
     return milliseconds, sum(reply.startswith("250") for reply in replies)
 
 

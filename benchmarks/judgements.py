@@ -163,17 +163,30 @@ def send(port: int, to: list[str]) -> tuple[float, int]:
 
     @return: milliseconds, and how many recipients refused.
     """
+    data = message("hello\n" * 500, subject="score-five").replace(b"\n", b"\r\n") + b"\r\n"
+    milliseconds, replies = answers(port, "client.test", "me@client.test", to, data)
+    return milliseconds, sum(reply.startswith("550") for reply in replies)
+
+
+def answers(
+    port: int, hello: str, sender: str, to: list[str], data: bytes
+) -> tuple[float, list[str]]:
+    """
+    What each recipient of a message answers.
+
+    @param data: ends with an end of line.
+    @return: with the milliseconds from the end of the data to the last reply.
+    """
     dialogue = Dialogue(port)
     dialogue.reply()
-    dialogue.say("EHLO client.test", "MAIL FROM:<me@client.test> PRDR")
+    dialogue.say(f"EHLO {hello}", f"MAIL FROM:<{sender}> PRDR")
     for start in range(0, len(to), 50):
         replies = dialogue.say(*[f"RCPT TO:<{one}>" for one in to[start : start + 50]])
         assert all(reply.startswith("250") for reply in replies), replies
     (go,) = dialogue.say("DATA")
     assert go.startswith("354"), go
-    data = message("hello\n" * 500, subject="score-five").replace(b"\n", b"\r\n")
     began = time.perf_counter()
-    dialogue.socket.sendall(data + b"\r\n.\r\n")
+    dialogue.socket.sendall(data + b".\r\n")
     reply = dialogue.reply()
     replies = [reply] * len(to)
     if reply.startswith("353"):
@@ -182,7 +195,7 @@ def send(port: int, to: list[str]) -> tuple[float, int]:
     milliseconds = (time.perf_counter() - began) * 1000
     dialogue.close()
     assert all(reply[:3] in ("250", "550") for reply in replies), replies[:3]
-    return milliseconds, sum(reply.startswith("550") for reply in replies)
+    return milliseconds, replies
 
 
 @attrs.frozen

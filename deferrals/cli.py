@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     send.add_argument("--ask", choices=_FORMS, default="auto", help="the extension to ask for")
     send.add_argument("--verbose", "-v", action="store_true", help="show the dialogue")
     addDkim(commands, published_)
-    addInit(commands, checkConfigFile)
+    addInit(commands, wrongIn, checkConfigFile)
     addPasswd(commands)
     addPlugins(commands)
     addCluster(commands)
@@ -143,6 +143,21 @@ def checkConfigFile(arguments: argparse.Namespace) -> int:
     rules, listeners = len(config.recipients), len(config.listen)
     say(f"{arguments.file}: good: {listeners} listeners, {rules} rules for recipients")
     return 0
+
+
+def wrongIn(path: str, text: str) -> Sequence[tuple[str, str]]:
+    """
+    What is wrong with a configuration that is not in its file yet.
+
+    @return: the key and what was expected there, for each problem.
+    """
+    from twisted.internet import reactor
+
+    try:
+        checkConfig(load(path, stagePlugins(), text), reactor)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def published_(config: Config, places: Sequence[str]) -> Sequence[Sequence[bytes] | LookupFailed]:

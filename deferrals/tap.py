@@ -4,6 +4,7 @@ C{twistd deferrals}: options, and the service made from them.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -293,6 +294,15 @@ def logObserver() -> ILogObserver:
     return observer
 
 
+def _exitFailed() -> None:
+    """
+    End with 1: as the last of what is done at the exit, but for what began before.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
+
+
 class StartError(Exception):
     """
     The server cannot start.
@@ -304,11 +314,14 @@ class _Running(Protocol):
     What a process runs: a server, or the parent of several.
 
     @ivar config: the configuration that is in force.
-    @ivar settled: is told when it has started, and why it has not.
+    @ivar settled: is told when it has started, or waits for what it needs; and why it has
+        not: that, too, if it has waited.
+    @ivar reloaded: is called when a reload has given it another configuration.
     """
 
     config: Config
     settled: Callable[[Failure | None], object]
+    reloaded: Callable[[], object]
 
     @property
     def addresses(self) -> Sequence[IAddress]:
@@ -346,15 +359,27 @@ class _Process(service.Service):
         self.whole = whole
         self.reactor = reactor
         self._options = options
-        self._settled = False
+        self._settled = self._isUp = False
         self._failure: Failure | None = None
         self._watchdog: LoopingCall | None = None
         self._reaping: LoopingCall | None = None
         self._rotating: LoopingCall | None = None
+        self._remarked: frozenset[tuple[str, str]] = frozenset()
         whole.settled = self._settle
+        whole.reloaded = self._remark
 
     def _settle(self, failure: Failure | None) -> None:
         self._failure, self._settled = failure, True
+        if self._isUp and failure is not None:
+            self._fall()
+
+    def _fall(self) -> None:
+        """
+        It has waited, and in vain.  twistd ends with 0 in every other case in which its
+        reactor was stopped.
+        """
+        atexit.register(_exitFailed)
+        self._stopReactor()
 
     def privilegedStartService(self) -> None:
         """
@@ -387,6 +412,7 @@ class _Process(service.Service):
             return
         if self._failure is not None:
             self._cannotStart(self._failure.getErrorMessage())
+        self._isUp = True
         self._introduce()
         self._options.signals.answer(signal.SIGHUP, self._hangup)
         self._options.signals.answer(signal.SIGUSR1, self._reopenLog)
@@ -454,14 +480,24 @@ class _Process(service.Service):
         _logging.reopen()
         self.whole.logReopened()
 
+    def _remark(self) -> None:
+        """
+        Say what the configuration has that is hardly meant, as far as that is new.
+        """
+        config = self.whole.config
+        found = (
+            *remarks(config),
+            *keyRemarks(config),
+            *webRemarks(config),
+            *mailboxRemarks(config, User.current()),
+        )
+        for key, remark in found:
+            if (key, remark) not in self._remarked:
+                _log.warn("{key}: {remark}", key=key, remark=remark)
+        self._remarked = frozenset(found)
+
     def _introduce(self) -> None:
-        for key, remark in (
-            *remarks(self.whole.config),
-            *keyRemarks(self.whole.config),
-            *webRemarks(self.whole.config),
-            *mailboxRemarks(self.whole.config, User.current()),
-        ):
-            _log.warn("{key}: {remark}", key=key, remark=remark)
+        self._remark()
         for rule in self.whole.config.recipients:
             _log.info(
                 "mail for {match}: policy {policy}, {where}",

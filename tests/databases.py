@@ -9,12 +9,24 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from deferrals.spool.batch import Value, WriteBatch
-from deferrals.spool.rows import QUEUED, RELEASED, Lease, insertion
+from deferrals.spool.batch import Insert, Value, WriteBatch
+from deferrals.spool.rows import QUEUED, RELEASED, STAGED, Lease, insertion
 from deferrals.spool.sqlite.ledger import SqliteLedger
 from deferrals.spool.sqlite.schema import prepare
 from deferrals.spool.sqlite.writing import apply
 from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
+
+
+def insert(*addresses: str, state: int = STAGED, lease: Lease = Lease("us", 300.0)) -> Insert:
+    """
+    A message to be staged, at the time 0.
+    """
+    return insertion(
+        *(makeEnvelope(), makeMessage(), makeAddressees(*addresses)),
+        state=state,
+        now=0.0,
+        lease=lease,
+    )
 
 
 class DatabaseCase(SynchronousTestCase):
@@ -34,16 +46,13 @@ class DatabaseCase(SynchronousTestCase):
         @param columns: of its recipients: by default they are queued, and due.
         @return: its number.
         """
-        envelope, lease = makeEnvelope(), Lease("another", 0.0)
-        insert = insertion(
-            envelope, makeMessage(), makeAddressees(*addresses), state=state, now=0.0, lease=lease
-        )
-        apply(WriteBatch(inserts=[insert]), self.db)
+        message = insert(*addresses, state=state, lease=Lease("another", 0.0))
+        apply(WriteBatch(inserts=[message]), self.db)
         values: dict[str, Value] = {"status": QUEUED, "owner": None, "due": 0.0, **columns}
-        self.change(envelope.transaction, **values)
+        self.change(message.number, **values)
         if values["status"] == QUEUED:
             self.waitFor(str(values.get("destination", "")), float(values["due"] or 0.0))
-        return envelope.transaction
+        return message.number
 
     def waitFor(self, name: str, due: float) -> None:
         """

@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import Any
 
+import attrs
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import fail
@@ -310,7 +311,7 @@ class Reactor(Clock):
         self.did.append(("when running", function))
 
     def stop(self) -> None:
-        """Nothing runs."""
+        self.did.append("stopped")
 
 
 class ServerTests(SynchronousTestCase):
@@ -391,6 +392,20 @@ class ServerTests(SynchronousTestCase):
             self.start()
             self.assertEqual(self.reactor.did, [("when running", self.server._stopReactor)])
 
+    def test_inVain(self) -> None:
+        """One that has waited, and cannot run after all, ends with 1."""
+        registered: list[Any] = []
+        self.patch(tap.atexit, "register", registered.append)
+        self.start()
+        self.assertNotIn("stopped", self.reactor.did)
+        self.server._settle(Failure(SpoolError("no space left")))
+        self.assertEqual(self.reactor.did[-1], "stopped")
+        self.assertEqual(registered, [tap._exitFailed])
+        ended: list[int] = []
+        self.patch(tap.os, "_exit", ended.append)
+        tap._exitFailed()
+        self.assertEqual(ended, [1])
+
     def taken(self) -> None:
         def taken(service: Any) -> None:
             raise CannotListenError("127.0.0.1", 25, OSError(98, "in use"))
@@ -455,6 +470,28 @@ class ServerTests(SynchronousTestCase):
         self.assertTrue(self.said[0].startswith("mail for "))
         self.assertIn("maildir", self.said[0])
         self.assertIn(" send --to 127.0.0.1:2525 ", self.said[-1])
+
+    def test_remarks(self) -> None:
+        """What is hardly meant is said at the start, and by a reload as far as it is new."""
+        self.start()
+        self.assertEqual(self.warned("policies."), [])
+        whole = self.server.whole
+        config = whole.config
+        for names, said in (
+            (["one"], ["one"]),
+            (["one", "two"], ["two"]),
+            ([], []),
+            (["one"],) * 2,
+        ):
+            del self.said[:]
+            more = dict.fromkeys(names, config.policies["open"])
+            whole.config = attrs.evolve(config, policies={**config.policies, **more})
+            whole.reloaded()
+            found = [f"policies.{name}: no rule has it" for name in said]
+            self.assertEqual(self.warned("policies."), found)
+
+    def warned(self, key: str) -> list[str]:
+        return [line for line in self.said if line.startswith(key)]
 
     def test_manager(self) -> None:
         """The service manager hears of the start when mail can be taken, and of the stop."""

@@ -6,6 +6,9 @@ what another thread says, and all that comes when the reactor stops; and cost a
 fraction of what Twisted's own formatting does: a busy server logs thousands of lines
 per second.
 
+What cannot be written is named in a line of its own, and takes no other line with it:
+anybody's events come here, with any values.
+
 A JSON object has C{time} (RFC 3339, UTC), C{level}, C{logger} and C{text}, the
 line that the plain log would show; beside them, the keys of the event as
 L{deferrals.smtp.server.maillog} and the others name them.
@@ -20,6 +23,7 @@ import json
 import math
 import re
 import string
+import time
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from operator import itemgetter
@@ -28,6 +32,8 @@ from typing import Any, Protocol
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python import threadable
+from twisted.python.failure import Failure
+from twisted.python.reflect import safe_repr
 from zope.interface import implementer
 
 from deferrals.logger import isPlain
@@ -63,7 +69,22 @@ class Lines(Protocol):
 #: So many formats are remembered.
 _FORMATS = 500
 
-_encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
+#: So many characters of a format that cannot be written are shown.
+_FORMAT_SHOWN = 200
+
+
+def _shown(value: object) -> str:
+    """
+    Anything as text, even if it has none.
+    """
+    try:
+        return str(value)
+    except Exception:  # its own code fails
+        text: str = safe_repr(value)
+        return text
+
+
+_encode = json.JSONEncoder(default=_shown, separators=(",", ":")).encode
 
 
 def _ofFloat(value: float) -> str:
@@ -121,10 +142,11 @@ def _members(keys: tuple[str, ...]) -> tuple[str, Callable[[LogEvent], tuple[obj
 
 def _plainText(event: LogEvent) -> str:
     """
-    The text of an event that L{isPlain}.
+    The text of an event whose format is a plain one, as ours are.
     """
-    taken = _taken(event["log_format"])
-    return _text(event) if taken is None else taken[0] % taken[1](event)
+    format: str = event["log_format"]
+    taken = _taken(format)
+    return format.format_map(event) if taken is None else taken[0] % taken[1](event)
 
 
 class _Seconds:
@@ -154,16 +176,12 @@ class _Seconds:
 
 def _text(event: LogEvent) -> str:
     """
-    The event as a line; our own formats are plain ones.
+    The event as a line, which may have anything in it.
     """
     if str(event.get("log_namespace", "")).startswith("deferrals"):
         try:
-            format: str = event["log_format"]
-            taken = _taken(format)
-            if taken is None:
-                return format.format_map(event)
-            return taken[0] % taken[1](event)
-        except (KeyError, AttributeError, IndexError, TypeError, ValueError):
+            return _plainText(event)
+        except Exception:  # a format, or a value, that Twisted knows to name
             pass
     return formatEvent(event)
 
@@ -174,10 +192,30 @@ def _traceback(event: LogEvent) -> list[str]:
     """
     if "log_failure" not in event and "traceback" not in event:
         return []
-    failure = event.get("log_failure")
-    if failure is not None:
-        return cleanedLines(failure.getTraceback())
-    return [cleaned(str(line)) for line in event.get("traceback", ())]
+    found = event.get("log_failure")
+    if found is None:
+        found = event.get("traceback")
+    if found is None:
+        return []
+    if isinstance(found, list | tuple):
+        return [cleaned(_shown(line)) for line in found]
+    return cleanedLines(found.getTraceback() if isinstance(found, Failure) else _shown(found))
+
+
+def _unwritable(event: LogEvent, error: Exception) -> LogEvent:
+    """
+    What is logged in the place of an event that makes no line.
+    """
+    names = [key for key in event if isinstance(key, str)]
+    return {
+        "log_time": time.time(),
+        "log_level": LogLevel.error,
+        "log_namespace": __name__,
+        "log_format": "an event could not be written ({error}): {what}, with {names}",
+        "error": type(error).__name__,
+        "what": cleaned(_shown(event.get("log_format"))[:_FORMAT_SHOWN]),
+        "names": cleaned(" ".join(names)),
+    }
 
 
 def _isAboutPorts(event: LogEvent) -> bool:
@@ -193,11 +231,22 @@ class _Observer:
     """
     @param file: where lines are written.
     @param later: calls a function in the next turn of the reactor.
+    @param worker: which process of several says it.
     """
 
-    def __init__(self, file: Lines, later: Callable[[Callable[[], None]], object]) -> None:
+    #: In which its times are; by default in the local one.
+    zone: datetime.tzinfo | None = None
+
+    def __init__(
+        self,
+        file: Lines,
+        later: Callable[[Callable[[], None]], object],
+        worker: int | None = None,
+    ) -> None:
         self._file = file
         self._later = later
+        self._worker = worker
+        self._seconds = _Seconds(self.zone)
         self._waiting: list[LogEvent | str] = []
         self._isLast = False
         atexit.register(self.flush)
@@ -213,10 +262,10 @@ class _Observer:
             return
         if self._isLast or not isInIOThread():
             # No turn of the reactor ends with it, perhaps for minutes.
-            self._file.write(self.line(event))
+            self._file.write(self._made(self.line, event))
             self._file.flush()
             return
-        self._waiting.append(event if isPlain(event) else self.line(event))
+        self._waiting.append(event if isPlain(event) else self._made(self.line, event))
         if level in _AT_ONCE:
             self.flush()
         elif len(self._waiting) == 1:
@@ -234,6 +283,15 @@ class _Observer:
         """
         return self.line(event)
 
+    def _made(self, line: Callable[[LogEvent], str], event: LogEvent) -> str:
+        """
+        What is written for an event, whatever is in it.
+        """
+        try:
+            return line(event)
+        except Exception as error:  # others have their own values, which do as they like
+            return self.line(_unwritable(event, error))
+
     def last(self) -> None:
         """
         The reactor stops: no further turn ends, so each line is written at once.
@@ -247,7 +305,8 @@ class _Observer:
         """
         waiting, self._waiting = self._waiting, []
         if waiting:  # otherwise the file may have been closed
-            lines = [one if isinstance(one, str) else self.plainLine(one) for one in waiting]
+            make = self.plainLine
+            lines = [one if isinstance(one, str) else self._made(make, one) for one in waiting]
             self._file.write("".join(lines))
             self._file.flush()
 
@@ -255,19 +314,7 @@ class _Observer:
 class PlainObserver(_Observer):
     """
     Lines for people.
-
-    @param worker: which process of several says it.
     """
-
-    def __init__(
-        self,
-        file: Lines,
-        later: Callable[[Callable[[], None]], object],
-        worker: int | None = None,
-    ) -> None:
-        super().__init__(file, later)
-        self._own = "" if worker is None else f" worker {worker}"
-        self._seconds = _Seconds()
 
     def line(self, event: LogEvent) -> str:
         """
@@ -275,7 +322,7 @@ class PlainObserver(_Observer):
         worker's number, and the text.
         """
         text = "\n\t".join([*cleanedLines(_text(event)), *_traceback(event)])
-        return self._stamped(event, text)
+        return self._stamped(event, text, cleaned(_shown(event.get("log_namespace", "-"))))
 
     def plainLine(self, event: LogEvent) -> str:
         """
@@ -283,38 +330,27 @@ class PlainObserver(_Observer):
         """
         try:
             text = _plainText(event)
-        except (KeyError, ValueError, TypeError):  # no format, or a bad one
+        except Exception:  # no format, or a bad one
             return self.line(event)
-        return self._stamped(event, text)
+        return self._stamped(event, text, event["log_namespace"])
 
-    def _stamped(self, event: LogEvent, text: str) -> str:
+    def _stamped(self, event: LogEvent, text: str, logger: str) -> str:
         when = event["log_time"]
         second = int(when)
         before, after = self._seconds.text(second)
         level = event.get("log_level", LogLevel.info)
         mark = "" if level is LogLevel.info else f" {level.name}"
-        logger = event.get("log_namespace", "-")
+        own = "" if self._worker is None else f" worker {self._worker}"
         thousandth = int((when - second) * 1000)
-        return f"{before}{thousandth:03d}{after} [{logger}{self._own}{mark}] {text}\n"
+        return f"{before}{thousandth:03d}{after} [{logger}{own}{mark}] {text}\n"
 
 
 class JSONObserver(_Observer):
     """
     Lines for machines.
-
-    @param worker: which process of several says it.
     """
 
-    def __init__(
-        self,
-        file: Lines,
-        later: Callable[[Callable[[], None]], object],
-        worker: int | None = None,
-    ) -> None:
-        super().__init__(file, later)
-        self._own = {} if worker is None else {"worker": worker}
-        self._ownMember = "" if worker is None else f',"worker":{worker}'
-        self._seconds = _Seconds(datetime.UTC)
+    zone = datetime.UTC
 
     def line(self, event: LogEvent) -> str:
         """
@@ -325,8 +361,9 @@ class JSONObserver(_Observer):
             "level": event.get("log_level", LogLevel.info).name,
             "logger": event.get("log_namespace", ""),
             "text": "\n".join(cleanedLines(_text(event))),
-            **self._own,
         }
+        if self._worker is not None:
+            line["worker"] = self._worker
         traceback = _traceback(event)
         if traceback:
             line["traceback"] = "\n".join(traceback)
@@ -335,7 +372,10 @@ class JSONObserver(_Observer):
             for key, value in event.items()
             if not key.startswith("log_") and key not in _LEGACY and key not in line
         }
-        octets = _encode({**line, **said})
+        try:
+            octets = _encode({**line, **said})
+        except TypeError:  # of a key that is no text
+            octets = "\\"
         if "\\" in octets or "\x7f" in octets:  # otherwise there is nothing to clean
             octets = _encode({**line, **_cleanedValue(said)})
         return octets + "\n"
@@ -348,14 +388,15 @@ class JSONObserver(_Observer):
         members = _members(tuple(event))
         try:
             if members is not None:
+                own = "" if self._worker is None else f',"worker":{self._worker}'
                 values = [_SCALARS[type(value)](value) for value in members[1](event)]
                 text = encode_basestring_ascii(_plainText(event))
                 return (
                     f'{{"time":"{self._time(event["log_time"])}"'
                     f',"level":"{event["log_level"].name}","logger":"{event["log_namespace"]}"'
-                    f',"text":{text}{self._ownMember}{members[0] % tuple(values)}}}\n'
+                    f',"text":{text}{own}{members[0] % tuple(values)}}}\n'
                 )
-        except (KeyError, ValueError, TypeError):  # a value of another type, or a bad format
+        except Exception:  # a value of another type, or a bad format
             pass
         return self.line(event)
 
@@ -376,7 +417,7 @@ def _cleanedValue(value: Any) -> Any:
     A value that JSON has, or anything that can be shown as text: others log, too.
     """
     if isinstance(value, dict):
-        return {cleaned(str(key)): _cleanedValue(one) for key, one in value.items()}
+        return {cleaned(_shown(key)): _cleanedValue(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_cleanedValue(one) for one in value]
-    return value if value is None or isinstance(value, int | float) else cleaned(str(value))
+    return value if value is None or isinstance(value, int | float) else cleaned(_shown(value))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -152,7 +152,9 @@ class MailService(service.Service):
     @param parts: what it does not have of its own.
     @ivar config: the one that is in force.
     @ivar server: the server itself.
-    @ivar settled: is told when it has started, and why it has not.
+    @ivar settled: is told when it has started, or waits for its database; and why it has
+        not: that, too, if it has waited.
+    @ivar reloaded: is called when a reload has given it another configuration.
     @ivar reloads: for one at a time.
     @ivar rates: how much happens in a minute.
     """
@@ -169,7 +171,9 @@ class MailService(service.Service):
     ) -> None:
         self.config = config
         self.reactor = reactor
+        self._isSettled = self._isEnding = False
         self.settled: Callable[[Failure | None], object] = lambda failure: None
+        self.reloaded: Callable[[], object] = lambda: None
         self._parts, self._reload = parts, reload
         self.reloads = DeferredLock()
         own = parts.notes or Notes(reactor), parts.limits or SharedLimits(reactor)
@@ -259,8 +263,8 @@ class MailService(service.Service):
     def _spool(self, worker: int) -> str | ISpool:
         config = self.config
         directory = config.spoolOf(worker)
-        company = None if self._shared is None else self._shared.company
-        return spoolFor(config.spool, config.baseDir, directory, self._services, worker, company)
+        own = config.spool, config.baseDir, directory, self._services, worker
+        return spoolFor(*own, self._shared, self._waits)
 
     @property
     def addresses(self) -> Sequence[IAddress]:
@@ -306,27 +310,53 @@ class MailService(service.Service):
         Deferred.fromCoroutine(self._begin()).addCallbacks(self.started, self.failed)
 
     async def _begin(self) -> MailServer:
-        if self._shared is not None:
-            await self._shared.open()
-            if self.config.web is not None:
-                self._shared.key.start()
-        return await self.server.start()
+        shared = self._shared
+        if shared is not None and self.config.spool.use == "sqlite":
+            await shared.open()  # otherwise the queue opens it
+        server = await self.server.start()
+        if shared is not None and self.config.web is not None:
+            shared.key.start()
+        return server
+
+    def _waits(self) -> None:
+        """
+        The database is away: the process is there all the same, and for operators.
+        """
+        _log.warn("no mail is taken until the database is there", event="start", state="waiting")
+        self.server.waits()
+        self._appear()
+        self._settle(None)
+
+    def _settle(self, failure: Failure | None) -> None:
+        self._isSettled = True
+        self.settled(failure)
 
     def started(self, server: MailServer) -> None:
         """
         Mail can be taken.
         """
+        if self._isSettled:
+            _log.info("mail is taken", event="start", state="started")
         for number in leftBy(self.config, self._parts.worker or 0):
             server.drain(number, self.config.spoolOf(number))
         if self.running and server.queue is not None:
-            inThread = self._services.inThread
-            seen = self._recent, self._refusals.desk
-            own = Operator(server.queue, inThread, self.describe, self.reload, *seen)
-            self._own = own
             self._refusals.start()
-            self.rates.start()
-            self._control = (self._parts.operators or self._listen)(partial(self._operators, own))
-        self.settled(None)
+        self._appear()
+        if not self._isSettled:
+            self._settle(None)
+
+    def _appear(self) -> None:
+        """
+        Be there for operators.
+        """
+        queue = self.server.queue
+        if self._own is not None or not self.running or queue is None:
+            return
+        inThread = self._services.inThread
+        seen = self._recent, self._refusals.desk
+        own = self._own = Operator(queue, inThread, self.describe, self.reload, *seen)
+        self.rates.start()
+        self._control = (self._parts.operators or self._listen)(partial(self._operators, own))
 
     def _operators(self, own: Operator) -> dict[int, Called | None]:
         found: dict[int, Called | None] = {self._parts.worker or 0: own}
@@ -357,11 +387,13 @@ class MailService(service.Service):
         """
         There is no spool, and so no mail: called once, instead of running.
         """
-        _log.critical("cannot run without a spool: {error}", error=failure.getErrorMessage())
-        self.settled(failure)
+        if not self._isEnding:  # nobody waits for it any longer
+            _log.critical("cannot run without a spool: {error}", error=failure.getErrorMessage())
+            self._settle(failure)
 
     def stopService(self) -> Deferred[None]:
         service.Service.stopService(self)
+        self._isEnding = True
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -388,7 +420,9 @@ class MailService(service.Service):
         return self.reloads.run(lambda: Deferred.fromCoroutine(self._reloadWhole()))
 
     async def _reloadWhole(self) -> list[str]:
-        return await self.commit(await self.prepare())
+        later = await self.commit(await self.prepare())
+        self.reloaded()
+        return later
 
     async def prepare(self) -> Change:
         """
@@ -563,27 +597,41 @@ def checkConfig(config: Config, reactor: Any) -> Mapping[str, IDeliveryStage]:
 
     @param reactor: the global one, whose type Twisted says in part only.
     @return: the deliveries, by name.
-    @raise ConfigError: a stage does not want its settings, or an endpoint is
-        none.
+    @raise ConfigError: with the first problem of each kind: a stage does not want its
+        settings, a certificate is none; and all endpoints that are none.
     """
-    problems = []
+    problems = [*_problems(config, reactor)]
+    services = _services(config, reactor, (Notes(reactor), SharedLimits(reactor)), None)
+    stages: list[StageSet] = []
+    for step in (
+        lambda: listenerSettings(config, Keyring(config.baseDir, reactor)),
+        lambda: checkWeb(config, reactor),
+        lambda: signingKeys(config),
+        lambda: templatesOf(config),
+        lambda: stages.append(StageSet(config, services)),
+    ):
+        try:
+            step()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(config.path, problems)
+    return stages[0].deliveries
+
+
+def _problems(config: Config, reactor: IReactor) -> Iterable[tuple[str, str]]:
+    """
+    What is wrong with what no other module builds.
+    """
     for index, listener in enumerate(config.listen):
         try:
             serverEndpoint(reactor, listener.endpoint)
         except Exception as error:
-            problems.append((f"listen[{index}].endpoint", f"expected {error}"))
+            yield f"listen[{index}].endpoint", f"expected {error}"
     if os.path.lexists(config.stateDir) and not os.path.isdir(config.stateDir):
-        problems.append(("state_dir", f"expected a directory: {config.stateDir} is none"))
+        yield "state_dir", f"expected a directory: {config.stateDir} is none"
     if config.spool.password_file is not None:
         try:
             readSecret(os.path.join(config.baseDir, config.spool.password_file))
         except (OSError, ValueError) as error:
-            problems.append(("spool.password_file", f"expected a readable file: {error}"))
-    if problems:
-        raise ConfigError(config.path, problems)
-    listenerSettings(config, Keyring(config.baseDir, reactor))
-    checkWeb(config, reactor)
-    signingKeys(config)
-    templatesOf(config)
-    services = _services(config, reactor, (Notes(reactor), SharedLimits(reactor)), None)
-    return StageSet(config, services).deliveries
+            yield "spool.password_file", f"expected a readable file: {error}"

@@ -35,6 +35,7 @@ from deferrals.errors import ConfigError, ListenError
 from deferrals.interfaces import IReactor
 from deferrals.logger import Logger
 from deferrals.model.json import JSON
+from deferrals.model.sasl import SaslError, saslprep
 from deferrals.model.status import Status
 from deferrals.model.web import WebSettings
 from deferrals.operator.control import Partial, Result
@@ -339,7 +340,7 @@ class WebPort:
             file = PasswordFile(path, self._services.inThread)
             throttle = Throttle(self._services.limits, config.limits, self._reactor)
             users = _PasswordUsers(file, Authenticator([file], throttle))
-        operators = frozenset(settings.operators)
+        operators = frozenset(map(_login, settings.operators))
         counted = self._seen.counted
         return Visitors(self._sessions, users, operators, settings.isSecure, counted)
 
@@ -414,8 +415,18 @@ def webRemarks(config: Config) -> list[tuple[str, str]]:
         known = readPasswords(os.path.join(config.baseDir, settings.users))
     except (OSError, ValueError):
         return []  # others say so
-    missing = [one for one in settings.operators if one not in known]
+    missing = [one for one in settings.operators if _login(one) not in known]
     return [("web.operators", f"{one} is none of the users in {settings.users}") for one in missing]
+
+
+def _login(name: str) -> str:
+    """
+    A name as whoever has logged in with it is called; another spelling of it is no login.
+    """
+    try:
+        return saslprep(name)
+    except SaslError:  # nobody can have it
+        return name
 
 
 def sourcesOf(server: MailServer) -> Sources:

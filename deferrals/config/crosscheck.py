@@ -184,15 +184,15 @@ def remarks(config: Config) -> list[Problem]:
         taken literally.
     """
     found = []
-    before: list[tuple[int, Pattern]] = []
+    before: dict[Pattern, int] = {}
     for index, rule in enumerate(config.recipients):
         pattern = Pattern.parse(rule.match)
-        reached = next((other for other, one in before if one.covers(pattern)), None)
+        reached = min((before[one] for one in pattern.covering() if one in before), default=None)
         if reached is not None:
             what = f"recipients[{reached}] is for all of these already: this rule is never asked"
             found.append((f"recipients[{index}].match", what))
         if rule.allow is None:
-            before.append((index, pattern))
+            before.setdefault(pattern, index)
     used = {rule.policy for rule in config.recipients}
     found += [
         (f"policies.{name}", "no rule has it") for name in config.policies if name not in used

@@ -25,6 +25,12 @@ from deferrals.model.text import cleaned
 #: So many refusals a digest shows; the page behind its link has more.
 MOST_ENTRIES = 100
 
+#: So many characters of each text of a refusal it shows: what is longer has a gap, so that
+#: a domain, and the reference of a reply, are still there.
+MOST_CHARACTERS = 100
+
+_HALF = MOST_CHARACTERS // 2
+
 #: The names of the templates, and what may stand in them.
 TEXT, HTML = "digest.txt", "digest.html"
 NAMES = frozenset({"recipient", "count", "since", "until", "hostname", "link", "entries"})
@@ -110,7 +116,7 @@ class Digest:
         For readers without HTML.
         """
         link = f"{_HOW}:\n{self.url}\n" if self.url else ""
-        entries = "\n".join(_entry(one) for one in self.refusals)
+        entries = "\n".join(_entry(_bounded(one)) for one in self.refusals)
         return self.templates.text.substitute(self._values(link, entries, cleaned))
 
     @property
@@ -119,7 +125,7 @@ class Digest:
         For the others.
         """
         link = f'<p><a href="{_escaped(self.url)}">{_HOW}</a>.</p>' if self.url else ""
-        rows = "".join(_row(one) for one in self.refusals)
+        rows = "".join(_row(_bounded(one)) for one in self.refusals)
         head = "".join(f"<th>{name}</th>" for name in ("When", "Sender", "Answer"))
         entries = f'<table border="1"><tr>{head}</tr>{rows}</table>'
         return self.templates.html.substitute(self._values(link, entries, _escaped))
@@ -154,6 +160,33 @@ class Digest:
         message.set_content(self.text, cte="base64")
         message.add_alternative(self.html, subtype="html", cte="base64")
         return bytes(message)
+
+
+def _bounded(one: Refusal) -> Refusal:
+    """
+    As much of it as is shown: it is a sender who says how long it is.
+    """
+    return attrs.evolve(
+        one,
+        sender=_part(one.sender),
+        client=_part(one.client),
+        hostname=_part(one.hostname),
+        headerFrom=None if one.headerFrom is None else _part(one.headerFrom),
+        subject=None if one.subject is None else _part(one.subject),
+        reply=_part(one.reply),
+        rule=_part(one.rule),
+    )
+
+
+def _part(text: str) -> str:
+    """
+    @return: its beginning and its end, clean.
+    """
+    if len(text) <= MOST_CHARACTERS:
+        text = cleaned(text)  # which may be longer
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return f"{cleaned(text[:_HALF])[:_HALF]}\u2026{cleaned(text[-_HALF:])[1 - _HALF :]}"
 
 
 def _entry(one: Refusal) -> str:

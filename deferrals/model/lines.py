@@ -15,6 +15,9 @@ _LINE_END = re.compile(rb"\r{0,%d}\n|\r" % _MAX_CRS)
 #: The same; and after a bare LF, the first of two dots is stuffing.
 _STUFFED_LINE_END = re.compile(rb"(?<!\r)\n\.(?=\.)|\r{0,%d}\n|\r" % _MAX_CRS)
 
+_BARE_CR = re.compile(rb"\r(?!\n)")
+_BARE_LF = re.compile(rb"\n(?<!\r\n)")
+
 #: What may be one thing with what comes next.
 _OPEN = re.compile(rb"(?:(?<!\r)\n\.?|\r{1,%d})\Z" % _MAX_CRS)
 _OPEN_OCTETS = _MAX_CRS + 2
@@ -24,8 +27,9 @@ def hasBare(data: bytes) -> bool:
     """
     Whether there is a CR or an LF that is not part of a CRLF.
     """
-    # All that is not text, in one sweep, is twice what the pairs are.
-    return len(data) - len(data.translate(None, b"\r\n")) != 2 * data.count(b"\r\n")
+    # A search that begins with one octet is a fast one, and takes half of the time that
+    # counting pairs does.
+    return _BARE_CR.search(data) is not None or _BARE_LF.search(data) is not None
 
 
 def normalised(data: bytes) -> bytes:

@@ -111,7 +111,8 @@ class Refusal:
     @ivar hostname: the client's name; empty where it is not known.
     @ivar headerFrom: the From field; C{None} where that is not kept.
     @ivar subject: the Subject; C{None} where that is not kept.
-    @ivar stage: C{"envelope"} or C{"content"}.
+    @ivar kind: of the stages that refused it: C{"envelope"} or C{"content"}; what policies
+        call the stage itself is L{Refuse.stage<deferrals.model.verdict.Refuse>}.
     @ivar policy: the recipient's; empty where none is known.
     @ivar rule: what decided.
     @ivar score: the score that did, if one did.
@@ -127,7 +128,7 @@ class Refusal:
     hostname: str = ""
     headerFrom: str | None = None
     subject: str | None = None
-    stage: str = "content"
+    kind: str = "content"
     policy: str = ""
     rule: str = ""
     score: float | None = None
@@ -153,7 +154,7 @@ class Refusal:
             "hostname": self.hostname,
             "header_from": self.headerFrom,
             "subject": self.subject,
-            "stage": self.stage,
+            "stage": self.kind,
             "policy": self.policy,
             "rule": self.rule,
             "score": self.score,
@@ -179,7 +180,7 @@ class Refusal:
                 hostname=str(data.get("hostname", "")),
                 headerFrom=_optional(data.get("header_from")),
                 subject=_optional(data.get("subject")),
-                stage=str(data.get("stage", "content")),
+                kind=str(data.get("stage", "content")),
                 policy=str(data.get("policy", "")),
                 rule=str(data.get("rule", "")),
                 score=float(score) if isinstance(score, int | float) else None,

@@ -344,6 +344,7 @@ R421_TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, closing the connect
 R421_TOO_MANY_COMMANDS = Reply(421, "4.7.0", "too many commands on one connection")
 R421_TOO_MANY_MESSAGES = Reply(421, "4.7.0", "too many messages on one connection, make a new one")
 R421_TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "too many connections, try again later")
+R421_EARLY = Reply(421, "4.3.2", "mail cannot be taken here yet, try again later")
 R421_NO_WORKER = Reply(421, "4.3.2", "no process is here to take mail, try again in a moment")
 R421_NO_DESCRIPTOR = Reply(421, "4.3.2", "too many open files here, try again later")
 R421_TOO_MANY_FROM_YOU = Reply(421, "4.7.0", "too many connections from your address")

@@ -68,8 +68,8 @@ class WebSettings:
         C{/metrics}; read again when it changes.
     @ivar users: a file made by C{deferrals passwd}: who may see the pages; without it
         all who reach them.
-    @ivar operators: which of them may change the queue; without any, that is for the
-        command line.
+    @ivar operators: which of them may change the queue, in any form of Unicode; without
+        any, that is for the command line.
     """
 
     endpoint: str

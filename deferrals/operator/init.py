@@ -10,14 +10,15 @@ import json
 import os
 import string
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from deferrals import durable
 from deferrals.config.tables import defaultHostname
 from deferrals.model.address import AddressError, normalDomain
+from deferrals.model.text import hasControls
 from deferrals.operator.output import complain, say
 
 if TYPE_CHECKING:
@@ -46,6 +47,27 @@ policy = {policy}
 deliver = "behind"
 
 """
+
+
+#: Says what is wrong with the text of a configuration, for the path it will have: the
+#: key and what was expected there.
+Wrong: TypeAlias = Callable[[str, str], Sequence[tuple[str, str]]]
+
+#: Reads C{arguments.file}, says what is wrong, and gives an exit status.
+Check: TypeAlias = Callable[[argparse.Namespace], int]
+
+#: Which option a key of the configuration has its value from.
+_OPTIONS_OF = {
+    "hostname": "hostname",
+    "state_dir": "state-dir",
+    "listen[0].endpoint": "listen",
+    "deliveries.behind": "behind",
+    "deliveries.smarthost": "smarthost",
+    "deliveries.out": "smarthost",
+}
+
+#: What names a file that may come, or be mended, when the configuration is there.
+_LATER = ("tls.certificate",)
 
 
 @attrs.frozen
@@ -129,11 +151,12 @@ _DESCRIPTIONS = {
 }
 
 
-def addCommand(commands: Commands, check: Callable[[argparse.Namespace], int]) -> None:
+def addCommand(commands: Commands, wrong: Wrong, check: Check) -> None:
     """
     Add C{init} to the command line.
 
-    @param check: the command that reads C{arguments.file}, and says what is wrong.
+    @param wrong: asked before anything is written.
+    @param check: the command that follows.
     """
     init = commands.add_parser(
         "init",
@@ -152,10 +175,12 @@ def addCommand(commands: Commands, check: Callable[[argparse.Namespace], int]) -
         for question in questions:
             note = f" ({question.default})" if question.default else ""
             one.add_argument(f"--{question.name}", metavar="TEXT", help=question.text + note)
-        one.set_defaults(run=lambda arguments: run(arguments, check), explain=False, uid=None)
+        one.set_defaults(
+            run=lambda arguments: run(arguments, wrong, check), explain=False, uid=None
+        )
 
 
-def run(arguments: argparse.Namespace, check: Callable[[argparse.Namespace], int]) -> int:
+def run(arguments: argparse.Namespace, wrong: Wrong, check: Check) -> int:
     """
     The command.
 
@@ -167,6 +192,7 @@ def run(arguments: argparse.Namespace, check: Callable[[argparse.Namespace], int
         answers = {one.key: _answer(one, arguments) for one in KINDS[arguments.kind]}
         answers["mail"] = os.path.join(_DATA if _isService(arguments.file) else "", "mail/{local}")
         text = configuration(arguments.kind, answers)
+        _refuse(wrong(arguments.file, text))
         _write(arguments.file, text)
     except (EOFError, KeyboardInterrupt):
         complain("nothing was written")
@@ -200,7 +226,34 @@ def _answer(question: Question, arguments: argparse.Namespace) -> str:
         said = default
     if said is None or (not said and default is None):
         raise ValueError(f"--{question.name} is needed: {question.text}")
+    if not _isText(said):
+        raise ValueError(f"--{question.name}: expected text in UTF-8")
     return said
+
+
+def _isText(said: str) -> bool:
+    """
+    Whether its octets were text; those that were not stand for themselves in an option.
+    """
+    try:
+        said.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse(problems: Iterable[tuple[str, str]]) -> None:
+    """
+    @param problems: by key of the configuration.
+    @raise ValueError: one of them is there because of an answer, and stays.
+    """
+    lines = []
+    for key, expected in problems:
+        if key not in _LATER:
+            option = _OPTIONS_OF.get(key)
+            lines.append(f"{key if option is None else f'--{option}'}: {expected}")
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 def _ask(text: str, default: str | None) -> str | None:
@@ -290,13 +343,15 @@ def _smarthost(answers: Mapping[str, str]) -> str:
     """
     The delivery to everywhere else.
 
-    @raise ValueError: the smarthost has no port.
+    @raise ValueError: the smarthost has no port, or the user's name is none.
     """
     host, colon, port = answers["smarthost"].rpartition(":")
     if not answers["smarthost"]:
         return 'use = "mx"'
     if not (host and colon and port.isdigit()):
         raise ValueError("--smarthost: expected HOST:PORT")
+    if hasControls(answers["user"]):
+        raise ValueError("--user: expected a name on one line")
     lines = ['use = "smtp"', f"endpoint = {quoted(f'tcp:{host}:{port}')}"]
     if answers["user"]:
         lines += [

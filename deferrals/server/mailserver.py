@@ -385,6 +385,7 @@ class MailServer(service.Service):
         except BaseException:
             await self.listeners.close()
             raise
+        self._connections.isEarly = False
         self._services.admissions.read()
         await self._services.ownLimits.load()
         await self._secret.load()
@@ -395,6 +396,12 @@ class MailServer(service.Service):
             raise
         self._isUp = True
         return self
+
+    def waits(self) -> None:
+        """
+        The queue cannot be had yet: whoever connects is turned away until it can.
+        """
+        self._connections.isEarly = True
 
     def drain(self, worker: int, directory: str) -> None:
         """
@@ -466,6 +473,7 @@ class MailServer(service.Service):
         return self._stopped.wait()
 
     async def _stop(self, graceSeconds: float) -> None:
+        self._queue.giveUp()
         isOpen = await self._isOpen()
         await self.listeners.close()
         await self.listeners.shutdown(graceSeconds)

@@ -229,6 +229,13 @@ class Queue:
         """
         return not (any(await self.spool.waiting()) or (self.view and await self.view.aside()))
 
+    def giveUp(self) -> None:
+        """
+        A start that waits for something is to end.
+        """
+        if isinstance(self.spool, PostgresqlSpool):
+            self.spool.giveUp()
+
     def stop(self) -> Deferred[None]:
         """
         @return: a Deferred that fires when what was begun has ended, and the

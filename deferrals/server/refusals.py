@@ -79,7 +79,7 @@ class _Happened:
     time: float
     envelope: Envelope
     recipient: Recipient
-    stage: str
+    kind: str
     verdict: Refuse
     message: IMessage | None
 
@@ -168,7 +168,7 @@ class Refusals:
         self,
         envelope: Envelope,
         recipient: Recipient,
-        stage: str,
+        kind: str,
         verdict: Refuse,
         message: IMessage | None,
     ) -> None:
@@ -177,7 +177,7 @@ class Refusals:
         """
         if not self.settings.keep or not verdict.reply.isPermanent:
             return  # one that is refused for now comes again by itself
-        told = _Happened(timeOfDay(self._reactor), envelope, recipient, stage, verdict, message)
+        told = _Happened(timeOfDay(self._reactor), envelope, recipient, kind, verdict, message)
         if len(self._waiting) >= MOST_WAITING:
             self._dropped += 1
             return
@@ -207,7 +207,7 @@ class Refusals:
     async def _look(self, told: _Happened) -> None:
         recipient = told.recipient
         route = recipient.route or self._people.routeOf(recipient.address)
-        if route is None or (told.stage == "envelope" and not await self._counts(told, route)):
+        if route is None or (told.kind == "envelope" and not await self._counts(told, route)):
             return
         user, _ = recipient.routed(route).parted()
         proofs = await withDeadline(
@@ -246,7 +246,7 @@ class Refusals:
             hostname=short(envelope.client.hostname),
             headerFrom=fields.get("from") if settings.header_from else None,
             subject=fields.get("subject") if settings.subject else None,
-            stage=told.stage,
+            kind=told.kind,
             policy=route.policy,
             rule=short(verdict.why),
             score=verdict.score,

@@ -46,6 +46,7 @@ class SharedStore:
     @ivar notes: those that all machines share, and its own.
     @ivar limits: those that hold for all machines.
     @ivar company: who shares it.
+    @ivar presence: whether the database is there, for all that this process has in it.
     @ivar key: what links are signed with.
     """
 
@@ -61,11 +62,13 @@ class SharedStore:
     ) -> None:
         access = Access.of(settings, baseDir)
         self._thread = OwnThread(reactor, "deferrals-notes")
-        self._presence = Presence(reactor)
+        self.presence = Presence(reactor)
+        self._presence = Presence(reactor, self.presence)
         self._connection = StoreConnection(access, self._thread, reactor, self._presence, _NOTES)
         self._connection.begin += [_preparing(settings), _visible]
         self._asked = onDemand(settings, baseDir, reactor, self._presence)
         self._reactor = reactor
+        self._hasBegun = False
         self.key = StoreKey(self._asked, reactor)
         self.notes = SharedNotes(own, self._connection, reactor)
         self.company = Company(sharers)
@@ -78,10 +81,14 @@ class SharedStore:
         """
         A database that is away need not be waited for: mail is taken without it.
 
-        @raise SpoolError: this version cannot use what is there.
+        @raise SpoolError: what is there cannot be used; called again it is waited for.
         """
-        with contextlib.suppress(StoreAway):  # that was logged, and it is tried again
-            await self._connection.open()
+        if self._hasBegun:  # that was in vain, and it is tried again
+            await self._connection.there()
+        else:
+            self._hasBegun = True
+            with contextlib.suppress(StoreAway):  # that was logged, and it is tried again
+                await self._connection.open()
         self.notes.start()
         self.limits.start()
         if self._owner is not None:
@@ -126,7 +133,7 @@ class SharedStore:
             status.show("owner", self._owner.describe)
 
     def _describe(self) -> dict[str, object]:
-        state = "working" if self._presence.isThere else "resting"
+        state = "working" if self._hasBegun and self._presence.isThere else "resting"
         return {"state": state, "last_error": self._presence.why}
 
 
@@ -176,13 +183,15 @@ def spoolFor(
     directory: str,
     services: Services,
     worker: int,
-    company: Company | None = None,
+    shared: SharedStore | None = None,
+    waits: Callable[[], object] | None = None,
 ) -> str | ISpool:
     """
     Where the queue of a worker is.
 
     @param directory: that of its own spool, if it has one.
-    @param company: is to know who shares the database.
+    @param shared: what else is shared in the database; it is opened with the queue.
+    @param waits: is told if the start waits for the database; without it, the start fails.
     """
     if settings.use == "sqlite":
         return directory
@@ -195,12 +204,15 @@ def spoolFor(
         services.status,
         settings.upgrade,
         directoryOf(settings, baseDir),
+        None if shared is None else shared.presence,
     )
     if spool.large.directory is not None:
         services.status.show("contents", spool.large.directory.describe)
     services.status.show("owner", spool.owned.describe)
-    if company is not None:
-        company.follow(spool.owned)
+    spool.beginning.waits = waits
+    if shared is not None:
+        shared.company.follow(spool.owned)
+        spool.beside = shared.open
     return spool
 
 

@@ -3,7 +3,8 @@ Limits that hold for all machines which share a database.
 
 What is spent (logins that fail, what users send) is counted in the database, and by this
 machine, too: what is too much for one machine is too much for all, and is not asked for.
-While the database is away, or does not answer in time, this machine's own count stands.
+While the database is away, or does not answer in time, this machine's own count stands;
+what was given back meanwhile is given back there when it answers again.
 
 What is there at once:
 
@@ -24,14 +25,15 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from deferrals.errors import SpoolError
+from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.interfaces import ILimits
 from deferrals.logger import Logger
+from deferrals.model.arrears import Arrears
 from deferrals.model.windows import KEYS
 from deferrals.server.company import Company
 from deferrals.server.limits import KEYS_OF
@@ -64,6 +66,16 @@ QUARTER = 4
 TRIM_SECONDS, TRIM_SPENT = 60.0, 5_000
 
 
+class _NothingSaid(Exception):
+    """
+    @ivar isMaybeDone: whether it may have been done all the same.
+    """
+
+    def __init__(self, isMaybeDone: bool = False) -> None:
+        super().__init__()
+        self.isMaybeDone = isMaybeDone
+
+
 @implementer(ILimits)
 class StoreLimits:
     """
@@ -87,6 +99,8 @@ class StoreLimits:
         self._unsettled: set[tuple[str, str]] = set()
         self._spent = 0
         self._rests = 0.0
+        self._arrears = Arrears(KEYS)
+        self._paying: IDelayedCall | None = None
         self._trimming = LoopingCall(self._trim)
         self._trimming.clock = clock
         company.watchers.append(self._others)
@@ -103,6 +117,8 @@ class StoreLimits:
         """
         if self._trimming.running:
             self._trimming.stop()
+        if self._paying is not None and self._paying.active():
+            self._paying.cancel()
 
     def used(self, limit: str) -> dict[str, int]:
         """
@@ -121,13 +137,55 @@ class StoreLimits:
     async def _spend(self, limit: str, key: str, amount: int, most: int, seconds: float) -> bool:
         if not await self._own.spend(limit, key, amount, most, seconds):
             return False
-        found = await self._asked(spending.spend, limit, key, amount, most, seconds)
+        found = await self._spendForAll(limit, key, amount, most, seconds)
         if found is False and amount > 0:
             await self._own.spend(limit, key, -amount, most, seconds)
         self._spent += 1
         if self._spent >= TRIM_SPENT:
             self._trim()
         return found is not False
+
+    async def _spendForAll(
+        self, limit: str, key: str, amount: int, most: int, seconds: float
+    ) -> bool | None:
+        """
+        @return: C{None} where there is no answer.
+        """
+        entry = limit, key
+        rest = self._arrears.rest(entry, amount, seconds, self._clock.seconds())
+        if rest == 0 and amount < 0:
+            return None
+        try:
+            return await self._answer(spending.spend, limit, key, rest, most, seconds)
+        except _NothingSaid as error:
+            if rest < 0 or not error.isMaybeDone:
+                self._arrears.missed(entry, rest, seconds, self._clock.seconds())
+            if rest < 0:
+                self._payLater()
+            return None
+
+    def _payLater(self) -> None:
+        if self._paying is None or not self._paying.active():
+            self._paying = self._clock.callLater(REST_SECONDS, self._pay)
+
+    def _pay(self) -> None:
+        """
+        Give back what could not be given back when it was known.
+        """
+        for (limit, key), amount, seconds in self._arrears.owed(self._clock.seconds()):
+            d = self._connection.alone(spending.spend, limit, key, amount, 0, seconds)
+            d.addErrback(self._notPaid, (limit, key), amount, seconds)
+
+    def _notPaid(
+        self, failure: Failure, entry: tuple[str, str], amount: int, seconds: float
+    ) -> None:
+        """
+        The database is away still; what may have been done is not done once more.
+        """
+        failure.trap(SpoolError)
+        if failure.check(StoreAway):
+            self._arrears.missed(entry, amount, seconds, self._clock.seconds())
+            self._payLater()
 
     async def _asked(
         self,
@@ -138,18 +196,32 @@ class StoreLimits:
         """
         @return: C{None} where there is no answer.
         """
-        if self._clock.seconds() < self._rests:
+        try:
+            return await self._answer(function, *args, **kwargs)
+        except _NothingSaid:
             return None
+
+    async def _answer(
+        self,
+        function: Callable[Concatenate[Connection, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """
+        @raise _NothingSaid: there is none.
+        """
+        if self._clock.seconds() < self._rests:
+            raise _NothingSaid
         asked = self._connection.alone(function, *args, **kwargs)
         try:
             found = await asked.addTimeout(ANSWER_SECONDS, self._clock)
         except DeferredTimeout:
             self._rests = self._clock.seconds() + REST_SECONDS
             self._say("it does not answer")
-            return None
+            raise _NothingSaid(isMaybeDone=True) from None
         except SpoolError as error:
             self._say(str(error))
-            return None
+            raise _NothingSaid(isMaybeDone=isinstance(error, OutcomeUnknown)) from None
         self._say("")
         return found
 

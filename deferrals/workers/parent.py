@@ -58,6 +58,7 @@ class Parent(service.Service):
     @param reload: reads the configuration again, or raises L{ConfigError}.
     @param command: begins a worker.
     @ivar settled: is told when all have started, and why they have not.
+    @ivar reloaded: is called when a reload has given them another configuration.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Parent(service.Service):
     ) -> None:
         self.config = config
         self.settled: Callable[[Failure | None], object] = lambda failure: None
+        self.reloaded: Callable[[], object] = lambda: None
         self._reactor = reactor
         self._reload = reload
         self._command = command
@@ -311,6 +313,7 @@ class Parent(service.Service):
         for remark in remarks:
             _log.warn("{remark}", remark=remark)
         _log.info("configuration reloaded")
+        self.reloaded()
         return remarks
 
     async def _prepared(

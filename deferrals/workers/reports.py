@@ -53,9 +53,9 @@ class Reporter:
 
     def start(self) -> None:
         """
-        From now on.
+        Now, and from now on.
         """
-        d = self._loop.start(REPORT_SECONDS, now=False)
+        d = self._loop.start(REPORT_SECONDS)
         d.addErrback(lambda failure: _log.failure("nothing is reported", failure))
 
     async def stop(self) -> None:

@@ -164,7 +164,9 @@ class Worker(service.Service):
         self._forget()  # a reload that was under way may not have come to its end
 
     def _isSettled(self, failure: Failure | None) -> None:
-        if failure is None:
+        if self._settled.called:  # it has waited, and in vain
+            self._end()
+        elif failure is None:
             self._reporter.start()
             self._settled.callback(None)
         else:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from signal import Signals
 from typing import Any
+from unittest import mock
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -30,6 +31,26 @@ class Text(str):
     """
 
 
+class Hostile:
+    """
+    A value that raises, whatever is asked of it.
+    """
+
+    def __str__(self) -> str:
+        raise RuntimeError("on purpose")
+
+    __repr__ = __str__
+
+
+class Endless(list[Any]):
+    """
+    A list that is in itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__([self])
+
+
 #: Names that values have in events; JSON lines have some of their own.
 NAMES = ["one", "two", "time", "text", "worker", "message", "traceback", "log_x", "a b", "\u202e"]
 
@@ -47,6 +68,13 @@ VALUES = st.recursive(
         st.lists(some, max_size=2) | st.dictionaries(st.text(max_size=3), some, max_size=2)
     ),
     max_leaves=4,
+)
+
+
+#: What others may give a key that they should not set, or not like this; the class for
+#: one of it, so that an example can be shown.
+UNEXPECTED = VALUES | st.sampled_from(
+    [{("a",): 1}, {1}, object, Hostile, Endless(), 10**5000, ValueError("a\nb")]
 )
 
 
@@ -228,8 +256,6 @@ class LogTests(SynchronousTestCase):
         An event with a name, most of which take a shorter way, is written with the same
         octets as any other; and these are what C{json.dumps} makes of it.
         """
-        if "traceback" in said:
-            said = {**said, "traceback": ["Traceback", "ValueError: a\x9b"]}
         taken: list[Any] = []
         logger = OwnLogger(namespace="deferrals.test", observer=taken.append)
         logger.tell(Status(), "{event} {one}", **{"event": "untold", "one": 1, **said})
@@ -243,6 +269,57 @@ class LogTests(SynchronousTestCase):
         moment = datetime.datetime.fromtimestamp(when, datetime.UTC)
         self.assertEqual(found["time"], moment.isoformat(timespec="milliseconds"))
         self.assertFalse([one for one in strings(found) if set(one) & set("\x9b\u202e\x7f\ud800")])
+
+    @given(
+        st.dictionaries(
+            st.sampled_from([*NAMES, "log_failure", "log_format", "log_flattened", "isError"]),
+            UNEXPECTED,
+        ),
+        st.dictionaries(
+            st.sampled_from(["log_time", "log_level", "log_namespace", "log_logger"]), UNEXPECTED
+        ),
+        st.booleans(),
+    )
+    @example({"traceback": None}, {}, True)
+    @example({"traceback": "one\ntwo"}, {}, True)
+    @example({"log_failure": "none"}, {}, False)
+    @example({"one": Hostile}, {}, True)
+    @example({"one": Endless()}, {}, True)
+    @example({"one": {("a",): 1}}, {}, False)
+    @example({}, {"log_level": None}, True)
+    @example({}, {"log_time": None}, True)
+    @example({"event": "untold", "one": 10**5000}, {}, True)
+    def test_unexpected(self, said: dict[str, Any], own: dict[str, Any], isTold: bool) -> None:
+        """An event with any values at all has its lines, and takes no other one with it."""
+        given = {**({"event": "untold"} if isTold else {}), **said, **own}
+        given = {key: Hostile() if one is Hostile else one for key, one in given.items()}
+        for kind in (PlainObserver, JSONObserver):
+            file, turns = io.StringIO(), list[Any]()
+            observer = kind(file, turns.append)
+            with mock.patch.object(log, "isInIOThread", lambda: True):
+                logger = OwnLogger(namespace="deferrals.test", observer=observer)
+                logger.info("before {n}", event="untold", n=1)
+                taken: list[Any] = []
+                OwnLogger(namespace="deferrals.test", observer=taken.append).info("{one}")
+                observer({**taken[0], **given})
+                logger.info("after {n}", event="untold", n=2)
+            for turn in turns:
+                turn()
+            lines = [line for line in file.getvalue().splitlines() if line[:1] != "\t"]
+            self.assertEqual(len(lines), 3, lines)
+            self.assertIn("before 1", lines[0])
+            self.assertIn("after 2", lines[2])
+            if kind is JSONObserver:
+                self.assertEqual(len([json.loads(line) for line in lines]), 3)
+            file.getvalue().encode("utf-8")
+
+    def test_unwritable(self) -> None:
+        """What makes no line is named: what was raised, its format, and its keys."""
+        self.logger(JSONObserver).info("{one} was", one=Endless())
+        said = json.loads(self.written())
+        self.assertEqual((said["level"], said["logger"]), ("error", "deferrals.app.log"))
+        self.assertRegex(said["text"], r"^an event could not be written \(\w+\): {one} was, with ")
+        self.assertIn("one", said["names"].split())
 
     def test_others(self) -> None:
         """Other people's events are formatted the way they expect."""

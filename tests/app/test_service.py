@@ -14,6 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 
 from deferrals.app import service as module
 from deferrals.app.service import (
@@ -119,6 +120,35 @@ class MailServiceTests(ConfigCase):
         self.assertEqual(self.said, ["cannot run without a spool: no space left"])
         self.assertEqual(self.ports, [])
 
+    def test_waits(self) -> None:
+        """
+        While the database is waited for the server is there for operators, turns away who
+        connects, and counts as started.
+        """
+        settled: list[Any] = []
+        self.service.settled = settled.append
+        self.service.startService()
+        self.service._waits()
+        self.assertEqual((settled, len(self.ports)), ([None], 1))
+        self.assertTrue(self.service.server._connections.isEarly)
+        self.assertEqual(self.said, ["no mail is taken until the database is there"])
+        self.started.callback(self.service.server)
+        self.assertEqual((settled, len(self.ports)), ([None], 1))
+        self.assertEqual(self.said[1:], ["mail is taken"])
+
+    def test_waitsInVain(self) -> None:
+        """What goes wrong after all is told; but not where the wait was ended."""
+        for isEnded in (False, True):
+            settled: list[Any] = []
+            self.service.settled = settled.append
+            self.service.startService()
+            self.service._waits()
+            if isEnded:
+                self.service.stopService()
+            self.service.failed(Failure(SpoolError("no space left")))
+            self.assertEqual(len(settled), 1 if isEnded else 2)
+        self.assertEqual(self.said.count("cannot run without a spool: no space left"), 1)
+
     def test_listeners(self) -> None:
         """Each listener of the configuration is the server's, before it listens."""
         names: list[str] = []
@@ -166,7 +196,10 @@ class MailServiceTests(ConfigCase):
     def test_reload(self) -> None:
         """A reload gives the server other stages, limits and listeners."""
         self.following = self.config(max_delivering="7")
+        told: list[Config] = []
+        self.service.reloaded = lambda: told.append(self.service.config)
         (given,) = self.replaced()
+        self.assertEqual(told, [self.following])
         self.assertEqual(given["maxDelivering"], 7)
         self.assertEqual(self.replacements, [["tcp:2525"]])
         self.assertEqual(self.steps, ["prepare", "commit"])

@@ -90,7 +90,7 @@ class KeyTests(ConfigCase):
     def problemsOf(self, config: Config) -> list[str]:
         error = self.assertRaises(ConfigError, signingKeys, config)
         again = self.assertRaises(ConfigError, checkConfig, config, Clock())
-        self.assertEqual(str(error), str(again))
+        self.assertLessEqual(set(error.problems), set(again.problems))
         return [f"{key}: {text}" for key, text in error.problems]
 
     def test_kinds(self) -> None:

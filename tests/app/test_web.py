@@ -305,6 +305,19 @@ class PagesTests(WebPortCase):
         self.assertEqual(webRemarks(config), [])
         self.assertEqual(webRemarks(self.config()), [])
 
+    def test_spelledOperators(self) -> None:
+        """An operator is named in any form of Unicode, and so are users; one that none can be."""
+        users = self.users(**{"j\u00f6rg": "secret"})
+        for operator, isOne in (("j\u00f6rg", True), ("jo\u0308rg", True), ("\ue000", False)):
+            config = self.config(8025, f'{users}operators = ["{operator}"]\n')
+            self.assertEqual(len(webRemarks(config)), 0 if isOne else 1)
+            self.change(config)
+            for user in ("j%C3%B6rg", "jo%CC%88rg"):
+                cookie = f"Cookie: {self.login(user, 'secret')}"
+                said = self.ask_("/queue/release", "POST", "all=1", cookie)
+                self.assertEqual("Only operators" not in said, isOne, (operator, user))
+                self.assertIn("This form is not from here" if isOne else "403 Forbidden", said)
+
     def test_badUsers(self) -> None:
         """A file that is none of passwords."""
         path = self.mktemp()

@@ -8,6 +8,7 @@ import os
 
 from deferrals.config.crosscheck import aliasRemarks, remarks
 from tests.configs import LISTEN, RULES, ConfigCase
+from tests.work import linesRun
 
 
 def listening(*endpoints: str) -> str:
@@ -121,6 +122,21 @@ class RemarkTests(ConfigCase):
             ("*@x.example home", "*@x.example"),
         ):
             self.assertEqual(self.remarks(before, behind), [])
+
+    def test_manyRules(self) -> None:
+        """What is said of four times as many rules takes four times as long: a reload says it."""
+        few, many = (
+            self.load(
+                f"{LISTEN}[policies.gone]\nenvelope = 'refuse'\n"
+                + "".join(
+                    f"[[recipients]]\nmatch = 'u{n}@d{n}.x.example'\npolicy = 'gone'\n"
+                    for n in range(count)
+                )
+            )
+            for count in (50, 200)
+        )
+        remarks(few)
+        self.assertLess(linesRun(remarks, many), 5 * linesRun(remarks, few))
 
     def stageRemarks(self, content: str, deliver: str, check: str = "") -> list[tuple[str, str]]:
         """Of one policy's content, and one rule's delivery and check."""

@@ -36,7 +36,7 @@ from tests.crash.explained import UNDER_WAY_SECONDS, Nap
 from tests.crash.rig import isWorth, screams
 from tests.crash.sleeping import send, sleep
 from tests.crash.traffic import Sender
-from tests.integration.support import PATIENCE, until
+from tests.integration.support import PATIENCE, greeting, until
 
 #: So many talk to each machine at once.
 SENDERS = 2
@@ -255,7 +255,7 @@ class ClusterRig:
             node.instance.start()
 
     def useUp(self) -> None:
-        """Others have all connections: one server makes its own again, and one cannot start."""
+        """Others have all connections: one server makes its own again, and one starts."""
         import psycopg
 
         conninfo, taken = self.world.primary.instance.conninfo, []
@@ -276,14 +276,22 @@ class ClusterRig:
             restarted.start()
             self.events.append(time.monotonic())
             self._isRefused("connections", self.world.machines[1:])
-            code = restarted.process.wait(PATIENCE)
-            self.events.append(time.monotonic())
-            if code != 1:
-                self._isWrong(f"{restarted.name} has started: {code}")
-            self._saysNo(self.world.machines[1])
+            self._turnsAway(restarted)
+            for machine in self.world.machines:
+                self._saysNo(machine)
         for one in taken:
             one.close()
-        restarted.start()
+
+    def _turnsAway(self, machine: Machine) -> None:
+        """
+        A machine has started without its database, and takes no connection.
+        """
+        port, ends = machine.world.ports["plain"], time.monotonic() + PATIENCE
+        while not (said := greeting(port)).startswith(b"421 4.3.2") and time.monotonic() < ends:
+            self.events.append(time.monotonic())
+            time.sleep(0.1)  # it has begun to listen, and has not asked yet
+        if not said.startswith(b"421 4.3.2"):
+            self._isWrong(f"{machine.name} greets: {said!r}")
 
     def _saysNo(self, machine: Machine) -> None:
         """

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import hashlib
+import json
 import os
 import pwd
 import re
@@ -14,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from string import Template
 from unittest import SkipTest
 
 from deferrals.stages.content.match.findings import EICAR, GTUBE
@@ -125,25 +127,96 @@ class Daemon:
             return ""
 
 
+#: The configuration of each rspamd, before its own.
+_FRAME = """
+options {
+  pidfile = "$DIR/run/rspamd.pid";
+  control_socket = "$DIR/run/control.sock mode=0600";
+  tempdir = "$DIR/run";
+  cache_file = "$DIR/db/symbols.cache";
+  hs_cache_dir = "$DIR/db/";
+  history_file = "$DIR/db/history";
+  stats_file = "$DIR/db/stats.ucl";
+  url_tld = "$DIR/tld.dat";
+  filters = "$FILTERS";
+  explicit_modules = $MODULES;
+  allow_raw_input = true;
+  $OPTIONS
+  dns { nameserver = $NAMESERVER; timeout = $PATIENCE; retransmits = 1; sockets = 1; }
+}
+logging { type = "file"; filename = "$DIR/rspamd.log"; level = "info"; }
+worker "normal" { bind_socket = "127.0.0.1:$PORT"; count = 1; }
+modules { $PATHS }
+"""
+
+#: Rules on the Subject, and what they come to.
+_SUBJECTS = """
+settings {
+  strict { id = "strict"; priority = low; apply { scores { TEST_FIVE = 9.0; } } }
+  personal { priority = low; rcpt = "personal@example.net"; apply { scores { TEST_FIVE = 1.5; } } }
+}
+actions { reject = 15; add_header = 6; greylist = null; }
+regexp {
+  TEST_FIVE = { re = "Subject=/score-five/i"; score = 5.0; group = "test"; }
+  TEST_TWO = { re = "Subject=/score-two/i"; score = 2.0; group = "test"; }
+  TEST_TWENTY = { re = "Subject=/score-twenty/i"; score = 20.0; group = "test"; }
+  TEST_SOFT = { re = "Subject=/score-soft/i"; score = 1.0; group = "test"; }
+  TEST_FORCED = { re = "Subject=/score-forced/i"; score = 1.0; group = "test"; }
+  TEST_GREY = { re = "Subject=/score-grey/i"; score = 1.0; group = "test"; }
+}
+force_actions {
+  rules {
+    SOFT { action = "soft reject"; expression = "TEST_SOFT"; message = "come back later"; }
+    FORCED { action = "reject"; expression = "TEST_FORCED"; message = "not from you"; }
+    GREY { action = "greylist"; expression = "TEST_GREY"; }
+  }
+}
+milter_headers { use = ["x-spamd-bar"]; skip_local = false; skip_authenticated = false; }
+"""
+
+
 class Rspamd(Daemon):
     """
     rspamd with three rules on the Subject: C{score-five}, C{score-twenty},
     and C{score-soft}, which is a C{soft reject}.
 
+    @param nameserver: which it asks; by default none that answers.
+    @cvar modules: written in Lua, which it has; C{further} ones need not be named.
+    @cvar inOptions: further lines of its section C{options}.
+    @cvar own: its configuration, beside the frame.
     @ivar url: its normal worker.
     """
 
     what = "rspamd"
+    filters = "regexp"
+    modules: tuple[str, ...] = ("settings",)
+    further: tuple[str, ...] = ("force_actions", "milter_headers")
+    domains = "com\nnet\norg\n"
+    inOptions = ""
+    own = _SUBJECTS
+
+    def __init__(self, case: IntegrationCase, nameserver: str = "") -> None:
+        self.nameserver = nameserver
+        super().__init__(case)
 
     def prepare(self) -> None:
         self.program = program("rspamd")
         self.url = f"http://127.0.0.1:{self.port}"
         for name in ("db", "run"):
             os.mkdir(os.path.join(self.directory, name))
-        self.write("tld.dat", "com\nnet\norg\n")
-        self.config = self.write(
-            "rspamd.conf", _RSPAMD.replace("$DIR", self.directory).replace("$PORT", str(self.port))
-        )
+        self.write("tld.dat", self.domains)
+        paths = [f"/usr/share/rspamd/plugins/{name}.lua" for name in self.modules + self.further]
+        values = {
+            "DIR": self.directory,
+            "PORT": str(self.port),
+            "FILTERS": self.filters,
+            "MODULES": json.dumps(self.modules),
+            "NAMESERVER": json.dumps([self.nameserver or "127.0.0.1:1"]),
+            "OPTIONS": self.inOptions,
+            "PATIENCE": "9s" if self.nameserver else "0.1s",
+            "PATHS": " ".join(f'path = "{path}";' for path in paths),
+        }
+        self.config = self.write("rspamd.conf", Template(_FRAME).substitute(values) + self.own)
 
     def argv(self) -> list[str]:
         root = ["-i"] if os.getuid() == 0 else []
@@ -168,67 +241,10 @@ class Rspamd(Daemon):
 class VerifyingRspamd(Rspamd):
     """
     rspamd that looks at signatures only, and so is there at once.
-
-    @param nameserver: which it asks.
     """
 
-    def __init__(self, case: IntegrationCase, nameserver: str) -> None:
-        self.nameserver = nameserver
-        super().__init__(case)
-
-    def prepare(self) -> None:
-        super().prepare()
-        with open(self.config, encoding="utf-8") as file:
-            text = file.read()
-        text = text.replace('filters = "regexp"', 'filters = "dkim"')
-        text = text.replace('"127.0.0.1:1"]; timeout = 0.1s', f'"{self.nameserver}"]; timeout = 9s')
-        self.write("rspamd.conf", f"{text}dkim {{ }}\n")
-
-
-_RSPAMD = """
-options {
-  pidfile = "$DIR/run/rspamd.pid";
-  control_socket = "$DIR/run/control.sock mode=0600";
-  tempdir = "$DIR/run";
-  cache_file = "$DIR/db/symbols.cache";
-  hs_cache_dir = "$DIR/db/";
-  history_file = "$DIR/db/history";
-  stats_file = "$DIR/db/stats.ucl";
-  url_tld = "$DIR/tld.dat";
-  filters = "regexp";
-  explicit_modules = ["settings"];
-  allow_raw_input = true;
-  dns { nameserver = ["127.0.0.1:1"]; timeout = 0.1s; retransmits = 1; sockets = 1; }
-}
-logging { type = "file"; filename = "$DIR/rspamd.log"; level = "info"; }
-worker "normal" { bind_socket = "127.0.0.1:$PORT"; count = 1; }
-modules {
-  path = "/usr/share/rspamd/plugins/settings.lua";
-  path = "/usr/share/rspamd/plugins/force_actions.lua";
-  path = "/usr/share/rspamd/plugins/milter_headers.lua";
-}
-settings {
-  strict { id = "strict"; priority = low; apply { scores { TEST_FIVE = 9.0; } } }
-  personal { priority = low; rcpt = "personal@example.net"; apply { scores { TEST_FIVE = 1.5; } } }
-}
-actions { reject = 15; add_header = 6; greylist = null; }
-regexp {
-  TEST_FIVE = { re = "Subject=/score-five/i"; score = 5.0; group = "test"; }
-  TEST_TWO = { re = "Subject=/score-two/i"; score = 2.0; group = "test"; }
-  TEST_TWENTY = { re = "Subject=/score-twenty/i"; score = 20.0; group = "test"; }
-  TEST_SOFT = { re = "Subject=/score-soft/i"; score = 1.0; group = "test"; }
-  TEST_FORCED = { re = "Subject=/score-forced/i"; score = 1.0; group = "test"; }
-  TEST_GREY = { re = "Subject=/score-grey/i"; score = 1.0; group = "test"; }
-}
-force_actions {
-  rules {
-    SOFT { action = "soft reject"; expression = "TEST_SOFT"; message = "come back later"; }
-    FORCED { action = "reject"; expression = "TEST_FORCED"; message = "not from you"; }
-    GREY { action = "greylist"; expression = "TEST_GREY"; }
-  }
-}
-milter_headers { use = ["x-spamd-bar"]; skip_local = false; skip_authenticated = false; }
-"""
+    filters = "dkim"
+    own = "dkim { }\n"
 
 
 class StockRspamd(Rspamd):

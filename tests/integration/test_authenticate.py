@@ -438,21 +438,18 @@ class DMARCRspamd(Rspamd):
     rspamd with all that judges where mail comes from.
     """
 
-    def __init__(self, case: Any, nameserver: str) -> None:
-        self._nameserver = nameserver
-        super().__init__(case)
-
-    def prepare(self) -> None:
-        super().prepare()
-        text = _RSPAMD
-        for name, value in (
-            ("DIR", self.directory),
-            ("PORT", self.port),
-            ("DNS", self._nameserver),
-        ):
-            text = text.replace(f"${name}", str(value))
-        self.write("tld.dat", "example\n")
-        self.write("rspamd.conf", text)
+    filters = "dkim"
+    modules = ("arc", "spf", "dmarc")
+    further = ()
+    domains = "example\n"
+    inOptions = 'local_addrs = ["192.0.2.255/32"];'
+    own = """
+actions { reject = 1000; add_header = null; greylist = null; }
+dkim { check_local = true; check_authed = true; }
+spf { check_local = true; check_authed = true; }
+arc { check_local = true; check_authed = true; sign_inbound = false; sign_local = false; }
+dmarc { }
+"""
 
     def symbols(self, case: Case, data: bytes) -> set[str]:
         """
@@ -463,36 +460,6 @@ class DMARCRspamd(Rspamd):
         with urllib.request.urlopen(request, timeout=30) as answer:
             return set(json.load(answer)["symbols"])
 
-
-_RSPAMD = """
-options {
-  pidfile = "$DIR/run/rspamd.pid";
-  control_socket = "$DIR/run/control.sock mode=0600";
-  tempdir = "$DIR/run";
-  cache_file = "$DIR/db/symbols.cache";
-  hs_cache_dir = "$DIR/db/";
-  history_file = "$DIR/db/history";
-  stats_file = "$DIR/db/stats.ucl";
-  url_tld = "$DIR/tld.dat";
-  filters = "dkim";
-  explicit_modules = ["arc", "spf", "dmarc"];
-  allow_raw_input = true;
-  local_addrs = ["192.0.2.255/32"];
-  dns { nameserver = ["$DNS"]; timeout = 5s; retransmits = 1; sockets = 1; }
-}
-logging { type = "file"; filename = "$DIR/rspamd.log"; level = "info"; }
-worker "normal" { bind_socket = "127.0.0.1:$PORT"; count = 1; }
-modules {
-  path = "/usr/share/rspamd/plugins/spf.lua";
-  path = "/usr/share/rspamd/plugins/arc.lua";
-  path = "/usr/share/rspamd/plugins/dmarc.lua";
-}
-actions { reject = 1000; add_header = null; greylist = null; }
-dkim { check_local = true; check_authed = true; }
-spf { check_local = true; check_authed = true; }
-arc { check_local = true; check_authed = true; sign_inbound = false; sign_local = false; }
-dmarc { }
-"""
 
 #: What rspamd calls what we call otherwise.
 _SPF = {

@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
+from twisted.internet.task import deferLater
 
 from deferrals.model.windows import STEPS, Windows
 from deferrals.server.company import Company
@@ -25,7 +26,15 @@ from deferrals.server.storelimits import StoreLimits
 from deferrals.spool.postgresql import spending
 from deferrals.spool.postgresql.owners import Identity, Living, enroll, leave
 from tests.integration.clusters import Instance, primary
-from tests.integration.support import MAILDIR, IntegrationCase, Server, cli, takesAll, until
+from tests.integration.support import (
+    MAILDIR,
+    PATIENCE,
+    IntegrationCase,
+    Server,
+    cli,
+    takesAll,
+    until,
+)
 from tests.integration.test_cluster import ClusterCase
 
 HOUR = 3600.0
@@ -109,6 +118,22 @@ class SpendingTests(ClusterCase):
             " clock_timestamp()) / %s)::bigint - %s)::text, value) FROM jsonb_each(steps))",
             (HOUR / STEPS, steps),
         )
+
+    async def test_silent(self) -> None:
+        """What is given back while the database is silent is, for all, when it answers again."""
+        instance = Instance()
+        self.addCleanup(instance.remove)
+        self.patch(self, "server", instance)
+        one, other = await self.machine("mx1"), await self.machine("mx2")
+        self.addCleanup(one.stop)
+        self.assertTrue(await one.spend("n", "k", 1, 1, HOUR))
+        self.assertFalse(await other.spend("n", "k", 0, 1, HOUR))
+        with instance.halted():
+            self.assertTrue(await one.spend("n", "k", -1, 1, HOUR))
+        ends = time.monotonic() + PATIENCE
+        while not await other.spend("n", "k", 0, 1, HOUR):
+            self.assertLess(time.monotonic(), ends)
+            await deferLater(reactor, 0.1)
 
     async def test_bounded(self) -> None:
         """

@@ -79,51 +79,11 @@ class SPFRspamd(Rspamd):
     @ivar milter: the port of its proxy, which is a milter.
     """
 
-    def __init__(self, case: IntegrationCase, nameserver: str) -> None:
-        self._nameserver = nameserver
-        super().__init__(case)
-
-    def prepare(self) -> None:
-        super().prepare()
-        self.milter = freePort()
-        text = _RSPAMD
-        for name, value in (
-            ("DIR", self.directory),
-            ("PORT", self.port),
-            ("MILTER", self.milter),
-            ("DNS", self._nameserver),
-        ):
-            text = text.replace(f"${name}", str(value))
-        self.write("rspamd.conf", text)
-
-
-_RSPAMD = """
-options {
-  pidfile = "$DIR/run/rspamd.pid";
-  control_socket = "$DIR/run/control.sock mode=0600";
-  tempdir = "$DIR/run";
-  cache_file = "$DIR/db/symbols.cache";
-  hs_cache_dir = "$DIR/db/";
-  history_file = "$DIR/db/history";
-  stats_file = "$DIR/db/stats.ucl";
-  url_tld = "$DIR/tld.dat";
-  filters = "dkim";
-  explicit_modules = ["arc", "spf"];
-  allow_raw_input = true;
-  local_addrs = ["192.0.2.255/32"];
-  dns { nameserver = ["$DNS"]; timeout = 5s; retransmits = 1; sockets = 1; }
-}
-logging { type = "file"; filename = "$DIR/rspamd.log"; level = "info"; }
-worker "normal" { bind_socket = "127.0.0.1:$PORT"; count = 1; }
-worker "rspamd_proxy" {
-  bind_socket = "127.0.0.1:$MILTER"; milter = yes; timeout = 60s; count = 1;
-  upstream "local" { default = yes; hosts = "127.0.0.1:$PORT"; }
-}
-modules {
-  path = "/usr/share/rspamd/plugins/spf.lua";
-  path = "/usr/share/rspamd/plugins/arc.lua";
-  path = "/usr/share/rspamd/plugins/force_actions.lua";
-}
+    filters = "dkim"
+    modules = ("arc", "spf")
+    further = ("force_actions",)
+    inOptions = 'local_addrs = ["192.0.2.255/32"];'
+    own = """
 actions { reject = 15; add_header = null; greylist = null; }
 dkim { check_local = true; check_authed = true; }
 spf { check_local = true; check_authed = true; }
@@ -132,6 +92,17 @@ force_actions {
   rules { SPF { action = "reject"; expression = "R_SPF_FAIL"; message = "SPF says no"; } }
 }
 """
+    proxy = """
+worker "rspamd_proxy" {
+  bind_socket = "127.0.0.1:%d"; milter = yes; timeout = 60s; count = 1;
+  upstream "local" { default = yes; hosts = "127.0.0.1:%d"; }
+}
+"""
+
+    def prepare(self) -> None:
+        self.milter = freePort()
+        self.own += self.proxy % (self.milter, self.port)
+        super().prepare()
 
 
 class ForwardCase(IntegrationCase):

@@ -270,6 +270,42 @@ class ClaimTests(StoreCase):
         reactor.advance(ALL_SECONDS)
         self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
 
+    def waits(self, spool: PostgresqlSpool, *recipients: str, due: float = 0.0) -> int:
+        """
+        @return: the number of a message whose recipients wait for one destination.
+        """
+        reactor: Any = spool.owned._beating.clock
+        writer = spool.newBody((envelope := makeEnvelope()).transaction)
+        writer.write(b"hello\r\n")
+        message = reactor.result(writer.finish())
+        work = reactor.result(spool.stage(envelope, message, makeAddressees(*recipients)))
+        later = {one: Reschedule("b", due, 1000.0, 0.0) for one in work.addressees}
+        spool.release(work, later)
+        reactor.result(spool.waiting())
+        return envelope.transaction
+
+    def test_severalRecipients(self) -> None:
+        """Recipients of one message that are due first keep no place that another could have."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        many = self.waits(spool, *(f"{one}@b.example" for one in "abc"))
+        single = self.waits(spool, "d@b.example", due=1.0)
+        reactor.advance(2)
+        works = reactor.result(spool.claim(9, {}, 2))
+        found = [(work.envelope.transaction, len(work.addressees)) for work in works]
+        self.assertEqual(found, [(many, 3), (single, 1)])
+
+    def test_leftAlone(self) -> None:
+        """What comes for a destination that is left alone waits as long."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        self.waits(spool, "a@b.example")
+        spool.backOff("b", 50.0)
+        self.waits(spool, "c@b.example")
+        self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+        reactor.advance(50)
+        self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 2)
+
     def test_notPutBack(self) -> None:
         """What could not be put back while the database was away is due when it is back."""
         reactor = self.anew()
@@ -461,6 +497,31 @@ class LargeTests(StoreCase):
         reactor.result(spool._keepUp())
         self.assertEqual(self.server.ask(statement), [(0,)])
 
+    def test_maybeThere(self) -> None:
+        """The pieces of what may come to be there stay until it is known."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        envelope = makeEnvelope()
+        writer = spool.newBody(envelope.transaction)
+        writer.write(b"0123456789abcde\n" * 150_000)
+        message = reactor.result(writer.finish())
+
+        def lost(db: Any, batch: Any) -> None:
+            self.server.ask("SELECT pg_terminate_backend(%s, 5000)", db.info.backend_pid)
+            db.execute("SELECT 1")
+
+        broken = unittest.mock.patch.object(spool_, "write", lost)
+        with broken, self.assertRaises(OutcomeUnknown):
+            reactor.result(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        reactor.result(spool._bodies.alone(lambda db: None))
+        statement = f"SELECT count(*) FROM {reactor.schema}.pieces"
+        self.assertEqual(self.server.ask(statement), [(3,)])
+        while not spool.isThere:
+            reactor.advance0()
+        self.assertEqual(reactor.result(spool.waiting()), (0, 0))
+        reactor.result(spool._keepUp())
+        self.assertEqual(self.server.ask(statement), [(0,)])
+
     def test_damaged(self) -> None:
         """A content that is not what was stored is not delivered: the message is set aside."""
         reactor = self.anew()
@@ -563,6 +624,85 @@ class WokenTests(StoreCase):
         (work,) = reactor.result(other.claim(9, {}, 9))
         reactor.result(other.record(work, {work.addressees[0]: Remove()}))
         self.assertEqual(reactor.result(other.waiting()), (0, 0))
+
+    def test_nothingLeft(self) -> None:
+        """
+        When it finds it out, it has nothing: what it had staged is no sender's any longer,
+        but leased as all else is, to whoever claims it.
+        """
+        self.patch(order, "LEASES_SECONDS", 0.0)
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        writer = spool.newBody((envelope := makeEnvelope()).transaction)
+        writer.write(b"Subject: x\r\n\r\n")
+        message = reactor.result(writer.finish())
+        reactor.result(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        self.assertEqual(spool.owned.staged(), 1)
+        self.server.ask(f"UPDATE {reactor.schema}.owners SET seen = '-infinity'")
+        self.assertEqual(len(reactor.result(spool._claims.run(bury))), 1)
+        reactor.advance(6.0)
+        reactor.advance(1.0)
+        self.assertEqual(spool.owned.staged(), 0)
+        for _ in range(2):
+            self.assertEqual(len(reactor.result(spool.claim(9, {}, 9))), 1)
+            # its lease ends
+            self.server.ask(f"UPDATE {reactor.schema}.recipients SET due = '-infinity'")
+
+    def test_held(self) -> None:
+        """What is held stays so when its owner has died, whoever is named with it."""
+        reactor = self.anew()
+        spool, other = (self.opened(reactor, self.mktemp(), name) for name in ("mx1", "mx2"))
+        writer = other.newBody((envelope := makeEnvelope()).transaction)
+        writer.write(b"Subject: x\r\n\r\n")
+        message = reactor.result(writer.finish())
+        reactor.result(other.stage(envelope, message, makeAddressees("a@b.example", "c@b.example")))
+        self.server.ask(f"UPDATE {reactor.schema}.recipients SET status = 2 WHERE seq = 1")
+        update = f"UPDATE {reactor.schema}.owners SET seen = '-infinity' WHERE id = %s"
+        self.server.ask(update, other.owned.id)
+        self.assertEqual(len(reactor.result(spool._claims.run(bury))), 1)
+        found = self.server.ask(f"SELECT seq, status FROM {reactor.schema}.recipients ORDER BY 1")
+        self.assertEqual(found, [(0, 0), (1, 2)])
+
+    def test_others(self) -> None:
+        """A message of which another one has a recipient stays when the rest leaves."""
+        reactor = self.anew()
+        spool, other = (self.opened(reactor, self.mktemp(), name) for name in ("mx1", "mx2"))
+        writer = spool.newBody((envelope := makeEnvelope()).transaction)
+        writer.write(b"Subject: x\r\n\r\n")
+        message = reactor.result(writer.finish())
+        addressees = makeAddressees("a@b.example", "c@b.example")
+        work = reactor.result(spool.stage(envelope, message, addressees))
+        update = f"UPDATE {reactor.schema}.recipients SET owner = %s WHERE seq = 1"
+        self.server.ask(update, other.owned.id)
+        reactor.result(spool.record(work, dict.fromkeys(work.addressees, Remove())))
+        self.assertEqual(reactor.result(spool.waiting()), (1, 1))
+
+    def test_notice(self) -> None:
+        """Whoever writes a notice has it in hand."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        works = []
+        for name in ("a", "b"):
+            writer = spool.newBody((envelope := makeEnvelope()).transaction)
+            writer.write(b"Subject: x\r\n\r\n")
+            message = reactor.result(writer.finish())
+            works.append((envelope, message, makeAddressees(f"{name}@b.example")))
+        work = reactor.result(spool.stage(*works[0]))
+        (notice,) = reactor.result(spool.record(work, {work.addressees[0]: Remove()}, works[1:]))
+        self.assertIsNone(spool.check(notice))
+
+    def test_rolledBack(self) -> None:
+        """What fails in a transaction has done nothing, whatever it failed of."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+
+        def fails(db: Any) -> None:
+            db.execute("INSERT INTO info VALUES ('x', 'y')")
+            raise SpoolError("not like that")
+
+        self.assertRaises(SpoolError, reactor.result, spool._writes.run(fails))
+        found = self.server.ask(f"SELECT name FROM {reactor.schema}.info WHERE name = 'x'")
+        self.assertEqual(found, [])
 
 
 class LostClaimTests(StoreCase):
@@ -917,6 +1057,24 @@ class UpkeepTests(StoreCase):
         reactor.advance(20 * 86400.0)
         reactor.result(spool._bodies.run(keepUp))
         self.assertEqual(self.parts(schema), ["history_20260125", "history_20260126"])
+
+    def test_behindOthers(self) -> None:
+        """A message without recipients is found behind any number of others."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        with psycopg.connect(
+            self.server.conninfo, options=f"-c search_path={reactor.schema}"
+        ) as db:
+            db.execute(
+                "INSERT INTO messages SELECT i, '2025-01-01', '2025-01-01', 'e', 1, '', ''"
+                " FROM generate_series(1, 2000) AS i"
+            )
+            db.execute(
+                "INSERT INTO recipients (message, seq, status, due, delivery, recipient)"
+                " SELECT id, 0, 2, since, '', '' FROM messages WHERE id < 2000"
+            )
+        self.assertTrue(reactor.result(spool._bodies.run(keepUp)))
+        self.assertEqual(reactor.result(spool.waiting()), (1999, 1999))
 
     def parts(self, schema: str) -> list[str]:
         found = self.server.ask(

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
-from deferrals.model.digest import Digest, Templates, dueBefore
+from deferrals.model.digest import MOST_CHARACTERS, MOST_ENTRIES, Digest, Templates, dueBefore
 from deferrals.model.refusal import SHOWN, Refusal
 from tests.model.test_refusal import makeRefusal
+from tests.work import linesRun
 
 HOSTILE = (
     "<script>alert(1)</script>\" onload='x' $link ${entries} %s {0} \u202e\r\nBcc: x@y.example"
@@ -106,6 +107,40 @@ class DigestTests(SynchronousTestCase):
         self.assertNotIn("\u202e", digest.text + digest.html)
         self.assertIsNone(self.read(digest)["Bcc"])
         self.assertNotIn("\nBcc:", digest.text)
+
+    def test_long(self) -> None:
+        """A long text has its beginning and its end; the mail of a hundred has a bound."""
+        for text in ('"' * 500, "\U0001f600" * 500, "\u202e" * 500, "&" * 101, "a\u202e" * 50):
+            one = makeRefusal(
+                sender=f"begin{text}@example.org",
+                hostname=text,
+                subject=text,
+                headerFrom=text,
+                rule=text,
+                reply=f"550 5.7.1 {text} (id 1M84B9SJQ005Q)",
+            )
+            digest = make(*[one] * MOST_ENTRIES)
+            self.assertLess(len(digest.message(None, 1000.0, "U")), 1 << 20)
+            entry = make(one).text
+            self.assertLess(len(max(entry.splitlines(), key=len)), 3 * MOST_CHARACTERS)
+            self.assertIn("<begin", entry)
+            self.assertIn("@example.org> from", entry)
+            self.assertIn("(id 1M84B9SJQ005Q)", entry)
+            self.assertIn("\u2026", make(one).html)
+
+    def test_work(self) -> None:
+        """What is made of a text does not grow with it; of so many entries, as they do."""
+
+        def made(count: int, length: int) -> str:
+            text = '\u202e"' * length
+            one = makeRefusal(subject=text, headerFrom=text, reply=text, rule=text, sender=text)
+            digest = make(*[one] * count)
+            return digest.text + digest.html
+
+        made(1, 100)
+        few = linesRun(made, 10, 100)
+        self.assertLess(linesRun(made, 10, 400), 1.1 * few)
+        self.assertLess(linesRun(made, 40, 100), 4.4 * few)
 
     @given(st.text(max_size=100))
     def test_anything(self, text: str) -> None:

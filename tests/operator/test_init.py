@@ -7,15 +7,19 @@ from __future__ import annotations
 import io
 import os
 import re
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from unittest import mock
 
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.app.service import checkConfig
 from deferrals.cli import main
 from deferrals.config.tables import Config, load
+from deferrals.errors import ConfigError
 from deferrals.operator import init
 from deferrals.plugins.finding import stagePlugins
 from tests.tls import makeCertificate
@@ -27,6 +31,42 @@ NEEDED = {
     "submission": ["--domain", "example.net", "--certificate", "mail.pem"],
     "lmtp": ["--domain", "example.net"],
 }
+
+
+#: Answers, good ones and others.
+VALUES = st.sampled_from(
+    [
+        *("127.0.0.1:25", "tcp:127.0.0.1:25", "unix:/run/x", "unix:", "tcp:x", "tcp:99999", "25"),
+        *("smtp.example.net:587", "a:b:25", "a:\u00b2", ":25", "[::1]:25", "a b:25"),
+        *("mx.example.net", "b\u00fccher.example", "a..b", "", " ", ",", '"', "a\nb", "\x00"),
+        *("\udcff", "old.toml", "taken", "none", "../mail.pem", "-", "$x"),
+    ]
+)
+
+
+def answered(kind: str) -> st.SearchStrategy[tuple[str, dict[str, str]]]:
+    """
+    A kind, with answers to some of its questions.
+    """
+    options = st.sampled_from([f"--{one.name}" for one in init.KINDS[kind]])
+    return st.tuples(st.just(kind), st.dictionaries(options, VALUES, max_size=3))
+
+
+def tree(directory: str) -> dict[str, str]:
+    """
+    What is in a directory, with its contents or where it leads.
+    """
+    found = {}
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if os.path.islink(path):
+            found[name] = os.readlink(path)
+        elif os.path.isdir(path):
+            found[name] = repr(tree(path))
+        else:
+            with open(path, encoding="utf-8") as file:
+                found[name] = file.read()
+    return found
 
 
 class Terminal(io.StringIO):
@@ -153,11 +193,62 @@ class InitTests(SynchronousTestCase):
             ("gateway", ["--domain", "a b"], "--domain: "),
             ("laptop", ["--smarthost", "smtp.example.net"], "--smarthost: expected HOST:PORT"),
             ("submission", ["--domain", "example.net"], "--certificate is needed"),
+            ("gateway", [*NEEDED["gateway"], "--behind", "127.0.0.1:25"], "--behind: expected"),
+            ("gateway", [*NEEDED["gateway"], "--hostname", "a b"], "--hostname: expected"),
+            ("lmtp", [*NEEDED["lmtp"], "--listen", "25"], "--listen: expected"),
+            ("lmtp", [*NEEDED["lmtp"], "--state-dir", "mail.pem"], "--state-dir: expected"),
+            ("laptop", ["--smarthost", "a:b:25"], "--smarthost: expected"),
+            ("laptop", ["--smarthost", "a:25", "--user", "a\nb"], "--user: expected"),
+            ("lmtp", [*NEEDED["lmtp"], "--state-dir", "\udcff"], "--state-dir: expected text"),
         ):
             status, _, errors = self.init(kind, self.path, *arguments)
             self.assertEqual(status, 2, what)
             self.assertIn(what, errors)
             self.assertFalse(os.path.exists(self.path))
+
+    def test_allRefused(self) -> None:
+        """What is wrong is said beside other things that are, or that are not there yet."""
+        missing = [*NEEDED["gateway"], "--certificate", "no.pem", "--listen", "25"]
+        status, _, errors = self.init("gateway", self.path, *missing, "--behind", "there")
+        self.assertEqual(status, 2)
+        self.assertEqual(re.findall(r"--[a-z]+", errors), ["--listen", "--behind"])
+        self.assertNotIn("tls", errors)
+
+    @given(
+        st.sampled_from(sorted(NEEDED)).flatmap(answered),
+        st.sampled_from(["mx.toml"] * 5 + ["old.toml", "none/mx.toml", "taken", "a\x00b", "link"]),
+        st.booleans(),
+    )
+    @example(("gateway", {"--behind": "127.0.0.1:25"}), "old.toml", True)
+    @example(("lmtp", {"--state-dir": "old.toml"}), "mx.toml", False)
+    @example(("submission", {"--certificate": "none"}), "mx.toml", False)
+    def test_nothingLeft(
+        self, answers: tuple[str, dict[str, str]], name: str, isForced: bool
+    ) -> None:
+        """What is refused leaves everything as it was; what is written needs no more than files."""
+        directory = tempfile.mkdtemp(dir=self.directory)
+        os.mkdir(os.path.join(directory, "taken"))
+        with open(os.path.join(directory, "old.toml"), "w", encoding="utf-8") as file:
+            file.write("# mine\n")
+        os.symlink("old.toml", os.path.join(directory, "link"))
+        before = tree(directory)
+        kind, options = answers
+        said = dict(zip(NEEDED[kind][::2], NEEDED[kind][1::2], strict=True))
+        words = [f"{key}={value}" for key, value in (said | options).items()]
+        path = os.path.join(directory, name)
+        status, out, errors = self.init(kind, path, *["--force"] * isForced, *words)
+        if status == 2:
+            self.assertEqual((tree(directory), out), (before, ""))
+            self.assertTrue(errors.startswith("deferrals: "))
+            return
+        self.assertEqual(set(tree(directory)) - set(before), {name} - set(before))
+        self.path = path
+        try:
+            self.load()
+        except ConfigError as error:
+            self.assertEqual((status, [key for key, _ in error.problems]), (1, ["tls.certificate"]))
+        else:
+            self.assertEqual(status, 0)
 
     def test_there(self) -> None:
         """A file that is there stays as it is."""

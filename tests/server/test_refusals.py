@@ -26,9 +26,9 @@ from deferrals.server import refusals as module
 from deferrals.server.admissions import Admissions
 from deferrals.server.notes import Notes
 from deferrals.server.refusals import Refusals, storeAt
-from deferrals.spool.refusals import MemoryRefusals
 from deferrals.spool.sqlite.offline import immediately
 from deferrals.testing import makeEnvelope, makeMessage, makeRecipient
+from tests.memoryrefusals import MemoryRefusals
 from tests.server.test_admissions import ANNA, BOB, SPAM, FakeProver
 
 FRIEND = Client("192.0.2.7", 1, "mx.example.org", "ESMTP", hostname="mx.example.org")
@@ -87,17 +87,17 @@ class RefusalsCase(SynchronousTestCase):
     def refuse(
         self,
         address: str = ANNA,
-        stage: str = "content",
+        kind: str = "content",
         verdict: Refuse = SPAM,
         message: IMessage | None = MESSAGE,
     ) -> Envelope:
         envelope = makeEnvelope("friend@example.org", client=FRIEND)
         recipient = (
             makeRecipient(address, subaddress="+")
-            if stage == "content"
+            if kind == "content"
             else Recipient(Mailbox.parse(address))
         )
-        self.refusals.refused(envelope, recipient, stage, verdict, message)
+        self.refusals.refused(envelope, recipient, kind, verdict, message)
         return envelope
 
     def found(self, owner: str = ANNA) -> list[Refusal]:
@@ -181,7 +181,7 @@ class KeptTests(RefusalsCase):
         envelope = self.refuse()
         (one,) = self.found()
         self.assertEqual((one.id, one.sender, one.client), (envelope.id, *_SENDER))
-        self.assertEqual((one.policy, one.stage, one.rule), ("strict", "content", SPAM.why))
+        self.assertEqual((one.policy, one.kind, one.rule), ("strict", "content", SPAM.why))
         self.assertEqual(one.reply, f"550 5.7.1 spam (id {envelope.id})")
         self.assertEqual(one.admits, ("dkim example.org", "network 192.0.2.0/24"))
         self.assertEqual((one.subject, one.headerFrom), (None, None))
@@ -205,10 +205,10 @@ class KeptTests(RefusalsCase):
 
     def test_envelope(self) -> None:
         """Because of its sender, and only of a recipient that there is."""
-        self.refuse(stage="envelope", verdict=LISTED, message=None)
+        self.refuse(kind="envelope", verdict=LISTED, message=None)
         self.assertEqual(self.people.asked, [False])  # the list is not asked once more
         (one,) = self.found()
-        self.assertEqual((one.stage, one.policy), ("envelope", "strict"))
+        self.assertEqual((one.kind, one.policy), ("envelope", "strict"))
         self.people.says = Refuse(R550_UNKNOWN_RECIPIENT)
         self.refuse(BOB, "envelope", LISTED, None)
         self.assertEqual(self.found(BOB), [])
@@ -328,7 +328,7 @@ class KeptTests(RefusalsCase):
             raise ValueError("a table")
 
         self.patch(self.people, "askSome", broken)
-        self.refuse(stage="envelope", verdict=LISTED, message=None)
+        self.refuse(kind="envelope", verdict=LISTED, message=None)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.refuse()
         self.assertEqual(len(self.found()), 1)

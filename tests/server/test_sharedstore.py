@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import psycopg
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from deferrals.errors import SpoolError
+from deferrals.errors import SpoolError, StoreAway
 from deferrals.model.status import Status
 from deferrals.model.store import SpoolSettings
 from deferrals.server import sharedstore
 from deferrals.server.limits import SharedLimits
 from deferrals.server.notes import Notes
+from deferrals.server.services import Services
 from deferrals.server.sharedstore import SharedStore
-from deferrals.spool.postgresql import owners
+from deferrals.spool.postgresql import owners, spool
 from deferrals.spool.postgresql.owners import Identity, Living, OwnerRow
 from deferrals.spool.postgresql.schema import VERSION
 from tests.spool.postgresql.fakes import FakeConnection, FakeThread, LinkCase
@@ -91,6 +93,22 @@ class SharedStoreTests(LinkCase):
         links.append(self.link)
         self.clock.advance(1)
         self.assertEqual(self.state(), "working")
+
+    def test_saidOnce(self) -> None:
+        """Where the queue is in the database, too, that it is away is said once for all."""
+        texts = self.logged()
+
+        def connect(*_: Any, **options: Any) -> Any:
+            raise psycopg.OperationalError("refused")
+
+        store = self.store(connect)
+        self.patch(spool, "OwnThread", lambda *_: _Thread())
+        settings = attrs.evolve(SETTINGS, use="postgresql", notes=None)
+        services = Services(self.clock, hostname="mx1", stateDir=self.mktemp())
+        queue: Any = sharedstore.spoolFor(settings, "/etc", "", services, 0, store)
+        self.successResultOf(self.deferred(store.open()))
+        self.failureResultOf(queue.open(), StoreAway)
+        self.assertEqual(texts(), ["the database is away: refused"])
 
     def test_others(self) -> None:
         """Tables that this version cannot use are no reason to begin."""

@@ -14,7 +14,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from deferrals.errors import StoreAway
+from deferrals.errors import OutcomeUnknown, StoreAway
 from deferrals.interfaces import ILimits
 from deferrals.server.company import Company
 from deferrals.server.limits import SharedLimits
@@ -124,6 +124,48 @@ class StoreLimitsTests(SynchronousTestCase):
         self.clock.advance(REST_SECONDS)
         self.assertTrue(self.spend(1))
         self.assertEqual((len(self.connection.asked), self.states()), (2, ["away", "back"]))
+
+    def test_givenBackLate(self) -> None:
+        """
+        What could not be given back is given back as soon as the database answers: a
+        password that was right is no failure, however long it was silent.
+        """
+        self.spend(1)
+        self.connection.answer = Deferred
+        d = self.limits.spend("n", "k", -1, 5, 60)
+        self.clock.advance(ANSWER_SECONDS)
+        self.successResultOf(d)
+        self.connection.answer = lambda: fail(StoreAway("gone"))
+        self.clock.pump([REST_SECONDS] * 3)
+        asked = len(self.connection.asked)
+        self.connection.answer = lambda: succeed(True)
+        self.clock.pump([REST_SECONDS] * 2)
+        self.assertEqual(self.connection.asked[asked:], [(spending.spend, "n", "k", -1, 0, 60)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_neverTold(self) -> None:
+        """What the database was never told of is not given back there."""
+        self.connection.answer = lambda: fail(StoreAway("gone"))
+        self.spend(2)
+        self.connection.answer = lambda: succeed(True)
+        asked = len(self.connection.asked)
+        self.spend(-1)
+        self.assertEqual(self.connection.asked[asked:], [])
+        self.spend(-2)
+        self.assertEqual(self.connection.asked[asked:], [(spending.spend, "n", "k", -1, 5, 60)])
+
+    def test_maybeTold(self) -> None:
+        """What it may have heard is given back there; twice is nothing."""
+        self.connection.answer = lambda: fail(OutcomeUnknown("lost"))
+        self.spend(1)
+        self.spend(-1)
+        asked = len(self.connection.asked)
+        self.clock.advance(REST_SECONDS)
+        self.assertEqual(self.connection.asked[asked:], [(spending.spend, "n", "k", -1, 0, 60)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.spend(-1)
+        self.limits.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_alone(self) -> None:
         """A machine that is alone asks nothing of what is there at once."""

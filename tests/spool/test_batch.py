@@ -18,28 +18,12 @@ from deferrals.spool.batch import (
     AGAIN_SECONDS,
     RELEASE_SECONDS,
     BatchWriter,
-    Insert,
     WriteBatch,
 )
-from deferrals.spool.rows import RELEASED, STAGED, Lease, insertion
+from deferrals.spool.rows import RELEASED, STAGED
 from deferrals.spool.sqlite import diskspace
 from deferrals.spool.sqlite.writing import apply, write
-from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
-from tests.databases import DatabaseCase
-
-
-def insert(*addresses: str) -> Insert:
-    """
-    A message to be staged.
-    """
-    return insertion(
-        makeEnvelope(),
-        makeMessage(),
-        makeAddressees(*addresses),
-        state=STAGED,
-        now=0.0,
-        lease=Lease("us", 300.0),
-    )
+from tests.databases import DatabaseCase, insert
 
 
 class WriteBatchTests(DatabaseCase):

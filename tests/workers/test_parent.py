@@ -282,6 +282,8 @@ class ParentTests(ConfigCase):
         self.run_()
         more = '[[listen]]\nendpoint = "tcp:2526"'
         self.following = self.load(f"workers = 3\n{LISTEN}{more}{RULES}")
+        told: list[Config] = []
+        self.parent.reloaded = lambda: told.append(self.parent.config)
         d = self.parent.reload()
         self.settle()
         self.assertEqual(self.successResultOf(d), ["workers changes at the next start"])
@@ -289,6 +291,7 @@ class ParentTests(ConfigCase):
             self.assertEqual(worker.words, ["start", "prepare", "commit"])
             self.assertEqual(worker.asked[1][1:], (self.following.text, [["tcp:2526", 50]]))
         self.assertIs(self.parent.config, self.following)
+        self.assertEqual(told, [self.following])
         self.assertEqual(self.said[-1], "configuration reloaded")
         self.following = self.config()
         d = self.parent.reload()

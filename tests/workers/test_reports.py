@@ -88,7 +88,7 @@ class ReportsTests(SynchronousTestCase):
         self.assertEqual(self.reports.reasons([]), ["workers"])
 
     def test_told(self) -> None:
-        """A worker tells every few seconds, and is asked in between."""
+        """A worker tells at its start and every few seconds, and is asked in between."""
         clock = Clock()
         parent, worker = WorkerLine(clock), WorkerLine(clock)
         wire = Wire(clock, parent, worker)
@@ -97,20 +97,20 @@ class ReportsTests(SynchronousTestCase):
         reporter = Reporter(clock, worker, lambda: report(next(counts)))
         reporter.start()
         settle(clock, wire)
-        self.assertEqual(self.count(), 0)
-        for wanted in (1, 2):
+        self.assertEqual(self.count(), 1)
+        for wanted in (2, 3):
             clock.advance(REPORT_SECONDS)
             settle(clock, wire)
             self.assertEqual(self.count(), wanted)
         d: Any = parent.ask("report")
         settle(clock, wire)
         self.assertEqual(self.successResultOf(d), None)
-        self.assertEqual(self.count(), 3)
+        self.assertEqual(self.count(), 4)
         for _ in range(2):
             stopping: Any = Deferred.fromCoroutine(reporter.stop())
             settle(clock, wire)
             self.successResultOf(stopping)
-        self.assertEqual(self.count(), 4)
+        self.assertEqual(self.count(), 5)
         wire.lose()
         self.assertEqual(clock.getDelayedCalls(), [])
 

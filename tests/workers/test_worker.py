@@ -198,6 +198,13 @@ class WorkerTests(ConfigCase):
         settle(self.clock, self.wire)
         self.assertEqual(self.failureResultOf(d, DeferralsError).getErrorMessage(), "no space left")
 
+    def test_inVain(self) -> None:
+        """One that has waited for its database, and cannot run after all, ends."""
+        self.run_()
+        self.assertEqual(self.clock.stopped, 0)
+        self.mail.settled(Failure(SpoolError("no space left")))
+        self.assertEqual(self.clock.stopped, 1)
+
     def test_locked(self) -> None:
         """It waits for a process that still has its spool, before it listens; not for ever."""
         files = SpoolFiles(os.path.join(self.state, "workers", "1", "spool"))
@@ -294,13 +301,13 @@ class WorkerTests(ConfigCase):
         settle(self.clock, self.wire)
         self.successResultOf(done)
         self.assertEqual(self.mail.did[2:], ["undo judges 4", "stop"])
-        self.assertEqual(len(reports), 1)  # the last, before the line is closed
+        self.assertEqual(len(reports), 2)  # the first; the last, before the line is closed
         listening = self.mail.parts.endpoint("tcp:2525").listen(ServerFactory())
         self.failureResultOf(listening, CannotListenError)
         self.assertIn("draining", self.said)
 
     def test_report(self) -> None:
-        """It tells what it has counted, every few seconds and where it is asked."""
+        """It tells what it has counted, at once, every few seconds and where it is asked."""
         reports: list[Any] = []
         self.parent.handle("reported", reports.append)
         self.mail.status.count("transactions", "single")
@@ -309,7 +316,7 @@ class WorkerTests(ConfigCase):
         settle(self.clock, self.wire)
         self.successResultOf(self.ask("report"))
         report = reports.pop()
-        self.assertEqual(reports, [report])
+        self.assertEqual(reports, 2 * [report])
         counts = report.pop("counts")
         self.assertEqual(counts["counters"], {"transactions": [["single", 1]]})
         wanted = {"sessions": {"tcp:25": 3}, "backed_off": 2, "left": [3]}

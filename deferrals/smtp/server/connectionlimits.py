@@ -22,6 +22,7 @@ from deferrals.logger import Logger
 from deferrals.model.limits import Limits
 from deferrals.model.networks import neighbourhood
 from deferrals.model.reply import (
+    R421_EARLY,
     R421_LOCAL_ERROR,
     R421_TOO_MANY_CONNECTIONS,
     R421_TOO_MANY_FROM_YOU,
@@ -57,11 +58,13 @@ class ConnectionLimits:
     @param shared: counts.
     @ivar limits: the settings; they may be replaced at any time.
     @ivar total: connections that this process has let in.
+    @ivar isEarly: whether mail cannot be taken yet, and nobody is let in.
     """
 
     def __init__(self, shared: ILimits, limits: Limits = Limits()) -> None:
         self.limits = limits
         self.total = 0
+        self.isEarly = False
         self._shared = shared
         # Failures and the time of the first; the time is an argument, so the cache has no clock.
         self._failed: TLRUCache[str, tuple[int, float]] = TLRUCache(
@@ -75,6 +78,8 @@ class ConnectionLimits:
         @return: why it must end at once, or C{None}: then it is counted until
             L{closed}.
         """
+        if self.isEarly:
+            return R421_EARLY
         refusal = R421_TOO_MANY_CONNECTIONS
         return self._enter(LIMITS[refusal], "", self.limits.connections, refusal, self._opened)
 

@@ -69,6 +69,11 @@ MAX_SLOTS = 100
 #: served, which would have to wait for as many as fit into a segment.
 MAX_AT_ONCE = 100
 
+#: How much is read from a client at once, as Twisted has it; and in a large content,
+#: which takes an eighth less of the processor's time then.
+READ_OCTETS = Connection.bufferSize
+LARGE_READ_OCTETS = 256 * 1024
+
 #: How long a client may take to read its last replies, in seconds.
 LINGER_SECONDS = 30.0
 
@@ -124,6 +129,7 @@ class PipelinedESMTP(smtp.ESMTP):
     isLost = False
     _writeBlocked = False
     _readPaused = False
+    _readOctets = READ_OCTETS
     _inputEnded = False
     _silenceSeconds: float | None = None
     _silentUntil = 0.0
@@ -494,8 +500,10 @@ class PipelinedESMTP(smtp.ESMTP):
 
     def _regulate(self) -> None:
         """
-        Read from the client, or do not.
+        Read from the client, or do not; and how much at once.
         """
+        isLarge = self.writer is not None and self.writer.size >= LARGE_READ_OCTETS
+        self._readAtOnce(LARGE_READ_OCTETS if isLarge else READ_OCTETS)
         pause = self.commands.waiting > MAX_BUFFER_OCTETS
         if self.writer is not None and self.writer.congested:
             pause = True
@@ -507,6 +515,10 @@ class PipelinedESMTP(smtp.ESMTP):
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
+
+    def _readAtOnce(self, octets: int) -> None:
+        if octets != self._readOctets and isinstance(self.transport, Connection):
+            self._readOctets = self.transport.bufferSize = octets
 
     def _drained(self, _: None) -> None:
         if not self.isLost:

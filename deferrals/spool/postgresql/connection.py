@@ -8,6 +8,10 @@ growing distances, until it is there.  Meanwhile whoever asks is told so at once
 statement has a time, and then its socket is shut down.  As long the server waits for us
 within a transaction.
 
+A connection that the server will never let in (a wrong password, a database that there is
+not) fails as what it finds there and cannot use does: with L{SpoolError
+<deferrals.errors.SpoolError>}, and is tried again all the same: somebody may mend it.
+
 What a failure says of what was asked for:
 
   - L{StoreAway}: it has not been done.
@@ -27,7 +31,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
@@ -38,6 +42,7 @@ from deferrals.model.backoff import Backoff
 from deferrals.model.store import SpoolSettings
 from deferrals.operatorfiles import readSecret
 from deferrals.postgresql import Link
+from deferrals.spool.postgresql.entrance import entered, textOf
 from deferrals.threads import InThread
 
 if TYPE_CHECKING:
@@ -52,6 +57,9 @@ _P = ParamSpec("_P")
 
 #: How long it is left alone at first after a connection could not be made, and at most.
 FIRST_SECONDS, LONGEST_SECONDS = 0.25, 5.0
+
+#: How often it is said of one that stays away, in seconds.
+SAID_SECONDS = 600.0
 
 #: Where the server says that it has committed, and that no standby may have it.  Its
 #: text is in the server's language.
@@ -119,6 +127,15 @@ class Access:
             prepare_threshold=_NEVER,
         )
 
+    def enter(self, application: str) -> Connection:
+        """
+        The same, for a program that can wait.
+
+        @raise StoreAway: it cannot be had now.
+        @raise SpoolError: it can never be had like that.
+        """
+        return entered(functools.partial(self.connect, application))
+
 
 def opened(access: Access, application: str) -> Connection:
     """
@@ -133,7 +150,7 @@ def opened(access: Access, application: str) -> Connection:
     except Exception as error:
         if db is not None:
             db.close()
-        raise StoreAway(_textOf(error)) from error
+        raise StoreAway(textOf(error)) from error
     return db
 
 
@@ -156,16 +173,20 @@ class Connector(Protocol):
 
 class Presence:
     """
-    Whether a database is there: for all connections to it.
+    Whether a database is there: for all connections to it.  The log says when that changes,
+    and now and then of one that stays away.
 
     @param clock: what time it is.
+    @param whole: of all that this process has in the database, which says it then.
     @ivar watchers: are told when that changes.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, whole: Presence | None = None) -> None:
         self._clock = clock
+        self._whole = whole
         self._lost: dict[object, str] = {}
-        self._since = 0.0
+        self._since = self._saidAt = 0.0
+        self._said: set[str] = set()
         self.watchers: list[Callable[[bool], object]] = []
 
     @property
@@ -185,11 +206,26 @@ class Presence:
         @param what: how the database is: away; or there, and none that can be used.
         """
         isNew, self._lost[connection] = not self._lost, why
+        if self._whole is not None:
+            self._whole.lost(self, why, what)
+        else:
+            self._news(isNew, why, what)
         if isNew:
-            self._since = self._clock.seconds()
-            text = f"the database {what}: {{error}}"
-            _log.error(text, event="store", state="away", seconds=0, error=why)
             self._tell()
+
+    def _news(self, isNew: bool, why: str, what: str) -> None:
+        now = self._clock.seconds()
+        if isNew:
+            self._since = now
+            self._said.clear()
+        if what not in self._said or now - self._saidAt >= SAID_SECONDS:
+            self._say(what, why, now)
+
+    def _say(self, what: str, why: str, now: float) -> None:
+        self._said.add(what)
+        self._saidAt, seconds = now, round(now - self._since, 1)
+        text = f"the database {what}: {{error}}"
+        _log.error(text, event="store", state="away", seconds=seconds, error=why)
 
     def found(self, connection: object) -> None:
         """
@@ -197,15 +233,21 @@ class Presence:
         """
         if self._lost.pop(connection, None) is None or self._lost:
             return
-        seconds = round(self._clock.seconds() - self._since, 1)
-        _log.info("the database is back", event="store", state="back", seconds=seconds)
+        if self._whole is None:
+            seconds = round(self._clock.seconds() - self._since, 1)
+            _log.info("the database is back", event="store", state="back", seconds=seconds)
+        else:
+            self._whole.found(self)
         self._tell()
 
     def left(self, connection: object) -> None:
         """
         A connection is not wanted any longer: that says nothing of the database.
         """
-        self._lost.pop(connection, None)
+        if self._lost.pop(connection, None) is None or self._lost:
+            return
+        if self._whole is not None:
+            self._whole.left(self)
 
     def _tell(self) -> None:
         for watcher in self.watchers:
@@ -249,7 +291,7 @@ class StoreConnection:
         application: str = "deferrals",
         connect: Connector | None = None,
     ) -> None:
-        self._connect = connect or functools.partial(access.connect, application)
+        self._connect = connect or functools.partial(access.enter, application)
         self._schema = access.schema
         self._inThread = inThread
         self._clock = clock
@@ -264,6 +306,7 @@ class StoreConnection:
         self._watched: StoreLink | None = None
         self._again: IDelayedCall | None = None
         self._idle: list[Deferred[None]] = []
+        self._expecting: list[Deferred[None]] = []
         self.begin: list[Callable[[Connection], object]] = []
 
     @property
@@ -278,6 +321,19 @@ class StoreConnection:
             what C{begin} raises.
         """
         return Deferred.fromCoroutine(self._open())
+
+    def there(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires when there is a connection, however long that takes:
+            L{open} has failed.  It fails with L{StoreAway} when this is closed.
+        """
+        if self._link is not None:
+            return succeed(None)
+        if self._isClosed:
+            return fail(StoreAway("it is closed"))
+        expecting: Deferred[None] = Deferred()
+        self._expecting.append(expecting)
+        return expecting
 
     def run(
         self,
@@ -380,10 +436,10 @@ class StoreConnection:
 
     def _notConnected(self, failure: Failure) -> None:
         """
-        It is tried again, and was logged; what else is wrong is said each time.
+        It is tried again, and was logged; but for faults of this program.
         """
-        if not failure.check(StoreAway):
-            _log.error("the database cannot be used: {error}", error=failure.getErrorMessage())
+        if not failure.check(SpoolError):
+            _log.failure("the database cannot be used", failure)
 
     async def _open(self) -> None:
         watchdog = LoopingCall(self._watchBegin)
@@ -392,6 +448,8 @@ class StoreConnection:
         try:
             link = await self._inThread(self._connected)
         except SpoolError as error:
+            if self._isClosed:
+                raise
             what = "is away" if isinstance(error, StoreAway) else "cannot be used"
             self._presence.lost(self, str(error), what)
             self._connectLater()
@@ -406,6 +464,9 @@ class StoreConnection:
         self._backoff.succeeded()
         self._presence.found(self)
         self._next()
+        expecting, self._expecting = self._expecting, []
+        for one in expecting:
+            one.callback(None)
 
     def _watchBegin(self) -> None:
         """
@@ -417,8 +478,12 @@ class StoreConnection:
 
     async def _close(self) -> None:
         self._isClosed = True
-        if self._again is not None:
-            self._again.cancel()
+        again, self._again = self._again, None
+        if again is not None:
+            again.cancel()
+        expecting, self._expecting = self._expecting, []
+        for one in expecting:
+            one.errback(StoreAway("it is closed"))
         if self._busy is not None or self._waiting:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
@@ -433,8 +498,10 @@ class StoreConnection:
     def _connected(self) -> StoreLink:
         try:
             link = StoreLink(self._connect())
+        except SpoolError:
+            raise
         except Exception as error:
-            raise StoreAway(_textOf(error)) from error
+            raise StoreAway(textOf(error)) from error
         self._beginning = link
         try:
             _prepare(link, self._schema, self._seconds)
@@ -559,16 +626,7 @@ def _explained(error: Exception, db: Connection) -> Exception:
         return error
     if error.sqlstate == _READ_ONLY:
         db.close()
-    return (StoreAway if db.closed else SpoolError)(_textOf(error))
-
-
-def _textOf(error: BaseException) -> str:
-    """
-    @return: one line, without what C{libpq} says of the connection string.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = lines or [type(error).__name__]
-    return lines[-1] if lines[0].endswith(":") else lines[0]  # several hosts, or one
+    return (StoreAway if db.closed else SpoolError)(textOf(error))
 
 
 def _stopped(result: _T, watchdog: IDelayedCall) -> _T:

@@ -224,18 +224,24 @@ class Directory:
         self.see()
         return [int(one) for one in os.listdir(self.path) if one.isascii() and one.isdigit()]
 
-    def numbers(self, owner: int) -> list[int]:
+    def leaves(self, owner: int) -> list[str]:
         """
-        The contents of an owner, finished or not.
+        The directories with the contents of an owner.
 
         @raise OSError: they cannot be read.
         """
-        top = os.path.join(self.path, str(owner))
+        return sorted(self._names(os.path.join(self.path, str(owner))))
+
+    def numbers(self, owner: int, leaf: str) -> list[int]:
+        """
+        The contents in one of them, finished or not.
+
+        @raise OSError: they cannot be read.
+        """
         found = set()
-        for leaf in self._names(top):
-            for name in self._names(os.path.join(top, leaf)):
-                with contextlib.suppress(ValueError):
-                    found.add(parseId(name.removesuffix(PART)))
+        for name in self._names(os.path.join(self.path, str(owner), leaf)):
+            with contextlib.suppress(ValueError):
+                found.add(parseId(name.removesuffix(PART)))
         return sorted(found)
 
     def _names(self, path: str) -> list[str]:

@@ -157,8 +157,14 @@ class SharedDirectory:
         """
         Contents have no message any longer.
         """
-        for number, owner in files:  # what cannot be removed now is found by a sweep
-            self.ask(0, self._directory.remove, owner, number).addErrback(lambda _: None)
+        for number, owner in files:
+            self._remove(number, owner)
+
+    def _remove(self, number: int, owner: int) -> Deferred[None]:
+        """
+        What cannot be removed now is found by a sweep.
+        """
+        return self.ask(0, self._directory.remove, owner, number).addErrback(lambda _: None)
 
     async def sweep(
         self, connection: StoreConnection, me: Owner, coming: Callable[[], set[int]]
@@ -176,12 +182,20 @@ class SharedDirectory:
     async def _sweep(
         self, connection: StoreConnection, me: Owner, owner: int, coming: Callable[[], set[int]]
     ) -> None:
-        numbers = await self.ask(0, self._directory.numbers, owner)
-        isMine, now = owner == me.id, coming()  # after they were looked for
-        for begin in range(0, len(numbers), _SLICE):
-            some = numbers[begin : begin + _SLICE]
-            lost = await connection.alone(contents.lost, owner, some, now, isMine)
-            self.removed((number, owner) for number in lost)
+        """
+        In portions: mail that comes, or is delivered, has its turns between them, and no
+        number of contents is taken for a directory that does not answer.
+        """
+        numbers: list[int] = []
+        leaves = await self.ask(0, self._directory.leaves, owner)
+        while leaves or numbers:
+            while leaves and len(numbers) < _SLICE:
+                numbers += await self.ask(0, self._directory.numbers, owner, leaves.pop())
+            some, numbers = numbers[:_SLICE], numbers[_SLICE:]
+            now = coming()  # after they were looked for
+            lost = await connection.alone(contents.lost, owner, some, now, owner == me.id)
+            for number in lost:
+                await self._remove(number, owner)
 
 
 class LargeContents:

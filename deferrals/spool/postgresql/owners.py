@@ -270,14 +270,15 @@ class Owner:
 
     def start(self) -> Deferred[None]:
         """
-        Become an owner; the work of the dead becomes free.
+        Become an owner; the work of the dead becomes free, if it is known who is.
 
         @return: a Deferred that fires when it is; fails with L{SpoolError}.
         """
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
-        await self._database.run(bury)
+        if self._othersWereHeard():
+            await self._database.run(bury)
         await self._enroll("alive")
         self._beating.start(self.identity.lease / BEATS, now=False)
 
@@ -338,6 +339,12 @@ class Owner:
         if self._othersWereHeard():
             await self._bury()
 
+    def wasAway(self) -> None:
+        """
+        The database has not been there: nobody was heard meanwhile.
+        """
+        self._thereSince = None
+
     def _othersWereHeard(self) -> bool:
         """
         Whether the database has been there for so long that all who live have been heard.
@@ -359,7 +366,7 @@ class Owner:
         The heart beats again as soon as the database is there.
         """
         if failure.check(StoreAway, OutcomeUnknown):
-            self._thereSince = None
+            self.wasAway()
         else:
             _log.error("owner: {error}", error=failure.getErrorMessage())
 

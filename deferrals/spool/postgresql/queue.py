@@ -13,10 +13,11 @@ from zope.interface import implementer
 from deferrals.deferreds import Kept
 from deferrals.interfaces import IMessage, IQueue
 from deferrals.logger import Logger
-from deferrals.model.ids import formatId, parseId
+from deferrals.model.ids import formatId
 from deferrals.model.json import JSON
 from deferrals.model.selection import Selection, SetAside
-from deferrals.spool.changes import CHANGED, COMMANDS, LEAVING, NUMBERS_SECONDS, Changes
+from deferrals.spool.changes import NUMBERS_SECONDS, Changes
+from deferrals.spool.commanded import CommandedQueue
 from deferrals.spool.message import Message
 from deferrals.spool.postgresql import queries
 from deferrals.spool.postgresql.ledger import PostgresqlLedger, timeOf
@@ -60,12 +61,11 @@ class QueueHolder(Protocol):
 
 
 @implementer(IQueue)
-class PostgresqlQueue:
+class PostgresqlQueue(CommandedQueue):
     """
+    See L{CommandedQueue}.
+
     @param seconds: what time it is, for what is counted now and then.
-    @param changed: called when recipients may be due now that were not before.
-    @param leaving: called with the numbers of messages that are about to be held or
-        removed: what of them only waits for its turn is put back into the queue.
     """
 
     def __init__(
@@ -76,9 +76,8 @@ class PostgresqlQueue:
         changed: Callable[[], object] = lambda: None,
         leaving: Callable[[Collection[int]], object] = lambda numbers: None,
     ) -> None:
+        super().__init__(changed, leaving)
         self._spool = spool
-        self._changed = changed
-        self._leaving = leaving
         self._numbers = Kept(seconds, self._count, NUMBERS_SECONDS)
 
     def _count(self) -> Deferred[_Shown]:
@@ -95,30 +94,12 @@ class PostgresqlQueue:
     def show(self, number: int) -> Deferred[_Shown | None]:
         return self._spool.read(lambda db: queries.message(db, number, timeOf(db)))
 
-    def change(
-        self, command: str, selection: Selection, after: Sequence[int] | None
-    ) -> Deferred[tuple[int, int, Sequence[int] | None]]:
-        return Deferred.fromCoroutine(self._change(command, selection, after))
-
-    async def _change(
-        self, command: str, selection: Selection, after: Sequence[int] | None
-    ) -> tuple[int, int, Sequence[int] | None]:
-        if command not in COMMANDS:
-            raise ValueError(f"no such command: {command}")
-        found, after = await self.recipients(selection, CHANGED, after)
-        keys = [(parseId(str(one["id"])), int(str(one["seq"]))) for one in found]
-        if command in LEAVING:
-            self._leaving({number for number, _ in keys})
-
+    async def made(self, command: str, keys: list[tuple[int, int]]) -> tuple[int, int]:
         def make(ledger: PostgresqlLedger) -> tuple[int, int]:
             changes = Changes(ledger)
             return changes.make(command, keys), changes.active
 
-        count, active = await self._spool.change(make)
-        if count:
-            _log.info("{command}: {count} recipients", command=command, count=count)
-            self._changed()
-        return count, active, after
+        return await self._spool.change(make)
 
     def content(self, number: int) -> Deferred[IMessage | None]:
         return Deferred.fromCoroutine(self._content(number))

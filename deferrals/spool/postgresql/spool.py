@@ -16,11 +16,11 @@ first thing when the database is back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -37,8 +37,10 @@ from deferrals.spool.batch import BatchWriter, Insert, WriteBatch
 from deferrals.spool.claims import Claims, setAside
 from deferrals.spool.damage import logDamaged, logUnread
 from deferrals.spool.message import BodyWriter, Message, ownMessage
+from deferrals.spool.opening import SpoolOpening
 from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
 from deferrals.spool.postgresql import ownnotes, queries
+from deferrals.spool.postgresql.beginning import Beginning
 from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection, isFull
 from deferrals.spool.postgresql.contents import SHOWN, Contents
 from deferrals.spool.postgresql.cutoff import CutOff
@@ -77,9 +79,13 @@ class PostgresqlSpool:
     @param status: where commits are counted.
     @param isUpgraded: whether the tables are made, or brought to this version.
     @param bodies: the directory that all machines share, for large contents.
+    @param presence: of the database, where this process has more than its queue there.
     @ivar identity: the queue's own number, once it is open.
     @ivar owned: who this process is among the owners.
     @ivar changed: is told when recipients may be due that were not before.
+    @ivar beginning: whether L{open} waits for the database.
+    @ivar beside: is called once the database is there, before mail can be taken: what else
+        is to begin with it.
     """
 
     def __init__(
@@ -92,25 +98,24 @@ class PostgresqlSpool:
         status: Status | None = None,
         isUpgraded: bool = True,
         bodies: Directory | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.identity = ""
         self._inThread = inThread
-        self._presence = Presence(reactor)
+        self._presence = Presence(reactor, presence)
         self._threads: list[OwnThread] = []
         connected = partial(self._connection, access, reactor)
         self._writes = connected("deferrals spool")
         self._claims = connected("deferrals claims")
         self._bodies = connected("deferrals contents")
+        self._connections = self._writes, self._claims, self._bodies
         prepare = partial(upgrade, schema=access.schema) if isUpgraded else _checked
         self._own = self._threads[-1]  # the threads of the reactor may not have begun
         self._writes.begin += [CutOff().begin, prepare, self._say]
         self._claims.begin.append(_hasty)
         self._worth = ""
         self._me = me
-        self.owned = Owner(self._claims, reactor, me)
-        self.owned.woken = self._woken
-        self.owned.staged = lambda: len(self._staged)
-        self.owned.buried = lambda number: self.changed()
+        self.owned = self._newOwner(reactor, me)
         self.changed: Callable[[], object] = lambda: None
         self._contents = Contents(directory)
         self.large = self._largeContents(reactor, bodies)
@@ -123,10 +128,19 @@ class PostgresqlSpool:
         self._order = Order(
             self._writes, self._claims, self._batches, self._held, reactor, self._ledger
         )
-        self._opening: list[Deferred[None]] | None = []
+        self._opening = SpoolOpening()
+        self.beginning = Beginning(self._connections, reactor)
+        self.beside: Callable[[], Awaitable[None]] = _nothingMore
         self._number: Callable[[int], object] = lambda slot: None
         self._upkeep = LoopingCall(self._keepUp)
         self._upkeep.clock = reactor
+
+    def _newOwner(self, reactor: IReactor, me: Identity) -> Owner:
+        owned = Owner(self._claims, reactor, me)
+        owned.woken = self._woken
+        owned.staged = lambda: len(self._staged)
+        owned.buried = lambda number: self.changed()
+        return owned
 
     def _largeContents(self, reactor: IReactor, bodies: Directory | None) -> LargeContents:
         shared = None
@@ -154,7 +168,7 @@ class PostgresqlSpool:
     @property
     def isThere(self) -> bool:
         """Whether mail can be taken now, as far as is known."""
-        return self._writes.isThere and self._opening is None
+        return self._writes.isThere and self._opening.isOver
 
     # From the first call to the last.
 
@@ -164,22 +178,35 @@ class PostgresqlSpool:
     async def _open(self) -> None:
         try:
             await self._own(self._contents.take)
-            for connection in (self._writes, self._claims, self._bodies):
-                await connection.open()
-            self.identity = await self._writes.alone(_identity)
-            await self.large.begin(self.identity)
-            before = await self._own(self._contents.predecessor, self.identity)
-            if before is not None:
-                await self._writes.run(leave, before)
-            await self.owned.start()
-            await self.large.open()
-            await self._remember()
-            self._upkeep.start(EVERY_SECONDS)
+            await self.beginning.whole(self._begin)
         except SpoolError:
-            self._goOn(Failure())
+            self._opening.end(Failure())
             await self._shut()
             raise
-        self._goOn(None)
+        self._opening.end()
+
+    async def _begin(self) -> None:
+        await self.beginning.connections()
+        self.identity = await self._writes.alone(_identity)
+        await self.large.begin(self.identity)
+        before = await self._own(self._contents.predecessor, self.identity)
+        if before is not None:
+            await self._writes.run(leave, before)
+        if self.beginning.isWaiting:
+            self.owned.wasAway()
+        if self.owned.row is None:
+            await self.owned.start()
+        await self.large.open()
+        await self._remember()
+        await self.beside()
+        self._upkeep.start(EVERY_SECONDS)
+
+    def giveUp(self) -> None:
+        """
+        L{open} is not to wait any longer: it fails, if it has not come to its end.
+        """
+        if not self._opening.isOver:
+            self.beginning.end()
 
     def _keepUp(self) -> Deferred[None]:
         return self._logged(Deferred.fromCoroutine(self._keptUp()))
@@ -190,17 +217,6 @@ class PostgresqlSpool:
 
     def _remember(self) -> Deferred[None]:
         return self._own(self._contents.remember, self.identity, self.owned.id)
-
-    def _goOn(self, failure: Failure | None) -> None:
-        """
-        Mail that has come before the spool was open waits for it.
-        """
-        waiting, self._opening = self._opening or [], None
-        for d in waiting:
-            if failure is None:
-                d.callback(None)
-            else:
-                d.errback(failure)
 
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())
@@ -215,7 +231,7 @@ class PostgresqlSpool:
         if self._upkeep.running:
             self._upkeep.stop()
         self.large.close()
-        for connection in (self._writes, self._claims, self._bodies):
+        for connection in self._connections:
             await connection.close()
         for thread in self._threads:
             thread.end()
@@ -240,6 +256,8 @@ class PostgresqlSpool:
             self._lost.suspect()
             self._order.endLeases()
             self._batches.retry()
+        else:
+            self._opening.tell(Failure(StoreAway(self._presence.why)))
 
     def _woken(self, old: OwnerRow, new: OwnerRow) -> None:
         """
@@ -269,10 +287,10 @@ class PostgresqlSpool:
     def stage(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
     ) -> Deferred[Work]:
-        if self._opening is not None:
-            opened: Deferred[None] = Deferred()
-            self._opening.append(opened)
-            return opened.addCallback(lambda _: self.stage(envelope, message, addressees))
+        if not self._opening.isOver and not self._presence.isThere:
+            return fail(StoreAway(self._presence.why))
+        if not self._opening.isOver:
+            return self._opening.wait(lambda: self.stage(envelope, message, addressees))
         insert = self._insertion(envelope, message, addressees)
         if ownMessage(message).path is None:
             return self._insert(insert)
@@ -316,6 +334,8 @@ class PostgresqlSpool:
         return work
 
     def _write(self, batch: WriteBatch) -> Deferred[None]:
+        if self.owned.row is None:
+            return fail(StoreAway("this process is no owner yet"))
         rows = Batch(self.owned.id, batch.inserts, batch.removed)
         if not batch.notes:
             written = self._writes.alone(write, rows)
@@ -583,8 +603,11 @@ class PostgresqlSpool:
     # Notes and numbers.
 
     def notes(self) -> Deferred[dict[str, str]]:
-        self._batches.flush()
-        return self._writes.run(ownnotes.read, self._me)
+        def read() -> Deferred[dict[str, str]]:
+            self._batches.flush()
+            return self._writes.run(ownnotes.read, self._me)
+
+        return Deferred.fromCoroutine(self.beginning.asked(read))
 
     def note(self, name: str, value: str, seconds: float) -> None:
         self._batches.next().notes[name] = (value, seconds)
@@ -595,6 +618,10 @@ class PostgresqlSpool:
     def waiting(self) -> Deferred[tuple[int, int]]:
         self._batches.flush()
         return self._writes.alone(_count)
+
+
+async def _nothingMore() -> None:
+    """Nothing begins with it."""
 
 
 def _said(failure: Failure) -> None:

@@ -18,8 +18,9 @@ from deferrals.interfaces import IMessage, IQueue
 from deferrals.logger import Logger
 from deferrals.model.ids import formatId, parseId
 from deferrals.model.selection import Selection, SetAside, Shown
-from deferrals.spool.changes import CHANGED, COMMANDS, LEAVING, NUMBERS_SECONDS, Changes
+from deferrals.spool.changes import CHANGED, NUMBERS_SECONDS, Changes
 from deferrals.spool.claims import verify
+from deferrals.spool.commanded import CommandedQueue
 from deferrals.spool.message import Message
 from deferrals.spool.sqlite import queries, rescue
 from deferrals.spool.sqlite.diskspace import NoRoom
@@ -37,16 +38,13 @@ SHOWN = 100
 
 
 @implementer(IQueue)
-class SqliteQueue:
+class SqliteQueue(CommandedQueue):
     """
-    The operator's view of a spool in a directory.
+    The operator's view of a spool in a directory.  See L{CommandedQueue}.
 
     @param store: the spool's.
     @param inThread: runs a function outside the reactor thread.
     @param idle: whether there is no server that delivers.
-    @param changed: called when recipients may be due now that were not before.
-    @param leaving: called with the numbers of messages that are about to be held or
-        removed: what of them only waits for its turn is put back into the queue.
     """
 
     def __init__(
@@ -58,11 +56,10 @@ class SqliteQueue:
         changed: Callable[[], object] = lambda: None,
         leaving: Callable[[Collection[int]], object] = lambda numbers: None,
     ) -> None:
+        super().__init__(changed, leaving)
         self._store = store
         self._inThread = inThread
         self._idle = idle
-        self._changed = changed
-        self._leaving = leaving
         self._aside = rescue.Aside(store.files)
         self._numbers = Kept(
             store.clock.now,
@@ -90,27 +87,7 @@ class SqliteQueue:
     def show(self, number: int) -> Deferred[Shown | None]:
         return self._read(queries.message, number, self._store.clock.now())
 
-    def change(
-        self, command: str, selection: Selection, after: Sequence[int] | None
-    ) -> Deferred[tuple[int, int, Sequence[int] | None]]:
-        return Deferred.fromCoroutine(self._change(command, selection, after))
-
-    async def _change(
-        self, command: str, selection: Selection, after: Sequence[int] | None
-    ) -> tuple[int, int, Sequence[int] | None]:
-        if command not in COMMANDS:
-            raise ValueError(f"no such command: {command}")
-        found, after = await self.recipients(selection, CHANGED, after)
-        keys = [(parseId(one["id"]), one["seq"]) for one in found]
-        if command in LEAVING:
-            self._leaving({number for number, _ in keys})
-        count, active = await self._inPieces(command, keys)
-        if count:
-            _log.info("{command}: {count} recipients", command=command, count=count)
-            self._changed()
-        return count, active, after
-
-    async def _inPieces(self, command: str, keys: list[tuple[int, int]]) -> tuple[int, int]:
+    async def made(self, command: str, keys: list[tuple[int, int]]) -> tuple[int, int]:
         """
         On a full disk as many at once as there is room for in the log.
         """

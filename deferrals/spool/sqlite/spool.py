@@ -44,6 +44,7 @@ from deferrals.spool.batch import BatchWriter, Insert, WriteBatch
 from deferrals.spool.claims import Claims, isDamage, setAside, verify
 from deferrals.spool.damage import logDamaged, logUnread
 from deferrals.spool.message import BodyWriter, Message, ownMessage
+from deferrals.spool.opening import SpoolOpening
 from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
 from deferrals.spool.rows import RELEASED, STAGED, Lease, insertion
 from deferrals.spool.sqlite import belonging, repair
@@ -119,7 +120,7 @@ class SqliteSpool:
         self._batches = BatchWriter(self._write, reactor, self._written, status or Status())
         self._housekeeping = Housekeeping(self.store, reactor, inThread, self._incoming)
         self._room = RoomKeeping(self.store, reactor, inThread, reserve)
-        self._opening: list[Deferred[None]] | None = []
+        self._opening = SpoolOpening()
 
     @property
     def isThere(self) -> bool:
@@ -146,11 +147,11 @@ class SqliteSpool:
             self.interrupted = [formatId(one) for one in await self._twice(interrupted)]
             recovered = await self._twice(lambda db: recover(db, clock.now()))
         except SpoolError:
-            self._goOn(Failure())
+            self._opening.end(Failure())
             await self._database.close()
             self._lock.release()
             raise
-        self._goOn(None)
+        self._opening.end()
         if recovered:
             _log.info(
                 "released {count} messages that were staged at the last stop", count=recovered
@@ -196,18 +197,6 @@ class SqliteSpool:
         except SpoolError:
             return await self.store.run(function)
 
-    def _goOn(self, failure: Failure | None) -> None:
-        """
-        Mail that has come before the spool was open waits for it: it must not
-        be taken for what another process has left.
-        """
-        waiting, self._opening = self._opening or [], None
-        for d in waiting:
-            if failure is None:
-                d.callback(None)
-            else:
-                d.errback(failure)
-
     def close(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._close())
 
@@ -240,10 +229,8 @@ class SqliteSpool:
     def stage(
         self, envelope: Envelope, message: IMessage, addressees: Sequence[Addressee]
     ) -> Deferred[Work]:
-        if self._opening is not None:
-            opened: Deferred[None] = Deferred()
-            self._opening.append(opened)
-            return opened.addCallback(lambda _: self.stage(envelope, message, addressees))
+        if not self._opening.isOver:
+            return self._opening.wait(lambda: self.stage(envelope, message, addressees))
         insert = self._insertion(envelope, message, addressees, STAGED)
         if ownMessage(message).path is None:
             return self._insert(insert)

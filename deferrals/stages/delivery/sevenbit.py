@@ -34,6 +34,10 @@ MOST_FIELDS = 1000
 #: Nor is one with so many words that may begin another level.
 MOST_LEVELS = 100
 
+#: Nor is one with parts that has more lines that look like boundaries: the library takes
+#: 80 µs for each part.
+MOST_BOUNDARIES = 5000
+
 _POLICY = SMTP.clone(cte_type="7bit", refold_source="none")
 
 #: Fields whose values the library throws away where they have such octets: they are
@@ -69,7 +73,10 @@ def sevenBit(octets: bytes) -> bytes | None:
     @param octets: whose lines end with CRLF.
     @return: the same without octets above 127; C{None} where it must stay as it is.
     """
-    if len(octets) > MOST_OCTETS or len(_LEVEL.findall(octets)) > MOST_LEVELS:
+    levels = len(_LEVEL.findall(octets))
+    if len(octets) > MOST_OCTETS or levels > MOST_LEVELS:
+        return None
+    if levels and octets.count(b"\n--") > MOST_BOUNDARIES:
         return None
     if any(len(field[0]) > FIELD_OCTETS for field in _CONTENT.finditer(octets)):
         return None

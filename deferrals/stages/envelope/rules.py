@@ -91,15 +91,16 @@ class Pattern:
         except AddressError:
             raise ValueError("user@domain, *@domain, *@*.domain or *") from None
 
-    def covers(self, other: Pattern) -> bool:
+    def covering(self) -> Iterator[Pattern]:
         """
-        Whether it matches all that another one does.
+        @return: every pattern that matches all that this one does.
         """
-        if self.local not in ("*", other.local):
-            return False
-        if self.domain == "*" or (self.domain, self.below) == (other.domain, other.below):
-            return True
-        return self.below and other.domain.endswith(f".{self.domain}")
+        yield self
+        yield Pattern("*", self.domain, self.below)
+        labels = self.domain.split(".")
+        for first in range(1, len(labels)):
+            yield Pattern("*", ".".join(labels[first:]), True)
+        yield Pattern("*", "*")
 
 
 def isTakenLiterally(text: str) -> bool:

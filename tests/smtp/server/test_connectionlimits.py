@@ -38,6 +38,17 @@ class GuardTests(SynchronousTestCase):
         (bench,) = self.benches(limits, "192.0.2.3")
         self.assertEqual(bench.take()[:3], b"220")
 
+    def test_early(self) -> None:
+        """Before mail can be taken nobody is let in, or counted."""
+        limits = connectionLimits(connections=1)
+        limits.isEarly = True
+        (bench,) = self.benches(limits, "192.0.2.1")
+        self.assertEqual(bench.take()[:9], b"421 4.3.2")
+        self.assertTrue(bench.closed)
+        limits.isEarly = False
+        (bench,) = self.benches(limits, "192.0.2.1")
+        self.assertEqual(bench.take()[:3], b"220")
+
     def test_perAddress(self) -> None:
         """IPv4 addresses count by themselves, IPv6 addresses with their /64."""
         limits = connectionLimits(connections_per_address=1)

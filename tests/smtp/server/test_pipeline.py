@@ -14,7 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.reply import Reply
 from deferrals.smtp.server.commandreader import MAX_COMMAND_OCTETS
-from deferrals.smtp.server.pipeline import MAX_AT_ONCE, MAX_BUFFER_OCTETS
+from deferrals.smtp.server.pipeline import (
+    LARGE_READ_OCTETS,
+    MAX_AT_ONCE,
+    MAX_BUFFER_OCTETS,
+    READ_OCTETS,
+)
 from deferrals.smtp.server.session import Session
 from tests.harness import GREETING, Bench
 
@@ -284,3 +289,25 @@ class AtOnceTests(SynchronousTestCase):
             socket = Socket(100)
             setattr(socket, name, value)
             self.assertEqual(self.reply(socket), (b"", b"250 ok\r\n"), name)
+
+
+class ReadingTests(SynchronousTestCase):
+    """
+    How much is read at once.
+    """
+
+    def test_largeContent(self) -> None:
+        """
+        More of a content that has proved to be large, and of nothing else: what a client
+        sends while it has to wait is kept.
+        """
+        bench, socket = Bench(), Socket(MAX_BUFFER_OCTETS)
+        bench.say(*GREETING, "MAIL FROM:<a@client.example>", "RCPT TO:<user@example.net>", "DATA")
+        bench.session.transport = socket
+        line = b"x" * 998 + b"\r\n"
+        bench.send(line * 200)
+        self.assertEqual(socket.bufferSize, READ_OCTETS)
+        bench.send(line * 100)
+        self.assertEqual(socket.bufferSize, LARGE_READ_OCTETS)
+        bench.send(b".\r\n")
+        self.assertEqual(socket.bufferSize, READ_OCTETS)

@@ -14,6 +14,7 @@ from unittest import mock
 import attrs
 import psycopg
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.postgresql import Link
@@ -155,3 +156,12 @@ class LinkCase(SynchronousTestCase):
             super().run(result)
         for link in links:
             link._socket.close()
+
+    def logged(self) -> Callable[[], list[str]]:
+        """
+        @return: returns what was logged since.
+        """
+        events: list[LogEvent] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        return lambda: [str(formatEvent(one)) for one in events]

@@ -6,14 +6,12 @@ L{tests.integration.test_cluster}.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
 from deferrals.model.store import SpoolSettings
@@ -150,6 +148,30 @@ class StoreConnectionTests(LinkCase):
         self.assertEqual(texts(), ["the database is away: refused"])
         self.assertEqual((self.seen, self.presence.isThere), ([False], True))
 
+    def test_saidOnce(self) -> None:
+        """Of several parts in one database it is said once that it is away, and back."""
+        texts = self.logged()
+        whole = Presence(self.clock)
+        notes, queue = Presence(self.clock, whole), Presence(self.clock, whole)
+        seen: list[bool] = []
+        queue.watchers.append(seen.append)
+        for _ in range(2):
+            for part in (notes, queue):
+                part.lost(part, "refused")
+                part.lost(self, "refused, too")
+            self.assertEqual((queue.isThere, whole.isThere), (False, False))
+            queue.found(queue)
+            queue.found(self)
+            self.assertEqual((queue.isThere, whole.isThere), (True, False))
+            notes.left(notes)
+            notes.found(self)
+            self.assertTrue(whole.isThere)
+        self.assertEqual(texts(), ["the database is away: refused", "the database is back"] * 2)
+        self.assertEqual(seen, [False, True] * 2)
+        queue.lost(self, "cut")
+        queue.left(self)
+        self.assertTrue(whole.isThere)
+
     def test_unfit(self) -> None:
         """What is there, and cannot be used, is not said to be away."""
         texts = self.logged()
@@ -162,14 +184,48 @@ class StoreConnectionTests(LinkCase):
         self.assertEqual(texts(), ["the database cannot be used: it is LATIN1"])
         self.successResultOf(self.database.close())
 
-    def logged(self) -> Callable[[], list[str]]:
-        """
-        @return: returns what was logged since.
-        """
-        events: list[LogEvent] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
-        return lambda: [str(formatEvent(one)) for one in events]
+    def test_stays(self) -> None:
+        """Of one that stays away the log says so now and then; what else is wrong at once."""
+        texts = self.logged()
+        for what in ("is away", "is away", "cannot be used", "is away", "cannot be used"):
+            self.presence.lost(self, "refused", what)
+        self.clock.advance(connection.SAID_SECONDS)
+        for _ in range(2):
+            self.presence.lost(self, "gone")
+        away, unfit = "the database is away", "the database cannot be used"
+        wanted = [f"{away}: refused", f"{unfit}: refused", f"{away}: gone"]
+        self.assertEqual(texts(), wanted)
+        self.presence.found(self)
+        self.presence.lost(self, "refused")
+        self.assertEqual(texts()[-2:], ["the database is back", f"{away}: refused"])
+
+    def test_there(self) -> None:
+        """It is told when there is a connection, or will be none."""
+        self.error = psycopg.OperationalError("refused")
+        self.failureResultOf(self.database.open(), StoreAway)
+        there = self.database.there()
+        self.assertNoResult(there)
+        self.error = None
+        self.clock.advance(connection.FIRST_SECONDS)
+        self.successResultOf(there)
+        self.successResultOf(self.database.there())
+        self.links[-1].answers["SELECT"] = self.links[-1].lose
+        self.failureResultOf(self.database.run(select), StoreAway)
+        there = self.database.there()
+        for _ in range(2):
+            self.successResultOf(self.database.close())
+        self.failureResultOf(there, StoreAway)
+        self.failureResultOf(self.database.there(), StoreAway)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_entered(self) -> None:
+        """What the server will never let in is not said to be away, and is tried again."""
+        self.error = SpoolError("password authentication failed")
+        failure = self.failureResultOf(self.database.open(), SpoolError)
+        self.assertEqual(type(failure.value), SpoolError)
+        self.error = None
+        self.clock.advance(connection.FIRST_SECONDS)
+        self.assertTrue(self.database.isThere)
 
     def test_notReplicated(self) -> None:
         """What a server warns of is not said to be safe; the next may be."""

@@ -6,22 +6,47 @@ L{tests.integration.test_bodies}.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
+from unittest import mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import SpoolError
 from deferrals.spool.message import Message
+from deferrals.spool.postgresql import contents, large
 from deferrals.spool.postgresql.directory import MARKER, Directory
 from deferrals.spool.postgresql.large import SharedDirectory
 from tests.spool.postgresql.fakes import FakeThread
 
 NUMBER = 0x123456789AB00
+
+
+class _Database:
+    """
+    What a sweep asks a database.
+
+    @param living: the owners.
+    @param kept: the contents that have a message.
+    @ivar asked: the contents it was asked about, with their owners.
+    """
+
+    def __init__(self, living: set[int], kept: set[int]) -> None:
+        self._living, self._kept = living, kept
+        self.asked: list[tuple[int, list[int]]] = []
+
+    def alone(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """See L{StoreConnection<deferrals.spool.postgresql.connection>}."""
+        if function is contents.living:
+            return succeed(self._living)
+        owner, numbers, coming, _ = args
+        self.asked.append((owner, numbers))
+        return succeed([one for one in numbers if one not in self._kept | coming])
 
 
 class SharedDirectoryTests(SynchronousTestCase):
@@ -128,6 +153,49 @@ class SharedDirectoryTests(SynchronousTestCase):
         read = self.started(self.directory.read(1, NUMBER, 7, f"{copy}3"))
         self.failureResultOf(read, SpoolError)
         self.assertIn("cannot be looked for", self.successResultOf(self.missing(7)))
+
+    def test_sweep(self) -> None:
+        """
+        What has no message goes, of this process and of the dead, and what is coming stays:
+        in portions, between which mail has its turns.
+        """
+        self.patch(large, "_SLICE", 7)
+        numbers = [leaf << 8 | one for leaf in range(6) for one in range(3)]
+        for owner in (1, 2, 3):
+            for number in numbers:
+                self.files.write(owner, number, io.BytesIO(b"content"))
+        steps: list[str] = []
+        find, write = self.files.numbers, self.files.write
+
+        def found(owner: int, leaf: str) -> list[int]:
+            steps.append(f"{owner}/{leaf}")
+            if len(steps) == 1:
+                self.write(NUMBER)
+            return find(owner, leaf)
+
+        def written(*what: Any) -> None:
+            steps.append("mail")
+            write(*what)
+
+        self.patch(self.files, "numbers", found)
+        self.patch(self.files, "write", written)
+        database: Any = _Database(living={1, 2}, kept=set(numbers[::2]))
+        me, coming = mock.Mock(id=1), {numbers[1], NUMBER}
+        sweep = self.directory.sweep(database, me, lambda: coming)
+        self.successResultOf(self.started(sweep))
+        self.assertEqual(steps[1], "mail")
+        leaves = {f"{owner}/{leaf:02x}" for owner in (1, 3) for leaf in range(6)}
+        self.assertLessEqual({*leaves, "mail"}, set(steps))
+        self.assertEqual(len(set(steps)), len(steps))
+        self.assertTrue(all(len(some) <= 7 for _, some in database.asked))
+        self.assertEqual({owner for owner, _ in database.asked}, {1, 3})
+        left = {owner: self.left(owner) for owner in (1, 2, 3)}
+        kept = sorted({*numbers[::2], numbers[1]})
+        self.assertEqual(left, {1: [*kept, NUMBER], 2: numbers, 3: kept})
+
+    def left(self, owner: int) -> list[int]:
+        files = Directory(self.path)
+        return sorted(one for leaf in files.leaves(owner) for one in files.numbers(owner, leaf))
 
     def missing(self, size: int) -> Deferred[Any]:
         return self.started(self.directory.missing(1, NUMBER, size))

@@ -42,9 +42,14 @@ class OwnerTests(LinkCase):
         self.patch(owners, "enroll", lambda db, identity: self.rows.pop(0))
         self.patch(owners, "beat", self.beat)
         self.patch(owners, "living", lambda db, me: self.living)
-        self.patch(owners, "bury", lambda db: self.dead)
+        self.buries = 0
+        self.patch(owners, "bury", self.bury)
         self.owner = Owner(database, self.clock, Identity("mx1", 0, "0.2", 20))
         self.successResultOf(self.owner.start())
+
+    def bury(self, db: Any) -> list[tuple[int, str, int]]:
+        self.buries += 1
+        return self.dead
 
     def beat(self, db: Any, me: int, staged: int) -> Living | None:
         self.beats.append(me)
@@ -124,6 +129,18 @@ class OwnerTests(LinkCase):
         self.clock.advance(1)
         self.clock.advance(5)
         self.assertEqual(self.beats, [1, 1])
+
+    def test_awayBefore(self) -> None:
+        """One that has waited for the database at its start thinks nobody dead at once."""
+        self.assertEqual(self.buries, 1)
+        self.successResultOf(self.owner.stop())
+        other = Owner(self.owner._database, self.clock, Identity("mx1", 0, "0.2", 20))
+        other.wasAway()
+        self.successResultOf(other.start())
+        self.clock.pump([5.0] * 3)
+        self.assertEqual(self.buries, 1)
+        self.clock.advance(5)
+        self.assertEqual(self.buries, 2)
 
     def test_awayForAll(self) -> None:
         """

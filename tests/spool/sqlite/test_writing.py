@@ -4,25 +4,9 @@ A batch written into the embedded database.
 
 from __future__ import annotations
 
-from deferrals.spool.batch import Insert, WriteBatch
-from deferrals.spool.rows import STAGED, Lease, insertion
+from deferrals.spool.batch import WriteBatch
 from deferrals.spool.sqlite.writing import ROWS, apply
-from deferrals.testing import makeAddressees, makeEnvelope, makeMessage
-from tests.databases import DatabaseCase
-
-
-def insert(*addresses: str) -> Insert:
-    """
-    A message to be staged.
-    """
-    return insertion(
-        makeEnvelope(),
-        makeMessage(),
-        makeAddressees(*addresses),
-        state=STAGED,
-        now=0.0,
-        lease=Lease("us", 300.0),
-    )
+from tests.databases import DatabaseCase, insert
 
 
 class ApplyTests(DatabaseCase):

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from deferrals.stages.delivery.sevenbit import (
     FIELD_OCTETS,
     FIELDS_OCTETS,
+    MOST_BOUNDARIES,
     MOST_FIELDS,
     MOST_LEVELS,
     MOST_OCTETS,
@@ -121,6 +122,8 @@ class SevenBitTests(SynchronousTestCase):
         short = b"X: \xff" + b" x" * (FIELD_OCTETS // 3) + b"\r\n"
         self.assertIsNone(sevenBit(short * (FIELDS_OCTETS // len(short) + 1)))
         self.assertIsNone(sevenBit(b"\r\n\xff".ljust(MOST_OCTETS + 1)))
+        self.assertIsNone(sevenBit(PARTS + b"--b\r\n" * MOST_BOUNDARIES))
+        self.assertIsNotNone(sevenBit(b"\r\n--b \xff" * (MOST_BOUNDARIES + 1)), "without parts")
         self.assertIsNone(sevenBit(PARTS.replace(b"--b\r\n", b"\xff\r\n--b\r\n", 1)))
         self.assertIsNone(sevenBit(PARTS.replace(b"/////w==", b"\xff")))
 

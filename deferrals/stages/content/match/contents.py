@@ -26,6 +26,10 @@ from deferrals.stages.content.match.mime import Buffer, Part, TooComplex, parts
 #: Messages in messages, encoded.
 MAX_DEPTH = 5
 
+#: The contents that a message has, each form of each one: what is uuencoded in a text,
+#: and what is in a C{winmail.dat}, has no part of its own, and costs as much as one.
+MAX_FILES = 50_000
+
 #: Of all that is decoded to be looked into again.
 MAX_DECODED_OCTETS = 64 << 20
 
@@ -44,10 +48,12 @@ _GUESS_OCTETS = 512
 _LETTERS = string.ascii_letters.encode() + b"0123456789+/"
 _NOT_BASE64 = bytes(sorted(set(range(256)) - set(_LETTERS)))
 _NOT_BASE64_OR_PADDING = bytes(sorted(set(_NOT_BASE64) - set(b"=")))
-_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\s]|[A-Za-z0-9+/][ \t]++[A-Za-z0-9+/]")
+_PLAIN_BASE64 = _LETTERS + b"=\r\n"
+_WHITESPACE = b" \t\f\v"
+_BLANKS_INSIDE = re.compile(rb"[ \t](?<=[A-Za-z0-9+/][ \t])[ \t]*+[A-Za-z0-9+/]")
+_LETTER = re.compile(rb"[A-Za-z0-9+/]")
 _PADDING_AND_ONE = re.compile(rb"=[^A-Za-z0-9+/]")
 _NO_PADDING = re.compile(rb"(?<![A-Za-z0-9+/])=")
-_PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*+[A-Za-z0-9+/]")
 _BASE64_LINE = re.compile(rb"[A-Za-z0-9+/]{2,}+={0,2}+[ \t]*+(?:\Z|[\r\n])")
 _QUOTED = re.compile(rb"=[0-9A-Fa-f]{2}")
 _QUOTED_FEW = 3
@@ -138,6 +144,7 @@ def files(data: Buffer) -> Iterator[File]:
 class _Walk:
     def __init__(self) -> None:
         self._left = MAX_DECODED_OCTETS
+        self._files = 0
 
     def message(self, data: Buffer, depth: int) -> Iterator[File]:
         if depth > MAX_DEPTH:
@@ -150,6 +157,9 @@ class _Walk:
         """
         A file, and what is in it where it is a container.
         """
+        self._files += 1
+        if self._files > MAX_FILES:
+            raise TooComplex
         yield file
         kinds = file.header.mainTypes
         if file.head.startswith(tnef.MAGIC):
@@ -207,7 +217,34 @@ def _isDoubtful(data: Buffer, part: Part, start: int, end: int) -> bool:
     if "base64" not in part.header.encodings:
         return False
     isCut = end - start < _GUESS_OCTETS and len(data[start:end].translate(None, _NOT_BASE64)) % 4
-    return isCut == 1 or _NO_BASE64.search(data, start, end) is not None
+    return isCut == 1 or _isOdd(_raw(data, start, end, _PIECE_OCTETS))
+
+
+def _isOdd(pieces: Iterator[bytes]) -> bool:
+    """
+    Whether there is anything but letters of base 64, padding and white space, or blanks
+    between two letters.  In pieces, since others wait for the interpreter meanwhile.
+    """
+    held = b""
+    for piece in pieces:
+        rest = piece.translate(None, _PLAIN_BASE64)
+        if rest.strip(_WHITESPACE):
+            return True
+        text = held + piece
+        if (rest or held[1:]) and _BLANKS_INSIDE.search(text) is not None:
+            return True
+        last = text.rstrip(b" \t")[-1:]
+        isInside = _LETTER.match(last) is not None
+        held = last + b" " * (text[-1:] != last) if isInside else b""
+    return False
+
+
+def _isPaddedInside(data: Buffer, start: int, end: int) -> bool:
+    """
+    Whether there are letters behind padding.
+    """
+    padding = data.find(b"=", start, end)
+    return padding >= 0 and _LETTER.search(data, padding, end) is not None
 
 
 def _encodings(header: PartHeader, head: bytes, isSure: bool) -> list[str]:
@@ -246,7 +283,7 @@ def _decodings(
             yield File(named, _constant(content), True)
     else:
         yield File(header, lambda size: _base64(_raw(data, start, end, size)), True)
-        if _PADDED_INSIDE.search(data, start, end):
+        if _isPaddedInside(data, start, end):
             yield File(header, lambda size: _restarted(_raw(data, start, end, size)), True)
             yield File(header, lambda size: _untilPadding(_raw(data, start, end, size)), True)
             yield File(header, lambda size: _byGroups(_raw(data, start, end, size)), True)

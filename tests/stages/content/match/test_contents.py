@@ -7,8 +7,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.verdict import Refuse
@@ -149,6 +152,14 @@ class FilesTests(SynchronousTestCase):
         self.patch(contents, "MAX_DECODED_OCTETS", 1000)
         self.assertRaises(TooComplex, list, files(head + base64.encodebytes(b"a: b\r\n" * 200)))
 
+    def test_manyFiles(self) -> None:
+        """What has no part of its own counts as one, too."""
+        text = b"Subject: x\r\n\r\n" + b"begin 644 a\r\n" * 20
+        count = len(list(files(text)))
+        self.assertGreater(count, 20)
+        self.patch(contents, "MAX_FILES", count - 1)
+        self.assertRaises(TooComplex, list, files(text))
+
     def test_padding(self) -> None:
         """Padding in base 64 as rspamd reads it, in pieces of any size."""
         head = b"Content-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n"
@@ -193,3 +204,28 @@ class FilesTests(SynchronousTestCase):
                 self.assertTrue(seen.hasName(name.encode("latin-1")), (name, data))
             for content in case["contents"]:
                 self.assertTrue(seen.hasContent(content.encode("latin-1")), (content, data))
+
+
+#: What they are asked, as one pattern each says it: which take far too long.
+_ODD = re.compile(rb"[^A-Za-z0-9+/=\s]|[A-Za-z0-9+/][ \t]++[A-Za-z0-9+/]")
+_PADDED_INSIDE = re.compile(rb"=[^A-Za-z0-9+/]*+[A-Za-z0-9+/]")
+
+
+class PatternTests(SynchronousTestCase):
+    """
+    What is asked of a content in base 64.
+    """
+
+    @given(st.text(alphabet="Az9+/= \t\r\n\f\v-\0\u00e9"), st.integers(1, 8))
+    def test_isOdd(self, text: str, size: int) -> None:
+        """Whatever the pieces are it comes in."""
+        data = text.encode("latin-1")
+        pieces = iter([data[at : at + size] for at in range(0, len(data), size)])
+        self.assertEqual(contents._isOdd(pieces), _ODD.search(data) is not None)
+
+    @given(st.text(alphabet="A/= \r\n-"), st.integers(0, 4), st.integers(0, 12))
+    def test_isPaddedInside(self, text: str, start: int, end: int) -> None:
+        """Within a part, and not beyond it."""
+        data = text.encode("ascii")
+        expected = _PADDED_INSIDE.search(data, start, end) is not None
+        self.assertEqual(contents._isPaddedInside(data, start, end), expected)
