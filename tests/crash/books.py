@@ -5,31 +5,27 @@ copy counts.
   - what was acknowledged for a recipient has arrived there, whole; where the
     recipient is refused for good later on, its sender has a notice;
   - who refused has nothing;
-  - a second copy has an explanation: the server was killed so soon after the first
-    that it could not have written it down;
+  - a second copy has an explanation (L{tests.crash.explained}): the server was killed so
+    soon after the first that it could not have written it down;
   - no notice is about a recipient that did not fail, or that its sender was told of.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
 from deferrals.stages.content.match.stage import GTUBE
-
-#: A kill may repeat what was delivered so many seconds before.  Some lives of the
-#: server are longer, so that what is delivered at their beginning must not come again.
-UNDER_WAY_SECONDS = 3.0
+from tests.crash.explained import Copy, Nap, around, isExplained
 
 #: A message this large is in a file of its own.
 LARGE_OCTETS = 300_000
@@ -56,6 +52,7 @@ class Books:
     @ivar kinds: how many messages of each kind had a final answer.
     @ivar told: the messages whose sender is told what fails.
     @ivar receipts: the messages whose sender is told what is delivered.
+    @ivar handedBack: those of the refusals that came behind a first attempt to deliver it.
     @ivar twice: what a sender was told that it had not asked for, and about when.
     """
 
@@ -68,6 +65,7 @@ class Books:
         self.kinds: defaultdict[str, int] = defaultdict(int)
         self.told: set[int] = set()
         self.receipts: set[int] = set()
+        self.handedBack: set[Key] = set()
         self.twice: list[Key] = []
 
     def next(self, recipients: Sequence[str], hasSender: bool, isReceipted: bool = False) -> int:
@@ -88,9 +86,11 @@ class Books:
                 self.receipts.add(self.number)
             return self.number
 
-    def note(self, number: int, kind: str, answers: dict[str, str]) -> None:
+    def note(self, number: int, kind: str, answers: dict[str, str], isTried: bool = False) -> None:
         """
         Final answers: 2xx is taken, all else is not.
+
+        @param isTried: whether a delivery was tried before that.
         """
         now = time.monotonic()
         with self.lock:
@@ -98,6 +98,8 @@ class Books:
             for recipient, code in answers.items():
                 book = self.accepted if code.startswith("2") else self.refused
                 book[number, recipient] = now
+                if isTried and book is self.refused:
+                    self.handedBack.add((number, recipient))
 
     def due(self) -> set[Key]:
         """
@@ -136,12 +138,17 @@ class Arrived:
     @ivar torn: those that are not whole.
     """
 
-    at: defaultdict[Key, list[float]] = attrs.field(factory=lambda: defaultdict(list))
+    at: defaultdict[Key, list[Copy]] = attrs.field(factory=lambda: defaultdict(list))
     torn: list[Key] = attrs.field(factory=list)
 
-    def add(self, key: Key, at: float, isWhole: bool) -> None:
-        """One more."""
-        self.at[key].append(at)
+    def add(self, key: Key, at: float, isWhole: bool, began: float = 0.0, by: int = 0) -> None:
+        """
+        One more.
+
+        @param began: when its delivery did, where that is known.
+        @param by: the process that has made it.
+        """
+        self.at[key].append(Copy(at, began or at, by))
         if not isWhole:
             self.torn.append(key)
 
@@ -165,7 +172,8 @@ class CopiesReader:
                     self._at += len(line)
                     entry = json.loads(line)
                     to = NOTICE if entry["notice"] else entry["to"]
-                    arrived.add((entry["number"], to), entry["at"], entry["whole"])
+                    key, whose = (entry["number"], to), (entry["began"], entry["by"])
+                    arrived.add(key, entry["at"], entry["whole"], *whose)
 
 
 class MaildirReader:
@@ -200,20 +208,33 @@ def judged(data: bytes) -> tuple[int, bool]:
     return int(found[1]), hashlib.sha256(body).hexdigest().encode() == found[2]
 
 
-def closed(books: Books, arrived: Arrived, kills: Sequence[float]) -> dict[str, Any]:
+def closed(
+    books: Books,
+    arrived: Arrived,
+    kills: Sequence[float],
+    naps: Sequence[Nap] = (),
+    isAway: Callable[[float], bool] = lambda at: False,
+) -> dict[str, Any]:
     """
     Close the books.
 
+    @param kills: when there were any.
+    @param naps: who was stopped, and thought dead.
+    @param isAway: whether what senders were told at a time may not have been written: then
+        a recipient that was handed back may have it, and who has died cannot say so.
     @return: the counts; those of L{WRONG} with examples under C{examples}.
     """
     missing = books.due() - arrived.at.keys()
-    refusers = [key for key in arrived.at if key in books.refused]
+    unsaid = {key for key in books.handedBack if isAway(books.refused[key])}
+    refusers = [key for key in arrived.at if key in books.refused and key not in unsaid]
     twice = {key: sorted(times) for key, times in arrived.at.items() if len(times) > 1}
-    unexplained = [key for key, times in twice.items() if not _isExplained(times, kills)]
+    unexplained = [key for key, times in twice.items() if not isExplained(times, kills, naps)]
     begun = books.begun.keys() - books.refused.keys()
     gone = {number for number, recipient in begun if recipient.startswith("gone-")}
     tellable = gone & books.told | books.receipts
-    untrue = [key for key in arrived.at if key[1] == NOTICE and key[0] not in tellable]
+    notices = [key for key in arrived.at if key[1] == NOTICE]
+    numbers = {number for number, _ in unsaid}
+    untrue = [key for key in notices if key[0] not in tellable | numbers]
     found = (sorted(missing), arrived.torn, refusers, unexplained, untrue, books.twice)
     wrong: dict[str, list[Any]] = {name: [*ones] for name, ones in zip(WRONG, found, strict=True)}
     answered = len(books.accepted) + len(books.refused)
@@ -224,33 +245,16 @@ def closed(books: Books, arrived: Arrived, kills: Sequence[float]) -> dict[str, 
         "refused": len(books.refused),
         "unanswered": len(books.begun) - answered,
         "delivered": len(arrived.at),
-        "notices": len([key for key in arrived.at if key[1] == NOTICE]),
+        "notices": len(notices),
+        "handed back, unwritten": len(unsaid & arrived.at.keys())
+        + len([key for key in notices if key[0] in numbers - tellable]),
         "duplicates": sum(len(times) - 1 for times in twice.values()),
         **{name: len(found) for name, found in wrong.items()},
-        "copies": {str(key): _around(twice[key], kills) for key in unexplained[:5]},
+        "copies": {str(key): around(twice[key], kills, naps) for key in unexplained[:5]},
         "examples": {
             name: [list(key) for key in found[:5]] for name, found in wrong.items() if found
         },
     }
-
-
-def _isExplained(times: Sequence[float], kills: Sequence[float]) -> bool:
-    """
-    Whether there was a kill soon after each copy, and before the next one.
-    """
-    return all(
-        any(first <= kill <= min(first + UNDER_WAY_SECONDS, second) for kill in kills)
-        for first, second in itertools.pairwise(times)
-    )
-
-
-def _around(times: Sequence[float], kills: Sequence[float]) -> list[str]:
-    """
-    When copies came, in seconds behind the first, with the kills of that time.
-    """
-    events = [(at, "copy") for at in times]
-    events += [(at, "kill") for at in kills if times[0] - 10 < at < times[-1] + 1]
-    return [f"{what} {at - times[0]:+.2f}" for at, what in sorted(events)]
 
 
 def isRight(counts: dict[str, Any]) -> bool:

@@ -28,12 +28,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from deferrals.workers.reports import LAST_SECONDS, REPORT_SECONDS
 from tests.crash.books import closed
 from tests.crash.clustersabotage import CLUSTER_SABOTAGES, KINDS_OF_KILL
-from tests.crash.clusterworld import LEASE_SECONDS, ClusterWorld, Machine
+from tests.crash.clusterworld import ClusterWorld, Machine
+from tests.crash.explained import UNDER_WAY_SECONDS, Nap
 from tests.crash.rig import isWorth, screams
+from tests.crash.sleeping import send, sleep
 from tests.crash.traffic import Sender
-from tests.integration.support import PATIENCE, until
+from tests.integration.support import PATIENCE, greeting, until
 
 #: So many talk to each machine at once.
 SENDERS = 2
@@ -44,8 +47,8 @@ BATCH = 20
 #: So long something is away, in seconds.
 AWAY_SECONDS = 2.5
 
-#: So long a machine sleeps: others think it dead, and have had what it had.
-SLEEP_SECONDS = LEASE_SECONDS + 2.0
+#: So often it is looked whether others have no connection left.
+WITHOUT = 5
 
 #: What a sender is told while nothing can be kept.
 AWAY = "452 4.3.1"
@@ -76,6 +79,7 @@ class ClusterRig:
         ]
         self.only = [*only] or [*KILLS]
         self.events: list[float] = []
+        self.naps: list[Nap] = []
         self.done: Counter[str] = Counter()
         self.wrong: Counter[str] = Counter(dict.fromkeys(CLUSTER_WRONG, 0))
         self.notes: list[str] = []
@@ -124,23 +128,25 @@ class ClusterRig:
         if not self.wrong["never back"]:
             first.queue("release")  # what has died under a delivery, as far as one can tell
         first.settle()
-        hurried = self.world.hurry() if first.books.due() - first.arrived().at.keys() else 0
-        if hurried:
-            first.settle()
         self._emptied()
         self.wrong["foreign writes"] = self.world.foreignWrites()
         self.world.stop()
         said = sum(one.world.said(_UNKNOWN) for one in self.world.machines)
-        counts = closed(first.books, first.arrived(), sorted(self.events))
+        counts = closed(first.books, first.arrived(), sorted(self.events), self.naps, self._isAway)
         return {
             "kills": self.done.total(),
             **{f"kills: {name}": count for name, count in self.done.items()},
             **counts,
             "unknown outcomes, logged": said,
-            "told late": hurried,
             **self.wrong,
             "notes": self.notes,
         }
+
+    def _isAway(self, at: float) -> bool:
+        """
+        Whether something fell away around a time.
+        """
+        return any(abs(one - at) <= UNDER_WAY_SECONDS for one in self.events)
 
     def _emptied(self) -> None:
         """
@@ -187,16 +193,14 @@ class ClusterRig:
     def killMachine(self) -> None:
         """All processes of a machine die, and are started again."""
         machine = self._any()
-        for pid in machine.processes():
-            _send(pid, signal.SIGKILL)
+        send(machine.processes(), signal.SIGKILL)
         machine.process.wait(PATIENCE)
         machine.start()
 
     def killWorker(self) -> None:
         """One worker of several dies."""
         machine = self.world.machines[1]
-        for pid in self.random.sample(machine.workers(), 1):
-            _send(pid, signal.SIGKILL)
+        send(self.random.sample(machine.workers(), 1), signal.SIGKILL)
 
     def killBackends(self) -> None:
         """The database ends the servers' connections."""
@@ -251,34 +255,54 @@ class ClusterRig:
             node.instance.start()
 
     def useUp(self) -> None:
-        """Others have all connections: one server makes its own again, and one cannot start."""
+        """Others have all connections: one server makes its own again, and one starts."""
         import psycopg
 
         conninfo, taken = self.world.primary.instance.conninfo, []
         with psycopg.connect(conninfo, autocommit=True) as first:
             _take(conninfo, taken)
-            ends = time.monotonic() + PATIENCE
+            ends, without = time.monotonic() + PATIENCE, 0
             count = "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('one', 'two')"
             end = count.replace("count(*)", "pg_terminate_backend(pid)")
-            while first.execute(count).fetchone() != (0,) and time.monotonic() < ends:
+            while without < WITHOUT and time.monotonic() < ends:  # one may be about to begin
+                without = without + 1 if first.execute(count).fetchone() == (0,) else 0
                 first.execute(end)
                 _take(conninfo, taken)
                 self.events.append(time.monotonic())
+                time.sleep(0.05)
             restarted = self.world.machines[0]
             restarted.process.kill()
             restarted.process.wait(PATIENCE)
             restarted.start()
             self.events.append(time.monotonic())
             self._isRefused("connections", self.world.machines[1:])
-            code = restarted.process.wait(PATIENCE)
-            self.events.append(time.monotonic())
-            if code != 1:
-                self._isWrong(f"{restarted.name} has started: {code}")
-            if self.world.machines[1].ready() != 503:
-                self._isWrong("two says that it is ready")
+            self._turnsAway(restarted)
+            for machine in self.world.machines:
+                self._saysNo(machine)
         for one in taken:
             one.close()
-        restarted.start()
+
+    def _turnsAway(self, machine: Machine) -> None:
+        """
+        A machine has started without its database, and takes no connection.
+        """
+        port, ends = machine.world.ports["plain"], time.monotonic() + PATIENCE
+        while not (said := greeting(port)).startswith(b"421 4.3.2") and time.monotonic() < ends:
+            self.events.append(time.monotonic())
+            time.sleep(0.1)  # it has begun to listen, and has not asked yet
+        if not said.startswith(b"421 4.3.2"):
+            self._isWrong(f"{machine.name} greets: {said!r}")
+
+    def _saysNo(self, machine: Machine) -> None:
+        """
+        A machine is not ready, and has said so.  Of several workers it knows that late.
+        """
+        ends = time.monotonic() + REPORT_SECONDS + LAST_SECONDS
+        while (code := machine.ready()) != 503 and time.monotonic() < ends:
+            self.events.append(time.monotonic())
+            time.sleep(0.2)
+        if code != 503:
+            self._isWrong(f"{machine.name} says that it is ready: {code}")
 
     def cut(self) -> None:
         """The network breaks all connections."""
@@ -300,13 +324,11 @@ class ClusterRig:
 
     def sleep(self) -> None:
         """A machine is stopped for longer than its lease, and wakes."""
-        machine = self._any()
-        pids = machine.processes()
-        for pid in pids:
-            _send(pid, signal.SIGSTOP)
-        self._lasts(SLEEP_SECONDS)
-        for pid in pids:
-            _send(pid, signal.SIGCONT)
+        nap, wrong = sleep(self.world, self._any())
+        self.naps.append(nap)
+        self.events.append(nap.began)  # what was delivered right before that
+        if wrong:
+            self._isWrong(f"sleeper: {wrong}")
 
 
 #: Who or what falls away, by turns.
@@ -334,11 +356,6 @@ def _take(conninfo: str, taken: list[Any]) -> None:
     with contextlib.suppress(psycopg.OperationalError):
         while True:
             taken.append(psycopg.connect(conninfo, application_name="others"))
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def run(

@@ -9,14 +9,16 @@ import contextlib
 import os
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Collection
 from typing import Any
 
 import attrs
 from twisted.trial.unittest import SkipTest
 
-from tests.crash.traffic import Sender
+from tests.crash.traffic import KINDS, NAPS, Sender
 from tests.crash.world import ServerWorld
 from tests.integration.clusters import Instance, Wire
 from tests.integration.support import PATIENCE, needsRoot, until
@@ -48,10 +50,18 @@ OPTIONS = (
 #: Room for a database, in MiB, of which it uses a small part.
 DISK_MIB = 400
 
-#: What sees every write that a machine does to what is leased to another one that lives.
-#: It is the rig's own: nothing of the server's is asked.
+#: What sees every write that a machine does to what is leased to another one that lives,
+#: and when a process begins to be an owner.  It is the rig's own: nothing of the server's
+#: is asked.
 AUDIT = """
 CREATE SCHEMA rig;
+CREATE TABLE rig.enrolled (owner bigint, machine text, pid integer, at double precision);
+CREATE FUNCTION rig.enroll() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO rig.enrolled VALUES
+        (NEW.id, NEW.machine, NEW.pid, extract(epoch FROM clock_timestamp()));
+    RETURN NEW;
+END $$;
+CREATE TRIGGER enroll AFTER INSERT ON mail.owners FOR EACH ROW EXECUTE FUNCTION rig.enroll();
 CREATE TABLE rig.foreign_writes (message bigint, seq integer, owner bigint, writer text);
 CREATE FUNCTION rig.audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     IF OLD.status = 1 AND EXISTS (SELECT 1 FROM mail.owners WHERE id = OLD.owner
@@ -65,6 +75,20 @@ END $$;
 CREATE TRIGGER audit BEFORE UPDATE OR DELETE ON mail.recipients
     FOR EACH ROW EXECUTE FUNCTION rig.audit();
 """
+
+
+def calmly(condition: Callable[[], bool]) -> Callable[[], bool]:
+    """
+    Ask the database a few times a second only.
+    """
+
+    def asked() -> bool:
+        found = condition()
+        if not found:
+            time.sleep(0.1)
+        return found
+
+    return asked
 
 
 class Disk:
@@ -129,7 +153,7 @@ class Machine:
 
     def __init__(self, name: str, world: ServerWorld, web: int, seed: int) -> None:
         self.name, self.world, self._web = name, world, web
-        self.probe = Sender(world.books, world.ports, seed)
+        self.probe = Sender(world.books, world.ports, seed, {**KINDS, **NAPS})
         self.process: Any = None
 
     def start(self) -> None:
@@ -162,6 +186,12 @@ class Machine:
         with contextlib.suppress(FileNotFoundError):
             return self.world.children(self.process)
         return []
+
+    def servers(self) -> set[int]:
+        """
+        The processes that have a queue.
+        """
+        return {self.process.pid} if self.world.workers == 1 else {*self.workers()}
 
     def takes(self) -> bool:
         """
@@ -265,7 +295,40 @@ class ClusterWorld:
         """
         for one in machines or self.machines:
             until(one.takes, f"{one.name} takes mail: {one.world.tail()}")
+            whole = calmly(lambda one=one: self.isWhole(one))
+            until(whole, f"all of {one.name} is alive: {one.world.tail()}")
             until(lambda one=one: one.ready() == 200, f"{one.name} is ready")
+
+    def isWhole(self, machine: Machine, others: Collection[int] = ()) -> bool:
+        """
+        Whether all processes of a machine have a row in the database, but for some rows:
+        while one starts, its clients are told to come again.
+        """
+        servers = machine.servers()
+        found = {pid for number, pid in self.owners(machine) if number not in others}
+        return len(servers) == machine.world.workers and servers <= found
+
+    def owners(self, machine: Machine) -> list[tuple[int, int]]:
+        """
+        A machine's rows, each with its process: also those that are dead, and nobody knows.
+        """
+        found = self.primary.instance.ask(
+            "SELECT id, pid FROM mail.owners WHERE machine = %s", machine.name
+        )
+        return [(number, pid) for number, pid in found]
+
+    def enrolled(self, machine: Machine, others: Collection[int]) -> dict[int, float]:
+        """
+        When processes of a machine became owners behind some others.
+        """
+        found = self.primary.instance.ask(
+            "SELECT pid, min(at) FROM rig.enrolled WHERE machine = %s AND owner > ALL(%s)"
+            " GROUP BY pid",
+            machine.name,
+            [*others],
+        )
+        ahead = time.time() - time.monotonic()
+        return {pid: at - ahead for pid, at in found}
 
     def foreignWrites(self) -> int:
         """
@@ -281,17 +344,6 @@ class ClusterWorld:
         tables = ("recipients", "messages")
         counts = ", ".join(f"(SELECT count(*) FROM mail.{name})" for name in tables)
         return sum(self.primary.instance.ask(f"SELECT {counts}")[0])
-
-    def hurry(self) -> int:
-        """
-        What is to be told to senders when its time has come, minutes later, is told now.
-
-        @return: of how many recipients.
-        """
-        due = "UPDATE mail.recipients SET due = now() WHERE status = 3 RETURNING 1"
-        ask = self.primary.instance.ask
-        ask("ALTER ROLE mail SET synchronous_commit = local")  # its standby may be away
-        return len(ask(due))
 
     def leftRows(self) -> list[str]:
         """

@@ -44,7 +44,7 @@ SABOTAGE_KILLS = 10
 WORTH_SECONDS = 180
 
 #: Every fourth life of the server is a long one, in seconds: what is delivered at its
-#: beginning must not come again (L{UNDER_WAY_SECONDS<tests.crash.books>}).
+#: beginning must not come again (L{UNDER_WAY_SECONDS<tests.crash.explained>}).
 LONG_LIFE = 4.5
 
 

@@ -13,13 +13,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.spool.postgresql.schema import VERSION
 from tests.crash import clusterrig, sabotage
-from tests.crash.clusterrig import clusterScreams, run
+from tests.crash.clusterrig import clusterScreams, isGood, run
 from tests.crash.clustersabotage import CLUSTER_SABOTAGES, KINDS_OF_KILL
 from tests.crash.inside import NEXT, PROGRAM
 from tests.integration import support
 from tests.integration.clusters import Instance
 from tests.integration.support import cli, until
 from tests.integration.test_cluster_queue import QueueCase
+from tests.rigs import rig
 
 SAMPLE = "unknown-kept"
 
@@ -28,8 +29,14 @@ KINDS = {*clusterrig.KILLS}
 
 class ClusterKillTests(SynchronousTestCase):
     """
-    L{tests.crash.clusterrig}, whose runs are longer than a test.
+    L{tests.crash.clusterrig}.
     """
+
+    def test_kept(self) -> None:
+        """Whatever falls away, one after the other, nothing that was accepted is lost."""
+        counts = run(rig(3, len(KINDS)), seed=20261130)
+        print(json.dumps({name: counts[name] for name in ("kills", "accepted", "duplicates")}))
+        self.assertTrue(isGood(counts), counts)
 
     def test_seen(self) -> None:
         """The rig sees a server that breaks its promises."""

@@ -189,6 +189,21 @@ class ClosedTests(SynchronousTestCase):
         self.arrived.add((number, NOTICE), 3.0, True)
         self.assertEqual(self.wrong(), {"untrue notices": 1})
 
+    def test_unwritten(self) -> None:
+        """What was handed back while that could not be written, its recipient may have."""
+        for recipient in ("b@x.example", "gone-x@x.example"):
+            number = self.books.next([recipient], True)
+            said = {recipient: "450 later"}
+            self.books.note(number, "one", said, isTried=True)
+            self.arrived.add((number, NOTICE), 3.0, True)
+            self.arrived.add((number, recipient), 3.0, True)
+        self.come(1.0)
+        self.come(2.0, to=NOTICE)
+        self.assertEqual(self.wrong(), {"to refusers": 2, "untrue notices": 2})
+        counts = closed(self.books, self.arrived, [], isAway=lambda at: at > 0)
+        self.assertEqual(screams(counts), {})
+        self.assertEqual(counts["handed back, unwritten"], 4)
+
     def test_answeredTwice(self) -> None:
         """A sender was told something that it had not asked for."""
         self.come(1.0)

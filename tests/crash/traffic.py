@@ -94,6 +94,11 @@ policy = "virus"
 deliver = "hop"
 
 [[recipients]]
+match = "*@nap.example"
+policy = "virus"
+deliver = {{ use = "copies", concurrency = 6 }}
+
+[[recipients]]
 match = "*@later.example"
 policy = "virus"
 deliver = {{ use = "copies", retry = "1s" }}
@@ -163,6 +168,10 @@ KINDS = {
     "first, LMTP": Kind([A, LATER, GONE], "firstLMTP", sender=SENDER),
     "first, slow, LMTP": Kind([SLOW, A], "firstLMTP"),
 }
+
+#: What takes so long that a machine can be stopped while it delivers it: one message is
+#: removed as a whole, the other is recorded in another way.
+NAPS = {"nap": Kind(["n@nap.example"]), "nap, told": Kind(["b-n@nap.example"])}
 
 PORTS = ("plain", "exdata", "lmtp", "first", "firstLMTP")
 
@@ -289,6 +298,22 @@ class Sender(threading.Thread):
             return ""
         return max(self.answers.values())
 
+    def bringAll(self, names: Sequence[str]) -> list[str]:
+        """
+        Several messages in one session.
+
+        @return: for each the worst that was answered.
+        """
+        said = []
+        client = Client(self.ports["plain"])
+        try:
+            for name in names:
+                self._message(client, name)
+                said.append(max(self.answers.values()))
+        finally:
+            client.close()
+        return said
+
     def run(self) -> None:
         while not self.stopping:
             try:
@@ -337,7 +362,7 @@ class Sender(threading.Thread):
         again = [one for one in recipients if answers[one].startswith("4")]
         if name == "mixed, plain":
             answers = {one: said for one, said in answers.items() if one not in again}
-        self.books.note(number, name, answers)
+        self.books.note(number, name, answers, isTried=kind.port.startswith("first"))
         return again
 
     def _data(self, client: Client, kind: Kind, taken: list[str], data: bytes) -> dict[str, str]:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 import unittest.mock
 from typing import Any
 
@@ -19,19 +20,23 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
-from deferrals.model.disposition import DelayNotified, Remove, Reschedule
+from deferrals.interfaces import Work
+from deferrals.model.disposition import DelayNotified, NotifyThenRemove, Remove, Reschedule
+from deferrals.model.reply import Reply
+from deferrals.spool.batch import AGAIN_SECONDS
 from deferrals.spool.changes import Changes
 from deferrals.spool.postgresql import contents, order, queries, upkeep
 from deferrals.spool.postgresql import spool as spool_
 from deferrals.spool.postgresql.connection import Access, StoreConnection, opened
 from deferrals.spool.postgresql.ledger import ALL_SECONDS, COMMIT_SECONDS, SELECTED, timeOf
-from deferrals.spool.postgresql.owners import Identity, beat, bury
+from deferrals.spool.postgresql.owners import Identity, beat, bury, lives
 from deferrals.spool.postgresql.schema import upgrade
 from deferrals.spool.postgresql.spool import PostgresqlSpool
 from deferrals.spool.postgresql.upkeep import keepUp
 from deferrals.spool.rows import DAMAGED, QueueRow, queueRow
 from deferrals.testing import SharedSpoolContract, makeAddressees, makeEnvelope
 from tests.integration.clusters import Instance, primary
+from tests.integration.support import PATIENCE
 from tests.operations import SEQUENCES, RandomSequence, Store
 from tests.ports import freePort
 from tests.reactors import PumpedReactor
@@ -119,12 +124,14 @@ class StoreCase(SynchronousTestCase):
         return FrozenReactor(self.server, self.server.newSchema())
 
     def opened(
-        self, reactor: FrozenReactor, directory: str, machine: str = "mx1"
+        self, reactor: FrozenReactor, directory: str, machine: str = "mx1", seconds: float = 5.0
     ) -> PostgresqlSpool:
         """
         A spool that is open until the test ends.
+
+        @param seconds: how long a statement may take.
         """
-        access = Access(self.server.conninfo, None, reactor.schema)
+        access = Access(self.server.conninfo, None, reactor.schema, seconds)
         me = Identity(machine, 0, "1", 20.0)
         spool = PostgresqlSpool(access, me, directory, reactor, inThread)
         reactor.freeze(spool)
@@ -560,6 +567,42 @@ class LargeTests(StoreCase):
         reactor.result(spool.stage(makeEnvelope(), message, makeAddressees("a@b.example")))
 
 
+class StoppedTests(StoreCase):
+    """
+    A process that is stopped.
+    """
+
+    def test_within(self) -> None:
+        """
+        It is found dead, also where that was in the middle of a transaction which needs it
+        alive: the server does not wait for it for ever.
+        """
+        reactor = self.anew()
+        stopped = self.opened(reactor, self.mktemp(), "mx1", seconds=0.5)
+        other = self.opened(reactor, self.mktemp(), "mx2")
+        before, goesOn = int(stopped.owner), threading.Event()
+        self.addCleanup(goesOn.set)
+
+        def isStopped(db: Any) -> None:
+            self.assertTrue(lives(db, before))
+            goesOn.wait(PATIENCE)
+
+        claimed = stopped._claims.run(isStopped)
+        failures: list[Failure] = []
+        claimed.addErrback(failures.append)
+        update = f"UPDATE {reactor.schema}.owners SET seen = '-infinity' WHERE id = %s"
+        self.server.ask(update, before)
+        ends = time.monotonic() + 20
+        dead: list[Any] = []
+        while not dead and time.monotonic() < ends:
+            dead = reactor.result(other._claims.run(bury))
+        self.assertEqual(dead, [(before, "mx1", 0)])
+        goesOn.set()
+        while not failures:
+            reactor.advance0()
+        self.assertTrue(failures[0].check(OutcomeUnknown))
+
+
 class WokenTests(StoreCase):
     """
     A process that was thought dead, and has not found it out yet.
@@ -699,6 +742,126 @@ class LostClaimTests(StoreCase):
         self.assertEqual(found.envelope.transaction, lost)
         self.assertEqual(spool._batches.leaving, set())
         self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+
+    def test_notFetched(self) -> None:
+        """What is not delivered since its content could not be had is claimed again."""
+        reactor = self.anew()
+        spool = self.opened(reactor, self.mktemp())
+        writer = spool.newBody((envelope := makeEnvelope()).transaction)
+        writer.write(b"x" * 300_000 + b"\r\n")
+        message = reactor.result(writer.finish())
+        work = reactor.result(spool.stage(envelope, message, makeAddressees("a@b.example")))
+        spool.release(work, {work.addressees[0]: Reschedule("b", 0.0, 1000.0, 0.0)})
+        reactor.result(spool.waiting())
+        for error in (StoreAway("it is lost"), OutcomeUnknown("it is lost")):
+            (work,) = reactor.result(spool.claim(9, {}, 9))
+            self.assertEqual(reactor.result(spool.claim(9, {}, 9)), [])
+            with unittest.mock.patch.object(spool.large, "fetched", side_effect=error):
+                self.assertRaises(type(error), reactor.result, spool.check(work))
+        (work,) = reactor.result(spool.claim(9, {}, 9))
+        reactor.result(spool.check(work))
+
+
+class LostNoticeTests(StoreCase):
+    """
+    What is cut off between a recipient's outcome and the notice about it.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reactor = self.anew()
+        self.spool = self.opened(self.reactor, self.mktemp())
+        writer = self.spool.newBody((envelope := makeEnvelope()).transaction)
+        writer.write(b"Subject: x\r\n\r\n")
+        self.message = self.reactor.result(writer.finish())
+        self.number = envelope.transaction
+        staged = self.spool.stage(envelope, self.message, makeAddressees("a@b.example"))
+        work = self.reactor.result(staged)
+        self.spool.release(work, {})
+        ended = NotifyThenRemove("failed", Reply(550, "5.1.1", "gone"))
+        self.reactor.result(self.spool.record(work, {work.addressees[0]: ended}))
+
+    def tell(self, work: Work) -> Deferred[list[Work]]:
+        """
+        The sender is told.
+        """
+        notice = makeEnvelope(""), self.message, makeAddressees("s@c.example")
+        return self.spool.record(work, {work.addressees[0]: Remove()}, [notice])
+
+    def isTold(self) -> None:
+        """
+        It is to be told at once, and then nothing is left but the notice.
+        """
+        (work,) = self.reactor.result(self.spool.notices(9))
+        self.assertEqual(work.envelope.transaction, self.number)
+        (notice,) = self.reactor.result(self.tell(work))
+        self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
+        self.assertEqual(self.reactor.result(self.spool.claim(9, {}, 9)), [])
+        self.reactor.result(self.spool.record(notice, {notice.addressees[0]: Remove()}))
+        self.assertEqual(self.reactor.result(self.spool.waiting()), (0, 0))
+
+    def test_notAsked(self) -> None:
+        """The database was away when it was to be told."""
+
+        def away(ledger: Any) -> Any:
+            raise StoreAway("the connection is lost")
+
+        self.assertRaises(StoreAway, self.reactor.result, self.spool._leased(away))
+        self.isTold()
+
+    def test_notHeard(self) -> None:
+        """It was leased for that, and the answer not heard."""
+        self.assertEqual(len(self.reactor.result(self.spool.notices(1, self.number))), 1)
+        self.spool._held.forget(self.number)
+        self.spool._isBack(True)
+        self.isTold()
+
+    def test_notWritten(self) -> None:
+        """The notice could not be written."""
+        for error in (StoreAway("it is lost"), OutcomeUnknown("it is lost")):
+            (work,) = self.reactor.result(self.spool.notices(1, self.number))
+            self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
+            with unittest.mock.patch.object(spool_, "Outcomes", side_effect=error):
+                self.assertRaises(type(error), self.reactor.result, self.tell(work))
+            self.spool._isBack(True)
+        self.isTold()
+
+    def test_noRoom(self) -> None:
+        """The database had no room for the notice: that is tried again after a while."""
+        (work,) = self.reactor.result(self.spool.notices(1, self.number))
+        full = psycopg.errors.DiskFull("No space left on device")
+        with unittest.mock.patch.object(spool_, "Outcomes", side_effect=full):
+            self.assertRaises(SpoolError, self.reactor.result, self.tell(work))
+        self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
+        self.reactor.advance(AGAIN_SECONDS)
+        self.isTold()
+
+    def test_refused(self) -> None:
+        """The database refuses the notice: that is not tried again for as long as a lease."""
+        (work,) = self.reactor.result(self.spool.notices(1, self.number))
+        refused = psycopg.errors.CheckViolation("no")
+        with unittest.mock.patch.object(spool_, "Outcomes", side_effect=refused):
+            self.assertRaises(SpoolError, self.reactor.result, self.tell(work))
+        self.spool._isBack(True)
+        self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
+        self.reactor.advance(AGAIN_SECONDS)
+        self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
+
+    def test_written(self) -> None:
+        """It was written, and that was not heard: it is delivered at once, and none else."""
+        (work,) = self.reactor.result(self.spool.notices(1, self.number))
+        run = self.spool._writes.run
+
+        def unheard(*asked: Any) -> Any:
+            return run(*asked).addCallback(lambda _: Failure(OutcomeUnknown("it is lost")))
+
+        with unittest.mock.patch.object(self.spool._writes, "run", unheard):
+            self.assertRaises(OutcomeUnknown, self.reactor.result, self.tell(work))
+        self.assertEqual(self.reactor.result(self.spool.claim(9, {}, 9)), [])
+        self.spool._isBack(True)
+        (notice,) = self.reactor.result(self.spool.claim(9, {}, 9))
+        self.assertNotEqual(notice.envelope.transaction, self.number)
+        self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
 
 
 class UnknownTests(StoreCase):

@@ -5,7 +5,8 @@ come out, and whoever waits is told within the time of a statement.
 A connection that is lost, or whose peer has been silent for too long, is made again, in
 growing distances, until it is there.  Meanwhile whoever asks is told so at once
 (L{StoreAway}).  Nothing of C{libpq} notices a peer that swallows everything; so a
-statement has a time, and then its socket is shut down.
+statement has a time, and then its socket is shut down.  As long the server waits for us
+within a transaction.
 
 A connection that the server will never let in (a wrong password, a database that there is
 not) fails as what it finds there and cannot use does: with L{SpoolError
@@ -66,6 +67,9 @@ _NOT_REPLICATED = "SyncRepWaitForLSN"
 
 #: The server is another one's standby by now: what it is asked for has to go elsewhere.
 _READ_ONLY = "25006"
+
+#: The class of its errors where the server lacks something.
+_LACKS = "53"
 
 #: No statement is prepared by the server because it has come often, but only where that is
 #: asked for.
@@ -508,7 +512,7 @@ class StoreConnection:
             raise StoreAway(textOf(error)) from error
         self._beginning = link
         try:
-            _prepare(link, self._schema)
+            _prepare(link, self._schema, self._seconds)
             for begin in self.begin:
                 begin(link.connection)
         except Exception as error:
@@ -518,9 +522,17 @@ class StoreConnection:
         return link
 
 
-def _prepare(link: StoreLink, schema: str) -> None:
+def _prepare(link: StoreLink, schema: str, seconds: float) -> None:
+    """
+    A process that is stopped, or whose machine is gone, cannot cut a connection.  What it
+    has locked would stay so until the server notices, and it would not be found dead.
+    """
     link.connection.add_notice_handler(functools.partial(_notice, link))
     _useSchema(link.connection, schema)
+    link.connection.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, false)",
+        (f"{max(1, round(1000 * seconds))}ms",),
+    )
 
 
 def _useSchema(db: Connection, schema: str) -> None:
@@ -593,6 +605,14 @@ def _isRefused(error: Exception) -> bool:
     Whether the server said itself that it has not been done.
     """
     return getattr(error, "sqlstate", None) == _READ_ONLY
+
+
+def isFull(error: SpoolError) -> bool:
+    """
+    Whether the database lacks something, for now: a disk's room, memory.
+    """
+    state = getattr(error.__cause__, "sqlstate", None) or ""
+    return str(state).startswith(_LACKS)
 
 
 @contextlib.contextmanager

@@ -221,13 +221,14 @@ class PostgresqlLedger(Ledger):
         self, known: Sequence[tuple[int, int]], others: Collection[int], limit: int
     ) -> list[QueueRow]:
         """
-        What was leased to this owner before now, and it does not know of.
+        What was leased to this owner before now, or has ended there, and it does not know of.
 
         @param known: numbers of messages and of their recipients.
         @param others: numbers of messages.
         """
         where = (
-            "status = 1 AND owner = %s AND message <> ALL(%s) AND due <= to_timestamp(%s)"
+            f"(status = 1 OR status = {ENDED}) AND owner = %s AND message <> ALL(%s)"
+            " AND due <= to_timestamp(%s)"
             " AND NOT EXISTS"
             " (SELECT 1 FROM unnest(%s::bigint[], %s::integer[]) AS k (number, place)"
             " WHERE number = message AND place = seq) LIMIT %s FOR UPDATE SKIP LOCKED"

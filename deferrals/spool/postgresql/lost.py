@@ -1,16 +1,20 @@
 """
 Claims whose answer was not heard: what they leased is this process's, which does not
 know of it.  So it is with what was to be delivered later, and could not be written as
-such.  It is freed with the next claim, before the lease would end.
+such; with what has ended, and whose sender could not be told; with a notice of which it was
+not heard that it is written; and with what was not delivered since its content could not be
+had.  It is freed with the next claim, before the lease would end.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 
 from twisted.python.failure import Failure
 
 from deferrals.spool import claims
+from deferrals.spool.batch import AGAIN_SECONDS
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.ledger import PostgresqlLedger
 
@@ -24,14 +28,27 @@ class LostClaims:
     """
 
     def __init__(self) -> None:
-        self._isAny = False
+        self._isAny = self._isLater = False
+        self._laterAt = math.inf
 
     def failed(self, failure: Failure) -> Failure:
         """
         A claim has failed; if it was to free some, that has not come about, either.
         """
-        self._isAny = True
+        self.suspect()
         return failure
+
+    def suspect(self) -> None:
+        """
+        There may be some.
+        """
+        self._isAny = True
+
+    def suspectLater(self) -> None:
+        """
+        There may be some, which are not to be tried again at once.
+        """
+        self._isLater = True
 
     def free(
         self, ledger: PostgresqlLedger, held: Held, others: Callable[[], Collection[int]]
@@ -43,6 +60,9 @@ class LostClaims:
         @param held: what this process has in hand.
         @param others: which messages are coming, or leave.
         """
-        if self._isAny:
-            self._isAny = False
+        if self._isLater:
+            self._isLater = False
+            self._laterAt = min(self._laterAt, ledger.now + AGAIN_SECONDS)
+        if self._isAny or self._laterAt <= ledger.now:
+            self._isAny, self._laterAt = False, math.inf
             claims.free(ledger, ledger.unknown(held.pairs(), others(), _FREED))

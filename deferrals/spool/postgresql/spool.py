@@ -42,7 +42,7 @@ from deferrals.spool.opening import SpoolOpening
 from deferrals.spool.outcomes import Outcomes, backOff, isAllDelivered
 from deferrals.spool.postgresql import ownnotes, queries
 from deferrals.spool.postgresql.beginning import Beginning
-from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection
+from deferrals.spool.postgresql.connection import Access, Presence, StoreConnection, isFull
 from deferrals.spool.postgresql.contents import SHOWN, Contents
 from deferrals.spool.postgresql.cutoff import CutOff
 from deferrals.spool.postgresql.directory import Directory
@@ -258,6 +258,7 @@ class PostgresqlSpool:
         if isThere:
             self.large.coming -= self._uncertain
             self._uncertain.clear()
+            self._lost.suspect()
             self._order.endLeases()
             self._batches.retry()
             self.large.isBack()
@@ -496,7 +497,11 @@ class PostgresqlSpool:
         fetching: Deferred[str] = message.shared(
             PostgresqlSpool, lambda _: Deferred.fromCoroutine(self.large.fetched(number, message))
         )
-        wrong = await fetching
+        try:
+            wrong = await fetching
+        except SpoolError as error:
+            self._givenUp(work, error)
+            raise
         if wrong:
             logDamaged(number, wrong)
             self._batches.flush()
@@ -526,11 +531,26 @@ class PostgresqlSpool:
         self.large.coming |= coming
         try:
             return await self._recordAll(work, dispositions, inserts)
-        except OutcomeUnknown:
-            self._uncertain |= coming  # their rows may be there before all is back
+        except SpoolError as error:
+            if isinstance(error, OutcomeUnknown):
+                self._uncertain |= coming  # their rows may be there before all is back
+            if any(one.action for one in work.addressees):
+                self._givenUp(work, error)  # whoever tells senders does not say it again
             raise
         finally:
             self.large.coming -= coming - self._uncertain
+
+    def _givenUp(self, work: Work, error: SpoolError) -> None:
+        """
+        Nobody is at it any longer: it is to be found anew, where that may help.
+        """
+        if isinstance(error, OutcomeUnknown | StoreAway):
+            self._lost.suspect()
+        elif isFull(error):
+            self._lost.suspectLater()
+        else:
+            return
+        self._held.leave(work.envelope.transaction, _inHand(work))
 
     async def _recordAll(
         self, work: Work, dispositions: Mapping[Addressee, Disposition], inserts: list[Insert]

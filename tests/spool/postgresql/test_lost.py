@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import OutcomeUnknown, SpoolError, StoreAway
+from deferrals.spool.batch import AGAIN_SECONDS
 from deferrals.spool.postgresql.held import Held
 from deferrals.spool.postgresql.lost import LostClaims
 
@@ -49,3 +50,13 @@ class LostClaimsTests(SynchronousTestCase):
             for _ in range(2):
                 lost.free(ledger, held, lambda: {8})  # type: ignore[arg-type]
             self.assertEqual(ledger.asked, [([(7, 0), (7, 2)], {8})] * looks)
+
+    def test_later(self) -> None:
+        """What is not to be tried again at once is looked for once, after a while."""
+        lost, held = LostClaims(), Held()
+        ledger: Any = _Ledger()
+        lost.suspectLater()
+        for now, looks in ((0.0, 0), (AGAIN_SECONDS - 1, 0), (AGAIN_SECONDS, 1), (99.0, 1)):
+            ledger.now = now
+            lost.free(ledger, held, set)
+            self.assertEqual(len(ledger.asked), looks)

@@ -4,6 +4,8 @@ ever appended to, C{copies.jsonl} beside the configuration.  What becomes of a
 recipient is in its name: C{gone-…} is refused for good; C{later-…} is refused for
 now at its first attempt in this process; C{slow-…} takes a while; of C{b…} and of
 these more is told than that it was delivered, which the spool records in another way.
+All at C{nap.example} take longer.  Each line says when its delivery began, and in which
+process.
 """
 
 import hashlib
@@ -28,6 +30,9 @@ TAKEN = Delivered(Reply(250, "2.0.0", "taken"), "mx.live.example", "relayed")
 
 SLOW_SECONDS = 0.4
 
+#: How long C{nap.example} takes.
+NAP_SECONDS = 1.0
+
 _TRACE = re.compile(rb"^X-Number: (\d+)\r?\nX-Digest: (\w+)", re.M)
 
 
@@ -51,12 +56,15 @@ class Copies:
         return f"copies {recipient.address.domain}"
 
     def deliver(self, message: Any, envelope: Any, recipients: Any) -> Any:
-        if any(str(recipient).startswith("slow-") for recipient in recipients):
-            asked = message, envelope, recipients
+        asked = time.monotonic(), message, envelope, recipients
+        names = [str(recipient) for recipient in recipients]
+        if any(name.endswith("@nap.example") for name in names):
+            return deferLater(self._reactor, NAP_SECONDS, self._take, *asked)
+        if any(name.startswith("slow-") for name in names):
             return deferLater(self._reactor, SLOW_SECONDS, self._take, *asked)
-        return self._take(message, envelope, recipients)
+        return self._take(*asked)
 
-    def _take(self, message: Any, envelope: Any, recipients: Any) -> Any:
+    def _take(self, began: float, message: Any, envelope: Any, recipients: Any) -> Any:
         with message.open() as file:
             content = file.read()
         found = _TRACE.search(content)
@@ -67,6 +75,8 @@ class Copies:
             "number": number,
             "notice": isNotice,
             "whole": isNotice or hashlib.sha256(body).hexdigest() == digest,
+            "began": began,
+            "by": os.getpid(),
         }
         return {one: self._outcome(entry, str(one)) for one in recipients}
 
