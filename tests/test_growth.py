@@ -85,6 +85,7 @@ ELSEWHERE = {
             "stages/tables/sqlite.py",
             "smtp/client/connections.py",
             "spool/postgresql/connection.py",
+            "spool/postgresql/entrance.py",
             "stages/envelope/aliasbook.py",
             "stages/envelope/rules.py",
             "stages/envelope/submission.py",
