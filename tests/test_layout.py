@@ -112,6 +112,7 @@ WHOLE = (
     "octets",
     "outside",
     "pages",
+    "patterns",
     "promises",
     "recipes",
     "relay/passing",

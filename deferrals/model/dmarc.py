@@ -36,7 +36,9 @@ MOST_FROM_OCTETS = 16 * 1024
 MOST_RECORD_OCTETS = 4096
 
 _RECORD = re.compile(rb"v\s*=\s*DMARC1\s*(?:;|\Z)")
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.S)
+#: One that does not end is all the rest, in which none begins: from each quote in it
+#: would be too long.
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+("?)', re.S)
 _TAG = re.compile(r"(?:^|;)\s*(np|psd)\s*=\s*([a-z]+)\s*(?=;|$)", re.I)
 
 _STRICTEST: Sequence[DMARCPolicy] = ("reject", "quarantine", "none")
@@ -64,6 +66,10 @@ class Suffixes:
         Whether two domains have one owner.
         """
         return self.get_public_suffix(one.lower()) == self.get_public_suffix(other.lower())
+
+
+def _unquoted(text: str) -> str:
+    return _QUOTED.sub(lambda quoted: "" if quoted[1] else quoted[0], text)
 
 
 @attrs.frozen
@@ -97,7 +103,7 @@ def authorsOf(fields: Iterable[Field]) -> Authors:
         isReadable = isReadable and (bool(texts) or b"@" not in value)
         for text in texts:
             local, mark, domain = text.rpartition("@")
-            isReadable = isReadable and "@" not in _QUOTED.sub("", local)
+            isReadable = isReadable and "@" not in _unquoted(local)
             try:
                 found[normalDomain(domain.strip() if mark else "")] = None
             except AddressError:

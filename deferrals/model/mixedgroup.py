@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import re
 
 import attrs
 
 from deferrals.model.address import Mailbox
 from deferrals.model.taggedsenders import forwarded, untagged
-
-_ALONE = re.compile(r"[+-][^+]*=[^=]+$")
 
 
 def stablePath(sender: Mailbox | None) -> str:
@@ -27,7 +24,17 @@ def stablePath(sender: Mailbox | None) -> str:
     if sender is None:
         return ""
     own = forwarded(sender) or untagged(sender)
-    return attrs.evolve(own, local=_ALONE.sub("", own.local)).key
+    return attrs.evolve(own, local=_unmarked(own.local)).key
+
+
+def _unmarked(local: str) -> str:
+    """
+    Without a recipient's address behind C{+}, or else behind the first C{-}, with C{=}
+    for its C{@} (VERP).
+    """
+    before, mark, domain = local.rpartition("=")
+    start = before.rfind("+") if "+" in before else before.find("-")
+    return local[:start] if mark and domain and start >= 0 else local
 
 
 @attrs.frozen

@@ -26,7 +26,7 @@ MAX_TERMS = 512
 
 _VERSION = b"v=spf1"
 _MODIFIER = re.compile(r"([A-Za-z][A-Za-z0-9_.\-]*)=(.*)")
-_DIRECTIVE = re.compile(r"([+\-?~]?)([A-Za-z0-9]+)(.*)")
+_DIRECTIVE = re.compile(r"([+\-?~]?)([A-Za-z0-9]++)(.*)")
 _LENGTHS = re.compile(r"(?:/(0|[1-9][0-9]?))?(?://(0|[1-9][0-9]{0,2}))?\Z")
 _NETWORK = re.compile(r":([0-9A-Fa-f:.]+)(?:/(0|[1-9][0-9]{0,2}))?")
 

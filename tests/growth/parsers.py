@@ -1247,6 +1247,12 @@ _ENCODED = (b"=?utf-8?q?a?=", b"=?utf-8?b?QQ==?=", b"=?", b"?", b" ", b"=", b"a"
 
 _LOCAL_HEADER = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, 0, 0, 5, 0) + b"a.zip"
 _ENCODED_MESSAGE = _RFC822[:-2] + b"Content-Transfer-Encoding: base64\r\n\r\n"
+#: What encoded contents are of, and what they should not be.
+_TRANSFERRED = (
+    *(b"=", b"= ", b"=\r\n", b"A=", b"AA==", b"AA==\r\n", b"A", b"A ", b" ", b"\t", b"\r", b"\n"),
+    *(b"-", b"\0", b"=4", b"=41", b"=\r", b" \r\n", b"begin", b"begin 644 a\n", b"begin 644"),
+    *(b"begin-base64 644 a\n", b"====\n", b"M", b"`\nend\n", b"=ybegin line=1 size=1 name=a\n"),
+)
 _UNSURE = b"Content-Transfer-Encoding: base64 (quoted-printable) x-uue\r\n"
 
 
@@ -1257,6 +1263,14 @@ def _parts(data: bytes) -> None:
     for file in contents.files(data):
         file.content(100)
         file.texts(10_000)
+
+
+def _partIn(encoding: str) -> Callable[[bytes], None]:
+    """
+    A part that says how it is encoded, and is not for long.
+    """
+    head = _HEADER + f"--b\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n".encode("ascii")
+    return lambda data: _parts(head + data + b"\r\n--b--\r\n")
 
 
 def _inBase64(data: bytes) -> None:
@@ -1331,6 +1345,16 @@ PARSERS += [
         800,
         (b"", _HEADER, _RFC822, _UNSURE + b"\r\n", _HEADER + b"--b\r\n" + _UNSURE),
     ),
+    *(
+        Parser(
+            f"a part in {encoding}",
+            ("stages/content/match/contents.py",),
+            _TRANSFERRED,
+            _partIn(encoding),
+            800,
+        )
+        for encoding in ("base64", "quoted-printable", "x-uuencode", "7bit", "x")
+    ),
     Parser(
         "messages in base 64 in messages",
         ("stages/content/match/contents.py",),
@@ -1371,10 +1395,10 @@ PARSERS += [
     Parser(
         "header sections",
         ("stages/content/match/headers.py",),
-        (*_MIME, b" ", b"(", b"\r", b"Content-Type: ", b"no field\r\n"),
+        (b"a", *_MIME, b" ", b"(", b"\r", b"Content-Type: ", b"no field\r\n", b"/", b"a ", b"a/ "),
         lambda data: (headers.PartHeader.read(data), headers.otherStarts(data)),
         300,
-        (b"", b"Content-Type: a/b; ", b"Content-Transfer-Encoding: "),
+        (b"Content-Type: ", b"", b"Content-Type: a/b; ", b"Content-Transfer-Encoding: "),
     ),
     Parser(
         "fields as all read them",

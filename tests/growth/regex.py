@@ -41,18 +41,22 @@ class Matcher:
     """
     One pattern, as functions of a place that give the places behind it.
 
+    @ivar isText: whether it is one of text.
+    @ivar classes: what its items of one character take.
+    @ivar tree: its items.
     @ivar steps: what it has tried so far.
     """
 
     def __init__(self, pattern: re.Pattern[Any]) -> None:
-        self._isText = isinstance(pattern.pattern, str)
+        self.isText = isinstance(pattern.pattern, str)
         self._flags = int(pattern.flags)
         self._data: Any = b""
         self._end = 0
         self._spans: dict[int, tuple[int, int]] = {}
         self.steps = 0
-        tree = _parser.parse(pattern.pattern, self._flags & ~int(re.DEBUG))
-        self._whole = self._sequence(list(tree))
+        self.classes: list[Members] = []
+        self.tree = list(_parser.parse(pattern.pattern, self._flags & ~int(re.DEBUG)))
+        self._whole = self._sequence(self.tree)
 
     def find(
         self, data: Any, position: int, end: int, mode: str, notEmptyAt: int = -1
@@ -110,7 +114,7 @@ class Matcher:
         return counted
 
     def _ends(self, code: Any, argument: Any) -> Ends:
-        members = self._members(code, argument)
+        members = self.members(code, argument)
         if members is not None:
             return self._one(members)
         if code is _codes.AT:
@@ -130,6 +134,8 @@ class Matcher:
         return self._repeat(code, *argument)
 
     def _one(self, members: Members) -> Ends:
+        self.classes.append(members)
+
         def ends(position: int) -> Iterable[int]:
             isIn = position < self._end and members[self._data[position]]
             return (position + 1,) if isIn else ()
@@ -168,7 +174,7 @@ class Matcher:
 
     def _repeat(self, code: Any, least: int, most: int, inner: Any) -> Ends:
         items = list(inner)
-        members = self._members(*items[0]) if len(items) == 1 else None
+        members = self.members(*items[0]) if len(items) == 1 else None
         if members is not None:
             return self._run(code, members, least, most)
         once = self._sequence(items)
@@ -181,6 +187,7 @@ class Matcher:
         """
         As many characters as there are.
         """
+        self.classes.append(members)
 
         def ends(position: int) -> Iterable[int]:
             stop, limit = position, min(self._end, position + most)
@@ -222,7 +229,7 @@ class Matcher:
         if not isLazy and count >= least:
             yield position
 
-    def _members(self, code: Any, argument: Any) -> Members | None:
+    def members(self, code: Any, argument: Any) -> Members | None:
         """
         What an item takes that is one character wide.
         """
@@ -236,11 +243,11 @@ class Matcher:
             takes = lambda char: self._isIn(argument, char)  # noqa: E731
         else:
             return None
-        return Members((lambda char: takes(ord(char))) if self._isText else takes)
+        return Members((lambda char: takes(ord(char))) if self.isText else takes)
 
     def _char(self, position: int) -> int:
         char = self._data[position]
-        return ord(char) if self._isText else int(char)
+        return ord(char) if self.isText else int(char)
 
     def _same(self, char: int, other: int) -> bool:
         if self._flags & int(re.I):
@@ -263,7 +270,7 @@ class Matcher:
         return code is _codes.CATEGORY and self._isOf(argument, char)
 
     def _isOf(self, category: Any, char: int) -> bool:
-        ascii_ = not self._isText or bool(self._flags & int(re.A))
+        ascii_ = not self.isText or bool(self._flags & int(re.A))
         name = str(category).rpartition("_")[2]
         text = chr(char)
         if name == "DIGIT":

@@ -4,6 +4,7 @@ Whether a message is its author's domain's own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model import dmarc
 from deferrals.model.authentication import DMARC, Signature
 from deferrals.model.dkim import fieldsIn
 from deferrals.model.dmarc import (
@@ -134,6 +136,12 @@ class AuthorsTests(SynchronousTestCase):
         """No octets are too odd; and none makes more than a few domains."""
         found = self.authors(b"From: " + value)
         self.assertLessEqual(len(found.domains), MOST_AUTHORS)
+
+    @given(some.text(alphabet='a@"\\\n'))
+    def test_unquoted(self, text: str) -> None:
+        """What is in quotes that end is left out."""
+        expected = re.sub(r'"(?:[^"\\]|\\.)*"', "", text, flags=re.S)
+        self.assertEqual(dmarc._unquoted(text), expected)
 
 
 class DMARCCase(SynchronousTestCase):

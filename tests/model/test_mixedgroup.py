@@ -4,6 +4,10 @@ Tests for L{deferrals.model.mixedgroup}.
 
 from __future__ import annotations
 
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.model.address import Mailbox
@@ -32,6 +36,12 @@ class StablePathTests(SynchronousTestCase):
         """Numbers are a mass mailer's customers: they stay."""
         found = {stablePath(Mailbox.parse(f"bounce-{n}@esp.example")) for n in (1234, 4321)}
         self.assertEqual(len(found), 2)
+
+    @given(st.text(alphabet="a+-=.", min_size=1))
+    def test_alone(self, local: str) -> None:
+        """What VERP adds begins at the last plus, or else at the first hyphen."""
+        expected = re.sub("[+-][^+]*=[^=]+$", "", local)
+        self.assertEqual(stablePath(Mailbox(local, "b")), Mailbox(expected, "b").key)
 
 
 class GroupTests(SynchronousTestCase):

@@ -5,11 +5,13 @@ What an SPF record says.
 from __future__ import annotations
 
 import contextlib
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.model import spfrecord
 from deferrals.model.spfmacro import RecordError
 from deferrals.model.spfrecord import MAX_RECORD_OCTETS, MAX_TERMS, isRecord, parseRecord
 from tests.work import linesRun
@@ -92,3 +94,10 @@ class RecordTests(SynchronousTestCase):
         """A record can be read, or has an error."""
         with contextlib.suppress(RecordError):
             parseRecord(b"v=spf1 " + octets)
+
+    @given(st.text(alphabet="+-aB1:/. \n"))
+    def test_directive(self, term: str) -> None:
+        """A term's name ends where its letters and digits do."""
+        expected = re.fullmatch(r"([+\-?~]?)([A-Za-z0-9]+)(.*)", term)
+        found = spfrecord._DIRECTIVE.fullmatch(term)
+        self.assertEqual(found and found.groups(), expected and expected.groups())

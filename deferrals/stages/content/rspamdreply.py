@@ -45,7 +45,8 @@ _KNOWN_OF_MILTER = frozenset(
     {"add_headers", "remove_headers", "spam_header", "reject", "no_action"}
 )
 
-_FOLD = re.compile(r"[ \t]*\r?\n[ \t]+")
+#: Blanks are entered at their beginning alone: from each of them would be too long.
+_FOLD = re.compile(r"(?:(?<![ \t])[ \t]++)?\r?\n[ \t]++")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{68}")
 
 

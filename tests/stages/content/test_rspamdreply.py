@@ -5,12 +5,16 @@ What rspamd's JSON says: a table.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from deferrals.errors import StageError
 from deferrals.model.verdict import Marks
+from deferrals.stages.content import rspamdreply
 from deferrals.stages.content.addedfields import MAX_FIELDS, MAX_FIELDS_OCTETS
 from deferrals.stages.content.rspamdreply import RspamdScan, readScan
 
@@ -191,3 +195,9 @@ class RspamdScanTests(SynchronousTestCase):
         found = scan(symbols={"A": {"score": 3.0}, "B": {"score": 2.0}})
         for weights, score in (({}, 5.0), ({"A": 0.0}, 2.0), ({"B": 12.0, "C": 50.0}, 15.0)):
             self.assertEqual(found.scoreWith(weights), score)
+
+    @given(st.text(alphabet="a \t\r\n"))
+    def test_unfolded(self, text: str) -> None:
+        """A line end goes with all blanks around it, where there are some behind it."""
+        expected = re.sub(r"[ \t]*\r?\n[ \t]+", " ", text)
+        self.assertEqual(rspamdreply._texts(text), [expected])

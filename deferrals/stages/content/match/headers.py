@@ -33,7 +33,8 @@ _NO_BOUNDARY = re.compile(r"boundary\s*+=\s*+(?:\"\"|;|\Z)", re.I)
 MAX_CARRIED = 100
 #: Of lines that are no field, so many.
 MAX_STARTS = 4
-_TYPE = re.compile(r"[^\s/;,\"()=]++\s*+/\s*+[^\s/;,\"()=]++")
+#: It is looked for from where a word begins: from each of its letters would be too long.
+_TYPE = re.compile(r"(?<![^\s/;,\"()=])[^\s/;,\"()=]++\s*+/\s*+[^\s/;,\"()=]++")
 #: Values that all readers read alike.
 _MULTIPART = re.compile(
     r"\s*+multipart/[a-z.+-]++(?:\s*+;\s*+[a-z-]++=(?:\"[^\"\\\r\n]*+\"|[^\s;\"()]++))*\s*+;?\s*+",

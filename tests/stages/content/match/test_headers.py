@@ -4,10 +4,13 @@ A header section, as all readers together read it.
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from deferrals.stages.content.match import headers
 from deferrals.stages.content.match.headers import NO_HEADER, PartHeader, otherStarts
 
 
@@ -77,3 +80,19 @@ class PartHeaderTests(SynchronousTestCase):
         data = b"".join(pieces)
         self.assertTrue(PartHeader.read(data).mimeTypes)
         self.assertTrue(all(start <= len(data) for start in otherStarts(data)))
+
+
+#: Where a type is, which it takes far too long to find out.
+_TYPE = re.compile(r"[^\s/;,\"()=]+\s*/\s*[^\s/;,\"()=]+")
+
+
+class PatternTests(SynchronousTestCase):
+    """
+    What is asked of a header section.
+    """
+
+    @given(st.text(alphabet='aB/;,"()= \t\r\n\u00e9'))
+    def test_type(self, text: str) -> None:
+        """The first type in a text is found, and with it all of its words."""
+        expected, found = _TYPE.search(text), headers._TYPE.search(text)
+        self.assertEqual(found and found.span(), expected and expected.span())
