@@ -34,7 +34,7 @@ from tests.test_layout import modules
 T = TypeVar("T")
 
 #: Shapes of a pattern beside the simplest, and those that are made up.
-SHAPES = rig(160, 20_000)
+SHAPES = rig(160, 1_000)
 EXAMPLES = int(os.environ.get("DEFERRALS_GROWTH_EXAMPLES", rig(0, 20)))
 
 #: Those whose work grows faster, and why that is no harm.

@@ -222,6 +222,10 @@ def worst(
 
 def _madeUp(adversary: Adversary, examples: int) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
+
+    def see(shape: tuple[str, str, str]) -> None:
+        found.append(shape)
+
     if examples:
         pieces = st.sampled_from([*adversary.ones, *adversary.beginnings])
         units = st.lists(pieces, min_size=2, max_size=5).map("".join)
@@ -234,7 +238,7 @@ def _madeUp(adversary: Adversary, examples: int) -> list[tuple[str, str, str]]:
             database=None,
             phases=[Phase.generate],
         )
-        setting(given(st.tuples(befores, units, ends))(found.append))()
+        setting(given(st.tuples(befores, units, ends))(see))()
     return found
 
 
