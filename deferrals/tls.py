@@ -50,6 +50,8 @@ from zope.interface import implementer
 
 _MARK = b"-----BEGIN CERTIFICATE-----"
 
+_LAST_PORT = 65535
+
 #: One part of an endpoint string; C{\\} takes the next character as it is.
 _PART = re.compile(r"(?:[^:\\]|\\.)*", re.S)
 
@@ -257,8 +259,11 @@ def clientEndpoint(reactor: IReactorTime, description: str) -> IStreamClientEndp
     @raise ValueError: this is no such string.
     """
     found: IStreamClientEndpoint
+    words, named = _parsed(description)
+    port = named.get("port") or "".join(words[2:3])
+    if words[:1] != ["unix"] and port.isdecimal() and not 0 < int(port) <= _LAST_PORT:
+        raise ValueError(f"{description}: a port is a number from 1 to {_LAST_PORT}")
     if isTLS(description):
-        words, named = _parsed(description)
         try:
             return _tlsEndpoint(reactor, *words[1:], **named)
         except TypeError:  # a part of it is missing, or is too much

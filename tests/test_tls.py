@@ -391,7 +391,8 @@ class EndpointTests(SynchronousTestCase):
         """What is not C{tls:} is Twisted's."""
         for text, kind in (("tcp:127.0.0.1:25", "TCP4"), ("unix:/run/lmtp", "UNIX")):
             self.assertIn(kind, repr(type(tls.clientEndpoint(MemoryReactorClock(), text))))
-        self.assertRaises(ValueError, tls.clientEndpoint, MemoryReactorClock(), "nothing:25")
+        for text in ("nothing:25", "tcp:mx.example:0", "tcp:mx.example:port=65536", "tls:a:70000"):
+            self.assertRaises(ValueError, tls.clientEndpoint, MemoryReactorClock(), text)
 
     def test_named(self) -> None:
         """All addresses of a name are tried, of both families; the first that answers is used."""

@@ -116,7 +116,7 @@ class Digest:
         For readers without HTML.
         """
         link = f"{_HOW}:\n{self.url}\n" if self.url else ""
-        entries = "\n".join(_entry(_bounded(one)) for one in self.refusals)
+        entries = "\n".join(_entry(bounded(one)) for one in self.refusals)
         return self.templates.text.substitute(self._values(link, entries, cleaned))
 
     @property
@@ -125,7 +125,7 @@ class Digest:
         For the others.
         """
         link = f'<p><a href="{_escaped(self.url)}">{_HOW}</a>.</p>' if self.url else ""
-        rows = "".join(_row(_bounded(one)) for one in self.refusals)
+        rows = "".join(_row(bounded(one)) for one in self.refusals)
         head = "".join(f"<th>{name}</th>" for name in ("When", "Sender", "Answer"))
         entries = f'<table border="1"><tr>{head}</tr>{rows}</table>'
         return self.templates.html.substitute(self._values(link, entries, _escaped))
@@ -162,7 +162,7 @@ class Digest:
         return bytes(message)
 
 
-def _bounded(one: Refusal) -> Refusal:
+def bounded(one: Refusal) -> Refusal:
     """
     As much of it as is shown: it is a sender who says how long it is.
     """

@@ -385,7 +385,6 @@ class MailServer(service.Service):
         except BaseException:
             await self.listeners.close()
             raise
-        self._connections.isEarly = False
         self._services.admissions.read()
         await self._services.ownLimits.load()
         await self._secret.load()
@@ -394,6 +393,8 @@ class MailServer(service.Service):
         except BaseException:
             await self._queue.stop()
             raise
+        self._queue.begun()
+        self._connections.isEarly = False
         self._isUp = True
         return self
 

@@ -236,6 +236,13 @@ class Queue:
         if isinstance(self.spool, PostgresqlSpool):
             self.spool.giveUp()
 
+    def begun(self) -> None:
+        """
+        All that it needs at its start is known: from now on nothing waits for a database.
+        """
+        if isinstance(self.spool, PostgresqlSpool):
+            self.spool.beginning.waits = None
+
     def stop(self) -> Deferred[None]:
         """
         @return: a Deferred that fires when what was begun has ended, and the

@@ -83,9 +83,9 @@ class SharedStore:
 
         @raise SpoolError: what is there cannot be used; called again it is waited for.
         """
-        if self._hasBegun:  # that was in vain, and it is tried again
-            await self._connection.there()
-        else:
+        if self._hasBegun and not self._connection.isThere:  # it is tried again
+            raise StoreAway(self.presence.why)
+        if not self._hasBegun:
             self._hasBegun = True
             with contextlib.suppress(StoreAway):  # that was logged, and it is tried again
                 await self._connection.open()

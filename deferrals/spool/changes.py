@@ -44,6 +44,7 @@ class Changes:
     idle: bool = False
     active: int = 0
     emptied: list[int] = attrs.field(factory=list)
+    _hurried: set[str] = attrs.field(factory=set, init=False)
 
     def make(self, command: str, keys: Sequence[tuple[int, int]]) -> int:
         """
@@ -53,6 +54,8 @@ class Changes:
         for number, seq in keys:
             for row in self.ledger.rows(number, [seq]):
                 count += self._change(command, row)
+        for name in sorted(self._hurried):  # destinations are locked last
+            self.ledger.hurry(name)
         return count
 
     def _change(self, command: str, row: QueueRow) -> bool:
@@ -69,7 +72,7 @@ class Changes:
                 [attrs.evolve(made.row, status=row.status) if isUnderWay else made.row]
             )
         if made.isQueued:
-            self.ledger.hurry(row.destination)
+            self._hurried.add(row.destination)
         self.ledger.tell([HistoryEntry(row.message, row.seq, f"{command} by operator")])
         return True
 

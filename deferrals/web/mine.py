@@ -19,6 +19,7 @@ from twisted.web.template import Flattenable, Tag, tags
 from deferrals.deferreds import timeOfDay
 from deferrals.errors import DeferralsError
 from deferrals.model.admission import AdmissionWish
+from deferrals.model.digest import bounded
 from deferrals.model.json import JSON, asList, asObject
 from deferrals.model.link import SignedLink
 from deferrals.model.refusal import SHOWN, Refusal
@@ -200,7 +201,7 @@ async def pageOf(mine: LinkParts, link: SignedLink, token: str, *said: Flattenab
     found = await mine.asked("refusals", link.recipient, None, SHOWN)
     refusals = [Refusal.fromJSON(asObject(one)) for one in asList(found)]
     csrf = mine.form().of(token)
-    rows = [_row(one, token, csrf) for one in refusals]
+    rows = [_row(bounded(one), token, csrf) for one in refusals]
     content = [
         *said,
         tags.p("For ", shown(link.recipient), ". The text of the messages was not kept."),

@@ -50,7 +50,7 @@ _AWFUL, _USUAL = 20_000, 14
 MOST = 6.5
 
 #: A beginning that is longer is no unit.
-_LONGEST = 24
+_LONGEST = 64
 
 _CHARACTERS = [*map(chr, range(0x180)), "\u2028", "\u3042", "\U0001f600", "\udc80"]
 _NICE = "ax5 =\n"

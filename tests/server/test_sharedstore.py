@@ -111,7 +111,7 @@ class SharedStoreTests(LinkCase):
         self.assertEqual(texts(), ["the database is away: refused"])
 
     def test_again(self) -> None:
-        """Opened again, after what is there could not be used, it waits until it can."""
+        """Opened again, after what is there could not be used, it is there when it can."""
         links = [FakeConnection() for _ in range(3)]
         for one in links:
             self.addCleanup(one.close)
@@ -119,11 +119,10 @@ class SharedStoreTests(LinkCase):
         self.version = 7
         store = self.store(lambda *_, **options: next(given))
         self.failureResultOf(self.deferred(store.open()), SpoolError)
-        again = self.deferred(store.open())
-        self.assertNoResult(again)
+        self.failureResultOf(self.deferred(store.open()), StoreAway)
         self.version = VERSION
         self.clock.advance(1)
-        self.successResultOf(again)
+        self.successResultOf(self.deferred(store.open()))
         self.assertEqual(self.state(), "working")
         self.assertEqual([one.closed for one in links], [True, False, False])
 

@@ -255,3 +255,5 @@ class MineTests(SynchronousTestCase):
         plain = self.page()
         self.assertEqual(page.count("<form"), plain.count("<form"))
         self.assertEqual(page.count("<input"), plain.count("<input"))
+        self.recipients.kept[ANNA] = [makeRefusal(1, subject="&" * 400)]
+        self.assertLess(self.page().count("&amp;"), 120, "senders say how long it is")

@@ -84,11 +84,14 @@ class Beginning:
             if not (isAway or str(error) == self._wrong):  # what is away was logged
                 self._wrong = str(error)
                 _log.error("the queue cannot be used: {error}", error=self._wrong)
-            if not self.isWaiting:
-                self.isWaiting = True
-                self.waits()
+            self._wait(self.waits)
             return False
         return True
+
+    def _wait(self, waits: Callable[[], object]) -> None:
+        if not self.isWaiting:
+            self.isWaiting = True
+            waits()
 
     async def connections(self) -> None:
         """
@@ -115,16 +118,21 @@ class Beginning:
             try:
                 return await ask()
             except (StoreAway, OutcomeUnknown):
-                if self.waits is None:
+                if self.waits is None or self._isOver:
                     raise
-            await self._connections[0].there()
+                self._wait(self.waits)
+            self._pause = self._connections[0].there()
+            with contextlib.suppress(CancelledError):
+                await self._pause
 
-    def end(self) -> None:
+    def end(self, isBegun: bool = False) -> None:
         """
         Nobody waits any longer: what has not begun fails.
+
+        @param isBegun: whether the connections are needed all the same.
         """
         self._isOver = True
         if self._pause is not None:
             self._pause.cancel()
-        for one in self._connections:
+        for one in () if isBegun else self._connections:
             one.close().addErrback(lambda _: None)  # the wait for it fails, which says it

@@ -61,6 +61,9 @@ FIRST_SECONDS, LONGEST_SECONDS = 0.25, 5.0
 #: How often it is said of one that stays away, in seconds.
 SAID_SECONDS = 600.0
 
+#: A command that was stopped within a transaction keeps what it has locked for so long.
+COMMAND_IDLE = "60s"
+
 #: Where the server says that it has committed, and that no standby may have it.  Its
 #: text is in the server's language.
 _NOT_REPLICATED = "SyncRepWaitForLSN"
@@ -147,6 +150,9 @@ def opened(access: Access, application: str) -> Connection:
     try:
         db = access.connect(application)
         _useSchema(db, access.schema)
+        db.execute(
+            "SELECT set_config('idle_in_transaction_session_timeout', %s, false)", (COMMAND_IDLE,)
+        )
     except Exception as error:
         if db is not None:
             db.close()

@@ -35,7 +35,7 @@ _SAID = re.compile(r"(?:^|: )\w+:  ")
 _NO_PASSWORD = "no password supplied"
 
 #: In English, where it does not say so to everybody: the connections left are for others.
-_NO_ROOM = ("remaining connection slots", "too many connections for")
+_NO_ROOM = ("remaining connection slots", "too many connections for", "no more connections")
 
 #: It starts or ends; it has no connection left.
 _PASSING = frozenset({"57P03", "53300"})

@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from deferrals.deferreds import UnderWay
-from deferrals.errors import SpoolError
+from deferrals.errors import SpoolError, StoreAway
 from deferrals.logger import Logger
 from deferrals.spool.message import Follower, Message
 from deferrals.spool.postgresql import contents
@@ -420,4 +420,5 @@ class LargeContents:
 
 
 def _unremoved(failure: Failure) -> None:
-    _log.error("{error}", error=failure.getErrorMessage())
+    if not failure.check(StoreAway):  # that was logged, and it is tried again
+        _log.error("{error}", error=failure.getErrorMessage())

@@ -193,7 +193,7 @@ class PostgresqlSpool:
         self.identity = await self._writes.alone(_identity)
         await self.large.begin(self.identity)
         before = await self._own(self._contents.predecessor, self.identity)
-        if before is not None:
+        if before is not None and self.owned.row is None:
             await self._writes.run(leave, before)
         if self.beginning.isWaiting:
             self.owned.wasAway()
@@ -208,8 +208,7 @@ class PostgresqlSpool:
         """
         L{open} is not to wait any longer: it fails, if it has not come to its end.
         """
-        if not self._opening.isOver:
-            self.beginning.end()
+        self.beginning.end(self._opening.isOver)
 
     def _keepUp(self) -> Deferred[None]:
         return self._logged(Deferred.fromCoroutine(self._keptUp()))
@@ -346,6 +345,10 @@ class PostgresqlSpool:
     def _write(self, batch: WriteBatch) -> Deferred[None]:
         if self.owned.row is None:
             return fail(StoreAway("this process is no owner yet"))
+        for insert in batch.inserts:
+            if insert.number not in self._staged:  # this process was thought dead meanwhile
+                self._taken(insert.work, self.owned.id)
+                self._staged.add(insert.number)
         rows = Batch(self.owned.id, batch.inserts, batch.removed)
         if not batch.notes:
             written = self._writes.alone(write, rows)

@@ -130,6 +130,22 @@ class BeginningTests(SynchronousTestCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
             self.assertEqual(self.second.did, ["close"])
 
+    def test_askedNoMore(self) -> None:
+        """Once that is ended, or all is known, nothing more is waited for."""
+        self.beginning.end(isBegun=True)
+        asked = self.beginning.asked(lambda: fail(StoreAway("refused")))
+        self.failureResultOf(Deferred.fromCoroutine(asked), StoreAway)
+        self.assertEqual((self.first.did, self.waited), ([], []))
+
+    def test_askedEnds(self) -> None:
+        """What is asked is waited for, which is told, until that is ended."""
+        asked = self.beginning.asked(lambda: fail(StoreAway("refused")))
+        done = Deferred.fromCoroutine(asked)
+        self.assertNoResult(done)
+        self.assertEqual((len(self.waited), self.beginning.isWaiting), (1, True))
+        self.beginning.end(isBegun=True)
+        self.failureResultOf(done, StoreAway)
+
     def test_asked(self) -> None:
         """What has to be known at the start is asked until it is known."""
         answers: list[Any] = [fail(StoreAway("refused")), fail(OutcomeUnknown("lost"))]

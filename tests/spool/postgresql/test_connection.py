@@ -43,7 +43,7 @@ class AccessTests(LinkCase):
         self.patch(psycopg, "connect", lambda *_, **options: links.pop(0))
         db: Any = opened(Access("host=db"), "test")
         self.addCleanup(db.close)
-        self.assertEqual(db.said, ["SELECT"])
+        self.assertEqual(db.said, ["SELECT"] * 2)
         error = self.assertRaises(StoreAway, opened, Access("host=db"), "test")
         self.assertEqual(str(error), "a")
 

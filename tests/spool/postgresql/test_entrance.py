@@ -109,7 +109,11 @@ class EnteredTests(SynchronousTestCase):
         for answer in answers:
             found = self.enter(_STARTS, answers=[answer])
             self.assertEqual(found, f"StoreAway: connection failed: {_STARTS}")
-        for more in ('too many connections for role "x"', "remaining connection slots are"):
+        for more in (
+            'too many connections for role "x"',
+            "remaining connection slots are",
+            "no more connections allowed (max_client_conn)",
+        ):
             text = f"FATAL:  {more}"
             self.assertEqual(self.enter(text), f"StoreAway: connection failed: {text}")
 

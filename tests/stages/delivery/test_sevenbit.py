@@ -18,6 +18,7 @@ from deferrals.stages.delivery.sevenbit import (
     MOST_BOUNDARIES,
     MOST_FIELDS,
     MOST_LEVELS,
+    MOST_MARKS,
     MOST_OCTETS,
     sevenBit,
 )
@@ -123,6 +124,8 @@ class SevenBitTests(SynchronousTestCase):
         self.assertIsNone(sevenBit(short * (FIELDS_OCTETS // len(short) + 1)))
         self.assertIsNone(sevenBit(b"\r\n\xff".ljust(MOST_OCTETS + 1)))
         self.assertIsNone(sevenBit(PARTS + b"--b\r\n" * MOST_BOUNDARIES))
+        marks = b"--b\r\nContent-Type: text/plain" + b";" * 2000 + b"\r\n\r\n"
+        self.assertIsNone(sevenBit(PARTS + marks * (MOST_MARKS // 2000 + 1)))
         self.assertIsNotNone(sevenBit(b"\r\n--b \xff" * (MOST_BOUNDARIES + 1)), "without parts")
         self.assertIsNone(sevenBit(PARTS.replace(b"--b\r\n", b"\xff\r\n--b\r\n", 1)))
         self.assertIsNone(sevenBit(PARTS.replace(b"/////w==", b"\xff")))

@@ -51,6 +51,9 @@ MAX_READINGS = 8
 #: Of a small message, so much in any case.
 MIN_READINGS_OCTETS = 256 * 1024
 
+#: How often lines that begin as a boundary does are compared with one, by its length.
+MAX_COMPARED = 2_000_000
+
 #: So much of a boundary is compared.  [Dovecot compares 80 octets]
 _BOUNDARY_OCTETS = 80
 _LINE_OCTETS = 1000
@@ -166,6 +169,7 @@ class _Levels:
     def __init__(self) -> None:
         self.digests: dict[bytes, bool] = {}  # whether that is what it separates
         self._lengths: set[int] = set()
+        self._compared = 0
         self._whole: dict[bytes, set[bytes]] = {}
         self._open: list[tuple[bytes, ...]] = []
         self._level: dict[bytes, int] = {}
@@ -211,6 +215,9 @@ class _Levels:
         """
         @param at: where two hyphens stand at the beginning of a line.
         """
+        self._compared += 1 + len(self._lengths)
+        if self._compared > MAX_COMPARED:
+            raise TooComplex
         texts = [data[at + 2 : at + 2 + _BOUNDARY_OCTETS].lower()]
         if texts[0].startswith(b'"'):  # some put it in quotes here, too
             texts.append(data[at + 3 : at + 3 + _BOUNDARY_OCTETS].lower())

@@ -143,6 +143,14 @@ class MimeTests(SynchronousTestCase):
         """There is a limit."""
         self.assertRaises(TooComplex, parts, nested(1000))
 
+    def test_compared(self) -> None:
+        """Lines that look like boundaries are not compared with all of them for ever."""
+        names = [b"z" * length for length in range(1, 41)]
+        fields = b"".join(b"Content-Type: multipart/mixed; boundary=%s\r\n" % one for one in names)
+        self.patch(mime, "MAX_COMPARED", 1000)
+        self.assertTrue(parts(fields + b"\r\n" + b"--\n" * 10))
+        self.assertRaises(TooComplex, parts, fields + b"\r\n" + b"--\n" * 100)
+
     def test_headers(self) -> None:
         """The headers of all parts together have a bound, in lines and in octets."""
         self.patch(mime, "MAX_HEADER_LINES", 10_000)
