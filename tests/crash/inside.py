@@ -5,6 +5,7 @@ which it writes down when it gets C{SIGUSR2}.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -18,6 +19,9 @@ PROGRAM = (
     "from tests.crash import inside; inside.begin(); from twisted.scripts.twistd import run; run()",
 )
 
+#: Linux's C{prctl}: which signal a process gets when its parent ends.
+_PDEATHSIG = 1
+
 #: The environment's name for the file that the count is written to.
 HELD = "DEFERRALS_RIG_HELD"
 
@@ -27,8 +31,10 @@ NEXT = "DEFERRALS_RIG_NEXT"
 
 def begin() -> None:
     """
-    Before the server is there.
+    Before the server is there.  It ends with its rig: one that is left finds the database
+    of the next rig at the port of its own, and delivers what that has.
     """
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
     name = os.environ.get("DEFERRALS_RIG_SABOTAGE")
     if name:
         from tests.crash.sabotage import SABOTAGES
