@@ -79,6 +79,12 @@ class Backoff:
         self.until = now + seconds * jitter
         return seconds * jitter
 
+    def hasten(self, now: float) -> None:
+        """
+        It is to be tried now.  How often it has failed is not forgotten.
+        """
+        self.until = min(self.until, now)
+
     def succeeded(self) -> bool:
         """
         It works.

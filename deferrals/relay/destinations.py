@@ -511,6 +511,14 @@ class Destinations:
         state = self._states.get(name)
         return 0.0 if state is None else state.backoff.remaining(self._clock.seconds())
 
+    def hasten(self, name: str) -> None:
+        """
+        A destination is not left alone any longer: the next attempt says whether it works.
+        """
+        state = self._states.get(name)
+        if state is not None:
+            state.backoff.hasten(self._clock.seconds())
+
     def forget(self) -> None:
         """
         The configuration has changed: what did not work may work now.

@@ -111,6 +111,8 @@ class Scheduler:
     @param concurrency: attempts that are under way at once.
     @param chance: returns numbers from 0 to 1, for jitter.
     @param notes: keep what is known of next hops; C{None} where the process forgets it.
+    @param isShared: whether others have the same queue.  Then that knows better than this
+        process which destinations are left alone.
     @ivar destinations: what is known of next hops.
     """
 
@@ -125,8 +127,10 @@ class Scheduler:
         chance: Callable[[], float] = random.random,
         notes: INotes | None = None,
         status: Status | None = None,
+        isShared: bool = False,
     ) -> None:
         self._spool = spool
+        self._isShared = isShared
         self._clock = clock
         self._deliveries = deliveries
         self._notifier = notifier
@@ -249,11 +253,14 @@ class Scheduler:
     def _leaveAlone(self, names: Iterable[str]) -> None:
         """
         What another process has met is not known to this queue, which would hand out the
-        same again at once.
+        same again at once.  A queue that several share knows it, and more: somebody has found
+        that a destination works, or an operator wants it tried.
         """
         for name in names:
             seconds = self.destinations.remaining(name)
-            if seconds > 0:
+            if seconds > 0 and self._isShared:
+                self.destinations.hasten(name)
+            elif seconds > 0:
                 self._spool.backOff(name, min(seconds, FIRST_SECONDS))
 
     def again(self) -> None:

@@ -82,6 +82,7 @@ class Queue:
             concurrency=maxDelivering,
             notes=services.ownNotes,
             status=services.status,
+            isShared=isinstance(self.spool, PostgresqlSpool),
         )
         self._notes = services.ownNotes
         self._notes.watch(NOTES, self._scheduler.destinations.heard)

@@ -110,15 +110,19 @@ class SchedulerCase(SynchronousTestCase):
         self.spool = MemorySpool(self.clock)
         self.delivery = FakeDelivery()
         self.stages: dict[str, Any] = {"box": self.delivery}
-        notifier = self.notifier = FakeNotifier()
-        self.told = notifier.told
-        self.scheduler = Scheduler(
+        self.notifier = FakeNotifier()
+        self.told = self.notifier.told
+        self.scheduler = self.newScheduler()
+
+    def newScheduler(self, isShared: bool = False) -> Scheduler:
+        return Scheduler(
             self.spool,
             self.clock,
             Deliveries(stage=self.stages.get, schedule=lambda name: SCHEDULE),
-            notifier,  # type: ignore[arg-type]
+            self.notifier,  # type: ignore[arg-type]
             concurrency=2,
             chance=lambda: 0.5,
+            isShared=isShared,
         )
 
     def stage(self, *addresses: str) -> Work:
@@ -414,6 +418,23 @@ class SchedulerTests(SchedulerCase):
         self.assertEqual(self.delivery.asked, [])
         self.clock.pump([5] * 80)
         self.assertEqual(self.delivery.asked, [["a@x.example"]])
+
+    def test_openedElsewhere(self) -> None:
+        """
+        What a queue hands out that others have, too, is tried: it is not shut for them.  If
+        that fails, it is left alone for as long as it would have been.
+        """
+        self.scheduler = self.newScheduler(isShared=True)
+        shut = Spy(self.spool.backOff)
+        self.patch(self.spool, "backOff", shut)
+        self.delivery.answer = Retry(Reply(451, "4.4.1", "no answer"))
+        self.scheduler.start()
+        trouble: JSON = {"failures": 5, "seconds": 600.0, "reply": None, "host": ""}
+        self.scheduler.destinations.heard("destinations", "x.example", trouble)
+        self.scheduler.release(self.stage("a@x.example"))
+        self.clock.pump([0.05] * 220)
+        self.assertEqual(self.delivery.asked, [["a@x.example"]])
+        self.assertEqual([seconds for _, seconds in shut.calls], [600.0])
 
     def test_memoryChanged(self) -> None:
         """What an operator is about to change does not wait in memory, but in the queue."""

@@ -65,4 +65,7 @@ class LostClaims:
             self._laterAt = min(self._laterAt, ledger.now + AGAIN_SECONDS)
         if self._isAny or self._laterAt <= ledger.now:
             self._isAny, self._laterAt = False, math.inf
-            claims.free(ledger, ledger.unknown(held.pairs(), others(), _FREED))
+            # What comes is in hand next, and what is in hand leaves: meanwhile, too.
+            coming = {*others()}
+            pairs = held.pairs()
+            claims.free(ledger, ledger.unknown(pairs, coming.union(others()), _FREED))

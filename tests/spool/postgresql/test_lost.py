@@ -51,6 +51,15 @@ class LostClaimsTests(SynchronousTestCase):
                 lost.free(ledger, held, lambda: {8})  # type: ignore[arg-type]
             self.assertEqual(ledger.asked, [([(7, 0), (7, 2)], {8})] * looks)
 
+    def test_moves(self) -> None:
+        """What comes, or leaves, while it is looked at what is in hand is not unknown."""
+        lost, held = LostClaims(), Held()
+        ledger: Any = _Ledger()
+        lost.suspect()
+        seen = iter([{8}, {9}])
+        lost.free(ledger, held, lambda: next(seen))
+        self.assertEqual(ledger.asked, [([], {8, 9})])
+
     def test_later(self) -> None:
         """What is not to be tried again at once is looked for once, after a while."""
         lost, held = LostClaims(), Held()
