@@ -4,7 +4,7 @@ What deliveries to one server have in common; those of C{smtp} and C{lmtp} have 
 
 from __future__ import annotations
 
-from twisted.internet.endpoints import clientFromString
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -55,7 +55,7 @@ class OneHopDeliveryTests(SynchronousTestCase):
         """All mail goes to the one server, as the login that was configured."""
         login = {"user": "me", "password": "secret"}
         name = "tls:mail.example:24"
-        services = FakeServices(endpoints={name: clientFromString(MemoryReactor(), name)})
+        services = FakeServices(endpoints={name: TCP4ClientEndpoint(MemoryReactor(), "127.0.0.1", 24)})
         for delivery in (
             SMTPDelivery(SMTPSettings(endpoint=name, **login), services),
             LMTPDelivery(LMTPSettings(endpoint=name, **login), services),
