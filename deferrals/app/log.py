@@ -326,11 +326,13 @@ class PlainObserver(_Observer):
 
     def plainLine(self, event: LogEvent) -> str:
         """
-        Its values are clean already.
+        Its values are clean already, unless they are objects that others have put there.
         """
         try:
             text = _plainText(event)
         except Exception:  # no format, or a bad one
+            return self.line(event)
+        if not text.isprintable():
             return self.line(event)
         return self._stamped(event, text, event["log_namespace"])
 

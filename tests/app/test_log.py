@@ -285,6 +285,7 @@ class LogTests(SynchronousTestCase):
     @example({"log_failure": "none"}, {}, False)
     @example({"one": Hostile}, {}, True)
     @example({"one": Endless()}, {}, True)
+    @example({"one": ValueError("a\nb")}, {}, True)
     @example({"one": {("a",): 1}}, {}, False)
     @example({}, {"log_level": None}, True)
     @example({}, {"log_time": None}, True)

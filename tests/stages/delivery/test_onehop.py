@@ -55,7 +55,8 @@ class OneHopDeliveryTests(SynchronousTestCase):
         """All mail goes to the one server, as the login that was configured."""
         login = {"user": "me", "password": "secret"}
         name = "tls:mail.example:24"
-        services = FakeServices(endpoints={name: TCP4ClientEndpoint(MemoryReactor(), "127.0.0.1", 24)})
+        endpoint = TCP4ClientEndpoint(MemoryReactor(), "127.0.0.1", 24)
+        services = FakeServices(endpoints={name: endpoint})
         for delivery in (
             SMTPDelivery(SMTPSettings(endpoint=name, **login), services),
             LMTPDelivery(LMTPSettings(endpoint=name, **login), services),
