@@ -253,8 +253,8 @@ class Scheduler:
     def _leaveAlone(self, names: Iterable[str]) -> None:
         """
         What another process has met is not known to this queue, which would hand out the
-        same again at once.  A queue that several share knows it, and more: somebody has found
-        that a destination works, or an operator wants it tried.
+        same again at once.  A queue that several share knows it, and more: another process
+        has found that a destination works, or an operator wants it tried.
         """
         for name in names:
             seconds = self.destinations.remaining(name)

@@ -4,7 +4,7 @@ before it.
 
 Whoever is told so (L{Beginning.waits}) waits for it; others, such as commands, fail.  What
 is wrong with a database that is there ends the start; later, when it was waited for already,
-that is said, and tried again: somebody may mend it.
+that is said, and tried again: the operator may mend it.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Beginning:
 
     def end(self, isBegun: bool = False) -> None:
         """
-        Nobody waits any longer: what has not begun fails.
+        The server stops: what has not begun fails.
 
         @param isBegun: whether the connections are needed all the same.
         """

@@ -10,7 +10,7 @@ within a transaction.
 
 A connection that the server will never let in (a wrong password, a database that there is
 not) fails as what it finds there and cannot use does: with L{SpoolError
-<deferrals.errors.SpoolError>}, and is tried again all the same: somebody may mend it.
+<deferrals.errors.SpoolError>}, and is tried again all the same: the operator may mend it.
 
 What a failure says of what was asked for:
 

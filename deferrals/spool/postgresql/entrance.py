@@ -2,7 +2,7 @@
 Whether a connection that could not be made is worth waiting for.
 
 A server that is not there, is starting, or has no connection left will have one.  What it
-says of a password, a role or a database stays so until somebody mends it.
+says of a password, a role or a database stays so until the operator mends it.
 
 C{libpq} keeps the code of what the server has said to itself, and the text is in the
 server's language.  So where the server has said something, it is asked once more, by hand,
@@ -40,7 +40,7 @@ _NO_ROOM = ("remaining connection slots", "too many connections for", "no more c
 #: It starts or ends; it has no connection left.
 _PASSING = frozenset({"57P03", "53300"})
 
-#: The protocol's version, and a role that is to be nobody's.
+#: The protocol's version, and a role that no server has.
 _HELLO = struct.pack("!I", 3 << 16) + b"user\0deferrals is it up\0\0"
 
 #: How long the answer to that may take, in seconds; and how long it may be.
@@ -94,7 +94,7 @@ def _isLasting(error: psycopg.OperationalError) -> bool:
 
 def _said(host: str, port: int) -> str:
     """
-    What a server says to somebody whom it does not know.
+    What a server says to a role that it does not know.
 
     @param host: a name, an address, or the directory of a socket.
     @return: the code of its error; nothing, where it wants a password.

@@ -5,8 +5,8 @@ the last octet is the last piece, and the row of the message.
 Each piece is read from this machine's file when the database is ready to take it: however
 slow that is, no memory grows.  A content that is too far behind has its sender wait, as for
 a slow disk (L{BodyWriter.congested<deferrals.spool.message.BodyWriter.congested>}), and not
-for long: a database that is away, or does not take a piece in time, keeps up nobody who
-sends.  What it did not take is put there at the end; if it cannot be had then, the message
+for long: a database that is away, or does not take a piece in time, keeps up no
+sender.  What it did not take is put there at the end; if it cannot be had then, the message
 is not taken.
 
 What is not wanted is removed in the background.  What could not be removed is found when

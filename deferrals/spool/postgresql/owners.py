@@ -341,7 +341,7 @@ class Owner:
 
     def wasAway(self) -> None:
         """
-        The database has not been there: nobody was heard meanwhile.
+        The database has not been there: no owner was heard meanwhile.
         """
         self._thereSince = None
 

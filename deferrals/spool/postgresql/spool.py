@@ -545,7 +545,7 @@ class PostgresqlSpool:
 
     def _givenUp(self, work: Work, error: SpoolError) -> None:
         """
-        Nobody is at it any longer: it is to be found anew, where that may help.
+        No task of this process is at it any longer: it is to be found anew, where that may help.
         """
         if isinstance(error, OutcomeUnknown | StoreAway):
             self._lost.suspect()
