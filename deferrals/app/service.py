@@ -387,7 +387,7 @@ class MailService(service.Service):
         """
         There is no spool, and so no mail: called once, instead of running.
         """
-        if not self._isEnding:  # nobody waits for it any longer
+        if not self._isEnding:  # the service manager waits for it no longer
             _log.critical("cannot run without a spool: {error}", error=failure.getErrorMessage())
             self._settle(failure)
 

@@ -816,13 +816,20 @@ class LostNoticeTests(StoreCase):
         self.spool._isBack(True)
         self.isTold()
 
+    def failsWith(self, error: Exception, work: Work) -> None:
+        """
+        The notice about a message cannot be written.
+        """
+        with unittest.mock.patch.object(spool_, "Outcomes", side_effect=error):
+            expected = type(error) if isinstance(error, SpoolError) else SpoolError
+            self.assertRaises(expected, self.reactor.result, self.tell(work))
+
     def test_notWritten(self) -> None:
         """The notice could not be written."""
         for error in (StoreAway("it is lost"), OutcomeUnknown("it is lost")):
             (work,) = self.reactor.result(self.spool.notices(1, self.number))
             self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
-            with unittest.mock.patch.object(spool_, "Outcomes", side_effect=error):
-                self.assertRaises(type(error), self.reactor.result, self.tell(work))
+            self.failsWith(error, work)
             self.spool._isBack(True)
         self.isTold()
 
@@ -830,8 +837,7 @@ class LostNoticeTests(StoreCase):
         """The database had no room for the notice: that is tried again after a while."""
         (work,) = self.reactor.result(self.spool.notices(1, self.number))
         full = psycopg.errors.DiskFull("No space left on device")
-        with unittest.mock.patch.object(spool_, "Outcomes", side_effect=full):
-            self.assertRaises(SpoolError, self.reactor.result, self.tell(work))
+        self.failsWith(full, work)
         self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
         self.reactor.advance(AGAIN_SECONDS)
         self.isTold()
@@ -840,8 +846,7 @@ class LostNoticeTests(StoreCase):
         """The database refuses the notice: that is not tried again for as long as a lease."""
         (work,) = self.reactor.result(self.spool.notices(1, self.number))
         refused = psycopg.errors.CheckViolation("no")
-        with unittest.mock.patch.object(spool_, "Outcomes", side_effect=refused):
-            self.assertRaises(SpoolError, self.reactor.result, self.tell(work))
+        self.failsWith(refused, work)
         self.spool._isBack(True)
         self.assertEqual(self.reactor.result(self.spool.notices(9)), [])
         self.reactor.advance(AGAIN_SECONDS)
